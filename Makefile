@@ -1,0 +1,39 @@
+# make demo: a first run, from nothing to a report.  make test: the tests.  Python 3.10 to 3.13 is all that must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint format types clean
+
+$(VENV)/.runtime: requirements.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}: set PYTHON=python3.12, say")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'lightly>=1.5.20'  # its losses, as a check; not its dependencies
+	touch $@
+
+demo: $(VENV)/.runtime
+	$(BIN)/python -m sslsv.prepare_data demo data/demo
+	$(BIN)/python -m sslsv.train configs/demo.yml --fresh
+
+test: $(VENV)/.development
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(VENV)/.development
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy sslsv
+
+format: $(VENV)/.development
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

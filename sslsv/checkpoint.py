@@ -1,0 +1,123 @@
+"""Checkpoints: what they contain, how they are written, found, read and pruned.
+
+One file per checkpoint, `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`: the name carries the step and the first 16 digits of
+the content's SHA-256.  A file therefore proves itself: one that is cut short or altered is recognised, passed over with a
+warning, and the one before it is used.  Writing is atomic (run_folder.py), reading never executes code (`weights_only`).
+"""
+
+import hashlib
+import io
+import re
+import warnings
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+
+from sslsv.run_folder import RunFolder
+
+FOLDER = "checkpoints"
+NAME = re.compile(r"step_(\d{8,})-([0-9a-f]{16})\.pt")
+
+
+@dataclass
+class Checkpoint:
+    """Everything that the next step depends on, and what a reader of the file needs to rebuild the model.
+
+    The stream position is `step` itself: sample k is a function of (seed, k).  Random generators are seeded anew from (seed, step,
+    rank) before every step, so their state is implied as well.
+    """
+
+    step: int  # optimizer steps taken; the next batch is global batch number `step`
+    config: str  # the resolved settings as yaml
+    model: dict[str, Any]
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)  # fp16 loss scale; empty otherwise
+    best_value: float | None = None  # best validation EER so far, percent
+    best_step: int | None = None
+    validations_without_gain: int = 0  # for early stopping
+    seconds: float = 0.0  # training time so far, restarts included
+    bad_utterances: list[int] = field(default_factory=list)  # found so far, by index in the train lists
+    environment: dict[str, str] = field(default_factory=dict)  # library versions, git commit
+
+
+def write_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> str:
+    """Write `checkpoint` and return its file name."""
+    buffer = io.BytesIO()
+    torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, buffer)
+    content = buffer.getvalue()
+    name = f"step_{checkpoint.step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    folder.write(f"{FOLDER}/{name}", content)
+    return name
+
+
+def list_checkpoints(folder: RunFolder) -> list[tuple[int, str]]:
+    """(step, file name) of every checkpoint, oldest first."""
+    matches = [(NAME.fullmatch(name), name) for name in folder.names(FOLDER)]
+    return sorted((int(match.group(1)), name) for match, name in matches if match)
+
+
+def read_checkpoint(folder: RunFolder, name: str) -> Checkpoint:
+    """Read one checkpoint onto the CPU.
+
+    Raises ValueError when the content is not what the name promises.
+    """
+    content = folder.read(f"{FOLDER}/{name}")
+    match = NAME.fullmatch(name)
+    if match is None or hashlib.sha256(content).hexdigest()[:16] != match.group(2):
+        raise ValueError(
+            f"checkpoint {folder.location}/{FOLDER}/{name} is damaged: its content ({len(content)} bytes) does not have the "
+            "checksum in its name; delete it, or copy it here again"
+        )
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return Checkpoint(**state)
+
+
+def newest_sound_checkpoint(folder: RunFolder) -> str | None:
+    """Name of the newest checkpoint whose checksum holds, warning of each damaged one passed over; None without any."""
+    for _, name in reversed(list_checkpoints(folder)):
+        digest = hashlib.sha256(folder.read(f"{FOLDER}/{name}")).hexdigest()[:16]
+        if digest in name:
+            return name
+        warnings.warn(f"passing over damaged checkpoint {folder.location}/{FOLDER}/{name}", stacklevel=2)
+    return None
+
+
+def prune_checkpoints(folder: RunFolder, keep: int, best_step: int | None) -> None:
+    """Delete all but the newest `keep` checkpoints and the best one."""
+    for step, name in list_checkpoints(folder)[:-keep]:
+        if step != best_step:
+            folder.delete(f"{FOLDER}/{name}")
+
+
+def find_checkpoint(folder: RunFolder, which: str) -> str:
+    """File name of the `best` (by validation EER), the `last`, or a named checkpoint.
+
+    Raises ValueError with what there is.
+    """
+    found = list_checkpoints(folder)
+    if not found:
+        raise ValueError(f"{folder.location} has no checkpoints: was a training started there?")
+    newest = newest_sound_checkpoint(folder)
+    if newest is None:
+        raise ValueError(f"every checkpoint in {folder.location}/{FOLDER} is damaged")
+    if which == "last":
+        return newest
+    if which == "best":
+        best_step = read_checkpoint(folder, newest).best_step
+        named = [name for step, name in found if step == best_step]
+        if not named:
+            raise ValueError(f"{folder.location} has no best checkpoint (no validation yet); use 'last'")
+        return named[-1]
+    if which in dict((name, step) for step, name in found):
+        return which
+    raise ValueError(
+        f"checkpoint '{which}' is not in {folder.location}; there are: last, best, "
+        + ", ".join(n for _, n in found)
+    )
+
+
+def as_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The small fields of a checkpoint, for summaries."""
+    large = {"model", "optimizer", "scaler", "config"}
+    return {key: value for key, value in asdict(checkpoint).items() if key not in large}

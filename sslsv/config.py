@@ -1,0 +1,248 @@
+"""The settings of a run: the tree of sections, read strictly from yaml, overridden by `key.path=value`."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sslsv.data.augment import AugmentConfig
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.models.barlow_twins import BarlowTwins
+from sslsv.models.simclr import SimCLR
+from sslsv.models.vibcreg import VIbCReg
+from sslsv.models.vicreg import VICReg
+from sslsv.optim import OptimizerConfig
+from sslsv.overrides import apply_overrides, differences
+from sslsv.settings import at_least, build, refuse_if
+from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
+
+__all__ = ["Config", "ConfigError", "apply_overrides", "differences", "load_config", "to_yaml"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the recordings are and how samples are drawn from them."""
+
+    root: str = "data"  # folder that the paths in all lists are relative to
+    train_lists: tuple[str, ...] = (
+        "voxceleb2_train_list",
+    )  # `speaker path` per line; relative to root, or absolute
+    positives: Literal["same_utterance", "same_speaker"] = "same_utterance"  # same_speaker uses the labels
+    max_utterances_per_speaker: int | None = None  # same_speaker: at most so many of each; null = all
+    crop_overlap: Literal["any", "disjoint"] = "any"  # may the two crops of one utterance overlap?
+    speeds: tuple[float, ...] = (
+        1.0,
+    )  # each sample draws one for all its views: a resampled voice is another voice
+    max_bad_share: float = 0.01  # unreadable share of the samples so far above which the run stops, 0 to 1
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse empty lists and values out of range."""
+        refuse_if(
+            not self.train_lists, "train_lists is empty; name at least one list of `speaker path` lines"
+        )
+        most = self.max_utterances_per_speaker
+        refuse_if(
+            most is not None and (most < 2 or self.positives != "same_speaker"),
+            f"max_utterances_per_speaker is {most} with positives {self.positives!r}; it needs "
+            "'same_speaker' and at least 2 (a pair), or null for no limit",
+        )
+        refuse_if(
+            not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds),
+            f"speeds is {list(self.speeds)}; give one or more factors from 0.5 to 2, such as [0.9, 1.0, 1.1]",
+        )
+        refuse_if(
+            not 0 <= self.max_bad_share <= 1, f"max_bad_share is {self.max_bad_share}; it must be from 0 to 1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseConfig:
+    """What to do when all embeddings become alike."""
+
+    min_feature_std: float = (
+        0.05  # of normalised embeddings times sqrt(dim): 1 = spread evenly, 0 = collapsed
+    )
+    action: Literal["warn", "stop", "ignore"] = "warn"  # stop saves tune the rest of a dead trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop: how long, how much at once, in which arithmetic."""
+
+    epochs: int = 100
+    batch_size: int = 256  # utterances per step over ALL workers
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of encoder and projector; losses are always fp32
+    channels_last: bool = False  # memory layout of convolutions; faster with bf16
+    compile: bool = False  # torch.compile: minutes at the start, faster steps on GPUs
+    sync_batchnorm: bool = True  # batch statistics over all workers: the same run whatever their number
+    patience: int | None = None  # validations without a better value before the run stops; null = never
+    log_every_steps: int = 50
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse counts below their smallest sensible value."""
+        at_least(1, self, "epochs", "log_every_steps", "patience")
+        at_least(2, self, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Trials that choose the checkpoint (validation) and trials that are only reported (test)."""
+
+    every_epochs: int = 1  # epochs between two validations
+    held_out_speakers: int = 0  # training speakers set aside for validation trials; 0 = none
+    held_out_is_shifted: bool = False  # each validation utterance gets its own room, noise and level
+    validation: str | None = None  # own list of validation trials instead, `1|0 enrol test` per line
+    test: tuple[str, ...] = ()  # lists of test trials; they never choose anything
+    test_every_epochs: int = 0  # epochs between two looks at the test trials; 0 = only at the end
+    batch_seconds: float = 120.0  # audio in one forward pass, seconds: memory against speed
+    allow_validation_on_test: bool = False  # permit one list for both; the report then says so
+
+    def __post_init__(self) -> None:
+        """Refuse two kinds of validation, and validation on test trials."""
+        at_least(1, self, "every_epochs")
+        at_least(0, self, "held_out_speakers", "test_every_epochs")
+        refuse_if(self.batch_seconds <= 0, f"batch_seconds is {self.batch_seconds}; it must be above 0")
+        refuse_if(
+            self.held_out_speakers == 1,
+            "held_out_speakers is 1; nontarget trials need 2 or more, and 0 means none",
+        )
+        refuse_if(
+            self.validation is not None and self.held_out_speakers > 0,
+            f"validation ({self.validation!r}) and held_out_speakers ({self.held_out_speakers}) are both "
+            "given; keep one: held_out_speakers=0 or validation=null",
+        )
+        same = self.validation is not None and os.path.normpath(self.validation) in map(
+            os.path.normpath, self.test
+        )
+        refuse_if(
+            same and not self.allow_validation_on_test,
+            f"validation and test both name {self.validation!r}: choosing checkpoints on test trials makes "
+            "results look better than they are; use held_out_speakers, or set allow_validation_on_test=true "
+            "to do it anyway",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a run is called, where it goes, and who is told."""
+
+    storage: str = "runs"  # folder or URI (s3://, gs://, ...) with one folder per run; shared by all machines
+    name: str | None = None  # null = the yaml's file name without .yml
+    checkpoint_every_minutes: float = 10.0  # also one after every validation
+    keep_checkpoints: int = 2  # newest ones kept, besides the best
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto = online if an API key is set up
+    wandb_project: str = "sslsv"
+    tensorboard: bool = True
+    progress: bool = True  # progress bar in the terminal
+    max_failures: int = 3  # restarts from the newest checkpoint after a crash; -1 = without end
+
+    def __post_init__(self) -> None:
+        """Refuse counts below their smallest sensible value."""
+        at_least(1, self, "keep_checkpoints")
+        at_least(-1, self, "max_failures")
+        refuse_if(
+            self.checkpoint_every_minutes <= 0,
+            f"checkpoint_every_minutes is {self.checkpoint_every_minutes}; it must be above 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesConfig:
+    """What a run takes of the machine or cluster."""
+
+    workers: int = 1  # training processes; one GPU each if there are any
+    gpu: bool | None = None  # null = one per worker if the cluster has any
+    cpus_per_worker: float = 0.5  # logical CPUs reserved for each training process
+    data_tasks: int | None = None  # data processes at once over all workers; null = as many as CPUs allow
+    cpus_per_data_task: float = 0.5  # logical CPUs reserved for each; they run niced, on one thread
+    batches_per_block: int = 4  # batches that one data task makes: fewer = less memory, more overhead
+
+    def __post_init__(self) -> None:
+        """Refuse counts and shares below their smallest sensible value."""
+        at_least(1, self, "workers", "data_tasks", "batches_per_block")
+        for name in ("cpus_per_worker", "cpus_per_data_task"):
+            refuse_if(getattr(self, name) <= 0, f"{name} is {getattr(self, name)}; it must be above 0")
+
+
+ModelConfig = SimCLR.Config | VICReg.Config | VIbCReg.Config | BarlowTwins.Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of a run; the same settings and the same data give the same run."""
+
+    seed: int = 1717  # of everything that is drawn: weights, order, crops, noise
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: ThinResNet34.Config = field(default_factory=ThinResNet34.Config)
+    model: Annotated[ModelConfig, Field(discriminator="name")] = field(default_factory=SimCLR.Config)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse sections that do not go together."""
+        refuse_if(self.seed < 0, f"seed is {self.seed}; it must be 0 or more")
+        batch_size, workers = self.train.batch_size, self.resources.workers
+        refuse_if(
+            batch_size % workers != 0,
+            f"train.batch_size is {batch_size}, which {workers} resources.workers cannot share equally; "
+            f"use {max(batch_size // workers, 1) * workers} or {(batch_size // workers + 1) * workers}",
+        )
+        schedule = self.optimizer.schedule
+        refuse_if(
+            schedule.name == "warmup_cosine" and schedule.warmup_epochs > self.train.epochs,
+            f"optimizer.schedule.warmup_epochs is {schedule.warmup_epochs}, longer than the run "
+            f"(train.epochs = {self.train.epochs}); lower the first or raise the second",
+        )
+        refuse_if(
+            self.train.precision == "fp16" and self.resources.gpu is False,
+            "train.precision is 'fp16', which needs a GPU, and resources.gpu is false; use 'bf16' or 'fp32'",
+        )
+        evaluation = self.evaluation
+        refuse_if(
+            self.train.patience is not None
+            and not evaluation.held_out_speakers
+            and evaluation.validation is None,
+            f"train.patience is {self.train.patience} but nothing is validated; set "
+            "evaluation.held_out_speakers or evaluation.validation, or train.patience=null",
+        )
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Settings from a yaml file, then `key.path=value` overrides; where `run.name` is null, the file's stem.
+
+    Raises `ConfigError`: one sentence with the file, the key, what was given and what is allowed.
+    """
+    path = Path(path)
+    raw = read_yaml(path)
+    try:
+        config = build(Config, {} if raw is None else raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    config = apply_overrides(config, overrides)
+    if config.run.name is None:
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, name=path.stem))
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """Every setting as yaml that `load_config` reads back to an equal config."""
+    return dump_yaml(dataclasses.asdict(config))
+
+
+def read_config(text: str) -> Config:
+    """The settings that `to_yaml` wrote."""
+    return build(Config, parse_yaml(text))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Every setting as plain nested values."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,237 @@
+"""Lists: which recordings there are, who speaks in them, and which pairs are compared."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+_PROBED = 10  # files looked for when a list is read: a list of a million is not worth a million stats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Utterances and their speakers; utterance i is `paths[i]`, spoken by `speaker_names[speakers[i]]`."""
+
+    paths: list[str]  # relative to data.root, or absolute
+    speakers: Indices  # (N,), 0 .. number of speakers - 1
+    speaker_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def num_speakers(self) -> int:
+        """Number of different speakers."""
+        return len(self.speaker_names)
+
+    def of_speakers(self, chosen: npt.ArrayLike) -> "Manifest":
+        """Return the utterances of the chosen speaker ids, renumbered from 0 in ascending order."""
+        ids = np.unique(np.asarray(chosen, dtype=np.int64))
+        kept = np.flatnonzero(np.isin(self.speakers, ids))
+        return Manifest(
+            paths=[self.paths[i] for i in kept],
+            speakers=np.searchsorted(ids, self.speakers[kept]).astype(np.int64),
+            speaker_names=[self.speaker_names[i] for i in ids],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """Pairs to compare: trial j holds recording `enrol[j]` against recording `test[j]`.
+
+    Recording i is `paths[i]`; where `versions` differ, the same file appears several times, each time in
+    another simulated room, with other noise and at another level.
+    """
+
+    paths: list[str]  # (R,) relative to data.root, or absolute
+    enrol: Indices  # (J,), into paths
+    test: Indices  # (J,), into paths
+    targets: npt.NDArray[np.bool_]  # (J,), True: the same speaker
+    versions: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (R,), 0 unless simulated
+
+    def __post_init__(self) -> None:
+        if len(self.versions) != len(self.paths):
+            object.__setattr__(self, "versions", np.zeros(len(self.paths), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def read_train_lists(root: str | os.PathLike[str], lists: tuple[str, ...] | list[str]) -> Manifest:
+    """Read lists of `speaker path` lines and join them; a speaker named in two lists is one speaker.
+
+    Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
+    malformed line or a path that is listed twice, FileNotFoundError for a missing root, list or recordings.
+    """
+    _check_root(root)
+    if not lists:
+        raise ValueError("data.train_lists is empty: name at least one list of `speaker path` lines.")
+    first_seen: dict[str, str] = {}
+    speakers: list[int] = []
+    ids: dict[str, int] = {}
+    for name in lists:
+        rows = _read_rows(root, name, 2, "speaker path")
+        for number, (speaker, path) in rows:
+            place = f"{name}, line {number}"
+            if path in first_seen:
+                raise ValueError(
+                    f"{path} is listed twice: {first_seen[path]} and {place}. Remove one of the lines."
+                )
+            first_seen[path] = place
+            speakers.append(ids.setdefault(speaker, len(ids)))
+        _check_some_exist(root, name, [path for _, (_, path) in rows[:_PROBED]])
+    return Manifest(
+        paths=list(first_seen), speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids)
+    )
+
+
+def read_trials(root: str | os.PathLike[str], file: str) -> Trials:
+    """Read `1|0 enrolment test` lines (1: same speaker); the file and its paths are relative to `root`.
+
+    VoxCeleb's own lists leave out the leading `voxceleb1/`: it is added when the first recording is only
+    found there. Raises ValueError for a malformed line or an unknown label, FileNotFoundError for a missing
+    file or recordings.
+    """
+    _check_root(root)
+    rows = _read_rows(root, file, 3, "1|0 enrolment test")
+    index: dict[str, int] = {}
+    enrol, test, targets = [], [], []
+    for number, (label, first, second) in rows:
+        if label not in ("0", "1"):
+            raise ValueError(
+                f"{file}, line {number}: the label is {label!r}; it must be 1 (same speaker) or 0."
+            )
+        targets.append(label == "1")
+        enrol.append(index.setdefault(first, len(index)))
+        test.append(index.setdefault(second, len(index)))
+    paths = list(index)
+    if not (Path(root) / paths[0]).exists() and (Path(root) / "voxceleb1" / paths[0]).exists():
+        paths = [f"voxceleb1/{path}" for path in paths]
+    _check_some_exist(root, file, paths[:_PROBED])
+    return Trials(
+        paths=paths,
+        enrol=np.array(enrol, dtype=np.int64),
+        test=np.array(test, dtype=np.int64),
+        targets=np.array(targets, dtype=np.bool_),
+    )
+
+
+def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:
+    """Split the speakers into (training, held out); the same seed gives the same split.
+
+    Speakers with two utterances or more are held out first, because only they can make target trials. Their
+    labels serve validation alone: a run that must not see any label uses `num_speakers` 0.
+    """
+    if num_speakers < 0 or num_speakers >= manifest.num_speakers:
+        raise ValueError(
+            f"evaluation.held_out_speakers is {num_speakers}, but the lists have {manifest.num_speakers} speakers: "
+            f"hold out at most {manifest.num_speakers - 1}, so that some are left to train on."
+        )
+    rng = np.random.default_rng([seed, 0x5EED])
+    counts = np.bincount(manifest.speakers, minlength=manifest.num_speakers)
+    shuffled = rng.permutation(manifest.num_speakers)
+    preferred = shuffled[np.argsort(counts[shuffled] < 2, kind="stable")]
+    return manifest.of_speakers(preferred[num_speakers:]), manifest.of_speakers(preferred[:num_speakers])
+
+
+def make_trials(manifest: Manifest, seed: int, versions: int = 1, max_targets: int = 5000) -> Trials:
+    """Draw trials, as many nontargets as targets where there are enough, and every speaker about equally often.
+
+    With `versions` above 1 each utterance is in that many versions; a speaker's two sides are different
+    utterances, or two versions of the only one. Raises ValueError when there are fewer than two speakers or
+    no target pair.
+    """
+    if manifest.num_speakers < 2:
+        raise ValueError(f"Trials need at least 2 speakers: the list has {manifest.num_speakers}.")
+    rng = np.random.default_rng([seed, 0x781A15])
+    utterances = np.repeat(np.arange(len(manifest), dtype=np.int64), versions)
+    speakers = manifest.speakers[utterances]
+    targets = _target_pairs(rng, utterances, speakers, max_targets)
+    if not len(targets):
+        raise ValueError(
+            "No speaker has two utterances, so there is no target trial: give lists with several utterances of a "
+            "speaker, or ask for versions=2."
+        )
+    nontargets = _nontarget_pairs(rng, speakers, len(targets))
+    pairs = np.concatenate([targets, nontargets])
+    labels = np.arange(len(pairs)) < len(targets)
+    order = rng.permutation(len(pairs))
+    used, pairs = np.unique(pairs[order], return_inverse=True)
+    pairs = pairs.reshape(-1, 2)
+    return Trials(
+        paths=[manifest.paths[utterances[i]] for i in used],
+        enrol=pairs[:, 0].astype(np.int64),
+        test=pairs[:, 1].astype(np.int64),
+        targets=labels[order],
+        versions=used % versions,
+    )
+
+
+def _target_pairs(
+    rng: np.random.Generator, utterances: Indices, speakers: Indices, max_targets: int
+) -> Indices:
+    order = np.argsort(speakers, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(speakers[order])) + 1)
+    share = max(1, -(-max_targets // len(groups)))
+    kept = [np.zeros((0, 2), dtype=np.int64)]
+    for group in groups:
+        first, second = np.triu_indices(len(group), k=1)
+        pairs = np.stack([group[first], group[second]], axis=1)
+        differ = utterances[pairs[:, 0]] != utterances[pairs[:, 1]]
+        pairs = pairs[differ] if differ.any() else pairs
+        kept.append(rng.permutation(pairs)[:share])
+    return rng.permutation(np.concatenate(kept))[:max_targets]
+
+
+def _nontarget_pairs(rng: np.random.Generator, speakers: Indices, count: int) -> Indices:
+    if len(speakers) <= 2000:
+        pairs = np.stack(np.triu_indices(len(speakers), k=1), axis=1)
+    else:
+        drawn = np.sort(rng.integers(len(speakers), size=(4 * count, 2)), axis=1)
+        pairs = np.unique(drawn, axis=0)
+    pairs = pairs[speakers[pairs[:, 0]] != speakers[pairs[:, 1]]]
+    return rng.permutation(pairs)[:count].astype(np.int64)
+
+
+def _read_rows(
+    root: str | os.PathLike[str], name: str, num_fields: int, form: str
+) -> list[tuple[int, list[str]]]:
+    path = Path(root) / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The list {path} does not exist. Lists are looked up below data.root ({root})."
+        )
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            fields = line.split()
+            if not fields:
+                continue
+            if len(fields) != num_fields:
+                raise ValueError(
+                    f"{name}, line {number}: expected `{form}`, {num_fields} fields separated by spaces, "
+                    f"got {len(fields)}: {line.strip()[:120]!r}."
+                )
+            rows.append((number, fields))
+    if not rows:
+        raise ValueError(f"The list {path} is empty: it needs lines of the form `{form}`.")
+    return rows
+
+
+def _check_root(root: str | os.PathLike[str]) -> None:
+    if not Path(root).is_dir():
+        raise FileNotFoundError(
+            f"data.root is {root}, which is not a folder. Give the folder that holds the lists."
+        )
+
+
+def _check_some_exist(root: str | os.PathLike[str], name: str, paths: list[str]) -> None:
+    if not any((Path(root) / path).exists() for path in paths):
+        raise FileNotFoundError(
+            f"None of the first {len(paths)} recordings of {name} exists; the first is {Path(root) / paths[0]}. "
+            f"Paths in lists are relative to data.root ({root})."
+        )

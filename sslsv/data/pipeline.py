@@ -1,0 +1,136 @@
+"""The Ray Data graph that turns a Plan into batches; the only file in `data/` that knows Ray.
+
+Ids go in, int16 views come out: `from_arrow` of the plan's rows, one map task per block of several batches,
+batches in the order of the plan. Nothing is drawn here: where and when a row is made does not change a bit of
+it.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from ray.data import DataContext, TaskPoolStrategy
+from ray.data.collate_fn import NumpyBatchCollateFn
+
+from sslsv.data.stream import Plan, Rows, rows_of_rank
+from sslsv.data.views import ViewMaker
+
+Batch = dict[str, torch.Tensor]
+
+# The environment also keeps Ray from handing a data process, niced and single-threaded, to a training worker.
+_TASK_ENVIRONMENT = {
+    "SSLSV_DATA_PROCESS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+def train_batches(
+    plan: Plan,
+    maker: "ViewMaker | ray.ObjectRef[ViewMaker]",
+    first_step: int,
+    last_step: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    batches_per_block: int = 4,
+    data_tasks: int | None = None,
+    cpus_per_task: float = 0.5,
+) -> Iterator[Batch]:
+    """Yield one rank's part of the global batches first_step .. last_step (exclusive), made by Ray Data tasks.
+
+    A batch holds int16 (B, count, T) for each view group, and int64 (B,) `sample` and `bad_utterance` (-1 if
+    none). `data_tasks` is the number of tasks at a time for all ranks together; None: as many as the free
+    CPUs allow. All tasks run at a lower priority than training. Closing the generator stops them.
+    """
+    rows = rows_of_rank(plan.rows(first_step, last_step), plan.batch_size, rank, world_size)
+    size = plan.batch_size // world_size
+    if first_step == last_step:
+        return
+    reference = ray.put(maker) if isinstance(maker, ViewMaker) else maker
+    _configure(DataContext.get_current(), data_tasks, cpus_per_task, world_size)
+    views = ray.data.from_arrow(_blocks(rows, size * batches_per_block)).map_batches(
+        _make_block,
+        batch_size=None,
+        batch_format="numpy",
+        zero_copy_batch=True,
+        fn_kwargs={"reference": reference},
+        num_cpus=cpus_per_task,
+        compute=TaskPoolStrategy(max(1, data_tasks // world_size) if data_tasks else None),
+        runtime_env={"env_vars": _TASK_ENVIRONMENT},
+    )
+    batches = iter(
+        views.iter_torch_batches(batch_size=size, prefetch_batches=2, collate_fn=_Collate(), device="cpu")
+    )
+    try:
+        yield from batches
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()  # without it the executor goes on until the garbage collector comes by
+
+
+def plain_batches(
+    plan: Plan, maker: ViewMaker, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """Yield the same batches as `train_batches`, bit for bit, made in this process without Ray."""
+    for step in range(first_step, last_step):
+        rows = rows_of_rank(plan.rows(step, step + 1), plan.batch_size, rank, world_size)
+        yield {name: torch.from_numpy(column) for name, column in maker.make_batch(rows).items()}
+
+
+class _Collate(NumpyBatchCollateFn):
+    """Copies a batch out of the object store, whose memory is read-only; runs in the prefetching thread."""
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> Batch:
+        return {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
+
+
+def _blocks(rows: Rows, rows_per_block: int) -> list[pa.Table]:
+    total = len(rows["sample"])
+    return [
+        pa.table({name: column[start : start + rows_per_block] for name, column in rows.items()})
+        for start in range(0, total, rows_per_block)
+    ]
+
+
+def _make_block(
+    rows: Mapping[str, npt.NDArray[np.int64]], *, reference: "ray.ObjectRef[ViewMaker]"
+) -> dict[str, npt.NDArray[np.generic]]:
+    _lower_priority()
+    return _maker_of(reference).make_batch(rows)
+
+
+@functools.cache
+def _lower_priority() -> None:
+    # Data is made ahead of time: when both want the processor, the training step is the one that must not
+    # wait.
+    os.nice(10)
+    torch.set_num_threads(1)
+
+
+@functools.lru_cache(maxsize=2)
+def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
+    # Kept while the process lives, with the noises and rooms that it has decoded.
+    return ray.get(reference)
+
+
+def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: float, world_size: int) -> None:
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.verbose_progress = False
+    # Every rank runs an executor of its own, and each would take the whole cluster to be its alone.
+    cpus = data_tasks * cpus_per_task if data_tasks else ray.cluster_resources().get("CPU", 1.0)
+    limits = context.execution_options.resource_limits
+    context.execution_options.resource_limits = limits.copy(cpu=max(cpus_per_task, cpus / world_size))
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -1,0 +1,150 @@
+"""The training stream: which utterances make sample k of the run, a pure function of (seed, k)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sslsv.data.manifest import Manifest
+
+if TYPE_CHECKING:
+    from sslsv.config import Config
+
+Indices = npt.NDArray[np.int64]
+Rows = dict[str, Indices]
+
+
+class Plan:
+    """The order of all samples of a run, epoch after epoch, in global batches of `batch_size`.
+
+    `speakers` (N,) gives the speaker of each utterance. Positives of the "same_utterance" are two crops of
+    one recording: an epoch is a permutation, its incomplete last batch dropped. Of the "same_speaker": two
+    different recordings, in disjoint pairs drawn anew each epoch from at most `max_utterances_per_speaker` of
+    each speaker, with no speaker twice in a batch (a second pair of a speaker would be a false negative).
+    Every epoch has `steps_per_epoch` batches. Raises ValueError when not even one batch can be filled.
+    """
+
+    def __init__(
+        self,
+        speakers: npt.ArrayLike,
+        batch_size: int,
+        seed: int,
+        positives: Literal["same_utterance", "same_speaker"] = "same_utterance",
+        max_utterances_per_speaker: int | None = None,
+    ) -> None:
+        self.speakers = np.asarray(speakers, dtype=np.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.positives = positives
+        self.steps_per_epoch = len(self.speakers) // batch_size
+        largest, what = len(self.speakers), "utterances"
+        if positives == "same_speaker":
+            counts = np.bincount(self.speakers) if len(self.speakers) else np.zeros(0, dtype=np.int64)
+            limit = (
+                max_utterances_per_speaker
+                if max_utterances_per_speaker is not None
+                else counts.max(initial=0)
+            )
+            self._pairs = np.minimum(counts, limit) // 2
+            self.steps_per_epoch = _most_full_batches(self._pairs, batch_size)
+            largest, what = int(np.count_nonzero(self._pairs)), "speakers with two usable utterances"
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"train.batch_size is {batch_size}, but there are only {largest} {what} to fill a batch with: "
+                + (f"choose at most {largest}." if largest else "the lists cannot be trained on like this.")
+            )
+        self._last_epoch: tuple[int, Indices, Indices] | None = None
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest, config: "Config") -> "Plan":
+        """Return the plan of a run over the utterances of a manifest."""
+        data = config.data
+        return cls(
+            manifest.speakers,
+            config.train.batch_size,
+            config.seed,
+            data.positives,
+            data.max_utterances_per_speaker,
+        )
+
+    def rows(self, first_step: int, last_step: int) -> Rows:
+        """Return the rows of global steps first_step .. last_step (exclusive) of the run, over any number of epochs.
+
+        Four columns of shape (steps * batch_size,): `sample` (k of the run), `epoch`, `utterance`, `partner`.
+        """
+        if not 0 <= first_step <= last_step:
+            raise ValueError(f"Steps must be 0 <= first <= last: got first={first_step}, last={last_step}.")
+        parts: list[tuple[Indices, Indices, Indices]] = [(np.zeros(0, dtype=np.int64),) * 3]
+        step = first_step
+        while step < last_step:
+            epoch, within = divmod(step, self.steps_per_epoch)
+            end = min(self.steps_per_epoch, within + last_step - step)
+            utterances, partners = self._epoch(epoch)
+            cut = slice(within * self.batch_size, end * self.batch_size)
+            parts.append((np.full_like(utterances[cut], epoch), utterances[cut], partners[cut]))
+            step += end - within
+        epochs, utterances, partners = (np.concatenate(column) for column in zip(*parts))
+        samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
+        return {"sample": samples, "epoch": epochs, "utterance": utterances, "partner": partners}
+
+    def _epoch(self, epoch: int) -> tuple[Indices, Indices]:
+        if self._last_epoch is None or self._last_epoch[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            if self.positives == "same_utterance":
+                order = rng.permutation(len(self.speakers))[: self.steps_per_epoch * self.batch_size]
+                utterances = partners = order.astype(np.int64)
+            else:
+                utterances, partners = self._draw_pairs(rng)
+            self._last_epoch = (epoch, utterances, partners)
+        return self._last_epoch[1], self._last_epoch[2]
+
+    def _draw_pairs(self, rng: np.random.Generator) -> tuple[Indices, Indices]:
+        steps, size = self.steps_per_epoch, self.batch_size
+        # Speakers in random order, each one's utterances together and shuffled.
+        shuffled = rng.permutation(len(self.speakers))
+        new_ids = rng.permutation(len(self._pairs))[self.speakers[shuffled]]
+        order = np.argsort(new_ids, kind="stable")
+        utterances, ids = shuffled[order], new_ids[order]
+        starts = np.flatnonzero(np.diff(ids, prepend=-1))
+        place = np.arange(len(ids)) - np.repeat(starts, np.diff(starts, append=len(ids)))
+        # More than `steps` pairs of one speaker cannot be in different batches.
+        usable = 2 * np.minimum(self._pairs, steps)[self.speakers[utterances]]
+        pairs = utterances[place < usable].reshape(-1, 2)
+        kept = np.sort(rng.permutation(len(pairs))[: steps * size])
+        # A speaker's pairs are neighbours, at most `steps` of them: dealt round, no batch gets two.
+        batches = pairs[kept].reshape(size, steps, 2).transpose(1, 0, 2)
+        batches = batches[rng.permutation(steps)]
+        rows = rng.permuted(np.tile(np.arange(size), (steps, 1)), axis=1)
+        batches = np.take_along_axis(batches, rows[:, :, None], axis=1).reshape(-1, 2)
+        return batches[:, 0].astype(np.int64), batches[:, 1].astype(np.int64)
+
+
+def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_size: int) -> Rows:
+    """Return the rows of one rank: part `rank` of `world_size` equal parts of every global batch.
+
+    The ranks' batches, joined in the order of ranks, are the global batch whatever `world_size` is.
+    """
+    if batch_size % world_size:
+        raise ValueError(
+            f"train.batch_size is {batch_size}, which {world_size} workers cannot share equally: "
+            f"choose a multiple of {world_size}."
+        )
+    share = batch_size // world_size
+    return {
+        name: column.reshape(-1, batch_size)[:, rank * share : (rank + 1) * share].reshape(-1)
+        for name, column in rows.items()
+    }
+
+
+def _most_full_batches(pairs: Indices, batch_size: int) -> int:
+    # Batches S of B different speakers exist exactly while sum_s min(pairs_s, S) >= S * B; the left side is
+    # concave in S and 0 at S = 0, so the largest S is found by bisection.
+    low, high = 0, int(pairs.sum()) // batch_size
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int(np.minimum(pairs, middle).sum()) >= middle * batch_size:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,101 @@
+"""Collectives that a model may call on any number of processes; without a process group each is the identity.
+
+The contract that `gather` and `all_reduce_sum` serve: the mean over ranks of the loss, and DDP's averaged
+gradient, equal the loss and gradient of one process on the concatenated batch. Their backward therefore
+*sums* gradients over ranks.
+"""
+
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+T = TypeVar("T")
+
+
+def is_distributed() -> bool:
+    """Whether this process belongs to a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Index of this process, 0 when alone."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 when alone."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and prints."""
+    return rank() == 0
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = x.shape[0]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks: (B, ...) -> (W*B, ...), rank 0 first.
+
+    Every rank must hold the same number of rows. Differentiable: the gradient of a row is the sum of what all
+    ranks ask of it, so a loss of the gathered batch that every rank computes in full keeps the contract
+    above.
+    """
+    return _Gather.apply(x) if world_size() > 1 else x
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum over ranks, elementwise; differentiable, and `x` itself is left alone."""
+    return _AllReduceSum.apply(x) if world_size() > 1 else x
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Mean over ranks, elementwise; differentiable, and `x` itself is left alone."""
+    return all_reduce_sum(x) / world_size()
+
+
+def broadcast_object(value: T, source: int = 0) -> T:
+    """What rank `source` passed, on every rank; the object must pickle."""
+    if world_size() == 1:
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box, src=source)
+    return box[0]  # type: ignore[no-any-return]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,126 @@
+"""From a map of frames (B, C, F, L) to one vector per utterance (B, output_dim): over frequency and time.
+
+All of it in float32 (or float64) even under autocast: softmax over hundreds of frames and variances need the
+digits.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sslsv.modules import full_precision
+
+PoolingName = Literal["mean", "stats", "sap", "asp", "attentive_mean"]
+
+
+class Pooling(nn.Module):
+    """Base of the poolings: `output_dim` says the width of what `pool` returns."""
+
+    output_dim: int
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Pool (B, C, F, L) to (B, output_dim), outside autocast."""
+        with torch.autocast(frames.device.type, enabled=False):
+            return self.pool(full_precision(frames))
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """The pooling itself, of float32 or float64 frames (B, C, F, L)."""
+        raise NotImplementedError
+
+
+class MeanPooling(Pooling):
+    """Mean over frequency and time: C values."""
+
+    def __init__(self, channels: int, num_bins: int) -> None:
+        super().__init__()
+        self.output_dim = channels
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """(B, C, F, L) -> (B, C)."""
+        return frames.mean((2, 3))
+
+
+class StatisticsPooling(Pooling):
+    """Mean and biased standard deviation over time of each channel at each frequency: 2 * C * F values.
+
+    Source: Snyder et al., Interspeech 2017 (x-vector). Variances are at least 1e-5, for a gradient that
+    exists.
+    """
+
+    def __init__(self, channels: int, num_bins: int) -> None:
+        super().__init__()
+        self.output_dim = 2 * channels * num_bins
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """(B, C, F, L) -> (B, 2CF)."""
+        variance, mean = torch.var_mean(frames.flatten(1, 2), 2, correction=0)
+        return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
+
+
+class SelfAttentivePooling(Pooling):
+    """Mean over frequency, then a mean over time weighted by one learned score per frame: C values.
+
+    score_t = v . tanh(W x_t + b), softmax over time. Source: Cai et al., Odyssey 2018 (arXiv 1804.05160).
+    """
+
+    def __init__(self, channels: int, num_bins: int) -> None:
+        super().__init__()
+        self.output_dim = channels
+        self.hidden = nn.Linear(channels, channels)
+        self.score = nn.Parameter(torch.empty(channels, 1))
+        nn.init.xavier_normal_(self.score)
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """(B, C, F, L) -> (B, C)."""
+        frames = frames.mean(2).mT  # (B, L, C)
+        weights = torch.softmax(torch.tanh(self.hidden(frames)) @ self.score, 1)  # (B, L, 1)
+        return (frames * weights).sum(1)
+
+
+class ChannelAttentivePooling(Pooling):
+    """Weighted mean over time, and deviation if `has_std`; each channel and frequency has its own weights.
+
+    C * F values, or 2 * C * F. Source: Okabe et al., Interspeech 2018 (arXiv 1803.10963), attention per
+    channel.
+    """
+
+    def __init__(self, channels: int, num_bins: int, has_std: bool, attention_dim: int = 128) -> None:
+        super().__init__()
+        self.has_std = has_std
+        width = channels * num_bins
+        self.output_dim = 2 * width if has_std else width
+        self.attention = nn.Sequential(
+            nn.Conv1d(width, attention_dim, 1),
+            nn.ReLU(),
+            nn.BatchNorm1d(attention_dim),
+            nn.Conv1d(attention_dim, width, 1),
+            nn.Softmax(2),
+        )
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """(B, C, F, L) -> (B, CF) or (B, 2CF)."""
+        frames = frames.flatten(1, 2)
+        weights = self.attention(frames)
+        mean: Tensor = (frames * weights).sum(2)
+        if not self.has_std:
+            return mean
+        # Around the mean: E[x^2] - mean^2 would lose the digits of small variances.
+        variance = ((frames - mean[:, :, None]).square() * weights).sum(2)
+        return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
+
+
+def build_pooling(name: PoolingName, channels: int, num_bins: int) -> Pooling:
+    """The pooling of that name for maps (B, channels, num_bins, L)."""
+    match name:
+        case "mean":
+            return MeanPooling(channels, num_bins)
+        case "stats":
+            return StatisticsPooling(channels, num_bins)
+        case "sap":
+            return SelfAttentivePooling(channels, num_bins)
+        case "asp":
+            return ChannelAttentivePooling(channels, num_bins, has_std=True)
+        case "attentive_mean":
+            return ChannelAttentivePooling(channels, num_bins, has_std=False)
+    raise ValueError(f"There is no pooling {name!r}; choose mean, stats, sap, asp or attentive_mean.")

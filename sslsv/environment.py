@@ -1,0 +1,44 @@
+"""What a result was made with: versions, machine, commit.  No user names, paths or secrets."""
+
+import functools
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+
+@functools.cache
+def describe_environment() -> dict[str, str]:
+    """Library versions, hardware and, in a git checkout, the commit (with `+changes` when files differ from it)."""
+    result = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    for package in ("sslsv", "torch", "torchaudio", "ray", "numpy", "scipy", "soundfile"):
+        try:
+            result[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    result["cpu_cores"] = str(os.cpu_count())
+    if torch.cuda.is_available():
+        result["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    if commit := _git("rev-parse", "--short=12", "HEAD"):
+        result["commit"] = commit + (
+            "+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    return result
+
+
+def _git(*arguments: str) -> str:
+    """Output of a git command in this package's folder; empty without git or outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,95 @@
+"""What the loop measures of itself: averages of the step's numbers, speed, and the share of time spent waiting for data."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslsv import distributed
+
+
+class Meter:
+    """Collects the tensors of each step without reading them (that would make a GPU wait) and averages them on request."""
+
+    def __init__(
+        self, *, batch_size: int, total_steps: int, steps_per_epoch: int, first_step: int, seconds: float
+    ) -> None:
+        self.batch_size, self.total_steps, self.steps_per_epoch = batch_size, total_steps, steps_per_epoch
+        self.step = self.first_step = first_step
+        self.seconds_before = seconds  # of the runs before this restart
+        self.start = time.monotonic()
+        self.paused_total = 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
+        self.waited = self.paused_now = 0.0
+        self.since = time.monotonic()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time inside counts as waiting for data."""
+        start = time.monotonic()
+        yield
+        self.waited += time.monotonic() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside (validation, checkpoints) counts neither as training nor as waiting."""
+        start = time.monotonic()
+        yield
+        self.paused_now += time.monotonic() - start
+        self.paused_total += time.monotonic() - start
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add the scalars of one step."""
+        self.steps += 1
+        self.step += 1
+        for key, value in values.items():
+            value = value.detach().float()
+            self.sums[key] = self.sums[key] + value if key in self.sums else value
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds since the start or restart without the pauses."""
+        return time.monotonic() - self.start - self.paused_total
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this run so far, restarts included."""
+        return self.seconds_before + time.monotonic() - self.start
+
+    def record(self) -> dict[str, Any]:
+        """Averages since the last record over steps and workers, and speed; starts the next interval.
+
+        Every worker must call it at the same step: it averages over workers.
+        """
+        keys = sorted(self.sums)
+        means = distributed.all_reduce_mean(
+            torch.stack([self.sums[key] for key in keys]) / self.steps
+        ).tolist()
+        elapsed = max(time.monotonic() - self.since - self.paused_now, 1e-9)
+        done = self.step - self.first_step
+        per_step = (time.monotonic() - self.start) / done
+        record = {
+            "step": self.step,
+            "epoch": self.step / self.steps_per_epoch,
+            **dict(zip(keys, means, strict=True)),
+            "samples_per_second": self.steps * self.batch_size / elapsed,
+            "data_wait_share": min(self.waited / elapsed, 1.0),
+            "seconds": self.seconds,
+            "total_steps": self.total_steps,
+            "seconds_left": per_step * (self.total_steps - self.step),
+        }
+        self._clear()
+        return record
+
+
+def is_finite(record: dict[str, Any]) -> bool:
+    """Whether the loss of a record is a number."""
+    return math.isfinite(record.get("loss", 0.0))

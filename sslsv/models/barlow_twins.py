@@ -1,0 +1,61 @@
+"""Barlow Twins: two views' cross-correlation should be the identity. Zbontar et al., arXiv 2103.03230."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from sslsv.losses import off_diagonal_energy, standardize
+from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
+
+
+def barlow_twins_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+    """The two terms of `barlow_twins_loss`, unweighted, by name."""
+    rows = z_a.shape[0]
+    z_a, z_b = standardize(z_a), standardize(z_b)
+    diagonal = (z_a * z_b).mean(0)
+    return {
+        "invariance": (1 - diagonal).square().sum(),
+        "redundancy": off_diagonal_energy(z_a, z_b) / rows**2,
+    }
+
+
+def barlow_twins_loss(z_a: Tensor, z_b: Tensor, redundancy_weight: float, scale: float) -> Tensor:
+    """Barlow Twins of projections (B, P), (B, P), equation 1, times `scale`.
+
+    scale * [sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2], sums over dimensions, not means. C
+    is the cross-correlation over the batch, of columns standardised here with biased deviations (as a batch
+    norm does, eps 1e-5). The paper has no scale; its authors' code multiplies by 0.024.
+    """
+    terms = barlow_twins_terms(z_a, z_b)
+    return scale * (terms["invariance"] + redundancy_weight * terms["redundancy"])
+
+
+class BarlowTwins(TwoViewModel):
+    """Redundancy reduction between two views, correlated over the global batch."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Settings of Barlow Twins; the defaults are those published for VoxCeleb."""
+
+        name: Literal["barlow_twins"] = "barlow_twins"
+        crop_seconds: float = 2.0  # length of each of the two views
+        projector_dims: tuple[int, ...] = (2048, 2048, 512)  # units of its layers; empty = none
+        redundancy_weight: float = 0.005  # of correlations between different dimensions
+        scale: float = 0.025  # of the whole loss: it is a sum over dimensions
+
+        def __post_init__(self) -> None:
+            """Refuse values that cannot train."""
+            check_two_view_settings(self.crop_seconds, self.projector_dims)
+            if self.scale <= 0:
+                raise ValueError(f"scale is {self.scale}; it must be above 0, e.g. 0.025.")
+
+    def __init__(self, config: Config, encoder: nn.Module) -> None:
+        super().__init__(config, encoder)
+        self.config = config
+
+    def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
+        """Scaled sum of the two terms; the metrics are the unweighted, unscaled ones."""
+        terms = barlow_twins_terms(z_a, z_b)
+        loss = self.config.scale * (terms["invariance"] + self.config.redundancy_weight * terms["redundancy"])
+        return StepOutput(loss, {name: term.detach() for name, term in terms.items()})

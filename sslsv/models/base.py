@@ -1,0 +1,120 @@
+"""What the trainer asks of a self-supervised model, and what all models of two equal views share."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sslsv import distributed
+from sslsv.diagnostics import feature_std
+from sslsv.modules import full_precision, projector
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, in optimiser steps and epochs; both count from 0."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    total_epochs: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the steps that are done, from 0 to 1."""
+        return self.step / max(self.total_steps, 1)
+
+
+class StepOutput(NamedTuple):
+    """Scalar loss to minimise, and detached scalars to log."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class ViewGroup(NamedTuple):
+    """Views of one length: `batch[name]` is (B, count, samples), of `seconds` each."""
+
+    name: str
+    count: int  # type: ignore[assignment]  # hides tuple.count
+    seconds: float
+
+
+class Model(nn.Module):
+    """A training objective around an encoder: subclasses give `forward` and state its `view_groups`.
+
+    State that lasts between steps (queues, teachers, centres) must be buffers and modules, so that
+    `state_dict()` is all a checkpoint needs.
+    """
+
+    encoder: nn.Module
+    view_groups: tuple[ViewGroup, ...]
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Loss and metrics of one batch; in a process group, of the batches of all ranks together.
+
+        The batch holds the int16 views of each group, (B, count, samples), and `sample`, the int64 indices
+        (B,).
+        """
+        raise NotImplementedError
+
+    def before_step(self, progress: Progress) -> None:
+        """Called when gradients are final (unscaled, before clipping), just before the optimiser's step."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Called just after the optimiser's step, e.g. to move a teacher."""
+
+    def start_epoch(self, progress: Progress) -> None:
+        """Called before the first step of each epoch."""
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Embeddings for verification: waveforms (B, T), int16 or float -> (B, D), not normalised."""
+        return self.encoder(waveforms)  # type: ignore[no-any-return]
+
+
+class TwoViewConfig(Protocol):
+    """The settings that every model of two equal views has."""
+
+    @property
+    def crop_seconds(self) -> float: ...  # noqa: D102
+
+    @property
+    def projector_dims(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
+class TwoViewModel(Model):
+    """One encoder and one projector see two views alike; subclasses give the loss of the projections."""
+
+    def __init__(self, config: TwoViewConfig, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
+        self.view_groups = (ViewGroup("views", 2, config.crop_seconds),)
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Loss of all ranks' batches; the caller's autocast covers encoder and projector, not the loss."""
+        views = batch["views"]  # (B, 2, T)
+        # One pass over both views, (2B, T): faster than two, and batch norm sees both alike.
+        embeddings = self.encoder(views.transpose(0, 1).flatten(0, 1))
+        projections = full_precision(self.projector(embeddings))
+        z_a, z_b = distributed.gather(torch.stack(projections.chunk(2), 1)).unbind(1)  # (W*B, P) each
+        with torch.autocast(views.device.type, enabled=False):
+            loss, metrics = self.loss(z_a, z_b)
+            metrics["feature_std"] = feature_std(full_precision(embeddings.detach()))
+        return StepOutput(loss, metrics)
+
+    def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
+        """Loss of the projections (B, P) of view a and of view b, row i of both from sample i."""
+        raise NotImplementedError
+
+
+def check_two_view_settings(crop_seconds: float, projector_dims: tuple[int, ...]) -> None:
+    """Raise ValueError, in a sentence, for values that no model of two views can use."""
+    if crop_seconds <= 0:
+        raise ValueError(f"crop_seconds is {crop_seconds}; a crop needs a length above 0 seconds, e.g. 2.0.")
+    if any(dim < 1 for dim in projector_dims):
+        raise ValueError(
+            f"projector_dims is {projector_dims}; every layer needs at least 1 unit. "
+            "For no projector, give an empty list."
+        )

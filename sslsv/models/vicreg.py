@@ -1,0 +1,69 @@
+"""VICReg: invariance, variance and covariance of two views. Bardes et al., ICLR 2022, arXiv 2105.04906."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from sslsv.losses import covariance_penalty, invariance, variance_hinge
+from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
+
+
+def vicreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+    """The three terms of `vicreg_loss`, unweighted, by name."""
+    return {
+        "invariance": invariance(z_a, z_b),
+        "variance": variance_hinge(z_a) + variance_hinge(z_b),
+        "covariance": covariance_penalty(z_a) + covariance_penalty(z_b),
+    }
+
+
+def vicreg_loss(
+    z_a: Tensor, z_b: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
+) -> Tensor:
+    """VICReg of projections (B, P), (B, P), equation 6.
+
+    Variance and covariance are sums over the two views, as in the paper. The authors' code halves the
+    variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over all entries, as in their code;
+    the paper sums over P. Kept this way because the weights published for speakers (1, 1, 0.1) were found
+    with it.
+    """
+    terms = vicreg_terms(z_a, z_b)
+    return (
+        invariance_weight * terms["invariance"]
+        + variance_weight * terms["variance"]
+        + covariance_weight * terms["covariance"]
+    )
+
+
+class VICReg(TwoViewModel):
+    """Variance-invariance-covariance regularisation over the global batch."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Settings of VICReg; the defaults are those published for VoxCeleb."""
+
+        name: Literal["vicreg"] = "vicreg"
+        crop_seconds: float = 2.0  # length of each of the two views
+        projector_dims: tuple[int, ...] = (2048, 2048, 512)  # units of its layers; empty = none
+        invariance_weight: float = 1.0  # pulls the two views together
+        variance_weight: float = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
+        covariance_weight: float = 0.1  # decorrelates dimensions
+
+        def __post_init__(self) -> None:
+            """Refuse values that cannot train."""
+            check_two_view_settings(self.crop_seconds, self.projector_dims)
+
+    def __init__(self, config: Config, encoder: nn.Module) -> None:
+        super().__init__(config, encoder)
+        self.config = config
+
+    def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
+        """Weighted sum of the three terms; the metrics are the unweighted ones."""
+        terms = vicreg_terms(z_a, z_b)
+        loss = (
+            self.config.invariance_weight * terms["invariance"]
+            + self.config.variance_weight * terms["variance"]
+            + self.config.covariance_weight * terms["covariance"]
+        )
+        return StepOutput(loss, {name: term.detach() for name, term in terms.items()})

@@ -1,0 +1,205 @@
+"""Layers that encoders and models share: projectors, whitening, batch normalisation over all ranks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sslsv import distributed
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """The same values in float32, or float64 if they are: sums and variances in bfloat16 are wrong."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def projector(input_dim: int, dims: Sequence[int]) -> nn.Sequential:
+    """Linear-BN-ReLU for each of `dims` but the last, which is linear only: (B, input_dim) -> (B, dims[-1]).
+
+    No dims give the identity: the loss then sees the embeddings themselves.
+    """
+    layers: list[nn.Module] = []
+    for i, dim in enumerate(dims):
+        is_last = i == len(dims) - 1
+        layers.append(nn.Linear(input_dim, dim, bias=is_last))  # a batch norm would cancel the bias
+        if not is_last:
+            layers += [nn.BatchNorm1d(dim), nn.ReLU(inplace=True)]
+        input_dim = dim
+    return nn.Sequential(*layers)
+
+
+class _GlobalBatchNorm(torch.autograd.Function):
+    """Normalise by the moments of all ranks' rows; one small collective forward, one backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, ...]:
+        dims = [0, *range(2, x.ndim)]
+        variance, mean = torch.var_mean(full_precision(x), dims, correction=0)
+        count = mean.new_tensor([x.numel() // x.shape[1]])
+        moments = distributed.gather(torch.cat([mean, variance, count])[None])
+        means, variances, counts = moments[:, : len(mean)], moments[:, len(mean) : -1], moments[:, -1:]
+        total = counts.sum()
+        mean = (means * counts).sum(0) / total
+        # Chan's merge of (mean, variance) pairs: no difference of large squares.
+        variance = ((variances + (means - mean).square()) * counts).sum(0) / total
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight, mean, variance, total)
+        ctx.mark_non_differentiable(mean, variance, total)
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, total = ctx.saved_tensors
+        # With the moments taken as constants: gradient * weight / std, and this rank's weight and bias
+        # gradients.
+        gradient_x, gradient_weight, gradient_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        # What flows through the moments needs the sums over all ranks.
+        sums = torch.stack([gradient_weight, gradient_bias]).to(mean.dtype)
+        if distributed.world_size() > 1:
+            dist.all_reduce(sums)
+        inverse_std = (variance + ctx.eps).rsqrt()
+        scale = inverse_std if weight is None else inverse_std * weight
+        slope = scale * inverse_std * sums[0] / total
+        offset = scale * sums[1] / total - slope * mean
+        shape = (1, -1, *([1] * (x.ndim - 2)))
+        gradient_x = gradient_x - torch.addcmul(offset.view(shape), x, slope.view(shape)).to(gradient_x.dtype)
+        if weight is None:
+            return gradient_x, None, None, None
+        return gradient_x, gradient_weight, gradient_bias, None
+
+
+def _normalize_globally(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    outputs = _GlobalBatchNorm.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
+    y, mean, variance, total = outputs
+    if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+            momentum = (
+                norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked or 1)
+            )
+            unbiased = variance * (total / (total - 1).clamp_min(1))
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+    return y  # type: ignore[no-any-return]
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """`nn.BatchNorm1d` whose batch is that of all ranks, on any device: (B, C) or (B, C, L).
+
+    Same parameters, buffers and running statistics as one process on the concatenated batch.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise with the moments of all ranks while training, with the running ones otherwise."""
+        self._check_input_dim(input)
+        if not self.training or distributed.world_size() == 1:
+            return super().forward(input)
+        return _normalize_globally(self, input)
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose batch is that of all ranks, on any device: (B, C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise with the moments of all ranks while training, with the running ones otherwise."""
+        self._check_input_dim(input)
+        if not self.training or distributed.world_size() == 1:
+            return super().forward(input)
+        return _normalize_globally(self, input)
+
+
+def synchronize_batchnorm(module: nn.Module) -> nn.Module:
+    """The same module with every batch norm seeing the rows of all ranks; parameters and buffers are kept.
+
+    CUDA modules get PyTorch's SyncBatchNorm (so call this after `.to(device)`), which refuses CPU tensors;
+    all others get the layers above.
+    """
+    parameter = next(module.parameters(), None)
+    if parameter is not None and parameter.is_cuda:
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return converted
+    for plain, synchronized in ((nn.BatchNorm1d, GlobalBatchNorm1d), (nn.BatchNorm2d, GlobalBatchNorm2d)):
+        if type(module) is plain:
+            return _with_state_of(module, synchronized)
+    for name, child in module.named_children():
+        setattr(module, name, synchronize_batchnorm(child))
+    return module
+
+
+def _with_state_of(norm: Any, kind: type[nn.Module]) -> nn.Module:
+    copy: Any = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        setattr(copy, name, getattr(norm, name))  # the same tensors: an optimiser may hold them already
+    copy.train(norm.training)
+    return copy  # type: ignore[no-any-return]
+
+
+class IterNorm(nn.Module):
+    """Whiten features within groups by Newton's iteration, then scale and shift them: (B, D) -> (B, D).
+
+    Features are cut into `num_groups` neighbouring groups of D / num_groups; each is centred and multiplied
+    by an approximate inverse square root of its covariance (biased, plus eps * I). Mean and covariance are
+    those of all ranks while training, running averages of mean and whitening matrix otherwise. Always in
+    float32 or float64. More than about 10 iterations are worse, not better: past convergence the rounding
+    errors grow with each. Source: Huang et al., CVPR 2019 (arXiv 1904.03441), algorithm 1.
+    """
+
+    running_mean: Tensor
+    running_whitening: Tensor
+
+    def __init__(
+        self, dim: int, num_groups: int = 64, iterations: int = 5, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__()
+        if dim % num_groups:
+            raise ValueError(
+                f"IterNorm cannot cut {dim} features into {num_groups} equal groups; "
+                f"choose a number of groups that divides {dim}."
+            )
+        self.num_groups, self.iterations, self.eps, self.momentum = num_groups, iterations, eps, momentum
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        group_dim = dim // num_groups
+        self.register_buffer("running_mean", torch.zeros(num_groups, group_dim))
+        self.register_buffer("running_whitening", torch.eye(group_dim).repeat(num_groups, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whitened features, scaled and shifted."""
+        with torch.autocast(x.device.type, enabled=False):
+            groups = full_precision(x).view(len(x), self.num_groups, -1).transpose(0, 1)  # (G, B, d)
+            mean, whitening = self._global_statistics(groups) if self.training else self._running_statistics()
+            whitened = (groups - mean[:, None]) @ whitening  # symmetric: no transpose
+            return torch.addcmul(self.bias, whitened.transpose(0, 1).flatten(1), self.weight)
+
+    def _running_statistics(self) -> tuple[Tensor, Tensor]:
+        return self.running_mean, self.running_whitening
+
+    def _global_statistics(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        rows = groups.shape[1] * distributed.world_size()
+        mean = distributed.all_reduce_sum(groups.sum(1)) / rows
+        centred = groups - mean[:, None]
+        covariance = distributed.all_reduce_sum(centred.mT @ centred) / rows
+        identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        covariance = covariance + self.eps * identity
+        # Newton's iteration converges for a spectrum within (0, 1]: divide by the trace, and undo that at the
+        # end.
+        inverse_trace = covariance.diagonal(dim1=1, dim2=2).sum(1).reciprocal()[:, None, None]
+        normalized = covariance * inverse_trace
+        root = identity.expand_as(normalized)
+        for _ in range(self.iterations):
+            root = 1.5 * root - 0.5 * (root @ root @ root) @ normalized
+        whitening = root * inverse_trace.sqrt()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_whitening.lerp_(whitening, self.momentum)
+        return mean, whitening

@@ -1,0 +1,1 @@
+"""Preparation of corpora: what has to be on disk before training."""

@@ -1,0 +1,127 @@
+"""The live line in the terminal: the first worker tells a tiny actor how far it is, the driver reads it and draws.
+
+A worker's own terminal is a log file on some machine, so it cannot draw; an actor reaches the driver from any machine.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+@ray.remote(num_cpus=0, max_concurrency=2)
+class ProgressActor:
+    """Holds the newest values and the notices not yet shown."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.notices: list[str] = []
+
+    def update(self, values: dict[str, Any]) -> None:
+        self.values.update(values)
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def take(self) -> tuple[dict[str, Any], list[str]]:
+        notices, self.notices = self.notices, []
+        return self.values, notices
+
+
+class ActorBoard:
+    """The worker's end: calls return at once, and a lost actor never disturbs training."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def show(self, values: dict[str, Any]) -> None:
+        self.actor.update.remote(values)
+
+    def notice(self, text: str) -> None:
+        self.actor.notice.remote(text)
+
+
+def describe(values: dict[str, Any]) -> str:
+    """One line: epoch, loss, learning rate, speed, share of time waiting for data, best EER."""
+    parts = []
+    for key, form in (
+        ("epoch", "epoch {:.2f}"),
+        ("loss", "loss {:.4f}"),
+        ("learning_rate", "lr {:.2e}"),
+        ("samples_per_second", "{:.1f} samples/s"),
+        ("data_wait_share", "data wait {:.0%}"),
+        ("eer", "EER {:.2f}%"),
+    ):
+        if values.get(key) is not None:
+            parts.append(form.format(values[key]))
+    return "  ".join(parts)
+
+
+@contextlib.contextmanager
+def live_display(actor: Any, is_shown: bool) -> Iterator[None]:
+    """Draw the actor's values until the block ends: a bar on a terminal, else one line every 30 seconds."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_draw, args=(actor, is_shown, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _draw(actor: Any, is_shown: bool, stop: threading.Event) -> None:
+    console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[eta]}"),
+        console=console,
+        disable=not (is_shown and console.is_terminal),
+    )
+    task = bar.add_task("starting", total=None, eta="")
+    last_line, last_time = "", 0.0
+    with bar:
+        is_last = False
+        while not is_last:
+            is_last = stop.wait(0.5)
+            try:
+                values, notices = ray.get(actor.take.remote(), timeout=5)
+            except Exception:  # the cluster is going down: nothing left to draw
+                return
+            for text in notices:
+                console.print(text)
+            if not is_shown or "step" not in values:
+                continue
+            line = describe(values)
+            bar.update(
+                task,
+                description=line,
+                completed=values["step"],
+                total=values.get("total_steps"),
+                eta=_remaining(values),
+            )
+            if (
+                not console.is_terminal
+                and line != last_line
+                and (is_last or time.monotonic() - last_time >= 30)
+            ):
+                console.print(
+                    f"step {values['step']}/{values.get('total_steps')}  {line}  {_remaining(values)}"
+                )
+                last_line, last_time = line, time.monotonic()
+
+
+def _remaining(values: dict[str, Any]) -> str:
+    seconds = values.get("seconds_left")
+    if seconds is None:
+        return ""
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d} left"

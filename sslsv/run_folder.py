@@ -1,0 +1,108 @@
+"""The folder that a run leaves behind, on a disk or in object storage: `<storage>/<name>/`.
+
+config.yml        the resolved settings             metrics.jsonl   one JSON object per report
+checkpoints/      see checkpoint.py                 summary.json    best and last metrics, written at the end
+report.html       curves and tables                 run.json        identity: start, versions, wandb id
+"""
+
+import json
+import os
+import posixpath
+import time
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+
+class RunFolder:
+    """Read and write the files of one run; whole files appear complete or not at all.
+
+    `storage` is a folder or a URI that pyarrow knows (`s3://bucket/prefix`, `gs://...`).
+    """
+
+    def __init__(self, storage: str, name: str) -> None:
+        if "://" in storage:
+            self.filesystem, root = fs.FileSystem.from_uri(storage)
+            self.location = posixpath.join(storage, name)
+        else:
+            self.filesystem, root = fs.LocalFileSystem(), str(Path(storage).expanduser().resolve())
+            self.location = os.path.join(root, name)
+        self.storage, self.name = storage, name
+        self.root = posixpath.join(root, name)
+        self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Full path of a file of the run, for the run's own file system."""
+        return posixpath.join(self.root, name)
+
+    def names(self, subfolder: str = "") -> list[str]:
+        """Sorted names of the files directly below `subfolder`; empty when there is no such folder."""
+        selector = fs.FileSelector(self.path(subfolder) if subfolder else self.root, allow_not_found=True)
+        return sorted(
+            f.base_name for f in self.filesystem.get_file_info(selector) if f.type == fs.FileType.File
+        )
+
+    def has(self, name: str) -> bool:
+        return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
+
+    def read(self, name: str) -> bytes:
+        with self.filesystem.open_input_stream(self.path(name)) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a whole file: under a temporary name first, then renamed, so that no reader meets half of it."""
+        path = self.path(name)
+        if not self.is_local:  # an object appears when its upload is complete: no temporary name needed
+            with self.filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.part"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave a renamed file without content
+            os.replace(temporary, path)
+        except OSError:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+            raise
+
+    def append_lines(self, name: str, lines: list[str]) -> None:
+        """Append lines to a text file (object storage has no append: there the file is written again)."""
+        content = "".join(line + "\n" for line in lines).encode()
+        if self.is_local:
+            os.makedirs(self.root, exist_ok=True)
+            with open(self.path(name), "ab") as file:
+                file.write(content)
+        else:
+            self.write(name, (self.read(name) if self.has(name) else b"") + content)
+
+    def delete(self, name: str) -> None:
+        self.filesystem.delete_file(self.path(name))
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All records of metrics.jsonl; a last line cut short by a crash is left out."""
+        records = []
+        if self.has("metrics.jsonl"):
+            for line in self.read("metrics.jsonl").decode().splitlines():
+                try:
+                    records.append(json.loads(line))
+                except json.JSONDecodeError:
+                    continue
+        return records
+
+    def set_aside(self) -> str:
+        """Rename the whole run folder to `<name>.old-<date>` and return the new name; nothing is lost."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        new_name = f"{self.name}.old-{stamp}"
+        self.filesystem.move(self.root, posixpath.join(posixpath.dirname(self.root), new_name))
+        return new_name

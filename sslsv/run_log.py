@@ -1,0 +1,121 @@
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard, wandb and the live display.  Only the first worker writes."""
+
+import json
+import math
+import netrc
+import os
+from typing import Any, Protocol
+
+from sslsv.run_folder import RunFolder
+
+
+class Board(Protocol):
+    """What the live display is told; see progress.py."""
+
+    def show(self, values: dict[str, Any]) -> None: ...
+
+
+class RunLog:
+    """Write every record to all the places that the settings ask for.
+
+    A record is a flat dictionary with `step`, `epoch` and numbers; its keys are those of metrics.jsonl.  `wandb_mode` is online, offline or
+    disabled; the run's id is kept in run.json, so that a resumed training goes on in the same wandb run.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        first_step: int,
+        config: dict[str, Any],
+        use_tensorboard: bool,
+        wandb_mode: str,
+        wandb_project: str,
+        board: Board | None,
+    ) -> None:
+        self.folder, self.board = folder, board
+        kept = [record for record in folder.metrics() if record["step"] <= first_step]
+        # Steps after the checkpoint are done again: their records go, or they would be there twice.
+        folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self.tensorboard = _open_tensorboard(folder, first_step) if use_tensorboard else None
+        self.wandb = (
+            _open_wandb(folder, config, wandb_mode, wandb_project) if wandb_mode != "disabled" else None
+        )
+
+    def show(self, values: dict[str, Any]) -> None:
+        """Tell the live display, nothing else."""
+        if self.board is not None:
+            self.board.show(values)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record everywhere; NaN and infinities become null in metrics.jsonl, which must stay valid JSON."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self.folder.append_lines("metrics.jsonl", [json.dumps(finite)])
+        step = record["step"]
+        numbers = {
+            k: v
+            for k, v in finite.items()
+            if isinstance(v, int | float) and not isinstance(v, bool) and k != "step"
+        }
+        if self.tensorboard is not None:
+            for key, value in numbers.items():
+                self.tensorboard.add_scalar(key, value, step)
+            self.tensorboard.flush()
+        if self.wandb is not None:
+            self.wandb.log(numbers, step=step)
+        self.show(record)
+
+    def close(self, summary: dict[str, Any]) -> None:
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.summary.update(summary)
+            self.wandb.finish(quiet=True)
+
+
+def _open_tensorboard(folder: RunFolder, first_step: int) -> Any:
+    if not folder.is_local:  # event files need a local disk; metrics.jsonl holds the same numbers
+        return None
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(os.path.join(folder.location, "tensorboard"), purge_step=first_step + 1)
+
+
+def _open_wandb(folder: RunFolder, config: dict[str, Any], mode: str, project: str) -> Any:
+    import wandb
+
+    identity = folder.read_json("run.json")
+    return wandb.init(
+        project=project,
+        name=folder.name,
+        id=identity["wandb_id"],
+        resume="allow",
+        mode=mode,
+        dir=folder.location if folder.is_local else None,
+        config=config,
+        settings=wandb.Settings(console="off"),  # the terminal belongs to the progress bar
+    )
+
+
+def wandb_mode(setting: str) -> str:
+    """online, offline or disabled; `auto` asks `WANDB_MODE`, then what `wandb online|offline|disabled` noted for this folder, then for a key.
+
+    Called in the user's own process: workers run in another folder and would miss the note.
+    """
+    if setting != "auto":
+        return setting
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
+    if mode in ("disabled", "offline"):
+        return str(mode)
+    return "online" if _has_wandb_key() else "disabled"
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None  # where `wandb login` keeps it
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,67 @@
+"""Learning rate schedules: pure functions of the step, so that nothing has to be saved or restored."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate moves over a run; each setting counts only for the schedules it names."""
+
+    name: Literal["constant", "step", "cosine", "warmup_cosine"] = "step"
+    warmup_epochs: float = 10.0  # warmup_cosine: epochs of linear rise; fractions allowed
+    min_learning_rate: float = 1e-5  # cosine, warmup_cosine: the learning rate of the very last step
+    decay_factor: float = 0.95  # step: what the learning rate is multiplied by
+    decay_every_epochs: int = 5  # step: epochs between two multiplications
+
+    def __post_init__(self) -> None:
+        """Refuse values that no schedule can follow."""
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must be 0 or more")
+        if self.min_learning_rate < 0:
+            raise ValueError(f"min_learning_rate is {self.min_learning_rate}; it must be 0 or more")
+        if not 0 < self.decay_factor <= 1:
+            raise ValueError(f"decay_factor is {self.decay_factor}; it must be above 0 and at most 1")
+        if self.decay_every_epochs < 1:
+            raise ValueError(f"decay_every_epochs is {self.decay_every_epochs}; it must be 1 or more")
+
+
+def learning_rate(
+    config: ScheduleConfig, base_learning_rate: float, step: int, total_steps: int, steps_per_epoch: int
+) -> float:
+    """Learning rate of optimiser step `step`, which counts from 0 to `total_steps - 1`.
+
+    The cosines reach `min_learning_rate` exactly at the last step, also after a warm-up; the warm-up starts
+    at `base / warmup_steps` (a step of rate 0 would be wasted) and its last step has the base rate.
+    Steps past the end keep the last rate.
+    """
+    if total_steps < 1 or steps_per_epoch < 1 or step < 0:
+        raise ValueError(
+            f"step {step} of {total_steps} with {steps_per_epoch} steps per epoch is no point of a run; "
+            "steps start at 0 and both counts must be at least 1"
+        )
+    match config.name:
+        case "constant":
+            return base_learning_rate
+        case "step":
+            decays = step // steps_per_epoch // config.decay_every_epochs
+            return base_learning_rate * config.decay_factor**decays
+        case "cosine":
+            return _cosine(base_learning_rate, config.min_learning_rate, step, 0, total_steps - 1)
+        case "warmup_cosine":
+            warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+            if step < warmup_steps:
+                return base_learning_rate * (step + 1) / warmup_steps
+            top = max(warmup_steps - 1, 0)
+            return _cosine(base_learning_rate, config.min_learning_rate, step, top, total_steps - 1)
+
+
+def _cosine(highest: float, lowest: float, step: int, first_step: int, last_step: int) -> float:
+    """Half a cosine from `highest` at `first_step` to `lowest` at `last_step`; exact at both ends."""
+    if last_step <= first_step:
+        return highest
+    if step >= last_step:
+        return lowest
+    share = (step - first_step) / (last_step - first_step)
+    return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * share))

@@ -1,0 +1,153 @@
+"""Train a model: `python -m sslsv.train CONFIG [key=value ...]`.
+
+Reads the settings, checks that the machine or cluster can do what they ask, finds out what to do with a run folder that is already
+there, starts Ray Train and shows how far it is.  Exit codes: 0 trained, 1 training failed, 2 the request can't be met.
+"""
+
+import argparse
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from sslsv.config import Config, ConfigError, differences, load_config, read_config, to_yaml
+from sslsv.environment import describe_environment
+from sslsv.run_folder import RunFolder
+
+# Settings that may change between a run and its continuation: where it runs, not what it computes.
+FREE_SECTIONS = ("run", "resources")
+
+
+class RequestError(ValueError):
+    """What was asked for can't be done as it is; the message says what was given, what is wrong and what to do."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
+    options = parse_arguments(arguments)
+    try:
+        config = load_config(options.config, options.overrides)
+        summary = run(config, is_fresh=options.fresh)
+    except (ConfigError, RequestError, FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    if "error" in summary:
+        print(f"error: {summary['error']}", file=sys.stderr)
+        return 1
+    print_summary(config, summary)
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    from sslsv.models import MODELS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m sslsv.train",
+        description="Train a self-supervised speaker verification model.",
+        epilog="Models: "
+        + "; ".join(f"{name}: {(model.__doc__ or '').splitlines()[0]}" for name, model in MODELS.items()),
+    )
+    parser.add_argument("config", type=Path, help="a yaml file, such as configs/simclr.yml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start anew; a run folder that is there is renamed, not lost"
+    )
+    return parser.parse_args(arguments)
+
+
+def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
+    """Train under Ray Train and return the summary (what `summary.json` holds), or `{"error": sentence}`.
+
+    Raises RequestError, ValueError or FileNotFoundError, with a sentence, before anything is started.
+    """
+    check_data(config)
+    folder = RunFolder(config.run.storage, str(config.run.name))
+    prepare_folder(folder, config, is_fresh)
+    from sslsv import cluster  # Ray takes seconds to import: mistakes above are reported at once
+
+    with cluster.connection(config.resources) as share:
+        return cluster.train(config, folder, share)
+
+
+def check_data(config: Config) -> None:
+    """Read every list once, here, so that mistakes in them are reported before Ray starts."""
+    from sslsv.data.augment import Bank
+    from sslsv.data.stream import Plan
+    from sslsv.verification import open_trial_sets
+
+    manifest, _, _ = open_trial_sets(config)
+    Bank(config.data.root, config.data.augment)
+    data = config.data
+    Plan(
+        manifest.speakers,
+        config.train.batch_size,
+        config.seed,
+        data.positives,
+        data.max_utterances_per_speaker,
+    )
+
+
+def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
+    """Make the run's folder, or decide what to do with the one that is there.
+
+    An unfinished run of the same settings is continued; a finished one, or one of other settings, is refused; `is_fresh` renames it.
+    """
+    if folder.has("config.yml"):
+        if is_fresh:
+            print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
+        else:
+            refuse_or_resume(folder, config)
+            folder.write("config.yml", to_yaml(config).encode())
+            return
+    folder.write("config.yml", to_yaml(config).encode())
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    folder.write_json(
+        "run.json", {"started": started, "wandb_id": uuid.uuid4().hex[:12], **describe_environment()}
+    )
+
+
+def refuse_or_resume(folder: RunFolder, config: Config) -> None:
+    """Say that the run is continued, or raise RequestError with what stands against it."""
+    from sslsv.checkpoint import list_checkpoints
+
+    earlier = read_config(folder.read("config.yml").decode())
+    changed = [line for line in differences(earlier, config) if line.split(".")[0] not in FREE_SECTIONS]
+    way_out = "use another run.name, or --fresh to start anew (the old run is kept under another name)"
+    if changed:
+        raise RequestError(
+            f"{folder.location} holds a run with other settings; {way_out}. Different (there -> now):\n  "
+            + "\n  ".join(changed)
+        )
+    if folder.has("summary.json"):
+        raise RequestError(f"{folder.location} holds a finished run of the same settings; {way_out}.")
+    checkpoints = list_checkpoints(folder)
+    where = f"step {checkpoints[-1][0]}" if checkpoints else "the beginning (it has no checkpoint yet)"
+    print(f"going on with the unfinished run in {folder.location} from {where}", file=sys.stderr)
+
+
+def print_summary(config: Config, summary: dict[str, Any]) -> None:
+    """The few lines that a user wants to see at the end."""
+    folder = RunFolder(config.run.storage, str(config.run.name))
+    if summary.get("stop_reason"):
+        print(summary["stop_reason"])
+    if summary["best"].get("eer") is not None:
+        print(f"best validation EER {summary['best']['eer']:.2f} % at step {summary['best']['step']}")
+    for key, value in summary["last"].items():
+        if key.startswith("test/"):
+            print(f"{key} {value:.4f}")
+    for sentence in summary["bad_utterances"].values():
+        print(f"skipped: {sentence}")
+    print(f"{summary['samples_per_second']:.1f} samples/s, {summary['seconds'] / 60:.1f} minutes")
+    print(f"run folder: {folder.location}")
+    print(f"report: {os.path.join(folder.location, 'report.html')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

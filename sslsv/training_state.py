@@ -1,0 +1,122 @@
+"""What changes while training: built before the first step, saved to a checkpoint, restored from one."""
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sslsv import distributed
+from sslsv.checkpoint import (
+    Checkpoint,
+    newest_sound_checkpoint,
+    prune_checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
+from sslsv.config import Config, to_yaml
+from sslsv.encoders import ThinResNet34
+from sslsv.environment import describe_environment
+from sslsv.models import MODELS
+from sslsv.models.base import Model
+from sslsv.modules import synchronize_batchnorm
+from sslsv.optim import build_optimizer
+from sslsv.run_folder import RunFolder
+
+
+@dataclass
+class TrainingState:
+    """The moving parts of a training; the same on every worker, save for what only the first one keeps (`seconds`)."""
+
+    model: Model
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0  # optimizer steps taken
+    best_value: float | None = None  # best validation EER, percent
+    best_step: int | None = None
+    validations_without_gain: int = 0
+    seconds: float = 0.0
+    bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
+
+
+def build_model(config: Config) -> Model:
+    """The model that the settings describe, with freshly drawn weights, on the CPU."""
+    torch.manual_seed(config.seed)
+    return MODELS[config.model.name](config.model, ThinResNet34(config.encoder))  # type: ignore[arg-type]
+
+
+def build_state(config: Config, device: torch.device) -> TrainingState:
+    """Model, optimizer and loss scaler as they are before the first step, the same on every worker."""
+    model = build_model(config)
+    if config.train.sync_batchnorm and distributed.world_size() > 1:
+        model = synchronize_batchnorm(model)
+    model.to(device)
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TrainingState(
+        model=model,
+        optimizer=build_optimizer(model, config.optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
+    )
+
+
+def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
+    """The model as the loop calls it: compiled if asked, its gradients averaged over workers if there are several."""
+    wrapped: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
+    if distributed.world_size() == 1:
+        return wrapped
+    # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run would differ in the last
+    # bit from an undisturbed one.  Looking for unused parameters keeps the buckets as they are; the search costs nothing visible
+    # beside a CPU's step.  NCCL promises no bit-exactness anyway, so GPUs keep the faster form.
+    return DistributedDataParallel(wrapped, find_unused_parameters=device.type == "cpu")
+
+
+def save_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
+    """Write a checkpoint and delete the ones no longer wanted; called by the first worker only.
+
+    Raises OSError when the disk is full, with the older checkpoints untouched.
+    """
+    write_checkpoint(
+        folder,
+        Checkpoint(
+            step=state.step,
+            config=to_yaml(config),
+            model=state.model.state_dict(),
+            optimizer=state.optimizer.state_dict(),
+            scaler=state.scaler.state_dict(),
+            best_value=state.best_value,
+            best_step=state.best_step,
+            validations_without_gain=state.validations_without_gain,
+            seconds=state.seconds,
+            bad_utterances=dict(state.bad_utterances),
+            environment=describe_environment(),
+        ),
+    )
+    prune_checkpoints(folder, config.run.keep_checkpoints, state.best_step)
+
+
+def restore_state(state: TrainingState, folder: RunFolder) -> bool:
+    """Go on from the newest sound checkpoint of the run; returns whether there was one.
+
+    The first worker chooses, so that all start from the same file even if the folder changes meanwhile.
+    """
+    name = distributed.broadcast_object(newest_sound_checkpoint(folder) if distributed.is_main() else None)
+    if name is None:
+        return False
+    checkpoint = read_checkpoint(folder, name)
+    state.model.load_state_dict(checkpoint.model)
+    state.optimizer.load_state_dict(checkpoint.optimizer)
+    if checkpoint.scaler and state.scaler.is_enabled():
+        state.scaler.load_state_dict(checkpoint.scaler)
+    for key in ("step", "best_value", "best_step", "validations_without_gain", "seconds", "bad_utterances"):
+        setattr(state, key, getattr(checkpoint, key))
+    versions = {k: v for k, v in describe_environment().items() if k in ("torch", "numpy")}
+    changed = {
+        k: f"{checkpoint.environment.get(k)} -> {v}"
+        for k, v in versions.items()
+        if checkpoint.environment.get(k) != v
+    }
+    if changed and distributed.is_main():
+        warnings.warn(f"resuming with other library versions, so not bit for bit: {changed}", stacklevel=2)
+    return True

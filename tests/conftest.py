@@ -1,0 +1,55 @@
+"""What several tests share: a small synthetic corpus, and one Ray session."""
+
+import os
+import shutil
+import tempfile
+
+# Before the first import of ray: no token file, no usage report, no progress bars.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 8 + 2 training and 3 trial speakers, 2 recordings of 2 utterances each; do not write into it."""
+    root = tmp_path_factory.mktemp("demo_corpus")
+    make_demo_corpus(root, DemoOptions(speakers=8, eval_speakers=3, recordings=2, utterances=2, bank_files=3))
+    return root
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local Ray with 4 logical CPUs: a training worker that holds them all would leave none for its data tasks."""
+    import ray
+
+    # The path of a socket is limited to 107 characters: pytest's own folders are too deep.
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    search_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        object_store_memory=512 * 2**20,
+        runtime_env={"env_vars": {"PYTHONPATH": search_path}},
+        _temp_dir=folder,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

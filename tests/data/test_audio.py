@@ -1,0 +1,160 @@
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sslsv.data.audio import AudioError, AudioFile, read_crop, read_whole, to_int16, wrap_to_length
+
+
+def tone(frequency_hz: float, rate: int, seconds: float = 1.5, level: float = 0.5) -> np.ndarray:
+    return level * np.sin(2 * np.pi * frequency_hz * np.arange(round(rate * seconds)) / rate)
+
+
+def measure_tone(waveform: np.ndarray) -> tuple[float, float]:
+    # Frequency and amplitude of the strongest bin of a windowed spectrum, away from the edges.
+    middle = waveform[2000:-2000].astype(np.float64)
+    window = np.hanning(len(middle))
+    spectrum = np.abs(np.fft.rfft(middle * window))
+    return int(np.argmax(spectrum)) * 16000 / len(middle), float(np.sqrt(2 * np.mean(middle**2)))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
+def test_read__tone_keeps_frequency_and_level_at_any_rate(tmp_path: Path, rate: int) -> None:
+    stereo = np.stack([tone(1000, rate), tone(1000, rate)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, rate, subtype="PCM_16")
+    waveform = read_whole(tmp_path / "a.wav")
+    assert waveform.dtype == np.float32 and len(waveform) in (24000, 24001)
+    frequency_hz, level = measure_tone(waveform)
+    assert abs(frequency_hz - 1000) < 1.0
+    assert abs(20 * np.log10(level / 0.5)) < 0.01
+
+
+def test_read__channels_are_averaged(tmp_path: Path) -> None:
+    stereo = np.stack([tone(500, 16000), np.zeros(24000)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 16000, subtype="FLOAT")
+    assert np.allclose(read_whole(tmp_path / "a.wav"), tone(500, 16000) / 2, atol=1e-6)
+
+
+def test_read__above_nyquist_is_suppressed(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(9500, 48000), 48000, subtype="FLOAT")
+    assert np.max(np.abs(read_whole(tmp_path / "a.wav")[500:-500])) < 1e-3
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+@pytest.mark.parametrize("speed", [Fraction(1), Fraction(9, 10), Fraction(11, 10)])
+def test_read__crop_equals_the_crop_of_the_whole(tmp_path: Path, rate: int, speed: Fraction) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, size=rate)
+    soundfile.write(tmp_path / "a.wav", noise, rate, subtype="FLOAT")
+    with AudioFile(tmp_path / "a.wav", speed) as file:
+        whole = file.read(0, file.num_samples)
+        for start, count in [(0, 1000), (1, 160), (5003, 4001), (file.num_samples - 777, 777)]:
+            assert np.allclose(file.read(start, count), whole[start : start + count], atol=2e-6)
+
+
+def test_read__speed_raises_pitch_and_shortens(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1000, 16000), 16000)
+    with AudioFile(tmp_path / "a.wav", Fraction(11, 10)) as file:
+        assert file.num_samples == -(-24000 * 10 // 11)
+        assert abs(measure_tone(file.read(0, file.num_samples))[0] - 1100) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype"), [("a.wav", "PCM_16"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT"), ("a.flac", "PCM_16")]
+)
+def test_read__every_sample_format_has_full_scale_one(tmp_path: Path, name: str, subtype: str) -> None:
+    wanted = tone(300, 16000)
+    soundfile.write(tmp_path / name, wanted, 16000, subtype=subtype)
+    assert np.allclose(read_whole(tmp_path / name), wanted, atol=1 / 32768)
+
+
+def test_read__flac_named_wav_is_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", tone(300, 16000), 16000)
+    (tmp_path / "a.flac").rename(tmp_path / "a.wav")
+    assert len(read_whole(tmp_path / "a.wav")) == 24000
+
+
+def test_read__short_file_is_repeated(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(300, 16000, seconds=0.1), 16000)
+    crop = read_crop(tmp_path / "a.wav", 0, 4000)
+    assert np.array_equal(crop[1600:3200], crop[:1600]) and np.array_equal(crop[3200:], crop[:800])
+    assert wrap_to_length(crop[:3], 7).tolist() == [*crop[:3], *crop[:3], crop[0]]
+
+
+def bad_file(folder: Path, kind: str) -> Path:
+    path = folder / "bad.wav"
+    good = tone(300, 16000, seconds=3.0)
+    if kind == "text":
+        path.write_text("<html>404 not found</html>\n" * 50)
+    elif kind == "zero bytes":
+        path.write_bytes(b"")
+    elif kind == "header only":
+        soundfile.write(path, np.zeros(0), 16000)
+    elif kind == "not finite":
+        good[30000] = np.nan
+        soundfile.write(path, good, 16000, subtype="FLOAT")
+    elif kind == "infinite":
+        good[30000] = np.inf
+        soundfile.write(path, good, 16000, subtype="FLOAT")
+    elif kind == "absurd":
+        good[30000] = 1e30
+        soundfile.write(path, good, 16000, subtype="FLOAT")
+    elif kind == "truncated flac":
+        soundfile.write(folder / "a.flac", np.random.default_rng(0).uniform(-1, 1, 48000), 16000)
+        path.write_bytes((folder / "a.flac").read_bytes()[:20000])
+    elif kind == "truncated header":
+        soundfile.write(path, good, 16000)
+        path.write_bytes(path.read_bytes()[:30])
+    elif kind == "folder":
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("text", "is not audio"),
+        ("zero bytes", "empty file"),
+        ("header only", "no samples"),
+        ("not finite", "not finite"),
+        ("infinite", "not finite"),
+        ("absurd", "damaged"),
+        ("truncated flac", "truncated|cannot be decoded"),
+        ("truncated header", "is not audio|no samples"),
+        ("folder", "is not audio"),
+        ("missing", "does not exist"),
+    ],
+)
+def test_read__bad_file_is_named_with_its_cause(tmp_path: Path, kind: str, words: str) -> None:
+    path = bad_file(tmp_path, kind)
+    with pytest.raises(AudioError, match=words) as caught:
+        read_whole(path)
+    assert str(path) in str(caught.value)
+
+
+def test_read__wav_cut_off_in_its_data_gives_what_is_there(tmp_path: Path) -> None:
+    good = tone(300, 16000)
+    soundfile.write(tmp_path / "a.wav", good, 16000)
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[: 44 + 2 * 10000])
+    waveform = read_whole(tmp_path / "a.wav")
+    assert len(waveform) == 10000 and np.allclose(waveform, good[:10000], atol=1 / 32768)
+
+
+def test_read__impossible_crop_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(300, 16000), 16000)
+    with AudioFile(tmp_path / "a.wav") as file:
+        with pytest.raises(ValueError, match="start=-1"):
+            file.read(-1, 10)
+        with pytest.raises(ValueError, match="24000 samples: none at 24000"):
+            file.read(24000, 10)
+
+
+def test_to_int16__round_trip_is_exact() -> None:
+    values = np.array([-32768, -1, 0, 1, 32767], dtype=np.int16)
+    assert np.array_equal(to_int16(values.astype(np.float32) / 32768), values)
+
+
+def test_to_int16__too_loud_is_scaled_not_clipped() -> None:
+    loud = np.array([0.5, -2.0, 1.0], dtype=np.float32)
+    assert to_int16(loud).tolist() == [8192, -32767, 16384]

@@ -1,0 +1,67 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sslsv.config import DataConfig
+from sslsv.data.manifest import read_train_lists
+from sslsv.data.pipeline import plain_batches, train_batches
+from sslsv.data.stream import Plan
+from sslsv.data.views import ViewMaker
+
+
+def plan_and_maker(root: Path) -> tuple[Plan, ViewMaker]:
+    manifest = read_train_lists(root, ("voxceleb2_train_list",))
+    maker = ViewMaker(manifest, (("views", 2, 0.5), ("local", 3, 0.25)), DataConfig(root=str(root)), 9)
+    return Plan(manifest.speakers, 8, seed=9), maker
+
+
+def test_plain_batches__ranks_joined_are_the_one_process_batch(demo_corpus: Path) -> None:
+    plan, maker = plan_and_maker(demo_corpus)
+    whole = list(plain_batches(plan, maker, 3, 6))
+    for step, batch in enumerate(whole, start=3):
+        assert batch["sample"].tolist() == list(range(8 * step, 8 * step + 8))
+        parts = [next(plain_batches(plan, maker, step, step + 1, rank=r, world_size=2)) for r in range(2)]
+        for name, column in batch.items():
+            assert torch.equal(torch.cat([part[name] for part in parts]), column)
+
+
+@pytest.mark.slow
+def test_train_batches__equal_plain_batches_bit_for_bit(demo_corpus: Path, ray_session: None) -> None:
+    plan, maker = plan_and_maker(demo_corpus)
+    cases = [
+        {"first_step": 1, "last_step": 10, "batches_per_block": 2, "data_tasks": 2},
+        {"first_step": 6, "last_step": 9, "batches_per_block": 4, "rank": 1, "world_size": 2},
+    ]
+    for case in cases:
+        made = list(train_batches(plan, maker, **case))
+        ranks = {name: case[name] for name in ("rank", "world_size") if name in case}
+        wanted = list(plain_batches(plan, maker, case["first_step"], case["last_step"], **ranks))
+        assert len(made) == len(wanted)
+        for batch, reference in zip(made, wanted, strict=True):
+            assert batch.keys() == reference.keys()
+            for name, column in reference.items():
+                assert batch[name].dtype == column.dtype and torch.equal(batch[name], column)
+    assert made[0]["views"].dtype == torch.int16 and made[0]["local"].shape == (4, 3, 4000)
+    made[0]["views"].add_(1)  # ours to write into, not the object store's
+
+
+@pytest.mark.slow
+def test_train_batches__closing_early_frees_the_tasks(demo_corpus: Path, ray_session: None) -> None:
+    import ray
+
+    plan, maker = plan_and_maker(demo_corpus)
+    batches = train_batches(plan, maker, 0, 4000, data_tasks=2)
+    assert next(batches)["sample"].tolist() == list(np.arange(8))
+    batches.close()
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < 4 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 4
+
+
+def test_train_batches__no_steps_need_no_ray(demo_corpus: Path) -> None:
+    plan, maker = plan_and_maker(demo_corpus)
+    assert list(train_batches(plan, maker, 5, 5)) == []

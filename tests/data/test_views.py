@@ -1,0 +1,202 @@
+import hashlib
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sslsv.config import DataConfig
+from sslsv.data.audio import AudioError
+from sslsv.data.augment import AugmentConfig
+from sslsv.data.manifest import Manifest, read_train_lists
+from sslsv.data.stream import Plan
+from sslsv.data.views import ViewMaker, crop_start, disjoint_starts
+
+GROUPS = (("views", 2, 1.0),)
+PLAIN = AugmentConfig(strategy="none")
+
+
+def maker_of(root: Path, **settings: object) -> ViewMaker:
+    groups = settings.pop("view_groups", GROUPS)
+    seed = settings.pop("seed", 5)
+    manifest = read_train_lists(root, ("voxceleb2_train_list",))
+    return ViewMaker(manifest, groups, DataConfig(root=str(root), **settings), seed)
+
+
+def ramp_corpus(root: Path, lengths: list[int], speakers: list[int] | None = None) -> Manifest:
+    # Sample t of every file has the value t: a crop tells where it comes from.
+    for i, length in enumerate(lengths):
+        soundfile.write(root / f"{i}.wav", (np.arange(length) % 32768).astype(np.int16), 16000)
+    ids = np.array(speakers if speakers is not None else range(len(lengths)))
+    return Manifest(
+        paths=[f"{i}.wav" for i in range(len(lengths))],
+        speakers=ids,
+        speaker_names=[str(i) for i in set(ids)],
+    )
+
+
+def digest(batch: dict[str, np.ndarray]) -> str:
+    return hashlib.sha256(
+        b"".join(np.ascontiguousarray(batch[name]).tobytes() for name in sorted(batch))
+    ).hexdigest()
+
+
+def test_make__same_bits_in_any_order_batch_and_copy(demo_corpus: Path) -> None:
+    maker = maker_of(demo_corpus, speeds=(0.9, 1.0, 1.1))
+    rows = Plan(np.zeros(32, dtype=int), 8, seed=5).rows(2, 6)
+    whole = maker.make_batch(rows)
+    assert whole["views"].dtype == np.int16 and whole["views"].shape == (32, 2, 16000)
+    copy = pickle.loads(pickle.dumps(maker))
+    for i in [31, 3, 17]:
+        views, bad = copy.make(int(rows["epoch"][i]), int(rows["utterance"][i]), int(rows["partner"][i]))
+        assert bad == -1 and np.array_equal(views["views"], whole["views"][i])
+    half = maker.make_batch({name: column[16:] for name, column in rows.items()})
+    assert np.array_equal(half["views"], whole["views"][16:])
+
+
+@pytest.mark.slow
+def test_make__same_bits_in_another_process(demo_corpus: Path, tmp_path: Path) -> None:
+    maker = maker_of(demo_corpus)
+    rows = Plan(np.zeros(32, dtype=int), 8, seed=5).rows(0, 1)
+    (tmp_path / "job").write_bytes(pickle.dumps((maker, rows)))
+    code = (
+        "import pickle, sys, hashlib, numpy as np\n"
+        "maker, rows = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "b = maker.make_batch(rows)\n"
+        "print(hashlib.sha256(b''.join(np.ascontiguousarray(b[n]).tobytes() for n in sorted(b))).hexdigest())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "job"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == digest(maker.make_batch(rows))
+
+
+def test_make__epoch_utterance_view_and_seed_all_matter(demo_corpus: Path) -> None:
+    maker = maker_of(demo_corpus)
+    views = maker.make(0, 1, 1)[0]["views"]
+    assert not np.array_equal(views[0], views[1])
+    for other in (maker.make(1, 1, 1), maker.make(0, 2, 2), maker_of(demo_corpus, seed=6).make(0, 1, 1)):
+        assert not np.array_equal(other[0]["views"], views)
+
+
+def test_make__without_augmentation_is_the_file_itself(tmp_path: Path) -> None:
+    manifest = ramp_corpus(tmp_path, [30000, 8000])
+    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=PLAIN), 1)
+    for view in maker.make(0, 0, 0)[0]["views"]:
+        assert np.array_equal(np.diff(view.astype(int)), np.ones(15999))
+    for view in maker.make(0, 1, 1)[0]["views"]:
+        assert np.array_equal(view[:8000], np.arange(8000)) and np.array_equal(view[8000:], np.arange(8000))
+
+
+def test_make__disjoint_crops_do_not_overlap(tmp_path: Path) -> None:
+    manifest = ramp_corpus(tmp_path, [32000, 32767, 20000])
+    data = DataConfig(root=str(tmp_path), augment=PLAIN, crop_overlap="disjoint")
+    maker = ViewMaker(manifest, GROUPS, data, 1)
+    for epoch in range(30):
+        starts = [sorted(int(view[0]) for view in maker.make(epoch, i, i)[0]["views"]) for i in range(3)]
+        assert starts[0] == [0, 16000]
+        assert starts[1][1] - starts[1][0] >= 16000
+        assert starts[2] == [0, 4000]
+
+
+def test_make__pairs_take_views_from_both_recordings(tmp_path: Path) -> None:
+    manifest = ramp_corpus(tmp_path, [16000, 16000])
+    soundfile.write(tmp_path / "1.wav", np.full(16000, -7, dtype=np.int16), 16000)
+    maker = ViewMaker(
+        manifest, (("views", 2, 1.0), ("more", 3, 0.5)), DataConfig(root=str(tmp_path), augment=PLAIN), 1
+    )
+    views = maker.make(0, 0, 1)[0]
+    assert views["views"].shape == (2, 16000) and views["more"].shape == (3, 8000)
+    assert [bool(view[0] == -7) for view in (*views["views"], *views["more"])] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_make__one_speed_for_all_views_of_a_sample(tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(48000) / 16000)
+    soundfile.write(tmp_path / "0.wav", tone, 16000)
+    manifest = Manifest(paths=["0.wav"], speakers=np.array([0]), speaker_names=["a"])
+    data = DataConfig(root=str(tmp_path), augment=PLAIN, speeds=(0.9, 1.0, 1.1))
+    maker = ViewMaker(manifest, GROUPS, data, 1)
+    seen = set()
+    for epoch in range(20):
+        views = maker.make(epoch, 0, 0)[0]["views"]
+        peaks_hz = [int(np.argmax(np.abs(np.fft.rfft(view * np.hanning(16000))))) for view in views]
+        assert peaks_hz[0] == peaks_hz[1]
+        seen.add(peaks_hz[0])
+    assert seen == {900, 1000, 1100}
+
+
+def test_make__too_loud_view_is_not_clipped(demo_corpus: Path) -> None:
+    augment = AugmentConfig(strategy="none", gain_db=(60.0, 60.0))
+    views = maker_of(demo_corpus, augment=augment).make(0, 0, 0)[0]["views"]
+    assert np.abs(views.astype(int)).max() == 32767
+    assert (np.abs(views.astype(int)) == 32767).sum() <= 2 + views.shape[0]
+
+
+def test_make__bad_utterance_is_replaced_and_named(tmp_path: Path) -> None:
+    manifest = ramp_corpus(tmp_path, [20000] * 6, speakers=[0, 0, 0, 1, 1, 1])
+    for i in (3, 4, 5):
+        soundfile.write(tmp_path / f"{i}.wav", np.full(20000, -i, dtype=np.int16), 16000)
+    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=PLAIN), 1)
+    (tmp_path / "4.wav").write_text("nothing")
+    # A pair keeps its speaker: 4 is replaced by 5, never by 3, which is the other side.
+    for epoch in range(10):
+        views, bad = maker.make(epoch, 3, 4)
+        assert bad == 4 and views["views"][0][0] == -3 and views["views"][1][0] == -5
+        views, bad = maker.make(epoch, 4, 3)
+        assert bad == 4 and views["views"][0][0] == -5 and views["views"][1][0] == -3
+    # A lone utterance is replaced by any, the same for both views and at every call.
+    replaced = [maker.make(epoch, 4, 4) for epoch in range(10)]
+    assert all(bad == 4 for _, bad in replaced)
+    again = [maker.make(epoch, 4, 4) for epoch in range(10)]
+    assert all(np.array_equal(a["views"], b["views"]) for (a, _), (b, _) in zip(replaced, again, strict=True))
+    assert len({int(np.sign(views["views"][0][0])) for views, _ in replaced}) == 2
+    assert maker.explain(4).endswith("Format not recognised.") and "4.wav" in maker.explain(4)
+    assert "can be now" in maker.explain(3)
+
+
+def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
+    maker = ViewMaker(
+        ramp_corpus(tmp_path, [20000] * 3), GROUPS, DataConfig(root=str(tmp_path), augment=PLAIN), 1
+    )
+    for i in range(3):
+        (tmp_path / f"{i}.wav").unlink()
+    with pytest.raises(
+        AudioError, match=r"21 recordings in a row cannot be read; the last: .*does not exist"
+    ):
+        maker.make(0, 1, 1)
+
+
+def test_make__bad_noise_does_not_stop_it(demo_corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    shutil.copytree(demo_corpus, root)
+    (root / "musan_split/noise/demo/0000.wav").write_bytes(b"")
+    maker = maker_of(root, augment=AugmentConfig(strategy="noise", noise_kinds=("noise",)))
+    for i in range(12):
+        assert maker.make(0, i, i)[1] == -1
+
+
+def test_crop_start__reaches_every_place() -> None:
+    starts = {crop_start(10, 4, fraction) for fraction in np.linspace(0, 1, 1000, endpoint=False)}
+    assert starts == set(range(7))
+    assert crop_start(3, 4, 0.99) == 0 and crop_start(4, 4, 0.99) == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_disjoint_starts__never_overlap_and_stay_inside(count: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        length = int(rng.integers(count * 10, count * 20))
+        starts = disjoint_starts(length, 10, rng.random(count).tolist(), float(rng.random()))
+        assert len(starts) == count and min(starts) >= 0 and max(starts) + 10 <= length
+        assert np.diff(sorted(starts)).min() >= 10
+    assert sorted(disjoint_starts(10 * count - 1, 10, [0.5] * count, 0.0))[-1] == 10 * count - 11

@@ -1,0 +1,122 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from sslsv.encoders import ENCODERS, ThinResNet34
+from sslsv.encoders.thin_resnet34 import Block, SqueezeExcitation
+
+torch.set_num_threads(1)
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def small(**settings) -> ThinResNet34:
+    torch.manual_seed(42)
+    return ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, **settings))
+
+
+def waveforms(rows: int = 3, samples: int = 4800) -> torch.Tensor:
+    noise = torch.randn(rows, samples, generator=torch.Generator().manual_seed(43))
+    return (noise * 3000).to(torch.int16)
+
+
+def test_thin_resnet34__default_is_fast_resnet34() -> None:
+    model = ThinResNet34()
+    assert count(model) == 1_437_078
+    assert model.embedding_dim == 512
+    assert model.features(torch.zeros(1, 32000)).shape == (1, 40, 201)
+    frame_map = model.blocks(model.stem(torch.zeros(1, 1, 40, 201)))
+    assert frame_map.shape == (1, 128, 5, 51)
+
+
+def test_thin_resnet34__seed_is_the_wide_one() -> None:
+    model = ThinResNet34(ThinResNet34.Config.seed())
+    assert count(model) == 7_045_196
+    assert model.embedding_dim == 1024
+    assert model.features.pre_emphasis == 0.97
+    assert model.blocks(model.stem(torch.zeros(1, 1, 40, 201))).shape == (1, 256, 5, 26)
+
+
+def test_thin_resnet34__eighty_mels_with_statistics() -> None:
+    assert count(ThinResNet34(ThinResNet34.Config(num_mels=80, pooling="stats"))) == 2_665_622
+
+
+@pytest.mark.parametrize(
+    ("stem", "stem_time_stride", "last_stride", "pooling"),
+    [
+        *itertools.product(("7x7", "3x3"), (1, 2), (1, 2), ("sap", "asp")),
+        ("7x7", 1, 1, "mean"),
+        ("3x3", 1, 2, "stats"),
+    ],
+)
+def test_thin_resnet34__every_shape_embeds_any_length(stem, stem_time_stride, last_stride, pooling) -> None:
+    model = small(
+        stem=stem, stem_time_stride=stem_time_stride, last_stride=last_stride, pooling=pooling, num_mels=30
+    )
+    model.eval()
+    for samples in (300, 4800):
+        assert model(waveforms(2, samples)).shape == (2, 16)
+
+
+def test_thin_resnet34__rows_are_independent_when_evaluating() -> None:
+    model = small().eval()
+    whole = model(waveforms())
+    torch.testing.assert_close(model(waveforms()[1:2]), whole[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_thin_resnet34__channels_last_gives_the_same_embeddings() -> None:
+    model = small().eval()
+    expected = model(waveforms())
+    model = model.to(memory_format=torch.channels_last)
+    formats = []
+    model.blocks[3].register_forward_hook(
+        lambda *arguments: formats.append(arguments[2].is_contiguous(memory_format=torch.channels_last))
+    )
+    torch.testing.assert_close(model(waveforms()), expected, rtol=1e-3, atol=1e-5)
+    assert formats == [True]
+
+
+def test_thin_resnet34__bfloat16_autocast_is_close() -> None:
+    model = small().eval()
+    expected = model(waveforms())
+    with torch.autocast("cpu", torch.bfloat16):
+        embeddings = model(waveforms())
+    assert torch.nn.functional.cosine_similarity(embeddings.float(), expected).min() > 0.999
+
+
+def test_thin_resnet34__embedding_batchnorm_centres_and_has_no_parameters() -> None:
+    model = small(embedding_batchnorm=True)
+    assert count(model) == count(small())
+    assert model(waveforms(6)).mean(0).abs().max() < 1e-4
+
+
+def test_thin_resnet34__without_gates_it_is_smaller() -> None:
+    model = small(has_squeeze_excitation=False)
+    assert not any(isinstance(module, SqueezeExcitation) for module in model.modules())
+    assert model(waveforms()).shape == (3, 16)
+
+
+def test_block__equals_its_parts_and_its_gradient_is_right() -> None:
+    torch.manual_seed(44)
+    block = Block(3, 8, 2, has_squeeze_excitation=True).double()
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    y = block.norm2(block.conv2(block.norm1(torch.relu(block.conv1(x)))))
+    gates = block.gates(y)
+    assert gates.shape == (2, 8, 1, 1) and gates.min() > 0 and gates.max() < 1
+    torch.testing.assert_close(block(x), torch.relu(y * gates + block.shortcut(x)), rtol=1e-10, atol=1e-10)
+    assert torch.autograd.gradcheck(block.eval(), (x,))
+
+
+def test_config__is_frozen_and_refuses_impossible_values() -> None:
+    config = ThinResNet34.Config()
+    assert ENCODERS[config.name] is ThinResNet34
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.width = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="width is 0; it must be at least 1"):
+        ThinResNet34.Config(width=0)
+    with pytest.raises(ValueError, match="pre_emphasis is 1.5"):
+        ThinResNet34.Config(pre_emphasis=1.5)

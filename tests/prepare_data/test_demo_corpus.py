@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sslsv.data.augment import AugmentConfig, Bank
+from sslsv.data.manifest import read_train_lists, read_trials
+from sslsv.prepare_data.__main__ import main
+from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
+
+SMALL = DemoOptions(speakers=2, eval_speakers=2, recordings=2, utterances=1, bank_files=1)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+    }
+
+
+def test_make_demo_corpus__has_the_layout_that_training_reads(demo_corpus: Path) -> None:
+    manifest = read_train_lists(demo_corpus, ("voxceleb2_train_list", "voxceleb1_train_list"))
+    assert len(manifest) == (8 + 2) * 2 * 2 and manifest.num_speakers == 10
+    trials = read_trials(demo_corpus, "trials")
+    assert trials.targets.sum() == (~trials.targets).sum() == 3 * 4
+    heard = {path.split("/")[1] for path in trials.paths}
+    assert len(heard) == 3 and not heard & set(manifest.speaker_names)
+    for path in (*manifest.paths, *trials.paths):
+        info = soundfile.info(demo_corpus / path)
+        assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
+        assert 2.5 <= info.duration <= 5.0
+    bank = Bank(demo_corpus, AugmentConfig())
+    assert [len(bank.files(kind)) for kind in ("noise", "music", "speech", "room")] == [3, 3, 3, 9]
+
+
+def test_make_demo_corpus__targets_are_from_two_recordings(demo_corpus: Path) -> None:
+    for line in (demo_corpus / "trials").read_text().splitlines():
+        label, first, second = line.split()
+        assert (label == "1") == (first.split("/")[0] == second.split("/")[0])
+        assert first.split("/")[:2] != second.split("/")[:2]
+        assert not first.startswith("voxceleb1")
+
+
+def test_make_demo_corpus__same_options_same_bits_and_seed_matters(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_demo_corpus(tmp_path / name, SMALL)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    make_demo_corpus(tmp_path / "c", DemoOptions(**{**SMALL.__dict__, "seed": 3}))
+    path = "voxceleb2/id00012/video0000_0/00001.wav"
+    assert contents(tmp_path / "a")[path] != contents(tmp_path / "c")[path]
+
+
+def test_make_demo_corpus__again_is_nothing_and_interrupted_is_finished(tmp_path: Path) -> None:
+    assert make_demo_corpus(tmp_path, SMALL)
+    before = contents(tmp_path)
+    assert not make_demo_corpus(tmp_path, SMALL)
+    marker = tmp_path / "demo_corpus.json"
+    marker.write_text(marker.read_text().replace("true", "false"))
+    (tmp_path / "trials").unlink()
+    assert make_demo_corpus(tmp_path, SMALL)
+    assert contents(tmp_path) == before
+
+
+def test_make_demo_corpus__other_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(FileExistsError, match="is not empty and is no demo corpus"):
+        make_demo_corpus(tmp_path, SMALL)
+    assert (tmp_path / "mine").read_text() == "x"
+
+
+def test_make_demo_corpus__too_small_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 speakers or more"):
+        DemoOptions(speakers=1)
+    with pytest.raises(ValueError, match="at least 2 recordings"):
+        DemoOptions(recordings=1)
+
+
+def test_make_demo_corpus__speakers_differ_more_than_recordings(demo_corpus: Path) -> None:
+    # Long-term log spectrum of the loudest half: crude, but closer within a speaker than between speakers.
+    manifest = read_train_lists(demo_corpus, ("voxceleb2_train_list", "voxceleb1_train_list"))
+    features = []
+    for path in manifest.paths:
+        frames = soundfile.read(demo_corpus / path)[0]
+        frames = np.lib.stride_tricks.sliding_window_view(frames, 512)[::160] * np.hanning(512)
+        power = np.abs(np.fft.rfft(frames))[:, :256] ** 2
+        loud = power[power.sum(axis=1) > np.median(power.sum(axis=1))]
+        bands = np.log(loud.reshape(len(loud), 64, 4).mean(axis=(0, 2)))
+        features.append(bands - bands.mean())
+    distances = np.linalg.norm(np.array(features)[:, None] - np.array(features)[None], axis=2)
+    is_same = manifest.speakers[:, None] == manifest.speakers[None]
+    videos = np.array([path.split("/")[2] for path in manifest.paths])
+    is_other_recording = videos[:, None] != videos[None]
+    assert distances[is_same & is_other_recording].mean() < 0.85 * distances[~is_same].mean()
+
+
+def test_main__writes_says_so_and_reports_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--speakers", "2", "--eval-speakers", "2", "--recordings", "2", "--utterances", "1"]
+    assert main(["demo", str(tmp_path / "x"), *small]) == 0
+    assert "is written" in capsys.readouterr().out
+    assert main(["demo", str(tmp_path / "x"), *small]) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert main(["demo", str(tmp_path / "x"), *small, "--seed", "4"]) == 2
+    assert "is no demo corpus with these options" in capsys.readouterr().err

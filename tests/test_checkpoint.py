@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from sslsv.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    list_checkpoints,
+    newest_sound_checkpoint,
+    prune_checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
+from sslsv.run_folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(str(tmp_path), "run")
+
+
+def some_checkpoint(step, **values):
+    return Checkpoint(
+        step=step, config="seed: 1\n", model={"weight": torch.full((3,), float(step))}, **values
+    )
+
+
+def test_checkpoint__comes_back_as_it_was(folder):
+    written = some_checkpoint(
+        7, optimizer={"state": {0: {"step": torch.tensor(7.0)}}}, best_value=12.5, best_step=5
+    )
+    written.bad_utterances = {"a.wav": "a.wav is empty."}
+    read = read_checkpoint(folder, write_checkpoint(folder, written))
+    assert torch.equal(read.model["weight"], written.model["weight"])
+    assert (read.step, read.best_value, read.best_step) == (7, 12.5, 5)
+    assert read.optimizer == written.optimizer and read.bad_utterances == written.bad_utterances
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_newest_sound_checkpoint__passes_over_a_damaged_one(folder, tmp_path, damage):
+    older = write_checkpoint(folder, some_checkpoint(1))
+    newer = write_checkpoint(folder, some_checkpoint(2))
+    path = tmp_path / "run" / "checkpoints" / newer
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[:-100], "flip": content, "empty": b""}[damage])
+    with pytest.warns(UserWarning, match="damaged checkpoint"):
+        assert newest_sound_checkpoint(folder) == older
+    with pytest.raises(ValueError, match="is damaged"):
+        read_checkpoint(folder, newer)
+
+
+def test_newest_sound_checkpoint__ignores_other_files(folder):
+    folder.write("checkpoints/step_00000009-0123456789abcdef.pt.123.part", b"half")
+    assert newest_sound_checkpoint(folder) is None
+
+
+def test_read_checkpoint__never_executes_code(folder):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    bad = some_checkpoint(1)
+    bad.model = {"weight": Evil()}
+    name = write_checkpoint(folder, bad)
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        read_checkpoint(folder, name)
+
+
+def test_prune__keeps_the_newest_and_the_best(folder):
+    for step in range(1, 6):
+        write_checkpoint(folder, some_checkpoint(step))
+    prune_checkpoints(folder, keep=2, best_step=2)
+    assert [step for step, _ in list_checkpoints(folder)] == [2, 4, 5]
+
+
+def test_find_checkpoint__best_last_and_unknown(folder):
+    with pytest.raises(ValueError, match="has no checkpoints"):
+        find_checkpoint(folder, "last")
+    best = write_checkpoint(folder, some_checkpoint(1))
+    last = write_checkpoint(folder, some_checkpoint(2, best_step=1))
+    assert find_checkpoint(folder, "best") == best
+    assert find_checkpoint(folder, "last") == last
+    with pytest.raises(ValueError, match="'step_9' is not in .* there are: last, best"):
+        find_checkpoint(folder, "step_9")

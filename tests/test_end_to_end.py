@@ -1,0 +1,225 @@
+"""The whole command on the synthetic corpus, disturbed and undisturbed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+import torch
+
+from sslsv.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.run_folder import RunFolder
+
+SETTINGS = """
+data: {{root: {root}, train_lists: [voxceleb2_train_list], augment: {{strategy: any}}}}
+encoder: {{width: 4, embedding_dim: 64}}
+model: {{name: {model}, crop_seconds: 0.6}}
+optimizer: {{learning_rate: 3e-3, schedule: {{name: warmup_cosine, warmup_epochs: 1}}}}
+train: {{epochs: {epochs}, batch_size: 8, log_every_steps: 1}}
+evaluation: {{held_out_speakers: 3, every_epochs: 5, test: [trials]}}
+run: {{storage: {storage}, checkpoint_every_minutes: 0.001, wandb: disabled, keep_checkpoints: 3}}
+"""
+
+
+class Training:
+    """`python -m sslsv.train` in a process of its own; its Ray processes carry a mark in their environment."""
+
+    def __init__(self, tmp_path, corpus, name, *overrides, model="simclr", epochs=20):
+        yaml = tmp_path / "settings.yml"
+        yaml.write_text(SETTINGS.format(root=corpus, storage=tmp_path / "runs", model=model, epochs=epochs))
+        self.folder = RunFolder(str(tmp_path / "runs"), name)
+        self.mark = f"SSLSV_TEST_MARK={uuid.uuid4().hex}"
+        key, value = self.mark.split("=")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sslsv.train", str(yaml), f"run.name={name}", *overrides],
+            env={**os.environ, key: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait(self, timeout=240):
+        output, _ = self.process.communicate(timeout=timeout)
+        return self.process.returncode, output
+
+    def wait_for_step(self, step, timeout=180):
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            records = self.folder.metrics()
+            if records and records[-1]["step"] >= step:
+                return
+            if self.process.poll() is not None:
+                raise AssertionError(f"ended before step {step}: {self.process.communicate()[0]}")
+            time.sleep(0.02)
+        raise AssertionError(f"step {step} was not reached in {timeout} s")
+
+    def pids(self, *wanted):
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    environment = file.read().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if all(entry in environment for entry in (self.mark, *wanted)):
+                found.append(int(pid))
+        return found
+
+
+def final(folder):
+    return read_checkpoint(folder, find_checkpoint(folder, "last"))
+
+
+def assert_same_weights(a, b):
+    assert a.step == b.step
+    for name, weight in a.model.items():
+        assert torch.equal(weight, b.model[name]), name
+    assert a.best_value == b.best_value
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, demo_corpus):
+    training = Training(tmp_path_factory.mktemp("undisturbed"), demo_corpus, "whole")
+    code, output = training.wait()
+    assert code == 0, output
+    return training.folder, output
+
+
+def test_train__leaves_a_complete_run_folder(undisturbed):
+    folder, output = undisturbed
+    records = folder.metrics()
+    assert [record["step"] for record in records] == list(range(1, records[-1]["step"] + 1))
+    assert {"loss", "learning_rate", "gradient_norm", "samples_per_second", "data_wait_share"} <= records[
+        0
+    ].keys()
+    validated = [record for record in records if "eer" in record]
+    assert validated and all(
+        0 <= record["eer"] <= 100 and record["effective_rank"] > 0 for record in validated
+    )
+    summary = folder.read_json("summary.json")
+    assert summary["is_finished"] and "test/trials/eer" in summary["last"]
+    assert summary["best"]["eer"] == min(record["eer"] for record in validated)
+    page = folder.read("report.html").decode()
+    assert "<svg" in page and "http://" not in re.sub(
+        r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|rdf:[^>]*', "", page
+    )
+    assert "report.html" in output and "best validation EER" in output
+
+
+def test_train__a_second_start_of_a_finished_run_is_refused(undisturbed):
+    folder, _ = undisturbed
+    storage = os.path.dirname(folder.location)
+    done = subprocess.run(
+        [sys.executable, "-m", "sslsv.train", f"{os.path.dirname(storage)}/settings.yml", "run.name=whole"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (
+        done.returncode == 2
+        and "finished run of the same settings" in done.stderr
+        and "Traceback" not in done.stderr
+    )
+
+
+def test_train__killed_and_started_again_ends_with_the_same_weights(undisturbed, tmp_path, demo_corpus):
+    """kill -9 of everything at a step that is no epoch's end; the second start must not see the difference."""
+    whole, _ = undisturbed
+    killed = Training(tmp_path, demo_corpus, "whole")
+    killed.wait_for_step(17)
+    for pid in [killed.process.pid, *killed.pids()]:
+        with_suppressed_kill(pid)
+    killed.process.wait(timeout=30)
+    assert not killed.folder.has("summary.json")
+    again = Training(tmp_path, demo_corpus, "whole")
+    code, output = again.wait()
+    assert code == 0, output
+    assert "going on with the unfinished run" in output and "from step" in output
+    assert_same_weights(final(whole), final(again.folder))
+    steps = [record["step"] for record in again.folder.metrics()]
+    assert steps == [record["step"] for record in whole.metrics()]
+    losses = [[record["loss"] for record in folder.metrics()] for folder in (whole, again.folder)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_train__a_killed_worker_is_restarted_within_the_same_command(undisturbed, tmp_path, demo_corpus):
+    whole, _ = undisturbed
+    training = Training(tmp_path, demo_corpus, "whole")
+    training.wait_for_step(13)
+    workers = training.pids("SSLSV_ROLE=trainer")
+    assert workers
+    with_suppressed_kill(workers[0])
+    code, output = training.wait()
+    assert code == 0, output
+    assert_same_weights(final(whole), final(training.folder))
+
+
+@pytest.mark.slow
+def test_train__two_workers_killed_and_started_again_end_with_the_same_weights(tmp_path, demo_corpus):
+    options = ("resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
+    whole = Training(tmp_path, demo_corpus, "whole", *options)
+    code, output = whole.wait()
+    assert code == 0, output
+    killed = Training(tmp_path, demo_corpus, "killed", *options)
+    killed.wait_for_step(17)
+    for pid in [killed.process.pid, *killed.pids()]:
+        with_suppressed_kill(pid)
+    killed.process.wait(timeout=30)
+    again = Training(tmp_path, demo_corpus, "killed", *options)
+    code, output = again.wait()
+    assert code == 0, output
+    assert_same_weights(final(whole.folder), final(again.folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["vicreg", "vibcreg", "barlow_twins"])
+def test_train__every_model_learns(model, tmp_path, demo_corpus):
+    training = Training(tmp_path, demo_corpus, model, "model.projector_dims=[64, 64]", model=model, epochs=10)
+    code, output = training.wait()
+    assert code == 0, output
+    records = training.folder.metrics()
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert not any(record.get("has_collapsed") for record in records)
+
+
+def test_train__a_request_that_the_machine_cannot_hold_is_refused_in_seconds(tmp_path, demo_corpus):
+    start = time.monotonic()
+    training = Training(tmp_path, demo_corpus, "huge", "resources.workers=8", "resources.cpus_per_worker=100")
+    code, output = training.wait(timeout=60)
+    assert code == 2 and "need 804 CPUs" in output and "Traceback" not in output
+    assert time.monotonic() - start < 60
+
+
+def test_train__bad_recordings_are_named_and_do_not_stop_it(tmp_path, demo_corpus):
+    lines = (demo_corpus / "voxceleb2_train_list").read_text().splitlines()
+    bad = tmp_path / "bad.wav"
+    bad.write_text("this is no audio")
+    listed = tmp_path / "list"
+    listed.write_text("\n".join([*lines, f"nobody {bad}"]) + "\n")
+    training = Training(
+        tmp_path,
+        demo_corpus,
+        "bad",
+        f"data.train_lists=[{listed}]",
+        "data.max_bad_share=0.5",
+        "evaluation.held_out_speakers=0",
+        epochs=2,
+    )
+    code, output = training.wait()
+    assert code == 0, output
+    assert f"skipped: {bad} is not audio" in output
+    assert list(training.folder.read_json("summary.json")["bad_utterances"]) == [str(bad)]
+    assert json.loads(training.folder.read("summary.json"))["last"]["step"] == 8
+
+
+def with_suppressed_kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,120 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sslsv import modules
+from sslsv.modules import GlobalBatchNorm1d, GlobalBatchNorm2d, IterNorm, projector, synchronize_batchnorm
+
+torch.set_num_threads(1)
+
+
+def test_projector__ends_linear_and_no_dims_are_the_identity() -> None:
+    kinds = [type(layer) for layer in projector(8, (6, 5, 4))]
+    block = [nn.Linear, nn.BatchNorm1d, nn.ReLU]
+    assert kinds == [*block, *block, nn.Linear]
+    assert projector(8, (6, 5, 4))(torch.randn(3, 8)).shape == (3, 4)
+    x = torch.randn(3, 8)
+    assert torch.equal(projector(8, ())(x), x)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5), (6, 3, 2, 4)], ids=str)
+@pytest.mark.parametrize("affine", [True, False])
+def test_global_batchnorm_function__equals_batch_norm_and_its_gradient(
+    shape: tuple[int, ...], affine: bool
+) -> None:
+    generator = torch.Generator().manual_seed(6)
+    x = (torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 5).requires_grad_()
+    reference = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(3, affine=affine).double()
+    ours: Any = copy.deepcopy(reference)
+    if affine:
+        for norm in (reference, ours):
+            norm.weight.data = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64)
+    expected = reference(x)
+    y = modules._normalize_globally(ours, x)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    for name, buffer in reference.named_buffers():
+        torch.testing.assert_close(dict(ours.named_buffers())[name], buffer, rtol=1e-12, atol=1e-12)
+    weights = torch.randn(shape, generator=generator, dtype=torch.float64)
+    parameters, other = list(reference.parameters()), list(ours.parameters())
+    gradients = torch.autograd.grad((expected * weights).sum(), [x, *parameters])
+    for gradient, value in zip(gradients, torch.autograd.grad((y * weights).sum(), [x, *other]), strict=True):
+        torch.testing.assert_close(value, gradient, rtol=1e-10, atol=1e-10)
+
+
+def test_global_batchnorm_function__bfloat16_uses_float32_statistics() -> None:
+    x = (torch.randn(512, 4, generator=torch.Generator().manual_seed(7)) * 0.1 + 30).bfloat16()
+    norm: Any = nn.BatchNorm1d(4)
+    y = modules._normalize_globally(norm, x)
+    assert y.dtype == torch.bfloat16
+    exact = nn.functional.batch_norm(x.double(), None, None, training=True)
+    torch.testing.assert_close(y.double(), exact, rtol=0.01, atol=0.01)
+
+
+def test_synchronize_batchnorm__keeps_tensors_keys_and_modes() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4, momentum=0.3),
+        nn.Flatten(),
+        nn.Sequential(nn.BatchNorm1d(16, affine=False)),
+    ).eval()
+    state, weight = model.state_dict(), model[1].weight
+    synchronized: Any = synchronize_batchnorm(model)
+    assert type(synchronized[1]) is GlobalBatchNorm2d and type(synchronized[3][0]) is GlobalBatchNorm1d
+    assert synchronized[1].weight is weight and synchronized[1].momentum == 0.3
+    assert not synchronized[1].training and not synchronized[3][0].affine
+    assert list(synchronized.state_dict()) == list(state)
+    assert type(synchronize_batchnorm(nn.BatchNorm1d(3))) is GlobalBatchNorm1d
+
+
+def test_iternorm__whitens_within_groups_only() -> None:
+    generator = torch.Generator().manual_seed(8)
+    mixing = torch.eye(8, dtype=torch.float64) + 0.3 * torch.randn(
+        8, 8, generator=generator, dtype=torch.float64
+    )
+    x = torch.randn(4000, 8, generator=generator, dtype=torch.float64) @ mixing + 3
+    y = IterNorm(8, num_groups=2, iterations=12).double()(x).detach()
+    covariance = torch.cov(y.T, correction=0)
+    identity = torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(y.mean(0), torch.zeros(8, dtype=torch.float64), rtol=0, atol=1e-10)
+    for group in (slice(0, 4), slice(4, 8)):
+        torch.testing.assert_close(covariance[group, group], identity, rtol=0, atol=1e-3)
+    assert covariance[:4, 4:].abs().max() > 0.01
+
+
+def test_iternorm__matrix_is_the_inverse_square_root_of_the_covariance() -> None:
+    x = torch.randn(500, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    x = x * torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=torch.float64)
+    # Nine steps converge; from about twelve on, this iteration lets rounding grow.
+    norm = IterNorm(4, num_groups=1, iterations=9, momentum=1.0).double()
+    norm(x)
+    values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0) + 1e-5 * torch.eye(4))
+    expected = vectors @ torch.diag(values.rsqrt()) @ vectors.T
+    torch.testing.assert_close(norm.running_whitening[0], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_iternorm__running_statistics_serve_single_rows() -> None:
+    x = torch.randn(256, 8, generator=torch.Generator().manual_seed(10))
+    norm = IterNorm(8, num_groups=2, momentum=1.0)
+    trained = norm(x)
+    norm.eval()
+    torch.testing.assert_close(norm(x[:1]), trained[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_iternorm__gradient_is_that_of_finite_differences() -> None:
+    x = torch.randn(
+        6, 4, generator=torch.Generator().manual_seed(11), dtype=torch.float64, requires_grad=True
+    )
+    assert torch.autograd.gradcheck(IterNorm(4, num_groups=2).double(), (x,))
+
+
+def test_iternorm__groups_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="10 features into 4 equal groups"):
+        IterNorm(10, num_groups=4)
+
+
+def test_full_precision__keeps_float64_and_lifts_the_rest() -> None:
+    assert modules.full_precision(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32
+    assert modules.full_precision(torch.ones(1, dtype=torch.float64)).dtype == torch.float64

@@ -1,0 +1,49 @@
+import json
+import os
+
+import pytest
+
+from sslsv.run_folder import RunFolder
+
+
+def test_write__leaves_the_old_file_when_writing_fails(tmp_path, monkeypatch):
+    folder = RunFolder(str(tmp_path), "run")
+    folder.write("checkpoints/a", b"old")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write("checkpoints/a", b"new")
+    assert folder.read("checkpoints/a") == b"old"
+    assert folder.names("checkpoints") == ["a"]
+
+
+def test_metrics__leaves_out_a_line_cut_short(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    folder.append_lines("metrics.jsonl", [json.dumps({"step": 1}), json.dumps({"step": 2})])
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')
+    assert [record["step"] for record in folder.metrics()] == [1, 2]
+
+
+def test_set_aside__keeps_everything_under_another_name(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    folder.write("checkpoints/a", b"weights")
+    new_name = folder.set_aside()
+    assert not folder.has("checkpoints/a")
+    assert RunFolder(str(tmp_path), new_name).read("checkpoints/a") == b"weights"
+
+
+def test_names__of_a_missing_folder_is_empty(tmp_path):
+    assert RunFolder(str(tmp_path), "none").names("checkpoints") == []
+
+
+def test_storage__may_be_a_uri(tmp_path):
+    folder = RunFolder(f"file://{tmp_path}/deep", "run")
+    folder.write("a.json", b"{}")
+    folder.append_lines("metrics.jsonl", ["{}"])
+    folder.append_lines("metrics.jsonl", ["{}"])
+    assert (tmp_path / "deep" / "run" / "a.json").read_bytes() == b"{}"
+    assert folder.read("metrics.jsonl") == b"{}\n{}\n"

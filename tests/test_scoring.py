@@ -1,0 +1,100 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from sslsv import scoring
+from sslsv.scoring import cosine_scores
+
+
+def slow_cosines(embeddings: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> list[float]:
+    rows = embeddings.astype(np.float64)
+    return [
+        float(rows[a] @ rows[b] / (np.linalg.norm(rows[a]) * np.linalg.norm(rows[b])))
+        for a, b in zip(enrol, test, strict=True)
+    ]
+
+
+def random_trials(num_rows: int, num_trials: int, dim: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    embeddings = generator.normal(size=(num_rows, dim)).astype(np.float32)
+    return (
+        embeddings,
+        generator.integers(num_rows, size=num_trials),
+        generator.integers(num_rows, size=num_trials),
+    )
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("tile_elements", [50, 4_000_000])
+def test_cosine_scores__equal_the_definition(monkeypatch, path: str, tile_elements: int) -> None:
+    monkeypatch.setattr(scoring, "GEMM_ADVANTAGE", 0 if path == "sparse" else 10**9)
+    monkeypatch.setattr(scoring, "TILE_ELEMENTS", tile_elements)
+    embeddings, enrol, test = random_trials(60, 500)
+    scores = cosine_scores(embeddings, enrol, test)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, slow_cosines(embeddings, enrol, test), atol=1e-6)
+
+
+def test_cosine_scores__of_more_test_rows_than_a_tile_has_columns(monkeypatch) -> None:
+    monkeypatch.setattr(scoring, "GEMM_ADVANTAGE", 10**9)
+    embeddings, enrol, test = random_trials(9000, 20_000, dim=4)
+    expected = slow_cosines(embeddings, enrol, test)
+    np.testing.assert_allclose(cosine_scores(embeddings, enrol, test), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_rows", "is_dense"), [(30, True), (3000, False)])
+def test_cosine_scores__take_the_cheaper_way(monkeypatch, num_rows: int, is_dense: bool) -> None:
+    def forbidden(*arguments: object) -> None:
+        raise AssertionError("the dearer way was taken")
+
+    monkeypatch.setattr(scoring, "_sparse" if is_dense else "_dense", forbidden)
+    cosine_scores(*random_trials(num_rows, 1000))
+
+
+def test_cosine_scores__of_zeros_are_zero() -> None:
+    embeddings = np.array([[0, 0], [1, 2], [0, 0]])
+    assert cosine_scores(embeddings, [0, 1, 0], [1, 1, 2]).tolist() == pytest.approx([0, 1, 0])
+
+
+def test_cosine_scores__do_not_depend_on_the_length_of_embeddings() -> None:
+    embeddings, enrol, test = random_trials(20, 100)
+    scales = np.logspace(-30, 30, 20, dtype=np.float32)[:, None]
+    scaled = cosine_scores(embeddings * scales, enrol, test)
+    np.testing.assert_allclose(scaled, cosine_scores(embeddings, enrol, test), atol=1e-6)
+
+
+def test_cosine_scores__stay_between_minus_one_and_one() -> None:
+    embeddings, enrol, _ = random_trials(300, 3000)
+    assert cosine_scores(embeddings, enrol, enrol).max() <= 1
+    both = np.concatenate((embeddings, -embeddings))
+    assert cosine_scores(both, enrol, enrol + 300).min() >= -1
+
+
+def test_cosine_scores__do_not_build_the_matrix_of_all_pairs() -> None:
+    embeddings, enrol, test = random_trials(20_000, 100_000, dim=16)
+    tracemalloc.start()
+    cosine_scores(embeddings, enrol, test)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6  # all pairs would be 1.6 GB
+
+
+def test_cosine_scores__of_no_trials_are_empty() -> None:
+    assert cosine_scores(np.ones((2, 3)), [], []).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "enrol", "test", "sentence"),
+    [
+        ([[1.0], [float("nan")]], [0], [1], "1 of 2 embeddings are not finite, the first is row 1"),
+        ([[1.0], [2.0]], [0], [2], "test has row numbers from 2 to 2, but there are 2 embeddings"),
+        ([[1.0], [2.0]], [-1], [0], "enrol has row numbers from -1 to -1"),
+        ([[1.0], [2.0]], [0, 1], [0], "2 enrol indices but 1 test ones"),
+        ([1.0, 2.0], [0], [1], r"embeddings have shape \(2,\)"),
+        ([[1.0], [2.0]], [0.5], [1], "type float64"),
+    ],
+)
+def test_cosine_scores__say_what_is_wrong(embeddings, enrol, test, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        cosine_scores(embeddings, enrol, test)

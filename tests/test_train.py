@@ -1,0 +1,103 @@
+import dataclasses
+
+import pytest
+
+from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig
+from sslsv.run_folder import RunFolder
+from sslsv.train import RequestError, check_data, main, prepare_folder
+
+
+@pytest.fixture
+def config(tmp_path, demo_corpus):
+    return Config(
+        data=DataConfig(root=str(demo_corpus), train_lists=("voxceleb2_train_list",)),
+        train=TrainConfig(batch_size=8),
+        run=RunConfig(storage=str(tmp_path), name="a"),
+    )
+
+
+def test_prepare_folder__a_new_run_gets_its_settings_and_identity(config, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, config, is_fresh=False)
+    assert folder.has("config.yml")
+    assert len(folder.read_json("run.json")["wandb_id"]) == 12
+
+
+def test_prepare_folder__an_unfinished_run_is_continued(config, tmp_path, capsys):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, config, is_fresh=False)
+    identity = folder.read_json("run.json")
+    prepare_folder(folder, config, is_fresh=False)
+    assert "going on with the unfinished run" in capsys.readouterr().err
+    assert folder.read_json("run.json") == identity  # so wandb goes on in the same run
+
+
+def test_prepare_folder__other_resources_do_not_make_another_run(config, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, config, is_fresh=False)
+    prepare_folder(
+        folder, dataclasses.replace(config, resources=dataclasses.replace(config.resources, workers=2)), False
+    )
+
+
+def test_prepare_folder__other_settings_are_refused_with_the_difference(config, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, config, is_fresh=False)
+    with pytest.raises(RequestError, match=r"other settings.*--fresh(.|\n)*train.batch_size: 8 -> 16"):
+        prepare_folder(folder, dataclasses.replace(config, train=TrainConfig(batch_size=16)), is_fresh=False)
+
+
+def test_prepare_folder__a_finished_run_is_refused(config, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, config, is_fresh=False)
+    folder.write_json("summary.json", {"is_finished": True})
+    with pytest.raises(RequestError, match="finished run of the same settings"):
+        prepare_folder(folder, config, is_fresh=False)
+
+
+def test_prepare_folder__fresh_keeps_the_old_run(config, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, config, is_fresh=False)
+    folder.write_json("summary.json", {"is_finished": True})
+    prepare_folder(folder, config, is_fresh=True)
+    assert not folder.has("summary.json")
+    old = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
+    assert len(old) == 1 and (old[0] / "summary.json").exists()
+
+
+def test_check_data__a_batch_larger_than_the_list_is_refused(config):
+    too_large = dataclasses.replace(config, train=TrainConfig(batch_size=4096))
+    with pytest.raises(ValueError, match="4096"):
+        check_data(too_large)
+
+
+def test_check_data__a_missing_test_list_is_refused(config):
+    with pytest.raises(FileNotFoundError, match="no_such_trials"):
+        check_data(dataclasses.replace(config, evaluation=EvaluationConfig(test=("no_such_trials",))))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["model.temprature=0.1"], "did you mean model.temperature"),
+        (["train.batch_size=32.5"], "must be a whole number"),
+        (["data.root=/no/such/folder"], "/no/such/folder"),
+        (["data.train_lists=[no_such_list]"], "no_such_list"),
+        (["resources.workers=3"], "cannot share equally"),
+    ],
+)
+def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tmp_path, demo_corpus, capsys):
+    yaml = tmp_path / "a.yml"
+    yaml.write_text(
+        f"data: {{root: {demo_corpus}}}\ntrain: {{batch_size: 8}}\nrun: {{storage: {tmp_path}}}\n"
+    )
+    assert main([str(yaml), *overrides]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and sentence in error and "Traceback" not in error
+    assert not (tmp_path / "a").exists()  # nothing is left of a request that was refused
+
+
+def test_main__a_missing_config_names_the_nearest_file(tmp_path, capsys):
+    (tmp_path / "simclr.yml").write_text("seed: 1\n")
+    assert main([str(tmp_path / "simclr.yaml")]) == 2
+    assert "simclr.yml" in capsys.readouterr().err
