@@ -1,8 +1,9 @@
 """Checkpoints: what they contain, how they are written, found, read and pruned.
 
-One file per checkpoint, `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`: the name carries the step and the first 16 digits of
-the content's SHA-256.  A file therefore proves itself: one that is cut short or altered is recognised, passed over with a
-warning, and the one before it is used.  Writing is atomic (run_folder.py), reading never executes code (`weights_only`).
+One file per checkpoint, `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`: the name carries the step and the first
+16 digits of the content's SHA-256.  A file therefore proves itself: one that is cut short or altered is recognised
+and passed over with a warning, and the one before it is used.  Writing is atomic (run_folder.py), reading never
+executes code (`weights_only`).
 """
 
 import hashlib
@@ -24,8 +25,8 @@ NAME = re.compile(r"step_(\d{8,})-([0-9a-f]{16})\.pt")
 class Checkpoint:
     """Everything that the next step depends on, and what a reader of the file needs to rebuild the model.
 
-    The stream position is `step` itself: sample k is a function of (seed, k).  Random generators are seeded anew from (seed, step,
-    rank) before every step, so their state is implied as well.
+    The stream position is `step` itself: sample k is a function of (seed, k).  Random generators are seeded anew
+    from (seed, step, rank) before every step, so their state is implied as well.
     """
 
     step: int  # optimizer steps taken; the next batch is global batch number `step`
@@ -37,7 +38,7 @@ class Checkpoint:
     best_step: int | None = None
     validations_without_gain: int = 0  # for early stopping
     seconds: float = 0.0  # training time so far, restarts included
-    bad_utterances: list[int] = field(default_factory=list)  # found so far, by index in the train lists
+    bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
     environment: dict[str, str] = field(default_factory=dict)  # library versions, git commit
 
 
@@ -66,15 +67,15 @@ def read_checkpoint(folder: RunFolder, name: str) -> Checkpoint:
     match = NAME.fullmatch(name)
     if match is None or hashlib.sha256(content).hexdigest()[:16] != match.group(2):
         raise ValueError(
-            f"checkpoint {folder.location}/{FOLDER}/{name} is damaged: its content ({len(content)} bytes) does not have the "
-            "checksum in its name; delete it, or copy it here again"
+            f"checkpoint {folder.location}/{FOLDER}/{name} is damaged: its content ({len(content)} bytes) does not "
+            "have the checksum in its name; delete it, or copy it here again"
         )
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return Checkpoint(**state)
 
 
 def newest_sound_checkpoint(folder: RunFolder) -> str | None:
-    """Name of the newest checkpoint whose checksum holds, warning of each damaged one passed over; None without any."""
+    """Name of the newest checkpoint whose checksum holds, or None; warns of each damaged one passed over."""
     for _, name in reversed(list_checkpoints(folder)):
         digest = hashlib.sha256(folder.read(f"{FOLDER}/{name}")).hexdigest()[:16]
         if digest in name:
@@ -109,11 +110,11 @@ def find_checkpoint(folder: RunFolder, which: str) -> str:
         if not named:
             raise ValueError(f"{folder.location} has no best checkpoint (no validation yet); use 'last'")
         return named[-1]
-    if which in dict((name, step) for step, name in found):
+    names = [name for _, name in found]
+    if which in names:
         return which
     raise ValueError(
-        f"checkpoint '{which}' is not in {folder.location}; there are: last, best, "
-        + ", ".join(n for _, n in found)
+        f"checkpoint '{which}' is not in {folder.location}; there are: last, best, {', '.join(names)}"
     )
 
 

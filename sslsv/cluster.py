@@ -1,17 +1,16 @@
-"""Ray: connect to a cluster or start one here, check that it can hold the request, run the training workers."""
+"""Ray: connect to a cluster or start one, check that it can hold the request, run the training workers."""
 
 import contextlib
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 # Read by Ray when it starts, hence before the import.
-os.environ.setdefault(
-    "RAY_worker_niceness", "0"
-)  # else trainer and data processes are niced alike; ours nice themselves
+# Ray would nice trainer and data processes alike; ours nice themselves.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report waits for one such interval
 os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
@@ -42,15 +41,17 @@ class Share:
 
 @contextlib.contextmanager
 def connection(resources: ResourcesConfig) -> Iterator[Share]:
-    """A Ray cluster (the one of RAY_ADDRESS, or one running on this machine, else a new one) that can hold the request.
+    """A Ray cluster that can hold the request: that of RAY_ADDRESS, or one running here, else a new one.
 
     Raises CapacityError within seconds when it can't.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
-        ray.init(log_to_driver=False, logging_level="ERROR", configure_logging=True)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     try:
-        yield find_share(resources, ray.cluster_resources(), ray.available_resources())
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        yield find_share(resources, total, free)
     finally:
         if not was_connected:
             ray.shutdown()
@@ -59,43 +60,48 @@ def connection(resources: ResourcesConfig) -> Iterator[Share]:
 def find_share(resources: ResourcesConfig, total: dict[str, float], free: dict[str, float]) -> Share:
     """Whether the GPUs are used and how many data processes fit, given the cluster's resources.
 
-    Ray would wait without a word for CPUs that never come: training workers that hold every CPU leave none to the data.
+    Ray would wait without a word for CPUs that never come: training workers that hold every CPU leave none to
+    the data.  Raises CapacityError.
     """
     workers = resources.workers
     total_gpus, free_gpus = total.get("GPU", 0.0), free.get("GPU", 0.0)
     has_gpu = resources.gpu if resources.gpu is not None else total_gpus >= 1
     if has_gpu and total_gpus < workers:
         raise CapacityError(
-            f"resources.workers is {workers} with one GPU each, but there are {total_gpus:g} GPUs; lower resources.workers, or set "
-            "resources.gpu=false to train on CPUs"
+            f"resources.workers is {workers} with one GPU each, but there are {total_gpus:g} GPUs; lower "
+            "resources.workers, or set resources.gpu=false to train on CPUs"
         )
     if has_gpu and free_gpus < workers:
         raise CapacityError(
-            f"resources.workers is {workers} with one GPU each, but other jobs hold {total_gpus - free_gpus:g} of {total_gpus:g} GPUs; "
-            "wait for them, or lower resources.workers"
+            f"resources.workers is {workers} with one GPU each, but other jobs hold {total_gpus - free_gpus:g} of "
+            f"{total_gpus:g} GPUs; wait for them, or lower resources.workers"
         )
     total_cpus, free_cpus = total.get("CPU", 0.0), free.get("CPU", 0.0)
     for_workers, per_task = workers * resources.cpus_per_worker, resources.cpus_per_data_task
     needed = for_workers + workers * per_task  # every worker draws on at least one data process
     request = (
-        f"{workers} training workers x {resources.cpus_per_worker:g} (resources.cpus_per_worker) and as many data processes x "
-        f"{per_task:g} (resources.cpus_per_data_task) need {needed:g} CPUs"
+        f"{workers} training workers x {resources.cpus_per_worker:g} (resources.cpus_per_worker) and as many data "
+        f"processes x {per_task:g} (resources.cpus_per_data_task) need {needed:g} CPUs"
     )
     if needed > total_cpus:
         raise CapacityError(
-            f"{request}, but there are {total_cpus:g}; lower resources.workers, or the CPUs reserved for each (they are only counted, "
-            "not enforced)"
+            f"{request}, but there are {total_cpus:g}; lower resources.workers, or the CPUs reserved for each "
+            "(they are only counted, not enforced)"
         )
     if needed > free_cpus:
         raise CapacityError(
-            f"{request}, but other jobs hold {total_cpus - free_cpus:g} of the {total_cpus:g}; wait for them, or lower the request"
+            f"{request}, but other jobs hold {total_cpus - free_cpus:g} of the {total_cpus:g}; wait for them, or "
+            "lower the request"
         )
     fitting = int((free_cpus - for_workers) / per_task + 1e-6)
     return Share(bool(has_gpu), min(resources.data_tasks or fitting, fitting))
 
 
 def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
-    """Run `train_worker` in every worker and return the first one's summary; crashes are retried from the newest checkpoint."""
+    """Run `train_worker` in every worker; returns the first one's summary, or `{"error": sentence}`.
+
+    After a crash the workers start again from the newest checkpoint, `run.max_failures` times.
+    """
     resources = config.resources
     config = replace(
         config,
@@ -103,7 +109,7 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
         # Workers run in another folder.
         data=replace(config.data, root=str(Path(config.data.root).resolve())),
     )
-    actor = ProgressActor.remote()
+    actor = ProgressActor.remote()  # type: ignore[attr-defined]
     job = {
         "config": to_yaml(config),
         "storage": folder.storage if "://" in folder.storage else str(Path(folder.storage).resolve()),
@@ -114,13 +120,14 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
     }
     per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1.0} if share.has_gpu else {})
     trainer = TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]  # its result comes back as return_value
         train_loop_config=job,
-        torch_config=TorchConfig(backend="nccl" if share.has_gpu else "gloo"),
+        # With GPUs both: a few small tensors, such as the indices of unreadable files, stay on the CPU.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if share.has_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers, use_gpu=share.has_gpu, resources_per_worker=per_worker
         ),
-        run_config=ray.train.RunConfig(
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
             # Ray's own notes about the run; ours are what a restart reads, so these are new each time.
             name=f"ray/{os.getpid()}",
             storage_path=folder.location,
@@ -135,7 +142,7 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             return {"error": failure_sentence(error, folder)}
-    return dict(result.return_value or {})
+    return dict(result.return_value or {})  # type: ignore[attr-defined]  # as above
 
 
 def failure_sentence(error: Exception, folder: RunFolder) -> str:
@@ -147,6 +154,6 @@ def failure_sentence(error: Exception, folder: RunFolder) -> str:
         folder.write("failure.txt", str(cause).encode())
     lines = [line for line in str(original).strip().splitlines() if line.strip()] or [type(original).__name__]
     return (
-        f"training worker {rank} failed: {lines[-1].strip()} (details in {folder.location}/failure.txt); the same command goes on "
-        "from the last checkpoint"
+        f"training worker {rank} failed: {lines[-1].strip()} (details in {folder.location}/failure.txt); the same "
+        "command goes on from the last checkpoint"
     )

@@ -95,6 +95,15 @@ def broadcast_object(value: T, source: int = 0) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
+def gather_objects(value: T) -> list[T]:
+    """What every rank passed, rank 0 first, on every rank; the objects must pickle."""
+    if world_size() == 1:
+        return [value]
+    boxes: list[Any] = [None] * world_size()
+    dist.all_gather_object(boxes, value)
+    return boxes
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if world_size() > 1:

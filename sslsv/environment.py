@@ -12,7 +12,7 @@ import torch
 
 @functools.cache
 def describe_environment() -> dict[str, str]:
-    """Library versions, hardware and, in a git checkout, the commit (with `+changes` when files differ from it)."""
+    """Library versions, hardware and, in a git checkout, the commit (`+changes` when files differ from it)."""
     result = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
     for package in ("sslsv", "torch", "torchaudio", "ray", "numpy", "scipy", "soundfile"):
         try:
@@ -23,9 +23,8 @@ def describe_environment() -> dict[str, str]:
     if torch.cuda.is_available():
         result["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     if commit := _git("rev-parse", "--short=12", "HEAD"):
-        result["commit"] = commit + (
-            "+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        has_changes = bool(_git("status", "--porcelain", "--untracked-files=no"))
+        result["commit"] = f"{commit}+changes" if has_changes else commit
     return result
 
 

@@ -1,7 +1,6 @@
-"""What the loop measures of itself: averages of the step's numbers, speed, and the share of time spent waiting for data."""
+"""What the loop measures of itself: averages of each step's numbers, speed, share of time waiting for data."""
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,7 @@ from sslsv import distributed
 
 
 class Meter:
-    """Collects the tensors of each step without reading them (that would make a GPU wait) and averages them on request."""
+    """Averages the tensors of the steps on request; until then none is read, which would make a GPU wait."""
 
     def __init__(
         self, *, batch_size: int, total_steps: int, steps_per_epoch: int, first_step: int, seconds: float
@@ -70,9 +69,8 @@ class Meter:
         Every worker must call it at the same step: it averages over workers.
         """
         keys = sorted(self.sums)
-        means = distributed.all_reduce_mean(
-            torch.stack([self.sums[key] for key in keys]) / self.steps
-        ).tolist()
+        local_means = torch.stack([self.sums[key] for key in keys]) / self.steps
+        means = distributed.all_reduce_mean(local_means).tolist()
         elapsed = max(time.monotonic() - self.since - self.paused_now, 1e-9)
         done = self.step - self.first_step
         per_step = (time.monotonic() - self.start) / done
@@ -88,8 +86,3 @@ class Meter:
         }
         self._clear()
         return record
-
-
-def is_finite(record: dict[str, Any]) -> bool:
-    """Whether the loss of a record is a number."""
-    return math.isfinite(record.get("loss", 0.0))

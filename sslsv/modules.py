@@ -78,7 +78,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
 
 
 def _normalize_globally(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
-    outputs = _GlobalBatchNorm.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
+    outputs = _GlobalBatchNorm.apply(x, norm.weight, norm.bias, norm.eps)
     y, mean, variance, total = outputs
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():

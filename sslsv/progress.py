@@ -1,6 +1,6 @@
-"""The live line in the terminal: the first worker tells a tiny actor how far it is, the driver reads it and draws.
+"""The live line in the terminal: the first worker tells a tiny actor how far it is, the driver draws it.
 
-A worker's own terminal is a log file on some machine, so it cannot draw; an actor reaches the driver from any machine.
+A worker's own terminal is a log file on some machine, so it cannot draw; an actor is reached from any machine.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 
-@ray.remote(num_cpus=0, max_concurrency=2)
+@ray.remote(num_cpus=0, max_concurrency=2)  # type: ignore[call-overload]  # Ray's stubs lack actor options
 class ProgressActor:
     """Holds the newest values and the notices not yet shown."""
 
@@ -24,12 +24,15 @@ class ProgressActor:
         self.notices: list[str] = []
 
     def update(self, values: dict[str, Any]) -> None:
+        """Replace the values of the keys given; the others stay."""
         self.values.update(values)
 
     def notice(self, text: str) -> None:
+        """Queue a line to print above the bar."""
         self.notices.append(text)
 
     def take(self) -> tuple[dict[str, Any], list[str]]:
+        """All values, and the notices since the last call."""
         notices, self.notices = self.notices, []
         return self.values, notices
 
@@ -41,9 +44,11 @@ class ActorBoard:
         self.actor = actor
 
     def show(self, values: dict[str, Any]) -> None:
+        """Send new values to draw."""
         self.actor.update.remote(values)
 
     def notice(self, text: str) -> None:
+        """Send a line to print above the bar."""
         self.actor.notice.remote(text)
 
 
@@ -100,22 +105,16 @@ def _draw(actor: Any, is_shown: bool, stop: threading.Event) -> None:
                 console.print(text)
             if not is_shown or "step" not in values:
                 continue
-            line = describe(values)
-            bar.update(
-                task,
-                description=line,
-                completed=values["step"],
-                total=values.get("total_steps"),
-                eta=_remaining(values),
+            line, step, total, eta = (
+                describe(values),
+                values["step"],
+                values.get("total_steps"),
+                _remaining(values),
             )
-            if (
-                not console.is_terminal
-                and line != last_line
-                and (is_last or time.monotonic() - last_time >= 30)
-            ):
-                console.print(
-                    f"step {values['step']}/{values.get('total_steps')}  {line}  {_remaining(values)}"
-                )
+            bar.update(task, description=line, completed=step, total=total, eta=eta)
+            is_due = is_last or time.monotonic() - last_time >= 30
+            if is_due and line != last_line and not console.is_terminal:
+                console.print(f"step {step}/{total}  {line}  {eta}")
                 last_line, last_time = line, time.monotonic()
 
 

@@ -1,6 +1,7 @@
-"""The page that a run leaves behind: one self-contained HTML file with curves, tables, settings and environment.
+"""The page that a run leaves behind: one self-contained HTML file of curves, tables, settings, environment.
 
-Written at the end of a training; `python -m sslsv.report runs/NAME` writes it for one that is running or was stopped.
+Written at the end of a training; `python -m sslsv.report runs/NAME` writes it for one that is still running or was
+stopped.
 """
 
 import html
@@ -22,37 +23,45 @@ CURVES = (
     ("Loss", ("loss",), False),
     ("Learning rate", ("learning_rate",), False),
     ("Gradient norm", ("gradient_norm",), True),
-    ("Spread of embeddings (0 = collapsed, 1 = even)", ("feature_std",), False),
+    ("Spread of embeddings (0 = collapsed, 1 = even)", ("feature_std", "batch_feature_std"), False),
     ("Effective rank of embeddings", ("effective_rank",), False),
     ("Samples per second", ("samples_per_second",), False),
     ("Share of time waiting for data", ("data_wait_share",), False),
 )
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2430 }
-h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem } .muted { color: #667 }
-table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums } .plots { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
-.plots svg { width: 100%; height: auto } pre { background: #f5f6f8; padding: 1rem; overflow-x: auto; font-size: 13px }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
+h1 { font-size: 1.6rem; margin-bottom: 0 }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
+.muted { color: #667 }
+table { border-collapse: collapse }
+td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+.plots { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
+.plots svg { width: 100%; height: auto }
+pre { background: #f5f6f8; padding: 1rem; overflow-x: auto; font-size: 13px }
 .warning { background: #fff4d6; padding: .6rem 1rem; border-left: 4px solid #e0a100 }
 """
 
 
 def write_report(folder: RunFolder) -> None:
-    """Write report.html from what else is in the run folder; it can be written again at any time, also of a running training."""
+    """Write report.html from what else is in the run folder; it may be written anew at any time."""
     summary = folder.read_json("summary.json") if folder.has("summary.json") else {}
     records = folder.metrics()
+    state = "finished" if summary.get("is_finished") else "not finished"
+    trials = list(summary.get("trial_sets", {}).items())
     parts = [
         f"<h1>{html.escape(folder.name)}</h1>",
-        f'<p class="muted">{"finished" if summary.get("is_finished") else "not finished"}, {len(records)} records</p>',
+        f'<p class="muted">{state}, {len(records)} records</p>',
         *[f'<p class="warning">{html.escape(text)}</p>' for text in notices(records, summary)],
         "<h2>Results</h2>" + table(results(summary, records)),
         '<h2>Curves</h2><div class="plots">' + "".join(curves(records)) + "</div>",
-        "<h2>Trials</h2>" + table([(name, counts) for name, counts in summary.get("trial_sets", {}).items()]),
+        "<h2>Trials</h2>" + table(trials),
         "<h2>Environment</h2>" + table(list(summary.get("environment", {}).items())),
         "<h2>Settings</h2><pre>" + html.escape(folder.read("config.yml").decode()) + "</pre>",
     ]
     page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(folder.name)}</title><style>{STYLE}</style>" + "\n".join(parts) + "</html>"
     )
     folder.write("report.html", page.encode())
@@ -83,16 +92,11 @@ def results(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[tupl
                 shown = f"{value:.2f} %" if metric == "eer" else f"{value:.4f}"
                 rows.append((f"{name}: {metric}, {which} checkpoint (step {values['step']})", shown))
     if records:
-        rows.append(
-            ("last record", {k: v for k, v in records[-1].items() if k in ("step", "epoch", "loss", "eer")})
-        )
+        newest = {key: records[-1][key] for key in ("step", "epoch", "loss", "eer") if key in records[-1]}
+        rows.append(("last record", newest))
     if summary:
-        rows.append(
-            (
-                "speed",
-                f"{summary['samples_per_second']:.1f} samples per second, {summary['workers']} worker(s)",
-            )
-        )
+        speed, workers = summary["samples_per_second"], summary["workers"]
+        rows.append(("speed", f"{speed:.1f} samples per second, {workers} worker(s)"))
         rows.append(("time", f"{summary['seconds'] / 60:.1f} minutes"))
     return rows
 
@@ -107,9 +111,8 @@ def curves(records: list[dict[str, Any]]) -> list[str]:
         figure, axes = plt.subplots(figsize=(6, 2.8), layout="constrained")
         for key in keys:
             points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
-            axes.plot(
-                *zip(*points, strict=True), label=key, marker="." if len(points) < 60 else None, linewidth=1.3
-            )
+            marker = "." if len(points) < 60 else None
+            axes.plot(*zip(*points, strict=True), label=key, marker=marker, linewidth=1.3)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
@@ -127,9 +130,8 @@ def curves(records: list[dict[str, Any]]) -> list[str]:
 
 
 def _is_wanted(key: str, wanted: tuple[str, ...]) -> bool:
-    return key in wanted or any(
-        w.endswith("/") and key.startswith(w) and key.endswith("/eer") for w in wanted
-    )
+    groups = tuple(prefix for prefix in wanted if prefix.endswith("/"))
+    return key in wanted or (key.startswith(groups) and key.endswith("/eer"))
 
 
 def table(rows: list[tuple[str, Any]]) -> str:
@@ -142,10 +144,8 @@ def table(rows: list[tuple[str, Any]]) -> str:
             return ", ".join(f"{key} {shown(v)}" for key, v in value.items())
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    cells = "".join(
-        f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(shown(v))}</td></tr>" for k, v in rows
-    )
-    return f"<table>{cells}</table>"
+    lines = (f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(shown(v))}</td></tr>" for k, v in rows)
+    return f"<table>{''.join(lines)}</table>"
 
 
 def main(arguments: list[str]) -> int:

@@ -39,19 +39,20 @@ class RunFolder:
     def names(self, subfolder: str = "") -> list[str]:
         """Sorted names of the files directly below `subfolder`; empty when there is no such folder."""
         selector = fs.FileSelector(self.path(subfolder) if subfolder else self.root, allow_not_found=True)
-        return sorted(
-            f.base_name for f in self.filesystem.get_file_info(selector) if f.type == fs.FileType.File
-        )
+        found = self.filesystem.get_file_info(selector)
+        return sorted(entry.base_name for entry in found if entry.type == fs.FileType.File)
 
     def has(self, name: str) -> bool:
+        """Whether the run has this file (a folder does not count)."""
         return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
 
     def read(self, name: str) -> bytes:
+        """Content of a file; raises FileNotFoundError."""
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return bytes(stream.read())
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a whole file: under a temporary name first, then renamed, so that no reader meets half of it."""
+        """Write a whole file: first under a temporary name, then renamed, so that no reader meets half of it."""
         path = self.path(name)
         if not self.is_local:  # an object appears when its upload is complete: no temporary name needed
             with self.filesystem.open_output_stream(path) as stream:
@@ -81,12 +82,15 @@ class RunFolder:
             self.write(name, (self.read(name) if self.has(name) else b"") + content)
 
     def delete(self, name: str) -> None:
+        """Delete a file; raises FileNotFoundError where the file system tells."""
         self.filesystem.delete_file(self.path(name))
 
     def read_json(self, name: str) -> Any:
+        """Content of a JSON file."""
         return json.loads(self.read(name))
 
     def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file for people to read: indented, and what JSON lacks as text."""
         self.write(name, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
     def metrics(self) -> list[dict[str, Any]]:

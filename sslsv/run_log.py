@@ -1,25 +1,31 @@
-"""Where the numbers of a run go: metrics.jsonl, TensorBoard, wandb and the live display.  Only the first worker writes."""
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard, wandb, live display.
+
+Only the first worker writes.
+"""
 
 import json
 import math
 import netrc
 import os
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sslsv.run_folder import RunFolder
+
+WandbMode = Literal["online", "offline", "disabled"]
 
 
 class Board(Protocol):
     """What the live display is told; see progress.py."""
 
-    def show(self, values: dict[str, Any]) -> None: ...
+    def show(self, values: dict[str, Any]) -> None:
+        """Take new values to draw; must return at once."""
 
 
 class RunLog:
     """Write every record to all the places that the settings ask for.
 
-    A record is a flat dictionary with `step`, `epoch` and numbers; its keys are those of metrics.jsonl.  `wandb_mode` is online, offline or
-    disabled; the run's id is kept in run.json, so that a resumed training goes on in the same wandb run.
+    A record is a flat dictionary with `step`, `epoch` and numbers; its keys are those of metrics.jsonl.  The id of
+    the wandb run is kept in run.json, so that a resumed training goes on in the same one.
     """
 
     def __init__(
@@ -29,7 +35,7 @@ class RunLog:
         first_step: int,
         config: dict[str, Any],
         use_tensorboard: bool,
-        wandb_mode: str,
+        wandb_mode: WandbMode,
         wandb_project: str,
         board: Board | None,
     ) -> None:
@@ -38,9 +44,8 @@ class RunLog:
         # Steps after the checkpoint are done again: their records go, or they would be there twice.
         folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
         self.tensorboard = _open_tensorboard(folder, first_step) if use_tensorboard else None
-        self.wandb = (
-            _open_wandb(folder, config, wandb_mode, wandb_project) if wandb_mode != "disabled" else None
-        )
+        has_wandb = wandb_mode != "disabled"
+        self.wandb = _open_wandb(folder, config, wandb_mode, wandb_project) if has_wandb else None
 
     def show(self, values: dict[str, Any]) -> None:
         """Tell the live display, nothing else."""
@@ -48,15 +53,11 @@ class RunLog:
             self.board.show(values)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record everywhere; NaN and infinities become null in metrics.jsonl, which must stay valid JSON."""
+        """Append one record everywhere; NaN and infinities become null, so that metrics.jsonl stays valid JSON."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self.folder.append_lines("metrics.jsonl", [json.dumps(finite)])
         step = record["step"]
-        numbers = {
-            k: v
-            for k, v in finite.items()
-            if isinstance(v, int | float) and not isinstance(v, bool) and k != "step"
-        }
+        numbers = {k: v for k, v in finite.items() if type(v) in (int, float) and k != "step"}
         if self.tensorboard is not None:
             for key, value in numbers.items():
                 self.tensorboard.add_scalar(key, value, step)
@@ -66,11 +67,12 @@ class RunLog:
         self.show(record)
 
     def close(self, summary: dict[str, Any]) -> None:
+        """Finish the wandb run, with `summary` as its results, and the TensorBoard file."""
         if self.tensorboard is not None:
             self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.summary.update(summary)
-            self.wandb.finish(quiet=True)
+            self.wandb.finish()
 
 
 def _open_tensorboard(folder: RunFolder, first_step: int) -> Any:
@@ -81,7 +83,7 @@ def _open_tensorboard(folder: RunFolder, first_step: int) -> Any:
     return SummaryWriter(os.path.join(folder.location, "tensorboard"), purge_step=first_step + 1)
 
 
-def _open_wandb(folder: RunFolder, config: dict[str, Any], mode: str, project: str) -> Any:
+def _open_wandb(folder: RunFolder, config: dict[str, Any], mode: WandbMode, project: str) -> Any:
     import wandb
 
     identity = folder.read_json("run.json")
@@ -93,23 +95,23 @@ def _open_wandb(folder: RunFolder, config: dict[str, Any], mode: str, project: s
         mode=mode,
         dir=folder.location if folder.is_local else None,
         config=config,
-        settings=wandb.Settings(console="off"),  # the terminal belongs to the progress bar
+        settings=wandb.Settings(console="off", quiet=True),  # the terminal belongs to the progress bar
     )
 
 
-def wandb_mode(setting: str) -> str:
-    """online, offline or disabled; `auto` asks `WANDB_MODE`, then what `wandb online|offline|disabled` noted for this folder, then for a key.
+def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
+    """What the setting comes to: `auto` is online if there is an API key, else disabled.
 
-    Called in the user's own process: workers run in another folder and would miss the note.
+    Before that, `auto` asks WANDB_MODE and what `wandb online|offline|disabled` has noted for this folder.  Called in the user's own process: workers run in another folder and would miss the note.
     """
     if setting != "auto":
         return setting
     import wandb
 
     mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
-    if mode in ("disabled", "offline"):
-        return str(mode)
-    return "online" if _has_wandb_key() else "disabled"
+    if mode == "offline":
+        return "offline"
+    return "online" if mode != "disabled" and _has_wandb_key() else "disabled"
 
 
 def _has_wandb_key() -> bool:

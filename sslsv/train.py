@@ -1,7 +1,9 @@
 """Train a model: `python -m sslsv.train CONFIG [key=value ...]`.
 
-Reads the settings, checks that the machine or cluster can do what they ask, finds out what to do with a run folder that is already
-there, starts Ray Train and shows how far it is.  Exit codes: 0 trained, 1 training failed, 2 the request can't be met.
+Reads the settings, checks that the machine or cluster can do what they ask, finds out what to do with a run folder
+that is already there, starts Ray Train and shows how far it is.
+
+Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interrupted.
 """
 
 import argparse
@@ -21,7 +23,7 @@ FREE_SECTIONS = ("run", "resources")
 
 
 class RequestError(ValueError):
-    """What was asked for can't be done as it is; the message says what was given, what is wrong and what to do."""
+    """What was asked for can't be done; the message says what was given, what is wrong and what to do."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,21 +46,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Arguments of the command line: `config`, `overrides`, `fresh`."""
     from sslsv.models import MODELS
 
+    models = [f"{name}: {(model.__doc__ or '').splitlines()[0]}" for name, model in MODELS.items()]
     parser = argparse.ArgumentParser(
         prog="python -m sslsv.train",
         description="Train a self-supervised speaker verification model.",
-        epilog="Models: "
-        + "; ".join(f"{name}: {(model.__doc__ or '').splitlines()[0]}" for name, model in MODELS.items()),
+        epilog="Models: " + "; ".join(models),
     )
     parser.add_argument("config", type=Path, help="a yaml file, such as configs/simclr.yml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20"
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="start anew; a run folder that is there is renamed, not lost"
-    )
+    changes_help = "settings to change, such as train.epochs=20"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=changes_help)
+    fresh_help = "start anew; a run folder that is there is renamed, not lost"
+    parser.add_argument("--fresh", action="store_true", help=fresh_help)
     return parser.parse_args(arguments)
 
 
@@ -97,7 +98,8 @@ def check_data(config: Config) -> None:
 def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
     """Make the run's folder, or decide what to do with the one that is there.
 
-    An unfinished run of the same settings is continued; a finished one, or one of other settings, is refused; `is_fresh` renames it.
+    An unfinished run of the same settings is continued; a finished one, or one of other settings, is refused;
+    `is_fresh` renames whatever is there.
     """
     if folder.has("config.yml"):
         if is_fresh:
@@ -107,10 +109,8 @@ def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
             folder.write("config.yml", to_yaml(config).encode())
             return
     folder.write("config.yml", to_yaml(config).encode())
-    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    folder.write_json(
-        "run.json", {"started": started, "wandb_id": uuid.uuid4().hex[:12], **describe_environment()}
-    )
+    identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
+    folder.write_json("run.json", identity | describe_environment())
 
 
 def refuse_or_resume(folder: RunFolder, config: Config) -> None:
@@ -122,8 +122,8 @@ def refuse_or_resume(folder: RunFolder, config: Config) -> None:
     way_out = "use another run.name, or --fresh to start anew (the old run is kept under another name)"
     if changed:
         raise RequestError(
-            f"{folder.location} holds a run with other settings; {way_out}. Different (there -> now):\n  "
-            + "\n  ".join(changed)
+            f"{folder.location} holds a run with other settings; {way_out}. "
+            "Different (there -> now):\n  " + "\n  ".join(changed)
         )
     if folder.has("summary.json"):
         raise RequestError(f"{folder.location} holds a finished run of the same settings; {way_out}.")

@@ -27,7 +27,7 @@ from sslsv.run_folder import RunFolder
 
 @dataclass
 class TrainingState:
-    """The moving parts of a training; the same on every worker, save for what only the first one keeps (`seconds`)."""
+    """The moving parts of a training; the same on every worker, save for `seconds`, which the first one keeps."""
 
     model: Model
     optimizer: torch.optim.Optimizer
@@ -43,17 +43,17 @@ class TrainingState:
 def build_model(config: Config) -> Model:
     """The model that the settings describe, with freshly drawn weights, on the CPU."""
     torch.manual_seed(config.seed)
-    return MODELS[config.model.name](config.model, ThinResNet34(config.encoder))  # type: ignore[arg-type]
+    model: Model = MODELS[config.model.name](config.model, ThinResNet34(config.encoder))
+    return model
 
 
 def build_state(config: Config, device: torch.device) -> TrainingState:
     """Model, optimizer and loss scaler as they are before the first step, the same on every worker."""
-    model = build_model(config)
+    model = build_model(config).to(device)
     if config.train.sync_batchnorm and distributed.world_size() > 1:
-        model = synchronize_batchnorm(model)
-    model.to(device)
+        synchronize_batchnorm(model)  # in place; after the move, because GPUs have a faster kind
     if config.train.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     return TrainingState(
         model=model,
         optimizer=build_optimizer(model, config.optimizer),
@@ -62,13 +62,14 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
 
 
 def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
-    """The model as the loop calls it: compiled if asked, its gradients averaged over workers if there are several."""
+    """The model as the loop calls it: compiled if asked, gradients averaged over workers if there are several."""
     wrapped: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
     if distributed.world_size() == 1:
         return wrapped
-    # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run would differ in the last
-    # bit from an undisturbed one.  Looking for unused parameters keeps the buckets as they are; the search costs nothing visible
-    # beside a CPU's step.  NCCL promises no bit-exactness anyway, so GPUs keep the faster form.
+    # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run would
+    # differ in the last bit from an undisturbed one.  Looking for unused parameters keeps the buckets as they are;
+    # the search costs nothing visible beside a CPU's step.  NCCL promises no bit-exactness anyway, so GPUs keep the
+    # faster form.
     return DistributedDataParallel(wrapped, find_unused_parameters=device.type == "cpu")
 
 
@@ -111,12 +112,8 @@ def restore_state(state: TrainingState, folder: RunFolder) -> bool:
         state.scaler.load_state_dict(checkpoint.scaler)
     for key in ("step", "best_value", "best_step", "validations_without_gain", "seconds", "bad_utterances"):
         setattr(state, key, getattr(checkpoint, key))
-    versions = {k: v for k, v in describe_environment().items() if k in ("torch", "numpy")}
-    changed = {
-        k: f"{checkpoint.environment.get(k)} -> {v}"
-        for k, v in versions.items()
-        if checkpoint.environment.get(k) != v
-    }
+    before, now = checkpoint.environment, describe_environment()
+    changed = {key: f"{before.get(key)} -> {now[key]}" for key in ("torch", "numpy") if before.get(key) != now[key]}
     if changed and distributed.is_main():
         warnings.warn(f"resuming with other library versions, so not bit for bit: {changed}", stacklevel=2)
     return True

@@ -53,6 +53,20 @@ def test_global_batchnorm_function__bfloat16_uses_float32_statistics() -> None:
     torch.testing.assert_close(y.double(), exact, rtol=0.01, atol=0.01)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_global_batchnorm_function__bfloat16_gradient_is_close_to_the_exact_one(affine: bool) -> None:
+    generator = torch.Generator().manual_seed(12)
+    x = torch.randn(64, 4, 3, 3, generator=generator).bfloat16().requires_grad_()
+    weights = torch.randn(64, 4, 3, 3, generator=generator)
+    norm: Any = nn.BatchNorm2d(4, affine=affine)
+    (gradient,) = torch.autograd.grad((modules._normalize_globally(norm, x).float() * weights).sum(), [x])
+    exact_x = x.detach().double().requires_grad_()
+    exact_y = nn.functional.batch_norm(exact_x, None, None, training=True)
+    (exact,) = torch.autograd.grad((exact_y * weights).sum(), [exact_x])
+    assert gradient.dtype == torch.bfloat16
+    assert (gradient.double() - exact).norm() < 0.01 * exact.norm()
+
+
 def test_synchronize_batchnorm__keeps_tensors_keys_and_modes() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3),

@@ -1,1 +1,1 @@
-"""The training data: lists, audio files, augmentation, views, the order of samples, and the Ray Data pipeline."""
+"""The data: lists, audio files, augmentation, views, the order of samples, the Ray Data pipeline."""

@@ -21,6 +21,21 @@ Waveform = npt.NDArray[np.float32]
 _HALF_TAPS = 32  # filter half length in samples of the slower rate; more is sharper and slower
 _ABSURD_PEAK = 1e6  # a float file above this is damaged, not loud: full scale is 1
 
+_AUDIO_SUFFIXES = {
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".opus",
+    ".mp3",
+    ".aif",
+    ".aiff",
+    ".au",
+    ".sph",
+    ".caf",
+    ".w64",
+    ".rf64",
+}
+
 
 class AudioError(Exception):
     """A recording that cannot be used; the message names the file and the cause."""
@@ -57,7 +72,7 @@ class AudioFile:
         self._file.close()
 
     def read(self, start: int, count: int) -> Waveform:
-        """Return samples start .. start + count at 16 kHz, shape (count,); a file that is too short is repeated.
+        """Return samples start .. start + count at 16 kHz, (count,); a file that is too short is repeated.
 
         A crop of a file at another rate equals the same crop of the whole converted file: the filter's reach
         is read on both sides and cut away afterwards.
@@ -99,7 +114,7 @@ class AudioFile:
                 f"{self.path} is truncated: its header promises {self._file.frames} frames, "
                 f"the data ends at {start + len(frames)}."
             )
-        samples = frames.astype(np.float32)
+        samples: Waveform = frames.astype(np.float32)
         if is_int16:
             samples *= np.float32(1 / 32768)
         if samples.ndim == 2:
@@ -123,14 +138,29 @@ def read_whole(path: str | os.PathLike[str]) -> Waveform:
 
 def wrap_to_length(waveform: Waveform, count: int) -> Waveform:
     """Repeat a waveform (T,) from its start until it has `count` samples, or cut it to them."""
-    return np.resize(waveform, count)
+    repeated: Waveform = np.resize(waveform, count)
+    return repeated
 
 
 def to_int16(waveform: Waveform) -> npt.NDArray[np.int16]:
-    """Round a float waveform of full scale 1 to int16; one that exceeds full scale is made quieter, not clipped."""
+    """Round a float waveform of full scale 1 to int16; one that exceeds it is made quieter, not clipped."""
     peak = float(np.max(np.abs(waveform), initial=0.0))
     scale = 32768.0 if peak <= 1.0 else 32767.0 / peak
-    return np.clip(np.rint(waveform * np.float32(scale)), -32768, 32767).astype(np.int16)
+    rounded: npt.NDArray[np.int16] = np.clip(np.rint(waveform * np.float32(scale)), -32768, 32767).astype(
+        np.int16
+    )
+    return rounded
+
+
+def find_audio(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the sorted paths of all audio files below a folder, by suffix; empty if it does not exist."""
+    found = [
+        os.path.join(place, name)
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if Path(name).suffix.lower() in _AUDIO_SUFFIXES
+    ]
+    return sorted(found)
 
 
 def _open(path: str) -> soundfile.SoundFile:

@@ -6,13 +6,22 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, AudioFile, Waveform, read_whole, wrap_to_length
+from sslsv.data.acoustics import add_noise, convolve, fft_length, mean_square, unit_energy
+from sslsv.data.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    AudioFile,
+    Waveform,
+    find_audio,
+    read_whole,
+    wrap_to_length,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -21,20 +30,6 @@ NoiseKind = Literal["noise", "music", "speech"]
 _MAX_ROOM_SECONDS = 2.5  # of an impulse response; the tail after it is inaudible and costs FFT length
 _WHOLE_NOISE_SECONDS = 30.0  # files up to this are kept decoded; of longer ones only the crop is read
 _TRIES = 20  # draws of another noise or room before unreadable files stop the run
-_AUDIO_SUFFIXES = {
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".opus",
-    ".mp3",
-    ".aif",
-    ".aiff",
-    ".au",
-    ".sph",
-    ".caf",
-    ".w64",
-    ".rf64",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +71,8 @@ class AugmentConfig:
             raise ValueError(f"data.augment.bank_cache_mb is {self.bank_cache_mb}; it must be 0 or more.")
         if self.uses_noise and not self.noise_kinds:
             raise ValueError(
-                f"data.augment.noise_kinds is empty but the strategy is {self.strategy!r}: name noise, music or "
-                "speech, or choose the strategy none or reverb."
+                f"data.augment.noise_kinds is empty but the strategy is {self.strategy!r}: name noise, music "
+                "or speech, or choose the strategy none or reverb."
             )
 
     @property
@@ -89,49 +84,6 @@ class AugmentConfig:
     def uses_rooms(self) -> bool:
         """Whether the strategy ever adds a room."""
         return self.strategy not in ("none", "noise")
-
-
-def mean_square(waveform: Waveform) -> float:
-    """Return the mean power of a waveform (T,); summed pairwise, so that it never depends on BLAS threads."""
-    return float(np.square(waveform).sum(dtype=np.float64)) / len(waveform)
-
-
-def add_noise(crop: Waveform, noise: Waveform, snr_db: float) -> Waveform:
-    """Add noise (T,) to a crop (T,) so that the ratio of their mean powers is `snr_db`.
-
-    A silent crop or a silent noise has no such ratio: the crop comes back unchanged.
-    """
-    crop_power, noise_power = mean_square(crop), mean_square(noise)
-    if crop_power == 0.0 or noise_power == 0.0:
-        return crop.copy()
-    scale = np.sqrt(crop_power / noise_power) * 10.0 ** (-snr_db / 20.0)
-    return crop + noise * np.float32(scale)
-
-
-def reverberate(crop: Waveform, room: Waveform) -> Waveform:
-    """Convolve a crop (T,) with an impulse response (K,) of any level; returns (T,).
-
-    The response is scaled to unit energy and its highest peak, the direct path, is moved to delay 0: the crop
-    keeps its timing, and what the response holds before the peak comes early.
-    """
-    length = fft_length(len(crop), len(room))
-    return _convolve(crop, fft.rfft(_unit_energy(room), length), int(np.argmax(np.abs(room))), length)
-
-
-def fft_length(crop_samples: int, room_samples: int) -> int:
-    """Return a fast even length of a real FFT that convolves without wrapping around."""
-    return 2 * int(fft.next_fast_len((crop_samples + room_samples) // 2, real=True))
-
-
-def _unit_energy(room: Waveform) -> Waveform:
-    energy = mean_square(room) * len(room)
-    return room if energy == 0.0 else (room / np.float32(np.sqrt(energy))).astype(np.float32)
-
-
-def _convolve(crop: Waveform, spectrum: npt.NDArray[np.complex64], delay: int, length: int) -> Waveform:
-    # One row at a time: an FFT over several rows may use wider SIMD, and its bits would depend on the batch.
-    wet = fft.irfft(fft.rfft(crop, length) * spectrum, length)
-    return np.ascontiguousarray(wet[delay : delay + len(crop)], dtype=np.float32)
 
 
 class Bank:
@@ -152,7 +104,7 @@ class Bank:
         ):
             self.files(kind)
         self.capacity_bytes = config.bank_cache_mb * 2**20
-        self._cache: OrderedDict[tuple[object, ...], tuple[npt.NDArray[np.generic], int]] = OrderedDict()
+        self._cache: OrderedDict[tuple[object, ...], tuple[npt.NDArray[Any], int]] = OrderedDict()
         self._cached_bytes = 0
         self._bad: dict[str, str] = {}
 
@@ -163,8 +115,14 @@ class Bank:
     def files(self, kind: str) -> list[str]:
         """Return the sorted paths of one kind: noise, music, speech or room."""
         if kind not in self._files:
-            key = "data.augment.rirs_dir" if kind == "room" else "data.augment.musan_dir"
-            self._files[kind] = _find_audio(self._folders[kind], key)
+            folder = self._folders[kind]
+            self._files[kind] = find_audio(folder)
+            if not self._files[kind]:
+                state = "holds no audio files" if folder.is_dir() else "does not exist"
+                key = "rirs_dir" if kind == "room" else "musan_dir"
+                raise FileNotFoundError(
+                    f"The folder {folder} {state}. Set data.augment.{key}, or an augmentation without it."
+                )
         return self._files[kind]
 
     @property
@@ -181,7 +139,7 @@ class Bank:
 
         def apply(path: str) -> Waveform:
             spectrum, delay = self._cached((path, len(crop)), lambda: _room_spectrum(path, len(crop)))
-            return _convolve(crop, spectrum, delay, 2 * (len(spectrum) - 1))
+            return convolve(crop, spectrum, delay, 2 * (len(spectrum) - 1))
 
         return self._draw(rng, self.files("room"), apply)
 
@@ -210,8 +168,8 @@ class Bank:
         return wrap_to_length(np.roll(whole, -int(place * len(whole))), count).astype(np.float32)
 
     def _cached(
-        self, key: tuple[object, ...], make: Callable[[], tuple[npt.NDArray, int]]
-    ) -> tuple[npt.NDArray, int]:
+        self, key: tuple[object, ...], make: Callable[[], tuple[npt.NDArray[Any], int]]
+    ) -> tuple[npt.NDArray[Any], int]:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
@@ -241,19 +199,6 @@ def augment(crop: Waveform, config: AugmentConfig, bank: Bank, rng: np.random.Ge
     return view
 
 
-def shift_channel(waveform: Waveform, bank: Bank, key: tuple[int, ...]) -> Waveform:
-    """Return a recording (T,) as if made elsewhere: in a room, with noise at 5 to 15 dB and a level of its own.
-
-    Pure in `key` (integers from 0): for validation recordings whose channel must not tell the speaker.
-    """
-    rng = np.random.default_rng(key)
-    shifted = bank.reverberate_randomly(rng, waveform)
-    noise = bank.draw_noise(rng, "noise", len(waveform))
-    shifted = add_noise(shifted, noise, rng.uniform(5.0, 15.0))
-    shifted *= np.float32(10.0 ** (rng.uniform(-15.0, 0.0) / 20.0))
-    return shifted / np.maximum(np.float32(1.0), np.max(np.abs(shifted)))
-
-
 def _draw_strategy(config: AugmentConfig, rng: np.random.Generator) -> tuple[bool, bool]:
     if config.strategy == "noise_or_reverb":
         in_room = bool(rng.integers(2))
@@ -280,7 +225,10 @@ def _decode_short(path: str) -> npt.NDArray[np.int16]:
         whole = file.read(0, file.num_samples)
     # Half the memory of float32; the level is set by the SNR anyway, so full scale loses nothing.
     peak = float(np.max(np.abs(whole)))
-    return np.rint(whole * np.float32(32767.0 / peak if peak > 0.0 else 0.0)).astype(np.int16)
+    scaled: npt.NDArray[np.int16] = np.rint(whole * np.float32(32767.0 / peak if peak else 0.0)).astype(
+        np.int16
+    )
+    return scaled
 
 
 def _room_spectrum(path: str, crop_samples: int) -> tuple[npt.NDArray[np.complex64], int]:
@@ -288,20 +236,5 @@ def _room_spectrum(path: str, crop_samples: int) -> tuple[npt.NDArray[np.complex
     delay = int(np.argmax(np.abs(room)))
     if room[delay] == 0.0:
         raise AudioError(f"{path} is silent: it is no impulse response.")
-    room = _unit_energy(room[: delay + int(_MAX_ROOM_SECONDS * SAMPLE_RATE)])
+    room = unit_energy(room[: delay + int(_MAX_ROOM_SECONDS * SAMPLE_RATE)])
     return fft.rfft(room, fft_length(crop_samples, len(room))), delay
-
-
-def _find_audio(folder: Path, key: str) -> list[str]:
-    found = [
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in _AUDIO_SUFFIXES
-    ]
-    if not found:
-        state = "holds no audio files" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(
-            f"The folder {folder} {state}. Set {key}, or an augmentation that does not need it."
-        )
-    return sorted(found)

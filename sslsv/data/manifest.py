@@ -128,8 +128,8 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
     """
     if num_speakers < 0 or num_speakers >= manifest.num_speakers:
         raise ValueError(
-            f"evaluation.held_out_speakers is {num_speakers}, but the lists have {manifest.num_speakers} speakers: "
-            f"hold out at most {manifest.num_speakers - 1}, so that some are left to train on."
+            f"evaluation.held_out_speakers is {num_speakers}, but the lists have {manifest.num_speakers} "
+            f"speakers: hold out at most {manifest.num_speakers - 1}, so that some are left to train on."
         )
     rng = np.random.default_rng([seed, 0x5EED])
     counts = np.bincount(manifest.speakers, minlength=manifest.num_speakers)
@@ -139,7 +139,7 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
 
 
 def make_trials(manifest: Manifest, seed: int, versions: int = 1, max_targets: int = 5000) -> Trials:
-    """Draw trials, as many nontargets as targets where there are enough, and every speaker about equally often.
+    """Draw trials, as many nontargets as targets where there are enough, every speaker about equally often.
 
     With `versions` above 1 each utterance is in that many versions; a speaker's two sides are different
     utterances, or two versions of the only one. Raises ValueError when there are fewer than two speakers or
@@ -153,8 +153,8 @@ def make_trials(manifest: Manifest, seed: int, versions: int = 1, max_targets: i
     targets = _target_pairs(rng, utterances, speakers, max_targets)
     if not len(targets):
         raise ValueError(
-            "No speaker has two utterances, so there is no target trial: give lists with several utterances of a "
-            "speaker, or ask for versions=2."
+            "No speaker has two utterances, so there is no target trial: give lists with several utterances "
+            "of a speaker, or ask for versions=2."
         )
     nontargets = _nontarget_pairs(rng, speakers, len(targets))
     pairs = np.concatenate([targets, nontargets])
@@ -232,6 +232,6 @@ def _check_root(root: str | os.PathLike[str]) -> None:
 def _check_some_exist(root: str | os.PathLike[str], name: str, paths: list[str]) -> None:
     if not any((Path(root) / path).exists() for path in paths):
         raise FileNotFoundError(
-            f"None of the first {len(paths)} recordings of {name} exists; the first is {Path(root) / paths[0]}. "
+            f"None of the first {len(paths)} recordings of {name} exists; first: {Path(root) / paths[0]}. "
             f"Paths in lists are relative to data.root ({root})."
         )

@@ -6,9 +6,10 @@ it.
 """
 
 import functools
+import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def train_batches(
     data_tasks: int | None = None,
     cpus_per_task: float = 0.5,
 ) -> Iterator[Batch]:
-    """Yield one rank's part of the global batches first_step .. last_step (exclusive), made by Ray Data tasks.
+    """Yield one rank's part of the global batches first_step .. last_step (exclusive), by Ray Data tasks.
 
     A batch holds int16 (B, count, T) for each view group, and int64 (B,) `sample` and `bad_utterance` (-1 if
     none). `data_tasks` is the number of tasks at a time for all ranks together; None: as many as the free
@@ -58,8 +59,8 @@ def train_batches(
         return
     reference = ray.put(maker) if isinstance(maker, ViewMaker) else maker
     _configure(DataContext.get_current(), data_tasks, cpus_per_task, world_size)
-    views = ray.data.from_arrow(_blocks(rows, size * batches_per_block)).map_batches(
-        _make_block,
+    views = ray.data.from_arrow(_blocks(rows, size, batches_per_block)).map_batches(
+        _make_block,  # type: ignore[arg-type]
         batch_size=None,
         batch_format="numpy",
         zero_copy_batch=True,
@@ -91,29 +92,30 @@ def plain_batches(
 class _Collate(NumpyBatchCollateFn):
     """Copies a batch out of the object store, whose memory is read-only; runs in the prefetching thread."""
 
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> Batch:
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> Batch:  # type: ignore[override]
         return {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
 
 
-def _blocks(rows: Rows, rows_per_block: int) -> list[pa.Table]:
+def _blocks(rows: Rows, size: int, batches_per_block: int) -> list[pa.Table]:
+    # The first block is a single batch, so that training need not wait for a whole block to begin.
     total = len(rows["sample"])
+    bounds = [0, *range(size, total, size * batches_per_block), total]
     return [
-        pa.table({name: column[start : start + rows_per_block] for name, column in rows.items()})
-        for start in range(0, total, rows_per_block)
+        pa.table({name: column[start:end] for name, column in rows.items()})
+        for start, end in itertools.pairwise(bounds)
     ]
 
 
 def _make_block(
-    rows: Mapping[str, npt.NDArray[np.int64]], *, reference: "ray.ObjectRef[ViewMaker]"
-) -> dict[str, npt.NDArray[np.generic]]:
+    rows: dict[str, npt.NDArray[Any]], *, reference: "ray.ObjectRef[ViewMaker]"
+) -> dict[str, npt.NDArray[Any]]:
     _lower_priority()
     return _maker_of(reference).make_batch(rows)
 
 
 @functools.cache
 def _lower_priority() -> None:
-    # Data is made ahead of time: when both want the processor, the training step is the one that must not
-    # wait.
+    # Data is made ahead of time: when both want the processor, it is the training step that must not wait.
     os.nice(10)
     torch.set_num_threads(1)
 
@@ -121,7 +123,8 @@ def _lower_priority() -> None:
 @functools.lru_cache(maxsize=2)
 def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
     # Kept while the process lives, with the noises and rooms that it has decoded.
-    return ray.get(reference)
+    maker: ViewMaker = ray.get(reference)
+    return maker
 
 
 def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: float, world_size: int) -> None:
@@ -130,7 +133,8 @@ def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: floa
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
     # Every rank runs an executor of its own, and each would take the whole cluster to be its alone.
-    cpus = data_tasks * cpus_per_task if data_tasks else ray.cluster_resources().get("CPU", 1.0)
+    cpus = data_tasks * cpus_per_task if data_tasks else float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
     limits = context.execution_options.resource_limits
     context.execution_options.resource_limits = limits.copy(cpu=max(cpus_per_task, cpus / world_size))
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in ("ray.data", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR if "progress" in name else logging.WARNING)

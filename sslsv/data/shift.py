@@ -1,4 +1,7 @@
-"""Validation recordings with a channel of their own: where a speaker has one session, the channel must not tell who speaks."""
+"""Validation recordings, each with a channel of its own.
+
+Where every speaker has one session, the channel would tell who speaks.
+"""
 
 import os
 from dataclasses import replace
@@ -11,7 +14,7 @@ from sslsv.data.augment import AugmentConfig, Bank, augment
 
 
 class Shifter:
-    """Puts each recording into a room, a noise (5 to 15 dB) and a level (-15 to 0 dB), from the banks of the training.
+    """Gives each recording a room, a noise (SNR 5 to 15 dB) and a level (-15 to 0 dB), from the training's banks.
 
     Pure in (seed, path, version): every validation hears the same.
     """
@@ -29,7 +32,8 @@ class Shifter:
         self.bank = Bank(root, self.config)
 
     def read(self, path: str, version: int) -> Waveform:
-        """Return a whole recording (T,) as float32 in [-1, 1], shifted; raises AudioError."""
+        """A whole recording (T,), shifted, float32 in [-1, 1]; raises AudioError."""
         rng = np.random.default_rng([self.seed, version, *os.fsencode(path)])
         shifted = augment(read_whole(self.root / path), self.config, self.bank, rng)
-        return shifted / max(np.float32(1.0), np.abs(shifted).max())
+        peak = np.float32(max(1.0, np.abs(shifted).max()))
+        return shifted / peak

@@ -1,15 +1,10 @@
 """The training stream: which utterances make sample k of the run, a pure function of (seed, k)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from sslsv.data.manifest import Manifest
-
-if TYPE_CHECKING:
-    from sslsv.config import Config
 
 Indices = npt.NDArray[np.int64]
 Rows = dict[str, Indices]
@@ -51,25 +46,13 @@ class Plan:
             largest, what = int(np.count_nonzero(self._pairs)), "speakers with two usable utterances"
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"train.batch_size is {batch_size}, but there are only {largest} {what} to fill a batch with: "
+                f"train.batch_size is {batch_size}, but there are only {largest} {what} for a batch: "
                 + (f"choose at most {largest}." if largest else "the lists cannot be trained on like this.")
             )
         self._last_epoch: tuple[int, Indices, Indices] | None = None
 
-    @classmethod
-    def from_manifest(cls, manifest: Manifest, config: "Config") -> "Plan":
-        """Return the plan of a run over the utterances of a manifest."""
-        data = config.data
-        return cls(
-            manifest.speakers,
-            config.train.batch_size,
-            config.seed,
-            data.positives,
-            data.max_utterances_per_speaker,
-        )
-
     def rows(self, first_step: int, last_step: int) -> Rows:
-        """Return the rows of global steps first_step .. last_step (exclusive) of the run, over any number of epochs.
+        """Return the rows of global steps first_step .. last_step (exclusive), over any number of epochs.
 
         Four columns of shape (steps * batch_size,): `sample` (k of the run), `epoch`, `utterance`, `partner`.
         """
@@ -84,7 +67,7 @@ class Plan:
             cut = slice(within * self.batch_size, end * self.batch_size)
             parts.append((np.full_like(utterances[cut], epoch), utterances[cut], partners[cut]))
             step += end - within
-        epochs, utterances, partners = (np.concatenate(column) for column in zip(*parts))
+        epochs, utterances, partners = (np.concatenate(column) for column in zip(*parts, strict=True))
         samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
         return {"sample": samples, "epoch": epochs, "utterance": utterances, "partner": partners}
 

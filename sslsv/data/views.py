@@ -1,4 +1,4 @@
-"""Views: the crops of one sample, cut and augmented, each a pure function of (seed, epoch, utterance, view)."""
+"""Views: the crops of a sample, cut and augmented, each pure in (seed, epoch, utterance, view)."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ _TRIES = 20  # replacements of an unreadable utterance before the run stops
 
 
 def random_stream(seed: int, epoch: int, utterance: int, purpose: int) -> np.random.Generator:
-    """Return the counter-based generator of one purpose of one utterance in one epoch: no state is ever shared."""
+    """Return the counter-based generator of one purpose of one utterance in one epoch; no state is shared."""
     return np.random.Generator(np.random.Philox(counter=[0, purpose, utterance, epoch], key=[seed, 0]))
 
 
 class ViewMaker:
-    """Makes the views of a sample; holds the list, the banks and the settings, and is cheap to send to a process.
+    """Makes the views of samples; holds the list, the banks and the settings, and is cheap to send.
 
     `view_groups` are (name, count, seconds). With pairs (partner != utterance) the views of a group come from
     the utterance and its partner in turn. `crop_overlap` "disjoint" keeps the crops of a group from
@@ -61,7 +61,6 @@ class ViewMaker:
         # Byte strings and integers in two arrays: a million paths reach a process without a million objects.
         self._paths = np.array([os.fsencode(path) for path in manifest.paths])
         self._speakers = manifest.speakers
-        self._by_speaker = np.argsort(manifest.speakers, kind="stable")
         self._bank = Bank(data.root, data.augment)
 
     def path(self, utterance: int) -> str:
@@ -69,7 +68,7 @@ class ViewMaker:
         return os.path.join(self.root, os.fsdecode(bytes(self._paths[utterance])))
 
     def make(self, epoch: int, utterance: int, partner: int) -> tuple[Views, int]:
-        """Return the int16 views {group: (count, T)} of a sample, and the utterance that was unreadable or -1.
+        """Return the int16 views {group: (count, T)} of a sample, and the unreadable utterance or -1.
 
         An unreadable utterance is replaced by one drawn for this sample: of the same speaker if the sample is
         a pair of two, else any. Raises AudioError after 20 replacements in a row.
@@ -91,7 +90,7 @@ class ViewMaker:
         return views, bad
 
     def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the batch of some rows of a Plan: {group: int16 (B, count, T)}, and `sample`, `bad_utterance` (B,)."""
+        """Return the batch of rows of a Plan: int16 {group: (B, count, T)}, `sample` and `bad_utterance`."""
         size = len(rows["sample"])
         batch: dict[str, npt.NDArray[np.generic]] = {
             name: np.empty((size, count, num_samples), dtype=np.int16)
@@ -117,70 +116,65 @@ class ViewMaker:
     def _read_crops(
         self, epoch: int, sources: tuple[int, ...], speed: Fraction
     ) -> tuple[list[Waveform], int]:
-        lengths = [num_samples for _, count, num_samples in self.view_groups for _ in range(count)]
-        crops: list[Waveform] = [np.zeros(0, dtype=np.float32)] * len(lengths)
         owners = [i % len(sources) for _, count, _ in self.view_groups for i in range(count)]
-        chosen, bad = list(sources), -1
+        crops: dict[int, Waveform] = {}
+        chosen, first_bad = list(sources), -1
         for role in range(len(sources)):
             mine = [view for view, owner in enumerate(owners) if owner == role]
-            replacements: np.random.Generator | None = None
-            for _ in range(_TRIES + 1):
+            replacements = random_stream(self.seed, epoch, sources[0], _REPLACEMENT + role)
+            for attempt in range(_TRIES + 1):
                 try:
-                    for view, crop in zip(
-                        mine, self._cut(epoch, sources[0], chosen[role], mine, lengths, speed)
-                    ):
-                        crops[view] = crop
+                    crops |= self._cut(epoch, sources[0], chosen[role], mine, speed)
                     break
                 except AudioError as error:
-                    reason = error
-                bad = chosen[role] if bad < 0 else bad
-                if replacements is None:
-                    replacements = random_stream(self.seed, epoch, sources[0], _REPLACEMENT + role)
+                    if attempt == _TRIES:
+                        raise AudioError(
+                            f"{attempt + 1} recordings in a row cannot be read; the last: {error}"
+                        ) from error
+                first_bad = chosen[role] if first_bad < 0 else first_bad
                 chosen[role] = self._draw_replacement(replacements, chosen, role)
-            else:
-                raise AudioError(
-                    f"{_TRIES + 1} recordings in a row cannot be read; the last: {reason}"
-                ) from reason
-        return crops, bad
+        return [crops[view] for view in range(len(owners))], first_bad
 
     def _draw_replacement(self, rng: np.random.Generator, chosen: list[int], role: int) -> int:
         if len(chosen) == 2:
-            speakers = self._speakers
-            sorted_speakers = speakers[self._by_speaker]
-            low, high = np.searchsorted(sorted_speakers, speakers[chosen[role]] + np.array([0, 1]))
-            others = self._by_speaker[low:high]
+            others = np.flatnonzero(self._speakers == self._speakers[chosen[role]])
             others = others[~np.isin(others, chosen)]
             if len(others):
                 return int(others[rng.integers(len(others))])
         return int(rng.integers(len(self._paths)))
 
     def _cut(
-        self, epoch: int, utterance: int, source: int, views: list[int], lengths: list[int], speed: Fraction
-    ) -> list[Waveform]:
-        fractions = random_stream(self.seed, epoch, utterance, _CROPS).random(len(lengths) + 1)
+        self, epoch: int, utterance: int, source: int, views: list[int], speed: Fraction
+    ) -> dict[int, Waveform]:
+        lengths = [num_samples for _, count, num_samples in self.view_groups for _ in range(count)]
+        # All fractions are drawn, whatever is used of them: a view's place depends on nothing else.
+        *fractions, order = (
+            random_stream(self.seed, epoch, utterance, _CROPS).random(len(lengths) + 1).tolist()
+        )
         with AudioFile(self.path(source), speed) as file:
-            wanted = [lengths[view] for view in views]
-            drawn = [float(fractions[view]) for view in views]
             if self.crops_are_disjoint:
-                starts = self._spread(file.num_samples, views, wanted, drawn, float(fractions[-1]))
+                starts = self._spread(file.num_samples, views, fractions, order)
             else:
-                starts = [crop_start(file.num_samples, *pair) for pair in zip(wanted, drawn)]
-            return [file.read(start, length) for start, length in zip(starts, wanted)]
+                starts = {
+                    view: crop_start(file.num_samples, lengths[view], fractions[view]) for view in views
+                }
+            return {view: file.read(start, lengths[view]) for view, start in starts.items()}
 
     def _spread(
-        self, num_samples: int, views: list[int], wanted: list[int], drawn: list[float], order: float
-    ) -> list[int]:
-        starts: list[int] = []
+        self, num_samples: int, views: list[int], fractions: list[float], order: float
+    ) -> dict[int, int]:
+        starts: dict[int, int] = {}
         first = 0
         for _, count, length in self.view_groups:
-            mine = [i for i, view in enumerate(views) if first <= view < first + count]
-            starts += disjoint_starts(num_samples, length, [drawn[i] for i in mine], order) if mine else []
+            mine = [view for view in views if first <= view < first + count]
+            places = disjoint_starts(num_samples, length, [fractions[view] for view in mine], order)
+            starts |= dict(zip(mine, places, strict=True))
             first += count
         return starts
 
 
 def crop_start(num_samples: int, crop_samples: int, fraction: float) -> int:
-    """Return the start of a crop at a fraction in [0, 1) of all places it can have; 0 if the utterance is shorter."""
+    """Return the start of a crop at a fraction in [0, 1) of all its places; 0 if the utterance is shorter."""
     return int(fraction * max(1, num_samples - crop_samples + 1))
 
 
@@ -194,8 +188,8 @@ def disjoint_starts(
     """
     count = len(fractions)
     slack = num_samples - count * crop_samples
-    if count == 1:
-        return [crop_start(num_samples, crop_samples, fractions[0])]
+    if count < 2:
+        return [crop_start(num_samples, crop_samples, fraction) for fraction in fractions]
     if slack < 0:
         room = max(0, num_samples - crop_samples)
         starts = [room * i // (count - 1) for i in range(count)]

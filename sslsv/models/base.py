@@ -101,7 +101,7 @@ class TwoViewModel(Model):
         z_a, z_b = distributed.gather(torch.stack(projections.chunk(2), 1)).unbind(1)  # (W*B, P) each
         with torch.autocast(views.device.type, enabled=False):
             loss, metrics = self.loss(z_a, z_b)
-            metrics["feature_std"] = feature_std(full_precision(embeddings.detach()))
+            metrics["batch_feature_std"] = feature_std(full_precision(embeddings.detach()))
         return StepOutput(loss, metrics)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:

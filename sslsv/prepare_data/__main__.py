@@ -41,9 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
-        f"{given.folder}: the demo corpus {'is written' if is_new else 'is there already, with the same options'}."
-    )
+    state = "is written" if is_new else "is there already, with the same options"
+    print(f"{given.folder}: the demo corpus {state}.")
     return 0
 
 

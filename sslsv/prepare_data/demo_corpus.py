@@ -1,4 +1,4 @@
-"""A synthetic corpus in VoxCeleb's layout: everything can be tried on it within minutes, nothing is downloaded.
+"""A synthetic corpus in VoxCeleb's layout: everything can be tried within minutes, without a download.
 
 Its speakers differ in pitch, vocal tract, glottal tilt and breath, its recordings in room, noise and level.
 It shows that a method learns; figures on it say nothing about real speech.
@@ -39,8 +39,8 @@ class DemoOptions:
             )
         if self.recordings < 2 or self.utterances < 1 or self.bank_files < 1:
             raise ValueError(
-                f"A demo corpus needs at least 2 recordings of each speaker (a target trial is between two), 1 "
-                f"utterance and 1 bank file: got {self.recordings}, {self.utterances}, {self.bank_files}."
+                f"A demo corpus needs at least 2 recordings of each speaker (a target trial is between two), "
+                f"1 utterance and 1 bank file: got {self.recordings}, {self.utterances}, {self.bank_files}."
             )
 
 
@@ -57,7 +57,7 @@ def make_demo_corpus(folder: str | os.PathLike[str], options: DemoOptions) -> bo
             return False
         if found != {**wanted, "is_complete": False}:
             raise FileExistsError(
-                f"{root} is not empty and is no demo corpus with these options: choose another folder, or delete it."
+                f"{root} is not empty and is no demo corpus with these options: choose another, or delete it."
             )
     root.mkdir(parents=True, exist_ok=True)
     # Written first: an interrupted run is known as such, and is written again.

@@ -1,4 +1,4 @@
-"""Source-filter synthesis of speakers, noises, music and rooms: enough physics to learn from, in numpy alone."""
+"""Source-filter synthesis of speakers, noises, music and rooms: enough physics to learn from."""
 
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ def speak(voice: Voice, seconds: float, rng: np.random.Generator) -> Waveform:
 
 
 def draw_room(rng: np.random.Generator, decay_seconds: float) -> Waveform:
-    """Return an impulse response (K,): a direct path after 2 ms, and noise that falls by 60 dB in `decay_seconds`."""
+    """Return an impulse response (K,): a direct path, then noise that falls 60 dB in `decay_seconds`."""
     length = int((decay_seconds + 0.002) * SAMPLE_RATE)
     direct = int(0.002 * SAMPLE_RATE)
     times = np.arange(length - direct) / SAMPLE_RATE
@@ -117,10 +117,11 @@ def draw_music(rng: np.random.Generator, seconds: float) -> Waveform:
 def record(
     speech: Waveform, room: Waveform, noise_snr_db: float, level_db: float, rng: np.random.Generator
 ) -> Waveform:
-    """Return speech (T,) as recorded: in a room, with a noise floor, its peak at `level_db` below full scale."""
+    """Return speech (T,) as recorded in a room, with a noise floor, its peak at `level_db` of full scale."""
     wet = signal.fftconvolve(speech, room)[: len(speech)]
     floor = rng.normal(size=len(wet)) * np.sqrt(np.mean(wet**2)) * 10.0 ** (-noise_snr_db / 20.0)
-    return (_to_peak(wet + floor) * 10.0 ** (level_db / 20.0)).astype(np.float32)
+    recorded: Waveform = _to_peak(wet + floor) * np.float32(10.0 ** (level_db / 20.0))
+    return recorded
 
 
 def _voice_source(voice: Voice, total: int, rng: np.random.Generator) -> np.ndarray:
@@ -138,7 +139,7 @@ def _voice_source(voice: Voice, total: int, rng: np.random.Generator) -> np.ndar
     pulses[np.clip(marks, 0, total - 1)] = 1.0
     pulses *= np.sqrt(SAMPLE_RATE / voice.pitch_hz)  # the same power as the breath, at any pitch
     source = pulses + voice.breathiness * rng.normal(size=total)
-    return signal.lfilter([1.0 - voice.tilt], [1.0, -voice.tilt], source)
+    return np.asarray(signal.lfilter([1.0 - voice.tilt], [1.0, -voice.tilt], source))
 
 
 def _resonators(formants_hz: np.ndarray) -> np.ndarray:
@@ -153,4 +154,4 @@ def _resonators(formants_hz: np.ndarray) -> np.ndarray:
 
 
 def _to_peak(waveform: np.ndarray) -> Waveform:
-    return (waveform / (np.max(np.abs(waveform)) + 1e-9)).astype(np.float32)
+    return np.asarray(waveform / (np.max(np.abs(waveform)) + 1e-9), dtype=np.float32)

@@ -5,56 +5,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from sslsv.data.acoustics import mean_square, reverberate
 from sslsv.data.audio import AudioError, read_whole
-from sslsv.data.augment import (
-    AugmentConfig,
-    Bank,
-    add_noise,
-    augment,
-    mean_square,
-    reverberate,
-    shift_channel,
-)
+from sslsv.data.augment import AugmentConfig, Bank, augment
 
 RNG = np.random.default_rng(0)
 CROP = RNG.normal(0.0, 0.1, 32000).astype(np.float32)
-
-
-@pytest.mark.parametrize("snr_db", [-5.0, 0.0, 13.0, 40.0])
-def test_add_noise__measured_ratio_is_the_one_asked_for(snr_db: float) -> None:
-    noise = RNG.uniform(-1.0, 1.0, 32000).astype(np.float32)
-    added = add_noise(CROP, noise, snr_db) - CROP
-    assert abs(10 * np.log10(mean_square(CROP) / mean_square(added)) - snr_db) < 0.01
-
-
-def test_add_noise__silence_stays_as_it_is() -> None:
-    silence = np.zeros(1000, dtype=np.float32)
-    assert np.array_equal(add_noise(silence, CROP[:1000], 5.0), silence)
-    assert np.array_equal(add_noise(CROP[:1000], silence, 5.0), CROP[:1000])
-
-
-def test_reverberate__impulse_becomes_the_room() -> None:
-    room = (RNG.normal(size=4001) * 10.0 ** (-np.arange(4001) / 1000)).astype(np.float32)
-    room[37] = 8.0
-    impulse = np.zeros(12000, dtype=np.float32)
-    impulse[5000] = 1.0
-    wet = reverberate(impulse, room)
-    wanted = np.zeros(12000)
-    wanted[5000 - 37 : 5000 - 37 + 4001] = room / np.sqrt(np.sum(room.astype(np.float64) ** 2))
-    assert wet.dtype == np.float32 and wet.shape == (12000,)
-    assert np.argmax(np.abs(wet)) == 5000
-    assert np.allclose(wet, wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize("room_samples", [1, 2, 777, 40000])
-def test_reverberate__equals_the_convolution_sum(room_samples: int) -> None:
-    room = RNG.normal(size=room_samples).astype(np.float32)
-    crop = CROP[:3000]
-    scaled = room / np.sqrt(np.sum(room.astype(np.float64) ** 2))
-    delay = int(np.argmax(np.abs(room)))
-    wanted = np.convolve(crop.astype(np.float64), scaled)[delay : delay + 3000]
-    wanted = np.pad(wanted, (0, 3000 - len(wanted)))
-    assert np.allclose(reverberate(crop, room), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("field", ["noise_snr_db", "speech_files", "gain_db"])
@@ -156,9 +112,7 @@ def bank_config() -> AugmentConfig:
         ("any", {(False, False), (True, False), (False, True), (True, True)}),
     ],
 )
-def test_augment__strategy_applies_what_it_says(
-    strategy: str, wanted: set, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_augment__strategy_applies_what_it_says(strategy: str, wanted: set) -> None:
     class Recorder:
         def reverberate_randomly(self, rng: np.random.Generator, crop: np.ndarray) -> np.ndarray:
             self.calls.append("room")
@@ -168,15 +122,14 @@ def test_augment__strategy_applies_what_it_says(
             self.calls.append("noise")
             return np.ones(count, dtype=np.float32)
 
-    bank, seen, counts = Recorder(), set(), []
+    bank, seen = Recorder(), []
     for seed in range(200):
         bank.calls = []
         augment(CROP, AugmentConfig(strategy=strategy), bank, np.random.default_rng(seed))
         assert bank.calls in ([], ["room"], ["noise"], ["room", "noise"])
-        seen.add(("room" in bank.calls, "noise" in bank.calls))
-        counts.append(seen and ("room" in bank.calls, "noise" in bank.calls))
-    assert seen == wanted
-    assert all(counts.count(case) > 150 / len(wanted) * 0.7 for case in wanted)
+        seen.append(("room" in bank.calls, "noise" in bank.calls))
+    assert set(seen) == wanted
+    assert all(seen.count(case) > 0.5 * len(seen) / len(wanted) for case in wanted)
 
 
 def test_augment__babble_has_the_ratio_of_speech(demo_corpus: Path) -> None:
@@ -198,11 +151,3 @@ def test_augment__probability_and_level(demo_corpus: Path) -> None:
     quiet = AugmentConfig(strategy="none", gain_db=(-6.0, -6.0))
     view = augment(CROP, quiet, Bank(demo_corpus, quiet), np.random.default_rng(0))
     assert np.allclose(20 * np.log10(np.abs(view).max() / np.abs(CROP).max()), -6.0, atol=1e-4)
-
-
-def test_shift_channel__is_repeatable_and_differs_by_key(demo_corpus: Path) -> None:
-    bank = Bank(demo_corpus, AugmentConfig(strategy="none"))
-    shifted = [shift_channel(CROP, bank, key) for key in ((1, 5), (1, 5), (1, 6))]
-    assert np.array_equal(shifted[0], shifted[1]) and not np.array_equal(shifted[0], shifted[2])
-    assert shifted[0].dtype == np.float32 and shifted[0].shape == CROP.shape
-    assert all(np.max(np.abs(waveform)) <= 1.0 for waveform in shifted)

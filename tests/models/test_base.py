@@ -45,7 +45,7 @@ def test_model__gives_every_parameter_a_gradient_and_detached_scalars(name: str)
         assert parameter.grad is not None, parameter_name
         assert torch.isfinite(parameter.grad).all(), parameter_name
     assert model.encoder.stem[0].weight.grad.abs().max() > 0
-    assert "feature_std" in output.metrics and len(output.metrics) >= 2
+    assert "batch_feature_std" in output.metrics and len(output.metrics) >= 2
     for value in output.metrics.values():
         assert value.shape == () and not value.requires_grad
 

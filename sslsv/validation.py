@@ -1,0 +1,130 @@
+"""What a training run asks of itself: validate, test, decide whether to go on, sum up."""
+
+import math
+from typing import Any
+
+import torch
+
+from sslsv import distributed
+from sslsv.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.config import Config
+from sslsv.diagnostics import collapse_report
+from sslsv.environment import describe_environment
+from sslsv.meter import Meter
+from sslsv.run_folder import RunFolder
+from sslsv.training_state import TrainingState
+from sslsv.verification import Embedder, TrialSet, describe_trials, verify
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on, for a reason that all workers see and that a restart would meet again.
+
+    The message is for the user.
+    """
+
+
+def validate(embedder: Embedder, validation: TrialSet | None, state: TrainingState) -> dict[str, Any]:
+    """EER and minDCF on the validation trials, spread of their embeddings; notes the best EER in `state`."""
+    if validation is None:
+        return {}
+    metrics, embeddings = verify(embedder, validation)
+    if state.best_value is None or metrics["eer"] < state.best_value:
+        state.best_value, state.best_step, state.validations_without_gain = metrics["eer"], state.step, 0
+    else:
+        state.validations_without_gain += 1
+    return {**metrics, "best_eer": state.best_value, **collapse_report(torch.from_numpy(embeddings))}
+
+
+def test(embedder: Embedder, tests: list[TrialSet]) -> dict[str, float]:
+    """Metrics of every test list, as `test/<list>/<metric>`; reported, never used to choose."""
+    return {f"test/{t.name}/{key}": value for t in tests for key, value in verify(embedder, t)[0].items()}
+
+
+def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config) -> str | None:
+    """Why to stop now, if so; marks the record of a collapsed model.
+
+    Every worker comes to the same answer, because all hold the same record and state.
+    """
+    patience, collapse = config.train.patience, config.train.collapse
+    spread = record.get("feature_std", record["batch_feature_std"])  # without validation, of the batches
+    if spread < collapse.min_feature_std and collapse.action != "ignore":
+        record["has_collapsed"] = True
+        record["notice"] = (
+            f"The embeddings have collapsed at step {state.step}: their spread is {spread:.3f}, below "
+            f"train.collapse.min_feature_std ({collapse.min_feature_std}), so all recordings sound alike to the "
+            "model. Lower the learning rate, or raise what keeps embeddings apart (such as variance_weight)."
+        )
+        if collapse.action == "stop":
+            return str(record["notice"])
+    if patience is not None and state.validations_without_gain >= patience:
+        return (
+            f"Stopped early at step {state.step}: no validation EER below {state.best_value:.2f} % in "
+            f"{patience} validations (train.patience)."
+        )
+    return None
+
+
+def check_finite(record: dict[str, Any], config: Config) -> None:
+    """Raise TrainingError when the loss of a record, a mean over all workers, is not a number."""
+    if not math.isfinite(record["loss"]):
+        raise TrainingError(
+            f"The loss became {record['loss']} by step {record['step']} (gradient norm "
+            f"{record['gradient_norm']:.3g}, learning rate {record['learning_rate']:.3g}, precision "
+            f"{config.train.precision}). Lower optimizer.learning_rate, set optimizer.clip_norm, or use "
+            "train.precision=fp32; the last checkpoint is from before."
+        )
+
+
+def check_bad_share(bad_utterances: dict[str, str], seen: int, config: Config) -> None:
+    """Raise TrainingError, with the list, when too large a share of the utterances seen can't be read.
+
+    One alone never stops a run: at its very beginning it would be a large share.
+    """
+    share = len(bad_utterances) / seen
+    if share > config.data.max_bad_share and len(bad_utterances) > 1:
+        listed = "\n  ".join(bad_utterances.values())
+        raise TrainingError(
+            f"{len(bad_utterances)} of the {seen} utterances seen so far ({share:.1%}) can't be read, more than "
+            f"data.max_bad_share ({config.data.max_bad_share:.1%}) allows. Repair them, take them off the list, "
+            f"or raise the share:\n  {listed}"
+        )
+
+
+def summarize(
+    state: TrainingState,
+    folder: RunFolder,
+    embedder: Embedder,
+    validation: TrialSet | None,
+    tests: list[TrialSet],
+    meter: Meter,
+    stop_reason: str | None,
+) -> dict[str, Any]:
+    """What the run came to: test metrics of the last and the best checkpoint, counts, time, environment.
+
+    Leaves the best weights in `state.model`.
+    """
+    seconds, training_seconds = meter.seconds, meter.training_seconds
+    last = test(embedder, tests)
+    best: dict[str, Any] = {}
+    if state.best_step is not None:
+        best = {"step": state.best_step, "eer": state.best_value}
+        if tests and state.best_step != state.step:
+            chosen = find_checkpoint(folder, "best") if distributed.is_main() else ""
+            name = distributed.broadcast_object(chosen)  # so that all read the same file
+            state.model.load_state_dict(read_checkpoint(folder, name).model)
+            best |= test(embedder, tests)
+        else:
+            best |= last
+    samples = (state.step - meter.first_step) * meter.batch_size
+    return {
+        "is_finished": True,
+        "stop_reason": stop_reason,
+        "last": {"step": state.step, **last},
+        "best": best,
+        "trial_sets": {t.name: describe_trials(t) for t in [validation, *tests] if t is not None},
+        "bad_utterances": state.bad_utterances,
+        "seconds": seconds,
+        "samples_per_second": samples / max(training_seconds, 1e-9),
+        "workers": distributed.world_size(),
+        "environment": describe_environment(),
+    }

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from sslsv.data.acoustics import add_noise, fft_length, mean_square, reverberate
+
+RNG = np.random.default_rng(0)
+CROP = RNG.normal(0.0, 0.1, 32000).astype(np.float32)
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 0.0, 13.0, 40.0])
+def test_add_noise__measured_ratio_is_the_one_asked_for(snr_db: float) -> None:
+    noise = RNG.uniform(-1.0, 1.0, 32000).astype(np.float32)
+    added = add_noise(CROP, noise, snr_db) - CROP
+    assert abs(10 * np.log10(mean_square(CROP) / mean_square(added)) - snr_db) < 0.01
+
+
+def test_add_noise__silence_stays_as_it_is() -> None:
+    silence = np.zeros(1000, dtype=np.float32)
+    assert np.array_equal(add_noise(silence, CROP[:1000], 5.0), silence)
+    assert np.array_equal(add_noise(CROP[:1000], silence, 5.0), CROP[:1000])
+
+
+def test_reverberate__impulse_becomes_the_room() -> None:
+    room = (RNG.normal(size=4001) * 10.0 ** (-np.arange(4001) / 1000)).astype(np.float32)
+    room[37] = 8.0
+    impulse = np.zeros(12000, dtype=np.float32)
+    impulse[5000] = 1.0
+    wet = reverberate(impulse, room)
+    wanted = np.zeros(12000)
+    wanted[5000 - 37 : 5000 - 37 + 4001] = room / np.sqrt(np.sum(room.astype(np.float64) ** 2))
+    assert wet.dtype == np.float32 and wet.shape == (12000,)
+    assert np.argmax(np.abs(wet)) == 5000
+    assert np.allclose(wet, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("room_samples", [1, 2, 777, 40000])
+def test_reverberate__equals_the_convolution_sum(room_samples: int) -> None:
+    room = RNG.normal(size=room_samples).astype(np.float32)
+    crop = CROP[:3000]
+    scaled = room / np.sqrt(np.sum(room.astype(np.float64) ** 2))
+    delay = int(np.argmax(np.abs(room)))
+    wanted = np.convolve(crop.astype(np.float64), scaled)[delay : delay + 3000]
+    wanted = np.pad(wanted, (0, 3000 - len(wanted)))
+    assert np.allclose(reverberate(crop, room), wanted, atol=1e-5)
+
+
+def test_fft_length__is_even_and_long_enough() -> None:
+    for crop_samples in (1, 2, 16000, 32000, 55555):
+        for room_samples in (1, 2, 777, 40000):
+            length = fft_length(crop_samples, room_samples)
+            assert length % 2 == 0 and length >= crop_samples + room_samples - 1

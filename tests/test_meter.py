@@ -1,0 +1,38 @@
+import time
+
+import pytest
+import torch
+
+from sslsv.meter import Meter
+
+
+def meter(**values):
+    return Meter(**{"batch_size": 8, "total_steps": 10, "steps_per_epoch": 5, "first_step": 0, "seconds": 0.0} | values)
+
+
+def test_record__averages_the_steps_since_the_last_record():
+    m = meter()
+    for value in (1.0, 3.0):
+        m.add({"loss": torch.tensor(value)})
+    assert m.record()["loss"] == pytest.approx(2.0)
+    m.add({"loss": torch.tensor(7.0)})
+    record = m.record()
+    assert record["loss"] == pytest.approx(7.0)
+    assert (record["step"], record["epoch"]) == (3, 0.6)
+
+
+def test_record__waiting_counts_as_waiting_and_pauses_as_nothing():
+    m = meter()
+    with m.paused():
+        time.sleep(0.2)
+    with m.waiting():
+        time.sleep(0.2)
+    m.add({"loss": torch.tensor(1.0)})
+    record = m.record()
+    assert record["data_wait_share"] > 0.9  # the pause is not in the whole
+    assert record["samples_per_second"] == pytest.approx(8 / 0.2, rel=0.2)
+    assert m.training_seconds < m.seconds - 0.19
+
+
+def test_seconds__go_on_after_a_restart():
+    assert meter(first_step=4, seconds=100.0).seconds == pytest.approx(100.0, abs=1.0)

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from sslsv.run_folder import RunFolder
+from sslsv.run_log import RunLog, wandb_mode
+
+
+def open_log(folder, first_step, wandb="disabled", tensorboard=False):
+    return RunLog(
+        folder,
+        first_step=first_step,
+        config={"seed": 1},
+        use_tensorboard=tensorboard,
+        wandb_mode=wandb,
+        wandb_project="p",
+        board=None,
+    )
+
+
+def test_run_log__steps_that_are_done_again_are_not_there_twice(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    log = open_log(folder, 0)
+    for step in (1, 2, 3):
+        log.write({"step": step, "loss": 0.5})
+    log = open_log(folder, 2)  # the checkpoint was of step 2
+    log.write({"step": 3, "loss": 0.25})
+    assert [(r["step"], r["loss"]) for r in folder.metrics()] == [(1, 0.5), (2, 0.5), (3, 0.25)]
+
+
+def test_run_log__metrics_stay_valid_json(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    open_log(folder, 0).write({"step": 1, "loss": float("nan"), "gradient_norm": float("inf")})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    line = folder.read("metrics.jsonl").decode()
+    assert json.loads(line, parse_constant=refuse) == {"step": 1, "loss": None, "gradient_norm": None}
+
+
+def test_run_log__tensorboard_gets_every_number(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    log = open_log(folder, 0, tensorboard=True)
+    log.write({"step": 1, "loss": 0.5, "notice": "text"})
+    log.close({})
+    events = list((tmp_path / "run" / "tensorboard").iterdir())
+    assert len(events) == 1 and b"loss" in events[0].read_bytes() and b"notice" not in events[0].read_bytes()
+
+
+@pytest.mark.slow
+def test_run_log__a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    folder = RunFolder(str(tmp_path), "run")
+    folder.write_json("run.json", {"wandb_id": "abc123"})
+    for step in (1, 2):
+        log = open_log(folder, step - 1, wandb="offline")
+        log.write({"step": step, "loss": 0.5})
+        assert log.wandb.id == "abc123"
+        log.close({"eer": 3.0})
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*-abc123"))
+
+
+def test_wandb_mode__setting_then_environment_then_the_users_note(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_mode("disabled") == "disabled"
+    assert wandb_mode("auto") == "offline"
+
+
+@pytest.mark.slow
+def test_wandb_mode__wandb_offline_in_this_folder_is_honoured(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nmode = offline\n")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    environment["PYTHONPATH"] = os.getcwd()
+    code = "from sslsv.run_log import wandb_mode; print(wandb_mode('auto'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["offline"]

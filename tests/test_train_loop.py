@@ -1,0 +1,137 @@
+"""The loop in this process, its batches made without Ray; the whole command is in test_end_to_end.py."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from sslsv import train_loop
+from sslsv.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
+from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig
+from sslsv.data.augment import AugmentConfig
+from sslsv.data.pipeline import plain_batches
+from sslsv.encoders import ThinResNet34
+from sslsv.models import SimCLR
+from sslsv.optim import OptimizerConfig
+from sslsv.run_folder import RunFolder
+from sslsv.schedules import ScheduleConfig
+from sslsv.train import prepare_folder
+from sslsv.train_loop import Training
+from sslsv.validation import TrainingError
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    def batches(plan, maker, first, last, *, rank, world_size, **resources):
+        return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
+
+    monkeypatch.setattr(train_loop, "train_batches", batches)
+    monkeypatch.setattr(train_loop.ray, "put", lambda value: value)
+
+
+@pytest.fixture
+def config(demo_corpus):
+    return Config(
+        data=DataConfig(root=str(demo_corpus), augment=AugmentConfig(strategy="any")),
+        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
+        model=SimCLR.Config(crop_seconds=0.3, temperature=0.1),
+        optimizer=OptimizerConfig(schedule=ScheduleConfig(name="cosine")),
+        train=TrainConfig(epochs=4, batch_size=5, log_every_steps=3),
+        evaluation=EvaluationConfig(held_out_speakers=3, every_epochs=2, test=("trials",)),
+        run=RunConfig(tensorboard=False),
+    )
+
+
+def training(config, tmp_path, name="run", **values):
+    folder = RunFolder(str(tmp_path), name)
+    prepare_folder(folder, config, is_fresh=False)
+    return Training(config, folder, device=torch.device("cpu"), **values)
+
+
+def weights(tmp_path, name):
+    folder = RunFolder(str(tmp_path), name)
+    return read_checkpoint(folder, find_checkpoint(folder, "last"))
+
+
+def stop_at(step, monkeypatch):
+    """Make the loop die before `step`, as if its machine had."""
+    original = Training.take_step
+
+    def take_step(self, batch):
+        if self.state.step == step:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    monkeypatch.setattr(Training, "take_step", take_step)
+    return original
+
+
+@pytest.mark.parametrize("dies_at", [4, 9, 14])
+def test_training__stopped_anywhere_it_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, dies_at):
+    """20 training utterances, 4 steps an epoch, 16 in all; checkpoints at every record, so also inside epochs."""
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_every_minutes=1e-9))
+    whole = training(config, tmp_path, "whole").run()
+    original = stop_at(dies_at, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        training(config, tmp_path, "cut").run()
+    monkeypatch.setattr(Training, "take_step", original)
+    again = training(config, tmp_path, "cut")
+    assert 0 < again.state.step <= dies_at
+    summary = again.run()
+    a, b = weights(tmp_path, "whole"), weights(tmp_path, "cut")
+    assert a.step == b.step == 16
+    assert all(torch.equal(weight, b.model[name]) for name, weight in a.model.items())
+    assert summary["last"] == whole["last"] and summary["best"] == whole["best"]
+    folders = [RunFolder(str(tmp_path), name) for name in ("whole", "cut")]
+    losses = [[(r["step"], r["loss"], r.get("eer")) for r in folder.metrics()] for folder in folders]
+    assert losses[0] == losses[1]
+
+
+def test_training__reports_every_validation_and_keeps_the_best_checkpoint(config, tmp_path):
+    reports = []
+    summary = training(config, tmp_path, report=reports.append).run()
+    assert [record["step"] for record in reports] == [8, 16]
+    assert all({"eer", "min_dcf", "effective_rank", "mean_cosine"} <= record.keys() for record in reports)
+    best = min(reports, key=lambda record: record["eer"])
+    assert summary["best"]["step"] == best["step"]
+    steps = [step for step, _ in list_checkpoints(RunFolder(str(tmp_path), "run"))]
+    assert best["step"] in steps and 16 in steps
+
+
+def test_training__the_loss_of_random_weights_falls(config, tmp_path):
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=30))
+    training(longer, tmp_path).run()
+    losses = [record["loss"] for record in RunFolder(str(tmp_path), "run").metrics()]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.1
+
+
+def test_training__another_seed_is_another_run(config, tmp_path):
+    training(config, tmp_path, "a").run()
+    training(dataclasses.replace(config, seed=2), tmp_path, "b").run()
+    a, b = weights(tmp_path, "a").model, weights(tmp_path, "b").model
+    assert not any(torch.equal(a[name], b[name]) for name in a if name.endswith("conv1.weight"))
+
+
+def test_training__a_loss_that_is_no_number_stops_it_with_a_sentence(config, tmp_path):
+    wild = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=1e30))
+    with pytest.raises(TrainingError, match="optimizer.learning_rate"):
+        training(wild, tmp_path).run()
+    assert not list_checkpoints(RunFolder(str(tmp_path), "run"))
+
+
+def test_training__early_stopping_says_so_in_the_summary(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("sslsv.validation.verify", lambda embedder, t: ({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy()))
+    impatient = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, epochs=50, patience=2),
+        evaluation=dataclasses.replace(config.evaluation, every_epochs=1),
+    )
+    summary = training(impatient, tmp_path).run()
+    assert summary["last"]["step"] == 12 and "train.patience" in summary["stop_reason"]
+
+
+def test_training__test_lists_can_be_watched_without_choosing_anything(config, tmp_path):
+    watched = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, test_every_epochs=1))
+    training(watched, tmp_path).run()
+    records = RunFolder(str(tmp_path), "run").metrics()
+    assert [r["step"] for r in records if "test/trials/eer" in r] == [4, 8, 12]

@@ -1,0 +1,52 @@
+import math
+
+import pytest
+
+from sslsv.config import CollapseConfig, Config, DataConfig, EvaluationConfig, TrainConfig
+from sslsv.training_state import TrainingState
+from sslsv.validation import TrainingError, check_bad_share, check_finite, reason_to_stop
+
+
+def state(**values):
+    return TrainingState(model=None, optimizer=None, scaler=None, step=30, **values)
+
+
+def config(**train):
+    return Config(train=TrainConfig(**train), evaluation=EvaluationConfig(held_out_speakers=2))
+
+
+def test_reason_to_stop__patience_counts_validations_without_a_better_value():
+    patient = config(patience=3)
+    record = {"batch_feature_std": 1.0, "feature_std": 1.0}
+    assert reason_to_stop(dict(record), state(best_value=9.0, validations_without_gain=2), patient) is None
+    reason = reason_to_stop(dict(record), state(best_value=9.0, validations_without_gain=3), patient)
+    assert "9.00 %" in reason and "train.patience" in reason
+
+
+@pytest.mark.parametrize(("action", "is_stopped", "is_marked"), [("warn", 0, 1), ("stop", 1, 1), ("ignore", 0, 0)])
+def test_reason_to_stop__a_collapse_is_marked_and_stops_if_asked(action, is_stopped, is_marked):
+    record = {"batch_feature_std": 0.9, "feature_std": 0.01}
+    reason = reason_to_stop(record, state(), config(collapse=CollapseConfig(action=action)))
+    assert (reason is not None) == is_stopped
+    assert record.get("has_collapsed", False) == is_marked
+
+
+def test_reason_to_stop__without_validation_the_batches_tell_of_a_collapse():
+    record = {"batch_feature_std": 0.01}
+    reason_to_stop(record, state(), config())
+    assert record["has_collapsed"] and "collapsed" in record["notice"]
+
+
+def test_check_finite__a_nan_loss_is_a_sentence_with_a_cure():
+    record = {"loss": math.nan, "step": 7, "gradient_norm": 1e9, "learning_rate": 0.1}
+    with pytest.raises(TrainingError, match=r"became nan by step 7 .*clip_norm"):
+        check_finite(record, config())
+    check_finite({**record, "loss": 1.0}, config())
+
+
+def test_check_bad_share__names_every_bad_recording():
+    settings = Config(data=DataConfig(max_bad_share=0.1))
+    check_bad_share({"a": "a is empty."}, 1, settings)  # one alone may be the first of a million
+    check_bad_share({"a": "a is empty.", "b": "b is no audio."}, 20, settings)
+    with pytest.raises(TrainingError, match=r"2 of the 19 (.|\n)*a is empty\.\n +b is no audio\."):
+        check_bad_share({"a": "a is empty.", "b": "b is no audio."}, 19, settings)
