@@ -1,9 +1,9 @@
 """Checkpoints: what they contain, how they are written, found, read and pruned.
 
-One file per checkpoint, `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`: the name carries the step and the first
-16 digits of the content's SHA-256.  A file therefore proves itself: one that is cut short or altered is recognised
-and passed over with a warning, and the one before it is used.  Writing is atomic (run_folder.py), reading never
-executes code (`weights_only`).
+One file per checkpoint, `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`: the name carries the step and the
+first 16 digits of the content's SHA-256.  A file therefore proves itself: one that is cut short or altered is
+recognised and passed over with a warning, and the one before it is used.  Writing is atomic (run_folder.py),
+reading never executes code (`weights_only`).
 """
 
 import hashlib
@@ -25,8 +25,8 @@ NAME = re.compile(r"step_(\d{8,})-([0-9a-f]{16})\.pt")
 class Checkpoint:
     """Everything that the next step depends on, and what a reader of the file needs to rebuild the model.
 
-    The stream position is `step` itself: sample k is a function of (seed, k).  Random generators are seeded anew
-    from (seed, step, rank) before every step, so their state is implied as well.
+    The stream position is `step` itself: sample k is a function of (seed, k).  Random generators are seeded
+    anew from (seed, step, rank) before every step, so their state is implied as well.
     """
 
     step: int  # optimizer steps taken; the next batch is global batch number `step`
@@ -67,8 +67,8 @@ def read_checkpoint(folder: RunFolder, name: str) -> Checkpoint:
     match = NAME.fullmatch(name)
     if match is None or hashlib.sha256(content).hexdigest()[:16] != match.group(2):
         raise ValueError(
-            f"checkpoint {folder.location}/{FOLDER}/{name} is damaged: its content ({len(content)} bytes) does not "
-            "have the checksum in its name; delete it, or copy it here again"
+            f"checkpoint {folder.location}/{FOLDER}/{name} is damaged: its content ({len(content)} bytes) "
+            "does not have the checksum in its name; delete it, or copy it here again"
         )
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return Checkpoint(**state)

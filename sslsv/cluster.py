@@ -12,7 +12,7 @@ from typing import Any
 # Ray would nice trainer and data processes alike; ours nice themselves.
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report waits for one such interval
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # a report waits for one such interval
 os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -73,25 +73,25 @@ def find_share(resources: ResourcesConfig, total: dict[str, float], free: dict[s
         )
     if has_gpu and free_gpus < workers:
         raise CapacityError(
-            f"resources.workers is {workers} with one GPU each, but other jobs hold {total_gpus - free_gpus:g} of "
-            f"{total_gpus:g} GPUs; wait for them, or lower resources.workers"
+            f"resources.workers is {workers} with one GPU each, but other jobs hold "
+            f"{total_gpus - free_gpus:g} of {total_gpus:g} GPUs; wait for them, or lower resources.workers"
         )
     total_cpus, free_cpus = total.get("CPU", 0.0), free.get("CPU", 0.0)
     for_workers, per_task = workers * resources.cpus_per_worker, resources.cpus_per_data_task
     needed = for_workers + workers * per_task  # every worker draws on at least one data process
     request = (
-        f"{workers} training workers x {resources.cpus_per_worker:g} (resources.cpus_per_worker) and as many data "
-        f"processes x {per_task:g} (resources.cpus_per_data_task) need {needed:g} CPUs"
+        f"{workers} training workers x {resources.cpus_per_worker:g} (resources.cpus_per_worker) and as many "
+        f"data processes x {per_task:g} (resources.cpus_per_data_task) need {needed:g} CPUs"
     )
     if needed > total_cpus:
         raise CapacityError(
-            f"{request}, but there are {total_cpus:g}; lower resources.workers, or the CPUs reserved for each "
-            "(they are only counted, not enforced)"
+            f"{request}, but there are {total_cpus:g}; lower resources.workers, or the CPUs reserved for "
+            "each (they are only counted, not enforced)"
         )
     if needed > free_cpus:
         raise CapacityError(
-            f"{request}, but other jobs hold {total_cpus - free_cpus:g} of the {total_cpus:g}; wait for them, or "
-            "lower the request"
+            f"{request}, but other jobs hold {total_cpus - free_cpus:g} of the {total_cpus:g}; wait for "
+            "them, or lower the request"
         )
     fitting = int((free_cpus - for_workers) / per_task + 1e-6)
     return Share(bool(has_gpu), min(resources.data_tasks or fitting, fitting))
@@ -122,8 +122,7 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]  # its result comes back as return_value
         train_loop_config=job,
-        # With GPUs both: a few small tensors, such as the indices of unreadable files, stay on the CPU.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if share.has_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if share.has_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers, use_gpu=share.has_gpu, resources_per_worker=per_worker
         ),
@@ -132,7 +131,7 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
             name=f"ray/{os.getpid()}",
             storage_path=folder.location,
             failure_config=ray.train.FailureConfig(max_failures=config.run.max_failures),
-            # A runtime environment of their own keeps training workers out of processes that data tasks have niced.
+            # An environment of their own keeps training workers out of processes that data tasks have niced.
             worker_runtime_env={"env_vars": {"SSLSV_ROLE": "trainer"}},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
@@ -154,6 +153,6 @@ def failure_sentence(error: Exception, folder: RunFolder) -> str:
         folder.write("failure.txt", str(cause).encode())
     lines = [line for line in str(original).strip().splitlines() if line.strip()] or [type(original).__name__]
     return (
-        f"training worker {rank} failed: {lines[-1].strip()} (details in {folder.location}/failure.txt); the same "
-        "command goes on from the last checkpoint"
+        f"training worker {rank} failed: {lines[-1].strip()} (details in {folder.location}/failure.txt); the "
+        "same command goes on from the last checkpoint"
     )

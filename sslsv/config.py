@@ -158,6 +158,7 @@ class ResourcesConfig:
 
     workers: int = 1  # training processes; one GPU each if there are any
     gpu: bool | None = None  # null = one per worker if the cluster has any
+    threads_per_worker: int | None = None  # on CPUs; null = the machine's cores shared by its workers
     cpus_per_worker: float = 0.5  # logical CPUs reserved for each training process
     data_tasks: int | None = None  # data processes at once over all workers; null = as many as CPUs allow
     cpus_per_data_task: float = 0.5  # logical CPUs reserved for each; they run niced, on one thread
@@ -165,7 +166,7 @@ class ResourcesConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts and shares below their smallest sensible value."""
-        at_least(1, self, "workers", "data_tasks", "batches_per_block")
+        at_least(1, self, "workers", "threads_per_worker", "data_tasks", "batches_per_block")
         for name in ("cpus_per_worker", "cpus_per_data_task"):
             refuse_if(getattr(self, name) <= 0, f"{name} is {getattr(self, name)}; it must be above 0")
 

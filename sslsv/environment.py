@@ -12,7 +12,7 @@ import torch
 
 @functools.cache
 def describe_environment() -> dict[str, str]:
-    """Library versions, hardware and, in a git checkout, the commit (`+changes` when files differ from it)."""
+    """Library versions, hardware and, in a git checkout, the commit (`+changes` if files differ from it)."""
     result = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
     for package in ("sslsv", "torch", "torchaudio", "ray", "numpy", "scipy", "soundfile"):
         try:

@@ -1,4 +1,4 @@
-"""What the loop measures of itself: averages of each step's numbers, speed, share of time waiting for data."""
+"""What the loop measures of itself: averages of the steps' numbers, speed, share of time spent waiting."""
 
 import contextlib
 import time

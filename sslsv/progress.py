@@ -1,6 +1,6 @@
 """The live line in the terminal: the first worker tells a tiny actor how far it is, the driver draws it.
 
-A worker's own terminal is a log file on some machine, so it cannot draw; an actor is reached from any machine.
+A worker's own terminal is a log file on some machine, so it can't draw; an actor is reached from anywhere.
 """
 
 import contextlib
@@ -105,12 +105,8 @@ def _draw(actor: Any, is_shown: bool, stop: threading.Event) -> None:
                 console.print(text)
             if not is_shown or "step" not in values:
                 continue
-            line, step, total, eta = (
-                describe(values),
-                values["step"],
-                values.get("total_steps"),
-                _remaining(values),
-            )
+            step, total = values["step"], values.get("total_steps")
+            line, eta = describe(values), _remaining(values)
             bar.update(task, description=line, completed=step, total=total, eta=eta)
             is_due = is_last or time.monotonic() - last_time >= 30
             if is_due and line != last_line and not console.is_terminal:

@@ -1,7 +1,7 @@
 """The page that a run leaves behind: one self-contained HTML file of curves, tables, settings, environment.
 
-Written at the end of a training; `python -m sslsv.report runs/NAME` writes it for one that is still running or was
-stopped.
+Written at the end of a training; `python -m sslsv.report runs/NAME` writes it for one that is still running
+or was stopped.
 """
 
 import html
@@ -29,7 +29,8 @@ CURVES = (
     ("Share of time waiting for data", ("data_wait_share",), False),
 )
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430 }
+body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
 h1 { font-size: 1.6rem; margin-bottom: 0 }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 .muted { color: #667 }

@@ -52,7 +52,7 @@ class RunFolder:
             return bytes(stream.read())
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a whole file: first under a temporary name, then renamed, so that no reader meets half of it."""
+        """Write a whole file, first under a temporary name, then renamed: no reader meets half of it."""
         path = self.path(name)
         if not self.is_local:  # an object appears when its upload is complete: no temporary name needed
             with self.filesystem.open_output_stream(path) as stream:

@@ -24,8 +24,8 @@ class Board(Protocol):
 class RunLog:
     """Write every record to all the places that the settings ask for.
 
-    A record is a flat dictionary with `step`, `epoch` and numbers; its keys are those of metrics.jsonl.  The id of
-    the wandb run is kept in run.json, so that a resumed training goes on in the same one.
+    A record is a flat dictionary with `step`, `epoch` and numbers; its keys are those of metrics.jsonl.  The
+    id of the wandb run is kept in run.json, so that a resumed training goes on in the same one.
     """
 
     def __init__(
@@ -53,11 +53,12 @@ class RunLog:
             self.board.show(values)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record everywhere; NaN and infinities become null, so that metrics.jsonl stays valid JSON."""
+        """Append one record everywhere; NaN and infinity become null, so that JSON readers accept it."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self.folder.append_lines("metrics.jsonl", [json.dumps(finite)])
         step = record["step"]
-        numbers = {k: v for k, v in finite.items() if type(v) in (int, float) and k != "step"}
+        numbers = {k: v for k, v in finite.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        numbers.pop("step", None)
         if self.tensorboard is not None:
             for key, value in numbers.items():
                 self.tensorboard.add_scalar(key, value, step)
@@ -66,12 +67,11 @@ class RunLog:
             self.wandb.log(numbers, step=step)
         self.show(record)
 
-    def close(self, summary: dict[str, Any]) -> None:
-        """Finish the wandb run, with `summary` as its results, and the TensorBoard file."""
+    def close(self) -> None:
+        """Finish what is open; the numbers written so far are safe in any case."""
         if self.tensorboard is not None:
             self.tensorboard.close()
         if self.wandb is not None:
-            self.wandb.summary.update(summary)
             self.wandb.finish()
 
 
@@ -102,7 +102,8 @@ def _open_wandb(folder: RunFolder, config: dict[str, Any], mode: WandbMode, proj
 def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
     """What the setting comes to: `auto` is online if there is an API key, else disabled.
 
-    Before that, `auto` asks WANDB_MODE and what `wandb online|offline|disabled` has noted for this folder.  Called in the user's own process: workers run in another folder and would miss the note.
+    Before that, `auto` asks WANDB_MODE and what `wandb online|offline|disabled` has noted for this folder.
+    Called in the user's own process: workers run in another folder and would miss the note.
     """
     if setting != "auto":
         return setting

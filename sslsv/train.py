@@ -1,7 +1,7 @@
 """Train a model: `python -m sslsv.train CONFIG [key=value ...]`.
 
-Reads the settings, checks that the machine or cluster can do what they ask, finds out what to do with a run folder
-that is already there, starts Ray Train and shows how far it is.
+Reads the settings, checks that the machine or cluster can do what they ask, finds out what to do with a run
+folder that is already there, starts Ray Train and shows how far it is.
 
 Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interrupted.
 """

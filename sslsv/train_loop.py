@@ -1,7 +1,7 @@
 """What one training worker does, top to bottom.
 
-`train_worker` is what Ray Train starts in every worker; `Training` is the loop itself.  Of Ray it knows the data
-pipeline and the `report` function that it is given, so that a search can also run it directly.
+`train_worker` is what Ray Train starts in every worker; `Training` is the loop itself.  Of Ray it knows the
+data pipeline and the `report` function that it is given, so that a search can also run it directly.
 """
 
 import os
@@ -13,7 +13,7 @@ import ray
 import torch
 from torch import Tensor
 
-from sslsv import distributed
+from sslsv import distributed, validation
 from sslsv.config import Config, read_config, to_dict
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
@@ -26,15 +26,7 @@ from sslsv.run_folder import RunFolder
 from sslsv.run_log import Board, RunLog, WandbMode
 from sslsv.schedules import learning_rate
 from sslsv.training_state import build_state, restore_state, save_state, wrap_model
-from sslsv.validation import (
-    TrainingError,
-    check_bad_share,
-    check_finite,
-    reason_to_stop,
-    summarize,
-    test,
-    validate,
-)
+from sslsv.validation import TrainingError
 from sslsv.verification import Embedder, open_trial_sets
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,18 +38,19 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
     Raising it would count as a crash, and Ray would start the workers again.
     """
-    import ray.train
     import ray.train.torch
 
+    config = read_config(job["config"])
     device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
     if device.type == "cpu":
         # Ray allows one thread; the cores of this machine are for its training workers to share.
         workers_here = ray.train.get_context().get_local_world_size()
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers_here))
+        threads = (os.cpu_count() or 1) // workers_here
+        torch.set_num_threads(config.resources.threads_per_worker or max(1, threads))
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
     training = Training(
-        read_config(job["config"]),
+        config,
         RunFolder(job["storage"], job["name"]),
         device=device,
         board=job["board"],
@@ -105,9 +98,8 @@ class Training:
         self.model = wrap_model(self.state.model, config, device)
         self.maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
         # Who watches.
-        self.embedder = Embedder(
-            self.state.model, device, config.train.precision, config.evaluation.batch_seconds
-        )
+        batch_seconds = config.evaluation.batch_seconds
+        self.embedder = Embedder(self.state.model, device, config.train.precision, batch_seconds)
         self.meter = Meter(
             batch_size=config.train.batch_size,
             total_steps=self.total_steps,
@@ -131,25 +123,27 @@ class Training:
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary (what `summary.json` holds)."""
         state, steps_per_epoch = self.state, self.plan.steps_per_epoch
-        stop_reason = None
+        stop_reason = validation.out_of_patience(state, self.config)  # of a run that was killed just after
         batches = self.batches()
-        while state.step < self.total_steps and stop_reason is None:
-            with self.meter.waiting():
-                batch = next(batches)
-            self.bad_indices.update(index for index in batch.pop("bad_utterance").tolist() if index >= 0)
-            self.meter.add(self.take_step(batch))
-            is_epoch_end = state.step % steps_per_epoch == 0
-            if is_epoch_end or state.step % self.config.train.log_every_steps == 0:
-                stop_reason = self.finish_interval(is_epoch_end)
-        batches.close()
-
-        summary = summarize(
-            state, self.folder, self.embedder, self.validation, self.tests, self.meter, stop_reason
-        )
-        if self.log is not None:
-            self.folder.write_json("summary.json", summary)
-            write_report(self.folder)
-            self.log.close(summary["last"])
+        try:
+            while state.step < self.total_steps and stop_reason is None:
+                with self.meter.waiting():
+                    batch = next(batches)
+                self.bad_indices.update(i for i in batch.pop("bad_utterance").tolist() if i >= 0)
+                self.meter.add(self.take_step(batch))
+                is_epoch_end = state.step % steps_per_epoch == 0
+                if is_epoch_end or state.step % self.config.train.log_every_steps == 0:
+                    stop_reason = self.finish_interval(is_epoch_end)
+            summary = validation.summarize(
+                state, self.folder, self.embedder, self.validation, self.tests, self.meter, stop_reason
+            )
+            if self.log is not None:
+                self.folder.write_json("summary.json", summary)
+        finally:
+            batches.close()
+            if self.log is not None:
+                self.log.close()
+                write_report(self.folder)
         return summary
 
     def batches(self) -> Generator[dict[str, Tensor], None, None]:
@@ -213,10 +207,10 @@ class Training:
         return {"loss": output.loss, **output.metrics, **numbers}
 
     def finish_interval(self, is_epoch_end: bool) -> str | None:
-        """Log what the last steps came to and, where due, validate, test and save; returns why to stop, if so."""
+        """Log what the last steps came to; where due, validate, test and save; returns why to stop, if so."""
         state, config = self.state, self.config
         record = self.meter.record()
-        check_finite(record, config)
+        validation.check_finite(record, config)
         self.merge_bad_utterances()
         epoch = state.step // self.plan.steps_per_epoch
         is_last = state.step == self.total_steps
@@ -225,10 +219,10 @@ class Training:
         stop_reason = None
         with self.meter.paused():
             if is_validated:
-                record |= validate(self.embedder, self.validation, state)
-                stop_reason = reason_to_stop(record, state, config)
+                record |= validation.validate(self.embedder, self.validation, state)
+                stop_reason = validation.reason_to_stop(record, state, config)
             if is_epoch_end and test_every and epoch % test_every == 0 and not is_last:
-                record |= test(self.embedder, self.tests)
+                record |= validation.test(self.embedder, self.tests)
             if self.log is not None:
                 self.log.write(record)
                 is_due = time.monotonic() - self.last_saved >= 60 * config.run.checkpoint_every_minutes
@@ -241,7 +235,7 @@ class Training:
         return stop_reason
 
     def merge_bad_utterances(self) -> None:
-        """Tell every worker which recordings any of them could not read; too many stop the run on all of them."""
+        """Tell every worker which recordings any of them could not read; too many stop the run on all."""
         found = {index for indices in distributed.gather_objects(self.bad_indices) for index in indices}
         self.bad_indices = set()
         for index in sorted(found):
@@ -249,4 +243,4 @@ class Training:
             if path not in self.state.bad_utterances:
                 self.state.bad_utterances[path] = self.maker.explain(index)
         seen = min(self.state.step * self.config.train.batch_size, self.num_utterances)
-        check_bad_share(self.state.bad_utterances, seen, self.config)
+        validation.check_bad_share(self.state.bad_utterances, seen, self.config)

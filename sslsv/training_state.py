@@ -27,7 +27,7 @@ from sslsv.run_folder import RunFolder
 
 @dataclass
 class TrainingState:
-    """The moving parts of a training; the same on every worker, save for `seconds`, which the first one keeps."""
+    """The moving parts of a training; the same on every worker, but only the first one keeps `seconds`."""
 
     model: Model
     optimizer: torch.optim.Optimizer
@@ -62,14 +62,14 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
 
 
 def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
-    """The model as the loop calls it: compiled if asked, gradients averaged over workers if there are several."""
+    """The model as the loop calls it: compiled if asked, gradients averaged if there are several workers."""
     wrapped: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
     if distributed.world_size() == 1:
         return wrapped
-    # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run would
-    # differ in the last bit from an undisturbed one.  Looking for unused parameters keeps the buckets as they are;
-    # the search costs nothing visible beside a CPU's step.  NCCL promises no bit-exactness anyway, so GPUs keep the
-    # faster form.
+    # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run
+    # would differ in the last bit from an undisturbed one.  Looking for unused parameters keeps the buckets
+    # as they are; the search costs nothing visible beside a CPU's step.  NCCL promises no bit-exactness
+    # anyway, so GPUs keep the faster form.
     return DistributedDataParallel(wrapped, find_unused_parameters=device.type == "cpu")
 
 
@@ -113,7 +113,8 @@ def restore_state(state: TrainingState, folder: RunFolder) -> bool:
     for key in ("step", "best_value", "best_step", "validations_without_gain", "seconds", "bad_utterances"):
         setattr(state, key, getattr(checkpoint, key))
     before, now = checkpoint.environment, describe_environment()
-    changed = {key: f"{before.get(key)} -> {now[key]}" for key in ("torch", "numpy") if before.get(key) != now[key]}
+    different = [name for name in ("torch", "numpy") if before.get(name) != now.get(name)]
+    changed = {name: f"{before.get(name)} -> {now.get(name)}" for name in different}
     if changed and distributed.is_main():
         warnings.warn(f"resuming with other library versions, so not bit for bit: {changed}", stacklevel=2)
     return True

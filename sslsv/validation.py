@@ -45,23 +45,30 @@ def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config)
 
     Every worker comes to the same answer, because all hold the same record and state.
     """
-    patience, collapse = config.train.patience, config.train.collapse
+    collapse = config.train.collapse
     spread = record.get("feature_std", record["batch_feature_std"])  # without validation, of the batches
     if spread < collapse.min_feature_std and collapse.action != "ignore":
         record["has_collapsed"] = True
         record["notice"] = (
             f"The embeddings have collapsed at step {state.step}: their spread is {spread:.3f}, below "
-            f"train.collapse.min_feature_std ({collapse.min_feature_std}), so all recordings sound alike to the "
-            "model. Lower the learning rate, or raise what keeps embeddings apart (such as variance_weight)."
+            f"train.collapse.min_feature_std ({collapse.min_feature_std}), so all recordings sound alike to "
+            "the model. Lower the learning rate, or raise what keeps embeddings apart (temperature, variance "
+            "weight)."
         )
         if collapse.action == "stop":
             return str(record["notice"])
-    if patience is not None and state.validations_without_gain >= patience:
-        return (
-            f"Stopped early at step {state.step}: no validation EER below {state.best_value:.2f} % in "
-            f"{patience} validations (train.patience)."
-        )
-    return None
+    return out_of_patience(state, config)
+
+
+def out_of_patience(state: TrainingState, config: Config) -> str | None:
+    """Why early stopping is due, if so."""
+    patience = config.train.patience
+    if patience is None or state.validations_without_gain < patience:
+        return None
+    return (
+        f"Stopped early at step {state.step}: no validation EER below {state.best_value:.2f} % in {patience} "
+        "validations (train.patience)."
+    )
 
 
 def check_finite(record: dict[str, Any], config: Config) -> None:
@@ -84,9 +91,9 @@ def check_bad_share(bad_utterances: dict[str, str], seen: int, config: Config) -
     if share > config.data.max_bad_share and len(bad_utterances) > 1:
         listed = "\n  ".join(bad_utterances.values())
         raise TrainingError(
-            f"{len(bad_utterances)} of the {seen} utterances seen so far ({share:.1%}) can't be read, more than "
-            f"data.max_bad_share ({config.data.max_bad_share:.1%}) allows. Repair them, take them off the list, "
-            f"or raise the share:\n  {listed}"
+            f"{len(bad_utterances)} of the {seen} utterances seen so far ({share:.1%}) can't be read, more "
+            f"than data.max_bad_share ({config.data.max_bad_share:.1%}) allows. Repair them, take them off "
+            f"the list, or raise the share:\n  {listed}"
         )
 
 

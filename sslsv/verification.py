@@ -43,8 +43,8 @@ class TrialSet:
 def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[TrialSet]]:
     """What the settings train on, validate on (or None) and test on.
 
-    Validation trials come from `evaluation.validation`, or are made from held-out training speakers, which the
-    training manifest returned then lacks.  Raises ValueError or FileNotFoundError with a sentence.
+    Validation trials come from `evaluation.validation`, or are made from held-out training speakers, which
+    the training manifest returned then lacks.  Raises ValueError or FileNotFoundError with a sentence.
     """
     root, evaluation = config.data.root, config.evaluation
     manifest = read_train_lists(root, config.data.train_lists)
@@ -66,9 +66,9 @@ def listed_trials(root: str, name: str) -> TrialSet:
 def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
     """Trials made from held-out training speakers.
 
-    With `held_out_is_shifted` every recording is heard twice, each time in a room, with a noise and at a level of
-    its own, drawn from (seed, recording, version): where a corpus has one session per speaker, trials without it
-    measure the channel.
+    With `held_out_is_shifted` every recording is heard twice, each time in a room, with a noise and at a
+    level of its own, drawn from (seed, recording, version): where a corpus has one session per speaker,
+    trials without it measure the channel.
     """
     root = Path(config.data.root)
     if not config.evaluation.held_out_is_shifted:
@@ -84,8 +84,8 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
 class Embedder:
     """Embeds whole recordings, several at once only if they are equally long.
 
-    Padding would change instance norm, squeeze-excitation and pooling, hence the embedding.  `batch_seconds` bounds
-    the audio of one forward pass.  bf16 keeps the cosine to fp32 above 0.9999.
+    Padding would change instance norm, squeeze-excitation and pooling, hence the embedding.  `batch_seconds`
+    bounds the audio of one forward pass.  bf16 keeps the cosine to fp32 above 0.9999.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: str, batch_seconds: float) -> None:
@@ -105,7 +105,7 @@ class Embedder:
             self.model.train(was_training)
 
     def embed_recordings(self, read: Callable[[int], Waveform], count: int) -> npt.NDArray[np.float32]:
-        """Embeddings (count, D) of recordings 0..count-1: each worker makes its share, every one gets them all."""
+        """Embeddings (count, D) of recordings 0..count-1; each worker makes a share, all get the whole."""
         mine = range(distributed.rank(), count, distributed.world_size())
         embeddings: Tensor | None = None
         for indices, waveforms in _equal_lengths(read, mine, self.batch_seconds):
@@ -122,7 +122,7 @@ class Embedder:
 def _equal_lengths(
     read: Callable[[int], Waveform], indices: range, batch_seconds: float
 ) -> Iterator[tuple[list[int], list[Waveform]]]:
-    """Groups of equally long recordings, at most `batch_seconds` in all (or one alone), read ahead in a thread."""
+    """Groups of equally long recordings, of at most `batch_seconds` or one alone; a thread reads ahead."""
     waiting: dict[int, list[tuple[int, Waveform]]] = {}
     held = 0
     with ThreadPoolExecutor(1) as pool:
@@ -152,7 +152,7 @@ def _pop(waiting: dict[int, list[tuple[int, Waveform]]], length: int) -> tuple[l
 
 
 def verify(embedder: Embedder, trial_set: TrialSet) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
-    """Cosine EER (percent) and normalised minDCF (P_target 0.01) of a trial set, and its embeddings (R, D)."""
+    """EER (percent) and minDCF (normalised, P_target 0.01) of cosine scores, and the embeddings (R, D)."""
     trials = trial_set.trials
     embeddings = embedder.embed_recordings(trial_set.read, len(trials.paths))
     scores = cosine_scores(embeddings, trials.enrol, trials.test)

@@ -1,5 +1,6 @@
 """The whole command on the synthetic corpus, disturbed and undisturbed."""
 
+import contextlib
 import json
 import os
 import re
@@ -133,7 +134,7 @@ def test_train__killed_and_started_again_ends_with_the_same_weights(undisturbed,
     killed = Training(tmp_path, demo_corpus, "whole")
     killed.wait_for_step(17)
     for pid in [killed.process.pid, *killed.pids()]:
-        with_suppressed_kill(pid)
+        kill(pid)
     killed.process.wait(timeout=30)
     assert not killed.folder.has("summary.json")
     again = Training(tmp_path, demo_corpus, "whole")
@@ -154,7 +155,7 @@ def test_train__a_killed_worker_is_restarted_within_the_same_command(undisturbed
     training.wait_for_step(13)
     workers = training.pids("SSLSV_ROLE=trainer")
     assert workers
-    with_suppressed_kill(workers[0])
+    kill(workers[0])
     code, output = training.wait()
     assert code == 0, output
     assert_same_weights(final(whole), final(training.folder))
@@ -169,7 +170,7 @@ def test_train__two_workers_killed_and_started_again_end_with_the_same_weights(t
     killed = Training(tmp_path, demo_corpus, "killed", *options)
     killed.wait_for_step(17)
     for pid in [killed.process.pid, *killed.pids()]:
-        with_suppressed_kill(pid)
+        kill(pid)
     killed.process.wait(timeout=30)
     again = Training(tmp_path, demo_corpus, "killed", *options)
     code, output = again.wait()
@@ -218,8 +219,6 @@ def test_train__bad_recordings_are_named_and_do_not_stop_it(tmp_path, demo_corpu
     assert json.loads(training.folder.read("summary.json"))["last"]["step"] == 8
 
 
-def with_suppressed_kill(pid):
-    try:
+def kill(pid):
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

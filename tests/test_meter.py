@@ -7,7 +7,9 @@ from sslsv.meter import Meter
 
 
 def meter(**values):
-    return Meter(**{"batch_size": 8, "total_steps": 10, "steps_per_epoch": 5, "first_step": 0, "seconds": 0.0} | values)
+    return Meter(
+        **{"batch_size": 8, "total_steps": 10, "steps_per_epoch": 5, "first_step": 0, "seconds": 0.0} | values
+    )
 
 
 def test_record__averages_the_steps_since_the_last_record():

@@ -43,7 +43,7 @@ def test_run_log__tensorboard_gets_every_number(tmp_path):
     folder = RunFolder(str(tmp_path), "run")
     log = open_log(folder, 0, tensorboard=True)
     log.write({"step": 1, "loss": 0.5, "notice": "text"})
-    log.close({})
+    log.close()
     events = list((tmp_path / "run" / "tensorboard").iterdir())
     assert len(events) == 1 and b"loss" in events[0].read_bytes() and b"notice" not in events[0].read_bytes()
 
@@ -57,7 +57,7 @@ def test_run_log__a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path, monkeypa
         log = open_log(folder, step - 1, wandb="offline")
         log.write({"step": step, "loss": 0.5})
         assert log.wandb.id == "abc123"
-        log.close({"eer": 3.0})
+        log.close()
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*-abc123"))
 
 
@@ -79,6 +79,11 @@ def test_wandb_mode__wandb_offline_in_this_folder_is_honoured(tmp_path):
     environment["PYTHONPATH"] = os.getcwd()
     code = "from sslsv.run_log import wandb_mode; print(wandb_mode('auto'))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.split() == ["offline"]

@@ -120,7 +120,9 @@ def test_training__a_loss_that_is_no_number_stops_it_with_a_sentence(config, tmp
 
 
 def test_training__early_stopping_says_so_in_the_summary(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("sslsv.validation.verify", lambda embedder, t: ({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy()))
+    monkeypatch.setattr(
+        "sslsv.validation.verify", lambda embedder, t: ({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy())
+    )
     impatient = dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, epochs=50, patience=2),
@@ -131,7 +133,9 @@ def test_training__early_stopping_says_so_in_the_summary(config, tmp_path, monke
 
 
 def test_training__test_lists_can_be_watched_without_choosing_anything(config, tmp_path):
-    watched = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, test_every_epochs=1))
+    watched = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, test_every_epochs=1)
+    )
     training(watched, tmp_path).run()
     records = RunFolder(str(tmp_path), "run").metrics()
     assert [r["step"] for r in records if "test/trials/eer" in r] == [4, 8, 12]

@@ -23,7 +23,9 @@ def test_reason_to_stop__patience_counts_validations_without_a_better_value():
     assert "9.00 %" in reason and "train.patience" in reason
 
 
-@pytest.mark.parametrize(("action", "is_stopped", "is_marked"), [("warn", 0, 1), ("stop", 1, 1), ("ignore", 0, 0)])
+@pytest.mark.parametrize(
+    ("action", "is_stopped", "is_marked"), [("warn", 0, 1), ("stop", 1, 1), ("ignore", 0, 0)]
+)
 def test_reason_to_stop__a_collapse_is_marked_and_stops_if_asked(action, is_stopped, is_marked):
     record = {"batch_feature_std": 0.9, "feature_std": 0.01}
     reason = reason_to_stop(record, state(), config(collapse=CollapseConfig(action=action)))

@@ -89,7 +89,9 @@ def test_open_trial_sets__held_out_speakers_are_not_trained_on(config):
     manifest, validation, tests = open_trial_sets(config)
     assert validation is not None and [t.name for t in tests] == ["trials"]
     assert not set(manifest.paths) & set(validation.trials.paths)
-    assert {p.split("/")[1] for p in manifest.paths}.isdisjoint(p.split("/")[1] for p in validation.trials.paths)
+    assert {p.split("/")[1] for p in manifest.paths}.isdisjoint(
+        p.split("/")[1] for p in validation.trials.paths
+    )
 
 
 def test_held_out_trials__shifted_recordings_differ_between_versions_and_never_between_validations(config):

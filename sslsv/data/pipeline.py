@@ -116,7 +116,7 @@ def _make_block(
 @functools.cache
 def _lower_priority() -> None:
     # Data is made ahead of time: when both want the processor, it is the training step that must not wait.
-    os.nice(10)
+    os.nice(19)
     torch.set_num_threads(1)
 
 

@@ -14,9 +14,9 @@ from sslsv.data.augment import AugmentConfig, Bank, augment
 
 
 class Shifter:
-    """Gives each recording a room, a noise (SNR 5 to 15 dB) and a level (-15 to 0 dB), from the training's banks.
+    """Gives each recording a room, a noise (SNR 5 to 15 dB) and a level (-15 to 0 dB) of its own.
 
-    Pure in (seed, path, version): every validation hears the same.
+    Rooms and noises are the training's.  Pure in (seed, path, version): every validation hears the same.
     """
 
     def __init__(self, root: str | os.PathLike[str], config: AugmentConfig, seed: int) -> None:
@@ -35,5 +35,6 @@ class Shifter:
         """A whole recording (T,), shifted, float32 in [-1, 1]; raises AudioError."""
         rng = np.random.default_rng([self.seed, version, *os.fsencode(path)])
         shifted = augment(read_whole(self.root / path), self.config, self.bank, rng)
-        peak = np.float32(max(1.0, np.abs(shifted).max()))
-        return shifted / peak
+        loudest = max(np.float32(1.0), np.abs(shifted).max())
+        within_scale: Waveform = shifted / loudest
+        return within_scale
