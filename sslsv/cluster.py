@@ -141,7 +141,10 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             return {"error": failure_sentence(error, folder)}
-    return dict(result.return_value or {})  # type: ignore[attr-defined]  # as above
+        finally:
+            folder.delete_folder("ray")
+    summary: dict[str, Any] = result.return_value  # type: ignore[attr-defined]  # as above
+    return summary
 
 
 def failure_sentence(error: Exception, folder: RunFolder) -> str:

@@ -85,6 +85,12 @@ class RunFolder:
         """Delete a file; raises FileNotFoundError where the file system tells."""
         self.filesystem.delete_file(self.path(name))
 
+    def delete_folder(self, name: str) -> None:
+        """Delete a subfolder and all that is in it, if it is there."""
+        self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
+        if self.filesystem.get_file_info(self.path(name)).type == fs.FileType.Directory:
+            self.filesystem.delete_dir(self.path(name))
+
     def read_json(self, name: str) -> Any:
         """Content of a JSON file."""
         return json.loads(self.read(name))

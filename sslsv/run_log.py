@@ -20,6 +20,9 @@ class Board(Protocol):
     def show(self, values: dict[str, Any]) -> None:
         """Take new values to draw; must return at once."""
 
+    def notice(self, text: str) -> None:
+        """Take a sentence that the user must see; must return at once."""
+
 
 class RunLog:
     """Write every record to all the places that the settings ask for.
@@ -66,6 +69,8 @@ class RunLog:
         if self.wandb is not None:
             self.wandb.log(numbers, step=step)
         self.show(record)
+        if self.board is not None and "notice" in record:
+            self.board.notice(record["notice"])
 
     def close(self) -> None:
         """Finish what is open; the numbers written so far are safe in any case."""

@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from sslsv.checkpoint import list_checkpoints
 from sslsv.config import Config, ConfigError, differences, load_config, read_config, to_yaml
 from sslsv.environment import describe_environment
 from sslsv.run_folder import RunFolder
@@ -70,10 +71,12 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     """
     check_data(config)
     folder = RunFolder(config.run.storage, str(config.run.name))
-    prepare_folder(folder, config, is_fresh)
+    if not is_fresh:
+        check_folder(folder, config)
     from sslsv import cluster  # Ray takes seconds to import: mistakes above are reported at once
 
     with cluster.connection(config.resources) as share:
+        prepare_folder(folder, config, is_fresh)
         return cluster.train(config, folder, share)
 
 
@@ -95,28 +98,10 @@ def check_data(config: Config) -> None:
     )
 
 
-def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
-    """Make the run's folder, or decide what to do with the one that is there.
-
-    An unfinished run of the same settings is continued; a finished one, or one of other settings, is refused;
-    `is_fresh` renames whatever is there.
-    """
-    if folder.has("config.yml"):
-        if is_fresh:
-            print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
-        else:
-            refuse_or_resume(folder, config)
-            folder.write("config.yml", to_yaml(config).encode())
-            return
-    folder.write("config.yml", to_yaml(config).encode())
-    identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
-    folder.write_json("run.json", identity | describe_environment())
-
-
-def refuse_or_resume(folder: RunFolder, config: Config) -> None:
-    """Say that the run is continued, or raise RequestError with what stands against it."""
-    from sslsv.checkpoint import list_checkpoints
-
+def check_folder(folder: RunFolder, config: Config) -> None:
+    """Raise RequestError if the run's folder holds a finished run, or one of other settings."""
+    if not folder.has("config.yml"):
+        return
     earlier = read_config(folder.read("config.yml").decode())
     changed = [line for line in differences(earlier, config) if line.split(".")[0] not in FREE_SECTIONS]
     way_out = "use another run.name, or --fresh to start anew (the old run is kept under another name)"
@@ -127,9 +112,25 @@ def refuse_or_resume(folder: RunFolder, config: Config) -> None:
         )
     if folder.has("summary.json"):
         raise RequestError(f"{folder.location} holds a finished run of the same settings; {way_out}.")
-    checkpoints = list_checkpoints(folder)
-    where = f"step {checkpoints[-1][0]}" if checkpoints else "the beginning (it has no checkpoint yet)"
-    print(f"going on with the unfinished run in {folder.location} from {where}", file=sys.stderr)
+
+
+def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
+    """Make the run's folder, or say that the unfinished run in it is continued; see `check_folder`.
+
+    With `is_fresh`, whatever is there is renamed.
+    """
+    is_continued = folder.has("config.yml") and not is_fresh
+    if is_continued:
+        check_folder(folder, config)
+        checkpoints = list_checkpoints(folder)
+        where = f"step {checkpoints[-1][0]}" if checkpoints else "the beginning (it has no checkpoint yet)"
+        print(f"going on with the unfinished run in {folder.location} from {where}", file=sys.stderr)
+    elif folder.has("config.yml"):
+        print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
+    folder.write("config.yml", to_yaml(config).encode())
+    if not is_continued:
+        identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
+        folder.write_json("run.json", identity | describe_environment())
 
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:

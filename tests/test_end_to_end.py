@@ -1,7 +1,6 @@
 """The whole command on the synthetic corpus, disturbed and undisturbed."""
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -10,7 +9,9 @@ import sys
 import time
 import uuid
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from sslsv.checkpoint import find_checkpoint, read_checkpoint
@@ -197,12 +198,35 @@ def test_train__a_request_that_the_machine_cannot_hold_is_refused_in_seconds(tmp
     assert time.monotonic() - start < 60
 
 
+def write_odd_recordings(folder, good):
+    """Recordings that must be used although they look odd, and recordings that can't be; returns both lists."""
+    folder.mkdir()
+    speech, rate = soundfile.read(good)
+    assert rate == 16000
+    soundfile.write(folder / "eight_khz.wav", speech[::2], 8000)
+    soundfile.write(folder / "stereo_44khz.wav", np.stack([speech, speech], 1), 44100)
+    soundfile.write(folder / "is_flac.wav", speech, rate, format="FLAC")
+    soundfile.write(folder / "short.wav", speech[:4000], rate)
+    soundfile.write(folder / "float.wav", speech, rate, subtype="FLOAT")
+    usable = ["eight_khz.wav", "stereo_44khz.wav", "is_flac.wav", "short.wav", "float.wav"]
+    (folder / "text.wav").write_text("this is no audio")
+    (folder / "zero_bytes.wav").write_bytes(b"")
+    soundfile.write(folder / "no_samples.wav", speech[:0], rate)
+    soundfile.write(folder / "nan.wav", np.full(48000, np.nan), rate, subtype="FLOAT")
+    soundfile.write(folder / "whole.flac", speech, rate)
+    flac = (folder / "whole.flac").read_bytes()
+    (folder / "truncated.flac").write_bytes(flac[: len(flac) // 3])
+    (folder / "whole.flac").unlink()
+    bad = ["text.wav", "zero_bytes.wav", "no_samples.wav", "nan.wav", "truncated.flac", "missing.wav"]
+    return usable, bad
+
+
 def test_train__bad_recordings_are_named_and_do_not_stop_it(tmp_path, demo_corpus):
     lines = (demo_corpus / "voxceleb2_train_list").read_text().splitlines()
-    bad = tmp_path / "bad.wav"
-    bad.write_text("this is no audio")
+    usable, bad = write_odd_recordings(tmp_path / "odd", demo_corpus / lines[0].split()[1])
     listed = tmp_path / "list"
-    listed.write_text("\n".join([*lines, f"nobody {bad}"]) + "\n")
+    odd = [f"odd {tmp_path / 'odd' / name}" for name in (*usable, *bad)]
+    listed.write_text("\n".join([*lines, *odd]) + "\n")
     training = Training(
         tmp_path,
         demo_corpus,
@@ -210,13 +234,44 @@ def test_train__bad_recordings_are_named_and_do_not_stop_it(tmp_path, demo_corpu
         f"data.train_lists=[{listed}]",
         "data.max_bad_share=0.5",
         "evaluation.held_out_speakers=0",
-        epochs=2,
+        epochs=4,
     )
     code, output = training.wait()
     assert code == 0, output
-    assert f"skipped: {bad} is not audio" in output
-    assert list(training.folder.read_json("summary.json")["bad_utterances"]) == [str(bad)]
-    assert json.loads(training.folder.read("summary.json"))["last"]["step"] == 8
+    skipped = training.folder.read_json("summary.json")["bad_utterances"]
+    assert {os.path.basename(path) for path in skipped} == set(bad)
+    for name in bad:
+        assert f"skipped: {tmp_path / 'odd' / name} " in output
+    for name in usable:
+        assert name not in output
+
+
+@pytest.mark.slow
+def test_train__with_all_cpus_reserved_by_others_it_is_refused_in_seconds(tmp_path, demo_corpus):
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import ray, sys; c = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False);\n"
+            "h = ray.util.placement_group([{'CPU': 2}]); ray.get(h.ready());\n"
+            "print('address', c.address_info['gcs_address'], flush=True); sys.stdin.read()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = next(line for line in holder.stdout if line.startswith("address")).split()[1]
+        os.environ["RAY_ADDRESS"] = address
+        start = time.monotonic()
+        code, output = Training(tmp_path, demo_corpus, "refused").wait(timeout=60)
+        assert code == 2 and "other jobs hold 2 of the 2" in output and "Traceback" not in output
+        assert time.monotonic() - start < 60
+        assert not (tmp_path / "runs" / "refused").exists()
+    finally:
+        os.environ.pop("RAY_ADDRESS", None)
+        holder.stdin.close()
+        holder.wait(timeout=30)
 
 
 def kill(pid):

@@ -47,3 +47,12 @@ def test_storage__may_be_a_uri(tmp_path):
     folder.append_lines("metrics.jsonl", ["{}"])
     assert (tmp_path / "deep" / "run" / "a.json").read_bytes() == b"{}"
     assert folder.read("metrics.jsonl") == b"{}\n{}\n"
+
+
+def test_delete_folder__takes_everything_in_it_and_minds_no_absence(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    folder.write("ray/1/state", b"x")
+    folder.write("kept", b"x")
+    folder.delete_folder("ray")
+    folder.delete_folder("ray")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["kept"]
