@@ -1,8 +1,8 @@
 """Does anything but (seed, sample) change a batch?  python -m benchmarks.determinism CONFIG [key=value ...]
 
-Makes the same global batches through Ray Data with different numbers of workers, data processes and batches per
-block, once from the start and once from the middle of an epoch as a resumed run would, and without Ray.  Prints the
-checksum of each global batch (utterance order and every sample of audio) and whether all are equal.
+Makes the same global batches through Ray Data with different numbers of workers, data processes and batches
+per block, once from the start and once from the middle of an epoch as a resumed run would, and without Ray.
+Prints the checksum of each global batch (utterance order and every sample of audio) and how many are equal.
 """
 
 import argparse

@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16 loss scale; empty otherwise
     best_value: float | None = None  # best validation EER so far, percent
     best_step: int | None = None
+    stop_reason: str | None = None  # why the run ended here before its last step, if it did
     validations_without_gain: int = 0  # for early stopping
     seconds: float = 0.0  # training time so far, restarts included
     bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
@@ -77,11 +78,25 @@ def read_checkpoint(folder: RunFolder, name: str) -> Checkpoint:
 def newest_sound_checkpoint(folder: RunFolder) -> str | None:
     """Name of the newest checkpoint whose checksum holds, or None; warns of each damaged one passed over."""
     for _, name in reversed(list_checkpoints(folder)):
-        digest = hashlib.sha256(folder.read(f"{FOLDER}/{name}")).hexdigest()[:16]
-        if digest in name:
+        if _is_sound(folder, name):
             return name
         warnings.warn(f"passing over damaged checkpoint {folder.location}/{FOLDER}/{name}", stacklevel=2)
     return None
+
+
+def set_aside_newer(folder: RunFolder, name: str) -> None:
+    """Rename every checkpoint newer than the sound one `name` to `*.damaged`.
+
+    Left alone, they would count as the newest when old ones are deleted.
+    """
+    found = [n for _, n in list_checkpoints(folder)]
+    for damaged in found[found.index(name) + 1 :]:
+        path = folder.path(f"{FOLDER}/{damaged}")
+        folder.filesystem.move(path, f"{path}.damaged")
+
+
+def _is_sound(folder: RunFolder, name: str) -> bool:
+    return hashlib.sha256(folder.read(f"{FOLDER}/{name}")).hexdigest()[:16] in name
 
 
 def prune_checkpoints(folder: RunFolder, keep: int, best_step: int | None) -> None:
@@ -106,19 +121,15 @@ def find_checkpoint(folder: RunFolder, which: str) -> str:
         return newest
     if which == "best":
         best_step = read_checkpoint(folder, newest).best_step
-        named = [name for step, name in found if step == best_step]
-        if not named:
-            raise ValueError(f"{folder.location} has no best checkpoint (no validation yet); use 'last'")
-        return named[-1]
+        sound = [name for step, name in found if step == best_step and _is_sound(folder, name)]
+        if not sound:
+            raise ValueError(
+                f"{folder.location} has no sound best checkpoint (no validation yet, or damaged); use 'last'"
+            )
+        return sound[-1]
     names = [name for _, name in found]
     if which in names:
         return which
     raise ValueError(
         f"checkpoint '{which}' is not in {folder.location}; there are: last, best, {', '.join(names)}"
     )
-
-
-def as_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The small fields of a checkpoint, for summaries."""
-    large = {"model", "optimizer", "scaler", "config"}
-    return {key: value for key, value in asdict(checkpoint).items() if key not in large}

@@ -3,6 +3,9 @@
 import contextlib
 import logging
 import os
+import posixpath
+import socket
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from sslsv.config import Config, ResourcesConfig, to_yaml
 from sslsv.progress import ActorBoard, ProgressActor, live_display
 from sslsv.run_folder import RunFolder
-from sslsv.run_log import wandb_mode
+from sslsv.run_log import wandb_environment, wandb_mode
 from sslsv.train_loop import train_worker
 
 
@@ -47,17 +50,38 @@ def connection(resources: ResourcesConfig) -> Iterator[Share]:
     """
     was_connected = ray.is_initialized()
     if not was_connected:
+        check_address(os.environ.get("RAY_ADDRESS", ""))
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     try:
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
         free = ray.available_resources()  # type: ignore[no-untyped-call]
-        yield find_share(resources, total, free)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        yield find_share(resources, total, free, nodes)
     finally:
         if not was_connected:
             ray.shutdown()
 
 
-def find_share(resources: ResourcesConfig, total: dict[str, float], free: dict[str, float]) -> Share:
+def check_address(address: str) -> None:
+    """Raise CapacityError when nothing answers at RAY_ADDRESS: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not host or not port.isdigit():
+        return  # none, `auto` or `local`
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise CapacityError(
+            f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); start it, correct the address, "
+            "or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
+
+
+def find_share(
+    resources: ResourcesConfig,
+    total: dict[str, float],
+    free: dict[str, float],
+    nodes: list[dict[str, float]],
+) -> Share:
     """Whether the GPUs are used and how many data processes fit, given the cluster's resources.
 
     Ray would wait without a word for CPUs that never come: training workers that hold every CPU leave none to
@@ -93,8 +117,21 @@ def find_share(resources: ResourcesConfig, total: dict[str, float], free: dict[s
             f"{request}, but other jobs hold {total_cpus - free_cpus:g} of the {total_cpus:g}; wait for "
             "them, or lower the request"
         )
+    places = sum(_places(node, resources.cpus_per_worker, bool(has_gpu)) for node in nodes)
+    if places < workers:
+        raise CapacityError(
+            f"{workers} training workers x {resources.cpus_per_worker:g} CPUs (resources.cpus_per_worker)"
+            f"{' and one GPU' if has_gpu else ''} need as many places, but {len(nodes)} machines together "
+            f"have {places}: a worker can't be spread over machines; lower one of the two"
+        )
     fitting = int((free_cpus - for_workers) / per_task + 1e-6)
     return Share(bool(has_gpu), min(resources.data_tasks or fitting, fitting))
+
+
+def _places(node: dict[str, float], cpus_per_worker: float, has_gpu: bool) -> int:
+    """How many training workers one machine can hold."""
+    by_cpu = int(node.get("CPU", 0.0) / cpus_per_worker + 1e-6)
+    return min(by_cpu, int(node.get("GPU", 0.0))) if has_gpu else by_cpu
 
 
 def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
@@ -103,6 +140,10 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
     After a crash the workers start again from the newest checkpoint, `run.max_failures` times.
     """
     resources = config.resources
+    if config.train.precision == "fp16" and not share.has_gpu:
+        raise CapacityError(
+            "train.precision is 'fp16', which needs a GPU, and there is none; use 'bf16' or 'fp32'"
+        )
     config = replace(
         config,
         resources=replace(resources, data_tasks=share.data_tasks),
@@ -112,10 +153,11 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     job = {
         "config": to_yaml(config),
-        "storage": folder.storage if "://" in folder.storage else str(Path(folder.storage).resolve()),
+        "storage": posixpath.dirname(folder.root) if folder.is_local else folder.storage,
         "name": folder.name,
         "has_gpu": share.has_gpu,
         "wandb_mode": wandb_mode(config.run.wandb),
+        "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
         "board": ActorBoard(actor),
     }
     per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1.0} if share.has_gpu else {})
@@ -128,9 +170,14 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
             # Ray's own notes about the run; ours are what a restart reads, so these are new each time.
-            name=f"ray/{os.getpid()}",
-            storage_path=folder.location,
-            failure_config=ray.train.FailureConfig(max_failures=config.run.max_failures),
+            name=f"ray/{uuid.uuid4().hex}",
+            storage_path=folder.root,
+            storage_filesystem=None if folder.is_local else folder.filesystem,
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.run.max_failures,
+                # Else workers that can't be placed are tried without end.
+                controller_failure_limit=2,  # type: ignore[call-arg]
+            ),
             # An environment of their own keeps training workers out of processes that data tasks have niced.
             worker_runtime_env={"env_vars": {"SSLSV_ROLE": "trainer"}},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),

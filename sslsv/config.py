@@ -1,7 +1,6 @@
 """The settings of a run: the tree of sections, read strictly from yaml, overridden by `key.path=value`."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from sslsv.models.vibcreg import VIbCReg
 from sslsv.models.vicreg import VICReg
 from sslsv.optim import OptimizerConfig
 from sslsv.overrides import apply_overrides, differences
+from sslsv.setting_checks import check_run_name, check_speeds, check_test_lists, is_among
 from sslsv.settings import at_least, build, refuse_if
 from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
 
@@ -36,7 +36,7 @@ class DataConfig:
     crop_overlap: Literal["any", "disjoint"] = "any"  # may the two crops of one utterance overlap?
     speeds: tuple[float, ...] = (
         1.0,
-    )  # each sample draws one for all its views: a resampled voice is another voice
+    )  # each sample draws one for all its views: a resampled voice is another voice; n/d with d up to 20
     max_bad_share: float = 0.01  # unreadable share of the samples so far above which the run stops, 0 to 1
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -51,10 +51,7 @@ class DataConfig:
             f"max_utterances_per_speaker is {most} with positives {self.positives!r}; it needs "
             "'same_speaker' and at least 2 (a pair), or null for no limit",
         )
-        refuse_if(
-            not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds),
-            f"speeds is {list(self.speeds)}; give one or more factors from 0.5 to 2, such as [0.9, 1.0, 1.1]",
-        )
+        check_speeds(self.speeds)
         refuse_if(
             not 0 <= self.max_bad_share <= 1, f"max_bad_share is {self.max_bad_share}; it must be from 0 to 1"
         )
@@ -104,7 +101,7 @@ class EvaluationConfig:
     allow_validation_on_test: bool = False  # permit one list for both; the report then says so
 
     def __post_init__(self) -> None:
-        """Refuse two kinds of validation, and validation on test trials."""
+        """Refuse two kinds of validation, and test lists whose results would share a name."""
         at_least(1, self, "every_epochs")
         at_least(0, self, "held_out_speakers", "test_every_epochs")
         refuse_if(self.batch_seconds <= 0, f"batch_seconds is {self.batch_seconds}; it must be above 0")
@@ -117,15 +114,7 @@ class EvaluationConfig:
             f"validation ({self.validation!r}) and held_out_speakers ({self.held_out_speakers}) are both "
             "given; keep one: held_out_speakers=0 or validation=null",
         )
-        same = self.validation is not None and os.path.normpath(self.validation) in map(
-            os.path.normpath, self.test
-        )
-        refuse_if(
-            same and not self.allow_validation_on_test,
-            f"validation and test both name {self.validation!r}: choosing checkpoints on test trials makes "
-            "results look better than they are; use held_out_speakers, or set allow_validation_on_test=true "
-            "to do it anyway",
-        )
+        check_test_lists(self.test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +133,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts below their smallest sensible value."""
+        check_run_name(self.name)
         at_least(1, self, "keep_checkpoints")
         at_least(-1, self, "max_failures")
         refuse_if(
@@ -190,7 +180,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse sections that do not go together."""
-        refuse_if(self.seed < 0, f"seed is {self.seed}; it must be 0 or more")
+        refuse_if(not 0 <= self.seed < 2**63, f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
         batch_size, workers = self.train.batch_size, self.resources.workers
         refuse_if(
             batch_size % workers != 0,
@@ -214,6 +204,13 @@ class Config:
             and evaluation.validation is None,
             f"train.patience is {self.train.patience} but nothing is validated; set "
             "evaluation.held_out_speakers or evaluation.validation, or train.patience=null",
+        )
+        refuse_if(
+            is_among(self.data.root, evaluation.validation, evaluation.test)
+            and not evaluation.allow_validation_on_test,
+            f"evaluation.validation and evaluation.test both name {evaluation.validation!r}: choosing "
+            "checkpoints on test trials makes results look better than they are; use held_out_speakers, or "
+            "set allow_validation_on_test=true to do it anyway",
         )
 
 

@@ -14,6 +14,8 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+SILENCE_SECONDS = 120.0  # without a new step before the user is told that training waits
+
 
 @ray.remote(num_cpus=0, max_concurrency=2)  # type: ignore[call-overload]  # Ray's stubs lack actor options
 class ProgressActor:
@@ -93,6 +95,7 @@ def _draw(actor: Any, is_shown: bool, stop: threading.Event) -> None:
     )
     task = bar.add_task("starting", total=None, eta="")
     last_line, last_time = "", 0.0
+    last_news, news = time.monotonic(), None
     with bar:
         is_last = False
         while not is_last:
@@ -103,7 +106,16 @@ def _draw(actor: Any, is_shown: bool, stop: threading.Event) -> None:
                 return
             for text in notices:
                 console.print(text)
-            if not is_shown or "step" not in values:
+            if values.get("step") != news or is_last:
+                last_news, news = time.monotonic(), values.get("step")
+            elif time.monotonic() - last_news >= SILENCE_SECONDS:
+                where = "the first step" if news is None else f"a step after {news}"
+                console.print(
+                    f"still waiting for {where}, for {SILENCE_SECONDS:.0f} s now: workers, data or a long "
+                    "validation; `ray status` shows what the cluster waits for"
+                )
+                last_news = time.monotonic()
+            if not is_shown or news is None:
                 continue
             step, total = values["step"], values.get("total_steps")
             line, eta = describe(values), _remaining(values)

@@ -6,7 +6,6 @@ or was stopped.
 
 import html
 import io
-import os
 import sys
 from typing import Any
 
@@ -15,7 +14,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from sslsv.run_folder import RunFolder
+from sslsv.config import ConfigError, read_config
+from sslsv.run_folder import RunFolder, below
+from sslsv.setting_checks import is_among
 
 # Title, keys (one line each), whether the axis is logarithmic.
 CURVES = (
@@ -50,10 +51,11 @@ def write_report(folder: RunFolder) -> None:
     records = folder.metrics()
     state = "finished" if summary.get("is_finished") else "not finished"
     trials = list(summary.get("trial_sets", {}).items())
+    warnings = [*doubts(folder), *notices(records, summary)]
     parts = [
         f"<h1>{html.escape(folder.name)}</h1>",
         f'<p class="muted">{state}, {len(records)} records</p>',
-        *[f'<p class="warning">{html.escape(text)}</p>' for text in notices(records, summary)],
+        *[f'<p class="warning">{html.escape(text)}</p>' for text in warnings],
         "<h2>Results</h2>" + table(results(summary, records)),
         '<h2>Curves</h2><div class="plots">' + "".join(curves(records)) + "</div>",
         "<h2>Trials</h2>" + table(trials),
@@ -66,6 +68,21 @@ def write_report(folder: RunFolder) -> None:
         f"<title>{html.escape(folder.name)}</title><style>{STYLE}</style>" + "\n".join(parts) + "</html>"
     )
     folder.write("report.html", page.encode())
+
+
+def doubts(folder: RunFolder) -> list[str]:
+    """Sentences on settings that make the results look better than they are."""
+    try:
+        config = read_config(folder.read("config.yml").decode())
+    except ConfigError as error:  # written by another version: the rest of the page is still worth having
+        return [f"The settings of this run can't be checked: {error}."]
+    evaluation = config.evaluation
+    if not is_among(config.data.root, evaluation.validation, evaluation.test):
+        return []
+    return [
+        f"The best checkpoint was chosen on the test trials {evaluation.validation!r} "
+        "(evaluation.allow_validation_on_test): its results on them look better than they are."
+    ]
 
 
 def notices(records: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
@@ -154,13 +171,12 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m sslsv.report RUN_FOLDER", file=sys.stderr)
         return 2
-    storage, name = os.path.split(arguments[0].rstrip("/"))
-    folder = RunFolder(storage or ".", name)
+    folder = RunFolder.at(arguments[0])
     if not folder.has("config.yml"):
         print(f"error: {folder.location} is no run folder: it has no config.yml", file=sys.stderr)
         return 2
     write_report(folder)
-    print(os.path.join(folder.location, "report.html"))
+    print(below(folder.location, "report.html"))
     return 0
 
 

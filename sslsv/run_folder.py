@@ -24,13 +24,20 @@ class RunFolder:
     def __init__(self, storage: str, name: str) -> None:
         if "://" in storage:
             self.filesystem, root = fs.FileSystem.from_uri(storage)
-            self.location = posixpath.join(storage, name)
         else:
             self.filesystem, root = fs.LocalFileSystem(), str(Path(storage).expanduser().resolve())
-            self.location = os.path.join(root, name)
         self.storage, self.name = storage, name
         self.root = posixpath.join(root, name)
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
+        # What a user or another program is told: a plain path, or a URI that is complete again.
+        self.location = self.root if self.is_local else below(storage, name)
+
+    @classmethod
+    def at(cls, location: str) -> "RunFolder":
+        """The run folder that has this `location`."""
+        path, mark, options = location.partition("?") if "://" in location else (location, "", "")
+        storage, name = posixpath.split(path.rstrip("/"))
+        return cls((storage or ".") + mark + options, name)
 
     def path(self, name: str) -> str:
         """Full path of a file of the run, for the run's own file system."""
@@ -114,5 +121,21 @@ class RunFolder:
         """Rename the whole run folder to `<name>.old-<date>` and return the new name; nothing is lost."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         new_name = f"{self.name}.old-{stamp}"
-        self.filesystem.move(self.root, posixpath.join(posixpath.dirname(self.root), new_name))
+        new_root = posixpath.join(posixpath.dirname(self.root), new_name)
+        if self.is_local:
+            self.filesystem.move(self.root, new_root)
+        else:  # object stores know no folders to rename, only objects, each of which is copied there
+            fs.copy_files(
+                self.root,
+                new_root,
+                source_filesystem=self.filesystem,
+                destination_filesystem=self.filesystem,
+            )
+            self.filesystem.delete_dir(self.root)
         return new_name
+
+
+def below(location: str, name: str) -> str:
+    """Location of `name` in a folder; the options of a URI (`?endpoint_override=...`) stay at its end."""
+    path, mark, options = location.partition("?") if "://" in location else (location, "", "")
+    return posixpath.join(path, name) + mark + options

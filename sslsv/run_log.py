@@ -47,8 +47,12 @@ class RunLog:
         # Steps after the checkpoint are done again: their records go, or they would be there twice.
         folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
         self.tensorboard = _open_tensorboard(folder, first_step) if use_tensorboard else None
-        has_wandb = wandb_mode != "disabled"
-        self.wandb = _open_wandb(folder, config, wandb_mode, wandb_project) if has_wandb else None
+        self.wandb = None
+        if wandb_mode != "disabled":
+            self.wandb, notices = _open_wandb(folder, config, wandb_mode, wandb_project)
+            if board is not None:
+                for text in notices:
+                    board.notice(text)
 
     def show(self, values: dict[str, Any]) -> None:
         """Tell the live display, nothing else."""
@@ -88,20 +92,34 @@ def _open_tensorboard(folder: RunFolder, first_step: int) -> Any:
     return SummaryWriter(os.path.join(folder.location, "tensorboard"), purge_step=first_step + 1)
 
 
-def _open_wandb(folder: RunFolder, config: dict[str, Any], mode: WandbMode, project: str) -> Any:
+def _open_wandb(
+    folder: RunFolder, config: dict[str, Any], mode: WandbMode, project: str
+) -> tuple[Any, list[str]]:
+    """The wandb run in the first mode that works, or None, and a sentence for each that did not."""
     import wandb
 
-    identity = folder.read_json("run.json")
-    return wandb.init(
-        project=project,
-        name=folder.name,
-        id=identity["wandb_id"],
-        resume="allow",
-        mode=mode,
-        dir=folder.location if folder.is_local else None,
-        config=config,
-        settings=wandb.Settings(console="off", quiet=True),  # the terminal belongs to the progress bar
-    )
+    wandb_id = folder.read_json("run.json")["wandb_id"]
+    settings = wandb.Settings(console="off", quiet=True)  # the terminal belongs to the progress bar
+    notices: list[str] = []
+    modes: list[WandbMode] = ["online", "offline"] if mode == "online" else [mode]
+    for tried in modes:
+        try:
+            run = wandb.init(
+                project=project,
+                name=folder.name,
+                id=wandb_id,
+                resume="allow",
+                mode=tried,
+                dir=folder.location if folder.is_local else None,
+                config=config,
+                settings=settings,
+            )
+            return run, notices
+        except Exception as error:  # of many kinds: no network, no key, a full disk; none is worth a training
+            why = " ".join(str(error).split()) or type(error).__name__
+            then = "offline (send it later with `wandb sync`)" if tried != modes[-1] else "without wandb"
+            notices.append(f"wandb can't be used {tried}: {why}; the run goes on {then}.")
+    return None, notices
 
 
 def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
@@ -115,9 +133,15 @@ def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
     import wandb
 
     mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
-    if mode == "offline":
+    if mode in ("offline", "dryrun"):  # dryrun is its old name
         return "offline"
     return "online" if mode != "disabled" and _has_wandb_key() else "disabled"
+
+
+def wandb_environment() -> dict[str, str]:
+    """The WANDB_* variables of this process, for workers, which may lack them; the API key too."""
+    # WANDB_SERVICE is wandb's own: the address of this process's helper, which is on this machine only.
+    return {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_SERVICE"}
 
 
 def _has_wandb_key() -> bool:

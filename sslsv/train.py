@@ -7,17 +7,16 @@ Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interr
 """
 
 import argparse
-import os
 import sys
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
-from sslsv.checkpoint import list_checkpoints
+from sslsv.checkpoint import NAME, newest_sound_checkpoint
 from sslsv.config import Config, ConfigError, differences, load_config, read_config, to_yaml
 from sslsv.environment import describe_environment
-from sslsv.run_folder import RunFolder
+from sslsv.run_folder import RunFolder, below
 
 # Settings that may change between a run and its continuation: where it runs, not what it computes.
 FREE_SECTIONS = ("run", "resources")
@@ -35,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         summary = run(config, is_fresh=options.fresh)
     except (ConfigError, RequestError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # storage that can't be written or is not there, a cluster that does not answer
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -61,13 +63,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=changes_help)
     fresh_help = "start anew; a run folder that is there is renamed, not lost"
     parser.add_argument("--fresh", action="store_true", help=fresh_help)
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
 
 
 def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     """Train under Ray Train and return the summary (what `summary.json` holds), or `{"error": sentence}`.
 
-    Raises RequestError, ValueError or FileNotFoundError, with a sentence, before anything is started.
+    Raises RequestError, ValueError or OSError, with a sentence, before anything is started.
     """
     check_data(config)
     folder = RunFolder(config.run.storage, str(config.run.name))
@@ -122,15 +124,15 @@ def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
     is_continued = folder.has("config.yml") and not is_fresh
     if is_continued:
         check_folder(folder, config)
-        checkpoints = list_checkpoints(folder)
-        where = f"step {checkpoints[-1][0]}" if checkpoints else "the beginning (it has no checkpoint yet)"
+        match = NAME.fullmatch(newest_sound_checkpoint(folder) or "")
+        where = f"step {int(match.group(1))}" if match else "the beginning (it has no sound checkpoint)"
         print(f"going on with the unfinished run in {folder.location} from {where}", file=sys.stderr)
     elif folder.has("config.yml"):
         print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
-    folder.write("config.yml", to_yaml(config).encode())
-    if not is_continued:
+    if not is_continued:  # before config.yml, which makes it a run: one without an identity can't go on
         identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
         folder.write_json("run.json", identity | describe_environment())
+    folder.write("config.yml", to_yaml(config).encode())
 
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:
@@ -147,7 +149,7 @@ def print_summary(config: Config, summary: dict[str, Any]) -> None:
         print(f"skipped: {sentence}")
     print(f"{summary['samples_per_second']:.1f} samples/s, {summary['seconds'] / 60:.1f} minutes")
     print(f"run folder: {folder.location}")
-    print(f"report: {os.path.join(folder.location, 'report.html')}")
+    print(f"report: {below(folder.location, 'report.html')}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """
     import ray.train.torch
 
+    os.environ.update(job["environment"])
     config = read_config(job["config"])
     device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
     if device.type == "cpu":
@@ -123,19 +124,18 @@ class Training:
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary (what `summary.json` holds)."""
         state, steps_per_epoch = self.state, self.plan.steps_per_epoch
-        stop_reason = validation.out_of_patience(state, self.config)  # of a run that was killed just after
         batches = self.batches()
         try:
-            while state.step < self.total_steps and stop_reason is None:
+            while state.step < self.total_steps and state.stop_reason is None:
                 with self.meter.waiting():
                     batch = next(batches)
                 self.bad_indices.update(i for i in batch.pop("bad_utterance").tolist() if i >= 0)
                 self.meter.add(self.take_step(batch))
                 is_epoch_end = state.step % steps_per_epoch == 0
                 if is_epoch_end or state.step % self.config.train.log_every_steps == 0:
-                    stop_reason = self.finish_interval(is_epoch_end)
+                    self.finish_interval(is_epoch_end)
             summary = validation.summarize(
-                state, self.folder, self.embedder, self.validation, self.tests, self.meter, stop_reason
+                state, self.folder, self.embedder, self.validation, self.tests, self.meter
             )
             if self.log is not None:
                 self.folder.write_json("summary.json", summary)
@@ -179,7 +179,8 @@ class Training:
         if state.step % steps_per_epoch == 0:
             state.model.start_epoch(progress)
         # What a model draws depends on (seed, step, rank) alone, so that a resumed run draws the same.
-        torch.manual_seed((config.seed * 1_000_003 + state.step) * 65_537 + distributed.rank())
+        key = (config.seed * 1_000_003 + state.step) * 65_537 + distributed.rank()
+        torch.manual_seed(key % 2**63)
         rate = learning_rate(
             config.optimizer.schedule,
             config.optimizer.learning_rate,
@@ -206,8 +207,8 @@ class Training:
         numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.tensor(rate, device=self.device)}
         return {"loss": output.loss, **output.metrics, **numbers}
 
-    def finish_interval(self, is_epoch_end: bool) -> str | None:
-        """Log what the last steps came to; where due, validate, test and save; returns why to stop, if so."""
+    def finish_interval(self, is_epoch_end: bool) -> None:
+        """Log what the last steps came to; where due, validate, test, decide whether to stop, and save."""
         state, config = self.state, self.config
         record = self.meter.record()
         validation.check_finite(record, config)
@@ -216,13 +217,12 @@ class Training:
         is_last = state.step == self.total_steps
         is_validated = is_epoch_end and (epoch % config.evaluation.every_epochs == 0 or is_last)
         test_every = config.evaluation.test_every_epochs
-        stop_reason = None
         with self.meter.paused():
             if is_validated:
                 record |= validation.validate(self.embedder, self.validation, state)
-                stop_reason = validation.reason_to_stop(record, state, config)
+                state.stop_reason = validation.reason_to_stop(record, state, config)
             if is_epoch_end and test_every and epoch % test_every == 0 and not is_last:
-                record |= validation.test(self.embedder, self.tests)
+                record |= validation.test(self.embedder, self.tests, state)
             if self.log is not None:
                 self.log.write(record)
                 is_due = time.monotonic() - self.last_saved >= 60 * config.run.checkpoint_every_minutes
@@ -232,7 +232,6 @@ class Training:
                     self.last_saved = time.monotonic()
             if is_validated:
                 self.report(record)
-        return stop_reason
 
     def merge_bad_utterances(self) -> None:
         """Tell every worker which recordings any of them could not read; too many stop the run on all."""

@@ -13,6 +13,7 @@ from sslsv.checkpoint import (
     newest_sound_checkpoint,
     prune_checkpoints,
     read_checkpoint,
+    set_aside_newer,
     write_checkpoint,
 )
 from sslsv.config import Config, to_yaml
@@ -35,6 +36,7 @@ class TrainingState:
     step: int = 0  # optimizer steps taken
     best_value: float | None = None  # best validation EER, percent
     best_step: int | None = None
+    stop_reason: str | None = None  # why training ended before its last step, if it did
     validations_without_gain: int = 0
     seconds: float = 0.0
     bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
@@ -88,6 +90,7 @@ def save_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
             scaler=state.scaler.state_dict(),
             best_value=state.best_value,
             best_step=state.best_step,
+            stop_reason=state.stop_reason,
             validations_without_gain=state.validations_without_gain,
             seconds=state.seconds,
             bad_utterances=dict(state.bad_utterances),
@@ -106,12 +109,15 @@ def restore_state(state: TrainingState, folder: RunFolder) -> bool:
     if name is None:
         return False
     checkpoint = read_checkpoint(folder, name)
+    if distributed.is_main():
+        set_aside_newer(folder, name)
     state.model.load_state_dict(checkpoint.model)
     state.optimizer.load_state_dict(checkpoint.optimizer)
     if checkpoint.scaler and state.scaler.is_enabled():
         state.scaler.load_state_dict(checkpoint.scaler)
-    for key in ("step", "best_value", "best_step", "validations_without_gain", "seconds", "bad_utterances"):
+    for key in ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds"):
         setattr(state, key, getattr(checkpoint, key))
+    state.bad_utterances = checkpoint.bad_utterances
     before, now = checkpoint.environment, describe_environment()
     different = [name for name in ("torch", "numpy") if before.get(name) != now.get(name)]
     changed = {name: f"{before.get(name)} -> {now.get(name)}" for name in different}

@@ -1,5 +1,6 @@
 """What a training run asks of itself: validate, test, decide whether to go on, sum up."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -13,7 +14,14 @@ from sslsv.environment import describe_environment
 from sslsv.meter import Meter
 from sslsv.run_folder import RunFolder
 from sslsv.training_state import TrainingState
-from sslsv.verification import Embedder, TrialSet, describe_trials, verify
+from sslsv.verification import (
+    Embedder,
+    TrialSet,
+    Verification,
+    VerificationError,
+    describe_trials,
+    verify,
+)
 
 
 class TrainingError(RuntimeError):
@@ -24,20 +32,35 @@ class TrainingError(RuntimeError):
 
 
 def validate(embedder: Embedder, validation: TrialSet | None, state: TrainingState) -> dict[str, Any]:
-    """EER and minDCF on the validation trials, spread of their embeddings; notes the best EER in `state`."""
+    """EER, minDCF and spread of embeddings on the validation trials; notes the best in `state`."""
     if validation is None:
         return {}
-    metrics, embeddings = verify(embedder, validation)
-    if state.best_value is None or metrics["eer"] < state.best_value:
-        state.best_value, state.best_step, state.validations_without_gain = metrics["eer"], state.step, 0
+    result = _verify(embedder, validation, state)
+    value = result.metrics["eer"]
+    if state.best_value is None or value < state.best_value:
+        state.best_value, state.best_step, state.validations_without_gain = value, state.step, 0
     else:
         state.validations_without_gain += 1
-    return {**metrics, "best_eer": state.best_value, **collapse_report(torch.from_numpy(embeddings))}
+    spread = collapse_report(torch.from_numpy(result.embeddings))
+    return {**result.metrics, "best_eer": state.best_value, **spread}
 
 
-def test(embedder: Embedder, tests: list[TrialSet]) -> dict[str, float]:
+def test(embedder: Embedder, tests: list[TrialSet], state: TrainingState) -> dict[str, float]:
     """Metrics of every test list, as `test/<list>/<metric>`; reported, never used to choose."""
-    return {f"test/{t.name}/{key}": value for t in tests for key, value in verify(embedder, t)[0].items()}
+    return {
+        f"test/{t.name}/{key}": value
+        for t in tests
+        for key, value in _verify(embedder, t, state).metrics.items()
+    }
+
+
+def _verify(embedder: Embedder, trial_set: TrialSet, state: TrainingState) -> Verification:
+    try:
+        result = verify(embedder, trial_set)
+    except VerificationError as error:
+        raise TrainingError(str(error)) from error
+    state.bad_utterances.update(result.bad_recordings)
+    return result
 
 
 def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config) -> str | None:
@@ -104,28 +127,27 @@ def summarize(
     validation: TrialSet | None,
     tests: list[TrialSet],
     meter: Meter,
-    stop_reason: str | None,
 ) -> dict[str, Any]:
     """What the run came to: test metrics of the last and the best checkpoint, counts, time, environment.
 
     Leaves the best weights in `state.model`.
     """
     seconds, training_seconds = meter.seconds, meter.training_seconds
-    last = test(embedder, tests)
+    last = test(embedder, tests, state)
     best: dict[str, Any] = {}
     if state.best_step is not None:
         best = {"step": state.best_step, "eer": state.best_value}
-        if tests and state.best_step != state.step:
-            chosen = find_checkpoint(folder, "best") if distributed.is_main() else ""
-            name = distributed.broadcast_object(chosen)  # so that all read the same file
+        is_other = state.best_step != state.step
+        name = _best_name(folder) if tests and is_other else None
+        if name is not None:
             state.model.load_state_dict(read_checkpoint(folder, name).model)
-            best |= test(embedder, tests)
-        else:
+            best |= test(embedder, tests, state)
+        elif not is_other:
             best |= last
     samples = (state.step - meter.first_step) * meter.batch_size
     return {
         "is_finished": True,
-        "stop_reason": stop_reason,
+        "stop_reason": state.stop_reason,
         "last": {"step": state.step, **last},
         "best": best,
         "trial_sets": {t.name: describe_trials(t) for t in [validation, *tests] if t is not None},
@@ -135,3 +157,12 @@ def summarize(
         "workers": distributed.world_size(),
         "environment": describe_environment(),
     }
+
+
+def _best_name(folder: RunFolder) -> str | None:
+    """The sound file of the best checkpoint, the same on every worker, or None when it is damaged or gone."""
+    name = None
+    if distributed.is_main():
+        with contextlib.suppress(ValueError):
+            name = find_checkpoint(folder, "best")
+    return distributed.broadcast_object(name)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sslsv import distributed
 from sslsv.config import Config
-from sslsv.data.audio import SAMPLE_RATE, Waveform, read_whole
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, read_whole, wrap_to_length
 from sslsv.data.manifest import (
     Manifest,
     Trials,
@@ -28,7 +28,12 @@ from sslsv.metrics import eer, min_dcf
 from sslsv.models.base import Model
 from sslsv.scoring import cosine_scores
 
+MIN_SAMPLES = 400  # of a recording: one analysis window
 VERSIONS = 2  # of each held-out utterance when they are shifted: enough trials from few speakers
+
+
+class VerificationError(ValueError):
+    """Trials that can't be scored; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
         return TrialSet("validation", trials, lambda i: read_whole(root / trials.paths[i]))
     trials = make_trials(held_out, config.seed, versions=VERSIONS)
     shifter = Shifter(config.data.root, config.data.augment, config.seed)
-    # Kept in memory: they are few, and a room costs more than the 64 kB of a second.
-    read = functools.cache(lambda i: shifter.read(trials.paths[i], int(trials.versions[i])))
+    # Kept in memory if they are few: a room costs more than the 32 kB of a second.
+    read = functools.lru_cache(maxsize=512)(lambda i: shifter.read(trials.paths[i], int(trials.versions[i])))
     return TrialSet("validation", trials, read)
 
 
@@ -90,7 +95,7 @@ class Embedder:
 
     def __init__(self, model: Model, device: torch.device, precision: str, batch_seconds: float) -> None:
         self.model, self.device, self.batch_seconds = model, device, batch_seconds
-        self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
     def embed(self, waveforms: list[Waveform]) -> Tensor:
         """Embeddings (N, D) of equally long waveforms, float32 on the CPU."""
@@ -104,33 +109,45 @@ class Embedder:
         finally:
             self.model.train(was_training)
 
-    def embed_recordings(self, read: Callable[[int], Waveform], count: int) -> npt.NDArray[np.float32]:
-        """Embeddings (count, D) of recordings 0..count-1; each worker makes a share, all get the whole."""
+    def embed_recordings(
+        self, read: Callable[[int], Waveform], count: int
+    ) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
+        """Embeddings (count, D) of recordings 0..count-1, and why some of them can't be read.
+
+        Each worker makes a share, all get the whole.  The row of an unreadable recording is 0.
+        """
         mine = range(distributed.rank(), count, distributed.world_size())
-        embeddings: Tensor | None = None
-        for indices, waveforms in _equal_lengths(read, mine, self.batch_seconds):
-            block = self.embed(waveforms)
-            if embeddings is None:
-                embeddings = torch.zeros(count, block.shape[1])
-            embeddings[torch.tensor(indices)] = block
-        if embeddings is None:
-            dim = int(self.model.encoder.embedding_dim)  # type: ignore[arg-type]
-            embeddings = torch.zeros(count, dim)
-        return distributed.all_reduce_sum(embeddings.to(self.device)).cpu().numpy()
+        dim = int(self.model.encoder.embedding_dim)  # type: ignore[arg-type]
+        embeddings = torch.zeros(count, dim)
+        bad: dict[int, str] = {}
+        for indices, waveforms in _equal_lengths(read, mine, self.batch_seconds, bad):
+            embeddings[torch.tensor(indices)] = self.embed(waveforms)
+        everywhere = {index: why for part in distributed.gather_objects(bad) for index, why in part.items()}
+        return distributed.all_reduce_sum(embeddings.to(self.device)).cpu().numpy(), everywhere
 
 
 def _equal_lengths(
-    read: Callable[[int], Waveform], indices: range, batch_seconds: float
+    read: Callable[[int], Waveform], indices: range, batch_seconds: float, bad: dict[int, str]
 ) -> Iterator[tuple[list[int], list[Waveform]]]:
-    """Groups of equally long recordings, of at most `batch_seconds` or one alone; a thread reads ahead."""
+    """Groups of equally long recordings, of at most `batch_seconds` or one alone; a thread reads ahead.
+
+    Recordings that can't be read are put into `bad`; shorter ones than a spectrum needs are repeated.
+    """
     waiting: dict[int, list[tuple[int, Waveform]]] = {}
     held = 0
     with ThreadPoolExecutor(1) as pool:
         ahead = [pool.submit(read, i) for i in indices[:8]]
         for position, index in enumerate(indices):
-            waveform = ahead.pop(0).result()
+            done = ahead.pop(0)
             if position + 8 < len(indices):
                 ahead.append(pool.submit(read, indices[position + 8]))
+            try:
+                waveform = done.result()
+            except AudioError as error:
+                bad[index] = str(error)
+                continue
+            if len(waveform) < MIN_SAMPLES:
+                waveform = wrap_to_length(waveform, MIN_SAMPLES)
             group = waiting.setdefault(len(waveform), [])
             group.append((index, waveform))
             held += len(waveform)
@@ -151,12 +168,39 @@ def _pop(waiting: dict[int, list[tuple[int, Waveform]]], length: int) -> tuple[l
     return [index for index, _ in group], [waveform for _, waveform in group]
 
 
-def verify(embedder: Embedder, trial_set: TrialSet) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
-    """EER (percent) and minDCF (normalised, P_target 0.01) of cosine scores, and the embeddings (R, D)."""
+@dataclass(frozen=True)
+class Verification:
+    """What came out of a trial set; trials with a recording that can't be read are left out and counted."""
+
+    metrics: dict[str, float]  # eer (percent), min_dcf (normalised, P_target 0.01), skipped_trials if any
+    embeddings: npt.NDArray[np.float32]  # (R, D), of the readable recordings
+    bad_recordings: dict[str, str]  # path: why it can't be read
+
+
+def verify(embedder: Embedder, trial_set: TrialSet) -> Verification:
+    """Compare the recordings of every trial by cosine and count the errors.
+
+    Raises VerificationError, the same on every worker, when no target or no nontarget trial can be scored.
+    """
     trials = trial_set.trials
-    embeddings = embedder.embed_recordings(trial_set.read, len(trials.paths))
-    scores = cosine_scores(embeddings, trials.enrol, trials.test)
-    return {"eer": eer(scores, trials.targets), "min_dcf": min_dcf(scores, trials.targets)}, embeddings
+    embeddings, bad = embedder.embed_recordings(trial_set.read, len(trials.paths))
+    is_read = np.ones(len(trials.paths), dtype=bool)
+    is_read[list(bad)] = False
+    is_scored = is_read[trials.enrol] & is_read[trials.test]
+    targets = trials.targets[is_scored]
+    reasons = {trials.paths[index]: why for index, why in sorted(bad.items())}
+    if targets.all() or not targets.any():
+        listed = "\n  ".join(reasons.values())
+        raise VerificationError(
+            f"The trials '{trial_set.name}' leave {int(targets.sum())} target and {int((~targets).sum())} "
+            "nontarget trials to score, and both kinds are needed; recordings that can't be read:\n  "
+            + listed
+        )
+    scores = cosine_scores(embeddings, trials.enrol[is_scored], trials.test[is_scored])
+    metrics = {"eer": eer(scores, targets), "min_dcf": min_dcf(scores, targets)}
+    if bad:
+        metrics["skipped_trials"] = float((~is_scored).sum())
+    return Verification(metrics, embeddings[is_read], reasons)
 
 
 def describe_trials(trial_set: TrialSet) -> dict[str, Any]:

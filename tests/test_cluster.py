@@ -1,19 +1,25 @@
 import pytest
 
-from sslsv.cluster import CapacityError, find_share
+from sslsv.cluster import CapacityError, check_address, find_share
 from sslsv.config import ResourcesConfig
 
 
 def test_find_share__fills_the_cpus_that_workers_leave():
-    share = find_share(ResourcesConfig(workers=1), {"CPU": 2.0}, {"CPU": 2.0})
+    share = find_share(ResourcesConfig(workers=1), {"CPU": 2.0}, {"CPU": 2.0}, [{"CPU": 2.0}])
     assert (share.has_gpu, share.data_tasks) == (False, 3)
 
 
 def test_find_share__takes_gpus_when_there_are_any():
-    assert find_share(ResourcesConfig(workers=2), {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}).has_gpu
-    assert not find_share(
-        ResourcesConfig(gpu=False), {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}
-    ).has_gpu
+    machine = {"CPU": 8.0, "GPU": 2.0}
+    assert find_share(ResourcesConfig(workers=2), machine, machine, [machine]).has_gpu
+    assert not find_share(ResourcesConfig(gpu=False), machine, machine, [machine]).has_gpu
+
+
+def test_find_share__a_worker_cannot_be_spread_over_machines():
+    cluster, nodes = {"CPU": 16.0}, [{"CPU": 4.0}] * 4
+    with pytest.raises(CapacityError, match="but 4 machines together have 0"):
+        find_share(ResourcesConfig(workers=2, cpus_per_worker=6), cluster, cluster, nodes)
+    assert find_share(ResourcesConfig(workers=4, cpus_per_worker=3), cluster, cluster, nodes)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +43,20 @@ def test_find_share__takes_gpus_when_there_are_any():
 )
 def test_find_share__refuses_what_would_wait_for_ever(resources, total, free, sentence):
     with pytest.raises(CapacityError, match=sentence):
-        find_share(resources, total, free)
+        find_share(resources, total, free, [total])
 
 
 def test_find_share__data_tasks_are_capped_by_what_fits():
-    assert find_share(ResourcesConfig(data_tasks=100), {"CPU": 4.0}, {"CPU": 4.0}).data_tasks == 7
+    machine = {"CPU": 4.0}
+    assert find_share(ResourcesConfig(data_tasks=100), machine, machine, [machine]).data_tasks == 7
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1"])
+def test_check_address__a_dead_cluster_is_a_sentence_at_once(address):
+    with pytest.raises(CapacityError, match="where no Ray cluster answers .*unset RAY_ADDRESS"):
+        check_address(address)
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local"])
+def test_check_address__what_names_no_machine_is_left_to_ray(address):
+    check_address(address)

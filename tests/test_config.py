@@ -233,8 +233,27 @@ DO_NOT_FIT = {
     ),
     "validation_on_test": (
         ["evaluation.validation=trials", "evaluation.test=[a, ./trials]"],
-        "evaluation: validation and test both name 'trials': choosing checkpoints on test trials makes results look better "
+        "evaluation.validation and evaluation.test both name 'trials': choosing checkpoints on test trials makes results look better "
         "than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway",
+    ),
+    "validation_on_test_by_its_full_path": (
+        ["data.root=/corpora", "evaluation.validation=/corpora/b/../trials", "evaluation.test=[trials]"],
+        "evaluation.validation and evaluation.test both name '/corpora/b/../trials': choosing checkpoints on test trials "
+        "makes results look better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway",
+    ),
+    "tests_of_one_name": (
+        ["evaluation.test=[a/trials, b/trials]"],
+        "evaluation.test is ['a/trials', 'b/trials']; two lists have the file name 'trials', under which their results "
+        "are kept: rename one, or name it once",
+    ),
+    "test_called_validation": (
+        ["evaluation.test=[a/validation]"],
+        "evaluation.test is ['a/validation']; no test list may be called 'validation', which is what validation trials "
+        "are called: rename the file",
+    ),
+    "speed_that_would_be_rounded": (
+        ["data.speeds=[1, 0.97]"],
+        "data.speeds is [1.0, 0.97]; 0.97 is no fraction with a denominator of at most 20, the nearest one is 0.95 (19/20)",
     ),
     "two_validations": (
         ["evaluation.validation=trials", "evaluation.held_out_speakers=4"],
@@ -280,7 +299,8 @@ def test_config__validation_on_test_takes_an_explicit_switch(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "override",
     [
-        "seed=-1", "train.epochs=0", "train.batch_size=1", "train.log_every_steps=0", "train.patience=0",
+        "seed=-1", "seed=9223372036854775808", "run.name=''", "run.name=.", "run.name=..", "run.name=/a",
+        "run.name=a/b", "run.name='a\\b'", "train.epochs=0", "train.batch_size=1", "train.log_every_steps=0", "train.patience=0",
         "data.train_lists=[]", "data.speeds=[]", "data.speeds=[0.1]", "data.max_bad_share=1.5",
         "evaluation.every_epochs=0", "evaluation.held_out_speakers=-1", "evaluation.held_out_speakers=1",
         "evaluation.test_every_epochs=-1", "evaluation.batch_seconds=0", "run.checkpoint_every_minutes=0",
@@ -290,6 +310,14 @@ def test_config__validation_on_test_takes_an_explicit_switch(tmp_path: Path) -> 
 )  # fmt: skip
 def test_config__refuses_values_out_of_range(tmp_path: Path, override: str) -> None:
     assert sentence(tmp_path, "", override).startswith(override.partition("=")[0] + " is ")
+
+
+def test_config__takes_what_just_fits(tmp_path: Path) -> None:
+    third = 4 / 3
+    config = load(
+        tmp_path, "", "seed=9223372036854775807", f"data.speeds=[0.95, 1.05, {third!r}]", "run.name=a..b"
+    )
+    assert (config.seed, config.data.speeds, config.run.name) == (2**63 - 1, (0.95, 1.05, third), "a..b")
 
 
 def test_load_config__of_a_missing_file_names_the_nearest(tmp_path: Path) -> None:

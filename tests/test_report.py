@@ -1,3 +1,6 @@
+import pytest
+
+from sslsv.config import Config, EvaluationConfig, to_yaml
 from sslsv.report import main, write_report
 from sslsv.run_folder import RunFolder
 
@@ -38,6 +41,24 @@ def test_write_report__of_a_run_without_any_record_yet(tmp_path):
     folder.write("config.yml", b"seed: 1\n")
     write_report(folder)
     assert "not finished" in folder.read("report.html").decode()
+
+
+@pytest.mark.parametrize("validation", ["trials", "./trials", "other"])
+def test_write_report__says_when_the_best_was_chosen_on_test_trials(tmp_path, validation):
+    folder = RunFolder(str(tmp_path), "run")
+    evaluation = EvaluationConfig(validation=validation, test=("trials",), allow_validation_on_test=True)
+    folder.write("config.yml", to_yaml(Config(evaluation=evaluation)).encode())
+    write_report(folder)
+    page = folder.read("report.html").decode()
+    assert ("chosen on the test trials" in page) == (validation != "other")
+    assert page.count('class="warning"') == (validation != "other")
+
+
+def test_write_report__of_settings_of_another_version_says_that_they_are_unchecked(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    folder.write("config.yml", b"no_such_setting: 1\n")
+    write_report(folder)
+    assert "no_such_setting is not a setting" in folder.read("report.html").decode()
 
 
 def test_main__a_folder_that_is_no_run_is_refused(tmp_path, capsys):

@@ -1,12 +1,19 @@
 import json
+import re
 
 import pytest
 
 from sslsv.run_folder import RunFolder
-from sslsv.run_log import RunLog, wandb_mode
+from sslsv.run_log import RunLog, wandb_environment, wandb_mode
 
 
-def open_log(folder, first_step, wandb="disabled", tensorboard=False):
+class Notices(list):
+    """A board that keeps what it is told."""
+
+    notice = list.append
+
+
+def open_log(folder, first_step, wandb="disabled", tensorboard=False, board=None):
     return RunLog(
         folder,
         first_step=first_step,
@@ -14,7 +21,7 @@ def open_log(folder, first_step, wandb="disabled", tensorboard=False):
         use_tensorboard=tensorboard,
         wandb_mode=wandb,
         wandb_project="p",
-        board=None,
+        board=board,
     )
 
 
@@ -65,6 +72,51 @@ def test_wandb_mode__setting_then_environment_then_the_users_note(tmp_path, monk
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert wandb_mode("disabled") == "disabled"
     assert wandb_mode("auto") == "offline"
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    assert wandb_mode("auto") == "offline"
+
+
+@pytest.mark.parametrize(
+    ("asked", "broken", "sentences", "gets_a_run"),
+    [
+        ("online", {"online"}, [r"online: no network; the run goes on offline"], True),
+        (
+            "online",
+            {"online", "offline"},
+            [r"goes on offline", r"offline: no network; .* without wandb"],
+            False,
+        ),
+        ("offline", {"offline"}, [r"offline: no network; the run goes on without wandb"], False),
+        ("online", set(), [], True),
+    ],
+)
+def test_run_log__a_wandb_that_fails_kills_no_run(
+    tmp_path, monkeypatch, asked, broken, sentences, gets_a_run
+):
+    import wandb
+
+    def init(*, mode, **values):
+        if mode in broken:
+            raise wandb.errors.CommError("no\nnetwork")
+        return object()
+
+    monkeypatch.setattr(wandb, "init", init)
+    folder, told = RunFolder(str(tmp_path), "run"), Notices()
+    folder.write_json("run.json", {"wandb_id": "abc123"})
+    log = open_log(folder, 0, wandb=asked, board=told)
+    assert (log.wandb is not None) == gets_a_run
+    assert len(told) == len(sentences)
+    assert all(re.search(sentence, text) for sentence, text in zip(sentences, told, strict=True))
+
+
+def test_wandb_environment__has_the_users_variables_but_not_this_process_own(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    monkeypatch.setenv("WANDB_SERVICE", "2-1-tcp-localhost-1")
+    monkeypatch.setenv("NOT_WANDB_X", "x")
+    found = wandb_environment()
+    assert found["WANDB_API_KEY"] == "k"
+    assert not {"WANDB_SERVICE", "NOT_WANDB_X"} & set(found)
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@ import dataclasses
 
 import pytest
 
+from sslsv import train
+from sslsv.checkpoint import Checkpoint, write_checkpoint
 from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig
 from sslsv.run_folder import RunFolder
-from sslsv.train import RequestError, check_data, main, prepare_folder
+from sslsv.train import RequestError, check_data, main, parse_arguments, prepare_folder
 
 
 @pytest.fixture
@@ -65,6 +67,37 @@ def test_prepare_folder__fresh_keeps_the_old_run(config, tmp_path):
     assert len(old) == 1 and (old[0] / "summary.json").exists()
 
 
+def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(config, tmp_path, capsys):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, config, is_fresh=False)
+    write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
+    damaged = write_checkpoint(folder, Checkpoint(step=20, config="", model={}))
+    folder.write(f"checkpoints/{damaged}", b"cut")
+    with pytest.warns(UserWarning, match=f"damaged checkpoint .*{damaged}"):
+        prepare_folder(folder, config, is_fresh=False)
+    assert "from step 10" in capsys.readouterr().err
+    folder.delete_folder("checkpoints")
+    prepare_folder(folder, config, is_fresh=False)
+    assert "from the beginning" in capsys.readouterr().err
+
+
+def test_prepare_folder__a_run_that_has_settings_has_an_identity(config, tmp_path, monkeypatch):
+    folder = RunFolder(str(tmp_path), "a")
+    write = folder.write
+
+    def die_after_the_first_file(name, content):
+        write(name, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "write", die_after_the_first_file)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_folder(folder, config, is_fresh=False)
+    monkeypatch.undo()
+    assert not folder.has("config.yml")
+    prepare_folder(folder, config, is_fresh=False)
+    assert folder.has("config.yml") and folder.has("run.json")
+
+
 def test_check_data__a_batch_larger_than_the_list_is_refused(config):
     too_large = dataclasses.replace(config, train=TrainConfig(batch_size=4096))
     with pytest.raises(ValueError, match="4096"):
@@ -95,6 +128,50 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tm
     error = capsys.readouterr().err
     assert error.startswith("error: ") and sentence in error and "Traceback" not in error
     assert not (tmp_path / "a").exists()  # nothing is left of a request that was refused
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ConnectionError("no cluster\nat 1.2.3.4"), "error: no cluster at 1.2.3.4\n"),
+        (PermissionError(13, "Permission denied", "/x"), "error: [Errno 13] Permission denied: '/x'\n"),
+        (TimeoutError(), "error: TimeoutError\n"),
+    ],
+)
+def test_main__what_the_system_refuses_is_one_sentence_and_exit_code_2(
+    error, sentence, tmp_path, monkeypatch, capsys
+):
+    def refuse(config, *, is_fresh):
+        raise error
+
+    monkeypatch.setattr(train, "run", refuse)
+    (tmp_path / "a.yml").touch()
+    assert main([str(tmp_path / "a.yml")]) == 2
+    assert capsys.readouterr().err == sentence
+
+
+def test_main__storage_that_is_no_folder_is_refused(tmp_path, config, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "a.yml").touch()
+    monkeypatch.setattr(
+        train, "run", lambda config, is_fresh: prepare_folder(folder_of(config), config, is_fresh)
+    )
+    assert main([str(tmp_path / "a.yml"), f"run.storage={tmp_path / 'file'}"]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def folder_of(config):
+    return RunFolder(config.run.storage, config.run.name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["c.yml --fresh a=1 b=2", "c.yml a=1 --fresh b=2", "--fresh c.yml a=1 b=2", "c.yml a=1 b=2 --fresh"],
+)
+def test_parse_arguments__fresh_may_stand_anywhere(line):
+    options = parse_arguments(line.split())
+    assert (str(options.config), options.overrides, options.fresh) == ("c.yml", ["a=1", "b=2"], True)
+    assert parse_arguments(["c.yml"]).overrides == []
 
 
 def test_main__a_missing_config_names_the_nearest_file(tmp_path, capsys):

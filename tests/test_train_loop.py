@@ -18,6 +18,7 @@ from sslsv.schedules import ScheduleConfig
 from sslsv.train import prepare_folder
 from sslsv.train_loop import Training
 from sslsv.validation import TrainingError
+from sslsv.verification import Verification
 
 
 @pytest.fixture(autouse=True)
@@ -120,9 +121,8 @@ def test_training__a_loss_that_is_no_number_stops_it_with_a_sentence(config, tmp
 
 
 def test_training__early_stopping_says_so_in_the_summary(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "sslsv.validation.verify", lambda embedder, t: ({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy())
-    )
+    hopeless = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy(), {})
+    monkeypatch.setattr("sslsv.validation.verify", lambda embedder, t: hopeless)
     impatient = dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, epochs=50, patience=2),
@@ -139,3 +139,40 @@ def test_training__test_lists_can_be_watched_without_choosing_anything(config, t
     training(watched, tmp_path).run()
     records = RunFolder(str(tmp_path), "run").metrics()
     assert [r["step"] for r in records if "test/trials/eer" in r] == [4, 8, 12]
+
+
+def test_training__a_run_that_stopped_early_stays_stopped(config, tmp_path, monkeypatch):
+    hopeless = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy(), {})
+    monkeypatch.setattr("sslsv.validation.verify", lambda embedder, t: hopeless)
+    impatient = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=50, patience=1))
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sslsv.validation.summarize", die)  # killed after the decision, before the summary
+        with pytest.raises(KeyboardInterrupt):
+            training(impatient, tmp_path).run()
+    summary = training(impatient, tmp_path).run()
+    assert summary["last"]["step"] == 16 and "train.patience" in summary["stop_reason"]
+
+
+def test_training__goes_on_after_a_damaged_checkpoint_and_keeps_the_new_ones(config, tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        config, run=dataclasses.replace(config.run, checkpoint_every_minutes=1e-9, keep_checkpoints=1)
+    )
+    original = stop_at(9, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        training(config, tmp_path).run()
+    monkeypatch.setattr(Training, "take_step", original)
+    folder = RunFolder(str(tmp_path), "run")
+    newest = tmp_path / "run" / "checkpoints" / list_checkpoints(folder)[-1][1]
+    later = newest.with_name(newest.name.replace("step_0000000", "step_0000009"))
+    later.write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="passing over damaged"):
+        training(config, tmp_path).run()
+    assert list_checkpoints(folder)[-1][0] == 16 and later.with_name(later.name + ".damaged").exists()
+
+
+def test_training__a_seed_as_large_as_a_clock_works(config, tmp_path):
+    training(dataclasses.replace(config, seed=1_795_000_000_000), tmp_path).run()

@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -6,10 +7,11 @@ import torch
 from torch import nn
 
 from sslsv.config import Config, DataConfig, EvaluationConfig
+from sslsv.data.audio import AudioError
 from sslsv.data.manifest import Trials
 from sslsv.encoders import ThinResNet34
 from sslsv.models import SimCLR
-from sslsv.verification import Embedder, TrialSet, open_trial_sets, verify
+from sslsv.verification import Embedder, TrialSet, VerificationError, open_trial_sets, verify
 
 
 def small_model():
@@ -24,6 +26,7 @@ class Recorder(nn.Module):
     def __init__(self):
         super().__init__()
         self.shapes = []
+        self.encoder = types.SimpleNamespace(embedding_dim=2)
 
     def embed(self, waveforms):
         self.shapes.append(tuple(waveforms.shape))
@@ -35,8 +38,8 @@ def test_embed_recordings__batches_only_equal_lengths_and_bounds_the_audio():
     waveforms = [np.full(n, i, dtype=np.float32) for i, n in enumerate(lengths)]
     model = Recorder()
     embedder = Embedder(model, torch.device("cpu"), "fp32", batch_seconds=2.0)
-    embeddings = embedder.embed_recordings(lambda i: waveforms[i], len(waveforms))
-    assert embeddings[:, 0].tolist() == list(range(7))
+    embeddings, bad = embedder.embed_recordings(lambda i: waveforms[i], len(waveforms))
+    assert not bad and embeddings[:, 0].tolist() == list(range(7))
     assert sorted(model.shapes) == [(1, 4000), (2, 8000), (2, 16000), (2, 16000)]
 
 
@@ -45,7 +48,7 @@ def test_embed_recordings__equal_to_one_at_a_time_and_leaves_the_model_training(
     rng = np.random.default_rng(0)
     waveforms = [rng.standard_normal(n).astype(np.float32) * 0.1 for n in (8000, 9000, 8000, 10000)]
     embedder = Embedder(model, torch.device("cpu"), "fp32", batch_seconds=10)
-    together = embedder.embed_recordings(lambda i: waveforms[i], 4)
+    together, _ = embedder.embed_recordings(lambda i: waveforms[i], 4)
     assert model.training
     model.eval()
     for i, waveform in enumerate(waveforms):
@@ -62,19 +65,54 @@ def test_embed__bf16_keeps_the_cosine_to_fp32():
 
 
 def test_verify__perfect_and_hopeless_embeddings():
-    trials = Trials(
+    trials = some_trials()
+    angle = {True: [0.0, 0.1, 2.0, 2.1], False: [0.0, 0.0, 0.0, 0.0]}
+    for is_perfect, angles in angle.items():
+        waveforms = [np.array([np.cos(a), np.sin(a)], dtype=np.float32) for a in angles]
+        trial_set = TrialSet("t", trials, waveforms.__getitem__)
+        metrics = verify(Embedder(Recorder(), torch.device("cpu"), "fp32", 1), trial_set).metrics
+        assert metrics["eer"] == pytest.approx(0.0 if is_perfect else 50.0)
+        assert metrics["min_dcf"] == pytest.approx(0.0 if is_perfect else 1.0)
+
+
+def some_trials():
+    return Trials(
         paths=list("abcd"),
         enrol=np.array([0, 2, 0, 1]),
         test=np.array([1, 3, 2, 3]),
         targets=np.array([True, True, False, False]),
     )
-    angle = {True: [0.0, 0.1, 2.0, 2.1], False: [0.0, 0.0, 0.0, 0.0]}
-    for is_perfect, angles in angle.items():
-        waveforms = [np.array([np.cos(a), np.sin(a)], dtype=np.float32) for a in angles]
-        trial_set = TrialSet("t", trials, waveforms.__getitem__)
-        metrics, _ = verify(Embedder(Recorder(), torch.device("cpu"), "fp32", 1), trial_set)
-        assert metrics["eer"] == pytest.approx(0.0 if is_perfect else 50.0)
-        assert metrics["min_dcf"] == pytest.approx(0.0 if is_perfect else 1.0)
+
+
+def reader_of(bad):
+    def read(i):
+        if i in bad:
+            raise AudioError(f"{'abcd'[i]} is empty.")
+        return np.array([np.cos(i // 2), np.sin(i // 2)], dtype=np.float32)
+
+    return read
+
+
+def test_verify__trials_with_an_unreadable_recording_are_left_out_and_counted():
+    embedder = Embedder(Recorder(), torch.device("cpu"), "fp32", 1)
+    result = verify(embedder, TrialSet("t", some_trials(), reader_of({3})))
+    assert result.bad_recordings == {"d": "d is empty."}
+    assert result.metrics["skipped_trials"] == 2 and result.metrics["eer"] == pytest.approx(0.0)
+    assert result.embeddings.shape == (3, 2)
+
+
+def test_verify__with_no_target_trial_left_it_says_which_recordings_are_bad():
+    embedder = Embedder(Recorder(), torch.device("cpu"), "fp32", 1)
+    with pytest.raises(
+        VerificationError, match=r"0 target and 1 nontarget(.|\n)*b is empty.(.|\n)*d is empty"
+    ):
+        verify(embedder, TrialSet("t", some_trials(), reader_of({1, 3})))
+
+
+def test_embed_recordings__one_of_a_few_samples_is_repeated():
+    embedder = Embedder(small_model(), torch.device("cpu"), "fp32", 1)
+    embeddings, bad = embedder.embed_recordings(lambda i: np.ones(10, dtype=np.float32) * 0.1, 1)
+    assert not bad and np.isfinite(embeddings).all()
 
 
 @pytest.fixture

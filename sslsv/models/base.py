@@ -111,8 +111,8 @@ class TwoViewModel(Model):
 
 def check_two_view_settings(crop_seconds: float, projector_dims: tuple[int, ...]) -> None:
     """Raise ValueError, in a sentence, for values that no model of two views can use."""
-    if crop_seconds <= 0:
-        raise ValueError(f"crop_seconds is {crop_seconds}; a crop needs a length above 0 seconds, e.g. 2.0.")
+    if crop_seconds < 0.1:
+        raise ValueError(f"crop_seconds is {crop_seconds}; a crop needs at least 0.1 seconds, e.g. 2.0.")
     if any(dim < 1 for dim in projector_dims):
         raise ValueError(
             f"projector_dims is {projector_dims}; every layer needs at least 1 unit. "

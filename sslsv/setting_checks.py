@@ -1,0 +1,57 @@
+"""What single settings must be, beyond their types: speeds, run names, test lists."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+
+from sslsv.settings import refuse_if
+
+# A speed is an exact resampling ratio (data/views.py); what it costs grows with the denominator.
+MAX_SPEED_DENOMINATOR = 20
+
+
+def check_speeds(speeds: Sequence[float]) -> None:
+    """Refuse speeds out of range, and those that resampling would have to round."""
+    refuse_if(
+        not speeds or not all(0.5 <= speed <= 2 for speed in speeds),
+        f"speeds is {list(speeds)}; give one or more factors from 0.5 to 2, such as [0.9, 1.0, 1.1]",
+    )
+    for speed in speeds:
+        near = Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR)
+        refuse_if(
+            float(near) != speed,
+            f"speeds is {list(speeds)}; {speed} is no fraction with a denominator of at most "
+            f"{MAX_SPEED_DENOMINATOR}, the nearest one is {float(near)!r} ({near})",
+        )
+
+
+def check_run_name(name: str | None) -> None:
+    """Refuse names that are no name of a folder directly below `run.storage`; null passes."""
+    refuse_if(
+        name is not None and (name.strip() in ("", ".", "..") or "/" in name or "\\" in name),
+        f"name is {name!r}; it names one folder below run.storage: give a word without path separators "
+        "(run.storage takes the path)",
+    )
+
+
+def check_test_lists(tests: Sequence[str]) -> None:
+    """Refuse test lists whose metrics, `test/<file name>/...`, could not be told apart."""
+    names = Counter(os.path.basename(os.path.normpath(test)) for test in tests)
+    twice = [name for name, count in names.items() if count > 1]
+    refuse_if(
+        bool(twice),
+        f"test is {list(tests)}; two lists have the file name {' and '.join(map(repr, twice))}, under which "
+        "their results are kept: rename one, or name it once",
+    )
+    refuse_if(
+        "validation" in names,
+        f"test is {list(tests)}; no test list may be called 'validation', which is what validation trials "
+        "are called: rename the file",
+    )
+
+
+def is_among(root: str, name: str | None, names: Sequence[str]) -> bool:
+    """Whether a list is one of several, however their paths below `root` are spelt."""
+    paths = {os.path.abspath(os.path.join(root, other)) for other in names}
+    return name is not None and os.path.abspath(os.path.join(root, name)) in paths
