@@ -71,7 +71,7 @@ def check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
         raise CapacityError(
-            f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); start it, correct the address, "
+            f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); start one, mend the address, "
             "or unset RAY_ADDRESS to run on this machine alone"
         ) from error
 
