@@ -27,14 +27,14 @@ def test_reason_to_stop__patience_counts_validations_without_a_better_value():
     ("action", "is_stopped", "is_marked"), [("warn", 0, 1), ("stop", 1, 1), ("ignore", 0, 0)]
 )
 def test_reason_to_stop__a_collapse_is_marked_and_stops_if_asked(action, is_stopped, is_marked):
-    record = {"batch_feature_std": 0.9, "feature_std": 0.01}
+    record = {"batch_feature_std": 0.9, "feature_std": 0.001}
     reason = reason_to_stop(record, state(), config(collapse=CollapseConfig(action=action)))
     assert (reason is not None) == is_stopped
     assert record.get("has_collapsed", False) == is_marked
 
 
 def test_reason_to_stop__without_validation_the_batches_tell_of_a_collapse():
-    record = {"batch_feature_std": 0.01}
+    record = {"batch_feature_std": 0.001}
     reason_to_stop(record, state(), config())
     assert record["has_collapsed"] and "collapsed" in record["notice"]
 
