@@ -61,7 +61,7 @@ class DataConfig:
 class CollapseConfig:
     """What to do when all embeddings become alike."""
 
-    min_feature_std: float = 0.01  # spread of embeddings: 1 = even, 0 = all alike; new weights have 0.03 to 0.1
+    min_feature_std: float = 0.01  # spread of embeddings: 1 = even, 0 = alike; new weights have 0.03 to 0.1
     action: Literal["warn", "stop", "ignore"] = "warn"  # stop saves tune the rest of a dead trial
 
 
