@@ -188,6 +188,8 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             return {"error": failure_sentence(error, folder)}
+        except SystemExit as error:  # what Ray Train makes of a Ctrl-C
+            raise KeyboardInterrupt from error
         finally:
             folder.delete_folder("ray")
     summary: dict[str, Any] = result.return_value  # type: ignore[attr-defined]  # as above
