@@ -41,13 +41,7 @@ def main() -> None:
     config = load_config(given.config, given.overrides)
     manifest, _, _ = open_trial_sets(config)
     data = config.data
-    plan = Plan(
-        manifest.speakers,
-        config.train.batch_size,
-        config.seed,
-        data.positives,
-        data.max_utterances_per_speaker,
-    )
+    plan = Plan.from_config(manifest.speakers, config)
     maker = ViewMaker(manifest, build_model(config).view_groups, data, config.seed)
     reference = [checksum([batch]) for batch in plain_batches(plan, maker, 0, given.steps)]
     print(f"{plan.steps_per_epoch} steps an epoch; without Ray: {' '.join(reference)}")

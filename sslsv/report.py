@@ -37,7 +37,6 @@ h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 .muted { color: #667 }
 table { border-collapse: collapse }
 td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
 .plots { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
 .plots svg { width: 100%; height: auto }
 pre { background: #f5f6f8; padding: 1rem; overflow-x: auto; font-size: 13px }

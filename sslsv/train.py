@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sslsv.checkpoint import NAME, newest_sound_checkpoint
-from sslsv.config import Config, ConfigError, differences, load_config, read_config, to_yaml
+from sslsv.config import Config, differences, load_config, read_config, to_yaml
 from sslsv.environment import describe_environment
 from sslsv.run_folder import RunFolder, below
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.overrides)
         summary = run(config, is_fresh=options.fresh)
-    except (ConfigError, RequestError, FileNotFoundError, ValueError) as error:
+    except ValueError as error:  # ours among them: their messages are for the user
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # storage that can't be written or is not there, a cluster that does not answer
@@ -90,14 +90,7 @@ def check_data(config: Config) -> None:
 
     manifest, _, _ = open_trial_sets(config)
     Bank(config.data.root, config.data.augment)
-    data = config.data
-    Plan(
-        manifest.speakers,
-        config.train.batch_size,
-        config.seed,
-        data.positives,
-        data.max_utterances_per_speaker,
-    )
+    Plan.from_config(manifest.speakers, config)
 
 
 def check_folder(folder: RunFolder, config: Config) -> None:

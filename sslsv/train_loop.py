@@ -27,9 +27,8 @@ from sslsv.run_log import Board, RunLog, WandbMode
 from sslsv.schedules import learning_rate
 from sslsv.training_state import build_state, restore_state, save_state, wrap_model
 from sslsv.validation import TrainingError
-from sslsv.verification import Embedder, open_trial_sets
+from sslsv.verification import PRECISIONS, Embedder, open_trial_sets
 
-AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_SPAN_STEPS = 4096  # of one Ray Data execution: starting one costs 0.25 s, and its plan must stay small
 
 
@@ -85,13 +84,7 @@ class Training:
         manifest, self.validation, self.tests = open_trial_sets(config)
         self.num_utterances = len(manifest)
         self.bad_indices: set[int] = set()  # unreadable utterances that this worker met since the last record
-        self.plan = Plan(
-            manifest.speakers,
-            config.train.batch_size,
-            config.seed,
-            config.data.positives,
-            config.data.max_utterances_per_speaker,
-        )
+        self.plan = Plan.from_config(manifest.speakers, config)
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch
         # The model, and where to go on.
         self.state = build_state(config, device)
@@ -192,7 +185,7 @@ class Training:
             group["lr"] = rate
 
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
-        dtype = AUTOCAST[config.train.precision]
+        dtype = PRECISIONS[config.train.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             output = self.model(batch, progress)
         state.optimizer.zero_grad(set_to_none=True)

@@ -100,14 +100,14 @@ def save_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
     prune_checkpoints(folder, config.run.keep_checkpoints, state.best_step)
 
 
-def restore_state(state: TrainingState, folder: RunFolder) -> bool:
-    """Go on from the newest sound checkpoint of the run; returns whether there was one.
+def restore_state(state: TrainingState, folder: RunFolder) -> None:
+    """Go on from the newest sound checkpoint of the run, if there is one.
 
     The first worker chooses, so that all start from the same file even if the folder changes meanwhile.
     """
     name = distributed.broadcast_object(newest_sound_checkpoint(folder) if distributed.is_main() else None)
     if name is None:
-        return False
+        return
     checkpoint = read_checkpoint(folder, name)
     if distributed.is_main():
         set_aside_newer(folder, name)
@@ -123,4 +123,3 @@ def restore_state(state: TrainingState, folder: RunFolder) -> bool:
     changed = {name: f"{before.get(name)} -> {now.get(name)}" for name in different}
     if changed and distributed.is_main():
         warnings.warn(f"resuming with other library versions, so not bit for bit: {changed}", stacklevel=2)
-    return True

@@ -28,6 +28,7 @@ from sslsv.metrics import eer, min_dcf
 from sslsv.models.base import Model
 from sslsv.scoring import cosine_scores
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_SAMPLES = 400  # of a recording: one analysis window
 VERSIONS = 2  # of each held-out utterance when they are shifted: enough trials from few speakers
 
@@ -95,7 +96,7 @@ class Embedder:
 
     def __init__(self, model: Model, device: torch.device, precision: str, batch_seconds: float) -> None:
         self.model, self.device, self.batch_seconds = model, device, batch_seconds
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.dtype = PRECISIONS[precision]
 
     def embed(self, waveforms: list[Waveform]) -> Tensor:
         """Embeddings (N, D) of equally long waveforms, float32 on the CPU."""

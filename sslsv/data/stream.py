@@ -1,10 +1,13 @@
 """The training stream: which utterances make sample k of the run, a pure function of (seed, k)."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from sslsv.config import Config
 
 Indices = npt.NDArray[np.int64]
 Rows = dict[str, Indices]
@@ -50,6 +53,14 @@ class Plan:
                 + (f"choose at most {largest}." if largest else "the lists cannot be trained on like this.")
             )
         self._last_epoch: tuple[int, Indices, Indices] | None = None
+
+    @classmethod
+    def from_config(cls, speakers: npt.ArrayLike, config: "Config") -> "Plan":
+        """The plan that the settings of a run describe, for the speakers (N,) of its training utterances."""
+        data = config.data
+        return cls(
+            speakers, config.train.batch_size, config.seed, data.positives, data.max_utterances_per_speaker
+        )
 
     def rows(self, first_step: int, last_step: int) -> Rows:
         """Return the rows of global steps first_step .. last_step (exclusive), over any number of epochs.

@@ -4,6 +4,7 @@ All of it in float32 (or float64) even under autocast: softmax over hundreds of 
 digits.
 """
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from sslsv.modules import full_precision
 PoolingName = Literal["mean", "stats", "sap", "asp", "attentive_mean"]
 
 
-class Pooling(nn.Module):
+class Pooling(nn.Module, ABC):
     """Base of the poolings: `output_dim` says the width of what `pool` returns."""
 
     output_dim: int
@@ -24,9 +25,9 @@ class Pooling(nn.Module):
         with torch.autocast(frames.device.type, enabled=False):
             return self.pool(full_precision(frames))
 
+    @abstractmethod
     def pool(self, frames: Tensor) -> Tensor:
         """The pooling itself, of float32 or float64 frames (B, C, F, L)."""
-        raise NotImplementedError
 
 
 class MeanPooling(Pooling):

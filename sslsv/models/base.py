@@ -1,5 +1,6 @@
 """What the trainer asks of a self-supervised model, and what all models of two equal views share."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -41,7 +42,7 @@ class ViewGroup(NamedTuple):
     seconds: float
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """A training objective around an encoder: subclasses give `forward` and state its `view_groups`.
 
     State that lasts between steps (queues, teachers, centres) must be buffers and modules, so that
@@ -51,13 +52,13 @@ class Model(nn.Module):
     encoder: nn.Module
     view_groups: tuple[ViewGroup, ...]
 
+    @abstractmethod
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Loss and metrics of one batch; in a process group, of the batches of all ranks together.
 
         The batch holds the int16 views of each group, (B, count, samples), and `sample`, the int64 indices
         (B,).
         """
-        raise NotImplementedError
 
     def before_step(self, progress: Progress) -> None:
         """Called when gradients are final (unscaled, before clipping), just before the optimiser's step."""
@@ -104,9 +105,9 @@ class TwoViewModel(Model):
             metrics["batch_feature_std"] = feature_std(full_precision(embeddings.detach()))
         return StepOutput(loss, metrics)
 
+    @abstractmethod
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Loss of the projections (B, P) of view a and of view b, row i of both from sample i."""
-        raise NotImplementedError
 
 
 def check_two_view_settings(crop_seconds: float, projector_dims: tuple[int, ...]) -> None:
