@@ -1,5 +1,8 @@
 """Terms that several losses share; all take full batches of projections (B, P) and know nothing of ranks."""
 
+from collections.abc import Mapping
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -56,3 +59,9 @@ def correlation_penalty(z: Tensor, eps: float = 1e-12) -> Tensor:
 def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
     """Columns of mean 0 and biased variance 1 over the batch, (z - mean) / sqrt(Var + eps)."""
     return (z - z.mean(0)) * (z.var(0, correction=0) + eps).rsqrt()
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of named loss terms, each times its weight; both have the same names."""
+    products = [weights[name] * term for name, term in terms.items()]
+    return torch.stack(products).sum()

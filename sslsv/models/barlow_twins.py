@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sslsv.losses import off_diagonal_energy, standardize
+from sslsv.losses import off_diagonal_energy, standardize, weighted_sum
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
 
 
@@ -27,8 +27,12 @@ def barlow_twins_loss(z_a: Tensor, z_b: Tensor, redundancy_weight: float, scale:
     is the cross-correlation over the batch, of columns standardised here with biased deviations (as a batch
     norm does, eps 1e-5). The paper has no scale; its authors' code multiplies by 0.024.
     """
-    terms = barlow_twins_terms(z_a, z_b)
-    return scale * (terms["invariance"] + redundancy_weight * terms["redundancy"])
+    return weighted_sum(barlow_twins_terms(z_a, z_b), term_weights(redundancy_weight, scale))
+
+
+def term_weights(redundancy_weight: float, scale: float) -> dict[str, float]:
+    """Weights of the terms in the sum."""
+    return {"invariance": scale, "redundancy": scale * redundancy_weight}
 
 
 class BarlowTwins(TwoViewModel):
@@ -57,5 +61,5 @@ class BarlowTwins(TwoViewModel):
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Scaled sum of the two terms; the metrics are the unweighted, unscaled ones."""
         terms = barlow_twins_terms(z_a, z_b)
-        loss = self.config.scale * (terms["invariance"] + self.config.redundancy_weight * terms["redundancy"])
-        return StepOutput(loss, {name: term.detach() for name, term in terms.items()})
+        weights = term_weights(self.config.redundancy_weight, self.config.scale)
+        return StepOutput(weighted_sum(terms, weights), {name: term.detach() for name, term in terms.items()})

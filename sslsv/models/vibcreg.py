@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sslsv.losses import correlation_penalty, invariance, variance_hinge
+from sslsv.losses import correlation_penalty, invariance, variance_hinge, weighted_sum
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
 from sslsv.modules import IterNorm
 
@@ -28,12 +28,12 @@ def vibcreg_loss(
     The covariance term is made of correlations and is divided by P^2, not by P as VICReg's: it does not grow
     with P, which is why its usual weight (8) is so much larger.
     """
-    terms = vibcreg_terms(z_a, z_b)
-    return (
-        invariance_weight * terms["invariance"]
-        + variance_weight * terms["variance"]
-        + covariance_weight * terms["covariance"]
-    )
+    weights = {
+        "invariance": invariance_weight,
+        "variance": variance_weight,
+        "covariance": covariance_weight,
+    }
+    return weighted_sum(vibcreg_terms(z_a, z_b), weights)
 
 
 class VIbCReg(TwoViewModel):
@@ -79,9 +79,5 @@ class VIbCReg(TwoViewModel):
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Weighted sum of the three terms; the metrics are the unweighted ones."""
         terms = vibcreg_terms(z_a, z_b)
-        loss = (
-            self.config.invariance_weight * terms["invariance"]
-            + self.config.variance_weight * terms["variance"]
-            + self.config.covariance_weight * terms["covariance"]
-        )
-        return StepOutput(loss, {name: term.detach() for name, term in terms.items()})
+        weights = {name: getattr(self.config, f"{name}_weight") for name in terms}
+        return StepOutput(weighted_sum(terms, weights), {name: term.detach() for name, term in terms.items()})

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sslsv.losses import covariance_penalty, invariance, variance_hinge
+from sslsv.losses import covariance_penalty, invariance, variance_hinge, weighted_sum
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
 
 
@@ -28,12 +28,12 @@ def vicreg_loss(
     the paper sums over P. Kept this way because the weights published for speakers (1, 1, 0.1) were found
     with it.
     """
-    terms = vicreg_terms(z_a, z_b)
-    return (
-        invariance_weight * terms["invariance"]
-        + variance_weight * terms["variance"]
-        + covariance_weight * terms["covariance"]
-    )
+    weights = {
+        "invariance": invariance_weight,
+        "variance": variance_weight,
+        "covariance": covariance_weight,
+    }
+    return weighted_sum(vicreg_terms(z_a, z_b), weights)
 
 
 class VICReg(TwoViewModel):
@@ -61,9 +61,5 @@ class VICReg(TwoViewModel):
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Weighted sum of the three terms; the metrics are the unweighted ones."""
         terms = vicreg_terms(z_a, z_b)
-        loss = (
-            self.config.invariance_weight * terms["invariance"]
-            + self.config.variance_weight * terms["variance"]
-            + self.config.covariance_weight * terms["covariance"]
-        )
-        return StepOutput(loss, {name: term.detach() for name, term in terms.items()})
+        weights = {name: getattr(self.config, f"{name}_weight") for name in terms}
+        return StepOutput(weighted_sum(terms, weights), {name: term.detach() for name, term in terms.items()})
