@@ -1,53 +1,77 @@
 """Physics of a recording: noise at a ratio, the echo of a room; pure functions of waveforms."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from sslsv.data.audio import Waveform
+from sslsv.data.audio import SAMPLE_RATE, Waveform
+
+Spectrum = npt.NDArray[np.complex64]
+
+# FFTs are made for so many rows at once, always: half the time of single ones. Wider instructions work on
+# several rows, so that the last bits of a row may depend on their number, but not on its place or neighbours.
+BLOCK_ROWS = 4
+_PIECE = 4000  # samples
+_ROOM_STEP = SAMPLE_RATE // 4  # rooms of about the same length share an FFT length
 
 
 def mean_square(waveform: Waveform) -> float:
-    """Return the mean power of a waveform (T,); summed pairwise, so that it never depends on BLAS threads."""
-    return float(np.square(waveform).sum(dtype=np.float64)) / len(waveform)
+    """Return the mean power of a waveform (T,)."""
+    # In pieces so short that no BLAS shares them among threads, whose number would change the last bits.
+    pieces = waveform[: len(waveform) // _PIECE * _PIECE].reshape(-1, _PIECE)
+    rest = waveform[pieces.size :]
+    return float(np.vecdot(pieces, pieces).sum(dtype=np.float64) + np.dot(rest, rest)) / len(waveform)
 
 
 def add_noise(crop: Waveform, noise: Waveform, snr_db: float) -> Waveform:
-    """Add noise (T,) to a crop (T,) so that the ratio of their mean powers is `snr_db`.
+    """Return a crop (T,) and noise (T,), scaled so that the ratio of their mean powers is `snr_db`.
 
     A silent crop or a silent noise has no such ratio: the crop comes back unchanged.
     """
     crop_power, noise_power = mean_square(crop), mean_square(noise)
     if crop_power == 0.0 or noise_power == 0.0:
         return np.array(crop)
-    scale = np.float32(np.sqrt(crop_power / noise_power) * 10.0 ** (-snr_db / 20.0))
-    noisy: Waveform = crop + noise * scale
+    noisy: Waveform = noise * np.float32(np.sqrt(crop_power / noise_power) * 10.0 ** (-snr_db / 20.0))
+    noisy += crop
     return noisy
 
 
-def reverberate(crop: Waveform, room: Waveform) -> Waveform:
-    """Convolve a crop (T,) with an impulse response (K,) of any level; returns (T,).
-
-    The response is scaled to unit energy and its highest peak, the direct path, is moved to delay 0: the crop
-    keeps its timing, and what the response holds before the peak comes early.
-    """
-    length = fft_length(len(crop), len(room))
-    return convolve(crop, fft.rfft(unit_energy(room), length), int(np.argmax(np.abs(room))), length)
-
-
 def fft_length(crop_samples: int, room_samples: int) -> int:
-    """Return a fast even length of a real FFT that convolves without wrapping around."""
-    return 2 * int(fft.next_fast_len((crop_samples + room_samples) // 2, real=True))
+    """Return a fast even length of a real FFT that convolves them without wrapping around."""
+    longest = -(-room_samples // _ROOM_STEP) * _ROOM_STEP
+    return 2 * int(fft.next_fast_len(-(-(crop_samples + longest) // 2), real=True))
 
 
-def unit_energy(room: Waveform) -> Waveform:
-    """Scale an impulse response (K,) to a sum of squares of 1; a silent one stays silent."""
-    energy = mean_square(room) * len(room)
-    return room if energy == 0.0 else (room / np.float32(np.sqrt(energy))).astype(np.float32)
+def room_spectra(rooms: Sequence[npt.NDArray[np.generic]], length: int) -> Spectrum:
+    """Return the spectra (N, length // 2 + 1) of N <= 4 impulse responses, scaled to unit energy."""
+    responses = [room.astype(np.float32) for room in rooms]
+    for response in responses:
+        response /= np.float32(np.sqrt(mean_square(response) * len(response)))
+    spectra: Spectrum = fft.rfft(_block(responses, length))[: len(rooms)]
+    return spectra
 
 
-def convolve(crop: Waveform, spectrum: npt.NDArray[np.complex64], delay: int, length: int) -> Waveform:
-    """Convolve a crop (T,) with a response given by its spectrum at an FFT length, `delay` samples late."""
-    # One row at a time: an FFT over several rows may use wider SIMD, and its bits would depend on the batch.
-    wet = fft.irfft(fft.rfft(crop, length) * spectrum, length)
-    return np.ascontiguousarray(wet[delay : delay + len(crop)], dtype=np.float32)
+def reverberate(
+    crops: Sequence[npt.NDArray[np.generic]], spectra: Sequence[Spectrum], delays: Sequence[int], length: int
+) -> list[Waveform]:
+    """Convolve N <= 4 crops (T,), each with a response given by its spectrum (length // 2 + 1,).
+
+    `delays` are the places of the highest peaks of the responses, the direct paths: they move to delay 0, so
+    that a crop keeps its timing and what a response holds before its peak comes early.
+    """
+    transformed = fft.rfft(_block(crops, length))
+    for row, spectrum in zip(transformed, spectra, strict=False):
+        row *= spectrum
+    wet = fft.irfft(transformed, length)
+    return [row[delay : delay + len(crop)] for row, crop, delay in zip(wet, crops, delays, strict=False)]
+
+
+def _block(rows: Sequence[npt.NDArray[np.generic]], length: int) -> Waveform:
+    block = np.empty((BLOCK_ROWS, length), dtype=np.float32)
+    for place, row in zip(block, rows, strict=False):
+        place[: len(row)] = row
+        place[len(row) :] = 0.0
+    block[len(rows) :] = 0.0
+    return block

@@ -1,81 +1,66 @@
-"""Audio files: any format, rate and channel count that libsndfile reads, as 16 kHz mono float32.
+"""Recordings as the package hears them: 16 kHz, mono, 16 bits, from any file that libsndfile reads.
 
-The only place in the package that opens a recording. Crops are read by seeking, never by decoding the whole
-file.
+The only place in the package that opens an audio file. A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives
+its very samples. Any other is averaged over channels, converted to 16 kHz and rounded to 16 bits, full scale
+for full scale; a crop has the same samples as the same place of the whole.
 """
 
 import os
+from abc import ABC, abstractmethod
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 from scipy.signal import firwin, resample_poly
 
-SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
+from sslsv.data.audio_files import find_audio_files
+from sslsv.data.wav import PlainWav
 
+SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
+FULL_SCALE = 32768.0  # of int16 samples; 1 in waveforms
+
+Samples = npt.NDArray[np.int16]
 Waveform = npt.NDArray[np.float32]
 
 _HALF_TAPS = 32  # filter half length in samples of the slower rate; more is sharper and slower
-_ABSURD_PEAK = 1e6  # a float file above this is damaged, not loud: full scale is 1
-
-_AUDIO_SUFFIXES = {
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".opus",
-    ".mp3",
-    ".aif",
-    ".aiff",
-    ".au",
-    ".sph",
-    ".caf",
-    ".w64",
-    ".rf64",
-}
+_LOUDEST = 10.0  # a float file above this is in another unit, or damaged: full scale is 1
 
 
 class AudioError(Exception):
     """A recording that cannot be used; the message names the file and the cause."""
 
 
-class AudioFile:
-    """An open recording, seen as 16 kHz mono samples of full scale 1; a context manager.
+class Recording(ABC):
+    """An open recording; a context manager."""
 
-    `speed` plays it faster (above 1) or slower: tempo and pitch change together, as a tape's would, by
-    reading the file as if it had been sampled at `speed` times its rate. `num_samples` is the length at 16
-    kHz and that speed. Raises AudioError, here and in `read`, for a file that is missing, empty, no audio,
-    truncated or not finite.
-    """
+    path: str  # for messages
+    num_samples: int  # at 16 kHz
 
-    def __init__(self, path: str | os.PathLike[str], speed: Fraction = Fraction(1)) -> None:
-        self.path = os.fspath(path)
-        self._file = _open(self.path)
-        frames, rate = self._file.frames, self._file.samplerate
-        if frames <= 0:
-            self.close()
-            raise AudioError(f"{self.path} has an audio header but no samples.")
-        ratio = Fraction(SAMPLE_RATE) / (rate * speed)
-        self._up, self._down = ratio.numerator, ratio.denominator
-        self.num_samples = -(-frames * self._up // self._down)
+    @abstractmethod
+    def _read(self, start: int, count: int) -> Samples:
+        """Return samples that are there; the array may be read-only."""
 
-    def __enter__(self) -> "AudioFile":
+    def __enter__(self) -> "Recording":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Close the file; reading afterwards is an error."""
-        self._file.close()
+    def close(self) -> None:  # noqa: B027 - most recordings have something to close
+        """Close the recording; reading afterwards is an error."""
 
-    def read(self, start: int, count: int) -> Waveform:
-        """Return samples start .. start + count at 16 kHz, (count,); a file that is too short is repeated.
+    def mapped(self) -> Samples | None:
+        """Return all samples, valid for good, if they lie in a file that can be mapped; else None."""
+        return None
 
-        A crop of a file at another rate equals the same crop of the whole converted file: the filter's reach
-        is read on both sides and cut away afterwards.
+    def read_int16(self, start: int, count: int) -> Samples:
+        """Return samples start .. start + count, (count,), perhaps read-only; one too short is repeated.
+
+        Raises AudioError for a piece that cannot be decoded.
         """
         if start < 0 or count <= 0:
             raise ValueError(
@@ -84,29 +69,116 @@ class AudioFile:
         available = min(count, self.num_samples - start)
         if available <= 0:
             raise ValueError(f"{self.path} has {self.num_samples} samples: none at {start}.")
-        crop = self._read_converted(start, available)
-        return crop if available == count else wrap_to_length(crop, count)
+        piece = self._read(start, available)
+        return piece if available == count else np.resize(piece, count)
 
-    def _read_converted(self, start: int, count: int) -> Waveform:
+    def read(self, start: int, count: int) -> Waveform:
+        """Return what `read_int16` does as a waveform of full scale 1."""
+        return to_waveform(self.read_int16(start, count))
+
+    def read_room(self) -> Samples:
+        """Return all samples of an impulse response."""
+        return self.read_int16(0, self.num_samples)
+
+
+class AudioFile(Recording):
+    """An open audio file.
+
+    Raises AudioError, here and in its methods, for a file that is missing, empty, no audio, truncated, not
+    finite, or in floats that are far above full scale.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._file: PlainWav | _Decoder = PlainWav.open(self.path) or _Decoder(self.path)
+        self.num_samples = self._file.num_samples
+
+    def close(self) -> None:
+        """Close the file; reading afterwards is an error."""
+        self._file.close()
+
+    def _read(self, start: int, count: int) -> Samples:
+        try:
+            return self._file.read(start, count)
+        except OSError as error:
+            raise AudioError(f"{self.path} cannot be read: {_cause(error)}.") from error
+
+    def mapped(self) -> Samples | None:
+        """Return all samples of a plain WAV file, mapped into memory; None for any other."""
+        return self._file.mapped() if isinstance(self._file, PlainWav) else None
+
+    def read_room(self) -> Samples:
+        """Return all samples of an impulse response; unless it is plain, at the level that uses all bits.
+
+        The level of a room means nothing, and files of floats may hold any.
+        """
+        if not isinstance(self._file, _Decoder) or self._file.is_plain:
+            return self.read_int16(0, self.num_samples)
+        room = self._file.read_float(0, self.num_samples)
+        peak = np.abs(room).max()
+        return to_int16(room / peak) if peak > 0 else np.zeros(len(room), dtype=np.int16)
+
+
+class _Decoder:
+    """A file that libsndfile decodes, at 16 kHz and mono."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = _open(path)
+        if self._file.frames <= 0:
+            self.close()
+            raise AudioError(f"{path} has an audio header but no samples.")
+        ratio = Fraction(SAMPLE_RATE, self._file.samplerate)
+        self._up, self._down = ratio.numerator, ratio.denominator
+        self.num_samples = -(-self._file.frames * self._up // self._down)
+        self._is_16_bit = self._file.subtype == "PCM_16"
+        self.is_plain = self._is_16_bit and ratio == 1 and self._file.channels == 1
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read(self, start: int, count: int) -> Samples:
+        if self.is_plain:
+            return self._frames(start, count)
+        waveform = self.read_float(start, count)
+        peak = float(np.max(np.abs(waveform)))
+        if peak > _LOUDEST:
+            raise AudioError(
+                f"{self.path} contains values up to {peak:.3g} where full scale is 1: it is damaged or in "
+                "another unit; write it as 16-bit PCM."
+            )
+        rounded = np.rint(waveform * np.float32(FULL_SCALE))
+        samples: Samples = np.clip(rounded, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        return samples
+
+    def read_float(self, start: int, count: int) -> Waveform:
         up, down = self._up, self._down
         if up == down == 1:
-            return self._read_frames(start, count)
+            return self._mono(start, count)
         # `down` frames become exactly `up` samples, so a cut at a multiple of `down` keeps the sample grid.
         margin = -(-(_HALF_TAPS + 1) * max(up, down) // (up * down)) + 1
         first = max(0, start // up - margin)
         last = -(-(start + count) // up) + margin
         frames = min(last * down, self._file.frames) - first * down
-        block = self._read_frames(first * down, frames)
-        converted = resample_poly(block, up, down, window=_low_pass(up, down))
+        converted = resample_poly(self._mono(first * down, frames), up, down, window=low_pass(up, down))
         offset = start - first * up
         return np.ascontiguousarray(converted[offset : offset + count], dtype=np.float32)
 
-    def _read_frames(self, start: int, count: int) -> Waveform:
+    def _mono(self, start: int, count: int) -> Waveform:
+        frames = self._frames(start, count)
+        samples = to_waveform(frames) if self._is_16_bit else frames
+        if samples.ndim == 2:
+            samples = samples.mean(axis=1, dtype=np.float32)
+        # NaN and infinity both come through a maximum.
+        if not self._is_16_bit and not np.isfinite(np.max(np.abs(samples))):
+            raise AudioError(f"{self.path} contains values that are not finite (NaN or infinity).")
+        return samples
+
+    def _frames(self, start: int, count: int) -> npt.NDArray[Any]:
         # int16 is half the time of float32 in libsndfile, and exact for 16-bit files.
-        is_int16 = self._file.subtype == "PCM_16"
         try:
             self._file.seek(start)
-            frames = self._file.read(count, dtype="int16" if is_int16 else "float32")
+            frames: npt.NDArray[Any] = self._file.read(count, dtype="int16" if self._is_16_bit else "float32")
         except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as error:
             raise AudioError(f"{self.path} cannot be decoded at frame {start}: {_cause(error)}.") from error
         if len(frames) < count:
@@ -114,53 +186,40 @@ class AudioFile:
                 f"{self.path} is truncated: its header promises {self._file.frames} frames, "
                 f"the data ends at {start + len(frames)}."
             )
-        samples: Waveform = frames.astype(np.float32)
-        if is_int16:
-            samples *= np.float32(1 / 32768)
-        if samples.ndim == 2:
-            samples = samples.mean(axis=1, dtype=np.float32)
-        if not is_int16:
-            _check_values(self.path, samples)
-        return samples
-
-
-def read_crop(path: str | os.PathLike[str], start: int, count: int) -> Waveform:
-    """Return 16 kHz samples start .. start + count of a file, shape (count,); raises AudioError."""
-    with AudioFile(path) as file:
-        return file.read(start, count)
+        return frames
 
 
 def read_whole(path: str | os.PathLike[str]) -> Waveform:
-    """Return all samples of a file at 16 kHz, shape (T,); raises AudioError."""
+    """Return all samples of a file, (T,), full scale 1; raises AudioError."""
     with AudioFile(path) as file:
         return file.read(0, file.num_samples)
 
 
 def wrap_to_length(waveform: Waveform, count: int) -> Waveform:
     """Repeat a waveform (T,) from its start until it has `count` samples, or cut it to them."""
-    repeated: Waveform = np.resize(waveform, count)
-    return repeated
+    return np.resize(waveform, count)
 
 
-def to_int16(waveform: Waveform) -> npt.NDArray[np.int16]:
-    """Round a float waveform of full scale 1 to int16; one that exceeds it is made quieter, not clipped."""
-    peak = float(np.max(np.abs(waveform), initial=0.0))
-    scale = 32768.0 if peak <= 1.0 else 32767.0 / peak
-    rounded: npt.NDArray[np.int16] = np.clip(np.rint(waveform * np.float32(scale)), -32768, 32767).astype(
-        np.int16
-    )
-    return rounded
+def to_waveform(samples: npt.NDArray[Any]) -> Waveform:
+    """Return int16 samples as float32 of full scale 1, exactly."""
+    waveform: Waveform = samples.astype(np.float32)
+    waveform *= np.float32(1 / FULL_SCALE)
+    return waveform
+
+
+def to_int16(waveform: Waveform, full_scale: float = 1.0) -> Samples:
+    """Round a waveform to int16; one that exceeds full scale is made quieter, not clipped."""
+    highest, lowest = float(waveform.max(initial=0.0)), float(waveform.min(initial=0.0))
+    unit = FULL_SCALE / full_scale
+    is_too_loud = highest * unit >= FULL_SCALE - 0.5 or lowest * unit < -FULL_SCALE - 0.5
+    scale = (FULL_SCALE - 1) / max(highest, -lowest) if is_too_loud else unit
+    scaled = waveform if scale == 1.0 else waveform * np.float32(scale)
+    return np.rint(scaled).astype(np.int16)
 
 
 def find_audio(folder: str | os.PathLike[str]) -> list[str]:
     """Return the sorted paths of all audio files below a folder, by suffix; empty if it does not exist."""
-    found = [
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in _AUDIO_SUFFIXES
-    ]
-    return sorted(found)
+    return find_audio_files(folder) if os.path.isdir(folder) else []
 
 
 def _open(path: str) -> soundfile.SoundFile:
@@ -180,17 +239,12 @@ def _cause(error: Exception) -> str:
     return text.strip().rstrip(".")
 
 
-def _check_values(path: str, samples: Waveform) -> None:
-    peak = float(np.max(np.abs(samples)))  # NaN and infinity both come through a maximum
-    if not np.isfinite(peak):
-        raise AudioError(f"{path} contains values that are not finite (NaN or infinity).")
-    if peak > _ABSURD_PEAK:
-        raise AudioError(f"{path} contains values up to {peak:.3g} where full scale is 1: it is damaged.")
-
-
 @lru_cache(maxsize=64)
-def _low_pass(up: int, down: int) -> npt.NDArray[np.float32]:
-    # Kaiser 8.6: about 86 dB below; the stop band begins at the lower of both Nyquist frequencies.
+def low_pass(up: int, down: int) -> npt.NDArray[np.float32]:
+    """Return the filter (taps,) of a conversion by up / down, at `up` times the rate of the input.
+
+    Kaiser 8.6: about 86 dB below; the stop band begins at the lower of both Nyquist frequencies.
+    """
     slower = max(up, down)
     taps = firwin(2 * _HALF_TAPS * slower + 1, 0.92 / slower, window=("kaiser", 8.6))
     return np.asarray(taps, dtype=np.float32)

@@ -1,11 +1,15 @@
 """Lists: which recordings there are, who speaks in them, and which pairs are compared."""
 
 import os
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from sslsv.data.list_files import train_rows, trial_rows
+from sslsv.data.trial_faults import check_trials
 
 Indices = npt.NDArray[np.int64]
 
@@ -70,54 +74,48 @@ def read_train_lists(root: str | os.PathLike[str], lists: tuple[str, ...] | list
     _check_root(root)
     if not lists:
         raise ValueError("data.train_lists is empty: name at least one list of `speaker path` lines.")
-    first_seen: dict[str, str] = {}
-    speakers: list[int] = []
+    paths: list[str] = []
+    speakers = array("q")
     ids: dict[str, int] = {}
     for name in lists:
-        rows = _read_rows(root, name, 2, "speaker path")
-        for number, (speaker, path) in rows:
-            place = f"{name}, line {number}"
-            if path in first_seen:
-                raise ValueError(
-                    f"{path} is listed twice: {first_seen[path]} and {place}. Remove one of the lines."
-                )
-            first_seen[path] = place
+        first = len(paths)
+        for _, speaker, path in train_rows(root, name):
             speakers.append(ids.setdefault(speaker, len(ids)))
-        _check_some_exist(root, name, [path for _, (_, path) in rows[:_PROBED]])
-    return Manifest(
-        paths=list(first_seen), speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids)
-    )
+            paths.append(path)
+        _check_some_exist(root, name, paths[first : first + _PROBED])
+    if len(set(paths)) < len(paths):
+        raise ValueError(_first_repetition(root, lists))
+    return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
 
 
-def read_trials(root: str | os.PathLike[str], file: str) -> Trials:
+def read_trials(root: str | os.PathLike[str], file: str, *, is_strict: bool = True) -> Trials:
     """Read `1|0 enrolment test` lines (1: same speaker); the file and its paths are relative to `root`.
 
     VoxCeleb's own lists leave out the leading `voxceleb1/`: it is added when the first recording is only
-    found there. Raises ValueError for a malformed line or an unknown label, FileNotFoundError for a missing
-    file or recordings.
+    found there. Raises ValueError for a malformed line or an unknown label and, if `is_strict`, for
+    self-trials and for pairs listed twice or with both labels; FileNotFoundError for a missing file or
+    recordings.
     """
     _check_root(root)
-    rows = _read_rows(root, file, 3, "1|0 enrolment test")
     index: dict[str, int] = {}
-    enrol, test, targets = [], [], []
-    for number, (label, first, second) in rows:
-        if label not in ("0", "1"):
-            raise ValueError(
-                f"{file}, line {number}: the label is {label!r}; it must be 1 (same speaker) or 0."
-            )
-        targets.append(label == "1")
+    enrol, test, targets = array("q"), array("q"), bytearray()
+    for _, is_target, first, second in trial_rows(root, file):
+        targets.append(is_target)
         enrol.append(index.setdefault(first, len(index)))
         test.append(index.setdefault(second, len(index)))
     paths = list(index)
     if not (Path(root) / paths[0]).exists() and (Path(root) / "voxceleb1" / paths[0]).exists():
         paths = [f"voxceleb1/{path}" for path in paths]
     _check_some_exist(root, file, paths[:_PROBED])
-    return Trials(
+    trials = Trials(
         paths=paths,
         enrol=np.array(enrol, dtype=np.int64),
         test=np.array(test, dtype=np.int64),
         targets=np.array(targets, dtype=np.bool_),
     )
+    if is_strict:
+        check_trials(trials, root, file)
+    return trials
 
 
 def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:
@@ -179,47 +177,36 @@ def _target_pairs(
     share = max(1, -(-max_targets // len(groups)))
     kept = [np.zeros((0, 2), dtype=np.int64)]
     for group in groups:
-        first, second = np.triu_indices(len(group), k=1)
-        pairs = np.stack([group[first], group[second]], axis=1)
+        pairs = group[_all_or_many_pairs(rng, len(group), share)]
         differ = utterances[pairs[:, 0]] != utterances[pairs[:, 1]]
         pairs = pairs[differ] if differ.any() else pairs
-        kept.append(rng.permutation(pairs)[:share])
+        kept.append(rng.permutation(pairs)[:share].copy())  # a view would keep all pairs in memory
     return rng.permutation(np.concatenate(kept))[:max_targets]
 
 
 def _nontarget_pairs(rng: np.random.Generator, speakers: Indices, count: int) -> Indices:
-    if len(speakers) <= 2000:
-        pairs = np.stack(np.triu_indices(len(speakers), k=1), axis=1)
-    else:
-        drawn = np.sort(rng.integers(len(speakers), size=(4 * count, 2)), axis=1)
-        pairs = np.unique(drawn, axis=0)
+    pairs = _all_or_many_pairs(rng, len(speakers), count)
     pairs = pairs[speakers[pairs[:, 0]] != speakers[pairs[:, 1]]]
     return rng.permutation(pairs)[:count].astype(np.int64)
 
 
-def _read_rows(
-    root: str | os.PathLike[str], name: str, num_fields: int, form: str
-) -> list[tuple[int, list[str]]]:
-    path = Path(root) / name
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"The list {path} does not exist. Lists are looked up below data.root ({root})."
-        )
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            fields = line.split()
-            if not fields:
-                continue
-            if len(fields) != num_fields:
-                raise ValueError(
-                    f"{name}, line {number}: expected `{form}`, {num_fields} fields separated by spaces, "
-                    f"got {len(fields)}: {line.strip()[:120]!r}."
-                )
-            rows.append((number, fields))
-    if not rows:
-        raise ValueError(f"The list {path} is empty: it needs lines of the form `{form}`.")
-    return rows
+def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indices:
+    # All pairs of different numbers below `size`; where those are too many, enough to choose `wanted` from.
+    if size <= 2000:
+        return np.stack(np.triu_indices(size, k=1), axis=1)
+    pairs = np.unique(np.sort(rng.integers(size, size=(4 * wanted, 2)), axis=1), axis=0)
+    return pairs[pairs[:, 0] < pairs[:, 1]]
+
+
+def _first_repetition(root: str | os.PathLike[str], lists: tuple[str, ...] | list[str]) -> str:
+    places: dict[str, str] = {}
+    for name in lists:
+        for number, _, path in train_rows(root, name):
+            place = f"{name}, line {number}"
+            if path in places:
+                return f"{path} is listed twice: {places[path]} and {place}. Remove one of the lines."
+            places[path] = place
+    return "A path was listed twice when the lists were first read, and is not any more: try again."
 
 
 def _check_root(root: str | os.PathLike[str]) -> None:

@@ -49,9 +49,10 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield one rank's part of the global batches first_step .. last_step (exclusive), by Ray Data tasks.
 
-    A batch holds int16 (B, count, T) for each view group, and int64 (B,) `sample` and `bad_utterance` (-1 if
-    none). `data_tasks` is the number of tasks at a time for all ranks together; None: as many as the free
-    CPUs allow. All tasks run at a lower priority than training. Closing the generator stops them.
+    A batch holds int16 (B, count, T) for each view group, and int64 (B,) `sample`, `bad_utterance` and
+    `bad_bank_file` (-1 if none; see `ViewMaker.make_batch`). `data_tasks` is the number of tasks at a time
+    for all ranks together; None: as many as the free CPUs allow. All tasks run at a lower priority than
+    training. Closing the generator stops them.
     """
     rows = rows_of_rank(plan.rows(first_step, last_step), plan.batch_size, rank, world_size)
     size = plan.batch_size // world_size

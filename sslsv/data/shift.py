@@ -5,12 +5,13 @@ Where every speaker has one session, the channel would tell who speaks.
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from sslsv.data.audio import Waveform, read_whole
-from sslsv.data.augment import AugmentConfig, Bank, augment
+from sslsv.data.audio import Waveform, to_waveform
+from sslsv.data.augment import AugmentConfig, augment
+from sslsv.data.bank import Bank
+from sslsv.data.draws import Draws
 
 
 class Shifter:
@@ -20,7 +21,7 @@ class Shifter:
     """
 
     def __init__(self, root: str | os.PathLike[str], config: AugmentConfig, seed: int) -> None:
-        self.root, self.seed = Path(root), seed
+        self.seed = seed
         self.config = replace(
             config,
             strategy="reverb_and_noise",
@@ -32,9 +33,10 @@ class Shifter:
         self.bank = Bank(root, self.config)
 
     def read(self, path: str, version: int) -> Waveform:
-        """A whole recording (T,), shifted, float32 in [-1, 1]; raises AudioError."""
+        """A whole recording (T,), shifted, full scale 1; raises AudioError."""
         rng = np.random.default_rng([self.seed, version, *os.fsencode(path)])
-        shifted = augment(read_whole(self.root / path), self.config, self.bank, rng)
-        loudest = max(np.float32(1.0), np.abs(shifted).max())
-        within_scale: Waveform = shifted / loudest
-        return within_scale
+        with self.bank.recordings.open(path) as recording:
+            crop = recording.read_int16(0, recording.num_samples)
+            views = np.empty((1, len(crop)), dtype=np.int16)
+            augment([crop], self.config, self.bank, [Draws(iter(rng.random, None))], views)
+        return to_waveform(views[0])

@@ -1,49 +1,72 @@
-"""Prepare data: `python -m sslsv.prepare_data demo DIR` writes a synthetic corpus to try everything on."""
+"""Prepare data: download, check, extract, convert and list the corpora, or make lists of your own recordings.
+
+`python -m sslsv.prepare_data data/` does everything for VoxCeleb1, VoxCeleb2, MUSAN and the simulated rooms;
+`python -m sslsv.prepare_data COMMAND --help` explains one step.  Every step can be
+repeated: it goes on where it stopped.
+"""
 
 import argparse
+import difflib
+import importlib
 import sys
+from pathlib import Path
 
-from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
+# Command: what it does.  Each is the module of that name beside this file, with `add_arguments(parser)` and
+# `run(options)`, which returns the exit status; only the one asked for is imported.
+COMMANDS = {
+    "all": "VoxCeleb1, VoxCeleb2, MUSAN, simulated rooms and all lists (also when only a folder is given)",
+    "voxceleb1": "download, check and extract VoxCeleb1 (WAV)",
+    "voxceleb2": "download, check, extract and convert VoxCeleb2 (AAC to 16 kHz mono)",
+    "musan": "download MUSAN and cut it into pieces of 8 s",
+    "rirs": "download the simulated room impulse responses",
+    "trials": "download the VoxCeleb1 trial lists O, E and H",
+    "lists": "training lists, and validation trials of held-out training speakers",
+    "folder": "lists of any folder of recordings",
+    "check": "read every file and report bad ones",
+    "resample": "a copy of a folder at 16 kHz, mono",
+    "pack": "a corpus into a few large files",
+    "demo": "synthetic speakers, noises and rooms in VoxCeleb's layout",
+}
+
+
+def _usage() -> str:
+    commands = "\n".join(f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
+    usage = "python -m sslsv.prepare_data [COMMAND] FOLDER [options]"
+    return f"usage: {usage}\n\n{__doc__}\ncommands:\n{commands}"
+
+
+def _command_and_rest(given: list[str]) -> tuple[str, list[str]]:
+    if given[0] in COMMANDS:
+        return given[0], given[1:]
+    near = difflib.get_close_matches(given[0], COMMANDS, n=1)
+    if near and not Path(given[0]).exists():
+        raise ValueError(
+            f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'? "
+            f"(For a new folder of that name give ./{given[0]}.)"
+        )
+    return "all", given
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one preparation; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m sslsv.prepare_data", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="synthetic speakers, noises and rooms in VoxCeleb's layout")
-    demo.add_argument("folder", help="where to write it; becomes data.root")
-    defaults = DemoOptions()
-    demo.add_argument(
-        "--speakers", type=int, default=defaults.speakers, help="training speakers (%(default)s)"
-    )
-    demo.add_argument(
-        "--eval-speakers", type=int, default=defaults.eval_speakers, help="of trials (%(default)s)"
-    )
-    demo.add_argument(
-        "--recordings", type=int, default=defaults.recordings, help="of a speaker (%(default)s)"
-    )
-    demo.add_argument(
-        "--utterances", type=int, default=defaults.utterances, help="of a recording (%(default)s)"
-    )
-    demo.add_argument(
-        "--seed", type=int, default=defaults.seed, help="the same seed, the same bits (%(default)s)"
-    )
-    given = parser.parse_args(arguments)
+    """Run one command; returns 0 when done, 1 with bad files left out, 2 after an error, 130 after Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if given else 2
     try:
-        options = DemoOptions(
-            speakers=given.speakers,
-            eval_speakers=given.eval_speakers,
-            recordings=given.recordings,
-            utterances=given.utterances,
-            seed=given.seed,
+        command, rest = _command_and_rest(given)
+        module = importlib.import_module(f"sslsv.prepare_data.{command}")
+        parser = argparse.ArgumentParser(
+            prog=f"python -m sslsv.prepare_data {command}", description=module.__doc__
         )
-        is_new = make_demo_corpus(given.folder, options)
-    except (ValueError, FileExistsError) as error:
+        module.add_arguments(parser)
+        return int(module.run(parser.parse_args(rest)))
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    state = "is written" if is_new else "is there already, with the same options"
-    print(f"{given.folder}: the demo corpus {state}.")
-    return 0
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,10 +1,21 @@
 import numpy as np
 import pytest
 
-from sslsv.data.acoustics import add_noise, fft_length, mean_square, reverberate
+from sslsv.data import acoustics
+from sslsv.data.acoustics import add_noise, fft_length, mean_square, room_spectra
 
 RNG = np.random.default_rng(0)
 CROP = RNG.normal(0.0, 0.1, 32000).astype(np.float32)
+
+
+def reverberate(crop: np.ndarray, room: np.ndarray) -> np.ndarray:
+    length, delay = fft_length(len(crop), len(room)), int(np.argmax(np.abs(room)))
+    return acoustics.reverberate([crop], room_spectra([room], length), [delay], length)[0]
+
+
+@pytest.mark.parametrize("length", [1, 3999, 4000, 4001, 32000])
+def test_mean_square__is_the_mean_of_squares(length: int) -> None:
+    assert np.isclose(mean_square(CROP[:length]), np.mean(CROP[:length].astype(np.float64) ** 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 13.0, 40.0])
@@ -42,6 +53,20 @@ def test_reverberate__equals_the_convolution_sum(room_samples: int) -> None:
     wanted = np.convolve(crop.astype(np.float64), scaled)[delay : delay + 3000]
     wanted = np.pad(wanted, (0, 3000 - len(wanted)))
     assert np.allclose(reverberate(crop, room), wanted, atol=1e-5)
+
+
+def test_reverberate__bits_do_not_depend_on_the_block() -> None:
+    crops = [RNG.normal(size=8000).astype(np.float32) for _ in range(4)]
+    rooms = [RNG.normal(size=3000).astype(np.float32) for _ in range(4)]
+    length, delays = fft_length(8000, 3000), [5, 0, 17, 200]
+    spectra = room_spectra(rooms, length)
+    wet = acoustics.reverberate(crops, spectra, delays, length)
+    for rows in ([0], [3], [2, 1], [3, 0, 2], [3, 2, 1, 0]):
+        chosen = [[values[row] for row in rows] for values in (crops, list(spectra), delays)]
+        for row, again in zip(rows, acoustics.reverberate(*chosen, length), strict=True):
+            assert np.array_equal(again, wet[row])
+        for row, again in zip(rows, room_spectra([rooms[row] for row in rows], length), strict=True):
+            assert np.array_equal(again, spectra[row])
 
 
 def test_fft_length__is_even_and_long_enough() -> None:

@@ -1,11 +1,10 @@
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.audio import AudioError, AudioFile, read_crop, read_whole, to_int16, wrap_to_length
+from sslsv.data.audio import AudioError, AudioFile, read_whole, to_int16, wrap_to_length
 
 
 def tone(frequency_hz: float, rate: int, seconds: float = 1.5, level: float = 0.5) -> np.ndarray:
@@ -34,7 +33,8 @@ def test_read__tone_keeps_frequency_and_level_at_any_rate(tmp_path: Path, rate: 
 def test_read__channels_are_averaged(tmp_path: Path) -> None:
     stereo = np.stack([tone(500, 16000), np.zeros(24000)], axis=1)
     soundfile.write(tmp_path / "a.wav", stereo, 16000, subtype="FLOAT")
-    assert np.allclose(read_whole(tmp_path / "a.wav"), tone(500, 16000) / 2, atol=1e-6)
+    stored = stereo.astype(np.float32).mean(axis=1)
+    assert np.array_equal(read_whole(tmp_path / "a.wav") * 32768, np.rint(stored * 32768))
 
 
 def test_read__above_nyquist_is_suppressed(tmp_path: Path) -> None:
@@ -42,22 +42,53 @@ def test_read__above_nyquist_is_suppressed(tmp_path: Path) -> None:
     assert np.max(np.abs(read_whole(tmp_path / "a.wav")[500:-500])) < 1e-3
 
 
-@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
-@pytest.mark.parametrize("speed", [Fraction(1), Fraction(9, 10), Fraction(11, 10)])
-def test_read__crop_equals_the_crop_of_the_whole(tmp_path: Path, rate: int, speed: Fraction) -> None:
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, size=rate)
-    soundfile.write(tmp_path / "a.wav", noise, rate, subtype="FLOAT")
-    with AudioFile(tmp_path / "a.wav", speed) as file:
-        whole = file.read(0, file.num_samples)
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
+def test_read_int16__crop_equals_the_crop_of_the_whole_bit_for_bit(
+    tmp_path: Path, rate: int, subtype: str
+) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, size=(rate, 2))
+    soundfile.write(tmp_path / "a.wav", noise, rate, subtype=subtype)
+    with AudioFile(tmp_path / "a.wav") as file:
+        whole = file.read_int16(0, file.num_samples)
+        assert whole.dtype == np.int16
         for start, count in [(0, 1000), (1, 160), (5003, 4001), (file.num_samples - 777, 777)]:
-            assert np.allclose(file.read(start, count), whole[start : start + count], atol=2e-6)
+            assert np.array_equal(file.read_int16(start, count), whole[start : start + count])
 
 
-def test_read__speed_raises_pitch_and_shortens(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", tone(1000, 16000), 16000)
-    with AudioFile(tmp_path / "a.wav", Fraction(11, 10)) as file:
-        assert file.num_samples == -(-24000 * 10 // 11)
-        assert abs(measure_tone(file.read(0, file.num_samples))[0] - 1100) < 1.0
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_read_int16__plain_files_give_their_very_samples(tmp_path: Path, name: str) -> None:
+    samples = np.random.default_rng(0).integers(-32768, 32768, 30000).astype(np.int16)
+    soundfile.write(tmp_path / name, samples, 16000, subtype="PCM_16")
+    with AudioFile(tmp_path / name) as file:
+        assert np.array_equal(file.read_int16(123, 20000), samples[123:20123])
+        assert np.array_equal(to_int16(file.read(0, 30000)), samples)
+        mapped = file.mapped()
+    assert (mapped is None) == (name == "a.flac")
+    assert mapped is None or np.array_equal(mapped, samples)
+
+
+def test_read_int16__float_above_full_scale_is_cut_or_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.array([0.5, 1.5, -1.5, 0.0]), 16000, subtype="FLOAT")
+    with AudioFile(tmp_path / "a.wav") as file:
+        assert file.read_int16(0, 4).tolist() == [16384, 32767, -32768, 0]
+    soundfile.write(tmp_path / "b.wav", np.array([0.0, 3000.0]), 16000, subtype="FLOAT")
+    with (
+        AudioFile(tmp_path / "b.wav") as file,
+        pytest.raises(AudioError, match="full scale is 1.*16-bit PCM"),
+    ):
+        file.read_int16(0, 2)
+
+
+def test_read_room__any_level_of_floats_uses_all_bits(tmp_path: Path) -> None:
+    room = np.array([0.0, 4000.0, -1000.0, 0.1])
+    soundfile.write(tmp_path / "a.wav", room, 16000, subtype="FLOAT")
+    with AudioFile(tmp_path / "a.wav") as file:
+        found = file.read_room()
+    assert np.abs(found).max() >= 32766 and np.allclose(found / 32767, room / 4000, atol=1e-4)
+    soundfile.write(tmp_path / "b.wav", np.array([5, -700], dtype=np.int16), 16000)
+    with AudioFile(tmp_path / "b.wav") as file:
+        assert file.read_room().tolist() == [5, -700]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +108,8 @@ def test_read__flac_named_wav_is_read(tmp_path: Path) -> None:
 
 def test_read__short_file_is_repeated(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(300, 16000, seconds=0.1), 16000)
-    crop = read_crop(tmp_path / "a.wav", 0, 4000)
+    with AudioFile(tmp_path / "a.wav") as file:
+        crop = file.read(0, 4000)
     assert np.array_equal(crop[1600:3200], crop[:1600]) and np.array_equal(crop[3200:], crop[:800])
     assert wrap_to_length(crop[:3], 7).tolist() == [*crop[:3], *crop[:3], crop[0]]
 

@@ -1,16 +1,29 @@
-import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from scipy.signal import fftconvolve
 
-from sslsv.data.acoustics import mean_square, reverberate
-from sslsv.data.audio import AudioError, read_whole
-from sslsv.data.augment import AugmentConfig, Bank, augment
+from sslsv.data.audio import FULL_SCALE
+from sslsv.data.augment import AugmentConfig, augment
+from sslsv.data.bank import Bank
+from sslsv.data.draws import Draws, RandomStreams
 
-RNG = np.random.default_rng(0)
-CROP = RNG.normal(0.0, 0.1, 32000).astype(np.float32)
+CROP = np.random.default_rng(0).normal(0.0, 3000.0, 32000).astype(np.int16)
+
+
+def draws_of(number: int) -> Draws:
+    return Draws(RandomStreams(3).stream(0, number, 0))
+
+
+def views_of(config: AugmentConfig, bank: object, numbers: list[int]) -> np.ndarray:
+    views = np.empty((len(numbers), len(CROP)), dtype=np.int16)
+    augment([CROP] * len(numbers), config, bank, [draws_of(i) for i in numbers], views)
+    return views
+
+
+def power_db(samples: np.ndarray) -> float:
+    return float(10 * np.log10(np.mean(samples.astype(np.float64) ** 2)))
 
 
 @pytest.mark.parametrize("field", ["noise_snr_db", "speech_files", "gain_db"])
@@ -29,125 +42,120 @@ def test_config__impossible_values_are_refused() -> None:
         AugmentConfig(speech_files=(0, 2))
 
 
-def test_bank__missing_folder_is_named_at_once(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"musan_split/noise does not exist.*data\.augment\.musan_dir"
-    ):
-        Bank(tmp_path, AugmentConfig(strategy="noise"))
-    (tmp_path / "simulated_rirs").mkdir()
-    with pytest.raises(
-        FileNotFoundError, match=r"simulated_rirs holds no audio files.*data\.augment\.rirs_dir"
-    ):
-        Bank(tmp_path, AugmentConfig(strategy="reverb"))
-    Bank(tmp_path, AugmentConfig(strategy="none"))
+def plain_view(config: AugmentConfig, bank: Bank, draws: Draws) -> np.ndarray:
+    # Room, noise, level, one after the other, in float64: the same thing, slowly.
+    view = CROP.astype(np.float64)
+    assert draws.fraction() < config.probability
+    choice = draws.below(2 + len(config.noise_kinds))
+    kind = config.noise_kinds[choice - 2] if choice > 1 else None
+    if choice == 1:
+        with bank.recordings.open(bank.files()[bank.draw_room(draws)]) as file:
+            room = file.read_room().astype(np.float64)
+        room, delay = room / np.sqrt(np.sum(room**2)), int(np.argmax(np.abs(room)))
+        view = fftconvolve(view, room)[delay : delay + len(view)]
+    if kind:
+        snr_db = draws.between(*getattr(config, f"{kind}_snr_db"))
+        low, high = config.speech_files
+        total = np.zeros(len(view))
+        for _ in range(low + draws.below(high - low + 1) if kind == "speech" else 1):
+            noise = bank.draw_noise(draws, kind, len(view)).astype(np.float64)
+            total += noise / np.sqrt(np.mean(noise**2))
+        view = view + total * np.sqrt(np.mean(view**2) / np.mean(total**2)) * 10 ** (-snr_db / 20)
+    view *= 10 ** (draws.between(*config.gain_db) / 20)
+    return np.rint(view * min(1.0, 32767 / np.abs(view).max()))
 
 
-def test_bank__cache_is_bounded_and_changes_nothing(demo_corpus: Path) -> None:
-    small = Bank(demo_corpus, AugmentConfig(bank_cache_mb=1))
-    none = Bank(demo_corpus, AugmentConfig(bank_cache_mb=0))
-    for seed in range(20):
-        drawn = [bank.draw_noise(np.random.default_rng(seed), "music", 32000) for bank in (small, none)]
-        assert np.array_equal(*drawn)
-        wet = [bank.reverberate_randomly(np.random.default_rng(seed), CROP) for bank in (small, none)]
-        assert np.array_equal(*wet)
-        assert small._cached_bytes <= 2**20 and none._cached_bytes == 0
-        assert small._cached_bytes == sum(value.nbytes for value, _ in small._cache.values())
+def test_augment__equals_the_plain_way(demo_corpus: Path) -> None:
+    config = AugmentConfig(strategy="none_or_one", speech_files=(3, 7), gain_db=(-6.0, 0.0))
+    bank = Bank(demo_corpus, config)
+    for number, view in enumerate(views_of(config, bank, list(range(40)))):
+        wanted = plain_view(config, bank, draws_of(number))
+        # Roundings to 16 bits of what float32 moved over a half, and no more.
+        assert np.abs(view - wanted).max() <= 1 and np.mean(view != wanted) < 0.01
 
 
-def test_bank__room_equals_the_pure_function(demo_corpus: Path) -> None:
-    bank = Bank(demo_corpus, AugmentConfig(strategy="reverb"))
-    path = bank.files("room")[int(np.random.default_rng(4).integers(len(bank.files("room"))))]
-    wet = bank.reverberate_randomly(np.random.default_rng(4), CROP)
-    assert np.array_equal(wet, reverberate(CROP, read_whole(path)))
+def test_augment__view_depends_on_its_draws_alone(demo_corpus: Path) -> None:
+    config = AugmentConfig(strategy="any")
+    together = views_of(config, Bank(demo_corpus, config), list(range(20)))
+    for numbers in ([7], [19, 3], [4, 0, 9, 12, 1], list(range(19, -1, -1))):
+        again = views_of(config, Bank(demo_corpus, config), numbers)
+        assert np.array_equal(again, together[numbers])
 
 
-@pytest.mark.parametrize("seconds", [0.5, 3.0, 40.0])
-def test_bank__noise_is_a_piece_of_its_file(tmp_path: Path, seconds: float) -> None:
-    noise = np.random.default_rng(1).uniform(-0.5, 0.5, round(16000 * seconds))
-    (tmp_path / "musan_split/noise").mkdir(parents=True)
-    soundfile.write(tmp_path / "musan_split/noise/a.wav", noise, 16000)
-    bank = Bank(tmp_path, AugmentConfig(strategy="noise", noise_kinds=("noise",)))
-    starts = set()
-    for seed in range(5):
-        drawn = bank.draw_noise(np.random.default_rng(seed), "noise", 32000).astype(np.float64)
-        start = int(np.argmax(np.correlate(np.tile(noise, 5)[: 16000 * 42], drawn[:1000])))
-        piece = np.tile(noise, 7)[start : start + 32000]
-        assert np.corrcoef(drawn, piece)[0, 1] > 0.99999
-        starts.add(start)
-    assert len(starts) == 5
+class Recorder:
+    """A bank that tells what is drawn from it; its room passes everything."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def draw_room(self, draws: Draws) -> int:
+        self.calls.append("room")
+        return 0
+
+    def room_length(self, room: int, crop_samples: int) -> int:
+        return crop_samples
+
+    def room_delay(self, room: int) -> int:
+        return 0
+
+    def room_spectra(self, rooms: list[int], length: int) -> list[np.ndarray]:
+        return [np.ones(length // 2 + 1, dtype=np.complex64) for _ in rooms]
+
+    def draw_noise(self, draws: Draws, kind: str, count: int) -> np.ndarray:
+        self.calls.append(kind)
+        return np.ones(count, dtype=np.int16)
 
 
-def test_bank__bad_file_is_replaced_and_reported_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "musan_split/noise"
-    folder.mkdir(parents=True)
-    (folder / "a.wav").write_text("nothing")
-    soundfile.write(folder / "b.wav", CROP, 16000)
-    bank = Bank(tmp_path, AugmentConfig(strategy="noise", noise_kinds=("noise",)))
-    with caplog.at_level(logging.WARNING):
-        first = [bank.draw_noise(np.random.default_rng(seed), "noise", 100) for seed in range(10)]
-    assert len(caplog.records) == 1 and "a.wav is not audio" in caplog.text
-    assert list(bank.bad_files) == [str(folder / "a.wav")]
-    # Which file had been met before does not change what is drawn.
-    again = [bank.draw_noise(np.random.default_rng(seed), "noise", 100) for seed in range(10)]
-    assert np.array_equal(first, again)
-    (folder / "b.wav").unlink()
-    with pytest.raises(AudioError, match="20 noises or rooms in a row"):
-        Bank(tmp_path, bank_config()).draw_noise(np.random.default_rng(0), "noise", 100)
-
-
-def bank_config() -> AugmentConfig:
-    return AugmentConfig(strategy="noise", noise_kinds=("noise",))
+ANY_NOISE = {("noise",), ("music",), ("speech",)}
 
 
 @pytest.mark.parametrize(
     ("strategy", "wanted"),
     [
-        ("none", {(False, False)}),
-        ("noise", {(False, True)}),
-        ("reverb", {(True, False)}),
-        ("noise_or_reverb", {(False, True), (True, False)}),
-        ("reverb_and_noise", {(True, True)}),
-        ("any", {(False, False), (True, False), (False, True), (True, True)}),
+        ("none", {()}),
+        ("noise", ANY_NOISE),
+        ("reverb", {("room",)}),
+        ("noise_or_reverb", {("room",), *ANY_NOISE}),
+        ("reverb_and_noise", {("room", *noise) for noise in ANY_NOISE}),
+        ("any", {(), ("room",), *ANY_NOISE, *(("room", *noise) for noise in ANY_NOISE)}),
+        ("none_or_one", {(), ("room",), *ANY_NOISE}),
     ],
 )
 def test_augment__strategy_applies_what_it_says(strategy: str, wanted: set) -> None:
-    class Recorder:
-        def reverberate_randomly(self, rng: np.random.Generator, crop: np.ndarray) -> np.ndarray:
-            self.calls.append("room")
-            return crop
-
-        def draw_noise(self, rng: np.random.Generator, kind: str, count: int) -> np.ndarray:
-            self.calls.append("noise")
-            return np.ones(count, dtype=np.float32)
-
-    bank, seen = Recorder(), []
-    for seed in range(200):
-        bank.calls = []
-        augment(CROP, AugmentConfig(strategy=strategy), bank, np.random.default_rng(seed))
-        assert bank.calls in ([], ["room"], ["noise"], ["room", "noise"])
-        seen.append(("room" in bank.calls, "noise" in bank.calls))
+    seen = []
+    for number in range(300):
+        bank = Recorder()
+        views_of(AugmentConfig(strategy=strategy), bank, [number])
+        seen.append(tuple(bank.calls))
     assert set(seen) == wanted
-    assert all(seen.count(case) > 0.5 * len(seen) / len(wanted) for case in wanted)
+    # Room or not, noise or not: equally likely; none_or_one: each of its five.
+    groups = (
+        seen
+        if strategy == "none_or_one"
+        else [("room" in each, each[-1:] not in ((), ("room",))) for each in seen]
+    )
+    assert all(groups.count(group) > 0.5 * len(groups) / len(set(groups)) for group in set(groups))
 
 
 def test_augment__babble_has_the_ratio_of_speech(demo_corpus: Path) -> None:
     config = AugmentConfig(
         strategy="noise", noise_kinds=("speech",), speech_snr_db=(15.0, 15.0), speech_files=(3, 7)
     )
-    view = augment(CROP, config, Bank(demo_corpus, config), np.random.default_rng(2))
-    assert abs(10 * np.log10(mean_square(CROP) / mean_square(view - CROP)) - 15.0) < 0.01
+    view = views_of(config, Bank(demo_corpus, config), [2])[0].astype(int)
+    assert abs(power_db(CROP) - power_db(view - CROP) - 15.0) < 0.01
 
 
 def test_augment__probability_and_level(demo_corpus: Path) -> None:
     config = AugmentConfig(strategy="noise", probability=0.3)
-    bank = Bank(demo_corpus, config)
-    changed = [
-        not np.array_equal(augment(CROP, config, bank, np.random.default_rng(seed)), CROP)
-        for seed in range(200)
-    ]
-    assert 40 <= sum(changed) <= 80
+    views = views_of(config, Bank(demo_corpus, config), list(range(200)))
+    assert 40 <= sum(not np.array_equal(view, CROP) for view in views) <= 80
     quiet = AugmentConfig(strategy="none", gain_db=(-6.0, -6.0))
-    view = augment(CROP, quiet, Bank(demo_corpus, quiet), np.random.default_rng(0))
-    assert np.allclose(20 * np.log10(np.abs(view).max() / np.abs(CROP).max()), -6.0, atol=1e-4)
+    view = views_of(quiet, Bank(demo_corpus, quiet), [0])[0]
+    assert np.allclose(power_db(view) - power_db(CROP), -6.0, atol=1e-4)
+
+
+def test_augment__too_loud_is_made_quieter_as_a_whole(demo_corpus: Path) -> None:
+    loud = AugmentConfig(strategy="none", gain_db=(40.0, 40.0))
+    view = views_of(loud, Bank(demo_corpus, loud), [0])[0]
+    ratio = 32767 / np.abs(CROP.astype(int)).max()
+    assert np.abs(view - CROP * ratio).max() < 0.51 and np.abs(view).max() < FULL_SCALE

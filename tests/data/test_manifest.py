@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,16 @@ def test_make_trials__without_pairs_is_refused() -> None:
 def test_make_trials__max_targets_is_kept() -> None:
     trials = make_trials(manifest_of([30] * 5), seed=1, max_targets=40)
     assert trials.targets.sum() == 40 and len(trials) == 80
+
+
+def test_make_trials__speakers_with_very_many_utterances_cost_no_memory_for_all_pairs() -> None:
+    manifest = manifest_of([20_000, 20_000])
+    tracemalloc.start()
+    trials = make_trials(manifest, seed=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+    assert trials.targets.sum() == 5000 and len(trials) == 10_000
+    assert not (trials.enrol == trials.test).any()
+    speaker = np.array([path.split("/")[0] for path in trials.paths])
+    assert (trials.targets == (speaker[trials.enrol] == speaker[trials.test])).all()

@@ -14,7 +14,7 @@ from sslsv.data.audio import AudioError
 from sslsv.data.augment import AugmentConfig
 from sslsv.data.manifest import Manifest, read_train_lists
 from sslsv.data.stream import Plan
-from sslsv.data.views import ViewMaker, crop_start, disjoint_starts
+from sslsv.data.views import ViewMaker
 
 GROUPS = (("views", 2, 1.0),)
 PLAIN = AugmentConfig(strategy="none")
@@ -176,27 +176,24 @@ def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
         maker.make(0, 1, 1)
 
 
-def test_make__bad_noise_does_not_stop_it(demo_corpus: Path, tmp_path: Path) -> None:
+def test_make_batch__bad_noise_is_replaced_and_named(demo_corpus: Path, tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     shutil.copytree(demo_corpus, root)
-    (root / "musan_split/noise/demo/0000.wav").write_bytes(b"")
+    (root / "musan_split/noise/demo/0001.wav").write_bytes(b"")
     maker = maker_of(root, augment=AugmentConfig(strategy="noise", noise_kinds=("noise",)))
-    for i in range(12):
-        assert maker.make(0, i, i)[1] == -1
+    batch = maker.make_batch(Plan(np.zeros(32, dtype=int), 32, seed=5).rows(0, 1))
+    assert set(batch["bad_utterance"]) == {-1} and set(batch["bad_bank_file"]) == {-1, 1}
+    assert maker.bank_path(1) == str(root / "musan_split/noise/demo/0001.wav")
+    assert maker.explain_bank_file(1).endswith("0001.wav is an empty file (0 bytes).")
+    assert "can be now" in maker.explain_bank_file(0)
 
 
-def test_crop_start__reaches_every_place() -> None:
-    starts = {crop_start(10, 4, fraction) for fraction in np.linspace(0, 1, 1000, endpoint=False)}
-    assert starts == set(range(7))
-    assert crop_start(3, 4, 0.99) == 0 and crop_start(4, 4, 0.99) == 0
-
-
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_disjoint_starts__never_overlap_and_stay_inside(count: int) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        length = int(rng.integers(count * 10, count * 20))
-        starts = disjoint_starts(length, 10, rng.random(count).tolist(), float(rng.random()))
-        assert len(starts) == count and min(starts) >= 0 and max(starts) + 10 <= length
-        assert np.diff(sorted(starts)).min() >= 10
-    assert sorted(disjoint_starts(10 * count - 1, 10, [0.5] * count, 0.0))[-1] == 10 * count - 11
+def test_make_batch__does_not_depend_on_what_shares_the_batch(demo_corpus: Path) -> None:
+    groups = (("views", 2, 1.0), ("local", 3, 0.5))
+    rows = Plan(np.zeros(32, dtype=int), 32, seed=5).rows(0, 1)
+    whole = maker_of(demo_corpus, view_groups=groups).make_batch(rows)
+    for part in ([5], [30, 2, 9], list(range(31, -1, -1))):
+        maker = maker_of(demo_corpus, view_groups=groups)
+        batch = maker.make_batch({name: column[part] for name, column in rows.items()})
+        for name, column in batch.items():
+            assert np.array_equal(column, whole[name][part])

@@ -1,0 +1,187 @@
+"""Shards: a corpus as a few large files of 16-bit samples, and an index of what lies where.
+
+`prepare_data pack` makes them. A packed folder takes the place of `data.root` and gives the same samples:
+
+    index.parquet       a row for each recording, sorted by the bytes of its name:
+                        name, shard, first_sample, num_samples (0: unreadable), error ("" or why)
+    shard-00000.int16   samples of recordings, one after the other: 16 kHz, mono, little-endian
+    voxceleb2_train_list ...  lists, as they were
+
+The index is written last: a folder with one is complete. On a local disk shards are memory-mapped, so that
+all processes of a machine share what one of them has read; elsewhere (s3://, gs://, hdfs://) crops are read
+by range.
+"""
+
+import functools
+import json
+import os
+from bisect import bisect_left
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs, parquet
+
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples
+from sslsv.data.recordings import Folder, Recordings
+
+INDEX = "index.parquet"
+FORMAT = 1
+METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples, sha256}], source
+
+_BYTES = np.dtype("<i2").itemsize
+
+
+def open_recordings(root: str | os.PathLike[str]) -> Recordings:
+    """Open what is below `data.root`, a folder of files or a packed one (there also a URI).
+
+    Raises ValueError for a packed folder that is damaged, FileNotFoundError for a URI that holds none.
+    """
+    place = os.fspath(root)
+    if "://" in place:
+        return _packed(place, 0)
+    place = os.path.abspath(place)
+    index = os.path.join(place, INDEX)
+    return _packed(place, os.stat(index).st_mtime_ns) if os.path.isfile(index) else Folder(place)
+
+
+class Packed(Recordings):
+    """The recordings of a packed folder; processes that get it by way of Ray share the index."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        filesystem, place = _filesystem(root)
+        try:
+            with filesystem.open_input_file(f"{place}/{INDEX}") as file:
+                table = parquet.read_table(file)
+            facts: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA_KEY])
+            names = table["name"].to_pylist()
+            self._shards = table["shard"].to_numpy()
+            self._starts = table["first_sample"].to_numpy()
+            self._lengths = table["num_samples"].to_numpy()
+            errors = table["error"].to_pylist()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{root} is no packed folder: it has no {INDEX}.") from error
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise ValueError(f"{root}/{INDEX} cannot be read: {error}. Copy the folder again.") from error
+        if facts["format"] != FORMAT or facts["sample_rate"] != SAMPLE_RATE:
+            raise ValueError(
+                f"{root} is packed in format {facts['format']} at {facts['sample_rate']} Hz; this version "
+                f"reads format {FORMAT} at {SAMPLE_RATE} Hz: pack it again."
+            )
+        self.facts = facts
+        # Arrays, not objects: a million names reach other processes through shared memory.
+        self._names = np.array(names, dtype=np.bytes_)
+        self._errors = {names[i]: why for i, why in enumerate(errors) if why}
+        self._files = [str(shard["file"]) for shard in facts["shards"]]
+        self._check_sizes()
+        self._open_shards: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open_shards": {}}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def unreadable(self) -> dict[str, str]:
+        """Return the recordings that were unreadable when they were packed, and why."""
+        return {os.fsdecode(name): why for name, why in self._errors.items()}
+
+    def open(self, name: str) -> Recording:
+        """Open a recording; raises AudioError for one that is not packed, or was unreadable then."""
+        key = os.fsencode(name)
+        row = bisect_left(self._names, key)
+        if row == len(self._names) or self._names[row] != key:
+            raise AudioError(f"{name} is not in the packed folder {self.root}.")
+        if not self._lengths[row]:
+            raise AudioError(self._errors[key])
+        shard = int(self._shards[row])
+        if shard not in self._open_shards:
+            self._open_shards[shard] = self._open_shard(shard)
+        place = int(self._starts[row]), int(self._lengths[row])
+        return PackedRecording(self.root, name, self._open_shards[shard], *place)
+
+    def find(self, folder: str) -> list[str]:
+        """Return the names of all packed recordings below a folder."""
+        prefix = os.fsencode(os.path.join(folder, ""))
+        first = bisect_left(self._names, prefix)
+        last = bisect_left(self._names, prefix[:-1] + bytes([prefix[-1] + 1]))
+        return [os.fsdecode(bytes(name)) for name in self._names[first:last]]
+
+    def has(self, name: str) -> bool:
+        """Tell whether a recording of this name was packed, readable or not."""
+        key = os.fsencode(name)
+        row = bisect_left(self._names, key)
+        return row < len(self._names) and bool(self._names[row] == key)
+
+    def _check_sizes(self) -> None:
+        filesystem, place = _filesystem(self.root)
+        found = {info.base_name: info.size for info in filesystem.get_file_info(fs.FileSelector(place))}
+        for shard in self.facts["shards"]:
+            file, wanted = shard["file"], _BYTES * shard["num_samples"]
+            if found.get(file) != wanted:
+                state = f"has {found[file]} bytes" if file in found else "is missing"
+                raise ValueError(
+                    f"{self.root}/{file} {state}, but the index says {wanted} bytes: copy it again, or "
+                    "delete the folder and pack again."
+                )
+
+    def _open_shard(self, shard: int) -> "Samples | RemoteShard":
+        filesystem, place = _filesystem(self.root)
+        path = f"{place}/{self._files[shard]}"
+        if "://" in self.root:
+            return RemoteShard(filesystem, path)
+        return np.memmap(path, dtype="<i2", mode="r").view(np.ndarray)
+
+
+class PackedRecording(Recording):
+    """One recording of a packed folder."""
+
+    def __init__(
+        self, folder: str, name: str, shard: "Samples | RemoteShard", start: int, num_samples: int
+    ) -> None:
+        self.num_samples = num_samples
+        self._folder, self._name, self._shard, self._start = folder, name, shard, start
+
+    @property
+    def path(self) -> str:  # type: ignore[override]
+        """For messages."""
+        return os.path.join(self._folder, self._name)
+
+    def mapped(self) -> Samples | None:
+        """Return all samples, if the shard is on a local disk."""
+        if isinstance(self._shard, RemoteShard):
+            return None
+        return self._shard[self._start : self._start + self.num_samples]
+
+    def _read(self, start: int, count: int) -> Samples:
+        return self._shard[self._start + start : self._start + start + count]
+
+
+class RemoteShard:
+    """A shard in object storage: a slice is one request."""
+
+    def __init__(self, filesystem: Any, path: str) -> None:
+        self._path = path
+        self._file = filesystem.open_input_file(path)
+
+    def __getitem__(self, place: slice) -> Samples:
+        count = place.stop - place.start
+        try:
+            data = self._file.read_at(_BYTES * count, _BYTES * place.start)
+        except OSError as error:
+            raise AudioError(f"{self._path} cannot be read: {' '.join(str(error).split())}.") from error
+        return np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
+
+
+@functools.lru_cache(maxsize=4)
+def _packed(root: str, _changed_ns: int) -> Packed:
+    # A million rows take a second to read, and a run asks for them several times.
+    return Packed(root)
+
+
+def _filesystem(root: str) -> tuple[Any, str]:
+    if "://" in root:
+        filesystem, place = fs.FileSystem.from_uri(root)
+        return filesystem, place.rstrip("/")
+    return fs.LocalFileSystem(), root

@@ -1,0 +1,151 @@
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from pyarrow import parquet
+
+from sslsv.config import DataConfig
+from sslsv.data.audio import AudioError, AudioFile
+from sslsv.data.augment import AugmentConfig
+from sslsv.data.manifest import read_train_lists
+from sslsv.data.recordings import Folder
+from sslsv.data.shards import Packed, open_recordings
+from sslsv.data.shift import Shifter
+from sslsv.data.views import ViewMaker
+from sslsv.prepare_data.pack import pack
+
+LIST = "voxceleb2_train_list"
+
+
+@pytest.fixture(scope="module")
+def mixed_corpus(demo_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo corpus with recordings, noises and rooms of other formats, and bad ones."""
+    root = tmp_path_factory.mktemp("mixed") / "corpus"
+    shutil.copytree(demo_corpus, root)
+    rng = np.random.default_rng(0)
+    lines = (root / LIST).read_text().splitlines()
+    for i, (rate, channels, subtype, suffix) in enumerate(
+        [
+            (8000, 1, "PCM_16", "wav"),
+            (44100, 2, "PCM_24", "wav"),
+            (16000, 1, "FLOAT", "wav"),
+            (48000, 2, "PCM_16", "flac"),
+        ]
+    ):
+        for place in ("voxceleb2/other", "musan_split/noise/other"):
+            (root / place).mkdir(parents=True, exist_ok=True)
+            audio = rng.uniform(-0.4, 0.4, (3 * rate, channels))
+            soundfile.write(root / place / f"{i}.{suffix}", audio, rate, subtype=subtype)
+        lines.append(f"other{i} voxceleb2/other/{i}.{suffix}")
+    room = rng.normal(size=3000) * 10.0 ** (-np.arange(3000) / 1000) * 300
+    soundfile.write(root / "simulated_rirs/loud.wav", room, 16000, subtype="FLOAT")
+    (root / "voxceleb2/other/bad.wav").write_text("nothing")
+    (root / "musan_split/music/demo/0000.wav").write_bytes(b"")
+    lines.append("other9 voxceleb2/other/bad.wav")
+    (root / LIST).write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed_corpus(mixed_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packed") / "packed"
+    assert pack(mixed_corpus, out, shard_mb=1, jobs=2)
+    return out
+
+
+@pytest.mark.parametrize("strategy", ["reverb_and_noise", "none_or_one", "none"])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_packed__training_gets_the_very_same_samples(
+    mixed_corpus: Path, packed_corpus: Path, strategy: str, scheme: str
+) -> None:
+    manifest = read_train_lists(mixed_corpus, (LIST,))
+    augment = AugmentConfig(strategy=strategy, speech_files=(1, 3))
+    size = len(manifest)
+    rows = {name: np.arange(size) for name in ("sample", "utterance", "partner")}
+    rows["epoch"] = np.full(size, 3)
+    batches = []
+    for root in (str(mixed_corpus), f"{scheme}{packed_corpus}"):
+        data = DataConfig(root=root, augment=augment, speeds=(0.9, 1.0, 1.1))
+        maker = ViewMaker(manifest, (("views", 2, 1.0), ("local", 1, 0.3)), data, seed=4)
+        batches.append(pickle.loads(pickle.dumps(maker)).make_batch(rows))
+    for name, column in batches[0].items():
+        assert np.array_equal(column, batches[1][name]), name
+    assert set(batches[0]["bad_utterance"]) == {-1, size - 1}
+    assert strategy == "none" or batches[0]["bad_bank_file"].max() >= 0
+
+
+def test_packed__whole_recordings_are_those_of_the_files(mixed_corpus: Path, packed_corpus: Path) -> None:
+    files, packed = open_recordings(mixed_corpus), open_recordings(packed_corpus)
+    assert isinstance(files, Folder) and isinstance(packed, Packed)
+    names = read_train_lists(mixed_corpus, (LIST,)).paths
+    for name in names[:-1]:
+        assert np.array_equal(files.read_whole(name), packed.read_whole(name))
+        assert files.has(name) and packed.has(name)
+    for folder in ("musan_split/noise", "musan_split", "simulated_rirs", "nowhere"):
+        assert files.find(folder) == packed.find(folder)
+    shifted = [
+        Shifter(root, AugmentConfig(), seed=1).read(names[0], 1) for root in (mixed_corpus, packed_corpus)
+    ]
+    assert np.array_equal(*shifted)
+
+
+def test_packed__unreadable_recording_says_what_the_file_says(
+    mixed_corpus: Path, packed_corpus: Path
+) -> None:
+    packed = Packed(str(packed_corpus))
+    with pytest.raises(AudioError) as of_file:
+        AudioFile(mixed_corpus / "voxceleb2/other/bad.wav")
+    with pytest.raises(AudioError) as of_pack:
+        packed.open("voxceleb2/other/bad.wav")
+    assert str(of_file.value) == str(of_pack.value)
+    assert set(packed.unreadable()) == {"voxceleb2/other/bad.wav", "musan_split/music/demo/0000.wav"}
+    with pytest.raises(AudioError, match="nobody.wav is not in the packed folder"):
+        packed.open("nobody.wav")
+    assert not packed.has("nobody.wav")
+
+
+def test_packed__samples_are_mapped_and_read_only(packed_corpus: Path) -> None:
+    packed = Packed(str(packed_corpus))
+    name = packed.find("voxceleb2")[0]
+    with packed.open(name) as recording:
+        mapped = recording.mapped()
+        assert mapped is not None and len(mapped) == recording.num_samples
+        assert np.shares_memory(mapped, recording.read_int16(0, 100)) and not mapped.flags.writeable
+    with Packed(f"file://{packed_corpus}").open(name) as recording:
+        assert recording.mapped() is None and np.array_equal(recording.read_int16(0, 100), mapped[:100])
+
+
+def test_packed__index_is_sorted_and_complete(packed_corpus: Path) -> None:
+    table = parquet.read_table(packed_corpus / "index.parquet")
+    facts = json.loads(table.schema.metadata[b"sslsv"])
+    names = table["name"].to_pylist()
+    assert names == sorted(names) and len(facts["shards"]) > 1
+    for number, shard in enumerate(facts["shards"]):
+        lengths = [
+            length
+            for length, s in zip(table["num_samples"].to_pylist(), table["shard"].to_pylist(), strict=True)
+            if s == number
+        ]
+        assert sum(lengths) == shard["num_samples"]
+        assert (packed_corpus / shard["file"]).stat().st_size == 2 * shard["num_samples"]
+
+
+def test_open_recordings__damage_is_named(packed_corpus: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "packed"
+    shutil.copytree(packed_corpus, copy)
+    with (copy / "shard-00001.int16").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match=r"shard-00001.int16 has \d+ bytes, but the index says \d+ bytes"):
+        open_recordings(copy)
+    (copy / "shard-00001.int16").unlink()
+    with pytest.raises(ValueError, match="shard-00001.int16 is missing"):
+        open_recordings(copy)
+    (copy / "index.parquet").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="index.parquet cannot be read"):
+        open_recordings(copy)
+    with pytest.raises(FileNotFoundError, match="is no packed folder"):
+        open_recordings(f"file://{tmp_path}")

@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from scipy.signal import resample_poly
+
+from sslsv.data.audio import AudioFile, low_pass
+from sslsv.data.speed import SpedUp
+
+SPEEDS = [Fraction(9, 10), Fraction(11, 10), Fraction(19, 20), Fraction(1, 2), Fraction(2), Fraction(13, 7)]
+
+
+@pytest.fixture(scope="module")
+def noise_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("speed") / "a.wav"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 20000), 16000)
+    return path
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_read__equals_polyphase_resampling(noise_file: Path, speed: Fraction) -> None:
+    up, down = speed.denominator, speed.numerator
+    with SpedUp(AudioFile(noise_file), speed) as recording:
+        found = recording.read_int16(0, recording.num_samples)
+    with AudioFile(noise_file) as file:
+        samples = file.read_int16(0, file.num_samples).astype(np.float64)
+    wanted = resample_poly(samples, up, down, window=low_pass(up, down).astype(np.float64))
+    assert len(found) == len(wanted)
+    assert np.abs(found - wanted).max() < 0.51  # the rounding to 16 bits, and float32
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_read__crop_is_the_crop_of_the_whole(noise_file: Path, speed: Fraction) -> None:
+    with SpedUp(AudioFile(noise_file), speed) as recording:
+        whole = recording.read_int16(0, recording.num_samples).astype(int)
+        for start, count in [(0, 1), (1, 160), (5003, 4001), (recording.num_samples - 777, 777)]:
+            crop = recording.read_int16(start, count)
+            assert np.abs(crop - whole[start : start + count]).max() <= 1  # float32 sums in another order
+
+
+def test_read__pitch_rises_with_speed(tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000)
+    soundfile.write(tmp_path / "a.wav", tone, 16000)
+    with SpedUp(AudioFile(tmp_path / "a.wav"), Fraction(11, 10)) as recording:
+        assert recording.num_samples == -(-32000 * 10 // 11)
+        middle = recording.read_int16(4000, 16000) * np.hanning(16000)
+    assert int(np.argmax(np.abs(np.fft.rfft(middle)))) == 1100
+
+
+@pytest.mark.slow
+def test_read__number_of_threads_changes_no_bit(noise_file: Path) -> None:
+    code = (
+        "import hashlib, sys\n"
+        "from fractions import Fraction\n"
+        "from sslsv.data.audio import AudioFile\n"
+        "from sslsv.data.speed import SpedUp, _phases\n"
+        "from sslsv.data.acoustics import mean_square\n"
+        "for speed in (Fraction(9, 10), Fraction(13, 7)):\n"
+        "    up, down = speed.denominator, speed.numerator\n"
+        "    with SpedUp(AudioFile(sys.argv[1]), speed) as recording:\n"
+        "        samples = recording.read_int16(0, recording.num_samples)\n"
+        "    print(hashlib.sha256(samples.tobytes()).hexdigest(), mean_square(samples.astype('float32')))\n"
+    )
+    found = set()
+    for threads in ("1", "2", "5"):
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-c", code, str(noise_file)]
+        found.add(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    assert len(found) == 1

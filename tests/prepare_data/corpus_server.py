@@ -1,0 +1,229 @@
+"""Small archives of the real structure, and a local HTTP server for them that knows Range and can break off."""
+
+import hashlib
+import io
+import re
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+SECONDS = 1.2
+
+
+def speech(seed: int, seconds: float = SECONDS) -> npt.NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * 16_000)) / 16_000
+    tone = sum(np.sin(2 * np.pi * f * time) / n for n, f in enumerate(rng.uniform(80, 900, 4), start=1))
+    return (0.2 * tone + 0.02 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+def wav(samples: npt.NDArray[np.float32], rate: int = 16_000) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, subtype="PCM_16", format="WAV")
+    return buffer.getvalue()
+
+
+def m4a(samples: npt.NDArray[np.float32], rate: int = 16_000, channels: int = 1) -> bytes:
+    """Real AAC in an MP4 container, as VoxCeleb2 has it."""
+    buffer = io.BytesIO()
+    layout = "mono" if channels == 1 else "stereo"
+    with av.open(buffer, "w", format="ipod") as container:
+        stream = container.add_stream("aac", rate=rate, layout=layout)
+        stream.bit_rate = 64_000 * channels
+        frame = av.AudioFrame.from_ndarray(np.tile(samples, (channels, 1)), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    return buffer.getvalue()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tar_gz(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def parts_of(content: bytes, stem: str, count: int) -> dict[str, bytes]:
+    step = -(-len(content) // count)
+    return {f"{stem}_parta{'abcdefgh'[i]}": content[i * step : (i + 1) * step] for i in range(count)}
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def voxceleb1_files() -> dict[str, bytes]:
+    speakers = [f"id1000{i}" for i in range(1, 7)]
+    return {
+        f"wav/{speaker}/video{video}/0000{n}.wav": wav(speech(100 * s + 10 * video + n))
+        for s, speaker in enumerate(speakers)
+        for video in (1, 2)
+        for n in (1, 2)
+    }
+
+
+def voxceleb2_files() -> dict[str, bytes]:
+    return {
+        f"dev/aac/id0001{s}/video{video}/00001.m4a": m4a(speech(1000 + 10 * s + video))
+        for s in range(6)
+        for video in (1, 2)
+    }
+
+
+def everything() -> dict[str, bytes]:
+    """Every file of the servers, by name, with the real structure and a few recordings each."""
+    test = {
+        f"wav/{speaker}/v/0000{n}.wav": wav(speech(n)) for speaker in ("id10270", "id10271") for n in (1, 2)
+    }
+    trials = b"1 id10270/v/00001.wav id10270/v/00002.wav\n0 id10270/v/00001.wav id10271/v/00001.wav\n"
+    genders = "".join(f"id1000{i}\tName_{i}\t{'fm'[i % 2]}\tIreland\tdev\n" for i in range(1, 7))
+    rng = np.random.default_rng(5)
+    musan = {
+        "musan/noise/free-sound/noise-free-sound-0000.wav": wav(speech(1, 3.0)),
+        "musan/music/fma/music-fma-0001.wav": wav(speech(2, 17.5)),
+        "musan/speech/librivox/speech-librivox-0002.wav": wav(speech(3, 16.0)),
+        "musan/README": b"text",
+    }
+    rooms = {
+        f"RIRS_NOISES/simulated_rirs/{size}room/Room001/Room001-0000{n}.wav": wav(
+            rng.uniform(-0.5, 0.5, 1600).astype(np.float32)
+        )
+        for size in ("small", "medium", "large")
+        for n in (1, 2)
+    }
+    rooms["RIRS_NOISES/real_rirs_isotropic_noises/x.wav"] = wav(speech(4))
+    return {
+        **parts_of(zipped(voxceleb1_files()), "vox1_dev_wav", 4),
+        "vox1_test_wav.zip": zipped(test),
+        **parts_of(zipped(voxceleb2_files()), "vox2_dev_aac", 8),
+        "musan.tar.gz": tar_gz(musan),
+        "rirs_noises.zip": zipped(rooms),
+        "veri_test2.txt": trials,
+        "list_test_all2.txt": trials,
+        "list_test_hard2.txt": trials,
+        "vox1_meta.csv": f"VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n{genders}".encode(),
+        "vox2_meta.csv": b"VoxCeleb2 ID ,VGGFace2 ID ,Gender,Set\nid00010 ,n000001 ,m ,dev \nid00011 ,n000002 ,f ,dev \n",
+    }
+
+
+@dataclass
+class Server:
+    """What it serves and how it behaves; `sent` counts the bytes of each file's bodies."""
+
+    files: dict[str, bytes]
+    url: str = ""
+    sent: dict[str, int] = field(default_factory=dict)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # path with query, headers
+    break_after: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # bytes of the next answers, then it hangs up
+    statuses: dict[str, int] = field(default_factory=dict)
+    knows_range: bool = True
+    password: str | None = None
+
+    def sources(self, wrong: dict[str, str] | None = None) -> str:
+        """A yaml of sources with the address and md5 of every file."""
+        lines = []
+        for name, content in self.files.items():
+            lines.append(
+                f"{name}: {{url: '{self.url}/{name}', md5: {(wrong or {}).get(name, md5(content))}}}\n"
+            )
+        return "".join(lines)
+
+
+@contextmanager
+def serving(files: dict[str, bytes]) -> Iterator[Server]:
+    """Serve the files on a port of this machine."""
+    server = Server(files)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.answer(has_body=False)
+
+        def do_GET(self) -> None:
+            self.answer(has_body=True)
+
+        def answer(self, *, has_body: bool) -> None:
+            name = self.path.split("/")[-1].split("?")[0]
+            if has_body:
+                server.requests.append((self.path, dict(self.headers)))
+            content = server.files.get(name)
+            status = server.statuses.get(name, 200 if content is not None else 404)
+            if server.password is not None and server.password not in str(self.headers.get("Authorization")):
+                status = 401
+            if status != 200 or content is None:
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            etag = f'"{md5(content)}"'
+            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            start = 0
+            if wanted and server.knows_range and self.headers.get("If-Range", etag) == etag:
+                start = int(wanted[1])
+                if start >= len(content):
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(content)}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            else:
+                self.send_response(200)
+            self.send_header("ETag", etag)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            if not has_body:
+                return
+            limits = server.break_after.get(name, [])
+            end = start + limits.pop(0) if limits else len(content)
+            body = content[start:end]
+            self.wfile.write(body)
+            server.sent[name] = server.sent.get(name, 0) + len(body)
+            if end < len(content):
+                self.close_connection = True
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+        thread.join()
+
+
+def tree(root: Path) -> list[str]:
+    """All files below a folder, sorted, without the archives and hidden ones."""
+    paths = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return sorted(path for path in paths if not path.startswith("archives/") and "/." not in f"/{path}")

@@ -1,0 +1,54 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sslsv.prepare_data.disk import check_room, write_list, write_whole
+
+
+def test_write_whole__leaves_nothing_behind_when_the_disk_is_full(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "from sslsv.prepare_data.disk import write_whole\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_whole(Path(sys.argv[1]) / 'x', bytes(2000))\n"
+        "except OSError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert "is full: make room, and the same command goes on." in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
+def test_write_whole__keeps_the_old_content_when_it_fails(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a/x", b"old")
+    with pytest.raises(TypeError):
+        write_whole(tmp_path / "a/x", "no bytes")  # type: ignore[arg-type]
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "a").iterdir()] == [("x", b"old")]
+
+
+def test_write_list__keeps_every_earlier_version(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    states = [write_list(path, text).removeprefix(f"{path} ") for text in ("a\n", "a\n", "b\n", "c\n")]
+    assert states == [
+        "is written",
+        "is as it was",
+        "is written anew, what it was is kept as list.old",
+        "is written anew, what it was is kept as list.old2",
+    ]
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "list": "c\n",
+        "list.old": "a\n",
+        "list.old2": "b\n",
+    }
+
+
+def test_check_room__says_how_much_is_needed_and_free(tmp_path: Path) -> None:
+    check_room(tmp_path / "not/yet/there", 1e3, "A small thing")
+    with pytest.raises(
+        OSError, match=r"A large thing needs 1e\+06 TB, but the disk of .* has .* free: make room"
+    ):
+        check_room(tmp_path, 1e18, "A large thing")

@@ -1,0 +1,156 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sslsv.data import shard_files
+from sslsv.data.audio import AudioError, read_whole
+from sslsv.data.shards import Packed
+from sslsv.prepare_data.__main__ import main
+from sslsv.prepare_data.pack import pack
+
+
+@pytest.fixture
+def corpus(demo_corpus: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(demo_corpus, tmp_path / "corpus"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_pack__takes_lists_trials_and_banks(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (corpus / "notes.md").write_text("# Notes\n")
+    assert main(["pack", str(corpus)]) == 0
+    packed = Packed(str(corpus / "packed"))
+    wanted = sorted(str(path.relative_to(corpus)) for path in corpus.rglob("*.wav"))
+    assert (
+        sorted(
+            packed.find("voxceleb1")
+            + packed.find("voxceleb2")
+            + packed.find("musan_split")
+            + packed.find("simulated_rirs")
+        )
+        == wanted
+    )
+    assert len(packed) == len(wanted)
+    found = set(files_of(corpus / "packed"))
+    lists = {"trials", "voxceleb1_train_list", "voxceleb2_train_list"}
+    assert found == {*lists, "index.parquet", "shard-00000.int16"}
+    for name in lists:
+        assert (corpus / "packed" / name).read_bytes() == (corpus / name).read_bytes()
+    assert f"data.root={corpus / 'packed'}" in capsys.readouterr().out
+
+
+def test_pack__again_checks_every_byte(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pack", str(corpus)]) == 0
+    before = files_of(corpus / "packed")
+    assert main(["pack", str(corpus)]) == 0
+    assert "there already; all its checksums hold" in capsys.readouterr().out
+    assert files_of(corpus / "packed") == before
+    shard = corpus / "packed/shard-00000.int16"
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    assert main(["pack", str(corpus)]) == 2
+    assert "shard-00000.int16 is damaged" in capsys.readouterr().err
+
+
+def test_pack__never_overwrites(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["pack", str(corpus), "--out", str(out)]) == 0
+    before = files_of(out)
+    soundfile.write(next((corpus / "voxceleb2").rglob("*.wav")), np.zeros(20000), 16000)
+    assert main(["pack", str(corpus), "--out", str(out)]) == 2
+    assert "packed from other lists or recordings" in capsys.readouterr().err
+    assert files_of(out) == before
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/precious").write_text("mine")
+    assert main(["pack", str(corpus), "--out", str(tmp_path / "full")]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert files_of(tmp_path / "full") == {"precious": b"mine"}
+
+
+def pack_until_it_fails(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Pack with a disk that is full once, at recording 60; returns the list that all names read are put on."""
+    read: list[str] = []
+    real = shard_files._pieces
+
+    def fail_once(recordings: object, name: str, *, is_room: bool) -> object:
+        read.append(name)
+        if len(read) == 60:
+            raise OSError(28, "No space left on device")
+        return real(recordings, name, is_room=is_room)
+
+    monkeypatch.setattr(shard_files, "_pieces", fail_once)
+    with pytest.raises(OSError, match="No space"):
+        pack(corpus, out, shard_mb=1, jobs=1)
+    assert not (out / "index.parquet").exists()
+    return read
+
+
+def test_pack__interrupted_goes_on_where_it_was(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(corpus, tmp_path / "whole", shard_mb=1, jobs=2)
+    read = pack_until_it_fails(corpus, tmp_path / "out", monkeypatch)
+    assert pack(corpus, tmp_path / "out", shard_mb=1, jobs=1)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    assert not set(read[:40]) & set(read[60:])  # what was finished is not read again
+
+
+def test_pack__damaged_part_of_an_interrupted_pack_is_made_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(corpus, tmp_path / "whole", shard_mb=1, jobs=2)
+    pack_until_it_fails(corpus, tmp_path / "out", monkeypatch)
+    (tmp_path / "out/shard-00000.int16").write_bytes(b"")
+    assert pack(corpus, tmp_path / "out", shard_mb=1, jobs=1)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_pack__unreadable_recordings_are_named(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = sorted((corpus / "voxceleb2").rglob("*.wav"))[3]
+    rng = np.random.default_rng(0)
+    soundfile.write(corpus / "a.flac", rng.uniform(-1, 1, 48000), 16000)
+    bad.write_bytes((corpus / "a.flac").read_bytes()[:20000])  # decodes for a while, then ends
+    assert main(["pack", str(corpus)]) == 1
+    assert str(bad) in capsys.readouterr().err
+    packed = Packed(str(corpus / "packed"))
+    with pytest.raises(AudioError, match=bad.name):
+        packed.open(str(bad.relative_to(corpus)))
+    for name in packed.find("voxceleb2"):
+        if name != str(bad.relative_to(corpus)):
+            wanted, _ = soundfile.read(corpus / name, dtype="int16")
+            with packed.open(name) as recording:
+                assert np.array_equal(recording.read_int16(0, recording.num_samples), wanted)
+
+
+def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_files, "_AT_ONCE", 7000)
+    stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (44100, 2))
+    soundfile.write(tmp_path / "a.wav", stereo, 44100)
+    (tmp_path / "list").write_text("a a.wav\n")
+    pack(tmp_path, tmp_path / "packed")
+    assert np.array_equal(
+        Packed(str(tmp_path / "packed")).read_whole("a.wav"), read_whole(tmp_path / "a.wav")
+    )
+
+
+def test_pack__wrong_requests_are_refused(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, sentence in [
+        ([str(tmp_path / "none")], "is not a folder"),
+        ([str(tmp_path)], "holds no list of recordings"),
+        ([str(corpus), "--lists", "nowhere"], "does not exist"),
+        ([str(corpus), "--lists", str(corpus / "trials")], "does not lie below"),
+    ]:
+        assert main(["pack", *arguments]) == 2
+        assert sentence in capsys.readouterr().err
