@@ -64,12 +64,23 @@ def read_checkpoint(folder: RunFolder, name: str) -> Checkpoint:
 
     Raises ValueError when the content is not what the name promises.
     """
-    content = folder.read(f"{FOLDER}/{name}")
+    return decode_checkpoint(folder.read(f"{FOLDER}/{name}"), name, f"{folder.location}/{FOLDER}/{name}")
+
+
+def decode_checkpoint(content: bytes, name: str, place: str) -> Checkpoint:
+    """The checkpoint in a file's content; `name` must carry its checksum, `place` is for the error.
+
+    Raises ValueError when the content is not what the name promises.
+    """
     match = NAME.fullmatch(name)
-    if match is None or hashlib.sha256(content).hexdigest()[:16] != match.group(2):
+    if match is None:
         raise ValueError(
-            f"checkpoint {folder.location}/{FOLDER}/{name} is damaged: its content ({len(content)} bytes) "
-            "does not have the checksum in its name; delete it, or copy it here again"
+            f"{place} is not named as a checkpoint is (step_00001200-<16 hexadecimal digits>.pt)"
+        )
+    if hashlib.sha256(content).hexdigest()[:16] != match.group(2):
+        raise ValueError(
+            f"checkpoint {place} is damaged: its content ({len(content)} bytes) does not have the checksum "
+            "in its name; delete it, or copy it here again"
         )
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return Checkpoint(**state)
@@ -104,6 +115,35 @@ def prune_checkpoints(folder: RunFolder, keep: int, best_step: int | None) -> No
     for step, name in list_checkpoints(folder)[:-keep]:
         if step != best_step:
             folder.delete(f"{FOLDER}/{name}")
+
+
+def newest_checkpoints(folder: RunFolder, count: int) -> list[str]:
+    """File names of the newest `count` sound checkpoints, oldest first.
+
+    Raises ValueError when fewer than two are left: nothing to average.
+    """
+    names = [name for _, name in list_checkpoints(folder) if _is_sound(folder, name)]
+    if len(names) < 2:
+        raise ValueError(
+            f"{folder.location} has {len(names)} sound checkpoint(s), and an average needs two; train with "
+            f"run.keep_checkpoints={max(count, 2)} or more, or use 'last'"
+        )
+    return names[-count:]
+
+
+def average(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean of several `state_dict`s of one model, in float64; whole numbers (counters) are the last one's.
+
+    Running statistics of batch norm are averaged too: every set of weights had nearly the same.
+    """
+    result = dict(states[-1])
+    if len(states) == 1:
+        return result
+    for key, value in result.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            mean = torch.stack([state[key].double() for state in states]).mean(0)
+            result[key] = mean.to(value.dtype)
+    return result
 
 
 def find_checkpoint(folder: RunFolder, which: str) -> str:

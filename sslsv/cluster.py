@@ -6,7 +6,7 @@ import os
 import posixpath
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,16 @@ def connection(resources: ResourcesConfig) -> Iterator[Share]:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     try:
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        free = ray.available_resources()  # type: ignore[no-untyped-call]
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        yield find_share(resources, total, free, nodes)
+        yield find_share(resources, total, *free_resources())
     finally:
         if not was_connected:
             ray.shutdown()
+
+
+def free_resources() -> tuple[dict[str, float], list[dict[str, float]]]:
+    """What the connected cluster has left, and what each of its machines has in all."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return dict(ray.available_resources()), nodes  # type: ignore[no-untyped-call]
 
 
 def check_address(address: str) -> None:
@@ -134,10 +138,18 @@ def _places(node: dict[str, float], cpus_per_worker: float, has_gpu: bool) -> in
     return min(by_cpu, int(node.get("GPU", 0.0))) if has_gpu else by_cpu
 
 
-def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
-    """Run `train_worker` in every worker; returns the first one's summary, or `{"error": sentence}`.
+def train(
+    config: Config,
+    folder: RunFolder,
+    share: Share,
+    *,
+    worker: Callable[[dict[str, Any]], dict[str, Any]] = train_worker,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Run `worker` in every training process; returns the first one's summary, or `{"error": sentence}`.
 
-    After a crash the workers start again from the newest checkpoint, `run.max_failures` times.
+    `extra` is added to the job that a worker is given.  After a crash the workers start again from the newest
+    checkpoint, `run.max_failures` times.
     """
     resources = config.resources
     if config.train.precision == "fp16" and not share.has_gpu:
@@ -159,10 +171,11 @@ def train(config: Config, folder: RunFolder, share: Share) -> dict[str, Any]:
         "wandb_mode": wandb_mode(config.run.wandb),
         "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
         "board": ActorBoard(actor),
+        **extra,
     }
     per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1.0} if share.has_gpu else {})
     trainer = TorchTrainer(
-        train_worker,  # type: ignore[arg-type]  # its result comes back as return_value
+        worker,  # type: ignore[arg-type]  # its result comes back as return_value
         train_loop_config=job,
         torch_config=TorchConfig(backend="nccl" if share.has_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(

@@ -10,17 +10,27 @@ from pydantic import Field
 
 from sslsv.data.augment import AugmentConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.evaluation_settings import EvaluationConfig, LabelFreeConfig
 from sslsv.models.barlow_twins import BarlowTwins
 from sslsv.models.simclr import SimCLR
 from sslsv.models.vibcreg import VIbCReg
 from sslsv.models.vicreg import VICReg
 from sslsv.optim import OptimizerConfig
 from sslsv.overrides import apply_overrides, differences
-from sslsv.setting_checks import check_run_name, check_speeds, check_test_lists, is_among
+from sslsv.setting_checks import check_run_name, check_speeds, is_among
 from sslsv.settings import at_least, build, refuse_if
 from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
 
-__all__ = ["Config", "ConfigError", "apply_overrides", "differences", "load_config", "to_yaml"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "EvaluationConfig",
+    "LabelFreeConfig",
+    "apply_overrides",
+    "differences",
+    "load_config",
+    "to_yaml",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,36 +93,6 @@ class TrainConfig:
         """Refuse counts below their smallest sensible value."""
         at_least(1, self, "epochs", "log_every_steps", "patience")
         at_least(2, self, "batch_size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """Trials that choose the checkpoint (validation) and trials that are only reported (test)."""
-
-    every_epochs: int = 1  # epochs between two validations
-    held_out_speakers: int = 0  # training speakers set aside for validation trials; 0 = none
-    held_out_is_shifted: bool = False  # each validation utterance gets its own room, noise and level
-    validation: str | None = None  # own list of validation trials instead, `1|0 enrol test` per line
-    test: tuple[str, ...] = ()  # lists of test trials; they never choose anything
-    test_every_epochs: int = 0  # epochs between two looks at the test trials; 0 = only at the end
-    batch_seconds: float = 120.0  # audio in one forward pass, seconds: memory against speed
-    allow_validation_on_test: bool = False  # permit one list for both; the report then says so
-
-    def __post_init__(self) -> None:
-        """Refuse two kinds of validation, and test lists whose results would share a name."""
-        at_least(1, self, "every_epochs")
-        at_least(0, self, "held_out_speakers", "test_every_epochs")
-        refuse_if(self.batch_seconds <= 0, f"batch_seconds is {self.batch_seconds}; it must be above 0")
-        refuse_if(
-            self.held_out_speakers == 1,
-            "held_out_speakers is 1; nontarget trials need 2 or more, and 0 means none",
-        )
-        refuse_if(
-            self.validation is not None and self.held_out_speakers > 0,
-            f"validation ({self.validation!r}) and held_out_speakers ({self.held_out_speakers}) are both "
-            "given; keep one: held_out_speakers=0 or validation=null",
-        )
-        check_test_lists(self.test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,11 +177,10 @@ class Config:
         )
         evaluation = self.evaluation
         refuse_if(
-            self.train.patience is not None
-            and not evaluation.held_out_speakers
-            and evaluation.validation is None,
+            self.train.patience is not None and evaluation.chosen_by is None,
             f"train.patience is {self.train.patience} but nothing is validated; set "
-            "evaluation.held_out_speakers or evaluation.validation, or train.patience=null",
+            "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion, or "
+            "train.patience=null",
         )
         refuse_if(
             is_among(self.data.root, evaluation.validation, evaluation.test)

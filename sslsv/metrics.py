@@ -1,21 +1,43 @@
-"""Metrics of verification scores: float64, tied scores move together, the order of trials is irrelevant."""
+"""Metrics of verification scores: float64, tied scores move together, the order of trials is irrelevant.
+
+`scores` (N,) are higher for voices more alike, `targets` (N,) true for same-speaker trials; a trial is
+accepted at a score of at least the threshold. Whoever wants several metrics of the same scores sorts them
+once: `curve = ErrorCurve.of(scores, targets)`, then `curve.eer()`, `curve.min_dcf(0.05)` and so on. All raise
+ValueError, with a sentence, for scores or trials that have no such metric.
+"""
+
+import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from sslsv.error_curve import ErrorCurve, Floats, checked_trials, dcf_weights
+
+__all__ = [
+    "ErrorCurve",
+    "act_dcf",
+    "bayes_threshold",
+    "cllr",
+    "det_curve",
+    "eer",
+    "eer_convex_hull",
+    "eer_threshold",
+    "false_alarm_threshold",
+    "min_cllr",
+    "min_dcf",
+    "min_dcf_key",
+    "min_dcf_threshold",
+]
 
 
 def det_curve(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Floats, Floats]:
     """Miss and false-alarm rates at every threshold that tells scores apart: `(p_miss, p_fa, thresholds)`.
 
-    `scores` (N,) finite, higher = more alike; `targets` (N,) true for same-speaker trials. A trial is
-    accepted at a score of at least the threshold. K different scores give K + 1 points by rising threshold,
-    from accept-all (0, 1) to reject-all (1, 0), whose threshold is infinite. Raises ValueError for scores or
-    trials that have no curve.
+    K different scores give K + 1 points by rising threshold, from accept-all (0, 1) to reject-all (1, 0),
+    whose threshold is infinite.
     """
-    misses, false_alarms, thresholds = _error_counts(scores, targets)
-    return misses / misses[-1], false_alarms / false_alarms[0], thresholds
+    curve = ErrorCurve.of(scores, targets)
+    return curve.p_miss, curve.p_fa, curve.thresholds
 
 
 def eer(scores: ArrayLike, targets: ArrayLike) -> float:
@@ -23,37 +45,23 @@ def eer(scores: ArrayLike, targets: ArrayLike) -> float:
 
     Chance is 50, and so are scores that are all the same. Swapping the labels gives 100 minus the rate.
     """
-    p_miss, p_fa, _ = det_curve(scores, targets)
-    after = int(np.argmax(p_miss >= p_fa))  # never 0: the curve begins at (0, 1)
-    gap_before = p_fa[after - 1] - p_miss[after - 1]
-    gap_after = p_miss[after] - p_fa[after]
-    share = gap_before / (gap_before + gap_after)
-    return float(100 * (p_miss[after - 1] + share * (p_miss[after] - p_miss[after - 1])))
+    return ErrorCurve.of(scores, targets).eer()
 
 
 def eer_convex_hull(scores: ArrayLike, targets: ArrayLike) -> float:
     """Equal error rate in percent on the convex hull of the curve, at most `eer` and at most 50.
 
     The rate that the best mixture of two thresholds reaches (BOSARIS toolkit, arXiv 1304.2865, section 2.6).
-    Only the edge of the hull that crosses the diagonal is searched, in exact integers.
     """
-    misses, false_alarms, _ = _error_counts(scores, targets)
-    num_targets, num_nontargets = int(misses[-1]), int(false_alarms[0])
-    right, left = 0, len(misses) - 1  # points of the hull on either side of the diagonal
-    while True:
-        run = int(false_alarms[left] - false_alarms[right])
-        rise = int(misses[left] - misses[right])
-        below = run * (misses - misses[right]) - rise * (false_alarms - false_alarms[right])
-        lowest = int(np.argmax(below))
-        if below[lowest] <= 0:
-            break
-        if misses[lowest] * num_nontargets < false_alarms[lowest] * num_targets:
-            right = lowest
-        else:
-            left = lowest
-    miss, false_alarm = misses[right] / num_targets, false_alarms[right] / num_nontargets
-    miss_step, false_alarm_step = rise / num_targets, run / num_nontargets
-    return float(100 * (miss + (false_alarm - miss) / (miss_step - false_alarm_step) * miss_step))
+    return ErrorCurve.of(scores, targets).eer_convex_hull()
+
+
+def eer_threshold(scores: ArrayLike, targets: ArrayLike) -> float:
+    """Threshold, one of the scores, where miss and false-alarm rates are closest; of two the lower.
+
+    There is hardly ever one where they are equal: `eer` lies between the two rates at this threshold.
+    """
+    return ErrorCurve.of(scores, targets).eer_threshold()
 
 
 def min_dcf(
@@ -63,54 +71,68 @@ def min_dcf(
 
     cost = c_miss * p_target * p_miss + c_fa * (1 - p_target) * p_fa (NIST SRE 2016 plan, section 3).
     """
-    if not 0 < p_target < 1 or c_miss <= 0 or c_fa <= 0:
-        raise ValueError(
-            f"p_target {p_target}, c_miss {c_miss} and c_fa {c_fa} define no cost; p_target must be "
-            "between 0 and 1 and both costs above 0."
-        )
-    p_miss, p_fa, _ = det_curve(scores, targets)
-    miss_cost, fa_cost = c_miss * p_target, c_fa * (1 - p_target)
-    return float(np.min(miss_cost * p_miss + fa_cost * p_fa) / min(miss_cost, fa_cost))
+    return ErrorCurve.of(scores, targets).min_dcf(p_target, c_miss, c_fa)
 
 
-def _error_counts(
-    scores: ArrayLike, targets: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Numbers of misses and false alarms at each threshold, rising; ends as in `det_curve`."""
-    values, is_target = _checked(scores, targets)
-    order = np.argsort(values)
-    values, is_target = values[order], is_target[order]
-    # Tied scores have one threshold, before the first of them.
-    firsts = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
-    targets_below = np.concatenate(([0], np.cumsum(is_target, dtype=np.int64)))
-    rejected = np.append(firsts, len(values))
-    misses = targets_below[rejected]
-    num_nontargets = len(values) - targets_below[-1]
-    return misses, num_nontargets - (rejected - misses), np.append(values[firsts], np.inf)
+def min_dcf_threshold(
+    scores: ArrayLike, targets: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
+) -> float:
+    """Threshold at which the detection cost is `min_dcf`, the lowest of several; infinite for reject-all."""
+    return ErrorCurve.of(scores, targets).min_dcf_threshold(p_target, c_miss, c_fa)
 
 
-def _checked(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
-    """Scores as float64 and labels as bool, or a sentence that says why they make no trials."""
-    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(targets)
-    if values.ndim != 1 or values.shape != labels.shape:
-        raise ValueError(
-            f"scores have shape {values.shape} and targets {labels.shape}; both must be (N,), one "
-            "entry per trial."
-        )
-    if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
-        raise ValueError(
-            "targets hold values other than 0 and 1; give true (1) for same-speaker trials only."
-        )
-    is_target = labels.astype(np.bool_)
-    if not is_target.any() or is_target.all():
-        missing = "nontarget (different-speaker)" if is_target.any() else "target (same-speaker)"
-        raise ValueError(
-            f"None of the {len(values)} trials is a {missing} trial; error rates need both kinds."
-        )
-    wrong = np.flatnonzero(~np.isfinite(values))
-    if len(wrong):
-        raise ValueError(
-            f"{len(wrong)} of {len(values)} scores are not finite, the first is number {wrong[0]} "
-            f"({values[wrong[0]]}); look at the embeddings, the model may have diverged."
-        )
-    return values, is_target
+def min_dcf_key(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> str:
+    """Name of a minimum cost in files and tables: `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
+    return f"min_dcf(p_target={p_target:g},c_miss={c_miss:g},c_fa={c_fa:g})"
+
+
+def false_alarm_threshold(scores: ArrayLike, targets: ArrayLike, p_fa: float) -> float:
+    """Lowest threshold, one of the scores, whose false-alarm rate is at most `p_fa` (0 to 1).
+
+    Infinite where even the highest score is a nontarget trial's and too many share it.
+    """
+    return ErrorCurve.of(scores, targets).false_alarm_threshold(p_fa)
+
+
+def bayes_threshold(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
+    """Log-likelihood ratio from which accepting costs less: ln(c_fa (1 - p_target) / (c_miss p_target))."""
+    miss_weight, fa_weight = dcf_weights(p_target, c_miss, c_fa)
+    return math.log(fa_weight / miss_weight)
+
+
+def act_dcf(
+    llrs: ArrayLike, targets: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
+) -> float:
+    """Detection cost of decisions at `bayes_threshold`, normalised as `min_dcf`, and never below it.
+
+    `llrs` (N,) are natural log-likelihood ratios, infinite ones included; raw cosines are none. Above 1 the
+    decisions are worse than accepting or rejecting all.
+    """
+    values, is_target = checked_trials(llrs, targets, is_infinite_allowed=True)
+    miss_weight, fa_weight = dcf_weights(p_target, c_miss, c_fa)
+    is_accepted = values >= bayes_threshold(p_target, c_miss, c_fa)
+    p_miss, p_fa = np.mean(~is_accepted[is_target]), np.mean(is_accepted[~is_target])
+    return float(miss_weight * p_miss + fa_weight * p_fa)
+
+
+def cllr(llrs: ArrayLike, targets: ArrayLike) -> float:
+    """Cost of log-likelihood ratios over all priors and costs, in bits; 1 for ratios that say nothing (0).
+
+    Mean over target trials of log2(1 + exp(-llr)) and over nontargets of log2(1 + exp(llr)), halved (Brümmer
+    and du Preez, Computer Speech and Language 2006). An infinite ratio costs nothing where it is right, and
+    makes the cost infinite where it is wrong.
+    """
+    values, is_target = checked_trials(llrs, targets, is_infinite_allowed=True)
+    # log(1 + exp(x)) would overflow.
+    target_cost = np.logaddexp(0, -values[is_target]).mean()
+    nontarget_cost = np.logaddexp(0, values[~is_target]).mean()
+    return float((target_cost + nontarget_cost) / (2 * math.log(2)))
+
+
+def min_cllr(scores: ArrayLike, targets: ArrayLike) -> float:
+    """Cllr in bits, 0 to 1, after the best rising map of these scores to log-likelihood ratios.
+
+    The map is that of pool-adjacent-violators, fitted on the trials themselves: what no calibration of the
+    same scores can go below (BOSARIS toolkit, arXiv 1304.2865, section 2.5).
+    """
+    return ErrorCurve.of(scores, targets).min_cllr()

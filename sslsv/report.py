@@ -1,72 +1,60 @@
-"""The page that a run leaves behind: one self-contained HTML file of curves, tables, settings, environment.
+"""The page that a run leaves behind: one self-contained HTML file of results, curves, settings, environment.
 
-Written at the end of a training; `python -m sslsv.report runs/NAME` writes it for one that is still running
-or was stopped.
+Written at the end of a training; `python -m sslsv.report RUN` writes it for one that is still running or was
+stopped.
 """
 
-import html
-import io
+import argparse
 import sys
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from collections.abc import Iterator
+from statistics import fmean
 
 from sslsv.config import ConfigError, read_config
+from sslsv.learning_curves import METRICS, TEST, Record, curve_sections
+from sslsv.report_page import (
+    Html,
+    duration,
+    element,
+    facts,
+    folded,
+    joined,
+    metric_text,
+    metric_title,
+    muted,
+    note,
+    page,
+    pairs,
+    section,
+    shown,
+    table,
+)
 from sslsv.run_folder import RunFolder, below
 from sslsv.setting_checks import is_among
 
-# Title, keys (one line each), whether the axis is logarithmic.
-CURVES = (
-    ("EER, percent", ("eer", "test/"), False),
-    ("Loss", ("loss",), False),
-    ("Learning rate", ("learning_rate",), False),
-    ("Gradient norm", ("gradient_norm",), True),
-    ("Spread of embeddings (0 = collapsed, 1 = even)", ("feature_std", "batch_feature_std"), False),
-    ("Effective rank of embeddings", ("effective_rank",), False),
-    ("Samples per second", ("samples_per_second",), False),
-    ("Share of time waiting for data", ("data_wait_share",), False),
-)
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430 }
-body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: 0 }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
-.muted { color: #667 }
-table { border-collapse: collapse }
-td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
-.plots { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
-.plots svg { width: 100%; height: auto }
-pre { background: #f5f6f8; padding: 1rem; overflow-x: auto; font-size: 13px }
-.warning { background: #fff4d6; padding: .6rem 1rem; border-left: 4px solid #e0a100 }
-"""
+MAX_SENTENCES = 1000  # on recordings that could not be read
+IDENTITY = ("started", "wandb_id")  # in run.json, beside the environment
 
 
 def write_report(folder: RunFolder) -> None:
     """Write report.html from what else is in the run folder; it may be written anew at any time."""
     summary = folder.read_json("summary.json") if folder.has("summary.json") else {}
+    run = folder.read_json("run.json") if folder.has("run.json") else {}
     records = folder.metrics()
+    best, last = best_and_last(summary, records)
+    environment = {key: value for key, value in run.items() if key not in IDENTITY}
     state = "finished" if summary.get("is_finished") else "not finished"
-    trials = list(summary.get("trial_sets", {}).items())
-    warnings = [*doubts(folder), *notices(records, summary)]
     parts = [
-        f"<h1>{html.escape(folder.name)}</h1>",
-        f'<p class="muted">{state}, {len(records)} records</p>',
-        *[f'<p class="warning">{html.escape(text)}</p>' for text in warnings],
-        "<h2>Results</h2>" + table(results(summary, records)),
-        '<h2>Curves</h2><div class="plots">' + "".join(curves(records)) + "</div>",
-        "<h2>Trials</h2>" + table(trials),
-        "<h2>Environment</h2>" + table(list(summary.get("environment", {}).items())),
-        "<h2>Settings</h2><pre>" + html.escape(folder.read("config.yml").decode()) + "</pre>",
+        muted(f"Training run, {state}", f", started {run['started']}" if "started" in run else ""),
+        *[note(sentence) for sentence in [*doubts(folder), *notices(records, summary)]],
+        facts(key_figures(summary, records, best)),
+        section("Results", results(best, last)),
+        *curve_sections(records, best.get("step")),
+        section("Recordings left out", left_out(summary.get("bad_utterances", {}))),
+        section("Trials", pairs(summary.get("trial_sets", {}))),
+        section("Settings", folded("config.yml", element("pre", folder.read("config.yml").decode()))),
+        section("Environment", pairs(summary.get("environment") or environment)),
     ]
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(folder.name)}</title><style>{STYLE}</style>" + "\n".join(parts) + "</html>"
-    )
-    folder.write("report.html", page.encode())
+    folder.write("report.html", page(folder.name, *parts).encode())
 
 
 def doubts(folder: RunFolder) -> list[str]:
@@ -84,100 +72,130 @@ def doubts(folder: RunFolder) -> list[str]:
     ]
 
 
-def notices(records: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
+def notices(records: list[Record], summary: Record) -> Iterator[str]:
     """Sentences that a reader must not miss."""
-    found = [record["notice"] for record in records if record.get("notice")]
-    bad = summary.get("bad_utterances", {})
-    return [
-        *dict.fromkeys(found[-1:]),
-        *([summary["stop_reason"]] if summary.get("stop_reason") else []),
-        *[f"Skipped: {sentence}" for sentence in list(bad.values())[:20]],
-        *([f"... and {len(bad) - 20} more unreadable recordings."] if len(bad) > 20 else []),
+    found = [record for record in records if record.get("notice")]
+    if found:
+        since = f" (Noticed {len(found)} times, first at step {found[0]['step']}.)" if found[1:] else ""
+        yield f"{found[-1]['notice']}{since}"
+    reason = summary.get("stop_reason")
+    if reason and all(record["notice"] != reason for record in found):
+        yield reason
+    if bad := summary.get("bad_utterances"):
+        yield f"{len(bad)} recordings could not be read and were left out, see below."
+
+
+def left_out(bad_utterances: dict[str, str]) -> Html:
+    """Why recordings could not be read."""
+    sentences = [element("p", sentence) for sentence in list(bad_utterances.values())[:MAX_SENTENCES]]
+    more = len(bad_utterances) - MAX_SENTENCES
+    if more > 0:
+        sentences.append(muted(f"... and {more:,} more."))
+    return joined(sentences) if len(sentences) <= 5 else folded(f"{len(bad_utterances):,}", *sentences)
+
+
+def best_and_last(summary: Record, records: list[Record]) -> tuple[Record, Record]:
+    """All that is known of the best and of the last validated checkpoint: `step` and metrics.
+
+    The best one also has `criterion` and `value`.
+    """
+    validated = [
+        record for record in records if any(key in METRICS for key in record) or "criterion" in record
     ]
+    best = dict(summary.get("best") or best_so_far(validated))
+    if "eer" in best:  # of a run from before there were other criteria
+        best = {"criterion": "eer", "value": best["eer"], **best}
+    last = dict(summary.get("last") or ({"step": validated[-1]["step"]} if validated else {}))
+    by_step = {record["step"]: record for record in validated}
+    return by_step.get(best.get("step"), {}) | best, by_step.get(last.get("step"), {}) | last
 
 
-def results(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[tuple[str, Any]]:
-    """Rows of the result table: best and last checkpoint, speed, time."""
-    rows: list[tuple[str, Any]] = []
-    best, last = summary.get("best", {}), summary.get("last", {})
-    if best.get("eer") is not None:
-        rows.append(("best validation EER", f"{best['eer']:.2f} % at step {best['step']}"))
-    for which, values in (("last", last), ("best", best)):
+def best_so_far(validated: list[Record]) -> Record:
+    """The best checkpoint of a run without a summary: as its newest record says, else that of lowest EER."""
+    newest = validated[-1] if validated else {}
+    criterion, value = newest.get("criterion", "eer"), newest.get("best_value")
+    with_eer = [record for record in validated if record.get("eer") is not None]
+    if value is None and criterion == "eer" and with_eer:
+        value = min(record["eer"] for record in with_eer)
+    steps = [record["step"] for record in validated if value is not None and record.get(criterion) == value]
+    return {"step": steps[0], "criterion": criterion, "value": value} if steps else {}
+
+
+def results(best: Record, last: Record) -> Html:
+    """A row per trial list: metrics of the best and of the last checkpoint."""
+    rows: dict[str, dict[str, list[str]]] = {}
+    metrics: dict[str, None] = {}
+    for place, values in enumerate((best, last)):
         for key, value in values.items():
-            if key.startswith("test/"):
+            if key in METRICS:
+                name, metric = "validation", key
+            elif key.startswith(TEST):
                 _, name, metric = key.split("/", 2)
-                shown = f"{value:.2f} %" if metric == "eer" else f"{value:.4f}"
-                rows.append((f"{name}: {metric}, {which} checkpoint (step {values['step']})", shown))
-    if records:
-        newest = {key: records[-1][key] for key in ("step", "epoch", "loss", "eer") if key in records[-1]}
-        rows.append(("last record", newest))
-    if summary:
-        speed, workers = summary["samples_per_second"], summary["workers"]
-        rows.append(("speed", f"{speed:.1f} samples per second, {workers} worker(s)"))
-        rows.append(("time", f"{summary['seconds'] / 60:.1f} minutes"))
-    return rows
-
-
-def curves(records: list[dict[str, Any]]) -> list[str]:
-    """One SVG picture per group of keys that the records have."""
-    pictures = []
-    for title, wanted, is_logarithmic in CURVES:
-        keys = sorted({key for record in records for key in record if _is_wanted(key, wanted)})
-        if not keys:
-            continue
-        figure, axes = plt.subplots(figsize=(6, 2.8), layout="constrained")
-        for key in keys:
-            points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
-            marker = "." if len(points) < 60 else None
-            axes.plot(*zip(*points, strict=True), label=key, marker=marker, linewidth=1.3)
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        if is_logarithmic:
-            axes.set_yscale("log")
-        if len(keys) > 1:
-            axes.legend(fontsize=8, frameon=False)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-        plt.close(figure)
-        pictures.append(stream.getvalue()[stream.getvalue().index("<svg") :])
-    return pictures
-
-
-def _is_wanted(key: str, wanted: tuple[str, ...]) -> bool:
-    groups = tuple(prefix for prefix in wanted if prefix.endswith("/"))
-    return key in wanted or (key.startswith(groups) and key.endswith("/eer"))
-
-
-def table(rows: list[tuple[str, Any]]) -> str:
-    """Two columns; a dictionary is shown as `key value, key value`."""
+            else:
+                continue
+            metrics[metric] = None
+            if value is not None:
+                rows.setdefault(name, {}).setdefault(metric, ["–", "–"])[place] = metric_text(metric, value)
     if not rows:
-        return '<p class="muted">none yet</p>'
+        return muted("Nothing was validated or tested yet.")
+    header = [f"{metric_title(metric)}, {which}" for metric in metrics for which in ("best", "last")]
+    cells = [
+        [name, *[cell for metric in metrics for cell in found.get(metric, ["–", "–"])]]
+        for name, found in rows.items()
+    ]
+    which = []
+    if "step" in best:
+        chosen = f", chosen by {metric_title(best['criterion'])} in validation" if "criterion" in best else ""
+        which.append(f"Best: step {best['step']:,}{chosen}.")
+    if "step" in last:
+        which.append(f"Last: step {last['step']:,}.")
+    return joined([table(["trials", *header], cells), muted(" ".join(which))])
 
-    def shown(value: Any) -> str:
-        if isinstance(value, dict):
-            return ", ".join(f"{key} {shown(v)}" for key, v in value.items())
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    lines = (f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(shown(v))}</td></tr>" for k, v in rows)
-    return f"<table>{''.join(lines)}</table>"
+def key_figures(summary: Record, records: list[Record], best: Record) -> Iterator[tuple[str, str, str]]:
+    """The few numbers at the top: (what it is, its value, what to know of it)."""
+    if best.get("value") is not None:
+        value = metric_text(best["criterion"], best["value"])
+        yield f"best {metric_title(best['criterion'])}", value, f"at step {best['step']:,}"
+    if not records:
+        return
+    newest = records[-1]
+    total = f" of {newest['total_steps']:,}" if "total_steps" in newest else ""
+    epoch = f"epoch {newest['epoch']:,.1f}" if "epoch" in newest else ""
+    yield f"steps{total}", f"{newest['step']:,}", epoch
+    if "loss" in newest:
+        yield "loss", str(shown(newest["loss"])), "last record"
+    if "seconds" in newest or "seconds" in summary:
+        left = newest.get("seconds_left", 0.0)
+        remark = "in all" if summary else f"about {duration(left)} to go"
+        yield "time", duration(summary.get("seconds") or newest.get("seconds") or 0.0), remark
+    speeds = [r["samples_per_second"] for r in records if r.get("samples_per_second") is not None]
+    if speeds or "samples_per_second" in summary:
+        speed = summary.get("samples_per_second") or fmean(speeds)
+        workers = f"{summary['workers']} worker(s)" if "workers" in summary else ""
+        yield "samples per second", f"{speed:,.1f}", workers
+    waits = [r["data_wait_share"] for r in records if r.get("data_wait_share") is not None]
+    if waits:
+        yield "waiting for data", f"{100 * fmean(waits):.0f} %", "of the training time"
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
-    if len(arguments) != 1:
-        print("usage: python -m sslsv.report RUN_FOLDER", file=sys.stderr)
+    parser = argparse.ArgumentParser(
+        prog="python -m sslsv.report", description="Write the report of a training run."
+    )
+    parser.add_argument("run", help="the run folder, such as runs/simclr; the run may still be going on")
+    folder = RunFolder.at(parser.parse_args(arguments).run)
+    try:
+        if not folder.has("config.yml"):
+            raise ValueError(f"{folder.location} is no run folder: it has no config.yml")
+        write_report(folder)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
-    folder = RunFolder.at(arguments[0])
-    if not folder.has("config.yml"):
-        print(f"error: {folder.location} is no run folder: it has no config.yml", file=sys.stderr)
-        return 2
-    write_report(folder)
     print(below(folder.location, "report.html"))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -19,14 +19,14 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> F
     rows = np.asarray(embeddings, dtype=np.float32)
     if rows.ndim != 2:
         raise ValueError(f"embeddings have shape {rows.shape}; they must be (N, D), one row per utterance.")
-    first, second = _checked_indices(enrol, len(rows), "enrol"), _checked_indices(test, len(rows), "test")
+    first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
     if len(first) != len(second):
         raise ValueError(
             f"There are {len(first)} enrol indices but {len(second)} test ones; a trial has both."
         )
     if not len(first):
         return np.zeros(0, dtype=np.float32)
-    unit = _normalised(rows)
+    unit = unit_rows(rows)
     firsts, first_at = np.unique(first, return_inverse=True)
     seconds, second_at = np.unique(second, return_inverse=True)
     if len(firsts) * len(seconds) <= GEMM_ADVANTAGE * len(first):
@@ -70,8 +70,8 @@ def _sparse(unit: Floats, first: NDArray[np.int64], second: NDArray[np.int64]) -
     return scores
 
 
-def _normalised(rows: Floats) -> Floats:
-    """Rows of length 1; zeros stay zeros."""
+def unit_rows(rows: Floats) -> Floats:
+    """Rows (N, D) of length 1, float32; zeros stay zeros. Raises ValueError for rows that are not finite."""
     largest = np.abs(rows).max(axis=1, keepdims=True)
     if not np.isfinite(largest).all():
         wrong = np.flatnonzero(~np.isfinite(largest[:, 0]))
@@ -85,14 +85,16 @@ def _normalised(rows: Floats) -> Floats:
     return np.asarray(scaled, dtype=np.float32)
 
 
-def _checked_indices(indices: ArrayLike, num_rows: int, name: str) -> NDArray[np.int64]:
-    """Row numbers as int64; NumPy would take negative ones from the end."""
+def checked_rows(
+    indices: ArrayLike, num_rows: int, name: str, content: str = "embeddings"
+) -> NDArray[np.int64]:
+    """Row numbers (T,) as int64, or a ValueError: NumPy would take negative ones from the end."""
     rows = np.asarray(indices)
     if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
         raise ValueError(f"{name} has shape {rows.shape} and type {rows.dtype}; it must be (T,) row numbers.")
     if rows.size and (rows.min() < 0 or rows.max() >= num_rows):
         raise ValueError(
-            f"{name} has row numbers from {rows.min()} to {rows.max()}, but there are {num_rows} embeddings; "
+            f"{name} has row numbers from {rows.min()} to {rows.max()}, but there are {num_rows} {content}; "
             f"they must be from 0 to {num_rows - 1}."
         )
     return rows.astype(np.int64)

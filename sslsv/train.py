@@ -133,8 +133,10 @@ def print_summary(config: Config, summary: dict[str, Any]) -> None:
     folder = RunFolder(config.run.storage, str(config.run.name))
     if summary.get("stop_reason"):
         print(summary["stop_reason"])
-    if summary["best"].get("eer") is not None:
-        print(f"best validation EER {summary['best']['eer']:.2f} % at step {summary['best']['step']}")
+    if summary["best"]:
+        best = summary["best"]
+        name, unit = ("EER", " %") if best["criterion"] == "eer" else (best["criterion"], "")
+        print(f"best validation {name} {best['value']:.2f}{unit} at step {best['step']}")
     for key, value in summary["last"].items():
         if key.startswith("test/"):
             print(f"{key} {value:.4f}")

@@ -18,6 +18,7 @@ from sslsv.config import Config, read_config, to_dict
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
+from sslsv.label_free import open_probe
 from sslsv.meter import Meter
 from sslsv.models.base import Progress
 from sslsv.optim import clip_gradients
@@ -91,6 +92,7 @@ class Training:
         restore_state(self.state, folder)
         self.model = wrap_model(self.state.model, config, device)
         self.maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
+        self.probe = open_probe(manifest, config)
         # Who watches.
         batch_seconds = config.evaluation.batch_seconds
         self.embedder = Embedder(self.state.model, device, config.train.precision, batch_seconds)
@@ -127,8 +129,9 @@ class Training:
                 is_epoch_end = state.step % steps_per_epoch == 0
                 if is_epoch_end or state.step % self.config.train.log_every_steps == 0:
                     self.finish_interval(is_epoch_end)
+            trials = (self.validation, self.tests, self.probe)
             summary = validation.summarize(
-                state, self.folder, self.embedder, self.validation, self.tests, self.meter
+                state, self.folder, self.embedder, *trials, self.meter, self.config
             )
             if self.log is not None:
                 self.folder.write_json("summary.json", summary)
@@ -212,7 +215,7 @@ class Training:
         test_every = config.evaluation.test_every_epochs
         with self.meter.paused():
             if is_validated:
-                record |= validation.validate(self.embedder, self.validation, state)
+                record |= validation.validate(self.embedder, self.validation, self.probe, state, config)
                 state.stop_reason = validation.reason_to_stop(record, state, config)
             if is_epoch_end and test_every and epoch % test_every == 0 and not is_last:
                 record |= validation.test(self.embedder, self.tests, state)

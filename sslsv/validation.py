@@ -11,6 +11,8 @@ from sslsv.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.config import Config
 from sslsv.diagnostics import collapse_report
 from sslsv.environment import describe_environment
+from sslsv.evaluation_settings import Criterion, is_better
+from sslsv.label_free import Probe
 from sslsv.meter import Meter
 from sslsv.run_folder import RunFolder
 from sslsv.training_state import TrainingState
@@ -31,18 +33,38 @@ class TrainingError(RuntimeError):
     """
 
 
-def validate(embedder: Embedder, validation: TrialSet | None, state: TrainingState) -> dict[str, Any]:
-    """EER, minDCF and spread of embeddings on the validation trials; notes the best in `state`."""
-    if validation is None:
-        return {}
-    result = _verify(embedder, validation, state)
-    value = result.metrics["eer"]
-    if state.best_value is None or value < state.best_value:
+def validate(
+    embedder: Embedder, validation: TrialSet | None, probe: Probe | None, state: TrainingState, config: Config
+) -> dict[str, Any]:
+    """EER, minDCF and spread of embeddings on the validation trials, and the label-free values of the probe.
+
+    Notes in `state` whether the criterion has got better.
+    """
+    record: dict[str, Any] = {}
+    if validation is not None:
+        result = _verify(embedder, validation, state)
+        record |= result.metrics | collapse_report(torch.from_numpy(result.embeddings))
+    if probe is not None:
+        record |= _measure(embedder, probe, state)
+    criterion = config.evaluation.chosen_by
+    if criterion is None:
+        return record
+    note_best(record, criterion, state, config)
+    return {**record, "criterion": criterion, "best_value": state.best_value}
+
+
+def note_best(record: dict[str, Any], criterion: Criterion, state: TrainingState, config: Config) -> None:
+    """Note in `state` a criterion better than ever before, or count one more validation without gain.
+
+    The embeddings of a collapsed model are rounding errors in all directions, a high rank: without labels it
+    is never the best.
+    """
+    value = record[criterion]
+    can_win = not (criterion.startswith("label_free/") and _has_collapsed(record, config))
+    if can_win and (state.best_value is None or is_better(criterion, value, state.best_value)):
         state.best_value, state.best_step, state.validations_without_gain = value, state.step, 0
     else:
         state.validations_without_gain += 1
-    spread = collapse_report(torch.from_numpy(result.embeddings))
-    return {**result.metrics, "best_eer": state.best_value, **spread}
 
 
 def test(embedder: Embedder, tests: list[TrialSet], state: TrainingState) -> dict[str, float]:
@@ -63,24 +85,42 @@ def _verify(embedder: Embedder, trial_set: TrialSet, state: TrainingState) -> Ve
     return result
 
 
+def _measure(embedder: Embedder, probe: Probe, state: TrainingState) -> dict[str, float]:
+    try:
+        values = probe.measure(embedder)
+    except VerificationError as error:
+        raise TrainingError(str(error)) from error
+    state.bad_utterances.update(probe.sample.bad_recordings)
+    return values
+
+
 def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config) -> str | None:
     """Why to stop now, if so; marks the record of a collapsed model.
 
     Every worker comes to the same answer, because all hold the same record and state.
     """
     collapse = config.train.collapse
-    spread = record.get("feature_std", record["batch_feature_std"])  # without validation, of the batches
-    if spread < collapse.min_feature_std and collapse.action != "ignore":
+    if _has_collapsed(record, config) and collapse.action != "ignore":
         record["has_collapsed"] = True
         record["notice"] = (
-            f"The embeddings have collapsed at step {state.step}: their spread is {spread:.3f}, below "
-            f"train.collapse.min_feature_std ({collapse.min_feature_std}), so all recordings sound alike to "
-            "the model. Lower the learning rate, or raise what keeps embeddings apart (temperature, variance "
-            "weight)."
+            f"The embeddings have collapsed at step {state.step}: their spread is {_spread(record):.3f}, "
+            f"below train.collapse.min_feature_std ({collapse.min_feature_std}), so all recordings sound "
+            "alike to the model. Lower the learning rate, or raise what keeps embeddings apart (temperature, "
+            "variance weight)."
         )
         if collapse.action == "stop":
             return str(record["notice"])
     return out_of_patience(state, config)
+
+
+def _has_collapsed(record: dict[str, Any], config: Config) -> bool:
+    return _spread(record) < config.train.collapse.min_feature_std
+
+
+def _spread(record: dict[str, Any]) -> float:
+    """`feature_std` of the validation recordings; else that of the probe; else that of the batches."""
+    keys = ("feature_std", "label_free/feature_std", "batch_feature_std")
+    return next(float(record[key]) for key in keys if key in record)
 
 
 def out_of_patience(state: TrainingState, config: Config) -> str | None:
@@ -88,9 +128,10 @@ def out_of_patience(state: TrainingState, config: Config) -> str | None:
     patience = config.train.patience
     if patience is None or state.validations_without_gain < patience:
         return None
+    best = "none yet" if state.best_value is None else f"the best is {state.best_value:.4g}"
     return (
-        f"Stopped early at step {state.step}: no validation EER below {state.best_value:.2f} % in {patience} "
-        "validations (train.patience)."
+        f"Stopped early at step {state.step}: {config.evaluation.chosen_by} has not got better in {patience} "
+        f"validations (train.patience); {best}."
     )
 
 
@@ -126,7 +167,9 @@ def summarize(
     embedder: Embedder,
     validation: TrialSet | None,
     tests: list[TrialSet],
+    probe: Probe | None,
     meter: Meter,
+    config: Config,
 ) -> dict[str, Any]:
     """What the run came to: test metrics of the last and the best checkpoint, counts, time, environment.
 
@@ -136,7 +179,8 @@ def summarize(
     last = test(embedder, tests, state)
     best: dict[str, Any] = {}
     if state.best_step is not None:
-        best = {"step": state.best_step, "eer": state.best_value}
+        criterion = config.evaluation.chosen_by
+        best = {"step": state.best_step, "criterion": criterion, "value": state.best_value}
         is_other = state.best_step != state.step
         name = _best_name(folder) if tests and is_other else None
         if name is not None:
@@ -150,7 +194,10 @@ def summarize(
         "stop_reason": state.stop_reason,
         "last": {"step": state.step, **last},
         "best": best,
-        "trial_sets": {t.name: describe_trials(t) for t in [validation, *tests] if t is not None},
+        "trial_sets": {
+            **{t.name: describe_trials(t) for t in [validation, *tests] if t is not None},
+            **({"label-free probe": probe.describe()} if probe is not None else {}),
+        },
         "bad_utterances": state.bad_utterances,
         "seconds": seconds,
         "samples_per_second": samples / max(training_seconds, 1e-9),

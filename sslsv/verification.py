@@ -98,9 +98,9 @@ class Embedder:
         self.model, self.device, self.batch_seconds = model, device, batch_seconds
         self.dtype = PRECISIONS[precision]
 
-    def embed(self, waveforms: list[Waveform]) -> Tensor:
-        """Embeddings (N, D) of equally long waveforms, float32 on the CPU."""
-        batch = torch.from_numpy(np.stack(waveforms)).to(self.device)
+    def embed(self, waveforms: list[Waveform] | npt.NDArray[np.int16]) -> Tensor:
+        """Embeddings (N, D), float32 on the CPU, of equally long waveforms: floats, or int16 (N, T)."""
+        batch = torch.from_numpy(np.asarray(waveforms)).to(self.device)
         was_training = self.model.training
         self.model.eval()
         try:

@@ -34,6 +34,35 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> str:
+    """The folder of a run with a tiny encoder and three checkpoints, the second the best; do not write into it."""
+    import dataclasses
+
+    from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig, to_yaml
+    from sslsv.encoders import ThinResNet34
+    from sslsv.run_folder import RunFolder
+    from sslsv.training_state import build_state, save_state
+
+    config = Config(
+        data=DataConfig(root=str(demo_corpus)),
+        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
+        train=TrainConfig(batch_size=8),
+        evaluation=EvaluationConfig(held_out_speakers=3, test=("trials",)),
+        run=RunConfig(keep_checkpoints=3),
+    )
+    folder = RunFolder(str(tmp_path_factory.mktemp("runs")), "small")
+    folder.write("config.yml", to_yaml(config).encode())
+    state = build_state(config, torch.device("cpu"))
+    for step in (1, 2, 3):
+        state = dataclasses.replace(state, step=step, best_step=min(step, 2), best_value=10.0)
+        with torch.no_grad():
+            for weights in state.model.parameters():
+                weights.add_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(step)) / 50)
+        save_state(state, folder, config)
+    return folder.location
+
+
+@pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A local Ray with 4 logical CPUs: a training worker that holds them all would leave none for its data tasks."""
     import ray

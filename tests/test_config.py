@@ -266,13 +266,28 @@ DO_NOT_FIT = {
     ),
     "patience_without_validation": (
         ["train.patience=3"],
-        "train.patience is 3 but nothing is validated; set evaluation.held_out_speakers or evaluation.validation, or "
-        "train.patience=null",
+        "train.patience is 3 but nothing is validated; set evaluation.held_out_speakers, evaluation.validation or a "
+        "label-free evaluation.criterion, or train.patience=null",
     ),
     "pairs_without_labels": (
         ["data.max_utterances_per_speaker=4"],
         "data.max_utterances_per_speaker is 4 with positives 'same_utterance'; it needs 'same_speaker' and at least 2 "
         "(a pair), or null for no limit",
+    ),
+    "criterion_of_no_trials": (
+        ["evaluation.criterion=min_dcf"],
+        "evaluation.criterion is 'min_dcf', but there are no validation trials; set held_out_speakers or validation, or "
+        "choose by a value without labels, such as 'label_free/pseudo_eer'",
+    ),
+    "criterion_of_no_probe": (
+        ["evaluation.criterion=label_free/lidar", "evaluation.label_free.utterances=0"],
+        "evaluation.criterion is 'label_free/lidar', but label_free.utterances is 0, so it is not computed; give it "
+        "utterances, such as 256, or choose another criterion",
+    ),
+    "criterion_that_chooses_nothing": (
+        ["evaluation.criterion=loss"],
+        "evaluation.criterion is 'loss', which is not known; choose one of 'eer', 'min_dcf', "
+        "'label_free/pseudo_eer', 'label_free/lidar', 'label_free/rankme'",
     ),
     "rising_cosine": (
         ["optimizer.schedule.name=cosine", "optimizer.learning_rate=1e-6"],
@@ -303,6 +318,8 @@ def test_config__validation_on_test_takes_an_explicit_switch(tmp_path: Path) -> 
         "run.name=a/b", "run.name='a\\b'", "train.epochs=0", "train.batch_size=1", "train.log_every_steps=0", "train.patience=0",
         "data.train_lists=[]", "data.speeds=[]", "data.speeds=[0.1]", "data.max_bad_share=1.5",
         "evaluation.every_epochs=0", "evaluation.held_out_speakers=-1", "evaluation.held_out_speakers=1",
+        "evaluation.label_free.utterances=-1", "evaluation.label_free.utterances=1", "evaluation.label_free.views=1",
+        "evaluation.label_free.utterances=4097", "evaluation.label_free.crop_seconds=0.05",
         "evaluation.test_every_epochs=-1", "evaluation.batch_seconds=0", "run.checkpoint_every_minutes=0",
         "run.keep_checkpoints=0", "run.max_failures=-2", "resources.workers=0", "resources.data_tasks=0",
         "resources.batches_per_block=0", "resources.cpus_per_worker=0", "resources.cpus_per_data_task=0",
@@ -318,6 +335,22 @@ def test_config__takes_what_just_fits(tmp_path: Path) -> None:
         tmp_path, "", "seed=9223372036854775807", f"data.speeds=[0.95, 1.05, {third!r}]", "run.name=a..b"
     )
     assert (config.seed, config.data.speeds, config.run.name) == (2**63 - 1, (0.95, 1.05, third), "a..b")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "criterion"),
+    [
+        ([], None),
+        (["evaluation.held_out_speakers=3"], "eer"),
+        (["evaluation.validation=mine"], "eer"),
+        (["evaluation.held_out_speakers=3", "evaluation.criterion=label_free/lidar"], "label_free/lidar"),
+        (["evaluation.criterion=label_free/pseudo_eer", "train.patience=3"], "label_free/pseudo_eer"),
+    ],
+)
+def test_config__says_what_chooses_the_best_checkpoint(
+    tmp_path: Path, overrides: list[str], criterion: str | None
+) -> None:
+    assert load(tmp_path, "", *overrides).evaluation.chosen_by == criterion
 
 
 def test_load_config__of_a_missing_file_names_the_nearest(tmp_path: Path) -> None:

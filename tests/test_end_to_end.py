@@ -105,7 +105,7 @@ def test_train__leaves_a_complete_run_folder(undisturbed):
     )
     summary = folder.read_json("summary.json")
     assert summary["is_finished"] and "test/trials/eer" in summary["last"]
-    assert summary["best"]["eer"] == min(record["eer"] for record in validated)
+    assert summary["best"]["value"] == min(record["eer"] for record in validated)
     page = folder.read("report.html").decode()
     assert "<svg" in page and "http://" not in re.sub(
         r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|rdf:[^>]*', "", page

@@ -6,9 +6,28 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
-from sslsv.metrics import det_curve, eer, eer_convex_hull, min_dcf
+from sslsv.metrics import (
+    act_dcf,
+    bayes_threshold,
+    cllr,
+    det_curve,
+    eer,
+    eer_convex_hull,
+    eer_threshold,
+    false_alarm_threshold,
+    min_cllr,
+    min_dcf,
+    min_dcf_key,
+    min_dcf_threshold,
+)
 
-METRICS = [eer, eer_convex_hull, min_dcf]
+METRICS = [eer, eer_convex_hull, min_dcf, min_cllr]
+THRESHOLDS = [
+    eer_threshold,
+    min_dcf_threshold,
+    lambda scores, targets: false_alarm_threshold(scores, targets, 0.1),
+]
+INFORMATION = [act_dcf, cllr]
 
 # target scores, nontarget scores, EER %, EER % on the convex hull, minDCF(.01)
 VECTORS = {
@@ -128,6 +147,7 @@ def test_metrics__of_a_collapsed_model_are_chance(order: str) -> None:
     assert eer(scores, targets) == 50
     assert eer_convex_hull(scores, targets) == 50
     assert min_dcf(scores, targets) == 1
+    assert min_cllr(scores, targets) == 1
 
 
 def slow_hull_eer(scores: np.ndarray, targets: np.ndarray) -> float:
@@ -168,12 +188,23 @@ def test_metrics__of_a_million_trials_take_less_than_a_second_each() -> None:
         assert time.process_time() - start < 1
 
 
-@pytest.mark.parametrize("metric", [det_curve, *METRICS])
+@pytest.mark.parametrize("metric", [det_curve, *METRICS, *THRESHOLDS])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_metrics__refuse_scores_that_are_not_finite(metric, wrong: float) -> None:
+    with pytest.raises(ValueError, match="1 of 2 scores are not finite, the first is number 1"):
+        metric([0.1, wrong], [1, 0])
+
+
+@pytest.mark.parametrize("metric", INFORMATION)
+def test_metrics__refuse_likelihood_ratios_that_are_no_numbers(metric) -> None:
+    with pytest.raises(ValueError, match="1 of 2 scores are not numbers, the first is number 1"):
+        metric([0.1, float("nan")], [1, 0])
+
+
+@pytest.mark.parametrize("metric", [det_curve, *METRICS, *THRESHOLDS, *INFORMATION])
 @pytest.mark.parametrize(
     ("scores", "targets", "sentence"),
     [
-        ([0.1, float("nan")], [1, 0], "1 of 2 scores are not finite, the first is number 1"),
-        ([0.1, float("inf")], [1, 0], "not finite"),
         ([0.1, 0.2], [0, 0], r"None of the 2 trials is a target \(same-speaker\) trial"),
         ([0.1, 0.2], [1, 1], r"None of the 2 trials is a nontarget \(different-speaker\) trial"),
         ([], [], "None of the 0 trials"),
@@ -187,7 +218,151 @@ def test_metrics__say_what_is_wrong_with_the_trials(metric, scores, targets, sen
         metric(scores, targets)
 
 
-@pytest.mark.parametrize("settings", [{"p_target": 0.0}, {"p_target": 1.0}, {"c_miss": 0.0}, {"c_fa": -1.0}])
-def test_min_dcf__refuses_costs_that_define_nothing(settings: dict[str, float]) -> None:
+@pytest.mark.parametrize("metric", [min_dcf, min_dcf_threshold, act_dcf])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"p_target": 0.0},
+        {"p_target": 1.0},
+        {"c_miss": 0.0},
+        {"c_fa": -1.0},
+        {"c_fa": math.inf},
+        {"c_miss": math.nan},
+    ],
+)
+def test_costs__that_define_nothing_are_refused(metric, settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="define no cost"):
-        min_dcf([0.1, 0.2], [1, 0], **settings)
+        metric([0.1, 0.2], [1, 0], **settings)
+
+
+@pytest.mark.parametrize(
+    ("separation", "bits"), [(1, 0.83925), (2, 0.51406), (3, 0.24002), (4, 0.08718), (5, 0.02482)]
+)
+def test_cllr__approaches_the_gaussian_table(separation: int, bits: float) -> None:
+    quantiles = norm.ppf((np.arange(200_000) + 0.5) / 200_000) * separation
+    llrs = np.concatenate((quantiles + separation**2 / 2, quantiles - separation**2 / 2))
+    targets = np.arange(400_000) < 200_000
+    assert cllr(llrs, targets) == pytest.approx(bits, abs=2e-5)
+    # Better than any fixed map, as it is fitted to this grid, but not by much.
+    assert bits - 2e-3 < min_cllr(llrs, targets) <= cllr(llrs, targets)
+
+
+@pytest.mark.parametrize(("separation", "p_target"), [(1, 0.01), (2, 0.05), (3, 0.01), (4, 0.001), (5, 0.05)])
+def test_act_dcf__of_calibrated_gaussians_is_the_minimum(separation: int, p_target: float) -> None:
+    quantiles = norm.ppf((np.arange(200_000) + 0.5) / 200_000) * separation
+    llrs = np.concatenate((quantiles + separation**2 / 2, quantiles - separation**2 / 2))
+    targets = np.arange(400_000) < 200_000
+    actual = act_dcf(llrs, targets, p_target)
+    assert actual == pytest.approx(min_dcf(llrs, targets, p_target), abs=1e-3)
+    assert actual >= min_dcf(llrs, targets, p_target)
+
+
+@pytest.mark.parametrize(
+    ("target_llrs", "nontarget_llrs", "bits", "tolerance"),
+    [
+        ([0, 0], [0, 0, 0], 1, 0),
+        ([math.log(9)], [-math.log(9)], 0.152003, 5e-7),
+        ([1, 2], [-1, 0.5], 0.623074, 5e-7),
+        ([math.inf, 0], [-math.inf, 0], 0.5, 1e-15),
+        ([1000], [-1000], 0, 1e-300),
+        ([-1000], [1000], 1000 / math.log(2), 1e-9),
+        ([-math.inf], [0], math.inf, 0),
+        ([0], [math.inf], math.inf, 0),
+    ],
+)
+def test_cllr__has_the_known_values(target_llrs, nontarget_llrs, bits: float, tolerance: float) -> None:
+    assert cllr(*trials(target_llrs, nontarget_llrs)) == pytest.approx(bits, abs=tolerance, rel=0)
+
+
+def test_min_cllr__of_separated_scores_is_zero_and_of_reversed_ones_one() -> None:
+    assert min_cllr([1, 2, 3], [0, 1, 1]) == 0
+    assert min_cllr([1, 2, 3], [1, 0, 0]) == 1
+
+
+def test_min_cllr__is_cllr_of_the_best_ratios_of_tied_scores() -> None:
+    # Two of three targets and one of four nontargets at the higher score: the ratios are those of the shares.
+    scores, targets = trials([1, 1, 0], [1, 0, 0, 0])
+    ratios = np.where(scores == 1, math.log((2 / 3) / (1 / 4)), math.log((1 / 3) / (3 / 4)))
+    assert min_cllr(scores, targets) == pytest.approx(cllr(ratios, targets), abs=1e-15)
+    for factor in (0.9, 1.1):
+        assert cllr(ratios * factor, targets) > min_cllr(scores, targets)
+
+
+def test_bayes_threshold__has_the_known_values() -> None:
+    assert bayes_threshold() == pytest.approx(4.595120, abs=5e-7)
+    assert bayes_threshold(0.05) == pytest.approx(2.944439, abs=5e-7)
+    assert bayes_threshold(0.5) == 0
+    assert bayes_threshold(0.5, c_miss=10) == pytest.approx(-math.log(10))
+
+
+def test_act_dcf__counts_errors_at_the_bayes_threshold() -> None:
+    llrs, targets = trials([5, 4.6, 4.5, -1], [4.7, 4.5, 0, -3, -9])  # threshold 4.595
+    assert act_dcf(llrs, targets) == pytest.approx(2 / 4 + 99 * 1 / 5)
+    assert act_dcf([bayes_threshold(), 0], [1, 0]) == 0  # at the threshold a trial is accepted
+    assert act_dcf([math.inf, -math.inf], [1, 0]) == 0
+    assert act_dcf([0, 0], [1, 0]) == 1
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_thresholds__lie_where_the_metric_says(name: str) -> None:
+    target_scores, nontarget_scores, expected_eer, _, expected_dcf = VECTORS[name]
+    scores, targets = trials(target_scores, nontarget_scores)
+    at_eer = eer_threshold(scores, targets)
+    rates = sorted((100 * np.mean(scores[targets] < at_eer), 100 * np.mean(scores[~targets] >= at_eer)))
+    assert rates[0] - 1e-9 <= expected_eer <= rates[1] + 1e-9
+    at_dcf = min_dcf_threshold(scores, targets)
+    cost = np.mean(scores[targets] < at_dcf) + 99 * np.mean(scores[~targets] >= at_dcf)
+    assert cost == pytest.approx(expected_dcf, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_eer_threshold__has_the_closest_rates(seed: int) -> None:
+    scores, targets = random_trials(seed, decimals=[None, 1, 0][seed % 3])
+    gaps = {t: abs(np.mean(scores[targets] < t) - np.mean(scores[~targets] >= t)) for t in np.unique(scores)}
+    threshold = eer_threshold(scores, targets)
+    assert gaps[threshold] == pytest.approx(min(gaps.values()), abs=1e-15)
+
+
+def test_eer_threshold__of_collapsed_scores_is_their_value() -> None:
+    assert eer_threshold([0.73] * 10, [1, 0] * 5) == 0.73
+
+
+def test_min_dcf_threshold__rejects_all_where_nothing_is_better() -> None:
+    assert min_dcf_threshold([0.1, 0.2], [1, 0]) == math.inf
+
+
+@pytest.mark.parametrize("p_fa", [0, 0.003, 0.01, 0.1, 0.5, 1])
+@pytest.mark.parametrize("decimals", [None, 1, 0])
+def test_false_alarm_threshold__is_the_lowest_that_keeps_the_rate(p_fa: float, decimals: int | None) -> None:
+    scores, targets = random_trials(9, decimals=decimals)
+    threshold = false_alarm_threshold(scores, targets, p_fa)
+    assert np.mean(scores[~targets] >= threshold) <= p_fa
+    lower = scores[scores < threshold]
+    assert not len(lower) or np.mean(scores[~targets] >= lower.max()) > p_fa
+
+
+def test_false_alarm_threshold__reaches_a_rate_of_exactly_the_one_asked_for() -> None:
+    scores, targets = trials([20], list(range(10)))
+    assert false_alarm_threshold(scores, targets, 0.1) == 9
+    assert false_alarm_threshold(scores, targets, 0) == 20
+
+
+def test_false_alarm_threshold__rejects_all_where_the_highest_score_is_an_impostors() -> None:
+    assert false_alarm_threshold([1, 2], [1, 0], 0) == math.inf
+
+
+@pytest.mark.parametrize("p_fa", [-0.1, 1.5, math.nan])
+def test_false_alarm_threshold__refuses_what_is_no_rate(p_fa: float) -> None:
+    with pytest.raises(ValueError, match="not in percent"):
+        false_alarm_threshold([1, 2], [1, 0], p_fa)
+
+
+def test_thresholds__follow_a_rising_transform() -> None:
+    scores, targets = random_trials(10, decimals=1)
+    for threshold in THRESHOLDS:
+        assert threshold(np.exp(scores), targets) == np.exp(threshold(scores, targets))
+
+
+def test_min_dcf_key__says_prior_and_costs() -> None:
+    assert min_dcf_key() == "min_dcf(p_target=0.01,c_miss=1,c_fa=1)"
+    assert min_dcf_key(0.05, c_miss=10) == "min_dcf(p_target=0.05,c_miss=10,c_fa=1)"

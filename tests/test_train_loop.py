@@ -7,7 +7,7 @@ import torch
 
 from sslsv import train_loop
 from sslsv.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
-from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig
+from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
 from sslsv.data.augment import AugmentConfig
 from sslsv.data.pipeline import plain_batches
 from sslsv.encoders import ThinResNet34
@@ -38,7 +38,12 @@ def config(demo_corpus):
         model=SimCLR.Config(crop_seconds=0.3, temperature=0.1),
         optimizer=OptimizerConfig(schedule=ScheduleConfig(name="cosine")),
         train=TrainConfig(epochs=4, batch_size=5, log_every_steps=3),
-        evaluation=EvaluationConfig(held_out_speakers=3, every_epochs=2, test=("trials",)),
+        evaluation=EvaluationConfig(
+            held_out_speakers=3,
+            every_epochs=2,
+            label_free=LabelFreeConfig(utterances=8, views=2, crop_seconds=0.5),
+            test=("trials",),
+        ),
         run=RunConfig(tensorboard=False),
     )
 
@@ -84,8 +89,9 @@ def test_training__stopped_anywhere_it_goes_on_to_the_same_weights(config, tmp_p
     assert all(torch.equal(weight, b.model[name]) for name, weight in a.model.items())
     assert summary["last"] == whole["last"] and summary["best"] == whole["best"]
     folders = [RunFolder(str(tmp_path), name) for name in ("whole", "cut")]
-    losses = [[(r["step"], r["loss"], r.get("eer")) for r in folder.metrics()] for folder in folders]
-    assert losses[0] == losses[1]
+    keys = ("step", "loss", "eer", "label_free/lidar", "label_free/pseudo_eer", "best_value")
+    values = [[[record.get(key) for key in keys] for record in folder.metrics()] for folder in folders]
+    assert values[0] == values[1]
 
 
 def test_training__reports_every_validation_and_keeps_the_best_checkpoint(config, tmp_path):
@@ -95,8 +101,45 @@ def test_training__reports_every_validation_and_keeps_the_best_checkpoint(config
     assert all({"eer", "min_dcf", "effective_rank", "mean_cosine"} <= record.keys() for record in reports)
     best = min(reports, key=lambda record: record["eer"])
     assert summary["best"]["step"] == best["step"]
+    assert (summary["best"]["criterion"], summary["best"]["value"]) == ("eer", best["eer"])
+    assert (reports[-1]["criterion"], reports[-1]["best_value"]) == ("eer", best["eer"])
     steps = [step for step, _ in list_checkpoints(RunFolder(str(tmp_path), "run"))]
     assert best["step"] in steps and 16 in steps
+
+
+def without_trials(config, **label_free):
+    return dataclasses.replace(
+        config, evaluation=EvaluationConfig(every_epochs=2, label_free=LabelFreeConfig(**label_free))
+    )
+
+
+def test_training__without_trials_the_label_free_values_are_logged_and_nothing_is_chosen(config, tmp_path):
+    summary = training(without_trials(config, utterances=8, crop_seconds=0.5), tmp_path).run()
+    validated = [r for r in RunFolder(str(tmp_path), "run").metrics() if "label_free/lidar" in r]
+    assert [record["step"] for record in validated] == [12, 24]
+    assert all("eer" not in record and "best_value" not in record for record in validated)
+    names = {key.removeprefix("label_free/") for key in validated[0] if key.startswith("label_free/")}
+    assert {"rankme", "lidar", "alpha_req", "alignment", "uniformity", "feature_std", "pseudo_eer"} <= names
+    assert summary["best"] == {}
+    assert summary["trial_sets"]["label-free probe"]["utterances"] == 8
+
+
+def test_training__chooses_by_a_label_free_value_if_asked(config, tmp_path):
+    every = dataclasses.replace(config.evaluation, every_epochs=1, criterion="label_free/rankme")
+    reports = []
+    summary = training(dataclasses.replace(config, evaluation=every), tmp_path, report=reports.append).run()
+    best = max(reports, key=lambda record: record["label_free/rankme"])
+    assert summary["best"]["step"] == best["step"] and summary["best"]["criterion"] == "label_free/rankme"
+    assert summary["best"]["value"] == best["label_free/rankme"]
+    folder = RunFolder(str(tmp_path), "run")
+    assert read_checkpoint(folder, find_checkpoint(folder, "best")).step == best["step"]
+
+
+def test_training__the_probe_changes_nothing_of_the_training(config, tmp_path):
+    training(without_trials(config, utterances=8, crop_seconds=0.5), tmp_path, "with").run()
+    training(without_trials(config, utterances=0), tmp_path, "without").run()
+    a, b = weights(tmp_path, "with").model, weights(tmp_path, "without").model
+    assert all(torch.equal(weight, b[name]) for name, weight in a.items())
 
 
 def test_training__the_loss_of_random_weights_falls(config, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from sslsv.config import CollapseConfig, Config, DataConfig, EvaluationConfig, TrainConfig
 from sslsv.training_state import TrainingState
-from sslsv.validation import TrainingError, check_bad_share, check_finite, reason_to_stop
+from sslsv.validation import TrainingError, check_bad_share, check_finite, note_best, reason_to_stop
 
 
 def state(**values):
@@ -20,7 +20,7 @@ def test_reason_to_stop__patience_counts_validations_without_a_better_value():
     record = {"batch_feature_std": 1.0, "feature_std": 1.0}
     assert reason_to_stop(dict(record), state(best_value=9.0, validations_without_gain=2), patient) is None
     reason = reason_to_stop(dict(record), state(best_value=9.0, validations_without_gain=3), patient)
-    assert "9.00 %" in reason and "train.patience" in reason
+    assert "eer has not got better in 3 validations (train.patience); the best is 9." in reason
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,40 @@ def test_reason_to_stop__without_validation_the_batches_tell_of_a_collapse():
     record = {"batch_feature_std": 0.001}
     reason_to_stop(record, state(), config())
     assert record["has_collapsed"] and "collapsed" in record["notice"]
+
+
+def chosen_by(criterion):
+    return Config(evaluation=EvaluationConfig(held_out_speakers=2, criterion=criterion))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "better", "worse"),
+    [
+        ("eer", 8.0, 10.0),
+        ("min_dcf", 8.0, 10.0),
+        ("label_free/pseudo_eer", 8.0, 10.0),
+        ("label_free/lidar", 10.0, 8.0),
+        ("label_free/rankme", 10.0, 8.0),
+    ],
+)
+def test_note_best__knows_which_way_is_better(criterion, better, worse):
+    record = {"feature_std": 0.5}
+    kept = state()
+    for value, best, without_gain in [(9.0, 9.0, 0), (worse, 9.0, 1), (9.0, 9.0, 2), (better, better, 0)]:
+        note_best({**record, criterion: value}, criterion, kept, chosen_by(criterion))
+        assert (kept.best_value, kept.validations_without_gain) == (best, without_gain)
+    assert kept.best_step == 30
+
+
+def test_note_best__a_collapsed_model_wins_no_rank():
+    kept = state()
+    collapsed = {"label_free/feature_std": 0.001, "label_free/lidar": 500.0}
+    note_best(collapsed, "label_free/lidar", kept, chosen_by("label_free/lidar"))
+    assert (kept.best_value, kept.best_step, kept.validations_without_gain) == (None, None, 1)
+    impatient = Config(
+        train=TrainConfig(patience=1), evaluation=EvaluationConfig(criterion="label_free/lidar")
+    )
+    assert reason_to_stop(collapsed, kept, impatient).endswith("none yet.")
 
 
 def test_check_finite__a_nan_loss_is_a_sentence_with_a_cure():

@@ -1,0 +1,120 @@
+"""Embed recordings: `python -m sslsv.embed RUN PATH --out x.npz`.
+
+PATH is an audio file, a folder (every audio file below it), or a list: `speaker path` or `path` per line.
+
+Exit codes: 0 done, 1 some recordings can't be read (named; the others are written), 2 the request can't be
+met.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from sslsv.data.audio import find_audio
+from sslsv.embeddings import FEW, Embed, Floats, embed_files
+from sslsv.speaker_encoder import SpeakerEncoder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
+    options = parse_arguments(arguments)
+    try:
+        bad = run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    for sentence in bad:
+        print(f"skipped: {sentence}", file=sys.stderr)
+    print(options.out)
+    return 1 if bad else 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m sslsv.embed", description="Embed recordings.")
+    add = parser.add_argument
+    add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
+    add("path", help="an audio file, a folder, or a list of `speaker path` or `path` lines")
+    add("--out", required=True, help="x.npz (paths, embeddings, speakers) or x.parquet, a row per recording")
+    add("--root", default=".", help="folder that the paths in a list are relative to (default: this one)")
+    add("--checkpoint", default="best", help="best (default), last, average, or a file")
+    add("--precision", choices=["fp32", "bf16", "fp16"], help="of the encoder (default: as trained)")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    add("--workers", type=int, help="processes that embed (default: one; for many files one per core or GPU)")
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> list[str]:
+    """Embed and write; returns why some recordings can't be read.
+
+    Raises ValueError or OSError with a sentence.
+    """
+    suffix = Path(options.out).suffix
+    if suffix not in (".npz", ".parquet"):
+        raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
+    paths, speakers = find_recordings(options.path, options.root)
+    encoder = SpeakerEncoder.load(
+        options.run, options.checkpoint, device=options.device, precision=options.precision
+    )
+    with contextlib.ExitStack() as stack:
+        embed: Embed = lambda files: embed_files(encoder, files)  # noqa: E731
+        if options.workers is not None or len(paths) > FEW:
+            from sslsv.embedding_workers import workers  # Ray takes seconds to import
+
+            embed = stack.enter_context(workers(encoder, None, options.workers))
+        embeddings, bad = embed([os.path.join(options.root, path) for path in paths])
+    kept = [i for i in range(len(paths)) if i not in bad]
+    if not kept:
+        raise ValueError(f"none of the {len(paths)} recordings can be read; the first: {bad[0]}")
+    write(options.out, [paths[i] for i in kept], [speakers[i] for i in kept], embeddings[kept])
+    return list(bad.values())
+
+
+def find_recordings(path: str, root: str) -> tuple[list[str], list[str]]:
+    """Paths and speakers (empty where unknown) of a file, a folder or a list.
+
+    Raises ValueError or FileNotFoundError with a sentence.
+    """
+    if os.path.isdir(path):
+        found = [os.path.abspath(file) for file in find_audio(path)]
+        if not found:
+            raise ValueError(f"no audio file is below {path}")
+        return found, [""] * len(found)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path} is no file and no folder")
+    if os.path.abspath(path) in map(os.path.abspath, find_audio(os.path.dirname(path) or ".")):
+        return [os.path.abspath(path)], [""]
+    rows = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    wrong = [number for number, row in enumerate(rows, start=1) if len(row) not in (1, 2)]
+    if not rows or wrong:
+        where = f"line {wrong[0]} has {len(rows[wrong[0] - 1])} fields" if wrong else "it is empty"
+        raise ValueError(f"{path} is no list of `speaker path` or `path` lines: {where}")
+    return [row[-1] for row in rows], [row[0] if len(row) == 2 else "" for row in rows]
+
+
+def write(out: str, paths: list[str], speakers: list[str], embeddings: Floats) -> None:
+    """Write a whole file, or none."""
+    temporary = f"{out}.{os.getpid()}.part"
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if out.endswith(".npz"):
+            with open(temporary, "wb") as file:
+                np.savez(file, paths=np.array(paths), speakers=np.array(speakers), embeddings=embeddings)
+        else:
+            rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
+            table = pa.table({"path": paths, "speaker": speakers, "embedding": rows})
+            pyarrow.parquet.write_table(table, temporary)
+        os.replace(temporary, out)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Score trial lists: cosine, normalised, calibrated; every metric with its parameters and its interval.
+
+Validation trials and the cohort are the only things that anything is fitted to; test trials are only counted.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sslsv.data.manifest import Trials
+from sslsv.intervals import speaker_bootstrap, speakers_from_trials
+from sslsv.metrics import ErrorCurve, act_dcf, cllr, min_dcf_key
+from sslsv.score_norm import cluster_cohort, normalise_scores, speaker_cohort
+from sslsv.scored_list import ScoredList
+from sslsv.scoring import cosine_scores
+
+Floats = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float64]
+Table = dict[str, dict[str, float]]
+
+P_TARGETS = (0.01, 0.05)
+CALIBRATED = "_calibrated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How trials are scored, beyond the cosine that is always there."""
+
+    norm: Literal["z", "t", "s", "as"] | None = None
+    cohort: Literal["utterances", "clusters", "speakers"] = "utterances"  # speakers: uses training labels
+    cohort_size: int = 1000  # utterances or clusters
+    top: int = 300  # cohort scores that AS-norm keeps per recording
+    ddof: Literal[0, 1] = 0  # 0: population deviation, 1: sample deviation
+    is_centred: bool = False  # subtract the cohort's mean embedding first
+    is_mean_of_crops: bool = False  # embeddings are means of unit vectors: their dot product is the score
+    replicates: int = 1000  # of the bootstrap over speakers; 0 = no intervals
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.norm is not None and self.is_mean_of_crops:
+            raise ValueError(
+                f"{self.norm}-norm is asked for together with crops; its cohort statistics are of cosines, "
+                "while a score of crops is a mean of cosines: leave out --norm or --crops"
+            )
+        if self.replicates < 0 or self.cohort_size < 2 or self.top < 2:
+            raise ValueError(
+                f"replicates {self.replicates}, cohort size {self.cohort_size} and top {self.top} can't be: "
+                "replicates must be 0 or more, the other two 2 or more"
+            )
+
+    @property
+    def needs_cohort(self) -> bool:
+        """Whether embeddings of training utterances are needed."""
+        return self.norm is not None or self.is_centred
+
+    @property
+    def num_cohort_utterances(self) -> int:
+        """Training utterances to embed for the cohort; clusters and speakers need several each."""
+        return self.cohort_size if self.cohort == "utterances" else 20 * self.cohort_size
+
+    def cohort_of(self, embeddings: Floats, speakers: npt.NDArray[np.int64]) -> Floats:
+        """Cohort (C, D) from embeddings of training utterances (N, D)."""
+        if self.cohort == "clusters":
+            return cluster_cohort(embeddings, self.cohort_size, self.seed)
+        return speaker_cohort(embeddings, speakers) if self.cohort == "speakers" else embeddings
+
+    def scores(self, embeddings: Floats, trials: Trials, cohort: Floats | None) -> dict[str, Scores]:
+        """Scores (J,) by the name of the scoring, the principal one first."""
+        name = "cosine"
+        if self.is_centred and cohort is not None:
+            mean = cohort.mean(axis=0, keepdims=True)
+            embeddings, cohort, name = embeddings - mean, cohort - mean, "centred_cosine"
+        if self.is_mean_of_crops:
+            plain = np.einsum("td,td->t", embeddings[trials.enrol], embeddings[trials.test])
+            name = f"mean_crop_{name}"
+        else:
+            plain = cosine_scores(embeddings, trials.enrol, trials.test)
+        result = {name: plain.astype(np.float64)}
+        if self.norm is not None and cohort is not None:
+            top = f",top={min(self.top, len(cohort))}" if self.norm == "as" else ""
+            full = f"{name}_{self.norm}_norm(cohort={self.cohort},size={len(cohort)}{top},ddof={self.ddof})"
+            normalised = normalise_scores(
+                self.norm,
+                result[name],
+                embeddings,
+                trials.enrol,
+                trials.test,
+                cohort,
+                top=self.top if self.norm == "as" else None,
+                ddof=self.ddof,
+            )
+            result = {full: np.asarray(normalised, dtype=np.float64), **result}
+        return result
+
+
+def evaluate_list(
+    name: str,
+    trials: Trials,
+    embeddings: Floats,
+    scores: dict[str, Scores],
+    llrs: dict[str, Scores],
+    options: Scoring,
+    summary: dict[str, Any],
+) -> ScoredList:
+    """Metrics of every scoring of a list; `summary` (file, checksum, counts) is completed in the result.
+
+    `llrs` are calibrated scores, of scorings in `scores` or of others: `<scoring>_calibrated` in the result.
+    """
+    speakers = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
+    everything = dict(scores)
+    tables: dict[str, Table] = {}
+    for scoring, values in scores.items():
+        tables[scoring] = metric_table(values, trials.targets)
+        # Of scores taken for what they are not yet: to be compared with the value after calibration.
+        tables[scoring]["cllr"] = {"value": cllr(values, trials.targets)}
+        add_intervals(tables[scoring], values, trials, speakers, options)
+    for scoring, values in llrs.items():
+        table = dict(tables[scoring]) if scoring in tables else metric_table(values, trials.targets)
+        if scoring not in tables:
+            add_intervals(table, values, trials, speakers, options)
+        tables[f"{scoring}{CALIBRATED}"] = {**table, **information(values, trials.targets)}
+        everything[f"{scoring}{CALIBRATED}"] = values
+    counts = {
+        "trials": len(trials),
+        "targets": int(trials.targets.sum()),
+        "nontargets": int((~trials.targets).sum()),
+        "recordings": len(trials.paths),
+        "speakers": int(speakers.max()) + 1,
+    }
+    summary = {**summary, "counts": {**counts, **summary.get("counts", {})}, "scorings": tables}
+    return ScoredList(
+        name=name, trials=trials, speakers=speakers, embeddings=embeddings, scores=everything, summary=summary
+    )
+
+
+def add_intervals(
+    table: Table, scores: Scores, trials: Trials, speakers: npt.NDArray[np.int64], options: Scoring
+) -> None:
+    """Put `low` and `high` into the metrics of a table that the bootstrap over speakers gives."""
+    if not options.replicates:
+        return
+    intervals = speaker_bootstrap(
+        scores,
+        trials.targets,
+        speakers[trials.enrol],
+        speakers[trials.test],
+        p_targets=P_TARGETS,
+        replicates=options.replicates,
+        seed=options.seed,
+    )
+    for metric, interval in intervals.items():
+        table[metric] |= {"low": interval.low, "high": interval.high}
+
+
+def metric_table(scores: Scores, targets: npt.NDArray[np.bool_]) -> Table:
+    """Metrics that any strictly increasing map of the scores leaves alone, on one sort."""
+    curve = ErrorCurve.of(scores, targets)
+    table = {
+        "eer": {"value": curve.eer(), "threshold": curve.eer_threshold()},
+        "eer_convex_hull": {"value": curve.eer_convex_hull()},
+        "min_cllr": {"value": curve.min_cllr()},
+    }
+    for p_target in P_TARGETS:
+        table[min_dcf_key(p_target)] = {
+            "value": curve.min_dcf(p_target),
+            "threshold": curve.min_dcf_threshold(p_target),
+        }
+    return table
+
+
+def information(llrs: Scores, targets: npt.NDArray[np.bool_]) -> Table:
+    """Metrics of scores that claim to be log-likelihood ratios."""
+    costs = {min_dcf_key(p).replace("min", "act"): {"value": act_dcf(llrs, targets, p)} for p in P_TARGETS}
+    return {"cllr": {"value": cllr(llrs, targets)}, **costs}

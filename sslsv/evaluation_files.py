@@ -1,0 +1,117 @@
+"""What an evaluation leaves behind: evaluation.json, scores, report, and a calibration in the run folder."""
+
+import argparse
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sslsv.calibration import Calibration
+from sslsv.config import to_yaml
+from sslsv.environment import describe_environment
+from sslsv.evaluation_report import evaluation_page
+from sslsv.run_folder import RunFolder
+from sslsv.scored_list import ScoredList
+from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder, folder_of
+from sslsv.verification import TrialSet
+
+COUNTED = ("trials", "targets", "nontargets", "recordings", "speakers")  # beside these: what was left out
+
+
+def describe_run(options: argparse.Namespace, encoder: SpeakerEncoder) -> dict[str, Any]:
+    """What was evaluated, and with what."""
+    return {
+        "run": folder_of(options.run).location,
+        "checkpoint": {
+            "which": options.checkpoint,
+            "files": list(encoder.checkpoints),
+            "steps": list(encoder.steps),
+        },
+        "identity": encoder.identity,
+        "precision": encoder.precision,
+        "environment": describe_environment(),
+        "settings": to_yaml(encoder.config),
+    }
+
+
+def notes_of(options: argparse.Namespace, validation: TrialSet | None) -> Iterator[str]:
+    """Sentences that a reader of the results needs: what labels were used for, what was not whole."""
+    if len(options.fuse):
+        yield f"Fused with {', '.join(options.fuse)}; the weights were fitted to the validation trials."
+    if validation is not None:
+        yield (
+            f"Calibrated on {len(validation.trials)} validation trials of {len(validation.trials.paths)} "
+            "recordings: their labels were used for two numbers, scale and offset."
+        )
+    if options.norm or options.centre:
+        uses = "Their labels were used: " if options.cohort == "speakers" else "No labels were used: "
+        what = {
+            "utterances": "the cohort is training utterances as they are",
+            "clusters": "the cohort is means of k-means clusters of training utterances",
+            "speakers": "the cohort is means of training speakers, so the result is not free of labels",
+        }[options.cohort]
+        yield f"{uses}{what}."
+    if options.crops:
+        crops = f"{options.crops} evenly spaced crops of {options.crop_seconds:g} seconds"
+        yield f"Every recording is {crops}; a score is the mean cosine over all pairs of crops."
+    if options.checkpoint == "average":
+        yield "The weights are the mean of several checkpoints."
+
+
+def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[ScoredList]) -> None:
+    """Write everything into the folder `out`; the report last."""
+    for item in lists:
+        out.write(f"scores/{item.name}.txt", scores_text(item))
+    out.write_json("evaluation.json", evaluation)
+    out.write("report.html", evaluation_page(evaluation, list(lists)).encode())
+
+
+def scores_text(item: ScoredList) -> bytes:
+    """The list again, `1|0 enrol test`, with a column per scoring, which the first line names."""
+    trials, names = item.trials, list(item.scores)
+    buffer = io.StringIO()
+    buffer.write(" ".join(["#target", "enrolment", "test", *names]) + "\n")
+    columns = [item.scores[name].tolist() for name in names]
+    paths, enrol, test = trials.paths, trials.enrol.tolist(), trials.test.tolist()
+    for target, first, second, *values in zip(trials.targets.tolist(), enrol, test, *columns, strict=True):
+        numbers = " ".join(f"{value:.6f}" for value in values)
+        buffer.write(f"{int(target)} {paths[first]} {paths[second]} {numbers}\n")
+    return buffer.getvalue().encode(errors="surrogateescape")
+
+
+def keep_calibration(folder: RunFolder, encoder: SpeakerEncoder, calibration: Calibration) -> None:
+    """Add a calibration of cosine scores to the run folder, where `verify` finds it by the weights."""
+    known: dict[str, Any] = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
+    known[encoder.identity] = {
+        "calibration": calibration.to_dict(),
+        "checkpoints": list(encoder.checkpoints),
+        "precision": encoder.precision,
+    }
+    try:
+        folder.write_json(CALIBRATION_FILE, known)
+    except OSError as error:
+        print(f"the calibration is not kept for sslsv.verify: {error}", file=sys.stderr)
+
+
+def results_text(lists: Sequence[ScoredList]) -> str:
+    """The results as a small table for the terminal."""
+    lines = []
+    for item in lists:
+        counts = item.summary["counts"]
+        lines.append(
+            f"{item.name}: {counts['trials']} trials ({counts['targets']} target, {counts['nontargets']} "
+            f"nontarget), {counts['recordings']} recordings of {counts['speakers']} speakers"
+        )
+        left_out = [key for key in counts if key not in COUNTED]
+        lines += [f"  {key.replace('_', ' ')}: {counts[key]}" for key in left_out]
+        for scoring, table in item.summary["scorings"].items():
+            lines.append(f"  {scoring}")
+            lines += [f"    {metric:<40}{shown(metric, values)}" for metric, values in table.items()]
+    return "\n".join(lines)
+
+
+def shown(metric: str, values: dict[str, float]) -> str:
+    """A value with its interval, `13.80 % (11.02 to 17.13)`."""
+    form, unit = (".2f", " %") if metric.startswith("eer") else (".4f", "")
+    text = f"{values['value']:{form}}{unit}"
+    return text + (f" ({values['low']:{form}} to {values['high']:{form}})" if "low" in values else "")

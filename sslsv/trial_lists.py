@@ -1,0 +1,140 @@
+"""Trial lists as an evaluation scores them: complete, or with what was left out counted."""
+
+import hashlib
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sslsv.data.manifest import Trials, read_trials
+from sslsv.data.trial_faults import find_trial_faults
+
+NAMED = 5  # culprits that an error names
+
+
+class TrialListError(ValueError):
+    """A list that can't be scored as it stands; the message names lines and says what to do."""
+
+
+@dataclass(frozen=True)
+class TrialList:
+    """A trial list that was read: what will be scored, and the counts of what was left out."""
+
+    name: str  # the list's file name
+    file: Path
+    trials: Trials
+    left_out: dict[str, int]  # "missing_recordings", "skipped_trials" ...: only what is not 0
+
+    def describe(self) -> dict[str, Any]:
+        """File, checksum and counts, for evaluation.json."""
+        checksum = hashlib.sha256()
+        with self.file.open("rb") as content:
+            while block := content.read(2**20):
+                checksum.update(block)
+        return {"file": str(self.file), "sha256": checksum.hexdigest(), "counts": dict(self.left_out)}
+
+    def without_faults(self) -> "TrialList":
+        """The list without self-trials, repetitions and pairs with both labels, which are counted."""
+        faults = find_trial_faults(self.trials)
+        if not faults:
+            return self
+        kinds = {
+            "self": faults.self_trials,
+            "repeated": faults.repeated,
+            "contradicting": faults.contradicting,
+        }
+        left_out = {f"{kind}_trials": len(found) for kind, found in kinds.items() if len(found)}
+        left_out["skipped_trials"] = len(self.trials) - int(faults.is_kept.sum())
+        trials = replace(
+            self.trials,
+            enrol=self.trials.enrol[faults.is_kept],
+            test=self.trials.test[faults.is_kept],
+            targets=self.trials.targets[faults.is_kept],
+        )
+        return replace(self, trials=drop_recordings(trials, []), left_out=left_out)
+
+    def without(self, bad: Collection[int], reasons: str) -> "TrialList":
+        """The list without the trials of some recordings, which are counted as `reasons`.
+
+        Raises TrialListError when no target or no nontarget trial is left.
+        """
+        trials = drop_recordings(self.trials, bad)
+        left_out = dict(self.left_out)
+        left_out[reasons] = left_out.get(reasons, 0) + len(bad)
+        left_out["skipped_trials"] = left_out.get("skipped_trials", 0) + len(self.trials) - len(trials)
+        if trials.targets.all() or not trials.targets.any():
+            raise TrialListError(
+                f"{self.name}: of {len(self.trials)} trials {int(trials.targets.sum())} target and "
+                f"{int((~trials.targets).sum())} nontarget trials can be scored, and both kinds are needed; "
+                "is --root the folder that its paths are relative to?"
+            )
+        return replace(self, trials=trials, left_out=left_out)
+
+
+def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
+    """Read a list given by its name below `root`, or by a path, with every recording looked for.
+
+    Unless `is_lenient`, a recording that is not there is an error that names lines; else its trials are left
+    out and counted, like trials listed twice and trials of a recording with itself. Raises TrialListError,
+    ValueError or FileNotFoundError.
+    """
+    file = Path(root) / name
+    if not file.is_file() and Path(name).is_file():
+        file = Path(name).resolve()
+    place = str(file.resolve() if file.is_file() else name)
+    found = TrialList(file.name, file, read_trials(root, place, is_strict=not is_lenient), {})
+    if is_lenient:
+        found = found.without_faults()
+    trials = found.trials
+    missing = [i for i, path in enumerate(trials.paths) if not os.path.isfile(os.path.join(root, path))]
+    if not missing:
+        return found
+    if is_lenient:
+        return found.without(missing, "missing_recordings")
+    raise TrialListError(culprits(found, missing, "do not exist"))
+
+
+def culprits(trial_list: TrialList, bad: Collection[int], what: str) -> str:
+    """A sentence that names the first of some recordings, and the lines where they stand."""
+    paths = [trial_list.trials.paths[i] for i in sorted(bad)[:NAMED]]
+    lines = first_lines(trial_list.file, paths)
+    named = ", ".join(f"{path} (line {line})" for path, line in zip(paths, lines, strict=True))
+    more = ", ..." if len(bad) > NAMED else ""
+    return (
+        f"{len(bad)} of {len(trial_list.trials.paths)} recordings of {trial_list.file} {what}: "
+        f"{named}{more}; correct the list, give the right --root, or leave their trials out with "
+        "--allow-missing"
+    )
+
+
+def first_lines(file: Path, paths: list[str]) -> list[int | str]:
+    """Number of the first line that names each path (the list may leave out its first folder)."""
+    wanted = {form: i for i, path in enumerate(paths) for form in (path, path.partition("/")[2]) if form}
+    found: dict[int, int] = {}
+    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, start=1):
+            for field in line.split()[1:]:
+                if field in wanted:
+                    found.setdefault(wanted[field], number)
+            if len(found) == len(paths):
+                break
+    return [found.get(i, "?") for i in range(len(paths))]
+
+
+def drop_recordings(trials: Trials, bad: Collection[int]) -> Trials:
+    """The trials without those of some recordings; recordings that no trial needs any more go too."""
+    is_bad = np.zeros(len(trials.paths), dtype=bool)
+    is_bad[list(bad)] = True
+    kept = ~(is_bad[trials.enrol] | is_bad[trials.test])
+    used, places = np.unique(np.stack([trials.enrol[kept], trials.test[kept]]), return_inverse=True)
+    enrol, test = places.reshape(2, -1).astype(np.int64)
+    return Trials(
+        paths=[trials.paths[i] for i in used],
+        enrol=enrol,
+        test=test,
+        targets=trials.targets[kept],
+        versions=trials.versions[used],
+    )

@@ -1,0 +1,107 @@
+"""Are these recordings of one speaker?  `python -m sslsv.verify RUN ENROLMENT ... TEST`.
+
+Prints the cosine and, where an evaluation has left a calibration, the log-likelihood ratio, the probability
+and the decision at a stated operating point.
+
+Exit codes: 0 compared, 2 the request can't be met.
+"""
+
+import argparse
+import json
+import math
+import sys
+from typing import Any
+
+from sslsv.data.audio import AudioError
+from sslsv.metrics import bayes_threshold
+from sslsv.speaker_encoder import SpeakerEncoder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
+    options = parse_arguments(arguments)
+    try:
+        result = compare(options)
+    except (ValueError, OSError, AudioError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(json.dumps(result, indent=2) if options.json else in_words(result))
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sslsv.verify", description="Are these recordings of one speaker?"
+    )
+    add = parser.add_argument
+    add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
+    add(
+        "recordings", nargs="+", metavar="FILE", help="enrolment recordings of one speaker, then the test one"
+    )
+    add("--checkpoint", default="best", help="best (default), last, average, or a file")
+    add("--p-target", type=float, default=0.01, help="prior probability of the same speaker (default 0.01)")
+    add("--c-miss", type=float, default=1.0, help="cost of rejecting the same speaker (default 1)")
+    add("--c-fa", type=float, default=1.0, help="cost of accepting another speaker (default 1)")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    add("--json", action="store_true", help="print JSON")
+    return parser.parse_args(arguments)
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """What the last recording and the others have in common, as plain values.
+
+    Raises ValueError, OSError or AudioError with a sentence.
+    """
+    *enrolment, test = options.recordings
+    if not enrolment:
+        raise ValueError(f"only {test} is given; name at least one enrolment recording before it")
+    threshold = bayes_threshold(options.p_target, options.c_miss, options.c_fa)
+    encoder = SpeakerEncoder.load(options.run, options.checkpoint, device=options.device)
+    found = encoder.compare(enrolment, test, options.p_target)
+    result: dict[str, Any] = {
+        "enrolment": enrolment,
+        "test": test,
+        "checkpoint": list(encoder.checkpoints),
+        "cosine": found.cosine,
+    }
+    if found.llr is None:
+        return result
+    return result | {
+        "llr": found.llr,
+        "probability": found.probability,
+        "operating_point": {
+            "p_target": options.p_target,
+            "c_miss": options.c_miss,
+            "c_fa": options.c_fa,
+            "llr_threshold": threshold,
+        },
+        "is_same_speaker": found.llr >= threshold,
+    }
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """The result for a person."""
+    lines = [f"cosine                 {result['cosine']:.4f}"]
+    if "llr" not in result:
+        lines.append(
+            "No calibration is known for these weights, so there is no decision: `python -m sslsv.evaluate "
+            "RUN` makes one from the run's validation trials."
+        )
+        return "\n".join(lines)
+    llr, point = result["llr"], result["operating_point"]
+    verdict = "same speaker" if result["is_same_speaker"] else "different speakers"
+    return "\n".join(
+        [
+            *lines,
+            f"log-likelihood ratio   {llr:.3f}  (natural; {llr / math.log(10):.2f} in powers of ten)",
+            f"probability            {result['probability']:.4f}  of the same speaker, when "
+            f"{point['p_target']:g} of such pairs are",
+            f"decision               {verdict}  (threshold {point['llr_threshold']:.3f}: p_target "
+            f"{point['p_target']:g}, c_miss {point['c_miss']:g}, c_fa {point['c_fa']:g})",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

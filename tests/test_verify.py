@@ -1,0 +1,72 @@
+import json
+import shutil
+
+import pytest
+
+from sslsv.calibration import Calibration
+from sslsv.data.manifest import read_trials
+from sslsv.run_folder import RunFolder
+from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
+from sslsv.verify import main
+from tests.test_speaker_encoder import _calibration_of
+
+
+@pytest.fixture
+def recordings(demo_corpus):
+    return [str(demo_corpus / path) for path in read_trials(demo_corpus, "trials").paths[:3]]
+
+
+@pytest.fixture
+def calibrated_run(small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "run")
+    folder = RunFolder.at(str(tmp_path / "run"))
+    calibration = Calibration.from_dict(_calibration_of(10.0, -9.0)).to_dict()
+    folder.write_json(
+        CALIBRATION_FILE, {SpeakerEncoder.load(folder.location).identity: {"calibration": calibration}}
+    )
+    return folder.location
+
+
+def test_verify__without_calibration_gives_the_cosine_and_no_decision(small_run, recordings, capsys):
+    assert main([small_run, *recordings]) == 0
+    printed = capsys.readouterr().out
+    assert "cosine" in printed and "No calibration" in printed and "decision  " not in printed
+
+
+def test_verify__json_holds_score_probability_and_decision(calibrated_run, recordings, capsys):
+    assert main([calibrated_run, *recordings, "--json", "--p-target", "0.5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["enrolment"] == recordings[:2] and found["test"] == recordings[2]
+    assert found["llr"] == pytest.approx(10 * found["cosine"] - 9)
+    assert found["operating_point"]["llr_threshold"] == pytest.approx(0)
+    assert found["is_same_speaker"] == (found["llr"] >= 0) == (found["probability"] >= 0.5)
+
+
+def test_verify__the_decision_follows_the_costs(calibrated_run, recordings, capsys):
+    same = [recordings[0], recordings[0], "--json"]
+    verdicts = []
+    for p_target in ("0.5", "0.01"):
+        assert main([calibrated_run, *same, "--p-target", p_target]) == 0
+        verdicts.append(json.loads(capsys.readouterr().out)["is_same_speaker"])
+    assert verdicts == [True, False]  # an LLR of 1 convinces only where targets are common
+
+
+def test_verify__in_words_names_the_operating_point(calibrated_run, recordings, capsys):
+    assert main([calibrated_run, recordings[0], recordings[0], "--p-target", "0.5"]) == 0
+    assert "same speaker  (threshold 0.000: p_target 0.5, c_miss 1, c_fa 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["a.wav"], "only a.wav is given"),
+        (["a.wav", "b.wav"], "a.wav does not exist"),
+        (["a.wav", "b.wav", "--p-target", "2"], "p_target"),
+    ],
+)
+def test_verify__mistakes_are_told_in_a_sentence(
+    small_run, tmp_path, monkeypatch, capsys, arguments, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([small_run, *arguments]) == 2
+    assert sentence in capsys.readouterr().err
