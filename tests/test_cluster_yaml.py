@@ -1,0 +1,50 @@
+"""The cluster files are what `ray up`, Slurm and Kubernetes would take; nothing is started."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "docs/cluster-local.yaml"])
+def test_cluster_files__pass_rays_own_validator(name):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load((ROOT / name).read_text(encoding="utf-8")))
+    validate_config(config)
+    assert config["file_mounts"]["~/sslsv"] == "."
+    assert any("requirements.txt" in command for command in config["setup_commands"])
+    starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    assert all("--disable-usage-stats" in command for command in starts if "ray start" in command)
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
+
+
+def test_cluster_yaml__has_a_head_that_does_not_train_and_spot_workers_with_a_fallback():
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    types = config["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0}
+    spot, fallback = types["gpu_spot"], types["gpu_on_demand"]
+    assert spot["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "InstanceMarketOptions" not in fallback["node_config"]
+    assert spot["priority"] > fallback.get("priority", 0)
+    assert spot["resources"] == fallback["resources"]
+    assert "GPU" not in types["cpu_spot"]["resources"]
+    assert config["max_workers"] >= max(kind.get("max_workers", 0) for kind in types.values())
+
+
+def test_kuberay__every_pod_has_the_same_image_storage_and_a_head_without_tasks():
+    job = yaml.safe_load((ROOT / "docs" / "kuberay.yaml").read_text(encoding="utf-8"))
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    pods = [group["template"]["spec"] for group in groups]
+    assert len({pod["containers"][0]["image"] for pod in pods}) == 1
+    assert all(pod["volumes"] == pods[0]["volumes"] for pod in pods)
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert "python -m sslsv.train /sslsv/configs/simclr.yml" in job["spec"]["entrypoint"]
+
+
+def test_slurm__is_a_shell_script():
+    subprocess.run(["bash", "-n", ROOT / "docs" / "slurm.sbatch"], check=True)
