@@ -63,12 +63,12 @@ def run(options: argparse.Namespace) -> list[str]:
         options.run, options.checkpoint, device=options.device, precision=options.precision
     )
     with contextlib.ExitStack() as stack:
-        embed: Embed = lambda files: embed_files(encoder, files)  # noqa: E731
+        embed: Embed = lambda files: embed_files(encoder, files, options.root)  # noqa: E731
         if options.workers is not None or len(paths) > FEW:
             from sslsv.embedding_workers import workers  # Ray takes seconds to import
 
-            embed = stack.enter_context(workers(encoder, None, options.workers))
-        embeddings, bad = embed([os.path.join(options.root, path) for path in paths])
+            embed = stack.enter_context(workers(encoder, options.root, None, options.workers))
+        embeddings, bad = embed(paths)
     kept = [i for i in range(len(paths)) if i not in bad]
     if not kept:
         raise ValueError(f"none of the {len(paths)} recordings can be read; the first: {bad[0]}")

@@ -18,20 +18,20 @@ from sslsv.speaker_encoder import SpeakerEncoder
 class EmbeddingWorker:
     """One process with its own copy of the encoder, on one thread or one GPU."""
 
-    def __init__(self, encoder: SpeakerEncoder, crops: Crops | None, has_gpu: bool) -> None:
+    def __init__(self, encoder: SpeakerEncoder, root: str, crops: Crops | None, has_gpu: bool) -> None:
         torch.set_num_threads(1)  # processes side by side are faster than threads that share one recording
         if has_gpu:
             encoder.model.to("cuda")
-        self.encoder, self.crops = encoder, crops
+        self.encoder, self.root, self.crops = encoder, root, crops
 
     def embed(self, paths: list[str]) -> tuple[Floats, dict[int, str]]:
         """See `embed_files`."""
-        return embed_files(self.encoder, paths, self.crops)
+        return embed_files(self.encoder, paths, self.root, self.crops)
 
 
 @contextmanager
-def workers(encoder: SpeakerEncoder, crops: Crops | None, count: int | None) -> Iterator[Embed]:
-    """A function that embeds files in `count` processes (None: one per GPU, else one per core).
+def workers(encoder: SpeakerEncoder, root: str, crops: Crops | None, count: int | None) -> Iterator[Embed]:
+    """A function that embeds recordings below `root` in `count` processes (None: one per GPU, else per core).
 
     Raises CapacityError, with a sentence, when the machine or cluster has no room for them.
     """
@@ -42,7 +42,7 @@ def workers(encoder: SpeakerEncoder, crops: Crops | None, count: int | None) -> 
     with connection(request):
         shared = ray.put(encoder)
         remote = ray.remote(num_cpus=0.5, num_gpus=1 if has_gpu else 0)(EmbeddingWorker)
-        actors = [remote.remote(shared, crops, has_gpu) for _ in range(count)]
+        actors = [remote.remote(shared, os.path.abspath(root), crops, has_gpu) for _ in range(count)]
         pool = ray.util.ActorPool(actors)
 
         def embed(paths: list[str]) -> tuple[Floats, dict[int, str]]:

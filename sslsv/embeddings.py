@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, read_whole, wrap_to_length
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
+from sslsv.data.shards import INDEX, open_recordings
 from sslsv.run_folder import RunFolder
 from sslsv.speaker_encoder import SpeakerEncoder
 
@@ -75,14 +76,15 @@ def embed_recordings(
 
 
 def embed_files(
-    encoder: SpeakerEncoder, paths: Sequence[str], crops: Crops | None = None
+    encoder: SpeakerEncoder, paths: Sequence[str], root: str, crops: Crops | None = None
 ) -> tuple[Floats, dict[int, str]]:
-    """Embeddings (N, D) of audio files; see `embed_recordings`."""
-    return embed_recordings(encoder, lambda i: read_whole(paths[i]), len(paths), crops)
+    """Embeddings (N, D) of recordings below a folder, packed or not; see `embed_recordings`."""
+    recordings = open_recordings(root)
+    return embed_recordings(encoder, lambda i: recordings.read_whole(paths[i]), len(paths), crops)
 
 
 class EmbeddingStore:
-    """Embeddings of audio files by one encoder, from the run folder or made now.
+    """Embeddings of recordings below `root` by one encoder, from the run folder or made now.
 
     `embed` makes those of a list of files; the default does it in this process.  A run folder that can't be
     written to is no error: the embeddings are made again next time, and a line says so.
@@ -92,11 +94,13 @@ class EmbeddingStore:
         self,
         encoder: SpeakerEncoder,
         folder: RunFolder,
+        root: str,
         crops: Crops | None = None,
         embed: Embed | None = None,
     ) -> None:
-        self.folder, self.crops = folder, crops
-        self.embed: Embed = embed or (lambda paths: embed_files(encoder, paths, crops))
+        self.folder, self.crops, self.recordings = folder, crops, open_recordings(root)
+        self.is_packed = os.path.isfile(os.path.join(self.recordings.root, INDEX))
+        self.embed: Embed = embed or (lambda paths: embed_files(encoder, paths, root, crops))
         key = hashlib.sha256(f"{encoder.identity} {crops}".encode()).hexdigest()[:16]
         self.file = f"{SUBFOLDER}/{key}.npz"
         self.known: dict[str, tuple[int, int, int]] = {}  # path: row, size, time of change
@@ -106,8 +110,8 @@ class EmbeddingStore:
 
     def get(self, paths: Sequence[str]) -> tuple[Floats, dict[int, str]]:
         """Embeddings (N, D) of files, and why some can't be read, by place in `paths` (their rows are 0)."""
-        full = [os.path.realpath(path) for path in paths]
-        stamps = [_stamp(path) for path in full]
+        full = [os.path.realpath(self.recordings.location(path)) for path in paths]
+        stamps = [self._stamp(path) for path in full]
         missing = [
             i
             for i, (path, stamp) in enumerate(zip(full, stamps, strict=True))
@@ -115,7 +119,7 @@ class EmbeddingStore:
         ]
         bad: dict[int, str] = {}
         if missing:
-            made, unreadable = self.embed([full[i] for i in missing])
+            made, unreadable = self.embed([paths[i] for i in missing])
             bad = {missing[i]: why for i, why in unreadable.items()}
             start = len(self.rows)
             self.rows = np.concatenate([self.rows, made])
@@ -127,6 +131,17 @@ class EmbeddingStore:
         good = [i for i in range(len(paths)) if i not in bad]
         result[good] = self.rows[[self.known[full[i]][0] for i in good]]
         return result, bad
+
+    def _stamp(self, path: str) -> tuple[int, int]:
+        """Size and time of change of a file, or of the packed folder that the recording is in.
+
+        Of what is not there, a stamp that nothing has.
+        """
+        try:
+            status = os.stat(os.path.join(self.recordings.root, INDEX) if self.is_packed else path)
+        except OSError:
+            return -1, -1
+        return status.st_size, status.st_mtime_ns
 
     def _read(self) -> None:
         try:
@@ -159,15 +174,6 @@ class EmbeddingStore:
             self.folder.write(self.file, buffer.getvalue())
         except OSError as error:
             print(f"embeddings are not kept for the next time: {error}", file=sys.stderr)
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    """Size and time of change of a file; of one that is not there, a stamp that nothing has."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 def parts_of(paths: Sequence[str]) -> list[list[str]]:

@@ -175,12 +175,12 @@ def systems_of(
     with contextlib.ExitStack() as stack:
         systems = []
         for location, encoder in zip(locations, encoders, strict=True):
-            embed = None
+            embed, root = None, encoder.config.data.root
             if is_parallel:
                 from sslsv.embedding_workers import workers  # Ray takes seconds to import
 
-                embed = stack.enter_context(workers(encoder, crops, options.workers))
-            store = EmbeddingStore(encoder, folder_of(location), crops, embed)
+                embed = stack.enter_context(workers(encoder, root, crops, options.workers))
+            store = EmbeddingStore(encoder, folder_of(location), root, crops, embed)
             systems.append(ScoringSystem(encoder, store, scoring, cohort))
         yield systems
 
@@ -213,10 +213,9 @@ def score(
     scoring: Scoring,
 ) -> ScoredList:
     """Embed and score one list with every system, and count the errors."""
-    root = systems[0].encoder.config.data.root
     embeddings = []
     for system in systems:
-        item, rows = system.embed_list(item, root, is_lenient=options.allow_missing)
+        item, rows = system.embed_list(item, is_lenient=options.allow_missing)
         embeddings.append(rows)
     each = [system.scores(rows, item.trials) for system, rows in zip(systems, embeddings, strict=True)]
     scores = each[0]

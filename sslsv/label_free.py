@@ -14,9 +14,11 @@ from torch import Tensor
 
 from sslsv import distributed
 from sslsv.config import Config
-from sslsv.data.audio import SAMPLE_RATE, AudioError, AudioFile
+from sslsv.data.audio import SAMPLE_RATE, AudioError
 from sslsv.data.augment import AugmentConfig
 from sslsv.data.manifest import Manifest
+from sslsv.data.recordings import Recordings
+from sslsv.data.shards import open_recordings
 from sslsv.data.views import ViewMaker
 from sslsv.diagnostics import label_free_report
 from sslsv.verification import Embedder, VerificationError
@@ -49,11 +51,12 @@ class Probe:
         data = replace(config.data, crop_overlap="disjoint", speeds=(1.0,), augment=augmentation)
         views = [("views", settings.views, settings.crop_seconds)]
         self.maker = ViewMaker(manifest, views, data, config.seed)
-        order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()
         enough = settings.views * round(settings.crop_seconds * SAMPLE_RATE)
         sample = Sample([], 0, {})
         if distributed.is_main():
-            sample = choose(self.maker, order, settings.utterances, enough)
+            order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()
+            recordings = open_recordings(config.data.root)
+            sample = choose(recordings, manifest.paths, order, settings.utterances, enough)
         self.sample = distributed.broadcast_object(sample)
         self._views: npt.NDArray[np.int16] | None = None  # (N of this worker, Q, T)
         self._is_read = np.ones(0, dtype=bool)
@@ -123,21 +126,22 @@ def open_probe(manifest: Manifest, config: Config) -> Probe | None:
     return Probe(manifest, config) if config.evaluation.label_free.utterances else None
 
 
-def choose(maker: ViewMaker, order: list[int], count: int, enough_samples: int) -> Sample:
+def choose(
+    recordings: Recordings, paths: list[str], order: list[int], count: int, enough_samples: int
+) -> Sample:
     """The first `count` utterances of an order that have enough samples, else the longest of those opened.
 
-    At most 8 `count` files are opened; those that can't be are passed over.
+    Utterance i is `paths[i]`. At most 8 `count` are opened; those that can't be are passed over.
     """
     lengths: dict[int, int] = {}
     bad: dict[str, str] = {}
     num_enough = 0
     for utterance in order[: _MAX_OPENED * count]:
-        path = maker.path(utterance)
         try:
-            with AudioFile(path) as file:
-                lengths[utterance] = min(file.num_samples, enough_samples)
+            with recordings.open(paths[utterance]) as recording:
+                lengths[utterance] = min(recording.num_samples, enough_samples)
         except AudioError as error:
-            bad[path] = str(error)
+            bad[recordings.location(paths[utterance])] = str(error)
             continue
         num_enough += lengths[utterance] == enough_samples
         if num_enough == count:
@@ -164,4 +168,5 @@ def channels(config: AugmentConfig) -> AugmentConfig:
         noise_kinds=("noise",) if "noise" in config.noise_kinds else config.noise_kinds,
         noise_snr_db=(5.0, 15.0),
         gain_db=(-15.0, 0.0),
+        bank_cache_mb=min(config.bank_cache_mb, 16),  # used once, but kept as long as the run
     )

@@ -50,6 +50,7 @@ def write_report(folder: RunFolder) -> None:
         section("Results", results(best, last)),
         *curve_sections(records, best.get("step")),
         section("Recordings left out", left_out(summary.get("bad_utterances", {}))),
+        section("Noises and rooms left out", left_out(summary.get("bad_bank_files", {}))),
         section("Trials", pairs(summary.get("trial_sets", {}))),
         section("Settings", folded("config.yml", element("pre", folder.read("config.yml").decode()))),
         section("Environment", pairs(summary.get("environment") or environment)),
@@ -83,6 +84,8 @@ def notices(records: list[Record], summary: Record) -> Iterator[str]:
         yield reason
     if bad := summary.get("bad_utterances"):
         yield f"{len(bad)} recordings could not be read and were left out, see below."
+    if bad := summary.get("bad_bank_files"):
+        yield f"{len(bad)} noises or rooms could not be read and were left out, see below."
 
 
 def left_out(bad_utterances: dict[str, str]) -> Html:

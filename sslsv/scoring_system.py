@@ -1,7 +1,5 @@
 """One encoder and all that its scores are made of: kept embeddings, cohort, calibration."""
 
-import os
-
 import numpy as np
 
 from sslsv.config import Config
@@ -29,13 +27,12 @@ class ScoringSystem:
         """Scores (J,) by scoring, the principal one first."""
         return self.scoring.scores(embeddings, trials, self.cohort)
 
-    def embed_list(self, trial_list: TrialList, root: str, *, is_lenient: bool) -> tuple[TrialList, Floats]:
+    def embed_list(self, trial_list: TrialList, *, is_lenient: bool) -> tuple[TrialList, Floats]:
         """Embeddings (R, D) of a list's recordings, and the list without those that can't be read.
 
         Unless `is_lenient`, one that can't be read is a TrialListError that names it and its line.
         """
-        paths = [os.path.join(root, path) for path in trial_list.trials.paths]
-        embeddings, bad = self.store.get(paths)
+        embeddings, bad = self.store.get(trial_list.trials.paths)
         if not bad:
             return trial_list, embeddings
         if not is_lenient:
@@ -60,8 +57,7 @@ class ScoringSystem:
         """Cohort (C, D) from a seeded sample of the training utterances that can be read."""
         scoring, rng = self.scoring, np.random.default_rng(self.scoring.seed)
         chosen = np.sort(rng.permutation(len(manifest))[: scoring.num_cohort_utterances])
-        root = self.encoder.config.data.root
-        embeddings, bad = self.store.get([os.path.join(root, manifest.paths[i]) for i in chosen])
+        embeddings, bad = self.store.get([manifest.paths[i] for i in chosen])
         is_read = np.ones(len(chosen), dtype=bool)
         is_read[list(bad)] = False
         if is_read.sum() < 2:

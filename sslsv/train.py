@@ -140,7 +140,7 @@ def print_summary(config: Config, summary: dict[str, Any]) -> None:
     for key, value in summary["last"].items():
         if key.startswith("test/"):
             print(f"{key} {value:.4f}")
-    for sentence in summary["bad_utterances"].values():
+    for sentence in [*summary["bad_utterances"].values(), *summary["bad_bank_files"].values()]:
         print(f"skipped: {sentence}")
     print(f"{summary['samples_per_second']:.1f} samples/s, {summary['seconds'] / 60:.1f} minutes")
     print(f"run folder: {folder.location}")

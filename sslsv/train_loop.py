@@ -85,6 +85,7 @@ class Training:
         manifest, self.validation, self.tests = open_trial_sets(config)
         self.num_utterances = len(manifest)
         self.bad_indices: set[int] = set()  # unreadable utterances that this worker met since the last record
+        self.bad_bank_files: set[int] = set()  # likewise: noises and rooms
         self.plan = Plan.from_config(manifest.speakers, config)
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch
         # The model, and where to go on.
@@ -125,6 +126,7 @@ class Training:
                 with self.meter.waiting():
                     batch = next(batches)
                 self.bad_indices.update(i for i in batch.pop("bad_utterance").tolist() if i >= 0)
+                self.bad_bank_files.update(i for i in batch.pop("bad_bank_file").tolist() if i >= 0)
                 self.meter.add(self.take_step(batch))
                 is_epoch_end = state.step % steps_per_epoch == 0
                 if is_epoch_end or state.step % self.config.train.log_every_steps == 0:
@@ -208,7 +210,7 @@ class Training:
         state, config = self.state, self.config
         record = self.meter.record()
         validation.check_finite(record, config)
-        self.merge_bad_utterances()
+        self.merge_bad_files()
         epoch = state.step // self.plan.steps_per_epoch
         is_last = state.step == self.total_steps
         is_validated = is_epoch_end and (epoch % config.evaluation.every_epochs == 0 or is_last)
@@ -229,13 +231,19 @@ class Training:
             if is_validated:
                 self.report(record)
 
-    def merge_bad_utterances(self) -> None:
-        """Tell every worker which recordings any of them could not read; too many stop the run on all."""
+    def merge_bad_files(self) -> None:
+        """Tell every worker which files any of them could not read; too many utterances stop the run."""
         found = {index for indices in distributed.gather_objects(self.bad_indices) for index in indices}
         self.bad_indices = set()
         for index in sorted(found):
             path = self.maker.path(index)
             if path not in self.state.bad_utterances:
                 self.state.bad_utterances[path] = self.maker.explain(index)
+        bank = {index for indices in distributed.gather_objects(self.bad_bank_files) for index in indices}
+        self.bad_bank_files = set()
+        for index in sorted(bank):
+            self.state.bad_bank_files.setdefault(
+                self.maker.bank_path(index), self.maker.explain_bank_file(index)
+            )
         seen = min(self.state.step * self.config.train.batch_size, self.num_utterances)
         validation.check_bad_share(self.state.bad_utterances, seen, self.config)

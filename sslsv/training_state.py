@@ -40,6 +40,7 @@ class TrainingState:
     validations_without_gain: int = 0
     seconds: float = 0.0
     bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
+    bad_bank_files: dict[str, str] = field(default_factory=dict)  # likewise, of noises and rooms
 
 
 def build_model(config: Config) -> Model:
@@ -94,6 +95,7 @@ def save_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
             validations_without_gain=state.validations_without_gain,
             seconds=state.seconds,
             bad_utterances=dict(state.bad_utterances),
+            bad_bank_files=dict(state.bad_bank_files),
             environment=describe_environment(),
         ),
     )
@@ -117,7 +119,7 @@ def restore_state(state: TrainingState, folder: RunFolder) -> None:
         state.scaler.load_state_dict(checkpoint.scaler)
     for key in ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds"):
         setattr(state, key, getattr(checkpoint, key))
-    state.bad_utterances = checkpoint.bad_utterances
+    state.bad_utterances, state.bad_bank_files = checkpoint.bad_utterances, checkpoint.bad_bank_files
     before, now = checkpoint.environment, describe_environment()
     different = [name for name in ("torch", "numpy") if before.get(name) != now.get(name)]
     changed = {name: f"{before.get(name)} -> {now.get(name)}" for name in different}

@@ -1,7 +1,6 @@
 """Trial lists as an evaluation scores them: complete, or with what was left out counted."""
 
 import hashlib
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sslsv.data.manifest import Trials, read_trials
+from sslsv.data.shards import open_recordings
 from sslsv.data.trial_faults import find_trial_faults
 
 NAMED = 5  # culprits that an error names
@@ -89,7 +89,8 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     if is_lenient:
         found = found.without_faults()
     trials = found.trials
-    missing = [i for i, path in enumerate(trials.paths) if not os.path.isfile(os.path.join(root, path))]
+    recordings = open_recordings(root)
+    missing = [i for i, path in enumerate(trials.paths) if not recordings.has(path)]
     if not missing:
         return found
     if is_lenient:

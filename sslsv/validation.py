@@ -199,6 +199,7 @@ def summarize(
             **({"label-free probe": probe.describe()} if probe is not None else {}),
         },
         "bad_utterances": state.bad_utterances,
+        "bad_bank_files": state.bad_bank_files,
         "seconds": seconds,
         "samples_per_second": samples / max(training_seconds, 1e-9),
         "workers": distributed.world_size(),

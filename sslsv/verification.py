@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sslsv import distributed
 from sslsv.config import Config
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, read_whole, wrap_to_length
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
 from sslsv.data.manifest import (
     Manifest,
     Trials,
@@ -23,6 +23,7 @@ from sslsv.data.manifest import (
     read_train_lists,
     read_trials,
 )
+from sslsv.data.shards import open_recordings
 from sslsv.data.shift import Shifter
 from sslsv.metrics import eer, min_dcf
 from sslsv.models.base import Model
@@ -66,7 +67,8 @@ def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[Tri
 def listed_trials(root: str, name: str) -> TrialSet:
     """Trials of a list file, read as they are."""
     trials = read_trials(root, name)
-    return TrialSet(Path(name).name, trials, lambda i: read_whole(Path(root) / trials.paths[i]))
+    recordings = open_recordings(root)
+    return TrialSet(Path(name).name, trials, lambda i: recordings.read_whole(trials.paths[i]))
 
 
 def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
@@ -76,10 +78,10 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
     level of its own, drawn from (seed, recording, version): where a corpus has one session per speaker,
     trials without it measure the channel.
     """
-    root = Path(config.data.root)
+    recordings = open_recordings(config.data.root)
     if not config.evaluation.held_out_is_shifted:
         trials = make_trials(held_out, config.seed)
-        return TrialSet("validation", trials, lambda i: read_whole(root / trials.paths[i]))
+        return TrialSet("validation", trials, lambda i: recordings.read_whole(trials.paths[i]))
     trials = make_trials(held_out, config.seed, versions=VERSIONS)
     shifter = Shifter(config.data.root, config.data.augment, config.seed)
     # Kept in memory if they are few: a room costs more than the 32 kB of a second.

@@ -33,9 +33,9 @@ def counting_store(encoder, folder, crops=None):
 
     def embed(paths):
         asked.append([os.path.basename(path) for path in paths])
-        return embed_files(encoder, paths, crops)
+        return embed_files(encoder, paths, "/", crops)
 
-    return EmbeddingStore(encoder, folder, crops, embed), asked
+    return EmbeddingStore(encoder, folder, "/", crops, embed), asked
 
 
 def test_store__makes_each_embedding_once_and_gives_it_back_equal(encoder, folder, files):
@@ -65,9 +65,9 @@ def test_store__other_weights_precision_or_crops_have_another_file(small_run, en
         (encoder, Crops(2, 1.0)),
         (encoder, Crops(3, 1.0)),
     ]
-    names = {EmbeddingStore(e, folder, crops).file for e, crops in [(encoder, None), *others]}
+    names = {EmbeddingStore(e, folder, "/", crops).file for e, crops in [(encoder, None), *others]}
     assert len(names) == 5
-    assert EmbeddingStore(SpeakerEncoder.load(small_run), folder).file in names
+    assert EmbeddingStore(SpeakerEncoder.load(small_run), folder, "/").file in names
 
 
 def test_store__unreadable_files_are_named_and_tried_again(encoder, folder, files):
@@ -102,7 +102,7 @@ def test_crops__are_evenly_spaced_and_short_recordings_are_repeated():
 
 def test_embed_files__of_crops_the_product_is_the_mean_cosine_of_all_pairs(encoder, files):
     crops = Crops(3, 0.5)
-    rows, _ = embed_files(encoder, files, crops)
+    rows, _ = embed_files(encoder, files, "/", crops)
     unit = []
     for path in files:
         waveform = soundfile.read(path, dtype="float32")[0]

@@ -171,3 +171,12 @@ def test_evaluate__says_what_is_missing(run_folder, tmp_path, capsys):
     assert "voxceleb1_test_X" in capsys.readouterr().err
     assert main([str(run_folder), "--root", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_evaluate__a_packed_corpus_gives_the_same(run_folder, demo_corpus, tmp_path):
+    from sslsv.prepare_data.__main__ import main as prepare_data
+
+    from_files = evaluate(run_folder, "--norm", "s", "--cohort-size", "8")["lists"]["trials"]["scorings"]
+    assert prepare_data(["pack", str(demo_corpus), "--out", str(tmp_path / "packed")]) == 0
+    packed = evaluate(run_folder, "--norm", "s", "--cohort-size", "8", "--root", str(tmp_path / "packed"))
+    assert packed["lists"]["trials"]["scorings"] == from_files

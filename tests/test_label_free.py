@@ -9,12 +9,14 @@ import torch
 import torch.multiprocessing
 from torch import nn
 
+from sslsv import label_free
 from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig
-from sslsv.data.audio import AudioFile, read_whole
+from sslsv.data.audio import read_whole
 from sslsv.data.augment import AugmentConfig
 from sslsv.data.manifest import Manifest, read_train_lists
+from sslsv.data.shards import open_recordings
 from sslsv.encoders import ThinResNet34
-from sslsv.label_free import Probe, channels, choose, open_probe
+from sslsv.label_free import Probe, channels, open_probe
 from sslsv.training_state import build_model
 from sslsv.verification import Embedder, VerificationError
 
@@ -22,11 +24,11 @@ LISTS = ("voxceleb2_train_list",)
 
 
 def config_of(root, **values) -> Config:
-    label_free = {"utterances": 9, "views": 3, "crop_seconds": 0.5} | values
+    settings = {"utterances": 9, "views": 3, "crop_seconds": 0.5} | values
     return Config(
         data=DataConfig(root=str(root), train_lists=LISTS),
         encoder=ThinResNet34.Config(width=2, embedding_dim=16),
-        evaluation=EvaluationConfig(label_free=LabelFreeConfig(**label_free)),
+        evaluation=EvaluationConfig(label_free=LabelFreeConfig(**settings)),
     )
 
 
@@ -147,20 +149,21 @@ def test_probe__views_are_not_those_of_training(config):
 
 
 def test_choose__prefers_utterances_that_are_long_enough_in_the_given_order(config):
-    maker = Probe(manifest_of(config), config).maker
+    paths, recordings = manifest_of(config).paths, open_recordings(config.data.root)
     order = list(range(16))
-    lengths = []
-    for utterance in order:
-        with AudioFile(maker.path(utterance)) as file:
-            lengths.append(file.num_samples)
+    lengths = [len(recordings.read_whole(path)) for path in paths[:16]]
+
+    def choose(count, enough_samples):
+        return label_free.choose(recordings, paths, order, count, enough_samples)
+
     enough = sorted(lengths)[8]
     long = [u for u in order if lengths[u] >= enough]
-    assert choose(maker, order, 3, enough) == (long[:3], 0, {})
-    with_short = choose(maker, order, 10, enough)
+    assert choose(3, enough) == (long[:3], 0, {})
+    with_short = choose(10, enough)
     assert with_short.utterances[: len(long)] == long and with_short.num_overlapping == 10 - len(long)
     rest = sorted((u for u in order if u not in long), key=lambda u: -lengths[u])
     assert with_short.utterances[len(long) :] == rest[: 10 - len(long)]
-    assert choose(maker, order, 1, 10**9).utterances == [int(np.argmax(lengths[:8]))]  # 8 are opened
+    assert choose(1, 10**9).utterances == [int(np.argmax(lengths[:8]))]  # 8 are opened
 
 
 def test_choose__takes_what_there_is(config):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sslsv.data.list_files import train_rows, trial_rows
+from sslsv.data.shards import open_recordings
 from sslsv.data.trial_faults import check_trials
 
 Indices = npt.NDArray[np.int64]
@@ -104,7 +105,8 @@ def read_trials(root: str | os.PathLike[str], file: str, *, is_strict: bool = Tr
         enrol.append(index.setdefault(first, len(index)))
         test.append(index.setdefault(second, len(index)))
     paths = list(index)
-    if not (Path(root) / paths[0]).exists() and (Path(root) / "voxceleb1" / paths[0]).exists():
+    recordings = open_recordings(root)
+    if not recordings.has(paths[0]) and recordings.has(f"voxceleb1/{paths[0]}"):
         paths = [f"voxceleb1/{path}" for path in paths]
     _check_some_exist(root, file, paths[:_PROBED])
     trials = Trials(
@@ -217,7 +219,8 @@ def _check_root(root: str | os.PathLike[str]) -> None:
 
 
 def _check_some_exist(root: str | os.PathLike[str], name: str, paths: list[str]) -> None:
-    if not any((Path(root) / path).exists() for path in paths):
+    recordings = open_recordings(root)
+    if not any(recordings.has(path) for path in paths):
         raise FileNotFoundError(
             f"None of the first {len(paths)} recordings of {name} exists; first: {Path(root) / paths[0]}. "
             f"Paths in lists are relative to data.root ({root})."

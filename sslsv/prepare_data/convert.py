@@ -58,7 +58,8 @@ def convert(
                 failures += failed
                 progress.add(len(batch))
     finally:
-        (folder / witness).unlink(missing_ok=True)
+        for old in folder.glob(".converting-*"):  # also those of runs that were killed
+            old.unlink(missing_ok=True)
     return sorted(failures)
 
 

@@ -70,10 +70,13 @@ def run(options: argparse.Namespace) -> int:
     if ready and not is_at_hand(NAME, supply):
         return 0
     (paths,) = obtain(NAME, supply).values()
-    entries = [entry for entry in list_zip(paths, place_of) if not is_linked(folder, entry[1])]
-    return _convert(
-        supply, paths, [(entry, f"{place}.{options.format}") for entry, place in entries], options.cpus
-    )
+    entries = list_zip(paths, place_of)
+    if not entries:
+        raise ValueError(f"{paths[0]} holds no m4a file of a speaker: it is another archive.")
+    items: list[Item] = [
+        (entry, f"{place}.{options.format}") for entry, place in entries if not is_linked(folder, place)
+    ]
+    return _convert(supply, paths, items, options.cpus)
 
 
 def _items_of_folders(speakers: Sequence[Path], kind: str) -> list[Item]:
@@ -91,10 +94,6 @@ def _items_of_folders(speakers: Sequence[Path], kind: str) -> list[Item]:
 def _convert(supply: Supply, archive: Sequence[Path], items: Sequence[Item], num_cpus: int | None) -> int:
     from sslsv.prepare_data.convert import convert  # seconds of Ray
 
-    if not items:
-        raise ValueError(
-            f"{', '.join(map(str, archive))} holds no m4a file of a speaker: it is another archive."
-        )
     failures = convert(archive, items, supply.root / NAME, NAME, num_cpus)
     report = supply.root / f"{NAME}_failures.txt"
     if failures:
