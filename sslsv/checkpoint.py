@@ -34,7 +34,7 @@ class Checkpoint:
     model: dict[str, Any]
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16 loss scale; empty otherwise
-    best_value: float | None = None  # best validation EER so far, percent
+    best_value: float | None = None  # best value of evaluation.criterion so far
     best_step: int | None = None
     stop_reason: str | None = None  # why the run ended here before its last step, if it did
     validations_without_gain: int = 0  # for early stopping
@@ -148,7 +148,7 @@ def average(states: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def find_checkpoint(folder: RunFolder, which: str) -> str:
-    """File name of the `best` (by validation EER), the `last`, or a named checkpoint.
+    """File name of the `best` (by evaluation.criterion), the `last`, or a named checkpoint.
 
     Raises ValueError with what there is.
     """

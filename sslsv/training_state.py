@@ -34,7 +34,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0  # optimizer steps taken
-    best_value: float | None = None  # best validation EER, percent
+    best_value: float | None = None  # best value of evaluation.criterion so far
     best_step: int | None = None
     stop_reason: str | None = None  # why training ended before its last step, if it did
     validations_without_gain: int = 0
