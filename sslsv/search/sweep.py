@@ -1,0 +1,77 @@
+"""A sweep as a whole: what is searched, what has happened, which leg comes next.  Knows no Ray."""
+
+import time
+import uuid
+from collections.abc import Sequence
+
+from sslsv.config import Config, to_dict, to_yaml
+from sslsv.environment import describe_environment
+from sslsv.search.history import Decision
+from sslsv.search.space import Space
+from sslsv.search.suggestions import Suggester
+from sslsv.search.sweep_folder import SweepFolder
+from sslsv.search.trial_settings import trial_config
+
+
+class Sweep:
+    """Hands out legs, in an order that the files of the sweep alone determine; see `SweepFolder`."""
+
+    def __init__(self, space: Space, base: Config, rungs: Sequence[int], folder: SweepFolder) -> None:
+        self.space, self.base, self.rungs, self.folder = space, base, tuple(rungs), folder
+        self.suggester = Suggester(space, to_dict(base))
+        self.running: set[tuple[int, int]] = set()  # (trial, rung)
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials the sweep has when it is complete."""
+        return self.suggester.num_trials
+
+    def next_leg(self, at_once: int) -> Decision | None:
+        """The next leg to train, now running; None while there is nothing to begin."""
+        if len(self.running) >= at_once:
+            return None
+        leg = self._waiting_leg()
+        if leg is None:
+            self._decide(at_once)
+            leg = self._waiting_leg()
+        if leg is not None:
+            self._prepare_trial(leg.index)
+            self.running.add((leg.index, leg.rung))
+        return leg
+
+    def end_leg(self, leg: Decision, state: str, why: str) -> None:
+        """Note how a leg ended."""
+        self.folder.add_outcome(leg.index, leg.rung, state, why)
+        self.running.discard((leg.index, leg.rung))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs, waits, or could be decided."""
+        if self.running or self.folder.history.open_legs():
+            return False
+        rungs = len(self.rungs)
+        return not self.space.scheduler.decide(self.folder.history, self.num_trials, rungs, at_once=1)
+
+    def _waiting_leg(self) -> Decision | None:
+        legs = self.folder.history.open_legs()
+        return next((leg for leg in legs if (leg.index, leg.rung) not in self.running), None)
+
+    def _decide(self, at_once: int) -> None:
+        """Write down what follows from the history, suggestions first: no trial starts without one."""
+        history, known = self.folder.history, self.folder.suggestions
+        decisions = self.space.scheduler.decide(history, self.num_trials, len(self.rungs), at_once)
+        for decision in decisions:
+            if decision.action == "start" and decision.index not in known:
+                settings = self.suggester.suggest(decision.index, known, history)
+                self.folder.add_suggestion(decision.index, settings)
+        if decisions:
+            self.folder.add_decisions(decisions)
+
+    def _prepare_trial(self, index: int) -> None:
+        """Make the run folder of a trial, if it is not there."""
+        folder = self.folder.trial_folder(index)
+        if not folder.has("run.json"):
+            identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
+            folder.write_json("run.json", identity | describe_environment())
+        config = trial_config(self.base, self.space, self.folder.suggestions[index])
+        folder.write("config.yml", to_yaml(config).encode())

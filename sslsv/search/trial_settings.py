@@ -1,0 +1,106 @@
+"""From a space to the settings of its trials, and to the epochs at which they are compared."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sslsv.config import Config, ConfigError, apply_overrides, load_config
+from sslsv.search.schedulers import RunAll
+from sslsv.search.space import Space
+from sslsv.search.suggestions import Suggester
+from sslsv.settings import refuse_if
+
+
+def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:
+    """The space without the parameters that the command line gives a value: they are no longer searched."""
+    given = [text.partition("=")[0].strip() for text in overrides]
+    for key in given:
+        refuse_if(
+            key in ("run", "run.name", "run.storage"),
+            f"{key} is given, but a sweep names and keeps its trials itself; use --name and --storage",
+        )
+    left = {
+        key: dimension
+        for key, dimension in space.parameters.items()
+        if not any(key == other or key.startswith(f"{other}.") for other in given)
+    }
+    refuse_if(not left, "every parameter of the space is given on the command line: none is left to search")
+    return replace(space, parameters=left)
+
+
+def base_config(space: Space, overrides: Sequence[str]) -> Config:
+    """The settings around those that are searched: the base, the space's changes, the command line's."""
+    return apply_overrides(apply_overrides(load_config(space.base), space.settings), overrides)
+
+
+def trial_config(base: Config, space: Space, settings: Mapping[str, Any]) -> Config:
+    """Settings of a trial: no look at test trials, an end when collapsed, a best checkpoint by the metric."""
+    fixed = {
+        "evaluation.test": [],
+        "evaluation.test_every_epochs": 0,
+        "evaluation.criterion": space.metrics[0],
+        "train.patience": None,
+        "train.collapse.action": "stop",
+        "run.progress": False,
+    }
+    return apply_overrides(base, {**settings, **fixed})
+
+
+def check_trials(space: Space, base: Config, suggester: Suggester, rungs: Sequence[int]) -> None:
+    """Raise ValueError, in a sentence, where a key or an end of a dimension is not possible in a trial."""
+    for metric in space.metrics:
+        apply_overrides(base, {"evaluation.criterion": metric})  # refuses what would not be computed
+    for key, settings in suggester.corners():
+        try:
+            config = trial_config(base, space, settings)
+        except ConfigError as error:
+            raise ConfigError(f"{key}={settings[key]!r}, which the space allows: {error}") from error
+        schedule = config.optimizer.schedule
+        if schedule.name == "warmup_cosine" and len(rungs) > 1:
+            refuse_if(
+                rungs[0] <= schedule.warmup_epochs,
+                f"the first rung is after {rungs[0]} epochs, but the warm-up takes {schedule.warmup_epochs} "
+                "(optimizer.schedule.warmup_epochs), and nothing can be compared before its end; let the "
+                "first rung be later, or the warm-up shorter",
+            )
+
+
+def rungs_of(space: Space, base: Config, samples_per_epoch: int) -> tuple[int, ...]:
+    """Epochs at which trials are compared, rising; the last one is the end of training.
+
+    Raises ValueError for rungs at which nothing is validated or that are past the end.
+    """
+    total, every = base.train.epochs, base.evaluation.every_epochs
+    if isinstance(space.scheduler, RunAll):
+        return (total,)
+    if space.rung_samples:
+        wanted = [_round_up(samples / samples_per_epoch, every) for samples in space.rung_samples]
+    elif space.grace_epochs is not None:
+        step = space.scheduler.geometric_step()
+        wanted = [_round_up(space.grace_epochs, every)]
+        while step is not None and wanted[-1] * step < total:
+            wanted.append(wanted[-1] * step)
+    else:
+        wanted = list(space.rung_epochs)
+    for epoch in wanted:
+        refuse_if(
+            epoch > total,
+            f"a rung is after epoch {epoch}, but training ends after train.epochs = {total}; lower the rungs",
+        )
+        refuse_if(
+            epoch % every != 0 and epoch != total,
+            f"a rung is after epoch {epoch}, where nothing is validated (evaluation.every_epochs={every}); "
+            f"use multiples of {every}, or set evaluation.every_epochs",
+        )
+    rungs = sorted({*wanted, total})
+    refuse_if(
+        len(rungs) == 1,
+        f"the only rung is the end of training (train.epochs = {total}), so no trial can be stopped early; "
+        "lower the rungs, or use the scheduler RunAll",
+    )
+    return tuple(rungs)
+
+
+def _round_up(epochs: float, every: int) -> int:
+    return max(math.ceil(epochs / every - 1e-9), 1) * every

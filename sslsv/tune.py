@@ -1,0 +1,232 @@
+"""Search hyperparameters: `python -m sslsv.tune SPACE [key=value ...]`.
+
+Reads the space, checks it with the settings around it, works out how many trials run at once, and runs them
+under Ray Tune.  What it leaves is described in search/sweep_folder.py.
+
+Exit codes: 0 searched (or planned), 1 no trial can win, 2 the request can't be met, 130 interrupted.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sslsv.config import Config, differences, read_config, to_dict, to_yaml
+from sslsv.data.stream import Plan
+from sslsv.environment import describe_environment
+from sslsv.run_folder import RunFolder, below
+from sslsv.run_log import wandb_environment, wandb_mode
+from sslsv.search.history import standing
+from sslsv.search.places import Places, find_places
+from sslsv.search.results import state_of, write_results
+from sslsv.search.space import Space, load_space
+from sslsv.search.suggestions import Suggester
+from sslsv.search.sweep import Sweep
+from sslsv.search.sweep_folder import SweepFolder
+from sslsv.search.table import describe, live_table
+from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
+from sslsv.train import FREE_SECTIONS, RequestError, check_data
+from sslsv.verification import open_trial_sets
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
+    options = parse_arguments(arguments)
+    try:
+        return run(options)
+    except ValueError as error:  # ours among them: their messages are for the user
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # storage that can't be written or is not there, a cluster that does not answer
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command with --resume goes on", file=sys.stderr)
+        return 130
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sslsv.tune", description="Search hyperparameters of self-supervised models."
+    )
+    parser.add_argument("space", type=Path, help="a Python file, such as tune_spaces/vicreg.py")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings of all trials, such as train.epochs=20"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on with the unfinished sweep of this name")
+    how.add_argument(
+        "--fresh", action="store_true", help="start anew; a sweep that is there is renamed, not lost"
+    )
+    how.add_argument("--plan", action="store_true", help="say what would run, and how long it would take")
+    parser.add_argument("--trials", type=int, help="how many settings to try, instead of the space's number")
+    parser.add_argument("--concurrent", type=int, help="trials at once; else as many as fit")
+    parser.add_argument("--storage", default="tune", help="folder or URI of all sweeps")
+    parser.add_argument("--name", help="of the sweep's folder; else that of the space file")
+    return parser.parse_intermixed_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Search as the command line says; returns the exit code.
+
+    Raises ValueError or OSError, with a sentence, before anything is started.
+    """
+    space = load_space(options.space)
+    if options.trials is not None:
+        space = replace(space, trials=options.trials)
+    space = fix_parameters(space, options.overrides)
+    base = base_config(space, options.overrides)
+    base = replace(
+        base, data=replace(base.data, root=str(Path(base.data.root).resolve()))
+    )  # trials run elsewhere
+    suggester = Suggester(space, to_dict(base))
+    rungs = rungs_of(space, base, _samples_per_epoch(base) if space.rung_samples else 1)
+    check_trials(space, base, suggester, rungs)
+    _, example = next(suggester.corners())
+    check_data(trial_config(base, space, example))
+    folder = RunFolder(options.storage, options.name or options.space.stem)
+    request = describe_request(space, base, options, rungs)
+    if not options.plan:
+        check_folder(folder, request, is_fresh=options.fresh, is_resumed=options.resume)
+    trials = suggester.num_trials
+
+    from sslsv import cluster
+
+    with cluster.connection(base.resources) as share:
+        free, nodes = cluster.free_resources()
+        places = find_places(
+            base.resources, share.has_gpu, space.gpus_per_trial, free, nodes, trials, options.concurrent
+        )
+        base = places.apply(base)
+        print(
+            f"{trials} trials of {space.base} by {space.searcher}, chosen by {' then '.join(space.metrics)}"
+        )
+        print(places.describe(base.resources))
+        if options.plan:
+            config = trial_config(base, space, example)
+            print_forecast(space, config, rungs, places, trials)
+            return 0
+        prepare_folder(folder, request, is_fresh=options.fresh)
+        files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
+        return search(Sweep(space, base, rungs, files), places)
+
+
+def search(sweep: Sweep, places: Places) -> int:
+    """Run what is left of a sweep in the connected cluster, say what it came to, return the exit code."""
+    from sslsv.search.executor import run_sweep
+    from sslsv.search.trial import Place
+
+    place = Place(
+        has_gpu=places.has_gpu,
+        threads=places.threads,
+        wandb_mode=wandb_mode(sweep.base.run.wandb),
+        environment=wandb_environment() | {"WANDB_RUN_GROUP": sweep.folder.folder.name},
+    )
+    start = time.monotonic()
+    if not sweep.is_over:
+        with live_table(sweep) as changed:
+            run_sweep(sweep, places, place, changed)
+    best = write_results(sweep)
+    location = sweep.folder.folder.location
+    states = Counter(state_of(sweep, outcome) for outcome in standing(sweep.folder.history))
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    print(
+        f"{counts} in {(time.monotonic() - start) / 60:.1f} minutes; all in {below(location, 'results.csv')}"
+    )
+    if best is None:
+        print(
+            f"error: no trial can win; {below(location, 'results.csv')} says why each ended", file=sys.stderr
+        )
+        return 1
+    value = f"{sweep.folder.metric} {sweep.folder.value(best):.4g}"
+    print(f"best: trial {best.index}, {value}, {describe(sweep, best.index)}")
+    print(f"train it anew: python -m sslsv.train {below(location, 'best.yml')}")
+    return 0
+
+
+def describe_request(
+    space: Space, base: Config, options: argparse.Namespace, rungs: tuple[int, ...]
+) -> dict[str, Any]:
+    """What is asked for, as sweep.json keeps it: enough to tell whether another command asks for the same."""
+    return {
+        "space_file": str(options.space),
+        "space": options.space.read_text(),
+        "overrides": options.overrides,
+        "trials": space.trials,
+        "metrics": list(space.metrics),
+        "searcher": space.searcher,
+        "scheduler": repr(space.scheduler),
+        "rungs": list(rungs),
+        "seed": space.seed,
+        "base": to_yaml(base),
+    }
+
+
+def check_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool, is_resumed: bool) -> None:
+    """Raise RequestError unless the folder is new, to be set aside, or holds this sweep, to be resumed."""
+    is_there = folder.has("sweep.json")
+    if is_resumed and not is_there:
+        raise RequestError(f"{folder.location} holds no sweep to go on with; leave out --resume to start one")
+    if not is_there or is_fresh:
+        return
+    if not is_resumed:
+        raise RequestError(
+            f"{folder.location} holds a sweep; --resume goes on with it, --fresh starts anew (the old one is "
+            "kept under another name), --name gives this one another folder"
+        )
+    earlier = folder.read_json("sweep.json")
+    changes = [
+        line
+        for line in differences(read_config(earlier["base"]), read_config(request["base"]))
+        if line.split(".")[0] not in FREE_SECTIONS
+    ]
+    asked = ("trials", "metrics", "searcher", "scheduler", "rungs", "seed")
+    changes += [f"{key}: {earlier[key]} -> {request[key]}" for key in asked if earlier[key] != request[key]]
+    if not changes and earlier["space"] != request["space"]:
+        changes = [f"the text of {request['space_file']}"]
+    if changes:
+        raise RequestError(
+            f"{folder.location} holds a sweep of something else, so it can't be resumed; use another --name, "
+            "or --fresh. Different (there -> now):\n  " + "\n  ".join(changes)
+        )
+
+
+def prepare_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool) -> None:
+    """Make the sweep's folder, after `check_folder`; with `is_fresh`, whatever is there is renamed."""
+    if folder.has("sweep.json") and not is_fresh:
+        print(f"going on with the sweep in {folder.location}", file=sys.stderr)
+        return
+    if folder.has("sweep.json"):
+        print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
+    folder.write("base.yml", request["base"].encode())
+    folder.write_json("sweep.json", request | {"environment": describe_environment()})
+
+
+def print_forecast(space: Space, config: Config, rungs: Sequence[int], places: Places, trials: int) -> None:
+    """What the trials would do if all lived, and how long that would take here."""
+    from sslsv.search.forecast import forecast, seconds_per_epoch
+
+    expected = forecast(space.scheduler, trials, rungs, places.at_once, space.seed)
+    ladder = ", ".join(
+        f"{count} to epoch {epoch}" for count, epoch in zip(expected.legs_to, rungs, strict=True)
+    )
+    print(f"about {ladder}: {expected.epochs} epochs instead of {trials * rungs[-1]}")
+    seconds = seconds_per_epoch(config, places.has_gpu, places.threads)
+    hours = seconds * expected.epochs_in_a_row / 3600
+    text = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+    print(f"an epoch takes about {seconds:.1f} s here (a few steps timed): about {text}, without validation")
+
+
+def _samples_per_epoch(base: Config) -> int:
+    manifest, _, _ = open_trial_sets(base)
+    plan = Plan.from_config(manifest.speakers, base)
+    return plan.steps_per_epoch * plan.batch_size
+
+
+if __name__ == "__main__":
+    sys.exit(main())

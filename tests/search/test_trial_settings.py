@@ -1,0 +1,134 @@
+"""From spaces to the settings of trials and to rungs; every space of the project is checked here."""
+
+from pathlib import Path
+
+import pytest
+from ray import tune
+
+from sslsv.config import Config, EvaluationConfig, TrainConfig, to_dict, to_yaml
+from sslsv.search import Asha, Halving, Hyperband, RunAll, Space, TopK
+from sslsv.search.history import History
+from sslsv.search.space import load_space
+from sslsv.search.suggestions import Suggester
+from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SPACES = sorted((ROOT / "tune_spaces").glob("*.py"))
+BASE = Config(
+    train=TrainConfig(epochs=40, patience=5),
+    evaluation=EvaluationConfig(every_epochs=2, held_out_speakers=4, test=("trials",)),
+)
+
+
+def space(**changes):
+    parameters = {"model.temperature": tune.loguniform(0.01, 1.0)}
+    return Space(**{"base": "a.yml", "parameters": parameters, "trials": 4} | changes)
+
+
+def check(searched, base=BASE, rungs=(40,)):
+    check_trials(searched, base, Suggester(searched, to_dict(base)), rungs)
+
+
+@pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
+def test_spaces_of_the_project__fit_their_base_and_draw_valid_trials(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    searched = load_space(file)
+    base = base_config(searched, [])
+    suggester = Suggester(searched, to_dict(base))
+    check_trials(searched, base, suggester, rungs_of(searched, base, samples_per_epoch=1000))
+    for index in range(min(suggester.num_trials, 20)):
+        trial_config(base, searched, suggester.suggest(index, {}, History()))
+    assert f"python -m sslsv.tune tune_spaces/{file.name}" in file.read_text()
+
+
+def test_spaces_of_the_project__there_is_one_for_every_model():
+    from sslsv.models import MODELS
+
+    assert {file.stem for file in SPACES} == {*MODELS, "all_models", "demo"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"parameters": {"model.temprature": tune.uniform(0.1, 1)}}, "did you mean model.temperature"),
+        (
+            {"parameters": {"model.temperature": tune.uniform(0, 1)}},
+            "model.temperature=0, which the space allows",
+        ),
+        ({"parameters": {"train.batch_size": tune.uniform(8, 16.5)}}, "must be a whole number"),
+        ({"parameters": {"model.scale": tune.uniform(0.1, 1)}}, "it belongs to barlow_twins"),
+    ],
+)
+def test_check_trials__mistakes_are_sentences(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check(space(**changes))
+
+
+def test_check_trials__a_metric_that_would_not_be_computed_is_refused():
+    without_trials = Config(train=TrainConfig(epochs=40))
+    with pytest.raises(ValueError, match="there are no validation trials"):
+        check(space(), without_trials)
+    check(space(metric="label_free/lidar"), without_trials)
+    with pytest.raises(ValueError, match="there are no validation trials"):
+        check(space(metric=["label_free/lidar", "eer"]), without_trials)
+
+
+def test_check_trials__a_rung_inside_the_warm_up_is_refused():
+    searched = space(
+        settings={"optimizer.schedule.name": "warmup_cosine"},
+        parameters={"optimizer.schedule.warmup_epochs": tune.uniform(1.0, 8.0)},
+    )
+    from sslsv.config import apply_overrides
+
+    base = apply_overrides(BASE, searched.settings)
+    with pytest.raises(ValueError, match="after 8 epochs, but the warm-up takes 8.0"):
+        check(searched, base, (8, 40))
+    check(searched, base, (10, 40))
+
+
+def test_trial_config__never_looks_at_test_trials_and_ends_when_collapsed():
+    trial = trial_config(BASE, space(metric="label_free/lidar"), {"model.temperature": 0.5})
+    assert trial.evaluation.test == () and trial.train.patience is None
+    assert trial.train.collapse.action == "stop" and trial.evaluation.criterion == "label_free/lidar"
+    assert trial.model.temperature == 0.5
+    assert trial.train.epochs == 40  # the length of the schedule, wherever the trial is stopped
+
+
+@pytest.mark.parametrize(
+    ("changes", "rungs"),
+    [
+        ({"scheduler": RunAll()}, (40,)),
+        ({"scheduler": Asha(3), "grace_epochs": 4}, (4, 12, 36, 40)),
+        ({"scheduler": Hyperband(2), "grace_epochs": 5}, (6, 12, 24, 40)),  # where there is a validation
+        ({"scheduler": Halving(3), "rung_epochs": (10, 20)}, (10, 20, 40)),
+        ({"scheduler": TopK(3), "grace_epochs": 2}, (2, 40)),
+        ({"scheduler": Asha(3), "rung_samples": (1000, 5500)}, (2, 6, 40)),
+    ],
+)
+def test_rungs_of__are_epochs_with_a_validation_and_end_with_training(changes, rungs):
+    assert rungs_of(space(**changes), BASE, samples_per_epoch=1000) == rungs
+
+
+@pytest.mark.parametrize(
+    ("rungs", "sentence"),
+    [((5,), "nothing is validated"), ((44,), "training ends after"), ((40,), "the only rung is the end")],
+)
+def test_rungs_of__impossible_rungs_are_sentences(rungs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        rungs_of(space(scheduler=Asha(), rung_epochs=rungs), BASE, 1000)
+
+
+def test_base_config__the_command_line_comes_after_the_space_and_the_space_after_the_yaml(tmp_path):
+    (tmp_path / "a.yml").write_text(to_yaml(BASE))
+    searched = space(base=str(tmp_path / "a.yml"), settings={"train.epochs": 20, "seed": 3})
+    base = base_config(searched, ["train.epochs=10"])
+    assert (base.train.epochs, base.seed, base.train.patience) == (10, 3, 5)
+
+
+def test_fix_parameters__what_the_command_line_gives_is_no_longer_searched():
+    searched = space(parameters={"seed": tune.randint(0, 9), "model.temperature": tune.uniform(0.1, 1)})
+    assert list(fix_parameters(searched, ["model={temperature: 0.1}"]).parameters) == ["seed"]
+    with pytest.raises(ValueError, match="none is left"):
+        fix_parameters(searched, ["seed=1", "model.temperature=0.2"])
+    with pytest.raises(ValueError, match="run.name is given.*--name"):
+        fix_parameters(searched, ["run.name=a"])

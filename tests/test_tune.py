@@ -1,0 +1,292 @@
+"""The whole command: mistakes in a sentence, a small sweep, and the same sweep killed again and again."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+import torch
+
+from sslsv.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.run_folder import RunFolder
+from sslsv.tune import check_folder, main, prepare_folder
+
+SETTINGS = """
+data: {{root: {root}, train_lists: [voxceleb2_train_list]}}
+encoder: {{width: 2, embedding_dim: 16}}
+model: {{name: simclr, crop_seconds: 0.3}}
+optimizer: {{schedule: {{name: cosine}}}}
+train: {{epochs: 4, batch_size: 10}}
+evaluation: {{held_out_speakers: 3, label_free: {{utterances: 0}}, test: [trials]}}
+run: {{wandb: disabled}}
+"""
+SPACE = """
+from ray import tune
+from sslsv.search import Asha, Halving, RunAll, Space
+
+SPACE = Space(
+    base={base!r},
+    parameters={{
+        "model.temperature": tune.loguniform(0.02, 1.0),
+        "optimizer.learning_rate": tune.loguniform(1e-4, 1e-2),
+    }},
+    trials={trials},
+    scheduler={scheduler},
+    rung_epochs=(1, 2),
+)
+"""
+
+
+def write_space(folder, corpus, trials=4, scheduler="Halving(reduction=2)"):
+    (folder / "base.yml").write_text(SETTINGS.format(root=corpus))
+    text = SPACE.format(base=str(folder / "base.yml"), trials=trials, scheduler=scheduler)
+    (folder / "space.py").write_text(text)
+    return folder / "space.py"
+
+
+class Tuning:
+    """`python -m sslsv.tune` in a process of its own; all its processes carry a mark in their environment."""
+
+    def __init__(self, space, name, *options):
+        self.folder = RunFolder(str(space.parent / "tune"), name)
+        self.mark = f"SSLSV_TEST_MARK={uuid.uuid4().hex}"
+        key, value = self.mark.split("=")
+        storage = ["--storage", str(space.parent / "tune"), "--name", name]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sslsv.tune", str(space), *storage, *options],
+            env={**os.environ, key: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait(self, timeout=600):
+        try:
+            output, _ = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        return self.process.returncode, output
+
+    def lines(self, name):
+        if not self.folder.has(f"{name}.jsonl"):
+            return []
+        return [json.loads(line) for line in self.folder.read(f"{name}.jsonl").decode().splitlines()]
+
+    def wait_for(self, condition, timeout=300):
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if condition():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"never happened: {self.wait(timeout=10)}")
+
+    def pids(self, name=""):
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    is_ours = self.mark.encode() in file.read().split(b"\0")
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    if is_ours and name.encode() in file.read():
+                        found.append(int(pid))
+        return found
+
+    def kill(self):
+        for pid in [self.process.pid, *self.pids()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(timeout=30)
+
+
+def decisions(tuning):
+    return tuning.lines("decisions")
+
+
+def assert_same_sweep(a, b):
+    """The same suggestions, the same decisions, the same values, the same final weights."""
+    assert a.lines("suggestions") == b.lines("suggestions")
+    assert sorted(map(str, decisions(a))) == sorted(map(str, decisions(b)))
+    assert sorted(map(str, a.lines("outcomes"))) == sorted(map(str, b.lines("outcomes")))
+    for index in {decision["index"] for decision in decisions(a)}:
+        folders = [RunFolder(t.folder.path("trials"), f"{index:04d}") for t in (a, b)]
+        one, other = (read_checkpoint(folder, find_checkpoint(folder, "last")) for folder in folders)
+        assert one.step == other.step
+        assert all(torch.equal(weight, other.model[name]) for name, weight in one.model.items())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, demo_corpus):
+    space = write_space(tmp_path_factory.mktemp("tune"), demo_corpus)
+    tuning = Tuning(space, "whole")
+    code, output = tuning.wait()
+    assert code == 0, output
+    return space, tuning, output
+
+
+def test_tune__leaves_trials_decisions_and_the_best_settings(whole):
+    _, tuning, output = whole
+    assert [d["action"] for d in decisions(tuning)] == ["start"] * 4 + [
+        *("continue" if d["action"] == "continue" else "stop" for d in decisions(tuning)[4:])
+    ]
+    outcomes = tuning.lines("outcomes")
+    assert sorted(outcome["epoch"] for outcome in outcomes) == [1, 1, 1, 1, 2, 2, 4]
+    first = sorted((o["value"], o["index"]) for o in outcomes if o["epoch"] == 1)
+    assert {o["index"] for o in outcomes if o["epoch"] == 2} == {index for _, index in first[:2]}
+    assert all(0 <= record["eer"] <= 100 for record in tuning.lines("records"))
+    winner = next(o["index"] for o in outcomes if o["epoch"] == 4)
+    assert f"best: trial {winner}" in output and "1 finished, 3 stopped" in output
+    assert tuning.folder.has("best.yml") and tuning.folder.has("results.csv")
+    trial = RunFolder(tuning.folder.path("trials"), f"{winner:04d}")
+    assert trial.has("summary.json") and trial.has("report.html")
+    assert not any(key.startswith("test/") for record in trial.metrics() for key in record)
+    assert not os.path.exists(tuning.folder.path("ray"))
+
+
+def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
+    space, tuning, _ = whole
+    before = tuning.folder.read("decisions.jsonl")
+    options = ["--storage", str(space.parent / "tune"), "--name", "whole"]
+    assert main([str(space), *options]) == 2
+    assert "--resume goes on with it, --fresh starts anew" in capsys.readouterr().err
+    assert main([str(space), *options, "--resume", "train.batch_size=8"]) == 2
+    assert "train.batch_size: 10 -> 8" in capsys.readouterr().err
+    assert main([str(space), *options, "--resume", "--trials", "5"]) == 2
+    assert "trials: 4 -> 5" in capsys.readouterr().err
+    assert tuning.folder.read("decisions.jsonl") == before
+
+
+def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, {"base": "seed: 1\n"}, is_fresh=False)
+    check_folder(folder, {}, is_fresh=True, is_resumed=False)
+    prepare_folder(folder, {"base": "seed: 2\n"}, is_fresh=True)
+    old = next(path for path in tmp_path.iterdir() if path.name.startswith("a.old-"))
+    assert (old / "base.yml").read_text() == "seed: 1\n" and folder.read("base.yml") == b"seed: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--resume"], "holds no sweep to go on with"),
+        (["model.temprature=0.1"], "did you mean model.temperature"),
+        (["run.name=a"], "use --name"),
+        (["data.root=/no/such/folder"], "/no/such/folder"),
+        (["train.epochs=1"], "a rung is after epoch 2, but training ends"),
+        (["evaluation.every_epochs=2"], "nothing is validated"),
+        (["evaluation.held_out_speakers=0"], "no validation trials"),
+    ],
+)
+def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_path, demo_corpus, capsys):
+    space = write_space(tmp_path, demo_corpus)
+    assert main([str(space), "--storage", str(tmp_path / "tune"), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and sentence in error and "Traceback" not in error
+    assert not (tmp_path / "tune").exists()
+
+
+@pytest.mark.parametrize(
+    ("replaced", "by", "sentence"),
+    [
+        ('"model.temperature"', '"model.temprature"', "did you mean model.temperature"),
+        ("trials=4", "trials=4, startup_trials=3", "startup_trials is 3, but the searcher is 'random'"),
+        ("trials=4", "trials=4, metric='test/trials/eer'", "never choose"),
+    ],
+)
+def test_main__mistakes_in_a_space_are_one_sentence_and_exit_code_2(
+    replaced, by, sentence, tmp_path, demo_corpus, capsys
+):
+    space = write_space(tmp_path, demo_corpus)
+    space.write_text(space.read_text().replace(replaced, by))
+    assert main([str(space), "--storage", str(tmp_path / "tune")]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
+    tmp_path, demo_corpus, capsys, ray_session
+):
+    space = write_space(tmp_path, demo_corpus)
+    options = [str(space), "--storage", str(tmp_path / "tune")]
+    assert main([*options, "resources.workers=5"]) == 2
+    assert "need 5 CPUs" in capsys.readouterr().err
+    assert main([*options, "--concurrent", "9"]) == 2
+    assert "9 trials at once are asked for, but each takes 1 of the 4 free CPUs" in capsys.readouterr().err
+    assert not (tmp_path / "tune").exists()
+
+
+def test_main__plan_says_what_would_run_and_starts_nothing(tmp_path, demo_corpus, capsys, ray_session):
+    space = write_space(tmp_path, demo_corpus)
+    assert main([str(space), "--storage", str(tmp_path / "tune"), "--plan", "--concurrent", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 at once" in printed and "about 4 to epoch 1, 2 to epoch 2, 1 to epoch 4" in printed
+    assert "8 epochs instead of 16" in printed and "an epoch takes about" in printed
+    assert not (tmp_path / "tune").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [("Halving(reduction=2)", ()), ("Asha(reduction=2)", ("--concurrent", "1"))],
+    ids=["halving", "asha, one at a time"],
+)
+def test_tune__killed_at_three_random_moments_it_makes_the_same_decisions(
+    scheduler, options, tmp_path, demo_corpus
+):
+    space = write_space(tmp_path, demo_corpus, trials=6, scheduler=scheduler)
+    undisturbed = Tuning(space, "undisturbed", *options)
+    code, output = undisturbed.wait()
+    assert code == 0, output
+    rng = random.Random(1717)
+    resume = []
+    for moment in sorted(rng.sample(range(1, 9), 3)):
+        killed = Tuning(space, "killed", *options, *resume)
+        # Somewhere inside the leg after so many records.
+        killed.wait_for(lambda count=moment, tuning=killed: len(tuning.lines("records")) >= count)
+        time.sleep(rng.random() * 2)
+        killed.kill()
+        resume = ["--resume"]
+    last = Tuning(space, "killed", *options, "--resume")
+    code, output = last.wait()
+    assert code == 0, output
+    assert_same_sweep(undisturbed, last)
+
+
+@pytest.mark.slow
+def test_tune__a_killed_trial_is_started_again_within_the_same_command(whole, demo_corpus):
+    space, undisturbed, _ = whole
+    tuning = Tuning(space, "one_killed")
+    tuning.wait_for(lambda: len(tuning.lines("records")) >= 1)
+    trials = tuning.pids("leg.")
+    assert trials
+    os.kill(trials[0], signal.SIGKILL)
+    code, output = tuning.wait()
+    assert code == 0, output
+    assert_same_sweep(undisturbed, tuning)
+
+
+@pytest.mark.slow
+def test_tune__a_trial_of_two_workers_goes_through_ray_train(tmp_path, demo_corpus):
+    space = write_space(tmp_path, demo_corpus, trials=2)
+    options = ("resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
+    tuning = Tuning(space, "two_workers", *options)
+    code, output = tuning.wait()
+    assert code == 0, output
+    assert "1 finished, 1 stopped" in output
+    winner = next(o["index"] for o in tuning.lines("outcomes") if o["epoch"] == 4)
+    assert RunFolder(tuning.folder.path("trials"), f"{winner:04d}").read_json("summary.json")["workers"] == 2
+
+
+@pytest.mark.slow
+def test_tune__eight_trials_on_two_cores_never_hang(tmp_path, demo_corpus):
+    space = write_space(tmp_path, demo_corpus, trials=8, scheduler="Asha(reduction=2)")
+    for attempt in range(10):
+        tuning = Tuning(space, f"sweep_{attempt}")
+        code, output = tuning.wait(timeout=600)
+        assert code == 0, output
+        assert len({o["index"] for o in tuning.lines("outcomes")}) == 8

@@ -1,0 +1,29 @@
+"""VICReg: the weights of its three terms, its projector, under how much noise.
+
+Command   python -m sslsv.tune tune_spaces/vicreg.py --plan   says what would run; then without --plan
+Data      VoxCeleb2 dev without labels; chosen on held-out training speakers, never on the test trials
+Hardware  one GPU or more, a trial on each
+Result    not yet run
+"""
+
+from ray import tune
+
+from sslsv.search import Asha, Space
+
+SPACE = Space(
+    base="configs/vicreg.yml",
+    parameters={
+        # Only ratios matter beside the learning rate, so the invariance weight stays at 1.
+        "model.variance_weight": tune.loguniform(0.1, 10.0),
+        "model.covariance_weight": tune.loguniform(0.01, 1.0),
+        "model.projector_dims": tune.choice([[512, 512, 512], [2048, 2048, 512], [2048, 2048, 2048]]),
+        "optimizer.learning_rate": tune.loguniform(1e-4, 5e-3),
+        "data.augment.probability": tune.quniform(0.5, 1.0, 0.1),
+        "data.augment.noise_snr_db": tune.choice([[0.0, 15.0], [5.0, 15.0], [5.0, 20.0]]),
+    },
+    metric="eer",
+    trials=32,
+    searcher="tpe",
+    scheduler=Asha(reduction=3),
+    rung_epochs=(11, 33),  # of 100
+)
