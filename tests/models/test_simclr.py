@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from lightly_losses import lightly_loss
 
 from sslsv.models.simclr import SimCLR, nt_xent_loss
+from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)
 

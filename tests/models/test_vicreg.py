@@ -1,8 +1,8 @@
 import pytest
 import torch
-from lightly_losses import lightly_loss
 
 from sslsv.models.vicreg import vicreg_loss
+from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)
 
