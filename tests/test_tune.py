@@ -261,10 +261,9 @@ def test_tune__killed_at_three_random_moments_it_makes_the_same_decisions(
 def test_tune__a_killed_trial_is_started_again_within_the_same_command(whole, demo_corpus):
     space, undisturbed, _ = whole
     tuning = Tuning(space, "one_killed")
-    tuning.wait_for(lambda: len(tuning.lines("records")) >= 1)
-    trials = tuning.pids("leg.")
-    assert trials
-    os.kill(trials[0], signal.SIGKILL)
+    name = "ImplicitFunc.train"  # what Ray Tune calls a process that runs a leg
+    tuning.wait_for(lambda: tuning.lines("records") and tuning.pids(name))
+    os.kill(tuning.pids(name)[0], signal.SIGKILL)
     code, output = tuning.wait()
     assert code == 0, output
     assert_same_sweep(undisturbed, tuning)

@@ -42,9 +42,7 @@ class Interval:
         share = float(generator.random())
         if self.step is not None:
             steps = math.floor((self.high - self.low) / self.step + 1e-9)
-            value = float(
-                f"{self.low + self.step * min(int(share * (steps + 1)), steps):.12g}"
-            )  # 0.3, not 0.30000000000000004
+            value = self.low + self.step * min(int(share * (steps + 1)), steps)
         elif self.is_logarithmic:
             # Half a unit to either side gives the first and the last integer the room of the others.
             margin = 0.5 if self.is_integer else 0.0
@@ -54,6 +52,13 @@ class Interval:
             value = math.floor(self.low + share * (self.high - self.low + 1))
         else:
             value = self.low + share * (self.high - self.low)
+        return self.nearest(value)
+
+    def nearest(self, value: float) -> float:
+        """The nearest number that the interval has."""
+        if self.step is not None:
+            value = self.low + self.step * round((value - self.low) / self.step)
+            value = float(f"{value:.12g}")  # 0.3, not 0.30000000000000004
         value = min(max(value, self.low), self.high)
         return round(value) if self.is_integer else value
 

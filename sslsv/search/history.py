@@ -15,6 +15,7 @@ class Decision:
     rung: int  # from 0; the last one is the end of training
     action: Literal["start", "continue", "stop"]
     why: str
+    source: int | None = None  # the trial whose weights it goes on from, if they are not its own
 
 
 @dataclass(frozen=True)

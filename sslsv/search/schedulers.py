@@ -29,9 +29,9 @@ class Scheduler(ABC):
         `at_once` how many legs fit.  The sweep is over when nothing is decided and no leg is open.
         """
 
-    def geometric_step(self) -> int | None:
-        """Ratio of the epochs of a rung to those of the one before, where the space does not list rungs."""
-        return None
+    def rungs_from(self, first: int, total: int) -> list[int]:
+        """Epochs of the rungs, where the space gives only the first one; the end of training is left out."""
+        return [first]
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Asha(Scheduler):
                     return Decision(outcome.index, rung + 1, "continue", why)
         return None
 
-    def geometric_step(self) -> int | None:
-        """The reduction: so every rung costs the same in all."""
-        return self.reduction
+    def rungs_from(self, first: int, total: int) -> list[int]:
+        """Each `reduction` times as far as the one before, so that every rung costs the same in all."""
+        return _powers(first, self.reduction, total)
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ class Halving(Scheduler):
         """How many of those at a rung go on; always one."""
         return max(there // self.reduction, 1)
 
-    def geometric_step(self) -> int | None:
-        """The reduction: so every rung costs the same in all."""
-        return self.reduction
+    def rungs_from(self, first: int, total: int) -> list[int]:
+        """Each `reduction` times as far as the one before, so that every rung costs the same in all."""
+        return _powers(first, self.reduction, total)
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,13 @@ class TopK(Scheduler):
 
 def _check_reduction(reduction: int) -> None:
     refuse_if(reduction < 2, f"reduction is {reduction}; one in 2 or more goes on: give 2, 3 or 4")
+
+
+def _powers(first: int, ratio: int, below: int) -> list[int]:
+    found = [first]
+    while found[-1] * ratio < below:
+        found.append(found[-1] * ratio)
+    return found
 
 
 def _starts(indices: range, rung: int) -> list[Decision]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, get_args
 
 from sslsv.evaluation_settings import Criterion
 from sslsv.search.dimensions import Choice, Dimension, When
+from sslsv.search.population import SCHEDULE_LIKE, Population
 from sslsv.search.schedulers import Asha, Hyperband, RunAll, TopK
 from sslsv.settings import nearest, refuse_if
 
@@ -55,6 +56,12 @@ def check_searcher(space: "Space") -> None:
         searcher == "tpe" and not isinstance(scheduler, RunAll | Asha | Hyperband),
         f"searcher 'tpe' learns from earlier trials, but the scheduler {type(scheduler).__name__} starts all "
         "at once; use Asha, Hyperband or RunAll, or searcher 'random'",
+    )
+    refuse_if(
+        isinstance(scheduler, Population)
+        and not any(key.startswith(SCHEDULE_LIKE) for key in space.parameters),
+        "the scheduler Population changes what may change half-way, and the space has nothing of that kind; "
+        "search optimizer.learning_rate, weights of the loss or data.augment, or choose another scheduler",
     )
     refuse_if(
         searcher == "grid" and space.trials is not None,

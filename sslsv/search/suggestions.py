@@ -13,6 +13,7 @@ import numpy as np
 
 from sslsv.search.dimensions import Choice, Dimension, When, read_dimensions
 from sslsv.search.history import History
+from sslsv.search.population import can_change
 from sslsv.search.space import Space
 
 Settings = dict[str, Any]  # key path -> value
@@ -57,6 +58,17 @@ class Suggester:
         value = settings[dimension.key] if dimension.key in settings else value_at(self.base, dimension.key)
         found: Dimension | None = dimension.cases.get(value)
         return found
+
+    def change(self, settings: Settings, factors: tuple[float, ...], seed: list[int]) -> Settings:
+        """Settings with every schedule-like value times a factor drawn for it, within its dimension."""
+        generator = np.random.default_rng(seed)
+        changed = dict(settings)
+        for key in sorted(settings):
+            dimension = self.applying(key, settings)
+            if can_change(dimension, key):
+                factor = factors[int(generator.integers(len(factors)))]
+                changed[key] = dimension.nearest(settings[key] * factor)
+        return changed
 
     def corners(self) -> Iterator[tuple[str, Settings]]:
         """Every key at each of its ends once, as (key, settings), the other keys at their first."""

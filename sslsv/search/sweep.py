@@ -4,9 +4,10 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from sslsv.config import Config, to_dict, to_yaml
+from sslsv.config import Config, ConfigError, to_dict, to_yaml
 from sslsv.environment import describe_environment
 from sslsv.search.history import Decision
+from sslsv.search.population import Population, copy_checkpoints
 from sslsv.search.space import Space
 from sslsv.search.suggestions import Suggester
 from sslsv.search.sweep_folder import SweepFolder
@@ -34,9 +35,14 @@ class Sweep:
         if leg is None:
             self._decide(at_once)
             leg = self._waiting_leg()
-        if leg is not None:
+        if leg is None:
+            return None
+        try:
             self._prepare_trial(leg.index)
-            self.running.add((leg.index, leg.rung))
+        except ConfigError as error:  # each value is possible, as was checked, but not all of them together
+            self.end_leg(leg, "failed", str(error))
+            return self.next_leg(at_once)
+        self.running.add((leg.index, leg.rung))
         return leg
 
     def end_leg(self, leg: Decision, state: str, why: str) -> None:
@@ -64,8 +70,20 @@ class Sweep:
             if decision.action == "start" and decision.index not in known:
                 settings = self.suggester.suggest(decision.index, known, history)
                 self.folder.add_suggestion(decision.index, settings)
+            if decision.source is not None:
+                self._copy_trial(decision, decision.source)
         if decisions:
             self.folder.add_decisions(decisions)
+
+    def _copy_trial(self, decision: Decision, source: int) -> None:
+        """Give a trial the weights of another and changed settings; done twice it is as done once."""
+        assert isinstance(self.space.scheduler, Population)
+        seed = [self.space.seed, decision.index, decision.rung]
+        settings = self.folder.suggestions[source]
+        changed = self.suggester.change(settings, self.space.scheduler.factors, seed)
+        if self.folder.suggestions[decision.index] != changed:
+            self.folder.add_suggestion(decision.index, changed)
+        copy_checkpoints(self.folder.trial_folder(source), self.folder.trial_folder(decision.index))
 
     def _prepare_trial(self, index: int) -> None:
         """Make the run folder of a trial, if it is not there."""

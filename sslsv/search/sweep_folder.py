@@ -1,8 +1,8 @@
 """The folder that a sweep leaves behind, on a disk or in object storage: `<storage>/<name>/`.
 
 sweep.json         what was asked for: space file, overrides, rungs ...     base.yml   the other settings
-suggestions.jsonl  index, settings of every trial, written before it starts
-decisions.jsonl    index, rung, action (start, continue, stop), why: in the order in which they were made
+suggestions.jsonl  index, settings of every trial, written before it starts; changed ones follow
+decisions.jsonl    index, rung, action (start, continue, stop), why, source: in the order they were made
 outcomes.jsonl     index, rung, epoch, state (reached, collapsed, failed), value, why: in the order of arrival
 records.jsonl      index and every validation record of every trial
 trials/0003/       the run folder of a trial, complete: checkpoints, metrics.jsonl, report.html ...
@@ -31,7 +31,10 @@ class SweepFolder:
             line["index"]: line["settings"] for line in self._lines["suggestions"]
         }
         self.history = History(
-            [Decision(d["index"], d["rung"], d["action"], d["why"]) for d in self._lines["decisions"]],
+            [
+                Decision(d["index"], d["rung"], d["action"], d["why"], d["source"])
+                for d in self._lines["decisions"]
+            ],
             [self._outcome(line) for line in self._lines["outcomes"]],
         )
         self.records = _read_lines(folder, "records")

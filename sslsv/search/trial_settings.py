@@ -77,10 +77,7 @@ def rungs_of(space: Space, base: Config, samples_per_epoch: int) -> tuple[int, .
     if space.rung_samples:
         wanted = [_round_up(samples / samples_per_epoch, every) for samples in space.rung_samples]
     elif space.grace_epochs is not None:
-        step = space.scheduler.geometric_step()
-        wanted = [_round_up(space.grace_epochs, every)]
-        while step is not None and wanted[-1] * step < total:
-            wanted.append(wanted[-1] * step)
+        wanted = space.scheduler.rungs_from(_round_up(space.grace_epochs, every), total)
     else:
         wanted = list(space.rung_epochs)
     for epoch in wanted:

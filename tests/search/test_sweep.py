@@ -168,6 +168,24 @@ def test_write_results__when_all_collapse_nothing_is_best(tmp_path):
     assert not sweep.folder.folder.has("best.yml") and sweep.folder.folder.has("results.csv")
 
 
+def test_sweep__settings_that_do_not_go_together_are_a_failed_trial(tmp_path):
+    parameters = {
+        "model.temperature": tune.uniform(0.01, 1.0),
+        "optimizer.schedule.name": tune.choice(["step", "cosine"]),
+        "optimizer.learning_rate": tune.choice([1e-3, 1e-6]),  # below the cosine's lowest rate
+    }
+    sweep = open_sweep(tmp_path, parameters=parameters, scheduler=RunAll(), rung_epochs=(), trials=12)
+    assert finish(sweep)
+    failed = {o.index: o.why for o in sweep.folder.history.outcomes if o.state == "failed"}
+    assert failed and all("min_learning_rate" in why for why in failed.values())
+    for index, settings in sweep.folder.suggestions.items():
+        is_impossible = (settings["optimizer.schedule.name"], settings["optimizer.learning_rate"]) == (
+            "cosine",
+            1e-6,
+        )
+        assert (index in failed) == is_impossible
+
+
 def test_draw__shows_the_best_first_what_runs_and_what_was_stopped(tmp_path):
     sweep = open_sweep(tmp_path, trials=3)
     legs = [sweep.next_leg(at_once=3) for _ in range(3)]
