@@ -9,6 +9,7 @@ import functools
 import itertools
 import logging
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ import ray
 import ray.data
 import torch
 from ray.data import DataContext, TaskPoolStrategy
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.collate_fn import NumpyBatchCollateFn
 
 from sslsv.data.stream import Plan, Rows, rows_of_rank
@@ -33,6 +35,9 @@ _TASK_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+
+
+_SCHEDULER_PAUSE_SECONDS = 0.02
 
 
 def train_batches(
@@ -90,6 +95,17 @@ def plain_batches(
         yield {name: torch.from_numpy(column) for name, column in maker.make_batch(rows).items()}
 
 
+class _Pause(ExecutionCallback):
+    """A short sleep in every round of Ray Data's scheduler, which runs in a thread of the training process.
+
+    While finished blocks wait for the trainer, Ray's loop would spin: a whole core and half of the time that
+    the interpreter has for training.  A round need not be faster than a block is used up.
+    """
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(_SCHEDULER_PAUSE_SECONDS)
+
+
 class _Collate(NumpyBatchCollateFn):
     """Copies a batch out of the object store, whose memory is read-only; runs in the prefetching thread."""
 
@@ -133,6 +149,8 @@ def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: floa
     context.enable_operator_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
+    if _Pause not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(_Pause)
     # Every rank runs an executor of its own, and each would take the whole cluster to be its alone.
     cpus = data_tasks * cpus_per_task if data_tasks else float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
     limits = context.execution_options.resource_limits

@@ -62,6 +62,20 @@ def test_train_batches__closing_early_frees_the_tasks(demo_corpus: Path, ray_ses
     assert ray.available_resources()["CPU"] == 4
 
 
+@pytest.mark.slow
+def test_train_batches__ray_does_not_spin_while_made_batches_wait(
+    demo_corpus: Path, ray_session: None
+) -> None:
+    plan, maker = plan_and_maker(demo_corpus)
+    batches = train_batches(plan, maker, 0, 4000, data_tasks=2)
+    next(batches)
+    time.sleep(3)  # until nobody may make more
+    before = time.process_time()
+    time.sleep(2)
+    assert time.process_time() - before < 0.6  # 2.0 without the pause in the scheduler's rounds
+    batches.close()
+
+
 def test_train_batches__no_steps_need_no_ray(demo_corpus: Path) -> None:
     plan, maker = plan_and_maker(demo_corpus)
     assert list(train_batches(plan, maker, 5, 5)) == []
