@@ -50,16 +50,15 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(config.resources.threads_per_worker or max(1, threads))
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
-    training = Training(
-        config,
-        RunFolder(job["storage"], job["name"]),
-        device=device,
-        board=job["board"],
-        wandb_mode=job["wandb_mode"],
-        report=ray.train.report,
-    )
     try:
-        return training.run()
+        return Training(
+            config,
+            RunFolder(job["storage"], job["name"]),
+            device=device,
+            board=job["board"],
+            wandb_mode=job["wandb_mode"],
+            report=ray.train.report,
+        ).run()
     except TrainingError as error:
         return {"error": str(error)}
 
@@ -81,22 +80,15 @@ class Training:
         report: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
         self.config, self.folder, self.device, self.report = config, folder, device, report
-        # Who is trained on, who is held out, and the order of everything.
-        manifest, self.validation, self.tests = open_trial_sets(config)
-        self.num_utterances = len(manifest)
-        self.bad_indices: set[int] = set()  # unreadable utterances that this worker met since the last record
+        self.bad_indices: set[int] = set()  # unreadable utterances met here since the last record
         self.bad_bank_files: set[int] = set()  # likewise: noises and rooms
-        self.plan = Plan.from_config(manifest.speakers, config)
-        self.total_steps = config.train.epochs * self.plan.steps_per_epoch
-        # The model, and where to go on.
         self.state = build_state(config, device)
+        validation.start_together(self.open_data)
+        self.total_steps = config.train.epochs * self.plan.steps_per_epoch
         restore_state(self.state, folder)
         self.model = wrap_model(self.state.model, config, device)
-        self.maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
-        self.probe = open_probe(manifest, config)
-        # Who watches.
-        batch_seconds = config.evaluation.batch_seconds
-        self.embedder = Embedder(self.state.model, device, config.train.precision, batch_seconds)
+        precision, batch_seconds = config.train.precision, config.evaluation.batch_seconds
+        self.embedder = Embedder(self.state.model, device, precision, batch_seconds)
         self.meter = Meter(
             batch_size=config.train.batch_size,
             total_steps=self.total_steps,
@@ -116,6 +108,15 @@ class Training:
                 wandb_project=config.run.wandb_project,
                 board=board,
             )
+
+    def open_data(self) -> None:
+        """Who is trained on, who is held out, and the order of everything."""
+        config = self.config
+        manifest, self.validation, self.tests = open_trial_sets(config)
+        self.num_utterances = len(manifest)
+        self.plan = Plan.from_config(manifest.speakers, config)
+        self.maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
+        self.probe = open_probe(manifest, config)
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary (what `summary.json` holds)."""

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,6 +33,21 @@ class TrainingError(RuntimeError):
 
     The message is for the user.
     """
+
+
+def start_together(prepare: Callable[[], None]) -> None:
+    """Run what may fail on one worker alone, such as opening data that its machine lacks.
+
+    Then every worker raises TrainingError: the others would wait in vain for the one that failed.
+    """
+    problem = None
+    try:
+        prepare()
+    except (ValueError, OSError) as error:
+        problem = f"Training worker {distributed.rank()} on {socket.gethostname()} can't start: {error}"
+    first = next(filter(None, distributed.gather_objects(problem)), None)
+    if first is not None:
+        raise TrainingError(first)
 
 
 def validate(

@@ -2,9 +2,17 @@ import math
 
 import pytest
 
+from sslsv import distributed
 from sslsv.config import CollapseConfig, Config, DataConfig, EvaluationConfig, TrainConfig
 from sslsv.training_state import TrainingState
-from sslsv.validation import TrainingError, check_bad_share, check_finite, note_best, reason_to_stop
+from sslsv.validation import (
+    TrainingError,
+    check_bad_share,
+    check_finite,
+    note_best,
+    reason_to_stop,
+    start_together,
+)
 
 
 def state(**values):
@@ -86,3 +94,19 @@ def test_check_bad_share__names_every_bad_recording():
     check_bad_share({"a": "a is empty.", "b": "b is no audio."}, 20, settings)
     with pytest.raises(TrainingError, match=r"2 of the 19 (.|\n)*a is empty\.\n +b is no audio\."):
         check_bad_share({"a": "a is empty.", "b": "b is no audio."}, 19, settings)
+
+
+def test_start_together__a_worker_without_the_data_stops_all_with_its_sentence(monkeypatch):
+    def missing():
+        raise FileNotFoundError("The folder /data does not exist.")
+
+    with pytest.raises(
+        TrainingError, match=r"Training worker 0 on .* can't start: The folder /data does not exist\."
+    ):
+        start_together(missing)
+    start_together(lambda: None)  # all well: nothing happens
+    monkeypatch.setattr(
+        distributed, "gather_objects", lambda value: [value, "Training worker 1 can't start."]
+    )
+    with pytest.raises(TrainingError, match="Training worker 1 can't start."):
+        start_together(lambda: None)  # this one could, another one can't
