@@ -17,6 +17,7 @@ from sslsv.models.vibcreg import VIbCReg
 from sslsv.models.vicreg import VICReg
 from sslsv.optim import OptimizerConfig
 from sslsv.overrides import apply_overrides, differences
+from sslsv.project import locate
 from sslsv.setting_checks import check_run_name, check_speeds, is_among
 from sslsv.settings import at_least, build, refuse_if
 from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
@@ -196,7 +197,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises `ConfigError`: one sentence with the file, the key, what was given and what is allowed.
     """
-    path = Path(path)
+    path = locate(path)
     raw = read_yaml(path)
     try:
         config = build(Config, {} if raw is None else raw)

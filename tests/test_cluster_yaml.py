@@ -15,7 +15,12 @@ def test_cluster_files__pass_rays_own_validator(name):
 
     config = prepare_config(yaml.safe_load((ROOT / name).read_text(encoding="utf-8")))
     validate_config(config)
-    assert config["file_mounts"]["~/sslsv"] == "."
+    # Not ~/sslsv: scripts of `ray submit` run in ~, where such a folder would be taken for the package.
+    assert config["file_mounts"]["~/sslsv-project"] == "."
+    # `data` without its slash would keep sslsv/data from the machines.
+    assert {"/data", "/tune", "/runs"} <= set(config["rsync_exclude"]) and "data" not in config[
+        "rsync_exclude"
+    ]
     assert any("requirements.txt" in command for command in config["setup_commands"])
     starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     assert all("--disable-usage-stats" in command for command in starts if "ray start" in command)

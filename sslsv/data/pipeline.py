@@ -1,7 +1,7 @@
 """The Ray Data graph that turns a Plan into batches; the only file in `data/` that knows Ray.
 
-Ids go in, int16 views come out: `from_arrow` of the plan's rows, one map task per block of several batches,
-batches in the order of the plan. Nothing is drawn here: where and when a row is made does not change a bit of
+Ids go in, int16 views come out: one map task per block of several batches of the plan's rows, batches in the
+order of the plan. Nothing is drawn here: where and when a row is made does not change a bit of
 it.
 """
 
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import ray
 import ray.data
 import torch
@@ -65,12 +64,14 @@ def train_batches(
         return
     reference = ray.put(maker) if isinstance(maker, ViewMaker) else maker
     _configure(DataContext.get_current(), data_tasks, cpus_per_task, world_size)
-    views = ray.data.from_arrow(_blocks(rows, size, batches_per_block)).map_batches(
+    # Items and not tables: the size of each table is asked by a task of one CPU, which there may not be.
+    blocks = _blocks(len(rows["sample"]), size, batches_per_block)
+    views = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         _make_block,  # type: ignore[arg-type]
         batch_size=None,
         batch_format="numpy",
         zero_copy_batch=True,
-        fn_kwargs={"reference": reference},
+        fn_kwargs={"rows": ray.put(rows), "maker": reference},
         num_cpus=cpus_per_task,
         compute=TaskPoolStrategy(max(1, data_tasks // world_size) if data_tasks else None),
         runtime_env={"env_vars": _TASK_ENVIRONMENT},
@@ -113,21 +114,21 @@ class _Collate(NumpyBatchCollateFn):
         return {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
 
 
-def _blocks(rows: Rows, size: int, batches_per_block: int) -> list[pa.Table]:
+def _blocks(total: int, size: int, batches_per_block: int) -> list[dict[str, int]]:
     # The first block is a single batch, so that training need not wait for a whole block to begin.
-    total = len(rows["sample"])
     bounds = [0, *range(size, total, size * batches_per_block), total]
-    return [
-        pa.table({name: column[start:end] for name, column in rows.items()})
-        for start, end in itertools.pairwise(bounds)
-    ]
+    return [{"first": first, "last": last} for first, last in itertools.pairwise(bounds)]
 
 
 def _make_block(
-    rows: dict[str, npt.NDArray[Any]], *, reference: "ray.ObjectRef[ViewMaker]"
+    block: dict[str, npt.NDArray[np.int64]],
+    *,
+    rows: "ray.ObjectRef[Rows]",
+    maker: "ray.ObjectRef[ViewMaker]",
 ) -> dict[str, npt.NDArray[Any]]:
     _lower_priority()
-    return _maker_of(reference).make_batch(rows)
+    part = slice(int(block["first"][0]), int(block["last"][0]))
+    return _maker_of(maker).make_batch({name: column[part] for name, column in ray.get(rows).items()})
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sslsv.evaluation_settings import LowerIsBetter
+from sslsv.project import locate
 from sslsv.search.dimensions import When, read_dimensions
 from sslsv.search.schedulers import RunAll, Scheduler
 from sslsv.search.space_checks import check_metrics, check_parameters, check_rungs, check_searcher
@@ -64,7 +65,7 @@ def load_space(path: str | Path) -> Space:
 
     Raises FileNotFoundError, and ValueError in one sentence for whatever goes wrong inside.
     """
-    path = Path(path)
+    path = locate(path)
     if not path.is_file() or path.suffix != ".py":
         there = [str(other) for other in sorted(path.parent.glob("*.py"))]
         hint = nearest(str(path), there) if there else "; give a Python file such as tune_spaces/demo.py"
