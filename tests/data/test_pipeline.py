@@ -79,6 +79,25 @@ def test_train_batches__ray_does_not_spin_while_made_batches_wait(
     batches.close()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_train_batches__need_no_more_of_a_cpu_than_their_tasks_are_given(
+    demo_corpus: Path, ray_session: None
+) -> None:
+    import ray
+
+    @ray.remote(num_cpus=3.5)  # of 4, as training workers might hold them
+    class Holder:
+        def is_there(self) -> bool:
+            return True
+
+    holder = Holder.remote()
+    assert ray.get(holder.is_there.remote())
+    plan, maker = plan_and_maker(demo_corpus)
+    assert len(list(train_batches(plan, maker, 0, 6, data_tasks=1, cpus_per_task=0.5))) == 6
+    ray.kill(holder)
+
+
 def test_train_batches__no_steps_need_no_ray(demo_corpus: Path) -> None:
     plan, maker = plan_and_maker(demo_corpus)
     assert list(train_batches(plan, maker, 5, 5)) == []
