@@ -1,0 +1,60 @@
+"""One optimizer step of one worker, from a batch to moved weights."""
+
+import torch
+from torch import Tensor, nn
+
+from sslsv import distributed
+from sslsv.config import Config
+from sslsv.models.base import Progress
+from sslsv.optim import clip_gradients
+from sslsv.schedules import learning_rate
+from sslsv.training_state import TrainingState
+from sslsv.verification import PRECISIONS
+
+
+def take_step(
+    state: TrainingState,
+    network: nn.Module,
+    batch: dict[str, Tensor],
+    *,
+    config: Config,
+    steps_per_epoch: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Move `state` by one step; `network` is its model as `wrap_model` gave it, `batch` this worker's share.
+
+    Returns loss, its terms, gradient norm and learning rate as tensors on the device: reading one of them
+    here would make a GPU wait.
+    """
+    total_steps = config.train.epochs * steps_per_epoch
+    progress = Progress(state.step, total_steps, state.step // steps_per_epoch, config.train.epochs)
+    if state.step % steps_per_epoch == 0:
+        state.model.start_epoch(progress)
+    # What a model draws depends on (seed, step, rank) alone, so that a resumed run draws the same.
+    key = (config.seed * 1_000_003 + state.step) * 65_537 + distributed.rank()
+    torch.manual_seed(key % 2**63)
+    rate = learning_rate(
+        config.optimizer.schedule,
+        config.optimizer.learning_rate,
+        state.step,
+        total_steps,
+        steps_per_epoch,
+    )
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+
+    batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+    dtype = PRECISIONS[config.train.precision]
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        output = network(batch, progress)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(output.loss).backward()
+    state.scaler.unscale_(state.optimizer)
+    state.model.before_step(progress)
+    gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.model.after_step(progress)
+    state.step += 1
+    numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.tensor(rate, device=device)}
+    return {"loss": output.loss, **output.metrics, **numbers}
