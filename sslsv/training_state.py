@@ -46,7 +46,9 @@ class TrainingState:
 def build_model(config: Config) -> Model:
     """The model that the settings describe, with freshly drawn weights, on the CPU."""
     torch.manual_seed(config.seed)
-    model: Model = MODELS[config.model.name](config.model, ThinResNet34(config.encoder))
+    encoder = ThinResNet34(config.encoder)
+    encoder.recomputes_activations = config.train.recompute
+    model: Model = MODELS[config.model.name](config.model, encoder)
     return model
 
 

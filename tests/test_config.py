@@ -264,6 +264,11 @@ DO_NOT_FIT = {
         ["train.precision=fp16", "resources.gpu=false"],
         "train.precision is 'fp16', which needs a GPU, and resources.gpu is false; use 'bf16' or 'fp32'",
     ),
+    "recompute_and_compile": (
+        ["train.recompute=true", "train.compile=true"],
+        "train: recompute and compile are both true; a compiled step chooses by itself what it keeps: set one of them "
+        "to false",
+    ),
     "patience_without_validation": (
         ["train.patience=3"],
         "train.patience is 3 but nothing is validated; set evaluation.held_out_speakers, evaluation.validation or a "

@@ -120,3 +120,26 @@ def test_config__is_frozen_and_refuses_impossible_values() -> None:
         ThinResNet34.Config(width=0)
     with pytest.raises(ValueError, match="pre_emphasis is 1.5"):
         ThinResNet34.Config(pre_emphasis=1.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_thin_resnet34__recomputed_activations_change_no_bit_and_keep_less(dtype: torch.dtype) -> None:
+    results, kept = [], []
+    for is_recomputed in (False, True):
+        model = small().to(memory_format=torch.channels_last)
+        model.recomputes_activations = is_recomputed
+        sizes: list[int] = []
+
+        def pack(x: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(x.numel() * x.element_size())
+            return x
+
+        autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), autocast:
+            embeddings = model(waveforms())
+        kept.append(sum(sizes))
+        embeddings.float().square().sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        results.append([embeddings, *gradients, *model.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert kept[1] < kept[0] / 4
