@@ -1,9 +1,12 @@
 """One optimizer step of one worker, from a batch to moved weights."""
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
 from sslsv import distributed
+from sslsv.cached_gradients import backward_in_chunks
 from sslsv.config import Config
 from sslsv.models.base import Progress
 from sslsv.optim import clip_gradients
@@ -30,9 +33,6 @@ def take_step(
     progress = Progress(state.step, total_steps, state.step // steps_per_epoch, config.train.epochs)
     if state.step % steps_per_epoch == 0:
         state.model.start_epoch(progress)
-    # What a model draws depends on (seed, step, rank) alone, so that a resumed run draws the same.
-    key = (config.seed * 1_000_003 + state.step) * 65_537 + distributed.rank()
-    torch.manual_seed(key % 2**63)
     rate = learning_rate(
         config.optimizer.schedule,
         config.optimizer.learning_rate,
@@ -45,10 +45,25 @@ def take_step(
 
     batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        output = network(batch, progress)
+    autocast = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(output.loss).backward()
+    chunk_size = config.train.chunk_size
+    if chunk_size is None:
+        seed_draws(config.seed, state.step, distributed.rank())
+        with autocast():
+            output = network(batch, progress)
+        state.scaler.scale(output.loss).backward()
+    else:
+        views = batch["views"]
+        first = distributed.rank() * (len(views) // chunk_size)
+        output = backward_in_chunks(
+            network,
+            views,
+            chunk_size,
+            scaler=state.scaler,
+            autocast=autocast,
+            seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),
+        )
     state.scaler.unscale_(state.optimizer)
     state.model.before_step(progress)
     gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
@@ -58,3 +73,12 @@ def take_step(
     state.step += 1
     numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.tensor(rate, device=device)}
     return {"loss": output.loss, **output.metrics, **numbers}
+
+
+def seed_draws(seed: int, step: int, rank: int) -> None:
+    """What a model draws depends on (seed, step, rank) alone, so that a resumed run draws the same.
+
+    A chunk counts as a worker of its own.
+    """
+    key = (seed * 1_000_003 + step) * 65_537 + rank
+    torch.manual_seed(key % 2**63)
