@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslsv.encoders.features import LogMel, strided_size
+from sslsv.encoders.gated_residual import gated_residual
 from sslsv.encoders.pooling import PoolingName, build_pooling
 from sslsv.modules import recomputed
 
@@ -55,6 +56,8 @@ class Block(nn.Module):
         y = self.norm1(F.relu(self.conv1(x), inplace=True))
         y = self.norm2(self.conv2(y))
         if self.gates is not None:
+            if self.training and not torch.compiler.is_compiling():
+                return gated_residual(y, self.shortcut(x), self.gates.squeeze, self.gates.excite)
             y = y * self.gates(y)
         return F.relu(y.add_(self.shortcut(x)), inplace=True)
 

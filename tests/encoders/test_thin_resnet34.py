@@ -143,3 +143,16 @@ def test_thin_resnet34__recomputed_activations_change_no_bit_and_keep_less(dtype
         results.append([embeddings, *gradients, *model.buffers()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert kept[1] < kept[0] / 4
+
+
+def test_block__compiled_training_equals_eager_training() -> None:
+    torch.manual_seed(44)
+    block = Block(4, 8, 2, has_squeeze_excitation=True).double()
+    x = torch.randn(3, 4, 6, 5, dtype=torch.float64)
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
+    for eager, traced in zip(
+        torch.autograd.grad(block(x).square().sum(), list(block.parameters())),
+        torch.autograd.grad(compiled(x).square().sum(), list(block.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(traced, eager, rtol=1e-9, atol=1e-12)
