@@ -73,9 +73,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the config's")
     given = parser.parse_intermixed_args()
     base = load_config(given.config, given.overrides)
-    print(
-        f"{'seed':>6} {'trials':20} {'precision':10} {'EER %':>7} {'minDCF':>7} {'cosine: least':>14} {'median':>9}"
-    )
+    print("  seed trials               precision    EER %  minDCF  cosine: least    median")
     for seed in given.seeds or [base.seed]:
         config = dataclasses.replace(base, seed=seed)
         states, trial_sets = train_both(config, given.steps)

@@ -85,7 +85,7 @@ class TrainConfig:
     channels_last: bool = False  # memory layout of convolutions; faster with bf16
     compile: bool = False  # torch.compile: minutes at the start, faster steps on GPUs
     sync_batchnorm: bool = True  # batch statistics over all workers: the same run whatever their number
-    # A batch too large for a small GPU: `recompute` first, the very same run at half the memory and 1.3 times the time.
+    # For a small GPU, `recompute` first: the very same run in half the memory and 1.3 times the time.
     recompute: bool = False  # keep the blocks' inputs only, and run the blocks again for the gradients
     # If that is not enough: the loss still sees the whole batch, batch norm sees each chunk as a worker's.
     chunk_size: int | None = None  # utterances per forward pass of one worker; null = its share at once
