@@ -27,7 +27,8 @@ PROJECTOR_DIMS = (24, 24, 16)
 # Without synchronised batch norm the answer must depend on the number of processes: shows that the check can
 # fail.
 CONTROL = "vicreg, batch norm per process"
-CASES = ("simclr", "vicreg", "vibcreg", "barlow_twins", CONTROL)
+RECOMPUTED = "vicreg, recomputed activations"  # its batch norms meet the other processes twice
+CASES = ("simclr", "vicreg", "vibcreg", "barlow_twins", RECOMPUTED, CONTROL)
 
 
 def build_model(case: str) -> nn.Module:
@@ -35,6 +36,7 @@ def build_model(case: str) -> nn.Module:
     torch.manual_seed(1)
     shape: dict[str, Any] = {"crop_seconds": CROP_SECONDS, "projector_dims": PROJECTOR_DIMS}
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
+    encoder.recomputes_activations = case == RECOMPUTED
     match case.split(",")[0]:
         case "simclr":
             return SimCLR(SimCLR.Config(temperature=0.1, **shape), encoder).double()

@@ -1,6 +1,7 @@
 """Layers that encoders and models share: projectors, whitening, batch normalisation over all ranks."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from sslsv import distributed
 
@@ -142,6 +145,35 @@ def _with_state_of(norm: Any, kind: type[nn.Module]) -> nn.Module:
         setattr(copy, name, getattr(norm, name))  # the same tensors: an optimiser may hold them already
     copy.train(norm.training)
     return copy  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms in training still normalise by their batch, but their running averages stay."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        # Not `track_running_stats`: checkpointing wants both passes to save the same tensors.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def recomputed(module: nn.Module, x: Tensor) -> Tensor:
+    """`module(x)` that keeps only `x` for the backward pass, which runs `module` a second time.
+
+    Bit for bit the same loss, gradients and running statistics; what it draws at random is drawn again.
+    """
+    y: Tensor = checkpoint(
+        module,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (contextlib.nullcontext(), frozen_running_statistics(module)),
+    )
+    return y
 
 
 class IterNorm(nn.Module):

@@ -55,3 +55,40 @@ def is_among(root: str, name: str | None, names: Sequence[str]) -> bool:
     """Whether a list is one of several, however their paths below `root` are spelt."""
     paths = {os.path.abspath(os.path.join(root, other)) for other in names}
     return name is not None and os.path.abspath(os.path.join(root, name)) in paths
+
+
+def check_memory_settings(
+    chunk_size: int | None, recompute: bool, uses_compile: bool, sync_batchnorm: bool
+) -> None:
+    """Refuse ways to save memory that do not go together, or that would not do what other settings say."""
+    refuse_if(
+        recompute and uses_compile,
+        "recompute and compile are both true; a compiled step chooses by itself what it keeps: set one of "
+        "them to false",
+    )
+    refuse_if(
+        chunk_size is not None and uses_compile,
+        f"chunk_size is {chunk_size} and compile true; chunks can't be compiled: set compile to false, or "
+        "chunk_size to null",
+    )
+    refuse_if(
+        chunk_size is not None and sync_batchnorm,
+        f"chunk_size is {chunk_size} and sync_batchnorm true, but a chunk knows no batch statistics other "
+        "than its own; set recompute to true instead of chunk_size (the same run in less memory), or "
+        "sync_batchnorm to false (each chunk counts as a worker)",
+    )
+
+
+def check_chunks(chunk_size: int | None, batch_size: int, workers: int) -> None:
+    """Refuse chunks that do not divide a worker's share of the batch; null passes."""
+    share = batch_size // workers
+    if chunk_size is None or share % chunk_size == 0:
+        return
+    divisors = [size for size in range(2, share + 1) if share % size == 0]
+    nearest = min(divisors or [0], key=lambda size: abs(size - chunk_size))
+    way_out = f"use {nearest}" if nearest else "use null"
+    refuse_if(
+        True,
+        f"train.chunk_size is {chunk_size}, which does not divide the {share} utterances of each worker "
+        f"(train.batch_size {batch_size} over {workers} resources.workers); {way_out}",
+    )

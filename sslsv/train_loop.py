@@ -20,15 +20,13 @@ from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.label_free import open_probe
 from sslsv.meter import Meter
-from sslsv.models.base import Progress
-from sslsv.optim import clip_gradients
 from sslsv.report import write_report
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import Board, RunLog, WandbMode
-from sslsv.schedules import learning_rate
 from sslsv.training_state import build_state, restore_state, save_state, wrap_model
+from sslsv.training_step import take_step
 from sslsv.validation import TrainingError
-from sslsv.verification import PRECISIONS, Embedder, open_trial_sets
+from sslsv.verification import Embedder, open_trial_sets
 
 MAX_SPAN_STEPS = 4096  # of one Ray Data execution: starting one costs 0.25 s, and its plan must stay small
 
@@ -168,43 +166,15 @@ class Training:
             step = last
 
     def take_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One optimizer step; returns loss, its terms, gradient norm and learning rate.
-
-        They are tensors on the device: reading one of them here would make a GPU wait.
-        """
-        state, config = self.state, self.config
-        steps_per_epoch = self.plan.steps_per_epoch
-        progress = Progress(state.step, self.total_steps, state.step // steps_per_epoch, config.train.epochs)
-        if state.step % steps_per_epoch == 0:
-            state.model.start_epoch(progress)
-        # What a model draws depends on (seed, step, rank) alone, so that a resumed run draws the same.
-        key = (config.seed * 1_000_003 + state.step) * 65_537 + distributed.rank()
-        torch.manual_seed(key % 2**63)
-        rate = learning_rate(
-            config.optimizer.schedule,
-            config.optimizer.learning_rate,
-            state.step,
-            self.total_steps,
-            steps_per_epoch,
+        """One optimizer step; see `training_step.take_step`."""
+        return take_step(
+            self.state,
+            self.model,
+            batch,
+            config=self.config,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            device=self.device,
         )
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-
-        batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
-        dtype = PRECISIONS[config.train.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            output = self.model(batch, progress)
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(output.loss).backward()
-        state.scaler.unscale_(state.optimizer)
-        state.model.before_step(progress)
-        gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.model.after_step(progress)
-        state.step += 1
-        numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.tensor(rate, device=self.device)}
-        return {"loss": output.loss, **output.metrics, **numbers}
 
     def finish_interval(self, is_epoch_end: bool) -> None:
         """Log what the last steps came to; where due, validate, test, decide whether to stop, and save."""

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sslsv import distributed
+from sslsv.cached_gradients import ChunkReplay
 from sslsv.checkpoint import (
     Checkpoint,
     newest_sound_checkpoint,
@@ -20,7 +21,7 @@ from sslsv.config import Config, to_yaml
 from sslsv.encoders import ThinResNet34
 from sslsv.environment import describe_environment
 from sslsv.models import MODELS
-from sslsv.models.base import Model
+from sslsv.models.base import Model, TwoViewModel
 from sslsv.modules import synchronize_batchnorm
 from sslsv.optim import build_optimizer
 from sslsv.run_folder import RunFolder
@@ -46,7 +47,9 @@ class TrainingState:
 def build_model(config: Config) -> Model:
     """The model that the settings describe, with freshly drawn weights, on the CPU."""
     torch.manual_seed(config.seed)
-    model: Model = MODELS[config.model.name](config.model, ThinResNet34(config.encoder))
+    encoder = ThinResNet34(config.encoder)
+    encoder.recomputes_activations = config.train.recompute
+    model: Model = MODELS[config.model.name](config.model, encoder)
     return model
 
 
@@ -66,7 +69,12 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
 
 def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     """The model as the loop calls it: compiled if asked, gradients averaged if there are several workers."""
-    wrapped: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
+    wrapped: nn.Module = model
+    if config.train.chunk_size is not None:
+        assert isinstance(model, TwoViewModel), f"{config.model.name} has no projections to cache"
+        wrapped = ChunkReplay(model)
+    elif config.train.compile:
+        wrapped = torch.compile(model)  # type: ignore[assignment]
     if distributed.world_size() == 1:
         return wrapped
     # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run

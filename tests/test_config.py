@@ -264,6 +264,31 @@ DO_NOT_FIT = {
         ["train.precision=fp16", "resources.gpu=false"],
         "train.precision is 'fp16', which needs a GPU, and resources.gpu is false; use 'bf16' or 'fp32'",
     ),
+    "recompute_and_compile": (
+        ["train.recompute=true", "train.compile=true"],
+        "train: recompute and compile are both true; a compiled step chooses by itself what it keeps: set one of them "
+        "to false",
+    ),
+    "chunks_and_compile": (
+        ["train.chunk_size=32", "train.compile=true", "train.sync_batchnorm=false"],
+        "train.chunk_size is 32 and compile true; chunks can't be compiled: set compile to false, or chunk_size to null",
+    ),
+    "chunks_of_synchronised_batchnorm": (
+        ["train.chunk_size=32"],
+        "train.chunk_size is 32 and sync_batchnorm true, but a chunk knows no batch statistics other than its own; set "
+        "recompute to true instead of chunk_size (the same run in less memory), or sync_batchnorm to false (each chunk "
+        "counts as a worker)",
+    ),
+    "chunks_that_do_not_divide": (
+        ["train.chunk_size=48", "train.sync_batchnorm=false", "resources.workers=2"],
+        "train.chunk_size is 48, which does not divide the 128 utterances of each worker (train.batch_size 256 over 2 "
+        "resources.workers); use 32",
+    ),
+    "chunk_larger_than_the_share": (
+        ["train.chunk_size=512", "train.sync_batchnorm=false"],
+        "train.chunk_size is 512, which does not divide the 256 utterances of each worker (train.batch_size 256 over 1 "
+        "resources.workers); use 256",
+    ),
     "patience_without_validation": (
         ["train.patience=3"],
         "train.patience is 3 but nothing is validated; set evaluation.held_out_speakers, evaluation.validation or a "

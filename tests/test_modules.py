@@ -6,7 +6,15 @@ import torch
 from torch import nn
 
 from sslsv import modules
-from sslsv.modules import GlobalBatchNorm1d, GlobalBatchNorm2d, IterNorm, projector, synchronize_batchnorm
+from sslsv.modules import (
+    GlobalBatchNorm1d,
+    GlobalBatchNorm2d,
+    IterNorm,
+    frozen_running_statistics,
+    projector,
+    recomputed,
+    synchronize_batchnorm,
+)
 
 torch.set_num_threads(1)
 
@@ -132,3 +140,30 @@ def test_iternorm__groups_that_do_not_divide_are_refused() -> None:
 def test_full_precision__keeps_float64_and_lifts_the_rest() -> None:
     assert modules.full_precision(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32
     assert modules.full_precision(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, GlobalBatchNorm1d])
+def test_frozen_running_statistics__batch_statistics_are_used_and_averages_stay(kind: Any) -> None:
+    norm = kind(3)
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(13)) + 4
+    before = copy.deepcopy(norm.state_dict())
+    with pytest.raises(KeyError), frozen_running_statistics(norm):
+        y = norm(x)
+        raise KeyError
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    assert torch.equal(y, norm(x)) and not torch.equal(norm.running_mean, before["running_mean"])
+
+
+def test_recomputed__draws_the_same_and_moves_running_statistics_once() -> None:
+    module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 2))
+    other = copy.deepcopy(module)
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(14), requires_grad=True)
+    results = []
+    for network, run in ((module, module), (other, lambda x: recomputed(other, x))):
+        torch.manual_seed(15)
+        y = run(x)
+        torch.rand(7)  # what others draw in between
+        gradients = torch.autograd.grad(y.square().sum(), [x, *network.parameters()])
+        results.append([y, *gradients, *network.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert module[1].num_batches_tracked == 1

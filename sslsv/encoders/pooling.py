@@ -72,9 +72,16 @@ class SelfAttentivePooling(Pooling):
         self.score = nn.Parameter(torch.empty(channels, 1))
         nn.init.xavier_normal_(self.score)
 
+    def forward(self, frames: Tensor) -> Tensor:
+        """Pool (B, C, F, L) to (B, C), outside autocast; no copy of the map is made in another precision."""
+        with torch.autocast(frames.device.type, enabled=False):
+            return self.pool(frames)
+
     def pool(self, frames: Tensor) -> Tensor:
-        """(B, C, F, L) -> (B, C)."""
-        frames = frames.mean(2).mT  # (B, L, C)
+        """(B, C, F, L) -> (B, C); frames of any precision."""
+        # Divided after the sum: the gradient is then divided before it is spread over the map.
+        total = frames.sum(2, dtype=torch.promote_types(frames.dtype, torch.float32))
+        frames = (total / frames.shape[2]).mT  # (B, L, C)
         weights = torch.softmax(torch.tanh(self.hidden(frames)) @ self.score, 1)  # (B, L, 1)
         return (frames * weights).sum(1)
 

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslsv.encoders.features import LogMel, strided_size
+from sslsv.encoders.gated_residual import gated_residual
 from sslsv.encoders.pooling import PoolingName, build_pooling
+from sslsv.modules import recomputed
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
 
@@ -54,6 +56,8 @@ class Block(nn.Module):
         y = self.norm1(F.relu(self.conv1(x), inplace=True))
         y = self.norm2(self.conv2(y))
         if self.gates is not None:
+            if self.training and not torch.compiler.is_compiling():
+                return gated_residual(y, self.shortcut(x), self.gates.squeeze, self.gates.excite)
             y = y * self.gates(y)
         return F.relu(y.add_(self.shortcut(x)), inplace=True)
 
@@ -108,6 +112,7 @@ class ThinResNet34(nn.Module):
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()
         self.config = config
+        self.recomputes_activations = False  # set by the trainer: backward runs stem and blocks again
         self.embedding_dim = config.embedding_dim
         self.features = LogMel(config.num_mels, config.pre_emphasis)
         self.stem = _build_stem(config)
@@ -135,7 +140,10 @@ class ThinResNet34(nn.Module):
         x = self.features(waveforms)[:, None]
         if self.blocks[0].conv1.weight.is_contiguous(memory_format=torch.channels_last):  # type: ignore[union-attr, operator]
             x = x.contiguous(memory_format=torch.channels_last)
-        x = self.pooling(self.blocks(self.stem(x)))
+        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
+        for part in (self.stem, *self.blocks):
+            x = recomputed(part, x) if is_recomputed else part(x)
+        x = self.pooling(x)
         return self.head_norm(self.head(x))  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslsv import distributed
 from sslsv.diagnostics import feature_std
-from sslsv.modules import full_precision, projector
+from sslsv.modules import IterNorm, full_precision, projector
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,45 @@ class TwoViewModel(Model):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Loss of all ranks' batches; the caller's autocast covers encoder and projector, not the loss."""
-        views = batch["views"]  # (B, 2, T)
+        return self.compare(*self.project(batch["views"]))
+
+    def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """What a worker, or a chunk of its share, does alone: views (B, 2, T) -> (B, 2, D), (B, 2, P).
+
+        Embeddings, and their projections by the layers before `whitening`; float32 or float64.
+        """
         # One pass over both views, (2B, T): faster than two, and batch norm sees both alike.
         embeddings = self.encoder(views.transpose(0, 1).flatten(0, 1))
-        projections = full_precision(self.projector(embeddings))
-        z_a, z_b = distributed.gather(torch.stack(projections.chunk(2), 1)).unbind(1)  # (W*B, P) each
-        with torch.autocast(views.device.type, enabled=False):
+        projections = self.projector[: self._num_local_layers](embeddings)
+        return _paired(embeddings.detach()), _paired(projections)
+
+    def compare(self, embeddings: Tensor, projections: Tensor) -> StepOutput:
+        """Loss and metrics of what `project` gave for this worker's whole share, with all other workers'."""
+        with torch.autocast(projections.device.type, enabled=False):
+            rows = self.whitening(projections.transpose(0, 1).flatten(0, 1))  # (2B, P)
+            z_a, z_b = distributed.gather(_paired(rows)).unbind(1)  # (W*B, P) each
             loss, metrics = self.loss(z_a, z_b)
-            metrics["batch_feature_std"] = feature_std(full_precision(embeddings.detach()))
+            metrics["batch_feature_std"] = feature_std(embeddings.transpose(0, 1).flatten(0, 1))
         return StepOutput(loss, metrics)
+
+    @property
+    def whitening(self) -> nn.Sequential:
+        """The projector's layers from the first IterNorm on: their batch is always that of all workers."""
+        return self.projector[self._num_local_layers :]
+
+    @property
+    def _num_local_layers(self) -> int:
+        layers = list(self.projector)
+        return next((i for i, layer in enumerate(layers) if isinstance(layer, IterNorm)), len(layers))
 
     @abstractmethod
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Loss of the projections (B, P) of view a and of view b, row i of both from sample i."""
+
+
+def _paired(rows: Tensor) -> Tensor:
+    """(2B, D), all of view a before all of view b -> (B, 2, D)."""
+    return torch.stack(full_precision(rows).chunk(2), 1)
 
 
 def check_two_view_settings(crop_seconds: float, projector_dims: tuple[int, ...]) -> None:

@@ -120,3 +120,39 @@ def test_config__is_frozen_and_refuses_impossible_values() -> None:
         ThinResNet34.Config(width=0)
     with pytest.raises(ValueError, match="pre_emphasis is 1.5"):
         ThinResNet34.Config(pre_emphasis=1.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_thin_resnet34__recomputed_activations_change_no_bit_and_keep_less(dtype: torch.dtype) -> None:
+    results, kept = [], []
+    for is_recomputed in (False, True):
+        model = small().to(memory_format=torch.channels_last)
+        model.recomputes_activations = is_recomputed
+        sizes: list[int] = []
+
+        def pack(x: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(x.numel() * x.element_size())
+            return x
+
+        autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), autocast:
+            embeddings = model(waveforms())
+        kept.append(sum(sizes))
+        embeddings.float().square().sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        results.append([embeddings, *gradients, *model.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert kept[1] < kept[0] / 4
+
+
+def test_block__compiled_training_equals_eager_training() -> None:
+    torch.manual_seed(44)
+    block = Block(4, 8, 2, has_squeeze_excitation=True).double()
+    x = torch.randn(3, 4, 6, 5, dtype=torch.float64)
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
+    for eager, traced in zip(
+        torch.autograd.grad(block(x).square().sum(), list(block.parameters())),
+        torch.autograd.grad(compiled(x).square().sum(), list(block.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(traced, eager, rtol=1e-9, atol=1e-12)
