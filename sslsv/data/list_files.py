@@ -35,6 +35,7 @@ def train_rows(root: str | os.PathLike[str], name: str) -> Iterator[tuple[int, s
         # The two tests before the search spare a million lines half a second.
         if not path or (" " in path or "\t" in path) and _NAME_THEN_MORE.search(path):
             raise _malformed(name, number, line, _TRAIN_FORM, "2 fields")
+        check_stays_below(name, number, path)
         yield number, fields[0], path
     if is_empty:
         raise _empty(root, name, _TRAIN_FORM)
@@ -55,6 +56,8 @@ def trial_rows(root: str | os.PathLike[str], name: str) -> Iterator[tuple[int, b
             raise ValueError(
                 f"{name}, line {number}: the label is {label!r}; it must be 1 (same speaker) or 0."
             )
+        check_stays_below(name, number, enrolment)
+        check_stays_below(name, number, test)
         yield number, label == "1", enrolment, test
     if is_empty:
         raise _empty(root, name, _TRIAL_FORM)
@@ -82,12 +85,23 @@ def is_trial_list(root: str | os.PathLike[str], name: str) -> bool:
     raise _empty(root, name, f"{_TRAIN_FORM}` or `{_TRIAL_FORM}")
 
 
+def check_stays_below(name: str, number: int, path: str) -> None:
+    """Raise ValueError for a path with `..`, which hides where it leads; an absolute one shows it."""
+    if ".." in path and ".." in path.split("/"):
+        raise ValueError(
+            f"{name}, line {number}: the path {path[:120]!r} has a '..' in it, which may lead "
+            "out of data.root: write it without, or as an absolute path."
+        )
+
+
 def why_unlistable(path: str) -> str | None:
     """Return why no line of a train list can hold a path, or None where one can."""
     if "\n" in path or "\r" in path:
         return "has a line break in its name"
     if path != path.strip():
         return "begins or ends with a blank"
+    if ".." in path.split("/"):
+        return "has a '..' in it"
     if _NAME_THEN_MORE.search(path):
         return "has a blank after what ends as an audio file's name does"
     return None
