@@ -8,7 +8,6 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 # Read by Ray when it starts, hence before the import.
@@ -27,6 +26,7 @@ from sslsv.config import Config, ResourcesConfig, to_yaml
 from sslsv.progress import ActorBoard, ProgressActor, live_display
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
+from sslsv.storage import absolute
 from sslsv.train_loop import train_worker
 
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
@@ -171,7 +171,7 @@ def train(
         config,
         resources=replace(resources, data_tasks=share.data_tasks),
         # Workers run in another folder.
-        data=replace(config.data, root=str(Path(config.data.root).resolve())),
+        data=replace(config.data, root=absolute(config.data.root)),
     )
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     job = {

@@ -20,6 +20,7 @@ from sslsv.overrides import apply_overrides, differences
 from sslsv.project import locate
 from sslsv.setting_checks import check_chunks, check_memory_settings, check_run_name, check_speeds, is_among
 from sslsv.settings import at_least, build, refuse_if
+from sslsv.storage import check_place
 from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 class DataConfig:
     """Where the recordings are and how samples are drawn from them."""
 
-    root: str = "data"  # folder that the paths in all lists are relative to
+    root: str = "data"  # folder, or URI of a packed one, that the paths in all lists are relative to
     train_lists: tuple[str, ...] = (
         "voxceleb2_train_list",
     )  # `speaker path` per line; relative to root, or absolute
@@ -53,6 +54,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse empty lists and values out of range."""
+        check_place("root", self.root)
         refuse_if(
             not self.train_lists, "train_lists is empty; name at least one list of `speaker path` lines"
         )
@@ -117,6 +119,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts below their smallest sensible value."""
+        check_place("storage", self.storage)
         check_run_name(self.name)
         at_least(1, self, "keep_checkpoints")
         at_least(-1, self, "max_failures")

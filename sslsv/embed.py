@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from sslsv.data.audio import find_audio
+from sslsv.data.list_files import check_stays_below
 from sslsv.embeddings import FEW, Embed, Floats, embed_files
 from sslsv.speaker_encoder import SpeakerEncoder
 
@@ -95,6 +96,8 @@ def find_recordings(path: str, root: str) -> tuple[list[str], list[str]]:
     if not rows or wrong:
         where = f"line {wrong[0]} has {len(rows[wrong[0] - 1])} fields" if wrong else "it is empty"
         raise ValueError(f"{path} is no list of `speaker path` or `path` lines: {where}")
+    for number, row in enumerate(rows, start=1):
+        check_stays_below(path, number, row[-1])
     return [row[-1] for row in rows], [row[0] if len(row) == 2 else "" for row in rows]
 
 

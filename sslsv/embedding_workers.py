@@ -13,6 +13,7 @@ from sslsv.cluster import connection
 from sslsv.config import ResourcesConfig
 from sslsv.embeddings import Crops, Embed, Floats, embed_files, parts_of
 from sslsv.speaker_encoder import SpeakerEncoder
+from sslsv.storage import absolute
 
 
 class EmbeddingWorker:
@@ -42,7 +43,7 @@ def workers(encoder: SpeakerEncoder, root: str, crops: Crops | None, count: int 
     with connection(request):
         shared = ray.put(encoder)
         remote = ray.remote(num_cpus=0.5, num_gpus=1 if has_gpu else 0)(EmbeddingWorker)
-        actors = [remote.remote(shared, os.path.abspath(root), crops, has_gpu) for _ in range(count)]
+        actors = [remote.remote(shared, absolute(root), crops, has_gpu) for _ in range(count)]
         pool = ray.util.ActorPool(actors)
 
         def embed(paths: list[str]) -> tuple[Floats, dict[int, str]]:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import torch
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
-from sslsv.data.shards import INDEX, open_recordings
+from sslsv.data.shards import Packed, open_recordings
 from sslsv.run_folder import RunFolder
 from sslsv.speaker_encoder import SpeakerEncoder
+from sslsv.storage import is_uri
 
 Floats = npt.NDArray[np.float32]
 Embed = Callable[[list[str]], tuple[Floats, dict[int, str]]]
@@ -99,7 +100,6 @@ class EmbeddingStore:
         embed: Embed | None = None,
     ) -> None:
         self.folder, self.crops, self.recordings = folder, crops, open_recordings(root)
-        self.is_packed = os.path.isfile(os.path.join(self.recordings.root, INDEX))
         self.embed: Embed = embed or (lambda paths: embed_files(encoder, paths, root, crops))
         key = hashlib.sha256(f"{encoder.identity} {crops}".encode()).hexdigest()[:16]
         self.file = f"{SUBFOLDER}/{key}.npz"
@@ -110,7 +110,8 @@ class EmbeddingStore:
 
     def get(self, paths: Sequence[str]) -> tuple[Floats, dict[int, str]]:
         """Embeddings (N, D) of files, and why some can't be read, by place in `paths` (their rows are 0)."""
-        full = [os.path.realpath(self.recordings.location(path)) for path in paths]
+        full = [self.recordings.location(path) for path in paths]
+        full = [path if is_uri(path) else os.path.realpath(path) for path in full]
         stamps = [self._stamp(path) for path in full]
         missing = [
             i
@@ -133,12 +134,14 @@ class EmbeddingStore:
         return result, bad
 
     def _stamp(self, path: str) -> tuple[int, int]:
-        """Size and time of change of a file, or of the packed folder that the recording is in.
+        """Size and time of change of a file, or of the index of the packed folder that it is in.
 
         Of what is not there, a stamp that nothing has.
         """
+        if isinstance(self.recordings, Packed):
+            return self.recordings.stamp
         try:
-            status = os.stat(os.path.join(self.recordings.root, INDEX) if self.is_packed else path)
+            status = os.stat(path)
         except OSError:
             return -1, -1
         return status.st_size, status.st_mtime_ns

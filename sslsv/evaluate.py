@@ -20,10 +20,11 @@ from sslsv.data.manifest import Manifest
 from sslsv.embeddings import FEW, Crops, EmbeddingStore
 from sslsv.evaluation import Scores, Scoring, evaluate_list
 from sslsv.evaluation_files import describe_run, keep_calibration, notes_of, results_text, write_results
-from sslsv.run_folder import RunFolder, below
+from sslsv.run_folder import RunFolder
 from sslsv.scored_list import ScoredList
 from sslsv.scoring_system import ScoringSystem, check_same_validation
 from sslsv.speaker_encoder import SpeakerEncoder, folder_of
+from sslsv.storage import below
 from sslsv.trial_lists import TrialList, TrialListError, open_list
 from sslsv.verification import TrialSet, open_trial_sets
 

@@ -28,8 +28,9 @@ from sslsv.report_page import (
     shown,
     table,
 )
-from sslsv.run_folder import RunFolder, below
+from sslsv.run_folder import RunFolder
 from sslsv.setting_checks import is_among
+from sslsv.storage import below
 
 MAX_SENTENCES = 1000  # on recordings that could not be read
 IDENTITY = ("started", "wandb_id")  # in run.json, beside the environment

@@ -14,6 +14,8 @@ from typing import Any
 
 from pyarrow import fs
 
+from sslsv.storage import below, is_uri, open_filesystem
+
 
 class RunFolder:
     """Read and write the files of one run; whole files appear complete or not at all.
@@ -22,10 +24,8 @@ class RunFolder:
     """
 
     def __init__(self, storage: str, name: str) -> None:
-        if "://" in storage:
-            self.filesystem, root = fs.FileSystem.from_uri(storage)
-        else:
-            self.filesystem, root = fs.LocalFileSystem(), str(Path(storage).expanduser().resolve())
+        place = storage if is_uri(storage) else str(Path(storage).expanduser().resolve())
+        self.filesystem, root = open_filesystem(place)
         self.storage, self.name = storage, name
         self.root = posixpath.join(root, name)
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
@@ -35,7 +35,7 @@ class RunFolder:
     @classmethod
     def at(cls, location: str) -> "RunFolder":
         """The run folder that has this `location`."""
-        path, mark, options = location.partition("?") if "://" in location else (location, "", "")
+        path, mark, options = location.partition("?") if is_uri(location) else (location, "", "")
         storage, name = posixpath.split(path.rstrip("/"))
         return cls((storage or ".") + mark + options, name)
 
@@ -131,11 +131,15 @@ class RunFolder:
                 source_filesystem=self.filesystem,
                 destination_filesystem=self.filesystem,
             )
-            self.filesystem.delete_dir(self.root)
+            self._delete_copied()
         return new_name
 
-
-def below(location: str, name: str) -> str:
-    """Location of `name` in a folder; the options of a URI (`?endpoint_override=...`) stay at its end."""
-    path, mark, options = location.partition("?") if "://" in location else (location, "", "")
-    return posixpath.join(path, name) + mark + options
+    def _delete_copied(self) -> None:
+        # config.yml, which makes it a run, goes last: what a kill in the middle leaves is still refused or
+        # set aside, and no new run takes its checkpoints for its own.
+        for entry in self.filesystem.get_file_info(fs.FileSelector(self.root)):
+            if entry.type == fs.FileType.Directory:
+                self.filesystem.delete_dir(entry.path)
+            elif entry.base_name != "config.yml":
+                self.filesystem.delete_file(entry.path)
+        self.filesystem.delete_dir(self.root)

@@ -7,6 +7,7 @@ encoder.compare(["a1.wav", "a2.wav"], "b.wav")       # cosine, log-likelihood ra
 
 import hashlib
 import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,6 +31,7 @@ from sslsv.config import Config, ConfigError, read_config
 from sslsv.data.audio import AudioError, read_whole
 from sslsv.models.base import Model
 from sslsv.run_folder import RunFolder
+from sslsv.storage import absolute, open_filesystem
 from sslsv.training_state import build_model
 from sslsv.verification import Embedder
 
@@ -171,7 +173,9 @@ class SpeakerEncoder:
 def folder_of(location: str | os.PathLike[str]) -> RunFolder:
     """The run folder at a location, or the one that a checkpoint file lies in."""
     path = os.fspath(location)
-    return RunFolder.at(str(Path(path).resolve().parent.parent) if path.endswith(".pt") else path)
+    if not path.endswith(".pt"):
+        return RunFolder.at(path)
+    return RunFolder.at(posixpath.dirname(posixpath.dirname(absolute(path))))
 
 
 def _read(location: str, which: str, num_averaged: int) -> tuple[RunFolder, dict[str, Checkpoint]]:
@@ -179,11 +183,14 @@ def _read(location: str, which: str, num_averaged: int) -> tuple[RunFolder, dict
     if which.endswith(".pt") and os.path.isfile(which):
         location = which
     if location.endswith(".pt"):
-        path = Path(location).resolve()
-        if not path.is_file():
-            raise FileNotFoundError(f"the checkpoint {location} does not exist")
-        checkpoint = decode_checkpoint(path.read_bytes(), path.name, location)
-        return folder_of(location), {path.name: checkpoint}
+        filesystem, path = open_filesystem(absolute(location))
+        try:
+            with filesystem.open_input_stream(path) as file:
+                content = file.read()
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise FileNotFoundError(f"the checkpoint {location} does not exist") from error
+        name = posixpath.basename(path)
+        return folder_of(location), {name: decode_checkpoint(content, name, location)}
     folder = folder_of(location)
     names = (
         newest_checkpoints(folder, num_averaged) if which == "average" else [find_checkpoint(folder, which)]

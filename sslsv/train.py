@@ -16,7 +16,8 @@ from typing import Any
 from sslsv.checkpoint import NAME, newest_sound_checkpoint
 from sslsv.config import Config, differences, load_config, read_config, to_yaml
 from sslsv.environment import describe_environment
-from sslsv.run_folder import RunFolder, below
+from sslsv.run_folder import RunFolder
+from sslsv.storage import below
 
 # Settings that may change between a run and its continuation: where it runs, not what it computes.
 FREE_SECTIONS = ("run", "resources")

@@ -1,16 +1,19 @@
 """Trial lists as an evaluation scores them: complete, or with what was left out counted."""
 
 import hashlib
+import posixpath
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import fs
 
+from sslsv.data.list_files import list_lines, list_location
 from sslsv.data.manifest import Trials, read_trials
 from sslsv.data.shards import open_recordings
 from sslsv.data.trial_faults import find_trial_faults
+from sslsv.storage import absolute, open_filesystem
 
 NAMED = 5  # culprits that an error names
 
@@ -24,17 +27,18 @@ class TrialList:
     """A trial list that was read: what will be scored, and the counts of what was left out."""
 
     name: str  # the list's file name
-    file: Path
+    file: str  # path or URI
     trials: Trials
     left_out: dict[str, int]  # "missing_recordings", "skipped_trials" ...: only what is not 0
 
     def describe(self) -> dict[str, Any]:
         """File, checksum and counts, for evaluation.json."""
         checksum = hashlib.sha256()
-        with self.file.open("rb") as content:
+        filesystem, path = open_filesystem(self.file)
+        with filesystem.open_input_stream(path) as content:
             while block := content.read(2**20):
                 checksum.update(block)
-        return {"file": str(self.file), "sha256": checksum.hexdigest(), "counts": dict(self.left_out)}
+        return {"file": self.file, "sha256": checksum.hexdigest(), "counts": dict(self.left_out)}
 
     def without_faults(self) -> "TrialList":
         """The list without self-trials, repetitions and pairs with both labels, which are counted."""
@@ -81,11 +85,11 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     out and counted, like trials listed twice and trials of a recording with itself. Raises TrialListError,
     ValueError or FileNotFoundError.
     """
-    file = Path(root) / name
-    if not file.is_file() and Path(name).is_file():
-        file = Path(name).resolve()
-    place = str(file.resolve() if file.is_file() else name)
-    found = TrialList(file.name, file, read_trials(root, place, is_strict=not is_lenient), {})
+    file = list_location(root, name)
+    if is_list(name) and not is_list(file):
+        file = absolute(name)
+    trials = read_trials(root, file, is_strict=not is_lenient)
+    found = TrialList(posixpath.basename(file.partition("?")[0]), file, trials, {})
     if is_lenient:
         found = found.without_faults()
     trials = found.trials
@@ -111,17 +115,22 @@ def culprits(trial_list: TrialList, bad: Collection[int], what: str) -> str:
     )
 
 
-def first_lines(file: Path, paths: list[str]) -> list[int | str]:
+def is_list(place: str) -> bool:
+    """Whether there is a file at a path or URI."""
+    filesystem, path = open_filesystem(absolute(place))
+    return bool(filesystem.get_file_info(path).type == fs.FileType.File)
+
+
+def first_lines(file: str, paths: list[str]) -> list[int | str]:
     """Number of the first line that names each path (the list may leave out its first folder)."""
     wanted = {form: i for i, path in enumerate(paths) for form in (path, path.partition("/")[2]) if form}
     found: dict[int, int] = {}
-    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, start=1):
-            for field in line.split()[1:]:
-                if field in wanted:
-                    found.setdefault(wanted[field], number)
-            if len(found) == len(paths):
-                break
+    for number, line in list_lines(file, file):
+        for field in line.split()[1:]:
+            if field in wanted:
+                found.setdefault(wanted[field], number)
+        if len(found) == len(paths):
+            break
     return [found.get(i, "?") for i in range(len(paths))]
 
 

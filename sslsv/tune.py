@@ -18,7 +18,7 @@ from typing import Any
 from sslsv.config import Config, differences, read_config, to_dict, to_yaml
 from sslsv.data.stream import Plan
 from sslsv.environment import describe_environment
-from sslsv.run_folder import RunFolder, below
+from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
 from sslsv.search.history import standing
 from sslsv.search.places import Places, find_places
@@ -29,6 +29,7 @@ from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_folder import SweepFolder
 from sslsv.search.table import describe, live_table
 from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
+from sslsv.storage import absolute, below
 from sslsv.train import FREE_SECTIONS, RequestError, check_data
 from sslsv.verification import open_trial_sets
 
@@ -81,9 +82,7 @@ def run(options: argparse.Namespace) -> int:
         space = replace(space, trials=options.trials)
     space = fix_parameters(space, options.overrides)
     base = base_config(space, options.overrides)
-    base = replace(
-        base, data=replace(base.data, root=str(Path(base.data.root).resolve()))
-    )  # trials run elsewhere
+    base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
     suggester = Suggester(space, to_dict(base))
     rungs = rungs_of(space, base, _samples_per_epoch(base) if space.rung_samples else 1)
     check_trials(space, base, suggester, rungs)

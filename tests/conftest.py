@@ -14,11 +14,15 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
+
+if TYPE_CHECKING:
+    from tests.object_storage import ObjectStorage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -31,6 +35,31 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo_corpus")
     make_demo_corpus(root, DemoOptions(speakers=8, eval_speakers=3, recordings=2, utterances=2, bank_files=3))
     return root
+
+
+@pytest.fixture(scope="session")
+def packed_demo_corpus(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> Path:
+    """The demo corpus in shards; do not write into it."""
+    from sslsv.prepare_data.pack import pack
+
+    out = tmp_path_factory.mktemp("packed_demo") / "packed"
+    assert pack(demo_corpus, out, shard_mb=1, jobs=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def object_storage() -> "Iterator[ObjectStorage]":
+    """An S3-compatible server with an empty bucket; processes started by tests find it too."""
+    from tests.object_storage import ObjectStorage
+
+    storage = ObjectStorage()
+    earlier = {name: os.environ.get(name) for name in storage.environment}
+    os.environ.update(storage.environment)
+    storage.create_bucket()
+    yield storage
+    for name, value in earlier.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    storage.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,23 @@
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import fsspec
 import pytest
 from pyarrow import fs
 
+from sslsv.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    newest_sound_checkpoint,
+    prune_checkpoints,
+    set_aside_newer,
+    write_checkpoint,
+)
 from sslsv.run_folder import RunFolder
 
 
@@ -58,6 +71,109 @@ def test_delete_folder__takes_everything_in_it_and_minds_no_absence(tmp_path):
     folder.delete_folder("ray")
     folder.delete_folder("ray")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["kept"]
+
+
+@pytest.fixture
+def stored(object_storage):
+    return RunFolder(object_storage.folder(), "run")
+
+
+def test_object_storage__what_was_written_is_read(stored, object_storage):
+    content = os.urandom(11 * 2**20)  # in two parts: Arrow takes 10 MiB each
+    stored.write("checkpoints/a", content)
+    stored.append_lines("metrics.jsonl", ['{"step": 1}'])
+    stored.append_lines("metrics.jsonl", ['{"step": 2}'])
+    assert stored.read("checkpoints/a") == content
+    assert [record["step"] for record in stored.metrics()] == [1, 2]
+    assert stored.names("checkpoints") == ["a"] and stored.names() == ["metrics.jsonl"]
+    assert stored.has("checkpoints/a") and not stored.has("checkpoints") and not stored.has("b")
+    assert RunFolder.at(stored.location).read("checkpoints/a") == content
+    stored.delete("checkpoints/a")
+    stored.delete_folder("checkpoints")
+    stored.delete_folder("checkpoints")
+    assert object_storage.names(stored.location) == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("part", ["partNumber=1&", "partNumber=2&", "uploadId="])
+def test_object_storage__a_write_that_fails_leaves_the_old_object(stored, object_storage, part):
+    stored.write("checkpoints/a", b"old")
+    object_storage.refuses = lambda environ: environ.get("QUERY_STRING", "").startswith(part)
+    try:
+        with pytest.raises(OSError, match="ACCESS_DENIED"):
+            stored.write("checkpoints/a", bytes(11 * 2**20))
+        with pytest.raises(OSError, match="ACCESS_DENIED"):
+            stored.write("checkpoints/b", bytes(11 * 2**20))
+    finally:
+        object_storage.refuses = lambda _: False
+    assert stored.read("checkpoints/a") == b"old"
+    assert stored.names("checkpoints") == ["a"]
+
+
+def test_object_storage__a_killed_writer_leaves_the_old_object(stored, object_storage):
+    stored.write("checkpoints/a", b"old")
+    script = (
+        "import sys; from sslsv.run_folder import RunFolder\n"
+        "RunFolder.at(sys.argv[1]).write('checkpoints/a', bytes(25 * 2**20))"
+    )
+    object_storage.requests.clear()
+    is_second = threading.Event()
+    process = subprocess.Popen([sys.executable, "-c", script, stored.location])
+
+    def kill(environ):
+        if "partNumber=3" in environ.get("QUERY_STRING", ""):
+            process.kill()
+            is_second.set()
+        return False
+
+    object_storage.refuses = kill
+    try:
+        assert process.wait(60) == -signal.SIGKILL and is_second.is_set()
+    finally:
+        object_storage.refuses = lambda _: False
+    assert stored.read("checkpoints/a") == b"old"
+    assert stored.names("checkpoints") == ["a"]
+
+
+def test_object_storage__checkpoints_are_pruned_and_set_aside(stored, object_storage):
+    for step in (1, 2, 3, 4):
+        last = write_checkpoint(stored, Checkpoint(step=step, config="", model={}))
+    prune_checkpoints(stored, keep=1, best_step=2)
+    assert [step for step, _ in list_checkpoints(stored)] == [2, 4]
+    assert newest_sound_checkpoint(stored) == last
+    stored.write(f"checkpoints/{last}", b"damaged")
+    with pytest.warns(UserWarning, match="passing over damaged"):
+        sound = newest_sound_checkpoint(stored)
+    set_aside_newer(stored, sound)
+    assert object_storage.names(stored.location) == [f"checkpoints/{sound}", f"checkpoints/{last}.damaged"]
+
+
+def test_object_storage__set_aside_keeps_everything_and_deletes_config_last(stored, object_storage):
+    stored.write("checkpoints/a", b"weights")
+    stored.write("config.yml", b"seed: 1")
+    stored.write("run.json", b"{}")
+    before = object_storage.names(stored.location)
+    object_storage.refuses = lambda environ: (
+        environ["REQUEST_METHOD"] == "DELETE" and "run.json" in environ["PATH_INFO"]
+    )
+    try:
+        with pytest.raises(OSError, match="ACCESS_DENIED"):
+            stored.set_aside()  # cut off in the middle of deleting
+    finally:
+        object_storage.refuses = lambda _: False
+    assert stored.has("config.yml")
+    time.sleep(1.1)  # names of what is set aside tell seconds apart
+    new_name = stored.set_aside()
+    kept = [RunFolder(stored.storage, name) for name in folders(stored.storage)]
+    assert not object_storage.names(stored.location) and stored.name not in [run.name for run in kept]
+    assert RunFolder(stored.storage, new_name).read("config.yml") == b"seed: 1"
+    first = next(run for run in kept if run.name != new_name)
+    assert object_storage.names(first.location) == before
+
+
+def folders(storage):
+    filesystem, place = fs.FileSystem.from_uri(storage)
+    found = filesystem.get_file_info(fs.FileSelector(place))
+    return [entry.base_name for entry in found if filesystem.get_file_info(fs.FileSelector(entry.path))]
 
 
 class ObjectStore(fs.FSSpecHandler):

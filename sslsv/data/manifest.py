@@ -3,7 +3,6 @@
 import os
 from array import array
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from sslsv.data.list_files import train_rows, trial_rows
 from sslsv.data.shards import open_recordings
 from sslsv.data.trial_faults import check_trials
+from sslsv.storage import absolute, is_uri
 
 Indices = npt.NDArray[np.int64]
 
@@ -212,7 +212,8 @@ def _first_repetition(root: str | os.PathLike[str], lists: tuple[str, ...] | lis
 
 
 def _check_root(root: str | os.PathLike[str]) -> None:
-    if not Path(root).is_dir():
+    place = absolute(root)
+    if not is_uri(place) and not os.path.isdir(place):
         raise FileNotFoundError(
             f"data.root is {root}, which is not a folder. Give the folder that holds the lists."
         )
@@ -222,6 +223,6 @@ def _check_some_exist(root: str | os.PathLike[str], name: str, paths: list[str])
     recordings = open_recordings(root)
     if not any(recordings.has(path) for path in paths):
         raise FileNotFoundError(
-            f"None of the first {len(paths)} recordings of {name} exists; first: {Path(root) / paths[0]}. "
-            f"Paths in lists are relative to data.root ({root})."
+            f"None of the first {len(paths)} recordings of {name} exists; first: "
+            f"{recordings.location(paths[0])}. Paths in lists are relative to data.root ({root})."
         )

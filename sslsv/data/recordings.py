@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 
 from sslsv.data.audio import AudioFile, Recording, Waveform
 from sslsv.data.audio_files import find_audio_files
+from sslsv.storage import absolute, below
 
 
 class Recordings(ABC):
@@ -26,7 +27,7 @@ class Recordings(ABC):
 
     def location(self, name: str) -> str:
         """Return the full path of a recording, for messages."""
-        return os.path.join(self.root, name)
+        return below(self.root, name)
 
     def read_whole(self, name: str) -> Waveform:
         """Return all samples of a recording, (T,), full scale 1; raises AudioError."""
@@ -38,7 +39,7 @@ class Folder(Recordings):
     """Recordings that are files below a folder, in any format."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = os.path.abspath(root)
+        self.root = absolute(root)
 
     def open(self, name: str) -> Recording:
         """Open a file; raises AudioError."""

@@ -24,6 +24,7 @@ from pyarrow import fs, parquet
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples
 from sslsv.data.recordings import Folder, Recordings
+from sslsv.storage import absolute, is_uri, open_filesystem
 
 INDEX = "index.parquet"
 FORMAT = 1
@@ -37,10 +38,9 @@ def open_recordings(root: str | os.PathLike[str]) -> Recordings:
 
     Raises ValueError for a packed folder that is damaged, FileNotFoundError for a URI that holds none.
     """
-    place = os.fspath(root)
-    if "://" in place:
+    place = absolute(root)
+    if is_uri(place):
         return _packed(place, 0)
-    place = os.path.abspath(place)
     index = os.path.join(place, INDEX)
     return _packed(place, os.stat(index).st_mtime_ns) if os.path.isfile(index) else Folder(place)
 
@@ -50,8 +50,9 @@ class Packed(Recordings):
 
     def __init__(self, root: str) -> None:
         self.root = root
-        filesystem, place = _filesystem(root)
+        filesystem, place = open_filesystem(root)
         try:
+            status = filesystem.get_file_info(f"{place}/{INDEX}")
             with filesystem.open_input_file(f"{place}/{INDEX}") as file:
                 table = parquet.read_table(file)
             facts: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA_KEY])
@@ -61,7 +62,10 @@ class Packed(Recordings):
             self._lengths = table["num_samples"].to_numpy()
             errors = table["error"].to_pylist()
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{root} is no packed folder: it has no {INDEX}.") from error
+            raise FileNotFoundError(
+                f"{root} is no packed folder: it has no {INDEX}. Only packed folders are read from object "
+                "storage: `python -m sslsv.prepare_data pack FOLDER --out PACKED`, then copy PACKED there."
+            ) from error
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise ValueError(f"{root}/{INDEX} cannot be read: {error}. Copy the folder again.") from error
         if facts["format"] != FORMAT or facts["sample_rate"] != SAMPLE_RATE:
@@ -70,6 +74,7 @@ class Packed(Recordings):
                 f"reads format {FORMAT} at {SAMPLE_RATE} Hz: pack it again."
             )
         self.facts = facts
+        self.stamp = status.size, status.mtime_ns or 0  # tells this packed folder from a later one
         # Arrays, not objects: a million names reach other processes through shared memory.
         self._names = np.array(names, dtype=np.bytes_)
         self._errors = {names[i]: why for i, why in enumerate(errors) if why}
@@ -99,7 +104,7 @@ class Packed(Recordings):
         if shard not in self._open_shards:
             self._open_shards[shard] = self._open_shard(shard)
         place = int(self._starts[row]), int(self._lengths[row])
-        return PackedRecording(self.root, name, self._open_shards[shard], *place)
+        return PackedRecording(self.location(name), self._open_shards[shard], *place)
 
     def find(self, folder: str) -> list[str]:
         """Return the names of all packed recordings below a folder."""
@@ -115,7 +120,7 @@ class Packed(Recordings):
         return row < len(self._names) and bool(self._names[row] == key)
 
     def _check_sizes(self) -> None:
-        filesystem, place = _filesystem(self.root)
+        filesystem, place = open_filesystem(self.root)
         found = {info.base_name: info.size for info in filesystem.get_file_info(fs.FileSelector(place))}
         for shard in self.facts["shards"]:
             file, wanted = shard["file"], _BYTES * shard["num_samples"]
@@ -127,9 +132,9 @@ class Packed(Recordings):
                 )
 
     def _open_shard(self, shard: int) -> "Samples | RemoteShard":
-        filesystem, place = _filesystem(self.root)
+        filesystem, place = open_filesystem(self.root)
         path = f"{place}/{self._files[shard]}"
-        if "://" in self.root:
+        if is_uri(self.root):
             return RemoteShard(filesystem, path)
         return np.memmap(path, dtype="<i2", mode="r").view(np.ndarray)
 
@@ -137,16 +142,9 @@ class Packed(Recordings):
 class PackedRecording(Recording):
     """One recording of a packed folder."""
 
-    def __init__(
-        self, folder: str, name: str, shard: "Samples | RemoteShard", start: int, num_samples: int
-    ) -> None:
-        self.num_samples = num_samples
-        self._folder, self._name, self._shard, self._start = folder, name, shard, start
-
-    @property
-    def path(self) -> str:  # type: ignore[override]
-        """For messages."""
-        return os.path.join(self._folder, self._name)
+    def __init__(self, path: str, shard: "Samples | RemoteShard", start: int, num_samples: int) -> None:
+        self.path, self.num_samples = path, num_samples
+        self._shard, self._start = shard, start
 
     def mapped(self) -> Samples | None:
         """Return all samples, if the shard is on a local disk."""
@@ -178,10 +176,3 @@ class RemoteShard:
 def _packed(root: str, _changed_ns: int) -> Packed:
     # A million rows take a second to read, and a run asks for them several times.
     return Packed(root)
-
-
-def _filesystem(root: str) -> tuple[Any, str]:
-    if "://" in root:
-        filesystem, place = fs.FileSystem.from_uri(root)
-        return filesystem, place.rstrip("/")
-    return fs.LocalFileSystem(), root

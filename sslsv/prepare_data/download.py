@@ -162,7 +162,8 @@ def _refusal(remote: Remote, status: int) -> str:
 
 
 def _place(remote: Remote) -> str:
-    return urlsplit(remote.url).netloc or "The server"
+    # Not the whole address: a user and password may stand before the host.
+    return urlsplit(remote.url).netloc.rpartition("@")[2] or "The server"
 
 
 def _way_on(remote: Remote) -> str:

@@ -111,3 +111,14 @@ def test_find_lists__are_those_with_the_usual_names(tmp_path: Path) -> None:
     ):
         (tmp_path / name).touch()
     assert find_lists(tmp_path) == ["trials", "vox_test_O", "x_train_list", "x_trials"]
+
+
+@pytest.mark.parametrize("path", ["../secret.wav", "a/../../b.wav", "a/.."])
+def test_rows__paths_that_climb_out_of_the_root_are_refused(tmp_path, path):
+    (tmp_path / "train").write_text(f"s1 a..b.wav\ns1 {path}\n")
+    with pytest.raises(ValueError, match=r"train, line 2: the path .* has a '\.\.' in it"):
+        list(train_rows(tmp_path, "train"))
+    for line in (f"1 a.wav {path}", f"1 {path} a.wav"):
+        (tmp_path / "trials").write_text(f"{line}\n")
+        with pytest.raises(ValueError, match=r"trials, line 1: the path .* has a '\.\.' in it"):
+            list(trial_rows(tmp_path, "trials"))

@@ -17,6 +17,8 @@ from sslsv.data.shards import Packed, open_recordings
 from sslsv.data.shift import Shifter
 from sslsv.data.views import ViewMaker
 from sslsv.prepare_data.pack import pack
+from sslsv.trial_lists import open_list
+from tests.object_storage import ObjectStorage
 
 LIST = "voxceleb2_train_list"
 
@@ -57,18 +59,31 @@ def packed_corpus(mixed_corpus: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
+@pytest.fixture(scope="module")
+def stored_corpus(packed_corpus: Path, object_storage: ObjectStorage) -> str:
+    """The packed corpus in object storage."""
+    return object_storage.upload(packed_corpus)
+
+
+@pytest.fixture(params=["folder", "file URI", "object storage"])
+def packed_place(request: pytest.FixtureRequest, packed_corpus: Path) -> str:
+    if request.param == "object storage":
+        return str(request.getfixturevalue("stored_corpus"))
+    return f"file://{packed_corpus}" if request.param == "file URI" else str(packed_corpus)
+
+
 @pytest.mark.parametrize("strategy", ["reverb_and_noise", "none_or_one", "none"])
-@pytest.mark.parametrize("scheme", ["", "file://"])
 def test_packed__training_gets_the_very_same_samples(
-    mixed_corpus: Path, packed_corpus: Path, strategy: str, scheme: str
+    mixed_corpus: Path, packed_place: str, strategy: str
 ) -> None:
-    manifest = read_train_lists(mixed_corpus, (LIST,))
+    manifest = read_train_lists(packed_place, (LIST,))
+    assert manifest.paths == read_train_lists(mixed_corpus, (LIST,)).paths
     augment = AugmentConfig(strategy=strategy, speech_files=(1, 3))
     size = len(manifest)
     rows = {name: np.arange(size) for name in ("sample", "utterance", "partner")}
     rows["epoch"] = np.full(size, 3)
     batches = []
-    for root in (str(mixed_corpus), f"{scheme}{packed_corpus}"):
+    for root in (str(mixed_corpus), packed_place):
         data = DataConfig(root=root, augment=augment, speeds=(0.9, 1.0, 1.1))
         maker = ViewMaker(manifest, (("views", 2, 1.0), ("local", 1, 0.3)), data, seed=4)
         batches.append(pickle.loads(pickle.dumps(maker)).make_batch(rows))
@@ -93,6 +108,18 @@ def test_packed__whole_recordings_are_those_of_the_files(mixed_corpus: Path, pac
     assert np.array_equal(*shifted)
 
 
+def test_packed__lists_in_object_storage_are_read_and_missed_by_name(
+    mixed_corpus: Path, stored_corpus: str
+) -> None:
+    trials = [open_list(root, "trials", is_lenient=False) for root in (str(mixed_corpus), stored_corpus)]
+    assert trials[0].trials.paths == trials[1].trials.paths
+    assert np.array_equal(trials[0].trials.enrol, trials[1].trials.enrol)
+    local, stored = (one.describe() for one in trials)
+    assert stored == {**local, "file": f"{stored_corpus}/trials"}
+    with pytest.raises(FileNotFoundError, match=f"The list {stored_corpus}/other does not exist"):
+        read_train_lists(stored_corpus, ("other",))
+
+
 def test_packed__unreadable_recording_says_what_the_file_says(
     mixed_corpus: Path, packed_corpus: Path
 ) -> None:
@@ -115,8 +142,37 @@ def test_packed__samples_are_mapped_and_read_only(packed_corpus: Path) -> None:
         mapped = recording.mapped()
         assert mapped is not None and len(mapped) == recording.num_samples
         assert np.shares_memory(mapped, recording.read_int16(0, 100)) and not mapped.flags.writeable
-    with Packed(f"file://{packed_corpus}").open(name) as recording:
-        assert recording.mapped() is None and np.array_equal(recording.read_int16(0, 100), mapped[:100])
+
+
+def test_packed__object_storage_is_asked_for_the_crop_alone(
+    packed_corpus: Path, stored_corpus: str, object_storage: ObjectStorage
+) -> None:
+    local, packed = open_recordings(packed_corpus), open_recordings(stored_corpus)
+    name = packed.find("voxceleb2")[0]
+    packed.open(name).read_int16(0, 1)  # opens the shard
+    object_storage.requests.clear()
+    with packed.open(name) as recording:
+        assert recording.mapped() is None
+        crop = recording.read_int16(500, 3200)
+    assert np.array_equal(crop, local.open(name).read_int16(500, 3200))
+    assert [request.num_bytes for request in object_storage.requests] == [2 * 3200]
+
+
+def test_packed__a_refused_read_names_the_shard(stored_corpus: str, object_storage: ObjectStorage) -> None:
+    packed = Packed(stored_corpus)
+    name = packed.find("voxceleb2")[0]
+    recording = packed.open(name)
+    object_storage.refuses = lambda environ: "HTTP_RANGE" in environ
+    try:
+        with pytest.raises(AudioError, match=r"shard-0000\d.int16 cannot be read: .*ACCESS_DENIED"):
+            recording.read_int16(0, 100)
+    finally:
+        object_storage.refuses = lambda environ: False
+
+
+def test_open_recordings__object_storage_without_an_index_says_to_pack(object_storage: ObjectStorage) -> None:
+    with pytest.raises(FileNotFoundError, match="is no packed folder.*prepare_data pack FOLDER --out PACKED"):
+        open_recordings(object_storage.folder())
 
 
 def test_packed__index_is_sorted_and_complete(packed_corpus: Path) -> None:
@@ -148,4 +204,4 @@ def test_open_recordings__damage_is_named(packed_corpus: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="index.parquet cannot be read"):
         open_recordings(copy)
     with pytest.raises(FileNotFoundError, match="is no packed folder"):
-        open_recordings(f"file://{tmp_path}")
+        Packed(str(tmp_path))

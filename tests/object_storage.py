@@ -1,0 +1,88 @@
+"""An S3-compatible server on loopback: moto's, in a thread, counting what is asked of it."""
+
+import logging
+import os
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from moto.server import DomainDispatcherApplication, create_backend_app
+from pyarrow import fs
+from werkzeug.serving import make_server
+
+SECRET_KEY = "FAKE/SECRET/storage+key"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one client asked, and how many bytes of content it was sent."""
+
+    method: str
+    path: str
+    query: str
+    span: str | None  # Range header
+    num_bytes: int
+
+
+@dataclass
+class ObjectStorage:
+    """A bucket; `refuses(environ)` may say which requests are answered 403 from now on."""
+
+    requests: list[Request] = field(default_factory=list)
+    refuses: Callable[[dict[str, Any]], bool] = lambda _: False
+    bucket: str = "sslsv-test"
+
+    def __post_init__(self) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._server.port}",
+            "AWS_ACCESS_KEY_ID": "fake-id",
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def create_bucket(self) -> None:
+        endpoint = self.environment["AWS_ENDPOINT_URL"]
+        filesystem = fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True)
+        filesystem.create_dir(self.bucket)
+
+    def folder(self) -> str:
+        """The URI of a folder that nothing has been put into."""
+        return f"s3://{self.bucket}/{uuid.uuid4().hex[:8]}"
+
+    def upload(self, folder: os.PathLike[str]) -> str:
+        """The URI of a copy of a local folder."""
+        uri = self.folder()
+        filesystem, place = fs.FileSystem.from_uri(uri)
+        fs.copy_files(os.fspath(folder), place, destination_filesystem=filesystem)
+        return uri
+
+    def names(self, uri: str) -> list[str]:
+        """Sorted names of all objects below a folder, relative to it."""
+        filesystem, place = fs.FileSystem.from_uri(uri)
+        found = filesystem.get_file_info(fs.FileSelector(place, recursive=True, allow_not_found=True))
+        return sorted(entry.path[len(place) + 1 :] for entry in found if entry.type == fs.FileType.File)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        if self.refuses(environ):
+            length = int(environ.get("CONTENT_LENGTH") or 0)
+            environ["wsgi.input"].read(length)
+            start("403 Forbidden", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"]
+        body = b"".join(self._moto(environ, start))
+        span = environ.get("HTTP_RANGE")
+        query = re.sub(r"uploadId=[^&]*", "uploadId", environ.get("QUERY_STRING", ""))
+        sent = 0 if environ["REQUEST_METHOD"] == "HEAD" else len(body)
+        self.requests.append(Request(environ["REQUEST_METHOD"], environ["PATH_INFO"], query, span, sent))
+        return [body]

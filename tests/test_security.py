@@ -1,0 +1,154 @@
+"""Nothing that is read is executed, whatever file it comes from; see SECURITY.md."""
+
+import ast
+import hashlib
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sslsv.checkpoint import decode_checkpoint
+from sslsv.config import ConfigError, load_config
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
+RUNS_CODE_BY_DESIGN = {
+    "sslsv/search/space.py": {"exec_module"}
+}  # a search space is a Python file of the user
+
+EXECUTING_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+EXECUTING_CALLS = {"eval", "exec", "exec_module", "run_path", "run_module", "system", "popen", "getoutput"}
+EXECUTING_CALLS |= {"unsafe_load", "full_load", "load_all", "unsafe_load_all", "full_load_all"}
+
+
+def executing_parts(source: str) -> list[str]:
+    """What in a source may run code that came from a file, as `name` of calls and modules."""
+    tree = ast.parse(source)
+    safe_loaders = {"SafeLoader", "BaseLoader", "CSafeLoader"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any(name_of(base) in safe_loaders for base in node.bases):
+            safe_loaders.add(node.name)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            found += [name for name in names if name.split(".")[0] in EXECUTING_MODULES]
+        if not isinstance(node, ast.Call):
+            continue
+        name, owner = name_of(node.func), name_of(getattr(node.func, "value", None))
+        arguments = {keyword.arg: keyword.value for keyword in node.keywords}
+        is_method = isinstance(node.func, ast.Attribute)
+        if name == "eval" and is_method:
+            continue  # of a torch module: evaluation mode
+        if name in EXECUTING_CALLS or (name == "compile" and not is_method):
+            found.append(name)
+        if (
+            is_method
+            and name == "load"
+            and owner == "torch"
+            and not is_literal(arguments.get("weights_only"), True)
+        ):
+            found.append("torch.load")
+        if is_method and name == "load" and owner == "jit":
+            found.append("torch.jit.load")
+        if is_method and name == "load" and owner == "yaml":
+            loader = arguments.get("Loader") or (node.args[1] if len(node.args) > 1 else None)
+            if name_of(loader) not in safe_loaders:
+                found.append("yaml.load")
+        if "allow_pickle" in arguments and not is_literal(arguments["allow_pickle"], False):
+            found.append("allow_pickle")
+        if "shell" in arguments and not is_literal(arguments["shell"], False):
+            found.append("shell")
+    return found
+
+
+def name_of(node: ast.AST | None) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def is_literal(node: ast.AST | None, value: bool) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_sources__execute_nothing_that_they_read(file: Path) -> None:
+    allowed = RUNS_CODE_BY_DESIGN.get(file.relative_to(ROOT).as_posix(), set())
+    assert set(executing_parts(file.read_text(encoding="utf-8"))) == allowed
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from cloudpickle import loads",
+        "torch.load(f)",
+        "torch.load(f, weights_only=False)",
+        "torch.load(f, weights_only=flag)",
+        "torch.jit.load(f)",
+        "yaml.load(text)",
+        "yaml.load(text, yaml.Loader)",
+        "yaml.unsafe_load(text)",
+        "yaml.load(text, Loader=yaml.FullLoader)",
+        "np.load(f, allow_pickle=True)",
+        "eval(text)",
+        "exec(text)",
+        "compile(text, '', 'exec')",
+        "os.system(text)",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_executing_parts__finds_each_kind(source: str) -> None:
+    assert executing_parts(source)
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.place,)
+
+
+def test_checkpoint__of_a_sound_name_does_not_execute_what_is_in_it(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    buffer = io.BytesIO()
+    torch.save({"step": 1, "config": "", "model": {"weight": Bomb(mark)}}, buffer)
+    content = buffer.getvalue()
+    name = f"step_00000001-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    with pytest.raises(pickle.UnpicklingError):
+        decode_checkpoint(content, name, name)
+    assert not mark.exists()
+    torch.load(io.BytesIO(content), weights_only=False)  # the test can fail: this way it is executed
+    assert mark.exists()
+
+
+def test_config__tags_of_python_objects_are_refused(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    settings = tmp_path / "settings.yml"
+    settings.write_text(
+        f"seed: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{mark}]]"
+    )
+    with pytest.raises(ConfigError, match="python/object/apply"):
+        load_config(settings)
+    assert not mark.exists()
+
+
+def test_embeddings__kept_by_a_stranger_are_made_again(
+    tmp_path: Path, small_run: str, demo_corpus: Path
+) -> None:
+    from sslsv.embeddings import EmbeddingStore
+    from sslsv.run_folder import RunFolder
+    from sslsv.speaker_encoder import SpeakerEncoder
+
+    encoder, folder = SpeakerEncoder.load(small_run), RunFolder(str(tmp_path), "run")
+    file = EmbeddingStore(encoder, folder, str(demo_corpus)).file
+    buffer, mark = io.BytesIO(), tmp_path / "executed"
+    np.savez(buffer, paths=np.array([Bomb(mark)], dtype=object))
+    folder.write(file, buffer.getvalue())
+    assert EmbeddingStore(encoder, folder, str(demo_corpus)).known == {}
+    assert not mark.exists()
