@@ -13,15 +13,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from sslsv.config import Config, differences, read_config, to_dict, to_yaml
+from sslsv.config import Config, to_dict
 from sslsv.data.stream import Plan
-from sslsv.environment import describe_environment
 from sslsv.run_folder import RunFolder, below
 from sslsv.run_log import wandb_environment, wandb_mode
+from sslsv.search.criteria import describe_rankings, rank_criteria
 from sslsv.search.history import standing
 from sslsv.search.places import Places, find_places
+from sslsv.search.request import check_folder, describe_request, prepare_folder
 from sslsv.search.results import state_of, write_results
 from sslsv.search.space import Space, load_space
 from sslsv.search.suggestions import Suggester
@@ -29,7 +29,7 @@ from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_folder import SweepFolder
 from sslsv.search.table import describe, live_table
 from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
-from sslsv.train import FREE_SECTIONS, RequestError, check_data
+from sslsv.train import check_data
 from sslsv.verification import open_trial_sets
 
 
@@ -145,66 +145,11 @@ def search(sweep: Sweep, places: Places) -> int:
         return 1
     value = f"{sweep.folder.metric} {sweep.folder.value(best):.4g}"
     print(f"best: trial {best.index}, {value}, {describe(sweep, best.index)}")
+    rankings = rank_criteria({epoch: list(at.values()) for epoch, at in sweep.folder.at_rungs().items()})
+    if rankings:
+        print("how criteria without labels would have chosen:", *describe_rankings(rankings), sep="\n  ")
     print(f"train it anew: python -m sslsv.train {below(location, 'best.yml')}")
     return 0
-
-
-def describe_request(
-    space: Space, base: Config, options: argparse.Namespace, rungs: tuple[int, ...]
-) -> dict[str, Any]:
-    """What is asked for, as sweep.json keeps it: enough to tell whether another command asks for the same."""
-    return {
-        "space_file": str(options.space),
-        "space": options.space.read_text(),
-        "overrides": options.overrides,
-        "trials": space.trials,
-        "metrics": list(space.metrics),
-        "searcher": space.searcher,
-        "scheduler": repr(space.scheduler),
-        "rungs": list(rungs),
-        "seed": space.seed,
-        "base": to_yaml(base),
-    }
-
-
-def check_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool, is_resumed: bool) -> None:
-    """Raise RequestError unless the folder is new, to be set aside, or holds this sweep, to be resumed."""
-    is_there = folder.has("sweep.json")
-    if is_resumed and not is_there:
-        raise RequestError(f"{folder.location} holds no sweep to go on with; leave out --resume to start one")
-    if not is_there or is_fresh:
-        return
-    if not is_resumed:
-        raise RequestError(
-            f"{folder.location} holds a sweep; --resume goes on with it, --fresh starts anew (the old one is "
-            "kept under another name), --name gives this one another folder"
-        )
-    earlier = folder.read_json("sweep.json")
-    changes = [
-        line
-        for line in differences(read_config(earlier["base"]), read_config(request["base"]))
-        if line.split(".")[0] not in FREE_SECTIONS
-    ]
-    asked = ("trials", "metrics", "searcher", "scheduler", "rungs", "seed")
-    changes += [f"{key}: {earlier[key]} -> {request[key]}" for key in asked if earlier[key] != request[key]]
-    if not changes and earlier["space"] != request["space"]:
-        changes = [f"the text of {request['space_file']}"]
-    if changes:
-        raise RequestError(
-            f"{folder.location} holds a sweep of something else, so it can't be resumed; use another --name, "
-            "or --fresh. Different (there -> now):\n  " + "\n  ".join(changes)
-        )
-
-
-def prepare_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool) -> None:
-    """Make the sweep's folder, after `check_folder`; with `is_fresh`, whatever is there is renamed."""
-    if folder.has("sweep.json") and not is_fresh:
-        print(f"going on with the sweep in {folder.location}", file=sys.stderr)
-        return
-    if folder.has("sweep.json"):
-        print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
-    folder.write("base.yml", request["base"].encode())
-    folder.write_json("sweep.json", request | {"environment": describe_environment()})
 
 
 def print_forecast(space: Space, config: Config, rungs: Sequence[int], places: Places, trials: int) -> None:

@@ -15,7 +15,8 @@ import torch
 
 from sslsv.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.run_folder import RunFolder
-from sslsv.tune import check_folder, main, prepare_folder
+from sslsv.search.request import check_folder, prepare_folder
+from sslsv.tune import main
 
 SETTINGS = """
 data: {{root: {root}, train_lists: [voxceleb2_train_list]}}

@@ -83,10 +83,11 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
 
         return run_leg(RunFolder.at(config["location"]), config["until_epoch"], place, report)
 
-    # Several workers reserve for themselves, by Ray Train; the process that starts them needs nearly nothing.
+    # Several workers reserve for themselves, by Ray Train; any share of a CPU that the process which starts
+    # them took would be missing to their data. Tune refuses to place nothing at all, hence one byte.
     alone = {"CPU": resources.cpus_per_worker} | ({"GPU": places.gpus} if places.has_gpu else {})
     tuner = tune.Tuner(
-        tune.with_resources(leg, alone if resources.workers == 1 else {"CPU": 0.001}),
+        tune.with_resources(leg, alone if resources.workers == 1 else {"CPU": 0, "memory": 1}),
         tune_config=tune.TuneConfig(
             search_alg=Legs(sweep, places.at_once, changed),
             num_samples=-1,  # until the searcher says so

@@ -1,6 +1,7 @@
-"""VICReg on a small real corpus: two CPU cores, one trial at a time.
+r"""VICReg on a small real corpus: two CPU cores, one trial at a time.
 
-Command   python -m sslsv.tune tune_spaces/corpus/vicreg.py data.root=CORPUS resources.threads_per_worker=1 --concurrent 1
+Command   python -m sslsv.tune tune_spaces/corpus/vicreg.py data.root=CORPUS resources.threads_per_worker=1 \
+              resources.data_tasks=1 --concurrent 1
 Data      that of configs/corpus/vicreg.yml; chosen on held-out training speakers in rooms of their own
 Hardware  one CPU core is enough
 Result    not yet run
