@@ -27,6 +27,7 @@ from sslsv.search.space import Space, load_space
 from sslsv.search.suggestions import Suggester
 from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_folder import SweepFolder
+from sslsv.search.sweep_report import write_sweep_report
 from sslsv.search.table import describe, live_table
 from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
 from sslsv.train import check_data
@@ -118,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
 
 def search(sweep: Sweep, places: Places) -> int:
     """Run what is left of a sweep in the connected cluster, say what it came to, return the exit code."""
-    from sslsv.search.executor import run_sweep
+    from sslsv.search.executor import ExecutionError, run_sweep
     from sslsv.search.trial import Place
 
     place = Place(
@@ -129,9 +130,14 @@ def search(sweep: Sweep, places: Places) -> int:
     )
     start = time.monotonic()
     if not sweep.is_over:
-        with live_table(sweep) as changed:
-            run_sweep(sweep, places, place, changed)
+        try:
+            with live_table(sweep) as changed:
+                run_sweep(sweep, places, place, changed)
+        except ExecutionError as error:
+            print(f"error: {error}; the same command with --resume goes on", file=sys.stderr)
+            return 1
     best = write_results(sweep)
+    write_sweep_report(sweep)
     location = sweep.folder.folder.location
     states = Counter(state_of(sweep, outcome) for outcome in standing(sweep.folder.history))
     counts = ", ".join(f"{count} {state}" for state, count in states.items())

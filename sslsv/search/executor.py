@@ -28,6 +28,10 @@ from sslsv.search.sweep import Sweep
 from sslsv.search.trial import Place, run_leg
 
 
+class ExecutionError(RuntimeError):
+    """Ray gave up on all trials at once; the message says why, and the sweep's files let it go on."""
+
+
 class Legs(Searcher):
     """Tells Tune which leg to run next, and the sweep how it ended."""
 
@@ -104,6 +108,10 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
     )
     try:
         tuner.fit()
+    except (RuntimeError, tune.TuneError) as error:
+        # Such as all processes of the sweep killed together, because the machine ran out of memory.
+        reason = " ".join(str(error.__cause__ or error).splitlines()[0].split())
+        raise ExecutionError(f"Ray ended all trials: {reason}") from error
     finally:
         folder.delete_folder("ray")
 
