@@ -107,8 +107,8 @@ def importance_table(sweep: Sweep) -> Html:
     folder = sweep.folder
     shares = importance(sweep.suggester, folder.suggestions, folder.history)
     remark = (
-        f"Share of the variance of {metric_title(folder.metric)} at epoch {sweep.rungs[0]}, by a random "
-        f"forest over {len(folder.suggestions)} trials (fANOVA). With few trials this is a hint, not a finding."
+        f"Share of the variance of {metric_title(folder.metric)} at epoch {sweep.rungs[0]}, by a "
+        f"random forest over {len(folder.suggestions)} trials (fANOVA). With few trials this is a hint, not a finding."
     )
     rows = [[name, f"{share:.0%}"] for name, share in shares.items()]
     return Html(muted(remark) + table(["setting", "share"], rows)) if rows else Html()
