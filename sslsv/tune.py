@@ -18,6 +18,13 @@ from sslsv.config import Config, to_dict
 from sslsv.data.stream import Plan
 from sslsv.run_folder import RunFolder, below
 from sslsv.run_log import wandb_environment, wandb_mode
+from sslsv.search.confirmation import (
+    DEFAULT_SEEDS,
+    Confirmation,
+    check_confirmation,
+    confirmation_config,
+    write_comparisons,
+)
 from sslsv.search.criteria import describe_rankings, rank_criteria
 from sslsv.search.history import standing
 from sslsv.search.places import Places, find_places
@@ -25,7 +32,7 @@ from sslsv.search.request import check_folder, describe_request, prepare_folder
 from sslsv.search.results import state_of, write_results
 from sslsv.search.space import Space, load_space
 from sslsv.search.suggestions import Suggester
-from sslsv.search.sweep import Sweep
+from sslsv.search.sweep import ExecutionError, Sweep
 from sslsv.search.sweep_folder import SweepFolder
 from sslsv.search.sweep_report import write_sweep_report
 from sslsv.search.table import describe, live_table
@@ -45,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # storage that can't be written or is not there, a cluster that does not answer
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
+    except ExecutionError as error:
+        print(f"error: {error}; the same command with --resume goes on", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command with --resume goes on", file=sys.stderr)
         return 130
@@ -66,6 +76,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     how.add_argument("--plan", action="store_true", help="say what would run, and how long it would take")
     parser.add_argument("--trials", type=int, help="how many settings to try, instead of the space's number")
+    parser.add_argument(
+        "--confirm", type=int, metavar="K", help="then train the K best and the base anew and test them"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="trainings of each that is confirmed (3)")
     parser.add_argument("--concurrent", type=int, help="trials at once; else as many as fit")
     parser.add_argument("--storage", default="tune", help="folder or URI of all sweeps")
     parser.add_argument("--name", help="of the sweep's folder; else that of the space file")
@@ -90,10 +104,17 @@ def run(options: argparse.Namespace) -> int:
     check_trials(space, base, suggester, rungs)
     _, example = next(suggester.corners())
     check_data(trial_config(base, space, example))
+    check_confirmation(base, options.confirm, options.seeds)
+    if options.confirm is not None:
+        check_data(confirmation_config(base, space, example))
     folder = RunFolder(options.storage, options.name or options.space.stem)
     request = describe_request(space, base, options, rungs)
     if not options.plan:
-        check_folder(folder, request, is_fresh=options.fresh, is_resumed=options.resume)
+        # What is confirmed is most often a sweep that has ended.
+        is_resumed = options.resume or (
+            options.confirm is not None and not options.fresh and folder.has("sweep.json")
+        )
+        check_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed)
     trials = suggester.num_trials
 
     from sslsv import cluster
@@ -114,28 +135,36 @@ def run(options: argparse.Namespace) -> int:
             return 0
         prepare_folder(folder, request, is_fresh=options.fresh)
         files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
-        return search(Sweep(space, base, rungs, files), places)
+        sweep = Sweep(space, base, rungs, files)
+        code = search(sweep, places)
+        if code == 0 and options.confirm is not None:
+            confirm(sweep, places, options.confirm, options.seeds or DEFAULT_SEEDS)
+        return code
 
 
-def search(sweep: Sweep, places: Places) -> int:
-    """Run what is left of a sweep in the connected cluster, say what it came to, return the exit code."""
-    from sslsv.search.executor import ExecutionError, run_sweep
+def train_legs(sweep: Sweep, places: Places, group: str) -> None:
+    """Run what is left of a sweep in the connected cluster; `group` is its name in wandb.
+
+    Raises ExecutionError.
+    """
+    from sslsv.search.executor import run_sweep
     from sslsv.search.trial import Place
 
     place = Place(
         has_gpu=places.has_gpu,
         threads=places.threads,
         wandb_mode=wandb_mode(sweep.base.run.wandb),
-        environment=wandb_environment() | {"WANDB_RUN_GROUP": sweep.folder.folder.name},
+        environment=wandb_environment() | {"WANDB_RUN_GROUP": group},
     )
-    start = time.monotonic()
     if not sweep.is_over:
-        try:
-            with live_table(sweep) as changed:
-                run_sweep(sweep, places, place, changed)
-        except ExecutionError as error:
-            print(f"error: {error}; the same command with --resume goes on", file=sys.stderr)
-            return 1
+        with live_table(sweep) as changed:
+            run_sweep(sweep, places, place, changed)
+
+
+def search(sweep: Sweep, places: Places) -> int:
+    """Run what is left of a sweep, say what it came to, return the exit code."""
+    start = time.monotonic()
+    train_legs(sweep, places, sweep.folder.folder.name)
     best = write_results(sweep)
     write_sweep_report(sweep)
     location = sweep.folder.folder.location
@@ -156,6 +185,19 @@ def search(sweep: Sweep, places: Places) -> int:
         print("how criteria without labels would have chosen:", *describe_rankings(rankings), sep="\n  ")
     print(f"train it anew: python -m sslsv.train {below(location, 'best.yml')}")
     return 0
+
+
+def confirm(sweep: Sweep, places: Places, num_best: int, num_seeds: int) -> None:
+    """Train the best trials and the base anew, as far as that is not done; say and write how they compare."""
+    confirmation = Confirmation(sweep, num_best, num_seeds)
+    train_legs(confirmation, places, f"{sweep.folder.folder.name}-confirm")
+    found = confirmation.comparisons()
+    write_comparisons(sweep.folder.folder, found)
+    write_sweep_report(sweep)
+    print("confirmed on test trials:", *[comparison.sentence() for comparison in found], sep="\n  ")
+    trained = Counter(outcome.state for outcome in confirmation.folder.history.outcomes)
+    if lost := trained.total() - trained["reached"]:
+        print(f"{lost} of {trained.total()} trainings collapsed or failed and are not in these numbers")
 
 
 def print_forecast(space: Space, config: Config, rungs: Sequence[int], places: Places, trials: int) -> None:

@@ -182,6 +182,9 @@ def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
         (["train.epochs=1"], "a rung is after epoch 2, but training ends"),
         (["evaluation.every_epochs=2"], "nothing is validated"),
         (["evaluation.held_out_speakers=0"], "no validation trials"),
+        (["--seeds", "3"], "--seeds 3 is for a confirmation"),
+        (["--confirm", "2", "--seeds", "1"], "the noise can't be told from one training"),
+        (["--confirm", "2", "evaluation.test=[]"], "evaluation.test is empty"),
     ],
 )
 def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_path, demo_corpus, capsys):

@@ -24,12 +24,8 @@ from ray.tune.search import Searcher
 from sslsv.run_folder import RunFolder
 from sslsv.search.history import Decision
 from sslsv.search.places import Places
-from sslsv.search.sweep import Sweep
+from sslsv.search.sweep import ExecutionError, Sweep
 from sslsv.search.trial import Place, run_leg
-
-
-class ExecutionError(RuntimeError):
-    """Ray gave up on all trials at once; the message says why, and the sweep's files let it go on."""
 
 
 class Legs(Searcher):

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from sslsv.report_page import Html, figure, metric_title
-from sslsv.report_plots import COLORS, INK, PlainLogFormatter, drawing
+from sslsv.report_plots import COLORS, INK, drawing
 from sslsv.search.dimensions import Choice, Dimension, When
 from sslsv.search.history import Outcome, standing
 from sslsv.search.sweep import Sweep
@@ -94,8 +95,11 @@ def against_setting(sweep: Sweep, key: str) -> Html:
             axes.margins(x=0.25)
         elif scale.is_logarithmic:
             axes.set_xscale("log")
-            for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                set_formatter(PlainLogFormatter())
+            low, high = axes.get_xlim()
+            digits = (1, 2, 5) if high < 30 * low else (1, 3) if high < 300 * low else (1,)
+            axes.xaxis.set_major_locator(LogLocator(subs=digits))
+            axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel(metric_title(metric))
 
     return figure(key, drawing(paint, f"{metric} against {key}", width=4.2, height=2.5))

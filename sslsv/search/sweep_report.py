@@ -17,6 +17,7 @@ from sslsv.report_page import (
     table,
 )
 from sslsv.search.analysis import TRUSTED, RungCorrelation, importance, rung_correlations, savings
+from sslsv.search.confirmation import LEVEL, read_comparisons
 from sslsv.search.criteria import rank_criteria
 from sslsv.search.history import standing
 from sslsv.search.results import state_of
@@ -51,6 +52,7 @@ def write_sweep_report(sweep: Sweep) -> None:
     parts += [
         section("Did early rungs tell the end?", correlation_table(correlations)),
         section("Without labels", criteria_table(sweep)),
+        section("Confirmed on test trials", confirmation_table(sweep)),
     ]
     sweep.folder.folder.write("report.html", page(f"Sweep {sweep.folder.folder.name}", *parts).encode())
 
@@ -108,7 +110,8 @@ def importance_table(sweep: Sweep) -> Html:
     shares = importance(sweep.suggester, folder.suggestions, folder.history)
     remark = (
         f"Share of the variance of {metric_title(folder.metric)} at epoch {sweep.rungs[0]}, by a "
-        f"random forest over {len(folder.suggestions)} trials (fANOVA). With few trials this is a hint, not a finding."
+        f"random forest over {len(folder.suggestions)} trials (fANOVA). With few trials this is a hint, "
+        "not a finding."
     )
     rows = [[name, f"{share:.0%}"] for name, share in shares.items()]
     return Html(muted(remark) + table(["setting", "share"], rows)) if rows else Html()
@@ -148,6 +151,29 @@ def criteria_table(sweep: Sweep) -> Html:
         "of its best are among the best by EER."
     )
     header = ["criterion", "epoch", "trials", "Kendall tau", "regret, EER", "best in common"]
+    return Html(table(header, rows) + muted(remark)) if rows else Html()
+
+
+def confirmation_table(sweep: Sweep) -> Html:
+    """The best trials against the base, trained anew with other seeds; nothing before they were."""
+    found = read_comparisons(sweep.folder.folder)
+    rows = [
+        [
+            f"trial {c.trial}",
+            c.test_list,
+            c.seeds,
+            f"{c.mean:.2f} % (sd {c.sd:.2f})",
+            f"{c.base_mean:.2f} % (sd {c.base_sd:.2f})",
+            f"{c.difference:+.2f} ({c.low:+.2f} to {c.high:+.2f})",
+            c.verdict,
+        ]
+        for c in found
+    ]
+    remark = (
+        "EER of settings trained from scratch with other seeds, against the base with the same ones; "
+        f"intervals of the paired difference, {LEVEL:.0%} for all rows together."
+    )
+    header = ["settings", "trials", "seeds", "EER", "base", "difference", ""]
     return Html(table(header, rows) + muted(remark)) if rows else Html()
 
 
