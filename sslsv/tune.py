@@ -132,6 +132,12 @@ def run(options: argparse.Namespace) -> int:
         if options.plan:
             config = trial_config(base, space, example)
             print_forecast(space, config, rungs, places, trials)
+            if options.confirm is not None:
+                seeds = options.seeds or DEFAULT_SEEDS
+                print(
+                    f"then, to confirm, {options.confirm + 1} x {seeds} trainings of {rungs[-1]} epochs: "
+                    f"{(options.confirm + 1) * seeds * rungs[-1]} epochs"
+                )
             return 0
         prepare_folder(folder, request, is_fresh=options.fresh)
         files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)

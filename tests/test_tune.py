@@ -226,9 +226,15 @@ def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
 
 def test_main__plan_says_what_would_run_and_starts_nothing(tmp_path, demo_corpus, capsys, ray_session):
     space = write_space(tmp_path, demo_corpus)
-    assert main([str(space), "--storage", str(tmp_path / "tune"), "--plan", "--concurrent", "2"]) == 0
+    assert (
+        main(
+            [str(space), "--storage", str(tmp_path / "tune"), "--plan", "--concurrent", "2", "--confirm", "1"]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "2 at once" in printed and "about 4 to epoch 1, 2 to epoch 2, 1 to epoch 4" in printed
+    assert "then, to confirm, 2 x 3 trainings of 4 epochs: 24 epochs" in printed
     assert "8 epochs instead of 16" in printed and "an epoch takes about" in printed
     assert not (tmp_path / "tune").exists()
 
