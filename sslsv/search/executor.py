@@ -91,8 +91,8 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
         tune_config=tune.TuneConfig(
             search_alg=Legs(sweep, places.at_once, changed),
             num_samples=-1,  # until the searcher says so
-            # A leg leaves threads of Ray Data and memory behind, 0.5 GB each on CPUs: a process of its own costs
-            # seconds, a process for all of them ran out of memory.
+            # A leg leaves threads of Ray Data and memory behind, 0.5 GB each on CPUs: a process of its own
+            # costs seconds, one process for all of them ran out of memory.
             reuse_actors=False,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
