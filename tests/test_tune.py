@@ -284,7 +284,7 @@ def test_tune__a_trial_of_two_workers_goes_through_ray_train(tmp_path, demo_corp
     space = write_space(tmp_path, demo_corpus, trials=2)
     options = ("resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
     tuning = Tuning(space, "two_workers", *options)
-    code, output = tuning.wait()
+    code, output = tuning.wait(timeout=900)  # it once waited for ever
     assert code == 0, output
     assert "1 finished, 1 stopped" in output
     winner = next(o["index"] for o in tuning.lines("outcomes") if o["epoch"] == 4)
