@@ -123,8 +123,8 @@ def correlation_table(correlations: list[RungCorrelation]) -> Html:
         [f"{c.early} and {c.late}", c.trials, "–" if c.rho is None else f"{c.rho:+.2f}"] for c in correlations
     ]
     remark = (
-        "Spearman's rank correlation of the trials that reached both; these were the better ones, so it is likely "
-        "to be lower than it would be over all."
+        "Spearman's rank correlation of the trials that reached both; these were the better ones, so it is "
+        "likely to be lower than it would be over all."
     )
     if not rows:
         return muted("No two rungs were reached by three trials.")
