@@ -13,24 +13,32 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from sslsv.config import Config, differences, read_config, to_dict, to_yaml
+from sslsv.config import Config, to_dict
 from sslsv.data.stream import Plan
-from sslsv.environment import describe_environment
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
+from sslsv.search.confirmation import (
+    DEFAULT_SEEDS,
+    Confirmation,
+    check_confirmation,
+    confirmation_config,
+    write_comparisons,
+)
+from sslsv.search.criteria import describe_rankings, rank_criteria
 from sslsv.search.history import standing
 from sslsv.search.places import Places, find_places
+from sslsv.search.request import check_folder, describe_request, prepare_folder
 from sslsv.search.results import state_of, write_results
 from sslsv.search.space import Space, load_space
 from sslsv.search.suggestions import Suggester
-from sslsv.search.sweep import Sweep
+from sslsv.search.sweep import ExecutionError, Sweep
 from sslsv.search.sweep_folder import SweepFolder
+from sslsv.search.sweep_report import write_sweep_report
 from sslsv.search.table import describe, live_table
 from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
 from sslsv.storage import absolute, below
-from sslsv.train import FREE_SECTIONS, RequestError, check_data
+from sslsv.train import check_data
 from sslsv.verification import open_trial_sets
 
 
@@ -45,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # storage that can't be written or is not there, a cluster that does not answer
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
+    except ExecutionError as error:
+        print(f"error: {error}; the same command with --resume goes on", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command with --resume goes on", file=sys.stderr)
         return 130
@@ -66,6 +77,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     how.add_argument("--plan", action="store_true", help="say what would run, and how long it would take")
     parser.add_argument("--trials", type=int, help="how many settings to try, instead of the space's number")
+    parser.add_argument(
+        "--confirm", type=int, metavar="K", help="then train the K best and the base anew and test them"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="trainings of each that is confirmed (3)")
     parser.add_argument("--concurrent", type=int, help="trials at once; else as many as fit")
     parser.add_argument("--storage", default="tune", help="folder or URI of all sweeps")
     parser.add_argument("--name", help="of the sweep's folder; else that of the space file")
@@ -88,10 +103,17 @@ def run(options: argparse.Namespace) -> int:
     check_trials(space, base, suggester, rungs)
     _, example = next(suggester.corners())
     check_data(trial_config(base, space, example))
+    check_confirmation(base, options.confirm, options.seeds)
+    if options.confirm is not None:
+        check_data(confirmation_config(base, space, example))
     folder = RunFolder(options.storage, options.name or options.space.stem)
     request = describe_request(space, base, options, rungs)
     if not options.plan:
-        check_folder(folder, request, is_fresh=options.fresh, is_resumed=options.resume)
+        # What is confirmed is most often a sweep that has ended.
+        is_resumed = options.resume or (
+            options.confirm is not None and not options.fresh and folder.has("sweep.json")
+        )
+        check_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed)
     trials = suggester.num_trials
 
     from sslsv import cluster
@@ -109,14 +131,27 @@ def run(options: argparse.Namespace) -> int:
         if options.plan:
             config = trial_config(base, space, example)
             print_forecast(space, config, rungs, places, trials)
+            if options.confirm is not None:
+                seeds = options.seeds or DEFAULT_SEEDS
+                print(
+                    f"then, to confirm, {options.confirm + 1} x {seeds} trainings of {rungs[-1]} epochs: "
+                    f"{(options.confirm + 1) * seeds * rungs[-1]} epochs"
+                )
             return 0
         prepare_folder(folder, request, is_fresh=options.fresh)
         files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
-        return search(Sweep(space, base, rungs, files), places)
+        sweep = Sweep(space, base, rungs, files)
+        code = search(sweep, places)
+        if code == 0 and options.confirm is not None:
+            confirm(sweep, places, options.confirm, options.seeds or DEFAULT_SEEDS)
+        return code
 
 
-def search(sweep: Sweep, places: Places) -> int:
-    """Run what is left of a sweep in the connected cluster, say what it came to, return the exit code."""
+def train_legs(sweep: Sweep, places: Places, group: str) -> None:
+    """Run what is left of a sweep in the connected cluster; `group` is its name in wandb.
+
+    Raises ExecutionError.
+    """
     from sslsv.search.executor import run_sweep
     from sslsv.search.trial import Place
 
@@ -124,13 +159,19 @@ def search(sweep: Sweep, places: Places) -> int:
         has_gpu=places.has_gpu,
         threads=places.threads,
         wandb_mode=wandb_mode(sweep.base.run.wandb),
-        environment=wandb_environment() | {"WANDB_RUN_GROUP": sweep.folder.folder.name},
+        environment=wandb_environment() | {"WANDB_RUN_GROUP": group},
     )
-    start = time.monotonic()
     if not sweep.is_over:
         with live_table(sweep) as changed:
             run_sweep(sweep, places, place, changed)
+
+
+def search(sweep: Sweep, places: Places) -> int:
+    """Run what is left of a sweep, say what it came to, return the exit code."""
+    start = time.monotonic()
+    train_legs(sweep, places, sweep.folder.folder.name)
     best = write_results(sweep)
+    write_sweep_report(sweep)
     location = sweep.folder.folder.location
     states = Counter(state_of(sweep, outcome) for outcome in standing(sweep.folder.history))
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
@@ -144,66 +185,24 @@ def search(sweep: Sweep, places: Places) -> int:
         return 1
     value = f"{sweep.folder.metric} {sweep.folder.value(best):.4g}"
     print(f"best: trial {best.index}, {value}, {describe(sweep, best.index)}")
+    rankings = rank_criteria({epoch: list(at.values()) for epoch, at in sweep.folder.at_rungs().items()})
+    if rankings:
+        print("how criteria without labels would have chosen:", *describe_rankings(rankings), sep="\n  ")
     print(f"train it anew: python -m sslsv.train {below(location, 'best.yml')}")
     return 0
 
 
-def describe_request(
-    space: Space, base: Config, options: argparse.Namespace, rungs: tuple[int, ...]
-) -> dict[str, Any]:
-    """What is asked for, as sweep.json keeps it: enough to tell whether another command asks for the same."""
-    return {
-        "space_file": str(options.space),
-        "space": options.space.read_text(),
-        "overrides": options.overrides,
-        "trials": space.trials,
-        "metrics": list(space.metrics),
-        "searcher": space.searcher,
-        "scheduler": repr(space.scheduler),
-        "rungs": list(rungs),
-        "seed": space.seed,
-        "base": to_yaml(base),
-    }
-
-
-def check_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool, is_resumed: bool) -> None:
-    """Raise RequestError unless the folder is new, to be set aside, or holds this sweep, to be resumed."""
-    is_there = folder.has("sweep.json")
-    if is_resumed and not is_there:
-        raise RequestError(f"{folder.location} holds no sweep to go on with; leave out --resume to start one")
-    if not is_there or is_fresh:
-        return
-    if not is_resumed:
-        raise RequestError(
-            f"{folder.location} holds a sweep; --resume goes on with it, --fresh starts anew (the old one is "
-            "kept under another name), --name gives this one another folder"
-        )
-    earlier = folder.read_json("sweep.json")
-    changes = [
-        line
-        for line in differences(read_config(earlier["base"]), read_config(request["base"]))
-        if line.split(".")[0] not in FREE_SECTIONS
-    ]
-    asked = ("trials", "metrics", "searcher", "scheduler", "rungs", "seed")
-    changes += [f"{key}: {earlier[key]} -> {request[key]}" for key in asked if earlier[key] != request[key]]
-    if not changes and earlier["space"] != request["space"]:
-        changes = [f"the text of {request['space_file']}"]
-    if changes:
-        raise RequestError(
-            f"{folder.location} holds a sweep of something else, so it can't be resumed; use another --name, "
-            "or --fresh. Different (there -> now):\n  " + "\n  ".join(changes)
-        )
-
-
-def prepare_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool) -> None:
-    """Make the sweep's folder, after `check_folder`; with `is_fresh`, whatever is there is renamed."""
-    if folder.has("sweep.json") and not is_fresh:
-        print(f"going on with the sweep in {folder.location}", file=sys.stderr)
-        return
-    if folder.has("sweep.json"):
-        print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
-    folder.write("base.yml", request["base"].encode())
-    folder.write_json("sweep.json", request | {"environment": describe_environment()})
+def confirm(sweep: Sweep, places: Places, num_best: int, num_seeds: int) -> None:
+    """Train the best trials and the base anew, as far as that is not done; say and write how they compare."""
+    confirmation = Confirmation(sweep, num_best, num_seeds)
+    train_legs(confirmation, places, f"{sweep.folder.folder.name}-confirm")
+    found = confirmation.comparisons()
+    write_comparisons(sweep.folder.folder, found)
+    write_sweep_report(sweep)
+    print("confirmed on test trials:", *[comparison.sentence() for comparison in found], sep="\n  ")
+    trained = Counter(outcome.state for outcome in confirmation.folder.history.outcomes)
+    if lost := trained.total() - trained["reached"]:
+        print(f"{lost} of {trained.total()} trainings collapsed or failed and are not in these numbers")
 
 
 def print_forecast(space: Space, config: Config, rungs: Sequence[int], places: Places, trials: int) -> None:

@@ -15,7 +15,8 @@ import torch
 
 from sslsv.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.run_folder import RunFolder
-from sslsv.tune import check_folder, main, prepare_folder
+from sslsv.search.request import check_folder, prepare_folder
+from sslsv.tune import main
 
 SETTINGS = """
 data: {{root: {root}, train_lists: [voxceleb2_train_list]}}
@@ -181,6 +182,9 @@ def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
         (["train.epochs=1"], "a rung is after epoch 2, but training ends"),
         (["evaluation.every_epochs=2"], "nothing is validated"),
         (["evaluation.held_out_speakers=0"], "no validation trials"),
+        (["--seeds", "3"], "--seeds 3 is for a confirmation"),
+        (["--confirm", "2", "--seeds", "1"], "the noise can't be told from one training"),
+        (["--confirm", "2", "evaluation.test=[]"], "evaluation.test is empty"),
     ],
 )
 def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_path, demo_corpus, capsys):
@@ -222,9 +226,15 @@ def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
 
 def test_main__plan_says_what_would_run_and_starts_nothing(tmp_path, demo_corpus, capsys, ray_session):
     space = write_space(tmp_path, demo_corpus)
-    assert main([str(space), "--storage", str(tmp_path / "tune"), "--plan", "--concurrent", "2"]) == 0
+    assert (
+        main(
+            [str(space), "--storage", str(tmp_path / "tune"), "--plan", "--concurrent", "2", "--confirm", "1"]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "2 at once" in printed and "about 4 to epoch 1, 2 to epoch 2, 1 to epoch 4" in printed
+    assert "then, to confirm, 2 x 3 trainings of 4 epochs: 24 epochs" in printed
     assert "8 epochs instead of 16" in printed and "an epoch takes about" in printed
     assert not (tmp_path / "tune").exists()
 
@@ -274,7 +284,7 @@ def test_tune__a_trial_of_two_workers_goes_through_ray_train(tmp_path, demo_corp
     space = write_space(tmp_path, demo_corpus, trials=2)
     options = ("resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
     tuning = Tuning(space, "two_workers", *options)
-    code, output = tuning.wait()
+    code, output = tuning.wait(timeout=900)  # it once waited for ever
     assert code == 0, output
     assert "1 finished, 1 stopped" in output
     winner = next(o["index"] for o in tuning.lines("outcomes") if o["epoch"] == 4)

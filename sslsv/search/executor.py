@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 from sslsv.run_folder import RunFolder
 from sslsv.search.history import Decision
 from sslsv.search.places import Places
-from sslsv.search.sweep import Sweep
+from sslsv.search.sweep import ExecutionError, Sweep
 from sslsv.search.trial import Place, run_leg
 
 
@@ -83,14 +83,17 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
 
         return run_leg(RunFolder.at(config["location"]), config["until_epoch"], place, report)
 
-    # Several workers reserve for themselves, by Ray Train; the process that starts them needs nearly nothing.
+    # Several workers reserve for themselves, by Ray Train; any share of a CPU that the process which starts
+    # them took would be missing to their data. Tune refuses to place nothing at all, hence one byte.
     alone = {"CPU": resources.cpus_per_worker} | ({"GPU": places.gpus} if places.has_gpu else {})
     tuner = tune.Tuner(
-        tune.with_resources(leg, alone if resources.workers == 1 else {"CPU": 0.001}),
+        tune.with_resources(leg, alone if resources.workers == 1 else {"CPU": 0, "memory": 1}),
         tune_config=tune.TuneConfig(
             search_alg=Legs(sweep, places.at_once, changed),
             num_samples=-1,  # until the searcher says so
-            reuse_actors=True,  # the next leg in the same process: no new start of Python and torch
+            # A leg leaves threads of Ray Data and memory behind, 0.5 GB each on CPUs: a process of its own
+            # costs seconds, one process for all of them ran out of memory.
+            reuse_actors=False,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
@@ -103,6 +106,10 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
     )
     try:
         tuner.fit()
+    except (RuntimeError, tune.TuneError) as error:
+        # Such as all processes of the sweep killed together, because the machine ran out of memory.
+        reason = " ".join(str(error.__cause__ or error).splitlines()[0].split())
+        raise ExecutionError(f"Ray ended all trials: {reason}") from error
     finally:
         folder.delete_folder("ray")
 

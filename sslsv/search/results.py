@@ -4,13 +4,16 @@ import csv
 import io
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from sslsv.config import apply_overrides, to_yaml
 from sslsv.search.history import Outcome, standing
 from sslsv.search.sweep import Sweep
 
 
 def write_results(sweep: Sweep) -> Outcome | None:
-    """Write results.csv, best.yml and tensorboard/ from the sweep's files; returns the best trial's outcome.
+    """Write results.csv, results.parquet, best.yml and tensorboard/; returns the best trial's outcome.
 
     None, and no best.yml, when no trial can win: all have collapsed or failed.
     """
@@ -19,6 +22,7 @@ def write_results(sweep: Sweep) -> Outcome | None:
     if not rows:
         return None
     sweep.folder.folder.write("results.csv", _to_csv(rows))
+    sweep.folder.folder.write("results.parquet", _to_parquet(rows))
     if sweep.folder.folder.is_local:
         _write_hparams(sweep, best_first)
     best = best_first[0]
@@ -60,6 +64,23 @@ def _to_csv(rows: list[dict[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
+    """The same table with its types; settings of mixed or nested types become text."""
+    columns: dict[str, pa.Array] = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(key) for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        is_plain = len(kinds) <= 1 or kinds == {int, float}
+        if not is_plain or kinds & {list, dict, tuple}:
+            values = [None if value is None else str(value) for value in values]
+        elif kinds == {int, float}:
+            values = [None if value is None else float(value) for value in values]
+        columns[key] = pa.array(values)
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns), stream)
+    return stream.getvalue()
 
 
 def _best_settings(sweep: Sweep, best: Outcome) -> str:

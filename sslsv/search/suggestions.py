@@ -118,7 +118,7 @@ class Suggester:
                 constant_liar=True,  # running trials count as bad, so that their like is not asked for
             )
             study = optuna.create_study(sampler=sampler)
-            study.add_trials([self._told(earlier[i], i, history, rung) for i in sorted(earlier) if i < index])
+            study.add_trials(self.told({i: earlier[i] for i in earlier if i < index}, history, rung))
             settings: Settings = {}
             asked = study.ask()
             for key in self.dimensions:
@@ -126,6 +126,10 @@ class Suggester:
                 if dimension is not None:
                     settings[key] = _ask(asked, self._name(key, settings), dimension)
         return settings
+
+    def told(self, suggestions: Mapping[int, Settings], history: History, rung: int) -> list[Any]:
+        """The trials as Optuna knows them, with their costs at a rung."""
+        return [self._told(suggestions[index], index, history, rung) for index in sorted(suggestions)]
 
     def _told(self, settings: Settings, index: int, history: History, rung: int) -> Any:
         """A trial as Optuna knows it: with its cost at a rung, still running, or worthless."""

@@ -14,6 +14,10 @@ from sslsv.search.sweep_folder import SweepFolder
 from sslsv.search.trial_settings import trial_config
 
 
+class ExecutionError(RuntimeError):
+    """All trials ended at once for a reason that the message tells; the sweep's files let it go on."""
+
+
 class Sweep:
     """Hands out legs, in an order that the files of the sweep alone determine; see `SweepFolder`."""
 
@@ -26,6 +30,10 @@ class Sweep:
     def num_trials(self) -> int:
         """How many trials the sweep has when it is complete."""
         return self.suggester.num_trials
+
+    def config_of(self, index: int) -> Config:
+        """All settings of a trial; raises ConfigError where they do not go together."""
+        return trial_config(self.base, self.space, self.folder.suggestions[index])
 
     def next_leg(self, at_once: int) -> Decision | None:
         """The next leg to train, now running; None while there is nothing to begin."""
@@ -91,5 +99,5 @@ class Sweep:
         if not folder.has("run.json"):
             identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
             folder.write_json("run.json", identity | describe_environment())
-        config = trial_config(self.base, self.space, self.folder.suggestions[index])
+        config = self.config_of(index)
         folder.write("config.yml", to_yaml(config).encode())

@@ -100,6 +100,20 @@ class SweepFolder:
         """Validation records of a trial, in the order of steps."""
         return sorted((r for r in self.records if r["index"] == index), key=lambda r: int(r["step"]))
 
+    def at_rungs(self) -> dict[int, dict[int, dict[str, Any]]]:
+        """Epoch of each rung -> trial -> its record there, of all that reached it and have not collapsed."""
+        found: dict[int, dict[int, dict[str, Any]]] = {epoch: {} for epoch in self.rungs}
+        alive = {(o.index, self.rungs[o.rung]) for o in self.history.outcomes if o.state == "reached"}
+        furthest = {o.index: self.rungs[o.rung] for o in self.history.last_outcomes().values()}
+        for record in self.records:
+            index, epoch = record["index"], round(record["epoch"])
+            if epoch not in found or record.get("has_collapsed"):
+                continue
+            # A leg may pass rungs, as those of later brackets do.
+            if (index, epoch) in alive or epoch < furthest.get(index, 0):
+                found[epoch][index] = record
+        return found
+
     def value(self, outcome: Outcome) -> float | None:
         """The metric of an outcome, in its own direction."""
         return None if outcome.cost is None else self._sign * outcome.cost

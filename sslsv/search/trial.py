@@ -1,7 +1,6 @@
 """One leg of a trial, as it runs in a process of its own: train from the newest checkpoint up to a rung."""
 
 import contextlib
-import gc
 import os
 import traceback
 from collections.abc import Callable
@@ -53,10 +52,6 @@ def run_leg(folder: RunFolder, until_epoch: int, place: Place, report: Callable[
     except Exception:
         folder.write("failure.txt", traceback.format_exc().encode())
         raise
-    finally:
-        gc.collect()  # the process is used again, for another trial
-        if place.has_gpu:
-            torch.cuda.empty_cache()
     last = folder.metrics()[-1]
     if last.get("has_collapsed"):
         return {"state": "collapsed", "why": str(last["notice"])}

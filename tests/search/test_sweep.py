@@ -160,6 +160,19 @@ def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train
     ]
 
 
+def test_sweep_folder__trials_are_compared_at_the_rungs_they_reached_alive(tmp_path):
+    sweep = open_sweep(tmp_path)
+    for _ in range(9):
+        leg = sweep.next_leg(at_once=1)
+        train(sweep, leg, "collapsed" if leg.index == 4 else "reached")
+    train(sweep, sweep.next_leg(at_once=1))
+    at_rungs = sweep.folder.at_rungs()
+    assert list(at_rungs) == [1, 3, 9]
+    assert sorted(at_rungs[1]) == [0, 1, 2, 3, 5, 6, 7, 8] and len(at_rungs[3]) == 1 and not at_rungs[9]
+    (winner,) = at_rungs[3]
+    assert at_rungs[3][winner]["epoch"] == 3.0 and at_rungs[1][winner]["epoch"] == 1.0
+
+
 def test_write_results__when_all_collapse_nothing_is_best(tmp_path):
     sweep = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=2)
     while not sweep.is_over:

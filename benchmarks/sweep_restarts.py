@@ -1,0 +1,130 @@
+"""Does a sweep that is killed decide as one that is not?  python -m benchmarks.sweep_restarts SPACE
+
+Runs the sweep undisturbed, then again while it and all its processes are killed (SIGKILL) at random moments
+and resumed.  Prints the seed of the moments, each moment, and what became of every trial in both: the epoch
+at which it was stopped, and its metric there.  Exit code 1 where they differ.
+
+An asynchronous scheduler depends on the order in which trials arrive: give it `--concurrent 1`.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+
+class Sweep:
+    """`python -m sslsv.tune` in a process of its own; all its processes carry a mark in their environment."""
+
+    def __init__(self, storage: Path, name: str, arguments: list[str]) -> None:
+        self.folder = storage / name
+        self.mark = f"SSLSV_SWEEP_MARK={uuid.uuid4().hex}"
+        key, value = self.mark.split("=")
+        self.log = (storage / f"{name}.log").open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sslsv.tune", *arguments, "--storage", str(storage), "--name", name],
+            env={**os.environ, key: value, "RAY_ADDRESS": "local"},
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def wait(self) -> None:
+        """Until it ends; raises SystemExit where it fails."""
+        if self.process.wait() != 0:
+            raise SystemExit(f"the sweep ended with exit code {self.process.returncode}; see {self.log.name}")
+
+    def kill(self) -> None:
+        """SIGKILL to the driver and every process of its Ray."""
+        for pid in [self.process.pid, *self._pids()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _pids(self) -> list[int]:
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                environment = Path(f"/proc/{pid}/environ").read_bytes()
+                if self.mark.encode() in environment.split(b"\0"):
+                    found.append(int(pid))
+        return found
+
+    def outcomes(self) -> dict[int, tuple[int, str, Any]]:
+        """Trial -> the epoch it ended at, how, and its metric there."""
+        ends: dict[int, tuple[int, str, Any]] = {}
+        for line in read_lines(self.folder / "outcomes.jsonl"):
+            if line["index"] not in ends or line["epoch"] > ends[line["index"]][0]:
+                ends[line["index"]] = (line["epoch"], line["state"], line["value"])
+        return ends
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def run_killed(storage: Path, arguments: list[str], moments: list[float]) -> Sweep:
+    """The sweep, killed so many seconds after each (re)start; one that ends earlier is not killed."""
+    for number, moment in enumerate(moments):
+        sweep = Sweep(storage, "killed", [*arguments, *(["--resume"] if number else [])])
+        deadline = time.monotonic() + moment
+        while time.monotonic() < deadline and sweep.process.poll() is None:
+            time.sleep(0.05)
+        if sweep.process.poll() is None:
+            sweep.kill()
+        legs = len(read_lines(sweep.folder / "outcomes.jsonl"))
+        print(f"kill {number + 1}: {moment:.1f} s after its start, {legs} legs done", flush=True)
+    sweep = Sweep(storage, "killed", [*arguments, "--resume"])
+    sweep.wait()
+    return sweep
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("space")
+    parser.add_argument("overrides", nargs="*", help="settings of all trials")
+    parser.add_argument("--kills", type=int, default=3, help="how many (%(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="of the moments; else drawn and printed")
+    parser.add_argument("--trials", type=int, help="how many settings to try")
+    parser.add_argument("--concurrent", type=int, help="trials at once")
+    given = parser.parse_args()
+    seed = given.seed if given.seed is not None else random.SystemRandom().randrange(2**32)
+    arguments = [given.space, *given.overrides]
+    for name in ("trials", "concurrent"):
+        if getattr(given, name) is not None:
+            arguments += [f"--{name}", str(getattr(given, name))]
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Path(folder)
+        start = time.monotonic()
+        whole = Sweep(storage, "whole", arguments)
+        whole.wait()
+        seconds = time.monotonic() - start
+        print(f"undisturbed: {seconds:.0f} s, {len(whole.outcomes())} trials; seed of the moments: {seed}")
+        # From the first leg's likely beginning on: an earlier kill finds nothing to go on from.
+        draw = random.Random(seed)
+        moments = [draw.uniform(0.2, 0.6) * seconds for _ in range(given.kills)]
+        killed = run_killed(storage, arguments, moments)
+        ours, theirs = whole.outcomes(), killed.outcomes()
+        print("trial  undisturbed                    killed and resumed")
+        for index in sorted(ours.keys() | theirs.keys()):
+            shown = [_shown(ends.get(index)) for ends in (ours, theirs)]
+            print(f"{index:5d}  {shown[0]:<30} {shown[1]:<30} {'' if shown[0] == shown[1] else 'DIFFERENT'}")
+    same = sum(ours[index] == theirs.get(index) for index in ours)
+    print(f"{same} of {len(ours)} trials ended at the same epoch with the same value")
+    return 0 if ours == theirs else 1
+
+
+def _shown(end: tuple[int, str, Any] | None) -> str:
+    return "never started" if end is None else f"epoch {end[0]}, {end[1]}, {end[2]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Confirmation: intervals by hand, the same seeds for all, interrupted and asked for more."""
+
+import dataclasses
+
+import pytest
+
+from sslsv.search import RunAll
+from sslsv.search.confirmation import (
+    Confirmation,
+    check_confirmation,
+    compare,
+    read_comparisons,
+    write_comparisons,
+)
+from sslsv.search.history import standing
+from sslsv.search.sweep_report import write_sweep_report
+from tests.search.test_sweep import BASE, open_sweep, train
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    found = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=4)
+    while not found.is_over:
+        train(found, found.next_leg(at_once=1))
+    return found
+
+
+def end(confirmation, leg, eer, state="reached"):
+    folder = confirmation.folder.trial_folder(leg.index)
+    if state == "reached":
+        folder.write_json(
+            "summary.json", {"best": {"step": 1, "test/trials/eer": eer, "test/trials/min_dcf": 1.0}}
+        )
+    confirmation.end_leg(leg, state, "")
+
+
+def test_compare__by_hand():
+    # Differences -2, -1, -3: mean -2, sd 1; t(0.975; 2) = 4.3027, so the interval is -2 -+ 4.3027 / sqrt(3).
+    found = compare(5, "trials", [18, 20, 19], [20, 21, 22], level=0.95)
+    assert (found.mean, found.sd, found.base_mean, found.base_sd, found.difference) == (19, 1, 21, 1, -2)
+    assert (found.low, found.high) == (pytest.approx(-4.4841, abs=1e-4), pytest.approx(0.4841, abs=1e-4))
+    assert not found.is_beyond_noise and found.verdict == "within the noise of the seeds"
+
+
+def test_compare__a_lasting_difference_is_beyond_the_noise_in_either_direction():
+    better = compare(5, "trials", [18.0, 20.0, 19.1], [20.0, 22.1, 21.0], level=0.95)
+    worse = compare(5, "trials", [20.0, 22.1, 21.0], [18.0, 20.0, 19.1], level=0.95)
+    assert better.verdict.endswith("better") and worse.verdict.endswith("worse")
+    assert "difference -2.00 (-2.25 to -1.75), beyond the noise of the seeds: better" in better.sentence()
+
+
+def test_confirmation__trains_base_and_best_with_the_same_new_seeds_and_tests_them(sweep):
+    confirmation = Confirmation(sweep, num_best=2, num_seeds=2)
+    best = [outcome.index for outcome in standing(sweep.folder.history)[:2]]
+    assert confirmation.contestants == [None, *best] and confirmation.num_trials == 6
+    configs = [confirmation.config_of(index) for index in range(6)]
+    assert [config.seed for config in configs] == [BASE.seed + 1] * 3 + [BASE.seed + 2] * 3
+    temperatures = [sweep.folder.suggestions[index]["model.temperature"] for index in best]
+    assert [c.model.temperature for c in configs] == [BASE.model.temperature, *temperatures] * 2
+    assert all(config.evaluation.test == ("trials",) and config.train.epochs == 9 for config in configs)
+    assert sweep.config_of(0).evaluation.test == ()
+
+
+def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
+    first = Confirmation(sweep, num_best=1, num_seeds=2)
+    for eer in (20.0, 18.0):
+        end(first, first.next_leg(at_once=1), eer)
+    lost = first.next_leg(at_once=1)
+    again = Confirmation(sweep, num_best=1, num_seeds=3)
+    assert again.next_leg(at_once=1) == lost and again.comparisons() == []
+    end(again, lost, 22.0)
+    for eer in (20.5, 21.0, 18.9):
+        end(again, again.next_leg(at_once=1), eer)
+    assert again.is_over
+    (found,) = again.comparisons()
+    assert (found.seeds, found.mean, found.base_mean) == (3, pytest.approx(19.1333, abs=1e-4), 21.0)
+    with pytest.raises(ValueError, match="confirmation of other trials"):
+        Confirmation(sweep, num_best=2, num_seeds=3)
+
+
+def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
+    confirmation = Confirmation(sweep, num_best=1, num_seeds=3)
+    for eer in (20.0, 18.0, 22.0, None, 21.0, 18.5):
+        end(confirmation, confirmation.next_leg(at_once=1), eer, "collapsed" if eer is None else "reached")
+    (found,) = confirmation.comparisons()
+    assert (found.seeds, found.base_mean, found.mean) == (2, 20.5, 18.25)
+
+
+def test_write_comparisons__are_read_again_and_shown_in_the_report(sweep):
+    found = [compare(3, "trials", [18.0, 20.0], [20.0, 22.1], level=0.95)]
+    assert read_comparisons(sweep.folder.folder) == []
+    write_comparisons(sweep.folder.folder, found)
+    assert read_comparisons(sweep.folder.folder) == found
+    write_sweep_report(sweep)
+    text = sweep.folder.folder.read("report.html").decode()
+    assert "Confirmed on test trials" in text and "<td>trial 3</td><td>trials</td><td>2</td>" in text
+
+
+@pytest.mark.parametrize(
+    ("num_best", "num_seeds", "sentence"),
+    [
+        (None, 3, "--seeds 3 is for a confirmation"),
+        (0, None, "--confirm 0: give how many"),
+        (2, 1, "--seeds 1: the noise can't be told from one training"),
+    ],
+)
+def test_check_confirmation__impossible_requests_are_a_sentence(num_best, num_seeds, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_confirmation(BASE, num_best, num_seeds)
+
+
+def test_check_confirmation__without_test_trials_nothing_can_be_confirmed():
+    base = dataclasses.replace(BASE, evaluation=dataclasses.replace(BASE.evaluation, test=()))
+    with pytest.raises(ValueError, match=r"evaluation\.test is empty"):
+        check_confirmation(base, 1, 3)
+    check_confirmation(base, None, None)

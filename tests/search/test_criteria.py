@@ -1,0 +1,74 @@
+"""Orders of a criterion against orders of the EER, counted by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from sslsv.search.criteria import describe_rankings, rank_criteria, rank_criterion
+
+PSEUDO, RANKME = "label_free/pseudo_eer", "label_free/rankme"
+
+
+def tau_by_pairs(a, b):
+    """Kendall's tau-b by its definition."""
+    signs = [
+        (np.sign(a[i] - a[j]), np.sign(b[i] - b[j])) for i, j in itertools.combinations(range(len(a)), 2)
+    ]
+    agreement = sum(x * y for x, y in signs)
+    return agreement / np.sqrt(sum(x != 0 for x, _ in signs) * sum(y != 0 for _, y in signs))
+
+
+def test_rank_criterion__the_same_order_is_perfect():
+    found = rank_criterion(PSEUDO, [1, 2, 3, 4, 5, 6], [10, 11, 20, 30, 40, 41])
+    assert found.tau == pytest.approx(1.0)
+    assert (found.regret, found.overlap, found.top) == (0.0, 1.0, 3)
+
+
+def test_rank_criterion__higher_ranks_are_better():
+    found = rank_criterion(RANKME, [6, 5, 4, 3, 2, 1], [10, 11, 20, 30, 40, 41])
+    assert found.tau == pytest.approx(1.0) and (found.regret, found.overlap) == (0.0, 1.0)
+
+
+def test_rank_criterion__by_hand():
+    # Order by criterion: trials 2, 0, 1, 3; by EER: 0, 1, 2, 3.  Of six pairs two disagree: (6 - 4) / 6.
+    found = rank_criterion(PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], top=2)
+    assert found.tau == pytest.approx(1 / 3) and found.regret == 5.0 and found.overlap == 0.5
+
+
+def test_rank_criterion__the_reversed_order_loses_everything():
+    found = rank_criterion(PSEUDO, [4, 3, 2, 1], [10, 20, 30, 40])
+    assert found.tau == pytest.approx(-1.0) and (found.regret, found.overlap, found.top) == (30.0, 0.0, 2)
+
+
+def test_rank_criterion__equally_best_trials_share_their_regret():
+    assert rank_criterion(PSEUDO, [1, 1, 2], [10, 14, 20]).regret == 2.0
+
+
+def test_rank_criterion__a_constant_has_no_tau():
+    found = rank_criterion(PSEUDO, [1, 1, 1], [10, 14, 21])
+    assert found.tau is None and found.regret == 5.0
+
+
+def test_rank_criterion__tau_is_that_of_its_definition_with_ties():
+    generator = np.random.default_rng(1717)
+    for _ in range(200):
+        values, eers = generator.integers(0, 6, (2, 9)).astype(float)
+        assert rank_criterion(PSEUDO, values, eers).tau == pytest.approx(tau_by_pairs(values, eers))
+
+
+def test_rank_criteria__compares_at_the_same_epoch_and_leaves_out_what_is_not_there():
+    records = [{"eer": 10.0 + i, PSEUDO: 1.0 + i, RANKME: None} for i in range(4)]
+    found = rank_criteria({4: records, 12: records[:2], 36: [*records[:3], {"eer": 1.0}]})
+    assert [(r.criterion, r.epoch, r.trials) for r in found] == [(PSEUDO, 4, 4), (PSEUDO, 36, 3)]
+    assert all(r.tau == pytest.approx(1.0) for r in found)
+
+
+def test_describe_rankings__says_tau_regret_and_overlap():
+    (line,) = describe_rankings(
+        [rank_criterion(PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], 8, 2)]
+    )
+    assert line == (
+        "label_free/pseudo_eer at epoch 8, 4 trials: Kendall tau +0.33, regret 5.00 % EER, 1 of its best 2 are "
+        "among the best 2"
+    )

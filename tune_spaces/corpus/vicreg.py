@@ -1,0 +1,37 @@
+r"""VICReg on a small real corpus: two CPU cores, one trial at a time.
+
+Command   python -m sslsv.tune tune_spaces/corpus/vicreg.py data.root=CORPUS resources.threads_per_worker=1 \
+              resources.data_tasks=1 --concurrent 1
+Data      that of configs/corpus/vicreg.yml; chosen on held-out training speakers in rooms of their own
+Hardware  one CPU core is enough
+Result    not yet run
+"""
+
+from ray import tune
+
+from sslsv.search import Asha, Space
+
+SPACE = Space(
+    base="configs/corpus/vicreg.yml",
+    settings={
+        "train.epochs": 24,
+        "optimizer.schedule.warmup_epochs": 2,
+        "evaluation.every_epochs": 3,
+        "evaluation.label_free.utterances": 128,
+    },
+    parameters={
+        # Only ratios matter beside the learning rate, so the invariance weight stays at 1.
+        "model.variance_weight": tune.loguniform(0.1, 10.0),
+        "model.covariance_weight": tune.loguniform(0.01, 1.0),
+        "optimizer.learning_rate": tune.loguniform(3e-4, 1e-2),
+        "data.crop_overlap": tune.choice(["any", "disjoint"]),
+        "data.augment.probability": tune.quniform(0.5, 1.0, 0.1),
+    },
+    # The first one decides; the report says how well the others would have chosen.
+    metric=("eer", "label_free/pseudo_eer", "label_free/rankme", "label_free/lidar"),
+    trials=12,
+    searcher="tpe",
+    startup_trials=5,
+    scheduler=Asha(reduction=3),
+    grace_epochs=3,  # and 9, of 24
+)
