@@ -1,4 +1,4 @@
-"""Augmentation of other libraries, given crops that were read before: what ours, which reads too, must beat."""
+"""Augmentation of other libraries, given crops that were read before; ours reads as well."""
 
 import time
 from collections.abc import Callable, Iterator

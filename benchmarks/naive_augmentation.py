@@ -1,4 +1,4 @@
-"""Augmentation in the way that it is usually written: whole files in float64, scipy's convolution per crop."""
+"""Augmentation as it is usually written: whole files in float64, scipy's convolution per crop."""
 
 from pathlib import Path
 

@@ -1,9 +1,12 @@
-"""The training step in every form, on batches that are ready; beside busy data processes; in two processes."""
+"""The training step on batches that are ready; in two processes; beside busy data processes."""
 
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from benchmarks.contestants import MACHINE_THREADS, Contestant, contestant
 from benchmarks.corpus import LIST, write_corpus
@@ -46,13 +49,10 @@ def rows(settings: Settings) -> Iterator[Row]:
         peak = f"matrix products alone {crops / (2.679e9 * crops / matrix_peak()):.0f}"
         with trainer() as bf16:
             with contestant("naive_step", has_trainer_environment=False, batch_size=size) as naive:
-                yield step_row(
-                    "train step, bf16", "naive, fp32 contiguous", bf16, naive, pairs, crops, 2.5, peak
-                )
+                against = "naive, fp32 contiguous"
+                yield step_row("train step, bf16", against, bf16, naive, pairs, crops, 2.5, peak)
                 with trainer("train.precision=fp32") as fp32:
-                    yield step_row(
-                        "train step, fp32", "naive, fp32 contiguous", fp32, naive, pairs, crops, 1.4
-                    )
+                    yield step_row("train step, fp32", against, fp32, naive, pairs, crops, 1.4)
             with trainer(processes=2) as two:
                 yield step_row("2 workers of 1 thread, bf16", "1 worker of 2", two, bf16, pairs, crops, 0.95)
             given = overrides(root, size)
@@ -98,10 +98,6 @@ def beside_row(trainer: Contestant, data: Contestant, pairs: int, crops: int) ->
 
 def matrix_peak() -> float:
     """Operations per second of products of bf16 matrices on all cores."""
-    import time
-
-    import torch
-
     square = torch.randn(2048, 2048, dtype=torch.bfloat16)
     square @ square
     started = time.perf_counter()

@@ -16,7 +16,7 @@ SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
 MAX_LINES = 250
 LONGER_FOR_A_REASON: dict[str, str] = {}  # path -> why it cannot be two files
 
-DRIVERS = {"train", "tune", "evaluate", "verify", "embed", "export"}
+DRIVERS = {"train", "tune", "evaluate", "verify", "embed", "export", "profile"}
 KNOW_RAY = DRIVERS | {
     "cluster",
     "progress",
