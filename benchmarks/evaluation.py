@@ -98,7 +98,8 @@ def _embeddings(settings: Settings) -> Row:
                 Path(folder) / names[-1], 0.1 * rng.normal(size=samples), 16_000, subtype="PCM_16"
             )
         config = load_config("configs/simclr.yml")
-        encoder = SpeakerEncoder(build_model(config).eval(), config, (), (), "bf16").on_this_machine()
+        model = build_model(config).eval().to(memory_format=torch.channels_last)  # as `load` does it
+        encoder = SpeakerEncoder(model, config, (), (), "bf16")
         threads = torch.get_num_threads()
         few = max(1, count // 6)
         paths = [str(Path(folder) / name) for name in names]

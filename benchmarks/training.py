@@ -23,7 +23,7 @@ def overrides(root: Path, batch_size: int, *more: str) -> list[str]:
         f"train.batch_size={batch_size}",
         "train.epochs=1000000",
         "evaluation.held_out_speakers=0",
-        "evaluation.label_free=null",
+        "evaluation.label_free.utterances=0",
         "evaluation.test=[]",
         "run.tensorboard=false",
         "run.wandb=disabled",
