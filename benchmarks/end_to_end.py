@@ -108,14 +108,20 @@ def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
 
 def _train(given: list[str], folder: Path, run: int) -> tuple[float, float]:
     """Samples per second after the first blocks, and seconds from the command to the first record."""
-    started = time.time()
+    records_file, said = folder / f"runs/run{run}/metrics.jsonl", folder / f"run{run}.txt"
     command = [sys.executable, "-m", "sslsv.train", SMALL, *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"sslsv.train ended with exit code {done.returncode}: {done.stderr[-2000:]}")
-    total = time.time() - started
-    records = [json.loads(line) for line in (folder / f"runs/run{run}/metrics.jsonl").open()]
+    started = time.perf_counter()
+    with said.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        first = 0.0
+        while process.poll() is None:
+            if not first and records_file.exists() and records_file.stat().st_size:
+                first = time.perf_counter() - started
+            time.sleep(0.1)
+    if process.returncode != 0:
+        raise RuntimeError(
+            f"sslsv.train ended with exit code {process.returncode}: {said.read_text()[-2000:]}"
+        )
+    records = [json.loads(line) for line in records_file.open()]
     begun = 2 * 4 * 2  # steps: two blocks of each of two data processes
     steady = [record["samples_per_second"] for record in records if record["step"] > begun]
-    last = records[-1]["seconds"]
-    return statistics.median(steady), total - last + records[0]["seconds"]
+    return statistics.median(steady), first
