@@ -131,7 +131,10 @@ def _watched(training: Training, watch: Stopwatch) -> Iterator[None]:
         yield
 
 
-def _average_and_wait(watch: Stopwatch, bucket: Any) -> "torch.futures.Future[Tensor]":
+def _average_and_wait(
+    watch: Stopwatch,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]  # DDP insists on these very annotations
+) -> torch.futures.Future[Tensor]:
     """What DDP does with gradients, but waited for at once, not hidden behind the backward pass."""
     with watch.section("communication"):
         gradient = bucket.buffer().div_(distributed.world_size())

@@ -1,12 +1,17 @@
 """Real steps in this process, their batches made without Ray; the command is tested with Ray below."""
 
+import copy
 import dataclasses
 import time
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from sslsv import step_profile
 from sslsv.config import Config, DataConfig, ResourcesConfig, RunConfig, TrainConfig
 from sslsv.data import augment
 from sslsv.data.augment import AugmentConfig
@@ -17,6 +22,7 @@ from sslsv.encoders import ThinResNet34
 from sslsv.models import SimCLR
 from sslsv.run_folder import RunFolder
 from sslsv.step_profile import DATA_SECTIONS, STEP_SECTIONS, TimedViewMaker, profile_steps
+from sslsv.stopwatch import Stopwatch
 from sslsv.train import prepare_folder
 from sslsv.train_loop import Training
 
@@ -86,3 +92,19 @@ def test_profile_steps__add_up_to_the_time_of_the_steps(config, tmp_path, monkey
     assert len(folder.metrics()) == 3
     assert all(found["data_seconds"][name] > 0 for name in DATA_SECTIONS)
     assert dataclasses.asdict(training.config) == dataclasses.asdict(config)
+
+
+def test_average_and_wait__is_a_hook_that_ddp_takes_and_counts_as_communication(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        plain = nn.Linear(3, 2)
+        model, watch = DistributedDataParallel(copy.deepcopy(plain)), Stopwatch()
+        model.register_comm_hook(watch, step_profile._average_and_wait)
+        inputs = torch.randn(4, 3)
+        with watch.section("backward"):
+            model(inputs).square().sum().backward()
+        plain(inputs).square().sum().backward()
+        torch.testing.assert_close(model.module.weight.grad, plain.weight.grad)
+        assert watch.seconds["communication"] > 0
+    finally:
+        dist.destroy_process_group()
