@@ -1,9 +1,9 @@
-# make demo: a first run, from nothing to a report.  make test: the tests.  Python 3.10 to 3.13 is all that must be there.
+# make demo: a first run, from nothing to a report.  make test: the tests.  make bench: speed, in ratios.  Python 3.10 to 3.13 is all that must be there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format types clean
+.PHONY: demo bench test test-all lint format types clean
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}: set PYTHON=python3.12, say")'
@@ -14,12 +14,15 @@ $(VENV)/.runtime: requirements.txt
 $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'lightly>=1.5.20' lightly-utils  # its losses, as a check; not its dependencies
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'speechbrain>=1.0'  # its EER and minDCF, likewise
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'speechbrain>=1.0' hyperpyyaml ruamel.yaml  # its metrics and augmentation, likewise
 	touch $@
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m sslsv.prepare_data demo data/demo
 	$(BIN)/python -m sslsv.train configs/demo.yml --fresh
+
+bench: $(VENV)/.development
+	$(BIN)/python -m benchmarks --out benchmark.json
 
 test: $(VENV)/.development
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -27,7 +27,7 @@ from sslsv.progress import ActorBoard, ProgressActor, live_display
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
 from sslsv.storage import absolute
-from sslsv.train_loop import train_worker
+from sslsv.training_worker import train_worker
 
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {

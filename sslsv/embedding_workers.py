@@ -11,7 +11,8 @@ import torch
 
 from sslsv.cluster import connection
 from sslsv.config import ResourcesConfig
-from sslsv.embeddings import Crops, Embed, Floats, embed_files, parts_of
+from sslsv.data.shards import open_recordings
+from sslsv.embeddings import Crops, Embed, Floats, embed_files, longest_first, parts_of
 from sslsv.speaker_encoder import SpeakerEncoder
 from sslsv.storage import absolute
 
@@ -40,6 +41,7 @@ def workers(encoder: SpeakerEncoder, root: str, crops: Crops | None, count: int 
     count = count or (torch.cuda.device_count() if has_gpu else os.cpu_count() or 1)
     # Half a CPU each, so that the request fits beside whatever Ray itself counts.
     request = ResourcesConfig(workers=count, gpu=has_gpu, cpus_per_worker=0.5, cpus_per_data_task=0.01)
+    recordings = open_recordings(root)
     with connection(request):
         shared = ray.put(encoder)
         remote = ray.remote(num_cpus=0.5, num_gpus=1 if has_gpu else 0)(EmbeddingWorker)
@@ -47,16 +49,18 @@ def workers(encoder: SpeakerEncoder, root: str, crops: Crops | None, count: int 
         pool = ray.util.ActorPool(actors)
 
         def embed(paths: list[str]) -> tuple[Floats, dict[int, str]]:
-            parts = parts_of(paths)
-            rows, done = [np.zeros((0, encoder.embedding_dim), dtype=np.float32)], 0
+            order = longest_first(recordings, paths)
+            parts = parts_of([paths[i] for i in order])
+            rows, done = np.zeros((len(paths), encoder.embedding_dim), dtype=np.float32), 0
             bad: dict[int, str] = {}
             results = pool.map(lambda actor, part: actor.embed.remote(part), parts)
             for part, (embedded, unreadable) in zip(parts, results, strict=True):
-                rows.append(embedded)
-                bad |= {done + i: why for i, why in unreadable.items()}
+                places = order[done : done + len(part)]
+                rows[places] = embedded
+                bad |= {places[i]: why for i, why in unreadable.items()}
                 done += len(part)
                 if sys.stderr.isatty():
                     print(f"\rembedded {done} of {len(paths)} recordings", end="", file=sys.stderr)
-            return np.concatenate(rows), bad
+            return rows, bad
 
         yield embed

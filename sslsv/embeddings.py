@@ -4,6 +4,7 @@ One file per set of weights, front end, precision and crops, named by a digest o
 other weights are never taken for these.  A recording is the same while its path, size and time of change are.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
+from sslsv.data.recordings import Recordings
 from sslsv.data.shards import Packed, open_recordings
 from sslsv.run_folder import RunFolder
 from sslsv.speaker_encoder import SpeakerEncoder
@@ -27,7 +29,7 @@ Embed = Callable[[list[str]], tuple[Floats, dict[int, str]]]
 
 SUBFOLDER = "embeddings"
 FEW = 1000  # recordings that are not worth starting other processes for
-PART = 64  # recordings that a process embeds at a time
+PART = 16  # recordings that a process embeds at a time
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,19 @@ class EmbeddingStore:
             self.folder.write(self.file, buffer.getvalue())
         except OSError as error:
             print(f"embeddings are not kept for the next time: {error}", file=sys.stderr)
+
+
+def longest_first(recordings: Recordings, paths: Sequence[str]) -> list[int]:
+    """Order of recordings by falling length, so that equal ones are neighbours and can be embedded together.
+
+    The longest come first so that processes side by side end at about the same time; unreadable ones, last.
+    """
+    lengths = np.zeros(len(paths), dtype=np.int64)
+    for i, path in enumerate(paths):
+        with contextlib.suppress(AudioError), recordings.open(path) as recording:
+            lengths[i] = recording.num_samples
+    order: list[int] = np.argsort(-lengths, kind="stable").tolist()
+    return order
 
 
 def parts_of(paths: Sequence[str]) -> list[list[str]]:

@@ -34,16 +34,21 @@ class ErrorCurve:
         Raises ValueError for what has no curve.
         """
         values, is_target = checked_trials(scores, targets)
-        order = np.argsort(values)
-        values, is_target = values[order], is_target[order]
-        del order
+        if np.asarray(scores).dtype == np.float32:  # the same order in half the time
+            values = np.asarray(scores)
+        # Numbers sort several times as fast as an order of them (argsort): so all of them, the targets apart,
+        # and where those are among all.
+        target_values, values = np.sort(values[is_target]), np.sort(values)
         # Tied scores have one threshold, before the first of them.
         firsts = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
-        targets_below = np.concatenate(([0], np.cumsum(is_target, dtype=np.int64)))
-        num_nontargets = len(values) - targets_below[-1]
+        thresholds = values[firsts]
+        targets_at = np.bincount(np.searchsorted(thresholds, target_values), minlength=len(firsts))
+        misses = np.concatenate(([0], np.cumsum(targets_at, dtype=np.int64)))
+        num_nontargets = len(values) - len(target_values)
         rejected = np.append(firsts, len(values))
-        misses = targets_below[rejected]
-        return cls(misses, num_nontargets - (rejected - misses), np.append(values[firsts], np.inf))
+        return cls(
+            misses, num_nontargets - (rejected - misses), np.append(thresholds.astype(np.float64), np.inf)
+        )
 
     @property
     def p_miss(self) -> Floats:

@@ -25,6 +25,9 @@ EMBEDDINGS = {
 SPEED = {
     "samples_per_second": ("Samples per second", "all workers together, validation left out"),
     "data_wait_share": ("Share of time waiting for data", "0: the data is always there"),
+    "validation_share": ("Share of time in validation", "of all time since the record before"),
+    "checkpoint_share": ("Share of time writing checkpoints", "of all time since the record before"),
+    "reporting_share": ("Share of time reporting", "of all time since the record before"),
 }
 METRICS = {"eer": "EER, percent", "min_dcf": "minDCF"}
 LABEL_FREE_REMARKS = {

@@ -181,6 +181,9 @@ def key_figures(summary: Record, records: list[Record], best: Record) -> Iterato
     waits = [r["data_wait_share"] for r in records if r.get("data_wait_share") is not None]
     if waits:
         yield "waiting for data", f"{100 * fmean(waits):.0f} %", "of the training time"
+    if shares := summary.get("time_shares"):
+        parts = [f"{name} {100 * share:.1f} %" for name, share in shares.items() if name != "training"]
+        yield "steps", f"{100 * shares['training']:.0f} %", f"of all time; {', '.join(parts)}"
 
 
 def main(arguments: list[str] | None = None) -> int:

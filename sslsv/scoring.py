@@ -7,7 +7,7 @@ Floats = NDArray[np.float32]
 
 TILE_ELEMENTS = 4_000_000  # values of float32 work space at a time: 16 MB
 # A product inside a matrix product is this much cheaper than one whose rows are first gathered from all over.
-GEMM_ADVANTAGE = 16
+GEMM_ADVANTAGE = 64
 
 
 def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
@@ -27,13 +27,20 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> F
     if not len(first):
         return np.zeros(0, dtype=np.float32)
     unit = unit_rows(rows)
-    firsts, first_at = np.unique(first, return_inverse=True)
-    seconds, second_at = np.unique(second, return_inverse=True)
+    firsts, first_at = _used_rows(first, len(rows))
+    seconds, second_at = _used_rows(second, len(rows))
     if len(firsts) * len(seconds) <= GEMM_ADVANTAGE * len(first):
         scores = _dense(unit, firsts, seconds, first_at, second_at)
     else:
         scores = _sparse(unit, first, second)
     return np.clip(scores, -1, 1, out=scores)
+
+
+def _used_rows(indices: NDArray[np.int64], num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows that occur, rising, and the place among them of every index; `np.unique` without its sort."""
+    is_used = np.zeros(num_rows, dtype=bool)
+    is_used[indices] = True
+    return np.flatnonzero(is_used), (np.cumsum(is_used) - 1)[indices]
 
 
 def _dense(
@@ -50,9 +57,11 @@ def _dense(
     # Trials in the order of their tiles, so that each tile's are neighbours.
     num_columns = -(-len(seconds) // width)
     tile = first_at // height * num_columns + second_at // width
+    if int(tile.max()) < 2**16:
+        tile = tile.astype(np.uint16)  # sorted by digits: ten times as fast
     order = np.argsort(tile, kind="stable")
-    starts = np.flatnonzero(np.diff(tile[order], prepend=-1))
-    for members in np.split(order, starts[1:]):
+    starts = 1 + np.flatnonzero(np.diff(tile[order]))
+    for members in np.split(order, starts):
         row, column = divmod(int(tile[members[0]]), num_columns)
         top, left = row * height, column * width
         product = unit[firsts[top : top + height]] @ unit[seconds[left : left + width]].T

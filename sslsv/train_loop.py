@@ -1,10 +1,9 @@
 """What one training worker does, top to bottom.
 
-`train_worker` is what Ray Train starts in every worker; `Training` is the loop itself.  Of Ray it knows the
-data pipeline and the `report` function that it is given, so that a search can also run it directly.
+Ray Train starts it by way of `training_worker.py`.  Of Ray it knows the data pipeline and the `report`
+function that it is given, so that a search can also run it directly.
 """
 
-import os
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sslsv import distributed, validation
-from sslsv.config import Config, read_config, to_dict
+from sslsv.config import Config, to_dict
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
@@ -25,40 +24,9 @@ from sslsv.run_folder import RunFolder
 from sslsv.run_log import Board, RunLog, WandbMode
 from sslsv.training_state import build_state, restore_state, save_state, wrap_model
 from sslsv.training_step import take_step
-from sslsv.validation import TrainingError
 from sslsv.verification import Embedder, open_trial_sets
 
 MAX_SPAN_STEPS = 4096  # of one Ray Data execution: starting one costs 0.25 s, and its plan must stay small
-
-
-def train_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Entry of a Ray Train worker: find the device, run the loop, hand a TrainingError back as text.
-
-    Raising it would count as a crash, and Ray would start the workers again.
-    """
-    import ray.train.torch
-
-    os.environ.update(job["environment"])
-    config = read_config(job["config"])
-    device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
-    if device.type == "cpu":
-        # Ray allows one thread; the cores of this machine are for its training workers to share.
-        workers_here = ray.train.get_context().get_local_world_size()
-        threads = (os.cpu_count() or 1) // workers_here
-        torch.set_num_threads(config.resources.threads_per_worker or max(1, threads))
-    else:
-        torch.cuda.set_device(device)  # collectives of Python objects go through the current device
-    try:
-        return Training(
-            config,
-            RunFolder(job["storage"], job["name"]),
-            device=device,
-            board=job["board"],
-            wandb_mode=job["wandb_mode"],
-            report=ray.train.report,
-        ).run()
-    except TrainingError as error:
-        return {"error": str(error)}
 
 
 class Training:
@@ -186,19 +154,22 @@ class Training:
         is_last = state.step == self.total_steps
         is_validated = is_epoch_end and (epoch % config.evaluation.every_epochs == 0 or is_last)
         test_every = config.evaluation.test_every_epochs
-        with self.meter.paused():
+        with self.meter.paused("validation"):
             if is_validated:
                 record |= validation.validate(self.embedder, self.validation, self.probe, state, config)
                 state.stop_reason = validation.reason_to_stop(record, state, config)
             if is_epoch_end and test_every and epoch % test_every == 0 and not is_last:
                 record |= validation.test(self.embedder, self.tests, state)
+        with self.meter.paused("reporting"):
             if self.log is not None:
                 self.log.write(record)
-                is_due = time.monotonic() - self.last_saved >= 60 * config.run.checkpoint_every_minutes
-                if is_validated or is_due:
-                    state.seconds = self.meter.seconds
-                    save_state(state, self.folder, config)
-                    self.last_saved = time.monotonic()
+        is_due = time.monotonic() - self.last_saved >= 60 * config.run.checkpoint_every_minutes
+        with self.meter.paused("checkpoint"):
+            if self.log is not None and (is_validated or is_due):
+                state.seconds = self.meter.seconds
+                save_state(state, self.folder, config)
+                self.last_saved = time.monotonic()
+        with self.meter.paused("reporting"):
             if is_validated:
                 self.report(record)
 

@@ -25,7 +25,7 @@ from sslsv.data.manifest import (
 )
 from sslsv.data.shards import open_recordings
 from sslsv.data.shift import Shifter
-from sslsv.metrics import eer, min_dcf
+from sslsv.metrics import ErrorCurve
 from sslsv.models.base import Model
 from sslsv.scoring import cosine_scores
 
@@ -200,7 +200,8 @@ def verify(embedder: Embedder, trial_set: TrialSet) -> Verification:
             + listed
         )
     scores = cosine_scores(embeddings, trials.enrol[is_scored], trials.test[is_scored])
-    metrics = {"eer": eer(scores, targets), "min_dcf": min_dcf(scores, targets)}
+    curve = ErrorCurve.of(scores, targets)
+    metrics = {"eer": curve.eer(), "min_dcf": curve.min_dcf()}
     if bad:
         metrics["skipped_trials"] = float((~is_scored).sum())
     return Verification(metrics, embeddings[is_read], reasons)

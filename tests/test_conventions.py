@@ -16,8 +16,16 @@ SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
 MAX_LINES = 250
 LONGER_FOR_A_REASON: dict[str, str] = {}  # path -> why it cannot be two files
 
-DRIVERS = {"train", "tune", "evaluate", "verify", "embed", "export"}
-KNOW_RAY = DRIVERS | {"cluster", "progress", "train_loop", "checkpoint", "data.pipeline", "embedding_workers"}
+DRIVERS = {"train", "tune", "evaluate", "verify", "embed", "export", "profile"}
+KNOW_RAY = DRIVERS | {
+    "cluster",
+    "progress",
+    "train_loop",
+    "training_worker",
+    "checkpoint",
+    "data.pipeline",
+    "embedding_workers",
+}
 KNOW_RAY |= {"prepare_data.convert", "search.dimensions", "search.executor", "search.trial"}
 LEAVES = {"losses", "modules", "schedules", "distributed", "diagnostics", "strict_yaml"}
 LEAVES |= {"metrics", "error_curve", "intervals", "calibration", "scoring", "score_norm"}

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.embeddings import Crops, EmbeddingStore, embed_files
+from sslsv.data.shards import open_recordings
+from sslsv.embeddings import Crops, EmbeddingStore, embed_files, longest_first
 from sslsv.run_folder import RunFolder
 from sslsv.speaker_encoder import SpeakerEncoder
 
@@ -110,3 +111,11 @@ def test_embed_files__of_crops_the_product_is_the_mean_cosine_of_all_pairs(encod
         unit.append(embedded / np.linalg.norm(embedded, axis=1, keepdims=True))
     expected = [[(a @ b.T).mean() for b in unit] for a in unit]
     np.testing.assert_allclose(rows @ rows.T, expected, atol=1e-5)
+
+
+def test_longest_first__puts_equal_lengths_together_and_unreadable_recordings_last(tmp_path):
+    for name, samples in {"a": 500, "b": 900, "c": 500, "d": 700}.items():
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(samples), 16_000, subtype="PCM_16")
+    (tmp_path / "x.wav").write_text("no audio")
+    names = ["a.wav", "x.wav", "b.wav", "c.wav", "missing.wav", "d.wav"]
+    assert longest_first(open_recordings(tmp_path), names) == [2, 5, 0, 3, 1, 4]

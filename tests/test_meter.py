@@ -25,7 +25,7 @@ def test_record__averages_the_steps_since_the_last_record():
 
 def test_record__waiting_counts_as_waiting_and_pauses_as_nothing():
     m = meter()
-    with m.paused():
+    with m.paused("validation"):
         time.sleep(0.2)
     with m.waiting():
         time.sleep(0.2)
@@ -38,3 +38,34 @@ def test_record__waiting_counts_as_waiting_and_pauses_as_nothing():
 
 def test_seconds__go_on_after_a_restart():
     assert meter(first_step=4, seconds=100.0).seconds == pytest.approx(100.0, abs=1.0)
+
+
+def test_record__says_which_pause_took_which_share_of_all_time():
+    m = meter()
+    m.add({"loss": torch.tensor(1.0)})
+    m.record()
+    for what, seconds in (("validation", 0.2), ("checkpoint", 0.1)):
+        with m.paused(what):
+            time.sleep(seconds)
+    m.add({"loss": torch.tensor(1.0)})
+    time.sleep(0.1)
+    record = m.record()
+    assert record["validation_share"] == pytest.approx(0.5, abs=0.08)
+    assert record["checkpoint_share"] == pytest.approx(0.25, abs=0.08)
+    assert "reporting_share" not in record
+
+
+def test_time_shares__are_of_the_whole_run_and_add_up_to_one():
+    m = meter()
+    with m.waiting():
+        time.sleep(0.1)
+    with m.paused("reporting"):
+        time.sleep(0.1)
+    m.add({"loss": torch.tensor(1.0)})
+    m.record()
+    time.sleep(0.2)
+    shares = m.time_shares()
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["waiting"] == pytest.approx(0.25, abs=0.08)
+    assert shares["training"] == pytest.approx(0.5, abs=0.1)
+    assert list(shares) == ["training", "waiting", "validation", "checkpoint", "reporting"]

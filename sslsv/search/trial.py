@@ -100,7 +100,7 @@ def _train_together(config: Config, folder: RunFolder, until_epoch: int, place: 
 
 
 def _worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Entry of a Ray Train worker, as `train_loop.train_worker`, but up to the rung only."""
+    """Entry of a Ray Train worker, as `training_worker.train_worker`, but up to the rung only."""
     import ray.train.torch
 
     os.environ.update(job["environment"])

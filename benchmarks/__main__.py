@@ -1,0 +1,88 @@
+"""Every hot path beside its naive reference, measured in turns in one run.
+
+python -m benchmarks [--corpus DIR] [--only NAME ...] [--out FILE.json] [--quick]
+
+Ratios are what counts: medians of pairs that took turns, with the smallest and the largest.  It takes
+some minutes, on a machine that does nothing else.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.row import HEADER, Row, Settings
+from sslsv.environment import describe_environment
+
+# Name: the module with its rows.
+GROUPS = {
+    "data": "data_path",
+    "kernels": "kernels",
+    "evaluation": "evaluation",
+    "driver": "driver",
+    "training": "training",
+    "end-to-end": "end_to_end",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--corpus", type=Path, metavar="DIR", help="real speech for the run from end to end")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="NAME", help=", ".join(GROUPS))
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the numbers to a file")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: tries the code, measures nothing")
+    given = parser.parse_args()
+    if given.corpus and not given.corpus.is_dir():
+        print(
+            f"error: --corpus is {given.corpus}, which is no folder; give one in VoxCeleb's layout",
+            file=sys.stderr,
+        )
+        return 2
+    settings = Settings(given.corpus and given.corpus.resolve(), given.quick)
+    started = time.time()
+    rows = measured(settings, given.only or list(GROUPS))
+    table = Table(*HEADER, title="quick: the numbers mean nothing" if given.quick else None)
+    for row in rows:
+        table.add_row(*row.cells())
+    console = Console(width=None if sys.stdout.isatty() else 220)
+    console.print(table)
+    environment = describe_environment() | {"cpu": str(torch.cpu.get_capabilities().get("cpu_name", ""))}
+    console.print(
+        ", ".join(f"{key} {value}" for key, value in environment.items()), f"{time.time() - started:.0f} s"
+    )
+    if given.out:
+        result = {
+            "environment": environment,
+            "settings": {
+                "quick": given.quick,
+                "groups": given.only or list(GROUPS),
+                "corpus": bool(given.corpus),
+            },
+            "seconds": time.time() - started,
+            "rows": [asdict(row) | {"ratio": row.ratio, "is_reached": row.is_reached} for row in rows],
+        }
+        given.out.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def measured(settings: Settings, groups: list[str]) -> list[Row]:
+    """All rows, each told on stderr as soon as it is there."""
+    rows = []
+    for name in groups:
+        group: Callable[[Settings], Iterator[Row]] = import_module(f"benchmarks.{GROUPS[name]}").rows
+        for row in group(settings):
+            rows.append(row)
+            print(" | ".join(cell for cell in row.cells() if cell), file=sys.stderr, flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

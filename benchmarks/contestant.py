@@ -1,0 +1,106 @@
+"""The other end of `benchmarks.contestants`: builds one kind of work and does rounds of it on request.
+
+Answers with a line for each line that it reads: the seconds that so many rounds took; the first one, 0, says
+that it is warm.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+import torch.distributed as dist
+
+from benchmarks.naive_step import NaiveEncoder, NaiveStep
+from sslsv.config import load_config
+from sslsv.data.pipeline import plain_batches
+from sslsv.run_folder import RunFolder
+from sslsv.train import prepare_folder
+from sslsv.train_loop import Training
+
+
+def ready_views(rows: int, samples: int = 32_000) -> torch.Tensor:
+    """Two views of every row, int16 (rows, 2, samples): noise, each row's own in both views."""
+    generator = torch.Generator().manual_seed(3)
+    own, other = (torch.randn(rows, views, samples, generator=generator) for views in (1, 2))
+    return (2000 * (own + 0.5 * other)).to(torch.int16)
+
+
+def training_step(job: dict[str, Any]) -> Callable[[], object]:
+    """The trainer's own step on a batch that is ready."""
+    training = open_training(job)
+    config = training.config
+    rows = config.train.batch_size // job["world_size"]
+    samples = round(16_000 * config.model.crop_seconds)
+    batch = {"views": ready_views(rows, samples), "sample": torch.arange(rows)}
+    return lambda: training.take_step(dict(batch))
+
+
+def open_training(job: dict[str, Any]) -> Training:
+    """The training of a config, in this process, among the processes of the contestant."""
+    if job["world_size"] > 1:
+        meet = f"file://{job['folder']}/meet"
+        dist.init_process_group("gloo", init_method=meet, rank=job["rank"], world_size=job["world_size"])
+    config = load_config(job["config"], job["overrides"])
+    folder = RunFolder(str(Path(job["folder"]) / str(job["rank"])), "run")
+    prepare_folder(folder, config, is_fresh=False)
+    return Training(config, folder, device=torch.device("cpu"))
+
+
+def naive_step(job: dict[str, Any]) -> Callable[[], object]:
+    """The naive step on a batch that is ready."""
+    return NaiveStep(ready_views(job["batch_size"]))
+
+
+def batches(job: dict[str, Any]) -> Callable[[], object]:
+    """Augmented batches, made in a loop by a niced process of one thread, without Ray."""
+    os.nice(19)
+    training = open_training({**job, "world_size": 1})
+    # Each process has its own part of the run.
+    made = plain_batches(training.plan, training.maker, 10_000 * job["rank"], 10**6)
+    return lambda: next(made)
+
+
+def naive_embedding(job: dict[str, Any]) -> Callable[[], object]:
+    """Embeddings of whole files, one after the other, in float32; a round is one file."""
+    encoder = NaiveEncoder().eval()
+    paths = iter(job["paths"] * 1000)
+
+    def embed() -> object:
+        waveform, _ = soundfile.read(next(paths))
+        with torch.no_grad():
+            return encoder(torch.from_numpy(waveform.astype(np.float32))[None]).numpy()
+
+    return embed
+
+
+KINDS = {
+    "training_step": training_step,
+    "naive_step": naive_step,
+    "batches": batches,
+    "naive_embedding": naive_embedding,
+}
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    torch.set_num_threads(job["threads"])
+    work = KINDS[job["kind"]](job)
+    work(), work()
+    print(0.0, file=answers, flush=True)
+    for line in sys.stdin:
+        started = time.perf_counter()
+        for _ in range(int(line)):
+            work()
+        print(time.perf_counter() - started, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Processes that take turns, each with its own threads, allocator and priority; idle ones cost nothing.
+
+A contestant is one process, or several that work together: asked for n rounds, all of them do n rounds, and
+the slowest counts.  The other end is `benchmarks.contestant`.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from sslsv.cluster import WORKER_ENVIRONMENT
+
+MACHINE_THREADS = os.cpu_count() or 1
+
+
+class Contestant:
+    """`processes` copies of one kind of work (see `benchmarks.contestant`), started and warmed up."""
+
+    def __init__(self, kind: str, processes: int, environment: dict[str, str], **job: Any) -> None:
+        self._children = []
+        for rank in range(processes):
+            given = {"kind": kind, "rank": rank, "world_size": processes, **job}
+            self._children.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "benchmarks.contestant", json.dumps(given)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, **environment},
+                )
+            )
+        self._answers()
+
+    def run(self, rounds: int) -> float:
+        """Do so many rounds; returns the seconds that the slowest process took."""
+        for child in self._children:
+            assert child.stdin is not None
+            child.stdin.write(f"{rounds}\n")
+            child.stdin.flush()
+        return max(self._answers())
+
+    def close(self) -> None:
+        """End the processes: without more to read, they leave."""
+        for child in self._children:
+            assert child.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.close()
+        for child in self._children:
+            child.wait()
+
+    def _answers(self) -> list[float]:
+        answers = []
+        for child in self._children:
+            assert child.stdout is not None
+            line = child.stdout.readline()
+            if not line:
+                raise RuntimeError(
+                    f"a process of the benchmark ended early (exit code {child.wait()}); see above"
+                )
+            answers.append(float(line))
+        return answers
+
+
+@contextlib.contextmanager
+def contestant(
+    kind: str,
+    *,
+    processes: int = 1,
+    threads: int = MACHINE_THREADS,
+    has_trainer_environment: bool = True,
+    **job: Any,
+) -> Iterator[Contestant]:
+    """A contestant, closed in the end; `has_trainer_environment` is the allocator of our training workers."""
+    environment = dict(WORKER_ENVIRONMENT) if has_trainer_environment else {}
+    with tempfile.TemporaryDirectory() as folder:
+        started = Contestant(
+            kind,
+            processes,
+            {**environment, "OMP_NUM_THREADS": str(threads)},
+            threads=threads,
+            folder=folder,
+            **job,
+        )
+        try:
+            yield started
+        finally:
+            started.close()

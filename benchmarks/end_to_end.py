@@ -1,0 +1,127 @@
+"""The whole of it: batches through Ray Data, and a real run of `sslsv.train`, against the loops without."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.contestants import contestant
+from benchmarks.corpus import write_corpus
+from benchmarks.row import Row, Settings, speed_row
+from benchmarks.training import overrides
+from sslsv.config import load_config
+from sslsv.data.manifest import read_train_lists
+from sslsv.data.pipeline import train_batches
+from sslsv.data.stream import Plan
+from sslsv.data.views import ViewMaker
+
+PUBLISHED, SMALL = "configs/simclr.yml", "configs/corpus/simclr.yml"
+PROCESSES = 2
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """The row through Ray Data, then that of the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "corpus"
+        write_corpus(root, ".wav", 32 if settings.is_quick else 256)
+        yield from _run(settings, root, Path(folder))
+        yield _through_ray_data(settings, root)
+
+
+def _through_ray_data(settings: Settings, root: Path) -> Row:
+    """Crops per second of all data processes, into this one, against as many processes in a bare loop."""
+    import ray
+
+    size, steps, pairs = (8, 8, 1) if settings.is_quick else (64, 120, 3)
+    given = overrides(root, size)
+    config = load_config(PUBLISHED, given)
+    manifest = read_train_lists(root, config.data.train_lists)
+    plan = Plan.from_config(manifest.speakers, config)
+    maker = ViewMaker(manifest, (("views", 2, 2.0),), config.data, config.seed)
+    ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        with contestant("batches", processes=PROCESSES, threads=1, config=PUBLISHED, overrides=given) as bare:
+            reference = ray.put(maker)
+            times = []
+            for turn in range(pairs + 1):
+                stream = train_batches(plan, reference, 0, steps, data_tasks=PROCESSES + 1, cpus_per_task=0.5)
+                first = 2 * 4 + 1  # steps of the first blocks: start-up
+                for _ in range(first):
+                    next(stream)
+                started = time.perf_counter()
+                done = sum(1 for _ in stream)
+                seconds = time.perf_counter() - started
+                share = max(1, steps // PROCESSES)
+                pair = (seconds / done, bare.run(share) / (share * PROCESSES))
+                if turn:  # the first one has opened every file
+                    times.append(pair)
+    finally:
+        ray.shutdown()
+    name = "augmented crops through Ray Data into the trainer's process"
+    return speed_row(name, f"the bare loop in {PROCESSES} processes", times, 2 * size, "crops/s", target=0.9)
+
+
+def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
+    """A run as a user starts it, between bare loops of its step; then what its start cost."""
+    runs, size = (1, 8) if settings.is_quick else (2, 64)
+    given = overrides(root, size, "train.log_every_steps=10")
+    if settings.corpus:
+        given = [f"data.root={settings.corpus}", "evaluation.test=[]", f"train.batch_size={size}"]
+    config = load_config(SMALL, given)
+    manifest = read_train_lists(config.data.root, config.data.train_lists)
+    steps = (len(manifest) - config.evaluation.held_out_speakers) // size
+    epochs = max(6, (40 if settings.is_quick else 90) // max(1, steps))
+    given += [
+        "evaluation.every_epochs=1000000",
+        "run.tensorboard=false",
+        "run.wandb=disabled",
+        "run.progress=false",
+        f"run.storage={folder}/runs",
+        "optimizer.schedule.warmup_epochs=0",
+    ]
+    rounds = 2 if settings.is_quick else 10
+    first_steps: list[float] = []
+    times = []
+    with contestant("training_step", config=SMALL, overrides=given) as bare:
+        before = bare.run(rounds) / rounds
+        for run in range(runs):
+            speed, start = _train([*given, f"train.epochs={epochs}", f"run.name=run{run}"], folder, run)
+            first_steps.append(start)
+            after = bare.run(rounds) / rounds
+            times.append((size / speed, (before + after) / 2))
+            before = after
+    corpus = "the given corpus" if settings.corpus else "a synthetic corpus"
+    yield speed_row(
+        f"training from end to end, {corpus}, steady state",
+        "the bare step on a ready batch",
+        times,
+        size,
+        "samples/s",
+        target=0.95,
+    )
+    yield Row("start-up: from the command to the first record", "", statistics.median(first_steps), 0, "s")
+
+
+def _train(given: list[str], folder: Path, run: int) -> tuple[float, float]:
+    """Samples per second after the first blocks, and seconds from the command to the first record."""
+    records_file, said = folder / f"runs/run{run}/metrics.jsonl", folder / f"run{run}.txt"
+    command = [sys.executable, "-m", "sslsv.train", SMALL, *given]
+    started = time.perf_counter()
+    with said.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        first = 0.0
+        while process.poll() is None:
+            if not first and records_file.exists() and records_file.stat().st_size:
+                first = time.perf_counter() - started
+            time.sleep(0.1)
+    if process.returncode != 0:
+        raise RuntimeError(
+            f"sslsv.train ended with exit code {process.returncode}: {said.read_text()[-2000:]}"
+        )
+    records = [json.loads(line) for line in records_file.open()]
+    begun = 2 * 4 * 2  # steps: two blocks of each of two data processes
+    steady = [record["samples_per_second"] for record in records if record["step"] > begun]
+    return statistics.median(steady), first

@@ -1,0 +1,119 @@
+"""Embeddings of whole utterances, and a million trials: against one at a time, as upstream loops do it."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from sklearn.metrics import roc_curve
+
+from benchmarks.contestants import contestant
+from benchmarks.row import Row, Settings, in_turns, speed_row, time_row
+from sslsv.config import load_config
+from sslsv.embedding_workers import workers
+from sslsv.metrics import ErrorCurve
+from sslsv.scoring import cosine_scores
+from sslsv.speaker_encoder import SpeakerEncoder
+from sslsv.training_state import build_model
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """Trials first: they need no Ray."""
+    yield from _trials(settings)
+    yield _embeddings(settings)
+
+
+def naive_metrics(embeddings: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Cosine of one trial after the other."""
+    scores = np.empty(len(enrol))
+    for t, (i, j) in enumerate(zip(enrol.tolist(), test.tolist(), strict=True)):
+        a, b = embeddings[i], embeddings[j]
+        scores[t] = np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+    return scores
+
+
+def _trials(settings: Settings) -> Iterator[Row]:
+    count, recordings = (20_000, 500) if settings.is_quick else (1_000_000, 5_000)
+    share = 1 if settings.is_quick else 20  # of the trials, in the naive loop, whose time is in proportion
+    rng = np.random.default_rng(5)
+    speakers = np.arange(recordings) // 10
+    centres = rng.normal(size=(recordings // 10, 512))
+    embeddings = (centres[speakers] + 3 * rng.normal(size=(recordings, 512))).astype(np.float32)
+    enrol, test = rng.integers(recordings, size=(2, count))
+    half = count // 2  # targets
+    test[:half] = speakers[enrol[:half]] * 10 + rng.integers(10, size=half)
+    targets = speakers[enrol] == speakers[test]
+
+    def ours() -> tuple[float, float]:
+        curve = ErrorCurve.of(cosine_scores(embeddings, enrol, test), targets)
+        return curve.eer(), curve.min_dcf()
+
+    scores = cosine_scores(embeddings, enrol, test)
+
+    def naive_loop() -> object:
+        return naive_metrics(embeddings, enrol[::share], test[::share])
+
+    def naive_rates() -> tuple[float, float]:
+        p_fa, hits, _ = roc_curve(targets, scores)
+        p_miss = 1 - hits
+        return 100 * float(p_miss[np.argmin(np.abs(p_miss - p_fa))]), float((p_miss + 99 * p_fa).min())
+
+    np.testing.assert_allclose(ours(), naive_rates(), rtol=1e-2)
+    whole, loop = zip(*in_turns(ours, naive_loop, settings.pairs), strict=True)
+    rates, their_rates = zip(
+        *in_turns(lambda: ErrorCurve.of(scores, targets), naive_rates, settings.pairs), strict=True
+    )
+    naive = [share * a + b for a, b in zip(loop, their_rates, strict=True)]
+    row = time_row(
+        f"{count:,} trials scored, EER and minDCF",
+        "loop over trials, scikit-learn's ROC",
+        list(zip(whole, naive, strict=True)),
+        target=30.0,
+    )
+    row.most = 0.5
+    product = in_turns(lambda: embeddings @ embeddings.T, lambda: None, settings.pairs)
+    row.limit = f"all products {min(seconds for seconds, _ in product):.2f} s"
+    yield row
+    yield time_row(
+        "error curve alone",
+        "scikit-learn's ROC",
+        list(zip(rates, their_rates, strict=True)),
+        target=None,
+        unit="ms",
+    )
+
+
+def _embeddings(settings: Settings) -> Row:
+    """Utterances of 4 to 12 s, of 40 lengths, on all cores."""
+    count = 12 if settings.is_quick else 192
+    rng = np.random.default_rng(6)
+    with tempfile.TemporaryDirectory() as folder:
+        names = []
+        for i in range(count):
+            samples = 16_000 * 4 + 3_200 * int(40 * rng.beta(1, 2))  # short ones are frequent
+            names.append(f"{i:03d}.wav")
+            soundfile.write(
+                Path(folder) / names[-1], 0.1 * rng.normal(size=samples), 16_000, subtype="PCM_16"
+            )
+        config = load_config("configs/simclr.yml")
+        model = build_model(config).eval().to(memory_format=torch.channels_last)  # as `load` does it
+        encoder = SpeakerEncoder(model, config, (), (), "bf16")
+        threads = torch.get_num_threads()
+        few = max(1, count // 6)
+        paths = [str(Path(folder) / name) for name in names]
+        with (
+            contestant("naive_embedding", has_trainer_environment=False, paths=paths[:few]) as naive,
+            workers(encoder, folder, None, threads) as embed,
+        ):
+            pairs = in_turns(lambda: embed(names), lambda: naive.run(few), settings.pairs)
+    return speed_row(
+        "embeddings of whole utterances, bf16",
+        "one at a time, fp32",
+        pairs,
+        count,
+        "utterances/s",
+        reference_amount=few,
+        target=3.0,
+    )

@@ -1,0 +1,121 @@
+"""One line of the table: ours beside a reference, measured in turns, and what the ratio has to reach."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all groups of rows are given."""
+
+    corpus: Path | None  # in VoxCeleb's layout, for the run from end to end; None: a synthetic one
+    is_quick: bool  # tiny sizes: shows that it works, measures nothing
+
+    @property
+    def pairs(self) -> int:
+        """Turns of ours and of the reference."""
+        return 2 if self.is_quick else 5
+
+
+@dataclass
+class Row:
+    """Ratios of pairs (ours, reference) that took turns; above 1 ours is faster."""
+
+    name: str
+    reference: str  # what it is measured against
+    ours: float  # median
+    theirs: float  # median; of a row without reference 0
+    unit: str
+    ratios: list[float] = field(default_factory=list)
+    target: float | None = None  # the ratio must reach it
+    most: float | None = None  # ours must not exceed it
+    limit: str = ""  # what no code on this machine could go beyond, as measured in this run
+    skipped: str = ""  # why there is nothing
+
+    @property
+    def ratio(self) -> float | None:
+        """Median of the pairs."""
+        return statistics.median(self.ratios) if self.ratios else None
+
+    @property
+    def is_reached(self) -> bool | None:
+        """Whether the row reaches what it has to; None where nothing is asked or measured."""
+        if self.skipped or (self.target is None and self.most is None):
+            return None
+        enough = self.target is None or (self.ratio is not None and self.ratio >= self.target)
+        return enough and (self.most is None or self.ours <= self.most)
+
+    def cells(self) -> list[str]:
+        """The row as text."""
+        if self.skipped:
+            return [self.name, "", self.reference, "", "", "", f"skipped: {self.skipped}"]
+        spread = f" ({min(self.ratios):.2f} to {max(self.ratios):.2f})" if self.ratios else ""
+        wanted = [f"{self.target:g}x"] if self.target is not None else []
+        wanted += [f"< {self.most:g} {self.unit}"] if self.most is not None else []
+        return [
+            self.name,
+            f"{self.ours:.4g} {self.unit}",
+            f"{self.reference}: {self.theirs:.4g}" if self.ratios else self.reference,
+            f"{self.ratio:.2f}x{spread}" if self.ratio is not None else "",
+            ", ".join(wanted),
+            {True: "yes", False: "NO", None: ""}[self.is_reached],
+            self.limit,
+        ]
+
+
+HEADER = ["", "ours", "against", "ratio", "at least", "reached", "limit"]
+
+
+def in_turns(
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    pairs: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[tuple[float, float]]:
+    """Seconds of (ours, reference) for each pair, taken one after the other, after one of each to warm up."""
+
+    def seconds(way: Callable[[], object]) -> float:
+        started = clock()
+        way()
+        return clock() - started
+
+    seconds(ours), seconds(reference)
+    return [(seconds(ours), seconds(reference)) for _ in range(pairs)]
+
+
+def speed_row(
+    name: str,
+    reference: str,
+    times: Sequence[tuple[float, float]],
+    amount: float,
+    unit: str,
+    *,
+    reference_amount: float | None = None,
+    target: float | None = None,
+    limit: str = "",
+) -> Row:
+    """A row of speeds, `amount` of something in each time; the reference may have done another amount."""
+    theirs = reference_amount or amount
+    speeds = [(amount / a, theirs / b) for a, b in times]
+    return Row(
+        name,
+        reference,
+        statistics.median(a for a, _ in speeds),
+        statistics.median(b for _, b in speeds),
+        unit,
+        [a / b for a, b in speeds],
+        target,
+        limit=limit,
+    )
+
+
+def time_row(
+    name: str, reference: str, times: Sequence[tuple[float, float]], *, target: float | None, unit: str = "s"
+) -> Row:
+    """A row of seconds (or milliseconds) that the same work took; the ratio says how much shorter ours is."""
+    scale = {"s": 1.0, "ms": 1000.0}[unit]
+    ours, theirs = (scale * statistics.median(column) for column in zip(*times, strict=True))
+    return Row(name, reference, ours, theirs, unit, [b / a for a, b in times], target)

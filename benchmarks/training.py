@@ -1,0 +1,106 @@
+"""The training step on batches that are ready; in two processes; beside busy data processes."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.contestants import MACHINE_THREADS, Contestant, contestant
+from benchmarks.corpus import LIST, write_corpus
+from benchmarks.row import Row, Settings, speed_row
+
+CONFIG = "configs/simclr.yml"
+
+
+def overrides(root: Path, batch_size: int, *more: str) -> list[str]:
+    """The published recipe on a synthetic corpus, of a length that is never reached."""
+    return [
+        f"data.root={root}",
+        f"data.train_lists=[{LIST}]",
+        f"train.batch_size={batch_size}",
+        "train.epochs=1000000",
+        "evaluation.held_out_speakers=0",
+        "evaluation.label_free.utterances=0",
+        "evaluation.test=[]",
+        "run.tensorboard=false",
+        "run.wandb=disabled",
+        *more,
+    ]
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """Precisions against the naive step, then two processes and busy data processes against one process."""
+    size, pairs = (4, 2) if settings.is_quick else (64, 3)
+    crops = 2 * size
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_corpus(root, ".wav", size)
+
+        def trainer(*more: str, processes: int = 1):  # type: ignore[no-untyped-def]
+            threads = max(1, MACHINE_THREADS // processes)
+            given = overrides(root, size, *more)
+            return contestant(
+                "training_step", processes=processes, threads=threads, config=CONFIG, overrides=given
+            )
+
+        peak = f"matrix products alone {crops / (2.679e9 * crops / matrix_peak()):.0f}"
+        with trainer() as bf16:
+            with contestant("naive_step", has_trainer_environment=False, batch_size=size) as naive:
+                against = "naive, fp32 contiguous"
+                yield step_row("train step, bf16", against, bf16, naive, pairs, crops, 2.5, peak)
+                with trainer("train.precision=fp32") as fp32:
+                    yield step_row("train step, fp32", against, fp32, naive, pairs, crops, 1.4)
+            with trainer(processes=2) as two:
+                yield step_row("2 workers of 1 thread, bf16", "1 worker of 2", two, bf16, pairs, crops, 0.95)
+            given = overrides(root, size)
+            with contestant("batches", processes=2, threads=1, config=CONFIG, overrides=given) as data:
+                yield beside_row(bf16, data, pairs, crops)
+
+
+def step_row(
+    name: str,
+    reference: str,
+    ours: Contestant,
+    theirs: Contestant,
+    pairs: int,
+    crops: int,
+    target: float,
+    limit: str = "",
+) -> Row:
+    """Crops per second of one step each, in turns."""
+    times = [(ours.run(1), theirs.run(1)) for _ in range(pairs)]
+    return speed_row(name, reference, times, crops, "crops/s", target=target, limit=limit)
+
+
+def beside_row(trainer: Contestant, data: Contestant, pairs: int, crops: int) -> Row:
+    """Steps beside two data processes that never rest (training asks less of them), and steps alone."""
+    times = []
+    for _ in range(pairs):
+        is_over = threading.Event()
+
+        def keep_busy(is_over: threading.Event = is_over) -> None:
+            while not is_over.is_set():
+                data.run(1)
+
+        busy = threading.Thread(target=keep_busy)
+        busy.start()
+        beside = trainer.run(2)
+        is_over.set()
+        busy.join()
+        times.append((beside, trainer.run(2)))
+    return speed_row(
+        "train step beside 2 busy data processes", "alone", times, 2 * crops, "crops/s", target=0.9
+    )
+
+
+def matrix_peak() -> float:
+    """Operations per second of products of bf16 matrices on all cores."""
+    square = torch.randn(2048, 2048, dtype=torch.bfloat16)
+    square @ square
+    started = time.perf_counter()
+    for _ in range(4):
+        square @ square
+    return float(4 * 2 * 2048**3 / (time.perf_counter() - started))

@@ -1,0 +1,152 @@
+"""Times the parts of real training steps and of the data processes that feed them."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from sslsv import distributed
+from sslsv.data import augment
+from sslsv.data.views import ViewMaker
+from sslsv.encoders.features import LogMel
+from sslsv.stopwatch import Stopwatch, Watched
+from sslsv.train_loop import Training
+from sslsv.training_worker import open_training
+from sslsv.validation import TrainingError
+
+# Of a step, in the order in which they come.
+STEP_SECTIONS = (
+    "waiting for data",
+    "transfer",
+    "features",
+    "forward",
+    "backward",
+    "communication",
+    "optimizer",
+    "reporting",
+)
+# Of making a batch, in a data process.
+DATA_SECTIONS = ("read and decode", "room", "noise", "rest")
+_COLLECTIVES = ("all_reduce", "all_gather", "all_gather_object", "broadcast_object_list", "barrier")
+_TIMES = "profile_seconds"  # column of a batch: seconds of its data process, and of its sections
+
+
+class TimedViewMaker(ViewMaker):
+    """Makes the batches of another maker, and says in a column what it took."""
+
+    def __init__(self, maker: ViewMaker) -> None:
+        self.__dict__.update(maker.__dict__)
+
+    def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
+        """The batch of the other maker, and `profile_seconds` (B, sections), a row's share of the block."""
+        watch = Stopwatch()
+        watched = (
+            Watched(self, "_read_crops", "read and decode"),
+            Watched(self._bank, "draw_room", "room"),
+            Watched(self._bank, "room_spectra", "room"),
+            Watched(augment, "reverberate", "room"),
+            Watched(augment, "_draw_noise", "noise"),
+            Watched(augment, "add_noise", "noise"),
+        )
+        with watch.watching(watched), watch.section("rest"):
+            batch = super().make_batch(rows)
+        seconds = np.array([watch.seconds.get(name, 0.0) for name in DATA_SECTIONS])
+        count = len(batch["sample"])
+        return {**batch, _TIMES: np.tile(seconds / count, (count, 1))}
+
+
+def profile_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Entry of a Ray Train worker: seconds of `job["steps"]` steps by section, after some to get going."""
+    training = open_training(job)
+    try:
+        with contextlib.closing(training.batches()) as batches:
+            return profile_steps(training, batches, job["steps"])
+    except TrainingError as error:
+        return {"error": str(error)}
+    finally:
+        if training.log is not None:
+            training.log.close()
+
+
+def profile_steps(training: Training, batches: Iterator[dict[str, Tensor]], steps: int) -> dict[str, Any]:
+    """Take real steps and time them: `seconds` by section and `data_seconds` of the data processes, per step.
+
+    The first two blocks of every data process are not counted: they find files and caches cold.
+    """
+    config = training.config
+    has_gpu = training.device.type == "cuda"
+    watch = Stopwatch(torch.cuda.synchronize if has_gpu else lambda: None)
+    data = np.zeros(len(DATA_SECTIONS))
+    unmeasured = min(2 * config.resources.batches_per_block * (config.resources.data_tasks or 1), 3 * steps)
+    with _watched(training, watch):
+        for step in range(unmeasured + steps):
+            if step == unmeasured:
+                watch.seconds.clear()
+                data[:] = 0.0
+            with watch.section("waiting for data"):
+                batch = next(batches)
+            if _TIMES in batch:
+                data += batch.pop(_TIMES).sum(0).numpy()
+            with watch.section("reporting"):
+                batch.pop("bad_utterance")
+                batch.pop("bad_bank_file")
+            # Before the model is called it is transfer, after it all that turns gradients into new weights.
+            with watch.section("transfer"):
+                numbers = training.take_step(batch)
+            with watch.section("reporting"):
+                training.meter.add(numbers)
+                if training.state.step % config.train.log_every_steps == 0:
+                    training.finish_interval(is_epoch_end=False)
+    return {
+        "seconds": {name: watch.seconds.get(name, 0.0) / steps for name in STEP_SECTIONS},
+        "data_seconds": dict(zip(DATA_SECTIONS, (data / steps).tolist(), strict=True)),
+        "workers": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+        "has_gpu": has_gpu,
+        "has_bf16": _has_bf16(has_gpu),
+    }
+
+
+@contextlib.contextmanager
+def _watched(training: Training, watch: Stopwatch) -> Iterator[None]:
+    """The parts of a step report to the stopwatch while inside."""
+    training.maker = TimedViewMaker(training.maker)
+    features = [module for module in training.state.model.modules() if isinstance(module, LogMel)]
+    if isinstance(training.model, DistributedDataParallel):
+        training.model.register_comm_hook(watch, _average_and_wait)
+    watched = (
+        Watched(training.model, "forward", "forward"),
+        *[Watched(module, "forward", "features") for module in features],
+        Watched(torch.autograd, "backward", "backward", afterwards="optimizer"),
+        Watched(training.state.optimizer, "step", "optimizer"),
+        *[Watched(dist, name, "communication") for name in _COLLECTIVES],
+    )
+    with watch.watching(watched):
+        yield
+
+
+def _average_and_wait(
+    watch: Stopwatch,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]  # DDP insists on these very annotations
+) -> torch.futures.Future[Tensor]:
+    """What DDP does with gradients, but waited for at once, not hidden behind the backward pass."""
+    with watch.section("communication"):
+        gradient = bucket.buffer().div_(distributed.world_size())
+        dist.all_reduce(gradient)
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(gradient)
+    return done
+
+
+def _has_bf16(has_gpu: bool) -> bool:
+    """Whether the device multiplies bf16 matrices faster than float32 ones."""
+    if has_gpu:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
