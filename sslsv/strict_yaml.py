@@ -32,6 +32,26 @@ class _Loader(yaml.SafeLoader):
             first_lines[str(key.value)] = key.start_mark.line + 1
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Replace `<<` by the keys it stands for: own keys win, then those of the mapping named first.
+
+        Not PyYAML's own: 6.0.4 tells keys apart by the identity of their text, so short ones merge wrongly.
+        """
+        own, merged = [], []
+        for key, value in node.value:
+            if key.tag != "tag:yaml.org,2002:merge":
+                own.append((key, value))
+                continue
+            for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(source, yaml.MappingNode):
+                    raise yaml.MarkedYAMLError(
+                        problem="<< takes a mapping, or a list of mappings", problem_mark=source.start_mark
+                    )
+                self.flatten_mapping(source)
+                merged.append(source.value)
+        pairs = {key.value: (key, value) for source in reversed(merged) for key, value in source}
+        node.value = list((pairs | {key.value: (key, value) for key, value in own}).values())
+
 
 class _Dumper(yaml.SafeDumper):
     """Quotes whatever either version of YAML would not read back as text."""

@@ -24,6 +24,13 @@ def test_parse_yaml__own_keys_win_over_merged_ones_at_any_depth() -> None:
     assert parsed["shallow"] == {"x": 2, "y": 3}
 
 
+def test_parse_yaml__of_several_merged_mappings_the_first_wins() -> None:
+    text = "a: &a {name: 1, one: 1}\nb: &b {name: 2, two: 2}\nboth: {<<: [*a, *b], two: 3}"
+    assert parse_yaml(text)["both"] == {"name": 1, "one": 1, "two": 3}
+    with pytest.raises(ConfigError, match="<< takes a mapping, or a list of mappings"):
+        parse_yaml("both: {<<: [1]}")
+
+
 @pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\tx: 1", "a: *nothing", "a: 1\n---\nb: 2", "\x00"])
 def test_parse_yaml__tells_mistakes_in_one_sentence(text: str) -> None:
     with pytest.raises(ConfigError, match="^the yaml is broken") as caught:

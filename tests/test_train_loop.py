@@ -147,7 +147,7 @@ def test_training__steps_on_one_batch_learn_it(config, tmp_path):
     optimizer = OptimizerConfig(learning_rate=1e-2, schedule=ScheduleConfig(name="constant"))
     loop = training(dataclasses.replace(config, optimizer=optimizer), tmp_path)
     batch = next(loop.batches())
-    losses = [float(loop.take_step(batch)["loss"]) for _ in range(60)]
+    losses = [loop.take_step(batch)["loss"].item() for _ in range(60)]
     assert losses[-1] < 0.5 * math.log(9)  # the loss of one positive that looks like the 8 negatives
 
 
