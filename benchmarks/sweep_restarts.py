@@ -38,9 +38,14 @@ class Sweep:
         )
 
     def wait(self) -> None:
-        """Until it ends; raises SystemExit where it fails."""
-        if self.process.wait() != 0:
-            raise SystemExit(f"the sweep ended with exit code {self.process.returncode}; see {self.log.name}")
+        """Until it ends; raises SystemExit where it fails.  Interrupted, it leaves no process behind."""
+        try:
+            code = self.process.wait()
+        except BaseException:
+            self.kill()
+            raise
+        if code != 0:
+            raise SystemExit(f"the sweep ended with exit code {code}; see {self.log.name}")
 
     def kill(self) -> None:
         """SIGKILL to the driver and every process of its Ray."""
