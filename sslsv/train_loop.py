@@ -5,7 +5,6 @@ data pipeline and the `report` function that it is given, so that a search can a
 """
 
 import os
-import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sslsv import distributed, validation
+from sslsv.checkpoint_writer import CheckpointWriter
 from sslsv.config import Config, read_config, to_dict
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
@@ -26,7 +26,7 @@ from sslsv.report import write_report
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import Board, RunLog, WandbMode
 from sslsv.schedules import learning_rate
-from sslsv.training_state import build_state, restore_state, save_state, wrap_model
+from sslsv.training_state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.validation import TrainingError
 from sslsv.verification import PRECISIONS, Embedder, open_trial_sets
 
@@ -67,7 +67,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 class Training:
     """One run, from the newest sound checkpoint of its folder, or from nothing, to the end.
 
-    `report` gets the record of every validation, on every worker and equally often.
+    `report` gets the record of every validation, on every worker and equally often; its checkpoint is there
+    after `checkpoints.wait()`.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Training:
             first_step=self.state.step,
             seconds=self.state.seconds,
         )
-        self.last_saved = time.monotonic()
+        self.checkpoints = CheckpointWriter(folder, config.run)
         self.log: RunLog | None = None
         if distributed.is_main():
             self.log = RunLog(
@@ -119,7 +120,7 @@ class Training:
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary (what `summary.json` holds)."""
-        state, steps_per_epoch = self.state, self.plan.steps_per_epoch
+        state, folder, steps_per_epoch = self.state, self.folder, self.plan.steps_per_epoch
         batches = self.batches()
         try:
             while state.step < self.total_steps and state.stop_reason is None:
@@ -131,17 +132,17 @@ class Training:
                 is_epoch_end = state.step % steps_per_epoch == 0
                 if is_epoch_end or state.step % self.config.train.log_every_steps == 0:
                     self.finish_interval(is_epoch_end)
+            self.checkpoints.wait()
             trials = (self.validation, self.tests, self.probe)
-            summary = validation.summarize(
-                state, self.folder, self.embedder, *trials, self.meter, self.config
-            )
+            summary = validation.summarize(state, folder, self.embedder, *trials, self.meter, self.config)
             if self.log is not None:
-                self.folder.write_json("summary.json", summary)
+                folder.write_json("summary.json", summary)
         finally:
             batches.close()
+            self.checkpoints.close()
             if self.log is not None:
                 self.log.close()
-                write_report(self.folder)
+                write_report(folder)
         return summary
 
     def batches(self) -> Generator[dict[str, Tensor], None, None]:
@@ -171,8 +172,7 @@ class Training:
 
         They are tensors on the device: reading one of them here would make a GPU wait.
         """
-        state, config = self.state, self.config
-        steps_per_epoch = self.plan.steps_per_epoch
+        state, config, steps_per_epoch = self.state, self.config, self.plan.steps_per_epoch
         progress = Progress(state.step, self.total_steps, state.step // steps_per_epoch, config.train.epochs)
         if state.step % steps_per_epoch == 0:
             state.model.start_epoch(progress)
@@ -223,11 +223,9 @@ class Training:
                 record |= validation.test(self.embedder, self.tests, state)
             if self.log is not None:
                 self.log.write(record)
-                is_due = time.monotonic() - self.last_saved >= 60 * config.run.checkpoint_every_minutes
-                if is_validated or is_due:
+                if is_validated or self.checkpoints.is_due():
                     state.seconds = self.meter.seconds
-                    save_state(state, self.folder, config)
-                    self.last_saved = time.monotonic()
+                    self.checkpoints.save(checkpoint_of(state, config))
             if is_validated:
                 self.report(record)
 
