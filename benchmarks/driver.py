@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.row import Row, Settings, in_turns, time_row
+from sslsv.checkpoint import write_checkpoint
 from sslsv.config import load_config
 from sslsv.data.manifest import hold_out_speakers, read_train_lists
 from sslsv.data.stream import Plan
 from sslsv.run_folder import RunFolder
-from sslsv.training_state import build_state, save_state
+from sslsv.training_state import build_state, checkpoint_of
 
 SPEAKERS = 5_994
 
@@ -61,7 +62,7 @@ def _checkpoint(settings: Settings, root: Path) -> Row:
 
     def ours() -> None:
         state.step += 1
-        save_state(state, folder, config)
+        write_checkpoint(folder, checkpoint_of(state, config))
 
     def naive() -> None:
         with (root / "naive.pt").open("wb") as file:

@@ -44,14 +44,23 @@ class Checkpoint:
     environment: dict[str, str] = field(default_factory=dict)  # library versions, git commit
 
 
-def write_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> str:
-    """Write `checkpoint` and return its file name."""
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Content of the file of `checkpoint`: a copy, so that training may go on while it is written."""
     buffer = io.BytesIO()
     torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, buffer)
-    content = buffer.getvalue()
-    name = f"step_{checkpoint.step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    return buffer.getvalue()
+
+
+def write_encoded(folder: RunFolder, content: bytes, step: int) -> str:
+    """Write the content of a checkpoint under the name that it proves, and return the name."""
+    name = f"step_{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     folder.write(f"{FOLDER}/{name}", content)
     return name
+
+
+def write_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> str:
+    """Write `checkpoint` and return its file name."""
+    return write_encoded(folder, encode_checkpoint(checkpoint), checkpoint.step)
 
 
 def list_checkpoints(folder: RunFolder) -> list[tuple[int, str]]:

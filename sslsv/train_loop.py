@@ -4,7 +4,6 @@ Ray Train starts it by way of `training_worker.py`.  Of Ray it knows the data pi
 function that it is given, so that a search can also run it directly.
 """
 
-import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sslsv import distributed, validation
+from sslsv.checkpoint_writer import CheckpointWriter
 from sslsv.config import Config, to_dict
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
@@ -22,7 +22,7 @@ from sslsv.meter import Meter
 from sslsv.report import write_report
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import Board, RunLog, WandbMode
-from sslsv.training_state import build_state, restore_state, save_state, wrap_model
+from sslsv.training_state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.training_step import take_step
 from sslsv.verification import Embedder, open_trial_sets
 
@@ -32,7 +32,8 @@ MAX_SPAN_STEPS = 4096  # of one Ray Data execution: starting one costs 0.25 s, a
 class Training:
     """One run, from the newest sound checkpoint of its folder, or from nothing, to the end.
 
-    `report` gets the record of every validation, on every worker and equally often.
+    `report` gets the record of every validation, on every worker and equally often; its checkpoint is there
+    after `checkpoints.wait()`.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Training:
             first_step=self.state.step,
             seconds=self.state.seconds,
         )
-        self.last_saved = time.monotonic()
+        self.checkpoints = CheckpointWriter(folder, config.run)
         self.log: RunLog | None = None
         if distributed.is_main():
             self.log = RunLog(
@@ -86,7 +87,7 @@ class Training:
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary (what `summary.json` holds)."""
-        state, steps_per_epoch = self.state, self.plan.steps_per_epoch
+        state, folder, steps_per_epoch = self.state, self.folder, self.plan.steps_per_epoch
         batches = self.batches()
         try:
             while state.step < self.total_steps and state.stop_reason is None:
@@ -98,17 +99,17 @@ class Training:
                 is_epoch_end = state.step % steps_per_epoch == 0
                 if is_epoch_end or state.step % self.config.train.log_every_steps == 0:
                     self.finish_interval(is_epoch_end)
+            self.checkpoints.wait()
             trials = (self.validation, self.tests, self.probe)
-            summary = validation.summarize(
-                state, self.folder, self.embedder, *trials, self.meter, self.config
-            )
+            summary = validation.summarize(state, folder, self.embedder, *trials, self.meter, self.config)
             if self.log is not None:
-                self.folder.write_json("summary.json", summary)
+                folder.write_json("summary.json", summary)
         finally:
             batches.close()
+            self.checkpoints.close()
             if self.log is not None:
                 self.log.close()
-                write_report(self.folder)
+                write_report(folder)
         return summary
 
     def batches(self) -> Generator[dict[str, Tensor], None, None]:
@@ -163,12 +164,10 @@ class Training:
         with self.meter.paused("reporting"):
             if self.log is not None:
                 self.log.write(record)
-        is_due = time.monotonic() - self.last_saved >= 60 * config.run.checkpoint_every_minutes
         with self.meter.paused("checkpoint"):
-            if self.log is not None and (is_validated or is_due):
+            if self.log is not None and (is_validated or self.checkpoints.is_due()):
                 state.seconds = self.meter.seconds
-                save_state(state, self.folder, config)
-                self.last_saved = time.monotonic()
+                self.checkpoints.save(checkpoint_of(state, config))
         with self.meter.paused("reporting"):
             if is_validated:
                 self.report(record)

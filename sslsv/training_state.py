@@ -9,14 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sslsv import distributed
 from sslsv.cached_gradients import ChunkReplay
-from sslsv.checkpoint import (
-    Checkpoint,
-    newest_sound_checkpoint,
-    prune_checkpoints,
-    read_checkpoint,
-    set_aside_newer,
-    write_checkpoint,
-)
+from sslsv.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoint, set_aside_newer
 from sslsv.config import Config, to_yaml
 from sslsv.encoders import ThinResNet34
 from sslsv.environment import describe_environment
@@ -84,30 +77,23 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     return DistributedDataParallel(wrapped, find_unused_parameters=device.type == "cpu")
 
 
-def save_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
-    """Write a checkpoint and delete the ones no longer wanted; called by the first worker only.
-
-    Raises OSError when the disk is full, with the older checkpoints untouched.
-    """
-    write_checkpoint(
-        folder,
-        Checkpoint(
-            step=state.step,
-            config=to_yaml(config),
-            model=state.model.state_dict(),
-            optimizer=state.optimizer.state_dict(),
-            scaler=state.scaler.state_dict(),
-            best_value=state.best_value,
-            best_step=state.best_step,
-            stop_reason=state.stop_reason,
-            validations_without_gain=state.validations_without_gain,
-            seconds=state.seconds,
-            bad_utterances=dict(state.bad_utterances),
-            bad_bank_files=dict(state.bad_bank_files),
-            environment=describe_environment(),
-        ),
+def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
+    """The state as a checkpoint, which shares the state's tensors."""
+    return Checkpoint(
+        step=state.step,
+        config=to_yaml(config),
+        model=state.model.state_dict(),
+        optimizer=state.optimizer.state_dict(),
+        scaler=state.scaler.state_dict(),
+        best_value=state.best_value,
+        best_step=state.best_step,
+        stop_reason=state.stop_reason,
+        validations_without_gain=state.validations_without_gain,
+        seconds=state.seconds,
+        bad_utterances=dict(state.bad_utterances),
+        bad_bank_files=dict(state.bad_bank_files),
+        environment=describe_environment(),
     )
-    prune_checkpoints(folder, config.run.keep_checkpoints, state.best_step)
 
 
 def restore_state(state: TrainingState, folder: RunFolder) -> None:

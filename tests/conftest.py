@@ -67,10 +67,11 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
     """The folder of a run with a tiny encoder and three checkpoints, the second the best; do not write into it."""
     import dataclasses
 
+    from sslsv.checkpoint import write_checkpoint
     from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig, to_yaml
     from sslsv.encoders import ThinResNet34
     from sslsv.run_folder import RunFolder
-    from sslsv.training_state import build_state, save_state
+    from sslsv.training_state import build_state, checkpoint_of
 
     config = Config(
         data=DataConfig(root=str(demo_corpus)),
@@ -87,7 +88,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
         with torch.no_grad():
             for weights in state.model.parameters():
                 weights.add_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(step)) / 50)
-        save_state(state, folder, config)
+        write_checkpoint(folder, checkpoint_of(state, config))
     return folder.location
 
 

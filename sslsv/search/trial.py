@@ -65,6 +65,7 @@ def train_until(training: Training, until_epoch: int) -> None:
     report = training.report
 
     def report_and_leave(record: dict[str, Any]) -> None:
+        training.checkpoints.wait()  # a scheduler may copy it, or end this process, as soon as it is told
         report(record)
         if record["step"] >= last_step and not is_end and training.state.stop_reason is None:
             raise RungReached

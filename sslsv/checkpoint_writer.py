@@ -1,0 +1,53 @@
+"""Writes checkpoints in a thread, so that training does not wait for a disk or an upload.
+
+The state is copied while the loop waits, which takes as long as the memory needs; checksum, file and the
+deletion of old checkpoints follow in the thread, one checkpoint at a time and in order.
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from sslsv.checkpoint import Checkpoint, encode_checkpoint, prune_checkpoints, write_encoded
+from sslsv.config import RunConfig
+from sslsv.run_folder import RunFolder
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one run and deletes the ones no longer wanted.
+
+    A checkpoint is there completely or not at all, whenever the process dies.
+    """
+
+    def __init__(self, folder: RunFolder, settings: RunConfig) -> None:
+        self.folder, self.settings = folder, settings
+        self.last_saved = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def is_due(self) -> bool:
+        """Whether the last one is `checkpoint_every_minutes` old."""
+        return time.monotonic() - self.last_saved >= 60 * self.settings.checkpoint_every_minutes
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Copy `checkpoint` to host memory and begin to write it; its tensors may change afterwards.
+
+        Waits for the one before it, whose OSError (a full disk) is raised here.
+        """
+        self.wait()
+        content = encode_checkpoint(checkpoint)
+        self._pending = self._thread.submit(self._write, content, checkpoint.step, checkpoint.best_step)
+        self.last_saved = time.monotonic()
+
+    def wait(self) -> None:
+        """Return when everything saved is in the run's folder; raises OSError if it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Let the last write end; its error, if nobody has waited for it, is lost."""
+        self._thread.shutdown()
+
+    def _write(self, content: bytes, step: int, best_step: int | None) -> None:
+        write_encoded(self.folder, content, step)
+        prune_checkpoints(self.folder, self.settings.keep_checkpoints, best_step)
