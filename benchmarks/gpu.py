@@ -41,9 +41,7 @@ def main() -> None:
     parser.add_argument("config", nargs="?", default="configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument(
-        "--no-compile", action="store_true", help="leave out the ways that compile for a minute"
-    )
+    parser.add_argument("--no-compile", action="store_true", help="leave out what compiles for a minute")
     given = parser.parse_intermixed_args()
     base = load_config(given.config, given.overrides)
     size = base.train.batch_size
