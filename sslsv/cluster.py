@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
+import math
 import os
 import posixpath
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 # Read by Ray when it starts, hence before the import.
@@ -20,14 +21,17 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray els
 
 import ray
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
+from sslsv.capacity import CapacityError, Machine, Share, find_share
 from sslsv.config import Config, ResourcesConfig, to_yaml
+from sslsv.elastic import ElasticTrainer, Rules
 from sslsv.progress import ActorBoard, ProgressActor, live_display
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
 from sslsv.storage import absolute
 from sslsv.training_worker import train_worker
+from sslsv.worker_counts import usable_counts
 
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {
@@ -39,18 +43,6 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(2**28),
     "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch: huge pages
 }
-
-
-class CapacityError(ValueError):
-    """The machine or cluster can't hold what is asked for."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a run may take: workers on GPUs or not, and data processes beside them."""
-
-    has_gpu: bool
-    data_tasks: int
 
 
 @contextlib.contextmanager
@@ -71,7 +63,7 @@ def connection(resources: ResourcesConfig) -> Iterator[Share]:
             ray.shutdown()
 
 
-def free_resources() -> tuple[dict[str, float], list[dict[str, float]]]:
+def free_resources() -> tuple[Machine, list[Machine]]:
     """What the connected cluster has left, and what each of its machines has in all."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return dict(ray.available_resources()), nodes  # type: ignore[no-untyped-call]
@@ -91,64 +83,6 @@ def check_address(address: str) -> None:
         ) from error
 
 
-def find_share(
-    resources: ResourcesConfig,
-    total: dict[str, float],
-    free: dict[str, float],
-    nodes: list[dict[str, float]],
-) -> Share:
-    """Whether the GPUs are used and how many data processes fit, given the cluster's resources.
-
-    Ray would wait without a word for CPUs that never come: training workers that hold every CPU leave none to
-    the data.  Raises CapacityError.
-    """
-    workers = resources.workers
-    total_gpus, free_gpus = total.get("GPU", 0.0), free.get("GPU", 0.0)
-    has_gpu = resources.gpu if resources.gpu is not None else total_gpus >= 1
-    if has_gpu and total_gpus < workers:
-        raise CapacityError(
-            f"resources.workers is {workers} with one GPU each, but there are {total_gpus:g} GPUs; lower "
-            "resources.workers, or set resources.gpu=false to train on CPUs"
-        )
-    if has_gpu and free_gpus < workers:
-        raise CapacityError(
-            f"resources.workers is {workers} with one GPU each, but other jobs hold "
-            f"{total_gpus - free_gpus:g} of {total_gpus:g} GPUs; wait for them, or lower resources.workers"
-        )
-    total_cpus, free_cpus = total.get("CPU", 0.0), free.get("CPU", 0.0)
-    for_workers, per_task = workers * resources.cpus_per_worker, resources.cpus_per_data_task
-    needed = for_workers + workers * per_task  # every worker draws on at least one data process
-    request = (
-        f"{workers} training workers x {resources.cpus_per_worker:g} (resources.cpus_per_worker) and as many "
-        f"data processes x {per_task:g} (resources.cpus_per_data_task) need {needed:g} CPUs"
-    )
-    if needed > total_cpus:
-        raise CapacityError(
-            f"{request}, but there are {total_cpus:g}; lower resources.workers, or the CPUs reserved for "
-            "each (they are only counted, not enforced)"
-        )
-    if needed > free_cpus:
-        raise CapacityError(
-            f"{request}, but other jobs hold {total_cpus - free_cpus:g} of the {total_cpus:g}; wait for "
-            "them, or lower the request"
-        )
-    places = sum(_places(node, resources.cpus_per_worker, bool(has_gpu)) for node in nodes)
-    if places < workers:
-        raise CapacityError(
-            f"{workers} training workers x {resources.cpus_per_worker:g} CPUs (resources.cpus_per_worker)"
-            f"{' and one GPU' if has_gpu else ''} need as many places, but {len(nodes)} machines together "
-            f"have {places}: a worker can't be spread over machines; lower one of the two"
-        )
-    fitting = int((free_cpus - for_workers) / per_task + 1e-6)
-    return Share(bool(has_gpu), min(resources.data_tasks or fitting, fitting))
-
-
-def _places(node: dict[str, float], cpus_per_worker: float, has_gpu: bool) -> int:
-    """How many training workers one machine can hold."""
-    by_cpu = int(node.get("CPU", 0.0) / cpus_per_worker + 1e-6)
-    return min(by_cpu, int(node.get("GPU", 0.0))) if has_gpu else by_cpu
-
-
 def train(
     config: Config,
     folder: RunFolder,
@@ -160,19 +94,17 @@ def train(
     """Run `worker` in every training process; returns the first one's summary, or `{"error": sentence}`.
 
     `extra` is added to the job that a worker is given.  After a crash the workers start again from the newest
-    checkpoint, `run.max_failures` times.
+    checkpoint, `run.max_failures` times; also when machines are about to go, or more have come.
     """
     resources = config.resources
     if config.train.precision == "fp16" and not share.has_gpu:
         raise CapacityError(
             "train.precision is 'fp16', which needs a GPU, and there is none; use 'bf16' or 'fp32'"
         )
-    config = replace(
-        config,
-        resources=replace(resources, data_tasks=share.data_tasks),
-        # Workers run in another folder.
-        data=replace(config.data, root=absolute(config.data.root)),
-    )
+    # Workers run in another folder.
+    config = replace(config, data=replace(config.data, root=absolute(config.data.root)))
+    # Ray hands it on to what watches the workers.
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(60 * resources.hang_minutes)
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
     job = {
         "config": to_yaml(config),
@@ -182,15 +114,22 @@ def train(
         "wandb_mode": wandb_mode(config.run.wandb),
         "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
         "board": ActorBoard(actor),
+        "cpus_of_others": share.cpus_of_others,
         **extra,
     }
     per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1.0} if share.has_gpu else {})
-    trainer = TorchTrainer(
-        worker,  # type: ignore[arg-type]  # its result comes back as return_value
+    counts = usable_counts(resources.workers, config.train.batch_size, config.train.chunk_size)
+    trainer = ElasticTrainer(
+        worker,  # its result comes back as return_value
         train_loop_config=job,
-        torch_config=TorchConfig(backend="nccl" if share.has_gpu else "gloo"),
+        rules=Rules(resources, counts, share.has_gpu, share.can_grow, ActorBoard(actor)),
+        torch_config=TorchConfig(
+            backend="nccl" if share.has_gpu else "gloo", timeout_s=math.ceil(60 * resources.hang_minutes)
+        ),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers, use_gpu=share.has_gpu, resources_per_worker=per_worker
+            num_workers=(counts[0], counts[-1]),  # type: ignore[arg-type]  # as above
+            use_gpu=share.has_gpu,
+            resources_per_worker=per_worker,
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
             # Ray's own notes about the run; ours are what a restart reads, so these are new each time.

@@ -18,10 +18,11 @@ from sslsv.models.vicreg import VICReg
 from sslsv.optim import OptimizerConfig
 from sslsv.overrides import apply_overrides, differences
 from sslsv.project import locate
-from sslsv.setting_checks import check_chunks, check_memory_settings, check_run_name, check_speeds, is_among
+from sslsv.setting_checks import check_memory_settings, check_run_name, check_speeds, is_among
 from sslsv.settings import at_least, build, refuse_if
 from sslsv.storage import check_place
 from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
+from sslsv.worker_counts import Workers, check_equal_shares, check_workers
 
 __all__ = [
     "Config",
@@ -133,19 +134,36 @@ class RunConfig:
 class ResourcesConfig:
     """What a run takes of the machine or cluster."""
 
-    workers: int = 1  # training processes; one GPU each if there are any
+    # Training processes, one GPU each if there are any; [1, 8]: as many as fit, following the cluster.
+    workers: Workers = 1
     gpu: bool | None = None  # null = one per worker if the cluster has any
     threads_per_worker: int | None = None  # on CPUs; null = the machine's cores shared by its workers
     cpus_per_worker: float = 0.5  # logical CPUs reserved for each training process
     data_tasks: int | None = None  # data processes at once over all workers; null = as many as CPUs allow
     cpus_per_data_task: float = 0.5  # logical CPUs reserved for each; they run niced, on one thread
     batches_per_block: int = 4  # batches that one data task makes: fewer = less memory, more overhead
+    resize_minutes: float = 1.0  # workers in a range: how often to look whether more would fit
+    wait_minutes: float = 10.0  # for machines that were lost; without end where the cluster can grow
+    hang_minutes: float = 10.0  # without a sign of life from a worker before all are started again
 
     def __post_init__(self) -> None:
-        """Refuse counts and shares below their smallest sensible value."""
-        at_least(1, self, "workers", "threads_per_worker", "data_tasks", "batches_per_block")
-        for name in ("cpus_per_worker", "cpus_per_data_task"):
+        """Refuse counts, shares and times below their smallest sensible value."""
+        check_workers(self.workers)
+        at_least(1, self, "threads_per_worker", "data_tasks", "batches_per_block")
+        for name in (
+            "cpus_per_worker", "cpus_per_data_task", "resize_minutes", "wait_minutes", "hang_minutes"
+        ):  # fmt: skip
             refuse_if(getattr(self, name) <= 0, f"{name} is {getattr(self, name)}; it must be above 0")
+
+    @property
+    def fewest_workers(self) -> int:
+        """The number of workers, or the lower end of its range."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The number of workers, or the upper end of its range."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 ModelConfig = SimCLR.Config | VICReg.Config | VIbCReg.Config | BarlowTwins.Config
@@ -168,13 +186,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse sections that do not go together."""
         refuse_if(not 0 <= self.seed < 2**63, f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
-        batch_size, workers = self.train.batch_size, self.resources.workers
-        refuse_if(
-            batch_size % workers != 0,
-            f"train.batch_size is {batch_size}, which {workers} resources.workers cannot share equally; "
-            f"use {max(batch_size // workers, 1) * workers} or {(batch_size // workers + 1) * workers}",
-        )
-        check_chunks(self.train.chunk_size, batch_size, workers)
+        check_equal_shares(self.train, self.resources.workers)
         schedule = self.optimizer.schedule
         refuse_if(
             schedule.name == "warmup_cosine" and schedule.warmup_epochs > self.train.epochs,

@@ -77,18 +77,3 @@ def check_memory_settings(
         "than its own; set recompute to true instead of chunk_size (the same run in less memory), or "
         "sync_batchnorm to false (each chunk counts as a worker)",
     )
-
-
-def check_chunks(chunk_size: int | None, batch_size: int, workers: int) -> None:
-    """Refuse chunks that do not divide a worker's share of the batch; null passes."""
-    share = batch_size // workers
-    if chunk_size is None or share % chunk_size == 0:
-        return
-    divisors = [size for size in range(2, share + 1) if share % size == 0]
-    nearest = min(divisors or [0], key=lambda size: abs(size - chunk_size))
-    way_out = f"use {nearest}" if nearest else "use null"
-    refuse_if(
-        True,
-        f"train.chunk_size is {chunk_size}, which does not divide the {share} utterances of each worker "
-        f"(train.batch_size {batch_size} over {workers} resources.workers); {way_out}",
-    )

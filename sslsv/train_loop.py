@@ -5,7 +5,7 @@ function that it is given, so that a search can also run it directly.
 """
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 import torch
@@ -17,6 +17,7 @@ from sslsv.config import Config, to_dict
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
+from sslsv.interruption import Interrupted, Interruption
 from sslsv.label_free import open_probe
 from sslsv.meter import Meter
 from sslsv.report import write_report
@@ -33,7 +34,8 @@ class Training:
     """One run, from the newest sound checkpoint of its folder, or from nothing, to the end.
 
     `report` gets the record of every validation, on every worker and equally often; its checkpoint is there
-    after `checkpoints.wait()`.
+    after `checkpoints.wait()`.  `asked_to_stop` says why this worker should stop early, or None: then all
+    save and raise Interrupted after the same step.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Training:
         board: Board | None = None,
         wandb_mode: WandbMode = "disabled",
         report: Callable[[dict[str, Any]], None] = lambda record: None,
+        asked_to_stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.config, self.folder, self.device, self.report = config, folder, device, report
+        self.interruption = Interruption(asked_to_stop, device)
         self.bad_indices: set[int] = set()  # unreadable utterances met here since the last record
         self.bad_bank_files: set[int] = set()  # likewise: noises and rooms
         self.state = build_state(config, device)
@@ -97,8 +101,11 @@ class Training:
                 self.bad_bank_files.update(i for i in batch.pop("bad_bank_file").tolist() if i >= 0)
                 self.meter.add(self.take_step(batch))
                 is_epoch_end = state.step % steps_per_epoch == 0
-                if is_epoch_end or state.step % self.config.train.log_every_steps == 0:
-                    self.finish_interval(is_epoch_end)
+                is_leaving = self.interruption.is_due(state.step) and state.step < self.total_steps
+                if is_epoch_end or is_leaving or state.step % self.config.train.log_every_steps == 0:
+                    self.finish_interval(is_epoch_end, is_leaving)
+                if is_leaving and state.stop_reason is None:
+                    self.leave()
             self.checkpoints.wait()
             trials = (self.validation, self.tests, self.probe)
             summary = validation.summarize(state, folder, self.embedder, *trials, self.meter, self.config)
@@ -146,7 +153,13 @@ class Training:
             device=self.device,
         )
 
-    def finish_interval(self, is_epoch_end: bool) -> None:
+    def leave(self) -> NoReturn:
+        """Raise Interrupted when the checkpoint of this step is in the run's folder."""
+        self.checkpoints.wait()
+        distributed.barrier()  # a worker that fails earlier would take the one that writes with it
+        raise Interrupted(f"step {self.state.step}: {self.interruption.reason()}")
+
+    def finish_interval(self, is_epoch_end: bool, is_leaving: bool = False) -> None:
         """Log what the last steps came to; where due, validate, test, decide whether to stop, and save."""
         state, config = self.state, self.config
         record = self.meter.record()
@@ -166,7 +179,7 @@ class Training:
             if self.log is not None:
                 self.log.write(record)
         with self.meter.paused("checkpoint"):
-            if self.log is not None and (is_validated or self.checkpoints.is_due()):
+            if self.log is not None and (is_validated or is_leaving or self.checkpoints.is_due()):
                 state.seconds = self.meter.seconds
                 self.checkpoints.save(checkpoint_of(state, config))
         with self.meter.paused("reporting"):

@@ -1,16 +1,37 @@
 """The entry of a Ray Train worker: find the device and the threads, build the training, run it."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
+import ray
+import ray.data
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.execution.context import get_train_context
 
-from sslsv.config import read_config
+from sslsv.capacity import fitting_data_tasks
+from sslsv.config import Config, read_config
 from sslsv.run_folder import RunFolder
 from sslsv.train_loop import Training
 from sslsv.validation import TrainingError
+
+_reasons: list[str] = []  # why this process was asked to stop
+
+
+def ask_to_stop(reason: str) -> None:
+    """Run in a worker's process from outside: its training saves and ends after one of the next steps."""
+    _reasons.append(reason)
+
+
+def asked_to_stop() -> str | None:
+    """Why this worker's training should stop early: it was asked to, or a machine of the run will go."""
+    # The public get_preemption_info() is a round trip to an actor, and every worker must ask equally often.
+    info = get_train_context().preemption_context.preemption_info
+    if info is not None:
+        return f"{len(info.preempted_node_to_ranks)} machine(s) will be taken away"
+    return _reasons[0] if _reasons else None
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +48,9 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 def open_training(job: dict[str, Any]) -> Training:
     """The training of a job (see `cluster.train`) on this worker's device, from where its folder says."""
     os.environ.update(job["environment"])
-    config = read_config(job["config"])
+    config = with_data_tasks(read_config(job["config"]), job["cpus_of_others"])
+    seconds = 60 * config.resources.hang_minutes
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = seconds
     device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
     if device.type == "cpu":
         # Ray allows one thread; the cores of this machine are for its training workers to share.
@@ -43,4 +66,13 @@ def open_training(job: dict[str, Any]) -> Training:
         board=job["board"],
         wandb_mode=job["wandb_mode"],
         report=ray.train.report,
+        asked_to_stop=asked_to_stop,
     )
+
+
+def with_data_tasks(config: Config, cpus_of_others: float) -> Config:
+    """The settings with as many data processes as the cluster, which may have changed, now has room for."""
+    total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    workers = ray.train.get_context().get_world_size()
+    count = fitting_data_tasks(config.resources, workers, total - cpus_of_others)
+    return replace(config, resources=replace(config.resources, data_tasks=count))

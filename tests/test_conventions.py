@@ -19,6 +19,7 @@ LONGER_FOR_A_REASON: dict[str, str] = {}  # path -> why it cannot be two files
 DRIVERS = {"train", "tune", "evaluate", "verify", "embed", "export", "profile"}
 KNOW_RAY = DRIVERS | {
     "cluster",
+    "elastic",
     "progress",
     "train_loop",
     "training_worker",

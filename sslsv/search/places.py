@@ -29,7 +29,7 @@ class Places:
     def describe(self, resources: ResourcesConfig) -> str:
         """One line for the plan."""
         device = f"{self.gpus:g} GPU" if self.has_gpu else f"{self.threads} thread{'s' * (self.threads > 1)}"
-        workers = "" if resources.workers == 1 else f"{resources.workers} workers with "
+        workers = "" if resources.most_workers == 1 else f"{resources.most_workers} workers with "
         return (
             f"{self.at_once} at once, each {workers}{device}, {resources.cpus_per_worker:g} CPUs, and in all "
             f"{self.data_tasks} data process{'es' * (self.data_tasks > 1)} of "
@@ -52,7 +52,11 @@ def find_places(
     without a word for what never comes, and data processes starve beside trials that hold every CPU. Raises
     ValueError.
     """
-    workers, per_worker, per_task = resources.workers, resources.cpus_per_worker, resources.cpus_per_data_task
+    workers, per_worker, per_task = (
+        resources.most_workers,
+        resources.cpus_per_worker,
+        resources.cpus_per_data_task,
+    )
     refuse_if(
         workers > 1 and gpus_per_trial != 1.0,
         f"gpus_per_trial is {gpus_per_trial}, but a trial has {workers} workers (resources.workers), each of "

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from sslsv import cluster
-from sslsv.cluster import Share
+from sslsv.capacity import Share
 from sslsv.config import Config, read_config
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import WandbMode
 from sslsv.train_loop import Training
+from sslsv.training_worker import asked_to_stop
 from sslsv.validation import TrainingError
 
 
@@ -94,7 +95,7 @@ def _train_alone(
 
 def _train_together(config: Config, folder: RunFolder, until_epoch: int, place: Place) -> None:
     """Train in several workers, by Ray Train."""
-    share = Share(place.has_gpu, config.resources.data_tasks or config.resources.workers)
+    share = Share(place.has_gpu, config.resources.data_tasks or config.resources.most_workers)
     result = cluster.train(config, folder, share, worker=_worker, until_epoch=until_epoch)
     if "error" in result:
         raise TrainingError(result["error"])
@@ -114,7 +115,12 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
     folder = RunFolder(job["storage"], job["name"])
     try:
         training = Training(
-            config, folder, device=device, wandb_mode=job["wandb_mode"], report=ray.train.report
+            config,
+            folder,
+            device=device,
+            wandb_mode=job["wandb_mode"],
+            report=ray.train.report,
+            asked_to_stop=asked_to_stop,
         )
         train_until(training, job["until_epoch"])
     except TrainingError as error:

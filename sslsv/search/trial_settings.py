@@ -31,7 +31,13 @@ def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:
 
 def base_config(space: Space, overrides: Sequence[str]) -> Config:
     """The settings around those that are searched: the base, the space's changes, the command line's."""
-    return apply_overrides(apply_overrides(load_config(space.base), space.settings), overrides)
+    base = apply_overrides(apply_overrides(load_config(space.base), space.settings), overrides)
+    refuse_if(
+        not isinstance(base.resources.workers, int),
+        f"resources.workers is {base.resources.workers}, but the trials of a sweep all have the same places; "
+        "give one number",
+    )
+    return base
 
 
 def trial_config(base: Config, space: Space, settings: Mapping[str, Any]) -> Config:

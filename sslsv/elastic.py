@@ -1,0 +1,169 @@
+"""How many training workers run, and when they start again: Ray Train's policies, with this project's rules.
+
+Ray's own elastic policy takes any number of workers up to the most, also one that can't share the batch or
+that leaves the data no CPU, starts them on machines about to be taken away, and resizes by killing workers
+between two checkpoints.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._private.state import state as cluster_state
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ScalingDecision
+from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
+from ray.train.v2.api.config import ScalingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from sslsv.capacity import Machine, fitting_workers
+from sslsv.config import ResourcesConfig
+from sslsv.interruption import Interrupted
+from sslsv.run_log import Board
+from sslsv.training_worker import ask_to_stop
+
+SETTLING_SECONDS = 10.0  # until what the workers before held is free again
+PAUSE_SECONDS = 0.5  # between two looks at the cluster; Ray's loop itself does not pause
+REMINDER_SECONDS = 60.0  # between two sentences about what is waited for, doubled each time
+
+
+class NoRoomError(RuntimeError):
+    """No machines came back for the workers; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the policies must know of a run."""
+
+    resources: ResourcesConfig
+    counts: list[int]  # numbers of workers that share the batch equally, rising
+    has_gpu: bool
+    can_grow: bool  # an autoscaler may add machines: waiting for them has no end
+    board: Board
+
+
+class ScalingPolicy(ElasticScalingPolicy):
+    """As many workers as the machines that stay have room for, among the counts that share the batch."""
+
+    def __init__(self, scaling_config: ScalingConfig, rules: Rules) -> None:
+        super().__init__(scaling_config)
+        self.rules = rules
+        self._last_look = float("-inf")
+        self._waits_since: float | None = None
+        self._next_reminder = 0.0
+        self._is_asked = False
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Start on what is free; after a moment also on fewer machines than are there."""
+        self._maybe_send_resource_request()  # type: ignore[no-untyped-call]
+        self._is_asked = False
+        now = time.monotonic()
+        if self._waits_since is None:
+            self._waits_since, self._next_reminder = now, now + SETTLING_SECONDS
+        count = self._fitting(free_machines())
+        is_settled = now - self._waits_since >= SETTLING_SECONDS
+        if count == 0 or (count < self._fitting(all_machines()) and not is_settled):
+            self._remind(now)
+            time.sleep(PAUSE_SECONDS)
+            return NoopDecision()
+        self._waits_since, self._last_look = None, now
+        return self._get_resize_decision(count)
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> ScalingDecision:
+        """Where more workers would fit, have the running ones save and stop: they start again as more."""
+        self._maybe_send_resource_request()  # type: ignore[no-untyped-call]
+        now, resources = time.monotonic(), self.rules.resources
+        last = max(self._last_look, worker_group_state.start_time)
+        if len(self.rules.counts) == 1 or self._is_asked or now - last < 60 * resources.resize_minutes:
+            return NoopDecision()
+        self._last_look = now
+        machines = free_machines()
+        for worker in worker_group_state.workers:
+            if worker.metadata.node_id in machines:
+                _add(machines[worker.metadata.node_id], worker.resources)
+        running = worker_group_state.num_workers
+        count = self._fitting(machines)
+        if count > running:
+            self._is_asked = True
+            self.rules.board.notice(f"there is room for {count} training workers instead of {running}")
+            for worker in worker_group_state.workers:
+                worker.execute_async(ask_to_stop, f"{count} workers fit instead of {running}")
+        return NoopDecision()
+
+    def _fitting(self, machines: dict[str, Machine]) -> int:
+        rules, nodes = self.rules, list(machines.values())
+        cpus = sum(node.get("CPU", 0.0) for node in nodes)
+        return fitting_workers(rules.resources, rules.counts, rules.has_gpu, nodes, cpus)
+
+    def _remind(self, now: float) -> None:
+        """Say what is waited for, ever more seldom; raises NoRoomError when it has taken too long."""
+        assert self._waits_since is not None
+        rules, waited = self.rules, now - self._waits_since
+        wanted = (
+            f"room for {rules.counts[0]} training worker(s) with {rules.resources.cpus_per_worker:g} CPUs"
+            f"{' and a GPU' if rules.has_gpu else ''} each, and for their data processes"
+        )
+        if not rules.can_grow and waited > 60 * rules.resources.wait_minutes:
+            raise NoRoomError(
+                f"there has been no {wanted} for {rules.resources.wait_minutes:g} minutes "
+                "(resources.wait_minutes): machines were lost and none came back"
+            )
+        if now >= self._next_reminder:
+            source = "the autoscaler adds machines" if rules.can_grow else "machines come back"
+            rules.board.notice(f"waiting for {wanted}, until {source} ({waited:.0f} s so far)")
+            self._next_reminder = now + max(waited, REMINDER_SECONDS)
+
+
+class FailurePolicy(DefaultFailurePolicy):
+    """Workers that saved and stopped because they were asked to have not failed: they just start again."""
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        """Whether to start the workers again."""
+        causes = getattr(training_failed_error, "worker_failures", None) or {}
+        if any(isinstance(cause, Interrupted) for cause in causes.values()):
+            return FailureDecision.RETRY
+        decision: FailureDecision = super().make_decision(training_failed_error)
+        return decision
+
+
+class ElasticTrainer(TorchTrainer):
+    """A TorchTrainer with the policies above."""
+
+    def __init__(self, *arguments: Any, rules: Rules, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._rules = rules
+
+    def _initialize_and_run_controller(self, **named: Any) -> Any:
+        # mypy sees the trainer of Ray Train v1.
+        named["scaling_policy"] = ScalingPolicy(self.scaling_config, self._rules)  # type: ignore[arg-type]
+        named["failure_policy"] = FailurePolicy(self.run_config.failure_config)  # type: ignore[arg-type]
+        return super()._initialize_and_run_controller(**named)  # type: ignore[misc]
+
+
+def all_machines() -> dict[str, Machine]:
+    """What each machine has that is there and stays, by node id."""
+    return {node["NodeID"]: dict(node["Resources"]) for node in _staying()}
+
+
+def free_machines() -> dict[str, Machine]:
+    """What each of them has left."""
+    staying = {node["NodeID"] for node in _staying()}
+    free = cluster_state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return {name: dict(resources) for name, resources in free.items() if name in staying}
+
+
+def _staying() -> Iterator[dict[str, Any]]:
+    leaving = cluster_state.get_draining_nodes()
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["NodeID"] not in leaving:
+            yield node
+
+
+def _add(machine: Machine, resources: Machine) -> None:
+    for name, amount in resources.items():
+        machine[name] = machine.get(name, 0.0) + amount
