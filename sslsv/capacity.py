@@ -68,6 +68,12 @@ def find_share(resources: ResourcesConfig, total: Machine, free: Machine, nodes:
     return Share(has_gpu, fitting_data_tasks(resources, workers, free_cpus), total_cpus - free_cpus)
 
 
+def bundles_of(resources: ResourcesConfig, has_gpu: bool) -> list[Machine]:
+    """What an autoscaler is asked for: room for each worker together with a data process of its own."""
+    cpus = resources.cpus_per_worker + resources.cpus_per_data_task
+    return [{"CPU": cpus} | ({"GPU": 1.0} if has_gpu else {})] * resources.fewest_workers
+
+
 def cpus_needed(resources: ResourcesConfig, workers: int) -> float:
     """CPUs of so many workers; every worker draws on at least one data process."""
     return workers * (resources.cpus_per_worker + resources.cpus_per_data_task)

@@ -6,6 +6,7 @@ import math
 import os
 import posixpath
 import socket
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,7 +24,8 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig
 
-from sslsv.capacity import CapacityError, Machine, Share, find_share
+from sslsv.autoscaler import will_grow
+from sslsv.capacity import CapacityError, Machine, Share, bundles_of, find_share
 from sslsv.config import Config, ResourcesConfig, to_yaml
 from sslsv.elastic import ElasticTrainer, Rules
 from sslsv.progress import ActorBoard, ProgressActor, live_display
@@ -46,21 +48,33 @@ WORKER_ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def connection(resources: ResourcesConfig) -> Iterator[Share]:
+def connection(resources: ResourcesConfig, *, waits_for_growth: bool = False) -> Iterator[Share]:
     """A Ray cluster that can hold the request: that of RAY_ADDRESS, or one running here, else a new one.
 
-    Raises CapacityError within seconds when it can't.
+    Raises CapacityError within seconds when it can't; with `waits_for_growth` not where an autoscaler adds
+    machines for the request: the workers then wait for them.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     try:
-        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield find_share(resources, total, *free_resources())
+        yield _find_share(resources, waits_for_growth)
     finally:
         if not was_connected:
             ray.shutdown()
+
+
+def _find_share(resources: ResourcesConfig, waits_for_growth: bool) -> Share:
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    try:
+        return find_share(resources, total, *free_resources())
+    except CapacityError as error:
+        has_gpu = resources.gpu if resources.gpu is not None else total.get("GPU", 0.0) >= 1
+        if not waits_for_growth or not will_grow(bundles_of(resources, has_gpu)):
+            raise
+        print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
+        return Share(has_gpu, resources.fewest_workers, can_grow=True)
 
 
 def free_resources() -> tuple[Machine, list[Machine]]:

@@ -7,7 +7,7 @@ between two checkpoints.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -19,6 +19,7 @@ from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScali
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from sslsv.autoscaler import machines_to_come
 from sslsv.capacity import Machine, fitting_workers
 from sslsv.config import ResourcesConfig
 from sslsv.interruption import Interrupted
@@ -51,49 +52,62 @@ class ScalingPolicy(ElasticScalingPolicy):
     def __init__(self, scaling_config: ScalingConfig, rules: Rules) -> None:
         super().__init__(scaling_config)
         self.rules = rules
+        # What an autoscaler is asked for: room for each worker together with a data process of its own.
+        resources = dict(scaling_config._resources_per_worker_not_none)
+        resources["CPU"] += rules.resources.cpus_per_data_task
+        self._wanted = replace(scaling_config, resources_per_worker=resources)
         self._last_look = float("-inf")
+        self._held: list[tuple[str, Machine]] | None = []  # by the last workers: machine and what of it
         self._waits_since: float | None = None
         self._next_reminder = 0.0
         self._is_asked = False
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start on what is free; after a moment also on fewer machines than are there."""
-        self._maybe_send_resource_request()  # type: ignore[no-untyped-call]
+        self._maybe_send_resource_request()
         self._is_asked = False
         now = time.monotonic()
         if self._waits_since is None:
             self._waits_since, self._next_reminder = now, now + SETTLING_SECONDS
-        count = self._fitting(free_machines())
+        # The last workers hold their places until others are started.  Those that end before they were seen
+        # leave it unknown what they hold: then Ray finds out.
+        machines = all_machines() if self._held is None else with_added(free_machines(), self._held)
+        count = self._fitting(machines)
         is_settled = now - self._waits_since >= SETTLING_SECONDS
         if count == 0 or (count < self._fitting(all_machines()) and not is_settled):
             self._remind(now)
             time.sleep(PAUSE_SECONDS)
             return NoopDecision()
-        self._waits_since, self._last_look = None, now
+        self._waits_since, self._last_look, self._held = None, now, None
         return self._get_resize_decision(count)
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> ScalingDecision:
         """Where more workers would fit, have the running ones save and stop: they start again as more."""
-        self._maybe_send_resource_request()  # type: ignore[no-untyped-call]
+        self._maybe_send_resource_request()
+        self._held = [(each.metadata.node_id, each.resources) for each in worker_group_state.workers]
         now, resources = time.monotonic(), self.rules.resources
         last = max(self._last_look, worker_group_state.start_time)
         if len(self.rules.counts) == 1 or self._is_asked or now - last < 60 * resources.resize_minutes:
             return NoopDecision()
         self._last_look = now
-        machines = free_machines()
-        for worker in worker_group_state.workers:
-            if worker.metadata.node_id in machines:
-                _add(machines[worker.metadata.node_id], worker.resources)
         running = worker_group_state.num_workers
-        count = self._fitting(machines)
+        count = self._fitting(with_added(free_machines(), self._held))
         if count > running:
             self._is_asked = True
             self.rules.board.notice(f"there is room for {count} training workers instead of {running}")
             for worker in worker_group_state.workers:
                 worker.execute_async(ask_to_stop, f"{count} workers fit instead of {running}")
         return NoopDecision()
+
+    def _maybe_send_resource_request(self) -> None:
+        assert self._coordinator_client is not None
+        self._coordinator_client.maybe_send_resource_request(self._wanted, self.rules.counts[-1])
+
+    def _send_resource_request(self) -> None:
+        assert self._coordinator_client is not None
+        self._coordinator_client.send_resource_request(self._wanted, self.rules.counts[-1])
 
     def _fitting(self, machines: dict[str, Machine]) -> int:
         rules, nodes = self.rules, list(machines.values())
@@ -108,7 +122,8 @@ class ScalingPolicy(ElasticScalingPolicy):
             f"room for {rules.counts[0]} training worker(s) with {rules.resources.cpus_per_worker:g} CPUs"
             f"{' and a GPU' if rules.has_gpu else ''} each, and for their data processes"
         )
-        if not rules.can_grow and waited > 60 * rules.resources.wait_minutes:
+        is_late = waited > 60 * rules.resources.wait_minutes
+        if is_late and not rules.can_grow and machines_to_come() == 0:
             raise NoRoomError(
                 f"there has been no {wanted} for {rules.resources.wait_minutes:g} minutes "
                 "(resources.wait_minutes): machines were lost and none came back"
@@ -164,6 +179,9 @@ def _staying() -> Iterator[dict[str, Any]]:
             yield node
 
 
-def _add(machine: Machine, resources: Machine) -> None:
-    for name, amount in resources.items():
-        machine[name] = machine.get(name, 0.0) + amount
+def with_added(machines: dict[str, Machine], held: list[tuple[str, Machine]]) -> dict[str, Machine]:
+    """What the machines would have left if what is held were given back; of others than these nothing."""
+    for name, resources in held:
+        for key, amount in resources.items() if name in machines else ():
+            machines[name][key] = machines[name].get(key, 0.0) + amount
+    return machines

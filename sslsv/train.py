@@ -78,7 +78,7 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
         check_folder(folder, config)
     from sslsv import cluster  # Ray takes seconds to import: mistakes above are reported at once
 
-    with cluster.connection(config.resources) as share:
+    with cluster.connection(config.resources, waits_for_growth=True) as share:
         prepare_folder(folder, config, is_fresh)
         return cluster.train(config, folder, share)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from sslsv.capacity import CapacityError, find_share
+from sslsv.capacity import CapacityError, find_share, fitting_data_tasks, fitting_workers
 from sslsv.config import ResourcesConfig
 
 
@@ -49,3 +49,28 @@ def test_find_share__refuses_what_would_wait_for_ever(resources, total, free, se
 def test_find_share__data_tasks_are_capped_by_what_fits():
     machine = {"CPU": 4.0}
     assert find_share(ResourcesConfig(data_tasks=100), machine, machine, [machine]).data_tasks == 7
+
+
+def test_find_share__of_a_range_only_the_fewest_workers_must_fit():
+    machine = {"CPU": 2.0}
+    assert find_share(ResourcesConfig(workers=(2, 16)), machine, machine, [machine]).data_tasks == 2
+
+
+def test_fitting_workers__leave_cpus_to_the_data_and_share_the_batch():
+    resources, machine = ResourcesConfig(cpus_per_worker=2, cpus_per_data_task=1), {"CPU": 8.0}
+    assert fitting_workers(resources, [1, 2, 4], False, [machine], 8.0) == 2  # four would leave none
+    assert fitting_workers(resources, [1, 2, 4, 5], False, [machine] * 2, 16.0) == 5
+    assert fitting_workers(resources, [1, 2, 4], False, [machine] * 2, 16.0) == 4  # not five
+
+
+def test_fitting_workers__places_are_of_whole_machines_and_gpus():
+    resources = ResourcesConfig(cpus_per_worker=2, cpus_per_data_task=0.5)
+    assert fitting_workers(resources, [1, 2, 3], False, [{"CPU": 3.0}] * 2, 6.0) == 2
+    assert fitting_workers(resources, [1, 2], True, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}], 16.0) == 1
+    assert fitting_workers(resources, [1, 2], False, [], 0.0) == 0
+
+
+def test_fitting_data_tasks__follow_the_cpus_that_workers_leave():
+    resources = ResourcesConfig(cpus_per_worker=1, cpus_per_data_task=0.5)
+    assert [fitting_data_tasks(resources, workers, 8.0) for workers in (1, 2, 4)] == [14, 12, 8]
+    assert fitting_data_tasks(ResourcesConfig(data_tasks=3), 2, 8.0) == 3

@@ -18,6 +18,7 @@ LONGER_FOR_A_REASON: dict[str, str] = {}  # path -> why it cannot be two files
 
 DRIVERS = {"train", "tune", "evaluate", "verify", "embed", "export", "profile"}
 KNOW_RAY = DRIVERS | {
+    "autoscaler",
     "cluster",
     "elastic",
     "progress",

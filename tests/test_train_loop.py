@@ -12,6 +12,7 @@ from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig, 
 from sslsv.data.augment import AugmentConfig
 from sslsv.data.pipeline import plain_batches
 from sslsv.encoders import ThinResNet34
+from sslsv.interruption import Interrupted
 from sslsv.models import SimCLR
 from sslsv.optim import OptimizerConfig
 from sslsv.run_folder import RunFolder
@@ -221,3 +222,27 @@ def test_training__goes_on_after_a_damaged_checkpoint_and_keeps_the_new_ones(con
 
 def test_training__a_seed_as_large_as_a_clock_works(config, tmp_path):
     training(dataclasses.replace(config, seed=1_795_000_000_000), tmp_path).run()
+
+
+def test_training__asked_to_stop_it_saves_that_very_step_and_goes_on_as_if_never_stopped(config, tmp_path):
+    whole = training(config, tmp_path, "whole")
+    whole.run()
+    asked = iter([None, None, None, "the machine will go"])
+    stopped = training(config, tmp_path, "stopped", asked_to_stop=lambda: next(asked, "the machine will go"))
+    with pytest.raises(Interrupted, match="step 4: the machine will go"):
+        stopped.run()
+    assert weights(tmp_path, "stopped").step == 4  # 3 and 6 are the steps that are logged
+    again = training(config, tmp_path, "stopped")
+    assert again.state.step == 4
+    again.run()
+    for name, weight in weights(tmp_path, "whole").model.items():
+        assert torch.equal(weight, weights(tmp_path, "stopped").model[name]), name
+    steps = [record["step"] for record in again.folder.metrics()]
+    assert steps == sorted({*(record["step"] for record in whole.folder.metrics()), 4})
+
+
+def test_training__asked_to_stop_at_the_last_step_it_finishes(config, tmp_path):
+    total = training(config, tmp_path).total_steps
+    done = training(config, tmp_path, "done")
+    done.interruption.asked = lambda: "too late" if done.state.step == total else None
+    assert done.run()["is_finished"]

@@ -1,0 +1,97 @@
+"""A Ray cluster of several machines, each a raylet of its own on this one."""
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+
+from tests.conftest import REPOSITORY
+
+CURRENT = "/tmp/ray/ray_current_cluster"  # where Ray notes the cluster that `ray.init()` would join
+
+
+class LocalCluster:
+    """Machines with so many CPUs each; the first is the head, on which the driver runs."""
+
+    def __init__(self, *cpus: int, object_store_mb: int = 150) -> None:
+        # The path of a socket is limited to 107 characters.
+        self.folder = tempfile.mkdtemp(prefix="rc", dir="/tmp")
+        self.object_store_memory = object_store_mb * 2**20
+        os.environ["PYTHONPATH"] = str(REPOSITORY)  # for the processes of all machines
+        head = {"num_cpus": cpus[0], "include_dashboard": False, "temp_dir": self.folder}
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args=head | {"object_store_memory": self.object_store_memory}
+        )
+        self.machines = [self.add(count) for count in cpus[1:]]
+
+    @property
+    def address(self) -> str:
+        """For RAY_ADDRESS."""
+        return str(self.cluster.address)
+
+    def add(self, cpus: int) -> Any:
+        """Start one more machine."""
+        return self.cluster.add_node(num_cpus=cpus, object_store_memory=self.object_store_memory)
+
+    def kill(self, machine: Any) -> None:
+        """Take a machine away without a word, as a power cut does: SIGKILL to its raylet."""
+        self.cluster.remove_node(machine, allow_graceful=False)
+
+    def drain(self, machine: Any, seconds: int) -> None:
+        """Give notice that a machine will be taken away, as a provider of preemptible ones does."""
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        client = ray._raylet.GcsClient(address=self.address)
+        deadline = int(1000 * (time.time() + seconds))
+        accepted, why = client.drain_node(machine.node_id, reason, "preemption", deadline)
+        assert accepted, why
+
+    def pids(self, mark: str, session: str | None = None) -> list[int]:
+        """Processes of this cluster that have an entry such as SSLSV_ROLE=trainer in their environment."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    environment = file.read().decode(errors="replace").split("\0")
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    is_ours = self.folder in file.read().decode(errors="replace")
+            except OSError:
+                continue
+            if mark in environment and (is_ours or any(self.folder in entry for entry in environment)):
+                found.append(int(pid))
+        return sorted(found)
+
+    def close(self) -> None:
+        """Stop all machines."""
+        self.cluster.shutdown()
+        for pid in self.pids("SSLSV_ROLE=trainer"):
+            os.kill(pid, signal.SIGKILL)
+        if os.path.exists(CURRENT):
+            with open(CURRENT) as file:
+                is_ours = file.read().strip() == self.address
+            if is_ours:
+                os.remove(CURRENT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def local_cluster(*cpus: int, object_store_mb: int = 150) -> Iterator[LocalCluster]:
+    """A LocalCluster that RAY_ADDRESS names while it is there."""
+    cluster = LocalCluster(*cpus, object_store_mb=object_store_mb)
+    earlier = {name: os.environ.get(name) for name in ("RAY_ADDRESS", "PYTHONPATH")}
+    os.environ["RAY_ADDRESS"] = cluster.address
+    try:
+        yield cluster
+    finally:
+        os.environ.pop("RAY_ADDRESS")
+        for name, value in earlier.items():
+            if value is not None:
+                os.environ[name] = value
+        cluster.close()

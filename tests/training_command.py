@@ -1,0 +1,87 @@
+"""`python -m sslsv.train` as a test starts it, watches it and ends it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import torch
+
+from sslsv.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.run_folder import RunFolder
+
+SETTINGS = """
+data: {{root: {root}, train_lists: [voxceleb2_train_list], augment: {{strategy: any}}}}
+encoder: {{width: 4, embedding_dim: 64}}
+model: {{name: {model}, crop_seconds: 0.6}}
+optimizer: {{learning_rate: 3e-3, schedule: {{name: warmup_cosine, warmup_epochs: 1}}}}
+train: {{epochs: {epochs}, batch_size: 8, log_every_steps: 1}}
+evaluation: {{held_out_speakers: 3, every_epochs: 5, test: [trials]}}
+run: {{storage: {storage}, checkpoint_every_minutes: 0.001, wandb: disabled, keep_checkpoints: 3}}
+"""
+
+COMMAND = (sys.executable, "-m", "sslsv.train", "{yaml}")
+
+
+class Training:
+    """`python -m sslsv.train` in a process of its own; its Ray processes carry a mark in their environment."""
+
+    def __init__(self, tmp_path, corpus, name, *overrides, model="simclr", epochs=20, command=COMMAND):
+        yaml = tmp_path / "settings.yml"
+        yaml.write_text(SETTINGS.format(root=corpus, storage=tmp_path / "runs", model=model, epochs=epochs))
+        self.folder = RunFolder(str(tmp_path / "runs"), name)
+        self.mark = f"SSLSV_TEST_MARK={uuid.uuid4().hex}"
+        key, value = self.mark.split("=")
+        self.process = subprocess.Popen(
+            [part.format(yaml=yaml) for part in command] + [f"run.name={name}", *overrides],
+            env={**os.environ, key: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait(self, timeout=240):
+        output, _ = self.process.communicate(timeout=timeout)
+        return self.process.returncode, output
+
+    def wait_for_step(self, step, timeout=180):
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            records = self.folder.metrics()
+            if records and records[-1]["step"] >= step:
+                return
+            if self.process.poll() is not None:
+                raise AssertionError(f"ended before step {step}: {self.process.communicate()[0]}")
+            time.sleep(0.02)
+        raise AssertionError(f"step {step} was not reached in {timeout} s")
+
+    def pids(self, *wanted):
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    environment = file.read().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if all(entry in environment for entry in (self.mark, *wanted)):
+                found.append(int(pid))
+        return found
+
+
+def final(folder):
+    return read_checkpoint(folder, find_checkpoint(folder, "last"))
+
+
+def assert_same_weights(a, b):
+    assert a.step == b.step
+    for name, weight in a.model.items():
+        assert torch.equal(weight, b.model[name]), name
+    assert a.best_value == b.best_value
+
+
+def kill(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
