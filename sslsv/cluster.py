@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray els
 import ray
 import ray.train
 from ray.train.torch import TorchConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sslsv.autoscaler import will_grow
 from sslsv.capacity import CapacityError, Machine, Share, bundles_of, find_share
@@ -31,7 +32,7 @@ from sslsv.elastic import ElasticTrainer, Rules
 from sslsv.progress import ActorBoard, ProgressActor, live_display
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
-from sslsv.storage import absolute
+from sslsv.storage import absolute, is_uri
 from sslsv.training_worker import train_worker
 from sslsv.worker_counts import usable_counts
 
@@ -81,6 +82,38 @@ def free_resources() -> tuple[Machine, list[Machine]]:
     """What the connected cluster has left, and what each of its machines has in all."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return dict(ray.available_resources()), nodes  # type: ignore[no-untyped-call]
+
+
+def check_storage_is_shared(place: str) -> None:
+    """Raise CapacityError unless every machine of the cluster sees what is written to `run.storage` here."""
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    others = {node["NodeID"]: node["NodeManagerHostname"] for node in nodes if node["NodeID"] != here}
+    if is_uri(place) or not others:
+        return
+    folder = RunFolder(place, f".seen-by-all-{uuid.uuid4().hex}")
+    folder.write("probe", b"")
+    try:
+        seen = {
+            node: _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                posixpath.dirname(folder.root), folder.name
+            )
+            for node in others
+        }
+        blind = {others[node] for node, answer in seen.items() if not ray.get(answer, timeout=60)}
+    finally:
+        folder.delete_folder("")
+    if blind:
+        raise CapacityError(
+            f"run.storage is {place}, where {', '.join(sorted(blind))} does not see what "
+            f"{socket.gethostname()} writes: give a folder that all machines of the cluster mount, or a URI "
+            "such as s3://bucket/runs"
+        )
+
+
+@ray.remote(num_cpus=0)
+def _sees(storage: str, name: str) -> bool:
+    return RunFolder(storage, name).has("probe")
 
 
 def check_address(address: str) -> None:

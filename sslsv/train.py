@@ -79,6 +79,7 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     from sslsv import cluster  # Ray takes seconds to import: mistakes above are reported at once
 
     with cluster.connection(config.resources, waits_for_growth=True) as share:
+        cluster.check_storage_is_shared(config.run.storage)
         prepare_folder(folder, config, is_fresh)
         return cluster.train(config, folder, share)
 

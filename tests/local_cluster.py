@@ -1,12 +1,12 @@
 """A Ray cluster of several machines, each a raylet of its own on this one."""
 
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -53,7 +53,14 @@ class LocalCluster:
         accepted, why = client.drain_node(machine.node_id, reason, "preemption", deadline)
         assert accepted, why
 
-    def pids(self, mark: str, session: str | None = None) -> list[int]:
+    def machine_of(self, pid: int) -> Any:
+        """The machine, not the head, that a process belongs to, or None."""
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            environment = file.read().decode(errors="replace")
+            return next((each for each in self.cluster.worker_nodes if each.node_id in environment), None)
+        return None
+
+    def pids(self, mark: str) -> list[int]:
         """Processes of this cluster that have an entry such as SSLSV_ROLE=trainer in their environment."""
         found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -81,7 +88,7 @@ class LocalCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def local_cluster(*cpus: int, object_store_mb: int = 150) -> Iterator[LocalCluster]:
     """A LocalCluster that RAY_ADDRESS names while it is there."""
     cluster = LocalCluster(*cpus, object_store_mb=object_store_mb)

@@ -1,11 +1,14 @@
 """Where the recordings below `data.root` come from: files in a folder, or a few large files made of them."""
 
 import os
+import time
 from abc import ABC, abstractmethod
 
-from sslsv.data.audio import AudioFile, Recording, Waveform
+from sslsv.data.audio import AudioError, AudioFile, Recording, Waveform
 from sslsv.data.audio_files import find_audio_files
 from sslsv.storage import absolute, below
+
+PATIENCE_SECONDS = 600.0  # for a folder that was there when training began
 
 
 class Recordings(ABC):
@@ -42,8 +45,27 @@ class Folder(Recordings):
         self.root = absolute(root)
 
     def open(self, name: str) -> Recording:
-        """Open a file; raises AudioError."""
-        return AudioFile(self.location(name))
+        """Open a file; raises AudioError.
+
+        Where the whole folder is gone, such as a mount that was lost, it waits; OSError after ten minutes.
+        """
+        path = self.location(name)
+        try:
+            return AudioFile(path)
+        except AudioError:
+            if os.path.exists(path):
+                raise
+        self._wait()
+        return AudioFile(path)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not (os.path.isdir(self.root) and os.listdir(self.root)):
+            if time.monotonic() > deadline:
+                raise FileNotFoundError(
+                    f"data.root, {self.root}, has been gone for {PATIENCE_SECONDS / 60:.0f} minutes; mount it"
+                )
+            time.sleep(0.5)
 
     def find(self, folder: str) -> list[str]:
         """Return the names of all files below a folder that audio files have the suffix of."""

@@ -1,0 +1,71 @@
+"""Trainings whose every step is noted by the workers themselves; see recorded_training.py."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import REPOSITORY
+from tests.training_command import Training
+
+
+class Recorded(Training):
+    """A Training that can be asked what its workers have done."""
+
+    def __init__(
+        self, tmp_path: Path, corpus: Path, name: str, *overrides: str, pace: float = 0.0, epochs: int = 20
+    ) -> None:
+        self.notes = tmp_path / f"{name}_notes"
+        self.notes.mkdir(parents=True, exist_ok=True)
+        script = str(REPOSITORY / "tests/recorded_training.py")
+        command = (sys.executable, script, str(self.notes), str(pace), "{yaml}")
+        super().__init__(tmp_path, corpus, name, *overrides, epochs=epochs, command=command)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What every worker noted at every step, in the order of time."""
+        found = []
+        for file in self.notes.iterdir():
+            for line in file.read_text().splitlines():
+                try:
+                    found.append(json.loads(line) | {"pid": int(file.stem)})
+                except json.JSONDecodeError:  # cut short by a kill
+                    continue
+        return sorted(found, key=lambda line: line["time"])
+
+    def rows(self) -> dict[int, dict[str, set[str]]]:
+        """Of every step: sample -> checksums of its audio; one, however often the step was done."""
+        found: dict[int, dict[str, set[str]]] = {}
+        for line in self.lines():
+            for sample, checksum in line["rows"].items():
+                found.setdefault(line["step"], {}).setdefault(sample, set()).add(checksum)
+        return found
+
+    def wait_until(self, is_true: Callable[[], bool], what: str, timeout: float = 180) -> None:
+        """Return when something is so; fails when the command ends before, or after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while not is_true():
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
+            time.sleep(0.05)
+
+    def has_done(self, step: int, workers: int | None = None) -> bool:
+        """Whether the newest step is at least this one, and taken by so many workers."""
+        lines = self.lines()
+        return bool(lines) and lines[-1]["step"] >= step and workers in (None, lines[-1]["workers"])
+
+    def cost_of(self, moment: float) -> tuple[int, float]:
+        """Steps that were done again after a fault, and seconds from it to the first new step.
+
+        0 and the longest pause around it where the workers went on.
+        """
+        lines = self.lines()
+        before = [line for line in lines if line["time"] <= moment]
+        old = {line["pid"] for line in before}
+        after = [line for line in lines if line["pid"] not in old]
+        if not after:
+            times = [line["time"] for line in lines if line["time"] > moment - 1]
+            return 0, max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
+        done = max(line["step"] for line in lines if line["pid"] in old)
+        return done + 1 - after[0]["step"], after[0]["time"] - moment

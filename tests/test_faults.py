@@ -1,0 +1,194 @@
+"""Faults at random moments: the run ends with the weights of an undisturbed one, or stops with a sentence.
+
+`make test-faults` runs them all and prints what each cost.  SSLSV_FAULT_REPEATS (1) is how often each is
+tried, SSLSV_FAULT_SEED (1717) where the random moments begin.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from sslsv.checkpoint import list_checkpoints
+from tests.fault_table import Outcome, table
+from tests.local_cluster import local_cluster
+from tests.recorded import Recorded
+from tests.training_command import assert_same_weights, final, kill
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+REPEATS = range(int(os.environ.get("SSLSV_FAULT_REPEATS", "1")))
+SEED = int(os.environ.get("SSLSV_FAULT_SEED", "1717"))
+EPOCHS, PACE = 20, 0.1
+ALONE = ("resources.threads_per_worker=1",)
+TWO = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
+# On machines of 3 CPUs: one worker and a data process on each.
+SPREAD = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=2", "resources.cpus_per_data_task=1")
+SAME = "finished, same weights"
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    collected = []
+    yield collected
+    print(f"\n\n{table(collected)}\n")
+
+
+@pytest.fixture(params=REPEATS, ids=lambda repeat: f"moment{repeat}")
+def rng(request):
+    seed = SEED + request.param
+    print(f"\nseed {seed} ({request.node.name})")
+    return random.Random(f"{seed} {request.node.originalname}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, demo_corpus):
+    """The last checkpoint of a run that nothing happened to, by number of workers, and its last step."""
+    found = {}
+    for workers, options in ((1, ALONE), (2, TWO)):
+        training = Recorded(
+            tmp_path_factory.mktemp("undisturbed"), demo_corpus, "whole", *options, epochs=EPOCHS
+        )
+        code, output = training.wait()
+        assert code == 0, output
+        found[workers] = final(training.folder)
+    return found
+
+
+def reach(training, rng, last_step):
+    """Wait for a random moment of a training: somewhere inside a step between the third and the last but five."""
+    step = rng.randrange(3, last_step - 5)
+    training.wait_until(lambda: training.has_done(step), f"step {step}")
+    time.sleep(rng.random() * PACE)
+    return time.time()
+
+
+def check_recovery(training, moment, fault, whole, outcomes, most_lost=10):
+    """The run finishes with the weights of the whole one; steps lost are those since the last checkpoint."""
+    code, output = training.wait()
+    assert code == 0, output
+    assert_same_weights(whole, final(training.folder))
+    lost, seconds = training.cost_of(moment)
+    assert lost <= most_lost
+    outcomes.append(Outcome(fault, SAME, lost, seconds))
+
+
+def start(tmp_path, corpus, *options, pace=PACE):
+    return Recorded(tmp_path, corpus, "run", *options, pace=pace, epochs=EPOCHS)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_train__a_worker_is_killed(workers, rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    whole = undisturbed[workers]
+    training = start(tmp_path, demo_corpus, *(ALONE if workers == 1 else TWO))
+    moment = reach(training, rng, whole.step)
+    kill(rng.choice(training.pids("SSLSV_ROLE=trainer")))
+    check_recovery(training, moment, f"kill -9 of a worker, of {workers}", whole, outcomes)
+
+
+def test_train__a_data_process_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    training = start(tmp_path, demo_corpus, *ALONE, "resources.batches_per_block=1")
+    moment = reach(training, rng, undisturbed[1].step)
+    for pid in training.pids("SSLSV_DATA_PROCESS=1"):
+        kill(pid)
+    check_recovery(training, moment, "kill -9 of all data processes", undisturbed[1], outcomes)
+
+
+def test_train__the_driver_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    killed = start(tmp_path, demo_corpus, *ALONE)
+    moment = reach(killed, rng, undisturbed[1].step)
+    kill(killed.process.pid)
+    killed.process.wait(timeout=30)
+    again = start(tmp_path, demo_corpus, *ALONE)
+    check_recovery(again, moment, "kill -9 of the command, started again", undisturbed[1], outcomes)
+
+
+def test_train__the_newest_checkpoint_is_damaged(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    killed = start(tmp_path, demo_corpus, *ALONE)
+    moment = reach(killed, rng, undisturbed[1].step)
+    for pid in [killed.process.pid, *killed.pids()]:
+        kill(pid)
+    killed.process.wait(timeout=30)
+    newest = killed.folder.path(f"checkpoints/{list_checkpoints(killed.folder)[-1][1]}")
+    os.truncate(newest, os.path.getsize(newest) // 2)
+    again = start(tmp_path, demo_corpus, *ALONE)
+    fault = "newest checkpoint cut in half, after kill -9 of everything"
+    check_recovery(again, moment, fault, undisturbed[1], outcomes, most_lost=20)
+
+
+def test_train__a_worker_stops_answering(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    training = start(tmp_path, demo_corpus, *TWO, "resources.hang_minutes=0.5")
+    moment = reach(training, rng, undisturbed[2].step)
+    os.kill(rng.choice(training.pids("SSLSV_ROLE=trainer")), signal.SIGSTOP)
+    fault = "SIGSTOP of a worker, of 2 (hang_minutes=0.5)"
+    check_recovery(training, moment, fault, undisturbed[2], outcomes)
+
+
+@pytest.mark.parametrize("machines", [2, 3])
+def test_train__a_machine_is_lost(machines, rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    with local_cluster(3, *[3] * (machines - 1)) as cluster:
+        training = start(tmp_path, demo_corpus, *SPREAD)
+        moment = reach(training, rng, undisturbed[2].step)
+        used = {cluster.machine_of(line["pid"]) for line in training.lines()} - {None}
+        cluster.kill(used.pop())
+        if machines == 2:
+            time.sleep(5)
+            cluster.add(3)
+        fault = {2: "machine lost, of 2; another comes 5 s later", 3: "machine lost, of 3; 2 workers"}[
+            machines
+        ]
+        check_recovery(training, moment, fault, undisturbed[2], outcomes)
+
+
+def test_train__the_corpus_is_gone_for_a_while(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(demo_corpus, corpus)
+    training = start(tmp_path, corpus, *ALONE, "resources.batches_per_block=1")
+    moment = reach(training, rng, undisturbed[1].step)
+    corpus.rename(tmp_path / "unmounted")
+    time.sleep(8)
+    (tmp_path / "unmounted").rename(corpus)
+    check_recovery(training, moment, "corpus folder gone for 8 s", undisturbed[1], outcomes)
+
+
+def test_train__the_object_store_is_too_small(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    with local_cluster(3, object_store_mb=75):  # Ray allows no less
+        block = ("resources.batches_per_block=40", "model.crop_seconds=20")  # 200 MB of audio in one block
+        training = start(tmp_path, demo_corpus, *ALONE, *block, pace=0.0)
+        code, output = training.wait(timeout=500)
+        assert code in (0, 1) and "Traceback" not in output, output
+        what = "finished, by spilling to disk" if code == 0 else "stopped with a sentence"
+        outcomes.append(Outcome("object store smaller than a block of batches", what))
+
+
+def test_train__the_disk_is_full(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    storage = tmp_path / "runs"
+    storage.mkdir()
+    options = ("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(storage))
+    if subprocess.run(options, capture_output=True).returncode:
+        pytest.skip("a small file system can't be mounted here")
+    try:
+        training = start(tmp_path, demo_corpus, *ALONE)
+        reach(training, rng, undisturbed[1].step)
+        with contextlib.suppress(OSError), open(storage / "filler", "wb") as file:
+            while True:
+                file.write(bytes(2**16))
+                file.flush()
+        code, output = training.wait()
+        assert code == 1 and "No space left on device" in output and "Traceback" not in output, output
+        saved = list_checkpoints(training.folder)[-1][0]
+        (storage / "filler").unlink()
+        again = start(tmp_path, demo_corpus, *ALONE)
+        code, output = again.wait()
+        assert code == 0 and f"from step {saved}" in output, output
+        assert_same_weights(undisturbed[1], final(again.folder))
+        outcomes.append(
+            Outcome("disk full", "stopped with a sentence; started again with room: same weights")
+        )
+    finally:
+        subprocess.run(["umount", str(storage)], check=True)
