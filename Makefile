@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo bench test test-all lint format types clean
+.PHONY: demo bench test test-all test-faults lint format types clean
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}: set PYTHON=python3.12, say")'
@@ -27,8 +27,11 @@ bench: $(VENV)/.development
 test: $(VENV)/.development
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-all: $(VENV)/.development
-	$(BIN)/python -m pytest -q
+test-all: $(VENV)/.development test-faults
+	$(BIN)/python -m pytest -q --ignore tests/test_faults.py
+
+test-faults: $(VENV)/.development  # SSLSV_FAULT_REPEATS=5 for more random moments of each
+	$(BIN)/python -m pytest -q -s tests/test_faults.py
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

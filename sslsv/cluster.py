@@ -18,6 +18,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # a report waits for one such interval
 os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+os.environ.setdefault(
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20"
+)  # for places; then others are looked for
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray else warns will be the default
 
 import ray
@@ -28,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sslsv.autoscaler import will_grow
 from sslsv.capacity import CapacityError, Machine, Share, bundles_of, find_share
 from sslsv.config import Config, ResourcesConfig, to_yaml
-from sslsv.elastic import ElasticTrainer, Rules
+from sslsv.elastic import ElasticTrainer, NoRoomError, Rules
 from sslsv.progress import ActorBoard, ProgressActor, live_display
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
@@ -185,8 +188,7 @@ def train(
             storage_filesystem=None if folder.is_local else folder.filesystem,
             failure_config=ray.train.FailureConfig(
                 max_failures=config.run.max_failures,
-                # Else workers that can't be placed are tried without end.
-                controller_failure_limit=2,  # type: ignore[call-arg]
+                controller_failure_limit=2,  # type: ignore[call-arg]  # as above; else without end
             ),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
@@ -207,6 +209,9 @@ def train(
 
 def failure_sentence(error: Exception, folder: RunFolder) -> str:
     """What made training fail, in one sentence; the traceback goes to `failure.txt` in the run folder."""
+    goes_on = "the same command goes on from the last checkpoint"
+    if isinstance(getattr(error, "controller_failure", None), NoRoomError):
+        return f"training stopped: {error.controller_failure}; {goes_on}"  # type: ignore[attr-defined]
     causes = getattr(error, "worker_failures", None) or {0: error}
     rank, cause = next(iter(causes.items()))
     original = getattr(cause, "cause", None) or cause
@@ -214,6 +219,6 @@ def failure_sentence(error: Exception, folder: RunFolder) -> str:
         folder.write("failure.txt", str(cause).encode())
     lines = [line for line in str(original).strip().splitlines() if line.strip()] or [type(original).__name__]
     return (
-        f"training worker {rank} failed: {lines[-1].strip()} (details in {folder.location}/failure.txt); the "
-        "same command goes on from the last checkpoint"
+        f"training worker {rank} failed: {lines[-1].strip()} (details in {folder.location}/failure.txt); "
+        + goes_on
     )

@@ -5,6 +5,8 @@ that leaves the data no CPU, starts them on machines about to be taken away, and
 between two checkpoints.
 """
 
+import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from typing import Any
 import ray
 from ray._private.state import state as cluster_state
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ScalingDecision
 from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
@@ -20,7 +23,7 @@ from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from sslsv.autoscaler import machines_to_come
-from sslsv.capacity import Machine, fitting_workers
+from sslsv.capacity import Machine, fitting_data_tasks, fitting_workers
 from sslsv.config import ResourcesConfig
 from sslsv.interruption import Interrupted
 from sslsv.run_log import Board
@@ -60,25 +63,32 @@ class ScalingPolicy(ElasticScalingPolicy):
         self._held: list[tuple[str, Machine]] | None = []  # by the last workers: machine and what of it
         self._waits_since: float | None = None
         self._next_reminder = 0.0
-        self._is_asked = False
+        self._asked: tuple[int, set[str]] | None = None  # for so many workers, on these machines
+        self._futile: tuple[int, set[str]] | None = None  # asked before, but they had no room after all
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Start on what is free; after a moment also on fewer machines than are there."""
+        """Start on what is free; after a moment also on fewer machines than are there.
+
+        Raises NoRoomError when workers have found no place for too long.
+        """
         self._maybe_send_resource_request()
-        self._is_asked = False
         now = time.monotonic()
         if self._waits_since is None:
             self._waits_since, self._next_reminder = now, now + SETTLING_SECONDS
+        waited = now - self._waits_since
+        self._check_patience(waited)
         # The last workers hold their places until others are started.  Those that end before they were seen
         # leave it unknown what they hold: then Ray finds out.
         machines = all_machines() if self._held is None else with_added(free_machines(), self._held)
         count = self._fitting(machines)
-        is_settled = now - self._waits_since >= SETTLING_SECONDS
+        is_settled = waited >= SETTLING_SECONDS
         if count == 0 or (count < self._fitting(all_machines()) and not is_settled):
-            self._remind(now)
+            self._remind(now, waited)
             time.sleep(PAUSE_SECONDS)
             return NoopDecision()
-        self._waits_since, self._last_look, self._held = None, now, None
+        if self._asked is not None and count < self._asked[0]:
+            self._futile = self._asked
+        self._last_look, self._held, self._asked = now, None, None
         return self._get_resize_decision(count)
 
     def make_decision_for_running_worker_group(
@@ -87,15 +97,20 @@ class ScalingPolicy(ElasticScalingPolicy):
         """Where more workers would fit, have the running ones save and stop: they start again as more."""
         self._maybe_send_resource_request()
         self._held = [(each.metadata.node_id, each.resources) for each in worker_group_state.workers]
+        self._waits_since = None
         now, resources = time.monotonic(), self.rules.resources
         last = max(self._last_look, worker_group_state.start_time)
-        if len(self.rules.counts) == 1 or self._is_asked or now - last < 60 * resources.resize_minutes:
+        if len(self.rules.counts) == 1 or self._asked or now - last < 60 * resources.resize_minutes:
             return NoopDecision()
         self._last_look = now
         running = worker_group_state.num_workers
-        count = self._fitting(with_added(free_machines(), self._held))
-        if count > running:
-            self._is_asked = True
+        machines = with_added(free_machines(), self._held)
+        # Their data processes give up their CPUs too.
+        everything = cpus_of(all_machines())
+        of_data = resources.cpus_per_data_task * fitting_data_tasks(resources, running, everything)
+        count = self._fitting(machines, min(cpus_of(machines) + of_data, everything))
+        if count > running and (count, set(machines)) != self._futile:
+            self._asked = (count, set(machines))
             self.rules.board.notice(f"there is room for {count} training workers instead of {running}")
             for worker in worker_group_state.workers:
                 worker.execute_async(ask_to_stop, f"{count} workers fit instead of {running}")
@@ -109,38 +124,47 @@ class ScalingPolicy(ElasticScalingPolicy):
         assert self._coordinator_client is not None
         self._coordinator_client.send_resource_request(self._wanted, self.rules.counts[-1])
 
-    def _fitting(self, machines: dict[str, Machine]) -> int:
+    def _fitting(self, machines: dict[str, Machine], cpus: float | None = None) -> int:
         rules, nodes = self.rules, list(machines.values())
-        cpus = sum(node.get("CPU", 0.0) for node in nodes)
+        cpus = cpus_of(machines) if cpus is None else cpus
         return fitting_workers(rules.resources, rules.counts, rules.has_gpu, nodes, cpus)
 
-    def _remind(self, now: float) -> None:
-        """Say what is waited for, ever more seldom; raises NoRoomError when it has taken too long."""
-        assert self._waits_since is not None
-        rules, waited = self.rules, now - self._waits_since
-        wanted = (
+    def _check_patience(self, waited: float) -> None:
+        minutes = self.rules.resources.wait_minutes
+        if waited > 60 * minutes and not self.rules.can_grow and machines_to_come() == 0:
+            raise NoRoomError(
+                f"there has been no {self._wanted_room()} for {minutes:g} minutes (resources.wait_minutes): "
+                "machines were lost and none came back"
+            )
+
+    def _wanted_room(self) -> str:
+        rules = self.rules
+        return (
             f"room for {rules.counts[0]} training worker(s) with {rules.resources.cpus_per_worker:g} CPUs"
             f"{' and a GPU' if rules.has_gpu else ''} each, and for their data processes"
         )
-        is_late = waited > 60 * rules.resources.wait_minutes
-        if is_late and not rules.can_grow and machines_to_come() == 0:
-            raise NoRoomError(
-                f"there has been no {wanted} for {rules.resources.wait_minutes:g} minutes "
-                "(resources.wait_minutes): machines were lost and none came back"
-            )
+
+    def _remind(self, now: float, waited: float) -> None:
+        """Say what is waited for, ever more seldom."""
+        rules = self.rules
         if now >= self._next_reminder:
             source = "the autoscaler adds machines" if rules.can_grow else "machines come back"
-            rules.board.notice(f"waiting for {wanted}, until {source} ({waited:.0f} s so far)")
+            rules.board.notice(f"waiting for {self._wanted_room()}, until {source} ({waited:.0f} s so far)")
             self._next_reminder = now + max(waited, REMINDER_SECONDS)
 
 
 class FailurePolicy(DefaultFailurePolicy):
-    """Workers that saved and stopped because they were asked to have not failed: they just start again."""
+    """Workers that saved and stopped because they were asked to, or found no place, start again uncounted."""
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Whether to start the workers again."""
         causes = getattr(training_failed_error, "worker_failures", None) or {}
         if any(isinstance(cause, Interrupted) for cause in causes.values()):
+            return FailureDecision.RETRY
+        # A machine that has just died is believed alive for a while: the scaling policy says when to give up.
+        if isinstance(
+            getattr(training_failed_error, "controller_failure", None), WorkerGroupStartupTimeoutError
+        ):
             return FailureDecision.RETRY
         decision: FailureDecision = super().make_decision(training_failed_error)
         return decision
@@ -175,13 +199,27 @@ def free_machines() -> dict[str, Machine]:
 def _staying() -> Iterator[dict[str, Any]]:
     leaving = cluster_state.get_draining_nodes()
     for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"] and node["NodeID"] not in leaving:
+        if node["Alive"] and node["NodeID"] not in leaving and _answers(node):
             yield node
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Whether a machine is there: Ray itself notices after half a minute that one is gone."""
+    with contextlib.suppress(OSError):
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=1).close()
+        return True
+    return False
+
+
+def cpus_of(machines: dict[str, Machine]) -> float:
+    """CPUs of all of them together."""
+    return sum(machine.get("CPU", 0.0) for machine in machines.values())
 
 
 def with_added(machines: dict[str, Machine], held: list[tuple[str, Machine]]) -> dict[str, Machine]:
     """What the machines would have left if what is held were given back; of others than these nothing."""
     for name, resources in held:
-        for key, amount in resources.items() if name in machines else ():
-            machines[name][key] = machines[name].get(key, 0.0) + amount
+        if name in machines:
+            for key, amount in resources.items():
+                machines[name][key] = machines[name].get(key, 0.0) + amount
     return machines

@@ -54,11 +54,15 @@ class LocalCluster:
         assert accepted, why
 
     def machine_of(self, pid: int) -> Any:
-        """The machine, not the head, that a process belongs to, or None."""
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            environment = file.read().decode(errors="replace")
-            return next((each for each in self.cluster.worker_nodes if each.node_id in environment), None)
-        return None
+        """The machine, not the head, whose raylet has started a process, or None."""
+        raylets = {each.all_processes["raylet"][0].process.pid: each for each in self.cluster.worker_nodes}
+        while pid > 1 and pid not in raylets:
+            try:
+                with open(f"/proc/{pid}/stat") as file:
+                    pid = int(file.read().rpartition(")")[2].split()[1])  # its parent
+            except OSError:
+                return None
+        return raylets.get(pid)
 
     def pids(self, mark: str) -> list[int]:
         """Processes of this cluster that have an entry such as SSLSV_ROLE=trainer in their environment."""

@@ -1,6 +1,6 @@
 import pytest
 
-from sslsv.capacity import CapacityError, find_share, fitting_data_tasks, fitting_workers
+from sslsv.capacity import CapacityError, bundles_of, find_share, fitting_data_tasks, fitting_workers
 from sslsv.config import ResourcesConfig
 
 
@@ -74,3 +74,8 @@ def test_fitting_data_tasks__follow_the_cpus_that_workers_leave():
     resources = ResourcesConfig(cpus_per_worker=1, cpus_per_data_task=0.5)
     assert [fitting_data_tasks(resources, workers, 8.0) for workers in (1, 2, 4)] == [14, 12, 8]
     assert fitting_data_tasks(ResourcesConfig(data_tasks=3), 2, 8.0) == 3
+
+
+def test_bundles_of__each_worker_has_room_for_itself_and_a_data_process():
+    resources = ResourcesConfig(workers=(2, 8), cpus_per_worker=2, cpus_per_data_task=0.5)
+    assert bundles_of(resources, has_gpu=True) == [{"CPU": 2.5, "GPU": 1.0}] * 2

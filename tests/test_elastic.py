@@ -22,9 +22,8 @@ PLACES += ("resources.threads_per_worker=1",)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_training__one_then_two_then_one_worker_sees_the_batches_of_a_fixed_run(tmp_path, demo_corpus):
-    # At a high learning rate the last bit of a gradient, which depends on who added what, grows into a visible
-    # difference within a hundred steps, as between any two numbers of workers.
-    options = (*PLACES, "optimizer.learning_rate=1e-4")
+    # Not Adam: of gradients that are zero but for the noise of adding in another order it makes whole steps.
+    options = (*PLACES, "optimizer.name=sgd", "optimizer.learning_rate=1e-2")
     with local_cluster(3) as cluster:
         fixed = Recorded(tmp_path / "a", demo_corpus, "fixed", *options, epochs=50)
         code, output = fixed.wait()

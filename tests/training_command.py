@@ -12,6 +12,7 @@ import torch
 
 from sslsv.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.run_folder import RunFolder
+from tests.conftest import REPOSITORY
 
 SETTINGS = """
 data: {{root: {root}, train_lists: [voxceleb2_train_list], augment: {{strategy: any}}}}
@@ -37,7 +38,7 @@ class Training:
         key, value = self.mark.split("=")
         self.process = subprocess.Popen(
             [part.format(yaml=yaml) for part in command] + [f"run.name={name}", *overrides],
-            env={**os.environ, key: value},
+            env={**os.environ, key: value, "PYTHONPATH": str(REPOSITORY)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
