@@ -22,6 +22,8 @@ class Interruption:
 
     def is_due(self, step: int) -> bool:
         """Whether any worker was asked; every worker must call it after every step, and hears the same."""
+        if distributed.world_size() == 1:
+            return self.asked() is not None
         if step % EVERY_STEPS.get(self.device.type, 1) != 0:
             return False
         is_asked = torch.tensor(float(self.asked() is not None), device=self.device)

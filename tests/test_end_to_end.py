@@ -79,19 +79,6 @@ def test_train__killed_and_started_again_ends_with_the_same_weights(undisturbed,
 
 
 @pytest.mark.slow
-def test_train__a_killed_worker_is_restarted_within_the_same_command(undisturbed, tmp_path, demo_corpus):
-    whole, _ = undisturbed
-    training = Training(tmp_path, demo_corpus, "whole")
-    training.wait_for_step(13)
-    workers = training.pids("SSLSV_ROLE=trainer")
-    assert workers
-    kill(workers[0])
-    code, output = training.wait()
-    assert code == 0, output
-    assert_same_weights(final(whole), final(training.folder))
-
-
-@pytest.mark.slow
 def test_train__two_workers_killed_and_started_again_end_with_the_same_weights(tmp_path, demo_corpus):
     options = ("resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
     whole = Training(tmp_path, demo_corpus, "whole", *options)

@@ -1,0 +1,89 @@
+"""A Ray cluster whose autoscaler adds machines, each a raylet of its own on this one."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+HEAD = "f" * 51 + "00000"  # the node id that Ray's provider for one machine expects of the head
+
+
+@contextlib.contextmanager
+def autoscaling_cluster(cpus: int, most: int, *, is_v2: bool) -> Iterator[str]:
+    """Address of a head of one CPU that may be joined by up to `most` machines of `cpus` CPUs; none is there."""
+    folder = Path(tempfile.mkdtemp(prefix="ra", dir="/tmp"))
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    address = f"{socket.gethostbyname(socket.gethostname())}:{port}"
+    machine = {"resources": {"CPU": cpus, "object_store_memory": 150 * 2**20}, "node_config": {}}
+    head = {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0}
+    config = {
+        "cluster_name": "test",
+        "max_workers": most,
+        "idle_timeout_minutes": 5,
+        "provider": {"type": "fake_multinode", "launch_multiple": True, "gcs_address": address},
+        "available_node_types": {
+            "ray.head.default": head,
+            "more": machine | {"min_workers": 0, "max_workers": most},
+        },
+        "head_node_type": "ray.head.default",
+    }
+    (folder / "cluster.yaml").write_text(json.dumps(config))
+    environment = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    if is_v2:
+        of_v2 = ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING")
+        environment |= dict.fromkeys(of_v2, HEAD) | {"RAY_enable_autoscaler_v2": "1"}
+    ray = str(Path(sys.executable).parent / "ray")
+    options = ["--head", "--block", f"--port={port}", "--num-cpus=1", f"--temp-dir={folder}"]
+    options += ["--include-dashboard=false", f"--object-store-memory={150 * 2**20}"]
+    with open(folder / "head.log", "wb") as log:
+        process = subprocess.Popen(
+            [ray, "start", *options, f"--autoscaling-config={folder}/cluster.yaml"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    earlier = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = address
+    try:
+        _wait_for(address, folder)
+        yield address
+    finally:
+        os.environ.pop("RAY_ADDRESS")
+        if earlier is not None:
+            os.environ["RAY_ADDRESS"] = earlier
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        _kill_rest(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(address: str, folder: Path) -> None:
+    host, _, port = address.rpartition(":")
+    for _ in range(60):
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return time.sleep(3)  # for the autoscaler's first round
+        time.sleep(0.5)
+    raise RuntimeError((folder / "head.log").read_text())
+
+
+def _kill_rest(folder: Path) -> None:
+    """End what the autoscaler has started: all processes that name the folder of this cluster."""
+    for place in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if place.name.isdigit() and str(folder).encode() in (place / "cmdline").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
