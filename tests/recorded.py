@@ -55,6 +55,17 @@ class Recorded(Training):
         lines = self.lines()
         return bool(lines) and lines[-1]["step"] >= step and workers in (None, lines[-1]["workers"])
 
+    def workers(self) -> list[int]:
+        """The processes that took the newest step, or the one before it."""
+        lines = self.lines()
+        return sorted({line["pid"] for line in lines if line["step"] >= lines[-1]["step"] - 1})
+
+    def has_restarted(self, moment: float) -> bool:
+        """Whether other processes took steps after a moment than before it."""
+        lines = self.lines()
+        old = {line["pid"] for line in lines if line["time"] <= moment}
+        return any(line["pid"] not in old for line in lines)
+
     def cost_of(self, moment: float) -> tuple[int, float]:
         """Steps that were done again after a fault, and seconds from it to the first new step.
 

@@ -22,8 +22,9 @@ PLACES += ("resources.threads_per_worker=1",)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_training__one_then_two_then_one_worker_sees_the_batches_of_a_fixed_run(tmp_path, demo_corpus):
-    # Not Adam: of gradients that are zero but for the noise of adding in another order it makes whole steps.
-    options = (*PLACES, "optimizer.name=sgd", "optimizer.learning_rate=1e-2")
+    # The last bit of a gradient depends on who adds what.  Training makes that grow, the faster the higher its
+    # rate, so whole curves can only be compared at a low one.
+    options = (*PLACES, "optimizer.learning_rate=1e-4")
     with local_cluster(3) as cluster:
         fixed = Recorded(tmp_path / "a", demo_corpus, "fixed", *options, epochs=50)
         code, output = fixed.wait()
@@ -45,9 +46,13 @@ def test_training__one_then_two_then_one_worker_sees_the_batches_of_a_fixed_run(
     assert all(len(checksums) == 1 for step in elastic.rows().values() for checksums in step.values())
     curves = [{record["step"]: record["loss"] for record in run.folder.metrics()} for run in (fixed, elastic)]
     assert curves[0].keys() == curves[1].keys()
-    differences = [abs(curves[1][step] / loss - 1) for step, loss in curves[0].items()]
-    print(f"loss of {len(differences)} steps: largest relative difference {max(differences):.1e}")
-    assert max(differences) < 1e-4
+    difference = {step: abs(curves[1][step] / loss - 1) for step, loss in curves[0].items()}
+    first = next(line["step"] for line in elastic.lines() if line["workers"] == 2) + 1  # records count from 1
+    print(
+        f"loss: {difference[first]:.1e} off at the first step of two workers, at most {max(difference.values()):.1e}"
+    )
+    assert max(difference[step] for step in range(1, first)) == 0
+    assert difference[first] < 1e-5 and max(difference.values()) < 1e-3
 
 
 def error(cause):

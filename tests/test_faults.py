@@ -87,14 +87,17 @@ def test_train__a_worker_is_killed(workers, rng, undisturbed, outcomes, tmp_path
     whole = undisturbed[workers]
     training = start(tmp_path, demo_corpus, *(ALONE if workers == 1 else TWO))
     moment = reach(training, rng, whole.step)
-    kill(rng.choice(training.pids("SSLSV_ROLE=trainer")))
+    kill(rng.choice(training.workers()))
     check_recovery(training, moment, f"kill -9 of a worker, of {workers}", whole, outcomes)
+    assert training.has_restarted(moment)
 
 
 def test_train__a_data_process_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
     training = start(tmp_path, demo_corpus, *ALONE, "resources.batches_per_block=1")
     moment = reach(training, rng, undisturbed[1].step)
-    for pid in training.pids("SSLSV_DATA_PROCESS=1"):
+    victims = training.pids("SSLSV_DATA_PROCESS=1")
+    assert victims
+    for pid in victims:
         kill(pid)
     check_recovery(training, moment, "kill -9 of all data processes", undisturbed[1], outcomes)
 
@@ -124,9 +127,10 @@ def test_train__the_newest_checkpoint_is_damaged(rng, undisturbed, outcomes, tmp
 def test_train__a_worker_stops_answering(rng, undisturbed, outcomes, tmp_path, demo_corpus):
     training = start(tmp_path, demo_corpus, *TWO, "resources.hang_minutes=0.5")
     moment = reach(training, rng, undisturbed[2].step)
-    os.kill(rng.choice(training.pids("SSLSV_ROLE=trainer")), signal.SIGSTOP)
+    os.kill(rng.choice(training.workers()), signal.SIGSTOP)
     fault = "SIGSTOP of a worker, of 2 (hang_minutes=0.5)"
     check_recovery(training, moment, fault, undisturbed[2], outcomes)
+    assert training.has_restarted(moment)
 
 
 @pytest.mark.parametrize("machines", [2, 3])
@@ -169,7 +173,7 @@ def test_train__the_object_store_is_too_small(rng, undisturbed, outcomes, tmp_pa
 def test_train__the_disk_is_full(rng, undisturbed, outcomes, tmp_path, demo_corpus):
     storage = tmp_path / "runs"
     storage.mkdir()
-    options = ("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(storage))
+    options = ("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(storage))
     if subprocess.run(options, capture_output=True).returncode:
         pytest.skip("a small file system can't be mounted here")
     try:
