@@ -7,7 +7,7 @@ import posixpath
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 # Read by Ray when it starts, hence before the import.
@@ -20,10 +20,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray els
 
 import ray
 import ray.train
+from ray._private import ray_constants
+from ray.exceptions import AuthenticationError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from sslsv.capacity import CapacityError, Share, find_share
 from sslsv.config import Config, ResourcesConfig, to_yaml
 from sslsv.progress import ActorBoard, ProgressActor, live_display
+from sslsv.ray_token import keep_token_private
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
 from sslsv.storage import absolute
@@ -41,18 +45,6 @@ WORKER_ENVIRONMENT = {
 }
 
 
-class CapacityError(ValueError):
-    """The machine or cluster can't hold what is asked for."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a run may take: workers on GPUs or not, and data processes beside them."""
-
-    has_gpu: bool
-    data_tasks: int
-
-
 @contextlib.contextmanager
 def connection(resources: ResourcesConfig) -> Iterator[Share]:
     """A Ray cluster that can hold the request: that of RAY_ADDRESS, or one running here, else a new one.
@@ -62,13 +54,35 @@ def connection(resources: ResourcesConfig) -> Iterator[Share]:
     was_connected = ray.is_initialized()
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        connect()
     try:
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield find_share(resources, total, *free_resources())
     finally:
         if not was_connected:
             ray.shutdown()
+
+
+def connect(**options: Any) -> None:
+    """Join the cluster that `ray.init` finds, or start one for this machine alone, without a dashboard.
+
+    Ray would let a cluster of one machine listen on all its addresses.  A new one asks for a token, unless
+    RAY_AUTH_MODE says otherwise.  For a cluster that others reach: `ray start`.  Raises CapacityError when
+    the cluster does not let this process in.
+    """
+    keep_token_private()
+    earlier = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # read while one starts; one that is joined keeps its addresses
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, **options)
+    except (ConnectionError, AuthenticationError) as error:
+        raise CapacityError(
+            f"the Ray cluster at {os.environ.get('RAY_ADDRESS') or 'this machine'} does not answer, or does "
+            "not let this process in; if it asks for a token, set RAY_AUTH_MODE=token and put its token into "
+            "~/.ray/auth_token; or set RAY_ADDRESS=local to run on this machine alone"
+        ) from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = earlier
 
 
 def free_resources() -> tuple[dict[str, float], list[dict[str, float]]]:
@@ -89,64 +103,6 @@ def check_address(address: str) -> None:
             f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); start one, mend the address, "
             "or unset RAY_ADDRESS to run on this machine alone"
         ) from error
-
-
-def find_share(
-    resources: ResourcesConfig,
-    total: dict[str, float],
-    free: dict[str, float],
-    nodes: list[dict[str, float]],
-) -> Share:
-    """Whether the GPUs are used and how many data processes fit, given the cluster's resources.
-
-    Ray would wait without a word for CPUs that never come: training workers that hold every CPU leave none to
-    the data.  Raises CapacityError.
-    """
-    workers = resources.workers
-    total_gpus, free_gpus = total.get("GPU", 0.0), free.get("GPU", 0.0)
-    has_gpu = resources.gpu if resources.gpu is not None else total_gpus >= 1
-    if has_gpu and total_gpus < workers:
-        raise CapacityError(
-            f"resources.workers is {workers} with one GPU each, but there are {total_gpus:g} GPUs; lower "
-            "resources.workers, or set resources.gpu=false to train on CPUs"
-        )
-    if has_gpu and free_gpus < workers:
-        raise CapacityError(
-            f"resources.workers is {workers} with one GPU each, but other jobs hold "
-            f"{total_gpus - free_gpus:g} of {total_gpus:g} GPUs; wait for them, or lower resources.workers"
-        )
-    total_cpus, free_cpus = total.get("CPU", 0.0), free.get("CPU", 0.0)
-    for_workers, per_task = workers * resources.cpus_per_worker, resources.cpus_per_data_task
-    needed = for_workers + workers * per_task  # every worker draws on at least one data process
-    request = (
-        f"{workers} training workers x {resources.cpus_per_worker:g} (resources.cpus_per_worker) and as many "
-        f"data processes x {per_task:g} (resources.cpus_per_data_task) need {needed:g} CPUs"
-    )
-    if needed > total_cpus:
-        raise CapacityError(
-            f"{request}, but there are {total_cpus:g}; lower resources.workers, or the CPUs reserved for "
-            "each (they are only counted, not enforced)"
-        )
-    if needed > free_cpus:
-        raise CapacityError(
-            f"{request}, but other jobs hold {total_cpus - free_cpus:g} of the {total_cpus:g}; wait for "
-            "them, or lower the request"
-        )
-    places = sum(_places(node, resources.cpus_per_worker, bool(has_gpu)) for node in nodes)
-    if places < workers:
-        raise CapacityError(
-            f"{workers} training workers x {resources.cpus_per_worker:g} CPUs (resources.cpus_per_worker)"
-            f"{' and one GPU' if has_gpu else ''} need as many places, but {len(nodes)} machines together "
-            f"have {places}: a worker can't be spread over machines; lower one of the two"
-        )
-    fitting = int((free_cpus - for_workers) / per_task + 1e-6)
-    return Share(bool(has_gpu), min(resources.data_tasks or fitting, fitting))
-
-
-def _places(node: dict[str, float], cpus_per_worker: float, has_gpu: bool) -> int:
-    """How many training workers one machine can hold."""
-    by_cpu = int(node.get("CPU", 0.0) / cpus_per_worker + 1e-6)
-    return min(by_cpu, int(node.get("GPU", 0.0))) if has_gpu else by_cpu
 
 
 def train(

@@ -1,54 +1,25 @@
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import pytest
 
-from sslsv.cluster import CapacityError, check_address, find_share
-from sslsv.config import ResourcesConfig
+from sslsv.capacity import CapacityError
+from sslsv.cluster import check_address
+from tests.listening import is_loopback, listening_addresses
 
-
-def test_find_share__fills_the_cpus_that_workers_leave():
-    share = find_share(ResourcesConfig(workers=1), {"CPU": 2.0}, {"CPU": 2.0}, [{"CPU": 2.0}])
-    assert (share.has_gpu, share.data_tasks) == (False, 3)
-
-
-def test_find_share__takes_gpus_when_there_are_any():
-    machine = {"CPU": 8.0, "GPU": 2.0}
-    assert find_share(ResourcesConfig(workers=2), machine, machine, [machine]).has_gpu
-    assert not find_share(ResourcesConfig(gpu=False), machine, machine, [machine]).has_gpu
-
-
-def test_find_share__a_worker_cannot_be_spread_over_machines():
-    cluster, nodes = {"CPU": 16.0}, [{"CPU": 4.0}] * 4
-    with pytest.raises(CapacityError, match="but 4 machines together have 0"):
-        find_share(ResourcesConfig(workers=2, cpus_per_worker=6), cluster, cluster, nodes)
-    assert find_share(ResourcesConfig(workers=4, cpus_per_worker=3), cluster, cluster, nodes)
-
-
-@pytest.mark.parametrize(
-    ("resources", "total", "free", "sentence"),
-    [
-        (
-            ResourcesConfig(workers=4),
-            {"CPU": 2.0},
-            {"CPU": 2.0},
-            r"need 4 CPUs, but there are 2; lower resources.workers",
-        ),
-        (ResourcesConfig(), {"CPU": 2.0}, {}, r"other jobs hold 2 of the 2; wait for them"),
-        (ResourcesConfig(gpu=True), {"CPU": 2.0}, {"CPU": 2.0}, r"there are 0 GPUs; .* resources.gpu=false"),
-        (
-            ResourcesConfig(workers=2),
-            {"CPU": 8.0, "GPU": 2.0},
-            {"CPU": 8.0, "GPU": 1.0},
-            r"other jobs hold 1 of 2 GPUs",
-        ),
-    ],
-)
-def test_find_share__refuses_what_would_wait_for_ever(resources, total, free, sentence):
-    with pytest.raises(CapacityError, match=sentence):
-        find_share(resources, total, free, [total])
-
-
-def test_find_share__data_tasks_are_capped_by_what_fits():
-    machine = {"CPU": 4.0}
-    assert find_share(ResourcesConfig(data_tasks=100), machine, machine, [machine]).data_tasks == 7
+CONNECT = """
+import os, ray, sys
+from sslsv.cluster import connect
+connect()
+print(ray.get(ray.remote(lambda: os.environ.get("RAY_AUTH_MODE")).remote()))
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1"])
@@ -60,3 +31,53 @@ def test_check_address__a_dead_cluster_is_a_sentence_at_once(address):
 @pytest.mark.parametrize("address", ["", "auto", "local"])
 def test_check_address__what_names_no_machine_is_left_to_ray(address):
     check_address(address)
+
+
+@pytest.fixture
+def home(monkeypatch):
+    """A new home, without a token, which also marks the processes that are started with it."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # pytest's own are too deep for a socket
+    monkeypatch.setenv("HOME", folder)
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_connected(**environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", CONNECT],
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def pids_at(home):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if f"HOME={home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                yield int(pid)
+
+
+@pytest.mark.slow
+def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_private_token(home):
+    with start_connected() as owner:
+        assert owner.stdout.readline() == "token\n", owner.communicate()[1]
+        address = owner.stdout.readline().strip()
+        found = listening_addresses(pids_at(home))
+        assert len(found) > 5 and all(map(is_loopback, found)), found
+        token = home / ".ray" / "auth_token"
+        assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) > 30
+
+        output, _ = start_connected(RAY_ADDRESS=address, RAY_AUTH_MODE="token").communicate(timeout=60)
+        assert output == f"token\n{address}\n"
+        _, errors = start_connected(RAY_ADDRESS=address).communicate(timeout=120)
+        assert f"CapacityError: the Ray cluster at {address} does not answer, or does not let" in errors
+        _, errors = start_connected(
+            RAY_ADDRESS=address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64
+        ).communicate(timeout=120)
+        assert "does not let this process in; if it asks for a token, set RAY_AUTH_MODE=token" in errors
+        owner.communicate(timeout=60)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sslsv import cluster
-from sslsv.cluster import Share
+from sslsv.capacity import Share
 from sslsv.config import Config, read_config
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import WandbMode
