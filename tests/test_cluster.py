@@ -1,9 +1,7 @@
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,17 +31,6 @@ def test_check_address__what_names_no_machine_is_left_to_ray(address):
     check_address(address)
 
 
-@pytest.fixture
-def home(monkeypatch):
-    """A new home, without a token, which also marks the processes that are started with it."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # pytest's own are too deep for a socket
-    monkeypatch.setenv("HOME", folder)
-    monkeypatch.setenv("RAY_TMPDIR", folder)
-    monkeypatch.delenv("RAY_AUTH_MODE")
-    yield Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def start_connected(**environment):
     return subprocess.Popen(
         [sys.executable, "-c", CONNECT],
@@ -63,13 +50,13 @@ def pids_at(home):
 
 
 @pytest.mark.slow
-def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_private_token(home):
+def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_private_token(ray_home):
     with start_connected() as owner:
         assert owner.stdout.readline() == "token\n", owner.communicate()[1]
         address = owner.stdout.readline().strip()
-        found = listening_addresses(pids_at(home))
+        found = listening_addresses(pids_at(ray_home))
         assert len(found) > 5 and all(map(is_loopback, found)), found
-        token = home / ".ray" / "auth_token"
+        token = ray_home / ".ray" / "auth_token"
         assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) > 30
 
         output, _ = start_connected(RAY_ADDRESS=address, RAY_AUTH_MODE="token").communicate(timeout=60)
