@@ -77,7 +77,7 @@ class NaiveStep:
         torch.manual_seed(1)
         self.views = views.float() / 32768  # (B, 2, T)
         self.temperature = temperature
-        self.encoder = NaiveEncoder()
+        self.encoder = NaiveEncoder().to(views.device)
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), 1e-3)
 
     def __call__(self) -> float:
@@ -85,8 +85,8 @@ class NaiveStep:
         z = F.normalize(both, dim=1)
         similarity = z @ z.T / self.temperature
         count = len(z)
-        similarity = similarity.masked_fill(torch.eye(count, dtype=torch.bool), -1e9)
-        loss = F.cross_entropy(similarity, torch.arange(count).roll(count // 2))
+        similarity = similarity.masked_fill(torch.eye(count, dtype=torch.bool, device=z.device), -1e9)
+        loss = F.cross_entropy(similarity, torch.arange(count, device=z.device).roll(count // 2))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

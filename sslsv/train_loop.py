@@ -131,6 +131,7 @@ class Training:
                 batches_per_block=config.batches_per_block,
                 data_tasks=config.data_tasks,
                 cpus_per_task=config.cpus_per_data_task,
+                is_pinned=self.device.type == "cuda",
             )
             step = last
 

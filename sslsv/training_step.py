@@ -26,8 +26,8 @@ def take_step(
 ) -> dict[str, Tensor]:
     """Move `state` by one step; `network` is its model as `wrap_model` gave it, `batch` this worker's share.
 
-    Returns loss, its terms, gradient norm and learning rate as tensors on the device: reading one of them
-    here would make a GPU wait.
+    Returns loss, its terms, gradient norm and learning rate as tensors on the device. Nothing here waits for
+    a GPU (but the scaler of fp16, which has to know whether the gradients are finite).
     """
     total_steps = config.train.epochs * steps_per_epoch
     progress = Progress(state.step, total_steps, state.step // steps_per_epoch, config.train.epochs)
@@ -43,7 +43,7 @@ def take_step(
     for group in state.optimizer.param_groups:
         group["lr"] = rate
 
-    batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+    batch = {key: move(value, device) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
     autocast = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     state.optimizer.zero_grad(set_to_none=True)
@@ -71,8 +71,24 @@ def take_step(
     state.scaler.update()
     state.model.after_step(progress)
     state.step += 1
-    numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.tensor(rate, device=device)}
+    numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.full((), rate, device=device)}
     return {"loss": output.loss, **output.metrics, **numbers}
+
+
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; from pinned memory to a GPU while that still computes the step before."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    with torch.cuda.stream(_copies(device)):
+        moved = tensor.to(device, non_blocking=True)
+    torch.cuda.current_stream(device).wait_stream(_copies(device))
+    moved.record_stream(torch.cuda.current_stream(device))  # else its memory could be given away too early
+    return moved
+
+
+@functools.cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def seed_draws(seed: int, step: int, rank: int) -> None:

@@ -50,13 +50,15 @@ def train_batches(
     batches_per_block: int = 4,
     data_tasks: int | None = None,
     cpus_per_task: float = 0.5,
+    is_pinned: bool = False,
 ) -> Iterator[Batch]:
     """Yield one rank's part of the global batches first_step .. last_step (exclusive), by Ray Data tasks.
 
     A batch holds int16 (B, count, T) for each view group, and int64 (B,) `sample`, `bad_utterance` and
     `bad_bank_file` (-1 if none; see `ViewMaker.make_batch`). `data_tasks` is the number of tasks at a time
     for all ranks together; None: as many as the free CPUs allow. All tasks run at a lower priority than
-    training. Closing the generator stops them.
+    training. `is_pinned` batches are in memory that a GPU copies from without making the processor wait.
+    Closing the generator stops everything.
     """
     rows = rows_of_rank(plan.rows(first_step, last_step), plan.batch_size, rank, world_size)
     size = plan.batch_size // world_size
@@ -77,7 +79,9 @@ def train_batches(
         runtime_env={"env_vars": _TASK_ENVIRONMENT},
     )
     batches = iter(
-        views.iter_torch_batches(batch_size=size, prefetch_batches=2, collate_fn=_Collate(), device="cpu")
+        views.iter_torch_batches(
+            batch_size=size, prefetch_batches=2, collate_fn=_Collate(is_pinned), device="cpu"
+        )
     )
     try:
         yield from batches
@@ -110,8 +114,12 @@ class _Pause(ExecutionCallback):
 class _Collate(NumpyBatchCollateFn):
     """Copies a batch out of the object store, whose memory is read-only; runs in the prefetching thread."""
 
+    def __init__(self, is_pinned: bool) -> None:
+        self.is_pinned = is_pinned
+
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> Batch:  # type: ignore[override]
-        return {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
+        copies = {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
+        return {name: copy.pin_memory() for name, copy in copies.items()} if self.is_pinned else copies
 
 
 def _blocks(total: int, size: int, batches_per_block: int) -> list[dict[str, int]]:
