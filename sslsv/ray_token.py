@@ -16,10 +16,11 @@ def keep_token_private() -> None:
     file = Path.home() / ".ray" / "auth_token"
     is_new_cluster = os.environ.get("RAY_ADDRESS", "") in ("", "local")
     try:
-        if is_new_cluster:
+        if is_new_cluster and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch(mode=0o600)  # before Ray makes it: an empty file is none to Ray, which then fills it
-        if file.exists() and file.stat().st_uid == os.getuid():
+        status = file.stat() if file.exists() else None
+        if status and status.st_uid == os.getuid() and status.st_mode & 0o077:
             file.chmod(0o600)
     except OSError as error:
         raise OSError(

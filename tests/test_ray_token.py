@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from sslsv.ray_token import keep_token_private
@@ -21,6 +23,15 @@ def test_keep_token_private__one_that_all_can_read_is_closed_and_kept(token_file
     token_file.chmod(0o644)
     keep_token_private()
     assert permissions(token_file) == "0o600" and token_file.read_text() == "a token"
+
+
+def test_keep_token_private__one_that_is_closed_is_not_touched(token_file):
+    token_file.parent.mkdir()
+    token_file.write_text("a token")
+    token_file.chmod(0o400)
+    os.utime(token_file, (1, 1))
+    keep_token_private()
+    assert permissions(token_file) == "0o400" and token_file.stat().st_mtime == 1
 
 
 def test_keep_token_private__a_new_one_is_closed_before_ray_writes_it(token_file):
