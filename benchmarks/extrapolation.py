@@ -111,7 +111,8 @@ def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
     blocks = rate / cluster.pairs_per_block
     per_core = units.pairs_per_core_second
     data = rate * units.store_per_pair_bytes * cluster.gpus_per_node
-    exchange = cluster.gpus_per_node * steps * (gathered_bytes(cluster) + units.gradient_bytes * cluster.ring)
+    # Rings that go through the GPUs node by node enter each node once.
+    exchange = steps * (gathered_bytes(cluster) + units.gradient_bytes * cluster.ring)
     yield Demand(
         "data cores, whole cluster",
         "cores",
@@ -141,11 +142,18 @@ def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
         "data tasks on the GPU nodes' own cores; fewer GPUs a node",
     )
     yield Demand(
-        "network into a GPU node: gradients and gathered projections, if every GPU's come from outside",
+        "network into a GPU node: collectives",
         "MB/s",
         exchange / 1e6,
         cluster.network_bytes / 1e6,
-        "`train.batch_size` up, `projector_dims` down; NVLink within a node takes most of it",
+        "`projector_dims` down; `train.batch_size` up where gradients weigh more",
+    )
+    yield Demand(
+        "network into a GPU node: both",
+        "MB/s",
+        (data + exchange) / 1e6,
+        cluster.network_bytes / 1e6,
+        "as above",
     )
     yield Demand(
         "object store of a GPU node, least",

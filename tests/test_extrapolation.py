@@ -82,10 +82,11 @@ def test_demands__the_network_carries_the_crops_of_all_gpus_of_a_node() -> None:
     assert crops.available == pytest.approx(10_000)
 
 
-def test_demands__gradients_and_projections_come_in_once_a_step() -> None:
+def test_demands__gradients_and_projections_enter_a_node_once_a_step() -> None:
     whole = 2 * 4096 * 2048 * 4
-    into_each = whole * 63 / 64 + whole * 126 / 64 + 6_000_000 * 126 / 64
-    assert demand("gradients").needed == pytest.approx(8 * 80 * into_each / 1e6)
+    into_node = whole * 63 / 64 + whole * 126 / 64 + 6_000_000 * 126 / 64
+    assert demand("collectives").needed == pytest.approx(80 * into_node / 1e6)
+    assert demand("both").needed == pytest.approx(demand("crops").needed + demand("collectives").needed)
 
 
 def test_demands__the_least_object_store_holds_blocks_and_every_workers_list() -> None:
