@@ -137,7 +137,7 @@ class Training:
             step = last
 
     def share_maker(self) -> "ray.ObjectRef[ViewMaker]":
-        """The first worker's view maker, put once: what data processes have decoded, they keep by reference."""
+        """The first worker's view maker, put once: data processes keep what they decode by reference."""
         if distributed.world_size() == 1:
             return ray.put(self.maker)
         # References do not pickle but by Ray's own pickler.
