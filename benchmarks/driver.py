@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import torch
 
 from benchmarks.row import Row, Settings, in_turns, time_row
 from sslsv.checkpoint import write_checkpoint
-from sslsv.config import load_config
-from sslsv.data.manifest import hold_out_speakers, read_train_lists
-from sslsv.data.stream import Plan
+from sslsv.config import Config, load_config
+from sslsv.data.manifest import Manifest, hold_out_speakers, make_trials, read_train_lists
+from sslsv.data.stream import Plan, rows_of_rank
+from sslsv.data.views import ViewMaker
 from sslsv.run_folder import RunFolder
-from sslsv.training_state import build_state, checkpoint_of
+from sslsv.training_state import TrainingState, build_state, checkpoint_of
 
 SPEAKERS = 5_994
 
@@ -51,13 +53,19 @@ def write_list(root: Path, count: int) -> None:
     first.touch()
 
 
-def _checkpoint(settings: Settings, root: Path) -> Row:
-    """A checkpoint, checked and synced, against `torch.save` to a file that is synced."""
-    config = load_config("configs/simclr.yml")
+def state_after_a_step(config: Config) -> TrainingState:
+    """A state whose optimizer holds its moments, so that a checkpoint is as large as any later one."""
     state = build_state(config, torch.device("cpu"))
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()
+    return state
+
+
+def _checkpoint(settings: Settings, root: Path) -> Row:
+    """A checkpoint, checked and synced, against `torch.save` to a file that is synced."""
+    config = load_config("configs/simclr.yml")
+    state = state_after_a_step(config)
     folder = RunFolder(str(root), "run")
 
     def ours() -> None:
@@ -83,20 +91,49 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes
 
 
+def span_of_a_worker(kept: Manifest, held_out: Manifest, batch_size: int, workers: int) -> dict[str, float]:
+    """The table that one of many workers gives to Ray Data, and what else each of them holds."""
+    from sslsv.train_loop import MAX_SPAN_STEPS
+
+    config = load_config(
+        "configs/simclr.yml", [f"train.batch_size={batch_size}", "data.augment.strategy=none"]
+    )
+    plan = Plan.from_config(kept.speakers, config)
+    epochs = max(MAX_SPAN_STEPS // plan.steps_per_epoch, 1)
+    tracemalloc.start()  # of NumPy's arrays too
+    started = time.perf_counter()
+    rows_of_rank(plan.rows(0, epochs * plan.steps_per_epoch), batch_size, 0, workers)
+    seconds, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    maker = ViewMaker(kept, (("views", 2, 2.0),), config.data, config.seed)
+    return {
+        "utterances": len(kept),
+        "span_epochs": epochs,
+        "span_seconds": seconds,
+        "span_peak_bytes": peak,
+        "maker_bytes": len(pickle.dumps(maker, protocol=5)),
+        "validation_recordings": len(make_trials(held_out, config.seed).paths),
+    }
+
+
 def main() -> None:
-    """Read a list as training does, plan an epoch, pickle what data processes get; print what it took."""
+    """Read a list as training does, plan an epoch, pickle what data processes get; print what it took.
+
+    With a global batch size and a number of workers also what each of these needs.
+    """
     config = load_config(Path("configs/simclr.yml"))
     started = time.perf_counter()
     manifest = read_train_lists(sys.argv[1], ["list"])
     read = time.perf_counter()
-    kept, _ = hold_out_speakers(manifest, 40, 1)
+    kept, held = hold_out_speakers(manifest, 40, 1)
     held_out = time.perf_counter()
     plan = Plan.from_config(kept.speakers, config)
     plan.rows(plan.steps_per_epoch - 1, plan.steps_per_epoch)
     planned = time.perf_counter()
     pickle.dumps(kept, protocol=5)
-    peak = _peak_mb()
-    print(json.dumps({"peak_mb": peak, "plan_seconds": planned - held_out, "read_seconds": read - started}))
+    found = {"peak_mb": _peak_mb(), "plan_seconds": planned - held_out, "read_seconds": read - started}
+    if len(sys.argv) > 2:
+        found |= span_of_a_worker(kept, held, int(sys.argv[2]), int(sys.argv[3]))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

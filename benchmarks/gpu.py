@@ -28,7 +28,12 @@ WAYS: dict[str, dict[str, object]] = {
     "bf16, channels last": {"precision": "bf16", "channels_last": True},
     "fp16, channels last": {"precision": "fp16", "channels_last": True},
     "bf16, channels last, recompute": {"precision": "bf16", "channels_last": True, "recompute": True},
-    "bf16, channels last, chunks of 32": {"precision": "bf16", "channels_last": True, "chunk_size": 32},
+    "bf16, channels last, chunks of 32": {
+        "precision": "bf16",
+        "channels_last": True,
+        "chunk_size": 32,
+        "sync_batchnorm": False,
+    },
     "bf16, compiled": {"precision": "bf16", "channels_last": False, "compile": True},
     "bf16, channels last, compiled": {"precision": "bf16", "channels_last": True, "compile": True},
 }

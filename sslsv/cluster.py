@@ -25,17 +25,19 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray els
 
 import ray
 import ray.train
+from ray._private import ray_constants
+from ray.exceptions import AuthenticationError
 from ray.train.torch import TorchConfig
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sslsv.autoscaler import will_grow
 from sslsv.capacity import CapacityError, Machine, Share, bundles_of, find_share
 from sslsv.config import Config, ResourcesConfig, to_yaml
 from sslsv.elastic import ElasticTrainer, NoRoomError, Rules
 from sslsv.progress import ActorBoard, ProgressActor, live_display
+from sslsv.ray_token import keep_token_private
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
-from sslsv.storage import absolute, is_uri
+from sslsv.storage import absolute
 from sslsv.training_worker import train_worker
 from sslsv.worker_counts import usable_counts
 
@@ -61,7 +63,7 @@ def connection(resources: ResourcesConfig, *, waits_for_growth: bool = False) ->
     was_connected = ray.is_initialized()
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        connect()
     try:
         yield _find_share(resources, waits_for_growth)
     finally:
@@ -81,42 +83,32 @@ def _find_share(resources: ResourcesConfig, waits_for_growth: bool) -> Share:
         return Share(has_gpu, resources.fewest_workers, can_grow=True)
 
 
+def connect(**options: Any) -> None:
+    """Join the cluster that `ray.init` finds, or start one for this machine alone, without a dashboard.
+
+    Ray would let a cluster of one machine listen on all its addresses.  A new one asks for a token, unless
+    RAY_AUTH_MODE says otherwise.  For a cluster that others reach: `ray start`.  Raises CapacityError when
+    the cluster does not let this process in.
+    """
+    keep_token_private()
+    earlier = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # read while one starts; one that is joined keeps its addresses
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, **options)
+    except (ConnectionError, AuthenticationError) as error:
+        raise CapacityError(
+            f"the Ray cluster at {os.environ.get('RAY_ADDRESS') or 'this machine'} does not answer, or does "
+            "not let this process in; if it asks for a token, set RAY_AUTH_MODE=token and put its token into "
+            "~/.ray/auth_token; or set RAY_ADDRESS=local to run on this machine alone"
+        ) from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = earlier
+
+
 def free_resources() -> tuple[Machine, list[Machine]]:
     """What the connected cluster has left, and what each of its machines has in all."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return dict(ray.available_resources()), nodes  # type: ignore[no-untyped-call]
-
-
-def check_storage_is_shared(place: str) -> None:
-    """Raise CapacityError unless every machine of the cluster sees what is written to `run.storage` here."""
-    here = ray.get_runtime_context().get_node_id()
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    others = {node["NodeID"]: node["NodeManagerHostname"] for node in nodes if node["NodeID"] != here}
-    if is_uri(place) or not others:
-        return
-    folder = RunFolder(place, f".seen-by-all-{uuid.uuid4().hex}")
-    folder.write("probe", b"")
-    try:
-        seen = {
-            node: _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                posixpath.dirname(folder.root), folder.name
-            )
-            for node in others
-        }
-        blind = {others[node] for node, answer in seen.items() if not ray.get(answer, timeout=60)}
-    finally:
-        folder.delete_folder("")
-    if blind:
-        raise CapacityError(
-            f"run.storage is {place}, where {', '.join(sorted(blind))} does not see what "
-            f"{socket.gethostname()} writes: give a folder that all machines of the cluster mount, or a URI "
-            "such as s3://bucket/runs"
-        )
-
-
-@ray.remote(num_cpus=0)
-def _sees(storage: str, name: str) -> bool:
-    return RunFolder(storage, name).has("probe")
 
 
 def check_address(address: str) -> None:

@@ -1,6 +1,7 @@
 """Embed recordings: `python -m sslsv.embed RUN PATH --out x.npz`.
 
-PATH is an audio file, a folder (every audio file below it), or a list: `speaker path` or `path` per line.
+PATH is an audio file, a folder (every audio file below it), or a list (also a URI): `speaker path` or `path`
+per line.
 
 Exit codes: 0 done, 1 some recordings can't be read (named; the others are written), 2 the request can't be
 met.
@@ -17,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from sslsv.data.audio import find_audio
-from sslsv.data.list_files import check_stays_below
+from sslsv.data.list_files import check_stays_below, list_lines
 from sslsv.embeddings import FEW, Embed, Floats, embed_files
 from sslsv.speaker_encoder import SpeakerEncoder
+from sslsv.storage import absolute, is_uri
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,18 +89,24 @@ def find_recordings(path: str, root: str) -> tuple[list[str], list[str]]:
         if not found:
             raise ValueError(f"no audio file is below {path}")
         return found, [""] * len(found)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} is no file and no folder")
-    if os.path.abspath(path) in map(os.path.abspath, find_audio(os.path.dirname(path) or ".")):
-        return [os.path.abspath(path)], [""]
-    rows = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    wrong = [number for number, row in enumerate(rows, start=1) if len(row) not in (1, 2)]
-    if not rows or wrong:
-        where = f"line {wrong[0]} has {len(rows[wrong[0] - 1])} fields" if wrong else "it is empty"
-        raise ValueError(f"{path} is no list of `speaker path` or `path` lines: {where}")
-    for number, row in enumerate(rows, start=1):
-        check_stays_below(path, number, row[-1])
-    return [row[-1] for row in rows], [row[0] if len(row) == 2 else "" for row in rows]
+    if not is_uri(path):
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path} is no file and no folder")
+        if os.path.abspath(path) in map(os.path.abspath, find_audio(os.path.dirname(path) or ".")):
+            return [os.path.abspath(path)], [""]
+    form = "speaker path` or `path"
+    paths, speakers = [], []
+    for number, line in list_lines(root, absolute(path)):
+        fields = line.split()
+        if len(fields) > 2:
+            raise ValueError(f"{path} is no list of `{form}` lines: line {number} has {len(fields)} fields")
+        if fields:
+            check_stays_below(path, number, fields[-1])
+            paths.append(fields[-1])
+            speakers.append(fields[0] if len(fields) == 2 else "")
+    if not paths:
+        raise ValueError(f"{path} is no list of `{form}` lines: it is empty")
+    return paths, speakers
 
 
 def write(out: str, paths: list[str], speakers: list[str], embeddings: Floats) -> None:

@@ -72,6 +72,11 @@ def _encoder(profile: dict[str, Any], config: Config) -> str:
         return "The encoder is the limit: set train.precision=bf16 (and train.channels_last=true)."
     if not train.channels_last:
         return "The encoder is the limit: set train.channels_last=true."
+    if profile["has_gpu"] and not train.compile and train.chunk_size is None:
+        return (
+            "The encoder is the limit, and a GPU waits for its small operations to be asked for: set "
+            "train.compile=true (a minute at the start), or a larger train.batch_size."
+        )
     if config.encoder.stem_time_stride == 1 and not profile["has_gpu"]:
         return (
             "The encoder is the limit and runs in its fastest form: encoder.stem_time_stride=2 would halve "

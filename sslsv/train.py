@@ -77,9 +77,10 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     if not is_fresh:
         check_folder(folder, config)
     from sslsv import cluster  # Ray takes seconds to import: mistakes above are reported at once
+    from sslsv.shared_storage import check_storage_is_shared
 
     with cluster.connection(config.resources, waits_for_growth=True) as share:
-        cluster.check_storage_is_shared(config.run.storage)
+        check_storage_is_shared(config.run.storage)
         prepare_folder(folder, config, is_fresh)
         return cluster.train(config, folder, share)
 

@@ -27,7 +27,8 @@ from sslsv.training_state import build_state, checkpoint_of, restore_state, wrap
 from sslsv.training_step import take_step
 from sslsv.verification import Embedder, open_trial_sets
 
-MAX_SPAN_STEPS = 4096  # of one Ray Data execution: starting one costs 0.25 s, and its plan must stay small
+# Of one Ray Data execution: starting one costs 0.25 s, and its plan must stay small, at every worker.
+MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
 
 
 class Training:
@@ -122,9 +123,9 @@ class Training:
     def batches(self) -> Generator[dict[str, Tensor], None, None]:
         """This worker's share of every global batch that is still to come."""
         config, steps_per_epoch = self.config.resources, self.plan.steps_per_epoch
-        # Put once: data processes keep what they have decoded while the reference is the same.
-        maker = ray.put(self.maker)
-        span = max(MAX_SPAN_STEPS // steps_per_epoch, 1) * steps_per_epoch
+        maker = self.share_maker()
+        most = min(MAX_SPAN_STEPS, MAX_SPAN_SAMPLES // self.config.train.batch_size)
+        span = max(most // steps_per_epoch, 1) * steps_per_epoch
         step = self.state.step
         while step < self.total_steps:
             last = min(self.total_steps, (step // span + 1) * span)
@@ -141,6 +142,17 @@ class Training:
                 is_pinned=self.device.type == "cuda",
             )
             step = last
+
+    def share_maker(self) -> "ray.ObjectRef[ViewMaker]":
+        """The first worker's view maker, put once: data processes keep what they decode by reference."""
+        if distributed.world_size() == 1:
+            return ray.put(self.maker)
+        # References do not pickle but by Ray's own pickler.
+        text = b""
+        if distributed.is_main():
+            text = ray.cloudpickle.dumps(ray.put(self.maker))  # type: ignore[no-untyped-call]
+        reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.gather_objects(text)[0])
+        return reference
 
     def take_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One optimizer step; see `training_step.take_step`."""

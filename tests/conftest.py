@@ -92,6 +92,17 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
     return folder.location
 
 
+@pytest.fixture
+def ray_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A new home, without a token, where Ray's logs go too; processes of the test ask for tokens."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # pytest's own are too deep for a socket
+    monkeypatch.setenv("HOME", folder)
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A local Ray with 4 logical CPUs: a training worker that holds them all would leave none for its data tasks."""

@@ -1,6 +1,8 @@
 """The cluster files are what `ray up`, Slurm and Kubernetes would take; nothing is started."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,10 @@ def test_cluster_files__pass_rays_own_validator(name):
     starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     assert all("--disable-usage-stats" in command for command in starts if "ray start" in command)
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert any(
+        "export" in command and "RAY_AUTH_MODE=token" in command for command in config["setup_commands"]
+    )
 
 
 def test_cluster_yaml__has_a_head_that_does_not_train_and_spot_workers_with_a_fallback():
@@ -49,6 +55,29 @@ def test_kuberay__every_pod_has_the_same_image_storage_and_a_head_without_tasks(
     assert all(pod["volumes"] == pods[0]["volumes"] for pod in pods)
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert "python -m sslsv.train /sslsv/configs/simclr.yml" in job["spec"]["entrypoint"]
+
+
+def test_slurm_and_kuberay__ask_for_a_token():
+    script = (ROOT / "docs" / "slurm.sbatch").read_text(encoding="utf-8")
+    assert script.index("export RAY_AUTH_MODE=token") < script.index("srun ray")
+    job = yaml.safe_load((ROOT / "docs" / "kuberay.yaml").read_text(encoding="utf-8"))
+    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+def test_slurm__makes_a_token_once_that_only_its_user_can_read(tmp_path):
+    lines = (ROOT / "docs" / "slurm.sbatch").read_text(encoding="utf-8").splitlines()
+    command = next(line for line in lines if "get-auth-token" in line)
+    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "HOME": str(tmp_path), "PATH": search_path, "RAY_AUTH_MODE": "token"}
+    contents = []
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", "-c", command], env=environment, capture_output=True, text=True, check=True
+        )
+        contents.append((tmp_path / ".ray" / "auth_token").read_text(encoding="utf-8"))
+        assert contents[0] not in done.stdout + done.stderr
+    assert contents[0] == contents[1] and len(contents[0]) > 30
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
 
 
 def test_slurm__is_a_shell_script():

@@ -180,3 +180,22 @@ def test_evaluate__a_packed_corpus_gives_the_same(run_folder, demo_corpus, tmp_p
     assert prepare_data(["pack", str(demo_corpus), "--out", str(tmp_path / "packed")]) == 0
     packed = evaluate(run_folder, "--norm", "s", "--cohort-size", "8", "--root", str(tmp_path / "packed"))
     assert packed["lists"]["trials"]["scorings"] == from_files
+
+
+def test_evaluate__run_corpus_and_results_in_object_storage(
+    run_folder, small_run, packed_demo_corpus, object_storage, capsys
+):
+    local = evaluate(run_folder)["lists"]["trials"]["scorings"]
+    run, corpus = object_storage.upload(small_run), object_storage.upload(packed_demo_corpus)
+    arguments = [run, "--root", corpus, "--trials", "trials", "--replicates", "20"]
+    assert main(arguments) == 0
+    folder = RunFolder.at(run)
+    stored = folder.read_json("evaluation/evaluation.json")["lists"]["trials"]
+    assert stored["scorings"] == local
+    assert stored["file"] == f"{corpus}/trials"
+    assert f"report: {run}/evaluation/report.html" in capsys.readouterr().out
+    assert b"</html>" in folder.read("evaluation/report.html")
+    object_storage.requests.clear()
+    assert main([*arguments, "--no-calibration"]) == 0  # embeddings were kept: no sample is read again
+    assert not [r for r in object_storage.requests if ".int16" in r.path and r.method == "GET"]
+    assert main([f"{run}/checkpoints/{folder.names('checkpoints')[0]}", *arguments[1:]]) == 0

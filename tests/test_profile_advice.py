@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from sslsv.config import Config, TrainConfig
@@ -50,7 +52,8 @@ def test_advice__names_the_setting_of_the_part_that_takes_too_much(section, sett
         (TrainConfig(), {}, "train.precision=bf16"),
         (TrainConfig(), {"has_bf16": False}, "train.channels_last=true"),
         (FAST.train, {}, "encoder.stem_time_stride=2"),
-        (FAST.train, {"has_gpu": True}, "resources.workers"),
+        (FAST.train, {"has_gpu": True}, "train.compile=true"),
+        (dataclasses.replace(FAST.train, compile=True), {"has_gpu": True}, "resources.workers"),
     ],
 )
 def test_advice__on_the_encoder_begins_with_what_is_free(train, values, setting):

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import io
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,13 @@ def test_sources__execute_nothing_that_they_read(file: Path) -> None:
 )
 def test_executing_parts__finds_each_kind(source: str) -> None:
     assert executing_parts(source)
+
+
+def test_ray__is_started_on_loopback_alone() -> None:
+    starting = [
+        file.name for file in SOURCES if re.search(r"\bray\.init\(", file.read_text(encoding="utf-8"))
+    ]
+    assert starting == ["cluster.py"], "only sslsv.cluster.connect starts or joins a cluster"
 
 
 class Bomb:

@@ -163,6 +163,11 @@ def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: floa
     # Every rank runs an executor of its own, and each would take the whole cluster to be its alone.
     cpus = data_tasks * cpus_per_task if data_tasks else float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
     limits = context.execution_options.resource_limits
-    context.execution_options.resource_limits = limits.copy(cpu=max(cpus_per_task, cpus / world_size))
+    limits = limits.copy(cpu=max(cpus_per_task, cpus / world_size))
+    if world_size > 1:
+        memory = float(ray.cluster_resources().get("object_store_memory", 0.0))  # type: ignore[no-untyped-call]
+        # Half of it in all, as Ray gives one executor: what is beyond would be spilled to disk.
+        limits = limits.copy(object_store_memory=memory / 2 / world_size)
+    context.execution_options.resource_limits = limits
     for name in ("ray.data", "ray.data._internal.progress"):
         logging.getLogger(name).setLevel(logging.ERROR if "progress" in name else logging.WARNING)

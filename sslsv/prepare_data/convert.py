@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import functools
-import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -132,18 +131,12 @@ def ray_connection(num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    from sslsv.cluster import check_address  # seconds of torch, which only this start needs
+    from sslsv.cluster import check_address, connect  # seconds of torch, which only this start needs
 
     address = os.environ.get("RAY_ADDRESS", "")
     if num_cpus is None:
         check_address(address)
-    ray.init(
-        address="local" if num_cpus is not None else None,
-        num_cpus=num_cpus,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        include_dashboard=False,
-    )
+    connect(address="local" if num_cpus is not None else None, num_cpus=num_cpus)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from sslsv.search import Asha, Space
 SPACE = Space(
     base="configs/corpus/vicreg.yml",
     settings={
-        "train.epochs": 24,
+        "train.epochs": 45,
         "optimizer.schedule.warmup_epochs": 2,
         "evaluation.every_epochs": 3,
         "evaluation.label_free.utterances": 128,
@@ -32,6 +32,6 @@ SPACE = Space(
     trials=12,
     searcher="tpe",
     startup_trials=5,
-    scheduler=Asha(reduction=3),
-    grace_epochs=3,  # and 9, of 24
+    scheduler=Asha(reduction=4),
+    grace_epochs=3,  # and 12, of 45
 )

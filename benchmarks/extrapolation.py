@@ -1,0 +1,230 @@
+"""What G GPUs at R pairs a second each would ask of a cluster, from what one unit of each thing costs.
+
+Arithmetic only: the units come from `benchmarks.scaling_units`, the cluster is an assumption.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """Costs measured on one machine; bytes, and seconds of one core, unless it says otherwise."""
+
+    views_per_pair_bytes: int  # the two int16 crops
+    store_per_pair_bytes: float  # of a block in the object store
+    pairs_per_core_second: float  # read and augmented from WAV, the published recipe
+    cold_block_seconds: float  # the first block of a data process, 64 pairs
+    warm_block_seconds: float  # a later one
+    driver_per_block_seconds: float  # of the training process, for each block it asks for
+    driver_per_batch_seconds: float  # for each batch it takes
+    driver_per_pair_seconds: float  # for each pair copied out of the object store
+    blocks_per_second: float  # of one iterator with nothing to do, tasks and trainer on the same cores
+    run_ahead_share: float  # of the cluster's object stores, filled by one iterator that nobody reads
+    spilled_share: float  # the same, written to disk while three iterators wait at once
+    checkpoint_bytes: int  # the published recipe, with Adam's two moments
+    wide_checkpoint_bytes: int  # the encoder of 7.0 M parameters
+    checkpoint_copy_seconds: float  # a GB, while training waits
+    checkpoint_write_seconds: float  # a GB, in the thread: checksum, file, sync
+    gradient_bytes: int  # float32, the published recipe
+    wide_gradient_bytes: int
+    batch_norms: int  # layers, each with two small collectives a step
+    utterances: int
+    plan_seconds: float  # one epoch's permutation
+    span_seconds: float  # the table of a worker's next execution, all workers' rows before its own are cut
+    span_peak_bytes: int  # memory that it takes beyond what the list holds
+    span_epochs: int
+    maker_bytes: int  # what each worker puts into the object store once: paths, speakers, settings
+    validation_recordings: int
+    embed_seconds: float  # a recording of 8 s, bf16
+    label_free_seconds: float  # the report of 1024 utterances, by one worker while the others wait
+    encoder_flops: int  # of one pair, forward and backward
+    loss_flops: dict[str, int]  # of a whole global batch, forward and backward, on every GPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What is asked for, and the machines that are assumed."""
+
+    gpus: int = 64
+    gpus_per_node: int = 8
+    cores_per_node: int = 96
+    data_cores: int = 0  # on machines without GPUs
+    network_gbit: float = 100.0  # each way, of a GPU node
+    store_gb: float = 300.0  # object store of a GPU node
+    batch_size: int = 4096  # over all GPUs
+    projection_dims: int = 2048
+    batches_per_block: int = 4
+    checkpoint_every_minutes: float = 10.0
+    validate_every_epochs: int = 1
+
+    @property
+    def nodes(self) -> int:
+        """GPU machines, the last one perhaps half full."""
+        return -(-self.gpus // self.gpus_per_node)
+
+    @property
+    def cores(self) -> int:
+        """All cores that may make data."""
+        return self.nodes * self.cores_per_node + self.data_cores
+
+    @property
+    def network_bytes(self) -> float:
+        """Bytes a second into a GPU node."""
+        return self.network_gbit * 1e9 / 8
+
+    @property
+    def pairs_per_batch(self) -> float:
+        """Of one GPU."""
+        return self.batch_size / self.gpus
+
+    @property
+    def pairs_per_block(self) -> float:
+        """Made by one data task."""
+        return self.pairs_per_batch * self.batches_per_block
+
+    @property
+    def ring(self) -> float:
+        """Times its size that an all-reduce brings into each GPU, by rings."""
+        return 2 * (self.gpus - 1) / self.gpus
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One line of the extrapolation: what is needed at a rate, and of how much."""
+
+    name: str
+    unit: str
+    needed: float
+    available: float | None  # None: nothing here says how much there is
+    settings: str  # what moves it
+
+    @property
+    def use(self) -> float | None:
+        """Share of what is available; above 1 the cluster falls behind."""
+        return None if self.available is None else self.needed / self.available
+
+
+def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
+    """Every capacity at `rate` pairs a second and GPU, and how much of it is used."""
+    steps = rate / cluster.pairs_per_batch  # a second
+    blocks = rate / cluster.pairs_per_block
+    per_core = units.pairs_per_core_second
+    data = rate * units.store_per_pair_bytes * cluster.gpus_per_node
+    # Rings that go through the GPUs node by node enter each node once.
+    exchange = steps * (gathered_bytes(cluster) + units.gradient_bytes * cluster.ring)
+    yield Demand(
+        "data cores, whole cluster",
+        "cores",
+        cluster.gpus * rate / per_core,
+        cluster.cores,
+        "machines without GPUs; `cpus_per_data_task=1`; `augment.strategy`; packed shards",
+    )
+    yield Demand(
+        "blocks through one iterator",
+        "blocks/s",
+        blocks,
+        units.blocks_per_second,
+        "`batches_per_block` up, `train.batch_size` up",
+    )
+    yield Demand(
+        "interpreter of a training process, for its data",
+        "cores",
+        driver_share(units, cluster, rate),
+        1.0,
+        "`batches_per_block`, `train.batch_size`: fewer and larger pieces",
+    )
+    yield Demand(
+        "network into a GPU node: crops",
+        "MB/s",
+        data / 1e6,
+        cluster.network_bytes / 1e6,
+        "data tasks on the GPU nodes' own cores; fewer GPUs a node",
+    )
+    yield Demand(
+        "network into a GPU node: collectives",
+        "MB/s",
+        exchange / 1e6,
+        cluster.network_bytes / 1e6,
+        "`projector_dims` down; `train.batch_size` up where gradients weigh more",
+    )
+    yield Demand(
+        "network into a GPU node: both",
+        "MB/s",
+        (data + exchange) / 1e6,
+        cluster.network_bytes / 1e6,
+        "as above",
+    )
+    yield Demand(
+        "object store of a GPU node, least",
+        "GB",
+        store_least_bytes(units, cluster) / 1e9,
+        cluster.store_gb,
+        "`batches_per_block` down, `data_tasks` down",
+    )
+
+
+def first_limit(found: list[Demand]) -> Demand:
+    """The demand that uses most of what there is."""
+    return max((demand for demand in found if demand.use is not None), key=lambda demand: demand.use or 0)
+
+
+def fastest_rate(units: Units, cluster: Cluster) -> tuple[float, Demand]:
+    """Pairs a second and GPU at which the first limit is reached, and which it is.
+
+    All demands but the object store's grow in proportion to the rate.
+    """
+    first = first_limit([demand for demand in demands(units, cluster, 1.0) if demand.unit != "GB"])
+    return 1 / (first.use or 1), first
+
+
+def gathered_bytes(cluster: Cluster) -> float:
+    """Into each GPU in a step: both views' float32 projections of all others, then their gradients' sum."""
+    whole = 2 * cluster.batch_size * cluster.projection_dims * 4
+    return whole * (cluster.gpus - 1) / cluster.gpus + whole * cluster.ring
+
+
+def driver_share(units: Units, cluster: Cluster, rate: float) -> float:
+    """Share of one core that a training process spends on being fed."""
+    return rate * (
+        units.driver_per_pair_seconds
+        + units.driver_per_batch_seconds / cluster.pairs_per_batch
+        + units.driver_per_block_seconds / cluster.pairs_per_block
+    )
+
+
+def store_least_bytes(units: Units, cluster: Cluster) -> float:
+    """Blocks that must be there at once on a GPU node: one in the making per core, two in use per GPU.
+
+    With them the plan's owner of every worker of the node: its list of paths.
+    """
+    block = cluster.pairs_per_block * units.store_per_pair_bytes
+    return (cluster.cores_per_node + 2 * cluster.gpus_per_node) * block + cluster.gpus * units.maker_bytes
+
+
+def run_ahead_of_all(units: Units, cluster: Cluster) -> float:
+    """Times all object stores that iterators may fill while GPUs are the slower side: above 1, disks."""
+    return units.run_ahead_share * cluster.gpus
+
+
+def collectives_per_step(units: Units) -> int:
+    """Of synchronised batch norm, forward and backward, the gather and its gradient, and one for DDP."""
+    return 2 * units.batch_norms + 3
+
+
+def epoch_seconds(units: Units, cluster: Cluster, rate: float) -> float:
+    """Of training alone."""
+    return units.utterances / (cluster.gpus * rate)
+
+
+def checkpoint_share(units: Units, cluster: Cluster, rate: float) -> float:
+    """Share of the time that training waits for copies of its state: one at every validation, or when due."""
+    validated = epoch_seconds(units, cluster, rate) * cluster.validate_every_epochs
+    copy = units.checkpoint_bytes / 1e9 * units.checkpoint_copy_seconds
+    return copy / (min(validated, 60 * cluster.checkpoint_every_minutes) + copy)
+
+
+def serial_validation_share(units: Units, cluster: Cluster, rate: float, report_seconds: float) -> float:
+    """Share of the time that all GPUs wait for one worker's label-free report, and for Ray's."""
+    alone = units.label_free_seconds + report_seconds
+    return alone / (epoch_seconds(units, cluster, rate) * cluster.validate_every_epochs + alone)

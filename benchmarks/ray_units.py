@@ -1,0 +1,150 @@
+"""What Ray Data costs: one iterator's bytes, its time per task, batch and pair, and how far it runs ahead."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.corpus import LIST, write_corpus
+from benchmarks.data_path import RECIPES
+from benchmarks.extrapolation import Cluster
+from sslsv.config import DataConfig
+from sslsv.data.augment import AugmentConfig
+from sslsv.data.manifest import Manifest, read_train_lists
+from sslsv.data.pipeline import train_batches
+from sslsv.data.stream import Plan
+from sslsv.data.views import ViewMaker
+
+UTTERANCES = 256
+TINY_SECONDS = 0.1  # of a crop that costs nothing, where Ray's own cost is wanted
+STORE_BYTES = 256 * 2**20
+
+
+def open_corpus(root: Path) -> tuple[Path, Manifest]:
+    corpus = root / "corpus"
+    if not corpus.exists():
+        write_corpus(corpus, ".wav", UTTERANCES)
+    return corpus, read_train_lists(corpus, (LIST,))
+
+
+def maker_of(root: Path, manifest: Manifest, crop_seconds: float, augmentation: AugmentConfig) -> ViewMaker:
+    data = DataConfig(root=str(root), augment=augmentation)
+    return ViewMaker(manifest, (("views", 2, crop_seconds),), data, seed=1)
+
+
+def through_ray(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
+    """One iterator: its bytes, its time per block, batch and pair, and how far it runs ahead."""
+    import ray
+    from ray.data.block import BlockAccessor
+
+    corpus, manifest = open_corpus(root)
+    none = RECIPES["no augmentation"]
+    tiny, full = (maker_of(corpus, manifest, seconds, none) for seconds in (TINY_SECONDS, 2.0))
+    pairs = round(cluster.pairs_per_block)
+    with _ray(root):
+        rows = {name: np.arange(pairs) % UTTERANCES for name in ("sample", "utterance", "partner", "epoch")}
+        block = full.make_batch(rows)
+        reference = ray.put(BlockAccessor.batch_to_block(block))
+        stored = ray.experimental.get_object_locations([reference])[reference]["object_size"]
+        del reference
+        # Solved for the costs of a block, a batch and a pair: all three differ between the runs.
+        blocks, deep = (24, 4) if is_quick else (300, 8)
+        runs = [
+            _feed(manifest, tiny, size=4, blocks=blocks, batches_per_block=1),
+            _feed(manifest, tiny, size=4, blocks=blocks, batches_per_block=deep),
+            _feed(manifest, full, size=32, blocks=blocks // 6, batches_per_block=4),
+        ]
+        costs = np.linalg.solve([run[:3] for run in runs], [run[3] for run in runs])
+        alone, _ = _fill(manifest, full, iterators=1)
+        _, spilled = _fill(manifest, full, iterators=3)
+    per_block, per_batch, per_pair = (float(max(cost, 0.0)) for cost in costs)
+    return {
+        "views_per_pair_bytes": block["views"].nbytes // pairs,
+        "store_per_pair_bytes": stored / pairs,
+        "driver_per_block_seconds": per_block,
+        "driver_per_batch_seconds": per_batch,
+        "driver_per_pair_seconds": per_pair,
+        "blocks_per_second": runs[0][0] / runs[0][4],
+        "run_ahead_share": alone,
+        "spilled_share": spilled,
+    }
+
+
+@contextlib.contextmanager
+def _ray(root: Path) -> Iterator[None]:
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=STORE_BYTES,
+    )
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        # A thread of a closed iterator that still asks Ray for something would end this process.
+        deadline = time.monotonic() + 8
+        for thread in set(threading.enumerate()) - before:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        ray.shutdown()
+
+
+def _feed(
+    manifest: Manifest, maker: ViewMaker, *, size: int, blocks: int, batches_per_block: int
+) -> tuple[int, int, int, float, float]:
+    """Blocks, batches, pairs, CPU seconds of this process, seconds by the clock; after some to warm up."""
+    import ray
+
+    steps = 1 + (blocks + 8) * batches_per_block
+    plan = Plan(manifest.speakers, size, seed=1)
+    stream = train_batches(
+        plan, ray.put(maker), 0, steps, batches_per_block=batches_per_block, data_tasks=2, cpus_per_task=0.5
+    )
+    warm = 1 + 8 * batches_per_block
+    for _ in range(warm):
+        next(stream)
+    cpu, clock = time.process_time(), time.perf_counter()
+    done = sum(1 for _ in stream)
+    cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
+    return blocks, done, done * size, cpu, clock
+
+
+def _fill(manifest: Manifest, maker: ViewMaker, *, iterators: int) -> tuple[float, float]:
+    """Shares of the object store: used, and written to disk, while iterators wait for a reader."""
+    import ray
+
+    plan = Plan(manifest.speakers, 16, seed=1)
+    deadline = time.monotonic() + 20
+    while _store()[0] > 0.01 * STORE_BYTES and time.monotonic() < deadline:
+        time.sleep(0.2)  # until the blocks of the iterator before this one are gone
+    spilled_before = _store()[1]
+    streams = [train_batches(plan, ray.put(maker), 0, 2000, data_tasks=2) for _ in range(iterators)]
+    try:
+        for stream in streams:
+            next(stream)
+        last, since, most = -1.0, time.monotonic(), 0.0
+        while time.monotonic() - since < 8:  # seconds in which nothing more came
+            used, spilled = _store()
+            most = max(most, used)
+            if used + spilled != last:
+                last, since = used + spilled, time.monotonic()
+            time.sleep(0.2)
+    finally:
+        for stream in streams:
+            stream.close()
+    return most / STORE_BYTES, (spilled - spilled_before) / STORE_BYTES
+
+
+def _store() -> tuple[float, float]:
+    """Bytes in the object store now, and bytes that it ever wrote to disk."""
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    stats = get_memory_info_reply(get_state_from_address(None)).store_stats
+    return stats.object_store_bytes_used, stats.spilled_bytes_total

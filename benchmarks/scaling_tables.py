@@ -1,0 +1,147 @@
+"""The tables of docs/scaling.md, as markdown, from measured units and an assumed cluster."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from benchmarks import extrapolation
+from benchmarks.extrapolation import Cluster, Units
+
+# A validation's report waits for a health check of Ray Train, whose interval `sslsv/cluster.py` sets.
+REPORT_SECONDS = 1.0
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def unit_table(units: Units, cluster: Cluster) -> str:
+    """What was measured, each with what it is."""
+    u, c = units, cluster
+    block_mb = c.pairs_per_block * u.store_per_pair_bytes / 1e6
+    first, later = 1000 * u.cold_block_seconds, 1000 * u.warm_block_seconds
+    sizes = [f"{size / 1e6:.1f}" for size in (u.checkpoint_bytes, u.wide_checkpoint_bytes)]
+    gradients = [f"{size / 1e6:.1f}" for size in (u.gradient_bytes, u.wide_gradient_bytes)]
+    driver_ms = [1000 * seconds for seconds in (u.driver_per_block_seconds, u.driver_per_batch_seconds)]
+    collectives, span_mb = extrapolation.collectives_per_step(u), u.span_peak_bytes / 1e6
+    gathered_mb = extrapolation.gathered_bytes(c) / 1e6
+    rows = [
+        f"a pair | {u.views_per_pair_bytes:,} bytes | two crops of 2 s, int16",
+        f"a pair in the object store | {u.store_per_pair_bytes:,.0f} bytes",
+        f"a block of {c.pairs_per_block:,.0f} pairs there | {block_mb:.1f} MB",
+        f"pairs per core-second | {u.pairs_per_core_second:,.0f} | CPU time; room and noise, from WAV",
+        f"64 pairs, first / later block | {first:.0f} / {later:.0f} ms | noises, rooms read, or kept",
+        f"a block, to the training process | {driver_ms[0]:.2f} ms | its CPU time for a task of Ray Data",
+        f"a batch, to the training process | {driver_ms[1]:.2f} ms | its CPU time, without the crops",
+        f"a pair, to the training process | {1e6 * u.driver_per_pair_seconds:.1f} µs | CPU time of the copy",
+        f"a task of Ray Data | {1000 / u.blocks_per_second:.1f} ms | by the clock, of nearly no work",
+        f"blocks through one iterator | {u.blocks_per_second:.0f} /s | the same, all on these cores",
+        f"object store filled by an iterator that nobody reads | {u.run_ahead_share:.0%} | of all there is",
+        f"written to disk by three of them | {u.spilled_share:.0%} | of the object store's size",
+        f"checkpoint, 1.4 / 7.0 M parameters | {' / '.join(sizes)} MB | weights and Adam's moments",
+        f"a GB of checkpoint, copied | {u.checkpoint_copy_seconds:.1f} s | while training waits",
+        f"a GB of checkpoint, written | {u.checkpoint_write_seconds:.1f} s | in a thread, with checksum",
+        f"gradients, 1.4 / 7.0 M parameters | {' / '.join(gradients)} MB | float32, of one all-reduce",
+        f"collectives a step | {collectives} | {u.batch_norms} batch norms, gather, DDP; both directions",
+        f"planning an epoch of {u.utterances:,} | {u.plan_seconds:.2f} s | on every worker",
+        f"table of {u.span_epochs} epochs | {u.span_seconds:.1f} s, {span_mb:,.0f} MB peak | on every worker",
+        f"a worker's list in the object store | {u.maker_bytes / 1e6:.0f} MB | each worker puts its own",
+        f"projections gathered, a step | {gathered_mb:,.0f} MB | into each GPU, with their gradient",
+        f"a recording of 8 s embedded | {1000 * u.embed_seconds:.0f} ms | one core, bf16",
+        f"recordings of 40 held-out speakers | {u.validation_recordings:,} | in the validation trials",
+        f"label-free report, 1024 utterances | {u.label_free_seconds:.1f} s | one core, while all wait",
+        f"encoder, a pair | {u.encoder_flops / 1e9:.1f} GFLOP | counted, forward and backward",
+    ]
+    for name, flops in u.loss_flops.items():
+        rows.append(f"{name}, {c.batch_size} pairs | {flops / 1e9:,.0f} GFLOP | likewise; on every GPU")
+    return table(["unit", "measured", "what it is"], [(line + " | ").split(" | ")[:3] for line in rows])
+
+
+def limit_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
+    """What is needed, as a share of what there is; then which limit is first."""
+    columns = [list(extrapolation.demands(units, cluster, rate)) for rate in rates]
+    rows = []
+    for same in zip(*columns, strict=True):
+        name = f"{same[0].name} (of {same[0].available:,.0f} {same[0].unit})"
+        rows.append([name, *(f"{d.needed:,.4g}: {d.use:.0%}" for d in same), same[0].settings])
+    first = [extrapolation.first_limit(column) for column in columns]
+    rows.append(["**first**", *(f"{d.name}, {d.use:.0%}" for d in first), ""])
+    return table(["needed", *_heads(rates), "what moves it"], rows)
+
+
+def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
+    """Times, shares of time, and demands of which nothing here says how much there is."""
+    u, c = units, cluster
+    collectives = extrapolation.collectives_per_step(u)
+    tables = c.gpus_per_node * u.span_peak_bytes / 1e9
+    recordings = u.validation_recordings / c.gpus
+
+    def row(name: str, cell: Callable[[float], str], settings: str) -> list[str]:
+        return [name, *(cell(rate) for rate in rates), settings]
+
+    def steps(rate: float) -> float:
+        return rate / c.pairs_per_batch
+
+    rows = [
+        row("an epoch", lambda r: f"{extrapolation.epoch_seconds(u, c, r):,.1f} s", ""),
+        row("steps a second", lambda r: f"{steps(r):.1f}", "`train.batch_size`"),
+        row(
+            "tasks of all workers",
+            lambda r: f"{c.gpus * r / c.pairs_per_block:,.0f} /s",
+            "`batches_per_block`",
+        ),
+        row(
+            "read from storage",
+            lambda r: f"{c.gpus * r * u.views_per_pair_bytes / 1e9:.1f} GB/s",
+            "corpus on the data machines' own disks or in their memory",
+        ),
+        row(
+            "a collective may take, for all to take a tenth of a step",
+            lambda r: f"{1e5 / steps(r) / collectives:.0f} µs",
+            "`train.batch_size` up; `train.sync_batchnorm=false` (another run)",
+        ),
+        row(
+            "all wait for copies of checkpoints",
+            lambda r: f"{extrapolation.checkpoint_share(u, c, r):.2%}",
+            "`evaluation.every_epochs` up, then `checkpoint_every_minutes`",
+        ),
+        row(
+            "all wait for one worker's label-free report, and Ray's",
+            lambda r: f"{extrapolation.serial_validation_share(u, c, r, REPORT_SECONDS):.0%}",
+            "`evaluation.every_epochs` up; `label_free.utterances` down",
+        ),
+        row(
+            "recordings that a worker embeds, each validation",
+            lambda r: f"{recordings:.0f}",
+            "`held_out_speakers`; `evaluation.every_epochs`",
+        ),
+        row("tables of a GPU node's workers", lambda r: f"{tables:.1f} GB", "none; `train.batch_size` down"),
+        row(
+            "all iterators may fill, if GPUs are slower than the data",
+            lambda r: f"{extrapolation.run_ahead_of_all(u, c):.0f} x all object stores",
+            "none yet",
+        ),
+    ]
+    encoder = c.pairs_per_batch * u.encoder_flops
+    for name, flops in u.loss_flops.items():
+        share = f"{flops / encoder:.1%} of the encoder's FLOP"
+        rows.append(row(name, lambda r, share=share: share, "`train.batch_size` and `projector_dims` down"))
+    return table(["", *_heads(rates), "what moves it"], rows)
+
+
+def first_table(units: Units, cluster: Cluster) -> str:
+    """Which limit comes first, and when, at several batch sizes and lengths of blocks."""
+    rows = []
+    for batch_size in (4 * cluster.gpus, 16 * cluster.gpus, 64 * cluster.gpus, 256 * cluster.gpus):
+        for batches_per_block in (cluster.batches_per_block, 4 * cluster.batches_per_block):
+            other = dataclasses.replace(cluster, batch_size=batch_size, batches_per_block=batches_per_block)
+            rate, first = extrapolation.fastest_rate(units, other)
+            store = f"{extrapolation.store_least_bytes(units, other) / 1e9:.1f} GB"
+            rows.append([f"{batch_size:,}", str(batches_per_block), f"{rate:,.0f}", first.name, store])
+    return table(
+        ["batch_size", "batches_per_block", "pairs/s a GPU", "first limit", "least object store"], rows
+    )
+
+
+def _heads(rates: Sequence[float]) -> list[str]:
+    return [f"{rate:,.0f} pairs/s a GPU" for rate in rates]

@@ -1,0 +1,164 @@
+"""What one unit of everything costs here: a pair, a block, a batch, a checkpoint, a plan, a loss."""
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.data_path import BOTH, RECIPES, batches
+from benchmarks.driver import state_after_a_step, write_list
+from benchmarks.extrapolation import Cluster, Units
+from benchmarks.ray_units import maker_of, open_corpus, through_ray
+from sslsv.checkpoint import encode_checkpoint, write_encoded
+from sslsv.config import Config, load_config
+from sslsv.diagnostics import label_free_report
+from sslsv.encoders import ThinResNet34
+from sslsv.models.simclr import nt_xent_loss
+from sslsv.models.vicreg import vicreg_loss
+from sslsv.run_folder import RunFolder
+from sslsv.training_state import checkpoint_of
+from sslsv.verification import Embedder
+
+PUBLISHED = "configs/simclr.yml"
+
+
+def measure(cluster: Cluster, *, is_quick: bool) -> Units:
+    """All units; about a minute and a half, of which Ray takes half."""
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for part in (_data, through_ray, _checkpoints, _lists, _networks):
+            started = time.perf_counter()
+            found |= part(root, cluster, is_quick)
+            print(
+                f"{part.__name__.strip('_')}: {time.perf_counter() - started:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    return Units(**found)
+
+
+def _seconds(
+    work: Callable[[], object], repeats: int, clock: Callable[[], float] = time.process_time
+) -> float:
+    """Median over repeats, after one to warm up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = clock()
+        work()
+        times.append(clock() - started)
+    return float(np.median(times))
+
+
+def _data(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
+    """Crops of the published recipe, as in the group `data`; a process's first block beside a later one."""
+    corpus, manifest = open_corpus(root)
+    count, repeats = (32, 2) if is_quick else (256, 5)
+    crops = count / _seconds(batches(corpus, manifest, RECIPES[BOTH], count), repeats)
+    maker = maker_of(corpus, manifest, 2.0, RECIPES[BOTH])
+    rows = {name: np.arange(64) % len(manifest) for name in ("sample", "utterance", "partner")}
+    block = []
+    for epoch in range(10):
+        started = time.process_time()
+        maker.make_batch({**rows, "epoch": np.full(64, epoch)})
+        block.append(time.process_time() - started)
+    return {
+        "pairs_per_core_second": crops / 2,
+        "cold_block_seconds": block[0],
+        "warm_block_seconds": float(np.median(block[5:])),
+    }
+
+
+def _checkpoints(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
+    """Sizes of two checkpoints, and the time of the larger one's copy and of its file."""
+    published = load_config(PUBLISHED)
+    wide = replace(published, encoder=ThinResNet34.Config.seed())
+    sizes, gradients, contents = [], [], b""
+    for config in (published, wide):
+        state = state_after_a_step(config)
+        checkpoint = checkpoint_of(state, config)
+        contents = encode_checkpoint(checkpoint)
+        sizes.append(len(contents))
+        gradients.append(sum(4 * weights.numel() for weights in state.model.parameters()))
+        if config is published:
+            norms = sum(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in state.model.modules())
+    folder, repeats = RunFolder(str(root), "run"), 2 if is_quick else 5
+    copy = _seconds(lambda: encode_checkpoint(checkpoint), repeats, time.perf_counter)
+    write = _seconds(lambda: write_encoded(folder, contents, 1), repeats, time.perf_counter)
+    return {
+        "checkpoint_bytes": sizes[0],
+        "wide_checkpoint_bytes": sizes[1],
+        "checkpoint_copy_seconds": copy / sizes[1] * 1e9,
+        "checkpoint_write_seconds": write / sizes[1] * 1e9,
+        "gradient_bytes": gradients[0],
+        "wide_gradient_bytes": gradients[1],
+        "batch_norms": norms,
+    }
+
+
+def _lists(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
+    """The list and the plan of one of so many workers, in a process of its own: its peak is its memory."""
+    folder = root / "list"
+    folder.mkdir()
+    write_list(folder, 20_000 if is_quick else 1_092_009)
+    command = [sys.executable, "-m", "benchmarks.driver", str(folder)]
+    command += [str(cluster.batch_size), str(cluster.gpus)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    names = ("utterances", "plan_seconds", "span_seconds", "span_peak_bytes", "span_epochs", "maker_bytes")
+    return {name: found[name] for name in (*names, "validation_recordings")}
+
+
+def _networks(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
+    """Arithmetic of a step, counted and not run; a recording embedded, and the label-free report."""
+    config = load_config(PUBLISHED)
+    model = state_after_a_step(config).model
+    embedder = Embedder(model, torch.device("cpu"), "bf16", config.evaluation.batch_seconds)
+    recordings = np.random.default_rng(1).normal(0, 2000, (2, 128_000)).astype(np.int16)
+    probe = config.evaluation.label_free
+    views = torch.randn(32 if is_quick else probe.utterances, probe.views, config.encoder.embedding_dim)
+    sizes = {config.encoder.embedding_dim, cluster.projection_dims}
+    losses = {
+        "NT-Xent": lambda a, b: nt_xent_loss(a, b, 0.03),
+        "VICReg": lambda a, b: vicreg_loss(a, b, 1.0, 1.0, 0.1),
+    }
+    return {
+        "embed_seconds": _seconds(lambda: embedder.embed(recordings), 2 if is_quick else 4) / len(recordings),
+        "label_free_seconds": _seconds(lambda: label_free_report(views), 1),
+        "encoder_flops": _encoder_flops(config),
+        "loss_flops": {
+            f"{name}, {dims} dimensions": _loss_flops(loss, cluster.batch_size, dims)
+            for name, loss in losses.items()
+            for dims in sorted(sizes)
+        },
+    }
+
+
+def _encoder_flops(config: Config) -> int:
+    encoder = ThinResNet34(config.encoder)
+    samples = math.floor(16_000 * config.model.crop_seconds)
+    with FlopCounterMode(display=False) as counter:
+        encoder(torch.zeros(2, samples)).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def _loss_flops(loss: Callable[[Tensor, Tensor], Any], rows: int, dims: int) -> int:
+    """Counted on tensors without content."""
+    z_a, z_b = (torch.empty(rows, dims, device="meta", requires_grad=True) for _ in range(2))
+    with FlopCounterMode(display=False) as counter:
+        result = loss(z_a, z_b)
+        (result[0] if isinstance(result, tuple) else result).backward()
+    return int(counter.get_total_flops())
