@@ -42,8 +42,10 @@ def has_autoscaler() -> bool:
 def machines_to_come() -> int:
     """How many machines the autoscaler is starting."""
     if is_autoscaler_v2():
-        address = ray.get_runtime_context().gcs_address
-        status = get_cluster_status(address)
+        try:
+            status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        except ray.exceptions.RpcError:  # too busy to answer; it will be asked again
+            return 0
         return len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches)
     report = _report() or {}
     return len(report.get("pending_nodes", [])) + sum(report.get("pending_launches", {}).values())

@@ -38,7 +38,15 @@ def autoscaling_cluster(cpus: int, most: int, *, is_v2: bool) -> Iterator[str]:
             "more": machine | {"min_workers": 0, "max_workers": most},
         },
         "head_node_type": "ray.head.default",
+        "upscaling_speed": 1.0,
+        "auth": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
     }
+    lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")
+    config |= {key: [] for key in lists}
+    for commands in ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"):
+        config[f"{commands}_commands"] = []
     (folder / "cluster.yaml").write_text(json.dumps(config))
     environment = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     environment["PYTHONPATH"] = str(REPOSITORY)
