@@ -15,11 +15,9 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-HEAD = "f" * 51 + "00000"  # the node id that Ray's provider for one machine expects of the head
-
 
 @contextlib.contextmanager
-def autoscaling_cluster(cpus: int, most: int, *, is_v2: bool) -> Iterator[str]:
+def autoscaling_cluster(cpus: int, most: int) -> Iterator[str]:
     """Address of a head of one CPU that may be joined by up to `most` machines of `cpus` CPUs; none is there."""
     folder = Path(tempfile.mkdtemp(prefix="ra", dir="/tmp"))
     with socket.socket() as free:
@@ -50,9 +48,6 @@ def autoscaling_cluster(cpus: int, most: int, *, is_v2: bool) -> Iterator[str]:
     (folder / "cluster.yaml").write_text(json.dumps(config))
     environment = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     environment["PYTHONPATH"] = str(REPOSITORY)
-    if is_v2:
-        of_v2 = ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING")
-        environment |= dict.fromkeys(of_v2, HEAD) | {"RAY_enable_autoscaler_v2": "1"}
     ray = str(Path(sys.executable).parent / "ray")
     options = ["--head", "--block", f"--port={port}", "--num-cpus=1", f"--temp-dir={folder}"]
     options += ["--include-dashboard=false", f"--object-store-memory={150 * 2**20}"]

@@ -12,11 +12,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 TWO = ("resources.workers=2", "resources.cpus_per_data_task=1", "resources.threads_per_worker=1")
 
 
-@pytest.mark.parametrize("is_v2", [False, True], ids=["first autoscaler", "second autoscaler"])
-def test_train__a_request_waits_where_machines_are_added_and_is_refused_where_not(
-    is_v2, tmp_path, demo_corpus
-):
-    with autoscaling_cluster(cpus=3, most=2, is_v2=is_v2):
+def test_train__a_request_waits_where_machines_are_added_and_is_refused_where_not(tmp_path, demo_corpus):
+    with autoscaling_cluster(cpus=3, most=2):
         start = time.monotonic()
         huge = Training(tmp_path, demo_corpus, "huge", *TWO, "resources.cpus_per_worker=50")
         code, output = huge.wait(timeout=90)
