@@ -4,9 +4,9 @@ Command   python -m sslsv.tune tune_spaces/corpus/vicreg.py data.root=CORPUS res
               resources.data_tasks=1 --concurrent 1
 Data      that of configs/corpus/vicreg.yml; chosen on held-out training speakers in rooms of their own
 Hardware  one CPU core is enough
-Result    not yet run at this length.  With 45 epochs and rungs at 3 and 12 (commit 3a7bf85, 12 trials, 25 minutes, 114 epochs in place of
-          540) the best ended at 42.4 %, after 38.0 % at its first rung: VICReg has learnt next to nothing in 45 epochs of 9 steps, so
-          that rungs that early choose by chance
+Result    not yet run at this length.  With 45 epochs and rungs at 3 and 12 (commit 3a7bf85, 12 trials,
+          25 minutes, 114 epochs in place of 540) the best ended at 42.4 %, after 38.0 % at its first rung:
+          VICReg has learnt next to nothing in so few steps, and rungs that early choose by chance
 """
 
 from ray import tune
