@@ -56,7 +56,7 @@ def main() -> None:
                 given.steps,
                 rank=rank,
                 world_size=workers,
-                batches_per_block=per_block,
+                utterances_per_block=per_block * plan.batch_size // workers,
                 data_tasks=max(tasks, workers),
                 cpus_per_task=0.5,
             )

@@ -54,7 +54,7 @@ class Cluster:
     store_gb: float = 300.0  # object store of a GPU node
     batch_size: int = 4096  # over all GPUs
     projection_dims: int = 2048
-    batches_per_block: int = 4
+    utterances_per_block: int = 1024
     checkpoint_every_minutes: float = 10.0
     validate_every_epochs: int = 1
 
@@ -81,7 +81,7 @@ class Cluster:
     @property
     def pairs_per_block(self) -> float:
         """Made by one data task."""
-        return self.pairs_per_batch * self.batches_per_block
+        return self.pairs_per_batch * max(1, self.utterances_per_block // self.pairs_per_batch)
 
     @property
     def ring(self) -> float:
@@ -125,14 +125,14 @@ def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
         "blocks/s",
         blocks,
         units.blocks_per_second,
-        "`batches_per_block` up, `train.batch_size` up",
+        "`utterances_per_block` up, `train.batch_size` up",
     )
     yield Demand(
         "interpreter of a training process, for its data",
         "cores",
         driver_share(units, cluster, rate),
         1.0,
-        "`batches_per_block`, `train.batch_size`: fewer and larger pieces",
+        "`utterances_per_block`, `train.batch_size`: fewer and larger pieces",
     )
     yield Demand(
         "network into a GPU node: crops",
@@ -160,7 +160,7 @@ def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
         "GB",
         store_least_bytes(units, cluster) / 1e9,
         cluster.store_gb,
-        "`batches_per_block` down, `data_tasks` down",
+        "`utterances_per_block` down, `data_tasks` down",
     )
 
 

@@ -105,7 +105,13 @@ def _feed(
     steps = 1 + (blocks + 8) * batches_per_block
     plan = Plan(manifest.speakers, size, seed=1)
     stream = train_batches(
-        plan, ray.put(maker), 0, steps, batches_per_block=batches_per_block, data_tasks=2, cpus_per_task=0.5
+        plan,
+        ray.put(maker),
+        0,
+        steps,
+        utterances_per_block=batches_per_block * size,
+        data_tasks=2,
+        cpus_per_task=0.5,
     )
     warm = 1 + 8 * batches_per_block
     for _ in range(warm):

@@ -88,7 +88,7 @@ def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
         row(
             "tasks of all workers",
             lambda r: f"{c.gpus * r / c.pairs_per_block:,.0f} /s",
-            "`batches_per_block`",
+            "`utterances_per_block`",
         ),
         row(
             "read from storage",
@@ -133,13 +133,13 @@ def first_table(units: Units, cluster: Cluster) -> str:
     """Which limit comes first, and when, at several batch sizes and lengths of blocks."""
     rows = []
     for batch_size in (4 * cluster.gpus, 16 * cluster.gpus, 64 * cluster.gpus, 256 * cluster.gpus):
-        for batches_per_block in (cluster.batches_per_block, 4 * cluster.batches_per_block):
-            other = dataclasses.replace(cluster, batch_size=batch_size, batches_per_block=batches_per_block)
+        for in_block in (cluster.utterances_per_block, 4 * cluster.utterances_per_block):
+            other = dataclasses.replace(cluster, batch_size=batch_size, utterances_per_block=in_block)
             rate, first = extrapolation.fastest_rate(units, other)
             store = f"{extrapolation.store_least_bytes(units, other) / 1e9:.1f} GB"
-            rows.append([f"{batch_size:,}", str(batches_per_block), f"{rate:,.0f}", first.name, store])
+            rows.append([f"{batch_size:,}", f"{in_block:,}", f"{rate:,.0f}", first.name, store])
     return table(
-        ["batch_size", "batches_per_block", "pairs/s a GPU", "first limit", "least object store"], rows
+        ["batch_size", "utterances_per_block", "pairs/s a GPU", "first limit", "least object store"], rows
     )
 
 

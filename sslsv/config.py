@@ -141,7 +141,7 @@ class ResourcesConfig:
     cpus_per_worker: float = 0.5  # logical CPUs reserved for each training process
     data_tasks: int | None = None  # data processes at once over all workers; null = as many as CPUs allow
     cpus_per_data_task: float = 0.5  # logical CPUs reserved for each; they run niced, on one thread
-    batches_per_block: int = 4  # batches that one data task makes: fewer = less memory, more overhead
+    utterances_per_block: int = 1024  # made by one data task: fewer = less memory, more overhead of Ray
     resize_minutes: float = 1.0  # workers in a range: how often to look whether more would fit
     wait_minutes: float = 10.0  # for machines that were lost; without end where the cluster can grow
     hang_minutes: float = 10.0  # without a sign of life from a worker before all are started again
@@ -149,7 +149,7 @@ class ResourcesConfig:
     def __post_init__(self) -> None:
         """Refuse counts, shares and times below their smallest sensible value."""
         check_workers(self.workers)
-        at_least(1, self, "threads_per_worker", "data_tasks", "batches_per_block")
+        at_least(1, self, "threads_per_worker", "data_tasks", "utterances_per_block")
         for name in (
             "cpus_per_worker", "cpus_per_data_task", "resize_minutes", "wait_minutes", "hang_minutes"
         ):  # fmt: skip

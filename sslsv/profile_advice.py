@@ -56,8 +56,8 @@ def _data(profile: dict[str, Any], config: Config) -> str:
         f"data.augment.bank_cache_mb, which is {augment.bank_cache_mb}, until all rooms' spectra fit",
         "noise": "Lower data.augment.speech_files, which is "
         f"{list(augment.speech_files)}, or pack corpus and noises (python -m sslsv.prepare_data pack)",
-        "rest": "Raise resources.batches_per_block, which is "
-        f"{config.resources.batches_per_block}: blocks of little work are mostly overhead",
+        "rest": "Raise resources.utterances_per_block, which is "
+        f"{config.resources.utterances_per_block}: blocks of little work are mostly overhead",
     }
     return (
         f"Data processes spend most on: {largest}. {sentences[largest]}; or give the run more processes "

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sslsv import distributed
 from sslsv.data import augment
+from sslsv.data.pipeline import whole_batches
 from sslsv.data.views import ViewMaker
 from sslsv.encoders.features import LogMel
 from sslsv.stopwatch import Stopwatch, Watched
@@ -83,7 +84,9 @@ def profile_steps(training: Training, batches: Iterator[dict[str, Tensor]], step
     has_gpu = training.device.type == "cuda"
     watch = Stopwatch(torch.cuda.synchronize if has_gpu else lambda: None)
     data = np.zeros(len(DATA_SECTIONS))
-    unmeasured = min(2 * config.resources.batches_per_block * (config.resources.data_tasks or 1), 3 * steps)
+    share = config.train.batch_size // distributed.world_size()
+    in_block = whole_batches(config.resources.utterances_per_block, share)
+    unmeasured = min(2 * in_block * (config.resources.data_tasks or 1), 3 * steps)
     with _watched(training, watch):
         for step in range(unmeasured + steps):
             if step == unmeasured:

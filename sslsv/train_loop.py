@@ -136,7 +136,7 @@ class Training:
                 last,
                 rank=distributed.rank(),
                 world_size=distributed.world_size(),
-                batches_per_block=config.batches_per_block,
+                utterances_per_block=config.utterances_per_block,
                 data_tasks=config.data_tasks,
                 cpus_per_task=config.cpus_per_data_task,
                 is_pinned=self.device.type == "cuda",

@@ -347,7 +347,7 @@ def test_config__validation_on_test_takes_an_explicit_switch(tmp_path: Path) -> 
         "evaluation.label_free.utterances=4097", "evaluation.label_free.crop_seconds=0.05",
         "evaluation.test_every_epochs=-1", "evaluation.batch_seconds=0", "run.checkpoint_every_minutes=0",
         "run.keep_checkpoints=0", "run.max_failures=-2", "resources.workers=0", "resources.data_tasks=0",
-        "resources.batches_per_block=0", "resources.cpus_per_worker=0", "resources.cpus_per_data_task=0",
+        "resources.utterances_per_block=0", "resources.cpus_per_worker=0", "resources.cpus_per_data_task=0",
     ],
 )  # fmt: skip
 def test_config__refuses_values_out_of_range(tmp_path: Path, override: str) -> None:

@@ -43,7 +43,13 @@ UNITS = Units(
 )
 # 64 pairs a batch and 256 a block, of each GPU.
 CLUSTER = Cluster(
-    gpus=64, gpus_per_node=8, cores_per_node=50, network_gbit=80.0, store_gb=10.0, batch_size=4096
+    gpus=64,
+    gpus_per_node=8,
+    cores_per_node=50,
+    network_gbit=80.0,
+    store_gb=10.0,
+    batch_size=4096,
+    utterances_per_block=256,
 )
 
 
@@ -65,11 +71,11 @@ def test_demands__cores_are_those_of_all_gpus() -> None:
 def test_demands__longer_blocks_need_fewer_of_them() -> None:
     blocks = demand("blocks")
     assert (blocks.needed, blocks.use) == (pytest.approx(20), pytest.approx(0.5))
-    assert demand("blocks", cluster=replace(CLUSTER, batches_per_block=8)).needed == pytest.approx(10)
+    assert demand("blocks", cluster=replace(CLUSTER, utterances_per_block=512)).needed == pytest.approx(10)
 
 
 def test_demands__a_small_global_batch_cuts_the_data_into_many_pieces() -> None:
-    small = replace(CLUSTER, batch_size=256)  # 4 pairs a batch, 16 a block
+    small = replace(CLUSTER, batch_size=256, utterances_per_block=16)  # 4 pairs a batch, 16 a block
     assert demand("blocks", cluster=small).needed == pytest.approx(320)
     assert demand("interpreter", cluster=small).needed == pytest.approx(
         5120 * (0.00001 + 0.001 / 4 + 0.008 / 16)
@@ -103,7 +109,11 @@ def test_first_limit__is_the_most_used_one() -> None:
 
 
 def test_fastest_rate__uses_the_first_limit_entirely() -> None:
-    for cluster in (CLUSTER, replace(CLUSTER, batch_size=256), replace(CLUSTER, network_gbit=1e6)):
+    for cluster in (
+        CLUSTER,
+        replace(CLUSTER, batch_size=256, utterances_per_block=16),
+        replace(CLUSTER, network_gbit=1e6),
+    ):
         rate, limit = extrapolation.fastest_rate(UNITS, cluster)
         uses = {d.name: d.use for d in extrapolation.demands(UNITS, cluster, rate) if d.unit != "GB"}
         assert uses[limit.name] == pytest.approx(1)

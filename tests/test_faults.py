@@ -93,7 +93,7 @@ def test_train__a_worker_is_killed(workers, rng, undisturbed, outcomes, tmp_path
 
 
 def test_train__a_data_process_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
-    training = start(tmp_path, demo_corpus, *ALONE, "resources.batches_per_block=1")
+    training = start(tmp_path, demo_corpus, *ALONE, "resources.utterances_per_block=8")
     moment = reach(training, rng, undisturbed[1].step)
     victims = training.pids("SSLSV_DATA_PROCESS=1")
     assert victims
@@ -152,7 +152,7 @@ def test_train__a_machine_is_lost(machines, rng, undisturbed, outcomes, tmp_path
 def test_train__the_corpus_is_gone_for_a_while(rng, undisturbed, outcomes, tmp_path, demo_corpus):
     corpus = tmp_path / "corpus"
     shutil.copytree(demo_corpus, corpus)
-    training = start(tmp_path, corpus, *ALONE, "resources.batches_per_block=1")
+    training = start(tmp_path, corpus, *ALONE, "resources.utterances_per_block=8")
     moment = reach(training, rng, undisturbed[1].step)
     corpus.rename(tmp_path / "unmounted")
     time.sleep(8)
@@ -162,7 +162,10 @@ def test_train__the_corpus_is_gone_for_a_while(rng, undisturbed, outcomes, tmp_p
 
 def test_train__the_object_store_is_too_small(rng, undisturbed, outcomes, tmp_path, demo_corpus):
     with local_cluster(3, object_store_mb=75):  # Ray allows no less
-        block = ("resources.batches_per_block=40", "model.crop_seconds=20")  # 200 MB of audio in one block
+        block = (
+            "resources.utterances_per_block=320",
+            "model.crop_seconds=20",
+        )  # 200 MB of audio in one block
         training = start(tmp_path, demo_corpus, *ALONE, *block, pace=0.0)
         code, output = training.wait(timeout=500)
         assert code in (0, 1) and "Traceback" not in output, output

@@ -22,7 +22,7 @@ def profile(data=None, **values):
         ("read and decode", "prepare_data pack"),
         ("room", "data.augment.strategy"),
         ("noise", "data.augment.speech_files"),
-        ("rest", "resources.batches_per_block"),
+        ("rest", "resources.utterances_per_block"),
     ],
 )
 def test_advice__on_waiting_names_what_data_processes_do_most(largest, setting):

@@ -34,7 +34,7 @@ def config(demo_corpus):
         encoder=ThinResNet34.Config(width=2, embedding_dim=16),
         model=SimCLR.Config(crop_seconds=0.5),
         train=TrainConfig(epochs=1000, batch_size=4, log_every_steps=2),
-        resources=ResourcesConfig(batches_per_block=1, data_tasks=1),
+        resources=ResourcesConfig(utterances_per_block=4, data_tasks=1),
         run=RunConfig(tensorboard=False),
     )
 

@@ -47,7 +47,7 @@ def train_batches(
     *,
     rank: int = 0,
     world_size: int = 1,
-    batches_per_block: int = 4,
+    utterances_per_block: int = 1024,
     data_tasks: int | None = None,
     cpus_per_task: float = 0.5,
     is_pinned: bool = False,
@@ -67,7 +67,7 @@ def train_batches(
     reference = ray.put(maker) if isinstance(maker, ViewMaker) else maker
     _configure(DataContext.get_current(), data_tasks, cpus_per_task, world_size)
     # Items and not tables: the size of each table is asked by a task of one CPU, which there may not be.
-    blocks = _blocks(len(rows["sample"]), size, batches_per_block)
+    blocks = _blocks(len(rows["sample"]), size, whole_batches(utterances_per_block, size))
     views = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         _make_block,  # type: ignore[arg-type]
         batch_size=None,
@@ -120,6 +120,11 @@ class _Collate(NumpyBatchCollateFn):
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> Batch:  # type: ignore[override]
         copies = {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
         return {name: copy.pin_memory() for name, copy in copies.items()} if self.is_pinned else copies
+
+
+def whole_batches(utterances_per_block: int, batch_size: int) -> int:
+    """Batches of one rank in a block: as many as `utterances_per_block` holds, at least one."""
+    return max(1, utterances_per_block // batch_size)
 
 
 def _blocks(total: int, size: int, batches_per_block: int) -> list[dict[str, int]]:

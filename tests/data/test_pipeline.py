@@ -32,8 +32,8 @@ def test_plain_batches__ranks_joined_are_the_one_process_batch(demo_corpus: Path
 def test_train_batches__equal_plain_batches_bit_for_bit(demo_corpus: Path, ray_session: None) -> None:
     plan, maker = plan_and_maker(demo_corpus)
     cases = [
-        {"first_step": 1, "last_step": 10, "batches_per_block": 2, "data_tasks": 2},
-        {"first_step": 6, "last_step": 9, "batches_per_block": 4, "rank": 1, "world_size": 2},
+        {"first_step": 1, "last_step": 10, "utterances_per_block": 8, "data_tasks": 2},
+        {"first_step": 6, "last_step": 9, "utterances_per_block": 8, "rank": 1, "world_size": 2},
     ]
     for case in cases:
         made = list(train_batches(plan, maker, **case))
@@ -70,7 +70,7 @@ def test_train_batches__ray_does_not_spin_while_made_batches_wait(
     maker = ViewMaker(manifest, (("views", 2, 2.0),), DataConfig(root=str(demo_corpus)), 9)
     plan = Plan(manifest.speakers, 16, seed=9)
     # Blocks of 66 MB: a few of them are all that the object store holds, and the tasks have to wait.
-    batches = train_batches(plan, maker, 0, 4000, data_tasks=2, batches_per_block=32)
+    batches = train_batches(plan, maker, 0, 4000, data_tasks=2, utterances_per_block=512)
     next(batches)
     time.sleep(8)
     before = time.process_time()
