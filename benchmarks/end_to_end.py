@@ -15,7 +15,7 @@ from benchmarks.row import Row, Settings, speed_row
 from benchmarks.training import overrides
 from sslsv.config import load_config
 from sslsv.data.manifest import read_train_lists
-from sslsv.data.pipeline import train_batches
+from sslsv.data.pipeline import train_batches, whole_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 
@@ -36,7 +36,7 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
     """Crops per second of all data processes, into this one, against as many processes in a bare loop."""
     import ray
 
-    size, steps, pairs = (8, 8, 1) if settings.is_quick else (64, 120, 3)
+    size, steps, pairs = (8, 8, 1) if settings.is_quick else (64, 353, 3)
     given = overrides(root, size)
     config = load_config(PUBLISHED, given)
     manifest = read_train_lists(root, config.data.train_lists)
@@ -46,10 +46,11 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
     try:
         with contestant("batches", processes=PROCESSES, threads=1, config=PUBLISHED, overrides=given) as bare:
             reference = ray.put(maker)
+            in_block = whole_batches(config.resources.utterances_per_block, size)
             times = []
             for turn in range(pairs + 1):
                 stream = train_batches(plan, reference, 0, steps, data_tasks=PROCESSES + 1, cpus_per_task=0.5)
-                first = 2 * 4 + 1  # steps of the first blocks: start-up
+                first = 1 if settings.is_quick else 1 + 2 * in_block  # start-up
                 for _ in range(first):
                     next(stream)
                 started = time.perf_counter()
@@ -74,7 +75,7 @@ def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
     config = load_config(SMALL, given)
     manifest = read_train_lists(config.data.root, config.data.train_lists)
     steps = (len(manifest) - config.evaluation.held_out_speakers) // size
-    epochs = max(6, (40 if settings.is_quick else 90) // max(1, steps))
+    epochs = max(6, (40 if settings.is_quick else 120) // max(1, steps))
     given += [
         "evaluation.every_epochs=1000000",
         "run.tensorboard=false",
@@ -122,6 +123,6 @@ def _train(given: list[str], folder: Path, run: int) -> tuple[float, float]:
             f"sslsv.train ended with exit code {process.returncode}: {said.read_text()[-2000:]}"
         )
     records = [json.loads(line) for line in records_file.open()]
-    begun = 2 * 4 * 2  # steps: two blocks of each of two data processes
+    begun = 2 * 16  # steps: two blocks
     steady = [record["samples_per_second"] for record in records if record["step"] > begun]
     return statistics.median(steady), first
