@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sslsv import distributed
 from sslsv.encoders import ThinResNet34
+from sslsv.global_batchnorm import synchronize_batchnorm
 from sslsv.models import BarlowTwins, Progress, SimCLR, VIbCReg, VICReg
-from sslsv.modules import synchronize_batchnorm
 
 GLOBAL_BATCH, CROP_SECONDS, STEPS = 16, 0.3, 2
 PROJECTOR_DIMS = (24, 24, 16)

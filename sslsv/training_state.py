@@ -13,9 +13,9 @@ from sslsv.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoin
 from sslsv.config import Config, to_yaml
 from sslsv.encoders import ThinResNet34
 from sslsv.environment import describe_environment
+from sslsv.global_batchnorm import synchronize_batchnorm
 from sslsv.models import MODELS
 from sslsv.models.base import Model, TwoViewModel
-from sslsv.modules import synchronize_batchnorm
 from sslsv.optim import build_optimizer
 from sslsv.run_folder import RunFolder
 
