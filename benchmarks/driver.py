@@ -93,13 +93,13 @@ def _peak_mb() -> float:
 
 def span_of_a_worker(kept: Manifest, held_out: Manifest, batch_size: int, workers: int) -> dict[str, float]:
     """The table that one of many workers gives to Ray Data, and what else each of them holds."""
-    from sslsv.train_loop import MAX_SPAN_STEPS
+    from sslsv.train_loop import steps_at_once
 
     config = load_config(
         "configs/simclr.yml", [f"train.batch_size={batch_size}", "data.augment.strategy=none"]
     )
     plan = Plan.from_config(kept.speakers, config)
-    epochs = max(MAX_SPAN_STEPS // plan.steps_per_epoch, 1)
+    epochs = steps_at_once(batch_size, plan.steps_per_epoch) // plan.steps_per_epoch
     tracemalloc.start()  # of NumPy's arrays too
     started = time.perf_counter()
     rows_of_rank(plan.rows(0, epochs * plan.steps_per_epoch), batch_size, 0, workers)

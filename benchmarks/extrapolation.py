@@ -20,8 +20,6 @@ class Units:
     driver_per_batch_seconds: float  # for each batch it takes
     driver_per_pair_seconds: float  # for each pair copied out of the object store
     blocks_per_second: float  # of one iterator with nothing to do, tasks and trainer on the same cores
-    run_ahead_share: float  # of the cluster's object stores, filled by one iterator that nobody reads
-    spilled_share: float  # the same, written to disk while three iterators wait at once
     checkpoint_bytes: int  # the published recipe, with Adam's two moments
     wide_checkpoint_bytes: int  # the encoder of 7.0 M parameters
     checkpoint_copy_seconds: float  # a GB, while training waits
@@ -200,11 +198,6 @@ def store_least_bytes(units: Units, cluster: Cluster) -> float:
     """
     block = cluster.pairs_per_block * units.store_per_pair_bytes
     return (cluster.cores_per_node + 2 * cluster.gpus_per_node) * block + cluster.gpus * units.maker_bytes
-
-
-def run_ahead_of_all(units: Units, cluster: Cluster) -> float:
-    """Times all object stores that iterators may fill while GPUs are the slower side: above 1, disks."""
-    return units.run_ahead_share * cluster.gpus
 
 
 def collectives_per_step(units: Units) -> int:

@@ -1,4 +1,4 @@
-"""What Ray Data costs: one iterator's bytes, its time per task, batch and pair, and how far it runs ahead."""
+"""What Ray Data costs: one iterator's bytes, its time per task, batch and pair."""
 
 import contextlib
 import threading
@@ -59,8 +59,6 @@ def through_ray(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
             _feed(manifest, full, size=32, blocks=blocks // 6, batches_per_block=4),
         ]
         costs = np.linalg.solve([run[:3] for run in runs], [run[3] for run in runs])
-        alone, _ = _fill(manifest, full, iterators=1)
-        _, spilled = _fill(manifest, full, iterators=3)
     per_block, per_batch, per_pair = (float(max(cost, 0.0)) for cost in costs)
     return {
         "views_per_pair_bytes": block["views"].nbytes // pairs,
@@ -69,8 +67,6 @@ def through_ray(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
         "driver_per_batch_seconds": per_batch,
         "driver_per_pair_seconds": per_pair,
         "blocks_per_second": runs[0][0] / runs[0][4],
-        "run_ahead_share": alone,
-        "spilled_share": spilled,
     }
 
 
@@ -120,37 +116,3 @@ def _feed(
     done = sum(1 for _ in stream)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     return blocks, done, done * size, cpu, clock
-
-
-def _fill(manifest: Manifest, maker: ViewMaker, *, iterators: int) -> tuple[float, float]:
-    """Shares of the object store: used, and written to disk, while iterators wait for a reader."""
-    import ray
-
-    plan = Plan(manifest.speakers, 16, seed=1)
-    deadline = time.monotonic() + 20
-    while _store()[0] > 0.01 * STORE_BYTES and time.monotonic() < deadline:
-        time.sleep(0.2)  # until the blocks of the iterator before this one are gone
-    spilled_before = _store()[1]
-    streams = [train_batches(plan, ray.put(maker), 0, 2000, data_tasks=2) for _ in range(iterators)]
-    try:
-        for stream in streams:
-            next(stream)
-        last, since, most = -1.0, time.monotonic(), 0.0
-        while time.monotonic() - since < 8:  # seconds in which nothing more came
-            used, spilled = _store()
-            most = max(most, used)
-            if used + spilled != last:
-                last, since = used + spilled, time.monotonic()
-            time.sleep(0.2)
-    finally:
-        for stream in streams:
-            stream.close()
-    return most / STORE_BYTES, (spilled - spilled_before) / STORE_BYTES
-
-
-def _store() -> tuple[float, float]:
-    """Bytes in the object store now, and bytes that it ever wrote to disk."""
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
-
-    stats = get_memory_info_reply(get_state_from_address(None)).store_stats
-    return stats.object_store_bytes_used, stats.spilled_bytes_total

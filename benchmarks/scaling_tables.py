@@ -36,16 +36,14 @@ def unit_table(units: Units, cluster: Cluster) -> str:
         f"a pair, to the training process | {1e6 * u.driver_per_pair_seconds:.1f} µs | CPU time of the copy",
         f"a task of Ray Data | {1000 / u.blocks_per_second:.1f} ms | by the clock, of nearly no work",
         f"blocks through one iterator | {u.blocks_per_second:.0f} /s | the same, all on these cores",
-        f"object store filled by an iterator that nobody reads | {u.run_ahead_share:.0%} | of all there is",
-        f"written to disk by three of them | {u.spilled_share:.0%} | of the object store's size",
         f"checkpoint, 1.4 / 7.0 M parameters | {' / '.join(sizes)} MB | weights and Adam's moments",
         f"a GB of checkpoint, copied | {u.checkpoint_copy_seconds:.1f} s | while training waits",
         f"a GB of checkpoint, written | {u.checkpoint_write_seconds:.1f} s | in a thread, with checksum",
         f"gradients, 1.4 / 7.0 M parameters | {' / '.join(gradients)} MB | float32, of one all-reduce",
         f"collectives a step | {collectives} | {u.batch_norms} batch norms, gather, DDP; both directions",
         f"planning an epoch of {u.utterances:,} | {u.plan_seconds:.2f} s | on every worker",
-        f"table of {u.span_epochs} epochs | {u.span_seconds:.1f} s, {span_mb:,.0f} MB peak | on every worker",
-        f"a worker's list in the object store | {u.maker_bytes / 1e6:.0f} MB | each worker puts its own",
+        f"table of {u.span_epochs} epochs | {u.span_seconds:.1f} s, {span_mb:,.0f} MB | peak, on every worker",
+        f"a worker's list in the object store | {u.maker_bytes / 1e6:.0f} MB | put once",
         f"projections gathered, a step | {gathered_mb:,.0f} MB | into each GPU, with their gradient",
         f"a recording of 8 s embedded | {1000 * u.embed_seconds:.0f} ms | one core, bf16",
         f"recordings of 40 held-out speakers | {u.validation_recordings:,} | in the validation trials",
@@ -116,11 +114,6 @@ def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
             "`held_out_speakers`; `evaluation.every_epochs`",
         ),
         row("tables of a GPU node's workers", lambda r: f"{tables:.1f} GB", "none; `train.batch_size` down"),
-        row(
-            "all iterators may fill, if GPUs are slower than the data",
-            lambda r: f"{extrapolation.run_ahead_of_all(u, c):.0f} x all object stores",
-            "none yet",
-        ),
     ]
     encoder = c.pairs_per_batch * u.encoder_flops
     for name, flops in u.loss_flops.items():

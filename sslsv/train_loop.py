@@ -124,8 +124,7 @@ class Training:
         """This worker's share of every global batch that is still to come."""
         config, steps_per_epoch = self.config.resources, self.plan.steps_per_epoch
         maker = self.share_maker()
-        most = min(MAX_SPAN_STEPS, MAX_SPAN_SAMPLES // self.config.train.batch_size)
-        span = max(most // steps_per_epoch, 1) * steps_per_epoch
+        span = steps_at_once(self.config.train.batch_size, steps_per_epoch)
         step = self.state.step
         while step < self.total_steps:
             last = min(self.total_steps, (step // span + 1) * span)
@@ -214,3 +213,9 @@ class Training:
             )
         seen = min(self.state.step * self.config.train.batch_size, self.num_utterances)
         validation.check_bad_share(self.state.bad_utterances, seen, self.config)
+
+
+def steps_at_once(batch_size: int, steps_per_epoch: int) -> int:
+    """Steps of one Ray Data execution, whole epochs."""
+    most = min(MAX_SPAN_STEPS, MAX_SPAN_SAMPLES // batch_size)
+    return max(most // steps_per_epoch, 1) * steps_per_epoch
