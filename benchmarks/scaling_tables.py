@@ -42,7 +42,7 @@ def unit_table(units: Units, cluster: Cluster) -> str:
         f"gradients, 1.4 / 7.0 M parameters | {' / '.join(gradients)} MB | float32, of one all-reduce",
         f"collectives a step | {collectives} | {u.batch_norms} batch norms, gather, DDP; both directions",
         f"planning an epoch of {u.utterances:,} | {u.plan_seconds:.2f} s | on every worker",
-        f"table of {u.span_epochs} epochs | {u.span_seconds:.1f} s, {span_mb:,.0f} MB | peak, on every worker",
+        f"table of {u.span_epochs} epochs | {u.span_seconds:.1f} s, {span_mb:,.0f} MB | peak, each worker",
         f"a worker's list in the object store | {u.maker_bytes / 1e6:.0f} MB | put once",
         f"projections gathered, a step | {gathered_mb:,.0f} MB | into each GPU, with their gradient",
         f"a recording of 8 s embedded | {1000 * u.embed_seconds:.0f} ms | one core, bf16",
