@@ -6,6 +6,7 @@ from typing import Any
 
 from sslsv.config import Config, differences, read_config, to_yaml
 from sslsv.environment import describe_environment
+from sslsv.project import locate
 from sslsv.run_folder import RunFolder
 from sslsv.search.space import Space
 
@@ -18,7 +19,7 @@ def describe_request(
     """What is asked for, as sweep.json keeps it: enough to tell whether another command asks for the same."""
     return {
         "space_file": str(options.space),
-        "space": options.space.read_text(),
+        "space": locate(options.space).read_text(),
         "overrides": options.overrides,
         "trials": space.trials,
         "metrics": list(space.metrics),
