@@ -87,7 +87,7 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
         "submit", file, "sslsv/tune.py", "tune_spaces/demo.py", "data.root=/media/demo", "--", "--plan"
     )
     assert "trials" in plan
-    job = "python -m sslsv.train configs/demo.yml run.name=job train.epochs=1 " + " ".join(
+    job = "python -m sslsv.train configs/demo.yml run.name=job train.epochs=2 " + " ".join(
         SMALL[:2] + SMALL[3:]
     )
     assert "succeeded" in ray("exec", file, f"ray job submit --working-dir ~/sslsv-project -- {job}")
