@@ -73,6 +73,8 @@ class Machines:
                 with contextlib.suppress(ProcessLookupError):  # gone with the first process of its namespace
                     os.kill(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+            # The kernel takes a moment to do it itself, in which the next test would find the name in use.
+            subprocess.run(["ip", "link", "del", f"sslsv-v-n{i}"], capture_output=True)
         subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
 
     def ssh(self, address: str, command: str) -> subprocess.CompletedProcess[str]:
