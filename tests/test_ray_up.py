@@ -96,4 +96,4 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
 
     ray("down", "-y", file)
     for address in machines.addresses:
-        assert machines.ssh(address, "pgrep -f 'raylet|gcs_server'").stdout == ""
+        assert machines.ssh(address, "pgrep -r D,R,S -f 'raylet|gcs_server'").stdout == ""
