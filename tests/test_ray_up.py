@@ -95,5 +95,9 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
     assert "configs/no_such.yml does not exist" in said and "Traceback" not in said.partition("Error")[0]
 
     ray("down", "-y", file)
+    still_there = (
+        "for i in $(seq 20); do pgrep -r D,R,S '^(raylet|gcs_server)' || exit; sleep 1; done; ps -ef"
+    )
     for address in machines.addresses:
-        assert machines.ssh(address, "pgrep -r D,R,S -f 'raylet|gcs_server'").stdout == ""
+        left = machines.ssh(address, still_there).stdout
+        assert "raylet" not in left and "gcs_server" not in left, left
