@@ -45,7 +45,7 @@ def open_filesystem(place: str) -> tuple[Any, str]:
     check_place("the storage", place)
     try:
         filesystem, path = fs.FileSystem.from_uri(place)
-    except (ValueError, NotImplementedError, OSError) as error:
+    except (ValueError, NotImplementedError, OSError) as error:  # pyarrow built without that storage, too
         raise ValueError(
             f"{place} can't be opened: {' '.join(str(error).split())}; give a folder, or a URI such as "
             "s3://bucket/folder"

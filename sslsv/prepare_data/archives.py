@@ -136,6 +136,7 @@ def list_zip(paths: Sequence[Path], place_of: Callable[[str], str | None]) -> li
             # zipfile forgives bytes that are missing or added before the list: every place is then wrong.
             if infos and min(info.header_offset for info in infos) != 0:
                 raise zipfile.BadZipFile("the first file is not at its beginning")
+        # NotImplementedError is what zipfile says of a version or spanning that it does not know.
         except (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError) as error:
             raise ArchiveError(
                 f"{label} ({archive_size:,} bytes) is no complete zip ({error}): a part is missing, cut off "

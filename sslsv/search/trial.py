@@ -50,7 +50,7 @@ def run_leg(folder: RunFolder, until_epoch: int, place: Place, report: Callable[
             _train_together(config, folder, until_epoch, place)
     except (TrainingError, ValueError) as error:
         return {"state": "failed", "why": " ".join(str(error).split())}
-    except Exception:
+    except Exception:  # raised again: only noted, because Ray shows the user no more than its last line
         folder.write("failure.txt", traceback.format_exc().encode())
         raise
     last = folder.metrics()[-1]
