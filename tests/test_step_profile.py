@@ -24,6 +24,7 @@ from sslsv.step_profile import DATA_SECTIONS, STEP_SECTIONS, TimedViewMaker, pro
 from sslsv.stopwatch import Stopwatch
 from sslsv.train import prepare_folder
 from sslsv.train_loop import Training
+from tests.clock import Clock
 
 
 @pytest.fixture
@@ -36,17 +37,6 @@ def config(demo_corpus):
         resources=ResourcesConfig(utterances_per_block=4, data_tasks=1),
         run=RunConfig(tensorboard=False),
     )
-
-
-class Clock:
-    """In place of a stopwatch's `time`: every look takes a second, so that no busy machine can disturb a sum."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def perf_counter(self):
-        self.now += 1.0
-        return self.now
 
 
 @pytest.fixture
@@ -69,7 +59,7 @@ def test_timed_view_maker__makes_the_same_batches_and_accounts_for_its_time(conf
     assert batch.keys() == plain.keys()
     assert all(np.array_equal(batch[name], plain[name]) for name in plain)
     assert column.shape == (8, len(DATA_SECTIONS)) and (column > 0).all()
-    assert column.sum() == pytest.approx(clock.now - 1.0)  # from its first look to its last
+    assert column.sum() == pytest.approx(clock.now - clock.tick_seconds)  # from its first look to its last
 
 
 def test_profile_steps__add_up_to_the_time_of_the_steps(config, tmp_path, monkeypatch, clock):
@@ -86,7 +76,7 @@ def test_profile_steps__add_up_to_the_time_of_the_steps(config, tmp_path, monkey
     forward = ThinResNet34.forward
 
     def slow_forward(self, waveforms):
-        clock.now += 1000.0
+        clock.sleep(0.05)
         return forward(self, waveforms)
 
     monkeypatch.setattr(ThinResNet34, "forward", slow_forward)
@@ -97,7 +87,7 @@ def test_profile_steps__add_up_to_the_time_of_the_steps(config, tmp_path, monkey
     seconds = found["seconds"]
     assert tuple(seconds) == STEP_SECTIONS
     assert steps * sum(seconds.values()) == pytest.approx(whole, rel=0.02)
-    assert seconds["forward"] > 1000
+    assert seconds["forward"] > 0.05
     for name in ("features", "backward", "optimizer", "reporting"):
         assert seconds[name] > 0, name
     assert seconds["communication"] == 0

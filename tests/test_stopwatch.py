@@ -1,29 +1,34 @@
-import time
 from types import SimpleNamespace
 
 import pytest
 
+from sslsv import stopwatch
 from sslsv.stopwatch import Stopwatch, Watched
+from tests.clock import Clock
 
 
-def test_section__leaves_to_inner_ones_what_they_take():
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(stopwatch, "time", clock)
+    return clock
+
+
+def test_section__leaves_to_inner_ones_what_they_take(clock):
     watch = Stopwatch()
-    started = time.perf_counter()
     with watch.section("outer"):
-        time.sleep(0.05)
+        clock.sleep(0.05)
         with watch.section("inner"):
-            time.sleep(0.1)
-        time.sleep(0.05)
-    whole = time.perf_counter() - started
-    assert sum(watch.seconds.values()) == pytest.approx(whole, rel=0.02)
-    assert 0.1 <= watch.seconds["inner"] < 0.1 + 0.09 <= 0.2
-    assert watch.seconds["outer"] >= 0.1
+            clock.sleep(0.1)
+        clock.sleep(0.05)
+    assert sum(watch.seconds.values()) == pytest.approx(clock.now - clock.tick_seconds)
+    assert watch.seconds == {"outer": pytest.approx(0.1, abs=1e-5), "inner": pytest.approx(0.1, abs=1e-5)}
 
 
-def test_watching__times_calls_and_puts_the_functions_back():
+def test_watching__times_calls_and_puts_the_functions_back(clock):
     class Thing:
         def method(self) -> str:
-            time.sleep(0.03)
+            clock.sleep(0.03)
             return "done"
 
     thing, module = Thing(), SimpleNamespace(function=lambda: "of a module")
@@ -32,10 +37,10 @@ def test_watching__times_calls_and_puts_the_functions_back():
     watched = (Watched(thing, "method", "a", afterwards="after"), Watched(module, "function", "b"))
     with watch.watching(watched), watch.section("before"):
         assert thing.method() == "done" and module.function() == "of a module"
-        time.sleep(0.03)
+        clock.sleep(0.03)
     assert "method" not in vars(thing) and module.function is before
     assert watch.seconds["a"] >= 0.03 and watch.seconds["after"] >= 0.03
-    assert watch.seconds["before"] < 0.03
+    assert watch.seconds["before"] < 1e-5
 
 
 def test_watching__puts_the_functions_back_after_an_error():

@@ -14,8 +14,8 @@ def test_folder__that_is_gone_for_a_while_is_waited_for(tmp_path, demo_corpus):
     name = folder.find("voxceleb2")[0]
     whole = folder.read_whole(name)
     (tmp_path / "corpus").rename(tmp_path / "elsewhere")
-    threading.Timer(0.7, (tmp_path / "elsewhere").rename, [tmp_path / "corpus"]).start()
     start = time.monotonic()
+    threading.Timer(0.7, (tmp_path / "elsewhere").rename, [tmp_path / "corpus"]).start()
     assert (folder.read_whole(name) == whole).all()
     assert time.monotonic() - start > 0.6
 
