@@ -13,34 +13,41 @@ def views(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor]:
     return a, a + torch.randn(request.param, generator=generator, dtype=torch.float64)
 
 
-def test_off_diagonal_energy__equals_the_double_sum(views) -> None:
+def test_cross_products__equal_the_double_sum(views) -> None:
     a, b = views
-    rows, dims = a.shape
-    expected = 0.0
-    for i in range(dims):
-        for j in range(dims):
-            if i != j:
-                expected += sum(a[n, i].item() * b[n, j].item() for n in range(rows)) ** 2
-    assert losses.off_diagonal_energy(a, b).item() == pytest.approx(expected, rel=1e-12)
+    for z_b in (b, None):
+        products = [
+            [(column * other).sum().item() for other in (a if z_b is None else b).T] for column in a.T
+        ]
+        energy, diagonal = losses.cross_products(a, z_b)
+        expected = sum(p**2 for i, row in enumerate(products) for j, p in enumerate(row) if i != j)
+        assert energy.item() == pytest.approx(expected, rel=1e-12)
+        assert diagonal.tolist() == pytest.approx([row[i] for i, row in enumerate(products)], rel=1e-12)
 
 
-def test_off_diagonal_energy__gradient_is_that_of_finite_differences(views) -> None:
+def test_cross_products__gradients_are_those_of_finite_differences(views) -> None:
     a, b = (view.clone().requires_grad_() for view in views)
-    assert torch.autograd.gradcheck(losses.off_diagonal_energy, (a, b))
+    assert torch.autograd.gradcheck(losses.cross_products, (a, b))
+    assert torch.autograd.gradcheck(losses.cross_products, (a,))
 
 
-def test_off_diagonal_energy__gram_form_keeps_float32_digits() -> None:
+def test_cross_products__gram_form_keeps_float32_digits() -> None:
     z = torch.randn(64, 512, generator=torch.Generator().manual_seed(4))
     z = z - z.mean(0)
-    exact = losses.off_diagonal_energy(z.double(), z.double()).item()
-    assert losses.off_diagonal_energy(z, z).item() == pytest.approx(exact, rel=1e-5)
+    exact, _ = losses.cross_products(z.double())
+    for energy, _ in (losses.cross_products(z), losses.cross_products(z, z)):
+        assert energy.item() == pytest.approx(exact.item(), rel=1e-5)
 
 
-def test_covariance_penalty__equals_torch_cov(views) -> None:
+def test_variance_and_covariance__equal_torch_cov(views) -> None:
     for z in views:
-        covariance = torch.cov(z.T)
-        expected = (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]
-        assert losses.covariance_penalty(z).item() == pytest.approx(expected.item(), rel=1e-12)
+        matrix = torch.cov((0.3 * z).T)
+        energy = (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]
+        hinge = (1 - (matrix.diagonal() + 1e-4).sqrt()).clamp(min=0).mean()
+        variance, covariance = losses.variance_and_covariance(0.3 * z)
+        assert covariance.item() == pytest.approx(energy.item(), rel=1e-12)
+        assert variance.item() == pytest.approx(hinge.item(), rel=1e-12) and variance.item() > 0
+        assert losses.variance_hinge(0.3 * z).item() == pytest.approx(variance.item(), rel=1e-12)
 
 
 def test_correlation_penalty__equals_torch_corrcoef_and_ignores_scale(views) -> None:

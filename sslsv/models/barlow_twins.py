@@ -5,19 +5,15 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sslsv.losses import off_diagonal_energy, standardize, weighted_sum
+from sslsv.losses import cross_products, standardize, weighted_sum
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
 
 
 def barlow_twins_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
     """The two terms of `barlow_twins_loss`, unweighted, by name."""
     rows = z_a.shape[0]
-    z_a, z_b = standardize(z_a), standardize(z_b)
-    diagonal = (z_a * z_b).mean(0)
-    return {
-        "invariance": (1 - diagonal).square().sum(),
-        "redundancy": off_diagonal_energy(z_a, z_b) / rows**2,
-    }
+    energy, diagonal = cross_products(standardize(z_a), standardize(z_b))
+    return {"invariance": (1 - diagonal / rows).square().sum(), "redundancy": energy / rows**2}
 
 
 def barlow_twins_loss(z_a: Tensor, z_b: Tensor, redundancy_weight: float, scale: float) -> Tensor:

@@ -5,16 +5,17 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sslsv.losses import covariance_penalty, invariance, variance_hinge, weighted_sum
+from sslsv.losses import invariance, variance_and_covariance, weighted_sum
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
 
 
 def vicreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
     """The three terms of `vicreg_loss`, unweighted, by name."""
+    (variance_a, covariance_a), (variance_b, covariance_b) = map(variance_and_covariance, (z_a, z_b))
     return {
         "invariance": invariance(z_a, z_b),
-        "variance": variance_hinge(z_a) + variance_hinge(z_b),
-        "covariance": covariance_penalty(z_a) + covariance_penalty(z_b),
+        "variance": variance_a + variance_b,
+        "covariance": covariance_a + covariance_b,
     }
 
 
