@@ -4,7 +4,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
+TILE_ROWS = 512  # of either side of a matrix product, whose scores stay in the cache
 TILE_ELEMENTS = 4_000_000  # values of float32 work space at a time: 16 MB
 # A product inside a matrix product is this much cheaper than one whose rows are first gathered from all over.
 GEMM_ADVANTAGE = 64
@@ -13,7 +15,7 @@ GEMM_ADVANTAGE = 64
 def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
     """Cosine similarity `(T,)` in [-1, 1] of rows `enrol[t]` and `test[t]` of the embeddings `(N, D)`.
 
-    An embedding of zeros scores 0 with everything. Work space beyond a normalised copy of the embeddings is
+    An embedding of zeros scores 0 with everything. Work space beyond normalised copies of the embeddings is
     bounded. Raises ValueError for indices out of range and embeddings that are not finite.
     """
     rows = np.asarray(embeddings, dtype=np.float32)
@@ -27,49 +29,61 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> F
     if not len(first):
         return np.zeros(0, dtype=np.float32)
     unit = unit_rows(rows)
+    all_used, all_at = _used_rows(np.concatenate((first, second)), len(rows))
     firsts, first_at = _used_rows(first, len(rows))
     seconds, second_at = _used_rows(second, len(rows))
-    if len(firsts) * len(seconds) <= GEMM_ADVANTAGE * len(first):
-        scores = _dense(unit, firsts, seconds, first_at, second_at)
-    else:
+    # A trial scores the same either way round: for the same recordings on both sides, half the products do.
+    cells = len(firsts) * len(seconds)
+    is_folded = len(all_used) ** 2 < 2 * cells
+    if is_folded:
+        firsts = seconds = all_used
+        one, other = all_at[: len(first)], all_at[len(first) :]
+        first_at, second_at = np.maximum(one, other), np.minimum(one, other)
+        cells = len(all_used) ** 2 // 2
+    if cells > GEMM_ADVANTAGE * len(first):
         scores = _sparse(unit, first, second)
+    else:
+        enrolled = unit[firsts]
+        tested = enrolled if is_folded else unit[seconds]
+        scores = _dense(enrolled, tested, first_at, second_at)
     return np.clip(scores, -1, 1, out=scores)
 
 
-def _used_rows(indices: NDArray[np.int64], num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _used_rows(indices: Rows, num_rows: int) -> tuple[Rows, NDArray[np.int32]]:
     """The rows that occur, rising, and the place among them of every index; `np.unique` without its sort."""
     is_used = np.zeros(num_rows, dtype=bool)
     is_used[indices] = True
-    return np.flatnonzero(is_used), (np.cumsum(is_used) - 1)[indices]
+    places = np.cumsum(is_used, dtype=np.int32) - 1
+    return np.flatnonzero(is_used), places[indices]
 
 
 def _dense(
-    unit: Floats,
-    firsts: NDArray[np.int64],
-    seconds: NDArray[np.int64],
-    first_at: NDArray[np.int64],
-    second_at: NDArray[np.int64],
+    enrolled: Floats, tested: Floats, first_at: NDArray[np.int32], second_at: NDArray[np.int32]
 ) -> Floats:
     """Matrix products of tiles of enrolment and test rows, from which the trials are picked."""
-    scores = np.empty(len(first_at), dtype=np.float32)
-    width = min(len(seconds), 4096)
-    height = max(1, TILE_ELEMENTS // max(width, unit.shape[1]))
-    # Trials in the order of their tiles, so that each tile's are neighbours.
-    num_columns = -(-len(seconds) // width)
-    tile = first_at // height * num_columns + second_at // width
-    if int(tile.max()) < 2**16:
+    num_columns = -(-len(tested) // TILE_ROWS)
+    tile = first_at // TILE_ROWS * num_columns + second_at // TILE_ROWS
+    if -(-len(enrolled) // TILE_ROWS) * num_columns <= 2**16:
         tile = tile.astype(np.uint16)  # sorted by digits: ten times as fast
-    order = np.argsort(tile, kind="stable")
-    starts = 1 + np.flatnonzero(np.diff(tile[order]))
-    for members in np.split(order, starts):
-        row, column = divmod(int(tile[members[0]]), num_columns)
-        top, left = row * height, column * width
-        product = unit[firsts[top : top + height]] @ unit[seconds[left : left + width]].T
-        scores[members] = product[first_at[members] - top, second_at[members] - left]
+    order = np.argsort(tile, kind="stable")  # so that each tile's trials are neighbours
+    cells = (first_at % TILE_ROWS * TILE_ROWS + second_at % TILE_ROWS)[order]
+    products = np.empty((TILE_ROWS, TILE_ROWS), dtype=np.float32)
+    picked = np.empty(len(order), dtype=np.float32)
+    stops = np.cumsum(np.bincount(tile))
+    for number in np.flatnonzero(np.diff(stops, prepend=0)):
+        members = slice(stops[number - 1] if number else 0, stops[number])
+        row, column = divmod(int(number), num_columns)
+        left, right = (
+            side[at * TILE_ROWS : (at + 1) * TILE_ROWS] for side, at in ((enrolled, row), (tested, column))
+        )
+        np.matmul(left, right.T, out=products[: len(left), : len(right)])
+        picked[members] = products.ravel()[cells[members]]
+    scores = np.empty_like(picked)
+    scores[order] = picked
     return scores
 
 
-def _sparse(unit: Floats, first: NDArray[np.int64], second: NDArray[np.int64]) -> Floats:
+def _sparse(unit: Floats, first: Rows, second: Rows) -> Floats:
     """Dot products of gathered rows, some thousand trials at a time."""
     scores = np.empty(len(first), dtype=np.float32)
     chunk = max(1, TILE_ELEMENTS // (2 * unit.shape[1]))
@@ -94,9 +108,7 @@ def unit_rows(rows: Floats) -> Floats:
     return np.asarray(scaled, dtype=np.float32)
 
 
-def checked_rows(
-    indices: ArrayLike, num_rows: int, name: str, content: str = "embeddings"
-) -> NDArray[np.int64]:
+def checked_rows(indices: ArrayLike, num_rows: int, name: str, content: str = "embeddings") -> Rows:
     """Row numbers (T,) as int64, or a ValueError: NumPy would take negative ones from the end."""
     rows = np.asarray(indices)
     if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):

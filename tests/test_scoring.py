@@ -26,21 +26,37 @@ def random_trials(num_rows: int, num_trials: int, dim: int = 24) -> tuple[np.nda
 
 
 @pytest.mark.parametrize("path", ["sparse", "dense"])
-@pytest.mark.parametrize("tile_elements", [50, 4_000_000])
-def test_cosine_scores__equal_the_definition(monkeypatch, path: str, tile_elements: int) -> None:
+@pytest.mark.parametrize("size", [7, 512])
+@pytest.mark.parametrize("num_enrolled", [60, 12], ids=["both sides alike", "few enrolled"])
+def test_cosine_scores__equal_the_definition(monkeypatch, path: str, size: int, num_enrolled: int) -> None:
     monkeypatch.setattr(scoring, "GEMM_ADVANTAGE", 0 if path == "sparse" else 10**9)
-    monkeypatch.setattr(scoring, "TILE_ELEMENTS", tile_elements)
+    monkeypatch.setattr(scoring, "TILE_ROWS", size)
+    monkeypatch.setattr(scoring, "TILE_ELEMENTS", 8 * size)
     embeddings, enrol, test = random_trials(60, 500)
+    enrol %= num_enrolled
     scores = cosine_scores(embeddings, enrol, test)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, slow_cosines(embeddings, enrol, test), atol=1e-6)
 
 
-def test_cosine_scores__of_more_test_rows_than_a_tile_has_columns(monkeypatch) -> None:
+def test_cosine_scores__of_many_more_rows_than_a_tile_has(monkeypatch) -> None:
     monkeypatch.setattr(scoring, "GEMM_ADVANTAGE", 10**9)
     embeddings, enrol, test = random_trials(9000, 20_000, dim=4)
     expected = slow_cosines(embeddings, enrol, test)
     np.testing.assert_allclose(cosine_scores(embeddings, enrol, test), expected, atol=1e-6)
+
+
+def test_cosine_scores__of_the_same_recordings_on_both_sides_take_half_the_products(monkeypatch) -> None:
+    monkeypatch.setattr(scoring, "TILE_ROWS", 10)
+    tiles = []
+    matmul = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda *sides, out: tiles.append(out.size) or matmul(*sides, out=out))
+    embeddings, enrol, test = random_trials(100, 5_000)
+    cosine_scores(embeddings, enrol, test)
+    assert sum(tiles) == 100 * 110 / 2
+    tiles.clear()
+    cosine_scores(embeddings, enrol % 10, test)  # these are a tile of their own
+    assert sum(tiles) == 10 * 100
 
 
 @pytest.mark.parametrize(("num_rows", "is_dense"), [(30, True), (3000, False)])
