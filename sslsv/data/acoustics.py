@@ -14,28 +14,28 @@ Spectrum = npt.NDArray[np.complex64]
 # several rows, so that the last bits of a row may depend on their number, but not on its place or neighbours.
 BLOCK_ROWS = 4
 _PIECE = 4000  # samples
-_ROOM_STEP = SAMPLE_RATE // 4  # rooms of about the same length share an FFT length
+_ROOM_STEP = SAMPLE_RATE // 8  # rooms of about the same length share an FFT length
 
 
 def mean_square(waveform: Waveform) -> float:
     """Return the mean power of a waveform (T,)."""
     # In pieces so short that no BLAS shares them among threads, whose number would change the last bits.
     pieces = waveform[: len(waveform) // _PIECE * _PIECE].reshape(-1, _PIECE)
-    rest = waveform[pieces.size :]
-    return float(np.vecdot(pieces, pieces).sum(dtype=np.float64) + np.dot(rest, rest)) / len(waveform)
+    energy = float(np.vecdot(pieces, pieces).sum(dtype=np.float64))
+    if len(rest := waveform[pieces.size :]):
+        energy += float(np.dot(rest, rest))
+    return energy / len(waveform)
 
 
-def add_noise(crop: Waveform, noise: Waveform, snr_db: float) -> Waveform:
-    """Return a crop (T,) and noise (T,), scaled so that the ratio of their mean powers is `snr_db`.
+def add_noise(crop: Waveform, noise: Waveform, snr_db: float) -> None:
+    """Add noise (T,) to a crop (T,) in place, scaled so that the ratio of their mean powers is `snr_db`.
 
-    A silent crop or a silent noise has no such ratio: the crop comes back unchanged.
+    The noise is scaled in place. A silent crop or a silent noise has no such ratio: both stay as they are.
     """
     crop_power, noise_power = mean_square(crop), mean_square(noise)
-    if crop_power == 0.0 or noise_power == 0.0:
-        return np.array(crop)
-    noisy: Waveform = noise * np.float32(np.sqrt(crop_power / noise_power) * 10.0 ** (-snr_db / 20.0))
-    noisy += crop
-    return noisy
+    if crop_power > 0.0 and noise_power > 0.0:
+        noise *= np.float32(np.sqrt(crop_power / noise_power) * 10.0 ** (-snr_db / 20.0))
+        crop += noise
 
 
 def fft_length(crop_samples: int, room_samples: int) -> int:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
 
 from sslsv.data.acoustics import BLOCK_ROWS, add_noise, mean_square, reverberate
-from sslsv.data.audio import FULL_SCALE, Samples, Waveform, to_int16
+from sslsv.data.audio import FULL_SCALE, Samples, Waveform, round_to_int16
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
 
@@ -95,11 +96,11 @@ def augment(
             room = bank.draw_room(draws[row])
             in_rooms.setdefault(bank.room_length(room, len(crops[row])), []).append((row, room))
         elif kind or config.changes_level:
-            views[row] = _finish(crops[row].astype(np.float32), kind, config, bank, draws[row])
+            _finish(crops[row].astype(np.float32), kind, config, bank, draws[row], views[row])
         else:
             views[row] = crops[row]
     for length, members in in_rooms.items():
-        waiting = iter(members)
+        waiting = iter(sorted(members, key=itemgetter(1)))  # the same room's spectrum is at hand
         while block := list(islice(waiting, BLOCK_ROWS)):
             rooms = [room for _, room in block]
             wet = reverberate(
@@ -109,18 +110,19 @@ def augment(
                 length,
             )
             for (row, _), view in zip(block, wet, strict=True):
-                views[row] = _finish(view, plans[row][1], config, bank, draws[row])
+                _finish(view, plans[row][1], config, bank, draws[row], views[row])
 
 
 def _finish(
-    view: Waveform, kind: NoiseKind | None, config: AugmentConfig, bank: Bank, draws: Draws
-) -> Samples:
+    waveform: Waveform, kind: NoiseKind | None, config: AugmentConfig, bank: Bank, draws: Draws, view: Samples
+) -> None:
+    # Noise and level, in place, and then into the view.
     if kind:
         snr_db = draws.between(*config.snr_db(kind))
-        view = add_noise(view, _draw_noise(kind, config, bank, draws, len(view)), snr_db)
+        add_noise(waveform, _draw_noise(kind, config, bank, draws, len(waveform)), snr_db)
     if config.changes_level:
-        view = view * np.float32(10.0 ** (draws.between(*config.gain_db) / 20.0))
-    return to_int16(view, FULL_SCALE)
+        waveform *= np.float32(10.0 ** (draws.between(*config.gain_db) / 20.0))
+    round_to_int16(waveform, view, FULL_SCALE)
 
 
 def _draw_plan(config: AugmentConfig, draws: Draws) -> tuple[bool, NoiseKind | None]:

@@ -33,8 +33,11 @@ _TASK_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    # The arrays of a block are needed again for the next: kept by the process, not handed back page by page.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**26),
 }
-
 
 _SCHEDULER_PAUSE_SECONDS = 0.02
 
