@@ -33,7 +33,7 @@ def overrides(root: Path, batch_size: int, *more: str) -> list[str]:
 
 def rows(settings: Settings) -> Iterator[Row]:
     """Precisions against the naive step, then two processes and busy data processes against one process."""
-    size, pairs = (4, 2) if settings.is_quick else (64, 3)
+    size, pairs = (4, 2) if settings.is_quick else (64, 5)
     crops = 2 * size
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -70,9 +70,9 @@ def step_row(
     target: float,
     limit: str = "",
 ) -> Row:
-    """Crops per second of one step each, in turns."""
-    times = [(ours.run(1), theirs.run(1)) for _ in range(pairs)]
-    return speed_row(name, reference, times, crops, "crops/s", target=target, limit=limit)
+    """Crops per second of two steps each, in turns."""
+    times = [(ours.run(2), theirs.run(2)) for _ in range(pairs)]
+    return speed_row(name, reference, times, 2 * crops, "crops/s", target=target, limit=limit)
 
 
 def beside_row(trainer: Contestant, data: Contestant, pairs: int, crops: int) -> Row:

@@ -1,65 +1,23 @@
 """Times the parts of real training steps and of the data processes that feed them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sslsv import distributed
-from sslsv.data import augment
 from sslsv.data.pipeline import whole_batches
-from sslsv.data.views import ViewMaker
-from sslsv.encoders.features import LogMel
-from sslsv.stopwatch import Stopwatch, Watched
+from sslsv.data.timed_views import DATA_SECTIONS, MAKING_SECONDS, TimedViewMaker
+from sslsv.step_parts import STEP_SECTIONS, stopwatch_of, watched_functions
+from sslsv.stopwatch import Stopwatch
 from sslsv.train_loop import Training
 from sslsv.training_worker import open_training
 from sslsv.validation import TrainingError
-
-# Of a step, in the order in which they come.
-STEP_SECTIONS = (
-    "waiting for data",
-    "transfer",
-    "features",
-    "forward",
-    "backward",
-    "communication",
-    "optimizer",
-    "reporting",
-)
-# Of making a batch, in a data process.
-DATA_SECTIONS = ("read and decode", "room", "noise", "rest")
-_COLLECTIVES = ("all_reduce", "all_gather", "all_gather_object", "broadcast_object_list", "barrier")
-_TIMES = "profile_seconds"  # column of a batch: seconds of its data process, and of its sections
-
-
-class TimedViewMaker(ViewMaker):
-    """Makes the batches of another maker, and says in a column what it took."""
-
-    def __init__(self, maker: ViewMaker) -> None:
-        self.__dict__.update(maker.__dict__)
-
-    def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
-        """The batch of the other maker, and `profile_seconds` (B, sections), a row's share of the block."""
-        watch = Stopwatch()
-        watched = (
-            Watched(self, "_read_crops", "read and decode"),
-            Watched(self._bank, "draw_room", "room"),
-            Watched(self._bank, "room_spectra", "room"),
-            Watched(augment, "reverberate", "room"),
-            Watched(augment, "_draw_noise", "noise"),
-            Watched(augment, "add_noise", "noise"),
-        )
-        with watch.watching(watched), watch.section("rest"):
-            batch = super().make_batch(rows)
-        seconds = np.array([watch.seconds.get(name, 0.0) for name in DATA_SECTIONS])
-        count = len(batch["sample"])
-        return {**batch, _TIMES: np.tile(seconds / count, (count, 1))}
 
 
 def profile_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +40,7 @@ def profile_steps(training: Training, batches: Iterator[dict[str, Tensor]], step
     """
     config = training.config
     has_gpu = training.device.type == "cuda"
-    watch = Stopwatch(torch.cuda.synchronize if has_gpu else lambda: None)
+    watch = stopwatch_of(training.device)
     data = np.zeros(len(DATA_SECTIONS))
     share = config.train.batch_size // distributed.world_size()
     in_block = whole_batches(config.resources.utterances_per_block, share)
@@ -94,12 +52,11 @@ def profile_steps(training: Training, batches: Iterator[dict[str, Tensor]], step
                 data[:] = 0.0
             with watch.section("waiting for data"):
                 batch = next(batches)
-            if _TIMES in batch:
-                data += batch.pop(_TIMES).sum(0).numpy()
+            if MAKING_SECONDS in batch:
+                data += batch.pop(MAKING_SECONDS).sum(0).numpy()
             with watch.section("reporting"):
                 batch.pop("bad_utterance")
                 batch.pop("bad_bank_file")
-            # Before the model is called it is transfer, after it all that turns gradients into new weights.
             with watch.section("transfer"):
                 numbers = training.take_step(batch)
             with watch.section("reporting"):
@@ -120,17 +77,9 @@ def profile_steps(training: Training, batches: Iterator[dict[str, Tensor]], step
 def _watched(training: Training, watch: Stopwatch) -> Iterator[None]:
     """The parts of a step report to the stopwatch while inside."""
     training.maker = TimedViewMaker(training.maker)
-    features = [module for module in training.state.model.modules() if isinstance(module, LogMel)]
     if isinstance(training.model, DistributedDataParallel):
         training.model.register_comm_hook(watch, _average_and_wait)
-    watched = (
-        Watched(training.model, "forward", "forward"),
-        *[Watched(module, "forward", "features") for module in features],
-        Watched(torch.autograd, "backward", "backward", afterwards="optimizer"),
-        Watched(training.state.optimizer, "step", "optimizer"),
-        *[Watched(dist, name, "communication") for name in _COLLECTIVES],
-    )
-    with watch.watching(watched):
+    with watch.watching(watched_functions(training.state, training.model)):
         yield
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sslsv import distributed
 from sslsv.config import Config
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
+from sslsv.data.audio import SAMPLE_RATE, AudioError, wrap_to_length
 from sslsv.data.manifest import (
     Manifest,
     Trials,
@@ -23,6 +23,7 @@ from sslsv.data.manifest import (
     read_train_lists,
     read_trials,
 )
+from sslsv.data.rounding import Waveform
 from sslsv.data.shards import open_recordings
 from sslsv.data.shift import Shifter
 from sslsv.metrics import ErrorCurve

@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 
 from sslsv.config import Config, TrainConfig
+from sslsv.data.timed_views import DATA_SECTIONS
 from sslsv.profile_advice import advice
-from sslsv.step_profile import DATA_SECTIONS, STEP_SECTIONS
+from sslsv.step_parts import STEP_SECTIONS
 
 BUSY = {"forward": 0.4, "backward": 0.5}
 FAST = Config(train=TrainConfig(precision="bf16", channels_last=True))

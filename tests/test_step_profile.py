@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,15 +11,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sslsv import step_profile, stopwatch
 from sslsv.config import Config, DataConfig, ResourcesConfig, RunConfig, TrainConfig
-from sslsv.data import augment
 from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import read_train_lists
 from sslsv.data.pipeline import plain_batches
-from sslsv.data.views import ViewMaker
+from sslsv.data.timed_views import DATA_SECTIONS
 from sslsv.encoders import ThinResNet34
 from sslsv.models import SimCLR
 from sslsv.run_folder import RunFolder
-from sslsv.step_profile import DATA_SECTIONS, STEP_SECTIONS, TimedViewMaker, profile_steps
+from sslsv.step_parts import STEP_SECTIONS
+from sslsv.step_profile import profile_steps
 from sslsv.stopwatch import Stopwatch
 from sslsv.train import prepare_folder
 from sslsv.train_loop import Training
@@ -44,22 +42,6 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(stopwatch, "time", clock)
     return clock
-
-
-def test_timed_view_maker__makes_the_same_batches_and_accounts_for_its_time(config, clock):
-    manifest = read_train_lists(config.data.root, config.data.train_lists)
-    maker = ViewMaker(manifest, (("views", 2, 0.5),), config.data, seed=1)
-    rows = {name: np.arange(8) for name in ("sample", "epoch", "utterance", "partner")}
-    plain = maker.make_batch(rows)
-    timed = TimedViewMaker(maker)
-    before = augment.reverberate
-    batch = timed.make_batch(rows)
-    assert augment.reverberate is before
-    column = batch.pop("profile_seconds")
-    assert batch.keys() == plain.keys()
-    assert all(np.array_equal(batch[name], plain[name]) for name in plain)
-    assert column.shape == (8, len(DATA_SECTIONS)) and (column > 0).all()
-    assert column.sum() == pytest.approx(clock.now - clock.tick_seconds)  # from its first look to its last
 
 
 def test_profile_steps__add_up_to_the_time_of_the_steps(config, tmp_path, monkeypatch, clock):

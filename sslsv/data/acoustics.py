@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from sslsv.data.audio import SAMPLE_RATE, Waveform
+from sslsv.data.audio import SAMPLE_RATE
+from sslsv.data.rounding import Waveform
 
 Spectrum = npt.NDArray[np.complex64]
 

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from sslsv.data.acoustics import BLOCK_ROWS, add_noise, mean_square, reverberate
-from sslsv.data.audio import FULL_SCALE, Samples, Waveform, round_to_int16
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
+from sslsv.data.rounding import FULL_SCALE, Samples, Waveform, round_to_int16
 
 __all__ = ["AugmentConfig", "Bank", "augment"]
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sslsv.data.acoustics import Spectrum, fft_length, room_spectra
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
+from sslsv.data.audio import SAMPLE_RATE, AudioError
 from sslsv.data.draws import Draws
+from sslsv.data.rounding import Samples
 from sslsv.data.shards import open_recordings
 
 if TYPE_CHECKING:

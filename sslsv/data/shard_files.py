@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
+from sslsv.data.audio import SAMPLE_RATE, AudioError
 from sslsv.data.recordings import Recordings
+from sslsv.data.rounding import Samples
 from sslsv.data.shards import FORMAT, INDEX, METADATA_KEY
 
 _AT_ONCE = 60 * SAMPLE_RATE  # samples read at a time: bounds the memory, whatever the length of a recording

@@ -22,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs, parquet
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording
 from sslsv.data.recordings import Folder, Recordings
+from sslsv.data.rounding import Samples
 from sslsv.storage import absolute, is_uri, open_filesystem
 
 INDEX = "index.parquet"

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from sslsv.data.audio import Waveform, to_waveform
+from sslsv.data.audio import to_waveform
 from sslsv.data.augment import AugmentConfig, augment
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
+from sslsv.data.rounding import Waveform
 
 
 class Shifter:

@@ -6,7 +6,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio import Recording, Samples, low_pass
+from sslsv.data.audio import Recording, low_pass
+from sslsv.data.rounding import Samples
 
 # Products of matrices so small that no BLAS shares them among threads: threads change the last bits.
 _ROWS = 32

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording
 from sslsv.data.augment import augment
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws, RandomStreams
 from sslsv.data.manifest import Manifest
 from sslsv.data.places import crop_start, disjoint_starts
+from sslsv.data.rounding import Samples
 from sslsv.data.speed import SpedUp
 
 if TYPE_CHECKING:

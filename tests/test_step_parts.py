@@ -1,0 +1,115 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from sslsv import stopwatch
+from sslsv.config import Config, DataConfig, ResourcesConfig, RunConfig, TrainConfig
+from sslsv.data.pipeline import plain_batches
+from sslsv.data.timed_views import DATA_SECTIONS
+from sslsv.encoders import ThinResNet34
+from sslsv.meter import Meter
+from sslsv.models import SimCLR
+from sslsv.run_folder import RunFolder
+from sslsv.step_parts import STEP_SECTIONS, StepParts
+from sslsv.train import prepare_folder
+from sslsv.train_loop import Training
+from tests.clock import Clock
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(stopwatch, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def training(demo_corpus, tmp_path):
+    config = Config(
+        data=DataConfig(root=str(demo_corpus)),
+        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
+        model=SimCLR.Config(crop_seconds=0.5),
+        train=TrainConfig(epochs=10, batch_size=4, log_every_steps=3),
+        resources=ResourcesConfig(utterances_per_block=4, data_tasks=1),
+        run=RunConfig(tensorboard=False),
+    )
+    folder = RunFolder(str(tmp_path), "run")
+    prepare_folder(folder, config, is_fresh=False)
+    return Training(config, folder, device=torch.device("cpu"))
+
+
+def test_timing__tells_the_parts_of_a_step_and_changes_no_bit_of_it(training, clock, monkeypatch):
+    def batches():
+        for batch in plain_batches(training.plan, training.maker, 0, 3):
+            del batch["bad_utterance"], batch["bad_bank_file"], batch["making_seconds"]
+            yield batch
+
+    start = copy.deepcopy(training.state.model.state_dict())
+    for batch in batches():
+        training.take_step(batch)
+    untimed = copy.deepcopy(training.state.model.state_dict())
+    forward = ThinResNet34.forward
+
+    def slow_forward(self, waveforms):
+        clock.sleep(0.5)
+        return forward(self, waveforms)
+
+    monkeypatch.setattr(ThinResNet34, "forward", slow_forward)
+    training.state.model.load_state_dict(start)
+    training.state.optimizer.state.clear()
+    training.state.step = 0
+    parts = StepParts(training.state, training.model, training.device)
+    for batch in batches():
+        with parts.timing():
+            training.take_step(batch)
+    assert all(torch.equal(untimed[name], value) for name, value in training.state.model.state_dict().items())
+    assert "forward" not in vars(training.model) and "step" not in vars(training.state.optimizer)
+    seconds = parts.describe(training.meter, 4)["seconds"]
+    assert tuple(seconds) == STEP_SECTIONS
+    assert sum(seconds.values()) == pytest.approx(clock.now / 3, rel=1e-4)
+    assert seconds["forward"] == pytest.approx(0.5, rel=1e-3)
+    for name in ("transfer", "features", "backward", "optimizer"):
+        assert seconds[name] > 0, name
+
+
+def test_describe__counts_timed_rows_alone_and_waiting_of_all_steps():
+    model = torch.nn.Linear(2, 2)
+    state = dataclasses.make_dataclass("State", ["model", "optimizer"])(
+        model, torch.optim.SGD(model.parameters())
+    )
+    parts = StepParts(state, model, torch.device("cpu"))
+    meter = Meter(batch_size=8, total_steps=9, steps_per_epoch=3, first_step=0, seconds=0.0)
+    assert parts.describe(meter, 4) == {"timed_steps": 0, "seconds": {}, "data_seconds": {}}
+    seconds = torch.tensor([0.1, 0.2, 0.3, 0.4]).expand(3, -1)
+    parts.add_making(torch.zeros(3, len(DATA_SECTIONS)))
+    parts.add_making(seconds)
+    found = parts.describe(meter, 6)["data_seconds"]
+    assert found == pytest.approx(dict(zip(DATA_SECTIONS, (0.6, 1.2, 1.8, 2.4), strict=True)))
+    meter.waited_total, meter.step = 3.0, 6
+    with parts.timing():
+        pass
+    assert parts.describe(meter, 6)["seconds"]["waiting for data"] == 0.5
+
+
+@pytest.mark.parametrize(("step", "is_timed"), [(0, False), (1, False), (2, True), (5, True), (6, False)])
+def test_is_timed_step__is_the_last_before_a_record(training, step, is_timed):
+    training.state.step = step
+    assert training.is_timed_step() == is_timed
+    epoch = training.plan.steps_per_epoch
+    training.state.step = epoch - 1
+    assert training.is_timed_step()
+
+
+def test_is_timed_step__is_never_one_of_a_compiled_model_nor_the_first(training):
+    training.config = dataclasses.replace(
+        training.config, train=dataclasses.replace(training.config.train, log_every_steps=1)
+    )
+    assert not training.is_timed_step()
+    training.state.step = 1
+    assert training.is_timed_step()
+    training.config = dataclasses.replace(
+        training.config, train=dataclasses.replace(training.config.train, compile=True)
+    )
+    assert not training.is_timed_step()
