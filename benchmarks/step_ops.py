@@ -1,0 +1,117 @@
+"""Where the time of a training step goes by kind of operation: ours and the naive one, bf16 and fp32.
+
+python -m benchmarks.step_ops [--batch 64] [--steps 3]
+
+Says why a row of `python -m benchmarks --only training` is what it is: PyTorch's profiler counts the time of
+each operation itself, in a process of its own for each step, with a training's threads and allocator.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.contestant import naive_step, training_step
+from benchmarks.corpus import write_corpus
+from benchmarks.training import CONFIG, overrides
+from sslsv.cluster import WORKER_ENVIRONMENT
+
+STEPS = {
+    "naive, fp32": None,
+    "ours, fp32": "train.precision=fp32",
+    "ours, bf16": "train.precision=bf16",
+}
+# Kind: what the names of its operations contain, the first that fits.
+KINDS = {
+    "convolutions": ("conv", "mkldnn_reorder"),
+    "batch norms": ("batch_norm", "var_mean", "BatchNorm"),
+    "ReLU, adding, copying, casting": (
+        "relu",
+        "threshold",
+        "add",
+        "copy_",
+        "mul",
+        "fill_",
+        "zero_",
+        "cat",
+        "sub",
+    ),
+    "features": ("fft", "stft", "log"),
+    "optimizer": ("adam", "_foreach"),
+    "matrix products": ("mm", "linear", "matmul", "bmm"),
+}
+OTHER = "all else"
+
+
+def main() -> int:
+    description = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_ops", description=description)
+    parser.add_argument("--batch", type=int, default=64, help="utterances, of two crops of 2 s each")
+    parser.add_argument("--steps", type=int, default=3, help="that are profiled")
+    parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)  # in a process of its own
+    given = parser.parse_args()
+    if given.only:
+        print(json.dumps(milliseconds(given.only, given.batch, given.steps)))
+        return 0
+    found = {name: _in_own_process(name, given.batch, given.steps) for name in STEPS}
+    table = Table("ms of a step", *STEPS)
+    for kind in (*KINDS, OTHER):
+        table.add_row(kind, *[f"{of[kind]:.0f} ({of[kind] / sum(of.values()):.0%})" for of in found.values()])
+    table.add_row("together", *[f"{sum(of.values()):.0f}" for of in found.values()])
+    Console().print(table)
+    return 0
+
+
+def _in_own_process(name: str, batch: int, steps: int) -> dict[str, float]:
+    environment = {} if STEPS[name] is None else WORKER_ENVIRONMENT
+    command = [sys.executable, "-m", "benchmarks.step_ops", "--only", name]
+    command += ["--batch", str(batch), "--steps", str(steps)]
+    output = subprocess.run(
+        command, env={**os.environ, **environment}, check=True, capture_output=True, text=True
+    ).stdout
+    found: dict[str, float] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def milliseconds(name: str, batch: int, steps: int) -> dict[str, float]:
+    """Milliseconds of a step by kind, each operation without those inside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        step = _step(STEPS[name], Path(folder), batch)
+        step(), step()
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(steps):
+                step()
+    found = dict.fromkeys((*KINDS, OTHER), 0.0)
+    for event in profiler.key_averages():
+        found[_kind(event.key)] += event.self_cpu_time_total / 1000 / steps
+    return found
+
+
+def _step(setting: str | None, root: Path, batch: int) -> Callable[[], object]:
+    torch.set_num_threads(os.cpu_count() or 1)
+    if setting is None:
+        return naive_step({"batch_size": batch})
+    write_corpus(root, ".wav", batch)
+    job: dict[str, Any] = {"rank": 0, "world_size": 1, "folder": str(root), "config": CONFIG}
+    return training_step({**job, "overrides": overrides(root, batch, setting)})
+
+
+def _kind(operation: str) -> str:
+    for kind, parts in KINDS.items():
+        if any(part in operation for part in parts):
+            return kind
+    return OTHER
+
+
+if __name__ == "__main__":
+    sys.exit(main())
