@@ -123,13 +123,13 @@ def run(options: argparse.Namespace) -> int:
         places = find_places(
             base.resources, share.has_gpu, space.gpus_per_trial, free, nodes, trials, options.concurrent
         )
-        base = places.apply(base)
+        shared = places.apply(base)
         print(
             f"{trials} trials of {space.base} by {space.searcher}, chosen by {' then '.join(space.metrics)}"
         )
         print(places.describe(base.resources))
         if options.plan:
-            config = trial_config(base, space, example)
+            config = trial_config(shared, space, example)
             print_forecast(space, config, rungs, places, trials)
             if options.confirm is not None:
                 seeds = options.seeds or DEFAULT_SEEDS
@@ -140,7 +140,7 @@ def run(options: argparse.Namespace) -> int:
             return 0
         prepare_folder(folder, request, is_fresh=options.fresh)
         files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
-        sweep = Sweep(space, base, rungs, files)
+        sweep = Sweep(space, base, rungs, files, shared.resources)
         code = search(sweep, places)
         if code == 0 and options.confirm is not None:
             confirm(sweep, places, options.confirm, options.seeds or DEFAULT_SEEDS)

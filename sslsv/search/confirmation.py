@@ -109,12 +109,13 @@ class Confirmation(Sweep):
         )
         folder = RunFolder.at(below(sweep.folder.folder.location, "confirm"))
         files = SweepFolder(folder, rungs, sweep.folder.metric, sweep.space.is_lower_better)
-        super().__init__(space, sweep.base, rungs, files)
+        super().__init__(space, sweep.base, rungs, files, sweep.resources)
         self._write_plan(sweep)
 
     def config_of(self, index: int) -> Config:
         """As the sweep's trials, but tested at the end."""
-        return confirmation_config(self.base, self.space, self.folder.suggestions[index])
+        base = replace(self.base, resources=self.resources)
+        return confirmation_config(base, self.space, self.folder.suggestions[index])
 
     def _write_plan(self, sweep: Sweep) -> None:
         planned: list[Settings] = []

@@ -1,5 +1,6 @@
 """What a setting may be: Ray Tune's samplers, read once into a form that every searcher can use."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,6 +81,10 @@ class When:
     key: str
     cases: Mapping[Any, Any]
 
+    def case_of(self, value: Any) -> Any:
+        """What applies where the other setting has a value; None if nothing does."""
+        return next((found for case, found in self.cases.items() if _plain(case) == value), None)
+
 
 def read_dimensions(written: Mapping[str, Any]) -> dict[str, Dimension | When]:
     """Key path -> dimension, or `When` with dimensions as cases; those without a condition come first."""
@@ -131,4 +136,12 @@ def read_dimension(key: str, written: Any) -> Dimension:
 
 def _choice(key: str, values: Any, is_grid: bool) -> Choice:
     refuse_if(not values, f"{key} has no values to choose from; give one or more")
-    return Choice(tuple(values), is_grid)
+    try:
+        return Choice(tuple(_plain(value) for value in values), is_grid)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{key} has a value to choose from that is no plain value: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A value as the sweep's files give it back: tuples are lists, NumPy's numbers are Python's."""
+    return json.loads(json.dumps(value, default=lambda other: other.item()))

@@ -3,8 +3,9 @@
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
-from sslsv.config import Config, ConfigError, to_dict, to_yaml
+from sslsv.config import Config, ConfigError, ResourcesConfig, to_dict, to_yaml
 from sslsv.environment import describe_environment
 from sslsv.search.history import Decision
 from sslsv.search.population import Population, copy_checkpoints
@@ -19,10 +20,21 @@ class ExecutionError(RuntimeError):
 
 
 class Sweep:
-    """Hands out legs, in an order that the files of the sweep alone determine; see `SweepFolder`."""
+    """Hands out legs, in an order that the files of the sweep alone determine; see `SweepFolder`.
 
-    def __init__(self, space: Space, base: Config, rungs: Sequence[int], folder: SweepFolder) -> None:
+    `base` holds the settings as they were asked for, `resources` what a trial takes of this machine.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        base: Config,
+        rungs: Sequence[int],
+        folder: SweepFolder,
+        resources: ResourcesConfig | None = None,
+    ) -> None:
         self.space, self.base, self.rungs, self.folder = space, base, tuple(rungs), folder
+        self.resources = resources or base.resources
         self.suggester = Suggester(space, to_dict(base))
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
 
@@ -33,7 +45,8 @@ class Sweep:
 
     def config_of(self, index: int) -> Config:
         """All settings of a trial; raises ConfigError where they do not go together."""
-        return trial_config(self.base, self.space, self.folder.suggestions[index])
+        base = replace(self.base, resources=self.resources)
+        return trial_config(base, self.space, self.folder.suggestions[index])
 
     def next_leg(self, at_once: int) -> Decision | None:
         """The next leg to train, now running; None while there is nothing to begin."""

@@ -1,5 +1,6 @@
 """Spaces: what they may hold, and every mistake in a sentence."""
 
+import numpy as np
 import pytest
 from ray import tune
 
@@ -25,6 +26,7 @@ def space(**changes):
         (tune.lograndint(1, 9), Interval(1, 8, is_integer=True, is_logarithmic=True)),
         (tune.choice([[1], []]), Choice(([1], []))),
         (tune.grid_search([1, 2]), Choice((1, 2), is_grid=True)),
+        (tune.choice([(8, 8), np.int64(3)]), Choice(([8, 8], 3))),  # as a file gives them back
     ],
 )
 def test_read_dimension__ray_samplers_become_dimensions(written, expected):
@@ -39,6 +41,7 @@ def test_read_dimension__ray_samplers_become_dimensions(written, expected):
         (tune.qloguniform(1e-3, 1, 1e-3), "both logarithmic and in steps"),
         (tune.sample_from(lambda spec: 1), "no range of values"),
         (tune.choice([]), "no values to choose from"),
+        (tune.choice([1, {2, 3}]), "a value to choose from that is no plain value"),
         (tune.randint(3, 3), "must not be above"),
     ],
 )

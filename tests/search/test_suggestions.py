@@ -61,6 +61,15 @@ def test_suggest__a_condition_on_a_setting_that_is_not_searched_asks_the_base():
         suggester(parameters, base={"model": {"nom": 1}}).suggest(0, {}, History())
 
 
+def test_suggest__a_condition_may_name_a_list_by_a_tuple():
+    parameters = {
+        "dims": tune.choice([(8, 8)]),
+        "x": When("dims", {(8, 8): tune.uniform(0, 1), (): tune.uniform(2, 3)}),
+    }
+    found = suggester(parameters).suggest(0, {}, History())
+    assert found["dims"] == [8, 8] and 0 <= found["x"] <= 1
+
+
 def test_grid__tries_every_combination_that_the_conditions_allow_once():
     grid = suggester(
         {

@@ -1,5 +1,6 @@
 """A sweep and its files: legs in order, killed anywhere, half-written lines."""
 
+import dataclasses
 import io
 import json
 
@@ -7,7 +8,7 @@ import pytest
 from ray import tune
 from rich.console import Console
 
-from sslsv.config import Config, EvaluationConfig, TrainConfig
+from sslsv.config import Config, EvaluationConfig, ResourcesConfig, RunConfig, TrainConfig, read_config
 from sslsv.run_folder import RunFolder
 from sslsv.search import Asha, Halving, Hyperband, RunAll, Space
 from sslsv.search.results import write_results
@@ -66,6 +67,15 @@ SEARCHES = [
     {"scheduler": Asha(3)},
     {"scheduler": Asha(2), "searcher": "tpe", "startup_trials": 2},
     {"scheduler": Hyperband(3), "searcher": "tpe", "startup_trials": 2, "trials": 12},
+    {
+        "scheduler": Asha(2),
+        "searcher": "tpe",
+        "startup_trials": 2,
+        "parameters": {
+            "model.temperature": tune.uniform(0.01, 1.0),
+            "model.projector_dims": tune.choice([(8, 8), ()]),
+        },
+    },
 ]
 
 
@@ -79,6 +89,7 @@ def test_sweep__killed_after_every_leg_it_leaves_the_same_files(tmp_path, change
     killed = open_sweep(tmp_path, "killed", **changes)
     assert content(killed) == content(whole)
     assert killed.folder.history == whole.folder.history and killed.is_over
+    assert killed.folder.suggestions == whole.folder.suggestions
 
 
 def test_sweep__a_suggestion_is_written_before_its_trial_and_never_drawn_again(tmp_path):
@@ -158,6 +169,29 @@ def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train
     assert sorted(path.name for path in (tmp_path / "sweep" / "tensorboard").iterdir()) == [
         f"{i:04d}" for i in range(4) if i != best
     ]
+
+
+def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them(tmp_path):
+    base = dataclasses.replace(
+        BASE,
+        evaluation=EvaluationConfig(),  # nothing with labels
+        resources=ResourcesConfig(data_tasks=3),
+        run=RunConfig(max_failures=7),
+    )
+    plain = open_sweep(tmp_path, metric="label_free/rankme", scheduler=RunAll(), rung_epochs=(), trials=1)
+    places = ResourcesConfig(data_tasks=1, threads_per_worker=1, gpu=False)
+    sweep = Sweep(plain.space, base, RUNGS, plain.folder, places)
+    leg = sweep.next_leg(at_once=1)
+    record = {"step": 90, "epoch": 9.0, "label_free/rankme": 3.0}
+    folder = sweep.folder.trial_folder(leg.index)
+    folder.append_lines("metrics.jsonl", [json.dumps(record)])
+    sweep.end_leg(leg, "reached", "")
+    write_results(sweep)
+    trained = read_config(folder.read("config.yml").decode())
+    best = read_config(sweep.folder.folder.read("best.yml").decode())
+    assert trained.resources == places and best.resources == base.resources
+    assert best.evaluation.criterion == "label_free/rankme" and best.run.max_failures == 7
+    assert best.model.temperature == trained.model.temperature
 
 
 def test_sweep_folder__trials_are_compared_at_the_rungs_they_reached_alive(tmp_path):

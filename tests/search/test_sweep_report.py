@@ -100,6 +100,8 @@ def test_scale__of_conditions_holds_all_cases():
     dimensions = open_dimensions({"a": When("b", {1: tune.choice([1, 2]), 2: tune.choice([2, [3]])})})
     assert Scale.of(dimensions["a"]).categories == (1, 2, "[3]")
     assert Scale.of(dimensions["a"]).place([3]) == 2.0
+    tuples = open_dimensions({"a": tune.choice([(1, 2), ()])})
+    assert Scale.of(tuples["a"]).place([]) == 1.0  # what suggestions.jsonl has of ()
 
 
 def open_dimensions(written):
