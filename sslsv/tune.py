@@ -3,7 +3,8 @@
 Reads the space, checks it with the settings around it, works out how many trials run at once, and runs them
 under Ray Tune.  What it leaves is described in search/sweep_folder.py.
 
-Exit codes: 0 searched (or planned), 1 no trial can win, 2 the request can't be met, 130 interrupted.
+Exit codes: 0 searched (or planned), 1 no trial can win or none can be confirmed, or the sweep was halted,
+2 the request can't be met, 130 interrupted.
 """
 
 import argparse
@@ -143,7 +144,7 @@ def run(options: argparse.Namespace) -> int:
         sweep = Sweep(space, base, rungs, files, shared.resources)
         code = search(sweep, places)
         if code == 0 and options.confirm is not None:
-            confirm(sweep, places, options.confirm, options.seeds or DEFAULT_SEEDS)
+            code = confirm(sweep, places, options.confirm, options.seeds or DEFAULT_SEEDS)
         return code
 
 
@@ -192,17 +193,26 @@ def search(sweep: Sweep, places: Places) -> int:
     return 0
 
 
-def confirm(sweep: Sweep, places: Places, num_best: int, num_seeds: int) -> None:
-    """Train the best trials and the base anew, as far as that is not done; say and write how they compare."""
+def confirm(sweep: Sweep, places: Places, num_best: int, num_seeds: int) -> int:
+    """Train the best trials and the base anew, as far as that is not done; say and write how they compare.
+
+    Returns the exit code: 1 where nothing can be compared.
+    """
     confirmation = Confirmation(sweep, num_best, num_seeds)
+    if (possible := len(confirmation.contestants) - 1) < num_best:
+        print(f"{possible} of the {num_best} trials asked for can be confirmed: no other one can win")
     train_legs(confirmation, places, f"{sweep.folder.folder.name}-confirm")
     found = confirmation.comparisons()
     write_comparisons(sweep.folder.folder, found)
     write_sweep_report(sweep)
-    print("confirmed on test trials:", *[comparison.sentence() for comparison in found], sep="\n  ")
-    trained = Counter(outcome.state for outcome in confirmation.folder.history.outcomes)
-    if lost := trained.total() - trained["reached"]:
-        print(f"{lost} of {trained.total()} trainings collapsed or failed and are not in these numbers")
+    if found:
+        print("confirmed on test trials:", *[comparison.sentence() for comparison in found], sep="\n  ")
+    for sentence in confirmation.incomparable(found):
+        print(sentence)
+    if not found:
+        print("error: nothing is confirmed: too few trainings came to the end", file=sys.stderr)
+        return 1
+    return 0
 
 
 def print_forecast(space: Space, config: Config, rungs: Sequence[int], places: Places, trials: int) -> None:

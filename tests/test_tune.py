@@ -15,7 +15,12 @@ import torch
 
 from sslsv.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.run_folder import RunFolder
+from sslsv.search.places import Places
 from sslsv.search.request import check_folder, prepare_folder
+from sslsv.search.space import load_space
+from sslsv.search.sweep import ExecutionError, Sweep
+from sslsv.search.sweep_folder import SweepFolder
+from sslsv.search.trial_settings import base_config
 from sslsv.tune import main
 
 SETTINGS = """
@@ -289,6 +294,24 @@ def test_tune__a_trial_of_two_workers_goes_through_ray_train(tmp_path, demo_corp
     assert "1 finished, 1 stopped" in output
     winner = next(o["index"] for o in tuning.lines("outcomes") if o["epoch"] == 4)
     assert RunFolder(tuning.folder.path("trials"), f"{winner:04d}").read_json("summary.json")["workers"] == 2
+
+
+@pytest.mark.slow
+def test_run_sweep__faults_of_the_storage_one_after_another_end_it_without_an_outcome(
+    tmp_path, demo_corpus, ray_session
+):
+    from sslsv.search.executor import run_sweep
+    from sslsv.search.trial import Place
+
+    space = load_space(write_space(tmp_path, demo_corpus))
+    base = base_config(space, ["data.root=" + str(tmp_path / "unmounted")])
+    files = SweepFolder(RunFolder(str(tmp_path / "tune"), "a"), (1, 2, 4), "eer", True)
+    sweep = Sweep(space, base, (1, 2, 4), files)
+    places = Places(at_once=1, has_gpu=False, gpus=0.0, threads=1, data_tasks=1)
+    with pytest.raises(ExecutionError, match="3 legs in a row could not go on, the last of trial 0"):
+        run_sweep(sweep, places, Place(False, 1, "disabled", {}), lambda: None)
+    assert not files.folder.has("outcomes.jsonl")
+    assert "FileNotFoundError" in files.trial_folder(0).read("failure.txt").decode()
 
 
 @pytest.mark.slow

@@ -81,10 +81,10 @@ def importance(
 
 @dataclass(frozen=True)
 class Savings:
-    """What the sweep trained, against training every trial to the end."""
+    """What the sweep trained, against training to the end every trial that could have won there."""
 
     epochs: float
-    epochs_in_full: int
+    epochs_in_full: float
     seconds: float
     seconds_in_full: float  # at the pace of the epochs that were trained
 
@@ -95,13 +95,19 @@ class Savings:
 
 
 def savings(sweep: Sweep) -> Savings | None:
-    """Epochs and seconds of all trials, validation included; None before the first validation."""
-    last = [records[-1] for i in sweep.folder.suggestions if (records := sweep.folder.records_of(i))]
-    epochs = sum(float(record["epoch"]) for record in last)
+    """Epochs and seconds of all trials, validation included; None before the first validation.
+
+    Trials that collapsed, diverged or could not begin would have ended where they did without stopping, too.
+    """
+    indices = sweep.folder.suggestions
+    last = {i: records[-1] for i in indices if (records := sweep.folder.records_of(i))}
+    trained = {index: float(record["epoch"]) for index, record in last.items()}
+    epochs = sum(trained.values())
     if epochs == 0:
         return None
-    seconds = sum(float(record.get("seconds", 0.0)) for record in last)
-    in_full = len(sweep.folder.suggestions) * sweep.rungs[-1]
+    seconds = sum(float(record.get("seconds", 0.0)) for record in last.values())
+    alive = {index for index, outcome in sweep.folder.history.last_outcomes().items() if outcome.can_win}
+    in_full = sum(sweep.rungs[-1] if index in alive else trained.get(index, 0.0) for index in indices)
     return Savings(epochs, in_full, seconds, seconds * in_full / epochs)
 
 

@@ -14,6 +14,8 @@ from sslsv.search.suggestions import Suggester
 from sslsv.search.sweep_folder import SweepFolder
 from sslsv.search.trial_settings import trial_config
 
+MAX_FAULTS = 3  # of storage or network, in a row over all trials, that halt a sweep: it goes on when mended
+
 
 class ExecutionError(RuntimeError):
     """All trials ended at once for a reason that the message tells; the sweep's files let it go on."""
@@ -37,6 +39,13 @@ class Sweep:
         self.resources = resources or base.resources
         self.suggester = Suggester(space, to_dict(base))
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
+        self.halted: str | None = None  # why no leg begins any more, though there are legs to train
+        self._faults = 0  # in a row
+        # A power cut may have taken the end of records.jsonl.  A trial that goes on is collected then: what
+        # it wrote after its last checkpoint comes again.
+        going_on = {leg.index for leg in folder.history.open_legs()}
+        for index in folder.suggestions.keys() - going_on:
+            folder.collect(index)
 
     @property
     def num_trials(self) -> int:
@@ -50,7 +59,7 @@ class Sweep:
 
     def next_leg(self, at_once: int) -> Decision | None:
         """The next leg to train, now running; None while there is nothing to begin."""
-        if len(self.running) >= at_once:
+        if len(self.running) >= at_once or self.halted is not None:
             return None
         leg = self._waiting_leg()
         if leg is None:
@@ -70,6 +79,16 @@ class Sweep:
         """Note how a leg ended."""
         self.folder.add_outcome(leg.index, leg.rung, state, why)
         self.running.discard((leg.index, leg.rung))
+        self._faults = 0
+
+    def put_back(self, leg: Decision, why: str) -> None:
+        """Let a leg begin again that a fault of the system ended, as of its storage; see `MAX_FAULTS`."""
+        self.running.discard((leg.index, leg.rung))
+        self._faults += 1
+        if self._faults >= MAX_FAULTS:
+            self.halted = (
+                f"{self._faults} legs in a row could not go on, the last of trial {leg.index}: {why}"
+            )
 
     @property
     def is_over(self) -> bool:

@@ -83,7 +83,7 @@ def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
     found.append(("trials", str(len(outcomes)), f"{collapsed} collapsed, {failed} failed"))
     saved = savings(sweep)
     if saved is not None:
-        text = f"instead of {saved.epochs_in_full}: {saved.factor:.1f} times fewer"
+        text = f"instead of {saved.epochs_in_full:g}: {saved.factor:.1f} times fewer"
         found.append(("epochs trained", f"{saved.epochs:g}", text))
         text = f"of training; all to the end, at this pace: {duration(saved.seconds_in_full)}"
         found.append(("time", duration(saved.seconds), text))
@@ -165,15 +165,17 @@ def confirmation_table(sweep: Sweep) -> Html:
             f"{c.mean:.2f} % (sd {c.sd:.2f})",
             f"{c.base_mean:.2f} % (sd {c.base_sd:.2f})",
             f"{c.difference:+.2f} ({c.low:+.2f} to {c.high:+.2f})",
+            c.lost,
             c.verdict,
         ]
         for c in found
     ]
     remark = (
         "EER of settings trained from scratch with other seeds, against the base with the same ones; "
-        f"intervals of the paired difference, {LEVEL:.0%} for all rows together."
+        f"intervals of the paired difference, {LEVEL:.0%} for all rows together.  Lost: seeds with which one "
+        "of the two collapsed or failed; the others tell too good a tale, so nothing is called better then."
     )
-    header = ["settings", "trials", "seeds", "EER", "base", "difference", ""]
+    header = ["settings", "trials", "seeds", "EER", "base", "difference", "lost", ""]
     return Html(table(header, rows) + muted(remark)) if rows else Html()
 
 

@@ -49,6 +49,7 @@ def trial_config(base: Config, space: Space, settings: Mapping[str, Any]) -> Con
         "train.patience": None,
         "train.collapse.action": "stop",
         "run.progress": False,
+        "run.max_failures": space.max_failures,  # several workers restart by Ray Train, one by Ray Tune
     }
     return apply_overrides(base, {**settings, **fixed})
 

@@ -6,11 +6,13 @@ import json
 
 import pytest
 from ray import tune
+from ray.tune.search import Searcher
 from rich.console import Console
 
 from sslsv.config import Config, EvaluationConfig, ResourcesConfig, RunConfig, TrainConfig, read_config
 from sslsv.run_folder import RunFolder
 from sslsv.search import Asha, Halving, Hyperband, RunAll, Space
+from sslsv.search.executor import Legs
 from sslsv.search.results import write_results
 from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_folder import SweepFolder
@@ -122,6 +124,24 @@ def test_sweep__an_interrupted_leg_comes_first_when_it_goes_on(tmp_path):
     assert open_sweep(tmp_path, scheduler=Asha(3)).next_leg(at_once=1) == lost
 
 
+def test_sweep__a_fault_of_the_storage_is_tried_again_and_the_third_in_a_row_halts(tmp_path):
+    sweep = open_sweep(tmp_path, scheduler=Asha(3))
+    first = sweep.next_leg(at_once=1)
+    for _ in range(2):
+        sweep.put_back(first, "the disk is away")
+        assert sweep.next_leg(at_once=1) == first
+    train(sweep, first)  # it is there again
+    legs = Legs(sweep, at_once=1, changed=lambda: None)
+    for number in range(3):
+        assert isinstance(legs.suggest(str(number)), dict)
+        legs.on_trial_complete(str(number), {"state": "interrupted", "why": "the disk is away"})
+    assert legs.suggest("3") == Searcher.FINISHED
+    assert "3 legs in a row could not go on, the last of trial 1: the disk is away" in sweep.halted
+    again = open_sweep(tmp_path, scheduler=Asha(3))
+    assert [outcome.index for outcome in again.folder.history.outcomes] == [0]
+    assert again.halted is None and again.next_leg(at_once=1).index == 1
+
+
 def test_sweep_folder__records_are_kept_once_and_a_half_written_line_is_mended(tmp_path):
     sweep = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=2)
     leg = sweep.next_leg(at_once=1)
@@ -134,6 +154,18 @@ def test_sweep_folder__records_are_kept_once_and_a_half_written_line_is_mended(t
     train(again, again.next_leg(at_once=1))
     lines = [json.loads(line) for line in again.folder.folder.read("records.jsonl").decode().splitlines()]
     assert [(line["index"], line["epoch"]) for line in lines] == [(0, 9.0), (1, 9.0)]
+
+
+def test_sweep__records_that_a_power_cut_took_are_collected_again_when_it_goes_on(tmp_path):
+    sweep = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=2)
+    train(sweep, sweep.next_leg(at_once=1))
+    whole = sweep.folder.records
+    sweep.folder.folder.write("records.jsonl", b"")
+    interrupted = sweep.next_leg(at_once=1)
+    record = {"step": 10, "epoch": 1.0, "eer": 3.0}  # after the last checkpoint: it comes again
+    sweep.folder.trial_folder(interrupted.index).append_lines("metrics.jsonl", [json.dumps(record)])
+    again = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=2)
+    assert again.folder.records == whole and len(whole) == 1
 
 
 def test_sweep_folder__a_higher_rank_wins_where_higher_is_better(tmp_path):

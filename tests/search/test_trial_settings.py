@@ -91,6 +91,7 @@ def test_trial_config__never_looks_at_test_trials_and_ends_when_collapsed():
     assert trial.evaluation.test == () and trial.train.patience is None
     assert trial.train.collapse.action == "stop" and trial.evaluation.criterion == "label_free/lidar"
     assert trial.model.temperature == 0.5
+    assert trial.run.max_failures == space().max_failures
     assert trial.train.epochs == 40  # the length of the schedule, wherever the trial is stopped
 
 
