@@ -29,7 +29,7 @@ from sslsv.search.confirmation import (
 from sslsv.search.criteria import describe_rankings, rank_criteria
 from sslsv.search.history import standing
 from sslsv.search.places import Places, find_places
-from sslsv.search.request import check_folder, describe_request, prepare_folder
+from sslsv.search.request import check_folder, describe_request, prepared_folder
 from sslsv.search.results import state_of, write_results
 from sslsv.search.space import Space, load_space
 from sslsv.search.suggestions import Suggester
@@ -109,11 +109,11 @@ def run(options: argparse.Namespace) -> int:
         check_data(confirmation_config(base, space, example))
     folder = RunFolder(options.storage, options.name or options.space.stem)
     request = describe_request(space, base, options, rungs)
+    # What is confirmed is most often a sweep that has ended.
+    is_resumed = options.resume or (
+        options.confirm is not None and not options.fresh and folder.has("sweep.json")
+    )
     if not options.plan:
-        # What is confirmed is most often a sweep that has ended.
-        is_resumed = options.resume or (
-            options.confirm is not None and not options.fresh and folder.has("sweep.json")
-        )
         check_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed)
     trials = suggester.num_trials
 
@@ -139,13 +139,13 @@ def run(options: argparse.Namespace) -> int:
                     f"{(options.confirm + 1) * seeds * rungs[-1]} epochs"
                 )
             return 0
-        prepare_folder(folder, request, is_fresh=options.fresh)
-        files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
-        sweep = Sweep(space, base, rungs, files, shared.resources)
-        code = search(sweep, places)
-        if code == 0 and options.confirm is not None:
-            code = confirm(sweep, places, options.confirm, options.seeds or DEFAULT_SEEDS)
-        return code
+        with prepared_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed):
+            files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
+            sweep = Sweep(space, base, rungs, files, shared.resources)
+            code = search(sweep, places)
+            if code == 0 and options.confirm is not None:
+                code = confirm(sweep, places, options.confirm, options.seeds or DEFAULT_SEEDS)
+            return code
 
 
 def train_legs(sweep: Sweep, places: Places, group: str) -> None:

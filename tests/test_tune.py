@@ -16,7 +16,7 @@ import torch
 from sslsv.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.run_folder import RunFolder
 from sslsv.search.places import Places
-from sslsv.search.request import check_folder, prepare_folder
+from sslsv.search.request import check_folder, locked, prepared_folder
 from sslsv.search.space import load_space
 from sslsv.search.sweep import ExecutionError, Sweep
 from sslsv.search.sweep_folder import SweepFolder
@@ -168,13 +168,46 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
     assert tuning.folder.read("decisions.jsonl") == before
 
 
-def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
+def test_prepared_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
     folder = RunFolder(str(tmp_path), "a")
-    prepare_folder(folder, {"base": "seed: 1\n"}, is_fresh=False)
+    with prepared_folder(folder, {"base": "seed: 1\n"}, is_fresh=False, is_resumed=False):
+        pass
     check_folder(folder, {}, is_fresh=True, is_resumed=False)
-    prepare_folder(folder, {"base": "seed: 2\n"}, is_fresh=True)
+    with (
+        prepared_folder(folder, {"base": "seed: 2\n"}, is_fresh=True, is_resumed=False),
+        pytest.raises(ValueError, match="a is in use"),
+        locked(folder),
+    ):
+        pass
     old = next(path for path in tmp_path.iterdir() if path.name.startswith("a.old-"))
     assert (old / "base.yml").read_text() == "seed: 1\n" and folder.read("base.yml") == b"seed: 2\n"
+
+
+HOLDER = """
+import fcntl, sys, time
+with open(sys.argv[1], "a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_locked__one_process_at_a_time_until_it_ends_however_it_ends(tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    with locked(folder):
+        pass
+    command = [sys.executable, "-c", HOLDER, folder.path("sweep.lock")]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another command runs this sweep"), locked(folder):
+            pass
+    finally:
+        holder.kill()  # SIGKILL
+        holder.wait()
+        holder.stdout.close()
+    with locked(folder):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -190,6 +223,8 @@ def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
         (["--seeds", "3"], "--seeds 3 is for a confirmation"),
         (["--confirm", "2", "--seeds", "1"], "the noise can't be told from one training"),
         (["--confirm", "2", "evaluation.test=[]"], "evaluation.test is empty"),
+        (["train.patience=3"], "train.patience is set to 3, but it is empty in every trial"),
+        (["evaluation.allow_validation_on_test=true"], "the test trials would choose"),
     ],
 )
 def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_path, demo_corpus, capsys):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ray.tune.search import sample
 
+from sslsv.overrides import leaves_of
 from sslsv.settings import refuse_if
 
 
@@ -84,6 +85,12 @@ class When:
     def case_of(self, value: Any) -> Any:
         """What applies where the other setting has a value; None if nothing does."""
         return next((found for case, found in self.cases.items() if _plain(case) == value), None)
+
+
+def leaves_within(key: str, dimension: Dimension | When) -> set[str]:
+    """The key paths that a dimension sets: its own, or those in the mappings it chooses among."""
+    cases = dimension.cases.values() if isinstance(dimension, When) else [dimension]
+    return {leaf for case in cases for value in case.ends() for leaf, _ in leaves_of({key: value})}
 
 
 def read_dimensions(written: Mapping[str, Any]) -> dict[str, Dimension | When]:

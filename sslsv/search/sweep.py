@@ -121,8 +121,8 @@ class Sweep:
         seed = [self.space.seed, decision.index, decision.rung]
         settings = self.folder.suggestions[source]
         changed = self.suggester.change(settings, self.space.scheduler.factors, seed)
-        if self.folder.suggestions[decision.index] != changed:
-            self.folder.add_suggestion(decision.index, changed)
+        if self.folder.settings_at(decision.index, decision.rung) != changed:
+            self.folder.add_suggestion(decision.index, changed, decision.rung)
         copy_checkpoints(self.folder.trial_folder(source), self.folder.trial_folder(decision.index))
 
     def _prepare_trial(self, index: int) -> None:

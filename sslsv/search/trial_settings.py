@@ -6,32 +6,62 @@ from dataclasses import replace
 from typing import Any
 
 from sslsv.config import Config, ConfigError, apply_overrides, load_config
+from sslsv.overrides import leaves_of
+from sslsv.search.dimensions import When, leaves_within, read_dimensions
 from sslsv.search.schedulers import RunAll
 from sslsv.search.space import Space
 from sslsv.search.suggestions import Suggester
-from sslsv.settings import refuse_if
+from sslsv.settings import refuse_if, shown
 
 
 def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:
     """The space without the parameters that the command line gives a value: they are no longer searched."""
-    given = [text.partition("=")[0].strip() for text in overrides]
-    for key in given:
+    leaves = dict(leaves_of(overrides))
+    for key in leaves:
         refuse_if(
-            key in ("run", "run.name", "run.storage"),
+            key in ("run.name", "run.storage"),
             f"{key} is given, but a sweep names and keeps its trials itself; use --name and --storage",
         )
     left = {
         key: dimension
-        for key, dimension in space.parameters.items()
-        if not any(key == other or key.startswith(f"{other}.") for other in given)
+        for key, dimension in read_dimensions(space.parameters).items()
+        if not any(key == leaf or key.startswith(f"{leaf}.") for leaf in leaves)
     }
-    refuse_if(not left, "every parameter of the space is given on the command line: none is left to search")
-    return replace(space, parameters=left)
+    for key, dimension in left.items():
+        for lost in leaves.keys() & leaves_within(key, dimension):
+            raise ValueError(
+                f"{lost} is given, but the space searches {key} as a whole, which would set it again; give "
+                f"{key} on the command line, or change it in the space"
+            )
+    # What depends on a setting that is given, and has no case for it, is not searched either.
+    applying = {
+        key: space.parameters[key]
+        for key, dimension in left.items()
+        if not isinstance(dimension, When)
+        or dimension.key not in leaves
+        or dimension.case_of(leaves[dimension.key]) is not None
+    }
+    refuse_if(not applying, "no parameter of the space is left to search beside what the command line gives")
+    return replace(space, parameters=applying)
 
 
 def base_config(space: Space, overrides: Sequence[str]) -> Config:
     """The settings around those that are searched: the base, the space's changes, the command line's."""
+    fixed = fixed_settings(space)
+    for key, value in [*leaves_of(space.settings), *leaves_of(overrides)]:
+        if key in fixed and value != fixed[key][0]:
+            needed, why = fixed[key]
+            raise ConfigError(
+                f"{key} is set to {shown(value)}, but it is {shown(needed)} in every trial: {why}; leave it "
+                "out"
+            )
     base = apply_overrides(apply_overrides(load_config(space.base), space.settings), overrides)
+    refuse_if(
+        base.evaluation.allow_validation_on_test,
+        "evaluation.allow_validation_on_test is true, so the test trials would choose among all trials of "
+        "the sweep; choose by evaluation.held_out_speakers, other trials or a label-free metric, and set it "
+        "to false",
+    )
     refuse_if(
         not isinstance(base.resources.workers, int),
         f"resources.workers is {base.resources.workers}, but the trials of a sweep all have the same places; "
@@ -42,16 +72,21 @@ def base_config(space: Space, overrides: Sequence[str]) -> Config:
 
 def trial_config(base: Config, space: Space, settings: Mapping[str, Any]) -> Config:
     """Settings of a trial: no look at test trials, an end when collapsed, a best checkpoint by the metric."""
-    fixed = {
-        "evaluation.test": [],
-        "evaluation.test_every_epochs": 0,
-        "evaluation.criterion": space.metrics[0],
-        "train.patience": None,
-        "train.collapse.action": "stop",
-        "run.progress": False,
-        "run.max_failures": space.max_failures,  # several workers restart by Ray Train, one by Ray Tune
+    fixed = {key: value for key, (value, _) in fixed_settings(space).items()}
+    return apply_overrides(base, {**settings, **fixed, "evaluation.test": []})
+
+
+def fixed_settings(space: Space) -> dict[str, tuple[Any, str]]:
+    """Key -> what it is in every trial, and why; `evaluation.test` is left to the confirmation."""
+    return {
+        "evaluation.test_every_epochs": (0, "a trial never looks at test trials"),
+        "evaluation.criterion": (space.metrics[0], "the metric of the space chooses"),
+        "train.patience": (None, "the scheduler says when a trial ends"),
+        "train.collapse.action": ("stop", "a collapsed trial is stopped"),
+        "run.progress": (False, "the sweep has a table of its own"),
+        # Several workers restart by Ray Train, one by Ray Tune.
+        "run.max_failures": (space.max_failures, "the space has max_failures"),
     }
-    return apply_overrides(base, {**settings, **fixed})
 
 
 def check_trials(space: Space, base: Config, suggester: Suggester, rungs: Sequence[int]) -> None:

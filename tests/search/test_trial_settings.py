@@ -1,19 +1,21 @@
 """From spaces to the settings of trials and to rungs; every space of the project is checked here."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from ray import tune
 
 from sslsv.config import Config, EvaluationConfig, TrainConfig, to_dict, to_yaml
-from sslsv.search import Asha, Halving, Hyperband, RunAll, Space, TopK
+from sslsv.overrides import leaves_of
+from sslsv.search import Asha, Halving, Hyperband, RunAll, Space, TopK, When
 from sslsv.search.history import History
 from sslsv.search.space import load_space
 from sslsv.search.suggestions import Suggester
 from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
 
 ROOT = Path(__file__).resolve().parents[2]
-SPACES = sorted((ROOT / "tune_spaces").glob("*.py"))
+SPACES = sorted((ROOT / "tune_spaces").rglob("*.py"))
 BASE = Config(
     train=TrainConfig(epochs=40, patience=5),
     evaluation=EvaluationConfig(every_epochs=2, held_out_speakers=4, test=("trials",)),
@@ -38,7 +40,7 @@ def test_spaces_of_the_project__fit_their_base_and_draw_valid_trials(file, monke
     check_trials(searched, base, suggester, rungs_of(searched, base, samples_per_epoch=1000))
     for index in range(min(suggester.num_trials, 20)):
         trial_config(base, searched, suggester.suggest(index, {}, History()))
-    assert f"python -m sslsv.tune tune_spaces/{file.name}" in file.read_text()
+    assert f"python -m sslsv.tune {file.relative_to(ROOT)}" in file.read_text()
 
 
 def test_spaces_of_the_project__there_is_one_for_every_model():
@@ -129,7 +131,58 @@ def test_base_config__the_command_line_comes_after_the_space_and_the_space_after
 def test_fix_parameters__what_the_command_line_gives_is_no_longer_searched():
     searched = space(parameters={"seed": tune.randint(0, 9), "model.temperature": tune.uniform(0.1, 1)})
     assert list(fix_parameters(searched, ["model={temperature: 0.1}"]).parameters) == ["seed"]
-    with pytest.raises(ValueError, match="none is left"):
+    with pytest.raises(ValueError, match="no parameter of the space is left"):
         fix_parameters(searched, ["seed=1", "model.temperature=0.2"])
-    with pytest.raises(ValueError, match="run.name is given.*--name"):
-        fix_parameters(searched, ["run.name=a"])
+    for override in ("run.name=a", "run={name: a}"):
+        with pytest.raises(ValueError, match="run.name is given.*--name"):
+            fix_parameters(searched, [override])
+
+
+def test_fix_parameters__what_depends_on_a_given_value_goes_with_it():
+    conditions = {
+        "model.temperature": When("model.name", {"simclr": tune.uniform(0.1, 1)}),
+        "model.scale": When("model.name", {"barlow_twins": tune.uniform(0.1, 1)}),
+    }
+    searched = space(parameters={"model.name": tune.choice(["simclr", "barlow_twins"]), **conditions})
+    assert list(fix_parameters(searched, ["model={name: simclr}"]).parameters) == ["model.temperature"]
+    with pytest.raises(ValueError, match="no parameter of the space is left"):
+        fix_parameters(searched, ["model.name=vicreg"])
+
+
+def test_fix_parameters__what_a_searched_section_would_set_again_is_refused():
+    sections = [{"strategy": "noise", "probability": 0.5}, {"strategy": "none"}]
+    searched = space(parameters={"data.augment": tune.choice(sections)})
+    with pytest.raises(
+        ValueError, match="data.augment.probability is given, but the space searches data.aug"
+    ):
+        fix_parameters(searched, ["data.augment.probability=0.9"])
+    assert fix_parameters(searched, ["data.augment.gain_db=[-5, 5]"]) == searched
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluation.criterion=label_free/lidar",
+        "evaluation={test_every_epochs: 5}",
+        "train.patience=5",
+        "train.collapse={action: ignore}",
+        "run.progress=true",
+        "run.max_failures=9",
+    ],
+)
+def test_base_config__what_every_trial_sets_by_itself_cannot_be_asked_for(tmp_path, override):
+    (tmp_path / "a.yml").write_text(to_yaml(BASE))
+    searched = space(base=str(tmp_path / "a.yml"))
+    with pytest.raises(ValueError, match=r"is set to .*, but it is .* in every trial: .*; leave it out"):
+        base_config(searched, [override])
+    settings = dict(leaves_of([override]))
+    with pytest.raises(ValueError, match=r"in every trial"):
+        base_config(dataclasses.replace(searched, settings=settings), [])
+    same = ["evaluation.criterion=eer", "train.patience=null", "train.collapse.action=stop"]
+    assert base_config(searched, same).train.patience is None
+
+
+def test_base_config__test_trials_never_choose_among_trials(tmp_path):
+    (tmp_path / "a.yml").write_text(to_yaml(BASE))
+    with pytest.raises(ValueError, match="the test trials would choose"):
+        base_config(space(base=str(tmp_path / "a.yml")), ["evaluation.allow_validation_on_test=true"])
