@@ -8,6 +8,7 @@ Exit codes: 0 searched (or planned), 1 no trial can win or none can be confirmed
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -170,7 +171,13 @@ def train_legs(sweep: Sweep, places: Places, group: str) -> None:
 def search(sweep: Sweep, places: Places) -> int:
     """Run what is left of a sweep, say what it came to, return the exit code."""
     start = time.monotonic()
-    train_legs(sweep, places, sweep.folder.folder.name)
+    try:
+        train_legs(sweep, places, sweep.folder.folder.name)
+    except BaseException:  # Ctrl-C, too: what there is so far can be looked at
+        with contextlib.suppress(OSError):
+            write_results(sweep)
+            write_sweep_report(sweep)
+        raise
     best = write_results(sweep)
     write_sweep_report(sweep)
     location = sweep.folder.folder.location

@@ -20,6 +20,10 @@ class Choice:
     values: tuple[Any, ...]
     is_grid: bool = False
 
+    def has(self, value: Any) -> bool:
+        """Whether a value may be drawn."""
+        return _plain(value) in self.values
+
     def draw(self, generator: np.random.Generator) -> Any:
         """One of the values, all equally likely."""
         return self.values[int(generator.integers(len(self.values)))]
@@ -38,6 +42,11 @@ class Interval:
     is_integer: bool = False
     is_logarithmic: bool = False
     step: float | None = None
+
+    def has(self, value: Any) -> bool:
+        """Whether a value may be drawn: a whole number, or one of the steps; others never are, exactly."""
+        is_countable = self.is_integer or self.step is not None
+        return is_countable and isinstance(value, int | float) and self.nearest(value) == value
 
     def draw(self, generator: np.random.Generator) -> float:
         """A number, uniform on the interval's scale."""
@@ -84,7 +93,8 @@ class When:
 
     def case_of(self, value: Any) -> Any:
         """What applies where the other setting has a value; None if nothing does."""
-        return next((found for case, found in self.cases.items() if _plain(case) == value), None)
+        wanted = _plain(value)
+        return next((found for case, found in self.cases.items() if _plain(case) == wanted), None)
 
 
 def leaves_within(key: str, dimension: Dimension | When) -> set[str]:

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sslsv.config import Config, ConfigError, apply_overrides, load_config
+from sslsv import label_free
+from sslsv.config import Config, ConfigError, apply_overrides, load_config, to_dict
+from sslsv.data.augment import AugmentConfig
 from sslsv.overrides import leaves_of
 from sslsv.search.dimensions import When, leaves_within, read_dimensions
 from sslsv.search.schedulers import RunAll
 from sslsv.search.space import Space
-from sslsv.search.suggestions import Suggester
+from sslsv.search.suggestions import Suggester, value_at
 from sslsv.settings import refuse_if, shown
 
 
@@ -93,11 +95,21 @@ def check_trials(space: Space, base: Config, suggester: Suggester, rungs: Sequen
     """Raise ValueError, in a sentence, where a key or an end of a dimension is not possible in a trial."""
     for metric in space.metrics:
         apply_overrides(base, {"evaluation.criterion": metric})  # refuses what would not be computed
+    _check_conditions(suggester, base)
+    is_label_free = any(metric.startswith("label_free/") for metric in space.metrics)
+    heard: AugmentConfig | None = None
     for key, settings in suggester.corners():
         try:
             config = trial_config(base, space, settings)
         except ConfigError as error:
             raise ConfigError(f"{key}={settings[key]!r}, which the space allows: {error}") from error
+        channels = replace(label_free.channels(config.data.augment), bank_cache_mb=0)
+        heard = heard or channels
+        refuse_if(
+            is_label_free and channels != heard,
+            f"{key} can't be searched: the probe of a label-free metric takes its rooms and noises from "
+            "data.augment, and all trials must be measured alike; set it for all trials, or choose by 'eer'",
+        )
         schedule = config.optimizer.schedule
         if schedule.name == "warmup_cosine" and len(rungs) > 1:
             refuse_if(
@@ -105,6 +117,32 @@ def check_trials(space: Space, base: Config, suggester: Suggester, rungs: Sequen
                 f"the first rung is after {rungs[0]} epochs, but the warm-up takes {schedule.warmup_epochs} "
                 "(optimizer.schedule.warmup_epochs), and nothing can be compared before its end; let the "
                 "first rung be later, or the warm-up shorter",
+            )
+
+
+def _check_conditions(suggester: Suggester, base: Config) -> None:
+    """Refuse what a `When` says about values that the other setting can't have."""
+    for key, dimension in suggester.dimensions.items():
+        if not isinstance(dimension, When):
+            continue
+        other = suggester.dimensions.get(dimension.key)
+        if other is None:
+            value = value_at(to_dict(base), dimension.key)
+            refuse_if(
+                dimension.case_of(value) is None,
+                f"{key} is never searched: {dimension.key} is {value!r} in all trials, and its When(...) has "
+                f"no such case; add the case, search {dimension.key}, or leave {key} out",
+            )
+            for case in dimension.cases:
+                apply_overrides(base, {dimension.key: case})  # refuses a value that it can't have
+            continue
+        assert not isinstance(other, When)  # see check_parameters
+        refuse_if(not dimension.cases, f"{key} is never searched: its When(...) has no case; leave it out")
+        for case in dimension.cases:
+            refuse_if(
+                not other.has(case),
+                f"{key} has a case for {dimension.key}={case!r}, which the space never tries; mend the case, "
+                f"or let {dimension.key} take that value",
             )
 
 

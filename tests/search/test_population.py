@@ -68,7 +68,7 @@ def test_population__waits_for_all_and_ends_with_training():
         (lambda: Population(factors=(1,)), "other than 1"),
         (
             lambda: Space(
-                base="a", trials=4, parameters={"seed": tune.randint(0, 9)}, scheduler=Population(), grace_epochs=3
+                base="a", trials=4, parameters={"train.batch_size": tune.randint(8, 9)}, scheduler=Population(), grace_epochs=3
             ),
             "nothing of that kind",
         ),

@@ -65,6 +65,10 @@ def test_read_dimension__what_no_searcher_can_use_is_refused(written, sentence):
         ({"parameters": {"model.x": tune.grid_search([1])}}, "but the searcher is 'random'; use tune.choice"),
         ({"parameters": {}}, "parameters is empty"),
         ({"parameters": {"train.epochs": tune.randint(1, 9)}}, "train.epochs can't be searched: it is the length"),
+        ({"parameters": {"seed": tune.randint(0, 9)}}, "seed can't be searched: it also draws the held-out"),
+        ({"parameters": {"data": tune.choice([{"root": "a"}])}}, "data.root can't be searched"),
+        ({"parameters": {"data.train_lists": tune.choice([["a"]])}}, "data.train_lists can't be searched"),
+        ({"parameters": {"train": tune.choice([{"epochs": 3}])}}, "train.epochs can't be searched"),
         ({"parameters": {"evaluation.every_epochs": tune.randint(1, 9)}}, "measured alike"),
         ({"parameters": {"a": When("b", {1: tune.choice([1])}), "b": When("c", {})}}, "a depends on b, which"),
         ({"scheduler": Asha()}, "Asha has to know where trials are compared"),
@@ -91,7 +95,7 @@ def test_load_space__returns_what_the_file_calls_space(tmp_path):
     file = tmp_path / "a.py"
     file.write_text(
         "from ray import tune\nfrom sslsv.search import Space\n"
-        "SPACE = Space(base='b.yml', parameters={'seed': tune.randint(0, 9)}, trials=2)\n"
+        "SPACE = Space(base='b.yml', parameters={'train.batch_size': tune.randint(8, 9)}, trials=2)\n"
     )
     assert load_space(file).trials == 2
 

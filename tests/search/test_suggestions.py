@@ -52,7 +52,7 @@ def test_suggest__conditions_hold_and_values_are_within(searcher):
 def test_suggest__a_condition_on_a_setting_that_is_not_searched_asks_the_base():
     parameters = {
         "model.temperature": When("model.name", {"simclr": tune.uniform(0, 1)}),
-        "seed": tune.randint(0, 9),
+        "optimizer.momentum": tune.uniform(0, 1),
     }
     assert "model.temperature" in suggester(parameters).suggest(0, {}, History())
     other = suggester(parameters, base={"model": {"name": "vicreg"}})

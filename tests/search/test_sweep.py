@@ -9,10 +9,12 @@ from ray import tune
 from ray.tune.search import Searcher
 from rich.console import Console
 
+import sslsv.tune
 from sslsv.config import Config, EvaluationConfig, ResourcesConfig, RunConfig, TrainConfig, read_config
 from sslsv.run_folder import RunFolder
 from sslsv.search import Asha, Halving, Hyperband, RunAll, Space
 from sslsv.search.executor import Legs
+from sslsv.search.places import Places
 from sslsv.search.results import write_results
 from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_folder import SweepFolder
@@ -23,7 +25,7 @@ RUNGS = (1, 3, 9)
 
 
 def open_sweep(tmp_path, name="sweep", **changes):
-    parameters = {"model.temperature": tune.uniform(0.01, 1.0), "seed": tune.randint(0, 9)}
+    parameters = {"model.temperature": tune.uniform(0.01, 1.0), "optimizer.momentum": tune.uniform(0, 1)}
     values = {"scheduler": Halving(3), "rung_epochs": (1, 3), "trials": 9}
     space = Space(**{"base": "a.yml", "parameters": parameters} | values | changes)
     folder = RunFolder(str(tmp_path), name)
@@ -263,6 +265,21 @@ def test_sweep__settings_that_do_not_go_together_are_a_failed_trial(tmp_path):
             1e-6,
         )
         assert (index in failed) == is_impossible
+
+
+def test_search__interrupted_it_leaves_the_results_so_far(tmp_path, monkeypatch):
+    sweep = open_sweep(tmp_path)
+
+    def interrupted(sweep, places, group):
+        finish(sweep, stop_after=4)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sslsv.tune, "train_legs", interrupted)
+    places = Places(at_once=1, has_gpu=False, gpus=0.0, threads=1, data_tasks=1)
+    with pytest.raises(KeyboardInterrupt):
+        sslsv.tune.search(sweep, places)
+    folder = sweep.folder.folder
+    assert len(folder.read("results.csv").decode().splitlines()) == 1 + 3 and folder.has("report.html")
 
 
 def test_draw__shows_the_best_first_what_runs_and_what_was_stopped(tmp_path):

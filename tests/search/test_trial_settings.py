@@ -75,6 +75,39 @@ def test_check_trials__a_metric_that_would_not_be_computed_is_refused():
         check(space(metric=["label_free/lidar", "eer"]), without_trials)
 
 
+SIMCLR, VICREG = ({name: tune.uniform(0.1, 1)} for name in ("simclr", "vicreg"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"model.variance_weight": When("model.name", VICREG)}, "is never searched: model.name is 'simclr' in all"),
+        ({"model.temperature": When("model.nmae", SIMCLR)}, "model.nmae, on which a parameter depends, is no setting"),
+        ({"model.temperature": When("model.name", {**SIMCLR, "vicrge": tune.uniform(0.1, 1)})}, "did you mean 'vicreg'"),
+        (
+            {"model.name": tune.choice(["simclr"]), "model.variance_weight": When("model.name", VICREG)},
+            "has a case for model.name='vicreg', which the space never tries",
+        ),
+        ({"train.batch_size": tune.randint(8, 10), "seed_": When("train.batch_size", {10: tune.uniform(0, 1)})}, "never tries"),
+        ({"model.name": tune.choice(["simclr"]), "model.temperature": When("model.name", {})}, "has no case"),
+    ],
+)  # fmt: skip
+def test_check_trials__conditions_that_can_never_apply_are_sentences(parameters, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check(space(parameters=parameters))
+
+
+def test_check_trials__without_labels_all_trials_are_heard_through_the_same_channels():
+    strategies = {"data.augment.strategy": tune.choice(["noise", "reverb"])}
+    with pytest.raises(
+        ValueError, match="data.augment.strategy can't be searched: the probe of a label-free"
+    ):
+        check(space(metric=["eer", "label_free/lidar"], parameters=strategies))
+    check(space(parameters=strategies))
+    snr = {"data.augment.noise_snr_db": tune.choice([(0, 5), (5, 9)])}  # the probe has its own
+    check(space(metric="label_free/lidar", parameters=snr))
+
+
 def test_check_trials__a_rung_inside_the_warm_up_is_refused():
     searched = space(
         settings={"optimizer.schedule.name": "warmup_cosine"},
@@ -129,10 +162,11 @@ def test_base_config__the_command_line_comes_after_the_space_and_the_space_after
 
 
 def test_fix_parameters__what_the_command_line_gives_is_no_longer_searched():
-    searched = space(parameters={"seed": tune.randint(0, 9), "model.temperature": tune.uniform(0.1, 1)})
-    assert list(fix_parameters(searched, ["model={temperature: 0.1}"]).parameters) == ["seed"]
+    momentum = {"optimizer.momentum": tune.uniform(0, 1)}
+    searched = space(parameters={**momentum, "model.temperature": tune.uniform(0.1, 1)})
+    assert list(fix_parameters(searched, ["model={temperature: 0.1}"]).parameters) == [*momentum]
     with pytest.raises(ValueError, match="no parameter of the space is left"):
-        fix_parameters(searched, ["seed=1", "model.temperature=0.2"])
+        fix_parameters(searched, ["optimizer.momentum=1", "model.temperature=0.2"])
     for override in ("run.name=a", "run={name: a}"):
         with pytest.raises(ValueError, match="run.name is given.*--name"):
             fix_parameters(searched, [override])
