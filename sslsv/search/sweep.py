@@ -18,7 +18,7 @@ MAX_FAULTS = 3  # of storage or network, in a row over all trials, that halt a s
 
 
 class ExecutionError(RuntimeError):
-    """All trials ended at once for a reason that the message tells; the sweep's files let it go on."""
+    """The sweep can't go on now, for a reason that the message tells; its files let it go on later."""
 
 
 class Sweep:
@@ -44,7 +44,7 @@ class Sweep:
         # A power cut may have taken the end of records.jsonl.  A trial that goes on is collected then: what
         # it wrote after its last checkpoint comes again.
         going_on = {leg.index for leg in folder.history.open_legs()}
-        for index in folder.suggestions.keys() - going_on:
+        for index in sorted(folder.suggestions.keys() - going_on):
             folder.collect(index)
 
     @property
