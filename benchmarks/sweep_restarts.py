@@ -37,15 +37,23 @@ class Sweep:
             stderr=subprocess.STDOUT,
         )
 
-    def wait(self) -> None:
-        """Until it ends; raises SystemExit where it fails.  Interrupted, it leaves no process behind."""
+    def wait(self) -> float:
+        """Until it ends; returns the seconds until its first leg could begin.
+
+        Raises SystemExit where it fails.  Interrupted, it leaves no process behind.
+        """
+        start, beginning = time.monotonic(), 0.0
         try:
-            code = self.process.wait()
+            while (code := self.process.poll()) is None:
+                if not (self.folder / "decisions.jsonl").is_file():
+                    beginning = time.monotonic() - start
+                time.sleep(0.05)
         except BaseException:
             self.kill()
             raise
         if code != 0:
             raise SystemExit(f"the sweep ended with exit code {code}; see {self.log.name}")
+        return beginning
 
     def kill(self) -> None:
         """SIGKILL to the driver and every process of its Ray."""
@@ -77,19 +85,33 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def run_killed(storage: Path, arguments: list[str], moments: list[float]) -> Sweep:
-    """The sweep, killed so many seconds after each (re)start; one that ends earlier is not killed."""
+    """The sweep, killed so many seconds after each (re)start; raises SystemExit where it ends earlier."""
     for number, moment in enumerate(moments):
         sweep = Sweep(storage, "killed", [*arguments, *(["--resume"] if number else [])])
         deadline = time.monotonic() + moment
         while time.monotonic() < deadline and sweep.process.poll() is None:
             time.sleep(0.05)
-        if sweep.process.poll() is None:
-            sweep.kill()
+        code = sweep.process.poll()
+        if code is not None:
+            raise SystemExit(
+                f"the sweep ended (code {code}) before kill {number + 1}; choose another --seed, or see "
+                f"{sweep.log.name}"
+            )
+        sweep.kill()
         legs = len(read_lines(sweep.folder / "outcomes.jsonl"))
         print(f"kill {number + 1}: {moment:.1f} s after its start, {legs} legs done", flush=True)
     sweep = Sweep(storage, "killed", [*arguments, "--resume"])
     sweep.wait()
     return sweep
+
+
+def draw_moments(seed: int, kills: int, beginning: float, seconds: float) -> list[float]:
+    """Seconds after each (re)start: within the legs, and all together before the end of an undisturbed sweep.
+
+    `beginning` is the time until the first leg begins, `seconds` that of the whole sweep.
+    """
+    draw = random.Random(seed)
+    return [beginning + draw.uniform(0.1, 0.9) * (seconds - beginning) / kills for _ in range(kills)]
 
 
 def main() -> int:
@@ -110,13 +132,10 @@ def main() -> int:
         storage = Path(folder)
         start = time.monotonic()
         whole = Sweep(storage, "whole", arguments)
-        whole.wait()
+        beginning = whole.wait()
         seconds = time.monotonic() - start
         print(f"undisturbed: {seconds:.0f} s, {len(whole.outcomes())} trials; seed of the moments: {seed}")
-        # From the first leg's likely beginning on: an earlier kill finds nothing to go on from.
-        draw = random.Random(seed)
-        moments = [draw.uniform(0.2, 0.6) * seconds for _ in range(given.kills)]
-        killed = run_killed(storage, arguments, moments)
+        killed = run_killed(storage, arguments, draw_moments(seed, given.kills, beginning, seconds))
         ours, theirs = whole.outcomes(), killed.outcomes()
         print("trial  undisturbed                    killed and resumed")
         for index in sorted(ours.keys() | theirs.keys()):

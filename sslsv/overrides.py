@@ -18,11 +18,18 @@ def apply_overrides(section: Section, overrides: Sequence[str] | Mapping[str, An
     it, in whatever order.
     """
     raw: dict[str, Any] = dataclasses.asdict(section)  # type: ignore[call-overload]
-    changes = dict(overrides) if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
-    leaves = [leaf for key, value in changes.items() for leaf in _flat(key, value)]
-    for key, value in sorted(leaves, key=lambda leaf: not leaf[0].endswith(".name")):
+    for key, value in sorted(leaves_of(overrides), key=lambda leaf: not leaf[0].endswith(".name")):
         _set(raw, type(section), key, value)
     return build(type(section), raw)
+
+
+def leaves_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Key path and plain value of everything that overrides set, in their order.
+
+    Raises ConfigError for what is no override.
+    """
+    changes = dict(overrides) if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
+    return [leaf for key, value in changes.items() for leaf in _flat(key, value)]
 
 
 def differences(old: Any, new: Any) -> list[str]:

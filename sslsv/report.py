@@ -189,7 +189,7 @@ def key_figures(summary: Record, records: list[Record], best: Record) -> Iterato
         remark = "in all" if summary else f"about {duration(left)} to go"
         yield "time", duration(summary.get("seconds") or newest.get("seconds") or 0.0), remark
     speeds = [r["samples_per_second"] for r in records if r.get("samples_per_second") is not None]
-    if speeds or "samples_per_second" in summary:
+    if speeds or summary.get("samples_per_second"):
         speed = summary.get("samples_per_second") or fmean(speeds)
         workers = f"{summary['workers']} worker(s)" if "workers" in summary else ""
         yield "samples per second", f"{speed:,.1f}", workers

@@ -3,10 +3,12 @@
 Reads the space, checks it with the settings around it, works out how many trials run at once, and runs them
 under Ray Tune.  What it leaves is described in search/sweep_folder.py.
 
-Exit codes: 0 searched (or planned), 1 no trial can win, 2 the request can't be met, 130 interrupted.
+Exit codes: 0 searched (or planned), 1 no trial can win or none can be confirmed, or the sweep was halted,
+2 the request can't be met, 130 interrupted.
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -28,7 +30,7 @@ from sslsv.search.confirmation import (
 from sslsv.search.criteria import describe_rankings, rank_criteria
 from sslsv.search.history import standing
 from sslsv.search.places import Places, find_places
-from sslsv.search.request import check_folder, describe_request, prepare_folder
+from sslsv.search.request import check_folder, describe_request, prepared_folder
 from sslsv.search.results import state_of, write_results
 from sslsv.search.space import Space, load_space
 from sslsv.search.suggestions import Suggester
@@ -108,11 +110,11 @@ def run(options: argparse.Namespace) -> int:
         check_data(confirmation_config(base, space, example))
     folder = RunFolder(options.storage, options.name or options.space.stem)
     request = describe_request(space, base, options, rungs)
+    # What is confirmed is most often a sweep that has ended.
+    is_resumed = options.resume or (
+        options.confirm is not None and not options.fresh and folder.has("sweep.json")
+    )
     if not options.plan:
-        # What is confirmed is most often a sweep that has ended.
-        is_resumed = options.resume or (
-            options.confirm is not None and not options.fresh and folder.has("sweep.json")
-        )
         check_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed)
     trials = suggester.num_trials
 
@@ -123,13 +125,13 @@ def run(options: argparse.Namespace) -> int:
         places = find_places(
             base.resources, share.has_gpu, space.gpus_per_trial, free, nodes, trials, options.concurrent
         )
-        base = places.apply(base)
+        shared = places.apply(base)
         print(
             f"{trials} trials of {space.base} by {space.searcher}, chosen by {' then '.join(space.metrics)}"
         )
         print(places.describe(base.resources))
         if options.plan:
-            config = trial_config(base, space, example)
+            config = trial_config(shared, space, example)
             print_forecast(space, config, rungs, places, trials)
             if options.confirm is not None:
                 seeds = options.seeds or DEFAULT_SEEDS
@@ -138,13 +140,13 @@ def run(options: argparse.Namespace) -> int:
                     f"{(options.confirm + 1) * seeds * rungs[-1]} epochs"
                 )
             return 0
-        prepare_folder(folder, request, is_fresh=options.fresh)
-        files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
-        sweep = Sweep(space, base, rungs, files)
-        code = search(sweep, places)
-        if code == 0 and options.confirm is not None:
-            confirm(sweep, places, options.confirm, options.seeds or DEFAULT_SEEDS)
-        return code
+        with prepared_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed):
+            files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
+            sweep = Sweep(space, base, rungs, files, shared.resources)
+            code = search(sweep, places)
+            if code == 0 and options.confirm is not None:
+                code = confirm(sweep, places, options.confirm, options.seeds or DEFAULT_SEEDS)
+            return code
 
 
 def train_legs(sweep: Sweep, places: Places, group: str) -> None:
@@ -169,7 +171,13 @@ def train_legs(sweep: Sweep, places: Places, group: str) -> None:
 def search(sweep: Sweep, places: Places) -> int:
     """Run what is left of a sweep, say what it came to, return the exit code."""
     start = time.monotonic()
-    train_legs(sweep, places, sweep.folder.folder.name)
+    try:
+        train_legs(sweep, places, sweep.folder.folder.name)
+    except BaseException:  # Ctrl-C, too: what there is so far can be looked at
+        with contextlib.suppress(OSError):
+            write_results(sweep)
+            write_sweep_report(sweep)
+        raise
     best = write_results(sweep)
     write_sweep_report(sweep)
     location = sweep.folder.folder.location
@@ -192,17 +200,26 @@ def search(sweep: Sweep, places: Places) -> int:
     return 0
 
 
-def confirm(sweep: Sweep, places: Places, num_best: int, num_seeds: int) -> None:
-    """Train the best trials and the base anew, as far as that is not done; say and write how they compare."""
+def confirm(sweep: Sweep, places: Places, num_best: int, num_seeds: int) -> int:
+    """Train the best trials and the base anew, as far as that is not done; say and write how they compare.
+
+    Returns the exit code: 1 where nothing can be compared.
+    """
     confirmation = Confirmation(sweep, num_best, num_seeds)
+    if (possible := len(confirmation.contestants) - 1) < num_best:
+        print(f"{possible} of the {num_best} trials asked for can be confirmed: no other one can win")
     train_legs(confirmation, places, f"{sweep.folder.folder.name}-confirm")
     found = confirmation.comparisons()
     write_comparisons(sweep.folder.folder, found)
     write_sweep_report(sweep)
-    print("confirmed on test trials:", *[comparison.sentence() for comparison in found], sep="\n  ")
-    trained = Counter(outcome.state for outcome in confirmation.folder.history.outcomes)
-    if lost := trained.total() - trained["reached"]:
-        print(f"{lost} of {trained.total()} trainings collapsed or failed and are not in these numbers")
+    if found:
+        print("confirmed on test trials:", *[comparison.sentence() for comparison in found], sep="\n  ")
+    for sentence in confirmation.incomparable(found):
+        print(sentence)
+    if not found:
+        print("error: nothing is confirmed: too few trainings came to the end", file=sys.stderr)
+        return 1
+    return 0
 
 
 def print_forecast(space: Space, config: Config, rungs: Sequence[int], places: Places, trials: int) -> None:

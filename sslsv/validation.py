@@ -38,16 +38,19 @@ class TrainingError(RuntimeError):
 def start_together(prepare: Callable[[], None]) -> None:
     """Run what may fail on one worker alone, such as opening data that its machine lacks.
 
-    Then every worker raises TrainingError: the others would wait in vain for the one that failed.
+    Then every worker raises TrainingError: the others would wait in vain for the one that failed.  Its cause
+    is an OSError where that was the reason, which another try may not meet.
     """
-    problem = None
+    problem, cause = None, None
     try:
         prepare()
     except (ValueError, OSError) as error:
-        problem = f"Training worker {distributed.rank()} on {socket.gethostname()} can't start: {error}"
+        sentence = f"Training worker {distributed.rank()} on {socket.gethostname()} can't start: {error}"
+        problem, cause = (sentence, isinstance(error, OSError)), error
     first = next(filter(None, distributed.gather_objects(problem)), None)
     if first is not None:
-        raise TrainingError(first)
+        sentence, is_of_storage = first
+        raise TrainingError(sentence) from (cause or (OSError(sentence) if is_of_storage else None))
 
 
 def validate(

@@ -15,7 +15,12 @@ import torch
 
 from sslsv.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.run_folder import RunFolder
-from sslsv.search.request import check_folder, prepare_folder
+from sslsv.search.places import Places
+from sslsv.search.request import check_folder, locked, prepared_folder
+from sslsv.search.space import load_space
+from sslsv.search.sweep import ExecutionError, Sweep
+from sslsv.search.sweep_folder import SweepFolder
+from sslsv.search.trial_settings import base_config
 from sslsv.tune import main
 
 SETTINGS = """
@@ -110,11 +115,12 @@ def decisions(tuning):
     return tuning.lines("decisions")
 
 
-def assert_same_sweep(a, b):
+def assert_same_sweep(a, b, in_order=False):
     """The same suggestions, the same decisions, the same values, the same final weights."""
     assert a.lines("suggestions") == b.lines("suggestions")
-    assert sorted(map(str, decisions(a))) == sorted(map(str, decisions(b)))
-    assert sorted(map(str, a.lines("outcomes"))) == sorted(map(str, b.lines("outcomes")))
+    for name in ("decisions", "outcomes"):
+        ours, theirs = (list(map(str, tuning.lines(name))) for tuning in (a, b))
+        assert ours == theirs if in_order else sorted(ours) == sorted(theirs)
     for index in {decision["index"] for decision in decisions(a)}:
         folders = [RunFolder(t.folder.path("trials"), f"{index:04d}") for t in (a, b)]
         one, other = (read_checkpoint(folder, find_checkpoint(folder, "last")) for folder in folders)
@@ -163,13 +169,46 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
     assert tuning.folder.read("decisions.jsonl") == before
 
 
-def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
+def test_prepared_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
     folder = RunFolder(str(tmp_path), "a")
-    prepare_folder(folder, {"base": "seed: 1\n"}, is_fresh=False)
+    with prepared_folder(folder, {"base": "seed: 1\n"}, is_fresh=False, is_resumed=False):
+        pass
     check_folder(folder, {}, is_fresh=True, is_resumed=False)
-    prepare_folder(folder, {"base": "seed: 2\n"}, is_fresh=True)
+    with (
+        prepared_folder(folder, {"base": "seed: 2\n"}, is_fresh=True, is_resumed=False),
+        pytest.raises(ValueError, match="a is in use"),
+        locked(folder),
+    ):
+        pass
     old = next(path for path in tmp_path.iterdir() if path.name.startswith("a.old-"))
     assert (old / "base.yml").read_text() == "seed: 1\n" and folder.read("base.yml") == b"seed: 2\n"
+
+
+HOLDER = """
+import fcntl, sys, time
+with open(sys.argv[1], "a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_locked__one_process_at_a_time_until_it_ends_however_it_ends(tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    with locked(folder):
+        pass
+    command = [sys.executable, "-c", HOLDER, folder.path("sweep.lock")]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another command runs this sweep"), locked(folder):
+            pass
+    finally:
+        holder.kill()  # SIGKILL
+        holder.wait()
+        holder.stdout.close()
+    with locked(folder):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -185,6 +224,8 @@ def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
         (["--seeds", "3"], "--seeds 3 is for a confirmation"),
         (["--confirm", "2", "--seeds", "1"], "the noise can't be told from one training"),
         (["--confirm", "2", "evaluation.test=[]"], "evaluation.test is empty"),
+        (["train.patience=3"], "train.patience is set to 3, but it is empty in every trial"),
+        (["evaluation.allow_validation_on_test=true"], "the test trials would choose"),
     ],
 )
 def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_path, demo_corpus, capsys):
@@ -264,7 +305,7 @@ def test_tune__killed_at_three_random_moments_it_makes_the_same_decisions(
     last = Tuning(space, "killed", *options, "--resume")
     code, output = last.wait()
     assert code == 0, output
-    assert_same_sweep(undisturbed, last)
+    assert_same_sweep(undisturbed, last, in_order="--concurrent" in options)
 
 
 @pytest.mark.slow
@@ -289,6 +330,24 @@ def test_tune__a_trial_of_two_workers_goes_through_ray_train(tmp_path, demo_corp
     assert "1 finished, 1 stopped" in output
     winner = next(o["index"] for o in tuning.lines("outcomes") if o["epoch"] == 4)
     assert RunFolder(tuning.folder.path("trials"), f"{winner:04d}").read_json("summary.json")["workers"] == 2
+
+
+@pytest.mark.slow
+def test_run_sweep__faults_of_the_storage_one_after_another_end_it_without_an_outcome(
+    tmp_path, demo_corpus, ray_session
+):
+    from sslsv.search.executor import run_sweep
+    from sslsv.search.trial import Place
+
+    space = load_space(write_space(tmp_path, demo_corpus))
+    base = base_config(space, ["data.root=" + str(tmp_path / "unmounted")])
+    files = SweepFolder(RunFolder(str(tmp_path / "tune"), "a"), (1, 2, 4), "eer", True)
+    sweep = Sweep(space, base, (1, 2, 4), files)
+    places = Places(at_once=1, has_gpu=False, gpus=0.0, threads=1, data_tasks=1)
+    with pytest.raises(ExecutionError, match="3 legs in a row could not go on, the last of trial 0"):
+        run_sweep(sweep, places, Place(False, 1, "disabled", {}), lambda: None)
+    assert not files.folder.has("outcomes.jsonl")
+    assert "FileNotFoundError" in files.trial_folder(0).read("failure.txt").decode()
 
 
 @pytest.mark.slow

@@ -102,11 +102,13 @@ def test_start_together__a_worker_without_the_data_stops_all_with_its_sentence(m
 
     with pytest.raises(
         TrainingError, match=r"Training worker 0 on .* can't start: The folder /data does not exist\."
-    ):
+    ) as caught:
         start_together(missing)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
     start_together(lambda: None)  # all well: nothing happens
     monkeypatch.setattr(
-        distributed, "gather_objects", lambda value: [value, "Training worker 1 can't start."]
+        distributed, "gather_objects", lambda value: [value, ("Training worker 1 can't start.", True)]
     )
-    with pytest.raises(TrainingError, match="Training worker 1 can't start."):
+    with pytest.raises(TrainingError, match="Training worker 1 can't start.") as caught:
         start_together(lambda: None)  # this one could, another one can't
+    assert isinstance(caught.value.__cause__, OSError)  # as on the worker that met it

@@ -1,6 +1,5 @@
 """What a sweep taught: which settings mattered, whether early rungs told the end, what was saved."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -8,11 +7,11 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
+from sslsv.search.criteria import FEWEST, is_number
 from sslsv.search.history import History
 from sslsv.search.suggestions import Settings, Suggester
 from sslsv.search.sweep import Sweep
 
-FEWEST = 3  # trials at both rungs: an order of two says nothing
 FEWEST_FOR_IMPORTANCE = 8
 TRUSTED = 0.6  # rank correlation below which stopping at a rung is little better than chance
 
@@ -46,8 +45,8 @@ def rung_correlations(at_rungs: AtRungs, metric: str) -> list[RungCorrelation]:
             (first[metric], last[metric])
             for index, first in at_rungs[early].items()
             if (last := at_rungs[late].get(index)) is not None
-            and _is_number(first.get(metric))
-            and _is_number(last.get(metric))
+            and is_number(first.get(metric))
+            and is_number(last.get(metric))
         ]
         if len(both) < FEWEST:
             continue
@@ -59,11 +58,12 @@ def rung_correlations(at_rungs: AtRungs, metric: str) -> list[RungCorrelation]:
 
 def importance(
     suggester: Suggester, suggestions: Mapping[int, Settings], history: History
-) -> dict[str, float]:
+) -> tuple[dict[str, float], int]:
     """Share of the variance of the metric at the first rung that each setting explains, largest first.
 
-    By a random forest over the trials (fANOVA: Hutter et al., ICML 2014).  Settings that only some trials
-    have are left out.  Empty below eight trials with different values.
+    By a random forest (fANOVA: Hutter et al., ICML 2014) over the trials that got there alive, the number of
+    which comes second.  `suggestions` are those with which they did.  Settings that only some trials have are
+    left out.  Empty below eight trials with different values.
     """
     import optuna  # takes a second
 
@@ -71,20 +71,20 @@ def importance(
     trials = suggester.told(suggestions, history, rung=0)
     done = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if len(done) < FEWEST_FOR_IMPORTANCE or len({trial.value for trial in done}) < 2:
-        return {}
+        return {}, len(done)
     study = optuna.create_study()
     study.add_trials(done)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=suggester.space.seed)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {name: float(share) for name, share in shares.items()}
+    return {name: float(share) for name, share in shares.items()}, len(done)
 
 
 @dataclass(frozen=True)
 class Savings:
-    """What the sweep trained, against training every trial to the end."""
+    """What the sweep trained, against training to the end every trial that could have won there."""
 
     epochs: float
-    epochs_in_full: int
+    epochs_in_full: float
     seconds: float
     seconds_in_full: float  # at the pace of the epochs that were trained
 
@@ -95,15 +95,17 @@ class Savings:
 
 
 def savings(sweep: Sweep) -> Savings | None:
-    """Epochs and seconds of all trials, validation included; None before the first validation."""
-    last = [records[-1] for i in sweep.folder.suggestions if (records := sweep.folder.records_of(i))]
-    epochs = sum(float(record["epoch"]) for record in last)
+    """Epochs and seconds of all trials, validation included; None before the first validation.
+
+    Trials that collapsed, diverged or could not begin would have ended where they did without stopping, too.
+    """
+    indices = sweep.folder.suggestions
+    last = {i: records[-1] for i in indices if (records := sweep.folder.records_of(i))}
+    trained = {index: float(record["epoch"]) for index, record in last.items()}
+    epochs = sum(trained.values())
     if epochs == 0:
         return None
-    seconds = sum(float(record.get("seconds", 0.0)) for record in last)
-    in_full = len(sweep.folder.suggestions) * sweep.rungs[-1]
+    seconds = sum(float(record.get("seconds", 0.0)) for record in last.values())
+    alive = {index for index, outcome in sweep.folder.history.last_outcomes().items() if outcome.can_win}
+    in_full = sum(sweep.rungs[-1] if index in alive else trained.get(index, 0.0) for index in indices)
     return Savings(epochs, in_full, seconds, seconds * in_full / epochs)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

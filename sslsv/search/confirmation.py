@@ -33,7 +33,8 @@ class Comparison:
 
     trial: int
     test_list: str
-    seeds: int
+    seeds: int  # with which both came to the end
+    lost: int  # seeds with which one of them did not
     mean: float
     sd: float
     base_mean: float
@@ -49,22 +50,27 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The same in words."""
+        """The same in words; never `better` where only the survivors of several seeds were compared."""
         if not self.is_beyond_noise:
             return "within the noise of the seeds"
-        return f"beyond the noise of the seeds: {'better' if self.difference < 0 else 'worse'}"
+        if self.difference > 0:
+            return "beyond the noise of the seeds: worse"
+        if self.lost:
+            return "beyond the noise of the seeds that are left, but others were lost"
+        return "beyond the noise of the seeds: better"
 
     def sentence(self) -> str:
         """What was found, in one sentence."""
+        lost = f" ({self.lost} more lost)" if self.lost else ""
         return (
-            f"trial {self.trial} on {self.test_list}, {self.seeds} seeds: EER {self.mean:.2f} % (sd "
+            f"trial {self.trial} on {self.test_list}, {self.seeds} seeds{lost}: EER {self.mean:.2f} % (sd "
             f"{self.sd:.2f}), base {self.base_mean:.2f} % (sd {self.base_sd:.2f}), difference "
             f"{self.difference:+.2f} ({self.low:+.2f} to {self.high:+.2f}), {self.verdict}"
         )
 
 
 def compare(
-    trial: int, test_list: str, values: Sequence[float], base: Sequence[float], level: float
+    trial: int, test_list: str, values: Sequence[float], base: Sequence[float], level: float, lost: int = 0
 ) -> Comparison:
     """Mean, standard deviation and paired interval (Student's t) of EERs (N,) against the base's (N,)."""
     ours, theirs = np.asarray(values, dtype=np.float64), np.asarray(base, dtype=np.float64)
@@ -76,6 +82,7 @@ def compare(
         trial=trial,
         test_list=test_list,
         seeds=count,
+        lost=lost,
         mean=float(ours.mean()),
         sd=sd,
         base_mean=float(theirs.mean()),
@@ -109,12 +116,13 @@ class Confirmation(Sweep):
         )
         folder = RunFolder.at(below(sweep.folder.folder.location, "confirm"))
         files = SweepFolder(folder, rungs, sweep.folder.metric, sweep.space.is_lower_better)
-        super().__init__(space, sweep.base, rungs, files)
+        super().__init__(space, sweep.base, rungs, files, sweep.resources)
         self._write_plan(sweep)
 
     def config_of(self, index: int) -> Config:
         """As the sweep's trials, but tested at the end."""
-        return confirmation_config(self.base, self.space, self.folder.suggestions[index])
+        base = replace(self.base, resources=self.resources)
+        return confirmation_config(base, self.space, self.folder.suggestions[index])
 
     def _write_plan(self, sweep: Sweep) -> None:
         planned: list[Settings] = []
@@ -135,7 +143,7 @@ class Confirmation(Sweep):
     def comparisons(self) -> list[Comparison]:
         """Every trial against the base on every test list, over the seeds with which both came to the end.
 
-        Those of which fewer than two seeds are left are left out.
+        Those of which fewer than two seeds are left can't be compared; see `incomparable`.
         """
         tests = [self._tests(index) for index in range(self.num_trials)]
         width = len(self.contestants)
@@ -149,8 +157,21 @@ class Confirmation(Sweep):
                 pairs = [(ours, base) for ours, base in both if ours is not None and base is not None]
                 if trial is not None and len(pairs) >= FEWEST_SEEDS:
                     ours, base = zip(*pairs, strict=True)
-                    found.append(compare(trial, name, ours, base, level))
+                    found.append(compare(trial, name, ours, base, level, self.num_seeds - len(pairs)))
         return found
+
+    def incomparable(self, comparisons: Sequence[Comparison]) -> list[str]:
+        """A sentence for every trial of which too few seeds came to the end."""
+        width, compared = len(self.contestants), {comparison.trial for comparison in comparisons}
+        return [
+            f"trial {trial} can't be compared: with "
+            f"{sum(bool(self._tests(s * width + place)) for s in range(self.num_seeds))} of {self.num_seeds} "
+            f"seeds it came to the end, the base with "
+            f"{sum(bool(self._tests(s * width)) for s in range(self.num_seeds))}, and it takes "
+            f"{FEWEST_SEEDS} with which both did"
+            for place, trial in enumerate(self.contestants)
+            if trial is not None and trial not in compared
+        ]
 
     def _tests(self, index: int) -> dict[str, float]:
         """Test list -> EER of the checkpoint that validation chose; empty unless trained to the end."""
@@ -202,7 +223,8 @@ def write_comparisons(folder: RunFolder, comparisons: Sequence[Comparison]) -> N
 
 
 def read_comparisons(folder: RunFolder) -> list[Comparison]:
-    """What `write_comparisons` wrote, or nothing."""
+    """What `write_comparisons` wrote, or nothing; earlier versions did not count the seeds that were lost."""
     if not folder.has("confirmation.json"):
         return []
-    return [Comparison(**line) for line in folder.read_json("confirmation.json")["comparisons"]]
+    lines = folder.read_json("confirmation.json")["comparisons"]
+    return [Comparison(**line) for line in lines if "lost" in line]

@@ -12,7 +12,7 @@ from sslsv.evaluation_settings import Criterion, LowerIsBetter
 
 TRUTH = "eer"
 LABEL_FREE = tuple(name for name in get_args(Criterion) if name.startswith("label_free/"))
-FEWEST = 3  # trials at a rung: an order of two says nothing
+FEWEST = 3  # trials that are compared: an order of two says nothing
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def rank_criteria(at_rungs: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[R
     found = []
     for epoch, records in at_rungs.items():
         for criterion in LABEL_FREE:
-            measured = [r for r in records if _is_number(r.get(criterion)) and _is_number(r.get(TRUTH))]
+            measured = [r for r in records if is_number(r.get(criterion)) and is_number(r.get(TRUTH))]
             if len(measured) >= FEWEST:
                 values, eers = ([record[key] for record in measured] for key in (criterion, TRUTH))
                 found.append(rank_criterion(criterion, values, eers, epoch))
@@ -84,5 +84,6 @@ def describe_rankings(rankings: Sequence[Ranking]) -> list[str]:
     return lines
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a record is there and finite."""
     return isinstance(value, int | float) and math.isfinite(value)

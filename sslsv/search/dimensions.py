@@ -1,5 +1,6 @@
 """What a setting may be: Ray Tune's samplers, read once into a form that every searcher can use."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from ray.tune.search import sample
 
+from sslsv.overrides import leaves_of
 from sslsv.settings import refuse_if
 
 
@@ -17,6 +19,10 @@ class Choice:
 
     values: tuple[Any, ...]
     is_grid: bool = False
+
+    def has(self, value: Any) -> bool:
+        """Whether a value may be drawn."""
+        return _plain(value) in self.values
 
     def draw(self, generator: np.random.Generator) -> Any:
         """One of the values, all equally likely."""
@@ -36,6 +42,11 @@ class Interval:
     is_integer: bool = False
     is_logarithmic: bool = False
     step: float | None = None
+
+    def has(self, value: Any) -> bool:
+        """Whether a value may be drawn: a whole number, or one of the steps; others never are, exactly."""
+        is_countable = self.is_integer or self.step is not None
+        return is_countable and isinstance(value, int | float) and self.nearest(value) == value
 
     def draw(self, generator: np.random.Generator) -> float:
         """A number, uniform on the interval's scale."""
@@ -79,6 +90,17 @@ class When:
 
     key: str
     cases: Mapping[Any, Any]
+
+    def case_of(self, value: Any) -> Any:
+        """What applies where the other setting has a value; None if nothing does."""
+        wanted = _plain(value)
+        return next((found for case, found in self.cases.items() if _plain(case) == wanted), None)
+
+
+def leaves_within(key: str, dimension: Dimension | When) -> set[str]:
+    """The key paths that a dimension sets: its own, or those in the mappings it chooses among."""
+    cases = dimension.cases.values() if isinstance(dimension, When) else [dimension]
+    return {leaf for case in cases for value in case.ends() for leaf, _ in leaves_of({key: value})}
 
 
 def read_dimensions(written: Mapping[str, Any]) -> dict[str, Dimension | When]:
@@ -131,4 +153,12 @@ def read_dimension(key: str, written: Any) -> Dimension:
 
 def _choice(key: str, values: Any, is_grid: bool) -> Choice:
     refuse_if(not values, f"{key} has no values to choose from; give one or more")
-    return Choice(tuple(values), is_grid)
+    try:
+        return Choice(tuple(_plain(value) for value in values), is_grid)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{key} has a value to choose from that is no plain value: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A value as the sweep's files give it back: tuples are lists, NumPy's numbers are Python's."""
+    return json.loads(json.dumps(value, default=lambda other: other.item()))

@@ -40,7 +40,8 @@ class Legs(Searcher):
         """The next leg; None: not now; FINISHED: never again."""
         leg = self.sweep.next_leg(self.at_once)
         if leg is None:
-            return str(Searcher.FINISHED) if self.sweep.is_over else None
+            is_over = self.sweep.is_over or self.sweep.halted is not None
+            return str(Searcher.FINISHED) if is_over else None
         self.legs[trial_id] = leg
         self.changed()
         location = self.sweep.folder.trial_folder(leg.index).location
@@ -58,6 +59,8 @@ class Legs(Searcher):
         leg = self.legs.pop(trial_id)
         if error or result is None:
             self.sweep.end_leg(leg, "failed", _last_words(self.sweep.folder.trial_folder(leg.index)))
+        elif result["state"] == "interrupted":
+            self.sweep.put_back(leg, result["why"])
         else:
             self.sweep.end_leg(leg, result["state"], result["why"])
         self.changed()
@@ -73,7 +76,10 @@ class Legs(Searcher):
 
 
 def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], None]) -> None:
-    """Run all legs that are still to run; `changed` is called whenever there is something new to show."""
+    """Run all legs that are still to run; `changed` is called whenever there is something new to show.
+
+    Raises ExecutionError when all trials ended at once, or one after another met faults of the system.
+    """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in our table
     resources, folder = sweep.base.resources, sweep.folder.folder
 
@@ -112,6 +118,8 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
         raise ExecutionError(f"Ray ended all trials: {reason}") from error
     finally:
         folder.delete_folder("ray")
+    if sweep.halted is not None:
+        raise ExecutionError(sweep.halted)
 
 
 def _last_words(folder: RunFolder) -> str:

@@ -57,7 +57,11 @@ def forecast(scheduler: Scheduler, trials: int, rungs: Sequence[int], at_once: i
 
 
 def seconds_per_epoch(config: Config, has_gpu: bool, threads: int, steps: int = 3) -> float:
-    """Time of an epoch without validation, from a few real steps on this machine with a trial's threads."""
+    """Time of an epoch without validation, from a few real steps on this machine with a trial's threads.
+
+    Of several workers, which work at the same time, one worker's share of the batches is timed.
+    """
+    workers = config.resources.most_workers
     device = torch.device("cuda" if has_gpu and torch.cuda.is_available() else "cpu")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -71,7 +75,8 @@ def seconds_per_epoch(config: Config, has_gpu: bool, threads: int, steps: int = 
         data_seconds, step_seconds = [], []
         for step in range(steps):
             start = time.perf_counter()
-            batch = next(plain_batches(plan, maker, step % plan.steps_per_epoch, plan.steps_per_epoch))
+            first = step % plan.steps_per_epoch
+            batch = next(plain_batches(plan, maker, first, plan.steps_per_epoch, world_size=workers))
             batch.pop("bad_utterance")
             data_seconds.append(time.perf_counter() - start)
             start = time.perf_counter()
@@ -86,6 +91,6 @@ def seconds_per_epoch(config: Config, has_gpu: bool, threads: int, steps: int = 
         torch.set_num_threads(before)
     data, compute = min(data_seconds), min(step_seconds)
     # Beside a GPU data are made meanwhile; on CPUs they take the same cores.
-    tasks = config.resources.data_tasks or 1
+    tasks = max((config.resources.data_tasks or 1) / workers, 1)
     step_time = max(compute, data / tasks) if device.type == "cuda" else compute + data
     return plan.steps_per_epoch * step_time

@@ -5,7 +5,7 @@ share is replaced.  Each replacement is a function of history and seed, so it is
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeGuard
+from typing import TypeGuard
 
 from sslsv.checkpoint import FOLDER
 from sslsv.run_folder import RunFolder
@@ -28,7 +28,6 @@ class Population(Scheduler):
 
     share: float = 0.25
     factors: tuple[float, ...] = (0.8, 1.25)
-    is_synchronous: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse shares in which the best would be replaced, and factors that change nothing."""

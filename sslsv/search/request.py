@@ -1,7 +1,11 @@
 """What a sweep was asked for, as sweep.json keeps it, and whether a folder may be used for it."""
 
 import argparse
+import contextlib
+import fcntl
+import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from sslsv.config import Config, differences, read_config, to_yaml
@@ -10,7 +14,9 @@ from sslsv.project import locate
 from sslsv.run_folder import RunFolder
 from sslsv.search.space import Space
 
-FREE_SECTIONS = ("resources", "run")  # may differ when a sweep goes on: they change no result
+# May differ when a sweep goes on: where it runs.  Other numbers of threads or workers change last bits.
+FREE_SECTIONS = ("resources", "run")
+LOCK = "sweep.lock"
 
 
 def describe_request(
@@ -60,12 +66,46 @@ def check_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool, 
         )
 
 
-def prepare_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool) -> None:
-    """Make the sweep's folder, after `check_folder`; with `is_fresh`, whatever is there is renamed."""
-    if folder.has("sweep.json") and not is_fresh:
-        print(f"going on with the sweep in {folder.location}", file=sys.stderr)
+@contextlib.contextmanager
+def prepared_folder(
+    folder: RunFolder, request: dict[str, Any], *, is_fresh: bool, is_resumed: bool
+) -> Iterator[None]:
+    """Make the sweep's folder, or go on with the one there, and keep it to this process for the block.
+
+    With `is_fresh`, a sweep that is there is renamed.  Raises ValueError as `check_folder` and `locked` do.
+    """
+    if is_fresh and folder.has("sweep.json"):
+        with locked(folder):
+            print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
+    with locked(folder):
+        check_folder(folder, request, is_fresh=False, is_resumed=is_resumed)  # it may just have been made
+        if folder.has("sweep.json"):
+            print(f"going on with the sweep in {folder.location}", file=sys.stderr)
+        else:
+            folder.write("base.yml", request["base"].encode())
+            folder.write_json("sweep.json", request | {"environment": describe_environment()})
+        yield
+
+
+@contextlib.contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Keep a sweep's folder to this process: two that write its files would undo each other's lines.
+
+    The kernel lifts the lock when the process ends, however it ends.  Object storage has no locks.  Raises
+    ValueError when another process has the folder.
+    """
+    if not folder.is_local:
+        yield
         return
-    if folder.has("sweep.json"):
-        print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
-    folder.write("base.yml", request["base"].encode())
-    folder.write_json("sweep.json", request | {"environment": describe_environment()})
+    os.makedirs(folder.root, exist_ok=True)
+    with open(folder.path(LOCK), "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{folder.location} is in use: another command runs this sweep; wait for its end, stop it, "
+                "or give this one another --name"
+            ) from error
+        except OSError as error:  # a network disk without locks
+            print(f"{folder.location} can't be locked ({error}): run one command at a time", file=sys.stderr)
+        yield

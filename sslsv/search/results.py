@@ -85,8 +85,9 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
 
 def _best_settings(sweep: Sweep, best: Outcome) -> str:
     """A yaml that `sslsv.train` takes: the base with the winner's settings, under the sweep's name."""
-    name = f"{sweep.folder.folder.name}-best"
-    config = apply_overrides(sweep.base, {**sweep.folder.suggestions[best.index], "run.name": name})
+    # Its best checkpoint is chosen by what has chosen the trial: without labels where the sweep needed none.
+    fixed = {"run.name": f"{sweep.folder.folder.name}-best", "evaluation.criterion": sweep.space.metrics[0]}
+    config = apply_overrides(sweep.base, {**sweep.folder.suggestions[best.index], **fixed})
     value = f"{sweep.folder.metric} {sweep.folder.value(best):.4f}"
     return (
         f"# Trial {best.index} of {sweep.num_trials}: {value} at epoch {sweep.rungs[best.rung]}.\n"

@@ -8,7 +8,6 @@ makes the decisions that are still to make from the same history.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from sslsv.search.history import Decision, History, Outcome, ranked
 from sslsv.settings import refuse_if
@@ -17,9 +16,6 @@ from sslsv.settings import refuse_if
 @dataclass(frozen=True)
 class Scheduler(ABC):
     """What all schedulers can be asked."""
-
-    # Whatever the order in which legs end, the decisions are the same.
-    is_synchronous: ClassVar[bool]
 
     @abstractmethod
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
@@ -38,10 +34,6 @@ class Scheduler(ABC):
 class RunAll(Scheduler):
     """Every trial trains to the end."""
 
-    is_synchronous: ClassVar[bool] = (
-        False  # a searcher that learns sees what has arrived when a place is free
-    )
-
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
         """Start as many as there is room for."""
         first = history.started()
@@ -59,7 +51,6 @@ class Asha(Scheduler):
     """
 
     reduction: int = 3
-    is_synchronous: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse reductions that keep everything."""
@@ -100,7 +91,6 @@ class Halving(Scheduler):
     """
 
     reduction: int = 3
-    is_synchronous: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse reductions that keep everything."""
@@ -157,7 +147,6 @@ class TopK(Scheduler):
     """All trials train to the first rung, the `keep` best of them to the end: a baseline hard to beat."""
 
     keep: int = 3
-    is_synchronous: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse to keep none."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from sslsv.evaluation_settings import Criterion
-from sslsv.search.dimensions import Choice, Dimension, When
+from sslsv.search.dimensions import Choice, Dimension, When, leaves_within
 from sslsv.search.population import SCHEDULE_LIKE, Population
 from sslsv.search.schedulers import Asha, Hyperband, RunAll, TopK
 from sslsv.settings import nearest, refuse_if
@@ -16,6 +16,11 @@ SEARCHERS = ("random", "grid", "tpe")
 
 # What all trials must share, or they could not be compared; and what belongs to the sweep, not to a trial.
 FIXED = {
+    "seed": "it also draws the held-out speakers and their trials",
+    "data.root": "all trials must hear the same recordings",
+    "data.train_lists": "the held-out speakers are drawn from them",
+    "data.augment.musan_dir": "the noises of validation come from there",
+    "data.augment.rirs_dir": "the rooms of validation come from there",
     "train.epochs": "it is the length of every trial's schedule, of which the rungs are parts",
     "train.patience": "the scheduler says when a trial ends",
     "train.collapse": "a collapsed trial is stopped",
@@ -77,11 +82,12 @@ def check_parameters(dimensions: Mapping[str, Dimension | When], searcher: str) 
     """Refuse settings that can't be searched, and dimensions that the searcher can't use."""
     refuse_if(not dimensions, "parameters is empty; name at least one setting to search")
     for key, dimension in dimensions.items():
-        for fixed, why in FIXED.items():
-            refuse_if(
-                key == fixed or key.startswith(f"{fixed}."),
-                f"{key} can't be searched: {why}; set it for all trials",
-            )
+        for leaf in {key, *leaves_within(key, dimension)}:
+            for fixed, why in FIXED.items():
+                refuse_if(
+                    leaf == fixed or leaf.startswith(f"{fixed}."),
+                    f"{leaf} can't be searched: {why}; set it for all trials",
+                )
         if isinstance(dimension, When):
             refuse_if(
                 isinstance(dimensions.get(dimension.key), When),

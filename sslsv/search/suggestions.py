@@ -56,7 +56,7 @@ class Suggester:
         if not isinstance(dimension, When):
             return dimension
         value = settings[dimension.key] if dimension.key in settings else value_at(self.base, dimension.key)
-        found: Dimension | None = dimension.cases.get(value)
+        found: Dimension | None = dimension.case_of(value)
         return found
 
     def change(self, settings: Settings, factors: tuple[float, ...], seed: list[int]) -> Settings:

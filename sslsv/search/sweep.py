@@ -3,8 +3,9 @@
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
-from sslsv.config import Config, ConfigError, to_dict, to_yaml
+from sslsv.config import Config, ConfigError, ResourcesConfig, to_dict, to_yaml
 from sslsv.environment import describe_environment
 from sslsv.search.history import Decision
 from sslsv.search.population import Population, copy_checkpoints
@@ -13,18 +14,38 @@ from sslsv.search.suggestions import Suggester
 from sslsv.search.sweep_folder import SweepFolder
 from sslsv.search.trial_settings import trial_config
 
+MAX_FAULTS = 3  # of storage or network, in a row over all trials, that halt a sweep: it goes on when mended
+
 
 class ExecutionError(RuntimeError):
-    """All trials ended at once for a reason that the message tells; the sweep's files let it go on."""
+    """The sweep can't go on now, for a reason that the message tells; its files let it go on later."""
 
 
 class Sweep:
-    """Hands out legs, in an order that the files of the sweep alone determine; see `SweepFolder`."""
+    """Hands out legs, in an order that the files of the sweep alone determine; see `SweepFolder`.
 
-    def __init__(self, space: Space, base: Config, rungs: Sequence[int], folder: SweepFolder) -> None:
+    `base` holds the settings as they were asked for, `resources` what a trial takes of this machine.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        base: Config,
+        rungs: Sequence[int],
+        folder: SweepFolder,
+        resources: ResourcesConfig | None = None,
+    ) -> None:
         self.space, self.base, self.rungs, self.folder = space, base, tuple(rungs), folder
+        self.resources = resources or base.resources
         self.suggester = Suggester(space, to_dict(base))
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
+        self.halted: str | None = None  # why no leg begins any more, though there are legs to train
+        self._faults = 0  # in a row
+        # A power cut may have taken the end of records.jsonl.  A trial that goes on is collected then: what
+        # it wrote after its last checkpoint comes again.
+        going_on = {leg.index for leg in folder.history.open_legs()}
+        for index in sorted(folder.suggestions.keys() - going_on):
+            folder.collect(index)
 
     @property
     def num_trials(self) -> int:
@@ -33,11 +54,12 @@ class Sweep:
 
     def config_of(self, index: int) -> Config:
         """All settings of a trial; raises ConfigError where they do not go together."""
-        return trial_config(self.base, self.space, self.folder.suggestions[index])
+        base = replace(self.base, resources=self.resources)
+        return trial_config(base, self.space, self.folder.suggestions[index])
 
     def next_leg(self, at_once: int) -> Decision | None:
         """The next leg to train, now running; None while there is nothing to begin."""
-        if len(self.running) >= at_once:
+        if len(self.running) >= at_once or self.halted is not None:
             return None
         leg = self._waiting_leg()
         if leg is None:
@@ -57,6 +79,16 @@ class Sweep:
         """Note how a leg ended."""
         self.folder.add_outcome(leg.index, leg.rung, state, why)
         self.running.discard((leg.index, leg.rung))
+        self._faults = 0
+
+    def put_back(self, leg: Decision, why: str) -> None:
+        """Let a leg begin again that a fault of the system ended, as of its storage; see `MAX_FAULTS`."""
+        self.running.discard((leg.index, leg.rung))
+        self._faults += 1
+        if self._faults >= MAX_FAULTS:
+            self.halted = (
+                f"{self._faults} legs in a row could not go on, the last of trial {leg.index}: {why}"
+            )
 
     @property
     def is_over(self) -> bool:
@@ -89,8 +121,8 @@ class Sweep:
         seed = [self.space.seed, decision.index, decision.rung]
         settings = self.folder.suggestions[source]
         changed = self.suggester.change(settings, self.space.scheduler.factors, seed)
-        if self.folder.suggestions[decision.index] != changed:
-            self.folder.add_suggestion(decision.index, changed)
+        if self.folder.settings_at(decision.index, decision.rung) != changed:
+            self.folder.add_suggestion(decision.index, changed, decision.rung)
         copy_checkpoints(self.folder.trial_folder(source), self.folder.trial_folder(decision.index))
 
     def _prepare_trial(self, index: int) -> None:

@@ -73,22 +73,26 @@ def learning_curves(sweep: Sweep) -> Html:
 def against_setting(sweep: Sweep, key: str) -> Html:
     """The metric against one setting: hollow at the first rung, filled at the last that a trial reached."""
     metric, scale = sweep.folder.metric, Scale.of(sweep.suggester.dimensions[key])
-    suggestions, first_epoch = sweep.folder.suggestions, sweep.rungs[0]
-    at_first = sweep.folder.at_rungs()[first_epoch]
+    at_first = sweep.folder.at_rungs()[sweep.rungs[0]]
+
+    def place_at(index: int, rung: int) -> float | None:
+        settings = sweep.folder.settings_at(index, rung)
+        if key not in settings:
+            return None
+        return scale.place(settings[key]) if scale.categories else float(settings[key])
 
     def paint(axes: Axes) -> None:
         for outcome in standing(sweep.folder.history):
-            if key not in suggestions[outcome.index]:
+            x, before = place_at(outcome.index, outcome.rung), place_at(outcome.index, 0)
+            if x is None:
                 continue
-            written = suggestions[outcome.index][key]
-            x = scale.place(written) if scale.categories else written
             value, first = sweep.folder.value(outcome), at_first.get(outcome.index, {}).get(metric)
             if value is None:  # collapsed or failed
                 axes.plot(x, 0.98, "x", color=INK, transform=axes.get_xaxis_transform(), clip_on=False)
                 continue
-            if first is not None and outcome.rung > 0:
-                axes.plot([x, x], [first, value], color=_color(outcome), linewidth=0.8, alpha=0.5)
-                axes.plot(x, first, "o", color=_color(outcome), markersize=4, fillstyle="none")
+            if first is not None and before is not None and outcome.rung > 0:
+                axes.plot([before, x], [first, value], color=_color(outcome), linewidth=0.8, alpha=0.5)
+                axes.plot(before, first, "o", color=_color(outcome), markersize=4, fillstyle="none")
             axes.plot(x, value, "o", color=_color(outcome), markersize=5)
         if scale.categories:
             axes.set_xticks(range(len(scale.categories)), [_short(c) for c in scale.categories])

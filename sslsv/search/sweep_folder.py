@@ -1,7 +1,8 @@
 """The folder that a sweep leaves behind, on a disk or in object storage: `<storage>/<name>/`.
 
 sweep.json         what was asked for: space file, overrides, rungs ...     base.yml   the other settings
-suggestions.jsonl  index, settings of every trial, written before it starts; changed ones follow
+suggestions.jsonl  index, settings of every trial, written before it starts; changed ones follow, with the
+                   rung up to which the trial trains with them first
 decisions.jsonl    index, rung, action (start, continue, stop), why, source: in the order they were made
 outcomes.jsonl     index, rung, epoch, state (reached, collapsed, failed), value, why: in the order of arrival
 records.jsonl      index and every validation record of every trial
@@ -28,7 +29,7 @@ class SweepFolder:
         self.folder, self.rungs, self.metric = folder, rungs, metric
         self._sign = 1.0 if is_lower_better else -1.0
         self._lines = {name: _read_lines(folder, name) for name in ("suggestions", "decisions", "outcomes")}
-        self.suggestions: dict[int, Settings] = {
+        self.suggestions: dict[int, Settings] = {  # the last ones of each trial
             line["index"]: line["settings"] for line in self._lines["suggestions"]
         }
         self.history = History(
@@ -43,16 +44,23 @@ class SweepFolder:
             "records.jsonl"
         ):  # a crash may have cut its last line short: what is appended needs a whole one
             folder.write("records.jsonl", _to_bytes(self.records))
-        self._recorded = {(record["index"], record["step"]) for record in self.records}
+        self._recorded = {_key(record["index"], record) for record in self.records}
 
     def trial_folder(self, index: int) -> RunFolder:
         """The run folder of a trial."""
         return RunFolder.at(below(below(self.folder.location, "trials"), f"{index:04d}"))
 
-    def add_suggestion(self, index: int, settings: Settings) -> None:
-        """Write down what a trial tries."""
+    def add_suggestion(self, index: int, settings: Settings, rung: int | None = None) -> None:
+        """Write down what a trial tries; `rung`: what it tries on its way there and beyond."""
         self.suggestions[index] = settings
-        self._add("suggestions", [{"index": index, "settings": settings}])
+        line = {"index": index, "settings": settings}
+        self._add("suggestions", [line if rung is None else line | {"rung": rung}])
+
+    def settings_at(self, index: int, rung: int) -> Settings:
+        """What a trial tried on its way to a rung: not its last settings where they changed half-way."""
+        lines = [line for line in self._lines["suggestions"] if line["index"] == index]
+        found: Settings = next(line for line in reversed(lines) if line.get("rung", 0) <= rung)["settings"]
+        return found
 
     def add_decisions(self, decisions: list[Decision]) -> None:
         """Write down what was decided, together."""
@@ -90,15 +98,15 @@ class SweepFolder:
 
     def add_records(self, index: int, records: list[dict[str, Any]]) -> None:
         """Append the records of a trial that are not there yet."""
-        new = [{"index": index, **r} for r in records if (index, r["step"]) not in self._recorded]
-        self._recorded |= {(index, record["step"]) for record in new}
+        new = [{"index": index, **r} for r in records if _key(index, r) not in self._recorded]
+        self._recorded |= {_key(index, record) for record in new}
         self.records.extend(new)
         if new:
             self.folder.append_lines("records.jsonl", [json.dumps(record) for record in new])
 
     def records_of(self, index: int) -> list[dict[str, Any]]:
-        """Validation records of a trial, in the order of steps."""
-        return sorted((r for r in self.records if r["index"] == index), key=lambda r: int(r["step"]))
+        """Validation records of a trial, in the order of epochs."""
+        return sorted((r for r in self.records if r["index"] == index), key=lambda r: float(r["epoch"]))
 
     def at_rungs(self) -> dict[int, dict[int, dict[str, Any]]]:
         """Epoch of each rung -> trial -> its record there, of all that reached it and have not collapsed."""
@@ -127,6 +135,11 @@ class SweepFolder:
         if lines:
             self._lines[name].extend(lines)
             self.folder.write(f"{name}.jsonl", _to_bytes(self._lines[name]))
+
+
+def _key(index: int, record: dict[str, Any]) -> tuple[int, int, float]:
+    # A copy has as many steps per epoch as its model: the step alone may come twice, at two epochs.
+    return index, record["step"], record["epoch"]
 
 
 def _read_lines(folder: RunFolder, name: str) -> list[dict[str, Any]]:

@@ -20,18 +20,25 @@ from sslsv.search.analysis import TRUSTED, RungCorrelation, importance, rung_cor
 from sslsv.search.confirmation import LEVEL, read_comparisons
 from sslsv.search.criteria import rank_criteria
 from sslsv.search.history import standing
+from sslsv.search.population import Population
 from sslsv.search.results import state_of
 from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_charts import against_setting, learning_curves, parallel_coordinates
 
 MAX_ROWS = 50  # trials in the table; results.csv has all
+SCHEDULE_NOTE = (
+    "The settings of some trials changed half-way.  best.yml and the tables hold the last ones, the end of a "
+    "schedule: a training with them alone is another one than the best trial's.  suggestions.jsonl has all."
+)
 
 
 def write_sweep_report(sweep: Sweep) -> None:
     """Write report.html from the sweep's files; it may be written anew at any time."""
     at_rungs = sweep.folder.at_rungs()
     metric, history = sweep.folder.metric, sweep.folder.history
-    correlations = rung_correlations(at_rungs, metric)
+    # Of trials that change half-way, the later order is no judgement of the earlier one.
+    has_schedules = isinstance(sweep.space.scheduler, Population)
+    correlations = [] if has_schedules else rung_correlations(at_rungs, metric)
     parts = [
         muted(
             f"Search over {len(sweep.suggester.dimensions)} settings of {sweep.space.base}: "
@@ -39,6 +46,7 @@ def write_sweep_report(sweep: Sweep) -> None:
             f"{', '.join(map(str, sweep.rungs))}."
         ),
         *[note(sentence) for sentence in warnings_of(correlations)],
+        *([note(SCHEDULE_NOTE)] if has_schedules else []),
         facts(key_figures(sweep)),
         section("Trials", trials_table(sweep)),
     ]
@@ -50,7 +58,9 @@ def write_sweep_report(sweep: Sweep) -> None:
             section("Importance", importance_table(sweep)),
         ]
     parts += [
-        section("Did early rungs tell the end?", correlation_table(correlations)),
+        section(
+            "Did early rungs tell the end?", Html() if has_schedules else correlation_table(correlations)
+        ),
         section("Without labels", criteria_table(sweep)),
         section("Confirmed on test trials", confirmation_table(sweep)),
     ]
@@ -61,10 +71,10 @@ def warnings_of(correlations: list[RungCorrelation]) -> list[str]:
     """A sentence for every rung whose order did not last."""
     return [
         f"The order at epoch {found.early} hardly told that at epoch {found.late}: rank correlation "
-        f"{'undefined' if found.rho is None else f'{found.rho:.2f}'}, below {TRUSTED}, over {found.trials} "
-        "trials. Trials may have been stopped that would have won; let the first rung be later."
+        f"{found.rho:.2f}, below {TRUSTED}, over {found.trials} trials. Trials may have been stopped that "
+        "would have won; let the first rung be later."
         for found in correlations
-        if not found.is_trusted
+        if found.rho is not None and not found.is_trusted
     ]
 
 
@@ -83,7 +93,7 @@ def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
     found.append(("trials", str(len(outcomes)), f"{collapsed} collapsed, {failed} failed"))
     saved = savings(sweep)
     if saved is not None:
-        text = f"instead of {saved.epochs_in_full}: {saved.factor:.1f} times fewer"
+        text = f"instead of {saved.epochs_in_full:g}: {saved.factor:.1f} times fewer"
         found.append(("epochs trained", f"{saved.epochs:g}", text))
         text = f"of training; all to the end, at this pace: {duration(saved.seconds_in_full)}"
         found.append(("time", duration(saved.seconds), text))
@@ -107,10 +117,11 @@ def trials_table(sweep: Sweep) -> Html:
 def importance_table(sweep: Sweep) -> Html:
     """Share of the variance that each setting explains."""
     folder = sweep.folder
-    shares = importance(sweep.suggester, folder.suggestions, folder.history)
+    first = {index: folder.settings_at(index, rung=0) for index in folder.suggestions}
+    shares, count = importance(sweep.suggester, first, folder.history)
     remark = (
         f"Share of the variance of {metric_title(folder.metric)} at epoch {sweep.rungs[0]}, by a "
-        f"random forest over {len(folder.suggestions)} trials (fANOVA). With few trials this is a hint, "
+        f"random forest over {count} trials that got there alive (fANOVA). With few trials this is a hint, "
         "not a finding."
     )
     rows = [[name, f"{share:.0%}"] for name, share in shares.items()]
@@ -165,15 +176,17 @@ def confirmation_table(sweep: Sweep) -> Html:
             f"{c.mean:.2f} % (sd {c.sd:.2f})",
             f"{c.base_mean:.2f} % (sd {c.base_sd:.2f})",
             f"{c.difference:+.2f} ({c.low:+.2f} to {c.high:+.2f})",
+            c.lost,
             c.verdict,
         ]
         for c in found
     ]
     remark = (
         "EER of settings trained from scratch with other seeds, against the base with the same ones; "
-        f"intervals of the paired difference, {LEVEL:.0%} for all rows together."
+        f"intervals of the paired difference, {LEVEL:.0%} for all rows together.  Lost: seeds with which one "
+        "of the two collapsed or failed; the others tell too good a tale, so nothing is called better then."
     )
-    header = ["settings", "trials", "seeds", "EER", "base", "difference", ""]
+    header = ["settings", "trials", "seeds", "EER", "base", "difference", "lost", ""]
     return Html(table(header, rows) + muted(remark)) if rows else Html()
 
 

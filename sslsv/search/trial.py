@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from sslsv import cluster
+from sslsv import cluster, distributed, validation
 from sslsv.capacity import Share
 from sslsv.config import Config, read_config
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import WandbMode
 from sslsv.train_loop import Training
-from sslsv.training_worker import asked_to_stop
+from sslsv.training_worker import open_training
 from sslsv.validation import TrainingError
 
 
@@ -34,35 +34,49 @@ class Place:
 
 
 def run_leg(folder: RunFolder, until_epoch: int, place: Place, report: Callable[[], None]) -> dict[str, str]:
-    """Train the trial of a run folder up to an epoch; returns `state` (reached, collapsed, failed) and `why`.
+    """Train the trial of a run folder up to an epoch; returns its `state` and `why`.
 
-    `report` is called after every validation, when its checkpoint is written. A mistake that another try
-    would meet again is a failed trial; anything else is raised, with the traceback in failure.txt.
+    `report` is called after every validation, when its checkpoint is written.  The state is reached,
+    collapsed, failed (a mistake that another try would meet again) or interrupted (a fault of storage or
+    network, which may pass).  Anything else is raised.  What ended it is in failure.txt, with its traceback.
     """
     os.environ.update(place.environment)
-    config = read_config(folder.read("config.yml").decode())
-    if folder.has("failure.txt"):
-        folder.delete("failure.txt")  # of an earlier try
     try:
+        config = read_config(folder.read("config.yml").decode())
+        if folder.has("failure.txt"):
+            folder.delete("failure.txt")  # of an earlier try
         if config.resources.workers == 1:
             _train_alone(config, folder, until_epoch, place, report)
         else:
             _train_together(config, folder, until_epoch, place)
-    except (TrainingError, ValueError) as error:
-        return {"state": "failed", "why": " ".join(str(error).split())}
-    except Exception:  # raised again: only noted, because Ray shows the user no more than its last line
-        folder.write("failure.txt", traceback.format_exc().encode())
+        last = folder.metrics()[-1]
+    except Exception as error:  # of any kind: noted, because Ray shows the user no more than its last line
+        if not isinstance(error, TrainingError) or error.__cause__ is not None:  # else its sentence says all
+            with contextlib.suppress(OSError):  # the storage may be what has failed
+                folder.write("failure.txt", traceback.format_exc().encode())
+        why = " ".join(str(error).split()) or type(error).__name__
+        if is_of_system(error):
+            return {"state": "interrupted", "why": why}
+        if isinstance(error, TrainingError | ValueError):
+            return {"state": "failed", "why": why}
         raise
-    last = folder.metrics()[-1]
     if last.get("has_collapsed"):
         return {"state": "collapsed", "why": str(last["notice"])}
     return {"state": "reached", "why": ""}
+
+
+def is_of_system(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, came from the system: storage or network, which may be back."""
+    return error is not None and (isinstance(error, OSError) or is_of_system(error.__cause__))
 
 
 def train_until(training: Training, until_epoch: int) -> None:
     """Train up to an epoch, at which there is a validation; to the end of training if it is the last one."""
     last_step = until_epoch * training.plan.steps_per_epoch
     is_end = until_epoch >= training.config.train.epochs
+    is_there = training.state.step >= last_step  # already, when it was interrupted
+    if is_there or training.state.stop_reason is not None:
+        mend_metrics(training)
     report = training.report
 
     def report_and_leave(record: dict[str, Any]) -> None:
@@ -71,13 +85,33 @@ def train_until(training: Training, until_epoch: int) -> None:
         if record["step"] >= last_step and not is_end and training.state.stop_reason is None:
             raise RungReached
 
-    if training.state.step >= last_step and not is_end:  # it was there already when it was interrupted
+    if is_there and not is_end:
         if training.log is not None:
             training.log.close()
         return
     training.report = report_and_leave
     with contextlib.suppress(RungReached):
         training.run()
+
+
+def mend_metrics(training: Training) -> None:
+    """Validate the newest checkpoint again where its record is missing, as a power cut may leave it.
+
+    Without the record the trial would count as worthless.  All workers must call it together.
+    """
+    state, config = training.state, training.config
+    epoch = state.step / training.plan.steps_per_epoch
+    is_recorded = training.log is not None and any(
+        (record["step"], record["epoch"]) == (state.step, epoch) and config.evaluation.chosen_by in record
+        for record in training.folder.metrics()
+    )
+    if distributed.broadcast_object(is_recorded):
+        return
+    record = {"step": state.step, "epoch": epoch, "seconds": state.seconds}
+    record |= validation.validate(training.embedder, training.validation, training.probe, state, config)
+    validation.reason_to_stop(record, state, config)  # marks it where the model has collapsed
+    if training.log is not None:
+        training.log.write(record)
 
 
 def _train_alone(
@@ -96,33 +130,23 @@ def _train_alone(
 def _train_together(config: Config, folder: RunFolder, until_epoch: int, place: Place) -> None:
     """Train in several workers, by Ray Train."""
     share = Share(place.has_gpu, config.resources.data_tasks or config.resources.most_workers)
-    result = cluster.train(config, folder, share, worker=_worker, until_epoch=until_epoch)
+    mode = place.wandb_mode  # of the user's own process; this one runs in another folder
+    result = cluster.train(config, folder, share, worker=_worker, until_epoch=until_epoch, wandb_mode=mode)
     if "error" in result:
-        raise TrainingError(result["error"])
+        raise TrainingError(_reason(result["error"])) from (
+            OSError(result["error"]) if result.get("is_of_system") else None
+        )
+
+
+def _reason(sentence: str) -> str:
+    """A sentence of `cluster.train` without its advice, which is for the command that trains one run."""
+    return sentence.partition("; the same command goes on")[0]
 
 
 def _worker(job: dict[str, Any]) -> dict[str, Any]:
     """Entry of a Ray Train worker, as `training_worker.train_worker`, but up to the rung only."""
-    import ray.train.torch
-
-    os.environ.update(job["environment"])
-    config = read_config(job["config"])
-    device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(config.resources.threads_per_worker or 1)
-    else:
-        torch.cuda.set_device(device)  # collectives of Python objects go through the current device
-    folder = RunFolder(job["storage"], job["name"])
     try:
-        training = Training(
-            config,
-            folder,
-            device=device,
-            wandb_mode=job["wandb_mode"],
-            report=ray.train.report,
-            asked_to_stop=asked_to_stop,
-        )
-        train_until(training, job["until_epoch"])
+        train_until(open_training(job), job["until_epoch"])
     except TrainingError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "is_of_system": is_of_system(error)}
     return {}

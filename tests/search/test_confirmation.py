@@ -13,7 +13,9 @@ from sslsv.search.confirmation import (
     write_comparisons,
 )
 from sslsv.search.history import standing
+from sslsv.search.places import Places
 from sslsv.search.sweep_report import write_sweep_report
+from sslsv.tune import confirm
 from tests.search.test_sweep import BASE, open_sweep, train
 
 
@@ -83,17 +85,49 @@ def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
     for eer in (20.0, 18.0, 22.0, None, 21.0, 18.5):
         end(confirmation, confirmation.next_leg(at_once=1), eer, "collapsed" if eer is None else "reached")
     (found,) = confirmation.comparisons()
-    assert (found.seeds, found.base_mean, found.mean) == (2, 20.5, 18.25)
+    assert (found.seeds, found.lost, found.base_mean, found.mean) == (2, 1, 20.5, 18.25)
+    assert "2 seeds (1 more lost): EER" in found.sentence() and confirmation.incomparable([found]) == []
+
+
+def test_confirmation__with_too_few_survivors_a_trial_cannot_be_compared(sweep):
+    confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
+    for eer in (20.0, 18.0, 22.0, None):
+        end(confirmation, confirmation.next_leg(at_once=1), eer, "collapsed" if eer is None else "reached")
+    assert confirmation.comparisons() == []
+    (sentence,) = confirmation.incomparable([])
+    assert f"trial {confirmation.contestants[1]} can't be compared: with 1 of 2 seeds it came" in sentence
+    assert "the base with 2," in sentence
+
+
+@pytest.mark.parametrize(("eers", "code"), [((20.0, 18.0, 22.0, None), 1), ((20.0, 18.0, 22.0, 19.0), 0)])
+def test_confirm__says_how_many_there_are_and_fails_where_nothing_is_comparable(sweep, capsys, eers, code):
+    confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
+    for eer in eers:
+        end(confirmation, confirmation.next_leg(at_once=1), eer, "collapsed" if eer is None else "reached")
+    sweep.folder.history.outcomes[:] = standing(sweep.folder.history)[:1]  # one that can win
+    places = Places(at_once=1, has_gpu=False, gpus=0.0, threads=1, data_tasks=1)
+    assert confirm(sweep, places, num_best=3, num_seeds=2) == code
+    printed = capsys.readouterr()
+    assert "1 of the 3 trials asked for can be confirmed" in printed.out
+    assert ("nothing is confirmed" in printed.err) == (code == 1)
+
+
+def test_comparison__of_survivors_is_never_called_better():
+    values, base = [18.0, 20.0, 19.1], [20.0, 22.1, 21.0]
+    better, worse = (compare(5, "trials", *v, level=0.95, lost=1) for v in ((values, base), (base, values)))
+    assert better.is_beyond_noise and "better" not in better.sentence() and "lost" in better.verdict
+    assert worse.verdict.endswith("worse")
 
 
 def test_write_comparisons__are_read_again_and_shown_in_the_report(sweep):
-    found = [compare(3, "trials", [18.0, 20.0], [20.0, 22.1], level=0.95)]
+    found = [compare(3, "trials", [18.0, 20.0], [20.0, 22.1], level=0.95, lost=4)]
     assert read_comparisons(sweep.folder.folder) == []
     write_comparisons(sweep.folder.folder, found)
     assert read_comparisons(sweep.folder.folder) == found
     write_sweep_report(sweep)
     text = sweep.folder.folder.read("report.html").decode()
     assert "Confirmed on test trials" in text and "<td>trial 3</td><td>trials</td><td>2</td>" in text
+    assert "<td>4</td>" in text
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """How many trials run at once, and what a sweep will cost."""
 
+import dataclasses
 import os
 
 import pytest
 
 from sslsv.config import Config, DataConfig, EvaluationConfig, ResourcesConfig, TrainConfig
+from sslsv.data.pipeline import plain_batches
 from sslsv.encoders import ThinResNet34
+from sslsv.models import SimCLR
 from sslsv.search import Asha, Halving, Hyperband, RunAll, TopK
 from sslsv.search.forecast import forecast, seconds_per_epoch
 from sslsv.search.places import find_places
@@ -91,5 +94,25 @@ def test_seconds_per_epoch__times_real_steps(demo_corpus):
         train=TrainConfig(batch_size=8),
         evaluation=EvaluationConfig(held_out_speakers=3),
     )
-    short, long = (seconds_per_epoch(config, has_gpu=False, threads=1) for _ in range(2))
-    assert 0 < short < 60 and long > 0
+    crops = [dataclasses.replace(config, model=SimCLR.Config(crop_seconds=length)) for length in (0.3, 4.0)]
+    short, long = (seconds_per_epoch(crop, has_gpu=False, threads=1) for crop in crops)
+    assert 0 < short < long
+
+
+def test_seconds_per_epoch__of_several_workers_times_the_share_of_one(demo_corpus, monkeypatch):
+    shares = []
+
+    def counted(*arguments, **options):
+        for batch in plain_batches(*arguments, **options):
+            shares.append(len(batch["bad_utterance"]))
+            yield batch
+
+    monkeypatch.setattr("sslsv.search.forecast.plain_batches", counted)
+    config = Config(
+        data=DataConfig(root=str(demo_corpus)),
+        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
+        model=SimCLR.Config(crop_seconds=0.3),
+        train=TrainConfig(batch_size=8),
+        resources=ResourcesConfig(workers=2),
+    )
+    assert seconds_per_epoch(config, has_gpu=False, threads=1, steps=1) > 0 and shares == [4]

@@ -13,6 +13,7 @@ from sslsv.search.history import Decision, History, Outcome
 from sslsv.search.suggestions import Suggester
 from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_folder import SweepFolder
+from sslsv.search.sweep_report import write_sweep_report
 
 PARAMETERS = {
     "optimizer.learning_rate": tune.loguniform(1e-4, 1e-2),
@@ -67,7 +68,7 @@ def test_population__waits_for_all_and_ends_with_training():
         (lambda: Population(factors=(1,)), "other than 1"),
         (
             lambda: Space(
-                base="a", trials=4, parameters={"seed": tune.randint(0, 9)}, scheduler=Population(), grace_epochs=3
+                base="a", trials=4, parameters={"train.batch_size": tune.randint(8, 9)}, scheduler=Population(), grace_epochs=3
             ),
             "nothing of that kind",
         ),
@@ -137,6 +138,35 @@ def test_population__killed_after_every_leg_it_ends_with_the_same_weights(tmp_pa
     killed = open_sweep(tmp_path, "killed")
     assert killed.folder.history == whole.folder.history and weights(killed) == weights(whole)
     assert killed.folder.suggestions == whole.folder.suggestions
+
+
+def test_population__costs_are_paired_with_the_settings_that_earned_them(tmp_path):
+    sweep = open_sweep(tmp_path, "a")
+    drawn = {}
+    while len(sweep.folder.history.outcomes) < 4:
+        leg = sweep.next_leg(at_once=1)
+        drawn[leg.index] = sweep.folder.suggestions[leg.index]
+        train(sweep, leg)
+    finish(sweep)
+    again = open_sweep(tmp_path, "a")
+    changed = [d for d in again.folder.history.decisions if d.source is not None]
+    assert changed and all(again.folder.suggestions[d.index] != drawn[d.index] for d in changed)
+    assert {index: again.folder.settings_at(index, 0) for index in range(4)} == drawn
+    last = changed[-1]
+    assert again.folder.settings_at(last.index, last.rung) == again.folder.suggestions[last.index]
+    write_sweep_report(again)
+    text = again.folder.folder.read("report.html").decode()
+    assert "the end of a schedule" in text and "Did early rungs tell the end?" not in text
+
+
+def test_sweep_folder__a_copy_with_other_steps_per_epoch_loses_no_record(tmp_path):
+    folder = open_sweep(tmp_path, "a").folder
+    own = [{"step": 30 * epoch, "epoch": float(epoch), "eer": 9.0} for epoch in (1, 2, 3)]
+    copied = [{"step": 10 * epoch, "epoch": float(epoch), "eer": 5.0} for epoch in (4, 5, 6, 9)]
+    folder.add_records(0, own)
+    folder.add_records(0, copied)  # steps 60 and 90 are there twice
+    folder.add_records(0, copied)
+    assert [record["epoch"] for record in folder.records_of(0)] == [1, 2, 3, 4, 5, 6, 9]
 
 
 @pytest.mark.parametrize("dies_in", ["add_suggestion", "add_decisions", "copy"])

@@ -1,5 +1,6 @@
 """Spaces: what they may hold, and every mistake in a sentence."""
 
+import numpy as np
 import pytest
 from ray import tune
 
@@ -25,6 +26,7 @@ def space(**changes):
         (tune.lograndint(1, 9), Interval(1, 8, is_integer=True, is_logarithmic=True)),
         (tune.choice([[1], []]), Choice(([1], []))),
         (tune.grid_search([1, 2]), Choice((1, 2), is_grid=True)),
+        (tune.choice([(8, 8), np.int64(3)]), Choice(([8, 8], 3))),  # as a file gives them back
     ],
 )
 def test_read_dimension__ray_samplers_become_dimensions(written, expected):
@@ -39,6 +41,7 @@ def test_read_dimension__ray_samplers_become_dimensions(written, expected):
         (tune.qloguniform(1e-3, 1, 1e-3), "both logarithmic and in steps"),
         (tune.sample_from(lambda spec: 1), "no range of values"),
         (tune.choice([]), "no values to choose from"),
+        (tune.choice([1, {2, 3}]), "a value to choose from that is no plain value"),
         (tune.randint(3, 3), "must not be above"),
     ],
 )
@@ -62,6 +65,10 @@ def test_read_dimension__what_no_searcher_can_use_is_refused(written, sentence):
         ({"parameters": {"model.x": tune.grid_search([1])}}, "but the searcher is 'random'; use tune.choice"),
         ({"parameters": {}}, "parameters is empty"),
         ({"parameters": {"train.epochs": tune.randint(1, 9)}}, "train.epochs can't be searched: it is the length"),
+        ({"parameters": {"seed": tune.randint(0, 9)}}, "seed can't be searched: it also draws the held-out"),
+        ({"parameters": {"data": tune.choice([{"root": "a"}])}}, "data.root can't be searched"),
+        ({"parameters": {"data.train_lists": tune.choice([["a"]])}}, "data.train_lists can't be searched"),
+        ({"parameters": {"train": tune.choice([{"epochs": 3}])}}, "train.epochs can't be searched"),
         ({"parameters": {"evaluation.every_epochs": tune.randint(1, 9)}}, "measured alike"),
         ({"parameters": {"a": When("b", {1: tune.choice([1])}), "b": When("c", {})}}, "a depends on b, which"),
         ({"scheduler": Asha()}, "Asha has to know where trials are compared"),
@@ -88,7 +95,7 @@ def test_load_space__returns_what_the_file_calls_space(tmp_path):
     file = tmp_path / "a.py"
     file.write_text(
         "from ray import tune\nfrom sslsv.search import Space\n"
-        "SPACE = Space(base='b.yml', parameters={'seed': tune.randint(0, 9)}, trials=2)\n"
+        "SPACE = Space(base='b.yml', parameters={'train.batch_size': tune.randint(8, 9)}, trials=2)\n"
     )
     assert load_space(file).trials == 2
 

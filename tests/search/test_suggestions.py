@@ -52,13 +52,22 @@ def test_suggest__conditions_hold_and_values_are_within(searcher):
 def test_suggest__a_condition_on_a_setting_that_is_not_searched_asks_the_base():
     parameters = {
         "model.temperature": When("model.name", {"simclr": tune.uniform(0, 1)}),
-        "seed": tune.randint(0, 9),
+        "optimizer.momentum": tune.uniform(0, 1),
     }
     assert "model.temperature" in suggester(parameters).suggest(0, {}, History())
     other = suggester(parameters, base={"model": {"name": "vicreg"}})
     assert "model.temperature" not in other.suggest(0, {}, History())
     with pytest.raises(ValueError, match="model.name, on which a parameter depends"):
         suggester(parameters, base={"model": {"nom": 1}}).suggest(0, {}, History())
+
+
+def test_suggest__a_condition_may_name_a_list_by_a_tuple():
+    parameters = {
+        "dims": tune.choice([(8, 8)]),
+        "x": When("dims", {(8, 8): tune.uniform(0, 1), (): tune.uniform(2, 3)}),
+    }
+    found = suggester(parameters).suggest(0, {}, History())
+    assert found["dims"] == [8, 8] and 0 <= found["x"] <= 1
 
 
 def test_grid__tries_every_combination_that_the_conditions_allow_once():

@@ -1,15 +1,20 @@
 """A sweep and its files: legs in order, killed anywhere, half-written lines."""
 
+import dataclasses
 import io
 import json
 
 import pytest
 from ray import tune
+from ray.tune.search import Searcher
 from rich.console import Console
 
-from sslsv.config import Config, EvaluationConfig, TrainConfig
+import sslsv.tune
+from sslsv.config import Config, EvaluationConfig, ResourcesConfig, RunConfig, TrainConfig, read_config
 from sslsv.run_folder import RunFolder
 from sslsv.search import Asha, Halving, Hyperband, RunAll, Space
+from sslsv.search.executor import Legs
+from sslsv.search.places import Places
 from sslsv.search.results import write_results
 from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_folder import SweepFolder
@@ -20,7 +25,7 @@ RUNGS = (1, 3, 9)
 
 
 def open_sweep(tmp_path, name="sweep", **changes):
-    parameters = {"model.temperature": tune.uniform(0.01, 1.0), "seed": tune.randint(0, 9)}
+    parameters = {"model.temperature": tune.uniform(0.01, 1.0), "optimizer.momentum": tune.uniform(0, 1)}
     values = {"scheduler": Halving(3), "rung_epochs": (1, 3), "trials": 9}
     space = Space(**{"base": "a.yml", "parameters": parameters} | values | changes)
     folder = RunFolder(str(tmp_path), name)
@@ -66,6 +71,15 @@ SEARCHES = [
     {"scheduler": Asha(3)},
     {"scheduler": Asha(2), "searcher": "tpe", "startup_trials": 2},
     {"scheduler": Hyperband(3), "searcher": "tpe", "startup_trials": 2, "trials": 12},
+    {
+        "scheduler": Asha(2),
+        "searcher": "tpe",
+        "startup_trials": 2,
+        "parameters": {
+            "model.temperature": tune.uniform(0.01, 1.0),
+            "model.projector_dims": tune.choice([(8, 8), ()]),
+        },
+    },
 ]
 
 
@@ -79,6 +93,7 @@ def test_sweep__killed_after_every_leg_it_leaves_the_same_files(tmp_path, change
     killed = open_sweep(tmp_path, "killed", **changes)
     assert content(killed) == content(whole)
     assert killed.folder.history == whole.folder.history and killed.is_over
+    assert killed.folder.suggestions == whole.folder.suggestions
 
 
 def test_sweep__a_suggestion_is_written_before_its_trial_and_never_drawn_again(tmp_path):
@@ -111,6 +126,24 @@ def test_sweep__an_interrupted_leg_comes_first_when_it_goes_on(tmp_path):
     assert open_sweep(tmp_path, scheduler=Asha(3)).next_leg(at_once=1) == lost
 
 
+def test_sweep__a_fault_of_the_storage_is_tried_again_and_the_third_in_a_row_halts(tmp_path):
+    sweep = open_sweep(tmp_path, scheduler=Asha(3))
+    first = sweep.next_leg(at_once=1)
+    for _ in range(2):
+        sweep.put_back(first, "the disk is away")
+        assert sweep.next_leg(at_once=1) == first
+    train(sweep, first)  # it is there again
+    legs = Legs(sweep, at_once=1, changed=lambda: None)
+    for number in range(3):
+        assert isinstance(legs.suggest(str(number)), dict)
+        legs.on_trial_complete(str(number), {"state": "interrupted", "why": "the disk is away"})
+    assert legs.suggest("3") == Searcher.FINISHED
+    assert "3 legs in a row could not go on, the last of trial 1: the disk is away" in sweep.halted
+    again = open_sweep(tmp_path, scheduler=Asha(3))
+    assert [outcome.index for outcome in again.folder.history.outcomes] == [0]
+    assert again.halted is None and again.next_leg(at_once=1).index == 1
+
+
 def test_sweep_folder__records_are_kept_once_and_a_half_written_line_is_mended(tmp_path):
     sweep = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=2)
     leg = sweep.next_leg(at_once=1)
@@ -123,6 +156,18 @@ def test_sweep_folder__records_are_kept_once_and_a_half_written_line_is_mended(t
     train(again, again.next_leg(at_once=1))
     lines = [json.loads(line) for line in again.folder.folder.read("records.jsonl").decode().splitlines()]
     assert [(line["index"], line["epoch"]) for line in lines] == [(0, 9.0), (1, 9.0)]
+
+
+def test_sweep__records_that_a_power_cut_took_are_collected_again_when_it_goes_on(tmp_path):
+    sweep = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=2)
+    train(sweep, sweep.next_leg(at_once=1))
+    whole = sweep.folder.records
+    sweep.folder.folder.write("records.jsonl", b"")
+    interrupted = sweep.next_leg(at_once=1)
+    record = {"step": 10, "epoch": 1.0, "eer": 3.0}  # after the last checkpoint: it comes again
+    sweep.folder.trial_folder(interrupted.index).append_lines("metrics.jsonl", [json.dumps(record)])
+    again = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=2)
+    assert again.folder.records == whole and len(whole) == 1
 
 
 def test_sweep_folder__a_higher_rank_wins_where_higher_is_better(tmp_path):
@@ -158,6 +203,29 @@ def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train
     assert sorted(path.name for path in (tmp_path / "sweep" / "tensorboard").iterdir()) == [
         f"{i:04d}" for i in range(4) if i != best
     ]
+
+
+def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them(tmp_path):
+    base = dataclasses.replace(
+        BASE,
+        evaluation=EvaluationConfig(),  # nothing with labels
+        resources=ResourcesConfig(data_tasks=3),
+        run=RunConfig(max_failures=7),
+    )
+    plain = open_sweep(tmp_path, metric="label_free/rankme", scheduler=RunAll(), rung_epochs=(), trials=1)
+    places = ResourcesConfig(data_tasks=1, threads_per_worker=1, gpu=False)
+    sweep = Sweep(plain.space, base, RUNGS, plain.folder, places)
+    leg = sweep.next_leg(at_once=1)
+    record = {"step": 90, "epoch": 9.0, "label_free/rankme": 3.0}
+    folder = sweep.folder.trial_folder(leg.index)
+    folder.append_lines("metrics.jsonl", [json.dumps(record)])
+    sweep.end_leg(leg, "reached", "")
+    write_results(sweep)
+    trained = read_config(folder.read("config.yml").decode())
+    best = read_config(sweep.folder.folder.read("best.yml").decode())
+    assert trained.resources == places and best.resources == base.resources
+    assert best.evaluation.criterion == "label_free/rankme" and best.run.max_failures == 7
+    assert best.model.temperature == trained.model.temperature
 
 
 def test_sweep_folder__trials_are_compared_at_the_rungs_they_reached_alive(tmp_path):
@@ -197,6 +265,21 @@ def test_sweep__settings_that_do_not_go_together_are_a_failed_trial(tmp_path):
             1e-6,
         )
         assert (index in failed) == is_impossible
+
+
+def test_search__interrupted_it_leaves_the_results_so_far(tmp_path, monkeypatch):
+    sweep = open_sweep(tmp_path)
+
+    def interrupted(sweep, places, group):
+        finish(sweep, stop_after=4)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sslsv.tune, "train_legs", interrupted)
+    places = Places(at_once=1, has_gpu=False, gpus=0.0, threads=1, data_tasks=1)
+    with pytest.raises(KeyboardInterrupt):
+        sslsv.tune.search(sweep, places)
+    folder = sweep.folder.folder
+    assert len(folder.read("results.csv").decode().splitlines()) == 1 + 3 and folder.has("report.html")
 
 
 def test_draw__shows_the_best_first_what_runs_and_what_was_stopped(tmp_path):

@@ -53,6 +53,7 @@ def test_write_sweep_report__has_every_section_and_picture(sweep):
     ]
     assert "<td>pseudo-trial EER</td><td>1</td><td>17</td><td>+1.00</td>" in text
     assert text.count("<svg") == 2 + len(PARAMETERS)
+    assert "random forest over 17 trials" in text
     assert "collapsed" in text and "times fewer" in text and "<script" not in text and "http" not in text
 
 
@@ -78,11 +79,12 @@ def test_rung_correlations__by_hand_and_warned_of_below_six_tenths():
     assert "rank correlation -1.00, below 0.6, over 4 trials" in sentence
     assert rung_correlations({1: at(1, 2), 3: at(1, 2)}, "eer") == []
     (constant,) = rung_correlations({1: at(1, 2, 3), 3: at(5, 5, 5)}, "eer")
-    assert constant.rho is None and not constant.is_trusted
+    assert constant.rho is None and warnings_of([constant]) == []  # nothing was found, good or bad
 
 
 def test_importance__finds_the_one_setting_that_matters(sweep):
-    shares = importance(sweep.suggester, sweep.folder.suggestions, sweep.folder.history)
+    shares, count = importance(sweep.suggester, sweep.folder.suggestions, sweep.folder.history)
+    assert count == 17  # one of the 18 collapsed
     assert next(iter(shares)) == "model.temperature" and shares["model.temperature"] > 0.5
     assert sum(shares.values()) == pytest.approx(1.0) and "optimizer.momentum" not in shares
 
@@ -90,8 +92,9 @@ def test_importance__finds_the_one_setting_that_matters(sweep):
 def test_savings__counts_every_epoch_once(sweep):
     saved = savings(sweep)
     furthest = [outcome.rung for outcome in sweep.folder.history.last_outcomes().values()]
-    assert saved.epochs == sum(sweep.rungs[rung] for rung in furthest) and saved.epochs_in_full == 18 * 9
-    assert saved.seconds == 2 * saved.epochs and saved.seconds_in_full == pytest.approx(2 * 18 * 9)
+    # Trial 7 collapsed at epoch 1, and would have without any stopping.
+    assert saved.epochs == sum(sweep.rungs[rung] for rung in furthest) and saved.epochs_in_full == 17 * 9 + 1
+    assert saved.seconds == 2 * saved.epochs and saved.seconds_in_full == pytest.approx(2 * (17 * 9 + 1))
 
 
 def test_scale__of_conditions_holds_all_cases():
@@ -100,6 +103,8 @@ def test_scale__of_conditions_holds_all_cases():
     dimensions = open_dimensions({"a": When("b", {1: tune.choice([1, 2]), 2: tune.choice([2, [3]])})})
     assert Scale.of(dimensions["a"]).categories == (1, 2, "[3]")
     assert Scale.of(dimensions["a"]).place([3]) == 2.0
+    tuples = open_dimensions({"a": tune.choice([(1, 2), ()])})
+    assert Scale.of(tuples["a"]).place([]) == 1.0  # what suggestions.jsonl has of ()
 
 
 def open_dimensions(written):

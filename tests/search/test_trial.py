@@ -1,6 +1,7 @@
 """Legs of a trial in this process, its batches made without Ray."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sslsv.config import (
     DataConfig,
     EvaluationConfig,
     LabelFreeConfig,
+    ResourcesConfig,
     RunConfig,
     TrainConfig,
     to_yaml,
@@ -134,3 +136,64 @@ def test_run_leg__a_crash_is_raised_and_leaves_its_traceback(tmp_path, config, m
     assert "RuntimeError: no more memory" in folder.read("failure.txt").decode()
     assert run_leg(folder, 2, PLACE, lambda: None)["state"] == "reached"
     assert not folder.has("failure.txt")
+
+
+@pytest.mark.parametrize("epochs", [6, 2], ids=["at a rung", "at the end"])
+def test_run_leg__whose_last_record_was_lost_validates_again(tmp_path, config, epochs):
+    settings = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
+    folder = trial(tmp_path, settings)
+    run_leg(folder, 2, PLACE, lambda: None)
+    *earlier, last = folder.metrics()
+    for kept in (earlier, []):
+        folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
+        assert run_leg(folder, 2, PLACE, lambda: None) == {"state": "reached", "why": ""}
+        assert len(folder.metrics()) == len(kept) + 1 and final(folder).step == 4
+        assert {key: folder.metrics()[-1][key] for key in ("step", "epoch", "eer")} == {
+            "step": 4,
+            "epoch": 2.0,
+            "eer": last["eer"],
+        }
+
+
+def test_run_leg__a_fault_of_the_storage_is_no_fault_of_the_trial(tmp_path, config, monkeypatch):
+    folder = trial(tmp_path, config)
+
+    def fail(*arguments):
+        raise OSError("the disk is away")
+
+    for owner, name in ((train_loop, "open_trial_sets"), (train_loop.Training, "take_step")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            ended = run_leg(folder, 2, PLACE, lambda: None)
+        assert ended["state"] == "interrupted" and "the disk is away" in ended["why"]
+        assert "OSError: the disk is away" in folder.read("failure.txt").decode()
+    assert run_leg(folder, 2, PLACE, lambda: None)["state"] == "reached"
+
+
+def test_run_leg__a_value_error_leaves_its_traceback(tmp_path, config, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("an odd shape")
+
+    monkeypatch.setattr(train_loop.Training, "take_step", fail)
+    folder = trial(tmp_path, config)
+    assert run_leg(folder, 2, PLACE, lambda: None) == {"state": "failed", "why": "an odd shape"}
+    text = folder.read("failure.txt").decode()
+    assert "Traceback" in text and text.endswith("ValueError: an odd shape\n")
+
+
+def test_run_leg__several_workers_log_as_the_place_says_and_fail_without_advice(
+    tmp_path, config, monkeypatch
+):
+    jobs = []
+
+    def train(config, folder, share, **extra):
+        jobs.append(extra)
+        return {"error": "training worker 1 failed: no memory; the same command goes on from the last one"}
+
+    monkeypatch.setattr("sslsv.cluster.train", train)
+    several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
+    ended = run_leg(
+        trial(tmp_path, several), 2, dataclasses.replace(PLACE, wandb_mode="offline"), lambda: None
+    )
+    assert ended == {"state": "failed", "why": "training worker 1 failed: no memory"}
+    assert (jobs[0]["wandb_mode"], jobs[0]["until_epoch"]) == ("offline", 2)

@@ -1,19 +1,21 @@
 """From spaces to the settings of trials and to rungs; every space of the project is checked here."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from ray import tune
 
 from sslsv.config import Config, EvaluationConfig, TrainConfig, to_dict, to_yaml
-from sslsv.search import Asha, Halving, Hyperband, RunAll, Space, TopK
+from sslsv.overrides import leaves_of
+from sslsv.search import Asha, Halving, Hyperband, RunAll, Space, TopK, When
 from sslsv.search.history import History
 from sslsv.search.space import load_space
 from sslsv.search.suggestions import Suggester
 from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
 
 ROOT = Path(__file__).resolve().parents[2]
-SPACES = sorted((ROOT / "tune_spaces").glob("*.py"))
+SPACES = sorted((ROOT / "tune_spaces").rglob("*.py"))
 BASE = Config(
     train=TrainConfig(epochs=40, patience=5),
     evaluation=EvaluationConfig(every_epochs=2, held_out_speakers=4, test=("trials",)),
@@ -38,7 +40,7 @@ def test_spaces_of_the_project__fit_their_base_and_draw_valid_trials(file, monke
     check_trials(searched, base, suggester, rungs_of(searched, base, samples_per_epoch=1000))
     for index in range(min(suggester.num_trials, 20)):
         trial_config(base, searched, suggester.suggest(index, {}, History()))
-    assert f"python -m sslsv.tune tune_spaces/{file.name}" in file.read_text()
+    assert f"python -m sslsv.tune {file.relative_to(ROOT)}" in file.read_text()
 
 
 def test_spaces_of_the_project__there_is_one_for_every_model():
@@ -73,6 +75,39 @@ def test_check_trials__a_metric_that_would_not_be_computed_is_refused():
         check(space(metric=["label_free/lidar", "eer"]), without_trials)
 
 
+SIMCLR, VICREG = ({name: tune.uniform(0.1, 1)} for name in ("simclr", "vicreg"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"model.variance_weight": When("model.name", VICREG)}, "is never searched: model.name is 'simclr' in all"),
+        ({"model.temperature": When("model.nmae", SIMCLR)}, "model.nmae, on which a parameter depends, is no setting"),
+        ({"model.temperature": When("model.name", {**SIMCLR, "vicrge": tune.uniform(0.1, 1)})}, "did you mean 'vicreg'"),
+        (
+            {"model.name": tune.choice(["simclr"]), "model.variance_weight": When("model.name", VICREG)},
+            "has a case for model.name='vicreg', which the space never tries",
+        ),
+        ({"train.batch_size": tune.randint(8, 10), "seed_": When("train.batch_size", {10: tune.uniform(0, 1)})}, "never tries"),
+        ({"model.name": tune.choice(["simclr"]), "model.temperature": When("model.name", {})}, "has no case"),
+    ],
+)  # fmt: skip
+def test_check_trials__conditions_that_can_never_apply_are_sentences(parameters, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check(space(parameters=parameters))
+
+
+def test_check_trials__without_labels_all_trials_are_heard_through_the_same_channels():
+    strategies = {"data.augment.strategy": tune.choice(["noise", "reverb"])}
+    with pytest.raises(
+        ValueError, match="data.augment.strategy can't be searched: the probe of a label-free"
+    ):
+        check(space(metric=["eer", "label_free/lidar"], parameters=strategies))
+    check(space(parameters=strategies))
+    snr = {"data.augment.noise_snr_db": tune.choice([(0, 5), (5, 9)])}  # the probe has its own
+    check(space(metric="label_free/lidar", parameters=snr))
+
+
 def test_check_trials__a_rung_inside_the_warm_up_is_refused():
     searched = space(
         settings={"optimizer.schedule.name": "warmup_cosine"},
@@ -91,6 +126,7 @@ def test_trial_config__never_looks_at_test_trials_and_ends_when_collapsed():
     assert trial.evaluation.test == () and trial.train.patience is None
     assert trial.train.collapse.action == "stop" and trial.evaluation.criterion == "label_free/lidar"
     assert trial.model.temperature == 0.5
+    assert trial.run.max_failures == space().max_failures
     assert trial.train.epochs == 40  # the length of the schedule, wherever the trial is stopped
 
 
@@ -126,9 +162,61 @@ def test_base_config__the_command_line_comes_after_the_space_and_the_space_after
 
 
 def test_fix_parameters__what_the_command_line_gives_is_no_longer_searched():
-    searched = space(parameters={"seed": tune.randint(0, 9), "model.temperature": tune.uniform(0.1, 1)})
-    assert list(fix_parameters(searched, ["model={temperature: 0.1}"]).parameters) == ["seed"]
-    with pytest.raises(ValueError, match="none is left"):
-        fix_parameters(searched, ["seed=1", "model.temperature=0.2"])
-    with pytest.raises(ValueError, match="run.name is given.*--name"):
-        fix_parameters(searched, ["run.name=a"])
+    momentum = {"optimizer.momentum": tune.uniform(0, 1)}
+    searched = space(parameters={**momentum, "model.temperature": tune.uniform(0.1, 1)})
+    assert list(fix_parameters(searched, ["model={temperature: 0.1}"]).parameters) == [*momentum]
+    with pytest.raises(ValueError, match="no parameter of the space is left"):
+        fix_parameters(searched, ["optimizer.momentum=1", "model.temperature=0.2"])
+    for override in ("run.name=a", "run={name: a}"):
+        with pytest.raises(ValueError, match="run.name is given.*--name"):
+            fix_parameters(searched, [override])
+
+
+def test_fix_parameters__what_depends_on_a_given_value_goes_with_it():
+    conditions = {
+        "model.temperature": When("model.name", {"simclr": tune.uniform(0.1, 1)}),
+        "model.scale": When("model.name", {"barlow_twins": tune.uniform(0.1, 1)}),
+    }
+    searched = space(parameters={"model.name": tune.choice(["simclr", "barlow_twins"]), **conditions})
+    assert list(fix_parameters(searched, ["model={name: simclr}"]).parameters) == ["model.temperature"]
+    with pytest.raises(ValueError, match="no parameter of the space is left"):
+        fix_parameters(searched, ["model.name=vicreg"])
+
+
+def test_fix_parameters__what_a_searched_section_would_set_again_is_refused():
+    sections = [{"strategy": "noise", "probability": 0.5}, {"strategy": "none"}]
+    searched = space(parameters={"data.augment": tune.choice(sections)})
+    with pytest.raises(
+        ValueError, match="data.augment.probability is given, but the space searches data.aug"
+    ):
+        fix_parameters(searched, ["data.augment.probability=0.9"])
+    assert fix_parameters(searched, ["data.augment.gain_db=[-5, 5]"]) == searched
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluation.criterion=label_free/lidar",
+        "evaluation={test_every_epochs: 5}",
+        "train.patience=5",
+        "train.collapse={action: ignore}",
+        "run.progress=true",
+        "run.max_failures=9",
+    ],
+)
+def test_base_config__what_every_trial_sets_by_itself_cannot_be_asked_for(tmp_path, override):
+    (tmp_path / "a.yml").write_text(to_yaml(BASE))
+    searched = space(base=str(tmp_path / "a.yml"))
+    with pytest.raises(ValueError, match=r"is set to .*, but it is .* in every trial: .*; leave it out"):
+        base_config(searched, [override])
+    settings = dict(leaves_of([override]))
+    with pytest.raises(ValueError, match=r"in every trial"):
+        base_config(dataclasses.replace(searched, settings=settings), [])
+    same = ["evaluation.criterion=eer", "train.patience=null", "train.collapse.action=stop"]
+    assert base_config(searched, same).train.patience is None
+
+
+def test_base_config__test_trials_never_choose_among_trials(tmp_path):
+    (tmp_path / "a.yml").write_text(to_yaml(BASE))
+    with pytest.raises(ValueError, match="the test trials would choose"):
+        base_config(space(base=str(tmp_path / "a.yml")), ["evaluation.allow_validation_on_test=true"])
