@@ -22,6 +22,7 @@ SPACE = Space(
     metric="eer",
     trials=32,
     searcher="tpe",
+    tries_base_first=True,
     scheduler=Asha(reduction=3),
     rung_epochs=(11, 33),  # of 100
 )

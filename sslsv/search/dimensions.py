@@ -22,7 +22,11 @@ class Choice:
 
     def has(self, value: Any) -> bool:
         """Whether a value may be drawn."""
-        return _plain(value) in self.values
+        return plain(value) in self.values
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value lies within."""
+        return self.has(value)
 
     def draw(self, generator: np.random.Generator) -> Any:
         """One of the values, all equally likely."""
@@ -47,6 +51,12 @@ class Interval:
         """Whether a value may be drawn: a whole number, or one of the steps; others never are, exactly."""
         is_countable = self.is_integer or self.step is not None
         return is_countable and isinstance(value, int | float) and self.nearest(value) == value
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value lies within, on one of the steps if there are any."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_countable = self.is_integer or self.step is not None
+        return is_number and (self.has(value) if is_countable else self.low <= value <= self.high)
 
     def draw(self, generator: np.random.Generator) -> float:
         """A number, uniform on the interval's scale."""
@@ -93,8 +103,8 @@ class When:
 
     def case_of(self, value: Any) -> Any:
         """What applies where the other setting has a value; None if nothing does."""
-        wanted = _plain(value)
-        return next((found for case, found in self.cases.items() if _plain(case) == wanted), None)
+        wanted = plain(value)
+        return next((found for case, found in self.cases.items() if plain(case) == wanted), None)
 
 
 def leaves_within(key: str, dimension: Dimension | When) -> set[str]:
@@ -154,11 +164,11 @@ def read_dimension(key: str, written: Any) -> Dimension:
 def _choice(key: str, values: Any, is_grid: bool) -> Choice:
     refuse_if(not values, f"{key} has no values to choose from; give one or more")
     try:
-        return Choice(tuple(_plain(value) for value in values), is_grid)
+        return Choice(tuple(plain(value) for value in values), is_grid)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{key} has a value to choose from that is no plain value: {error}") from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as the sweep's files give it back: tuples are lists, NumPy's numbers are Python's."""
     return json.loads(json.dumps(value, default=lambda other: other.item()))

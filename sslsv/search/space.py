@@ -27,6 +27,7 @@ class Space:
     metric: str | Sequence[str] = "eer"  # of validation, or label-free; of several the first one decides
     trials: int | None = None  # how many to try; null only with searcher "grid", which tries all
     searcher: str = "random"  # random, grid or tpe
+    tries_base_first: bool = False  # trial 0 is the base itself, so that nothing worse can win unnoticed
     startup_trials: int | None = None  # tpe only: random trials before it begins to learn; null = 10
     scheduler: Scheduler = RunAll()
     rung_epochs: Sequence[int] = ()  # where trials are compared; the end of training is always one

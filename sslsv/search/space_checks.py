@@ -58,6 +58,10 @@ def check_searcher(space: "Space") -> None:
         "leave it out, or use searcher 'tpe'",
     )
     refuse_if(
+        space.tries_base_first and searcher == "grid",
+        "tries_base_first is true, but searcher 'grid' has an order of its own; leave it out",
+    )
+    refuse_if(
         searcher == "tpe" and not isinstance(scheduler, RunAll | Asha | Hyperband),
         f"searcher 'tpe' learns from earlier trials, but the scheduler {type(scheduler).__name__} starts all "
         "at once; use Asha, Hyperband or RunAll, or searcher 'random'",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sslsv.search.dimensions import Choice, Dimension, When, read_dimensions
+from sslsv.search.dimensions import Choice, Dimension, When, plain, read_dimensions
 from sslsv.search.history import History
 from sslsv.search.population import can_change
 from sslsv.search.space import Space
@@ -37,9 +37,15 @@ class Suggester:
         """Settings of trial `index`; `earlier` are those of the trials before it, which TPE learns from."""
         if self.space.searcher == "grid":
             return self.grid[index]
+        if index == 0 and self.space.tries_base_first:
+            return self.of_base()
         if self.space.searcher == "tpe":
             return self._ask_tpe(index, earlier, history)
         return self.fill(lambda key, dimension: dimension.draw(self._generator(index, key)))
+
+    def of_base(self) -> Settings:
+        """The base's own values of the settings that are searched."""
+        return self.fill(lambda key, _: plain(value_at(self.base, key)))
 
     def fill(self, draw: Callable[[str, Dimension], Any]) -> Settings:
         """Settings with a value drawn for every dimension that applies, in order."""

@@ -96,6 +96,8 @@ def check_trials(space: Space, base: Config, suggester: Suggester, rungs: Sequen
     for metric in space.metrics:
         apply_overrides(base, {"evaluation.criterion": metric})  # refuses what would not be computed
     _check_conditions(suggester, base)
+    if space.tries_base_first:
+        _check_base(suggester)
     is_label_free = any(metric.startswith("label_free/") for metric in space.metrics)
     heard: AugmentConfig | None = None
     for key, settings in suggester.corners():
@@ -118,6 +120,19 @@ def check_trials(space: Space, base: Config, suggester: Suggester, rungs: Sequen
                 "(optimizer.schedule.warmup_epochs), and nothing can be compared before its end; let the "
                 "first rung be later, or the warm-up shorter",
             )
+
+
+def _check_base(suggester: Suggester) -> None:
+    """Refuse a base that the first trial can't have."""
+    settings = suggester.of_base()
+    for key, value in settings.items():
+        dimension = suggester.applying(key, settings)
+        assert dimension is not None
+        refuse_if(
+            not dimension.allows(value),
+            f"tries_base_first is true, but {key} is {value!r} in the base, which the space does not allow; "
+            "widen the space there, or leave tries_base_first out",
+        )
 
 
 def _check_conditions(suggester: Suggester, base: Config) -> None:

@@ -29,6 +29,20 @@ def test_random__is_a_function_of_seed_and_index():
     assert suggester(seed=2).suggest(0, {}, History()) != first.suggest(0, {}, History())
 
 
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_suggest__the_base_first_when_asked(searcher):
+    base = {"model": {"name": "vicreg", "covariance_weight": 0.5, "projector_dims": (8, 8)}}
+    searched = suggester(base=base, searcher=searcher, tries_base_first=True)
+    assert searched.suggest(0, {}, History()) == {
+        "model.name": "vicreg",
+        "model.projector_dims": [8, 8],
+        "model.covariance_weight": 0.5,
+    }
+    plain = suggester(base=base, searcher="random")
+    if searcher == "random":
+        assert searched.suggest(1, {}, History()) == plain.suggest(1, {}, History())
+
+
 def test_random__another_parameter_leaves_the_values_of_the_first_as_they_are():
     one = suggester({"a": tune.uniform(0, 1)})
     two = suggester({"b": tune.uniform(0, 1), "a": tune.uniform(0, 1)})

@@ -108,6 +108,18 @@ def test_check_trials__without_labels_all_trials_are_heard_through_the_same_chan
     check(space(metric="label_free/lidar", parameters=snr))
 
 
+def test_check_trials__a_base_outside_of_the_space_cannot_be_tried_first():
+    temperature = BASE.model.temperature
+    check(space(tries_base_first=True))
+    narrow = {"model.temperature": tune.uniform(2 * temperature, 1.0)}
+    with pytest.raises(ValueError, match=f"model.temperature is {temperature} in the base, which the space"):
+        check(space(parameters=narrow, tries_base_first=True))
+    steps = {"data.augment.probability": tune.quniform(0.5, 0.8, 0.1)}
+    with pytest.raises(ValueError, match="data.augment.probability is 1.0 in the base"):
+        check(space(parameters=steps, tries_base_first=True))
+    check(space(parameters=steps))
+
+
 def test_check_trials__a_rung_inside_the_warm_up_is_refused():
     searched = space(
         settings={"optimizer.schedule.name": "warmup_cosine"},
