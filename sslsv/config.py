@@ -56,6 +56,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Refuse empty lists and values out of range."""
         check_place("root", self.root)
+        for name in self.train_lists:
+            check_place("train_lists", name)
         refuse_if(
             not self.train_lists, "train_lists is empty; name at least one list of `speaker path` lines"
         )

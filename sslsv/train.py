@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from sslsv.checkpoint import NAME, newest_sound_checkpoint
+from sslsv.checkpoint import FOLDER, NAME, newest_sound_checkpoint
 from sslsv.config import Config, differences, load_config, read_config, to_yaml
 from sslsv.environment import describe_environment
 from sslsv.run_folder import RunFolder
@@ -115,7 +115,8 @@ def check_folder(folder: RunFolder, config: Config) -> None:
 def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
     """Make the run's folder, or say that the unfinished run in it is continued; see `check_folder`.
 
-    With `is_fresh`, whatever is there is renamed.
+    With `is_fresh`, whatever is there is renamed; so are weights without settings, of which nobody knows what
+    they were trained with: the new run would go on from them.
     """
     is_continued = folder.has("config.yml") and not is_fresh
     if is_continued:
@@ -123,12 +124,17 @@ def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
         match = NAME.fullmatch(newest_sound_checkpoint(folder) or "")
         where = f"step {int(match.group(1))}" if match else "the beginning (it has no sound checkpoint)"
         print(f"going on with the unfinished run in {folder.location} from {where}", file=sys.stderr)
-    elif folder.has("config.yml"):
+    elif holds_a_run(folder):
         print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
     if not is_continued:  # before config.yml, which makes it a run: one without an identity can't go on
         identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
         folder.write_json("run.json", identity | describe_environment())
     folder.write("config.yml", to_yaml(config).encode())
+
+
+def holds_a_run(folder: RunFolder) -> bool:
+    """Whether a folder has anything of a run that the workers of another would take for theirs."""
+    return folder.has("config.yml") or folder.has("summary.json") or bool(folder.names(FOLDER))
 
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:

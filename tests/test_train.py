@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from sslsv import train
-from sslsv.checkpoint import Checkpoint, write_checkpoint
+from sslsv.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig
 from sslsv.run_folder import RunFolder
 from sslsv.train import RequestError, check_data, main, parse_arguments, prepare_folder
@@ -65,6 +65,21 @@ def test_prepare_folder__fresh_keeps_the_old_run(config, tmp_path):
     assert not folder.has("summary.json")
     old = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
     assert len(old) == 1 and (old[0] / "summary.json").exists()
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+@pytest.mark.parametrize("left", ["checkpoints", "summary.json"])
+def test_prepare_folder__weights_without_settings_are_set_aside(is_fresh, left, config, tmp_path, capsys):
+    folder = RunFolder(str(tmp_path), "a")
+    if left == "checkpoints":
+        write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
+    else:
+        folder.write_json(left, {"is_finished": True})
+    prepare_folder(folder, config, is_fresh)
+    assert "the run that was there is now a.old-" in capsys.readouterr().err
+    assert not list_checkpoints(folder) and not folder.has("summary.json") and folder.has("config.yml")
+    (old,) = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
+    assert (old / left).exists()
 
 
 def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(config, tmp_path, capsys):
