@@ -135,7 +135,8 @@ def train(
     """Run `worker` in every training process; returns the first one's summary, or `{"error": sentence}`.
 
     `extra` is added to the job that a worker is given.  After a crash the workers start again from the newest
-    checkpoint, `run.max_failures` times; also when machines are about to go, or more have come.
+    checkpoint, `run.max_failures` times without a newer one; also when machines are about to go, or more have
+    come.
     """
     resources = config.resources
     if config.train.precision == "fp16" and not share.has_gpu:
@@ -163,7 +164,7 @@ def train(
     trainer = ElasticTrainer(
         worker,  # its result comes back as return_value
         train_loop_config=job,
-        rules=Rules(resources, counts, share.has_gpu, share.can_grow, ActorBoard(actor)),
+        rules=Rules(resources, counts, share.has_gpu, share.can_grow, ActorBoard(actor), folder),
         torch_config=TorchConfig(
             backend="nccl" if share.has_gpu else "gloo", timeout_s=math.ceil(60 * resources.hang_minutes)
         ),
@@ -193,9 +194,18 @@ def train(
         except SystemExit as error:  # what Ray Train makes of a Ctrl-C
             raise KeyboardInterrupt from error
         finally:
-            folder.delete_folder("ray")
+            delete_notes_of_ray(folder)
     summary: dict[str, Any] = result.return_value  # type: ignore[attr-defined]  # as above
     return summary
+
+
+def delete_notes_of_ray(folder: RunFolder) -> None:
+    """Delete Ray Train's notes about a run that has ended; what can't be deleted is only litter."""
+    try:
+        folder.delete_folder("ray")
+    except OSError as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"{folder.path('ray')}, which nothing needs, can't be deleted: {reason}", file=sys.stderr)
 
 
 def failure_sentence(error: Exception, folder: RunFolder) -> str:

@@ -118,7 +118,7 @@ class RunConfig:
     wandb_project: str = "sslsv"
     tensorboard: bool = True
     progress: bool = True  # progress bar in the terminal
-    max_failures: int = 3  # restarts from the newest checkpoint after a crash; -1 = without end
+    max_failures: int = 3  # restarts after crashes without a new checkpoint between them; -1 = without end
 
     def __post_init__(self) -> None:
         """Refuse counts below their smallest sensible value."""

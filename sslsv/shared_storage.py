@@ -2,7 +2,9 @@
 
 import posixpath
 import socket
+import time
 import uuid
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -10,6 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sslsv.capacity import CapacityError
 from sslsv.run_folder import RunFolder
 from sslsv.storage import is_uri
+
+PATIENCE_SECONDS = 30.0  # a network file system may show a new file late
 
 
 def check_storage_is_shared(place: str) -> None:
@@ -37,6 +41,25 @@ def check_storage_is_shared(place: str) -> None:
             f"{socket.gethostname()} writes: give a folder that all machines of the cluster mount, or a URI "
             "such as s3://bucket/runs"
         )
+
+
+def check_sees_run(
+    folder: RunFolder, identity: dict[str, Any], patience_seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Raise ValueError unless this machine sees the run.json that the command has written.
+
+    A machine that joined after the command looked, and has a disk of its own in that place, would begin the
+    run anew and take its checkpoints with it when it goes.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while folder.is_local and not (folder.has("run.json") and folder.read_json("run.json") == identity):
+        if time.monotonic() >= deadline:
+            raise ValueError(
+                f"{folder.location} on this machine is not the run folder that the command has written: "
+                "run.storage must be a folder that all machines of the cluster mount, or a URI such as "
+                "s3://bucket/runs"
+            )
+        time.sleep(0.5)
 
 
 @ray.remote(num_cpus=0)

@@ -82,7 +82,7 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     with cluster.connection(config.resources, waits_for_growth=True) as share:
         check_storage_is_shared(config.run.storage)
         prepare_folder(folder, config, is_fresh)
-        return cluster.train(config, folder, share)
+        return cluster.train(config, folder, share, identity=folder.read_json("run.json"))
 
 
 def check_data(config: Config) -> None:

@@ -68,7 +68,7 @@ class Training:
             first_step=self.state.step,
             seconds=self.state.seconds,
         )
-        self.checkpoints = CheckpointWriter(folder, config.run)
+        self.checkpoints = CheckpointWriter(folder, config.run, board.notice if board is not None else None)
         self.log: RunLog | None = None
         if distributed.is_main():
             self.log = RunLog(

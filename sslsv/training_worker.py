@@ -14,8 +14,9 @@ from ray.train.v2._internal.execution.context import get_train_context
 from sslsv.capacity import fitting_data_tasks
 from sslsv.config import Config, read_config
 from sslsv.run_folder import RunFolder
+from sslsv.shared_storage import check_sees_run
 from sslsv.train_loop import Training
-from sslsv.validation import TrainingError
+from sslsv.validation import TrainingError, start_together
 
 _reasons: list[str] = []  # why this process was asked to stop
 
@@ -59,9 +60,12 @@ def open_training(job: dict[str, Any]) -> Training:
         torch.set_num_threads(config.resources.threads_per_worker or max(1, threads))
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
+    folder = RunFolder(job["storage"], job["name"])
+    if "identity" in job:
+        start_together(lambda: check_sees_run(folder, job["identity"]))
     return Training(
         config,
-        RunFolder(job["storage"], job["name"]),
+        folder,
         device=device,
         board=job["board"],
         wandb_mode=job["wandb_mode"],
