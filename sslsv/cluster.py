@@ -25,7 +25,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray els
 import ray
 import ray.train
 from ray._private import ray_constants
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 from ray.train.torch import TorchConfig
 
 from sslsv.autoscaler import will_grow
@@ -36,7 +36,7 @@ from sslsv.progress import ActorBoard, ProgressActor, live_display
 from sslsv.ray_token import keep_token_private
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
-from sslsv.storage import absolute
+from sslsv.storage import absolute, below
 from sslsv.training_worker import train_worker
 from sslsv.worker_counts import usable_counts
 
@@ -145,6 +145,7 @@ def train(
         )
     # Workers run in another folder.
     config = replace(config, data=replace(config.data, root=absolute(config.data.root)))
+    os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"  # it would show the job, wandb's key too, to others
     # Ray hands it on to what watches the workers.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(60 * resources.hang_minutes)
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
@@ -189,7 +190,7 @@ def train(
     with live_display(actor, config.run.progress):
         try:
             result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, RayError) as error:  # the second: Ray's own processes died
             return {"error": failure_sentence(error, folder)}
         except SystemExit as error:  # what Ray Train makes of a Ctrl-C
             raise KeyboardInterrupt from error
@@ -213,13 +214,17 @@ def failure_sentence(error: Exception, folder: RunFolder) -> str:
     goes_on = "the same command goes on from the last checkpoint"
     if isinstance(getattr(error, "controller_failure", None), NoRoomError):
         return f"training stopped: {error.controller_failure}; {goes_on}"  # type: ignore[attr-defined]
-    causes = getattr(error, "worker_failures", None) or {0: error}
-    rank, cause = next(iter(causes.items()))
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        rank, cause = next(iter(failures.items()))
+        who = f"training worker {rank}"
+    else:
+        cause = getattr(error, "controller_failure", None) or error
+        who = "Ray's controller of the training"
     original = getattr(cause, "cause", None) or cause
     with contextlib.suppress(OSError):
         folder.write("failure.txt", str(cause).encode())
     lines = [line for line in str(original).strip().splitlines() if line.strip()] or [type(original).__name__]
     return (
-        f"training worker {rank} failed: {lines[-1].strip()} (details in {folder.location}/failure.txt); "
-        + goes_on
+        f"{who} failed: {lines[-1].strip()} (details in {below(folder.location, 'failure.txt')}); {goes_on}"
     )

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sslsv.capacity import CapacityError
@@ -32,7 +33,7 @@ def check_storage_is_shared(place: str) -> None:
             )
             for node in others
         }
-        blind = {others[node] for node, answer in seen.items() if not ray.get(answer, timeout=60)}
+        blind = {others[node] for node, answer in seen.items() if not _answer(answer, others[node])}
     finally:
         folder.delete_folder("")
     if blind:
@@ -60,6 +61,17 @@ def check_sees_run(
                 "s3://bucket/runs"
             )
         time.sleep(0.5)
+
+
+def _answer(answer: "ray.ObjectRef[bool]", machine: str) -> bool:
+    try:
+        return ray.get(answer, timeout=60)
+    except RayError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise CapacityError(
+            f"{machine}, a machine of the cluster, does not say whether it sees run.storage: {reason}; if it "
+            "is going away, try again when `ray status` no longer has it"
+        ) from error
 
 
 @ray.remote(num_cpus=0)

@@ -17,7 +17,9 @@ from sslsv.checkpoint import FOLDER, NAME, newest_sound_checkpoint
 from sslsv.config import Config, differences, load_config, read_config, to_yaml
 from sslsv.environment import describe_environment
 from sslsv.run_folder import RunFolder
+from sslsv.run_lock import only_command_on
 from sslsv.storage import below
+from sslsv.worker_counts import shows_shares
 
 # Settings that may change between a run and its continuation: where it runs, not what it computes.
 FREE_SECTIONS = ("run", "resources")
@@ -74,9 +76,15 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     """
     check_data(config)
     folder = RunFolder(config.run.storage, str(config.run.name))
-    if not is_fresh:
-        check_folder(folder, config)
-    from sslsv import cluster  # Ray takes seconds to import: mistakes above are reported at once
+    with only_command_on(folder):
+        if not is_fresh:
+            check_folder(folder, config)
+        return train(config, folder, is_fresh)
+
+
+def train(config: Config, folder: RunFolder, is_fresh: bool) -> dict[str, Any]:
+    """Train in a folder that is this command's alone; see `run`."""
+    from sslsv import cluster  # Ray takes seconds to import: mistakes so far are reported at once
     from sslsv.shared_storage import check_storage_is_shared
 
     with cluster.connection(config.resources, waits_for_growth=True) as share:
@@ -108,6 +116,13 @@ def check_folder(folder: RunFolder, config: Config) -> None:
             f"{folder.location} holds a run with other settings; {way_out}. "
             "Different (there -> now):\n  " + "\n  ".join(changed)
         )
+    before, now = earlier.resources.workers, config.resources.workers
+    if shows_shares(config.train) and before != now:
+        raise RequestError(
+            f"{folder.location} holds a run of {before} resources.workers, now there are {now}, and with "
+            "train.sync_batchnorm false batch statistics depend on their number: go on with "
+            f"resources.workers={before}, or {way_out}."
+        )
     if folder.has("summary.json"):
         raise RequestError(f"{folder.location} holds a finished run of the same settings; {way_out}.")
 
@@ -121,6 +136,8 @@ def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
     is_continued = folder.has("config.yml") and not is_fresh
     if is_continued:
         check_folder(folder, config)
+        folder.delete_parts()
+        folder.delete_parts(FOLDER)
         match = NAME.fullmatch(newest_sound_checkpoint(folder) or "")
         where = f"step {int(match.group(1))}" if match else "the beginning (it has no sound checkpoint)"
         print(f"going on with the unfinished run in {folder.location} from {where}", file=sys.stderr)

@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorDiedError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from sslsv.capacity import CapacityError
-from sslsv.cluster import check_address, delete_notes_of_ray
+from sslsv.cluster import check_address, delete_notes_of_ray, failure_sentence
+from sslsv.elastic import NoRoomError
 from sslsv.run_folder import RunFolder
 from tests.listening import is_loopback, listening_addresses
 from tests.local_cluster import local_cluster
@@ -43,6 +46,22 @@ def test_delete_notes_of_ray__what_cannot_be_deleted_is_a_sentence(tmp_path, cap
     monkeypatch.setattr(folder, "delete_folder", refuse)
     delete_notes_of_ray(folder)
     assert "run/ray, which nothing needs, can't be deleted: [Errno 1]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            WorkerGroupError("x", {3: ValueError("a\nno data")}),
+            "training worker 3 failed: no data (details in",
+        ),
+        (ControllerError(OSError("no disk")), "Ray's controller of the training failed: no disk (details in"),
+        (ActorDiedError(), "Ray's controller of the training failed: The actor died unexpectedly"),
+        (ControllerError(NoRoomError("no room")), "training stopped: no room; the same command goes on"),
+    ],
+)
+def test_failure_sentence__says_who_failed(error, sentence, tmp_path):
+    assert failure_sentence(error, RunFolder(str(tmp_path), "run")).startswith(sentence)
 
 
 def start_connected(**environment):
