@@ -7,6 +7,7 @@ import os
 import posixpath
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,7 +29,7 @@ from ray._private import ray_constants
 from ray.exceptions import AuthenticationError, RayError
 from ray.train.torch import TorchConfig
 
-from sslsv.autoscaler import will_grow
+from sslsv.autoscaler import adds_machines, ask_for, machines_to_come, will_grow, withdraw_request
 from sslsv.capacity import CapacityError, Machine, Share, bundles_of, find_share
 from sslsv.config import Config, ResourcesConfig, to_yaml
 from sslsv.elastic import ElasticTrainer, NoRoomError, Rules
@@ -63,23 +64,40 @@ def connection(resources: ResourcesConfig, *, waits_for_growth: bool = False) ->
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
         connect()
+    has_asked = False
     try:
-        yield _find_share(resources, waits_for_growth)
+        share = _find_share(resources, waits_for_growth)
+        has_asked = share.can_grow
+        if waits_for_growth and resources.data_tasks is not None and adds_machines():
+            has_asked = True
+            ask_for(bundles_of(resources, share.has_gpu))
+        yield share
     finally:
+        if has_asked:
+            withdraw_request()
         if not was_connected:
             ray.shutdown()
 
 
 def _find_share(resources: ResourcesConfig, waits_for_growth: bool) -> Share:
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    try:
-        return find_share(resources, total, *free_resources())
-    except CapacityError as error:
-        has_gpu = resources.gpu if resources.gpu is not None else total.get("GPU", 0.0) >= 1
-        if not waits_for_growth or not will_grow(bundles_of(resources, has_gpu)):
-            raise
-        print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
-        return Share(has_gpu, resources.fewest_workers, can_grow=True)
+    is_told, deadline = False, time.monotonic() + 60 * resources.wait_minutes
+    while True:
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        try:
+            return find_share(resources, total, *free_resources())
+        except CapacityError as error:
+            if not waits_for_growth:
+                raise
+            is_anything_coming = machines_to_come() > 0  # for whomever; they may be enough
+            has_gpu = resources.gpu if resources.gpu is not None else total.get("GPU", 0.0) >= 1
+            if will_grow(bundles_of(resources, has_gpu)):
+                print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
+                return Share(has_gpu, resources.fewest_workers, can_grow=True)
+            if not is_anything_coming or time.monotonic() > deadline:
+                raise
+            if not is_told:
+                print(f"waiting for machines that are being started anyway: {error}", file=sys.stderr)
+            is_told = True
 
 
 def connect(**options: Any) -> None:
@@ -158,6 +176,7 @@ def train(
         "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
         "board": ActorBoard(actor),
         "cpus_of_others": share.cpus_of_others,
+        "can_grow": adds_machines(),
         **extra,
     }
     per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1.0} if share.has_gpu else {})

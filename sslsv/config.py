@@ -145,7 +145,7 @@ class ResourcesConfig:
     cpus_per_data_task: float = 0.5  # logical CPUs reserved for each; they run niced, on one thread
     utterances_per_block: int = 1024  # made by one data task: fewer = less memory, more overhead of Ray
     resize_minutes: float = 1.0  # workers in a range: how often to look whether more would fit
-    wait_minutes: float = 10.0  # for machines that were lost; without end where the cluster can grow
+    wait_minutes: float = 10.0  # for machines that were lost; longer while an autoscaler is starting some
     hang_minutes: float = 10.0  # without a sign of life from a worker before all are started again
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 def open_training(job: dict[str, Any]) -> Training:
     """The training of a job (see `cluster.train`) on this worker's device, from where its folder says."""
     os.environ.update(job["environment"])
-    config = with_data_tasks(read_config(job["config"]), job["cpus_of_others"])
+    config = with_data_tasks(read_config(job["config"]), job["cpus_of_others"], job["can_grow"])
     seconds = 60 * config.resources.hang_minutes
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = seconds
     device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
@@ -74,9 +74,9 @@ def open_training(job: dict[str, Any]) -> Training:
     )
 
 
-def with_data_tasks(config: Config, cpus_of_others: float) -> Config:
+def with_data_tasks(config: Config, cpus_of_others: float, can_grow: bool) -> Config:
     """The settings with as many data processes as the cluster, which may have changed, now has room for."""
     total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     workers = ray.train.get_context().get_world_size()
-    count = fitting_data_tasks(config.resources, workers, total - cpus_of_others)
+    count = fitting_data_tasks(config.resources, workers, total - cpus_of_others, can_grow=can_grow)
     return replace(config, resources=replace(config.resources, data_tasks=count))
