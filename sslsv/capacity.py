@@ -69,9 +69,14 @@ def find_share(resources: ResourcesConfig, total: Machine, free: Machine, nodes:
 
 
 def bundles_of(resources: ResourcesConfig, has_gpu: bool) -> list[Machine]:
-    """What an autoscaler is asked for: room for each worker together with a data process of its own."""
+    """What an autoscaler is asked for: room for each worker together with a data process of its own.
+
+    And for more data processes on any machine, where their number is given.
+    """
+    workers = resources.fewest_workers
     cpus = resources.cpus_per_worker + resources.cpus_per_data_task
-    return [{"CPU": cpus} | ({"GPU": 1.0} if has_gpu else {})] * resources.fewest_workers
+    more = [{"CPU": resources.cpus_per_data_task}] * ((resources.data_tasks or 0) - workers)
+    return [{"CPU": cpus} | ({"GPU": 1.0} if has_gpu else {})] * workers + more
 
 
 def cpus_needed(resources: ResourcesConfig, workers: int) -> float:
@@ -79,8 +84,15 @@ def cpus_needed(resources: ResourcesConfig, workers: int) -> float:
     return workers * (resources.cpus_per_worker + resources.cpus_per_data_task)
 
 
-def fitting_data_tasks(resources: ResourcesConfig, workers: int, cpus: float) -> int:
-    """How many data processes have room in `cpus` beside the workers, at most `resources.data_tasks`."""
+def fitting_data_tasks(
+    resources: ResourcesConfig, workers: int, cpus: float, *, can_grow: bool = False
+) -> int:
+    """How many data processes have room in `cpus` beside the workers, at most `resources.data_tasks`.
+
+    That number itself where an autoscaler has been asked for machines for it, which may come later.
+    """
+    if can_grow and resources.data_tasks is not None:
+        return resources.data_tasks
     left = cpus - workers * resources.cpus_per_worker
     fitting = int(left / resources.cpus_per_data_task + 1e-6)
     return max(min(resources.data_tasks or fitting, fitting), 1)

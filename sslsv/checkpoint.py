@@ -2,10 +2,13 @@
 
 One file per checkpoint, `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`: the name carries the step and the
 first 16 digits of the content's SHA-256.  A file therefore proves itself: one that is cut short or altered is
-recognised and passed over with a warning, and the one before it is used.  Writing is atomic (run_folder.py),
+recognised and passed over with a warning, and the one before it is used; so is one whose place on the disk
+can't be read any more.  Writing is atomic (run_folder.py),
 reading never executes code (`weights_only`).
 """
 
+import contextlib
+import errno
 import hashlib
 import io
 import re
@@ -19,6 +22,10 @@ from sslsv.run_folder import RunFolder
 
 FOLDER = "checkpoints"
 NAME = re.compile(r"step_(\d{8,})-([0-9a-f]{16})\.pt")
+LOST = {
+    errno.EIO,
+    errno.ENOENT,
+}  # of one file; anything else may be an outage, which says nothing about files
 
 
 @dataclass
@@ -97,11 +104,24 @@ def decode_checkpoint(content: bytes, name: str, place: str) -> Checkpoint:
 
 
 def newest_sound_checkpoint(folder: RunFolder) -> str | None:
-    """Name of the newest checkpoint whose checksum holds, or None; warns of each damaged one passed over."""
+    """Name of the newest checkpoint whose checksum holds, or None; warns of each one passed over.
+
+    Raises OSError when the storage does not answer, or when files can't be read and none is sound: starting
+    anew would be worse than waiting for a disk to come back.
+    """
+    lost: OSError | None = None
     for _, name in reversed(list_checkpoints(folder)):
-        if _is_sound(folder, name):
-            return name
-        warnings.warn(f"passing over damaged checkpoint {folder.location}/{FOLDER}/{name}", stacklevel=2)
+        problem = "damaged"
+        try:
+            if _has_checksum(folder, name):
+                return name
+        except OSError as error:
+            if error.errno not in LOST:
+                raise
+            lost, problem = error, "unreadable"
+        warnings.warn(f"passing over {problem} checkpoint {folder.location}/{FOLDER}/{name}", stacklevel=2)
+    if lost is not None:
+        raise lost
     return None
 
 
@@ -113,18 +133,37 @@ def set_aside_newer(folder: RunFolder, name: str) -> None:
     found = [n for _, n in list_checkpoints(folder)]
     for damaged in found[found.index(name) + 1 :]:
         path = folder.path(f"{FOLDER}/{damaged}")
-        folder.filesystem.move(path, f"{path}.damaged")
+        with contextlib.suppress(FileNotFoundError):  # one of those that were lost
+            folder.filesystem.move(path, f"{path}.damaged")
 
 
 def _is_sound(folder: RunFolder, name: str) -> bool:
+    try:
+        return _has_checksum(folder, name)
+    except OSError as error:
+        if error.errno not in LOST:
+            raise
+        return False
+
+
+def _has_checksum(folder: RunFolder, name: str) -> bool:
     return hashlib.sha256(folder.read(f"{FOLDER}/{name}")).hexdigest()[:16] in name
 
 
 def prune_checkpoints(folder: RunFolder, keep: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one."""
+    """Delete all but the newest `keep` checkpoints and the best one.
+
+    Raises OSError when some can't be deleted; the others are.
+    """
+    failed: OSError | None = None
     for step, name in list_checkpoints(folder)[:-keep]:
         if step != best_step:
-            folder.delete(f"{FOLDER}/{name}")
+            try:
+                folder.delete(f"{FOLDER}/{name}")
+            except OSError as error:
+                failed = error
+    if failed is not None:
+        raise failed
 
 
 def newest_checkpoints(folder: RunFolder, count: int) -> list[str]:

@@ -5,6 +5,7 @@ deletion of old checkpoints follow in the thread, one checkpoint at a time and i
 """
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sslsv.checkpoint import Checkpoint, encode_checkpoint, prune_checkpoints, write_encoded
@@ -15,11 +16,14 @@ from sslsv.run_folder import RunFolder
 class CheckpointWriter:
     """Writes the checkpoints of one run and deletes the ones no longer wanted.
 
-    A checkpoint is there completely or not at all, whenever the process dies.
+    A checkpoint is there completely or not at all, whenever the process dies.  Old ones that can't be deleted
+    are told to `notice`, once, and left: the training has lost nothing.
     """
 
-    def __init__(self, folder: RunFolder, settings: RunConfig) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(
+        self, folder: RunFolder, settings: RunConfig, notice: Callable[[str], None] | None = None
+    ) -> None:
+        self.folder, self.settings, self.notice = folder, settings, notice
         self.last_saved = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
@@ -50,4 +54,15 @@ class CheckpointWriter:
 
     def _write(self, content: bytes, step: int, best_step: int | None) -> None:
         write_encoded(self.folder, content, step)
-        prune_checkpoints(self.folder, self.settings.keep_checkpoints, best_step)
+        try:
+            prune_checkpoints(self.folder, self.settings.keep_checkpoints, best_step)
+        except OSError as error:
+            self._tell(
+                f"old checkpoints in {self.folder.location} can't be deleted, so they stay: "
+                f"{' '.join(str(error).split()) or type(error).__name__}"
+            )
+
+    def _tell(self, sentence: str) -> None:
+        notice, self.notice = self.notice, None
+        if notice is not None:
+            notice(sentence)

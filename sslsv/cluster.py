@@ -7,6 +7,7 @@ import os
 import posixpath
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,10 +26,10 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray els
 import ray
 import ray.train
 from ray._private import ray_constants
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 from ray.train.torch import TorchConfig
 
-from sslsv.autoscaler import will_grow
+from sslsv.autoscaler import adds_machines, ask_for, machines_to_come, will_grow, withdraw_request
 from sslsv.capacity import CapacityError, Machine, Share, bundles_of, find_share
 from sslsv.config import Config, ResourcesConfig, to_yaml
 from sslsv.elastic import ElasticTrainer, NoRoomError, Rules
@@ -36,7 +37,7 @@ from sslsv.progress import ActorBoard, ProgressActor, live_display
 from sslsv.ray_token import keep_token_private
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
-from sslsv.storage import absolute
+from sslsv.storage import absolute, below
 from sslsv.training_worker import train_worker
 from sslsv.worker_counts import usable_counts
 
@@ -63,23 +64,40 @@ def connection(resources: ResourcesConfig, *, waits_for_growth: bool = False) ->
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
         connect()
+    has_asked = False
     try:
-        yield _find_share(resources, waits_for_growth)
+        share = _find_share(resources, waits_for_growth)
+        has_asked = share.can_grow
+        if waits_for_growth and resources.data_tasks is not None and adds_machines():
+            has_asked = True
+            ask_for(bundles_of(resources, share.has_gpu))
+        yield share
     finally:
+        if has_asked:
+            withdraw_request()
         if not was_connected:
             ray.shutdown()
 
 
 def _find_share(resources: ResourcesConfig, waits_for_growth: bool) -> Share:
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    try:
-        return find_share(resources, total, *free_resources())
-    except CapacityError as error:
-        has_gpu = resources.gpu if resources.gpu is not None else total.get("GPU", 0.0) >= 1
-        if not waits_for_growth or not will_grow(bundles_of(resources, has_gpu)):
-            raise
-        print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
-        return Share(has_gpu, resources.fewest_workers, can_grow=True)
+    is_told, deadline = False, time.monotonic() + 60 * resources.wait_minutes
+    while True:
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        try:
+            return find_share(resources, total, *free_resources())
+        except CapacityError as error:
+            if not waits_for_growth:
+                raise
+            is_anything_coming = machines_to_come() > 0  # for whomever; they may be enough
+            has_gpu = resources.gpu if resources.gpu is not None else total.get("GPU", 0.0) >= 1
+            if will_grow(bundles_of(resources, has_gpu)):
+                print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
+                return Share(has_gpu, resources.fewest_workers, can_grow=True)
+            if not is_anything_coming or time.monotonic() > deadline:
+                raise
+            if not is_told:
+                print(f"waiting for machines that are being started anyway: {error}", file=sys.stderr)
+            is_told = True
 
 
 def connect(**options: Any) -> None:
@@ -135,7 +153,8 @@ def train(
     """Run `worker` in every training process; returns the first one's summary, or `{"error": sentence}`.
 
     `extra` is added to the job that a worker is given.  After a crash the workers start again from the newest
-    checkpoint, `run.max_failures` times; also when machines are about to go, or more have come.
+    checkpoint, `run.max_failures` times without a newer one; also when machines are about to go, or more have
+    come.
     """
     resources = config.resources
     if config.train.precision == "fp16" and not share.has_gpu:
@@ -144,6 +163,7 @@ def train(
         )
     # Workers run in another folder.
     config = replace(config, data=replace(config.data, root=absolute(config.data.root)))
+    os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"  # it would show the job, wandb's key too, to others
     # Ray hands it on to what watches the workers.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(60 * resources.hang_minutes)
     actor = ProgressActor.remote()  # type: ignore[attr-defined]
@@ -156,6 +176,7 @@ def train(
         "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
         "board": ActorBoard(actor),
         "cpus_of_others": share.cpus_of_others,
+        "can_grow": adds_machines(),
         **extra,
     }
     per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1.0} if share.has_gpu else {})
@@ -163,7 +184,7 @@ def train(
     trainer = ElasticTrainer(
         worker,  # its result comes back as return_value
         train_loop_config=job,
-        rules=Rules(resources, counts, share.has_gpu, share.can_grow, ActorBoard(actor)),
+        rules=Rules(resources, counts, share.has_gpu, share.can_grow, ActorBoard(actor), folder),
         torch_config=TorchConfig(
             backend="nccl" if share.has_gpu else "gloo", timeout_s=math.ceil(60 * resources.hang_minutes)
         ),
@@ -188,14 +209,23 @@ def train(
     with live_display(actor, config.run.progress):
         try:
             result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, RayError) as error:  # the second: Ray's own processes died
             return {"error": failure_sentence(error, folder)}
         except SystemExit as error:  # what Ray Train makes of a Ctrl-C
             raise KeyboardInterrupt from error
         finally:
-            folder.delete_folder("ray")
+            delete_notes_of_ray(folder)
     summary: dict[str, Any] = result.return_value  # type: ignore[attr-defined]  # as above
     return summary
+
+
+def delete_notes_of_ray(folder: RunFolder) -> None:
+    """Delete Ray Train's notes about a run that has ended; what can't be deleted is only litter."""
+    try:
+        folder.delete_folder("ray")
+    except OSError as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"{folder.path('ray')}, which nothing needs, can't be deleted: {reason}", file=sys.stderr)
 
 
 def failure_sentence(error: Exception, folder: RunFolder) -> str:
@@ -203,13 +233,17 @@ def failure_sentence(error: Exception, folder: RunFolder) -> str:
     goes_on = "the same command goes on from the last checkpoint"
     if isinstance(getattr(error, "controller_failure", None), NoRoomError):
         return f"training stopped: {error.controller_failure}; {goes_on}"  # type: ignore[attr-defined]
-    causes = getattr(error, "worker_failures", None) or {0: error}
-    rank, cause = next(iter(causes.items()))
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        rank, cause = next(iter(failures.items()))
+        who = f"training worker {rank}"
+    else:
+        cause = getattr(error, "controller_failure", None) or error
+        who = "Ray's controller of the training"
     original = getattr(cause, "cause", None) or cause
     with contextlib.suppress(OSError):
         folder.write("failure.txt", str(cause).encode())
     lines = [line for line in str(original).strip().splitlines() if line.strip()] or [type(original).__name__]
     return (
-        f"training worker {rank} failed: {lines[-1].strip()} (details in {folder.location}/failure.txt); "
-        + goes_on
+        f"{who} failed: {lines[-1].strip()} (details in {below(folder.location, 'failure.txt')}); {goes_on}"
     )

@@ -56,6 +56,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Refuse empty lists and values out of range."""
         check_place("root", self.root)
+        for name in self.train_lists:
+            check_place("train_lists", name)
         refuse_if(
             not self.train_lists, "train_lists is empty; name at least one list of `speaker path` lines"
         )
@@ -116,7 +118,7 @@ class RunConfig:
     wandb_project: str = "sslsv"
     tensorboard: bool = True
     progress: bool = True  # progress bar in the terminal
-    max_failures: int = 3  # restarts from the newest checkpoint after a crash; -1 = without end
+    max_failures: int = 3  # restarts after crashes without a new checkpoint between them; -1 = without end
 
     def __post_init__(self) -> None:
         """Refuse counts below their smallest sensible value."""
@@ -143,7 +145,7 @@ class ResourcesConfig:
     cpus_per_data_task: float = 0.5  # logical CPUs reserved for each; they run niced, on one thread
     utterances_per_block: int = 1024  # made by one data task: fewer = less memory, more overhead of Ray
     resize_minutes: float = 1.0  # workers in a range: how often to look whether more would fit
-    wait_minutes: float = 10.0  # for machines that were lost; without end where the cluster can grow
+    wait_minutes: float = 10.0  # for machines that were lost; longer while an autoscaler is starting some
     hang_minutes: float = 10.0  # without a sign of life from a worker before all are started again
 
     def __post_init__(self) -> None:

@@ -19,13 +19,15 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ScalingDecision
 from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
-from ray.train.v2.api.config import ScalingConfig
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from sslsv.autoscaler import machines_to_come
 from sslsv.capacity import Machine, fitting_data_tasks, fitting_workers
+from sslsv.checkpoint import list_checkpoints
 from sslsv.config import ResourcesConfig
 from sslsv.interruption import Interrupted
+from sslsv.run_folder import RunFolder
 from sslsv.run_log import Board
 from sslsv.training_worker import ask_to_stop
 
@@ -47,6 +49,7 @@ class Rules:
     has_gpu: bool
     can_grow: bool  # an autoscaler may add machines: waiting for them has no end
     board: Board
+    folder: RunFolder  # of the run
 
 
 class ScalingPolicy(ElasticScalingPolicy):
@@ -154,7 +157,16 @@ class ScalingPolicy(ElasticScalingPolicy):
 
 
 class FailurePolicy(DefaultFailurePolicy):
-    """Workers that saved and stopped because they were asked to, or found no place, start again uncounted."""
+    """Workers that saved and stopped because they were asked to, or found no place, start again uncounted.
+
+    Other failures count since the last new checkpoint: a week on machines that are lost now and then is no
+    failure, the same crash at the same step is.
+    """
+
+    def __init__(self, failure_config: FailureConfig, folder: RunFolder) -> None:
+        super().__init__(failure_config)
+        self._folder = folder
+        self._newest_step = -1  # of a checkpoint, at the last failure
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Whether to start the workers again."""
@@ -166,8 +178,17 @@ class FailurePolicy(DefaultFailurePolicy):
             getattr(training_failed_error, "controller_failure", None), WorkerGroupStartupTimeoutError
         ):
             return FailureDecision.RETRY
+        if self._has_progressed():
+            self._worker_group_failures = self._controller_failures = 0
         decision: FailureDecision = super().make_decision(training_failed_error)
         return decision
+
+    def _has_progressed(self) -> bool:
+        found: list[tuple[int, str]] = []
+        with contextlib.suppress(OSError):  # storage that does not answer shows no progress
+            found = list_checkpoints(self._folder)
+        earlier, self._newest_step = self._newest_step, max([self._newest_step, *(step for step, _ in found)])
+        return self._newest_step > earlier
 
 
 class ElasticTrainer(TorchTrainer):
@@ -180,7 +201,10 @@ class ElasticTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **named: Any) -> Any:
         # mypy sees the trainer of Ray Train v1.
         named["scaling_policy"] = ScalingPolicy(self.scaling_config, self._rules)  # type: ignore[arg-type]
-        named["failure_policy"] = FailurePolicy(self.run_config.failure_config)  # type: ignore[arg-type]
+        named["failure_policy"] = FailurePolicy(
+            self.run_config.failure_config,  # type: ignore[arg-type]
+            self._rules.folder,
+        )
         return super()._initialize_and_run_controller(**named)  # type: ignore[misc]
 
 

@@ -1,20 +1,24 @@
 """Embeddings in several processes at once, through Ray: on every core or GPU of a machine or cluster."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 
+from sslsv.capacity import Machine, places_on
 from sslsv.cluster import connection
 from sslsv.config import ResourcesConfig
 from sslsv.data.shards import open_recordings
+from sslsv.elastic import all_machines, cpus_of, free_machines
 from sslsv.embeddings import Crops, Embed, Floats, embed_files, longest_first, parts_of
 from sslsv.speaker_encoder import SpeakerEncoder
 from sslsv.storage import absolute
+
+CPUS = 0.5  # counted for each process, so that the request fits beside whatever Ray itself counts
 
 
 class EmbeddingWorker:
@@ -31,21 +35,36 @@ class EmbeddingWorker:
         return embed_files(self.encoder, paths, self.root, self.crops)
 
 
+def fitting_processes(
+    has_gpu: bool, free: dict[str, Machine], everything: dict[str, Machine], running: int = 0
+) -> int:
+    """How many processes to start beside those running: one per GPU, else per CPU, where there is room."""
+    places = sum(places_on(machine, CPUS, has_gpu) for machine in free.values())
+    gpus = sum(machine.get("GPU", 0.0) for machine in everything.values())
+    return max(0, min(places, int(gpus if has_gpu else cpus_of(everything)) - running))
+
+
 @contextmanager
 def workers(encoder: SpeakerEncoder, root: str, crops: Crops | None, count: int | None) -> Iterator[Embed]:
-    """A function that embeds recordings below `root` in `count` processes (None: one per GPU, else per core).
+    """A function that embeds recordings below `root` in `count` processes.
 
-    Raises CapacityError, with a sentence, when the machine or cluster has no room for them.
+    None: one per free GPU of the machine or cluster, else per CPU; of a cluster without any yet, those that
+    come with the first machine that its autoscaler adds.  Raises CapacityError when there is no room.
     """
     has_gpu = encoder.device.type == "cuda"
-    count = count or (torch.cuda.device_count() if has_gpu else os.cpu_count() or 1)
-    # Half a CPU each, so that the request fits beside whatever Ray itself counts.
-    request = ResourcesConfig(workers=count, gpu=has_gpu, cpus_per_worker=0.5, cpus_per_data_task=0.01)
+    request = ResourcesConfig(workers=count or 1, gpu=has_gpu, cpus_per_worker=CPUS, cpus_per_data_task=0.01)
     recordings = open_recordings(root)
-    with connection(request):
+    with connection(request, waits_for_growth=True) as share:
         shared = ray.put(encoder)
-        remote = ray.remote(num_cpus=0.5, num_gpus=1 if has_gpu else 0)(EmbeddingWorker)
-        actors = [remote.remote(shared, absolute(root), crops, has_gpu) for _ in range(count)]
+        remote = ray.remote(num_cpus=CPUS, num_gpus=1 if has_gpu else 0)(EmbeddingWorker)
+        first = count or 1
+        if count is None and not share.can_grow:
+            first = max(1, fitting_processes(has_gpu, free_machines(), all_machines()))
+        actors: list[Any] = [remote.remote(shared, absolute(root), crops, has_gpu) for _ in range(first)]
+        if count is None and share.can_grow:
+            ray.get(actors[0].__ray_ready__.remote())
+            more = fitting_processes(has_gpu, free_machines(), all_machines(), running=first)
+            actors += [remote.remote(shared, absolute(root), crops, has_gpu) for _ in range(more)]
         pool = ray.util.ActorPool(actors)
 
         def embed(paths: list[str]) -> tuple[Floats, dict[int, str]]:

@@ -83,7 +83,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--replicates", type=int, default=1000, help="of the bootstrap for intervals; 0 = none")
     add("--precision", choices=["fp32", "bf16", "fp16"], help="of the encoder (default: as trained)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    add("--workers", type=int, help="processes that embed (default: one; for many files one per core or GPU)")
+    add(
+        "--workers",
+        type=int,
+        help="processes that embed (default: one; for many files one per GPU or CPU of the cluster)",
+    )
     return parser.parse_args(arguments)
 
 

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from sslsv.setting_checks import check_test_lists
 from sslsv.settings import at_least, refuse_if
+from sslsv.storage import check_place
 
 # Values that may choose. Alignment may not: it is best when all embeddings are alike.
 LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
@@ -57,6 +58,9 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Refuse two kinds of validation, a criterion without values, and test lists that share a name."""
+        check_place("validation", self.validation or "")
+        for name in self.test:
+            check_place("test", name)
         at_least(1, self, "every_epochs")
         at_least(0, self, "held_out_speakers", "test_every_epochs")
         refuse_if(self.batch_seconds <= 0, f"batch_seconds is {self.batch_seconds}; it must be above 0")

@@ -85,12 +85,20 @@ class RunFolder:
             os.makedirs(self.root, exist_ok=True)
             with open(self.path(name), "ab") as file:
                 file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint, written later, must not survive its record
         else:
             self.write(name, (self.read(name) if self.has(name) else b"") + content)
 
     def delete(self, name: str) -> None:
         """Delete a file; raises FileNotFoundError where the file system tells."""
         self.filesystem.delete_file(self.path(name))
+
+    def delete_parts(self, subfolder: str = "") -> None:
+        """Delete what killed writers have left directly below `subfolder`; nobody may be writing there."""
+        for name in self.names(subfolder):
+            if name.endswith(".part"):
+                self.delete(posixpath.join(subfolder, name))
 
     def delete_folder(self, name: str) -> None:
         """Delete a subfolder and all that is in it, if it is there."""

@@ -2,14 +2,19 @@
 
 import posixpath
 import socket
+import time
 import uuid
+from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sslsv.capacity import CapacityError
 from sslsv.run_folder import RunFolder
 from sslsv.storage import is_uri
+
+PATIENCE_SECONDS = 30.0  # a network file system may show a new file late
 
 
 def check_storage_is_shared(place: str) -> None:
@@ -28,7 +33,7 @@ def check_storage_is_shared(place: str) -> None:
             )
             for node in others
         }
-        blind = {others[node] for node, answer in seen.items() if not ray.get(answer, timeout=60)}
+        blind = {others[node] for node, answer in seen.items() if not _answer(answer, others[node])}
     finally:
         folder.delete_folder("")
     if blind:
@@ -37,6 +42,36 @@ def check_storage_is_shared(place: str) -> None:
             f"{socket.gethostname()} writes: give a folder that all machines of the cluster mount, or a URI "
             "such as s3://bucket/runs"
         )
+
+
+def check_sees_run(
+    folder: RunFolder, identity: dict[str, Any], patience_seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Raise ValueError unless this machine sees the run.json that the command has written.
+
+    A machine that joined after the command looked, and has a disk of its own in that place, would begin the
+    run anew and take its checkpoints with it when it goes.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while folder.is_local and not (folder.has("run.json") and folder.read_json("run.json") == identity):
+        if time.monotonic() >= deadline:
+            raise ValueError(
+                f"{folder.location} on this machine is not the run folder that the command has written: "
+                "run.storage must be a folder that all machines of the cluster mount, or a URI such as "
+                "s3://bucket/runs"
+            )
+        time.sleep(0.5)
+
+
+def _answer(answer: "ray.ObjectRef[bool]", machine: str) -> bool:
+    try:
+        return ray.get(answer, timeout=60)
+    except RayError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise CapacityError(
+            f"{machine}, a machine of the cluster, does not say whether it sees run.storage: {reason}; if it "
+            "is going away, try again when `ray status` no longer has it"
+        ) from error
 
 
 @ray.remote(num_cpus=0)

@@ -12,7 +12,8 @@ from typing import Any
 
 from pyarrow import fs
 
-_LOGIN = re.compile(r"://[^/?#]*@")
+# The second form is a secret with a slash in it, as one in four of Amazon's has.
+_LOGIN = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@")
 _SECRET_OPTION = re.compile(r"(?i)[?&][^=&]*(key|secret|token|password|credential|signature)[^=&]*=")
 
 

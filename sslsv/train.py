@@ -13,11 +13,13 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from sslsv.checkpoint import NAME, newest_sound_checkpoint
+from sslsv.checkpoint import FOLDER, NAME, newest_sound_checkpoint
 from sslsv.config import Config, differences, load_config, read_config, to_yaml
 from sslsv.environment import describe_environment
 from sslsv.run_folder import RunFolder
+from sslsv.run_lock import only_command_on
 from sslsv.storage import below
+from sslsv.worker_counts import shows_shares
 
 # Settings that may change between a run and its continuation: where it runs, not what it computes.
 FREE_SECTIONS = ("run", "resources")
@@ -74,15 +76,21 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     """
     check_data(config)
     folder = RunFolder(config.run.storage, str(config.run.name))
-    if not is_fresh:
-        check_folder(folder, config)
-    from sslsv import cluster  # Ray takes seconds to import: mistakes above are reported at once
+    with only_command_on(folder):
+        if not is_fresh:
+            check_folder(folder, config)
+        return train(config, folder, is_fresh)
+
+
+def train(config: Config, folder: RunFolder, is_fresh: bool) -> dict[str, Any]:
+    """Train in a folder that is this command's alone; see `run`."""
+    from sslsv import cluster  # Ray takes seconds to import: mistakes so far are reported at once
     from sslsv.shared_storage import check_storage_is_shared
 
     with cluster.connection(config.resources, waits_for_growth=True) as share:
         check_storage_is_shared(config.run.storage)
         prepare_folder(folder, config, is_fresh)
-        return cluster.train(config, folder, share)
+        return cluster.train(config, folder, share, identity=folder.read_json("run.json"))
 
 
 def check_data(config: Config) -> None:
@@ -108,6 +116,13 @@ def check_folder(folder: RunFolder, config: Config) -> None:
             f"{folder.location} holds a run with other settings; {way_out}. "
             "Different (there -> now):\n  " + "\n  ".join(changed)
         )
+    before, now = earlier.resources.workers, config.resources.workers
+    if shows_shares(config.train) and before != now:
+        raise RequestError(
+            f"{folder.location} holds a run of {before} resources.workers, now there are {now}, and with "
+            "train.sync_batchnorm false batch statistics depend on their number: go on with "
+            f"resources.workers={before}, or {way_out}."
+        )
     if folder.has("summary.json"):
         raise RequestError(f"{folder.location} holds a finished run of the same settings; {way_out}.")
 
@@ -115,20 +130,28 @@ def check_folder(folder: RunFolder, config: Config) -> None:
 def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
     """Make the run's folder, or say that the unfinished run in it is continued; see `check_folder`.
 
-    With `is_fresh`, whatever is there is renamed.
+    With `is_fresh`, whatever is there is renamed; so are weights without settings, of which nobody knows what
+    they were trained with: the new run would go on from them.
     """
     is_continued = folder.has("config.yml") and not is_fresh
     if is_continued:
         check_folder(folder, config)
+        folder.delete_parts()
+        folder.delete_parts(FOLDER)
         match = NAME.fullmatch(newest_sound_checkpoint(folder) or "")
         where = f"step {int(match.group(1))}" if match else "the beginning (it has no sound checkpoint)"
         print(f"going on with the unfinished run in {folder.location} from {where}", file=sys.stderr)
-    elif folder.has("config.yml"):
+    elif holds_a_run(folder):
         print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
     if not is_continued:  # before config.yml, which makes it a run: one without an identity can't go on
         identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
         folder.write_json("run.json", identity | describe_environment())
     folder.write("config.yml", to_yaml(config).encode())
+
+
+def holds_a_run(folder: RunFolder) -> bool:
+    """Whether a folder has anything of a run that the workers of another would take for theirs."""
+    return folder.has("config.yml") or folder.has("summary.json") or bool(folder.names(FOLDER))
 
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:

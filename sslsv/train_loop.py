@@ -73,7 +73,7 @@ class Training:
             seconds=self.state.seconds,
         )
         self.parts = StepParts(self.state, self.model, device)
-        self.checkpoints = CheckpointWriter(folder, config.run)
+        self.checkpoints = CheckpointWriter(folder, config.run, board.notice if board is not None else None)
         self.log: RunLog | None = None
         if distributed.is_main():
             self.log = RunLog(

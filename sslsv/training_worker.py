@@ -14,8 +14,9 @@ from ray.train.v2._internal.execution.context import get_train_context
 from sslsv.capacity import fitting_data_tasks
 from sslsv.config import Config, read_config
 from sslsv.run_folder import RunFolder
+from sslsv.shared_storage import check_sees_run
 from sslsv.train_loop import Training
-from sslsv.validation import TrainingError
+from sslsv.validation import TrainingError, start_together
 
 _reasons: list[str] = []  # why this process was asked to stop
 
@@ -48,7 +49,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 def open_training(job: dict[str, Any]) -> Training:
     """The training of a job (see `cluster.train`) on this worker's device, from where its folder says."""
     os.environ.update(job["environment"])
-    config = with_data_tasks(read_config(job["config"]), job["cpus_of_others"])
+    config = with_data_tasks(read_config(job["config"]), job["cpus_of_others"], job["can_grow"])
     seconds = 60 * config.resources.hang_minutes
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = seconds
     device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
@@ -59,9 +60,12 @@ def open_training(job: dict[str, Any]) -> Training:
         torch.set_num_threads(config.resources.threads_per_worker or max(1, threads))
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
+    folder = RunFolder(job["storage"], job["name"])
+    if "identity" in job:
+        start_together(lambda: check_sees_run(folder, job["identity"]))
     return Training(
         config,
-        RunFolder(job["storage"], job["name"]),
+        folder,
         device=device,
         board=job["board"],
         wandb_mode=job["wandb_mode"],
@@ -70,9 +74,9 @@ def open_training(job: dict[str, Any]) -> Training:
     )
 
 
-def with_data_tasks(config: Config, cpus_of_others: float) -> Config:
+def with_data_tasks(config: Config, cpus_of_others: float, can_grow: bool) -> Config:
     """The settings with as many data processes as the cluster, which may have changed, now has room for."""
     total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     workers = ray.train.get_context().get_world_size()
-    count = fitting_data_tasks(config.resources, workers, total - cpus_of_others)
+    count = fitting_data_tasks(config.resources, workers, total - cpus_of_others, can_grow=can_grow)
     return replace(config, resources=replace(config.resources, data_tasks=count))

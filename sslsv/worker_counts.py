@@ -32,10 +32,15 @@ def check_equal_shares(train: "TrainConfig", workers: Workers) -> None:
         )
         _check_chunks(train.chunk_size, batch_size, count)
     refuse_if(
-        not isinstance(workers, int) and not train.sync_batchnorm and train.chunk_size is None,
+        not isinstance(workers, int) and shows_shares(train),
         "resources.workers is a range and train.sync_batchnorm false: batch statistics of one worker's "
         "share would change with the number of workers; set train.sync_batchnorm to true, or give one number",
     )
+
+
+def shows_shares(train: "TrainConfig") -> bool:
+    """Whether the number of workers changes the result: batch statistics are those of one worker's share."""
+    return not train.sync_batchnorm and train.chunk_size is None
 
 
 def usable_counts(workers: Workers, batch_size: int, chunk_size: int | None) -> list[int]:

@@ -66,6 +66,12 @@ class Recorded(Training):
         old = {line["pid"] for line in lines if line["time"] <= moment}
         return any(line["pid"] not in old for line in lines)
 
+    def resumed_at(self, moment: float) -> int | None:
+        """The first step that others took than the processes before a moment; None where the same went on."""
+        lines = self.lines()
+        old = {line["pid"] for line in lines if line["time"] <= moment}
+        return next((line["step"] for line in lines if line["pid"] not in old), None)
+
     def cost_of(self, moment: float) -> tuple[int, float]:
         """Steps that were done again after a fault, and seconds from it to the first new step.
 

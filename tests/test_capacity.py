@@ -76,6 +76,19 @@ def test_fitting_data_tasks__follow_the_cpus_that_workers_leave():
     assert fitting_data_tasks(ResourcesConfig(data_tasks=3), 2, 8.0) == 3
 
 
+def test_fitting_data_tasks__a_number_that_was_given_stays_where_machines_may_be_added():
+    asked, free = ResourcesConfig(data_tasks=100), ResourcesConfig()
+    assert fitting_data_tasks(asked, 1, 8.0) == fitting_data_tasks(free, 1, 8.0, can_grow=True) == 15
+    assert fitting_data_tasks(asked, 1, 8.0, can_grow=True) == 100
+
+
 def test_bundles_of__each_worker_has_room_for_itself_and_a_data_process():
     resources = ResourcesConfig(workers=(2, 8), cpus_per_worker=2, cpus_per_data_task=0.5)
     assert bundles_of(resources, has_gpu=True) == [{"CPU": 2.5, "GPU": 1.0}] * 2
+
+
+def test_bundles_of__a_given_number_of_data_processes_has_room_on_any_machine():
+    resources = ResourcesConfig(workers=2, cpus_per_worker=2, cpus_per_data_task=0.5, data_tasks=5)
+    assert bundles_of(resources, has_gpu=True) == [{"CPU": 2.5, "GPU": 1.0}] * 2 + [{"CPU": 0.5}] * 3
+    fewer = ResourcesConfig(workers=2, cpus_per_worker=2, cpus_per_data_task=0.5, data_tasks=1)
+    assert bundles_of(fewer, has_gpu=False) == [{"CPU": 2.5}] * 2

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from sslsv.checkpoint import (
     newest_sound_checkpoint,
     prune_checkpoints,
     read_checkpoint,
+    set_aside_newer,
     write_checkpoint,
 )
 from sslsv.run_folder import RunFolder
@@ -48,6 +51,44 @@ def test_newest_sound_checkpoint__passes_over_a_damaged_one(folder, tmp_path, da
         assert newest_sound_checkpoint(folder) == older
     with pytest.raises(ValueError, match="is damaged"):
         read_checkpoint(folder, newer)
+
+
+def unreadable(folder, errors):
+    """The folder, but reading a checkpoint of a step in `errors` raises that."""
+    read = folder.read
+
+    def fails(name):
+        for step, error in errors.items():
+            if f"step_{step:08d}-" in name:
+                raise error
+        return read(name)
+
+    folder.read = fails
+    return folder
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), FileNotFoundError(errno.ENOENT, "gone")]
+)
+def test_newest_sound_checkpoint__passes_over_one_that_is_lost(folder, error):
+    older = write_checkpoint(folder, some_checkpoint(1))
+    newer = write_checkpoint(folder, some_checkpoint(2))
+    with pytest.warns(UserWarning, match="unreadable checkpoint"):
+        assert newest_sound_checkpoint(unreadable(folder, {2: error})) == older
+    folder.delete(f"checkpoints/{newer}")
+    folder.names = lambda subfolder: [older, newer]  # as it was a moment ago
+    set_aside_newer(folder, older)  # nothing is left to rename
+    # Never from the beginning because a disk is away.
+    with pytest.warns(UserWarning), pytest.raises(OSError, match=error.strerror):
+        newest_sound_checkpoint(unreadable(folder, {1: error}))
+
+
+@pytest.mark.parametrize("error", [OSError("503 SLOW_DOWN"), TimeoutError(errno.ETIMEDOUT, "timed out")])
+def test_newest_sound_checkpoint__an_outage_of_the_storage_is_no_damage(folder, error):
+    write_checkpoint(folder, some_checkpoint(1))
+    write_checkpoint(folder, some_checkpoint(2))
+    with pytest.raises(OSError, match=str(error).split("] ")[-1]):
+        newest_sound_checkpoint(unreadable(folder, {2: error}))
 
 
 def test_newest_sound_checkpoint__ignores_other_files(folder):

@@ -83,3 +83,23 @@ def test_checkpoint_writer__keeps_the_newest_and_the_best(folder):
         writer.save(some_checkpoint(step, best_step=2))
     writer.close()
     assert steps(folder) == [2, 4, 5]
+
+
+def test_checkpoint_writer__an_old_one_that_cannot_be_deleted_is_told_once_and_stops_nothing(folder):
+    told = []
+    writer = CheckpointWriter(folder, RunConfig(keep_checkpoints=1), told.append)
+    folder.is_released.set()
+    delete = folder.delete
+
+    def refuse_the_first(name):
+        if "step_00000001-" in name:
+            raise PermissionError(1, "Operation not permitted")
+        delete(name)
+
+    folder.delete = refuse_the_first
+    for step in range(1, 5):
+        writer.save(some_checkpoint(step))
+    writer.wait()
+    writer.close()
+    assert steps(folder) == [1, 4]  # the others are deleted nevertheless
+    assert len(told) == 1 and "can't be deleted, so they stay: [Errno 1] Operation not permitted" in told[0]

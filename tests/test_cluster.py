@@ -5,9 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorDiedError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from sslsv.capacity import CapacityError
-from sslsv.cluster import check_address
+from sslsv.cluster import check_address, delete_notes_of_ray, failure_sentence
+from sslsv.elastic import NoRoomError
+from sslsv.run_folder import RunFolder
 from tests.listening import is_loopback, listening_addresses
 from tests.local_cluster import local_cluster
 from tests.training_command import Training
@@ -31,6 +35,33 @@ def test_check_address__a_dead_cluster_is_a_sentence_at_once(address):
 @pytest.mark.parametrize("address", ["", "auto", "local"])
 def test_check_address__what_names_no_machine_is_left_to_ray(address):
     check_address(address)
+
+
+def test_delete_notes_of_ray__what_cannot_be_deleted_is_a_sentence(tmp_path, capsys, monkeypatch):
+    folder = RunFolder(str(tmp_path), "run")
+
+    def refuse(name):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(folder, "delete_folder", refuse)
+    delete_notes_of_ray(folder)
+    assert "run/ray, which nothing needs, can't be deleted: [Errno 1]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            WorkerGroupError("x", {3: ValueError("a\nno data")}),
+            "training worker 3 failed: no data (details in",
+        ),
+        (ControllerError(OSError("no disk")), "Ray's controller of the training failed: no disk (details in"),
+        (ActorDiedError(), "Ray's controller of the training failed: The actor died unexpectedly"),
+        (ControllerError(NoRoomError("no room")), "training stopped: no room; the same command goes on"),
+    ],
+)
+def test_failure_sentence__says_who_failed(error, sentence, tmp_path):
+    assert failure_sentence(error, RunFolder(str(tmp_path), "run")).startswith(sentence)
 
 
 def start_connected(**environment):
@@ -73,7 +104,16 @@ def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_pri
 
 
 @pytest.mark.slow
-def test_train__storage_that_one_machine_alone_sees_is_refused(tmp_path, demo_corpus):
+@pytest.mark.parametrize(
+    ("machines", "code", "sentence"),
+    [
+        ((2, 2), 2, "does not see what"),
+        ((2,), 1, "can't start: {storage} on this machine is not the run folder"),  # the workers find out
+    ],
+)
+def test_train__storage_that_one_machine_alone_sees_is_refused(
+    machines, code, sentence, tmp_path, demo_corpus
+):
     """The command runs where a file system is mounted that the machines of the cluster do not see."""
     (tmp_path / "runs").mkdir()
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
@@ -87,7 +127,8 @@ def test_train__storage_that_one_machine_alone_sees_is_refused(tmp_path, demo_co
         mount + f'{sys.executable} -m sslsv.train {{yaml}} "$@"',
         "sh",
     )
-    with local_cluster(2, 2):
+    with local_cluster(*machines):
         training = Training(tmp_path, demo_corpus, "unseen", command=command)
-        code, output = training.wait(timeout=90)
-    assert code == 2 and "does not see what" in output and "Traceback" not in output, output
+        found, output = training.wait(timeout=120)
+    assert found == code and "Traceback" not in output, output
+    assert sentence.format(storage=f"{tmp_path}/runs/unseen") in output, output

@@ -43,6 +43,13 @@ def test_cluster_yaml__has_a_head_that_does_not_train_and_spot_workers_with_a_fa
     assert spot["priority"] > fallback.get("priority", 0)
     assert spot["resources"] == fallback["resources"]
     assert "GPU" not in types["cpu_spot"]["resources"]
+    # Ray itself gives the head alone a profile.
+    workers = [kind["node_config"] for name, kind in types.items() if name != "head"]
+    assert all(node["IamInstanceProfile"] == {"Name": "sslsv-worker"} for node in workers)
+    assert "IamInstanceProfile" not in types["head"]["node_config"]
+    # In the background, with nothing left open that ssh would wait for.
+    watch = config["worker_start_ray_commands"][-1]
+    assert "sslsv.spot_watch $RAY_HEAD_IP:6379 >" in watch and watch.endswith("2>&1 < /dev/null &")
     assert config["max_workers"] >= max(kind.get("max_workers", 0) for kind in types.values())
 
 

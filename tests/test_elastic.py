@@ -8,9 +8,11 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from sslsv.checkpoint import list_checkpoints
+from sslsv import elastic
+from sslsv.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.elastic import FailurePolicy, with_added
 from sslsv.interruption import Interrupted
+from sslsv.run_folder import RunFolder
 from tests.local_cluster import local_cluster
 from tests.recorded import Recorded
 
@@ -56,8 +58,37 @@ def error(cause):
     return WorkerGroupError("a worker failed", {1: cause})
 
 
-def test_failure_policy__workers_that_were_asked_to_stop_have_not_failed():
-    policy = FailurePolicy(FailureConfig(max_failures=1))
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(str(tmp_path), "run")
+
+
+def save(folder, step):
+    write_checkpoint(folder, Checkpoint(step=step, config="", model={}))
+
+
+def test_failure_policy__counts_failures_since_the_last_new_checkpoint(folder):
+    policy = FailurePolicy(FailureConfig(max_failures=1), folder)
+    for step in range(5):  # a machine lost now and then: each time the run had got further
+        save(folder, step)
+        assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RAISE  # and now it had not
+    save(folder, 9)
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
+
+
+def test_failure_policy__storage_that_does_not_answer_shows_no_progress(folder, monkeypatch):
+    def refuse(_):
+        raise OSError("503")
+
+    policy = FailurePolicy(FailureConfig(max_failures=1), folder)
+    monkeypatch.setattr(elastic, "list_checkpoints", refuse)
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RAISE
+
+
+def test_failure_policy__workers_that_were_asked_to_stop_have_not_failed(folder):
+    policy = FailurePolicy(FailureConfig(max_failures=1), folder)
     for _ in range(5):
         assert policy.make_decision(error(Interrupted("step 4: more fit"))) == FailureDecision.RETRY
     assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY

@@ -2,9 +2,26 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.embedding_workers import workers
+from sslsv.embedding_workers import fitting_processes, workers
 from sslsv.embeddings import embed_files
 from sslsv.speaker_encoder import SpeakerEncoder
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "free", "count"),
+    [
+        (False, [{"CPU": 4.0}, {"CPU": 4.0}], 8),  # one per CPU of the cluster, not of the head
+        (False, [{"CPU": 1.0}, {"CPU": 0.25}], 2),  # others hold the rest
+        (True, [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}], 3),
+        (False, [], 0),
+    ],
+)
+def test_fitting_processes__are_those_of_the_whole_cluster_that_have_room(has_gpu, free, count):
+    machines = {str(i): machine for i, machine in enumerate(free)}
+    everything = {"a": {"CPU": 4.0, "GPU": 2.0}, "b": {"CPU": 4.0, "GPU": 1.0}}
+    assert fitting_processes(has_gpu, machines, everything) == count
+    # The first process of a machine that has just come: what it holds may be told late.
+    assert fitting_processes(has_gpu, machines, {"a": {"CPU": 1.0, "GPU": 1.0}}, running=1) == 0
 
 
 @pytest.mark.slow
@@ -17,7 +34,8 @@ def test_workers__give_every_recording_its_own_row_whatever_order_they_take(tmp_
     (tmp_path / names[5]).write_text("no audio")
     encoder = SpeakerEncoder.load(small_run)
     expected, bad = embed_files(encoder, names, str(tmp_path))
-    with workers(encoder, str(tmp_path), None, 2) as embed:
-        rows, bad_too = embed(names)
-    assert bad_too == bad and list(bad) == [5]
-    np.testing.assert_allclose(rows, expected, atol=1e-5)
+    for count in (2, None):
+        with workers(encoder, str(tmp_path), None, count) as embed:
+            rows, bad_too = embed(names)
+        assert bad_too == bad and list(bad) == [5]
+        np.testing.assert_allclose(rows, expected, atol=1e-5)

@@ -10,6 +10,7 @@ from sslsv.run_folder import RunFolder
 from tests.listening import is_loopback, listening_addresses
 from tests.object_storage import SECRET_KEY
 from tests.test_end_to_end import Training, assert_same_weights, final, kill
+from tests.training_command import title
 
 SECRETS = {
     "WANDB_API_KEY": "FAKEwandbFAKEwandbFAKEwandbFAKEwandb0000",
@@ -38,6 +39,9 @@ def test_train__in_object_storage_is_the_local_run_even_killed_and_gives_no_secr
 ):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv(
+        "RAY_TRAIN_ENABLE_STATE_TRACKING", "1"
+    )  # would hand the job to an actor that others ask
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb_files"))
     (tmp_path / "wandb_files").mkdir()
     whole = Training(tmp_path, demo_corpus, "whole", epochs=5)
@@ -50,6 +54,8 @@ def test_train__in_object_storage_is_the_local_run_even_killed_and_gives_no_secr
     killed.wait_for_step(7)
     pids = [killed.process.pid, *killed.pids()]
     trainers = set(killed.pids("SSLSV_ROLE=trainer"))
+    titles = " ".join(title(pid) for pid in pids)
+    assert "TrainController" in titles and "TrainStateActor" not in titles, titles
     addresses = listening_addresses(set(pids) - trainers)
     for pid in pids:
         kill(pid)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 
 import pytest
 
@@ -18,9 +19,9 @@ from sslsv.checkpoint import list_checkpoints
 from tests.fault_table import Outcome, table
 from tests.local_cluster import local_cluster
 from tests.recorded import Recorded
-from tests.training_command import assert_same_weights, final, kill
+from tests.training_command import assert_same_weights, final, kill, title
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1100)]
 
 REPEATS = range(int(os.environ.get("SSLSV_FAULT_REPEATS", "1")))
 SEED = int(os.environ.get("SSLSV_FAULT_SEED", "1717"))
@@ -60,22 +61,33 @@ def undisturbed(tmp_path_factory, demo_corpus):
     return found
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When something happens to a training, and the step of the checkpoint that was there by then."""
+
+    time: float
+    saved: int
+
+
 def reach(training, rng, last_step):
     """Wait for a random moment of a training: somewhere inside a step between the third and the last but five."""
     step = rng.randrange(3, last_step - 5)
     training.wait_until(lambda: training.has_done(step), f"step {step}")
+    training.wait_until(lambda: list_checkpoints(training.folder), "a checkpoint")
     time.sleep(rng.random() * PACE)
-    return time.time()
+    return Moment(time.time(), list_checkpoints(training.folder)[-1][0])
 
 
-def check_recovery(training, moment, fault, whole, outcomes, most_lost=10):
-    """The run finishes with the weights of the whole one; steps lost are those since the last checkpoint."""
+def check_recovery(training, moment, fault, whole, outcomes, saved=None):
+    """The run finishes with the weights of the whole one; no step before the last checkpoint is done again."""
     code, output = training.wait()
     assert code == 0, output
     assert_same_weights(whole, final(training.folder))
-    lost, seconds = training.cost_of(moment)
-    assert lost <= most_lost
+    resumed = training.resumed_at(moment.time)
+    assert resumed is None or resumed >= (moment.saved if saved is None else saved)
+    lost, seconds = training.cost_of(moment.time)
     outcomes.append(Outcome(fault, SAME, lost, seconds))
+    return seconds
 
 
 def start(tmp_path, corpus, *options, pace=PACE):
@@ -89,17 +101,47 @@ def test_train__a_worker_is_killed(workers, rng, undisturbed, outcomes, tmp_path
     moment = reach(training, rng, whole.step)
     kill(rng.choice(training.workers()))
     check_recovery(training, moment, f"kill -9 of a worker, of {workers}", whole, outcomes)
-    assert training.has_restarted(moment)
+    assert training.has_restarted(moment.time)
 
 
 def test_train__a_data_process_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
     training = start(tmp_path, demo_corpus, *ALONE, "resources.utterances_per_block=8")
-    moment = reach(training, rng, undisturbed[1].step)
+    moment = reach(training, rng, undisturbed[1].step // 2)
+    busy = []
+    training.wait_until(lambda: busy.extend(frozen_at_work(training)) or busy, "a data process at work")
     victims = training.pids("SSLSV_DATA_PROCESS=1")
-    assert victims
     for pid in victims:
         kill(pid)
-    check_recovery(training, moment, "kill -9 of all data processes", undisturbed[1], outcomes)
+    training.wait_until(lambda: set(training.pids("SSLSV_DATA_PROCESS=1")) - set(victims), "a new one")
+    check_recovery(training, moment, "kill -9 of all data processes, at work", undisturbed[1], outcomes)
+    assert training.resumed_at(moment.time) is None  # the trainer itself went on
+
+
+def frozen_at_work(training):
+    """A data process stopped in the middle of a block of batches, if one could be caught at it."""
+    for pid in training.pids("SSLSV_DATA_PROCESS=1"):
+        if "MapBatches" in title(pid):
+            os.kill(pid, signal.SIGSTOP)
+            if "MapBatches" in title(pid):
+                return [pid]
+            os.kill(pid, signal.SIGCONT)
+    return []
+
+
+def test_train__rays_controller_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    training = start(tmp_path, demo_corpus, *ALONE)
+    reach(training, rng, undisturbed[1].step)
+    (controller,) = [pid for pid in training.pids() if "TrainController" in title(pid)]
+    kill(controller)
+    code, output = training.wait()
+    assert code == 1 and "Ray's controller of the training failed: " in output, output
+    assert "Traceback" not in output, output
+    again = start(tmp_path, demo_corpus, *ALONE)
+    code, output = again.wait()
+    assert code == 0 and "going on with the unfinished run" in output, output
+    assert_same_weights(undisturbed[1], final(again.folder))
+    what = "stopped with a sentence; started again: same weights"
+    outcomes.append(Outcome("kill -9 of Ray's controller", what))
 
 
 def test_train__the_driver_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
@@ -117,11 +159,13 @@ def test_train__the_newest_checkpoint_is_damaged(rng, undisturbed, outcomes, tmp
     for pid in [killed.process.pid, *killed.pids()]:
         kill(pid)
     killed.process.wait(timeout=30)
-    newest = killed.folder.path(f"checkpoints/{list_checkpoints(killed.folder)[-1][1]}")
+    (saved, _), (_, name) = list_checkpoints(killed.folder)[-2:]
+    newest = killed.folder.path(f"checkpoints/{name}")
     os.truncate(newest, os.path.getsize(newest) // 2)
     again = start(tmp_path, demo_corpus, *ALONE)
     fault = "newest checkpoint cut in half, after kill -9 of everything"
-    check_recovery(again, moment, fault, undisturbed[1], outcomes, most_lost=20)
+    check_recovery(again, moment, fault, undisturbed[1], outcomes, saved)
+    assert again.resumed_at(moment.time) == saved
 
 
 def test_train__a_worker_stops_answering(rng, undisturbed, outcomes, tmp_path, demo_corpus):
@@ -130,7 +174,7 @@ def test_train__a_worker_stops_answering(rng, undisturbed, outcomes, tmp_path, d
     os.kill(rng.choice(training.workers()), signal.SIGSTOP)
     fault = "SIGSTOP of a worker, of 2 (hang_minutes=0.5)"
     check_recovery(training, moment, fault, undisturbed[2], outcomes)
-    assert training.has_restarted(moment)
+    assert training.has_restarted(moment.time)
 
 
 @pytest.mark.parametrize("machines", [2, 3])
@@ -157,20 +201,25 @@ def test_train__the_corpus_is_gone_for_a_while(rng, undisturbed, outcomes, tmp_p
     corpus.rename(tmp_path / "unmounted")
     time.sleep(8)
     (tmp_path / "unmounted").rename(corpus)
-    check_recovery(training, moment, "corpus folder gone for 8 s", undisturbed[1], outcomes)
+    pause = check_recovery(training, moment, "corpus folder gone for 8 s", undisturbed[1], outcomes)
+    assert pause > 3  # else all data had been made before
 
 
 def test_train__the_object_store_is_too_small(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+    # 200 MB of audio in one block.
+    block = ("resources.utterances_per_block=320", "model.crop_seconds=20")
     with local_cluster(3, object_store_mb=75):  # Ray allows no less
-        block = (
-            "resources.utterances_per_block=320",
-            "model.crop_seconds=20",
-        )  # 200 MB of audio in one block
         training = start(tmp_path, demo_corpus, *ALONE, *block, pace=0.0)
         code, output = training.wait(timeout=500)
-        assert code in (0, 1) and "Traceback" not in output, output
-        what = "finished, by spilling to disk" if code == 0 else "stopped with a sentence"
-        outcomes.append(Outcome("object store smaller than a block of batches", what))
+    assert code in (0, 1) and "Traceback" not in output, output
+    if code == 0:
+        whole = Recorded(tmp_path / "with room", demo_corpus, "whole", *ALONE, *block, epochs=EPOCHS)
+        assert whole.wait(timeout=500)[0] == 0
+        assert_same_weights(final(whole.folder), final(training.folder))
+    else:
+        assert "error: " in output, output
+    what = "finished by spilling to disk, same weights" if code == 0 else "stopped with a sentence"
+    outcomes.append(Outcome("object store smaller than a block of batches", what))
 
 
 def test_train__the_disk_is_full(rng, undisturbed, outcomes, tmp_path, demo_corpus):

@@ -95,11 +95,14 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
     said = ray("submit", file, "sslsv/train.py", "configs/no_such.yml", fails=True)
     assert "configs/no_such.yml does not exist" in said and "Traceback" not in said.partition("Error")[0]
 
+    running = "pgrep -r D,R,S '^(raylet|gcs_server)'"
+    for address in machines.addresses:
+        assert machines.ssh(address, running).stdout, machines.ssh(address, "ps -ef").stdout
     ray("down", "-y", file)
     # `ray down` ends the head of machines that one has; the others end when they have missed it for a minute.
     for address in machines.addresses:
         left = "not looked"
         deadline = time.monotonic() + 120
         while left and time.monotonic() < deadline:
-            left = machines.ssh(address, "pgrep -r D,R,S '^(raylet|gcs_server)'; sleep 2").stdout
+            left = machines.ssh(address, f"{running}; sleep 2").stdout
         assert not left, machines.ssh(address, "ps -ef").stdout

@@ -35,6 +35,14 @@ def test_write__leaves_the_old_file_when_writing_fails(tmp_path, monkeypatch):
     assert folder.names("checkpoints") == ["a"]
 
 
+def test_append_lines__are_on_the_disk_when_it_returns(tmp_path, monkeypatch):
+    folder, sizes = RunFolder(str(tmp_path), "run"), []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    folder.append_lines("metrics.jsonl", ["{}"])
+    folder.append_lines("metrics.jsonl", ["{}", "{}"])
+    assert sizes == [3, 9]
+
+
 def test_metrics__leaves_out_a_line_cut_short(tmp_path):
     folder = RunFolder(str(tmp_path), "run")
     folder.append_lines("metrics.jsonl", [json.dumps({"step": 1}), json.dumps({"step": 2})])

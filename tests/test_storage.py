@@ -8,6 +8,8 @@ from sslsv.storage import absolute, below, check_place, open_filesystem
 
 WITH_SECRETS = [
     "s3://FAKEID:FAKESECRET@bucket/x",
+    "s3://FAKEID:FAKE/SECRET@bucket/x",
+    "s3://FAKEID:/FAKE/SECRET@bucket/x?region=y",
     "s3://bucket/x?secret_key=FAKESECRET",
     "s3://bucket/x?region=y&session_token=FAKESECRET",
     "https://user:FAKESECRET@host/x",
@@ -32,6 +34,11 @@ def test_check_place__refuses_credentials_without_repeating_them(place):
         lambda: RunFolder(place, "run"),
         lambda: load_config("configs/simclr.yml", [f"run.storage={place}"]),
         lambda: load_config("configs/simclr.yml", [f"data.root={place}"]),
+        lambda: load_config("configs/simclr.yml", [f"data.train_lists=[list,'{place}']"]),
+        lambda: load_config("configs/simclr.yml", [f"evaluation.test=[trials,'{place}']"]),
+        lambda: load_config(
+            "configs/simclr.yml", ["evaluation.held_out_speakers=0", f"evaluation.validation={place}"]
+        ),
     ):
         with pytest.raises(ValueError, match="is a URI with a user, password or key in it") as error:
             refused()
@@ -41,7 +48,15 @@ def test_check_place__refuses_credentials_without_repeating_them(place):
 
 
 @pytest.mark.parametrize(
-    "place", ["s3://b/x?region=eu-west-1&endpoint_override=host:1", "gs://b/x", "a@b", "/a?key=1"]
+    "place",
+    [
+        "s3://b/x?region=eu-west-1&endpoint_override=host:1",
+        "gs://b/x",
+        "s3://b/a@b",
+        "a@b",
+        "/a:b@c",
+        "/a?key=1",
+    ],
 )
 def test_check_place__lets_others_pass(place):
     check_place("root", place)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from sslsv import train
-from sslsv.checkpoint import Checkpoint, write_checkpoint
+from sslsv.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig
 from sslsv.run_folder import RunFolder
 from sslsv.train import RequestError, check_data, main, parse_arguments, prepare_folder
@@ -42,6 +42,29 @@ def test_prepare_folder__other_resources_do_not_make_another_run(config, tmp_pat
     )
 
 
+def test_prepare_folder__another_number_of_workers_is_refused_where_it_shows(config, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    local = dataclasses.replace(config, train=TrainConfig(batch_size=8, sync_batchnorm=False))
+    two = dataclasses.replace(local, resources=dataclasses.replace(config.resources, workers=2))
+    prepare_folder(folder, local, is_fresh=False)
+    with pytest.raises(RequestError, match=r"a run of 1 resources.workers, now there are 2.*workers=1, or"):
+        prepare_folder(folder, two, is_fresh=False)
+    chunked = dataclasses.replace(two, train=dataclasses.replace(local.train, chunk_size=4))
+    prepare_folder(folder, dataclasses.replace(chunked, resources=config.resources), is_fresh=True)
+    prepare_folder(folder, chunked, is_fresh=False)  # each chunk counts as a worker, whoever has it
+
+
+def test_prepare_folder__what_killed_writers_left_is_deleted(config, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, config, is_fresh=False)
+    name = write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
+    for left in (f"checkpoints/{name}.12.part", "metrics.jsonl.12.part"):
+        folder.write(left, b"half")
+    prepare_folder(folder, config, is_fresh=False)
+    assert folder.names("checkpoints") == [name]
+    assert folder.names() == ["config.yml", "run.json"]
+
+
 def test_prepare_folder__other_settings_are_refused_with_the_difference(config, tmp_path):
     folder = RunFolder(str(tmp_path), "a")
     prepare_folder(folder, config, is_fresh=False)
@@ -65,6 +88,21 @@ def test_prepare_folder__fresh_keeps_the_old_run(config, tmp_path):
     assert not folder.has("summary.json")
     old = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
     assert len(old) == 1 and (old[0] / "summary.json").exists()
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+@pytest.mark.parametrize("left", ["checkpoints", "summary.json"])
+def test_prepare_folder__weights_without_settings_are_set_aside(is_fresh, left, config, tmp_path, capsys):
+    folder = RunFolder(str(tmp_path), "a")
+    if left == "checkpoints":
+        write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
+    else:
+        folder.write_json(left, {"is_finished": True})
+    prepare_folder(folder, config, is_fresh)
+    assert "the run that was there is now a.old-" in capsys.readouterr().err
+    assert not list_checkpoints(folder) and not folder.has("summary.json") and folder.has("config.yml")
+    (old,) = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
+    assert (old / left).exists()
 
 
 def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(config, tmp_path, capsys):

@@ -72,6 +72,15 @@ class Training:
         return found
 
 
+def title(pid):
+    """What a process calls itself, such as `ray::IDLE`; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            return file.read().replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
 def final(folder):
     return read_checkpoint(folder, find_checkpoint(folder, "last"))
 

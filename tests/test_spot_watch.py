@@ -1,0 +1,93 @@
+"""Notices of a metadata service on loopback; the cluster is real."""
+
+import datetime
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import ray
+from ray._private.state import state as cluster_state
+
+from sslsv.spot_watch import is_spot, main, seconds_left
+from tests.conftest import REPOSITORY
+from tests.local_cluster import local_cluster
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """Amazon's, as far as it is asked here: no entry without a token."""
+
+    def do_PUT(self):
+        self.answer("token" if self.path == "/latest/api/token" else None)
+
+    def do_GET(self):
+        has_token = self.headers["X-aws-ec2-metadata-token"] == "token"
+        self.answer(
+            self.server.entries.get(self.path.removeprefix("/latest/meta-data/")) if has_token else None
+        )
+
+    def answer(self, text):
+        self.send_response(200 if text is not None else 404)
+        self.end_headers()
+        self.wfile.write((text or "").encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def service():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
+        server.entries = {"instance-life-cycle": "spot"}
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def url(server):
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def notice(seconds):
+    at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
+    return json.dumps({"action": "terminate", "time": at.strftime("%Y-%m-%dT%H:%M:%SZ")})
+
+
+def test_seconds_left__is_what_the_notice_leaves_with_a_margin(service):
+    assert seconds_left(url(service)) is None
+    for seconds, told in ((60, 49), (1000, 110), (-5, 1)):
+        service.entries["spot/instance-action"] = notice(seconds)
+        assert told - 2 <= seconds_left(url(service)) <= told + 1 and seconds_left(url(service)) >= 1
+    service.entries["spot/instance-action"] = "a form that is not known"
+    assert seconds_left(url(service)) == 110
+
+
+@pytest.mark.parametrize("life_cycle", ["on-demand", None])
+def test_main__ends_without_a_word_where_there_is_no_spot_instance(life_cycle, service, capfd):
+    service.entries["instance-life-cycle"] = life_cycle
+    assert not is_spot(url(service))
+    assert main(["127.0.0.1:6379", url(service)]) == 0
+    assert main(["127.0.0.1:6379", "http://127.0.0.1:1"]) == 0  # nothing answers
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_main__has_ray_leave_the_machine_after_a_notice(service):
+    with local_cluster(1) as cluster:
+        command = (sys.executable, "-m", "sslsv.spot_watch", cluster.address, url(service))
+        process = subprocess.Popen(command, cwd=REPOSITORY)
+        ray.init(address=cluster.address, log_to_driver=False)
+        try:
+            time.sleep(6)  # longer than between two questions
+            assert process.poll() is None and not cluster_state.get_draining_nodes()
+            service.entries["spot/instance-action"] = notice(90)
+            assert process.wait(60) == 0
+            (node,) = ray.nodes()
+            deadline = cluster_state.get_draining_nodes()[node["NodeID"]] / 1000
+            assert 50 < deadline - time.time() < 85
+        finally:
+            process.kill()
+            ray.shutdown()
