@@ -100,8 +100,8 @@ def test_cluster__a_request_waits_where_machines_are_added_and_is_refused_where_
         code, output = huge.wait(timeout=90)
         assert code == 2 and "need 102 CPUs" in output and "Traceback" not in output, output
         assert time.monotonic() - start < 90 and cluster_state(address)[0] == []
-        # No machine is there that could embed.
-        options = ("--workers", "1", "--replicates", "0", "--out", str(tmp_path / "evaluation"))
+        # The head alone has no room for two processes that embed.
+        options = ("--workers", "2", "--replicates", "0", "--out", str(tmp_path / "evaluation"))
         done = subprocess.run(
             [sys.executable, "-m", "sslsv.evaluate", small_run, *options],
             cwd=REPOSITORY,
