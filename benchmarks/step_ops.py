@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.contestant import naive_step, training_step
+from benchmarks.contestant import WARM_UP_ROUNDS, naive_step, training_step
 from benchmarks.corpus import write_corpus
 from benchmarks.training import CONFIG, overrides
 from sslsv.cluster import WORKER_ENVIRONMENT
@@ -87,7 +87,8 @@ def milliseconds(name: str, batch: int, steps: int) -> dict[str, float]:
     """Milliseconds of a step by kind, each operation without those inside it."""
     with tempfile.TemporaryDirectory() as folder:
         step = _step(STEPS[name], Path(folder), batch)
-        step(), step()
+        for _ in range(WARM_UP_ROUNDS):
+            step()
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(steps):
                 step()
