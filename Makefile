@@ -21,7 +21,11 @@ demo: $(VENV)/.runtime
 	$(BIN)/python -m sslsv.prepare_data demo data/demo
 	$(BIN)/python -m sslsv.train configs/demo.yml --fresh
 
-bench: $(VENV)/.development
+$(VENV)/.bench: $(VENV)/.development
+	$(BIN)/pip install --quiet --disable-pip-version-check 'audiomentations>=0.43'  # a rival of the benchmark, nothing else
+	touch $@
+
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --out benchmark.json
 
 test: $(VENV)/.development

@@ -35,9 +35,13 @@ STEPS = {
 KINDS = {
     "convolutions": ("conv", "mkldnn_reorder"),
     "batch norms": ("batch_norm", "var_mean", "BatchNorm"),
+    "optimizer": ("adam", "_foreach"),
+    "matrix products": ("aten::mm", "aten::addmm", "matmul", "linear", "bmm"),
+    "features": ("fft", "stft"),
     "ReLU, adding, copying, casting": (
         "relu",
         "threshold",
+        "clamp",
         "add",
         "copy_",
         "mul",
@@ -46,9 +50,6 @@ KINDS = {
         "cat",
         "sub",
     ),
-    "features": ("fft", "stft", "log"),
-    "optimizer": ("adam", "_foreach"),
-    "matrix products": ("mm", "linear", "matmul", "bmm"),
 }
 OTHER = "all else"
 

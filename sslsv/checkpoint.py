@@ -47,6 +47,7 @@ class Checkpoint:
     validations_without_gain: int = 0  # for early stopping
     seconds: float = 0.0  # training time so far, restarts included
     bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
+    bad_trial_recordings: dict[str, str] = field(default_factory=dict)  # likewise, of validation and test
     bad_bank_files: dict[str, str] = field(default_factory=dict)  # likewise, of noises and rooms
     environment: dict[str, str] = field(default_factory=dict)  # library versions, git commit
 

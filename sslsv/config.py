@@ -18,7 +18,13 @@ from sslsv.models.vicreg import VICReg
 from sslsv.optim import OptimizerConfig
 from sslsv.overrides import apply_overrides, differences
 from sslsv.project import locate
-from sslsv.setting_checks import check_memory_settings, check_run_name, check_speeds, is_among
+from sslsv.setting_checks import (
+    check_memory_settings,
+    check_positives,
+    check_run_name,
+    check_speeds,
+    is_among,
+)
 from sslsv.settings import at_least, build, refuse_if
 from sslsv.storage import check_place
 from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
@@ -61,12 +67,7 @@ class DataConfig:
         refuse_if(
             not self.train_lists, "train_lists is empty; name at least one list of `speaker path` lines"
         )
-        most = self.max_utterances_per_speaker
-        refuse_if(
-            most is not None and (most < 2 or self.positives != "same_speaker"),
-            f"max_utterances_per_speaker is {most} with positives {self.positives!r}; it needs "
-            "'same_speaker' and at least 2 (a pair), or null for no limit",
-        )
+        check_positives(self.positives, self.crop_overlap, self.max_utterances_per_speaker)
         check_speeds(self.speeds)
         refuse_if(
             not 0 <= self.max_bad_share <= 1, f"max_bad_share is {self.max_bad_share}; it must be from 0 to 1"

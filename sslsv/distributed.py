@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 T = TypeVar("T")
@@ -102,6 +102,17 @@ def gather_objects(value: T) -> list[T]:
     boxes: list[Any] = [None] * world_size()
     dist.all_gather_object(boxes, value)
     return boxes
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give every rank the buffers of rank 0, those that a checkpoint holds.
+
+    With batch norms of each rank's own batch the running statistics differ; DDP shares them only before the
+    next forward pass of training.
+    """
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def barrier() -> None:

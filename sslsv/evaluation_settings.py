@@ -73,6 +73,11 @@ class EvaluationConfig:
             f"validation ({self.validation!r}) and held_out_speakers ({self.held_out_speakers}) are both "
             "given; keep one: held_out_speakers=0 or validation=null",
         )
+        refuse_if(
+            self.held_out_is_shifted and self.held_out_speakers == 0,
+            "held_out_is_shifted is true, but held_out_speakers is 0; own lists are heard as they are, so "
+            "set it to false, or hold speakers out",
+        )
         is_label_free = self.criterion is not None and self.criterion.startswith("label_free/")
         refuse_if(
             is_label_free and self.label_free.utterances == 0,

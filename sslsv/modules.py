@@ -35,15 +35,20 @@ def projector(input_dim: int, dims: Sequence[int]) -> nn.Sequential:
 def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, batch norms in training still normalise by their batch, but their running averages stay."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    kept = [
+        (norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone())
+        for norm in norms
+    ]
     for norm in norms:
         # Not `track_running_stats`: checkpointing wants both passes to save the same tensors.
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
     try:
         yield
     finally:
         for norm, (momentum, count) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+            norm.momentum = momentum
+            if count is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.copy_(count)
 
 
 def recomputed(module: nn.Module, x: Tensor) -> Tensor:

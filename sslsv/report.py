@@ -52,6 +52,7 @@ def write_report(folder: RunFolder) -> None:
         *curve_sections(records, best.get("step")),
         section("Where the time goes", step_parts(summary.get("step_parts", {}))),
         section("Recordings left out", left_out(summary.get("bad_utterances", {}))),
+        section("Recordings of trials left out", left_out(summary.get("bad_trial_recordings", {}))),
         section("Noises and rooms left out", left_out(summary.get("bad_bank_files", {}))),
         section("Trials", pairs(summary.get("trial_sets", {}))),
         section("Settings", folded("config.yml", element("pre", folder.read("config.yml").decode()))),
@@ -86,6 +87,8 @@ def notices(records: list[Record], summary: Record) -> Iterator[str]:
         yield reason
     if bad := summary.get("bad_utterances"):
         yield f"{len(bad)} recordings could not be read and were left out, see below."
+    if bad := summary.get("bad_trial_recordings"):
+        yield f"{len(bad)} recordings of trials could not be read; their trials were left out, see below."
     if bad := summary.get("bad_bank_files"):
         yield f"{len(bad)} noises or rooms could not be read and were left out, see below."
 

@@ -57,6 +57,20 @@ def is_among(root: str, name: str | None, names: Sequence[str]) -> bool:
     return name is not None and os.path.abspath(os.path.join(root, name)) in paths
 
 
+def check_positives(positives: str, crop_overlap: str, most_per_speaker: int | None) -> None:
+    """Refuse what pairs of one utterance or of one speaker can't have."""
+    refuse_if(
+        most_per_speaker is not None and (most_per_speaker < 2 or positives != "same_speaker"),
+        f"max_utterances_per_speaker is {most_per_speaker} with positives {positives!r}; it needs "
+        "'same_speaker' and at least 2 (a pair), or null for no limit",
+    )
+    refuse_if(
+        crop_overlap == "disjoint" and positives == "same_speaker",
+        "crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; "
+        "leave it at 'any'",
+    )
+
+
 def check_memory_settings(
     chunk_size: int | None, recompute: bool, uses_compile: bool, sync_batchnorm: bool
 ) -> None:

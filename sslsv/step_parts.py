@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sslsv.data.timed_views import DATA_SECTIONS
 from sslsv.encoders.features import LogMel
 from sslsv.meter import Meter
+from sslsv.models.base import TwoViewModel
 from sslsv.stopwatch import Stopwatch, Watched
 from sslsv.training_state import TrainingState
 
@@ -41,9 +42,12 @@ def watched_functions(state: TrainingState, network: nn.Module) -> tuple[Watched
     optimizer; DDP's averaging, which hides behind the backward pass, is part of that.
     """
     features = [module for module in state.model.modules() if isinstance(module, LogMel)]
+    of_chunks = ("project", "compare") if isinstance(state.model, TwoViewModel) else ()
     return (
         Watched(network, "forward", "forward"),
+        *[Watched(state.model, name, "forward") for name in of_chunks],
         *[Watched(module, "forward", "features") for module in features],
+        Watched(torch.autograd, "grad", "backward"),
         Watched(torch.autograd, "backward", "backward", afterwards="optimizer"),
         Watched(state.optimizer, "step", "optimizer"),
         *[Watched(dist, name, "communication") for name in _COLLECTIVES],

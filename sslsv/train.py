@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sslsv.checkpoint import FOLDER, NAME, newest_sound_checkpoint
-from sslsv.config import Config, differences, load_config, read_config, to_yaml
+from sslsv.config import Config, ConfigError, differences, load_config, read_config, to_yaml
 from sslsv.environment import describe_environment
 from sslsv.run_folder import RunFolder
 from sslsv.run_lock import only_command_on
@@ -108,9 +108,14 @@ def check_folder(folder: RunFolder, config: Config) -> None:
     """Raise RequestError if the run's folder holds a finished run, or one of other settings."""
     if not folder.has("config.yml"):
         return
-    earlier = read_config(folder.read("config.yml").decode())
-    changed = [line for line in differences(earlier, config) if line.split(".")[0] not in FREE_SECTIONS]
     way_out = "use another run.name, or --fresh to start anew (the old run is kept under another name)"
+    try:
+        earlier = read_config(folder.read("config.yml").decode())
+    except ConfigError as error:
+        raise RequestError(
+            f"{folder.location} holds a run whose config.yml this version can't read ({error}); {way_out}."
+        ) from error
+    changed = [line for line in differences(earlier, config) if line.split(".")[0] not in FREE_SECTIONS]
     if changed:
         raise RequestError(
             f"{folder.location} holds a run with other settings; {way_out}. "
@@ -166,8 +171,9 @@ def print_summary(config: Config, summary: dict[str, Any]) -> None:
     for key, value in summary["last"].items():
         if key.startswith("test/"):
             print(f"{key} {value:.4f}")
-    for sentence in [*summary["bad_utterances"].values(), *summary["bad_bank_files"].values()]:
-        print(f"skipped: {sentence}")
+    for kind in ("bad_utterances", "bad_trial_recordings", "bad_bank_files"):
+        for sentence in summary[kind].values():
+            print(f"skipped: {sentence}")
     print(f"{summary['samples_per_second']:.1f} samples/s, {summary['seconds'] / 60:.1f} minutes")
     print(f"run folder: {folder.location}")
     print(f"report: {below(folder.location, 'report.html')}")

@@ -194,13 +194,15 @@ class Training:
         """Log what the last steps came to; where due, validate, test, decide whether to stop, and save."""
         state, config = self.state, self.config
         record = self.meter.record()
-        validation.check_finite(record, config)
+        validation.check_finite(record, state.model, config)
         self.merge_bad_files()
         epoch = state.step // self.plan.steps_per_epoch
         is_last = state.step == self.total_steps
         is_validated = is_epoch_end and (epoch % config.evaluation.every_epochs == 0 or is_last)
         test_every = config.evaluation.test_every_epochs
         with self.meter.paused("validation"):
+            if is_epoch_end:
+                distributed.share_buffers(state.model)
             if is_validated:
                 record |= validation.validate(self.embedder, self.validation, self.probe, state, config)
                 state.stop_reason = validation.reason_to_stop(record, state, config)

@@ -34,6 +34,7 @@ class TrainingState:
     validations_without_gain: int = 0
     seconds: float = 0.0
     bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
+    bad_trial_recordings: dict[str, str] = field(default_factory=dict)  # likewise, of validation and test
     bad_bank_files: dict[str, str] = field(default_factory=dict)  # likewise, of noises and rooms
 
 
@@ -42,8 +43,7 @@ def build_model(config: Config) -> Model:
     torch.manual_seed(config.seed)
     encoder = ThinResNet34(config.encoder)
     encoder.recomputes_activations = config.train.recompute
-    model: Model = MODELS[config.model.name](config.model, encoder)
-    return model
+    return MODELS[config.model.name](config.model, encoder)
 
 
 def build_state(config: Config, device: torch.device) -> TrainingState:
@@ -91,6 +91,7 @@ def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
         validations_without_gain=state.validations_without_gain,
         seconds=state.seconds,
         bad_utterances=dict(state.bad_utterances),
+        bad_trial_recordings=dict(state.bad_trial_recordings),
         bad_bank_files=dict(state.bad_bank_files),
         environment=describe_environment(),
     )
@@ -114,6 +115,7 @@ def restore_state(state: TrainingState, folder: RunFolder) -> None:
     for key in ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds"):
         setattr(state, key, getattr(checkpoint, key))
     state.bad_utterances, state.bad_bank_files = checkpoint.bad_utterances, checkpoint.bad_bank_files
+    state.bad_trial_recordings = checkpoint.bad_trial_recordings
     before, now = checkpoint.environment, describe_environment()
     different = [name for name in ("torch", "numpy") if before.get(name) != now.get(name)]
     changed = {name: f"{before.get(name)} -> {now.get(name)}" for name in different}

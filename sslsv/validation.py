@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from sslsv import distributed
 from sslsv.checkpoint import find_checkpoint, read_checkpoint
@@ -101,7 +102,7 @@ def _verify(embedder: Embedder, trial_set: TrialSet, state: TrainingState) -> Ve
         result = verify(embedder, trial_set)
     except VerificationError as error:
         raise TrainingError(str(error)) from error
-    state.bad_utterances.update(result.bad_recordings)
+    state.bad_trial_recordings.update(result.bad_recordings)
     return result
 
 
@@ -110,7 +111,7 @@ def _measure(embedder: Embedder, probe: Probe, state: TrainingState) -> dict[str
         values = probe.measure(embedder)
     except VerificationError as error:
         raise TrainingError(str(error)) from error
-    state.bad_utterances.update(probe.sample.bad_recordings)
+    state.bad_trial_recordings.update(probe.sample.bad_recordings)
     return values
 
 
@@ -155,11 +156,14 @@ def out_of_patience(state: TrainingState, config: Config) -> str | None:
     )
 
 
-def check_finite(record: dict[str, Any], config: Config) -> None:
-    """Raise TrainingError when the loss of a record, a mean over all workers, is not a number."""
-    if not math.isfinite(record["loss"]):
+def check_finite(record: dict[str, Any], model: nn.Module, config: Config) -> None:
+    """Raise TrainingError when the loss of a record, a mean over all workers, or a weight is not finite."""
+    norms = torch.stack(torch._foreach_norm([p.detach() for p in model.parameters()]))
+    is_broken = not bool(norms.isfinite().all())
+    if is_broken or not math.isfinite(record["loss"]):
+        what = "The weights became infinite or NaN" if is_broken else f"The loss became {record['loss']}"
         raise TrainingError(
-            f"The loss became {record['loss']} by step {record['step']} (gradient norm "
+            f"{what} by step {record['step']} (loss {record['loss']:.3g}, gradient norm "
             f"{record['gradient_norm']:.3g}, learning rate {record['learning_rate']:.3g}, precision "
             f"{config.train.precision}). Lower optimizer.learning_rate, set optimizer.clip_norm, or use "
             "train.precision=fp32; the last checkpoint is from before."
@@ -219,6 +223,7 @@ def summarize(
             **({"label-free probe": probe.describe()} if probe is not None else {}),
         },
         "bad_utterances": state.bad_utterances,
+        "bad_trial_recordings": state.bad_trial_recordings,
         "bad_bank_files": state.bad_bank_files,
         "seconds": seconds,
         "samples_per_second": samples / max(training_seconds, 1e-9),

@@ -255,6 +255,20 @@ DO_NOT_FIT = {
         ["data.speeds=[1, 0.97]"],
         "data.speeds is [1.0, 0.97]; 0.97 is no fraction with a denominator of at most 20, the nearest one is 0.95 (19/20)",
     ),
+    "augment_key": (
+        ["data.augment.probability=2"],
+        "data.augment.probability is 2.0; it must be between 0 and 1",
+    ),
+    "shift_of_an_own_list": (
+        ["evaluation.validation=trials", "evaluation.held_out_is_shifted=true"],
+        "evaluation.held_out_is_shifted is true, but held_out_speakers is 0; own lists are heard as they are, so set it to "
+        "false, or hold speakers out",
+    ),
+    "disjoint_crops_of_two_utterances": (
+        ["data.crop_overlap=disjoint", "data.positives=same_speaker"],
+        "data.crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; leave it at "
+        "'any'",
+    ),
     "two_validations": (
         ["evaluation.validation=trials", "evaluation.held_out_speakers=4"],
         "evaluation: validation ('trials') and held_out_speakers (4) are both given; keep one: held_out_speakers=0 or "

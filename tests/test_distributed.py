@@ -37,6 +37,11 @@ def _two_ranks(rank: int, folder: str) -> None:
     assert distributed.all_reduce_mean(y.detach()).item() == 1.5
     assert distributed.broadcast_object(["rank", rank], source=1) == ["rank", 1]
     assert distributed.is_main() == (rank == 0)
+    norm = torch.nn.BatchNorm1d(2)
+    norm(torch.randn(4, 2) + rank)
+    distributed.share_buffers(norm)
+    means = distributed.gather(norm.running_mean[None])
+    assert torch.equal(means[0], means[1])
     distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -138,7 +138,17 @@ def write_odd_recordings(folder, good):
     flac = (folder / "whole.flac").read_bytes()
     (folder / "truncated.flac").write_bytes(flac[: len(flac) // 3])
     (folder / "whole.flac").unlink()
-    bad = ["text.wav", "zero_bytes.wav", "no_samples.wav", "nan.wav", "truncated.flac", "missing.wav"]
+    soundfile.write(folder / "truncated.wav", speech, rate)
+    os.truncate(folder / "truncated.wav", 20_000)
+    bad = [
+        "text.wav",
+        "zero_bytes.wav",
+        "no_samples.wav",
+        "nan.wav",
+        "truncated.flac",
+        "truncated.wav",
+        "missing.wav",
+    ]
     return usable, bad
 
 

@@ -84,6 +84,16 @@ def test_frozen_running_statistics__batch_statistics_are_used_and_averages_stay(
     assert torch.equal(y, norm(x)) and not torch.equal(norm.running_mean, before["running_mean"])
 
 
+def test_recomputed__a_batch_norm_of_gpus_goes_through_both_passes() -> None:
+    norm, plain = nn.SyncBatchNorm(3), nn.BatchNorm1d(3)
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(16), requires_grad=True)
+    for module, y in ((norm, recomputed(norm, x)), (plain, plain(x))):
+        (y**3).sum().backward()
+        assert module.num_batches_tracked == 1
+    assert torch.equal(norm.running_mean, plain.running_mean)
+    assert torch.equal(norm.weight.grad, plain.weight.grad)
+
+
 def test_recomputed__draws_the_same_and_moves_running_statistics_once() -> None:
     module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 2))
     other = copy.deepcopy(module)

@@ -26,8 +26,8 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def training(demo_corpus, tmp_path):
-    config = Config(
+def config(demo_corpus):
+    return Config(
         data=DataConfig(root=str(demo_corpus)),
         encoder=ThinResNet34.Config(width=2, embedding_dim=16),
         model=SimCLR.Config(crop_seconds=0.5),
@@ -35,9 +35,17 @@ def training(demo_corpus, tmp_path):
         resources=ResourcesConfig(utterances_per_block=4, data_tasks=1),
         run=RunConfig(tensorboard=False),
     )
-    folder = RunFolder(str(tmp_path), "run")
+
+
+def open_training(config, storage):
+    folder = RunFolder(str(storage), "run")
     prepare_folder(folder, config, is_fresh=False)
     return Training(config, folder, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def training(config, tmp_path):
+    return open_training(config, tmp_path)
 
 
 def test_timing__tells_the_parts_of_a_step_and_changes_no_bit_of_it(training, clock, monkeypatch):
@@ -72,6 +80,34 @@ def test_timing__tells_the_parts_of_a_step_and_changes_no_bit_of_it(training, cl
     assert seconds["forward"] == pytest.approx(0.5, rel=1e-3)
     for name in ("transfer", "features", "backward", "optimizer"):
         assert seconds[name] > 0, name
+
+
+def test_timing__of_a_step_in_chunks_counts_the_first_pass_and_the_loss_to_the_model(
+    config, tmp_path, clock, monkeypatch
+):
+    chunks = dataclasses.replace(config.train, chunk_size=2, sync_batchnorm=False)
+    training = open_training(dataclasses.replace(config, train=chunks), tmp_path)
+    project, grad = SimCLR.project, torch.autograd.grad
+
+    def slow_project(self, views):
+        clock.sleep(0.5)
+        return project(self, views)
+
+    def slow_gradient(*given):
+        clock.sleep(0.25)
+        return grad(*given)
+
+    monkeypatch.setattr(SimCLR, "project", slow_project)
+    monkeypatch.setattr(torch.autograd, "grad", slow_gradient)
+    parts = StepParts(training.state, training.model, training.device)
+    batch = next(plain_batches(training.plan, training.maker, 0, 1))
+    del batch["bad_utterance"], batch["bad_bank_file"], batch["making_seconds"]
+    with parts.timing():
+        training.take_step(batch)
+    seconds = parts.describe(training.meter, 4)["seconds"]
+    assert seconds["forward"] == pytest.approx(2.0, rel=1e-3)  # two chunks, twice each
+    assert seconds["backward"] == pytest.approx(0.25, rel=1e-2)
+    assert seconds["transfer"] < 0.01
 
 
 def test_describe__counts_timed_rows_alone_and_waiting_of_all_steps():

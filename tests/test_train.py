@@ -72,6 +72,14 @@ def test_prepare_folder__other_settings_are_refused_with_the_difference(config, 
         prepare_folder(folder, dataclasses.replace(config, train=TrainConfig(batch_size=16)), is_fresh=False)
 
 
+def test_prepare_folder__a_run_of_another_version_is_named_with_the_way_out(config, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, config, is_fresh=False)
+    folder.write("config.yml", folder.read("config.yml").replace(b"max_bad_share", b"max_bad_fraction"))
+    with pytest.raises(RequestError, match=r"/a holds a run whose .*max_bad_fraction.*--fresh"):
+        prepare_folder(folder, config, is_fresh=False)
+
+
 def test_prepare_folder__a_finished_run_is_refused(config, tmp_path):
     folder = RunFolder(str(tmp_path), "a")
     prepare_folder(folder, config, is_fresh=False)

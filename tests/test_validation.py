@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from sslsv import distributed
 from sslsv.config import CollapseConfig, Config, DataConfig, EvaluationConfig, TrainConfig
@@ -84,8 +85,17 @@ def test_note_best__a_collapsed_model_wins_no_rank():
 def test_check_finite__a_nan_loss_is_a_sentence_with_a_cure():
     record = {"loss": math.nan, "step": 7, "gradient_norm": 1e9, "learning_rate": 0.1}
     with pytest.raises(TrainingError, match=r"became nan by step 7 .*clip_norm"):
-        check_finite(record, config())
-    check_finite({**record, "loss": 1.0}, config())
+        check_finite(record, torch.nn.Linear(2, 2), config())
+    check_finite({**record, "loss": 1.0}, torch.nn.Linear(2, 2), config())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_check_finite__broken_weights_are_never_saved(value):
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(model.bias, value)
+    record = {"loss": 1.0, "step": 7, "gradient_norm": 1e9, "learning_rate": 0.1}
+    with pytest.raises(TrainingError, match=r"weights became infinite or NaN by step 7 .*is from before"):
+        check_finite(record, model, config())
 
 
 def test_check_bad_share__names_every_bad_recording():

@@ -2,7 +2,8 @@
 
 The only place in the package that opens an audio file. A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives
 its very samples. Any other is averaged over channels, converted to 16 kHz and rounded to 16 bits, full scale
-for full scale; a crop has the same samples as the same place of the whole.
+for full scale; a crop has the same samples as the same place of the whole (of lossy files nearly so: their
+decoders remember what came before).
 """
 
 import os
@@ -19,7 +20,7 @@ from scipy.signal import firwin, resample_poly
 
 from sslsv.data.audio_files import find_audio_files
 from sslsv.data.rounding import FULL_SCALE, Samples, Waveform, to_int16
-from sslsv.data.wav import PlainWav
+from sslsv.data.wav import PlainWav, missing_bytes
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
 
@@ -122,6 +123,9 @@ class _Decoder:
     def __init__(self, path: str) -> None:
         self.path = path
         self._file = _open(path)
+        if missing := missing_bytes(path):
+            self.close()
+            raise AudioError(f"{path} is cut off: {missing} bytes are missing of what its header promises.")
         if self._file.frames <= 0:
             self.close()
             raise AudioError(f"{path} has an audio header but no samples.")

@@ -44,21 +44,17 @@ class AugmentConfig:
         for name in ("noise_snr_db", "music_snr_db", "speech_snr_db", "speech_files", "gain_db"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(
-                    f"data.augment.{name} is ({low}, {high}): the first must not exceed the second."
-                )
+                raise ValueError(f"{name} is ({low}, {high}): the first must not exceed the second")
         if not 0.0 <= self.probability <= 1.0:
-            raise ValueError(f"data.augment.probability is {self.probability}; it must be between 0 and 1.")
+            raise ValueError(f"probability is {self.probability}; it must be between 0 and 1")
         if self.speech_files[0] < 1:
-            raise ValueError(
-                f"data.augment.speech_files starts at {self.speech_files[0]}; babble needs at least 1."
-            )
+            raise ValueError(f"speech_files starts at {self.speech_files[0]}; babble needs at least 1")
         if self.bank_cache_mb < 0:
-            raise ValueError(f"data.augment.bank_cache_mb is {self.bank_cache_mb}; it must be 0 or more.")
+            raise ValueError(f"bank_cache_mb is {self.bank_cache_mb}; it must be 0 or more")
         if self.uses_noise and not self.noise_kinds:
             raise ValueError(
-                f"data.augment.noise_kinds is empty but the strategy is {self.strategy!r}: name noise, music "
-                "or speech, or choose the strategy none or reverb."
+                f"noise_kinds is empty but the strategy is {self.strategy!r}: name noise, music "
+                "or speech, or choose the strategy none or reverb"
             )
 
     @property

@@ -136,6 +136,7 @@ class ViewMaker:
         stream = self._streams.stream(epoch, utterance, _CROPS)
         order, *fractions = itertools.islice(stream, 1 + len(self._lengths))
         chosen, first_bad = [utterance] if partner == utterance else [utterance, partner], -1
+        bad: set[int] = set()
         crops: dict[int, Samples] = {}
         owners = [i % len(chosen) for _, count, _ in self.view_groups for i in range(count)]
         for role in range(len(chosen)):
@@ -152,20 +153,25 @@ class ViewMaker:
                             f"{attempt + 1} recordings in a row cannot be read; the last: {error}"
                         ) from error
                 first_bad = chosen[role] if first_bad < 0 else first_bad
-                chosen[role] = self._draw_replacement(replacements, chosen, role)
+                bad.add(chosen[role])
+                chosen = self._replaced(replacements, chosen, role, bad)
         return [crops[view] for view in range(len(owners))], first_bad
 
     def _open(self, utterance: int, speed: Fraction) -> Recording:
         recording = self._recordings.open(self._name(utterance))
         return recording if speed == 1 else SpedUp(recording, speed)
 
-    def _draw_replacement(self, draws: Draws, chosen: list[int], role: int) -> int:
-        if len(chosen) == 2:
-            others = np.flatnonzero(self._speakers == self._speakers[chosen[role]])
-            others = others[~np.isin(others, chosen)]
-            if len(others):
-                return int(others[draws.below(len(others))])
-        return draws.below(len(self._names))
+    def _replaced(self, draws: Draws, chosen: list[int], role: int, bad: set[int]) -> list[int]:
+        # A pair stays one of one speaker: else a third utterance, else its good one twice, else another's.
+        if len(chosen) == 1:
+            return [draws.below(len(self._names))]
+        others = np.flatnonzero(self._speakers == self._speakers[chosen[role]])
+        others = others[~np.isin(others, [*chosen, *bad])]
+        if len(others):
+            new = int(others[draws.below(len(others))])
+            return [new if i == role else old for i, old in enumerate(chosen)]
+        partner = chosen[1 - role]
+        return [draws.below(len(self._names)) if partner in bad else partner] * 2
 
     def _cut(
         self, recording: Recording, views: list[int], fractions: list[float], order: float

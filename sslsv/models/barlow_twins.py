@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslsv.losses import cross_products, standardize, weighted_sum
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
@@ -50,9 +50,7 @@ class BarlowTwins(TwoViewModel):
             if self.scale <= 0:
                 raise ValueError(f"scale is {self.scale}; it must be above 0, e.g. 0.025.")
 
-    def __init__(self, config: Config, encoder: nn.Module) -> None:
-        super().__init__(config, encoder)
-        self.config = config
+    config: Config
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Scaled sum of the two terms; the metrics are the unweighted, unscaled ones."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,7 @@ class TwoViewModel(Model):
 
     def __init__(self, config: TwoViewConfig, encoder: nn.Module) -> None:
         super().__init__()
+        self.config: Any = config  # subclasses may state the type, `config: Config`
         self.encoder = encoder
         self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
         self.view_groups = (ViewGroup("views", 2, config.crop_seconds),)

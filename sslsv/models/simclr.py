@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
 
@@ -49,9 +49,7 @@ class SimCLR(TwoViewModel):
             if self.temperature <= 0:
                 raise ValueError(f"temperature is {self.temperature}; it must be above 0, e.g. 0.03.")
 
-    def __init__(self, config: Config, encoder: nn.Module) -> None:
-        super().__init__(config, encoder)
-        self.config = config
+    config: Config
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """NT-Xent; `accuracy` is the share of anchors whose positive is nearest."""

@@ -1,4 +1,4 @@
-"""VIbCReg: VICReg with normalised covariance and whitening projector. Lee and Aptoula, arXiv 2109.00783."""
+"""VIbCReg: VICReg with normalised covariance and whitening projector. Lee and Aune, arXiv 2109.00783."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -70,9 +70,10 @@ class VIbCReg(TwoViewModel):
                         f"last layer of {last}; choose a divisor of it, or 0 for no whitening."
                     )
 
+    config: Config
+
     def __init__(self, config: Config, encoder: nn.Module) -> None:
         super().__init__(config, encoder)
-        self.config = config
         if config.projector_dims and config.whitening_groups:
             self.projector.append(IterNorm(config.projector_dims[-1], config.whitening_groups))
 

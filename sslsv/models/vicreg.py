@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslsv.losses import invariance, variance_and_covariance, weighted_sum
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
@@ -55,9 +55,7 @@ class VICReg(TwoViewModel):
             """Refuse values that cannot train."""
             check_two_view_settings(self.crop_seconds, self.projector_dims)
 
-    def __init__(self, config: Config, encoder: nn.Module) -> None:
-        super().__init__(config, encoder)
-        self.config = config
+    config: Config
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Weighted sum of the three terms; the metrics are the unweighted ones."""

@@ -136,6 +136,9 @@ def bad_file(folder: Path, kind: str) -> Path:
     elif kind == "truncated flac":
         soundfile.write(folder / "a.flac", np.random.default_rng(0).uniform(-1, 1, 48000), 16000)
         path.write_bytes((folder / "a.flac").read_bytes()[:20000])
+    elif kind in ("cut off", "cut off stereo"):
+        soundfile.write(path, np.tile(good[:, None], 2) if "stereo" in kind else good, 16000)
+        path.write_bytes(path.read_bytes()[:30000])
     elif kind == "truncated header":
         soundfile.write(path, good, 16000)
         path.write_bytes(path.read_bytes()[:30])
@@ -154,7 +157,9 @@ def bad_file(folder: Path, kind: str) -> Path:
         ("infinite", "not finite"),
         ("absurd", "damaged"),
         ("truncated flac", "truncated|cannot be decoded"),
-        ("truncated header", "is not audio|no samples"),
+        ("truncated header", "is not audio|no samples|cut off"),
+        ("cut off", "is cut off: 66044 bytes are missing"),
+        ("cut off stereo", "is cut off"),
         ("folder", "is not audio"),
         ("missing", "does not exist"),
     ],
@@ -164,14 +169,6 @@ def test_read__bad_file_is_named_with_its_cause(tmp_path: Path, kind: str, words
     with pytest.raises(AudioError, match=words) as caught:
         read_whole(path)
     assert str(path) in str(caught.value)
-
-
-def test_read__wav_cut_off_in_its_data_gives_what_is_there(tmp_path: Path) -> None:
-    good = tone(300, 16000)
-    soundfile.write(tmp_path / "a.wav", good, 16000)
-    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[: 44 + 2 * 10000])
-    waveform = read_whole(tmp_path / "a.wav")
-    assert len(waveform) == 10000 and np.allclose(waveform, good[:10000], atol=1 / 32768)
 
 
 def test_read__impossible_crop_is_refused(tmp_path: Path) -> None:

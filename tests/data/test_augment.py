@@ -28,7 +28,7 @@ def power_db(samples: np.ndarray) -> float:
 
 @pytest.mark.parametrize("field", ["noise_snr_db", "speech_files", "gain_db"])
 def test_config__reversed_range_is_refused(field: str) -> None:
-    with pytest.raises(ValueError, match=rf"data\.augment\.{field} is \(5, 2\)"):
+    with pytest.raises(ValueError, match=rf"^{field} is \(5, 2\)"):
         AugmentConfig(**{field: (5, 2)})
 
 

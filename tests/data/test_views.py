@@ -164,6 +164,26 @@ def test_make__bad_utterance_is_replaced_and_named(tmp_path: Path) -> None:
     assert "can be now" in maker.explain(3)
 
 
+def test_make__a_pair_stays_of_one_speaker_where_a_speaker_has_no_third_utterance(tmp_path: Path) -> None:
+    manifest = ramp_corpus(tmp_path, [20000] * 6, speakers=[0, 0, 1, 1, 2, 2])
+    for i in range(6):
+        soundfile.write(tmp_path / f"{i}.wav", np.full(20000, -1 - i, dtype=np.int16), 16000)
+    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=PLAIN), 1)
+    (tmp_path / "1.wav").write_text("nothing")
+    for epoch in range(5):
+        for pair in ((0, 1), (1, 0)):
+            views, bad = maker.make(epoch, *pair)
+            assert bad == 1 and [int(view[0]) for view in views["views"]] == [-1, -1]
+    (tmp_path / "0.wav").write_text("nothing")
+    owners = set()
+    for epoch in range(10):
+        views, bad = maker.make(epoch, 0, 1)
+        one, other = (-1 - int(view[0]) for view in views["views"])
+        assert bad == 0 and one // 2 == other // 2 and one > 1
+        owners.add(one)
+    assert len(owners) > 1
+
+
 def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     maker = ViewMaker(
         ramp_corpus(tmp_path, [20000] * 3), GROUPS, DataConfig(root=str(tmp_path), augment=PLAIN), 1

@@ -30,7 +30,6 @@ PLAIN = {
     "odd chunk before": riff((b"junk", b"abc"), form(), DATA),
     "chunk after": riff(form(), DATA, (b"LIST", b"INFO")),
     "longer form": riff((b"fmt ", form()[1] + b"\0\0"), DATA),
-    "cut short": riff(form(), DATA)[:-1001],
 }
 OTHERS = {
     "other rate": riff(form(rate=8000), DATA),
@@ -44,6 +43,7 @@ OTHERS = {
     "far away": riff(form(), (b"junk", bytes(8000)), DATA),
     "big endian": b"RIFX" + riff(form(), DATA)[4:],
     "no samples": riff(form(), DATA)[:44],
+    "cut short": riff(form(), DATA)[:-1001],
     "header cut": riff(form(), DATA)[:30],
     "nothing": b"",
 }

@@ -1,4 +1,7 @@
 import pickle
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +36,22 @@ def small(name: str) -> TwoViewModel:
 def batch(rows: int = 5) -> dict[str, torch.Tensor]:
     views = torch.randint(-9000, 9000, (rows, 2, 3200), generator=torch.Generator().manual_seed(31))
     return {"views": views.to(torch.int16), "sample": torch.arange(rows)}
+
+
+def test_two_view_model__one_that_only_states_its_loss_knows_its_settings() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = readme.split("### Add a model in one file")[1].split("```python")[1].split("```")[0]
+    names = {"TwoViewModel": TwoViewModel, "StepOutput": StepOutput, "my_loss": vicreg_like}
+    exec(textwrap.dedent("   " + example.lstrip()), names)
+    config = SimpleNamespace(crop_seconds=0.2, projector_dims=(8,), weight=3.0)
+    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
+    output = names["MyModel"](config, encoder)(batch(), PROGRESS)
+    output.loss.backward()
+    assert output.metrics["term"] == output.loss > 0
+
+
+def vicreg_like(z_a: torch.Tensor, z_b: torch.Tensor, weight: float) -> torch.Tensor:
+    return weight * (z_a - z_b).square().mean()
 
 
 @pytest.mark.parametrize("name", MODELS)

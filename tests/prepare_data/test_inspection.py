@@ -67,6 +67,6 @@ def test_inspect__unreadable_file_is_a_row_with_the_reason(tmp_path: Path) -> No
     assert "not audio" in row["error"] and row["size"] == 8 and "digest" not in row
     soundfile.write(tmp_path / "c.wav", sine(1.0), 16_000, subtype="PCM_16")
     (tmp_path / "c.wav").write_bytes((tmp_path / "c.wav").read_bytes()[:-100])
-    assert "promises 32044 bytes, there are 31944" in inspect(str(tmp_path / "c.wav"))["error"]
+    assert "cut off: 100 bytes are missing" in inspect(str(tmp_path / "c.wav"))["error"]
     missing = inspect(str(tmp_path / "b.wav"))
     assert "does not exist" in missing["error"] and missing["size"] == -1
