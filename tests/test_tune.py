@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sslsv.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.config import Config, to_yaml
 from sslsv.run_folder import RunFolder
 from sslsv.search.places import Places
 from sslsv.search.request import check_folder, locked, prepared_folder
@@ -182,6 +183,27 @@ def test_prepared_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
         pass
     old = next(path for path in tmp_path.iterdir() if path.name.startswith("a.old-"))
     assert (old / "base.yml").read_text() == "seed: 1\n" and folder.read("base.yml") == b"seed: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("takes_more", "trials", "is_taken"), [(True, 18, True), (True, 6, False), (False, 18, False)]
+)
+def test_prepared_folder__more_trials_where_the_scheduler_takes_them(takes_more, trials, is_taken, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    names = dict.fromkeys(("metrics", "searcher", "scheduler", "rungs", "seed", "space", "space_file"), "x")
+    request = names | {"base": to_yaml(Config()), "trials": 12, "takes_more_trials": takes_more}
+    with prepared_folder(folder, request, is_fresh=False, is_resumed=False):
+        pass
+    other = request | {"trials": trials}
+    if is_taken:
+        with prepared_folder(folder, other, is_fresh=False, is_resumed=True):
+            pass
+        assert folder.read_json("sweep.json")["trials"] == trials
+        with pytest.raises(ValueError, match="trials: 18 -> 12"):
+            check_folder(folder, request, is_fresh=False, is_resumed=True)
+    else:
+        with pytest.raises(ValueError, match=f"trials: 12 -> {trials}"):
+            check_folder(folder, other, is_fresh=False, is_resumed=True)
 
 
 HOLDER = """

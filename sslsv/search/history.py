@@ -51,8 +51,9 @@ class History:
         return sum(decision.action == "start" for decision in self.decisions)
 
     def stopped(self) -> set[int]:
-        """Trials that ended by decision before their last rung."""
-        return {decision.index for decision in self.decisions if decision.action == "stop"}
+        """Trials whose last decision is that they end before their last rung."""
+        last = {decision.index: decision.action for decision in self.decisions}
+        return {index for index, action in last.items() if action == "stop"}
 
     def at_rung(self, rung: int) -> list[Outcome]:
         """Outcomes of the legs to a rung."""

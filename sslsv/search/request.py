@@ -28,6 +28,7 @@ def describe_request(
         "space": locate(options.space).read_text(),
         "overrides": options.overrides,
         "trials": space.trials,
+        "takes_more_trials": space.scheduler.takes_more_trials and space.searcher != "grid",
         "metrics": list(space.metrics),
         "searcher": space.searcher,
         "scheduler": repr(space.scheduler),
@@ -55,7 +56,9 @@ def check_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool, 
         for line in differences(read_config(earlier["base"]), read_config(request["base"]))
         if line.split(".")[0] not in FREE_SECTIONS
     ]
-    asked = ("trials", "metrics", "searcher", "scheduler", "rungs", "seed")
+    asked = ["metrics", "searcher", "scheduler", "rungs", "seed"]
+    if not (request["takes_more_trials"] and request["trials"] > earlier["trials"]):
+        asked.append("trials")
     changes += [f"{key}: {earlier[key]} -> {request[key]}" for key in asked if earlier[key] != request[key]]
     if not changes and earlier["space"] != request["space"]:
         changes = [f"the text of {request['space_file']}"]
@@ -81,6 +84,8 @@ def prepared_folder(
         check_folder(folder, request, is_fresh=False, is_resumed=is_resumed)  # it may just have been made
         if folder.has("sweep.json"):
             print(f"going on with the sweep in {folder.location}", file=sys.stderr)
+            earlier = folder.read_json("sweep.json")
+            folder.write_json("sweep.json", earlier | {"trials": request["trials"]})
         else:
             folder.write("base.yml", request["base"].encode())
             folder.write_json("sweep.json", request | {"environment": describe_environment()})

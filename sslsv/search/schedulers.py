@@ -8,6 +8,7 @@ makes the decisions that are still to make from the same history.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sslsv.search.history import Decision, History, Outcome, ranked
 from sslsv.settings import refuse_if
@@ -16,6 +17,8 @@ from sslsv.settings import refuse_if
 @dataclass(frozen=True)
 class Scheduler(ABC):
     """What all schedulers can be asked."""
+
+    takes_more_trials: ClassVar[bool] = False  # whether a sweep may be given more trials when it has begun
 
     @abstractmethod
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
@@ -34,6 +37,8 @@ class Scheduler(ABC):
 class RunAll(Scheduler):
     """Every trial trains to the end."""
 
+    takes_more_trials = True
+
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
         """Start as many as there is room for."""
         first = history.started()
@@ -47,9 +52,11 @@ class Asha(Scheduler):
 
     Li et al., MLSys 2020 (arXiv 1810.05934), algorithm 2 (promotion): nothing waits for slower trials, so the
     decisions depend on the order in which legs end; with one leg at a time that order is fixed.  When the
-    trials are used up and none has been trained to the end, the best of those that came furthest is.
+    trials are used up and none has been trained to the end, the best of those that came furthest is.  Given
+    more trials, one that was stopped may go on, if it is among the best of all.
     """
 
+    takes_more_trials = True
     reduction: int = 3
 
     def __post_init__(self) -> None:

@@ -8,13 +8,13 @@ from sslsv.search.history import Decision, History, Outcome
 from sslsv.search.schedulers import Asha, Halving, Hyperband, RunAll, TopK
 
 
-def run(scheduler, costs, rungs, at_once=1, *, seed=None, kill_probability=0.0, states=None):
+def run(scheduler, costs, rungs, at_once=1, *, seed=None, kill_probability=0.0, states=None, history=None):
     """The history of a sweep in which legs end in random order and the driver dies now and then.
 
     `costs[index]` is a number or one per rung. A driver that died knows its history only.
     """
     rng = random.Random(seed)
-    history, running = History(), []
+    history, running = history or History(), []
     while True:
         if rng.random() < kill_probability:
             history, running = History(list(history.decisions), list(history.outcomes)), []
@@ -114,6 +114,16 @@ def test_asha__promotes_before_it_starts_another_trial():
         ("stop", 0),
         ("stop", 2),
     ]
+
+
+def test_asha__given_more_trials_it_goes_on_and_may_promote_one_that_was_stopped():
+    few = run(Asha(3), [1, 5, 2], rungs=3)
+    assert few.stopped() == {1, 2} and last_rungs(few)[0] == 2
+    costs = [1, 5, 2, 6, 7, 8]
+    more = run(Asha(3), costs, rungs=3, history=few)
+    assert last_rungs(more) == {0: 2, 1: 0, 2: 1, 3: 0, 4: 0, 5: 0}
+    assert more.stopped() == {1, 2, 3, 4, 5} and not more.open_legs()
+    assert Asha(3).decide(more, len(costs), 3, at_once=1) == []
 
 
 def test_asha__does_not_wait_for_a_slow_trial():
