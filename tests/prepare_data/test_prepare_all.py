@@ -145,6 +145,44 @@ def test_voxceleb2__converts_folders_that_the_user_has(
     assert not server.requests
 
 
+def put(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_voxceleb2__folders_of_the_user_are_a_part_and_the_rest_still_comes(
+    ray_session: None, prepare: Prepare, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = voxceleb2_files()
+    for number, speaker in enumerate(("id00010", "id00011"), start=1):
+        disk = put(tmp_path / speaker, {name: files[name] for name in files if speaker in name})
+        assert prepare("voxceleb2", "--from", str(disk)) == 0
+        assert "the whole corpus has 1,092,009" in capsys.readouterr().out
+        assert len(list((tmp_path / "data/voxceleb2").rglob("*.wav"))) == 2 * number
+    assert not server.requests
+    assert prepare("voxceleb2") == 0
+    assert len(list((tmp_path / "data/voxceleb2").rglob("*.wav"))) == 12
+    assert prepare("voxceleb2") == 0
+    assert "all files are in place" in capsys.readouterr().out
+
+
+def test_voxceleb2__takes_both_kinds_of_a_mixed_folder_and_the_archive_at_hand(
+    ray_session: None, prepare: Prepare, server: Server, tmp_path: Path
+) -> None:
+    name = "dev/aac/id00010/video1/00001.m4a"
+    both = {name: voxceleb2_files()[name], "dev/aac/id00010/mine/00001.wav": wav(speech(9))}
+    mixed = put(tmp_path / "mixed", both)
+    archive = put(tmp_path / "given", {name: FILES[name] for name in FILES if name.startswith("vox2_dev")})
+    assert prepare("voxceleb2", "--from", str(mixed), "--from", str(archive)) == 0
+    out = tmp_path / "data/voxceleb2"
+    assert (out / "id00010/mine/00001.wav").is_symlink()
+    assert len([path for path in out.rglob("*.wav") if not path.is_symlink()]) == 12
+    assert {path.name for path in mixed.rglob("*") if path.is_file()} == {"00001.m4a", "00001.wav"}
+    assert not server.requests
+
+
 def test_voxceleb1__links_folders_that_the_user_has(
     prepare: Prepare, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,13 +328,28 @@ def test_musan__is_cut_out_of_a_folder_that_the_user_has(
     assert not server.requests
 
 
+def test_musan__categories_that_come_later_are_cut_too(
+    prepare: Prepare, server: Server, tmp_path: Path
+) -> None:
+    out = tmp_path / "data/musan_split"
+    for number, place in enumerate(("musan/noise/free-sound/n.wav", "musan/music/fma/m.wav"), start=1):
+        mine = put(tmp_path / "mine", {place: wav(speech(1, 2.0))})
+        assert prepare("musan", "--from", str(mine)) == 0
+        assert len(list(out.rglob("*.wav"))) == number
+    assert not server.requests
+    assert prepare("musan") == 0
+    assert len(list(out.rglob("*.wav"))) == 8
+
+
 def test_rirs__are_linked_where_the_user_has_them(prepare: Prepare, server: Server, tmp_path: Path) -> None:
     room = tmp_path / "mine/RIRS_NOISES/simulated_rirs/smallroom/Room001/r.wav"
     room.parent.mkdir(parents=True)
     room.write_bytes(wav(speech(1, 0.2)))
-    assert prepare("rirs", "--from", str(tmp_path / "mine")) == 0
-    assert (tmp_path / "data/simulated_rirs/smallroom/Room001/r.wav").exists()
-    assert not server.requests
+    for _ in range(2):  # the link of the first run is no folder to extract into
+        assert prepare("rirs", "--from", str(tmp_path / "mine")) == 0
+        assert (tmp_path / "data/simulated_rirs/smallroom/Room001/r.wav").exists()
+        assert tree(tmp_path / "mine") == ["RIRS_NOISES/simulated_rirs/smallroom/Room001/r.wav"]
+        assert not server.requests
 
 
 def test_lists__keep_what_they_said_before(
