@@ -23,6 +23,7 @@ from sslsv.data.manifest import read_trials
 from sslsv.data.recordings import Folder
 from sslsv.data.shard_files import Shard, check_shard, write_index, write_shard
 from sslsv.data.shards import INDEX, Packed
+from sslsv.prepare_data.disk import write_whole
 from sslsv.prepare_data.progress_line import ProgressLine, readable_bytes
 
 _UNFINISHED = "packing.json"  # says what an unfinished folder is a pack of
@@ -104,7 +105,7 @@ def pack(
                 )
             )
         return False
-    _begin(out, identity)
+    _begin(out, identity, shard_mb)
     parts = contents.parts(shard_mb * 2**20)
     shards: list[Shard] = []
     is_stopped = Event()
@@ -202,13 +203,17 @@ def _is_list(root: Path, name: str) -> bool:
     return (root / path).is_file()
 
 
-def _begin(out: Path, identity: str) -> None:
+def _begin(out: Path, identity: str, shard_mb: int) -> None:
     marker = out / _UNFINISHED
-    if out.exists() and any(out.iterdir()):
-        found = json.loads(marker.read_text()) if marker.exists() else None
-        if found != {"source": identity}:
-            what = "an unfinished pack of other recordings" if found else "something else"
-            raise FileExistsError(f"{out} holds {what}: choose another --out, or delete it.")
+    if not out.exists() or not any(out.iterdir()):
+        write_whole(marker, json.dumps({"source": identity, "shard_mb": shard_mb}).encode())
         return
-    out.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({"source": identity}))
+    found = json.loads(marker.read_text()) if marker.exists() else {}
+    if found.get("source") != identity:
+        what = "an unfinished pack of other recordings" if found else "something else"
+        raise FileExistsError(f"{out} holds {what}: choose another --out, or delete it.")
+    if found["shard_mb"] != shard_mb:
+        raise FileExistsError(
+            f"{out} holds a pack that was begun with --shard-mb {found['shard_mb']}, and this is {shard_mb}: "
+            "give the same to finish it, or delete it."
+        )

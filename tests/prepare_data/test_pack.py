@@ -105,6 +105,15 @@ def test_pack__interrupted_goes_on_where_it_was(
     assert not set(read[:40]) & set(read[60:])  # what was finished is not read again
 
 
+def test_pack__interrupted_is_not_mixed_with_shards_of_another_size(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack_until_it_fails(corpus, tmp_path / "out", monkeypatch)
+    with pytest.raises(FileExistsError, match="begun with --shard-mb 1, and this is 2: give the same"):
+        pack(corpus, tmp_path / "out", shard_mb=2, jobs=1)
+    assert pack(corpus, tmp_path / "out", shard_mb=1, jobs=1)
+
+
 def test_pack__damaged_part_of_an_interrupted_pack_is_made_again(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
