@@ -225,6 +225,24 @@ def test_voxceleb1__deletes_archives_when_asked_and_is_still_known_as_complete(
     assert server.sent == sent
 
 
+def test_voxceleb1__deletes_no_archive_that_it_did_not_download(
+    prepare: Prepare, server: Server, tmp_path: Path
+) -> None:
+    own = put(tmp_path / "own", {name: FILES[name] for name in FILES if name.startswith("vox1_dev")})
+    before = tree(own)
+    options = ("--delete-sources", "--archives", str(own))
+    assert prepare("voxceleb1", *options) == 0  # the test part is downloaded, and deleted
+    assert set(server.sent) == {"vox1_test_wav.zip"}
+    assert set(tree(own)) - set(before) <= {"checked.json", "downloaded.json"}
+    (tmp_path / "data/prepared.json").unlink()
+    assert prepare("voxceleb1") == 0
+    (tmp_path / "data/prepared.json").unlink()
+    archives = tmp_path / "data/archives"
+    assert prepare("voxceleb1", "--delete-sources", "--from", str(archives)) == 0
+    assert (archives / "vox1_test_wav.zip").exists() and (archives / "vox1_dev_wav_partaa").exists()
+    assert set(before) <= set(tree(own))
+
+
 def test_voxceleb1__keeps_a_part_of_another_md5_and_extracts_nothing(
     prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
