@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from sslsv.data.audio_files import BANK_FOLDERS, find_audio_files
-from sslsv.data.list_files import find_lists, is_trial_list, train_rows, trial_rows, write_lists
+from sslsv.data.list_files import find_lists, is_trial_list, train_rows, trial_rows
 from sslsv.data.manifest import Trials, read_train_lists, read_trials
 from sslsv.data.trial_faults import find_trial_faults
+from sslsv.prepare_data.disk import naming_full_disk, write_lists, write_whole
 from sslsv.prepare_data.measurements import measure
 from sslsv.prepare_data.verdicts import Limits, describe, judge, summarize, to_json
 
@@ -88,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
         max_clipped_share=options.max_clipped_share,
         max_dc_offset=options.max_dc_offset,
     )
-    measured = measure(list(corpus.files), report / "measurements.jsonl", options.processes)
+    with naming_full_disk(report):
+        measured = measure(list(corpus.files), report / "measurements.jsonl", options.processes)
     # Where training and trials share audio under two names, it is the training copy that has to go.
     is_in_trials = np.zeros(len(corpus.files), dtype=np.bool_)
     for trials in corpus.trial_lists.values():
@@ -97,10 +99,16 @@ def run(options: argparse.Namespace) -> int:
     judged = judge(measured, limits, is_in_trials, is_speech)
     lists, lines = checked_lists(corpus, judged, report)
     summary = {"root": corpus.root, **summarize(judged, limits), "lists": lists}
-    pyarrow.parquet.write_table(judged, report / "files.parquet")
-    (report / "summary.json").write_text(to_json(summary), encoding="utf-8")
+    write_whole(report / "files.parquet", _parquet(judged))
+    write_whole(report / "summary.json", to_json(summary).encode())
     print("\n".join([*describe(summary), *lines, f"report: {report}/files.parquet, {report}/summary.json"]))
     return int(summary["bad_files"] > 0 or any(entry["dropped"] for entry in lists.values()))
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return sink.getvalue()
 
 
 def find_corpus(target: str, root: str | None, lists: list[str] | None) -> Corpus:

@@ -14,8 +14,9 @@ from urllib.parse import quote
 import numpy as np
 
 from sslsv.data.audio_files import AUDIO_SUFFIXES, find_audio_files
-from sslsv.data.list_files import why_unlistable, write_lists
+from sslsv.data.list_files import why_unlistable
 from sslsv.data.manifest import Manifest, Trials, hold_out_speakers, make_trials
+from sslsv.prepare_data.disk import write_lists
 
 SpeakerOf = Callable[[str], str]  # path below the folder -> speaker
 

@@ -14,7 +14,7 @@ import soundfile
 
 from sslsv.prepare_data.archives import read_tar
 from sslsv.prepare_data.disk import check_room, write_whole
-from sslsv.prepare_data.existing import find_folders
+from sslsv.prepare_data.existing import files_below, find_folders
 from sslsv.prepare_data.obtain import delete_sources, is_at_hand, obtain
 from sslsv.prepare_data.progress_line import ProgressLine
 from sslsv.prepare_data.record import count_files, is_prepared, record_prepared
@@ -56,7 +56,9 @@ def run(options: argparse.Namespace) -> int:
     if not is_complete and (not given or is_at_hand(NAME, supply)):
         (paths,) = obtain(NAME, supply).values()
     size = sum(path.stat().st_size for path in (*paths, *(file for file, _ in _files_below(given))))
-    check_room(supply.root, 1.1 * size, "Cutting MUSAN")  # gzip leaves speech and music hardly smaller
+    present = sum(path.stat().st_size for path in files_below(folder, (".wav",)))
+    # gzip leaves speech and music hardly smaller
+    check_room(supply.root, 1.1 * size - present, "Cutting MUSAN")
     damaged = []
     with ProgressLine("cut musan", _NUM_FILES) as progress:
         for name, content in _contents(given, paths):

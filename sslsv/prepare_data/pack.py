@@ -6,6 +6,7 @@ pack goes on when the command is repeated; on a finished one it checks every byt
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from sslsv.data.audio import AudioError
 from sslsv.data.audio_files import AUDIO_SUFFIXES
 from sslsv.data.augment import AugmentConfig
 from sslsv.data.list_files import is_trial_list, train_rows
@@ -23,10 +25,11 @@ from sslsv.data.manifest import read_trials
 from sslsv.data.recordings import Folder
 from sslsv.data.shard_files import Shard, check_shard, write_index, write_shard
 from sslsv.data.shards import INDEX, Packed
-from sslsv.prepare_data.disk import write_whole
+from sslsv.prepare_data.disk import check_room, naming_full_disk, write_whole
 from sslsv.prepare_data.progress_line import ProgressLine, readable_bytes
 
 _UNFINISHED = "packing.json"  # says what an unfinished folder is a pack of
+_PROBED = 64  # recordings whose lengths tell how much room all will take
 _NAMED = 10  # unreadable recordings that are named; the index holds all
 
 
@@ -52,15 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Pack, or check what is packed; returns 1 if some recordings are unreadable."""
     out = options.out or options.root / "packed"
-    is_new = pack(
-        options.root,
-        out,
-        lists=options.lists,
-        musan_dir=options.musan_dir,
-        rirs_dir=options.rirs_dir,
-        shard_mb=options.shard_mb,
-        jobs=options.jobs,
-    )
+    with naming_full_disk(out):
+        is_new = pack(
+            options.root,
+            out,
+            lists=options.lists,
+            musan_dir=options.musan_dir,
+            rirs_dir=options.rirs_dir,
+            shard_mb=options.shard_mb,
+            jobs=options.jobs,
+        )
     packed = Packed(os.path.abspath(out))
     bad = packed.unreadable()
     size = readable_bytes(2 * sum(shard["num_samples"] for shard in packed.facts["shards"]))
@@ -105,6 +109,7 @@ def pack(
                 )
             )
         return False
+    check_room(out, contents.estimated_bytes() - _bytes_there(out), f"Packing {root}")
     _begin(out, identity, shard_mb)
     parts = contents.parts(shard_mb * 2**20)
     shards: list[Shard] = []
@@ -152,6 +157,15 @@ class Contents:
                 stamp = "missing"
             digest.update(os.fsencode(name) + f"\0{stamp}\0".encode())
         return digest.hexdigest()
+
+    def estimated_bytes(self) -> float:
+        """Room that the samples will take, from the lengths of some recordings all over the corpus."""
+        probed = self.names[:: max(1, len(self.names) // _PROBED)]
+        num_samples = 0
+        for name in probed:
+            with contextlib.suppress(AudioError), self.recordings.open(name) as recording:
+                num_samples += recording.num_samples
+        return 2 * num_samples / len(probed) * len(self.names)
 
     def parts(self, part_bytes: int) -> list[list[str]]:
         """The names in parts of about so many bytes of files."""
@@ -201,6 +215,10 @@ def _is_list(root: Path, name: str) -> bool:
     except ValueError:
         return False
     return (root / path).is_file()
+
+
+def _bytes_there(out: Path) -> int:
+    return sum(file.stat().st_size for file in out.glob("shard-*.int16"))
 
 
 def _begin(out: Path, identity: str, shard_mb: int) -> None:

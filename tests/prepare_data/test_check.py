@@ -9,6 +9,7 @@ import soundfile
 
 from sslsv.data.manifest import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
+from tests.prepare_data.full_disk import largest_file
 
 
 @pytest.fixture
@@ -63,6 +64,26 @@ def test_check__bad_files_leave_the_train_list_and_the_original_stays(
     assert table["is_bad"].sum() == 4
     printed = capsys.readouterr().out
     assert "does not exist" in printed and "4 good lines of voxceleb2_train_list, 4 left out" in printed
+
+
+def test_check__full_disk_is_a_sentence_and_the_same_command_goes_on(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = corpus.parent / "checks" / "corpus"
+    assert check(str(corpus)) == 0  # the processes that read are made now: the limit would stay with them
+    table = (report / "files.parquet").read_bytes()
+    record = report / "measurements.jsonl"
+    record.write_text("".join(record.read_text().splitlines(keepends=True)[:4]))
+    for limit in (2000, 8000):  # within the measurements, within the table of them
+        with largest_file(limit):
+            assert check(str(corpus), "--min-seconds", "0.5") == 2
+        assert "error: The disk of checks/corpus (or a limit set for it) is full" in capsys.readouterr().err
+        assert (report / "files.parquet").read_bytes() == table
+        assert sorted(path.name for path in report.iterdir()) == [
+            "files.parquet",
+            "measurements.jsonl",
+            "summary.json",
+        ]
 
 
 def test_check__trial_list_is_freed_of_faults_and_unreadable_recordings(corpus: Path) -> None:

@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sslsv.data.audio import AudioError, read_whole
 from sslsv.data.shards import Packed
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.pack import pack
+from tests.prepare_data.full_disk import largest_file
 
 
 @pytest.fixture
@@ -103,6 +105,26 @@ def test_pack__interrupted_goes_on_where_it_was(
     assert pack(corpus, tmp_path / "out", shard_mb=1, jobs=1)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
     assert not set(read[:40]) & set(read[60:])  # what was finished is not read again
+
+
+@pytest.mark.parametrize("limit", [10, 500_000])  # within the marker, within a shard
+def test_pack__full_disk_is_a_sentence_and_the_same_command_goes_on(
+    corpus: Path, tmp_path: Path, limit: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["pack", str(corpus), "--out", str(tmp_path / "out"), "--shard-mb", "1", "--jobs", "1"]
+    with largest_file(limit):
+        assert main(command) == 2
+    assert f"error: The disk of {tmp_path / 'out'} (or a limit set for it) is full" in capsys.readouterr().err
+    assert main(command) == 0
+
+
+def test_pack__more_than_the_disk_holds_is_refused_before(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26))
+    assert main(["pack", str(corpus), "--out", str(tmp_path / "out")]) == 2
+    assert f"Packing {corpus} needs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_pack__interrupted_is_not_mixed_with_shards_of_another_size(

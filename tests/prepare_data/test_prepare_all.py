@@ -1,7 +1,9 @@
 """The whole preparation, offline: a local server with archives of the real structure."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -344,6 +346,18 @@ def test_musan__is_cut_out_of_a_folder_that_the_user_has(
     assert pieces == ["n_00000.wav", "n_00008.wav"]
     assert path.exists()
     assert not server.requests
+
+
+def test_musan__asks_for_the_room_of_missing_pieces_alone(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = put(tmp_path / "mine", {"musan/noise/free-sound/n.wav": wav(speech(1, 40.0))})
+    assert prepare("musan", "--from", str(mine)) == 0
+    piece = tmp_path / "data/musan_split/noise/free-sound/n_00016.wav"
+    piece.unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26 + 500_000))
+    assert prepare("musan", "--from", str(mine)) == 0
+    assert piece.exists()
 
 
 def test_musan__categories_that_come_later_are_cut_too(
