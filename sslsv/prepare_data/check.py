@@ -24,6 +24,7 @@ import pyarrow.parquet
 from sslsv.data.audio_files import BANK_FOLDERS, find_audio_files
 from sslsv.data.list_files import find_lists, is_trial_list, train_rows, trial_rows
 from sslsv.data.manifest import Trials, read_train_lists, read_trials
+from sslsv.data.shards import INDEX
 from sslsv.data.trial_faults import find_trial_faults
 from sslsv.prepare_data.disk import naming_full_disk, write_lists, write_whole
 from sslsv.prepare_data.measurements import measure
@@ -101,6 +102,11 @@ def run(options: argparse.Namespace) -> int:
     summary = {"root": corpus.root, **summarize(judged, limits), "lists": lists}
     write_whole(report / "files.parquet", _parquet(judged))
     write_whole(report / "summary.json", to_json(summary).encode())
+    if not lists and os.path.isdir(options.target):
+        lines.append(
+            f"{corpus.root} has no list of these recordings, so none is written without the bad ones; if "
+            "another folder has it: --root FOLDER."
+        )
     print("\n".join([*describe(summary), *lines, f"report: {report}/files.parquet, {report}/summary.json"]))
     return int(summary["bad_files"] > 0 or any(entry["dropped"] for entry in lists.values()))
 
@@ -115,15 +121,16 @@ def find_corpus(target: str, root: str | None, lists: list[str] | None) -> Corpu
     """Return what a folder or list names; raises as the readers of lists do."""
     if os.path.isdir(target):
         corpus = Corpus(os.path.abspath(root or target))
+        _refuse_packed(target, corpus.root)
         for path in find_audio_files(os.path.abspath(target)):
             corpus.add(path)
-        is_whole = os.path.samefile(target, corpus.root)
-        chosen = lists if lists is not None else find_lists(corpus.root) if is_whole else []
+        chosen = _lists_naming(os.path.abspath(target), corpus.root) if lists is None else lists
     else:
         if lists:
             raise ValueError(f"--lists goes with a folder, and {target} is a list: check one at a time.")
         is_below_root = root is not None and not Path(target).exists()
         corpus = Corpus(os.path.abspath(root or os.path.dirname(target) or "."))
+        _refuse_packed(corpus.root)
         chosen = [target if is_below_root else os.path.abspath(target)]
     for name in chosen:
         if is_trial_list(corpus.root, name):
@@ -137,6 +144,36 @@ def find_corpus(target: str, root: str | None, lists: list[str] | None) -> Corpu
     if not corpus.files:
         raise ValueError(f"{target} holds no audio files.")
     return corpus
+
+
+def _refuse_packed(*folders: str) -> None:
+    for folder in folders:
+        if os.path.isfile(os.path.join(folder, INDEX)):
+            raise ValueError(
+                f"{folder} is a packed folder, whose recordings are no files: check the folder that it was "
+                "packed from; `prepare_data pack`, repeated, checks every byte of a packed one."
+            )
+
+
+def _lists_naming(folder: str, root: str) -> list[str]:
+    """Return the lists directly in the root, without those that name nothing in a folder below it."""
+    if os.path.samefile(folder, root):
+        return find_lists(root)
+    prefixes = tuple(os.path.join(place, "") for place in (folder, os.path.relpath(folder, root)))
+
+    def is_below(path: str) -> bool:
+        return path.startswith(prefixes)
+
+    def names_some(name: str) -> bool:
+        if not is_trial_list(root, name):
+            return any(is_below(path) for _, _, path in train_rows(root, name))
+        for path in (path for row in trial_rows(root, name) for path in row[2:]):
+            full = os.path.join("voxceleb1", path)  # VoxCeleb's trials leave out the folder of the corpus
+            if is_below(path) or is_below(full) and os.path.exists(os.path.join(root, full)):
+                return True
+        return False
+
+    return [name for name in find_lists(root) if names_some(name)]
 
 
 def checked_lists(corpus: Corpus, judged: pa.Table, report: Path) -> tuple[dict[str, Any], list[str]]:
