@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sslsv.data.audio_files import AUDIO_SUFFIXES, find_audio_files
+from sslsv.data.audio_files import AUDIO_SUFFIXES, BANK_FOLDERS, UNREAD_SUFFIXES, find_audio_files
 from sslsv.data.list_files import why_unlistable
 from sslsv.data.manifest import Manifest, Trials, hold_out_speakers, make_trials
 from sslsv.prepare_data.disk import write_lists
@@ -129,9 +129,9 @@ def list_folder(folder: Path, root: Path, speaker_of: SpeakerOf | None) -> Manif
     Without `speaker_of` each recording is a speaker of its own, named by its path (percent-encoded).
     Raises ValueError when there is none, when a path can't stand in a list and when names of speakers clash.
     """
-    found = find_audio_files(folder)
+    found = find_speech(folder)
     if not found:
-        raise ValueError(f"{folder} holds no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}).")
+        raise ValueError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
     below = os.path.relpath(os.path.abspath(folder), os.path.abspath(root))
     prefix = os.path.abspath(folder) if below.split(os.sep)[0] == os.pardir else below
     ids: dict[str, int] = {}
@@ -154,6 +154,22 @@ def list_folder(folder: Path, root: Path, speaker_of: SpeakerOf | None) -> Manif
         paths.append(path)
         speakers.append(ids.setdefault(name, len(ids)))
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
+
+
+def find_speech(folder: Path) -> list[str]:
+    """Return the recordings below a folder, without banks of noises and rooms; says what is left out."""
+    found = find_audio_files(folder)
+    depth = len(os.path.join(folder, ""))
+    kept = [file for file in found if not set(BANK_FOLDERS).intersection(file[depth:].split(os.sep))]
+    if len(kept) < len(found):
+        print(f"{len(found) - len(kept)} noises and rooms below {' and '.join(BANK_FOLDERS)} are left out")
+    if unread := find_audio_files(folder, UNREAD_SUFFIXES):
+        kinds = ", ".join(sorted({os.path.splitext(file)[1].lower() for file in unread}))
+        print(
+            f"{len(unread)} files are left out, because training does not read their format ({kinds}): "
+            f"convert them to WAV or FLAC first; the first: {unread[0]}"
+        )
+    return kept
 
 
 def default_held_out(manifest: Manifest) -> int:
