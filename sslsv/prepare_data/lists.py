@@ -49,14 +49,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def find_utterances(root: Path, corpus: str) -> list[Utterance]:
-    """Training utterances of a corpus, sorted by path, as (speaker, path below data.root)."""
-    found = []
+    """Training utterances of a corpus, sorted by path, as (speaker, path below data.root).
+
+    What is there in two formats is one utterance.
+    """
+    found: dict[str, Utterance] = {}
     for path in find_audio(root / corpus):
         place = os.path.relpath(path, root)
         speaker = place.split(os.sep)[1]
         if speaker not in TEST_SPEAKERS and not os.path.basename(place).startswith("."):
-            found.append((speaker, place))
-    return found
+            found.setdefault(os.path.splitext(place)[0], (speaker, place))
+    return list(found.values())
 
 
 def _write_lists(root: Path, corpus: str, options: argparse.Namespace) -> None:

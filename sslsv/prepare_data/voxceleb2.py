@@ -72,10 +72,20 @@ def run(options: argparse.Namespace) -> int:
         inside = _items_of_archive(archive, folder, options.format)
         places = {place for _, place in inside}
         items = inside + [item for item in items if item[1] not in places]
+    _name_other_format(folder, options.format)
     if is_complete and not speakers:
         print(f"{NAME}: all files are in place.")
         return 0
     return _convert(supply, archive, items, options.cpus)
+
+
+def _name_other_format(folder: Path, kind: str) -> None:
+    other = "flac" if kind == "wav" else "wav"
+    if num_files := count_files(folder, (f".{other}",)):
+        print(
+            f"{NAME}: {num_files:,} recordings are there as {other} and stay so: --format {kind} makes new "
+            "ones."
+        )
 
 
 def _link(speakers: Sequence[Path], folder: Path) -> None:

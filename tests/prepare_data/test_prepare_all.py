@@ -12,6 +12,7 @@ import soundfile
 from sslsv.data.manifest import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.decode import decode
+from sslsv.prepare_data.lists import find_utterances
 from tests.prepare_data.corpus_server import (
     Server,
     everything,
@@ -168,6 +169,23 @@ def test_voxceleb2__folders_of_the_user_are_a_part_and_the_rest_still_comes(
     assert len(list((tmp_path / "data/voxceleb2").rglob("*.wav"))) == 12
     assert prepare("voxceleb2") == 0
     assert "all files are in place" in capsys.readouterr().out
+
+
+def test_voxceleb2__another_format_makes_no_recording_twice(
+    ray_session: None, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = voxceleb2_files()
+    mine = put(tmp_path / "mine", {name: files[name] for name in files if "id00010" in name})
+    assert prepare("voxceleb2", "--from", str(mine), "--format", "flac") == 0
+    assert prepare("voxceleb2") == 0
+    assert (
+        "2 recordings are there as flac and stay so: --format wav makes new ones" in capsys.readouterr().out
+    )
+    out = tmp_path / "data/voxceleb2"
+    assert (len(list(out.rglob("*.flac"))), len(list(out.rglob("*.wav")))) == (2, 10)
+    assert prepare("voxceleb2", "--format", "flac") == 0
+    assert "10 recordings are there as wav and stay so" in capsys.readouterr().out
+    assert len([path for path in out.rglob("*") if path.is_file()]) == 12
 
 
 def test_voxceleb2__takes_both_kinds_of_a_mixed_folder_and_the_archive_at_hand(
@@ -395,6 +413,13 @@ def test_lists__keep_what_they_said_before(
     assert (tmp_path / "data/voxceleb1_train_list.old").read_text() == "my own lines\n"
     assert prepare("lists", *LISTS) == 0
     assert "voxceleb1_train_list is as it was" in capsys.readouterr().out
+
+
+def test_lists__an_utterance_in_two_formats_is_one(tmp_path: Path) -> None:
+    put(tmp_path, {f"voxceleb2/id0001{i}/v/1.{kind}": b"" for i in range(3) for kind in ("wav", "flac")})
+    assert find_utterances(tmp_path, "voxceleb2") == [
+        (f"id0001{i}", f"voxceleb2/id0001{i}/v/1.flac") for i in range(3)
+    ]
 
 
 def test_main__says_what_is_wrong_with_the_command(
