@@ -174,6 +174,21 @@ def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pyt
     )
 
 
+def test_pack__says_how_many_noises_and_rooms_and_that_there_are_none(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = [len(list((corpus / name).rglob("*.wav"))) for name in ("musan_split", "simulated_rirs")]
+    assert main(["pack", str(corpus), "--out", str(tmp_path / "both")]) == 0
+    assert f"{counts[0]} noises and {counts[1]} rooms among them" in capsys.readouterr().out
+    (corpus / "musan_split").rename(corpus / "noises")
+    assert main(["pack", str(corpus), "--out", str(tmp_path / "one")]) == 0
+    printed = capsys.readouterr().out
+    assert f"{corpus / 'musan_split'} holds no audio: packed without it." in printed
+    assert f" 0 noises and {counts[1]} rooms among them" in printed
+    assert main(["pack", str(corpus), "--out", str(tmp_path / "other"), "--musan-dir", "noises"]) == 0
+    assert f"{counts[0]} noises and" in capsys.readouterr().out
+
+
 def test_pack__wrong_requests_are_refused(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +196,8 @@ def test_pack__wrong_requests_are_refused(
         ([str(tmp_path / "none")], "is not a folder"),
         ([str(tmp_path)], "holds no list of recordings"),
         ([str(corpus), "--lists", "nowhere"], "does not exist"),
+        ([str(corpus), "--musan-dir", "musan_splt"], "--musan-dir musan_splt: there is no audio in"),
+        ([str(corpus), "--rirs-dir", "rooms"], "--rirs-dir rooms: there is no audio in"),
         ([str(corpus), "--lists", str(corpus / "trials")], "does not lie below"),
     ]:
         assert main(["pack", *arguments]) == 2
