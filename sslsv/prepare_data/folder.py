@@ -7,7 +7,6 @@ NAME being the folder's.  The speakers of the trials are held out: they are not 
 import argparse
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,8 +16,7 @@ from sslsv.data.audio_files import AUDIO_SUFFIXES, BANK_FOLDERS, UNREAD_SUFFIXES
 from sslsv.data.list_files import why_unlistable
 from sslsv.data.manifest import Manifest, Trials, hold_out_speakers, make_trials
 from sslsv.prepare_data.disk import write_lists
-
-SpeakerOf = Callable[[str], str]  # path below the folder -> speaker
+from sslsv.prepare_data.speaker_rules import SpeakerOf, speaker_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,36 +88,13 @@ def split(
             print("no validation trials: too few speakers have two recordings")
     if not num_held_out:
         return manifest, None
+    if not 0 <= num_held_out < manifest.num_speakers:
+        raise ValueError(
+            f"--held-out-speakers is {num_held_out}, but there are {manifest.num_speakers} speakers: hold "
+            f"out at most {manifest.num_speakers - 1}, so that some are left to train on."
+        )
     training, held_out = hold_out_speakers(manifest, num_held_out, seed)
     return training, make_trials(without_blanks(held_out), seed)
-
-
-def speaker_rule(kind: str, regex: str | None) -> SpeakerOf | None:
-    """Return what tells the speaker from a path, None if nothing does; ValueError for a wrong --regex."""
-    if (kind == "regex") != (regex is not None):
-        raise ValueError("--speaker-from regex and --regex PATTERN go together: give both or neither.")
-    if kind == "none":
-        return None
-    if kind == "top":
-        return lambda path: _folders_of(path, kind)[0]
-    if kind == "parent":
-        return _unambiguous_parent()
-    try:
-        pattern = re.compile(regex or "")
-    except re.error as error:
-        raise ValueError(f"--regex {regex!r} is no regular expression: {error}.") from error
-    if pattern.groups < 1:
-        raise ValueError(
-            f"--regex {regex!r} has no group: put brackets around the speaker, as in '(id\\d+)'."
-        )
-
-    def search(path: str) -> str:
-        match = pattern.search(path)
-        if match is None or not match.group(1):
-            raise ValueError(f"--regex {regex!r} finds no speaker in {path}: change the pattern.")
-        return match.group(1)
-
-    return search
 
 
 def list_folder(folder: Path, root: Path, speaker_of: SpeakerOf | None) -> Manifest:
@@ -225,28 +200,3 @@ def shown(file: Path, root: Path) -> str:
     """Return a list's name as the settings want it: relative to data.root if it lies there."""
     place = os.path.relpath(file, root)
     return os.path.abspath(file) if place.startswith(os.pardir) else place
-
-
-def _unambiguous_parent() -> SpeakerOf:
-    places: dict[str, str] = {}
-
-    def parent(path: str) -> str:
-        place, name = os.path.dirname(path), _folders_of(path, "parent")[-1]
-        if places.setdefault(name, place) != place:
-            raise ValueError(
-                f"--speaker-from parent can't tell if {places[name]} and {place} are one speaker: use top "
-                "if speakers are the first folders, else regex; --regex '([^/]+)/[^/]+$' makes them one."
-            )
-        return name
-
-    return parent
-
-
-def _folders_of(path: str, kind: str) -> list[str]:
-    folders = path.split(os.sep)[:-1]
-    if not folders:
-        raise ValueError(
-            f"{path} lies directly in the folder, so --speaker-from {kind} finds no speaker for it: choose "
-            "regex or none, or give each speaker a folder."
-        )
-    return folders

@@ -111,7 +111,11 @@ def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_nam
         (["--speaker-from", "regex", "--regex", "a"], "has no group"),
         (["--speaker-from", "regex", "--regex", "(ann)"], "finds no speaker in Fay Ray/"),
         (["--speaker-from", "none", "--held-out-speakers", "2"], "needs speakers"),
-        (["--held-out-speakers", "12"], "hold out at most"),
+        (
+            ["--speaker-from", "top", "--held-out-speakers", "12"],
+            "--held-out-speakers is 12, but there are 6",
+        ),
+        (["--speaker-from", "top", "--held-out-speakers", "-1"], "--held-out-speakers is -1"),
     ],
 )
 def test_folder__wrong_request_is_one_sentence(

@@ -415,6 +415,18 @@ def test_lists__keep_what_they_said_before(
     assert "voxceleb1_train_list is as it was" in capsys.readouterr().out
 
 
+def test_lists__nothing_is_written_when_trials_cannot_be_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path, {f"voxceleb2/id0001{i}/v/1.wav": b"" for i in range(4)})
+    command = ["lists", str(tmp_path), "--held-out-speakers", "2"]
+    assert main([*command, "--validation-trials", "0"]) == 2
+    assert "--validation-trials is 0; it must be 2 or more" in capsys.readouterr().err
+    assert main(command) == 2
+    assert "need a speaker with two utterances" in capsys.readouterr().err
+    assert not (tmp_path / "voxceleb2_train_list").exists()
+
+
 def test_lists__an_utterance_in_two_formats_is_one(tmp_path: Path) -> None:
     put(tmp_path, {f"voxceleb2/id0001{i}/v/1.{kind}": b"" for i in range(3) for kind in ("wav", "flac")})
     assert find_utterances(tmp_path, "voxceleb2") == [
