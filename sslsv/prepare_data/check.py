@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     is_in_trials = np.zeros(len(corpus.files), dtype=np.bool_)
     for trials in corpus.trial_lists.values():
         is_in_trials[[corpus.row(path) for path in trials.paths]] = True
-    is_speech = np.array([not set(BANK_FOLDERS) & set(Path(path).parts) for path in corpus.files])
+    is_speech = np.array([not set(BANK_FOLDERS).intersection(path.split(os.sep)) for path in corpus.files])
     judged = judge(measured, limits, is_in_trials, is_speech)
     lists, lines = checked_lists(corpus, judged, report)
     summary = {"root": corpus.root, **summarize(judged, limits), "lists": lists}
@@ -183,10 +183,10 @@ def checked_lists(corpus: Corpus, judged: pa.Table, report: Path) -> tuple[dict[
     entries: dict[str, Any] = {}
     lines = []
     for name in corpus.train_lists:
-        rows = [(speaker, path) for _, speaker, path in train_rows(corpus.root, name)]
-        kept = [f"{speaker} {path}" for speaker, path in rows if not is_bad[corpus.row(path)]]
-        entries[name] = {"kept": len(kept), "dropped": len(rows) - len(kept)}
-        lines.append(_write_checked(corpus.root, name, kept, entries[name], report))
+        is_kept = ~is_bad[[corpus.row(path) for _, _, path in train_rows(corpus.root, name)]]
+        entries[name] = {"kept": int(is_kept.sum()), "dropped": int((~is_kept).sum())}
+        kept_lines = _kept_rows(corpus.root, name, is_kept)
+        lines.append(_write_checked(corpus.root, name, kept_lines, entries[name], report))
     for name, trials in corpus.trial_lists.items():
         faults = find_trial_faults(trials)
         if faults:
@@ -203,6 +203,12 @@ def checked_lists(corpus: Corpus, judged: pa.Table, report: Path) -> tuple[dict[
         kept_lines = _kept_trials(corpus.root, name, is_kept)
         lines.append(_write_checked(corpus.root, name, kept_lines, entries[name], report))
     return entries, lines
+
+
+def _kept_rows(root: str, name: str, is_kept: npt.NDArray[np.bool_]) -> Iterator[str]:
+    for is_good, (_, speaker, path) in zip(is_kept, train_rows(root, name), strict=True):
+        if is_good:
+            yield f"{speaker} {path}"
 
 
 def _kept_trials(root: str, name: str, is_kept: npt.NDArray[np.bool_]) -> Iterator[str]:
