@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lists",
         nargs="*",
-        help="lists below the root (default: *train_list, *trials*, *_test_* in a folder)",
+        help="lists below the root (default: *train_list, *trials*, *_test_* that name files of the folder)",
     )
     parser.add_argument("--report", help="folder for the report (default: checks/NAME)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="(default: %(default)s)")

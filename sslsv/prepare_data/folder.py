@@ -21,7 +21,7 @@ from sslsv.prepare_data.speaker_rules import SpeakerOf, speaker_rule
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data folder` takes."""
-    parser.add_argument("folder", help="every audio file below it is listed, hidden ones are not")
+    parser.add_argument("folder", help="all recordings below it are listed; no hidden ones, noises or rooms")
     parser.add_argument(
         "--speaker-from",
         choices=["parent", "top", "regex", "none"],
