@@ -99,7 +99,7 @@ def test_download__dead_link_says_how_to_go_on(server: Server, tmp_path: Path, a
 def test_download__malformed_address_is_not_tried_again(tmp_path: Path) -> None:
     remote = Remote(NAME, "ftp://127.0.0.1/x", None, "voxceleb")
     with pytest.raises(DownloadError, match="is none that can be asked"):
-        download(remote, tmp_path, Credentials(), lambda _: None, first_pause_seconds=1e6)
+        download(remote, tmp_path, Credentials(), lambda _: None, tries=2, first_pause_seconds=3)
 
 
 def test_download__keeps_what_has_another_md5_and_says_so(server: Server, tmp_path: Path) -> None:
