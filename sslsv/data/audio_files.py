@@ -3,16 +3,18 @@
 import os
 from pathlib import Path
 
-# What libsndfile reads and people have; other containers (m4a, wma) have to be converted first.
+# What libsndfile reads and people have.
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
     *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
 )
 
+UNREAD_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".webm")  # sound that libsndfile does not read
+
 BANK_FOLDERS = ("musan_split", "simulated_rirs")  # below data.root: noises and rooms, not speech to train on
 
 
-def find_audio_files(folder: str | os.PathLike[str]) -> list[str]:
+def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[str]:
     """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
 
     Links are followed, but every folder is entered once, under its own name if it has one here: a loop of
@@ -36,6 +38,6 @@ def find_audio_files(folder: str | os.PathLike[str]) -> list[str]:
                     continue
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES:
+                elif os.path.splitext(entry.name)[1].lower() in suffixes:
                     found.append(entry.path)
     return sorted(found)

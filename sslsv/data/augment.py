@@ -38,7 +38,7 @@ class AugmentConfig:
     )  # level of the finished view, dB; made quieter where it would clip
     musan_dir: str = "musan_split"  # below data.root, or absolute; holds noise/, music/ and speech/
     rirs_dir: str = "simulated_rirs"  # below data.root, or absolute; impulse responses at any depth
-    bank_cache_mb: int = 256  # kept by each data process, MB: rooms' spectra, noises that had to be decoded
+    bank_cache_mb: int = 256  # kept by each data process, MB: rooms' spectra, noises decoded or fetched
 
     def __post_init__(self) -> None:
         for name in ("noise_snr_db", "music_snr_db", "speech_snr_db", "speech_files", "gain_db"):

@@ -31,11 +31,11 @@ _TRIES = 20  # draws of another noise or room before unreadable files stop the r
 class Bank:
     """The noises and rooms that augmentation may use, opened when drawn.
 
-    Noises in plain WAV files and in packed folders are mapped into memory, so that all processes of a machine
-    share them; what has to be decoded, and the spectra of rooms, are kept by each process, the latest used up
-    to `bank_cache_mb`. File number i is `files()[i]`, sorted within its kind. An
-    unreadable file is reported once and another one is drawn instead. Raises FileNotFoundError when a folder
-    that the strategy needs is missing or holds no audio.
+    Noises in plain WAV files and in packed folders on a disk are mapped into memory, so that all processes of
+    a machine share them; what has to be decoded or comes from object storage, and the spectra of rooms, are
+    kept by each process, the latest used up to `bank_cache_mb`. File number i is `files()[i]`, sorted within
+    its kind. An unreadable file is reported once and another one is drawn instead. Raises FileNotFoundError
+    when a folder that the strategy needs is missing or holds no audio.
     """
 
     def __init__(self, root: str | os.PathLike[str], config: "AugmentConfig") -> None:

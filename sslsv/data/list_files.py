@@ -7,8 +7,7 @@ paths of a trial can't, for nothing would say where the first one ends.
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from sslsv.data.audio_files import AUDIO_SUFFIXES
 from sslsv.storage import absolute, below, is_uri, open_filesystem
@@ -111,27 +110,6 @@ def find_lists(root: str | os.PathLike[str]) -> list[str]:
     """Return the names of the lists directly in a folder: `*train_list`, `*trials*`, `*_test_*`, sorted."""
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
     return [name for name in names if re.search(r"train_list$|trials|_test_", name) and "." not in name]
-
-
-def write_lists(lists: Mapping[Path, Iterable[str]], *, is_forced: bool) -> None:
-    """Write lists, given as lines without their ends, each whole or not at all.
-
-    Unless `is_forced`, a list that is there with other content raises FileExistsError, and none is written.
-    """
-    contents = {
-        place: "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
-        for place, lines in lists.items()
-    }
-    for place, content in contents.items():
-        if not is_forced and place.exists() and place.read_bytes() != content:
-            raise FileExistsError(
-                f"{place} exists and would change: choose another name, or let --force replace it."
-            )
-    for place, content in contents.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
-        partial.write_bytes(content)
-        os.replace(partial, place)
 
 
 def list_lines(root: str | os.PathLike[str], name: str) -> Iterator[tuple[int, str]]:

@@ -9,7 +9,8 @@
 
 The index is written last: a folder with one is complete. On a local disk shards are memory-mapped, so that
 all processes of a machine share what one of them has read; elsewhere (s3://, gs://, hdfs://) crops are read
-by range.
+by range, and shared by nobody: each data process fetches its own noises and rooms and keeps the latest
+(`data.augment.bank_cache_mb`). A copy of the folder on a machine's disk is shared again.
 """
 
 import functools

@@ -11,6 +11,8 @@ import importlib
 import sys
 from pathlib import Path
 
+from sslsv.prepare_data.disk import sentence_of
+
 # Command: what it does.  Each is the module of that name beside this file, with `add_arguments(parser)` and
 # `run(options)`, which returns the exit status; only the one asked for is imported.
 COMMANDS = {
@@ -62,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         module.add_arguments(parser)
         return int(module.run(parser.parse_args(rest)))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence_of(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here.", file=sys.stderr)

@@ -8,6 +8,7 @@ import argparse
 import importlib
 import sys
 
+from sslsv.prepare_data.disk import sentence_of
 from sslsv.prepare_data.lists import add_list_arguments
 from sslsv.prepare_data.supply import add_supply_arguments
 from sslsv.prepare_data.voxceleb2 import add_conversion_arguments
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             step_status = importlib.import_module(f"sslsv.prepare_data.{name}").run(options)
         except (ValueError, OSError) as error:
-            print(f"error: {name}: {error}", file=sys.stderr)
+            print(f"error: {name}: {sentence_of(error)}", file=sys.stderr)
             step_status = 2
         status = max(status, step_status)
     state = ("is complete", "lacks the files named above", "is not complete: see the errors above")[status]

@@ -22,9 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from sslsv.data.audio_files import BANK_FOLDERS, find_audio_files
-from sslsv.data.list_files import find_lists, is_trial_list, train_rows, trial_rows, write_lists
+from sslsv.data.list_files import find_lists, is_trial_list, train_rows, trial_rows
 from sslsv.data.manifest import Trials, read_train_lists, read_trials
+from sslsv.data.shards import INDEX
 from sslsv.data.trial_faults import find_trial_faults
+from sslsv.prepare_data.disk import naming_full_disk, write_lists, write_whole
 from sslsv.prepare_data.measurements import measure
 from sslsv.prepare_data.verdicts import Limits, describe, judge, summarize, to_json
 
@@ -61,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lists",
         nargs="*",
-        help="lists below the root (default: *train_list, *trials*, *_test_* in a folder)",
+        help="lists below the root (default: *train_list, *trials*, *_test_* that name files of the folder)",
     )
     parser.add_argument("--report", help="folder for the report (default: checks/NAME)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="(default: %(default)s)")
@@ -88,34 +90,47 @@ def run(options: argparse.Namespace) -> int:
         max_clipped_share=options.max_clipped_share,
         max_dc_offset=options.max_dc_offset,
     )
-    measured = measure(list(corpus.files), report / "measurements.jsonl", options.processes)
+    with naming_full_disk(report):
+        measured = measure(list(corpus.files), report / "measurements.jsonl", options.processes)
     # Where training and trials share audio under two names, it is the training copy that has to go.
     is_in_trials = np.zeros(len(corpus.files), dtype=np.bool_)
     for trials in corpus.trial_lists.values():
         is_in_trials[[corpus.row(path) for path in trials.paths]] = True
-    is_speech = np.array([not set(BANK_FOLDERS) & set(Path(path).parts) for path in corpus.files])
+    is_speech = np.array([not set(BANK_FOLDERS).intersection(path.split(os.sep)) for path in corpus.files])
     judged = judge(measured, limits, is_in_trials, is_speech)
     lists, lines = checked_lists(corpus, judged, report)
     summary = {"root": corpus.root, **summarize(judged, limits), "lists": lists}
-    pyarrow.parquet.write_table(judged, report / "files.parquet")
-    (report / "summary.json").write_text(to_json(summary), encoding="utf-8")
+    write_whole(report / "files.parquet", _parquet(judged))
+    write_whole(report / "summary.json", to_json(summary).encode())
+    if not lists and os.path.isdir(options.target):
+        lines.append(
+            f"{corpus.root} has no list of these recordings, so none is written without the bad ones; if "
+            "another folder has it: --root FOLDER."
+        )
     print("\n".join([*describe(summary), *lines, f"report: {report}/files.parquet, {report}/summary.json"]))
     return int(summary["bad_files"] > 0 or any(entry["dropped"] for entry in lists.values()))
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return sink.getvalue()
 
 
 def find_corpus(target: str, root: str | None, lists: list[str] | None) -> Corpus:
     """Return what a folder or list names; raises as the readers of lists do."""
     if os.path.isdir(target):
         corpus = Corpus(os.path.abspath(root or target))
+        _refuse_packed(target, corpus.root)
         for path in find_audio_files(os.path.abspath(target)):
             corpus.add(path)
-        is_whole = os.path.samefile(target, corpus.root)
-        chosen = lists if lists is not None else find_lists(corpus.root) if is_whole else []
+        chosen = _lists_naming(os.path.abspath(target), corpus.root) if lists is None else lists
     else:
         if lists:
             raise ValueError(f"--lists goes with a folder, and {target} is a list: check one at a time.")
         is_below_root = root is not None and not Path(target).exists()
         corpus = Corpus(os.path.abspath(root or os.path.dirname(target) or "."))
+        _refuse_packed(corpus.root)
         chosen = [target if is_below_root else os.path.abspath(target)]
     for name in chosen:
         if is_trial_list(corpus.root, name):
@@ -131,6 +146,36 @@ def find_corpus(target: str, root: str | None, lists: list[str] | None) -> Corpu
     return corpus
 
 
+def _refuse_packed(*folders: str) -> None:
+    for folder in folders:
+        if os.path.isfile(os.path.join(folder, INDEX)):
+            raise ValueError(
+                f"{folder} is a packed folder, whose recordings are no files: check the folder that it was "
+                "packed from; `prepare_data pack`, repeated, checks every byte of a packed one."
+            )
+
+
+def _lists_naming(folder: str, root: str) -> list[str]:
+    """Return the lists directly in the root, without those that name nothing in a folder below it."""
+    if os.path.samefile(folder, root):
+        return find_lists(root)
+    prefixes = tuple(os.path.join(place, "") for place in (folder, os.path.relpath(folder, root)))
+
+    def is_below(path: str) -> bool:
+        return path.startswith(prefixes)
+
+    def names_some(name: str) -> bool:
+        if not is_trial_list(root, name):
+            return any(is_below(path) for _, _, path in train_rows(root, name))
+        for path in (path for row in trial_rows(root, name) for path in row[2:]):
+            full = os.path.join("voxceleb1", path)  # VoxCeleb's trials leave out the folder of the corpus
+            if is_below(path) or is_below(full) and os.path.exists(os.path.join(root, full)):
+                return True
+        return False
+
+    return [name for name in find_lists(root) if names_some(name)]
+
+
 def checked_lists(corpus: Corpus, judged: pa.Table, report: Path) -> tuple[dict[str, Any], list[str]]:
     """Write LIST.checked for every list with bad lines; returns what became of each, and lines to print."""
     is_bad = judged["is_bad"].to_numpy()
@@ -138,10 +183,10 @@ def checked_lists(corpus: Corpus, judged: pa.Table, report: Path) -> tuple[dict[
     entries: dict[str, Any] = {}
     lines = []
     for name in corpus.train_lists:
-        rows = [(speaker, path) for _, speaker, path in train_rows(corpus.root, name)]
-        kept = [f"{speaker} {path}" for speaker, path in rows if not is_bad[corpus.row(path)]]
-        entries[name] = {"kept": len(kept), "dropped": len(rows) - len(kept)}
-        lines.append(_write_checked(corpus.root, name, kept, entries[name], report))
+        is_kept = ~is_bad[[corpus.row(path) for _, _, path in train_rows(corpus.root, name)]]
+        entries[name] = {"kept": int(is_kept.sum()), "dropped": int((~is_kept).sum())}
+        kept_lines = _kept_rows(corpus.root, name, is_kept)
+        lines.append(_write_checked(corpus.root, name, kept_lines, entries[name], report))
     for name, trials in corpus.trial_lists.items():
         faults = find_trial_faults(trials)
         if faults:
@@ -158,6 +203,12 @@ def checked_lists(corpus: Corpus, judged: pa.Table, report: Path) -> tuple[dict[
         kept_lines = _kept_trials(corpus.root, name, is_kept)
         lines.append(_write_checked(corpus.root, name, kept_lines, entries[name], report))
     return entries, lines
+
+
+def _kept_rows(root: str, name: str, is_kept: npt.NDArray[np.bool_]) -> Iterator[str]:
+    for is_good, (_, speaker, path) in zip(is_kept, train_rows(root, name), strict=True):
+        if is_good:
+            yield f"{speaker} {path}"
 
 
 def _kept_trials(root: str, name: str, is_kept: npt.NDArray[np.bool_]) -> Iterator[str]:

@@ -33,8 +33,9 @@ def convert(
     is too small or gets full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    present = {os.path.relpath(path, folder) for path in find_audio(folder)}
-    missing = [item for item in items if item[1] not in present]
+    # In whichever format: a recording that is there in another one is not needed twice.
+    present = {os.path.splitext(os.path.relpath(path, folder))[0] for path in find_audio(folder)}
+    missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
     if not missing:
         return []
     check_room(folder, _estimated_bytes(archive, missing), f"Converting {title}")

@@ -32,6 +32,8 @@ def decode(content: bytes) -> npt.NDArray[np.int16]:
             if not container.streams.audio:
                 raise AudioError("it has no sound")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:  # so it is where a header names a codec that FFmpeg lacks
+                raise AudioError("its codec is unknown: its header is damaged")
             stream.codec_context.thread_count = 1
             if stream.duration and stream.time_base:
                 expected_seconds = float(stream.duration * stream.time_base)
@@ -76,8 +78,11 @@ def convert_batch(archive: Sequence[str], items: Sequence[Item], folder: str, wi
             try:
                 content = Path(source).read_bytes() if isinstance(source, str) else read_entry(joined, source)
                 samples = decode(content)
-            except (AudioError, ArchiveError, FileNotFoundError) as error:
+            except (AudioError, ArchiveError) as error:
                 failures.append((place, str(error)))
+                continue
+            except OSError as error:  # of this source alone; one of writing ends the whole conversion
+                failures.append((place, f"it can't be read ({error.strerror or error})"))
                 continue
             buffer = io.BytesIO()
             kind = Path(place).suffix[1:].upper()

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+import requests.auth
 import urllib3
 
 from sslsv.prepare_data.partial_file import DownloadError, PartialFile
@@ -15,6 +16,11 @@ from sslsv.prepare_data.sources import HOW_TO_GET, Remote
 
 _CHUNK = 2**20
 _SECONDS_TO_CONNECT, _SECONDS_OF_SILENCE = 15.0, 60.0
+_MALFORMED = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -30,19 +36,30 @@ class Credentials:
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
 
-    def request_of(self, remote: Remote) -> tuple[str, dict[str, str], tuple[str, str] | None]:
-        """The address, headers and (user, password) for a request; without any, ~/.netrc counts."""
+    def request_of(self, remote: Remote) -> "tuple[str, tuple[str, str] | _BearerToken | None]":
+        """The address and authentication of a request; without any, ~/.netrc counts."""
         if remote.host != "voxceleb":
-            return remote.url, {}, None
+            return remote.url, None
         if "{token}" in remote.url:
             if not self.token:
                 raise DownloadError(
                     f"The address of {remote.name} holds {{token}}: set SSLSV_VOXCELEB_TOKEN to yours."
                 )
-            return remote.url.replace("{token}", self.token), {}, None
+            return remote.url.replace("{token}", self.token), None
         if self.token:
-            return remote.url, {"Authorization": f"Bearer {self.token}"}, None
-        return remote.url, {}, (self.user, self.password or "") if self.user else None
+            return remote.url, _BearerToken(self.token)
+        return remote.url, (self.user, self.password or "") if self.user else None
+
+
+class _BearerToken(requests.auth.AuthBase):
+    """A token as requests wants it: from a header alone, ~/.netrc would replace it."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
 
 
 def download(
@@ -68,13 +85,21 @@ def download(
             try:
                 _receive(remote, credentials, partial, add_progress)
                 break
+            except _MALFORMED:
+                raise DownloadError(
+                    f"The address of {remote.name} is none that can be asked. {_way_on(remote)}"
+                ) from None
             except (requests.RequestException, urllib3.exceptions.HTTPError, _Interrupted) as error:
                 failures = 1 if partial.size > size_before else failures + 1
                 if failures >= tries:
-                    raise DownloadError(
-                        f"{remote.name} broke off {tries} times ({_reason(error)}); the "
+                    came = (
+                        f"broke off {tries} times ({_reason(error)}); the "
                         f"{readable_bytes(partial.size)} that came are kept: the same command goes on."
-                    ) from None  # the cause may hold the address with a token
+                        if partial.size
+                        else f"can't be had, after {tries} tries ({_reason(error)} at {_place(remote)})."
+                    )
+                    # The cause may hold the address with a token.
+                    raise DownloadError(f"{remote.name} {came} {_way_on(remote)}") from None
                 time.sleep(first_pause_seconds * 2 ** (failures - 1))
         if remote.md5 is not None and partial.md5 != remote.md5:
             found, bad = partial.md5, partial.reject()
@@ -89,8 +114,8 @@ def download(
 def size_on_server(remote: Remote, credentials: Credentials) -> int | None:
     """Bytes of a file as its server states them, None where it does not."""
     try:
-        url, headers, auth = credentials.request_of(remote)
-        headers = {**headers, "Accept-Encoding": "identity"}
+        url, auth = credentials.request_of(remote)
+        headers = {"Accept-Encoding": "identity"}
         answer = requests.head(
             url, headers=headers, auth=auth, allow_redirects=True, timeout=_SECONDS_TO_CONNECT
         )
@@ -103,8 +128,8 @@ def size_on_server(remote: Remote, credentials: Credentials) -> int | None:
 def _receive(
     remote: Remote, credentials: Credentials, partial: PartialFile, add_progress: Callable[[int], None]
 ) -> None:
-    url, headers, auth = credentials.request_of(remote)
-    headers["Accept-Encoding"] = "identity"  # positions in a Range are those of the file itself
+    url, auth = credentials.request_of(remote)
+    headers = {"Accept-Encoding": "identity"}  # positions in a Range are those of the file itself
     if partial.size:
         headers["Range"] = f"bytes={partial.size}-"
         if partial.version:

@@ -7,22 +7,21 @@ NAME being the folder's.  The speakers of the trials are held out: they are not 
 import argparse
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
-from sslsv.data.audio_files import AUDIO_SUFFIXES, find_audio_files
-from sslsv.data.list_files import why_unlistable, write_lists
+from sslsv.data.audio_files import AUDIO_SUFFIXES, BANK_FOLDERS, UNREAD_SUFFIXES, find_audio_files
+from sslsv.data.list_files import why_unlistable
 from sslsv.data.manifest import Manifest, Trials, hold_out_speakers, make_trials
-
-SpeakerOf = Callable[[str], str]  # path below the folder -> speaker
+from sslsv.prepare_data.disk import write_lists
+from sslsv.prepare_data.speaker_rules import SpeakerOf, speaker_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data folder` takes."""
-    parser.add_argument("folder", help="every audio file below it is listed, hidden ones are not")
+    parser.add_argument("folder", help="all recordings below it are listed; no hidden ones, noises or rooms")
     parser.add_argument(
         "--speaker-from",
         choices=["parent", "top", "regex", "none"],
@@ -89,36 +88,13 @@ def split(
             print("no validation trials: too few speakers have two recordings")
     if not num_held_out:
         return manifest, None
+    if not 0 <= num_held_out < manifest.num_speakers:
+        raise ValueError(
+            f"--held-out-speakers is {num_held_out}, but there are {manifest.num_speakers} speakers: hold "
+            f"out at most {manifest.num_speakers - 1}, so that some are left to train on."
+        )
     training, held_out = hold_out_speakers(manifest, num_held_out, seed)
     return training, make_trials(without_blanks(held_out), seed)
-
-
-def speaker_rule(kind: str, regex: str | None) -> SpeakerOf | None:
-    """Return what tells the speaker from a path, None if nothing does; ValueError for a wrong --regex."""
-    if (kind == "regex") != (regex is not None):
-        raise ValueError("--speaker-from regex and --regex PATTERN go together: give both or neither.")
-    if kind == "none":
-        return None
-    if kind == "top":
-        return lambda path: _folders_of(path, kind)[0]
-    if kind == "parent":
-        return _unambiguous_parent()
-    try:
-        pattern = re.compile(regex or "")
-    except re.error as error:
-        raise ValueError(f"--regex {regex!r} is no regular expression: {error}.") from error
-    if pattern.groups < 1:
-        raise ValueError(
-            f"--regex {regex!r} has no group: put brackets around the speaker, as in '(id\\d+)'."
-        )
-
-    def search(path: str) -> str:
-        match = pattern.search(path)
-        if match is None or not match.group(1):
-            raise ValueError(f"--regex {regex!r} finds no speaker in {path}: change the pattern.")
-        return match.group(1)
-
-    return search
 
 
 def list_folder(folder: Path, root: Path, speaker_of: SpeakerOf | None) -> Manifest:
@@ -128,9 +104,9 @@ def list_folder(folder: Path, root: Path, speaker_of: SpeakerOf | None) -> Manif
     Without `speaker_of` each recording is a speaker of its own, named by its path (percent-encoded).
     Raises ValueError when there is none, when a path can't stand in a list and when names of speakers clash.
     """
-    found = find_audio_files(folder)
+    found = find_speech(folder)
     if not found:
-        raise ValueError(f"{folder} holds no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}).")
+        raise ValueError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
     below = os.path.relpath(os.path.abspath(folder), os.path.abspath(root))
     prefix = os.path.abspath(folder) if below.split(os.sep)[0] == os.pardir else below
     ids: dict[str, int] = {}
@@ -153,6 +129,22 @@ def list_folder(folder: Path, root: Path, speaker_of: SpeakerOf | None) -> Manif
         paths.append(path)
         speakers.append(ids.setdefault(name, len(ids)))
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
+
+
+def find_speech(folder: Path) -> list[str]:
+    """Return the recordings below a folder, without banks of noises and rooms; says what is left out."""
+    found = find_audio_files(folder)
+    depth = len(os.path.join(folder, ""))
+    kept = [file for file in found if not set(BANK_FOLDERS).intersection(file[depth:].split(os.sep))]
+    if len(kept) < len(found):
+        print(f"{len(found) - len(kept)} noises and rooms below {' and '.join(BANK_FOLDERS)} are left out")
+    if unread := find_audio_files(folder, UNREAD_SUFFIXES):
+        kinds = ", ".join(sorted({os.path.splitext(file)[1].lower() for file in unread}))
+        print(
+            f"{len(unread)} files are left out, because training does not read their format ({kinds}): "
+            f"convert them to WAV or FLAC first; the first: {unread[0]}"
+        )
+    return kept
 
 
 def default_held_out(manifest: Manifest) -> int:
@@ -208,28 +200,3 @@ def shown(file: Path, root: Path) -> str:
     """Return a list's name as the settings want it: relative to data.root if it lies there."""
     place = os.path.relpath(file, root)
     return os.path.abspath(file) if place.startswith(os.pardir) else place
-
-
-def _unambiguous_parent() -> SpeakerOf:
-    places: dict[str, str] = {}
-
-    def parent(path: str) -> str:
-        place, name = os.path.dirname(path), _folders_of(path, "parent")[-1]
-        if places.setdefault(name, place) != place:
-            raise ValueError(
-                f"--speaker-from parent can't tell if {places[name]} and {place} are one speaker: use top "
-                "if speakers are the first folders, else regex; --regex '([^/]+)/[^/]+$' makes them one."
-            )
-        return name
-
-    return parent
-
-
-def _folders_of(path: str, kind: str) -> list[str]:
-    folders = path.split(os.sep)[:-1]
-    if not folders:
-        raise ValueError(
-            f"{path} lies directly in the folder, so --speaker-from {kind} finds no speaker for it: choose "
-            "regex or none, or give each speaker a folder."
-        )
-    return folders

@@ -39,7 +39,11 @@ def inspect(path: str) -> dict[str, Any]:
 
 def printable(path: str) -> str:
     """Return a path as valid UTF-8: bytes that are none are written `\\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return path  # itself: a million copies are felt
 
 
 def _measure(path: str) -> dict[str, Any]:

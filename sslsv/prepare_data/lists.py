@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sslsv.data.audio import find_audio
 from sslsv.prepare_data.disk import write_list
-from sslsv.prepare_data.validation_trials import Utterance, choose_held_out, draw_trials, read_genders
+from sslsv.prepare_data.validation_trials import Trial, Utterance, choose_held_out, draw_trials, read_genders
 
 CORPORA = {"voxceleb1": "vox1_meta.csv", "voxceleb2": "vox2_meta.csv"}
 TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))  # of VoxCeleb1
@@ -38,6 +38,11 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the lists of each corpus that is there; raises ValueError when none is."""
+    if options.validation_trials < 2:
+        raise ValueError(
+            f"--validation-trials is {options.validation_trials}; it must be 2 or more (no trials at all: "
+            "--held-out-speakers 0)."
+        )
     corpora = [corpus for corpus in CORPORA if (options.folder / corpus).is_dir()]
     if not corpora:
         raise ValueError(
@@ -49,14 +54,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def find_utterances(root: Path, corpus: str) -> list[Utterance]:
-    """Training utterances of a corpus, sorted by path, as (speaker, path below data.root)."""
-    found = []
+    """Training utterances of a corpus, sorted by path, as (speaker, path below data.root).
+
+    What is there in two formats is one utterance.
+    """
+    found: dict[str, Utterance] = {}
     for path in find_audio(root / corpus):
         place = os.path.relpath(path, root)
         speaker = place.split(os.sep)[1]
         if speaker not in TEST_SPEAKERS and not os.path.basename(place).startswith("."):
-            found.append((speaker, place))
-    return found
+            found.setdefault(os.path.splitext(place)[0], (speaker, place))
+    return list(found.values())
 
 
 def _write_lists(root: Path, corpus: str, options: argparse.Namespace) -> None:
@@ -77,12 +85,14 @@ def _write_lists(root: Path, corpus: str, options: argparse.Namespace) -> None:
     genders = read_genders(root / CORPORA[corpus])
     held_out = choose_held_out(utterances, genders, num_held_out, options.seed) if num_held_out else set()
     kept = [(speaker, path) for speaker, path in utterances if speaker not in held_out]
+    trials: list[Trial] = []
+    if held_out:  # before anything is written: what can't be drawn must not leave a train list without them
+        rows = [(speaker, path) for speaker, path in utterances if speaker in held_out]
+        trials = draw_trials(rows, genders, options.validation_trials, options.seed)
     text = "".join(f"{speaker} {path}\n" for speaker, path in kept)
     state = write_list(root / f"{corpus}_train_list", text)
     print(f"{state} ({len(kept):,} utterances of {len(speakers) - len(held_out):,} speakers).")
     if held_out:
-        rows = [(speaker, path) for speaker, path in utterances if speaker in held_out]
-        trials = draw_trials(rows, genders, options.validation_trials, options.seed)
         text = "".join(f"{int(is_target)} {enrol} {test}\n" for is_target, enrol, test in trials)
         state = write_list(root / f"{corpus}_validation_trials", text)
         kinds = "of one and of both genders" if genders else "genders unknown"

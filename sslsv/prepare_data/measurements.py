@@ -2,12 +2,11 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.json
 
 from sslsv.prepare_data.inspection import inspect, printable, stamp
@@ -36,7 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-_KEY = ["path", "size", "mtime_ns"]
+_MEASURED = pa.schema([field for field in SCHEMA if field.name not in ("path", "size", "mtime_ns")])
 
 
 def measure(files: Sequence[str], record: Path, num_processes: int) -> pa.Table:
@@ -47,11 +46,12 @@ def measure(files: Sequence[str], record: Path, num_processes: int) -> pa.Table:
     """
     record.parent.mkdir(parents=True, exist_ok=True)
     _cut_torn_line(record)
-    wanted = _wanted(files)
-    known = _join(wanted, _read(record))
+    wanted = _Wanted(files)
+    known = wanted.find(record)
     todo = np.flatnonzero(known["digest"].is_null().to_numpy(zero_copy_only=False))
     if not len(todo):
-        return known.select(SCHEMA.names)
+        return known
+    del known  # of a million files some 300 MB, which are read again
     chosen = [files[i] for i in todo.tolist()]
     with (
         ProgressLine("reading", len(files), already_done=len(files) - len(todo)) as line,
@@ -64,42 +64,53 @@ def measure(files: Sequence[str], record: Path, num_processes: int) -> pa.Table:
                 lines.write(json.dumps(row) + "\n")
             lines.flush()
             line.add(len(rows))
-    return _join(wanted, _read(record)).select(SCHEMA.names)
+    return wanted.find(record)
 
 
-def _wanted(files: Sequence[str]) -> pa.Table:
-    stamps = np.fromiter((stamp(path) for path in files), dtype=(np.int64, 2), count=len(files))
-    return pa.table(
-        {
-            "path": pa.array([printable(path) for path in files], pa.string()),
-            "size": stamps[:, 0],
-            "mtime_ns": stamps[:, 1],
-            "place": np.arange(len(files)),
-        }
-    )
+class _Wanted:
+    """The files to measure as they are now, to be found in a record that is too long to be held twice."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._places = {printable(path): place for place, path in enumerate(files)}
+        stamps = np.fromiter((stamp(path) for path in files), dtype=(np.int64, 2), count=len(files))
+        self._sizes, self._times = stamps[:, 0].copy(), stamps[:, 1].copy()
+
+    def find(self, record: Path) -> pa.Table:
+        """Measurements of the files in their order, the newest of each; empty where there is none."""
+        kept = [_MEASURED.empty_table()]
+        newest = np.full(len(self._places), -1, dtype=np.int64)  # row of `kept`
+        num_kept = 0
+        for batch in _batches(record):
+            places = np.array(
+                [self._places.get(path, -1) for path in batch["path"].to_pylist()], dtype=np.int64
+            )
+            is_current = places >= 0
+            is_current &= batch["size"].to_numpy(zero_copy_only=False) == self._sizes[places]
+            is_current &= batch["mtime_ns"].to_numpy(zero_copy_only=False) == self._times[places]
+            kept.append(pa.table(batch.select(_MEASURED.names).filter(pa.array(is_current))))
+            # Where one place stands twice, the later row is the one that stays.
+            newest[places[is_current]] = np.arange(num_kept, num_kept + len(kept[-1]))
+            num_kept += len(kept[-1])
+        measured = pa.concat_tables(kept)
+        kept.clear()
+        rows = pa.array(newest, mask=newest < 0)
+        columns = [pa.array(list(self._places), pa.string()), self._sizes, self._times]
+        for name in _MEASURED.names:  # one at a time, for each is there twice meanwhile
+            columns.append(measured[name].take(rows))
+            measured = measured.drop_columns(name)
+        pa.default_memory_pool().release_unused()
+        return pa.table(columns, schema=SCHEMA)
 
 
-def _join(wanted: pa.Table, known: pa.Table) -> pa.Table:
-    """Measurements of the wanted files in their order, the newest of each; empty where there is none."""
-    joined = wanted.join(known, keys=_KEY, join_type="left outer").combine_chunks()
-    order = np.lexsort([pc.fill_null(joined["line"], -1).to_numpy(), joined["place"].to_numpy()])
-    places = joined["place"].to_numpy()[order]
-    is_last = np.append(places[1:] != places[:-1], True) if len(places) else np.zeros(0, dtype=bool)
-    return joined.take(order[is_last])
-
-
-def _read(record: Path) -> pa.Table:
+def _batches(record: Path) -> Iterator[pa.RecordBatch]:
     if not record.exists() or record.stat().st_size == 0:
-        table = SCHEMA.empty_table()
-    else:
-        parse = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
-        try:
-            table = pa.json.read_json(record, parse_options=parse)
-        except pa.ArrowInvalid as error:
-            raise ValueError(
-                f"{record} is damaged ({error}): delete it, and all files are read anew."
-            ) from error
-    return table.append_column("line", pa.array(np.arange(len(table))))
+        return
+    parse = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
+    try:
+        with pa.json.open_json(record, parse_options=parse) as batches:
+            yield from batches
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{record} is damaged ({error}): delete it, and all files are read anew.") from error
 
 
 def _row_of_lost(path: str) -> dict[str, object]:

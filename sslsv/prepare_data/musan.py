@@ -14,8 +14,8 @@ import soundfile
 
 from sslsv.prepare_data.archives import read_tar
 from sslsv.prepare_data.disk import check_room, write_whole
-from sslsv.prepare_data.existing import find_folders
-from sslsv.prepare_data.obtain import delete_sources, obtain
+from sslsv.prepare_data.existing import files_below, find_folders
+from sslsv.prepare_data.obtain import delete_sources, is_at_hand, obtain
 from sslsv.prepare_data.progress_line import ProgressLine
 from sslsv.prepare_data.record import count_files, is_prepared, record_prepared
 from sslsv.prepare_data.supply import add_supply_arguments, supply_of
@@ -45,23 +45,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make FOLDER/musan_split complete; returns 1 when some files could not be read."""
     supply = supply_of(options)
-    if is_prepared(supply.root, NAME, FOLDER):
-        print(f"{NAME}: all files are in place.")
-        return 0
+    folder = supply.root / FOLDER
     given = [place for category in CATEGORIES for place in find_folders(supply.given, category)]
     given = [place for place in given if place.parent.name == "musan"]
-    paths = [] if given else next(iter(obtain(NAME, supply).values()))
+    is_complete = is_prepared(supply.root, NAME, FOLDER)
+    if is_complete and not given:
+        print(f"{NAME}: all files are in place.")
+        return 0
+    paths: list[Path] = []
+    if not is_complete and (not given or is_at_hand(NAME, supply)):
+        (paths,) = obtain(NAME, supply).values()
     size = sum(path.stat().st_size for path in (*paths, *(file for file, _ in _files_below(given))))
-    check_room(
-        supply.root, 1.1 * size, "Cutting MUSAN"
-    )  # speech and music as gzip leaves them: hardly smaller
+    present = sum(path.stat().st_size for path in files_below(folder, (".wav",)))
+    # gzip leaves speech and music hardly smaller
+    check_room(supply.root, 1.1 * size - present, "Cutting MUSAN")
     damaged = []
     with ProgressLine("cut musan", _NUM_FILES) as progress:
         for name, content in _contents(given, paths):
             place = place_of(name)
             if place is not None:
                 try:
-                    cut(content, supply.root / FOLDER / place)
+                    cut(content, folder / place)
                 except (soundfile.SoundFileError, RuntimeError):
                     damaged.append(name)
                 progress.add()
@@ -70,10 +74,13 @@ def run(options: argparse.Namespace) -> int:
             f"{NAME}: {len(damaged):,} files can't be read ({', '.join(damaged[:5])}); all others are there."
         )
         return 1
-    if not count_files(supply.root / FOLDER):
+    num_pieces = count_files(folder)
+    if not num_pieces:
         label = ", ".join(map(str, paths or given))
         raise ValueError(f"{label} holds no wav file of music, noise or speech: it is not MUSAN.")
-    print(f"{NAME}: {record_prepared(supply.root, NAME, FOLDER):,} pieces are in place.")
+    if paths:  # a folder of the user's may hold any part of MUSAN: the rest is still to come
+        record_prepared(supply.root, NAME, FOLDER)
+    print(f"{NAME}: {num_pieces:,} pieces are in place.")
     delete_sources(paths, supply)
     return 0
 
@@ -87,9 +94,9 @@ def place_of(name: str) -> str | None:
     return None
 
 
-def cut(content: bytes, target: Path) -> None:
+def cut(content: bytes | Path, target: Path) -> None:
     """Write the pieces of a file: NAME_00000.wav, NAME_00008.wav ..., named by the second they begin at."""
-    with soundfile.SoundFile(io.BytesIO(content)) as file:
+    with soundfile.SoundFile(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
         for start, end in piece_bounds(file.frames, file.samplerate):
             piece = target.with_name(f"{target.stem}_{start // file.samplerate:05d}.wav")
             if piece.exists():
@@ -101,11 +108,11 @@ def cut(content: bytes, target: Path) -> None:
             write_whole(piece, buffer.getvalue())
 
 
-def _contents(given: Sequence[Path], paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+def _contents(given: Sequence[Path], paths: Sequence[Path]) -> Iterator[tuple[str, bytes | Path]]:
     if paths:
         yield from read_tar(paths, ".wav")
     for file, name in _files_below(given):
-        yield name, file.read_bytes()
+        yield name, file
 
 
 def _files_below(categories: Sequence[Path]) -> Iterator[tuple[Path, str]]:

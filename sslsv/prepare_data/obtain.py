@@ -15,6 +15,9 @@ from sslsv.prepare_data.progress_line import ProgressLine, readable_bytes
 from sslsv.prepare_data.sources import Archive, Remote, archives_of
 from sslsv.prepare_data.supply import Supply
 
+# In the folder of archives, by path: sizes, times of change and, of what was checked, md5 sums.
+_CHECKED, _DOWNLOADED = "checked.json", "downloaded.json"
+
 
 def obtain(set_name: str, supply: Supply, wanted: Iterable[str] = ()) -> dict[str, list[Path]]:
     """Return the files of each archive of a set (those in `wanted`, if named), by the archive's name.
@@ -64,9 +67,11 @@ def find_file(name: str, supply: Supply) -> Path | None:
 
 
 def delete_sources(paths: Iterable[Path], supply: Supply) -> None:
-    """Delete downloaded archives if that was asked for; those in the user's own folders stay."""
-    for path in paths:
-        if supply.deletes_sources and path.parent == supply.archives:
+    """Delete what was downloaded, and is as it came, if that was asked for; all that is the user's stays."""
+    downloaded = _read(supply.archives / _DOWNLOADED)
+    for path in paths if supply.deletes_sources else ():
+        is_given = any(path.resolve().is_relative_to(folder.resolve()) for folder in supply.given)
+        if not is_given and downloaded.get(str(path.resolve())) == _identity(path):
             print(f"{path} is deleted ({readable_bytes(path.stat().st_size)}).")
             path.unlink()
 
@@ -107,14 +112,23 @@ def _download_all(missing: list[Remote], supply: Supply) -> None:
             for task in tasks:
                 task.cancel()
             raise
-    for part in missing:
-        if part.md5 is not None:
-            _remember(supply.archives / part.name, part.md5, supply)
+        finally:
+            wait(tasks)
+            done = [part for part, task in zip(missing, tasks, strict=True) if _has_come(task)]
+            for part in done:
+                path = supply.archives / part.name
+                _add(supply.archives / _DOWNLOADED, path, _identity(path))
+                if part.md5 is not None:
+                    _add(supply.archives / _CHECKED, path, [*_identity(path), part.md5])
 
 
 def _raise_first(tasks: set[Future[Path]]) -> None:
     for task in tasks:
         task.result()
+
+
+def _has_come(task: Future[Path]) -> bool:
+    return not task.cancelled() and task.exception() is None
 
 
 def _size(path: Path) -> int:
@@ -123,7 +137,8 @@ def _size(path: Path) -> int:
 
 def check_md5(path: Path, md5: str | None, supply: Supply) -> None:
     """Raise ArchiveError when a file's md5 is another; one found right is not read again while unchanged."""
-    if md5 is None or _known(supply).get(str(path.resolve())) == [*_identity(path), md5]:
+    checked = supply.archives / _CHECKED
+    if md5 is None or _read(checked).get(str(path.resolve())) == [*_identity(path), md5]:
         return
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file, ProgressLine(f"check {path.name}", _size(path), "bytes") as progress:
@@ -136,21 +151,20 @@ def check_md5(path: Path, md5: str | None, supply: Supply) -> None:
             "off, damaged or another version. Move it away to have it downloaded, or give its md5 "
             "by --sources."
         )
-    _remember(path, md5, supply)
+    _add(checked, path, [*_identity(path), md5])
 
 
-def _identity(path: Path) -> list[int]:
+def _identity(path: Path) -> list[int | str]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
-def _known(supply: Supply) -> dict[str, list[int | str]]:
-    known: dict[str, list[int | str]] = {}
+def _read(notes: Path) -> dict[str, list[int | str]]:
+    found: dict[str, list[int | str]] = {}
     with contextlib.suppress(OSError, ValueError):
-        known = json.loads((supply.archives / "checked.json").read_text(encoding="utf-8"))
-    return known
+        found = json.loads(notes.read_text(encoding="utf-8"))
+    return found
 
 
-def _remember(path: Path, md5: str, supply: Supply) -> None:
-    known = {**_known(supply), str(path.resolve()): [*_identity(path), md5]}
-    write_whole(supply.archives / "checked.json", json.dumps(known, indent=1).encode())
+def _add(notes: Path, path: Path, facts: list[int | str]) -> None:
+    write_whole(notes, json.dumps({**_read(notes), str(path.resolve()): facts}, indent=1).encode())

@@ -7,6 +7,7 @@ Exit status: 0 all is copied, 1 some files could not be read (the lists leave th
 """
 
 import argparse
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ import soundfile
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, read_whole
 from sslsv.data.audio_files import BANK_FOLDERS, find_audio_files
-from sslsv.data.list_files import find_lists, is_trial_list, train_rows, trial_rows, write_lists
+from sslsv.data.list_files import find_lists, is_trial_list, train_rows, trial_rows
 from sslsv.data.rounding import to_int16
+from sslsv.prepare_data.disk import write_lists, write_whole
 from sslsv.prepare_data.parallel import map_files
 from sslsv.prepare_data.progress_line import ProgressLine
 from sslsv.prepare_data.trimming import trim_silence
@@ -119,8 +121,7 @@ def claim_folder(out: Path, settings: dict[str, object]) -> None:
             )
     elif out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty and no copy of this command: choose another --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    write_whole(marker, (json.dumps(settings) + "\n").encode())
 
 
 def is_done(job: Job) -> bool:
@@ -144,19 +145,12 @@ def convert(job: Job) -> str:
         waveform = trim_silence(waveform)
         if not len(waveform):
             return f"{job.source} is silent throughout."
-    target = Path(job.target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        kind = target.suffix[1:].upper()
-        soundfile.write(partial, to_int16(waveform), SAMPLE_RATE, subtype="PCM_16", format=kind)
-        modified = os.stat(job.source).st_mtime_ns
-        os.utime(partial, ns=(modified, modified))
-        os.replace(partial, target)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise OSError(f"{target} can't be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    target, buffer = Path(job.target), io.BytesIO()
+    kind = target.suffix[1:].upper()
+    soundfile.write(buffer, to_int16(waveform), SAMPLE_RATE, subtype="PCM_16", format=kind)
+    write_whole(target, buffer.getvalue())
+    modified = os.stat(job.source).st_mtime_ns
+    os.utime(target, ns=(modified, modified))
     return ""
 
 

@@ -30,16 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make FOLDER/simulated_rirs complete; returns 1 when some files could not be extracted."""
     supply = supply_of(options)
+    folder = supply.root / FOLDER
+    if folder.is_symlink():  # what it leads to is the user's own: nothing is extracted into it
+        print(f"{NAME}: {folder} is a link to {folder.readlink()}, with {count_files(folder):,} responses.")
+        return 0
     if is_prepared(supply.root, NAME, FOLDER):
         print(f"{NAME}: all files are in place.")
         return 0
     given = list(find_folders(supply.given, FOLDER))[:1]
-    if given and not (supply.root / FOLDER).exists():
+    if given and not folder.exists():
         link_folders(given, supply.root)
-        print(f"{NAME}: {given[0]} is linked, with {count_files(supply.root / FOLDER):,} responses.")
+        print(f"{NAME}: {given[0]} is linked, with {count_files(folder):,} responses.")
         return 0
     (paths,) = obtain(NAME, supply).values()
-    result = extract(paths, list_zip(paths, place_of), supply.root / FOLDER, NAME)
+    result = extract(paths, list_zip(paths, place_of), folder, NAME)
     print(f"{NAME}: {result.describe()}")
     if not result.is_complete:
         return 1

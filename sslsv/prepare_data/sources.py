@@ -165,6 +165,7 @@ def parse_replacements(
                 f"--url takes NAME=URL, for example voxceleb=https://host/folder; '{name}' has no =URL."
             )
         _check_name(name, "--url")
+        _check_address(url, f"--url {name}")
         found[name] = replace(found.get(name, Replacement()), url=url)
     return found
 
@@ -183,11 +184,19 @@ def _replacements_in(file: Path) -> dict[str, Replacement]:
         values = {"url": entry} if isinstance(entry, str) else entry
         if not isinstance(values, dict) or set(values) - {"url", "md5"}:
             raise ValueError(f"{file}: {name} must be an address, or a mapping with `url` and `md5` alone.")
+        if values.get("url") is not None:
+            _check_address(values["url"], f"{file}: {name}")
         md5 = None if values.get("md5") in (None, "null", "~", "") else str(values["md5"]).lower()
         if md5 is not None and not re.fullmatch(r"[0-9a-f]{32}", md5):
             raise ValueError(f"{file}: the md5 of {name} is {md5!r}; it has 32 digits 0 .. f, or is null.")
         found[str(name)] = Replacement(values.get("url"), md5, "md5" in values)
     return found
+
+
+def _check_address(url: object, place: str) -> None:
+    # The address is not shown: it may hold a password.
+    if not isinstance(url, str) or not re.match(r"https?://[^/\s]", url):
+        raise ValueError(f"{place} has no address of a server: it must begin with http:// or https://.")
 
 
 def _check_name(name: str, place: str) -> None:

@@ -118,13 +118,17 @@ def to_json(summary: dict[str, Any]) -> str:
 
 def _originals(digests: pa.ChunkedArray, is_preferred: Mask) -> npt.NDArray[np.int64]:
     """For each recording the one that it repeats, or -1."""
-    codes = pc.fill_null(digests.combine_chunks().dictionary_encode().indices, -1).to_numpy()
+    # By sorting: for a million different digests a hash table takes 250 MB.
+    order = pc.sort_indices(digests).to_numpy()
+    following = digests.take(order)
+    is_new = pc.fill_null(pc.not_equal(following.slice(1), following.slice(0, len(order) - 1)), True)
+    codes = np.zeros(len(order), dtype=np.int64)
+    codes[order[1:]] = np.cumsum(is_new.to_numpy())
     order = np.lexsort([np.arange(len(codes)), ~is_preferred, codes])
     is_first = np.append(True, np.diff(codes[order]) != 0)[: len(order)]
     firsts = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
-    is_repeated = ~is_first & digests.is_valid().to_numpy()[order]
     originals = np.full(len(order), -1, dtype=np.int64)
-    originals[order[is_repeated]] = firsts[is_repeated]
+    originals[order[~is_first]] = firsts[~is_first]
     return originals
 
 

@@ -4,11 +4,10 @@ The recordings are read inside the archive, or its parts, and never extracted as
 --delete-sources.  They become 16-bit WAV (some 270 GB) or FLAC (some 160 GB) at 16 kHz, by tasks on all CPUs
 of this machine or of the Ray cluster that RAY_ADDRESS names; all of its machines must see FOLDER and the
 archive under the same paths.  Speakers' folders (id00012 ...) below --from are used in place of a download:
-with m4a files they are converted, with WAV or FLAC linked.
+m4a files are converted, WAV and FLAC linked, and an archive that is at hand fills in the rest.
 """
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +15,22 @@ from pathlib import Path
 from sslsv.prepare_data.archives import list_zip
 from sslsv.prepare_data.decode import Failure, Item
 from sslsv.prepare_data.disk import write_whole
-from sslsv.prepare_data.existing import find_folders, has_file, is_linked, link_folders
+from sslsv.prepare_data.existing import (
+    files_below,
+    find_folders,
+    has_file,
+    is_linked,
+    link_files,
+    link_folders,
+)
 from sslsv.prepare_data.obtain import delete_sources, is_at_hand, obtain
-from sslsv.prepare_data.record import is_prepared, record_prepared
+from sslsv.prepare_data.record import count_files, is_prepared, record_prepared
 from sslsv.prepare_data.supply import Supply, add_supply_arguments, supply_of
 
 NAME = "voxceleb2"
+NUM_FILES = 1_092_009  # of the development part
 
+_READY = (".wav", ".flac")
 _SPEAKER = r"id0\d{4}"
 _PLACE = re.compile(rf"(?:^|/)({_SPEAKER}/[^/]+/[^/]+)\.m4a$")
 
@@ -53,54 +61,76 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make FOLDER/voxceleb2 complete; returns 1 when some recordings could not be converted."""
     supply = supply_of(options)
-    if is_prepared(supply.root, NAME, NAME):
+    folder = supply.root / NAME
+    speakers = [place for place in find_folders(supply.given, _SPEAKER) if has_file(place, (*_READY, ".m4a"))]
+    _link(speakers, folder)
+    items = _items_of_folders(speakers, folder, options.format)
+    archive: list[Path] = []
+    is_complete = is_prepared(supply.root, NAME, NAME)
+    if not is_complete and (not speakers or is_at_hand(NAME, supply)):
+        (archive,) = obtain(NAME, supply).values()
+        inside = _items_of_archive(archive, folder, options.format)
+        places = {place for _, place in inside}
+        items = inside + [item for item in items if item[1] not in places]
+    _name_other_format(folder, options.format)
+    if is_complete and not speakers:
         print(f"{NAME}: all files are in place.")
         return 0
-    folder = supply.root / NAME
-    speakers = list(find_folders(supply.given, _SPEAKER))
-    compressed = [place for place in speakers if has_file(place, (".m4a",))]
-    ready = [
-        place for place in speakers if place not in set(compressed) and has_file(place, (".wav", ".flac"))
-    ]
-    if ready:
-        link_folders(ready, folder)
-        print(f"{NAME}: {len(ready):,} speakers are linked from --from.")
-    if compressed:
-        return _convert(supply, [], _items_of_folders(compressed, options.format), options.cpus)
-    if ready and not is_at_hand(NAME, supply):
-        return 0
-    (paths,) = obtain(NAME, supply).values()
-    entries = list_zip(paths, place_of)
+    return _convert(supply, archive, items, options.cpus)
+
+
+def _name_other_format(folder: Path, kind: str) -> None:
+    other = "flac" if kind == "wav" else "wav"
+    if num_files := count_files(folder, (f".{other}",)):
+        print(
+            f"{NAME}: {num_files:,} recordings are there as {other} and stay so: --format {kind} makes new "
+            "ones."
+        )
+
+
+def _link(speakers: Sequence[Path], folder: Path) -> None:
+    """Link what is ready: a speaker's folder, or, where there is something to convert too, its files."""
+    compressed = {place for place in speakers if has_file(place, (".m4a",))}
+    link_folders([place for place in speakers if place not in compressed], folder)
+    for speaker in sorted(compressed):
+        if not is_linked(folder, speaker.name):
+            link_files(speaker, folder / speaker.name, _READY)
+
+
+def _items_of_archive(archive: Sequence[Path], folder: Path, kind: str) -> list[Item]:
+    entries = list_zip(archive, place_of)
     if not entries:
-        raise ValueError(f"{paths[0]} holds no m4a file of a speaker: it is another archive.")
-    items: list[Item] = [
-        (entry, f"{place}.{options.format}") for entry, place in entries if not is_linked(folder, place)
-    ]
-    return _convert(supply, paths, items, options.cpus)
+        raise ValueError(f"{archive[0]} holds no m4a file of a speaker: it is another archive.")
+    return [(entry, f"{place}.{kind}") for entry, place in entries if not is_linked(folder, place)]
 
 
-def _items_of_folders(speakers: Sequence[Path], kind: str) -> list[Item]:
+def _items_of_folders(speakers: Sequence[Path], folder: Path, kind: str) -> list[Item]:
     items: list[Item] = []
     for speaker in speakers:
-        for place, _, names in sorted(os.walk(speaker)):
-            for name in sorted(names):
-                path = Path(place, name)
-                if path.suffix.lower() == ".m4a" and not name.startswith("."):
-                    inside = path.relative_to(speaker).with_suffix(f".{kind}").as_posix()
-                    items.append((str(path.resolve()), f"{speaker.name}/{inside}"))
+        for path in files_below(speaker, (".m4a",)) if not is_linked(folder, speaker.name) else ():
+            inside = path.relative_to(speaker).with_suffix(f".{kind}").as_posix()
+            items.append((str(path.resolve()), f"{speaker.name}/{inside}"))
     return items
 
 
 def _convert(supply: Supply, archive: Sequence[Path], items: Sequence[Item], num_cpus: int | None) -> int:
-    from sslsv.prepare_data.convert import convert  # seconds of Ray
+    failures: list[Failure] = []
+    if items:
+        from sslsv.prepare_data.convert import convert  # seconds of Ray
 
-    failures = convert(archive, items, supply.root / NAME, NAME, num_cpus)
+        failures = convert(archive, items, supply.root / NAME, NAME, num_cpus)
     report = supply.root / f"{NAME}_failures.txt"
     if failures:
         write_whole(report, "".join(f"{place}\t{reason}\n" for place, reason in failures).encode())
         print(_failure_sentence(failures, len(items), report))
         return 1
     report.unlink(missing_ok=True)
+    if not archive:  # the user's folders may hold any part of the corpus: the rest is still to come
+        print(
+            f"{NAME}: {count_files(supply.root / NAME):,} recordings are in place, with those of --from (the "
+            f"whole corpus has {NUM_FILES:,})."
+        )
+        return 0
     print(f"{NAME}: {record_prepared(supply.root, NAME, NAME):,} recordings are in place.")
     delete_sources(archive, supply)
     return 0

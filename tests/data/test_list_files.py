@@ -10,8 +10,8 @@ from sslsv.data.list_files import (
     trial_line_numbers,
     trial_rows,
     why_unlistable,
-    write_lists,
 )
+from sslsv.prepare_data.disk import write_lists
 
 
 def test_train_rows__path_is_the_rest_of_the_line_with_its_blanks(tmp_path: Path) -> None:
@@ -84,18 +84,6 @@ def test_why_unlistable__is_none_exactly_where_a_list_returns_the_path(
     except ValueError:
         came_back = False
     assert came_back is (why is None)
-
-
-def test_write_lists__changes_nothing_unless_forced(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "new" / "second"
-    write_lists({first: ["a"], second: ["b"]}, is_forced=False)
-    write_lists({first: ["a"], second: ["b"]}, is_forced=False)
-    with pytest.raises(FileExistsError, match="second exists and would change: .* --force"):
-        write_lists({first: ["a"], second: ["c"], tmp_path / "third": ["d"]}, is_forced=False)
-    assert not (tmp_path / "third").exists() and second.read_text() == "b\n"
-    write_lists({second: ["c"]}, is_forced=True)
-    assert second.read_text() == "c\n"
-    assert sorted(path.name for path in second.parent.iterdir()) == ["second"]
 
 
 def test_find_lists__are_those_with_the_usual_names(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import soundfile
 
 from sslsv.data.manifest import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
+from sslsv.prepare_data.check import find_corpus
+from tests.prepare_data.full_disk import largest_file
 
 
 @pytest.fixture
@@ -65,6 +67,26 @@ def test_check__bad_files_leave_the_train_list_and_the_original_stays(
     assert "does not exist" in printed and "4 good lines of voxceleb2_train_list, 4 left out" in printed
 
 
+def test_check__full_disk_is_a_sentence_and_the_same_command_goes_on(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = corpus.parent / "checks" / "corpus"
+    assert check(str(corpus)) == 0  # the processes that read are made now: the limit would stay with them
+    table = (report / "files.parquet").read_bytes()
+    record = report / "measurements.jsonl"
+    record.write_text("".join(record.read_text().splitlines(keepends=True)[:4]))
+    for limit in (2000, 8000):  # within the measurements, within the table of them
+        with largest_file(limit):
+            assert check(str(corpus), "--min-seconds", "0.5") == 2
+        assert "error: The disk of checks/corpus (or a limit set for it) is full" in capsys.readouterr().err
+        assert (report / "files.parquet").read_bytes() == table
+        assert sorted(path.name for path in report.iterdir()) == [
+            "files.parquet",
+            "measurements.jsonl",
+            "summary.json",
+        ]
+
+
 def test_check__trial_list_is_freed_of_faults_and_unreadable_recordings(corpus: Path) -> None:
     rows = (corpus / "trials").read_text().splitlines()
     label, first, second = rows[0].split()
@@ -81,6 +103,35 @@ def test_check__list_below_a_root_and_limits_of_ones_own(corpus: Path) -> None:
     assert check("voxceleb2_train_list", "--root", str(corpus)) == 0
     assert check("voxceleb2_train_list", "--root", str(corpus), "--min-seconds", "100") == 1
     assert (corpus / "voxceleb2_train_list.checked").read_text() == ""
+
+
+def test_check__folder_below_its_root_has_the_lists_of_the_root_that_name_it(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = read_train_lists(corpus, ["voxceleb2_train_list"])
+    (corpus / manifest.paths[0]).write_text("no audio")
+    (corpus / "other_train_list").write_text("a other/a.wav\n")  # of recordings that are elsewhere
+    folder, root = str(corpus / "voxceleb2"), str(corpus)
+    assert find_corpus(folder, root, None).train_lists == ["voxceleb2_train_list"]
+    assert list(find_corpus(str(corpus / "voxceleb1"), root, None).trial_lists) == ["trials"]
+    assert check(folder, "--root", root) == 1
+    assert read_train_lists(corpus, ["voxceleb2_train_list.checked"]).paths == manifest.paths[1:]
+    assert check(folder) == 1
+    assert f"{folder} has no list of these recordings" in capsys.readouterr().out
+
+
+def test_check__packed_folder_is_refused(
+    packed_demo_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(packed_demo_corpus.iterdir())
+    for arguments in ([str(packed_demo_corpus)], [str(packed_demo_corpus / "trials")]):
+        assert check(*arguments) == 2
+        assert f"{packed_demo_corpus} is a packed folder" in capsys.readouterr().err
+    assert sorted(packed_demo_corpus.iterdir()) == before
 
 
 @pytest.mark.parametrize(

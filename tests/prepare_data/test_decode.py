@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import av
 import numpy as np
@@ -7,7 +8,7 @@ import soundfile
 from scipy.signal import correlate
 
 from sslsv.data.audio import AudioError
-from sslsv.prepare_data.decode import decode, duration_seconds
+from sslsv.prepare_data.decode import Item, convert_batch, decode, duration_seconds
 from tests.prepare_data.corpus_server import m4a, speech, wav
 
 
@@ -59,6 +60,41 @@ def test_decode__refuses_a_damaged_file(damage: object) -> None:
     content = damage(m4a(speech(3)))  # type: ignore[operator]
     with pytest.raises(AudioError, match="can't be decoded|ends after"):
         decode(content)
+
+
+def test_decode__of_any_wrong_byte_of_the_header_raises_nothing_but_an_audio_error() -> None:
+    content = m4a(speech(3, 0.3))
+    start = content.index(b"moov")
+    failures = []
+    for place in range(start, len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        try:
+            decode(bytes(damaged))
+        except AudioError as error:
+            failures.append(str(error))
+        duration_seconds(bytes(damaged))
+    assert len(failures) > 100 and any("its codec is unknown" in failure for failure in failures)
+
+
+def test_convert_batch__lists_a_source_that_cannot_be_read_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "witness"):
+        (tmp_path / name).write_bytes(m4a(speech(1, 0.3)))
+    real = Path.read_bytes
+
+    def broken_disk(path: Path) -> bytes:
+        if path.name == "a":
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", broken_disk)
+    items: list[Item] = [(str(tmp_path / name), f"{name}.wav") for name in ("a", "b")]
+    assert convert_batch([], items, str(tmp_path), "witness") == [
+        ("a.wav", "it can't be read (Input/output error)")
+    ]
+    assert (tmp_path / "b.wav").exists()
 
 
 def test_decode__refuses_a_file_that_ends_before_its_length(tmp_path: object) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sslsv.prepare_data.disk import check_room, write_list, write_whole
+from sslsv.prepare_data.disk import check_room, sentence_of, write_list, write_lists, write_whole
+from tests.prepare_data.full_disk import largest_file
 
 
 def test_write_whole__leaves_nothing_behind_when_the_disk_is_full(tmp_path: Path) -> None:
@@ -44,6 +45,30 @@ def test_write_list__keeps_every_earlier_version(tmp_path: Path) -> None:
         "list.old": "a\n",
         "list.old2": "b\n",
     }
+
+
+def test_write_lists__changes_nothing_unless_forced(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "new" / "second"
+    write_lists({first: ["a"], second: ["b"]}, is_forced=False)
+    write_lists({first: ["a"], second: ["b"]}, is_forced=False)
+    with pytest.raises(FileExistsError, match="second exists and would change: .* --force"):
+        write_lists({first: ["a"], second: ["c"], tmp_path / "third": ["d"]}, is_forced=False)
+    assert not (tmp_path / "third").exists() and second.read_text() == "b\n"
+    write_lists({second: ["c"]}, is_forced=True)
+    assert second.read_text() == "c\n"
+    assert sorted(path.name for path in second.parent.iterdir()) == ["second"]
+
+
+def test_write_lists__leaves_nothing_behind_when_the_disk_is_full(tmp_path: Path) -> None:
+    with largest_file(100), pytest.raises(OSError, match=f"The disk of {tmp_path} .* is full: make room"):
+        write_lists({tmp_path / "list": ["a" * 200]}, is_forced=False)
+    assert os.listdir(tmp_path) == []
+
+
+def test_sentence_of__a_full_disk_says_how_to_go_on() -> None:
+    assert sentence_of(OSError(28, "No space left on device", "/a/b")).startswith("The disk of /a/b (or a")
+    assert sentence_of(OSError(28, "No space left on device")).endswith("the same command goes on.")
+    assert sentence_of(ValueError("as it is")) == "as it is"
 
 
 def test_check_room__says_how_much_is_needed_and_free(tmp_path: Path) -> None:

@@ -78,6 +78,30 @@ def test_download__tries_again_when_the_server_is_busy(server: Server, tmp_path:
     assert fetch(server, tmp_path, tries=9).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:9/x",
+        "http://nowhere.invalid/x",
+        "{server}/busy",
+        "http://[::/x",
+        "http://a b/x",
+        "x",
+    ],
+)
+def test_download__dead_link_says_how_to_go_on(server: Server, tmp_path: Path, address: str) -> None:
+    server.statuses["busy"] = 503
+    remote = Remote(NAME, address.replace("{server}", server.url), None, "voxceleb")
+    with pytest.raises(DownloadError, match=rf"{NAME} .*Access to VoxCeleb .*https://mm.kaist.*--from DIR"):
+        download(remote, tmp_path, Credentials(), lambda _: None, tries=2, first_pause_seconds=0.01)
+
+
+def test_download__malformed_address_is_not_tried_again(tmp_path: Path) -> None:
+    remote = Remote(NAME, "ftp://127.0.0.1/x", None, "voxceleb")
+    with pytest.raises(DownloadError, match="is none that can be asked"):
+        download(remote, tmp_path, Credentials(), lambda _: None, tries=2, first_pause_seconds=3)
+
+
 def test_download__keeps_what_has_another_md5_and_says_so(server: Server, tmp_path: Path) -> None:
     with pytest.raises(
         DownloadError, match=rf"has the md5 {md5(CONTENT)}, expected {'0' * 32}: .* kept as .*\.bad"
@@ -148,6 +172,19 @@ def test_download__uses_netrc_when_no_password_is_given(
     monkeypatch.setenv("NETRC", str(netrc))
     server.password = "Basic bWU6aGlkZGVu"
     assert fetch(server, tmp_path).exists()
+
+
+def test_download__token_goes_before_netrc(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password hidden\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.password = "Bearer s3cret"
+    remote = Remote(NAME, f"{server.url}/{NAME}", None, "voxceleb")
+    assert size_on_server(remote, Credentials(token="s3cret")) == len(CONTENT)
+    assert fetch(server, tmp_path, credentials=Credentials(token="s3cret")).exists()
 
 
 def test_download__stops_with_a_sentence_when_the_disk_is_full_and_goes_on_later(

@@ -88,6 +88,21 @@ def test_folder__blanks_in_held_out_recordings_are_left_out_of_trials(
     assert sum("number 0.wav" in path for path in paths) == 3 and not any(" " in path for path in heard)
 
 
+def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
+    before = lists_of(folder.parent)
+    for name in ("musan_split/noise/a/1.wav", "simulated_rirs/small/r.wav", "ann/ann_0/9.m4a", "zoe/a/1.WMA"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
+    assert lists_of(folder.parent) == before
+    printed = capsys.readouterr().out
+    assert "2 noises and rooms below musan_split and simulated_rirs are left out" in printed
+    assert "2 files are left out, because training does not read their format (.m4a, .wma)" in printed
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -96,7 +111,11 @@ def test_folder__blanks_in_held_out_recordings_are_left_out_of_trials(
         (["--speaker-from", "regex", "--regex", "a"], "has no group"),
         (["--speaker-from", "regex", "--regex", "(ann)"], "finds no speaker in Fay Ray/"),
         (["--speaker-from", "none", "--held-out-speakers", "2"], "needs speakers"),
-        (["--held-out-speakers", "12"], "hold out at most"),
+        (
+            ["--speaker-from", "top", "--held-out-speakers", "12"],
+            "--held-out-speakers is 12, but there are 6",
+        ),
+        (["--speaker-from", "top", "--held-out-speakers", "-1"], "--held-out-speakers is -1"),
     ],
 )
 def test_folder__wrong_request_is_one_sentence(

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,35 @@ def test_measure__damaged_record_is_named(files: list[str], tmp_path: Path) -> N
     (tmp_path / "record.jsonl").write_text("this is no JSON\n")
     with pytest.raises(ValueError, match=r"record\.jsonl is damaged .* delete it"):
         measure(files, tmp_path / "record.jsonl", 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is Linux's to tell")
+def test_measure__and_verdicts_of_what_is_known_take_little_memory(tmp_path: Path) -> None:
+    files = [f"{tmp_path}/{number:060d}.wav" for number in range(100_000)]  # gone: their stamp is -1, -1
+    numbers = {name: 0.123456789 for name in ("seconds", "peak_db", "level_db", "silent_share", "dc_offset")}
+    row = {
+        "size": -1,
+        "mtime_ns": -1,
+        "sample_rate": 16_000,
+        "channels": 1,
+        "encoding": "WAV PCM_16",
+    } | numbers
+    rows = ({**row, "path": file, "digest": f"{number:032x}"} for number, file in enumerate(files))
+    (tmp_path / "record.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    program = (
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from sslsv.prepare_data.measurements import measure\n"
+        "from sslsv.prepare_data.verdicts import Limits, judge\n"
+        "def peak_kb():\n"
+        "    return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+        "folder = Path(sys.argv[1])\n"
+        "files = [f'{folder}/{number:060d}.wav' for number in range(100_000)]\n"
+        "before = peak_kb()\n"
+        "table = measure(files, folder / 'record.jsonl', 1)\n"
+        "judge(table, Limits(), np.zeros(len(files), bool), np.ones(len(files), bool))\n"
+        "print((peak_kb() - before) / len(files))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 1.7  # kB; with 100,000 files a half of it is no part of any file

@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sslsv.data.audio import AudioError, read_whole
 from sslsv.data.shards import Packed
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.pack import pack
+from tests.prepare_data.full_disk import largest_file
 
 
 @pytest.fixture
@@ -105,6 +107,35 @@ def test_pack__interrupted_goes_on_where_it_was(
     assert not set(read[:40]) & set(read[60:])  # what was finished is not read again
 
 
+@pytest.mark.parametrize("limit", [10, 500_000])  # within the marker, within a shard
+def test_pack__full_disk_is_a_sentence_and_the_same_command_goes_on(
+    corpus: Path, tmp_path: Path, limit: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["pack", str(corpus), "--out", str(tmp_path / "out"), "--shard-mb", "1", "--jobs", "1"]
+    with largest_file(limit):
+        assert main(command) == 2
+    assert f"error: The disk of {tmp_path / 'out'} (or a limit set for it) is full" in capsys.readouterr().err
+    assert main(command) == 0
+
+
+def test_pack__more_than_the_disk_holds_is_refused_before(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26))
+    assert main(["pack", str(corpus), "--out", str(tmp_path / "out")]) == 2
+    assert f"Packing {corpus} needs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_pack__interrupted_is_not_mixed_with_shards_of_another_size(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack_until_it_fails(corpus, tmp_path / "out", monkeypatch)
+    with pytest.raises(FileExistsError, match="begun with --shard-mb 1, and this is 2: give the same"):
+        pack(corpus, tmp_path / "out", shard_mb=2, jobs=1)
+    assert pack(corpus, tmp_path / "out", shard_mb=1, jobs=1)
+
+
 def test_pack__damaged_part_of_an_interrupted_pack_is_made_again(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +174,21 @@ def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pyt
     )
 
 
+def test_pack__says_how_many_noises_and_rooms_and_that_there_are_none(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = [len(list((corpus / name).rglob("*.wav"))) for name in ("musan_split", "simulated_rirs")]
+    assert main(["pack", str(corpus), "--out", str(tmp_path / "both")]) == 0
+    assert f"{counts[0]} noises and {counts[1]} rooms among them" in capsys.readouterr().out
+    (corpus / "musan_split").rename(corpus / "noises")
+    assert main(["pack", str(corpus), "--out", str(tmp_path / "one")]) == 0
+    printed = capsys.readouterr().out
+    assert f"{corpus / 'musan_split'} holds no audio: packed without it." in printed
+    assert f" 0 noises and {counts[1]} rooms among them" in printed
+    assert main(["pack", str(corpus), "--out", str(tmp_path / "other"), "--musan-dir", "noises"]) == 0
+    assert f"{counts[0]} noises and" in capsys.readouterr().out
+
+
 def test_pack__wrong_requests_are_refused(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +196,8 @@ def test_pack__wrong_requests_are_refused(
         ([str(tmp_path / "none")], "is not a folder"),
         ([str(tmp_path)], "holds no list of recordings"),
         ([str(corpus), "--lists", "nowhere"], "does not exist"),
+        ([str(corpus), "--musan-dir", "musan_splt"], "--musan-dir musan_splt: there is no audio in"),
+        ([str(corpus), "--rirs-dir", "rooms"], "--rirs-dir rooms: there is no audio in"),
         ([str(corpus), "--lists", str(corpus / "trials")], "does not lie below"),
     ]:
         assert main(["pack", *arguments]) == 2

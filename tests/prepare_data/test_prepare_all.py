@@ -1,7 +1,9 @@
 """The whole preparation, offline: a local server with archives of the real structure."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import soundfile
 from sslsv.data.manifest import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.decode import decode
+from sslsv.prepare_data.lists import find_utterances
 from tests.prepare_data.corpus_server import (
     Server,
     everything,
@@ -145,6 +148,61 @@ def test_voxceleb2__converts_folders_that_the_user_has(
     assert not server.requests
 
 
+def put(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_voxceleb2__folders_of_the_user_are_a_part_and_the_rest_still_comes(
+    ray_session: None, prepare: Prepare, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = voxceleb2_files()
+    for number, speaker in enumerate(("id00010", "id00011"), start=1):
+        disk = put(tmp_path / speaker, {name: files[name] for name in files if speaker in name})
+        assert prepare("voxceleb2", "--from", str(disk)) == 0
+        assert "the whole corpus has 1,092,009" in capsys.readouterr().out
+        assert len(list((tmp_path / "data/voxceleb2").rglob("*.wav"))) == 2 * number
+    assert not server.requests
+    assert prepare("voxceleb2") == 0
+    assert len(list((tmp_path / "data/voxceleb2").rglob("*.wav"))) == 12
+    assert prepare("voxceleb2") == 0
+    assert "all files are in place" in capsys.readouterr().out
+
+
+def test_voxceleb2__another_format_makes_no_recording_twice(
+    ray_session: None, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = voxceleb2_files()
+    mine = put(tmp_path / "mine", {name: files[name] for name in files if "id00010" in name})
+    assert prepare("voxceleb2", "--from", str(mine), "--format", "flac") == 0
+    assert prepare("voxceleb2") == 0
+    assert (
+        "2 recordings are there as flac and stay so: --format wav makes new ones" in capsys.readouterr().out
+    )
+    out = tmp_path / "data/voxceleb2"
+    assert (len(list(out.rglob("*.flac"))), len(list(out.rglob("*.wav")))) == (2, 10)
+    assert prepare("voxceleb2", "--format", "flac") == 0
+    assert "10 recordings are there as wav and stay so" in capsys.readouterr().out
+    assert len([path for path in out.rglob("*") if path.is_file()]) == 12
+
+
+def test_voxceleb2__takes_both_kinds_of_a_mixed_folder_and_the_archive_at_hand(
+    ray_session: None, prepare: Prepare, server: Server, tmp_path: Path
+) -> None:
+    name = "dev/aac/id00010/video1/00001.m4a"
+    both = {name: voxceleb2_files()[name], "dev/aac/id00010/mine/00001.wav": wav(speech(9))}
+    mixed = put(tmp_path / "mixed", both)
+    archive = put(tmp_path / "given", {name: FILES[name] for name in FILES if name.startswith("vox2_dev")})
+    assert prepare("voxceleb2", "--from", str(mixed), "--from", str(archive)) == 0
+    out = tmp_path / "data/voxceleb2"
+    assert (out / "id00010/mine/00001.wav").is_symlink()
+    assert len([path for path in out.rglob("*.wav") if not path.is_symlink()]) == 12
+    assert {path.name for path in mixed.rglob("*") if path.is_file()} == {"00001.m4a", "00001.wav"}
+    assert not server.requests
+
+
 def test_voxceleb1__links_folders_that_the_user_has(
     prepare: Prepare, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +243,24 @@ def test_voxceleb1__deletes_archives_when_asked_and_is_still_known_as_complete(
     assert prepare("voxceleb1") == 0
     assert "all files are in place" in capsys.readouterr().out
     assert server.sent == sent
+
+
+def test_voxceleb1__deletes_no_archive_that_it_did_not_download(
+    prepare: Prepare, server: Server, tmp_path: Path
+) -> None:
+    own = put(tmp_path / "own", {name: FILES[name] for name in FILES if name.startswith("vox1_dev")})
+    before = tree(own)
+    options = ("--delete-sources", "--archives", str(own))
+    assert prepare("voxceleb1", *options) == 0  # the test part is downloaded, and deleted
+    assert set(server.sent) == {"vox1_test_wav.zip"}
+    assert set(tree(own)) - set(before) <= {"checked.json", "downloaded.json"}
+    (tmp_path / "data/prepared.json").unlink()
+    assert prepare("voxceleb1") == 0
+    (tmp_path / "data/prepared.json").unlink()
+    archives = tmp_path / "data/archives"
+    assert prepare("voxceleb1", "--delete-sources", "--from", str(archives)) == 0
+    assert (archives / "vox1_test_wav.zip").exists() and (archives / "vox1_dev_wav_partaa").exists()
+    assert set(before) <= set(tree(own))
 
 
 def test_voxceleb1__keeps_a_part_of_another_md5_and_extracts_nothing(
@@ -290,13 +366,40 @@ def test_musan__is_cut_out_of_a_folder_that_the_user_has(
     assert not server.requests
 
 
+def test_musan__asks_for_the_room_of_missing_pieces_alone(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = put(tmp_path / "mine", {"musan/noise/free-sound/n.wav": wav(speech(1, 40.0))})
+    assert prepare("musan", "--from", str(mine)) == 0
+    piece = tmp_path / "data/musan_split/noise/free-sound/n_00016.wav"
+    piece.unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26 + 500_000))
+    assert prepare("musan", "--from", str(mine)) == 0
+    assert piece.exists()
+
+
+def test_musan__categories_that_come_later_are_cut_too(
+    prepare: Prepare, server: Server, tmp_path: Path
+) -> None:
+    out = tmp_path / "data/musan_split"
+    for number, place in enumerate(("musan/noise/free-sound/n.wav", "musan/music/fma/m.wav"), start=1):
+        mine = put(tmp_path / "mine", {place: wav(speech(1, 2.0))})
+        assert prepare("musan", "--from", str(mine)) == 0
+        assert len(list(out.rglob("*.wav"))) == number
+    assert not server.requests
+    assert prepare("musan") == 0
+    assert len(list(out.rglob("*.wav"))) == 8
+
+
 def test_rirs__are_linked_where_the_user_has_them(prepare: Prepare, server: Server, tmp_path: Path) -> None:
     room = tmp_path / "mine/RIRS_NOISES/simulated_rirs/smallroom/Room001/r.wav"
     room.parent.mkdir(parents=True)
     room.write_bytes(wav(speech(1, 0.2)))
-    assert prepare("rirs", "--from", str(tmp_path / "mine")) == 0
-    assert (tmp_path / "data/simulated_rirs/smallroom/Room001/r.wav").exists()
-    assert not server.requests
+    for _ in range(2):  # the link of the first run is no folder to extract into
+        assert prepare("rirs", "--from", str(tmp_path / "mine")) == 0
+        assert (tmp_path / "data/simulated_rirs/smallroom/Room001/r.wav").exists()
+        assert tree(tmp_path / "mine") == ["RIRS_NOISES/simulated_rirs/smallroom/Room001/r.wav"]
+        assert not server.requests
 
 
 def test_lists__keep_what_they_said_before(
@@ -310,6 +413,25 @@ def test_lists__keep_what_they_said_before(
     assert (tmp_path / "data/voxceleb1_train_list.old").read_text() == "my own lines\n"
     assert prepare("lists", *LISTS) == 0
     assert "voxceleb1_train_list is as it was" in capsys.readouterr().out
+
+
+def test_lists__nothing_is_written_when_trials_cannot_be_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path, {f"voxceleb2/id0001{i}/v/1.wav": b"" for i in range(4)})
+    command = ["lists", str(tmp_path), "--held-out-speakers", "2"]
+    assert main([*command, "--validation-trials", "0"]) == 2
+    assert "--validation-trials is 0; it must be 2 or more" in capsys.readouterr().err
+    assert main(command) == 2
+    assert "need a speaker with two utterances" in capsys.readouterr().err
+    assert not (tmp_path / "voxceleb2_train_list").exists()
+
+
+def test_lists__an_utterance_in_two_formats_is_one(tmp_path: Path) -> None:
+    put(tmp_path, {f"voxceleb2/id0001{i}/v/1.{kind}": b"" for i in range(3) for kind in ("wav", "flac")})
+    assert find_utterances(tmp_path, "voxceleb2") == [
+        (f"id0001{i}", f"voxceleb2/id0001{i}/v/1.flac") for i in range(3)
+    ]
 
 
 def test_main__says_what_is_wrong_with_the_command(

@@ -9,6 +9,8 @@ from sslsv.data.audio import read_whole
 from sslsv.data.manifest import read_train_lists, read_trials
 from sslsv.data.rounding import to_int16
 from sslsv.prepare_data.__main__ import main
+from sslsv.prepare_data.resample import Job, convert
+from tests.prepare_data.full_disk import largest_file
 
 
 @pytest.fixture
@@ -59,6 +61,19 @@ def test_resample__again_makes_only_what_is_new(corpus: Path) -> None:
     (corpus / "voxceleb1" / "b" / "2.wav").unlink()
     assert resample(corpus) == 0
     assert done.read_bytes() == b"left alone" and soundfile.info(changed).samplerate == 16_000
+
+
+def test_resample__full_disk_is_a_sentence_and_the_same_command_goes_on(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with largest_file(10):
+        assert resample(corpus) == 2
+    assert "copy (or a limit set for it) is full: make room" in capsys.readouterr().err
+    job = Job(str(corpus / "voxceleb1/a/2.wav"), str(corpus.parent / "copy/2.wav"), is_trimmed=False)
+    with largest_file(20_000), pytest.raises(OSError, match="is full: make room"):
+        convert(job)
+    assert resample(corpus) == 1  # one recording is broken
+    assert len(list((corpus.parent / "copy").rglob("*.wav"))) == 3
 
 
 def test_resample__silence_is_trimmed_but_not_that_of_noises_and_rooms(corpus: Path) -> None:

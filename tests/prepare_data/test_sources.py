@@ -59,6 +59,10 @@ def test_parse_replacements__reads_md5_sums_and_null_for_none(tmp_path: Path) ->
         ([], "musan: {link: x}\n", "musan must be an address, or a mapping with `url` and `md5` alone"),
         ([], "musan: {md5: abc}\n", "the md5 of musan is 'abc'; it has 32 digits"),
         ([], "a: [\n", "is not yaml"),
+        (["musan=ftp://host/musan"], None, "--url musan has no address .* begin with http:// or https://"),
+        (["musan=host/musan"], None, "--url musan has no address"),
+        ([], "musan: host/musan\n", "sources.yml: musan has no address"),
+        ([], "musan: {url: [1, 2]}\n", "sources.yml: musan has no address"),
     ],
 )
 def test_parse_replacements__says_what_is_wrong(
