@@ -14,7 +14,7 @@ from sslsv.intervals import speaker_bootstrap, speakers_from_trials
 from sslsv.metrics import ErrorCurve, act_dcf, cllr, min_dcf_key
 from sslsv.score_norm import cluster_cohort, normalise_scores, speaker_cohort
 from sslsv.scored_list import ScoredList
-from sslsv.scoring import cosine_scores
+from sslsv.scoring import cosine_scores, dot_scores, unit_rows
 
 Floats = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
@@ -22,6 +22,7 @@ Table = dict[str, dict[str, float]]
 
 P_TARGETS = (0.01, 0.05)
 CALIBRATED = "_calibrated"
+ENDS = ("low", "high")  # of an interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Scoring:
     top: int = 300  # cohort scores that AS-norm keeps per recording
     ddof: Literal[0, 1] = 0  # 0: population deviation, 1: sample deviation
     is_centred: bool = False  # subtract the cohort's mean embedding first
-    is_mean_of_crops: bool = False  # embeddings are means of unit vectors: their dot product is the score
+    is_mean_of_crops: bool = False  # embeddings are means of unit vectors: dot product, unless centred
     replicates: int = 1000  # of the bootstrap over speakers; 0 = no intervals
     seed: int = 0
 
@@ -70,13 +71,13 @@ class Scoring:
         """Scores (J,) by the name of the scoring, the principal one first."""
         name = "cosine"
         if self.is_centred and cohort is not None:
+            # Both in the same unit: clusters and speakers are means of unit vectors already.
+            cohort = unit_rows(cohort) if self.cohort == "utterances" else cohort
             mean = cohort.mean(axis=0, keepdims=True)
-            embeddings, cohort, name = embeddings - mean, cohort - mean, "centred_cosine"
-        if self.is_mean_of_crops:
-            plain = np.einsum("td,td->t", embeddings[trials.enrol], embeddings[trials.test])
-            name = f"mean_crop_{name}"
-        else:
-            plain = cosine_scores(embeddings, trials.enrol, trials.test)
+            embeddings, cohort, name = unit_rows(embeddings) - mean, cohort - mean, "centred_cosine"
+        is_dot_product = self.is_mean_of_crops and not self.is_centred
+        plain = (dot_scores if is_dot_product else cosine_scores)(embeddings, trials.enrol, trials.test)
+        name = f"mean_crop_{name}" if self.is_mean_of_crops else name
         result = {name: plain.astype(np.float64)}
         if self.norm is not None and cohort is not None:
             top = f",top={min(self.top, len(cohort))}" if self.norm == "as" else ""
@@ -117,8 +118,11 @@ def evaluate_list(
         tables[scoring]["cllr"] = {"value": cllr(values, trials.targets)}
         add_intervals(tables[scoring], values, trials, speakers, options)
     for scoring, values in llrs.items():
-        table = dict(tables[scoring]) if scoring in tables else metric_table(values, trials.targets)
-        if scoring not in tables:
+        table = metric_table(values, trials.targets)
+        if scoring in tables and np.ptp(values):  # a rising map of scores whose intervals are known
+            for metric, found in table.items():
+                found |= {end: value for end, value in tables[scoring][metric].items() if end in ENDS}
+        else:
             add_intervals(table, values, trials, speakers, options)
         tables[f"{scoring}{CALIBRATED}"] = {**table, **information(values, trials.targets)}
         everything[f"{scoring}{CALIBRATED}"] = values

@@ -53,7 +53,9 @@ def notes_of(options: argparse.Namespace, validation: TrialSet | None) -> Iterat
         yield f"{uses}{what}."
     if options.crops:
         crops = f"{options.crops} evenly spaced crops of {options.crop_seconds:g} seconds"
-        yield f"Every recording is {crops}; a score is the mean cosine over all pairs of crops."
+        centred = "the cosine of the centred mean unit embeddings of the crops"
+        what = centred if options.centre else "the mean cosine over all pairs of crops"
+        yield f"Every recording is {crops}; a score is {what}."
     if options.checkpoint == "average":
         yield "The weights are the mean of several checkpoints."
 
