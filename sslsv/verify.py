@@ -7,13 +7,13 @@ Exit codes: 0 compared, 2 the request can't be met.
 """
 
 import argparse
-import json
 import math
 import sys
 from typing import Any
 
 from sslsv.data.audio import AudioError
 from sslsv.metrics import bayes_threshold
+from sslsv.run_folder import json_text
 from sslsv.speaker_encoder import SpeakerEncoder
 
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, AudioError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(json.dumps(result, indent=2) if options.json else in_words(result))
+    print(json_text(result) if options.json else in_words(result))
     return 0
 
 

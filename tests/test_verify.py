@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from sslsv.calibration import Calibration
 from sslsv.data.manifest import read_trials
 from sslsv.run_folder import RunFolder
-from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
+from sslsv.speaker_encoder import CALIBRATION_FILE, Comparison, SpeakerEncoder
 from sslsv.verify import main
 from tests.test_speaker_encoder import _calibration_of
 
@@ -70,3 +71,9 @@ def test_verify__mistakes_are_told_in_a_sentence(
     monkeypatch.chdir(tmp_path)
     assert main([small_run, *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_verify__json_has_no_number_that_json_lacks(small_run, recordings, monkeypatch, capsys):
+    monkeypatch.setattr(SpeakerEncoder, "compare", lambda *_: Comparison(math.nan))
+    assert main([small_run, *recordings, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["cosine"] is None
