@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from sslsv.data.audio import find_audio
 from sslsv.data.list_files import check_stays_below, list_lines
-from sslsv.embeddings import FEW, Embed, Floats, embed_files
+from sslsv.embeddings import Embed, Floats, embed_files, uses_processes
 from sslsv.speaker_encoder import SpeakerEncoder
 from sslsv.storage import absolute, is_uri
 
@@ -70,12 +70,12 @@ def run(options: argparse.Namespace) -> list[str]:
         options.run, options.checkpoint, device=options.device, precision=options.precision
     )
     with contextlib.ExitStack() as stack:
-        embed: Embed = lambda files: embed_files(encoder, files, options.root)  # noqa: E731
-        if options.workers is not None or len(paths) > FEW:
+        embed: Embed = lambda files, root: embed_files(encoder, files, root)  # noqa: E731
+        if uses_processes(len(paths), options.workers, options.device):
             from sslsv.embedding_workers import workers  # Ray takes seconds to import
 
-            embed = stack.enter_context(workers(encoder, options.root, None, options.workers))
-        embeddings, bad = embed(paths)
+            embed = stack.enter_context(workers(encoder, None, options.workers))
+        embeddings, bad = embed(paths, options.root)
     kept = [i for i in range(len(paths)) if i not in bad]
     if not kept:
         raise ValueError(f"none of the {len(paths)} recordings can be read; the first: {bad[0]}")

@@ -107,10 +107,11 @@ def evaluate_list(
 ) -> ScoredList:
     """Metrics of every scoring of a list; `summary` (file, checksum, counts) is completed in the result.
 
-    `llrs` are calibrated scores, of scorings in `scores` or of others: `<scoring>_calibrated` in the result.
+    `llrs` are calibrated scores, of scorings in `scores` or of others: `<scoring>_calibrated` in the result,
+    where those of others, a fusion, come first.
     """
     speakers = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
-    everything = dict(scores)
+    everything = {f"{name}{CALIBRATED}": llrs[name] for name in llrs if name not in scores} | scores
     tables: dict[str, Table] = {}
     for scoring, values in scores.items():
         tables[scoring] = metric_table(values, trials.targets)
@@ -133,6 +134,7 @@ def evaluate_list(
         "recordings": len(trials.paths),
         "speakers": int(speakers.max()) + 1,
     }
+    tables = {name: tables[name] for name in everything}
     summary = {**summary, "counts": {**counts, **summary.get("counts", {})}, "scorings": tables}
     return ScoredList(
         name=name, trials=trials, speakers=speakers, embeddings=embeddings, scores=everything, summary=summary

@@ -10,7 +10,7 @@ import numpy as np
 from pyarrow import fs
 
 from sslsv.data.list_files import list_lines, list_location
-from sslsv.data.manifest import Trials, read_trials
+from sslsv.data.manifest import Indices, Trials, read_trials
 from sslsv.data.shards import open_recordings
 from sslsv.data.trial_faults import find_trial_faults
 from sslsv.storage import absolute, open_filesystem
@@ -28,6 +28,7 @@ class TrialList:
 
     name: str  # the list's file name
     file: str  # path or URI
+    root: str  # folder that the recordings are below
     trials: Trials
     left_out: dict[str, int]  # "missing_recordings", "skipped_trials" ...: only what is not 0
 
@@ -89,7 +90,7 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     if is_list(name) and not is_list(file):
         file = absolute(name)
     trials = read_trials(root, file, is_strict=not is_lenient)
-    found = TrialList(posixpath.basename(file.partition("?")[0]), file, trials, {})
+    found = TrialList(posixpath.basename(file.partition("?")[0]), file, root, trials, {})
     if is_lenient:
         found = found.without_faults()
     trials = found.trials
@@ -132,6 +133,30 @@ def first_lines(file: str, paths: list[str]) -> list[int | str]:
         if len(found) == len(paths):
             break
     return [found.get(i, "?") for i in range(len(paths))]
+
+
+def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:
+    """How many trials compare two recordings that others compare too, either way round.
+
+    Recordings are the same where their paths below the two folders are.
+    """
+    number_of: dict[str, int] = {}
+    for path in others.paths:
+        number_of.setdefault(_below(other_root, path), len(number_of))
+    at = np.array([number_of.get(_below(root, path), -1) for path in trials.paths], dtype=np.int64)
+    other_at = np.array([number_of[_below(other_root, path)] for path in others.paths], dtype=np.int64)
+
+    def pairs(first: Indices, second: Indices) -> Indices:
+        return np.minimum(first, second) * len(number_of) + np.maximum(first, second)
+
+    enrol, test = at[trials.enrol], at[trials.test]
+    is_known = (enrol >= 0) & (test >= 0)
+    known = pairs(other_at[others.enrol], other_at[others.test])
+    return int(np.isin(pairs(enrol[is_known], test[is_known]), known).sum())
+
+
+def _below(root: str, path: str) -> str:
+    return path.removeprefix(f"{absolute(root).rstrip('/')}/")
 
 
 def drop_recordings(trials: Trials, bad: Collection[int]) -> Trials:

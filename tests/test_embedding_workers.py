@@ -35,7 +35,7 @@ def test_workers__give_every_recording_its_own_row_whatever_order_they_take(tmp_
     encoder = SpeakerEncoder.load(small_run)
     expected, bad = embed_files(encoder, names, str(tmp_path))
     for count in (2, None):
-        with workers(encoder, str(tmp_path), None, count) as embed:
-            rows, bad_too = embed(names)
+        with workers(encoder, None, count) as embed:
+            rows, bad_too = embed(names, str(tmp_path))
         assert bad_too == bad and list(bad) == [5]
         np.testing.assert_allclose(rows, expected, atol=1e-5)

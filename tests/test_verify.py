@@ -57,12 +57,20 @@ def test_verify__in_words_names_the_operating_point(calibrated_run, recordings, 
     assert "same speaker  (threshold 0.000: p_target 0.5, c_miss 1, c_fa 1)" in capsys.readouterr().out
 
 
+def test_verify__several_enrolments_are_said_to_be_calibrated_as_one(calibrated_run, recordings, capsys):
+    assert main([calibrated_run, *recordings]) == 0
+    assert "for the mean of 2 enrolment recordings the ratio is only roughly" in capsys.readouterr().out
+    assert main([calibrated_run, *recordings[1:], "--json"]) == 0
+    assert "note" not in json.loads(capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["a.wav"], "only a.wav is given"),
         (["a.wav", "b.wav"], "a.wav does not exist"),
         (["a.wav", "b.wav", "--p-target", "2"], "p_target"),
+        (["a.wav", "b.wav", "--device", "gpu"], "the device gpu can't be used here"),
     ],
 )
 def test_verify__mistakes_are_told_in_a_sentence(
