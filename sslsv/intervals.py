@@ -73,8 +73,27 @@ def speakers_from_trials(
 
     Recordings joined by target trials, also through others, are of one speaker; one in no target trial is a
     speaker of its own. `enrol` and `test` (N,) are recording numbers, `targets` (N,) labels. Raises
-    ValueError where a nontarget trial is within such a group.
+    ValueError where a nontarget trial is within such a group; see `contradicting_trials`.
     """
+    speakers, wrong = _grouped(num_recordings, enrol, test, targets)
+    if len(wrong):
+        raise ValueError(
+            f"{len(wrong)} nontarget trials compare recordings that target trials say are one speaker's, "
+            f"numbers {_listed(wrong)} (the first trial is 0); correct the labels of the trial list."
+        )
+    return speakers
+
+
+def contradicting_trials(
+    num_recordings: int, enrol: ArrayLike, test: ArrayLike, targets: ArrayLike
+) -> NDArray[np.int64]:
+    """Numbers of nontarget trials within a speaker, as `speakers_from_trials` groups recordings."""
+    return _grouped(num_recordings, enrol, test, targets)[1]
+
+
+def _grouped(
+    num_recordings: int, enrol: ArrayLike, test: ArrayLike, targets: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     first = checked_rows(enrol, num_recordings, "enrol", "recordings")
     second = checked_rows(test, num_recordings, "test", "recordings")
     is_target = np.asarray(targets, dtype=np.bool_)
@@ -83,13 +102,7 @@ def speakers_from_trials(
         shape=(num_recordings, num_recordings),
     )
     speakers: NDArray[np.int64] = connected_components(links, directed=False)[1].astype(np.int64)
-    wrong = np.flatnonzero(~is_target & (speakers[first] == speakers[second]))
-    if len(wrong):
-        raise ValueError(
-            f"{len(wrong)} nontarget trials compare recordings that target trials say are one speaker's, "
-            f"numbers {_listed(wrong)} (the first trial is 0); correct the labels of the trial list."
-        )
-    return speakers
+    return speakers, np.flatnonzero(~is_target & (speakers[first] == speakers[second]))
 
 
 @dataclass(frozen=True)
