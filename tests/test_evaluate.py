@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 
@@ -121,6 +122,26 @@ def test_evaluate__a_fusion_is_the_headline_and_names_its_checkpoints(run_folder
     page = (run_folder / "evaluation" / "report.html").read_text()
     assert "those of fused_calibrated" in page
     assert not RunFolder.at(str(run_folder)).has(CALIBRATION_FILE)
+
+
+def test_evaluate__encoders_that_are_fused_have_their_processes_one_after_the_other(
+    run_folder, small_run, monkeypatch
+):
+    from sslsv import embedding_workers
+
+    running, started = [], []
+
+    @contextlib.contextmanager
+    def workers(encoder, crops, count):
+        assert not running  # the first ones hold every GPU
+        running.append(encoder.run)
+        started.append(encoder.run)
+        yield lambda paths, root: embed_files(encoder, paths, root, crops)
+        running.clear()
+
+    monkeypatch.setattr(embedding_workers, "workers", workers)
+    evaluate(run_folder, "--workers", "2", "--fuse", small_run)
+    assert started == [str(run_folder), small_run]
 
 
 def test_evaluate__refuses_to_fuse_a_run_that_trained_on_the_validation_speakers(
