@@ -3,15 +3,17 @@
 Validation trials and the cohort are the only things that anything is fitted to; test trials are only counted.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from sslsv.cost_intervals import cost_bootstrap
 from sslsv.data.manifest import Trials
-from sslsv.intervals import speaker_bootstrap, speakers_from_trials
-from sslsv.metrics import ErrorCurve, act_dcf, cllr, min_dcf_key
+from sslsv.intervals import Interval, speaker_bootstrap, speakers_from_trials
+from sslsv.metrics import ErrorCurve, act_dcf, act_dcf_key, cllr, min_dcf_key
 from sslsv.score_norm import cluster_cohort, normalise_scores, speaker_cohort
 from sslsv.scored_list import ScoredList
 from sslsv.scoring import cosine_scores, dot_scores, unit_rows
@@ -114,18 +116,22 @@ def evaluate_list(
     everything = {f"{name}{CALIBRATED}": llrs[name] for name in llrs if name not in scores} | scores
     tables: dict[str, Table] = {}
     for scoring, values in scores.items():
-        tables[scoring] = metric_table(values, trials.targets)
+        table = metric_table(values, trials.targets)
+        add_intervals(table, speaker_bootstrap, values, trials, speakers, options)
         # Of scores taken for what they are not yet: to be compared with the value after calibration.
-        tables[scoring]["cllr"] = {"value": cllr(values, trials.targets)}
-        add_intervals(tables[scoring], values, trials, speakers, options)
+        table["cllr"] = {"value": cllr(values, trials.targets)}
+        add_intervals(table, cost_bootstrap, values, trials, speakers, options)
+        tables[scoring] = table
     for scoring, values in llrs.items():
         table = metric_table(values, trials.targets)
-        if scoring in tables and np.ptp(values):  # a rising map of scores whose intervals are known
+        if scoring in scores and np.ptp(values):  # a rising map of scores whose intervals are known
             for metric, found in table.items():
                 found |= {end: value for end, value in tables[scoring][metric].items() if end in ENDS}
         else:
-            add_intervals(table, values, trials, speakers, options)
-        tables[f"{scoring}{CALIBRATED}"] = {**table, **information(values, trials.targets)}
+            add_intervals(table, speaker_bootstrap, values, trials, speakers, options)
+        table |= information(values, trials.targets)
+        add_intervals(table, cost_bootstrap, values, trials, speakers, options)
+        tables[f"{scoring}{CALIBRATED}"] = table
         everything[f"{scoring}{CALIBRATED}"] = values
     counts = {
         "trials": len(trials),
@@ -142,12 +148,17 @@ def evaluate_list(
 
 
 def add_intervals(
-    table: Table, scores: Scores, trials: Trials, speakers: npt.NDArray[np.int64], options: Scoring
+    table: Table,
+    bootstrap: Callable[..., dict[str, Interval]],
+    scores: Scores,
+    trials: Trials,
+    speakers: npt.NDArray[np.int64],
+    options: Scoring,
 ) -> None:
-    """Put `low` and `high` into the metrics of a table that the bootstrap over speakers gives."""
+    """Put `low` and `high` into the metrics of a table that a bootstrap over speakers gives."""
     if not options.replicates:
         return
-    intervals = speaker_bootstrap(
+    intervals = bootstrap(
         scores,
         trials.targets,
         speakers[trials.enrol],
@@ -156,8 +167,8 @@ def add_intervals(
         replicates=options.replicates,
         seed=options.seed,
     )
-    for metric, interval in intervals.items():
-        table[metric] |= {"low": interval.low, "high": interval.high}
+    for metric in table.keys() & intervals.keys():
+        table[metric] |= {"low": intervals[metric].low, "high": intervals[metric].high}
 
 
 def metric_table(scores: Scores, targets: npt.NDArray[np.bool_]) -> Table:
@@ -178,5 +189,5 @@ def metric_table(scores: Scores, targets: npt.NDArray[np.bool_]) -> Table:
 
 def information(llrs: Scores, targets: npt.NDArray[np.bool_]) -> Table:
     """Metrics of scores that claim to be log-likelihood ratios."""
-    costs = {min_dcf_key(p).replace("min", "act"): {"value": act_dcf(llrs, targets, p)} for p in P_TARGETS}
+    costs = {act_dcf_key(p): {"value": act_dcf(llrs, targets, p)} for p in P_TARGETS}
     return {"cllr": {"value": cllr(llrs, targets)}, **costs}

@@ -116,7 +116,7 @@ def save_onnx(path: str | os.PathLike[str], encoder: nn.Module, facts: dict[str,
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(
             f"torch {torch.__version__} can't export this encoder to ONNX: "
-            f"{' '.join(str(error).split())[:300]}; export to safetensors, or try another version of torch or onnxscript"
+            f"{' '.join(str(error).split())[:300]}; export to safetensors, or try another onnxscript"
         ) from error
     metadata = facts | describe_encoder(encoder) | {"min_samples": str(min_samples), "opset": str(OPSET)}
     program.model.metadata_props.update(metadata)

@@ -108,3 +108,6 @@ def test_evaluate_list__a_calibration_that_says_nothing_has_the_errors_of_chance
     assert raw["eer"]["value"] < 20
     assert [calibrated["eer"][name] for name in ("value", "low", "high")] == [50, 50, 50]
     assert calibrated["min_cllr"]["value"] == pytest.approx(1)
+    for table in (raw, calibrated):
+        for metric in table.values():
+            assert metric["low"] <= metric["value"] <= metric["high"]
