@@ -1,6 +1,7 @@
 """Embeddings in several processes at once, through Ray: on every core or GPU of a machine or cluster."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from sslsv.embeddings import Crops, Embed, Floats, embed_files, longest_first, p
 from sslsv.speaker_encoder import SpeakerEncoder
 from sslsv.storage import absolute
 
+END_SECONDS = 10.0  # to wait for processes to end; others may have taken their room by then
 CPUS = 0.5  # counted for each process, so that the request fits beside whatever Ray itself counts
 
 
@@ -54,6 +56,7 @@ def workers(encoder: SpeakerEncoder, crops: Crops | None, count: int | None) -> 
     has_gpu = encoder.device.type == "cuda"
     request = ResourcesConfig(workers=count or 1, gpu=has_gpu, cpus_per_worker=CPUS, cpus_per_data_task=0.01)
     with connection(request, waits_for_growth=True) as share:
+        room = ray.available_resources()  # type: ignore[no-untyped-call]
         shared = ray.put(encoder)
         remote = ray.remote(num_cpus=CPUS, num_gpus=1 if has_gpu else 0)(EmbeddingWorker)
         first = count or 1
@@ -84,5 +87,16 @@ def workers(encoder: SpeakerEncoder, crops: Crops | None, count: int | None) -> 
         try:
             yield embed
         finally:
-            for actor in actors:
-                ray.kill(actor)  # the next encoder's need the room
+            _end(actors, "GPU" if has_gpu else "CPU", room)
+
+
+def _end(actors: list[Any], kind: str, room: Machine) -> None:
+    """End processes and wait until what they held is free: those of the next encoder need it."""
+    for actor in actors:
+        ray.kill(actor)
+    deadline = time.monotonic() + END_SECONDS
+    while time.monotonic() < deadline:
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        if free.get(kind, 0.0) >= room.get(kind, 0.0):
+            return
+        time.sleep(0.05)

@@ -16,11 +16,7 @@ from sslsv.verification import TrialSet, VerificationError
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that one encoder says: scores (J,) by scoring, the principal one first.
-
-    Raised on the way are TrialListError, unless lenient, for a list's recordings that can't be read, and
-    VerificationError for those of validation trials.
-    """
+    """All that one encoder says: scores (J,) by scoring, the principal one first."""
 
     validation: dict[str, Scores]  # empty without validation trials
     lists: list[tuple[TrialList, Floats, dict[str, Scores]]]  # what can be scored, and its embeddings (R, D)
@@ -41,7 +37,11 @@ class ScoringSystem:
     def outcome(
         self, validation: TrialSet | None, lists: Sequence[TrialList], *, is_lenient: bool
     ) -> Outcome:
-        """Score validation trials and lists; see `Outcome`."""
+        """Score validation trials and lists, which lose the recordings that can't be read.
+
+        Raises TrialListError for such recordings unless `is_lenient`, VerificationError for those of
+        validation trials.
+        """
         found = self._validation_scores(validation) if validation is not None else {}
         return Outcome(found, [self._score_list(item, is_lenient) for item in lists])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv import embeddings, verify
+from sslsv import verify
 from sslsv.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from sslsv.data.manifest import read_trials
 from sslsv.embeddings import Crops, embed_files
@@ -15,7 +15,7 @@ from sslsv.metrics import eer, min_dcf
 from sslsv.run_folder import RunFolder
 from sslsv.scoring import cosine_scores, unit_rows
 from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
-from sslsv.verification import open_training_side
+from sslsv.verification import Embedder, open_training_side
 
 
 @pytest.fixture
@@ -350,5 +350,5 @@ def test_evaluate__an_average_names_its_steps(run_folder):
 
 def test_evaluate__validation_recordings_are_kept_too(run_folder, monkeypatch):
     evaluate(run_folder)
-    monkeypatch.setattr(embeddings, "embed_recordings", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr(Embedder, "embed_recordings", lambda *_: pytest.fail("embedded again"))
     evaluate(run_folder)
