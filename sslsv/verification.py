@@ -51,8 +51,8 @@ class TrialSet:
 
 def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[TrialSet]]:
     """What the settings train on, validate on (or None) and test on; see `open_training_side`."""
-    tests = [listed_trials(config.data.root, name) for name in config.evaluation.test]
-    return *open_training_side(config), tests
+    manifest, validation = open_training_side(config)
+    return manifest, validation, [listed_trials(config.data.root, name) for name in config.evaluation.test]
 
 
 def open_training_side(config: Config) -> tuple[Manifest, TrialSet | None]:
