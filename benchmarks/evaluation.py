@@ -105,9 +105,9 @@ def _embeddings(settings: Settings) -> Row:
         paths = [str(Path(folder) / name) for name in names]
         with (
             contestant("naive_embedding", has_trainer_environment=False, paths=paths[:few]) as naive,
-            workers(encoder, folder, None, threads) as embed,
+            workers(encoder, None, threads) as embed,
         ):
-            pairs = in_turns(lambda: embed(names), lambda: naive.run(few), settings.pairs)
+            pairs = in_turns(lambda: embed(names, folder), lambda: naive.run(few), settings.pairs)
     return speed_row(
         "embeddings of whole utterances, bf16",
         "one at a time, fp32",

@@ -167,16 +167,19 @@ def prune_checkpoints(folder: RunFolder, keep: int, best_step: int | None) -> No
         raise failed
 
 
-def newest_checkpoints(folder: RunFolder, count: int) -> list[str]:
-    """File names of the newest `count` sound checkpoints, oldest first.
+def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
+    """File names of the newest `count` checkpoints that are sound and among the newest `kept`, oldest first.
 
-    Raises ValueError when fewer than two are left: nothing to average.
+    Raises ValueError for a count below two, and when fewer than two are left: nothing to average.
     """
-    names = [name for _, name in list_checkpoints(folder) if _is_sound(folder, name)]
+    if count < 2:
+        raise ValueError(f"an average of {count} checkpoints was asked for; it takes 2 or more")
+    newest = list_checkpoints(folder)[-kept:]
+    names = [name for _, name in newest if _is_sound(folder, name)]
     if len(names) < 2:
         raise ValueError(
-            f"{folder.location} has {len(names)} sound checkpoint(s), and an average needs two; train with "
-            f"run.keep_checkpoints={max(count, 2)} or more, or use 'last'"
+            f"{folder.location} has {len(names)} sound checkpoint(s), and an average "
+            f"needs two; train with run.keep_checkpoints={count} or more, or use 'last'"
         )
     return names[-count:]
 

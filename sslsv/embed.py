@@ -10,18 +10,19 @@ met.
 import argparse
 import contextlib
 import os
+import posixpath
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
 from sslsv.data.audio import find_audio
-from sslsv.data.list_files import check_stays_below, list_lines
-from sslsv.embeddings import FEW, Embed, Floats, embed_files
+from sslsv.data.audio_files import AUDIO_SUFFIXES
+from sslsv.data.list_files import list_lines, why_unlistable
+from sslsv.embeddings import Embed, Floats, embed_files, uses_processes
 from sslsv.speaker_encoder import SpeakerEncoder
-from sslsv.storage import absolute, is_uri
+from sslsv.storage import absolute, is_uri, open_filesystem
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +45,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
     add("path", help="an audio file, a folder, or a list of `speaker path` or `path` lines")
-    add("--out", required=True, help="x.npz (paths, embeddings, speakers) or x.parquet, a row per recording")
+    add(
+        "--out",
+        required=True,
+        help="x.npz or x.parquet, also a URI: paths, speakers, embeddings",
+    )
     add("--root", default=".", help="folder that the paths in a list are relative to (default: this one)")
     add("--checkpoint", default="best", help="best (default), last, average, or a file")
     add("--precision", choices=["fp32", "bf16", "fp16"], help="of the encoder (default: as trained)")
@@ -62,20 +67,19 @@ def run(options: argparse.Namespace) -> list[str]:
 
     Raises ValueError or OSError with a sentence.
     """
-    suffix = Path(options.out).suffix
-    if suffix not in (".npz", ".parquet"):
+    if suffix_of(options.out) not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
     paths, speakers = find_recordings(options.path, options.root)
     encoder = SpeakerEncoder.load(
         options.run, options.checkpoint, device=options.device, precision=options.precision
     )
     with contextlib.ExitStack() as stack:
-        embed: Embed = lambda files: embed_files(encoder, files, options.root)  # noqa: E731
-        if options.workers is not None or len(paths) > FEW:
+        embed: Embed = lambda files, root: embed_files(encoder, files, root)  # noqa: E731
+        if uses_processes(len(paths), options.workers, options.device):
             from sslsv.embedding_workers import workers  # Ray takes seconds to import
 
-            embed = stack.enter_context(workers(encoder, options.root, None, options.workers))
-        embeddings, bad = embed(paths)
+            embed = stack.enter_context(workers(encoder, None, options.workers))
+        embeddings, bad = embed(paths, options.root)
     kept = [i for i in range(len(paths)) if i not in bad]
     if not kept:
         raise ValueError(f"none of the {len(paths)} recordings can be read; the first: {bad[0]}")
@@ -96,39 +100,51 @@ def find_recordings(path: str, root: str) -> tuple[list[str], list[str]]:
     if not is_uri(path):
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path} is no file and no folder")
-        if os.path.abspath(path) in map(os.path.abspath, find_audio(os.path.dirname(path) or ".")):
+        if suffix_of(path).lower() in AUDIO_SUFFIXES:
             return [os.path.abspath(path)], [""]
     form = "speaker path` or `path"
     paths, speakers = [], []
     for number, line in list_lines(root, absolute(path)):
-        fields = line.split()
-        if len(fields) > 2:
-            raise ValueError(f"{path} is no list of `{form}` lines: line {number} has {len(fields)} fields")
+        fields = line.split(maxsplit=1)
         if fields:
-            check_stays_below(path, number, fields[-1])
-            paths.append(fields[-1])
+            name = fields[-1].rstrip()
+            if why := why_unlistable(name):
+                raise ValueError(
+                    f"{path} is no list of `{form}` lines: line {number}: the path {name[:120]!r} {why}"
+                )
+            paths.append(name)
             speakers.append(fields[0] if len(fields) == 2 else "")
     if not paths:
         raise ValueError(f"{path} is no list of `{form}` lines: it is empty")
     return paths, speakers
 
 
+def suffix_of(place: str) -> str:
+    """The suffix of a path, or of a URI that may end in options."""
+    return posixpath.splitext(place.partition("?")[0] if is_uri(place) else place)[1]
+
+
 def write(out: str, paths: list[str], speakers: list[str], embeddings: Floats) -> None:
-    """Write a whole file, or none."""
-    temporary = f"{out}.{os.getpid()}.part"
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    """Write a whole file or object, or none."""
+    filesystem, place = open_filesystem(absolute(out))
+    is_local = not is_uri(absolute(out))
+    # An object appears when its upload is complete; a file, when it gets its name.
+    target = f"{place}.{os.getpid()}.part" if is_local else place
+    if is_local:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
     try:
-        if out.endswith(".npz"):
-            with open(temporary, "wb") as file:
+        with filesystem.open_output_stream(target) as file:
+            if suffix_of(out) == ".npz":
                 np.savez(file, paths=np.array(paths), speakers=np.array(speakers), embeddings=embeddings)
-        else:
-            rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-            table = pa.table({"path": paths, "speaker": speakers, "embedding": rows})
-            pyarrow.parquet.write_table(table, temporary)
-        os.replace(temporary, out)
+            else:
+                rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
+                table = pa.table({"path": paths, "speaker": speakers, "embedding": rows})
+                pyarrow.parquet.write_table(table, file)
+        if is_local:
+            os.replace(target, place)
     finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        if is_local and os.path.exists(target):
+            os.remove(target)
 
 
 if __name__ == "__main__":

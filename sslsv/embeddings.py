@@ -26,7 +26,7 @@ from sslsv.speaker_encoder import SpeakerEncoder
 from sslsv.storage import is_uri
 
 Floats = npt.NDArray[np.float32]
-Embed = Callable[[list[str]], tuple[Floats, dict[int, str]]]
+Embed = Callable[[list[str], str], tuple[Floats, dict[int, str]]]  # of paths below a folder
 
 SUBFOLDER = "embeddings"
 FEW = 1000  # recordings that are not worth starting other processes for
@@ -87,23 +87,33 @@ def embed_files(
     return embed_recordings(encoder, lambda i: recordings.read_whole(paths[i]), len(paths), crops)
 
 
-class EmbeddingStore:
-    """Embeddings of recordings below `root` by one encoder, from the run folder or made now.
+def uses_processes(count: int, workers: int | None, device: str | None) -> bool:
+    """Whether to embed `count` recordings in other processes; raises ValueError where `device` is one GPU."""
+    is_one_gpu = device is not None and ":" in device
+    if workers is not None and is_one_gpu:
+        raise ValueError(
+            f"the device {device} is one GPU, while each of {workers} processes takes one of its own: leave "
+            "out --workers, or name no GPU and choose with CUDA_VISIBLE_DEVICES"
+        )
+    return workers is not None or (count > FEW and not is_one_gpu)
 
-    `embed` makes those of a list of files; the default does it in this process.  A run folder that can't be
-    written to is no error: the embeddings are made again next time, and a line says so.
+
+class EmbeddingStore:
+    """Embeddings of recordings by one encoder, from the run folder or made now.
+
+    `embed` makes those of a list of files below a folder; the default does it in this process.  A run folder
+    that can't be written to is no error: the embeddings are made again next time, and a line says so.
     """
 
     def __init__(
         self,
         encoder: SpeakerEncoder,
         folder: RunFolder,
-        root: str,
         crops: Crops | None = None,
         embed: Embed | None = None,
     ) -> None:
-        self.folder, self.crops, self.recordings = folder, crops, open_recordings(root)
-        self.embed: Embed = embed or (lambda paths: embed_files(encoder, paths, root, crops))
+        self.folder, self.crops = folder, crops
+        self.embed: Embed = embed or (lambda paths, root: embed_files(encoder, paths, root, crops))
         key = hashlib.sha256(f"{encoder.identity} {crops}".encode()).hexdigest()[:16]
         self.file = f"{SUBFOLDER}/{key}.npz"
         self.known: dict[str, tuple[int, int, int]] = {}  # path: row, size, time of change
@@ -111,11 +121,15 @@ class EmbeddingStore:
         if folder.has(self.file):
             self._read()
 
-    def get(self, paths: Sequence[str]) -> tuple[Floats, dict[int, str]]:
-        """Embeddings (N, D) of files, and why some can't be read, by place in `paths` (their rows are 0)."""
-        full = [self.recordings.location(path) for path in paths]
+    def get(self, paths: Sequence[str], root: str) -> tuple[Floats, dict[int, str]]:
+        """Embeddings (N, D) of files below a folder, and why some can't be read, by place in `paths`.
+
+        The rows of those are 0.
+        """
+        recordings = open_recordings(root)
+        full = [recordings.location(path) for path in paths]
         full = [path if is_uri(path) else os.path.realpath(path) for path in full]
-        stamps = [self._stamp(path) for path in full]
+        stamps = [_stamp(recordings, path) for path in full]
         missing = [
             i
             for i, (path, stamp) in enumerate(zip(full, stamps, strict=True))
@@ -123,7 +137,7 @@ class EmbeddingStore:
         ]
         bad: dict[int, str] = {}
         if missing:
-            made, unreadable = self.embed([paths[i] for i in missing])
+            made, unreadable = self.embed([paths[i] for i in missing], root)
             bad = {missing[i]: why for i, why in unreadable.items()}
             start = len(self.rows)
             self.rows = np.concatenate([self.rows, made])
@@ -135,19 +149,6 @@ class EmbeddingStore:
         good = [i for i in range(len(paths)) if i not in bad]
         result[good] = self.rows[[self.known[full[i]][0] for i in good]]
         return result, bad
-
-    def _stamp(self, path: str) -> tuple[int, int]:
-        """Size and time of change of a file, or of the index of the packed folder that it is in.
-
-        Of what is not there, a stamp that nothing has.
-        """
-        if isinstance(self.recordings, Packed):
-            return self.recordings.stamp
-        try:
-            status = os.stat(path)
-        except OSError:
-            return -1, -1
-        return status.st_size, status.st_mtime_ns
 
     def _read(self) -> None:
         try:
@@ -180,6 +181,20 @@ class EmbeddingStore:
             self.folder.write(self.file, buffer.getvalue())
         except OSError as error:
             print(f"embeddings are not kept for the next time: {error}", file=sys.stderr)
+
+
+def _stamp(recordings: Recordings, path: str) -> tuple[int, int]:
+    """Size and time of change of a file, or of the index of the packed folder that it is in.
+
+    Of what is not there, a stamp that nothing has.
+    """
+    if isinstance(recordings, Packed):
+        return recordings.stamp
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def longest_first(recordings: Recordings, paths: Sequence[str]) -> list[int]:

@@ -10,30 +10,40 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from sslsv.calibration import Calibration, fit_calibration
+from sslsv.config import to_yaml
 from sslsv.data.manifest import Manifest
-from sslsv.embeddings import FEW, Crops, EmbeddingStore
+from sslsv.embeddings import EmbeddingStore, uses_processes
+from sslsv.environment import describe_environment
 from sslsv.evaluation import Scores, Scoring, evaluate_list
-from sslsv.evaluation_files import describe_run, keep_calibration, notes_of, results_text, write_results
+from sslsv.evaluation_files import (
+    describe_run,
+    keep_calibration,
+    leaks,
+    notes_of,
+    results_text,
+    write_results,
+)
+from sslsv.evaluation_options import check_options, crops_of, parse_arguments, scoring_of
 from sslsv.run_folder import RunFolder
 from sslsv.scored_list import ScoredList
-from sslsv.scoring_system import ScoringSystem, check_same_validation
-from sslsv.speaker_encoder import SpeakerEncoder, folder_of
+from sslsv.scoring_system import Outcome, ScoringSystem, check_same_validation
+from sslsv.speaker_encoder import SpeakerEncoder
 from sslsv.storage import below
 from sslsv.trial_lists import TrialList, TrialListError, open_list
-from sslsv.verification import TrialSet, open_trial_sets
+from sslsv.verification import TrialSet, open_training_side
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
     options = parse_arguments(arguments)
     try:
-        out, lists = run(options)
+        out, lists, notes = run(options)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
@@ -41,111 +51,75 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; what was embedded completely is kept", file=sys.stderr)
         return 130
     print(results_text(lists))
+    for note in notes:
+        print(f"note: {note}")
     print(f"results: {out.location}")
     print(f"report: {below(out.location, 'report.html')}")
     return 0
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Arguments of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sslsv.evaluate", description="Verification errors of a run on trial lists."
-    )
-    add = parser.add_argument
-    add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
-    add("--checkpoint", default="best", help="best (default), last, average, or a file")
-    add("--average", type=int, default=5, metavar="N", help="newest checkpoints in an average (default 5)")
-    add("--trials", nargs="+", metavar="LIST", help="`1|0 enrol test` lists (default: the run's test lists)")
-    add("--root", help="folder that paths in lists are relative to (default: the run's data.root)")
-    add("--out", help="folder for the results (default: RUN/evaluation)")
-    add("--allow-missing", action="store_true", help="leave out and count trials that can't be scored")
-    add("--crops", type=int, metavar="N", help="embed N evenly spaced crops instead of whole recordings")
-    add("--crop-seconds", type=float, default=4.0, help="length of such a crop (default 4)")
-    add("--norm", choices=["z", "t", "s", "as"], help="normalise scores by those against a cohort")
-    add("--centre", action="store_true", help="subtract the cohort's mean embedding")
-    add(
-        "--cohort",
-        choices=["utterances", "clusters", "speakers"],
-        default="utterances",
-        help="training utterances (default), their k-means clusters, or speaker means (uses labels)",
-    )
-    add("--cohort-size", type=int, default=1000, help="training utterances, or clusters (default 1000)")
-    add("--top", type=int, default=300, help="cohort scores that AS-norm keeps (default 300)")
-    add("--ddof", type=int, choices=[0, 1], default=0, help="0: population deviation, 1: sample deviation")
-    add(
-        "--fuse",
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="other runs whose scores are fused with this one's",
-    )
-    add("--no-calibration", action="store_true", help="do not calibrate on the run's validation trials")
-    add("--replicates", type=int, default=1000, help="of the bootstrap for intervals; 0 = none")
-    add("--precision", choices=["fp32", "bf16", "fp16"], help="of the encoder (default: as trained)")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    add(
-        "--workers",
-        type=int,
-        help="processes that embed (default: one; for many files one per GPU or CPU of the cluster)",
-    )
-    return parser.parse_args(arguments)
-
-
-def run(options: argparse.Namespace) -> tuple[RunFolder, list[ScoredList]]:
-    """Evaluate as asked and write the results; returns where they are and what they are.
+def run(options: argparse.Namespace) -> tuple[RunFolder, list[ScoredList], list[str]]:
+    """Evaluate as asked and write the results; returns where they are, what they are, and what to know.
 
     Raises ValueError or OSError with a sentence; mistakes in lists are found before anything is embedded.
     """
     started = time.monotonic()
+    check_options(options)
     scoring = scoring_of(options)
-    locations = [options.run, *options.fuse]
-    encoders = [load(options, location) for location in locations]
-    root, names = encoders[0].config.data.root, options.trials or encoders[0].config.evaluation.test
+    encoders = [load(options, location) for location in (options.run, *options.fuse)]
+    config = encoders[0].config
+    names = options.trials or config.evaluation.test
     if not names:
         raise TrialListError(f"{options.run} was trained without test lists; name some with --trials")
+    root = options.root or config.data.root
     lists = [open_list(root, name, is_lenient=options.allow_missing) for name in names]
     cohort, validation = training_side(encoders, options, scoring)
-    with systems_of(encoders, locations, scoring, cohort, lists, options) as systems:
-        calibrations, fusion = fit(systems, validation)
-        scored = [score(item, systems, calibrations, fusion, options, scoring) for item in lists]
-    folder = folder_of(options.run)
-    out = RunFolder.at(options.out or below(folder.location, "evaluation"))
+    notes = [*notes_of(options, encoders, validation), *leaks(lists, validation, config)]
+    outcomes: list[Outcome] = []
+    for encoder in encoders:
+        # Of recordings that one encoder could not read, the next ones are not asked.
+        asked = [item for item, *_ in outcomes[-1].lists] if outcomes else lists
+        outcomes.append(score_with(encoder, scoring, cohort, validation, asked, options))
+    calibrations, fusion = fit(outcomes, validation, options)
+    scored = [measure(outcomes, place, calibrations, fusion, scoring) for place in range(len(lists))]
+    out = RunFolder.at(options.out or below(encoders[0].run, "evaluation"))
     evaluation = {
-        **describe_run(options, encoders[0]),
-        "notes": list(notes_of(options, validation)),
+        **describe_run(options.checkpoint, encoders[0]),
+        "fused_with": [
+            describe_run(which_of(options, location), other)
+            for location, other in zip(options.fuse, encoders[1:], strict=True)
+        ],
+        "environment": describe_environment(),
+        "settings": to_yaml(config),
+        "notes": notes,
         "lists": {item.name: item.summary for item in scored},
         "seconds": time.monotonic() - started,
     }
     write_results(out, evaluation, scored)
     if "cosine" in calibrations:
-        keep_calibration(folder, encoders[0], calibrations["cosine"])
-    return out, scored
+        keep_calibration(encoders[0], calibrations["cosine"])
+    return out, scored, notes
 
 
 def load(options: argparse.Namespace, location: str) -> SpeakerEncoder:
-    """The encoder of a run, with the corpus's folder as asked."""
-    which = options.checkpoint if location == options.run else "best"
+    """The encoder of a run, with its training data where it is now."""
     encoder = SpeakerEncoder.load(
-        location, which, device=options.device, precision=options.precision, num_averaged=options.average
+        location,
+        which_of(options, location),
+        device=options.device,
+        precision=options.precision,
+        num_averaged=5 if options.average is None else options.average,
     )
-    if not options.root:
+    if not options.train_root:
         return encoder
-    config = replace(encoder.config, data=replace(encoder.config.data, root=options.root))
+    config = replace(encoder.config, data=replace(encoder.config.data, root=options.train_root))
     return replace(encoder, config=config)
 
 
-def scoring_of(options: argparse.Namespace) -> Scoring:
-    """Scorings that the command line asks for."""
-    return Scoring(
-        norm=options.norm,
-        cohort=options.cohort,
-        cohort_size=options.cohort_size,
-        top=options.top,
-        ddof=options.ddof,
-        is_centred=options.centre,
-        is_mean_of_crops=bool(options.crops),
-        replicates=options.replicates,
-    )
+def which_of(options: argparse.Namespace, location: str) -> str:
+    """The checkpoint of a run that is asked for; of another run's file there is none in the runs fused."""
+    is_named = options.checkpoint in ("best", "last", "average")
+    return options.checkpoint if is_named or location == options.run else "best"
 
 
 def training_side(
@@ -155,79 +129,75 @@ def training_side(
     needs_validation = bool(options.fuse) or not options.no_calibration
     if not scoring.needs_cohort and not needs_validation:
         return None, None
-    manifest, validation, _ = open_trial_sets(encoders[0].config)
+    try:
+        manifest, validation = open_training_side(encoders[0].config)
+        others = [open_training_side(encoder.config)[1] for encoder in encoders[1:]]
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"the run's training data, for calibration or a cohort, can't be used: {error} If it has moved, "
+            "give its folder with --train-root; --no-calibration does without validation trials"
+        ) from error
     if options.fuse and validation is None:
         raise ValueError(f"{options.run} has no validation trials to fit a fusion to")
-    for location, encoder in zip(options.fuse, encoders[1:], strict=True):
+    for location, encoder, other in zip(options.fuse, encoders[1:], others, strict=True):
         if validation is not None:
-            check_same_validation(validation, open_trial_sets(encoder.config)[1], encoder.config, location)
+            check_same_validation(validation, other, encoder.config, location)
     return manifest if scoring.needs_cohort else None, validation if needs_validation else None
 
 
-@contextlib.contextmanager
-def systems_of(
-    encoders: Sequence[SpeakerEncoder],
-    locations: Sequence[str],
+def score_with(
+    encoder: SpeakerEncoder,
     scoring: Scoring,
     cohort: Manifest | None,
+    validation: TrialSet | None,
     lists: Sequence[TrialList],
     options: argparse.Namespace,
-) -> Iterator[list[ScoringSystem]]:
-    """A scoring system per encoder; with many recordings, in processes of their own as long as this lasts."""
-    crops = Crops(options.crops, options.crop_seconds) if options.crops else None
-    count = sum(len(item.trials.paths) for item in lists) + (scoring.num_cohort_utterances if cohort else 0)
-    is_parallel = options.workers is not None or count > FEW
+) -> Outcome:
+    """All scores of one encoder; many recordings are embedded by processes that end with it."""
+    crops, embed = crops_of(options), None
+    count = sum(len(item.trials.paths) for item in lists)
+    count += min(scoring.num_cohort_utterances, len(cohort)) if cohort else 0
     with contextlib.ExitStack() as stack:
-        systems = []
-        for location, encoder in zip(locations, encoders, strict=True):
-            embed, root = None, encoder.config.data.root
-            if is_parallel:
-                from sslsv.embedding_workers import workers  # Ray takes seconds to import
+        if uses_processes(count, options.workers, options.device):
+            from sslsv.embedding_workers import workers  # Ray takes seconds to import
 
-                embed = stack.enter_context(workers(encoder, root, crops, options.workers))
-            store = EmbeddingStore(encoder, folder_of(location), root, crops, embed)
-            systems.append(ScoringSystem(encoder, store, scoring, cohort))
-        yield systems
+            embed = stack.enter_context(workers(encoder, crops, options.workers))
+        store = EmbeddingStore(encoder, RunFolder.at(encoder.run), crops, embed)
+        system = ScoringSystem(encoder, store, scoring, cohort)
+        return system.outcome(validation, lists, is_lenient=options.allow_missing)
 
 
 def fit(
-    systems: Sequence[ScoringSystem], validation: TrialSet | None
+    outcomes: Sequence[Outcome], validation: TrialSet | None, options: argparse.Namespace
 ) -> tuple[dict[str, Calibration], Calibration | None]:
-    """Calibrations of the first system's scorings, and the fusion of all systems, from validation trials."""
+    """Calibrations of the first encoder's scorings, and the fusion of all, from validation trials."""
     if validation is None:
         return {}, None
-    each = [system.validation_scores(validation) for system in systems]
-    targets = validation.trials.targets
-    calibrations = {name: fit_calibration(values, targets) for name, values in each[0].items()}
-    if len(systems) == 1:
-        return calibrations, None
-    return calibrations, fit_calibration(principal(each), targets)
+    each, targets = [outcome.validation for outcome in outcomes], validation.trials.targets
+    wanted = {} if options.no_calibration else each[0]
+    calibrations = {name: fit_calibration(values, targets) for name, values in wanted.items()}
+    return calibrations, fit_calibration(principal(each), targets) if len(each) > 1 else None
 
 
 def principal(scores: Sequence[dict[str, Scores]]) -> Scores:
-    """The principal scores of several systems, (K, J)."""
+    """The principal scores of several encoders, (K, J)."""
     return np.stack([next(iter(one.values())) for one in scores])
 
 
-def score(
-    item: TrialList,
-    systems: Sequence[ScoringSystem],
+def measure(
+    outcomes: Sequence[Outcome],
+    place: int,
     calibrations: dict[str, Calibration],
     fusion: Calibration | None,
-    options: argparse.Namespace,
     scoring: Scoring,
 ) -> ScoredList:
-    """Embed and score one list with every system, and count the errors."""
-    embeddings = []
-    for system in systems:
-        item, rows = system.embed_list(item, is_lenient=options.allow_missing)
-        embeddings.append(rows)
-    each = [system.scores(rows, item.trials) for system, rows in zip(systems, embeddings, strict=True)]
-    scores = each[0]
+    """Count the errors of one list, by its place."""
+    item = outcomes[-1].lists[place][0]
+    _, embeddings, scores = outcomes[0].lists[place]
     llrs = {name: calibration.apply(scores[name]) for name, calibration in calibrations.items()}
     if fusion is not None:
-        llrs["fused"] = fusion.apply(principal(each))
-    return evaluate_list(item.name, item.trials, embeddings[0], scores, llrs, scoring, item.describe())
+        llrs["fused"] = fusion.apply(principal([outcome.lists[place][2] for outcome in outcomes]))
+    return evaluate_list(item.name, item.trials, embeddings, scores, llrs, scoring, item.describe())
 
 
 if __name__ == "__main__":

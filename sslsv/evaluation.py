@@ -3,18 +3,20 @@
 Validation trials and the cohort are the only things that anything is fitted to; test trials are only counted.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from sslsv.cost_intervals import cost_bootstrap
 from sslsv.data.manifest import Trials
-from sslsv.intervals import speaker_bootstrap, speakers_from_trials
-from sslsv.metrics import ErrorCurve, act_dcf, cllr, min_dcf_key
+from sslsv.intervals import Interval, speaker_bootstrap, speakers_from_trials
+from sslsv.metrics import ErrorCurve, act_dcf, act_dcf_key, cllr, min_dcf_key
 from sslsv.score_norm import cluster_cohort, normalise_scores, speaker_cohort
 from sslsv.scored_list import ScoredList
-from sslsv.scoring import cosine_scores
+from sslsv.scoring import cosine_scores, dot_scores, unit_rows
 
 Floats = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
@@ -22,6 +24,7 @@ Table = dict[str, dict[str, float]]
 
 P_TARGETS = (0.01, 0.05)
 CALIBRATED = "_calibrated"
+ENDS = ("low", "high")  # of an interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Scoring:
     top: int = 300  # cohort scores that AS-norm keeps per recording
     ddof: Literal[0, 1] = 0  # 0: population deviation, 1: sample deviation
     is_centred: bool = False  # subtract the cohort's mean embedding first
-    is_mean_of_crops: bool = False  # embeddings are means of unit vectors: their dot product is the score
+    is_mean_of_crops: bool = False  # embeddings are means of unit vectors: dot product, unless centred
     replicates: int = 1000  # of the bootstrap over speakers; 0 = no intervals
     seed: int = 0
 
@@ -70,13 +73,13 @@ class Scoring:
         """Scores (J,) by the name of the scoring, the principal one first."""
         name = "cosine"
         if self.is_centred and cohort is not None:
+            # Both in the same unit: clusters and speakers are means of unit vectors already.
+            cohort = unit_rows(cohort) if self.cohort == "utterances" else cohort
             mean = cohort.mean(axis=0, keepdims=True)
-            embeddings, cohort, name = embeddings - mean, cohort - mean, "centred_cosine"
-        if self.is_mean_of_crops:
-            plain = np.einsum("td,td->t", embeddings[trials.enrol], embeddings[trials.test])
-            name = f"mean_crop_{name}"
-        else:
-            plain = cosine_scores(embeddings, trials.enrol, trials.test)
+            embeddings, cohort, name = unit_rows(embeddings) - mean, cohort - mean, "centred_cosine"
+        is_dot_product = self.is_mean_of_crops and not self.is_centred
+        plain = (dot_scores if is_dot_product else cosine_scores)(embeddings, trials.enrol, trials.test)
+        name = f"mean_crop_{name}" if self.is_mean_of_crops else name
         result = {name: plain.astype(np.float64)}
         if self.norm is not None and cohort is not None:
             top = f",top={min(self.top, len(cohort))}" if self.norm == "as" else ""
@@ -106,21 +109,29 @@ def evaluate_list(
 ) -> ScoredList:
     """Metrics of every scoring of a list; `summary` (file, checksum, counts) is completed in the result.
 
-    `llrs` are calibrated scores, of scorings in `scores` or of others: `<scoring>_calibrated` in the result.
+    `llrs` are calibrated scores, of scorings in `scores` or of others: `<scoring>_calibrated` in the result,
+    where those of others, a fusion, come first.
     """
     speakers = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
-    everything = dict(scores)
+    everything = {f"{name}{CALIBRATED}": llrs[name] for name in llrs if name not in scores} | scores
     tables: dict[str, Table] = {}
     for scoring, values in scores.items():
-        tables[scoring] = metric_table(values, trials.targets)
+        table = metric_table(values, trials.targets)
+        add_intervals(table, speaker_bootstrap, values, trials, speakers, options)
         # Of scores taken for what they are not yet: to be compared with the value after calibration.
-        tables[scoring]["cllr"] = {"value": cllr(values, trials.targets)}
-        add_intervals(tables[scoring], values, trials, speakers, options)
+        table["cllr"] = {"value": cllr(values, trials.targets)}
+        add_intervals(table, cost_bootstrap, values, trials, speakers, options)
+        tables[scoring] = table
     for scoring, values in llrs.items():
-        table = dict(tables[scoring]) if scoring in tables else metric_table(values, trials.targets)
-        if scoring not in tables:
-            add_intervals(table, values, trials, speakers, options)
-        tables[f"{scoring}{CALIBRATED}"] = {**table, **information(values, trials.targets)}
+        table = metric_table(values, trials.targets)
+        if scoring in scores and np.ptp(values):  # a rising map of scores whose intervals are known
+            for metric, found in table.items():
+                found |= {end: value for end, value in tables[scoring][metric].items() if end in ENDS}
+        else:
+            add_intervals(table, speaker_bootstrap, values, trials, speakers, options)
+        table |= information(values, trials.targets)
+        add_intervals(table, cost_bootstrap, values, trials, speakers, options)
+        tables[f"{scoring}{CALIBRATED}"] = table
         everything[f"{scoring}{CALIBRATED}"] = values
     counts = {
         "trials": len(trials),
@@ -129,6 +140,7 @@ def evaluate_list(
         "recordings": len(trials.paths),
         "speakers": int(speakers.max()) + 1,
     }
+    tables = {name: tables[name] for name in everything}
     summary = {**summary, "counts": {**counts, **summary.get("counts", {})}, "scorings": tables}
     return ScoredList(
         name=name, trials=trials, speakers=speakers, embeddings=embeddings, scores=everything, summary=summary
@@ -136,12 +148,17 @@ def evaluate_list(
 
 
 def add_intervals(
-    table: Table, scores: Scores, trials: Trials, speakers: npt.NDArray[np.int64], options: Scoring
+    table: Table,
+    bootstrap: Callable[..., dict[str, Interval]],
+    scores: Scores,
+    trials: Trials,
+    speakers: npt.NDArray[np.int64],
+    options: Scoring,
 ) -> None:
-    """Put `low` and `high` into the metrics of a table that the bootstrap over speakers gives."""
+    """Put `low` and `high` into the metrics of a table that a bootstrap over speakers gives."""
     if not options.replicates:
         return
-    intervals = speaker_bootstrap(
+    intervals = bootstrap(
         scores,
         trials.targets,
         speakers[trials.enrol],
@@ -150,8 +167,8 @@ def add_intervals(
         replicates=options.replicates,
         seed=options.seed,
     )
-    for metric, interval in intervals.items():
-        table[metric] |= {"low": interval.low, "high": interval.high}
+    for metric in table.keys() & intervals.keys():
+        table[metric] |= {"low": intervals[metric].low, "high": intervals[metric].high}
 
 
 def metric_table(scores: Scores, targets: npt.NDArray[np.bool_]) -> Table:
@@ -172,5 +189,5 @@ def metric_table(scores: Scores, targets: npt.NDArray[np.bool_]) -> Table:
 
 def information(llrs: Scores, targets: npt.NDArray[np.bool_]) -> Table:
     """Metrics of scores that claim to be log-likelihood ratios."""
-    costs = {min_dcf_key(p).replace("min", "act"): {"value": act_dcf(llrs, targets, p)} for p in P_TARGETS}
+    costs = {act_dcf_key(p): {"value": act_dcf(llrs, targets, p)} for p in P_TARGETS}
     return {"cllr": {"value": cllr(llrs, targets)}, **costs}

@@ -1,44 +1,42 @@
 """What an evaluation leaves behind: evaluation.json, scores, report, and a calibration in the run folder."""
 
 import argparse
+import contextlib
 import io
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sslsv.calibration import Calibration
-from sslsv.config import to_yaml
-from sslsv.environment import describe_environment
+from sslsv.config import Config
+from sslsv.evaluation_options import crops_of
 from sslsv.evaluation_report import evaluation_page
 from sslsv.run_folder import RunFolder
 from sslsv.scored_list import ScoredList
-from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder, folder_of
-from sslsv.verification import TrialSet
+from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
+from sslsv.trial_lists import TrialList, count_shared
+from sslsv.verification import TrialSet, listed_trials
 
 COUNTED = ("trials", "targets", "nontargets", "recordings", "speakers")  # beside these: what was left out
 
 
-def describe_run(options: argparse.Namespace, encoder: SpeakerEncoder) -> dict[str, Any]:
-    """What was evaluated, and with what."""
+def describe_run(which: str, encoder: SpeakerEncoder) -> dict[str, Any]:
+    """What was evaluated: the run, and which of its checkpoints."""
     return {
-        "run": folder_of(options.run).location,
-        "checkpoint": {
-            "which": options.checkpoint,
-            "files": list(encoder.checkpoints),
-            "steps": list(encoder.steps),
-        },
+        "run": encoder.run,
+        "checkpoint": {"which": which, "files": list(encoder.checkpoints), "steps": list(encoder.steps)},
         "identity": encoder.identity,
         "precision": encoder.precision,
-        "environment": describe_environment(),
-        "settings": to_yaml(encoder.config),
     }
 
 
-def notes_of(options: argparse.Namespace, validation: TrialSet | None) -> Iterator[str]:
+def notes_of(
+    options: argparse.Namespace, encoders: Sequence[SpeakerEncoder], validation: TrialSet | None
+) -> Iterator[str]:
     """Sentences that a reader of the results needs: what labels were used for, what was not whole."""
-    if len(options.fuse):
+    if options.fuse:
         yield f"Fused with {', '.join(options.fuse)}; the weights were fitted to the validation trials."
-    if validation is not None:
+    if validation is not None and not options.no_calibration:
         yield (
             f"Calibrated on {len(validation.trials)} validation trials of {len(validation.trials.paths)} "
             "recordings: their labels were used for two numbers, scale and offset."
@@ -49,17 +47,39 @@ def notes_of(options: argparse.Namespace, validation: TrialSet | None) -> Iterat
             "utterances": "the cohort is training utterances as they are",
             "clusters": "the cohort is means of k-means clusters of training utterances",
             "speakers": "the cohort is means of training speakers, so the result is not free of labels",
-        }[options.cohort]
+        }[options.cohort or "utterances"]
         yield f"{uses}{what}."
-    if options.crops:
-        crops = f"{options.crops} evenly spaced crops of {options.crop_seconds:g} seconds"
-        yield f"Every recording is {crops}; a score is the mean cosine over all pairs of crops."
+    if (crop := crops_of(options)) is not None:
+        crops = f"{crop.count} evenly spaced crops of {crop.seconds:g} seconds"
+        centred = "the cosine of the centred mean unit embeddings of the crops"
+        what = centred if options.centre else "the mean cosine over all pairs of crops"
+        yield f"Every recording is {crops}; a score is {what}."
     if options.checkpoint == "average":
-        yield "The weights are the mean of several checkpoints."
+        for encoder in encoders:
+            steps = ", ".join(map(str, encoder.steps))
+            yield f"The weights of {encoder.run} are the mean of the checkpoints of steps {steps}."
+
+
+def leaks(lists: Sequence[TrialList], validation: TrialSet | None, config: Config) -> Iterator[str]:
+    """A sentence for every list with trials that chose the checkpoint or were calibrated on."""
+    if validation is None and config.evaluation.validation is not None:
+        with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
+            validation = listed_trials(config.data.root, config.evaluation.validation)
+    if validation is None:
+        return
+    for item in lists:
+        shared = count_shared(item.trials, item.root, validation.trials, config.data.root)
+        if shared:
+            yield (
+                f"{shared} of the {len(item.trials)} trials of {item.name} are validation trials, which "
+                "choose checkpoint and calibration: its errors are no test results."
+            )
 
 
 def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[ScoredList]) -> None:
-    """Write everything into the folder `out`; the report last."""
+    """Write everything into the folder `out`, in place of an earlier evaluation; the report last."""
+    if out.has("evaluation.json"):  # else the folder may be anyone's
+        out.delete_folder("scores")
     for item in lists:
         out.write(f"scores/{item.name}.txt", scores_text(item))
     out.write_json("evaluation.json", evaluation)
@@ -79,8 +99,9 @@ def scores_text(item: ScoredList) -> bytes:
     return buffer.getvalue().encode(errors="surrogateescape")
 
 
-def keep_calibration(folder: RunFolder, encoder: SpeakerEncoder, calibration: Calibration) -> None:
-    """Add a calibration of cosine scores to the run folder, where `verify` finds it by the weights."""
+def keep_calibration(encoder: SpeakerEncoder, calibration: Calibration) -> None:
+    """Add a calibration of cosine scores to the weights' folder, where `verify` finds it by the weights."""
+    folder = RunFolder.at(encoder.run)
     known: dict[str, Any] = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
     known[encoder.identity] = {
         "calibration": calibration.to_dict(),

@@ -4,7 +4,7 @@ A speaker's recordings meet in many trials, which succeed and fail together: to 
 independent makes intervals too narrow (NIST's two-layer bootstrap, PMC5484007).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,9 @@ def speaker_bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile intervals of `eer` (percent) and of min_dcf at each prior (`metrics.min_dcf_key`).
+    """Percentile intervals of `eer` and `eer_convex_hull` (percent), `min_cllr` (bits) and min_dcf.
+
+    The last at each prior (`metrics.min_dcf_key`); for metrics of calibrated scores see `cost_bootstrap`.
 
     `enrol_speakers` and `test_speakers` (N,) say who speaks in each trial. A replicate draws as many speakers
     as there are, with replacement; target trials of a speaker drawn w times weigh w, and nontarget trials of
@@ -48,20 +50,35 @@ def speaker_bootstrap(
     narrow (in simulations 87 % instead of 95 % held the true EER); without a single error they have no
     width. Raises ValueError for speakers that contradict the targets, a single speaker among them.
     """
+    check_bootstrap(replicates, confidence)
+    for p_target in p_targets:
+        dcf_weights(p_target, 1.0, 1.0)  # refuses what is no prior, before the work
+    values, is_target = checked_trials(scores, targets)
+    trials = _WeighedTrials.of(
+        values, is_target, *numbered_speakers(is_target, enrol_speakers, test_speakers)
+    )
+    found: dict[str, list[float]] = {"eer": [], "eer_convex_hull": [], "min_cllr": []}
+    found |= {min_dcf_key(p_target): [] for p_target in p_targets}
+    for curve in trials.resampled(replicates, np.random.default_rng(seed)):
+        found["eer"].append(curve.eer())
+        found["eer_convex_hull"].append(curve.eer_convex_hull())
+        found["min_cllr"].append(curve.min_cllr())
+        for p_target in p_targets:
+            found[min_dcf_key(p_target)].append(curve.min_dcf(p_target))
+    return percentiles(found, confidence)
+
+
+def check_bootstrap(replicates: int, confidence: float) -> None:
+    """Raise ValueError for what makes no interval."""
     if not 0 < confidence < 1 or replicates < 1:
         raise ValueError(
             f"confidence is {confidence} and replicates {replicates}; confidence must be between 0 and 1 "
             "(0.95, say), and there must be at least 1 replicate."
         )
-    for p_target in p_targets:
-        dcf_weights(p_target, 1.0, 1.0)  # refuses what is no prior, before the work
-    values, is_target = checked_trials(scores, targets)
-    trials = _WeighedTrials.of(values, is_target, *_numbered(is_target, enrol_speakers, test_speakers))
-    found: dict[str, list[float]] = {"eer": [], **{min_dcf_key(p_target): [] for p_target in p_targets}}
-    for curve in trials.resampled(replicates, np.random.default_rng(seed)):
-        found["eer"].append(curve.eer())
-        for p_target in p_targets:
-            found[min_dcf_key(p_target)].append(curve.min_dcf(p_target))
+
+
+def percentiles(found: Mapping[str, Sequence[float]], confidence: float) -> dict[str, Interval]:
+    """The interval of each metric that leaves as many replicates below as above it."""
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     return {name: Interval(*map(float, np.quantile(numbers, ends))) for name, numbers in found.items()}
 
@@ -73,8 +90,27 @@ def speakers_from_trials(
 
     Recordings joined by target trials, also through others, are of one speaker; one in no target trial is a
     speaker of its own. `enrol` and `test` (N,) are recording numbers, `targets` (N,) labels. Raises
-    ValueError where a nontarget trial is within such a group.
+    ValueError where a nontarget trial is within such a group; see `contradicting_trials`.
     """
+    speakers, wrong = _grouped(num_recordings, enrol, test, targets)
+    if len(wrong):
+        raise ValueError(
+            f"{len(wrong)} nontarget trials compare recordings that target trials say are one speaker's, "
+            f"numbers {_listed(wrong)} (the first trial is 0); correct the labels of the trial list."
+        )
+    return speakers
+
+
+def contradicting_trials(
+    num_recordings: int, enrol: ArrayLike, test: ArrayLike, targets: ArrayLike
+) -> NDArray[np.int64]:
+    """Numbers of nontarget trials within a speaker, as `speakers_from_trials` groups recordings."""
+    return _grouped(num_recordings, enrol, test, targets)[1]
+
+
+def _grouped(
+    num_recordings: int, enrol: ArrayLike, test: ArrayLike, targets: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     first = checked_rows(enrol, num_recordings, "enrol", "recordings")
     second = checked_rows(test, num_recordings, "test", "recordings")
     is_target = np.asarray(targets, dtype=np.bool_)
@@ -83,13 +119,7 @@ def speakers_from_trials(
         shape=(num_recordings, num_recordings),
     )
     speakers: NDArray[np.int64] = connected_components(links, directed=False)[1].astype(np.int64)
-    wrong = np.flatnonzero(~is_target & (speakers[first] == speakers[second]))
-    if len(wrong):
-        raise ValueError(
-            f"{len(wrong)} nontarget trials compare recordings that target trials say are one speaker's, "
-            f"numbers {_listed(wrong)} (the first trial is 0); correct the labels of the trial list."
-        )
-    return speakers
+    return speakers, np.flatnonzero(~is_target & (speakers[first] == speakers[second]))
 
 
 @dataclass(frozen=True)
@@ -170,7 +200,7 @@ class _WeighedTrials:
         )
 
 
-def _numbered(
+def numbered_speakers(
     is_target: NDArray[np.bool_], enrol_speakers: ArrayLike, test_speakers: ArrayLike
 ) -> tuple[Counts, Counts]:
     """Speakers as numbers from 0, or a sentence that says why they don't fit the trials."""

@@ -16,6 +16,7 @@ from sslsv.error_curve import ErrorCurve, Floats, checked_trials, dcf_weights
 __all__ = [
     "ErrorCurve",
     "act_dcf",
+    "act_dcf_key",
     "bayes_threshold",
     "cllr",
     "det_curve",
@@ -84,6 +85,11 @@ def min_dcf_threshold(
 def min_dcf_key(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> str:
     """Name of a minimum cost in files and tables: `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
     return f"min_dcf(p_target={p_target:g},c_miss={c_miss:g},c_fa={c_fa:g})"
+
+
+def act_dcf_key(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> str:
+    """Name of an actual cost in files and tables: `act_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
+    return min_dcf_key(p_target, c_miss, c_fa).replace("min", "act", 1)
 
 
 def false_alarm_threshold(scores: ArrayLike, targets: ArrayLike, p_fa: float) -> float:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslsv.encoder_file import describe_encoder, write_whole
+from sslsv.encoders import ThinResNet34
 from sslsv.encoders.features import HOP_LENGTH, LogMel
 
 OPSET = 18
@@ -89,23 +90,34 @@ def save_onnx(path: str | os.PathLike[str], encoder: nn.Module, facts: dict[str,
 
     Input `waveforms`, float32 (batch, samples) of full scale 1 at 16 kHz, at least 257 samples; output
     `embeddings`, float32 (batch, D), not normalised.  `facts` and the settings become metadata.  Raises
-    ValueError when a package is missing.
+    ValueError when a package is missing, and for an encoder that can't be exported.
     """
     require_packages()
+    if not isinstance(encoder, ThinResNet34):
+        raise ValueError(
+            f"{type(encoder).__name__} can't be exported to ONNX, only ThinResNet34 can: its front end is "
+            "written anew for it; export to safetensors"
+        )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every library that is not there
     traceable = TraceableEncoder(encoder).eval()
     min_samples = traceable.features.margin + 1  # fewer can't be reflected at the edges
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=min_samples)
-    program: Any = torch.onnx.export(
-        traceable,
-        (torch.zeros(2, 8000),),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["waveforms"],
-        output_names=["embeddings"],
-        dynamic_shapes=({0: batch, 1: samples},),
-        verbose=False,
-    )
+    try:
+        program: Any = torch.onnx.export(
+            traceable,
+            (torch.zeros(2, 8000),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["waveforms"],
+            output_names=["embeddings"],
+            dynamic_shapes=({0: batch, 1: samples},),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(
+            f"torch {torch.__version__} can't export this encoder to ONNX: "
+            f"{' '.join(str(error).split())[:300]}; export to safetensors, or try another onnxscript"
+        ) from error
     metadata = facts | describe_encoder(encoder) | {"min_samples": str(min_samples), "opset": str(OPSET)}
     program.model.metadata_props.update(metadata)
     write_whole(path, program.model_proto.SerializeToString())

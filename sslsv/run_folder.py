@@ -6,6 +6,7 @@ report.html       curves and tables                 run.json        identity: st
 """
 
 import json
+import math
 import os
 import posixpath
 import time
@@ -15,6 +16,19 @@ from typing import Any
 from pyarrow import fs
 
 from sslsv.storage import below, is_uri, open_filesystem
+
+
+def json_text(value: Any) -> str:
+    """JSON for people to read: indented; NaN and infinity as null, what else JSON lacks as text."""
+    return json.dumps(_finite(value), indent=2, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunFolder:
@@ -111,8 +125,8 @@ class RunFolder:
         return json.loads(self.read(name))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file for people to read: indented, and what JSON lacks as text."""
-        self.write(name, (json.dumps(value, indent=2, default=str) + "\n").encode())
+        """Write a JSON file, as `json_text` makes it."""
+        self.write(name, (json_text(value) + "\n").encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """All records of metrics.jsonl; a last line cut short by a crash is left out."""

@@ -18,9 +18,16 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> F
     An embedding of zeros scores 0 with everything. Work space beyond normalised copies of the embeddings is
     bounded. Raises ValueError for indices out of range and embeddings that are not finite.
     """
-    rows = np.asarray(embeddings, dtype=np.float32)
-    if rows.ndim != 2:
-        raise ValueError(f"embeddings have shape {rows.shape}; they must be (N, D), one row per utterance.")
+    scores = dot_scores(unit_rows(_rows_of(embeddings)), enrol, test)
+    return np.clip(scores, -1, 1, out=scores)
+
+
+def dot_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
+    """Dot product `(T,)` of rows `enrol[t]` and `test[t]` of the embeddings `(N, D)`, in bounded work space.
+
+    Raises ValueError for indices out of range.
+    """
+    rows = _rows_of(embeddings)
     first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
     if len(first) != len(second):
         raise ValueError(
@@ -28,7 +35,6 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> F
         )
     if not len(first):
         return np.zeros(0, dtype=np.float32)
-    unit = unit_rows(rows)
     all_used, all_at = _used_rows(np.concatenate((first, second)), len(rows))
     firsts, first_at = _used_rows(first, len(rows))
     seconds, second_at = _used_rows(second, len(rows))
@@ -41,12 +47,17 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> F
         first_at, second_at = np.maximum(one, other), np.minimum(one, other)
         cells = len(all_used) ** 2 // 2
     if cells > GEMM_ADVANTAGE * len(first):
-        scores = _sparse(unit, first, second)
-    else:
-        enrolled = unit[firsts]
-        tested = enrolled if is_folded else unit[seconds]
-        scores = _dense(enrolled, tested, first_at, second_at)
-    return np.clip(scores, -1, 1, out=scores)
+        return _sparse(rows, first, second)
+    enrolled = rows[firsts]
+    tested = enrolled if is_folded else rows[seconds]
+    return _dense(enrolled, tested, first_at, second_at)
+
+
+def _rows_of(embeddings: ArrayLike) -> Floats:
+    rows = np.asarray(embeddings, dtype=np.float32)
+    if rows.ndim != 2:
+        raise ValueError(f"embeddings have shape {rows.shape}; they must be (N, D), one row per utterance.")
+    return rows
 
 
 def _used_rows(indices: Rows, num_rows: int) -> tuple[Rows, NDArray[np.int32]]:
@@ -83,13 +94,13 @@ def _dense(
     return scores
 
 
-def _sparse(unit: Floats, first: Rows, second: Rows) -> Floats:
+def _sparse(rows: Floats, first: Rows, second: Rows) -> Floats:
     """Dot products of gathered rows, some thousand trials at a time."""
     scores = np.empty(len(first), dtype=np.float32)
-    chunk = max(1, TILE_ELEMENTS // (2 * unit.shape[1]))
+    chunk = max(1, TILE_ELEMENTS // (2 * rows.shape[1]))
     for start in range(0, len(first), chunk):
         part = slice(start, start + chunk)
-        scores[part] = np.einsum("td,td->t", unit[first[part]], unit[second[part]])
+        scores[part] = np.einsum("td,td->t", rows[first[part]], rows[second[part]])
     return scores
 
 

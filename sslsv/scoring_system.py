@@ -1,14 +1,25 @@
 """One encoder and all that its scores are made of: kept embeddings, cohort, calibration."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from sslsv.config import Config
-from sslsv.data.manifest import Manifest, Trials
+from sslsv.data.manifest import Manifest
 from sslsv.embeddings import EmbeddingStore, Floats, embed_recordings
 from sslsv.evaluation import Scores, Scoring
 from sslsv.speaker_encoder import SpeakerEncoder
 from sslsv.trial_lists import TrialList, TrialListError, culprits
 from sslsv.verification import TrialSet, VerificationError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that one encoder says: scores (J,) by scoring, the principal one first."""
+
+    validation: dict[str, Scores]  # empty without validation trials
+    lists: list[tuple[TrialList, Floats, dict[str, Scores]]]  # what can be scored, and its embeddings (R, D)
 
 
 class ScoringSystem:
@@ -23,47 +34,53 @@ class ScoringSystem:
         self.encoder, self.store, self.scoring = encoder, store, scoring
         self.cohort = None if cohort is None else self._embed_cohort(cohort)
 
-    def scores(self, embeddings: Floats, trials: Trials) -> dict[str, Scores]:
-        """Scores (J,) by scoring, the principal one first."""
-        return self.scoring.scores(embeddings, trials, self.cohort)
+    def outcome(
+        self, validation: TrialSet | None, lists: Sequence[TrialList], *, is_lenient: bool
+    ) -> Outcome:
+        """Score validation trials and lists, which lose the recordings that can't be read.
 
-    def embed_list(self, trial_list: TrialList, *, is_lenient: bool) -> tuple[TrialList, Floats]:
-        """Embeddings (R, D) of a list's recordings, and the list without those that can't be read.
-
-        Unless `is_lenient`, one that can't be read is a TrialListError that names it and its line.
+        Raises TrialListError for such recordings unless `is_lenient`, VerificationError for those of
+        validation trials.
         """
-        embeddings, bad = self.store.get(trial_list.trials.paths)
-        if not bad:
-            return trial_list, embeddings
-        if not is_lenient:
-            reasons = " ".join(bad[i] for i in sorted(bad)[:3])
-            raise TrialListError(f"{culprits(trial_list, bad, 'cannot be read')}. {reasons}")
-        shorter = trial_list.without(bad, "unreadable_recordings")
-        row_of = {path: i for i, path in enumerate(trial_list.trials.paths)}
-        return shorter, embeddings[[row_of[path] for path in shorter.trials.paths]]
+        found = self._validation_scores(validation) if validation is not None else {}
+        return Outcome(found, [self._score_list(item, is_lenient) for item in lists])
 
-    def validation_scores(self, validation: TrialSet) -> dict[str, Scores]:
-        """Scores (J,) of validation trials by scoring; raises VerificationError if a recording is bad."""
+    def _score_list(self, item: TrialList, is_lenient: bool) -> tuple[TrialList, Floats, dict[str, Scores]]:
+        embeddings, bad = self.store.get(item.trials.paths, item.root)
+        if bad and not is_lenient:
+            reasons = " ".join(bad[i] for i in sorted(bad)[:3])
+            raise TrialListError(f"{culprits(item, bad, 'cannot be read')}. {reasons}")
+        if bad:
+            row_of = {path: i for i, path in enumerate(item.trials.paths)}
+            item = item.without(bad, "unreadable_recordings")
+            embeddings = embeddings[[row_of[path] for path in item.trials.paths]]
+        return item, embeddings, self.scoring.scores(embeddings, item.trials, self.cohort)
+
+    def _validation_scores(self, validation: TrialSet) -> dict[str, Scores]:
         trials = validation.trials
-        embeddings, bad = embed_recordings(self.encoder, validation.read, len(trials.paths), self.store.crops)
+        if validation.is_simulated:
+            found = embed_recordings(self.encoder, validation.read, len(trials.paths), self.store.crops)
+        else:
+            found = self.store.get(trials.paths, self.encoder.config.data.root)
+        embeddings, bad = found
         if bad:
             raise VerificationError(
                 f"{len(bad)} recordings of the validation trials cannot be read, the first: "
                 f"{next(iter(bad.values()))} Repair them, or go without calibration (--no-calibration)"
             )
-        return self.scores(embeddings, trials)
+        return self.scoring.scores(embeddings, trials, self.cohort)
 
     def _embed_cohort(self, manifest: Manifest) -> Floats:
         """Cohort (C, D) from a seeded sample of the training utterances that can be read."""
         scoring, rng = self.scoring, np.random.default_rng(self.scoring.seed)
         chosen = np.sort(rng.permutation(len(manifest))[: scoring.num_cohort_utterances])
-        embeddings, bad = self.store.get([manifest.paths[i] for i in chosen])
+        embeddings, bad = self.store.get([manifest.paths[i] for i in chosen], self.encoder.config.data.root)
         is_read = np.ones(len(chosen), dtype=bool)
         is_read[list(bad)] = False
         if is_read.sum() < 2:
             raise VerificationError(
                 f"{len(bad)} of the {len(chosen)} training utterances for the cohort cannot be read, the "
-                f"first: {next(iter(bad.values()), 'none was found')} Give the corpus's folder with --root"
+                f"first: {next(iter(bad.values()), 'none was found')} Give their folder with --train-root"
             )
         return scoring.cohort_of(embeddings[is_read], manifest.speakers[chosen][is_read])
 

@@ -20,6 +20,7 @@ import torch
 import sslsv
 from sslsv.calibration import Calibration, posterior
 from sslsv.checkpoint import (
+    FOLDER,
     Checkpoint,
     average,
     decode_checkpoint,
@@ -33,13 +34,16 @@ from sslsv.models.base import Model
 from sslsv.run_folder import RunFolder
 from sslsv.storage import absolute, open_filesystem
 from sslsv.training_state import build_model
-from sslsv.verification import Embedder
+from sslsv.verification import Embedder, checked_waveform
 
 Floats = npt.NDArray[np.float32]
 
 CALIBRATION_FILE = "calibration.json"
 # What turns a file into what the weights see: embeddings made by other code are other embeddings.
-FRONT_END = ("data/audio.py", "data/wav.py", "encoders")
+FRONT_END = (
+    *("data/audio.py", "data/wav.py", "data/rounding.py", "data/recordings.py", "data/shards.py"),
+    *("encoders", "modules.py", "models/base.py", "verification.py", "embeddings.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class SpeakerEncoder:
     steps: tuple[int, ...]  # optimizer steps of each
     precision: str  # "fp32", "bf16" or "fp16"
     calibration: Calibration | None = None  # of cosine scores; written by an evaluation
+    run: str = ""  # location of the folder that the weights were found in
 
     @classmethod
     def load(
@@ -80,6 +85,7 @@ class SpeakerEncoder:
         to the GPU, if there is one, `precision` to that of the training. Raises ValueError or
         FileNotFoundError with a sentence.
         """
+        target = _device(device)
         folder, found = _read(os.fspath(location), which, num_averaged)
         config = _settings(list(found.values())[-1], folder)
         model = build_model(config)
@@ -90,7 +96,6 @@ class SpeakerEncoder:
                 f"the weights in {folder.location} do not fit this version's {config.model.name}: "
                 f"{' '.join(str(error).split())[:200]}"
             ) from error
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         # A fifth faster on CPUs that have bf16, and in fp32; the weights are the same.
         model.to(memory_format=torch.channels_last)
         encoder = cls(
@@ -99,6 +104,7 @@ class SpeakerEncoder:
             tuple(found),
             tuple(checkpoint.step for checkpoint in found.values()),
             _fitting_precision(precision or config.train.precision, target),
+            run=folder.location,
         )
         return encoder.with_calibration(folder)
 
@@ -139,12 +145,12 @@ class SpeakerEncoder:
     def embed(self, recording: str | os.PathLike[str] | Floats) -> Floats:
         """Embedding (D,) of an audio file, or of a waveform (T,), float32 of full scale 1 at 16 kHz.
 
-        Raises AudioError for a file that can't be read.
+        Raises AudioError for a file that can't be read, ValueError for what is no waveform.
         """
         if isinstance(recording, str | os.PathLike):
             waveform = read_whole(recording)
         else:
-            waveform = np.asarray(recording, dtype=np.float32)
+            waveform = checked_waveform(recording)
         embeddings, bad = self.embedder().embed_recordings(lambda _: waveform, 1)
         if bad:
             raise AudioError(bad[0])
@@ -153,7 +159,9 @@ class SpeakerEncoder:
 
     def enrol(self, recordings: Sequence[str | os.PathLike[str] | Floats]) -> Floats:
         """One unit embedding (D,) for a speaker: the mean direction of those of several recordings."""
-        if not recordings:
+        if isinstance(recordings, str | os.PathLike) or getattr(recordings, "ndim", 2) == 1:
+            raise ValueError("one enrolment recording is given by itself; put it into a list: [recording]")
+        if not len(recordings):
             raise ValueError("no enrolment recordings are given; a speaker needs at least one")
         mean = np.mean([_unit(self.embed(recording)) for recording in recordings], axis=0)
         return _unit(mean)
@@ -173,11 +181,12 @@ class SpeakerEncoder:
 
 
 def folder_of(location: str | os.PathLike[str]) -> RunFolder:
-    """The run folder at a location, or the one that a checkpoint file lies in."""
+    """The run folder at a location; of a checkpoint file the one it is in, of a copied one its folder."""
     path = os.fspath(location)
     if not path.endswith(".pt"):
         return RunFolder.at(path)
-    return RunFolder.at(posixpath.dirname(posixpath.dirname(absolute(path))))
+    parent = posixpath.dirname(absolute(path))
+    return RunFolder.at(posixpath.dirname(parent) if posixpath.basename(parent) == FOLDER else parent)
 
 
 def _read(location: str, which: str, num_averaged: int) -> tuple[RunFolder, dict[str, Checkpoint]]:
@@ -194,9 +203,13 @@ def _read(location: str, which: str, num_averaged: int) -> tuple[RunFolder, dict
         name = posixpath.basename(path)
         return folder_of(location), {name: decode_checkpoint(content, name, location)}
     folder = folder_of(location)
-    names = (
-        newest_checkpoints(folder, num_averaged) if which == "average" else [find_checkpoint(folder, which)]
-    )
+    if which != "average":
+        names = [find_checkpoint(folder, which)]
+    else:
+        # The best checkpoint is kept beside the newest ones, however old it is: no neighbour of theirs.
+        newest = read_checkpoint(folder, find_checkpoint(folder, "last"))
+        kept = _settings(newest, folder).run.keep_checkpoints
+        names = newest_checkpoints(folder, num_averaged, kept)
     return folder, {name: read_checkpoint(folder, name) for name in names}
 
 
@@ -208,6 +221,18 @@ def _settings(checkpoint: Checkpoint, folder: RunFolder) -> Config:
             f"the settings in the checkpoints of {folder.location} are of another version of this package: "
             f"{error}"
         ) from error
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of this name, or a ValueError where there is none."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"the device {name} can't be used here ({str(error).splitlines()[0]}); give cpu, or leave it out"
+        ) from error
+    return device
 
 
 def _fitting_precision(precision: str, device: torch.device) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from pyarrow import fs
 
-from sslsv.data.list_files import list_lines, list_location
-from sslsv.data.manifest import Trials, read_trials
+from sslsv.data.list_files import list_lines, list_location, trial_rows
+from sslsv.data.manifest import Indices, Trials, read_trials
 from sslsv.data.shards import open_recordings
 from sslsv.data.trial_faults import find_trial_faults
+from sslsv.intervals import contradicting_trials
 from sslsv.storage import absolute, open_filesystem
 
 NAMED = 5  # culprits that an error names
@@ -28,6 +29,7 @@ class TrialList:
 
     name: str  # the list's file name
     file: str  # path or URI
+    root: str  # folder that the recordings are below
     trials: Trials
     left_out: dict[str, int]  # "missing_recordings", "skipped_trials" ...: only what is not 0
 
@@ -89,10 +91,11 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     if is_list(name) and not is_list(file):
         file = absolute(name)
     trials = read_trials(root, file, is_strict=not is_lenient)
-    found = TrialList(posixpath.basename(file.partition("?")[0]), file, trials, {})
+    found = TrialList(posixpath.basename(file.partition("?")[0]), file, root, trials, {})
     if is_lenient:
         found = found.without_faults()
     trials = found.trials
+    check_speakers(found)
     recordings = open_recordings(root)
     missing = [i for i, path in enumerate(trials.paths) if not recordings.has(path)]
     if not missing:
@@ -115,6 +118,35 @@ def culprits(trial_list: TrialList, bad: Collection[int], what: str) -> str:
     )
 
 
+def check_speakers(trial_list: TrialList) -> None:
+    """Raise TrialListError, naming lines, for a nontarget trial of what target trials say is one speaker.
+
+    Also through others: where `a b` and `b c` are target trials, `a c` is one too.
+    """
+    trials = trial_list.trials
+    wrong = contradicting_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
+    if not len(wrong):
+        return
+    named = [(trials.paths[trials.enrol[i]], trials.paths[trials.test[i]]) for i in wrong[:NAMED]]
+    wanted = {pair: i for i, (a, b) in enumerate(named) for pair in ((a, b), tuple(map(_shortened, (a, b))))}
+    lines: dict[int, int] = {}
+    for number, _, first, second in trial_rows(trial_list.root, trial_list.file):
+        if (first, second) in wanted:
+            lines.setdefault(wanted[first, second], number)
+        if len(lines) == len(named):
+            break
+    places = ", ".join(f"line {lines[i]} ({a} {b})" for i, (a, b) in enumerate(named))
+    raise TrialListError(
+        f"{len(wrong)} nontarget trials of {trial_list.file} compare recordings that target trials, through "
+        f"others, say are one speaker's: {places}{', ...' if len(wrong) > NAMED else ''}; correct the labels"
+    )
+
+
+def _shortened(path: str) -> str:
+    """The path as a list may have it that leaves out the first folder."""
+    return path.partition("/")[2]
+
+
 def is_list(place: str) -> bool:
     """Whether there is a file at a path or URI."""
     filesystem, path = open_filesystem(absolute(place))
@@ -123,7 +155,7 @@ def is_list(place: str) -> bool:
 
 def first_lines(file: str, paths: list[str]) -> list[int | str]:
     """Number of the first line that names each path (the list may leave out its first folder)."""
-    wanted = {form: i for i, path in enumerate(paths) for form in (path, path.partition("/")[2]) if form}
+    wanted = {form: i for i, path in enumerate(paths) for form in (path, _shortened(path)) if form}
     found: dict[int, int] = {}
     for number, line in list_lines(file, file):
         for field in line.split()[1:]:
@@ -132,6 +164,30 @@ def first_lines(file: str, paths: list[str]) -> list[int | str]:
         if len(found) == len(paths):
             break
     return [found.get(i, "?") for i in range(len(paths))]
+
+
+def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:
+    """How many trials compare two recordings that others compare too, either way round.
+
+    Recordings are the same where their paths below the two folders are.
+    """
+    number_of: dict[str, int] = {}
+    for path in others.paths:
+        number_of.setdefault(_below(other_root, path), len(number_of))
+    at = np.array([number_of.get(_below(root, path), -1) for path in trials.paths], dtype=np.int64)
+    other_at = np.array([number_of[_below(other_root, path)] for path in others.paths], dtype=np.int64)
+
+    def pairs(first: Indices, second: Indices) -> Indices:
+        return np.minimum(first, second) * len(number_of) + np.maximum(first, second)
+
+    enrol, test = at[trials.enrol], at[trials.test]
+    is_known = (enrol >= 0) & (test >= 0)
+    known = pairs(other_at[others.enrol], other_at[others.test])
+    return int(np.isin(pairs(enrol[is_known], test[is_known]), known).sum())
+
+
+def _below(root: str, path: str) -> str:
+    return path.removeprefix(f"{absolute(root).rstrip('/')}/")
 
 
 def drop_recordings(trials: Trials, bad: Collection[int]) -> Trials:

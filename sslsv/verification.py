@@ -46,10 +46,17 @@ class TrialSet:
     name: str
     trials: Trials
     read: Callable[[int], Waveform]
+    is_simulated: bool = False  # else recording i is the file `trials.paths[i]` as it is
 
 
 def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[TrialSet]]:
-    """What the settings train on, validate on (or None) and test on.
+    """What the settings train on, validate on (or None) and test on; see `open_training_side`."""
+    manifest, validation = open_training_side(config)
+    return manifest, validation, [listed_trials(config.data.root, name) for name in config.evaluation.test]
+
+
+def open_training_side(config: Config) -> tuple[Manifest, TrialSet | None]:
+    """What the settings train on and validate on, if on any trials.
 
     Validation trials come from `evaluation.validation`, or are made from held-out training speakers, which
     the training manifest returned then lacks.  Raises ValueError or FileNotFoundError with a sentence.
@@ -62,7 +69,7 @@ def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[Tri
     elif evaluation.held_out_speakers > 0:
         manifest, held_out = hold_out_speakers(manifest, evaluation.held_out_speakers, config.seed)
         validation = held_out_trials(config, held_out)
-    return manifest, validation, [listed_trials(root, name) for name in evaluation.test]
+    return manifest, validation
 
 
 def listed_trials(root: str, name: str) -> TrialSet:
@@ -87,7 +94,17 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
     shifter = Shifter(config.data.root, config.data.augment, config.seed)
     # Kept in memory if they are few: a room costs more than the 32 kB of a second.
     read = functools.lru_cache(maxsize=512)(lambda i: shifter.read(trials.paths[i], int(trials.versions[i])))
-    return TrialSet("validation", trials, read)
+    return TrialSet("validation", trials, read, is_simulated=True)
+
+
+def checked_waveform(values: npt.ArrayLike) -> Waveform:
+    """A waveform as float32 (T,), or a ValueError that says why it is none."""
+    waveform = np.asarray(values, dtype=np.float32)
+    if waveform.ndim != 1 or not waveform.size or not np.isfinite(waveform).all():
+        is_bad = waveform.ndim == 1 and waveform.size > 0
+        what = "has samples that are not finite" if is_bad else f"has shape {waveform.shape}"
+        raise ValueError(f"the waveform {what}; it must be (T,), mono at 16 kHz, with at least one sample")
+    return waveform
 
 
 class Embedder:

@@ -7,13 +7,13 @@ Exit codes: 0 compared, 2 the request can't be met.
 """
 
 import argparse
-import json
 import math
 import sys
 from typing import Any
 
 from sslsv.data.audio import AudioError
 from sslsv.metrics import bayes_threshold
+from sslsv.run_folder import json_text
 from sslsv.speaker_encoder import SpeakerEncoder
 
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, AudioError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(json.dumps(result, indent=2) if options.json else in_words(result))
+    print(json_text(result) if options.json else in_words(result))
     return 0
 
 
@@ -40,6 +40,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "recordings", nargs="+", metavar="FILE", help="enrolment recordings of one speaker, then the test one"
     )
     add("--checkpoint", default="best", help="best (default), last, average, or a file")
+    add("--average", type=int, default=5, metavar="N", help="newest checkpoints in an average (default 5)")
+    add("--precision", choices=["fp32", "bf16", "fp16"], help="of the encoder (default: as trained)")
     add("--p-target", type=float, default=0.01, help="prior probability of the same speaker (default 0.01)")
     add("--c-miss", type=float, default=1.0, help="cost of rejecting the same speaker (default 1)")
     add("--c-fa", type=float, default=1.0, help="cost of accepting another speaker (default 1)")
@@ -57,7 +59,13 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     if not enrolment:
         raise ValueError(f"only {test} is given; name at least one enrolment recording before it")
     threshold = bayes_threshold(options.p_target, options.c_miss, options.c_fa)
-    encoder = SpeakerEncoder.load(options.run, options.checkpoint, device=options.device)
+    encoder = SpeakerEncoder.load(
+        options.run,
+        options.checkpoint,
+        device=options.device,
+        precision=options.precision,
+        num_averaged=options.average,
+    )
     found = encoder.compare(enrolment, test, options.p_target)
     result: dict[str, Any] = {
         "enrolment": enrolment,
@@ -67,6 +75,11 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
     if found.llr is None:
         return result
+    if len(enrolment) > 1:
+        result["note"] = (
+            "The calibration was fitted to trials of one recording against one; for the mean of "
+            f"{len(enrolment)} enrolment recordings the ratio is only roughly right."
+        )
     return result | {
         "llr": found.llr,
         "probability": found.probability,
@@ -99,6 +112,7 @@ def in_words(result: dict[str, Any]) -> str:
             f"{point['p_target']:g} of such pairs are",
             f"decision               {verdict}  (threshold {point['llr_threshold']:.3f}: p_target "
             f"{point['p_target']:g}, c_miss {point['c_miss']:g}, c_fa {point['c_fa']:g})",
+            *([f"note                   {result['note']}"] if "note" in result else []),
         ]
     )
 

@@ -31,7 +31,7 @@ KNOW_RAY = DRIVERS | {
 }
 KNOW_RAY |= {"prepare_data.convert", "search.dimensions", "search.executor", "search.trial"}
 LEAVES = {"losses", "modules", "schedules", "distributed", "diagnostics", "strict_yaml"}
-LEAVES |= {"metrics", "error_curve", "intervals", "calibration", "scoring", "score_norm"}
+LEAVES |= {"metrics", "error_curve", "intervals", "cost_intervals", "calibration", "scoring", "score_norm"}
 FORBIDDEN_TO_NETWORKS = {"ray", "yaml", "pathlib", "os", "soundfile"}
 
 

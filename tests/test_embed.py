@@ -1,9 +1,13 @@
+import io
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from sslsv.data.manifest import read_trials
 from sslsv.embed import main
+from sslsv.run_folder import RunFolder
 from sslsv.speaker_encoder import SpeakerEncoder
 
 
@@ -43,7 +47,7 @@ def test_embed__a_single_file(small_run, demo_corpus, tmp_path):
 @pytest.mark.parametrize(
     ("content", "out", "sentence"),
     [
-        ("a b c\n", "x.npz", "line 1 has 3 fields"),
+        ("1 a.wav b.wav\n", "x.npz", "line 1: the path 'a.wav b.wav' has a blank after what ends as"),
         ("a\n\n../b\n", "x.npz", "line 3: the path '../b' has a '..' in it"),
         ("", "x.npz", "it is empty"),
         ("a\n", "x.txt", "must end in .npz or .parquet"),
@@ -68,3 +72,39 @@ def test_embed__a_list_of_a_packed_corpus_in_object_storage(
     stored, local = (np.load(tmp_path / f"{number}.npz") for number in (0, 1))
     assert stored["paths"].tolist() == local["paths"].tolist()
     assert np.array_equal(stored["embeddings"], local["embeddings"])
+
+
+def test_embed__a_path_may_hold_blanks_and_a_list_any_name_that_is_no_audio_file(
+    small_run, demo_corpus, tmp_path, monkeypatch
+):
+    paths = read_trials(demo_corpus, "trials").paths[:2]
+    (tmp_path / "my talks").mkdir()
+    for name, path in zip(("one.wav", "two of 2.wav"), paths, strict=True):
+        (tmp_path / "my talks" / name).write_bytes((demo_corpus / path).read_bytes())
+    (tmp_path / "list.txt").write_text("anna my talks/one.wav\nbert my talks/two of 2.wav\n")
+    monkeypatch.setattr("sslsv.embed.find_audio", lambda _: pytest.fail("walked through the folder"))
+    out = tmp_path / "x.npz"
+    assert main([small_run, str(tmp_path / "list.txt"), "--root", str(tmp_path), "--out", str(out)]) == 0
+    assert np.load(out)["paths"].tolist() == ["my talks/one.wav", "my talks/two of 2.wav"]
+    assert np.load(out)["speakers"].tolist() == ["anna", "bert"]
+    assert main([small_run, str(tmp_path / "my talks" / "two of 2.wav"), "--out", str(out)]) == 0
+    assert np.load(out)["embeddings"].shape == (1, 16)
+
+
+def test_embed__writes_into_object_storage(
+    small_run, demo_corpus, object_storage, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    path = str(demo_corpus / read_trials(demo_corpus, "trials").paths[0])
+    assert main([small_run, path, "--out", "x.npz"]) == 0
+    bucket = object_storage.folder()
+    for name in ("a/y.npz", "a/y.parquet"):
+        capsys.readouterr()
+        assert main([small_run, path, "--out", f"{bucket}/{name}"]) == 0
+        assert capsys.readouterr().out.strip() == f"{bucket}/{name}"
+    folder = RunFolder.at(f"{bucket}/a")
+    expected = np.load("x.npz")["embeddings"]
+    assert np.array_equal(np.load(io.BytesIO(folder.read("y.npz")))["embeddings"], expected)
+    table = pyarrow.parquet.read_table(pa.BufferReader(folder.read("y.parquet")))
+    assert table["embedding"].to_pylist() == expected.tolist()
+    assert [file.name for file in tmp_path.iterdir()] == ["x.npz"]

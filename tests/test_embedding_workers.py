@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import ray
 import soundfile
 
+from sslsv import embedding_workers
 from sslsv.embedding_workers import fitting_processes, workers
 from sslsv.embeddings import embed_files
 from sslsv.speaker_encoder import SpeakerEncoder
@@ -35,7 +37,19 @@ def test_workers__give_every_recording_its_own_row_whatever_order_they_take(tmp_
     encoder = SpeakerEncoder.load(small_run)
     expected, bad = embed_files(encoder, names, str(tmp_path))
     for count in (2, None):
-        with workers(encoder, str(tmp_path), None, count) as embed:
-            rows, bad_too = embed(names)
+        with workers(encoder, None, count) as embed:
+            rows, bad_too = embed(names, str(tmp_path))
         assert bad_too == bad and list(bad) == [5]
         np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_workers__leave_their_room_to_the_next_encoders(tmp_path, small_run, ray_session, monkeypatch):
+    monkeypatch.setattr(embedding_workers, "CPUS", 1.9)  # two of them hold nearly all
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(8000), 16_000, subtype="PCM_16")
+    encoder = SpeakerEncoder.load(small_run)
+    for _ in range(2):
+        with workers(encoder, None, 2) as embed:
+            embed(["a.wav"], str(tmp_path))
+            assert ray.available_resources().get("CPU", 0) < 1
+        assert ray.available_resources()["CPU"] == 4

@@ -32,31 +32,31 @@ def folder(tmp_path):
 def counting_store(encoder, folder, crops=None):
     asked = []
 
-    def embed(paths):
+    def embed(paths, root):
         asked.append([os.path.basename(path) for path in paths])
-        return embed_files(encoder, paths, "/", crops)
+        return embed_files(encoder, paths, root, crops)
 
-    return EmbeddingStore(encoder, folder, "/", crops, embed), asked
+    return EmbeddingStore(encoder, folder, crops, embed), asked
 
 
 def test_store__makes_each_embedding_once_and_gives_it_back_equal(encoder, folder, files):
     store, asked = counting_store(encoder, folder)
-    first, bad = store.get(files[:2])
+    first, bad = store.get(files[:2], "/")
     assert not bad and asked == [["0.wav", "1.wav"]]
     again, asked = counting_store(encoder, folder)
-    rows, _ = again.get([files[2], files[0]])
+    rows, _ = again.get([files[2], files[0]], "/")
     assert asked == [["2.wav"]]
     assert np.array_equal(rows[1], first[0])
 
 
 def test_store__a_changed_file_is_embedded_anew(encoder, folder, files):
-    before, _ = counting_store(encoder, folder)[0].get(files)
+    before, _ = counting_store(encoder, folder)[0].get(files, "/")
     soundfile.write(files[1], np.random.default_rng(9).standard_normal(20000) * 0.1, 16000)
     store, asked = counting_store(encoder, folder)
-    after, _ = store.get(files)
+    after, _ = store.get(files, "/")
     assert asked == [["1.wav"]]
     assert np.array_equal(before[[0, 2]], after[[0, 2]]) and not np.allclose(before[1], after[1])
-    assert np.array_equal(counting_store(encoder, folder)[0].get(files)[0], after)
+    assert np.array_equal(counting_store(encoder, folder)[0].get(files, "/")[0], after)
 
 
 def test_store__other_weights_precision_or_crops_have_another_file(small_run, encoder, folder):
@@ -66,28 +66,28 @@ def test_store__other_weights_precision_or_crops_have_another_file(small_run, en
         (encoder, Crops(2, 1.0)),
         (encoder, Crops(3, 1.0)),
     ]
-    names = {EmbeddingStore(e, folder, "/", crops).file for e, crops in [(encoder, None), *others]}
+    names = {EmbeddingStore(e, folder, crops).file for e, crops in [(encoder, None), *others]}
     assert len(names) == 5
-    assert EmbeddingStore(SpeakerEncoder.load(small_run), folder, "/").file in names
+    assert EmbeddingStore(SpeakerEncoder.load(small_run), folder).file in names
 
 
 def test_store__unreadable_files_are_named_and_tried_again(encoder, folder, files):
     with open(files[1], "w") as file:
         file.write("no audio")
     store, asked = counting_store(encoder, folder)
-    rows, bad = store.get(files)
+    rows, bad = store.get(files, "/")
     assert list(bad) == [1] and "1.wav" in bad[1] and not rows[1].any()
-    store.get(files)
+    store.get(files, "/")
     assert asked == [["0.wav", "1.wav", "2.wav"], ["1.wav"]]
 
 
 def test_store__a_damaged_file_of_embeddings_is_made_again(encoder, folder, files, capsys):
     store, _ = counting_store(encoder, folder)
-    good, _ = store.get(files)
+    good, _ = store.get(files, "/")
     path = folder.path(store.file)
     os.truncate(path, os.path.getsize(path) // 2)
     store, asked = counting_store(encoder, folder)
-    assert np.array_equal(store.get(files)[0], good)
+    assert np.array_equal(store.get(files, "/")[0], good)
     assert asked == [["0.wav", "1.wav", "2.wav"]] and "made again" in capsys.readouterr().err
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 
@@ -5,12 +6,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from sslsv import verify
+from sslsv.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from sslsv.data.manifest import read_trials
+from sslsv.embeddings import Crops, embed_files
 from sslsv.evaluate import main
 from sslsv.metrics import eer, min_dcf
 from sslsv.run_folder import RunFolder
-from sslsv.scoring import cosine_scores
+from sslsv.scoring import cosine_scores, unit_rows
 from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
+from sslsv.verification import Embedder, open_training_side
 
 
 @pytest.fixture
@@ -70,9 +75,9 @@ def test_evaluate__without_calibration_nothing_is_kept(run_folder):
 
 @pytest.mark.parametrize("kind", ["z", "t", "s", "as"])
 def test_evaluate__normalised_scores_come_first_and_say_their_cohort(run_folder, kind):
-    found = evaluate(run_folder, "--norm", kind, "--cohort-size", "12", "--top", "5", "--no-calibration")
+    top_options, top = (["--top", "5"], ",top=5") if kind == "as" else ([], "")
+    found = evaluate(run_folder, "--norm", kind, "--cohort-size", "12", *top_options, "--no-calibration")
     scorings = list(found["lists"]["trials"]["scorings"])
-    top = ",top=5" if kind == "as" else ""
     assert scorings == [f"cosine_{kind}_norm(cohort=utterances,size=12{top},ddof=0)", "cosine"]
     assert "No labels were used" in " ".join(found["notes"])
 
@@ -82,39 +87,68 @@ def test_evaluate__a_cohort_of_speakers_is_said_to_use_labels(run_folder):
     assert "not free of labels" in " ".join(found["notes"])
 
 
-def test_evaluate__centred_crops(run_folder):
-    found = evaluate(
-        run_folder,
-        "--crops",
-        "2",
-        "--crop-seconds",
-        "0.5",
-        "--centre",
-        "--cohort",
-        "clusters",
-        "--cohort-size",
-        "4",
+def test_evaluate__centred_crops_are_cosines_of_their_own_mean(run_folder, demo_corpus):
+    crops = ["--crops", "2", "--crop-seconds", "0.5"]
+    found = evaluate(run_folder, *crops, "--centre", "--cohort-size", "12", "--no-calibration")
+    encoder = SpeakerEncoder.load(run_folder)
+    manifest, _ = open_training_side(encoder.config)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(manifest))[:12])
+    trials = read_trials(demo_corpus, "trials")
+    rows, cohort = (
+        unit_rows(embed_files(encoder, paths, str(demo_corpus), Crops(2, 0.5))[0])
+        for paths in (trials.paths, [manifest.paths[i] for i in chosen])
     )
-    assert "mean_crop_centred_cosine" in found["lists"]["trials"]["scorings"]
+    rows = rows - cohort.mean(0)
+    expected = cosine_scores(rows, trials.enrol, trials.test)
+    assert written_scores(run_folder) == pytest.approx(expected, abs=2e-5)
+    assert list(found["lists"]["trials"]["scorings"]) == ["mean_crop_centred_cosine"]
+    assert "a score is the cosine of the centred mean" in " ".join(found["notes"])
 
 
-def test_evaluate__fuses_runs_that_held_out_the_same_speakers(run_folder, small_run):
-    found = evaluate(run_folder, "--fuse", f"{small_run}")
-    scorings = found["lists"]["trials"]["scorings"]
-    assert "fused_calibrated" in scorings and "eer" in scorings["fused_calibrated"]
+def written_scores(run, column=3):
+    lines = (run / "evaluation" / "scores" / "trials.txt").read_text().splitlines()[1:]
+    return [float(line.split()[column]) for line in lines]
+
+
+def test_evaluate__a_fusion_is_the_headline_and_names_its_checkpoints(run_folder, small_run):
+    arguments = ["--checkpoint", "last", "--fuse", small_run, "--no-calibration"]
+    found = evaluate(run_folder, *arguments)
+    assert found["checkpoint"]["steps"] == [3]
+    assert [(run["run"], run["checkpoint"]["steps"]) for run in found["fused_with"]] == [(small_run, [3])]
+    assert list(found["lists"]["trials"]["scorings"]) == ["fused_calibrated", "cosine"]
+    # A run with itself: the fusion is a rising map of the same cosines.
+    fused, cosine = written_scores(run_folder), written_scores(run_folder, 4)
+    assert np.corrcoef(fused, cosine)[0, 1] == pytest.approx(1, abs=1e-4)
+    page = (run_folder / "evaluation" / "report.html").read_text()
+    assert "those of fused_calibrated" in page
+    assert not RunFolder.at(str(run_folder)).has(CALIBRATION_FILE)
+
+
+def test_evaluate__encoders_that_are_fused_have_their_processes_one_after_the_other(
+    run_folder, small_run, monkeypatch
+):
+    from sslsv import embedding_workers
+
+    running, started = [], []
+
+    @contextlib.contextmanager
+    def workers(encoder, crops, count):
+        assert not running  # the first ones hold every GPU
+        running.append(encoder.run)
+        started.append(encoder.run)
+        yield lambda paths, root: embed_files(encoder, paths, root, crops)
+        running.clear()
+
+    monkeypatch.setattr(embedding_workers, "workers", workers)
+    evaluate(run_folder, "--workers", "2", "--fuse", small_run)
+    assert started == [str(run_folder), small_run]
 
 
 def test_evaluate__refuses_to_fuse_a_run_that_trained_on_the_validation_speakers(
     run_folder, small_run, tmp_path, capsys
 ):
-    from sslsv.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
-
-    folder, other = RunFolder.at(small_run), RunFolder(str(tmp_path), "other")
-    checkpoint = read_checkpoint(folder, list_checkpoints(folder)[-1][1])
-    checkpoint.config = checkpoint.config.replace("held_out_speakers: 3", "held_out_speakers: 2")
-    checkpoint.best_step = 3
-    write_checkpoint(other, checkpoint)
-    assert main([str(run_folder), "--fuse", other.location]) == 2
+    other = run_with(small_run, tmp_path, "held_out_speakers: 3", "held_out_speakers: 2")
+    assert main([str(run_folder), "--fuse", str(other)]) == 2
     assert "no run has trained on" in capsys.readouterr().err
 
 
@@ -130,9 +164,9 @@ def test_evaluate__in_two_processes_gives_the_same(run_folder, ray_session):
         (["1 a.wav"], "line 1: expected `1|0 enrolment test`"),
         (["2 {0} {1}", "0 {0} {2}"], "line 1: the label is '2'"),
         (["1 {0} {1}", "0 {0} gone.wav"], "gone.wav (line 2)"),
-        (["1 {0} {1}", "1 {1} {0}", "0 {0} {2}"], "line"),
-        (["1 {0} {0}", "0 {0} {2}"], "line 1"),
-        (["1 {0} {1}", "0 {1} {0}"], "line"),
+        (["1 {0} {1}", "1 {1} {0}", "0 {0} {2}"], "line 2 repeats line 1"),
+        (["1 {0} {0}", "0 {0} {2}"], "1 of a recording against itself (line 1)"),
+        (["1 {0} {1}", "0 {1} {0}"], "line 2 contradicts line 1"),
         ([], "is empty"),
     ],
 )
@@ -199,3 +233,122 @@ def test_evaluate__run_corpus_and_results_in_object_storage(
     assert main([*arguments, "--no-calibration"]) == 0  # embeddings were kept: no sample is read again
     assert not [r for r in object_storage.requests if ".int16" in r.path and r.method == "GET"]
     assert main([f"{run}/checkpoints/{folder.names('checkpoints')[0]}", *arguments[1:]]) == 0
+
+
+def test_evaluate__trials_of_validation_are_told(small_run, demo_corpus, tmp_path, capsys):
+    changes = ("held_out_speakers: 3", "held_out_speakers: 0", "validation: null", "validation: trials")
+    run = run_with(
+        small_run, tmp_path, *changes, "allow_validation_on_test: false", "allow_validation_on_test: true"
+    )
+    for arguments in ([], ["--no-calibration"]):
+        found = evaluate(run, *arguments)
+        count = found["lists"]["trials"]["counts"]["trials"]
+        sentence = f"{count} of the {count} trials of trials are validation trials"
+        assert sentence in " ".join(found["notes"])
+        assert sentence in (run / "evaluation" / "report.html").read_text()
+        assert f"note: {sentence}" in capsys.readouterr().out
+
+
+def run_with(small_run, tmp_path, *changes):
+    """A copy of the newest checkpoint of a run, with other settings."""
+    folder, other = RunFolder.at(small_run), RunFolder(str(tmp_path), "other")
+    checkpoint = read_checkpoint(folder, list_checkpoints(folder)[-1][1])
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        assert old in checkpoint.config
+        checkpoint.config = checkpoint.config.replace(old, new)
+    checkpoint.best_step = 3
+    write_checkpoint(other, checkpoint)
+    return tmp_path / "other"
+
+
+def test_evaluate__own_lists_have_their_own_root_and_faulty_test_lists_are_not_asked(
+    small_run, demo_corpus, tmp_path, capsys
+):
+    run = run_with(small_run, tmp_path, "test: [trials]", "test: [gone]")
+    own = tmp_path / "own"
+    own.mkdir()
+    paths = read_trials(demo_corpus, "trials").paths
+    for i, path in enumerate(paths):
+        shutil.copy(demo_corpus / path, own / f"{i}.wav")
+    text = (demo_corpus / "trials").read_text()
+    for i, path in enumerate(paths):
+        text = text.replace(path.removeprefix("voxceleb1/"), f"{i}.wav")
+    (own / "mine").write_text(text)
+    expected = written_scores_of(small_run, tmp_path)
+    evaluate(run, "--trials", "mine", "--root", str(own), "--norm", "s", "--cohort-size", "8")
+    lines = (run / "evaluation" / "scores" / "mine.txt").read_text().splitlines()[1:]
+    assert [float(line.split()[3]) for line in lines] == pytest.approx(expected, abs=1e-3)
+    arguments = [str(run), "--trials", "mine", "--root", str(own), "--train-root", str(tmp_path / "moved")]
+    assert main(arguments) == 2
+    assert "moved, which is not a folder" in (error := capsys.readouterr().err) and "--train-root" in error
+
+
+def written_scores_of(small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "as_it_was")
+    run = tmp_path / "as_it_was"
+    evaluate(run, "--checkpoint", "last", "--norm", "s", "--cohort-size", "8")
+    return written_scores(run)
+
+
+def test_evaluate__lists_of_one_name_are_refused_and_scores_of_earlier_lists_go(
+    run_folder, demo_corpus, tmp_path, capsys
+):
+    shutil.copy(demo_corpus / "trials", tmp_path / "trials")
+    assert main([str(run_folder), "--trials", "trials", str(tmp_path / "trials")]) == 2
+    assert "two lists of --trials have the file name 'trials'" in capsys.readouterr().err
+    shutil.copy(demo_corpus / "trials", tmp_path / "others")
+    evaluate(run_folder, "--no-calibration")
+    found = evaluate(run_folder, "--no-calibration", "--trials", str(tmp_path / "others"))
+    assert list(found["lists"]) == ["others"]
+    assert [file.name for file in (run_folder / "evaluation" / "scores").iterdir()] == ["others.txt"]
+
+
+def test_evaluate__what_verify_asks_for_is_where_it_was_written(run_folder, small_run, tmp_path):
+    for options in (["--precision", "bf16"], ["--checkpoint", "average", "--average", "2"]):
+        evaluate(run_folder, *options)
+        assert "llr" in verified(str(run_folder), *options)
+    copied = tmp_path / "copied" / list_checkpoints(RunFolder.at(small_run))[-1][1]
+    copied.parent.mkdir()
+    shutil.copy(f"{small_run}/checkpoints/{copied.name}", copied)
+    assert main([str(run_folder), "--checkpoint", str(copied), "--replicates", "0"]) == 0
+    assert (copied.parent / "evaluation" / "evaluation.json").is_file()
+    assert not (tmp_path / "evaluation").exists()
+    assert "llr" in verified(str(run_folder), "--checkpoint", str(copied))
+
+
+def verified(run, *options):
+    encoder = SpeakerEncoder.load(run)
+    root, manifest = encoder.config.data.root, read_trials(encoder.config.data.root, "trials")
+    recordings = [f"{root}/{path}" for path in manifest.paths[:2]]
+    return verify.compare(verify.parse_arguments([run, *recordings, *options]))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--crops", "0"], "0 crops of 4 seconds"),
+        (["--top", "5"], "--top is given without --norm as"),
+        (["--norm", "z", "--top", "5"], "--top is given without --norm as"),
+        (["--ddof", "0"], "--ddof is given without --norm"),
+        (["--cohort", "clusters"], "--cohort is given without --norm or --centre"),
+        (["--crop-seconds", "2"], "--crop-seconds is given without --crops"),
+        (["--average", "3"], "--average is given without --checkpoint average"),
+        (["--checkpoint", "average", "--average", "0"], "an average of 0 checkpoints"),
+        (["--device", "gpu"], "the device gpu can't be used here"),
+        (["--workers", "2", "--device", "cpu:0"], "leave out --workers"),
+    ],
+)
+def test_evaluate__options_that_would_change_nothing_are_refused(run_folder, capsys, options, sentence):
+    assert main([str(run_folder), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_evaluate__an_average_names_its_steps(run_folder):
+    found = evaluate(run_folder, "--checkpoint", "average", "--no-calibration")
+    assert "the mean of the checkpoints of steps 1, 2, 3." in " ".join(found["notes"])
+
+
+def test_evaluate__validation_recordings_are_kept_too(run_folder, monkeypatch):
+    evaluate(run_folder)
+    monkeypatch.setattr(Embedder, "embed_recordings", lambda *_: pytest.fail("embedded again"))
+    evaluate(run_folder)

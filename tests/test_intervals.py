@@ -1,19 +1,21 @@
 import itertools
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from sslsv.intervals import Interval, speaker_bootstrap, speakers_from_trials
-from sslsv.metrics import eer, min_dcf, min_dcf_key
+from sslsv.metrics import eer, eer_convex_hull, min_cllr, min_dcf, min_dcf_key
 
 SPREAD = 0.8  # deviation of what all trials of a speaker have in common; that of a trial alone is 1
 SEPARATION = 2.5
 TRUE_EER = 100 * norm.cdf(-SEPARATION / 2 / math.sqrt(1 + SPREAD**2))
 
 Trials = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Metrics = dict[str, Callable[[np.ndarray, np.ndarray], float]]
 
 
 def simulated(seed: int, num_speakers: int = 20, per_speaker: int = 20, decimals: int = 15) -> Trials:
@@ -30,20 +32,25 @@ def simulated(seed: int, num_speakers: int = 20, per_speaker: int = 20, decimals
     return scores.round(decimals), targets, enrol, test
 
 
-def slow_bootstrap(trials: Trials, replicates: int, seed: int) -> dict[str, Interval]:
+METRICS = {"eer": eer, "eer_convex_hull": eer_convex_hull, "min_cllr": min_cllr, min_dcf_key(): min_dcf}
+
+
+def slow_bootstrap(
+    trials: Trials, replicates: int, seed: int, metrics: Metrics = METRICS
+) -> dict[str, Interval]:
     """Repeats every trial as often as it weighs."""
     scores, targets, enrol, test = trials
     generator, num_speakers = np.random.default_rng(seed), len(np.unique((enrol, test)))
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, ...]] = []
     while len(found) < replicates:
         drawn = generator.integers(num_speakers, size=num_speakers)
         times = np.array([np.sum(drawn == speaker) for speaker in range(num_speakers)])
         weights = np.where(targets, times[enrol], times[enrol] * times[test])
         if weights[targets].any() and weights[~targets].any():
             again = np.repeat(scores, weights), np.repeat(targets, weights)
-            found.append((eer(*again), min_dcf(*again)))
+            found.append(tuple(metric(*again) for metric in metrics.values()))
     ends = np.quantile(found, [0.05, 0.95], axis=0).T
-    return {name: Interval(*end) for name, end in zip(("eer", min_dcf_key()), ends, strict=True)}
+    return {name: Interval(*end) for name, end in zip(metrics, ends, strict=True)}
 
 
 @pytest.mark.parametrize("decimals", [15, 1, 0])
@@ -107,7 +114,7 @@ def test_speaker_bootstrap__covers_the_truth_as_often_as_it_says_and_trials_alon
 
 def test_speaker_bootstrap__has_an_interval_for_every_prior() -> None:
     intervals = speaker_bootstrap(*simulated(4), p_targets=(0.01, 0.05), replicates=50)
-    assert list(intervals) == ["eer", min_dcf_key(0.01), min_dcf_key(0.05)]
+    assert list(intervals) == ["eer", "eer_convex_hull", "min_cllr", min_dcf_key(0.01), min_dcf_key(0.05)]
     assert all(interval.low < interval.high for interval in intervals.values())
 
 

@@ -107,3 +107,19 @@ def test_require_packages__says_what_to_install(monkeypatch: pytest.MonkeyPatch,
         ValueError, match=f"needs the package {missing}, .*pip install onnx onnxscript onnxruntime"
     ):
         require_packages()
+
+
+def test_save_onnx__another_encoder_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Linear can't be exported to ONNX, only ThinResNet34 can"):
+        save_onnx(tmp_path / "x.onnx", torch.nn.Linear(2, 2), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_save_onnx__what_torch_cannot_export_is_told_in_a_sentence(tmp_path: Path, monkeypatch) -> None:
+    def forward(self: TraceableEncoder, waveforms: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(waveforms[:, :2, None] * waveforms[:, None, :2]).real  # ONNX has none
+
+    monkeypatch.setattr(TraceableEncoder, "forward", forward)
+    with pytest.raises(ValueError, match="can't export this encoder to ONNX: .*; export to safetensors"):
+        save_onnx(tmp_path / "x.onnx", ThinResNet34(TINY).eval(), {})
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -49,6 +50,15 @@ def test_metrics__leaves_out_a_line_cut_short(tmp_path):
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "lo')
     assert [record["step"] for record in folder.metrics()] == [1, 2]
+
+
+def test_write_json__has_null_for_what_json_has_no_number_for(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    values = {"a": [1.5, math.inf, (math.nan,)], "b": {"threshold": -math.inf}, "c": tmp_path}
+    folder.write_json("x.json", values)
+    text = folder.read("x.json").decode()
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found == {"a": [1.5, None, [None]], "b": {"threshold": None}, "c": str(tmp_path)}
 
 
 def test_set_aside__keeps_everything_under_another_name(tmp_path):

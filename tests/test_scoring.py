@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sslsv import scoring
-from sslsv.scoring import cosine_scores
+from sslsv.scoring import cosine_scores, dot_scores
 
 
 def slow_cosines(embeddings: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> list[float]:
@@ -122,3 +122,16 @@ def test_cosine_scores__choose_tiles_for_a_million_trials_of_five_thousand_recor
     rng = np.random.default_rng(3)
     enrol, test = rng.integers(100, size=(2, 400))
     cosine_scores(rng.normal(size=(100, 8)), enrol, test)
+
+
+@pytest.mark.parametrize("advantage", [0, 10**9], ids=["sparse", "dense"])
+def test_dot_scores__are_products_without_normalisation_in_bounded_memory(monkeypatch, advantage) -> None:
+    monkeypatch.setattr(scoring, "GEMM_ADVANTAGE", advantage)
+    embeddings, enrol, test = random_trials(600, 100_000, dim=256)
+    tracemalloc.start()
+    scores = dot_scores(embeddings, enrol, test)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6  # the rows of all trials at once would be 205 MB
+    expected = [float(embeddings[a] @ embeddings[b]) for a, b in zip(enrol[:99], test[:99], strict=True)]
+    np.testing.assert_allclose(scores[:99], expected, atol=1e-3)

@@ -146,17 +146,15 @@ def test_config__tags_of_python_objects_are_refused(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_embeddings__kept_by_a_stranger_are_made_again(
-    tmp_path: Path, small_run: str, demo_corpus: Path
-) -> None:
+def test_embeddings__kept_by_a_stranger_are_made_again(tmp_path: Path, small_run: str) -> None:
     from sslsv.embeddings import EmbeddingStore
     from sslsv.run_folder import RunFolder
     from sslsv.speaker_encoder import SpeakerEncoder
 
     encoder, folder = SpeakerEncoder.load(small_run), RunFolder(str(tmp_path), "run")
-    file = EmbeddingStore(encoder, folder, str(demo_corpus)).file
+    file = EmbeddingStore(encoder, folder).file
     buffer, mark = io.BytesIO(), tmp_path / "executed"
     np.savez(buffer, paths=np.array([Bomb(mark)], dtype=object))
     folder.write(file, buffer.getvalue())
-    assert EmbeddingStore(encoder, folder, str(demo_corpus)).known == {}
+    assert EmbeddingStore(encoder, folder).known == {}
     assert not mark.exists()

@@ -1,14 +1,17 @@
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import sslsv
 from sslsv.calibration import Calibration
-from sslsv.checkpoint import list_checkpoints, read_checkpoint
+from sslsv.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from sslsv.data.audio import AudioError
 from sslsv.run_folder import RunFolder
-from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
+from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder, folder_of
 
 
 @pytest.fixture
@@ -103,6 +106,66 @@ def test_compare__with_a_calibration_gives_a_likelihood_ratio(small_run, tmp_pat
     assert found.llr == pytest.approx(10 * found.cosine - 9, abs=1e-9)
     assert found.probability == pytest.approx(1 / (1 + np.exp(-found.llr)))
     assert SpeakerEncoder.load(tmp_path / "run", "last").calibration is None  # of other weights
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta:x"])
+def test_load__a_device_that_is_not_there_is_said(small_run, device):
+    with pytest.raises(ValueError, match=f"the device {device} can't be used here"):
+        SpeakerEncoder.load(small_run, device=device)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "sentence"),
+    [
+        (np.zeros((2, 16000)), r"has shape \(2, 16000\)"),
+        (np.zeros(0), r"has shape \(0,\)"),
+        (np.array([0.1, np.nan] * 999), "not finite"),
+        (np.array([0.1, np.inf] * 999), "not finite"),
+    ],
+)
+def test_embed__what_is_no_waveform_is_refused(small_run, waveform, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        SpeakerEncoder.load(small_run).embed(waveform)
+
+
+def test_compare__one_enrolment_recording_by_itself_is_refused(small_run, waveforms):
+    encoder = SpeakerEncoder.load(small_run)
+    for alone in ("a.wav", waveforms[0]):
+        with pytest.raises(ValueError, match="put it into a list"):
+            encoder.compare(alone, waveforms[1])
+
+
+def test_identity__follows_the_code_that_makes_embeddings(small_run, tmp_path, monkeypatch):
+    """A changed padding rule, say, must not be served with embeddings of before."""
+    package = tmp_path / "sslsv"
+    shutil.copytree(Path(sslsv.__file__).parent, package)
+    monkeypatch.setattr(sslsv, "__file__", str(package / "__init__.py"))
+    encoder = SpeakerEncoder.load(small_run)
+    found = {encoder.identity}
+    names = ["data/rounding.py", "data/shards.py", "data/recordings.py", "modules.py", "verification.py"]
+    for name in [*names, "embeddings.py", "models/base.py", "encoders/pooling.py", "data/audio.py"]:
+        with open(package / name, "a") as file:
+            file.write("# changed\n")
+        found.add(replace(encoder).identity)
+    assert len(found) == 10
+
+
+def test_load__an_average_leaves_out_a_best_checkpoint_from_long_before(small_run, tmp_path):
+    folder, kept = RunFolder.at(small_run), RunFolder(str(tmp_path), "run")
+    for (_, name), step in zip(list_checkpoints(folder), (10, 900, 1000), strict=True):
+        checkpoint = read_checkpoint(folder, name)
+        checkpoint.step, checkpoint.best_step = step, 10
+        checkpoint.config = checkpoint.config.replace("keep_checkpoints: 3", "keep_checkpoints: 2")
+        write_checkpoint(kept, checkpoint)
+    assert SpeakerEncoder.load(kept.location, "average").steps == (900, 1000)
+    for count in (1, 0, -1):
+        with pytest.raises(ValueError, match=f"an average of {count} checkpoints"):
+            SpeakerEncoder.load(kept.location, "average", num_averaged=count)
+
+
+def test_folder_of__a_copied_checkpoint_is_the_folder_that_it_lies_in(tmp_path):
+    assert folder_of(tmp_path / "run" / "checkpoints" / "x.pt").location == str(tmp_path / "run")
+    assert folder_of(tmp_path / "copies" / "x.pt").location == str(tmp_path / "copies")
 
 
 def _calibration_of(scale, offset):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sslsv.trial_lists import TrialListError, drop_recordings, open_list
+from sslsv.data.manifest import Trials
+from sslsv.trial_lists import TrialListError, count_shared, drop_recordings, open_list
 from tests.test_verification import some_trials
 
 
@@ -46,6 +47,44 @@ def test_open_list__lenient_leaves_out_and_counts(root):
     found = open_list(str(root), name, is_lenient=True)
     assert found.trials.paths == ["a.wav", "b.wav", "d.wav"]
     assert found.left_out == {"missing_recordings": 2, "skipped_trials": 2}
+
+
+def test_open_list__lenient_counts_what_is_missing_wherever_it_stands(root):
+    lost = [f"0 lost{i}.wav gone{i}.wav" for i in range(6)]  # more than are looked for at first
+    found = open_list(str(root), write_list(root, *lost, "1 a.wav b.wav", "0 a.wav c.wav"), is_lenient=True)
+    assert found.left_out == {"missing_recordings": 12, "skipped_trials": 6} and len(found.trials) == 2
+    (root / "voxceleb1").mkdir()
+    for name in "ef":
+        (root / "voxceleb1" / f"{name}.flac").write_bytes(b"x")
+    lines = [*lost, "1 e.flac f.flac", "0 e.flac g.flac", "0 f.flac h.flac"]
+    with pytest.raises(TrialListError, match="of 9 trials 1 target and 0 nontarget"):
+        open_list(str(root), write_list(root, *lines), is_lenient=True)
+    with pytest.raises(FileNotFoundError, match="None of the first 12 recordings"):
+        open_list(str(root), write_list(root, *lost), is_lenient=True)
+
+
+@pytest.mark.parametrize("is_lenient", [False, True])
+def test_open_list__labels_that_contradict_through_a_third_recording_are_named(root, is_lenient):
+    name = write_list(root, "1 a.wav b.wav", "0 a.wav d.wav", "1 b.wav c.wav", "0 c.wav a.wav")
+    with pytest.raises(TrialListError, match=r"1 nontarget trials of .*list .* line 4 \(c\.wav a\.wav\)"):
+        open_list(str(root), name, is_lenient=is_lenient)
+    (root / "voxceleb1").mkdir()
+    for name in "abc":
+        (root / f"{name}.wav").rename(root / "voxceleb1" / f"{name}.wav")
+    with pytest.raises(TrialListError, match=r"line 4 \(voxceleb1/c\.wav voxceleb1/a\.wav\)"):
+        open_list(str(root), "list", is_lenient=is_lenient)
+
+
+def test_count_shared__finds_pairs_either_way_round_wherever_the_folders_are():
+    def trials(*pairs):
+        paths = sorted({path for pair in pairs for path in pair})
+        enrol, test = np.array([[paths.index(a), paths.index(b)] for a, b in pairs]).T
+        return Trials(paths=paths, enrol=enrol, test=test, targets=enrol == 0)
+
+    mine = trials(("a", "b"), ("c", "a"), ("a", "d"), ("x", "y"))
+    others = trials(("/there/b", "/there/a"), ("/there/a", "/there/c"), ("/there/d", "/there/c"))
+    assert count_shared(mine, "/here", others, "/there") == 2
+    assert count_shared(mine, "/here", others, "/elsewhere") == 0
 
 
 def test_open_list__faulty_trials_are_named_or_left_out_and_counted(root):

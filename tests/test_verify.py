@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from sslsv.calibration import Calibration
 from sslsv.data.manifest import read_trials
 from sslsv.run_folder import RunFolder
-from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
+from sslsv.speaker_encoder import CALIBRATION_FILE, Comparison, SpeakerEncoder
 from sslsv.verify import main
 from tests.test_speaker_encoder import _calibration_of
 
@@ -56,12 +57,20 @@ def test_verify__in_words_names_the_operating_point(calibrated_run, recordings, 
     assert "same speaker  (threshold 0.000: p_target 0.5, c_miss 1, c_fa 1)" in capsys.readouterr().out
 
 
+def test_verify__several_enrolments_are_said_to_be_calibrated_as_one(calibrated_run, recordings, capsys):
+    assert main([calibrated_run, *recordings]) == 0
+    assert "for the mean of 2 enrolment recordings the ratio is only roughly" in capsys.readouterr().out
+    assert main([calibrated_run, *recordings[1:], "--json"]) == 0
+    assert "note" not in json.loads(capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["a.wav"], "only a.wav is given"),
         (["a.wav", "b.wav"], "a.wav does not exist"),
         (["a.wav", "b.wav", "--p-target", "2"], "p_target"),
+        (["a.wav", "b.wav", "--device", "gpu"], "the device gpu can't be used here"),
     ],
 )
 def test_verify__mistakes_are_told_in_a_sentence(
@@ -70,3 +79,9 @@ def test_verify__mistakes_are_told_in_a_sentence(
     monkeypatch.chdir(tmp_path)
     assert main([small_run, *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_verify__json_has_no_number_that_json_lacks(small_run, recordings, monkeypatch, capsys):
+    monkeypatch.setattr(SpeakerEncoder, "compare", lambda *_: Comparison(math.nan))
+    assert main([small_run, *recordings, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["cosine"] is None

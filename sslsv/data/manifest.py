@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sslsv.data.list_files import train_rows, trial_rows
+from sslsv.data.recordings import Recordings
 from sslsv.data.shards import open_recordings
 from sslsv.data.trial_faults import check_trials
 from sslsv.storage import absolute, is_uri
@@ -92,10 +93,10 @@ def read_train_lists(root: str | os.PathLike[str], lists: tuple[str, ...] | list
 def read_trials(root: str | os.PathLike[str], file: str, *, is_strict: bool = True) -> Trials:
     """Read `1|0 enrolment test` lines (1: same speaker); the file and its paths are relative to `root`.
 
-    VoxCeleb's own lists leave out the leading `voxceleb1/`: it is added when the first recording is only
-    found there. Raises ValueError for a malformed line or an unknown label and, if `is_strict`, for
-    self-trials and for pairs listed twice or with both labels; FileNotFoundError for a missing file or
-    recordings.
+    VoxCeleb's own lists leave out the leading `voxceleb1/`: it is added when the first recording that is
+    there is only found so. Raises ValueError for a malformed line or an unknown label and, if `is_strict`,
+    for self-trials and for pairs listed twice or with both labels; FileNotFoundError for a missing file and
+    where none of the recordings (if `is_strict`, of the first ten) is there.
     """
     _check_root(root)
     index: dict[str, int] = {}
@@ -105,10 +106,11 @@ def read_trials(root: str | os.PathLike[str], file: str, *, is_strict: bool = Tr
         enrol.append(index.setdefault(first, len(index)))
         test.append(index.setdefault(second, len(index)))
     paths = list(index)
-    recordings = open_recordings(root)
-    if not recordings.has(paths[0]) and recordings.has(f"voxceleb1/{paths[0]}"):
+    probed = paths[:_PROBED] if is_strict else paths
+    if _lacks_prefix(open_recordings(root), probed):
         paths = [f"voxceleb1/{path}" for path in paths]
-    _check_some_exist(root, file, paths[:_PROBED])
+    else:
+        _check_some_exist(root, file, probed)
     trials = Trials(
         paths=paths,
         enrol=np.array(enrol, dtype=np.int64),
@@ -217,6 +219,15 @@ def _check_root(root: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(
             f"data.root is {root}, which is not a folder. Give the folder that holds the lists."
         )
+
+
+def _lacks_prefix(recordings: Recordings, paths: list[str]) -> bool:
+    for path in paths:
+        if recordings.has(path):
+            return False
+        if recordings.has(f"voxceleb1/{path}"):
+            return True
+    return False
 
 
 def _check_some_exist(root: str | os.PathLike[str], name: str, paths: list[str]) -> None:

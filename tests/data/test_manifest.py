@@ -70,6 +70,8 @@ def test_read_trials__prefix_of_voxceleb1_is_added_when_missing(root: Path) -> N
     assert trials.enrol.tolist() == [0, 2] and trials.test.tolist() == [1, 0]
     assert trials.targets.tolist() == [True, False]
     assert trials.versions.tolist() == [0, 0, 0]
+    (root / "gone_first").write_text("0 gone.wav lost.wav\n0 b/1.wav a/1.wav\n")
+    assert read_trials(root, "gone_first").paths[2:] == ["voxceleb1/b/1.wav", "voxceleb1/a/1.wav"]
     (root / "full").write_text("1 voxceleb1/a/1.wav voxceleb1/a/2.wav\n")
     assert read_trials(root, "full").paths == ["voxceleb1/a/1.wav", "voxceleb1/a/2.wav"]
 
