@@ -4,8 +4,9 @@ Command   python -m sslsv.tune tune_spaces/corpus/vicreg.py data.root=CORPUS res
               resources.data_tasks=1 --concurrent 1
 Data      that of configs/corpus/vicreg.yml; chosen on held-out training speakers in rooms of their own
 Hardware  one CPU core is enough
-Result    18 trials (12, then 6 more by --resume --trials 18), two at a time on two busy cores, 105 minutes, commit f4c106f: 936 epochs where
-          18 full trainings take 2,916; validation EER 14.3 % (trial 10; the base was stopped at epoch 18). Not yet confirmed with other seeds
+Result    18 trials (12, then 6 more by --resume --trials 18), two at a time on two busy cores, 105 minutes,
+          commit f4c106f: 936 epochs where 18 full trainings take 2,916; validation EER 14.3 % (trial 10; the
+          base was stopped at epoch 18). Not yet confirmed with other seeds
 """
 
 from ray import tune
