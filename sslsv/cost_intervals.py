@@ -6,7 +6,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sslsv.error_curve import Counts, Floats, checked_trials, dcf_weights
-from sslsv.intervals import Interval, check_bootstrap, numbered_speakers, percentiles
+from sslsv.intervals import (
+    Interval,
+    check_bootstrap,
+    draws_of_speakers,
+    numbered_speakers,
+    percentiles,
+)
 from sslsv.metrics import act_dcf_key, bayes_threshold
 
 
@@ -37,13 +43,13 @@ def cost_bootstrap(
     rows = np.stack(list(costs.values()))
     same, different = (_PairSums.of(rows, kind, first, second) for kind in (is_target, ~is_target))
     num_speakers = 1 + max(int(first.max()), int(second.max()))
-    generator, found = np.random.default_rng(seed), list[Floats]()
-    while len(found) < replicates:
-        drawn = generator.integers(num_speakers, size=num_speakers)
-        weights = np.bincount(drawn, minlength=num_speakers)
+    found = list[Floats]()
+    for weights in draws_of_speakers(num_speakers, np.random.default_rng(seed)):
         misses, alarms = same.means(weights), different.means(weights)
         if misses is not None and alarms is not None:
             found.append(misses + alarms)
+        if len(found) == replicates:
+            break
     return percentiles(dict(zip(costs, np.transpose(found).tolist(), strict=True)), confidence)
 
 

@@ -21,7 +21,12 @@ from sslsv.data.audio import find_audio
 from sslsv.data.audio_files import AUDIO_SUFFIXES
 from sslsv.data.list_files import list_lines, why_unlistable
 from sslsv.embeddings import Embed, Floats, embed_files, uses_processes
-from sslsv.speaker_encoder import SpeakerEncoder
+from sslsv.encoder_options import (
+    add_computing_options,
+    add_process_option,
+    add_weights_options,
+    load_encoder,
+)
 from sslsv.storage import absolute, is_uri, open_filesystem
 
 
@@ -43,7 +48,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Arguments of the command line."""
     parser = argparse.ArgumentParser(prog="python -m sslsv.embed", description="Embed recordings.")
     add = parser.add_argument
-    add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
+    add_weights_options(parser)
     add("path", help="an audio file, a folder, or a list of `speaker path` or `path` lines")
     add(
         "--out",
@@ -51,14 +56,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="x.npz or x.parquet, also a URI: paths, speakers, embeddings",
     )
     add("--root", default=".", help="folder that the paths in a list are relative to (default: this one)")
-    add("--checkpoint", default="best", help="best (default), last, average, or a file")
-    add("--precision", choices=["fp32", "bf16", "fp16"], help="of the encoder (default: as trained)")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    add(
-        "--workers",
-        type=int,
-        help="processes that embed (default: one; for many files one per GPU or CPU of the cluster)",
-    )
+    add_computing_options(parser)
+    add_process_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -70,8 +69,8 @@ def run(options: argparse.Namespace) -> list[str]:
     if suffix_of(options.out) not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
     paths, speakers = find_recordings(options.path, options.root)
-    encoder = SpeakerEncoder.load(
-        options.run, options.checkpoint, device=options.device, precision=options.precision
+    encoder = load_encoder(
+        options, options.run, options.checkpoint, device=options.device, precision=options.precision
     )
     with contextlib.ExitStack() as stack:
         embed: Embed = lambda files, root: embed_files(encoder, files, root)  # noqa: E731

@@ -19,6 +19,7 @@ from sslsv.calibration import Calibration, fit_calibration
 from sslsv.config import to_yaml
 from sslsv.data.manifest import Manifest
 from sslsv.embeddings import EmbeddingStore, uses_processes
+from sslsv.encoder_options import load_encoder
 from sslsv.environment import describe_environment
 from sslsv.evaluation import Scores, Scoring, evaluate_list
 from sslsv.evaluation_files import (
@@ -103,13 +104,8 @@ def run(options: argparse.Namespace) -> tuple[RunFolder, list[ScoredList], list[
 
 def load(options: argparse.Namespace, location: str) -> SpeakerEncoder:
     """The encoder of a run, with its training data where it is now."""
-    encoder = SpeakerEncoder.load(
-        location,
-        which_of(options, location),
-        device=options.device,
-        precision=options.precision,
-        num_averaged=5 if options.average is None else options.average,
-    )
+    which = which_of(options, location)
+    encoder = load_encoder(options, location, which, device=options.device, precision=options.precision)
     if not options.train_root:
         return encoder
     config = replace(encoder.config, data=replace(encoder.config.data, root=options.train_root))

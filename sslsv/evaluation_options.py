@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from sslsv.embeddings import Crops
+from sslsv.encoder_options import add_computing_options, add_process_option, add_weights_options
 from sslsv.evaluation import Scoring
 
 # Options that change nothing without another one: what they need, in words and as a test.
@@ -15,7 +16,6 @@ PARTNERS: dict[str, tuple[str, Callable[[argparse.Namespace], bool]]] = {
     "cohort": ("--norm or --centre", lambda options: options.norm is not None or options.centre),
     "cohort_size": ("--norm or --centre", lambda options: options.norm is not None or options.centre),
     "crop_seconds": ("--crops", lambda options: options.crops is not None),
-    "average": ("--checkpoint average", lambda options: options.checkpoint == "average"),
 }
 
 
@@ -25,9 +25,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m sslsv.evaluate", description="Verification errors of a run on trial lists."
     )
     add = parser.add_argument
-    add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
-    add("--checkpoint", default="best", help="best (default), last, average, or a file")
-    add("--average", type=int, metavar="N", help="newest checkpoints in an average (default 5)")
+    add_weights_options(parser)
     add("--trials", nargs="+", metavar="LIST", help="`1|0 enrol test` lists (default: the run's test lists)")
     add("--root", help="folder that paths in these lists are relative to (default: the run's data.root)")
     add(
@@ -66,13 +64,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--no-calibration", action="store_true", help="do not calibrate on the run's validation trials")
     add("--replicates", type=int, default=1000, help="of the bootstrap for intervals; 0 = none")
-    add("--precision", choices=["fp32", "bf16", "fp16"], help="of the encoder (default: as trained)")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    add(
-        "--workers",
-        type=int,
-        help="processes that embed (default: one; for many files one per GPU or CPU of the cluster)",
-    )
+    add_computing_options(parser)
+    add_process_option(parser)
     return parser.parse_args(arguments)
 
 

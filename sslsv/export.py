@@ -14,7 +14,9 @@ import numpy as np
 
 from sslsv import __version__
 from sslsv.data.audio import AudioError
-from sslsv.encoder_file import load_encoder, save_encoder
+from sslsv.encoder_file import load_encoder as read_encoder
+from sslsv.encoder_file import save_encoder
+from sslsv.encoder_options import add_weights_options, load_encoder
 from sslsv.onnx_export import open_onnx, require_packages, save_onnx
 from sslsv.parity import (
     MIN_COSINE,
@@ -45,8 +47,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m sslsv.export", description="Write a trained encoder as one file, and check it."
     )
     add = parser.add_argument
-    add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
-    add("--checkpoint", default="best", help="best (default), last, average, or a file")
+    add_weights_options(parser)
     add("--format", choices=("safetensors", "onnx"), default="safetensors", help="default: safetensors")
     add("--out", type=Path, metavar="FILE", help="default: <run>-step_<step>.<format> in this folder")
     check_help = "recordings, or lists of them, to compare on (default: synthetic ones of 0.5 to 20 s)"
@@ -64,7 +65,7 @@ def export(options: argparse.Namespace) -> int:
     if is_onnx:
         require_packages()
     recordings = find_recordings(options.check)
-    trained = SpeakerEncoder.load(options.run, options.checkpoint, device="cpu", precision="fp32")
+    trained = load_encoder(options, options.run, options.checkpoint, device="cpu", precision="fp32")
     encoder, facts = trained.model.encoder, describe_origin(trained)
     if options.checkpoint == "best" and not options.run.endswith(".pt"):
         facts["criterion"] = str(trained.config.evaluation.chosen_by)
@@ -74,7 +75,7 @@ def export(options: argparse.Namespace) -> int:
     (save_onnx if is_onnx else save_encoder)(out, encoder, facts)
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB) from {facts['checkpoint']}")
     batches = recorded_batches(recordings) if recordings else synthetic_batches()
-    exported = open_onnx(out) if is_onnx else embed_with(load_encoder(out))
+    exported = open_onnx(out) if is_onnx else embed_with(read_encoder(out))
     return report_parity(embed_with(encoder), exported, batches)
 
 

@@ -4,6 +4,7 @@ A speaker's recordings meet in many trials, which succeed and fail together: to 
 independent makes intervals too narrow (NIST's two-layer bootstrap, PMC5484007).
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,17 @@ def speaker_bootstrap(
         for p_target in p_targets:
             found[min_dcf_key(p_target)].append(curve.min_dcf(p_target))
     return percentiles(found, confidence)
+
+
+def draws_of_speakers(num_speakers: int, generator: np.random.Generator) -> Iterator[Counts]:
+    """How often each speaker is drawn (num_speakers,), of as many draws with replacement; without end.
+
+    Whoever leaves out draws without trials of one kind still gets as many as wanted: at worst two speakers of
+    a nontarget trial and a third of a target trial are needed, whom more than one draw in five has.
+    """
+    while True:
+        drawn = generator.integers(num_speakers, size=num_speakers)
+        yield np.bincount(drawn, minlength=num_speakers)
 
 
 def check_bootstrap(replicates: int, confidence: float) -> None:
@@ -178,19 +190,15 @@ class _WeighedTrials:
 
     def resampled(self, replicates: int, generator: np.random.Generator) -> Iterator[ErrorCurve]:
         """Curves of random draws of speakers."""
-        made = 0
-        # At worst two speakers of a nontarget trial and a third of a target trial are needed, whom more than
-        # one draw in five has, whatever the number of speakers: this ends.
-        while made < replicates:
-            drawn = generator.integers(self.num_speakers, size=self.num_speakers)
-            weights = np.append(np.bincount(drawn, minlength=self.num_speakers), 1).astype(np.float64)
-            num_runs = len(self.thresholds) - 1
-            hits, alarms = self.targets.weigh(weights, num_runs), self.nontargets.weigh(weights, num_runs)
-            if hits.any() and alarms.any():
-                made += 1
-                yield self._curve(hits, alarms)
+        curves = (self._curve(weights) for weights in draws_of_speakers(self.num_speakers, generator))
+        return itertools.islice((curve for curve in curves if curve is not None), replicates)
 
-    def _curve(self, hits: Counts, alarms: Counts) -> ErrorCurve:
+    def _curve(self, weights: Counts) -> ErrorCurve | None:
+        """The curve where speakers weigh as given, or None where a kind of trials is not left."""
+        with_always, num_runs = np.append(weights, 1).astype(np.float64), len(self.thresholds) - 1
+        hits, alarms = (kind.weigh(with_always, num_runs) for kind in (self.targets, self.nontargets))
+        if not (hits.any() and alarms.any()):
+            return None
         is_heard = hits + alarms > 0
         misses, passed = np.cumsum(hits[is_heard]), np.cumsum(alarms[is_heard])
         return ErrorCurve(

@@ -38,6 +38,7 @@ from sslsv.verification import Embedder, checked_waveform
 
 Floats = npt.NDArray[np.float32]
 
+NUM_AVERAGED = 5  # newest checkpoints, where nobody says how many
 CALIBRATION_FILE = "calibration.json"
 # What turns a file into what the weights see: embeddings made by other code are other embeddings.
 FRONT_END = (
@@ -76,7 +77,7 @@ class SpeakerEncoder:
         *,
         device: str | None = None,
         precision: str | None = None,
-        num_averaged: int = 5,
+        num_averaged: int = NUM_AVERAGED,
     ) -> "SpeakerEncoder":
         """Load the weights of a run.
 

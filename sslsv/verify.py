@@ -12,9 +12,9 @@ import sys
 from typing import Any
 
 from sslsv.data.audio import AudioError
+from sslsv.encoder_options import add_computing_options, add_weights_options, load_encoder
 from sslsv.metrics import bayes_threshold
 from sslsv.run_folder import json_text
-from sslsv.speaker_encoder import SpeakerEncoder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,17 +35,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m sslsv.verify", description="Are these recordings of one speaker?"
     )
     add = parser.add_argument
-    add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
+    add_weights_options(parser)
     add(
         "recordings", nargs="+", metavar="FILE", help="enrolment recordings of one speaker, then the test one"
     )
-    add("--checkpoint", default="best", help="best (default), last, average, or a file")
-    add("--average", type=int, default=5, metavar="N", help="newest checkpoints in an average (default 5)")
-    add("--precision", choices=["fp32", "bf16", "fp16"], help="of the encoder (default: as trained)")
+    add_computing_options(parser)
     add("--p-target", type=float, default=0.01, help="prior probability of the same speaker (default 0.01)")
     add("--c-miss", type=float, default=1.0, help="cost of rejecting the same speaker (default 1)")
     add("--c-fa", type=float, default=1.0, help="cost of accepting another speaker (default 1)")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     add("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 
@@ -59,12 +56,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     if not enrolment:
         raise ValueError(f"only {test} is given; name at least one enrolment recording before it")
     threshold = bayes_threshold(options.p_target, options.c_miss, options.c_fa)
-    encoder = SpeakerEncoder.load(
-        options.run,
-        options.checkpoint,
-        device=options.device,
-        precision=options.precision,
-        num_averaged=options.average,
+    encoder = load_encoder(
+        options, options.run, options.checkpoint, device=options.device, precision=options.precision
     )
     found = encoder.compare(enrolment, test, options.p_target)
     result: dict[str, Any] = {

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from sslsv import stopwatch
 from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
+from tests.clock import Clock
 
 if TYPE_CHECKING:
     from tests.object_storage import ObjectStorage
@@ -35,6 +37,14 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo_corpus")
     make_demo_corpus(root, DemoOptions(speakers=8, eval_speakers=3, recordings=2, utterances=2, bank_files=3))
     return root
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of stopwatches: it moves by itself at each look, and when a test says so."""
+    clock = Clock()
+    monkeypatch.setattr(stopwatch, "time", clock)
+    return clock
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,7 @@ def test_train__storage_that_one_machine_alone_sees_is_refused(
     """The command runs where a file system is mounted that the machines of the cluster do not see."""
     (tmp_path / "runs").mkdir()
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        # Ordinary users and most containers may not make one.
         pytest.skip("no mount namespaces here")
     mount = f"mount -t tmpfs tmpfs {tmp_path}/runs && exec "
     command = (

@@ -227,6 +227,7 @@ def test_train__the_disk_is_full(rng, undisturbed, outcomes, tmp_path, demo_corp
     storage.mkdir()
     options = ("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(storage))
     if subprocess.run(options, capture_output=True).returncode:
+        # That takes root; a quota or a limit on file sizes would be another fault.
         pytest.skip("a small file system can't be mounted here")
     try:
         training = start(tmp_path, demo_corpus, *ALONE)

@@ -42,7 +42,7 @@ def cluster_file(machines: nodes.Machines) -> dict:
 @pytest.mark.slow
 def test_ray_up__train_evaluate_tune_and_prepare_on_two_machines_then_nothing_is_left() -> None:
     reason = nodes.reason_not_to_run()
-    if reason:
+    if reason:  # no root, no sshd or no network namespaces
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="sslsv", dir="/var/tmp"))
     try:

@@ -4,7 +4,6 @@ import dataclasses
 import pytest
 import torch
 
-from sslsv import stopwatch
 from sslsv.config import Config, DataConfig, ResourcesConfig, RunConfig, TrainConfig
 from sslsv.data.pipeline import plain_batches
 from sslsv.data.timed_views import DATA_SECTIONS
@@ -15,14 +14,6 @@ from sslsv.run_folder import RunFolder
 from sslsv.step_parts import STEP_SECTIONS, StepParts
 from sslsv.train import prepare_folder
 from sslsv.train_loop import Training
-from tests.clock import Clock
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(stopwatch, "time", clock)
-    return clock
 
 
 @pytest.fixture

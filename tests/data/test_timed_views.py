@@ -1,23 +1,14 @@
 import numpy as np
 import pytest
 
-from sslsv import stopwatch
 from sslsv.config import DataConfig
 from sslsv.data import augment
 from sslsv.data.augment import AugmentConfig
 from sslsv.data.manifest import read_train_lists
 from sslsv.data.timed_views import DATA_SECTIONS, MAKING_SECONDS, TimedViewMaker
 from sslsv.data.views import ViewMaker
-from tests.clock import Clock
 
 ROWS = {name: np.arange(8) for name in ("sample", "epoch", "utterance", "partner")}
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(stopwatch, "time", clock)
-    return clock
 
 
 @pytest.fixture

@@ -163,13 +163,17 @@ def test_download__fills_a_token_into_the_address_and_keeps_it_out_of_errors(
     assert not any("s3cret" in path.read_text(errors="replace") for path in tmp_path.iterdir())
 
 
-def test_download__uses_netrc_when_no_password_is_given(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    netrc = tmp_path / "netrc"
+def write_netrc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = folder / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password hidden\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
+
+
+def test_download__uses_netrc_when_no_password_is_given(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_netrc(tmp_path, monkeypatch)
     server.password = "Basic bWU6aGlkZGVu"
     assert fetch(server, tmp_path).exists()
 
@@ -177,10 +181,7 @@ def test_download__uses_netrc_when_no_password_is_given(
 def test_download__token_goes_before_netrc(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login me password hidden\n")
-    netrc.chmod(0o600)
-    monkeypatch.setenv("NETRC", str(netrc))
+    write_netrc(tmp_path, monkeypatch)
     server.password = "Bearer s3cret"
     remote = Remote(NAME, f"{server.url}/{NAME}", None, "voxceleb")
     assert size_on_server(remote, Credentials(token="s3cret")) == len(CONTENT)
