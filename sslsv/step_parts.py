@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sslsv import local_exchange
 from sslsv.data.timed_views import DATA_SECTIONS
 from sslsv.encoders.features import LogMel
 from sslsv.meter import Meter
@@ -51,6 +52,7 @@ def watched_functions(state: TrainingState, network: nn.Module) -> tuple[Watched
         Watched(torch.autograd, "backward", "backward", afterwards="optimizer"),
         Watched(state.optimizer, "step", "optimizer"),
         *[Watched(dist, name, "communication") for name in _COLLECTIVES],
+        Watched(local_exchange, "gather_small", "communication"),
     )
 
 

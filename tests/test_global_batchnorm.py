@@ -77,3 +77,26 @@ def test_synchronize_batchnorm__keeps_tensors_keys_and_modes() -> None:
     assert not synchronized[1].training and not synchronized[3][0].affine
     assert list(synchronized.state_dict()) == list(state)
     assert type(synchronize_batchnorm(nn.BatchNorm1d(3))) is GlobalBatchNorm1d
+
+
+@pytest.mark.parametrize("channels", [4, 16, 24, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_global_batchnorm_function__channels_last_is_the_same_as_channels_first(
+    channels: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(13)
+    x = (torch.randn(6, channels, 4, 7, generator=generator) * 2 + 1).to(dtype)
+    gradient = torch.randn(x.shape, generator=generator).to(dtype)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        norm: Any = nn.BatchNorm2d(channels)
+        norm.weight.data = torch.linspace(0.5, 1.5, channels)
+        rows = x.clone(memory_format=layout).requires_grad_()
+        y = _normalize_globally(norm, rows)
+        assert y.is_contiguous(memory_format=layout) and y.shape == x.shape
+        # In place, as the encoder's ReLUs are.
+        gradients = torch.autograd.grad(y.mul_(2), [rows, norm.weight, norm.bias], gradient)
+        results.append([y, norm.running_mean, norm.running_var, *gradients])
+    tolerance = 2e-5 if dtype == torch.float32 else 0.02
+    for first, last in zip(*results, strict=True):
+        torch.testing.assert_close(last, first, rtol=tolerance, atol=tolerance)
