@@ -152,6 +152,7 @@ def train(
 ) -> dict[str, Any]:
     """Run `worker` in every training process; returns the first one's summary, or `{"error": sentence}`.
 
+    Beside an error stands `is_of_system`: whether storage, network or a lack of machines was its cause.
     `extra` is added to the job that a worker is given.  After a crash the workers start again from the newest
     checkpoint, `run.max_failures` times without a newer one; also when machines are about to go, or more have
     come.
@@ -210,7 +211,7 @@ def train(
         try:
             result = trainer.fit()
         except (ray.train.TrainingFailedError, RayError) as error:  # the second: Ray's own processes died
-            return {"error": failure_sentence(error, folder)}
+            return {"error": failure_sentence(error, folder), "is_of_system": is_failure_of_system(error)}
         except SystemExit as error:  # what Ray Train makes of a Ctrl-C
             raise KeyboardInterrupt from error
         finally:
@@ -226,6 +227,14 @@ def delete_notes_of_ray(folder: RunFolder) -> None:
     except OSError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"{folder.path('ray')}, which nothing needs, can't be deleted: {reason}", file=sys.stderr)
+
+
+def is_failure_of_system(error: Exception) -> bool:
+    """Whether training failed for what may pass: storage or network of a worker, or no machines for them."""
+    if isinstance(getattr(error, "controller_failure", None), NoRoomError):
+        return True
+    causes = (getattr(error, "worker_failures", None) or {}).values()
+    return any(isinstance(getattr(cause, "cause", None) or cause, OSError) for cause in causes)
 
 
 def failure_sentence(error: Exception, folder: RunFolder) -> str:

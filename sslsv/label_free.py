@@ -161,11 +161,19 @@ def channels(config: AugmentConfig) -> AugmentConfig:
         strategy = "reverb" if config.uses_rooms else "none"
     elif not config.uses_rooms:
         strategy = "noise"
+    if "noise" in config.noise_kinds:  # the other kinds are not heard: whatever training asks of them
+        own = AugmentConfig()
+        config = replace(
+            config,
+            noise_kinds=("noise",),
+            music_snr_db=own.music_snr_db,
+            speech_snr_db=own.speech_snr_db,
+            speech_files=own.speech_files,
+        )
     return replace(
         config,
         strategy=strategy,
         probability=1.0,
-        noise_kinds=("noise",) if "noise" in config.noise_kinds else config.noise_kinds,
         noise_snr_db=(5.0, 15.0),
         gain_db=(-15.0, 0.0),
         bank_cache_mb=min(config.bank_cache_mb, 16),  # used once, but kept as long as the run

@@ -157,11 +157,11 @@ class RunFolder:
         return new_name
 
     def _delete_copied(self) -> None:
-        # config.yml, which makes it a run, goes last: what a kill in the middle leaves is still refused or
-        # set aside, and no new run takes its checkpoints for its own.
+        # config.yml, which makes it a run, or sweep.json goes last: what a kill in the middle leaves is still
+        # refused or set aside, and no new run takes its checkpoints for its own.
         for entry in self.filesystem.get_file_info(fs.FileSelector(self.root)):
             if entry.type == fs.FileType.Directory:
                 self.filesystem.delete_dir(entry.path)
-            elif entry.base_name != "config.yml":
+            elif entry.base_name not in ("config.yml", "sweep.json"):
                 self.filesystem.delete_file(entry.path)
         self.filesystem.delete_dir(self.root)

@@ -17,8 +17,11 @@ from sslsv.storage import is_uri
 PATIENCE_SECONDS = 30.0  # a network file system may show a new file late
 
 
-def check_storage_is_shared(place: str) -> None:
-    """Raise CapacityError unless every machine of the cluster sees what is written to `run.storage` here."""
+def check_storage_is_shared(place: str, name: str = "run.storage") -> None:
+    """Raise CapacityError unless every machine of the cluster sees what is written here to `place`.
+
+    `name` is what the user calls it.
+    """
     here = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     others = {node["NodeID"]: node["NodeManagerHostname"] for node in nodes if node["NodeID"] != here}
@@ -38,7 +41,7 @@ def check_storage_is_shared(place: str) -> None:
         folder.delete_folder("")
     if blind:
         raise CapacityError(
-            f"run.storage is {place}, where {', '.join(sorted(blind))} does not see what "
+            f"{name} is {place}, where {', '.join(sorted(blind))} does not see what "
             f"{socket.gethostname()} writes: give a folder that all machines of the cluster mount, or a URI "
             "such as s3://bucket/runs"
         )

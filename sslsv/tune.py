@@ -97,8 +97,8 @@ def run(options: argparse.Namespace) -> int:
     space = load_space(options.space)
     if options.trials is not None:
         space = replace(space, trials=options.trials)
-    space = fix_parameters(space, options.overrides)
     base = base_config(space, options.overrides)
+    space = fix_parameters(space, options.overrides)
     base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
     suggester = Suggester(space, to_dict(base))
     rungs = rungs_of(space, base, _samples_per_epoch(base) if space.rung_samples else 1)
@@ -119,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
     trials = suggester.num_trials
 
     from sslsv import cluster
+    from sslsv.shared_storage import check_storage_is_shared
 
     with cluster.connection(base.resources) as share:
         free, nodes = cluster.free_resources()
@@ -140,6 +141,7 @@ def run(options: argparse.Namespace) -> int:
                     f"{(options.confirm + 1) * seeds * rungs[-1]} epochs"
                 )
             return 0
+        check_storage_is_shared(options.storage, "--storage")
         with prepared_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed):
             files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
             sweep = Sweep(space, base, rungs, files, shared.resources)
@@ -196,8 +198,14 @@ def search(sweep: Sweep, places: Places) -> int:
     rankings = rank_criteria({epoch: list(at.values()) for epoch, at in sweep.folder.at_rungs().items()})
     if rankings:
         print("how criteria without labels would have chosen:", *describe_rankings(rankings), sep="\n  ")
-    print(f"train it anew: python -m sslsv.train {below(location, 'best.yml')}")
+    print(f"train it anew: python -m sslsv.train {place_of_best(sweep.folder.folder)}")
     return 0
+
+
+def place_of_best(folder: RunFolder) -> str:
+    """The best trial's settings as `sslsv.train` takes them: a file on this machine."""
+    place = below(folder.location, "best.yml")
+    return place if folder.is_local else f"best.yml, a copy of {place}"
 
 
 def confirm(sweep: Sweep, places: Places, num_best: int, num_seeds: int) -> int:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from scipy.stats import t as student
 
-from sslsv.config import Config
+from sslsv.config import Config, read_config
 from sslsv.run_folder import RunFolder
 from sslsv.search.history import standing
 from sslsv.search.schedulers import RunAll
@@ -104,25 +104,35 @@ class Confirmation(Sweep):
         self.contestants: list[int | None] = [None, *best]  # trials; None: the base
         self.num_seeds = num_seeds
         rungs = (sweep.rungs[-1],)
-        space = replace(
-            sweep.space,
-            trials=len(self.contestants) * num_seeds,
-            searcher="random",
-            startup_trials=None,
-            scheduler=RunAll(),
-            rung_epochs=(),
-            rung_samples=(),
-            grace_epochs=None,
-        )
+        # Nothing is searched: what is trained is written down beforehand, whatever the searcher.
+        space = replace(sweep.space, scheduler=RunAll(), rung_epochs=(), rung_samples=(), grace_epochs=None)
         folder = RunFolder.at(below(sweep.folder.folder.location, "confirm"))
         files = SweepFolder(folder, rungs, sweep.folder.metric, sweep.space.is_lower_better)
         super().__init__(space, sweep.base, rungs, files, sweep.resources)
+        self._check_lists()
         self._write_plan(sweep)
+
+    @property
+    def num_trials(self) -> int:
+        """How many trainings it takes."""
+        return len(self.contestants) * self.num_seeds
 
     def config_of(self, index: int) -> Config:
         """As the sweep's trials, but tested at the end."""
         base = replace(self.base, resources=self.resources)
         return confirmation_config(base, self.space, self.folder.suggestions[index])
+
+    def _check_lists(self) -> None:
+        """Refuse other test lists than those on which trainings that are there were tested."""
+        first = self.folder.trial_folder(0)
+        if first.has("config.yml"):
+            there = read_config(first.read("config.yml").decode()).evaluation.test
+            now = self.base.evaluation.test
+            refuse_if(
+                there != now,
+                f"{self.folder.folder.location} holds a confirmation on {', '.join(there)}, and "
+                f"evaluation.test is now {', '.join(now)}; give the same lists, or move that folder away",
+            )
 
     def _write_plan(self, sweep: Sweep) -> None:
         planned: list[Settings] = []

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Read by Ray Tune when it starts: no loggers of its own, Ctrl-C as an exception, few snapshots of its state.
@@ -21,11 +21,13 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 from ray import tune
 from ray.tune.search import Searcher
 
+from sslsv.cluster import delete_notes_of_ray
 from sslsv.run_folder import RunFolder
 from sslsv.search.history import Decision
 from sslsv.search.places import Places
 from sslsv.search.sweep import ExecutionError, Sweep
 from sslsv.search.trial import Place, run_leg
+from sslsv.storage import below
 
 
 class Legs(Searcher):
@@ -38,7 +40,9 @@ class Legs(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next leg; None: not now; FINISHED: never again."""
-        leg = self.sweep.next_leg(self.at_once)
+        leg = None
+        with self._halting():
+            leg = self.sweep.next_leg(self.at_once)
         if leg is None:
             is_over = self.sweep.is_over or self.sweep.halted is not None
             return str(Searcher.FINISHED) if is_over else None
@@ -49,7 +53,8 @@ class Legs(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Collect the record of a validation."""
-        self.sweep.folder.collect(self.legs[trial_id].index)
+        with self._halting():
+            self.sweep.folder.collect(self.legs[trial_id].index)
         self.changed()
 
     def on_trial_complete(
@@ -57,13 +62,26 @@ class Legs(Searcher):
     ) -> None:
         """Note how the leg ended."""
         leg = self.legs.pop(trial_id)
-        if error or result is None:
-            self.sweep.end_leg(leg, "failed", _last_words(self.sweep.folder.trial_folder(leg.index)))
-        elif result["state"] == "interrupted":
-            self.sweep.put_back(leg, result["why"])
-        else:
-            self.sweep.end_leg(leg, result["state"], result["why"])
+        with self._halting():
+            if error or result is None:
+                self.sweep.end_leg(leg, "failed", _last_words(self.sweep.folder.trial_folder(leg.index)))
+            elif result["state"] == "interrupted":
+                self.sweep.put_back(leg, result["why"])
+            else:
+                self.sweep.end_leg(leg, result["state"], result["why"])
         self.changed()
+
+    @contextlib.contextmanager
+    def _halting(self) -> Iterator[None]:
+        """No leg begins any more once the sweep's own files can't be read or written.
+
+        A restart knows what was written: a leg whose end is missing goes on from its last checkpoint.
+        """
+        try:
+            yield
+        except OSError as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.sweep.halted = f"the files of the sweep can't be read or written: {reason}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher, for a restart of its own kind
@@ -114,10 +132,13 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
         tuner.fit()
     except (RuntimeError, tune.TuneError) as error:
         # Such as all processes of the sweep killed together, because the machine ran out of memory.
-        reason = " ".join(str(error.__cause__ or error).splitlines()[0].split())
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        # Of a traceback the last line says what it was, else the first.
+        is_traceback = bool(lines) and lines[0].startswith("Traceback")
+        reason = (lines[-1] if is_traceback else lines[0]) if lines else type(error).__name__
         raise ExecutionError(f"Ray ended all trials: {reason}") from error
     finally:
-        folder.delete_folder("ray")
+        delete_notes_of_ray(folder)
     if sweep.halted is not None:
         raise ExecutionError(sweep.halted)
 
@@ -126,5 +147,5 @@ def _last_words(folder: RunFolder) -> str:
     """Why a trial's process died, in one sentence."""
     with contextlib.suppress(FileNotFoundError):
         lines = [line for line in folder.read("failure.txt").decode().splitlines() if line.strip()]
-        return f"{lines[-1].strip()} (details in {folder.location}/failure.txt)"
+        return f"{lines[-1].strip()} (details in {below(folder.location, 'failure.txt')})"
     return "its process died: killed, or out of memory"

@@ -4,7 +4,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from sslsv.config import Config
 from sslsv.data.pipeline import plain_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
-from sslsv.models.base import Progress
 from sslsv.search.history import History, Outcome
 from sslsv.search.schedulers import Scheduler
-from sslsv.training_state import build_state
-from sslsv.verification import PRECISIONS, open_trial_sets
+from sslsv.training_state import build_state, wrap_model
+from sslsv.training_step import take_step
+from sslsv.verification import open_trial_sets
 
 
 @dataclass(frozen=True)
@@ -70,22 +70,20 @@ def seconds_per_epoch(config: Config, has_gpu: bool, threads: int, steps: int = 
         plan = Plan.from_config(manifest.speakers, config)
         state = build_state(config, device)
         maker = ViewMaker(manifest, state.model.view_groups, config.data, config.seed)
-        progress = Progress(0, config.train.epochs * plan.steps_per_epoch, 0, config.train.epochs)
-        dtype = PRECISIONS[config.train.precision]
+        alone = replace(config, train=replace(config.train, compile=False))  # which takes minutes
+        network = wrap_model(state.model, alone, device)
         data_seconds, step_seconds = [], []
         for step in range(steps):
             start = time.perf_counter()
             first = step % plan.steps_per_epoch
             batch = next(plain_batches(plan, maker, first, plan.steps_per_epoch, world_size=workers))
-            batch.pop("bad_utterance")
+            del batch["bad_utterance"], batch["bad_bank_file"]
             data_seconds.append(time.perf_counter() - start)
             start = time.perf_counter()
-            batch = {key: value.to(device) for key, value in batch.items()}
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                output = state.model(batch, progress)
-            output.loss.backward()
-            state.optimizer.step()
-            float(output.loss.detach())  # waits for the device
+            numbers = take_step(
+                state, network, batch, config=alone, steps_per_epoch=plan.steps_per_epoch, device=device
+            )
+            float(numbers["loss"].detach())  # waits for the device
             step_seconds.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)

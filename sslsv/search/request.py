@@ -13,6 +13,7 @@ from sslsv.environment import describe_environment
 from sslsv.project import locate
 from sslsv.run_folder import RunFolder
 from sslsv.search.space import Space
+from sslsv.worker_counts import shows_shares
 
 # May differ when a sweep goes on: where it runs.  Other numbers of threads or workers change last bits.
 FREE_SECTIONS = ("resources", "run")
@@ -28,6 +29,7 @@ def describe_request(
         "space": locate(options.space).read_text(),
         "overrides": options.overrides,
         "trials": space.trials,
+        "parameters": list(space.parameters),  # without those that the command line fixes
         "takes_more_trials": space.scheduler.takes_more_trials and space.searcher != "grid",
         "metrics": list(space.metrics),
         "searcher": space.searcher,
@@ -51,15 +53,13 @@ def check_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool, 
             "kept under another name), --name gives this one another folder"
         )
     earlier = folder.read_json("sweep.json")
-    changes = [
-        line
-        for line in differences(read_config(earlier["base"]), read_config(request["base"]))
-        if line.split(".")[0] not in FREE_SECTIONS
-    ]
-    asked = ["metrics", "searcher", "scheduler", "rungs", "seed"]
+    changes = _changes_of_base(read_config(earlier["base"]), read_config(request["base"]))
+    asked = ["metrics", "parameters", "searcher", "scheduler", "rungs", "seed"]
     if not (request["takes_more_trials"] and request["trials"] > earlier["trials"]):
         asked.append("trials")
-    changes += [f"{key}: {earlier[key]} -> {request[key]}" for key in asked if earlier[key] != request[key]]
+    changes += [
+        f"{key}: {earlier.get(key)} -> {request[key]}" for key in asked if earlier.get(key) != request[key]
+    ]
     if not changes and earlier["space"] != request["space"]:
         changes = [f"the text of {request['space_file']}"]
     if changes:
@@ -67,6 +67,20 @@ def check_folder(folder: RunFolder, request: dict[str, Any], *, is_fresh: bool, 
             f"{folder.location} holds a sweep of something else, so it can't be resumed; use another --name, "
             "or --fresh. Different (there -> now):\n  " + "\n  ".join(changes)
         )
+
+
+def _changes_of_base(earlier: Config, now: Config) -> list[str]:
+    """What a sweep that goes on may not find changed around its parameters."""
+    changes = []
+    for line in differences(earlier, now):
+        key = line.partition(":")[0]
+        # Trials never see the test lists; a confirmation looks after its own.
+        is_free = key.split(".")[0] in FREE_SECTIONS or key == "evaluation.test"
+        if key == "resources.workers" and shows_shares(now.train):
+            changes.append(f"{line} (with train.sync_batchnorm false, batch statistics depend on it)")
+        elif not is_free:
+            changes.append(line)
+    return changes
 
 
 @contextlib.contextmanager

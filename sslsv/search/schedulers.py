@@ -74,7 +74,9 @@ class Asha(Scheduler):
         started = history.started()
         if started < trials:
             return _starts(range(started, started + 1), rung=0)
-        return [] if num_open else _train_the_furthest(history, rungs) or _stop_waiting(history, rungs)
+        if num_open:
+            return []
+        return _train_the_furthest(history, rungs, range(trials)) or _stop_waiting(history, rungs)
 
     def _promotion(self, history: History, rungs: int) -> Decision | None:
         for rung in reversed(range(rungs - 1)):
@@ -184,32 +186,36 @@ def _starts(indices: range, rung: int) -> list[Decision]:
 def _decide_rung(
     history: History, members: range, rungs: int, places: Callable[[int], int]
 ) -> list[Decision]:
-    """Who of the members goes on from the highest rung they are at, once no leg of theirs is open."""
+    """Who of the members goes on from the highest rung they are at, once no leg of theirs is open.
+
+    Where all that went on collapsed or failed, the best of those left behind goes on after all.
+    """
     if any(leg.index in members for leg in history.open_legs()):
         return []
     last = [outcome for outcome in history.last_outcomes().values() if outcome.index in members]
     rung = max(outcome.rung for outcome in last)
     there = sorted((outcome for outcome in last if outcome.rung == rung), key=lambda o: o.index)
     if rung == rungs - 1 or history.stopped() >= {outcome.index for outcome in there}:
-        return []
+        return _train_the_furthest(history, rungs, members)
     winners = {o.index: place + 1 for place, o in enumerate(ranked(there)[: places(len(there))])}
     decisions = []
     for outcome in there:
         if outcome.index in winners:
             why = f"number {winners[outcome.index]} of {len(there)}"
             decisions.append(Decision(outcome.index, rung + 1, "continue", why))
-        else:
+        elif outcome.index not in history.stopped():
             decisions.append(_stop(outcome, f"not among the best {len(winners)} of {len(there)}"))
     return decisions
 
 
-def _train_the_furthest(history: History, rungs: int) -> list[Decision]:
-    """The best that waits at the highest rung goes on, unless a trial has been trained to the end."""
-    if any(outcome.can_win for outcome in history.at_rung(rungs - 1)):
+def _train_the_furthest(history: History, rungs: int, members: range) -> list[Decision]:
+    """The best of the members at the highest rung goes on, unless one has been trained to the end."""
+    if any(outcome.can_win and outcome.index in members for outcome in history.at_rung(rungs - 1)):
         return []
     for rung in reversed(range(rungs - 1)):
+        there = [outcome for outcome in history.at_rung(rung) if outcome.index in members]
         gone = history.continued(rung)
-        waiting = [outcome for outcome in ranked(history.at_rung(rung)) if outcome.index not in gone]
+        waiting = [outcome for outcome in ranked(there) if outcome.index not in gone]
         if waiting:
             return [Decision(waiting[0].index, rung + 1, "continue", "best of those that came furthest")]
     return []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 from sslsv.evaluation_settings import Criterion
 from sslsv.search.dimensions import Choice, Dimension, When, leaves_within
 from sslsv.search.population import SCHEDULE_LIKE, Population
-from sslsv.search.schedulers import Asha, Hyperband, RunAll, TopK
+from sslsv.search.schedulers import Asha, Hyperband, RunAll, Scheduler, TopK
 from sslsv.settings import nearest, refuse_if
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ def check_metrics(metrics: Sequence[str]) -> None:
 def check_searcher(space: "Space") -> None:
     """Refuse a searcher that is not known, or that can't do what is asked."""
     searcher, scheduler = space.searcher, space.scheduler
+    refuse_if(
+        not isinstance(scheduler, Scheduler),
+        f"scheduler is {scheduler!r}; give a scheduler with its parentheses, such as Asha()",
+    )
     refuse_if(
         searcher not in SEARCHERS,
         f"searcher is {searcher!r}, which is not known{nearest(str(searcher), list(SEARCHERS))}",
@@ -136,6 +140,11 @@ def check_rungs(space: "Space") -> None:
     )
     for name in given[:1]:
         rungs = getattr(space, name)
+        refuse_if(
+            isinstance(rungs, int) != (name == "grace_epochs"),
+            f"{name} is {rungs!r}; give "
+            + ("one number" if name == "grace_epochs" else f"a tuple, such as ({rungs},)"),
+        )
         rungs = [rungs] if isinstance(rungs, int) else list(rungs)
         refuse_if(
             rungs[0] < 1 or any(high <= low for low, high in zip(rungs, rungs[1:], strict=False)),

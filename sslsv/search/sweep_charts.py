@@ -1,5 +1,6 @@
 """Pictures of a sweep: learning curves by rung, the metric against each setting, parallel coordinates."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +35,15 @@ class Scale:
         return cls(all(not isinstance(case, Choice) and case.is_logarithmic for case in cases))
 
     def place(self, value: Any) -> float:
-        """Where a value is."""
+        """Where a value is, among equal steps; NaN as `number`."""
+        number = self.number(value)
+        return math.log10(number) if self.is_logarithmic else number
+
+    def number(self, value: Any) -> float:
+        """Where a value is on its axis; NaN, which is not drawn, for null and words beside intervals."""
         if self.categories:
             return float(self.categories.index(_hashable(value)))
-        return float(np.log10(value)) if self.is_logarithmic else float(value)
+        return float(value) if isinstance(value, int | float) else math.nan
 
 
 def learning_curves(sweep: Sweep) -> Html:
@@ -79,12 +85,12 @@ def against_setting(sweep: Sweep, key: str) -> Html:
         settings = sweep.folder.settings_at(index, rung)
         if key not in settings:
             return None
-        return scale.place(settings[key]) if scale.categories else float(settings[key])
+        return scale.number(settings[key])
 
     def paint(axes: Axes) -> None:
         for outcome in standing(sweep.folder.history):
             x, before = place_at(outcome.index, outcome.rung), place_at(outcome.index, 0)
-            if x is None:
+            if x is None or math.isnan(x):
                 continue
             value, first = sweep.folder.value(outcome), at_first.get(outcome.index, {}).get(metric)
             if value is None:  # collapsed or failed
@@ -150,7 +156,7 @@ def parallel_coordinates(sweep: Sweep) -> Html:
 
 def _unit_places(scale: Scale, values: list[Any]) -> Callable[[Any], float]:
     """From a value to 0 (lowest tried) to 1 (highest tried)."""
-    tried = [scale.place(value) for value in values]
+    tried = [place for value in values if not math.isnan(place := scale.place(value))]
     low, high = min(tried, default=0.0), max(tried, default=0.0)
     return lambda value: (scale.place(value) - low) / (high - low) if high > low else 0.5
 
@@ -160,7 +166,7 @@ def _tried(suggestions: Mapping[int, Mapping[str, Any]], key: str) -> list[Any]:
 
 
 def _ends(scale: Scale, tried: list[Any]) -> tuple[str, str]:
-    values = sorted(tried, key=scale.place)
+    values = sorted((value for value in tried if not math.isnan(scale.place(value))), key=scale.place)
     return (_short(values[0]), _short(values[-1])) if values else ("", "")
 
 

@@ -130,8 +130,15 @@ def _train_alone(
 def _train_together(config: Config, folder: RunFolder, until_epoch: int, place: Place) -> None:
     """Train in several workers, by Ray Train."""
     share = Share(place.has_gpu, config.resources.data_tasks or config.resources.most_workers)
-    mode = place.wandb_mode  # of the user's own process; this one runs in another folder
-    result = cluster.train(config, folder, share, worker=_worker, until_epoch=until_epoch, wandb_mode=mode)
+    result = cluster.train(
+        config,
+        folder,
+        share,
+        worker=_worker,
+        until_epoch=until_epoch,
+        wandb_mode=place.wandb_mode,  # of the user's own process; this one runs in another folder
+        identity=folder.read_json("run.json"),
+    )
     if "error" in result:
         raise TrainingError(_reason(result["error"])) from (
             OSError(result["error"]) if result.get("is_of_system") else None

@@ -17,7 +17,7 @@ from sslsv.settings import refuse_if, shown
 
 
 def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:
-    """The space without the parameters that the command line gives a value: they are no longer searched."""
+    """The space with the settings of the command line, which are no longer searched where they were."""
     leaves = dict(leaves_of(overrides))
     for key in leaves:
         refuse_if(
@@ -44,7 +44,7 @@ def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:
         or dimension.case_of(leaves[dimension.key]) is not None
     }
     refuse_if(not applying, "no parameter of the space is left to search beside what the command line gives")
-    return replace(space, parameters=applying)
+    return replace(space, parameters=applying, settings={**dict(leaves_of(space.settings)), **leaves})
 
 
 def base_config(space: Space, overrides: Sequence[str]) -> Config:
@@ -75,7 +75,16 @@ def base_config(space: Space, overrides: Sequence[str]) -> Config:
 def trial_config(base: Config, space: Space, settings: Mapping[str, Any]) -> Config:
     """Settings of a trial: no look at test trials, an end when collapsed, a best checkpoint by the metric."""
     fixed = {key: value for key, (value, _) in fixed_settings(space).items()}
-    return apply_overrides(base, {**settings, **fixed, "evaluation.test": []})
+    own = {**settings, **fixed, "evaluation.test": []}
+    # Another method begins with its own defaults; what all trials share it gets again, as far as it has that.
+    began_anew = tuple(key.removesuffix("name") for key in settings if key.endswith(".name"))
+    known = dict(leaves_of(to_dict(apply_overrides(base, own))))
+    shared = {
+        key: value
+        for key, value in leaves_of(space.settings)
+        if key.startswith(began_anew) and not key.endswith(".name") and key in known
+    }
+    return apply_overrides(base, {**shared, **own})
 
 
 def fixed_settings(space: Space) -> dict[str, tuple[Any, str]]:

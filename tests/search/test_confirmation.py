@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from ray import tune
 
 from sslsv.search import RunAll
 from sslsv.search.confirmation import (
@@ -78,6 +79,31 @@ def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
     assert (found.seeds, found.mean, found.base_mean) == (3, pytest.approx(19.1333, abs=1e-4), 21.0)
     with pytest.raises(ValueError, match="confirmation of other trials"):
         Confirmation(sweep, num_best=2, num_seeds=3)
+
+
+def test_confirmation__of_a_grid_trains_what_it_has_to(tmp_path):
+    grid = {"model.temperature": tune.grid_search([0.1, 0.2, 0.3])}
+    found = open_sweep(
+        tmp_path, parameters=grid, searcher="grid", trials=None, scheduler=RunAll(), rung_epochs=()
+    )
+    while not found.is_over:
+        train(found, found.next_leg(at_once=1))
+    confirmation = Confirmation(found, num_best=1, num_seeds=2)
+    while not confirmation.is_over:
+        end(confirmation, confirmation.next_leg(at_once=1), 20.0)
+    temperatures = [confirmation.config_of(index).model.temperature for index in range(4)]
+    assert temperatures == [BASE.model.temperature, 0.1] * 2
+
+
+def test_confirmation__of_other_lists_than_those_of_the_trainings_there_is_refused(sweep):
+    confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
+    end(confirmation, confirmation.next_leg(at_once=1), 20.0)
+    others = dataclasses.replace(BASE.evaluation, test=("trials_hard",))
+    sweep.base = dataclasses.replace(BASE, evaluation=others)
+    with pytest.raises(
+        ValueError, match="holds a confirmation on trials, and evaluation.test is now trials_"
+    ):
+        Confirmation(sweep, num_best=1, num_seeds=2)
 
 
 def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):

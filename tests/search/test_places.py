@@ -99,6 +99,20 @@ def test_seconds_per_epoch__times_real_steps(demo_corpus):
     assert 0 < short < long
 
 
+def test_seconds_per_epoch__takes_the_chunks_in_which_training_takes_a_batch(demo_corpus, monkeypatch):
+    sizes = []
+    forward = ThinResNet34.forward
+    monkeypatch.setattr(ThinResNet34, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    config = Config(
+        data=DataConfig(root=str(demo_corpus)),
+        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
+        model=SimCLR.Config(crop_seconds=0.3),
+        train=TrainConfig(batch_size=8, chunk_size=4, sync_batchnorm=False),
+    )
+    assert seconds_per_epoch(config, has_gpu=False, threads=1, steps=1) > 0
+    assert set(sizes) == {8}  # two views of 4
+
+
 def test_seconds_per_epoch__of_several_workers_times_the_share_of_one(demo_corpus, monkeypatch):
     shares = []
 

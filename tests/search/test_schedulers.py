@@ -8,10 +8,22 @@ from sslsv.search.history import Decision, History, Outcome
 from sslsv.search.schedulers import Asha, Halving, Hyperband, RunAll, TopK
 
 
-def run(scheduler, costs, rungs, at_once=1, *, seed=None, kill_probability=0.0, states=None, history=None):
+def run(
+    scheduler,
+    costs,
+    rungs,
+    at_once=1,
+    *,
+    seed=None,
+    kill_probability=0.0,
+    states=None,
+    history=None,
+    late_collapse=(),
+):
     """The history of a sweep in which legs end in random order and the driver dies now and then.
 
-    `costs[index]` is a number or one per rung. A driver that died knows its history only.
+    `costs[index]` is a number or one per rung; a trial of `late_collapse` collapses after its first rung. A
+    driver that died knows its history only.
     """
     rng = random.Random(seed)
     history, running = history or History(), []
@@ -31,6 +43,8 @@ def run(scheduler, costs, rungs, at_once=1, *, seed=None, kill_probability=0.0, 
             return history
         leg = running.pop(rng.randrange(len(running)) if seed is not None else 0)
         state = (states or {}).get(leg.index, "reached")
+        if leg.rung > 0 and leg.index in late_collapse:
+            state = "collapsed"
         cost = costs[leg.index]
         cost = cost[leg.rung] if isinstance(cost, list) else cost
         history.outcomes.append(Outcome(leg.index, leg.rung, state, cost if state == "reached" else None))
@@ -79,6 +93,27 @@ def test_halving__a_trial_without_a_number_never_goes_on_and_is_stopped_with_the
 def test_halving__when_all_collapse_the_sweep_is_over():
     history = run(Halving(2), [0, 1], rungs=2, states={0: "collapsed", 1: "collapsed"})
     assert last_rungs(history) == {0: 0, 1: 0} and history.stopped() == {0, 1}
+
+
+@pytest.mark.parametrize("scheduler", [Halving(3), TopK(keep=1)])
+def test_synchronous__when_all_that_went_on_collapse_the_best_left_behind_goes_on(scheduler):
+    history = run(scheduler, [1, 0, 2, 3], rungs=2, late_collapse={1})
+    assert last_rungs(history) == {0: 1, 1: 1, 2: 0, 3: 0} and history.stopped() == {2, 3}
+    again = [decision for decision in history.decisions if decision.index == 0]
+    assert [decision.action for decision in again] == ["start", "stop", "continue"]
+
+
+def test_halving__one_left_behind_is_judged_again_at_every_rung():
+    history = run(Halving(3), list(range(9)), rungs=3, late_collapse={0, 1, 2})
+    assert last_rungs(history) == {0: 1, 1: 1, 2: 1, 3: 2, **dict.fromkeys(range(4, 9), 0)}
+    assert sum(decision.action == "stop" for decision in history.decisions) == 9  # none of them twice
+
+
+def test_hyperband__every_bracket_trains_one_of_its_own_to_the_end():
+    history = run(Hyperband(3), list(range(14)), rungs=3, late_collapse={0, 1, 2})
+    assert last_rungs(history)[3] == 2 and last_rungs(history)[9] == 2
+    first_of_second = next(i for i, d in enumerate(history.decisions) if d.index == 9)
+    assert all(d.index < 9 for d in history.decisions[:first_of_second])
 
 
 def test_top_k__trains_the_best_k_to_the_end():

@@ -77,6 +77,9 @@ def test_read_dimension__what_no_searcher_can_use_is_refused(written, sentence):
         ({"scheduler": Asha(), "rung_epochs": (4, 4)}, "each above the one before"),
         ({"scheduler": Asha(), "grace_epochs": 0}, "grace_epochs is .0.; give numbers from 1"),
         ({"scheduler": TopK(2), "rung_epochs": (4, 8)}, "TopK compares trials once"),
+        ({"scheduler": Asha(), "rung_epochs": 4}, r"rung_epochs is 4; give a tuple, such as \(4,\)"),
+        ({"scheduler": Asha(), "grace_epochs": (4,)}, r"grace_epochs is \(4,\); give one number"),
+        ({"scheduler": Asha, "rung_epochs": (4,)}, "with its parentheses, such as Asha"),
         ({"gpus_per_trial": 2}, "at most 1"),
     ],
 )  # fmt: skip

@@ -144,6 +144,24 @@ def test_sweep__a_fault_of_the_storage_is_tried_again_and_the_third_in_a_row_hal
     assert again.halted is None and again.next_leg(at_once=1).index == 1
 
 
+def test_legs__files_that_cannot_be_written_halt_the_sweep_and_a_restart_goes_on(tmp_path, monkeypatch):
+    sweep = open_sweep(tmp_path, scheduler=Asha(3))
+    legs = Legs(sweep, at_once=2, changed=lambda: None)
+    for name in "ab":
+        assert isinstance(legs.suggest(name), dict)
+
+    def full(name, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sweep.folder.folder, "write", full)
+    legs.on_trial_complete("a", {"state": "reached", "why": ""})
+    assert "the files of the sweep can't be read or written: [Errno 28] No space left" in sweep.halted
+    legs.on_trial_complete("b", {"state": "reached", "why": ""})
+    assert legs.suggest("c") == Searcher.FINISHED
+    again = open_sweep(tmp_path, scheduler=Asha(3))
+    assert [leg.index for leg in again.folder.history.open_legs()] == [0, 1]
+
+
 def test_sweep_folder__records_are_kept_once_and_a_half_written_line_is_mended(tmp_path):
     sweep = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=2)
     leg = sweep.next_leg(at_once=1)

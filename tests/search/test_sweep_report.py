@@ -1,6 +1,7 @@
 """The page of a sweep, and what it is made of, from a sweep whose trials are numbers."""
 
 import io
+import math
 import re
 
 import pyarrow.parquet as pq
@@ -105,6 +106,24 @@ def test_scale__of_conditions_holds_all_cases():
     assert Scale.of(dimensions["a"]).place([3]) == 2.0
     tuples = open_dimensions({"a": tune.choice([(1, 2), ()])})
     assert Scale.of(tuples["a"]).place([]) == 1.0  # what suggestions.jsonl has of ()
+
+
+def test_scale__what_is_no_number_beside_an_interval_is_not_drawn():
+    cases = {"sgd": tune.loguniform(0.1, 10), "adamw": tune.choice([None, 1.0])}
+    scale = Scale.of(open_dimensions({"a": When("optimizer.name", cases)})["a"])
+    assert math.isnan(scale.place(None)) and math.isnan(scale.number("x")) and scale.place(1.0) == 1.0
+
+
+def test_write_sweep_report__draws_the_numbers_of_a_setting_that_may_be_null(tmp_path):
+    clip = When("optimizer.name", {"sgd": tune.uniform(0.1, 1), "adamw": tune.choice([None])})
+    parameters = {**PARAMETERS, "optimizer.clip_norm": clip}
+    found = open_sweep(tmp_path, parameters=parameters, scheduler=Asha(3), trials=6)
+    while not found.is_over:
+        if (leg := found.next_leg(at_once=1)) is not None:
+            train(found, leg)
+    write_sweep_report(found)
+    text = found.folder.folder.read("report.html").decode()
+    assert text.count("<svg") == 2 + len(parameters)
 
 
 def open_dimensions(written):

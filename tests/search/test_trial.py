@@ -197,3 +197,13 @@ def test_run_leg__several_workers_log_as_the_place_says_and_fail_without_advice(
     )
     assert ended == {"state": "failed", "why": "training worker 1 failed: no memory"}
     assert (jobs[0]["wandb_mode"], jobs[0]["until_epoch"]) == ("offline", 2)
+    assert jobs[0]["identity"] == {"wandb_id": "a"}
+
+
+def test_run_leg__a_fault_of_the_storage_of_several_workers_is_no_fault_of_the_trial(
+    tmp_path, config, monkeypatch
+):
+    answer = {"error": "training worker 1 failed: No space left on device; the", "is_of_system": True}
+    monkeypatch.setattr("sslsv.cluster.train", lambda *arguments, **extra: answer)
+    several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
+    assert run_leg(trial(tmp_path, several), 2, PLACE, lambda: None)["state"] == "interrupted"

@@ -104,8 +104,9 @@ def test_check_trials__without_labels_all_trials_are_heard_through_the_same_chan
     ):
         check(space(metric=["eer", "label_free/lidar"], parameters=strategies))
     check(space(parameters=strategies))
-    snr = {"data.augment.noise_snr_db": tune.choice([(0, 5), (5, 9)])}  # the probe has its own
-    check(space(metric="label_free/lidar", parameters=snr))
+    for key in ("noise_snr_db", "music_snr_db", "speech_files"):  # the probe has its own
+        ranges = {f"data.augment.{key}": tune.choice([(1, 5), (5, 9)])}
+        check(space(metric="label_free/lidar", parameters=ranges))
 
 
 def test_check_trials__a_base_outside_of_the_space_cannot_be_tried_first():
@@ -202,7 +203,26 @@ def test_fix_parameters__what_a_searched_section_would_set_again_is_refused():
         ValueError, match="data.augment.probability is given, but the space searches data.aug"
     ):
         fix_parameters(searched, ["data.augment.probability=0.9"])
-    assert fix_parameters(searched, ["data.augment.gain_db=[-5, 5]"]) == searched
+    fixed = fix_parameters(searched, ["data.augment.gain_db=[-5, 5]"])
+    assert fixed.parameters == searched.parameters and dict(fixed.settings) == {
+        "data.augment.gain_db": [-5, 5]
+    }
+
+
+def test_trial_config__another_method_keeps_what_all_trials_share(tmp_path):
+    (tmp_path / "a.yml").write_text(to_yaml(BASE))
+    searched = space(
+        base=str(tmp_path / "a.yml"),
+        settings={"model.projector_dims": [64, 64], "model.crop_seconds": 4.0},
+        parameters={"model.name": tune.choice(["simclr", "vicreg"])},
+    )
+    overrides = ["model.crop_seconds=3.0", "model.temperature=0.5"]
+    base, fixed = base_config(searched, overrides), fix_parameters(searched, overrides)
+    simclr, vicreg = (trial_config(base, fixed, {"model.name": name}).model for name in ("simclr", "vicreg"))
+    assert (simclr.crop_seconds, simclr.projector_dims, simclr.temperature) == (3.0, (64, 64), 0.5)
+    assert (vicreg.name, vicreg.crop_seconds, vicreg.projector_dims) == ("vicreg", 3.0, (64, 64))
+    own = trial_config(base, fixed, {"model.name": "vicreg", "model.projector_dims": [32]})
+    assert own.model.projector_dims == (32,)
 
 
 @pytest.mark.parametrize(
