@@ -32,12 +32,13 @@ from ray.train.torch import TorchConfig
 from sslsv.autoscaler import adds_machines, ask_for, machines_to_come, will_grow, withdraw_request
 from sslsv.capacity import CapacityError, Machine, Share, bundles_of, find_share
 from sslsv.config import Config, ResourcesConfig, to_yaml
-from sslsv.elastic import ElasticTrainer, NoRoomError, Rules
+from sslsv.elastic import ElasticTrainer, Rules
 from sslsv.progress import ActorBoard, ProgressActor, live_display
 from sslsv.ray_token import keep_token_private
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import wandb_environment, wandb_mode
-from sslsv.storage import absolute, below
+from sslsv.storage import absolute
+from sslsv.training_failure import failure_sentence, is_failure_of_system
 from sslsv.training_worker import train_worker
 from sslsv.worker_counts import usable_counts
 
@@ -227,32 +228,3 @@ def delete_notes_of_ray(folder: RunFolder) -> None:
     except OSError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"{folder.path('ray')}, which nothing needs, can't be deleted: {reason}", file=sys.stderr)
-
-
-def is_failure_of_system(error: Exception) -> bool:
-    """Whether training failed for what may pass: storage or network of a worker, or no machines for them."""
-    if isinstance(getattr(error, "controller_failure", None), NoRoomError):
-        return True
-    causes = (getattr(error, "worker_failures", None) or {}).values()
-    return any(isinstance(getattr(cause, "cause", None) or cause, OSError) for cause in causes)
-
-
-def failure_sentence(error: Exception, folder: RunFolder) -> str:
-    """What made training fail, in one sentence; the traceback goes to `failure.txt` in the run folder."""
-    goes_on = "the same command goes on from the last checkpoint"
-    if isinstance(getattr(error, "controller_failure", None), NoRoomError):
-        return f"training stopped: {error.controller_failure}; {goes_on}"  # type: ignore[attr-defined]
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        rank, cause = next(iter(failures.items()))
-        who = f"training worker {rank}"
-    else:
-        cause = getattr(error, "controller_failure", None) or error
-        who = "Ray's controller of the training"
-    original = getattr(cause, "cause", None) or cause
-    with contextlib.suppress(OSError):
-        folder.write("failure.txt", str(cause).encode())
-    lines = [line for line in str(original).strip().splitlines() if line.strip()] or [type(original).__name__]
-    return (
-        f"{who} failed: {lines[-1].strip()} (details in {below(folder.location, 'failure.txt')}); {goes_on}"
-    )

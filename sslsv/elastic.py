@@ -6,14 +6,10 @@ between two checkpoints.
 """
 
 import contextlib
-import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import ray
-from ray._private.state import state as cluster_state
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
@@ -27,6 +23,7 @@ from sslsv.capacity import Machine, fitting_data_tasks, fitting_workers
 from sslsv.checkpoint import list_checkpoints
 from sslsv.config import ResourcesConfig
 from sslsv.interruption import Interrupted
+from sslsv.machines import all_machines, cpus_of, free_machines, free_what_the_dead_hold, with_added
 from sslsv.run_folder import RunFolder
 from sslsv.run_log import Board
 from sslsv.training_worker import ask_to_stop
@@ -87,6 +84,7 @@ class ScalingPolicy(ElasticScalingPolicy):
         is_settled = waited >= SETTLING_SECONDS
         if count == 0 or (count < self._fitting(all_machines()) and not is_settled):
             self._remind(now, waited)
+            free_what_the_dead_hold()
             time.sleep(PAUSE_SECONDS)
             return NoopDecision()
         if self._asked is not None and count < self._asked[0]:
@@ -206,44 +204,3 @@ class ElasticTrainer(TorchTrainer):
             self._rules.folder,
         )
         return super()._initialize_and_run_controller(**named)  # type: ignore[misc]
-
-
-def all_machines() -> dict[str, Machine]:
-    """What each machine has that is there and stays, by node id."""
-    return {node["NodeID"]: dict(node["Resources"]) for node in _staying()}
-
-
-def free_machines() -> dict[str, Machine]:
-    """What each of them has left."""
-    staying = {node["NodeID"] for node in _staying()}
-    free = cluster_state.available_resources_per_node()  # type: ignore[no-untyped-call]
-    return {name: dict(resources) for name, resources in free.items() if name in staying}
-
-
-def _staying() -> Iterator[dict[str, Any]]:
-    leaving = cluster_state.get_draining_nodes()
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"] and node["NodeID"] not in leaving and _answers(node):
-            yield node
-
-
-def _answers(node: dict[str, Any]) -> bool:
-    """Whether a machine is there: Ray itself notices after half a minute that one is gone."""
-    with contextlib.suppress(OSError):
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=1).close()
-        return True
-    return False
-
-
-def cpus_of(machines: dict[str, Machine]) -> float:
-    """CPUs of all of them together."""
-    return sum(machine.get("CPU", 0.0) for machine in machines.values())
-
-
-def with_added(machines: dict[str, Machine], held: list[tuple[str, Machine]]) -> dict[str, Machine]:
-    """What the machines would have left if what is held were given back; of others than these nothing."""
-    for name, resources in held:
-        if name in machines:
-            for key, amount in resources.items():
-                machines[name][key] = machines[name].get(key, 0.0) + amount
-    return machines

@@ -14,8 +14,8 @@ from sslsv.capacity import Machine, places_on
 from sslsv.cluster import connection
 from sslsv.config import ResourcesConfig
 from sslsv.data.shards import open_recordings
-from sslsv.elastic import all_machines, cpus_of, free_machines
 from sslsv.embeddings import Crops, Embed, Floats, embed_files, longest_first, parts_of
+from sslsv.machines import all_machines, cpus_of, free_machines
 from sslsv.speaker_encoder import SpeakerEncoder
 from sslsv.storage import absolute
 

@@ -198,14 +198,9 @@ def search(sweep: Sweep, places: Places) -> int:
     rankings = rank_criteria({epoch: list(at.values()) for epoch, at in sweep.folder.at_rungs().items()})
     if rankings:
         print("how criteria without labels would have chosen:", *describe_rankings(rankings), sep="\n  ")
-    print(f"train it anew: python -m sslsv.train {place_of_best(sweep.folder.folder)}")
+    copied = "" if sweep.folder.folder.is_local else "a copy of "
+    print(f"train it anew: python -m sslsv.train {copied}{below(location, 'best.yml')}")
     return 0
-
-
-def place_of_best(folder: RunFolder) -> str:
-    """The best trial's settings as `sslsv.train` takes them: a file on this machine."""
-    place = below(folder.location, "best.yml")
-    return place if folder.is_local else f"best.yml, a copy of {place}"
 
 
 def confirm(sweep: Sweep, places: Places, num_best: int, num_seeds: int) -> int:

@@ -21,6 +21,7 @@ KNOW_RAY = DRIVERS | {
     "autoscaler",
     "cluster",
     "elastic",
+    "machines",
     "shared_storage",
     "progress",
     "train_loop",

@@ -10,7 +10,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from sslsv import elastic
 from sslsv.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
-from sslsv.elastic import FailurePolicy, with_added
+from sslsv.elastic import FailurePolicy
 from sslsv.interruption import Interrupted
 from sslsv.run_folder import RunFolder
 from tests.local_cluster import local_cluster
@@ -93,12 +93,6 @@ def test_failure_policy__workers_that_were_asked_to_stop_have_not_failed(folder)
         assert policy.make_decision(error(Interrupted("step 4: more fit"))) == FailureDecision.RETRY
     assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
     assert policy.make_decision(error(ValueError())) == FailureDecision.RAISE
-
-
-def test_with_added__machines_that_are_gone_give_nothing_back():
-    machines = {"a": {"CPU": 1.0}, "b": {"CPU": 3.0}}
-    held = [("a", {"CPU": 2.0}), ("a", {"CPU": 2.0, "GPU": 1.0}), ("gone", {"CPU": 2.0})]
-    assert with_added(machines, held) == {"a": {"CPU": 5.0, "GPU": 1.0}, "b": {"CPU": 3.0}}
 
 
 @pytest.mark.slow

@@ -347,6 +347,27 @@ def test_tune__a_killed_trial_is_started_again_within_the_same_command(whole, de
     assert_same_sweep(undisturbed, tuning)
 
 
+TWO_WORKERS = (
+    "resources.workers=2",
+    "resources.cpus_per_worker=0.5",
+    "resources.cpus_per_data_task=0.5",
+    "resources.data_tasks=1",
+)
+
+
+@pytest.mark.slow
+def test_tune__a_killed_trial_of_two_workers_gives_back_what_it_had_reserved(tmp_path, demo_corpus):
+    space = write_space(tmp_path, demo_corpus, trials=2)
+    tuning = Tuning(space, "one_killed", *TWO_WORKERS, "--concurrent", "1")
+    name = "ImplicitFunc.train"  # it holds no CPU itself: those of its workers are what it takes with it
+    tuning.wait_for(lambda: tuning.lines("records") and tuning.pids(name))
+    os.kill(tuning.pids(name)[0], signal.SIGKILL)
+    code, output = tuning.wait(timeout=900)
+    assert code == 0, output
+    assert "1 finished, 1 stopped" in output
+    assert all(outcome["state"] == "reached" for outcome in tuning.lines("outcomes"))
+
+
 @pytest.mark.slow
 def test_tune__a_trial_of_two_workers_goes_through_ray_train(tmp_path, demo_corpus):
     space = write_space(tmp_path, demo_corpus, trials=2)
