@@ -11,7 +11,7 @@ from sslsv import distributed
 from sslsv.cached_gradients import ChunkReplay
 from sslsv.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoint, set_aside_newer
 from sslsv.config import Config, to_yaml
-from sslsv.encoders import ThinResNet34
+from sslsv.encoders import ENCODERS
 from sslsv.environment import describe_environment
 from sslsv.global_batchnorm import synchronize_batchnorm
 from sslsv.models import MODELS
@@ -41,7 +41,7 @@ class TrainingState:
 def build_model(config: Config) -> Model:
     """The model that the settings describe, with freshly drawn weights, on the CPU."""
     torch.manual_seed(config.seed)
-    encoder = ThinResNet34(config.encoder)
+    encoder = ENCODERS[config.encoder.name](config.encoder)
     encoder.recomputes_activations = config.train.recompute
     return MODELS[config.model.name](config.model, encoder)
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from sslsv.data.audio_files import AUDIO_SUFFIXES, BANK_FOLDERS, UNREAD_SUFFIXES, find_audio_files
+from sslsv.data.augment import AugmentConfig
 from sslsv.data.list_files import why_unlistable
 from sslsv.data.manifest import Manifest, Trials, hold_out_speakers, make_trials
 from sslsv.prepare_data.disk import write_lists
@@ -67,10 +68,21 @@ def run(options: argparse.Namespace) -> int:
         print(f"{trial_list}: {len(trials)} trials of held-out speakers")
         validation = f" evaluation.validation={shown(trial_list, root)}"
     print(
-        f"train on it: python -m sslsv.train CONFIG data.root={root} "
-        f"data.train_lists=[{shown(train_list, root)}] evaluation.held_out_speakers=0{validation}"
+        f"train on it: python -m sslsv.train CONFIG run.name={name} data.root={root} "
+        f"data.train_lists=[{shown(train_list, root)}] evaluation.held_out_speakers=0{validation} "
+        f"evaluation.test=[]{augmentation_hint(root)}"
     )
     return 0
+
+
+def augmentation_hint(root: Path) -> str:
+    """The override without which a config that augments would look in vain for noises or rooms in `root`."""
+    own = AugmentConfig()
+    has_noises, has_rooms = (root / own.musan_dir).is_dir(), (root / own.rirs_dir).is_dir()
+    if has_noises and has_rooms:
+        return ""
+    strategy = "noise" if has_noises else "reverb" if has_rooms else "none"
+    return f" data.augment.strategy={strategy}"
 
 
 def split(

@@ -1,10 +1,14 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
+from sslsv.config import load_config
 from sslsv.data.manifest import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
+from sslsv.train import check_data
 
 
 @pytest.fixture
@@ -101,6 +105,31 @@ def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_nam
     printed = capsys.readouterr().out
     assert "2 noises and rooms below musan_split and simulated_rirs are left out" in printed
     assert "2 files are left out, because training does not read their format (.m4a, .wma)" in printed
+
+
+@pytest.mark.parametrize(
+    ("banks", "strategy"),
+    [
+        ((), "none"),
+        (("musan_split",), "noise"),
+        (("simulated_rirs",), "reverb"),
+        (("musan_split", "simulated_rirs"), "reverb_and_noise"),
+    ],
+)
+def test_folder__says_how_to_train_a_published_recipe_with_what_is_there(
+    folder: Path, capsys: pytest.CaptureFixture[str], banks: tuple[str, ...], strategy: str
+) -> None:
+    for bank in banks:
+        place = folder.parent / bank / ("noise" if bank == "musan_split" else "small")
+        place.mkdir(parents=True)
+        soundfile.write(place / "a.wav", np.ones(16_000) / 2, 16_000)
+    assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
+    command = next(line for line in capsys.readouterr().out.splitlines() if "sslsv.train" in line)
+    overrides = command.partition("CONFIG ")[2].split()
+    kinds = ["data.augment.noise_kinds=[noise]", "train.batch_size=4"]
+    config = load_config("configs/simclr.yml", [*overrides, *kinds])
+    assert (config.data.augment.strategy, config.run.name, config.evaluation.test) == (strategy, "calls", ())
+    check_data(config)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-r"""VICReg on a small real corpus: two CPU cores, one trial at a time.
+r"""VICReg on a small real corpus: two CPU cores, a trial on each.
 
 Command   python -m sslsv.tune tune_spaces/corpus/vicreg.py data.root=CORPUS resources.threads_per_worker=1 \
-              resources.data_tasks=1 --concurrent 1
+              resources.data_tasks=1 --concurrent 2
 Data      that of configs/corpus/vicreg.yml; chosen on held-out training speakers in rooms of their own
-Hardware  one CPU core is enough
+Hardware  two CPU cores; with --concurrent 1 one, and then Asha's decisions depend on no order of arrival
 Result    18 trials (12, then 6 more by --resume --trials 18), two at a time on two busy cores, 105 minutes,
           commit f4c106f: 936 epochs where 18 full trainings take 2,916; validation EER 14.3 % (trial 10; the
           base was stopped at epoch 18). --confirm 1 --seeds 3, 77 minutes, commit f5336f5: trials_shifted
