@@ -15,12 +15,19 @@ class Recorded(Training):
     """A Training that can be asked what its workers have done."""
 
     def __init__(
-        self, tmp_path: Path, corpus: Path, name: str, *overrides: str, pace: float = 0.0, epochs: int = 20
+        self,
+        tmp_path: Path,
+        corpus: Path,
+        name: str,
+        *overrides: str,
+        pace: float = 0.0,
+        data_pace: float = 0.0,
+        epochs: int = 20,
     ) -> None:
         self.notes = tmp_path / f"{name}_notes"
         self.notes.mkdir(parents=True, exist_ok=True)
         script = str(REPOSITORY / "tests/recorded_training.py")
-        command = (sys.executable, script, str(self.notes), str(pace), "{yaml}")
+        command = (sys.executable, script, str(self.notes), str(pace), str(data_pace), "{yaml}")
         super().__init__(tmp_path, corpus, name, *overrides, epochs=epochs, command=command)
 
     def lines(self) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""`python tests/recorded_training.py NOTES PACE SETTINGS.yml [key=value ...]`: `sslsv.train`, noting every step.
+"""`python tests/recorded_training.py NOTES PACE DATA_PACE SETTINGS.yml [key=value ...]`: `sslsv.train`, noted.
 
 Each worker appends a line per step to NOTES/<pid>.jsonl: step, time, number of workers, and for every sample
-of its part of the batch a checksum of its audio.  A step takes at least PACE seconds.
+of its part of the batch a checksum of its audio.  A step takes at least PACE seconds, a block of data DATA_PACE.
 """
 
 import functools
@@ -22,6 +22,22 @@ def record(job: dict[str, Any]) -> dict[str, Any]:
     try:
         training = open_training(job)
         take_step = training.take_step
+
+        class Slow:  # here, so that it travels to the data processes with the job
+            def __init__(self, maker: Any, seconds: float) -> None:
+                self.maker, self.seconds = maker, seconds
+
+            def __getattr__(self, name: str) -> Any:
+                if name.startswith("__"):
+                    raise AttributeError(name)
+                return getattr(self.maker, name)
+
+            def make_batch(self, rows: Any) -> Any:
+                time.sleep(self.seconds)
+                return self.maker.make_batch(rows)
+
+        if job["data_pace"]:
+            training.maker = Slow(training.maker, job["data_pace"])  # type: ignore[assignment]
 
         def noted(batch: dict[str, Any]) -> Any:
             start = time.monotonic()
@@ -44,6 +60,9 @@ def record(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    notes, pace, *arguments = sys.argv[1:]
-    cluster.train = functools.partial(cluster.train, worker=record, notes=notes, pace=float(pace))
-    sys.exit(train.main(arguments))
+    notes, *paces = sys.argv[1:4]
+    pace, data_pace = map(float, paces)
+    cluster.train = functools.partial(
+        cluster.train, worker=record, notes=notes, pace=pace, data_pace=data_pace
+    )
+    sys.exit(train.main(sys.argv[4:]))

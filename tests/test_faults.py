@@ -90,8 +90,8 @@ def check_recovery(training, moment, fault, whole, outcomes, saved=None):
     return seconds
 
 
-def start(tmp_path, corpus, *options, pace=PACE):
-    return Recorded(tmp_path, corpus, "run", *options, pace=pace, epochs=EPOCHS)
+def start(tmp_path, corpus, *options, pace=PACE, data_pace=0.0):
+    return Recorded(tmp_path, corpus, "run", *options, pace=pace, data_pace=data_pace, epochs=EPOCHS)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -105,7 +105,8 @@ def test_train__a_worker_is_killed(workers, rng, undisturbed, outcomes, tmp_path
 
 
 def test_train__a_data_process_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
-    training = start(tmp_path, demo_corpus, *ALONE, "resources.utterances_per_block=8")
+    # Else all data would be there before half of the steps are taken.
+    training = start(tmp_path, demo_corpus, *ALONE, "resources.utterances_per_block=8", data_pace=0.3)
     moment = reach(training, rng, undisturbed[1].step // 2)
     busy = []
     training.wait_until(lambda: busy.extend(frozen_at_work(training)) or busy, "a data process at work")
