@@ -77,7 +77,7 @@ def trial_config(base: Config, space: Space, settings: Mapping[str, Any]) -> Con
     fixed = {key: value for key, (value, _) in fixed_settings(space).items()}
     own = {**settings, **fixed, "evaluation.test": []}
     # Another method begins with its own defaults; what all trials share it gets again, as far as it has that.
-    began_anew = tuple(key.removesuffix("name") for key in settings if key.endswith(".name"))
+    began_anew = tuple(key.removesuffix("name") for key, _ in leaves_of(settings) if key.endswith(".name"))
     known = dict(leaves_of(to_dict(apply_overrides(base, own))))
     shared = {
         key: value

@@ -223,6 +223,8 @@ def test_trial_config__another_method_keeps_what_all_trials_share(tmp_path):
     assert (vicreg.name, vicreg.crop_seconds, vicreg.projector_dims) == ("vicreg", 3.0, (64, 64))
     own = trial_config(base, fixed, {"model.name": "vicreg", "model.projector_dims": [32]})
     assert own.model.projector_dims == (32,)
+    whole = trial_config(base, fixed, {"model": {"name": "vicreg", "projector_dims": [32]}})
+    assert (whole.model.crop_seconds, whole.model.projector_dims) == (3.0, (32,))
 
 
 @pytest.mark.parametrize(
