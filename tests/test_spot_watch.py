@@ -74,6 +74,12 @@ def test_main__ends_without_a_word_where_there_is_no_spot_instance(life_cycle, s
     assert capfd.readouterr() == ("", "")
 
 
+@ray.remote(num_cpus=1)
+class Worker:
+    def answer(self):
+        return True
+
+
 @pytest.mark.slow
 def test_main__has_ray_leave_the_machine_after_a_notice(service):
     with local_cluster(1) as cluster:
@@ -81,11 +87,17 @@ def test_main__has_ray_leave_the_machine_after_a_notice(service):
         process = subprocess.Popen(command, cwd=REPOSITORY)
         ray.init(address=cluster.address, log_to_driver=False)
         try:
+            worker = Worker.remote()  # a machine without work would leave at once
+            assert ray.get(worker.answer.remote())
             time.sleep(6)  # longer than between two questions
             assert process.poll() is None and not cluster_state.get_draining_nodes()
             service.entries["spot/instance-action"] = notice(90)
             assert process.wait(60) == 0
             (node,) = ray.nodes()
+            patience = time.monotonic() + 10
+            while node["NodeID"] not in cluster_state.get_draining_nodes():
+                assert time.monotonic() < patience
+                time.sleep(0.1)
             deadline = cluster_state.get_draining_nodes()[node["NodeID"]] / 1000
             assert 50 < deadline - time.time() < 85
         finally:
