@@ -82,6 +82,13 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
     summary = json.loads((machines.shared / "runs/demo/summary.json").read_text())
     assert summary["is_finished"] and summary["workers"] == 2
 
+    corpus = os.environ.get("SSLSV_CORPUS")  # real speech in VoxCeleb's layout, where there is some
+    if corpus:
+        real = ["run.name=real", f"data.root={corpus}", *SMALL[1:], "optimizer.schedule.warmup_epochs=1"]
+        ray("submit", file, "sslsv/train.py", "configs/corpus/simclr.yml", *real, *shares)
+        summary = json.loads((machines.shared / "runs/real/summary.json").read_text())
+        assert summary["is_finished"] and summary["workers"] == 2 and "test/trials/eer" in summary["last"]
+
     said = ray("submit", file, "sslsv/evaluate.py", "/media/runs/demo", "--", "--root", "/media/demo")
     assert "report: /media/runs/demo/evaluation/report.html" in said
     plan = ray(
