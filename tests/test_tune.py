@@ -195,7 +195,8 @@ def test_prepared_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
 )
 def test_prepared_folder__more_trials_where_the_scheduler_takes_them(takes_more, trials, is_taken, tmp_path):
     folder = RunFolder(str(tmp_path), "a")
-    names = dict.fromkeys(("metrics", "searcher", "scheduler", "rungs", "seed", "space", "space_file"), "x")
+    keys = ("metrics", "parameters", "searcher", "scheduler", "rungs", "seed", "space", "space_file")
+    names = dict.fromkeys(keys, "x")
     request = names | {"base": to_yaml(Config()), "trials": 12, "takes_more_trials": takes_more}
     with prepared_folder(folder, request, is_fresh=False, is_resumed=False):
         pass
