@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.row import HEADER, Row, Settings
-from sslsv.environment import describe_environment
+from sslsv.runs.environment import describe_environment
 
 # Name: the module with its rows.
 GROUPS = {

@@ -20,9 +20,9 @@ import torch.distributed as dist
 from benchmarks.naive_step import NaiveEncoder, NaiveStep
 from sslsv.config import load_config
 from sslsv.data.pipeline import plain_batches
-from sslsv.run_folder import RunFolder
+from sslsv.runs.folder import RunFolder
 from sslsv.train import prepare_folder
-from sslsv.train_loop import Training
+from sslsv.training.loop import Training
 
 WARM_UP_ROUNDS = 5  # the first three steps of a training still ask the system for memory
 

@@ -16,8 +16,8 @@ from sslsv.config import load_config
 from sslsv.data.pipeline import plain_batches, train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
-from sslsv.training_state import build_model
-from sslsv.verification import open_trial_sets
+from sslsv.evaluation.verification import open_trial_sets
+from sslsv.training.state import build_model
 
 # Workers, data processes, batches per block, first step.
 CASES = ((1, 1, 4, 0), (1, 3, 1, 0), (2, 2, 4, 0), (2, 3, 2, 0), (4, 4, 3, 0), (1, 2, 4, 5), (2, 2, 3, 5))

@@ -15,13 +15,13 @@ import torch
 
 from benchmarks.known_check import peak_mb
 from benchmarks.row import Row, Settings, in_turns, time_row
-from sslsv.checkpoint import write_checkpoint
 from sslsv.config import Config, load_config
 from sslsv.data.manifest import Manifest, hold_out_speakers, make_trials, read_train_lists
 from sslsv.data.stream import Plan, rows_of_rank
 from sslsv.data.views import ViewMaker
-from sslsv.run_folder import RunFolder
-from sslsv.training_state import TrainingState, build_state, checkpoint_of
+from sslsv.runs.checkpoint import write_checkpoint
+from sslsv.runs.folder import RunFolder
+from sslsv.training.state import TrainingState, build_state, checkpoint_of
 
 SPEAKERS = 5_994
 
@@ -89,7 +89,7 @@ def _checkpoint(settings: Settings, root: Path) -> Row:
 
 def span_of_a_worker(kept: Manifest, held_out: Manifest, batch_size: int, workers: int) -> dict[str, float]:
     """The table that one of many workers gives to Ray Data, and what else each of them holds."""
-    from sslsv.train_loop import steps_at_once
+    from sslsv.training.loop import steps_at_once
 
     config = load_config(
         "configs/simclr.yml", [f"train.batch_size={batch_size}", "data.augment.strategy=none"]

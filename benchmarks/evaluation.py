@@ -12,11 +12,11 @@ from sklearn.metrics import roc_curve
 from benchmarks.contestants import contestant
 from benchmarks.row import Row, Settings, in_turns, speed_row, time_row
 from sslsv.config import load_config
-from sslsv.embedding_workers import workers
-from sslsv.metrics import ErrorCurve
-from sslsv.scoring import cosine_scores
-from sslsv.speaker_encoder import SpeakerEncoder
-from sslsv.training_state import build_model
+from sslsv.evaluation.embedding_workers import workers
+from sslsv.evaluation.metrics import ErrorCurve
+from sslsv.evaluation.scoring import cosine_scores
+from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+from sslsv.training.state import build_model
 
 
 def rows(settings: Settings) -> Iterator[Row]:

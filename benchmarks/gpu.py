@@ -15,9 +15,9 @@ import torch
 
 from benchmarks.naive_step import NaiveStep
 from sslsv.config import Config, load_config
-from sslsv.environment import describe_environment
-from sslsv.training_state import build_state, wrap_model
-from sslsv.training_step import take_step
+from sslsv.runs.environment import describe_environment
+from sslsv.training.state import build_state, wrap_model
+from sslsv.training.step import take_step
 
 GPU = torch.device("cuda")
 OPERATIONS_PER_CROP = 2.679e9  # of two seconds through the published encoder, forward and backward

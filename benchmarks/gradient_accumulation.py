@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.world_size import relative_error
-from sslsv import distributed
-from sslsv.cached_gradients import ChunkReplay, backward_in_chunks
 from sslsv.encoders import ThinResNet34
 from sslsv.models import MODELS, Progress
 from sslsv.models.base import TwoViewModel
-from sslsv.training_step import seed_draws
+from sslsv.ops import distributed
+from sslsv.training.cached_gradients import ChunkReplay, backward_in_chunks
+from sslsv.training.step import seed_draws
 
 BATCH, SAMPLES = 16, 1600
 KINDS = ("undivided", "workers")

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from sslsv.config import Config, load_config
-from sslsv.training_state import build_state, wrap_model
-from sslsv.training_step import take_step
+from sslsv.training.state import build_state, wrap_model
+from sslsv.training.step import take_step
 
 SAMPLE_RATE = 16000  # Hz
 

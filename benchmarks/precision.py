@@ -16,9 +16,9 @@ from sslsv.config import Config, load_config
 from sslsv.data.pipeline import plain_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
-from sslsv.training_state import TrainingState, build_state
-from sslsv.training_step import take_step
-from sslsv.verification import Embedder, TrialSet, open_trial_sets, verify
+from sslsv.evaluation.verification import Embedder, TrialSet, open_trial_sets, verify
+from sslsv.training.state import TrainingState, build_state
+from sslsv.training.step import take_step
 
 PRECISIONS = ("fp32", "bf16")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,7 +12,7 @@ import time
 from benchmarks.extrapolation import Cluster
 from benchmarks.scaling_tables import first_table, limit_table, other_table, unit_table
 from benchmarks.scaling_units import measure
-from sslsv.environment import describe_environment
+from sslsv.runs.environment import describe_environment
 
 
 def main() -> int:

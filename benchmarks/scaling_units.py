@@ -20,15 +20,15 @@ from benchmarks.data_path import BOTH, RECIPES, batches
 from benchmarks.driver import state_after_a_step, write_list
 from benchmarks.extrapolation import Cluster, Units
 from benchmarks.ray_units import maker_of, open_corpus, through_ray
-from sslsv.checkpoint import encode_checkpoint, write_encoded
 from sslsv.config import Config, load_config
-from sslsv.diagnostics import label_free_report
 from sslsv.encoders import ThinResNet34
+from sslsv.evaluation.diagnostics import label_free_report
+from sslsv.evaluation.verification import Embedder
 from sslsv.models.simclr import nt_xent_loss
 from sslsv.models.vicreg import vicreg_loss
-from sslsv.run_folder import RunFolder
-from sslsv.training_state import checkpoint_of
-from sslsv.verification import Embedder
+from sslsv.runs.checkpoint import encode_checkpoint, write_encoded
+from sslsv.runs.folder import RunFolder
+from sslsv.training.state import checkpoint_of
 
 PUBLISHED = "configs/simclr.yml"
 

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sslsv import distributed
 from sslsv.encoders import ThinResNet34
-from sslsv.global_batchnorm import synchronize_batchnorm
 from sslsv.models import BarlowTwins, Progress, SimCLR, VIbCReg, VICReg
+from sslsv.ops import distributed
+from sslsv.ops.batchnorm import synchronize_batchnorm
 
 GLOBAL_BATCH, CROP_SECONDS, STEPS = 16, 0.3, 2
 PROJECTOR_DIMS = (24, 24, 16)

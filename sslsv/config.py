@@ -10,14 +10,14 @@ from pydantic import Field
 
 from sslsv.data.augment import AugmentConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
-from sslsv.evaluation_settings import EvaluationConfig, LabelFreeConfig
+from sslsv.evaluation.settings import EvaluationConfig, LabelFreeConfig
 from sslsv.models.barlow_twins import BarlowTwins
 from sslsv.models.simclr import SimCLR
 from sslsv.models.vibcreg import VIbCReg
 from sslsv.models.vicreg import VICReg
-from sslsv.optim import OptimizerConfig
 from sslsv.overrides import apply_overrides, differences
 from sslsv.project import locate
+from sslsv.runs.storage import check_place
 from sslsv.setting_checks import (
     check_memory_settings,
     check_positives,
@@ -26,8 +26,8 @@ from sslsv.setting_checks import (
     is_among,
 )
 from sslsv.settings import at_least, build, refuse_if
-from sslsv.storage import check_place
 from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
+from sslsv.training.optim import OptimizerConfig
 from sslsv.worker_counts import Workers, check_equal_shares, check_workers
 
 __all__ = [

@@ -20,14 +20,14 @@ import pyarrow.parquet
 from sslsv.data.audio import find_audio
 from sslsv.data.audio_files import AUDIO_SUFFIXES
 from sslsv.data.list_files import list_lines, why_unlistable
-from sslsv.embeddings import Embed, Floats, embed_files, uses_processes
-from sslsv.encoder_options import (
+from sslsv.evaluation.embeddings import Embed, Floats, embed_files, uses_processes
+from sslsv.evaluation.encoder_options import (
     add_computing_options,
     add_process_option,
     add_weights_options,
     load_encoder,
 )
-from sslsv.storage import absolute, is_uri, open_filesystem
+from sslsv.runs.storage import absolute, is_uri, open_filesystem
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> list[str]:
     with contextlib.ExitStack() as stack:
         embed: Embed = lambda files, root: embed_files(encoder, files, root)  # noqa: E731
         if uses_processes(len(paths), options.workers, options.device):
-            from sslsv.embedding_workers import workers  # Ray takes seconds to import
+            from sslsv.evaluation.embedding_workers import workers  # Ray takes seconds to import
 
             embed = stack.enter_context(workers(encoder, None, options.workers))
         embeddings, bad = embed(paths, options.root)

@@ -15,14 +15,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from sslsv.calibration import Calibration, fit_calibration
 from sslsv.config import to_yaml
 from sslsv.data.manifest import Manifest
-from sslsv.embeddings import EmbeddingStore, uses_processes
-from sslsv.encoder_options import load_encoder
-from sslsv.environment import describe_environment
-from sslsv.evaluation import Scores, Scoring, evaluate_list
-from sslsv.evaluation_files import (
+from sslsv.evaluation.calibration import Calibration, fit_calibration
+from sslsv.evaluation.embeddings import EmbeddingStore, uses_processes
+from sslsv.evaluation.encoder_options import load_encoder
+from sslsv.evaluation.evaluation import Scores, Scoring, evaluate_list
+from sslsv.evaluation.files import (
     describe_run,
     keep_calibration,
     leaks,
@@ -30,14 +29,15 @@ from sslsv.evaluation_files import (
     results_text,
     write_results,
 )
-from sslsv.evaluation_options import check_options, crops_of, parse_arguments, scoring_of
-from sslsv.run_folder import RunFolder
-from sslsv.scored_list import ScoredList
-from sslsv.scoring_system import Outcome, ScoringSystem, check_same_validation
-from sslsv.speaker_encoder import SpeakerEncoder
-from sslsv.storage import below
-from sslsv.trial_lists import TrialList, TrialListError, open_list
-from sslsv.verification import TrialSet, open_training_side
+from sslsv.evaluation.options import check_options, crops_of, parse_arguments, scoring_of
+from sslsv.evaluation.scored_list import ScoredList
+from sslsv.evaluation.scoring_system import Outcome, ScoringSystem, check_same_validation
+from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+from sslsv.evaluation.trial_lists import TrialList, TrialListError, open_list
+from sslsv.evaluation.verification import TrialSet, open_training_side
+from sslsv.runs.environment import describe_environment
+from sslsv.runs.folder import RunFolder
+from sslsv.runs.storage import below
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,7 +155,7 @@ def score_with(
     count += min(scoring.num_cohort_utterances, len(cohort)) if cohort else 0
     with contextlib.ExitStack() as stack:
         if uses_processes(count, options.workers, options.device):
-            from sslsv.embedding_workers import workers  # Ray takes seconds to import
+            from sslsv.evaluation.embedding_workers import workers  # Ray takes seconds to import
 
             embed = stack.enter_context(workers(encoder, crops, options.workers))
         store = EmbeddingStore(encoder, RunFolder.at(encoder.run), crops, embed)

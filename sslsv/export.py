@@ -14,11 +14,11 @@ import numpy as np
 
 from sslsv import __version__
 from sslsv.data.audio import AudioError
-from sslsv.encoder_file import load_encoder as read_encoder
-from sslsv.encoder_file import save_encoder
-from sslsv.encoder_options import add_weights_options, load_encoder
-from sslsv.onnx_export import open_onnx, require_packages, save_onnx
-from sslsv.parity import (
+from sslsv.evaluation.encoder_file import load_encoder as read_encoder
+from sslsv.evaluation.encoder_file import save_encoder
+from sslsv.evaluation.encoder_options import add_weights_options, load_encoder
+from sslsv.evaluation.onnx_export import open_onnx, require_packages, save_onnx
+from sslsv.evaluation.parity import (
     MIN_COSINE,
     Embed,
     Floats,
@@ -28,7 +28,7 @@ from sslsv.parity import (
     recorded_batches,
     synthetic_batches,
 )
-from sslsv.speaker_encoder import SpeakerEncoder
+from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sslsv.config import Config, load_config
-from sslsv.run_folder import RunFolder
+from sslsv.runs.folder import RunFolder
 
 ENDLESS = 1_000_000  # epochs: the stream must not end before the profile does
 
@@ -56,9 +56,11 @@ def run(config: Config, steps: int) -> dict[str, Any]:
             "train.compile is true: torch.compile merges the parts of a step, so they can't be told apart; "
             "profile with train.compile=false"
         )
-    from sslsv import cluster  # Ray takes seconds to import: mistakes above are reported at once
-    from sslsv.step_profile import profile_worker
-    from sslsv.verification import open_trial_sets
+    from sslsv.cluster import (
+        connect as cluster,  # Ray takes seconds to import: mistakes above are reported at once
+    )
+    from sslsv.evaluation.verification import open_trial_sets
+    from sslsv.training.step_profile import profile_worker
 
     open_trial_sets(config)  # mistakes in the lists, before Ray starts
     with tempfile.TemporaryDirectory() as storage:
@@ -83,7 +85,7 @@ def run(config: Config, steps: int) -> dict[str, Any]:
 
 def lines(profile: dict[str, Any], config: Config) -> list[str]:
     """The report, as text."""
-    from sslsv.profile_advice import advice
+    from sslsv.training.profile_advice import advice
 
     seconds, data = profile["seconds"], profile["data_seconds"]
     whole, making = sum(seconds.values()), sum(data.values())

@@ -13,12 +13,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from sslsv.checkpoint import FOLDER, NAME, newest_sound_checkpoint
 from sslsv.config import Config, ConfigError, differences, load_config, read_config, to_yaml
-from sslsv.environment import describe_environment
-from sslsv.run_folder import RunFolder
-from sslsv.run_lock import only_command_on
-from sslsv.storage import below
+from sslsv.runs.checkpoint import FOLDER, NAME, newest_sound_checkpoint
+from sslsv.runs.environment import describe_environment
+from sslsv.runs.folder import RunFolder
+from sslsv.runs.lock import only_command_on
+from sslsv.runs.storage import below
 from sslsv.worker_counts import shows_shares
 
 # Settings that may change between a run and its continuation: where it runs, not what it computes.
@@ -84,8 +84,10 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
 
 def train(config: Config, folder: RunFolder, is_fresh: bool) -> dict[str, Any]:
     """Train in a folder that is this command's alone; see `run`."""
-    from sslsv import cluster  # Ray takes seconds to import: mistakes so far are reported at once
-    from sslsv.shared_storage import check_storage_is_shared
+    from sslsv.cluster import (
+        connect as cluster,  # Ray takes seconds to import: mistakes so far are reported at once
+    )
+    from sslsv.cluster.shared_storage import check_storage_is_shared
 
     with cluster.connection(config.resources, waits_for_growth=True) as share:
         check_storage_is_shared(config.run.storage)
@@ -97,7 +99,7 @@ def check_data(config: Config) -> None:
     """Read every list once, here, so that mistakes in them are reported before Ray starts."""
     from sslsv.data.augment import Bank
     from sslsv.data.stream import Plan
-    from sslsv.verification import open_trial_sets
+    from sslsv.evaluation.verification import open_trial_sets
 
     manifest, _, _ = open_trial_sets(config)
     Bank(config.data.root, config.data.augment)

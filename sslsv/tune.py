@@ -18,8 +18,11 @@ from pathlib import Path
 
 from sslsv.config import Config, to_dict
 from sslsv.data.stream import Plan
-from sslsv.run_folder import RunFolder
-from sslsv.run_log import wandb_environment, wandb_mode
+from sslsv.evaluation.verification import open_trial_sets
+from sslsv.reports.sweep import write_sweep_report
+from sslsv.runs.folder import RunFolder
+from sslsv.runs.log import wandb_environment, wandb_mode
+from sslsv.runs.storage import absolute, below
 from sslsv.search.confirmation import (
     DEFAULT_SEEDS,
     Confirmation,
@@ -36,12 +39,9 @@ from sslsv.search.space import Space, load_space
 from sslsv.search.suggestions import Suggester
 from sslsv.search.sweep import ExecutionError, Sweep
 from sslsv.search.sweep_folder import SweepFolder
-from sslsv.search.sweep_report import write_sweep_report
 from sslsv.search.table import describe, live_table
 from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
-from sslsv.storage import absolute, below
 from sslsv.train import check_data
-from sslsv.verification import open_trial_sets
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,8 +118,8 @@ def run(options: argparse.Namespace) -> int:
         check_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed)
     trials = suggester.num_trials
 
-    from sslsv import cluster
-    from sslsv.shared_storage import check_storage_is_shared
+    from sslsv.cluster import connect as cluster
+    from sslsv.cluster.shared_storage import check_storage_is_shared
 
     with cluster.connection(base.resources) as share:
         free, nodes = cluster.free_resources()

@@ -12,9 +12,9 @@ import sys
 from typing import Any
 
 from sslsv.data.audio import AudioError
-from sslsv.encoder_options import add_computing_options, add_weights_options, load_encoder
-from sslsv.metrics import bayes_threshold
-from sslsv.run_folder import json_text
+from sslsv.evaluation.encoder_options import add_computing_options, add_weights_options, load_encoder
+from sslsv.evaluation.metrics import bayes_threshold
+from sslsv.runs.folder import json_text
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from sslsv import stopwatch
 from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
+from sslsv.training import stopwatch
 from tests.clock import Clock
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
     """The folder of a run with a tiny encoder and three checkpoints, the second the best; do not write into it."""
     import dataclasses
 
-    from sslsv.checkpoint import write_checkpoint
     from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig, to_yaml
     from sslsv.encoders import ThinResNet34
-    from sslsv.run_folder import RunFolder
-    from sslsv.training_state import build_state, checkpoint_of
+    from sslsv.runs.checkpoint import write_checkpoint
+    from sslsv.runs.folder import RunFolder
+    from sslsv.training.state import build_state, checkpoint_of
 
     config = Config(
         data=DataConfig(root=str(demo_corpus)),

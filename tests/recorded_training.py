@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sslsv import cluster, distributed, train
-from sslsv.training_worker import TrainingError, open_training
+from sslsv import train
+from sslsv.cluster import connect as cluster
+from sslsv.cluster.worker import TrainingError, open_training
+from sslsv.ops import distributed
 
 
 def record(job: dict[str, Any]) -> dict[str, Any]:

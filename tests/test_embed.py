@@ -7,8 +7,8 @@ import pytest
 
 from sslsv.data.manifest import read_trials
 from sslsv.embed import main
-from sslsv.run_folder import RunFolder
-from sslsv.speaker_encoder import SpeakerEncoder
+from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+from sslsv.runs.folder import RunFolder
 
 
 def test_embed__a_list_becomes_npz_with_speakers(small_run, demo_corpus, tmp_path, capsys):

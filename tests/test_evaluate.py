@@ -7,15 +7,15 @@ import pytest
 import soundfile
 
 from sslsv import verify
-from sslsv.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from sslsv.data.manifest import read_trials
-from sslsv.embeddings import Crops, embed_files
 from sslsv.evaluate import main
-from sslsv.metrics import eer, min_dcf
-from sslsv.run_folder import RunFolder
-from sslsv.scoring import cosine_scores, unit_rows
-from sslsv.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
-from sslsv.verification import Embedder, open_training_side
+from sslsv.evaluation.embeddings import Crops, embed_files
+from sslsv.evaluation.metrics import eer, min_dcf
+from sslsv.evaluation.scoring import cosine_scores, unit_rows
+from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
+from sslsv.evaluation.verification import Embedder, open_training_side
+from sslsv.runs.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from sslsv.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_evaluate__a_fusion_is_the_headline_and_names_its_checkpoints(run_folder
 def test_evaluate__encoders_that_are_fused_have_their_processes_one_after_the_other(
     run_folder, small_run, monkeypatch
 ):
-    from sslsv import embedding_workers
+    from sslsv.evaluation import embedding_workers
 
     running, started = [], []
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from sslsv.encoder_file import load_encoder, read_facts
+from sslsv.evaluation.encoder_file import load_encoder, read_facts
+from sslsv.evaluation.parity import synthetic_batches
+from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.export import main, report_parity
-from sslsv.parity import synthetic_batches
-from sslsv.speaker_encoder import SpeakerEncoder
 
 
 def test_main__best_checkpoint_becomes_a_file_with_the_same_embeddings(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sslsv.checkpoint import list_checkpoints
+from sslsv.runs.checkpoint import list_checkpoints
 from tests.fault_table import Outcome, table
 from tests.local_cluster import local_cluster
 from tests.recorded import Recorded

@@ -12,9 +12,9 @@ import torch
 from sslsv.config import Config, TrainConfig
 from sslsv.encoders import ThinResNet34
 from sslsv.models import MODELS
-from sslsv.run_folder import RunFolder
-from sslsv.training_state import build_state, wrap_model
-from sslsv.training_step import move, take_step
+from sslsv.runs.folder import RunFolder
+from sslsv.training.state import build_state, wrap_model
+from sslsv.training.step import move, take_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 GPU = torch.device("cuda", 0)

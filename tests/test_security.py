@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from sslsv.checkpoint import decode_checkpoint
 from sslsv.config import ConfigError, load_config
+from sslsv.runs.checkpoint import decode_checkpoint
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
@@ -109,7 +109,7 @@ def test_ray__is_started_on_loopback_alone() -> None:
     starting = [
         file.name for file in SOURCES if re.search(r"\bray\.init\(", file.read_text(encoding="utf-8"))
     ]
-    assert starting == ["cluster.py"], "only sslsv.cluster.connect starts or joins a cluster"
+    assert starting == ["cluster.py"], "only sslsv.cluster.connect.connect starts or joins a cluster"
 
 
 class Bomb:
@@ -147,9 +147,9 @@ def test_config__tags_of_python_objects_are_refused(tmp_path: Path) -> None:
 
 
 def test_embeddings__kept_by_a_stranger_are_made_again(tmp_path: Path, small_run: str) -> None:
-    from sslsv.embeddings import EmbeddingStore
-    from sslsv.run_folder import RunFolder
-    from sslsv.speaker_encoder import SpeakerEncoder
+    from sslsv.evaluation.embeddings import EmbeddingStore
+    from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+    from sslsv.runs.folder import RunFolder
 
     encoder, folder = SpeakerEncoder.load(small_run), RunFolder(str(tmp_path), "run")
     file = EmbeddingStore(encoder, folder).file

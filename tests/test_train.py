@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 
 from sslsv import train
-from sslsv.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig
-from sslsv.run_folder import RunFolder
+from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
+from sslsv.runs.folder import RunFolder
 from sslsv.train import RequestError, check_data, main, parse_arguments, prepare_folder
 
 

@@ -13,9 +13,9 @@ import uuid
 import pytest
 import torch
 
-from sslsv.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.config import Config, to_yaml
-from sslsv.run_folder import RunFolder
+from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.runs.folder import RunFolder
 from sslsv.search.places import Places
 from sslsv.search.request import check_folder, locked, prepared_folder
 from sslsv.search.space import load_space

@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from sslsv.calibration import Calibration
 from sslsv.data.manifest import read_trials
-from sslsv.run_folder import RunFolder
-from sslsv.speaker_encoder import CALIBRATION_FILE, Comparison, SpeakerEncoder
+from sslsv.evaluation.calibration import Calibration
+from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, Comparison, SpeakerEncoder
+from sslsv.runs.folder import RunFolder
 from sslsv.verify import main
-from tests.test_speaker_encoder import _calibration_of
+from tests.evaluation.test_speaker_encoder import _calibration_of
 
 
 @pytest.fixture

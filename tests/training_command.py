@@ -10,8 +10,8 @@ import uuid
 
 import torch
 
-from sslsv.checkpoint import find_checkpoint, read_checkpoint
-from sslsv.run_folder import RunFolder
+from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.runs.folder import RunFolder
 from tests.conftest import REPOSITORY
 
 SETTINGS = """

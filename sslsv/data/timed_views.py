@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from sslsv.data import augment
 from sslsv.data.views import ViewMaker
-from sslsv.stopwatch import Stopwatch, Watched
+from sslsv.training.stopwatch import Stopwatch, Watched
 
 DATA_SECTIONS = ("read and decode", "room", "noise", "rest")  # of making a batch, in a data process
 MAKING_SECONDS = "making_seconds"  # column of a batch

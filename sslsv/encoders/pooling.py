@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sslsv.modules import full_precision
+from sslsv.ops.layers import full_precision
 
 PoolingName = Literal["mean", "stats", "sap", "asp", "attentive_mean"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sslsv.encoders.features import LogMel, strided_size
 from sslsv.encoders.gated_residual import gated_residual
 from sslsv.encoders.pooling import PoolingName, build_pooling
-from sslsv.modules import recomputed
+from sslsv.ops.layers import recomputed
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from sslsv import distributed
-from sslsv.diagnostics import feature_std
-from sslsv.modules import IterNorm, full_precision, projector
+from sslsv.evaluation.diagnostics import feature_std
+from sslsv.ops import distributed
+from sslsv.ops.layers import IterNorm, full_precision, projector
 
 
 @dataclass(frozen=True)

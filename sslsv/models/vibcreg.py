@@ -5,9 +5,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sslsv.losses import correlation_penalty, invariance, variance_hinge, weighted_sum
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
-from sslsv.modules import IterNorm
+from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted_sum
+from sslsv.ops.layers import IterNorm
 
 
 def vibcreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:

@@ -5,8 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from sslsv.losses import invariance, variance_and_covariance, weighted_sum
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
+from sslsv.models.terms import invariance, variance_and_covariance, weighted_sum
 
 
 def vicreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:

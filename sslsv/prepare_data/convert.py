@@ -132,7 +132,7 @@ def ray_connection(num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    from sslsv.cluster import check_address, connect  # seconds of torch, which only this start needs
+    from sslsv.cluster.connect import check_address, connect  # seconds of torch, which only this start needs
 
     address = os.environ.get("RAY_ADDRESS", "")
     if num_cpus is None:

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from sslsv.config import Config, read_config
-from sslsv.run_folder import RunFolder
+from sslsv.runs.folder import RunFolder
+from sslsv.runs.storage import below
 from sslsv.search.history import standing
 from sslsv.search.schedulers import RunAll
 from sslsv.search.space import Space
@@ -21,7 +22,6 @@ from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_folder import SweepFolder
 from sslsv.search.trial_settings import trial_config
 from sslsv.settings import refuse_if
-from sslsv.storage import below
 
 LEVEL = 0.95  # of all intervals together
 FEWEST_SEEDS, DEFAULT_SEEDS = 2, 3

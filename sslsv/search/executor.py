@@ -21,13 +21,13 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 from ray import tune
 from ray.tune.search import Searcher
 
-from sslsv.cluster import delete_notes_of_ray
-from sslsv.run_folder import RunFolder
+from sslsv.cluster.connect import delete_notes_of_ray
+from sslsv.runs.folder import RunFolder
+from sslsv.runs.storage import below
 from sslsv.search.history import Decision
 from sslsv.search.places import Places
 from sslsv.search.sweep import ExecutionError, Sweep
 from sslsv.search.trial import Place, run_leg
-from sslsv.storage import below
 
 
 class Legs(Searcher):

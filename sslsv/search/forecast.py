@@ -13,11 +13,11 @@ from sslsv.config import Config
 from sslsv.data.pipeline import plain_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
+from sslsv.evaluation.verification import open_trial_sets
 from sslsv.search.history import History, Outcome
 from sslsv.search.schedulers import Scheduler
-from sslsv.training_state import build_state, wrap_model
-from sslsv.training_step import take_step
-from sslsv.verification import open_trial_sets
+from sslsv.training.state import build_state, wrap_model
+from sslsv.training.step import take_step
 
 
 @dataclass(frozen=True)

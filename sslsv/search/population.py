@@ -7,8 +7,8 @@ share is replaced.  Each replacement is a function of history and seed, so it is
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from sslsv.checkpoint import FOLDER
-from sslsv.run_folder import RunFolder
+from sslsv.runs.checkpoint import FOLDER
+from sslsv.runs.folder import RunFolder
 from sslsv.search.dimensions import Dimension, Interval
 from sslsv.search.history import Decision, History, ranked
 from sslsv.search.schedulers import Scheduler

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from sslsv.config import Config, differences, read_config, to_yaml
-from sslsv.environment import describe_environment
 from sslsv.project import locate
-from sslsv.run_folder import RunFolder
+from sslsv.runs.environment import describe_environment
+from sslsv.runs.folder import RunFolder
 from sslsv.search.space import Space
 from sslsv.worker_counts import shows_shares
 

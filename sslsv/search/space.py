@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from sslsv.evaluation_settings import LowerIsBetter
+from sslsv.evaluation.settings import LowerIsBetter
 from sslsv.project import locate
 from sslsv.search.dimensions import When, read_dimensions
 from sslsv.search.schedulers import RunAll, Scheduler

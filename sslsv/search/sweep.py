@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sslsv.config import Config, ConfigError, ResourcesConfig, to_dict, to_yaml
-from sslsv.environment import describe_environment
+from sslsv.runs.environment import describe_environment
 from sslsv.search.history import Decision
 from sslsv.search.population import Population, copy_checkpoints
 from sslsv.search.space import Space

@@ -16,10 +16,10 @@ import json
 import math
 from typing import Any
 
-from sslsv.run_folder import RunFolder
+from sslsv.runs.folder import RunFolder
+from sslsv.runs.storage import below
 from sslsv.search.history import Decision, History, Outcome
 from sslsv.search.suggestions import Settings
-from sslsv.storage import below
 
 
 class SweepFolder:

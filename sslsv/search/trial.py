@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-from sslsv import cluster, distributed, validation
-from sslsv.capacity import Share
+from sslsv.cluster import connect as cluster
+from sslsv.cluster.capacity import Share
+from sslsv.cluster.worker import open_training
 from sslsv.config import Config, read_config
-from sslsv.run_folder import RunFolder
-from sslsv.run_log import WandbMode
-from sslsv.train_loop import Training
-from sslsv.training_worker import open_training
-from sslsv.validation import TrainingError
+from sslsv.ops import distributed
+from sslsv.runs.folder import RunFolder
+from sslsv.runs.log import WandbMode
+from sslsv.training import validation
+from sslsv.training.loop import Training
+from sslsv.training.validation import TrainingError
 
 
 class RungReached(Exception):

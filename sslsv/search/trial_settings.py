@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sslsv import label_free
 from sslsv.config import Config, ConfigError, apply_overrides, load_config, to_dict
 from sslsv.data.augment import AugmentConfig
+from sslsv.evaluation import label_free
 from sslsv.overrides import leaves_of
 from sslsv.search.dimensions import When, leaves_within, read_dimensions
 from sslsv.search.schedulers import RunAll

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from ray import tune
 
+from sslsv.reports.sweep import write_sweep_report
 from sslsv.search import RunAll
 from sslsv.search.confirmation import (
     Confirmation,
@@ -15,7 +16,6 @@ from sslsv.search.confirmation import (
 )
 from sslsv.search.history import standing
 from sslsv.search.places import Places
-from sslsv.search.sweep_report import write_sweep_report
 from sslsv.tune import confirm
 from tests.search.test_sweep import BASE, open_sweep, train
 

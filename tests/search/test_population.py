@@ -5,15 +5,15 @@ import json
 import pytest
 from ray import tune
 
-from sslsv.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, write_checkpoint
 from sslsv.config import Config, EvaluationConfig, TrainConfig
-from sslsv.run_folder import RunFolder
+from sslsv.reports.sweep import write_sweep_report
+from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, write_checkpoint
+from sslsv.runs.folder import RunFolder
 from sslsv.search import Population, Space, When
 from sslsv.search.history import Decision, History, Outcome
 from sslsv.search.suggestions import Suggester
 from sslsv.search.sweep import Sweep
 from sslsv.search.sweep_folder import SweepFolder
-from sslsv.search.sweep_report import write_sweep_report
 
 PARAMETERS = {
     "optimizer.learning_rate": tune.loguniform(1e-4, 1e-2),

@@ -3,7 +3,7 @@
 import pytest
 
 from sslsv.project import FOLDER
-from sslsv.run_folder import RunFolder
+from sslsv.runs.folder import RunFolder
 from sslsv.search.request import check_folder, describe_request
 from sslsv.search.space import load_space
 from sslsv.search.trial_settings import base_config, fix_parameters

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import sslsv.tune
 from sslsv.config import Config, EvaluationConfig, ResourcesConfig, RunConfig, TrainConfig, read_config
-from sslsv.run_folder import RunFolder
+from sslsv.runs.folder import RunFolder
 from sslsv.search import Asha, Halving, Hyperband, RunAll, Space
 from sslsv.search.executor import Legs
 from sslsv.search.places import Places

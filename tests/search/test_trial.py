@@ -6,8 +6,6 @@ import json
 import pytest
 import torch
 
-from sslsv import train_loop
-from sslsv.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.config import (
     Config,
     DataConfig,
@@ -20,12 +18,14 @@ from sslsv.config import (
 )
 from sslsv.data.pipeline import plain_batches
 from sslsv.encoders import ThinResNet34
+from sslsv.evaluation.verification import Verification
 from sslsv.models import SimCLR
-from sslsv.optim import OptimizerConfig
-from sslsv.run_folder import RunFolder
-from sslsv.schedules import ScheduleConfig
+from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.runs.folder import RunFolder
 from sslsv.search.trial import Place, run_leg
-from sslsv.verification import Verification
+from sslsv.training import loop as train_loop
+from sslsv.training.optim import OptimizerConfig
+from sslsv.training.schedules import ScheduleConfig
 
 PLACE = Place(has_gpu=False, threads=1, wandb_mode="disabled", environment={})
 
@@ -107,7 +107,7 @@ def test_run_leg__killed_inside_it_goes_on_from_the_last_checkpoint(tmp_path, co
 
 def test_run_leg__a_collapsed_trial_says_so(tmp_path, config, monkeypatch):
     alike = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.ones(4, 4).numpy(), {})
-    monkeypatch.setattr("sslsv.validation.verify", lambda embedder, trials: alike)
+    monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, trials: alike)
     stopping = dataclasses.replace(config.train.collapse, action="stop")
     folder = trial(
         tmp_path, dataclasses.replace(config, train=dataclasses.replace(config.train, collapse=stopping))
@@ -190,7 +190,7 @@ def test_run_leg__several_workers_log_as_the_place_says_and_fail_without_advice(
         jobs.append(extra)
         return {"error": "training worker 1 failed: no memory; the same command goes on from the last one"}
 
-    monkeypatch.setattr("sslsv.cluster.train", train)
+    monkeypatch.setattr("sslsv.cluster.connect.train", train)
     several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
     ended = run_leg(
         trial(tmp_path, several), 2, dataclasses.replace(PLACE, wandb_mode="offline"), lambda: None
@@ -204,6 +204,6 @@ def test_run_leg__a_fault_of_the_storage_of_several_workers_is_no_fault_of_the_t
     tmp_path, config, monkeypatch
 ):
     answer = {"error": "training worker 1 failed: No space left on device; the", "is_of_system": True}
-    monkeypatch.setattr("sslsv.cluster.train", lambda *arguments, **extra: answer)
+    monkeypatch.setattr("sslsv.cluster.connect.train", lambda *arguments, **extra: answer)
     several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
     assert run_leg(trial(tmp_path, several), 2, PLACE, lambda: None)["state"] == "interrupted"

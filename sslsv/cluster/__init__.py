@@ -1,0 +1,1 @@
+"""Ray: join or start it, find out what fits, run the training workers."""

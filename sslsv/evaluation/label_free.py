@@ -1,0 +1,180 @@
+"""The probe: the same views of the same training utterances at every validation, measured without labels.
+
+The views of an utterance are crops that do not overlap, each in a room, with a noise and at a level of its
+own: what they share is the voice, and the recording's own channel as far as the new one does not cover it.
+"""
+
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sslsv.config import Config
+from sslsv.data.audio import SAMPLE_RATE, AudioError
+from sslsv.data.augment import AugmentConfig
+from sslsv.data.manifest import Manifest
+from sslsv.data.recordings import Recordings
+from sslsv.data.shards import open_recordings
+from sslsv.data.views import ViewMaker
+from sslsv.evaluation.diagnostics import label_free_report
+from sslsv.evaluation.verification import Embedder, VerificationError
+from sslsv.ops import distributed
+
+_EPOCH = 2**32  # of the probe's random streams; no training gets there, so it draws other crops and rooms
+_MAX_OPENED = 8  # recordings opened per utterance wanted, in search of ones that are long enough
+
+
+class Sample(NamedTuple):
+    """Utterances of a probe, and what was met when they were chosen."""
+
+    utterances: list[int]
+    num_overlapping: int  # of them, too short for crops that do not overlap
+    bad_recordings: dict[str, str]  # path: why it can't be read
+
+
+class Probe:
+    """Views of a sample of the training utterances, pure in the settings and the lists.
+
+    Each worker draws the views of its share at the first measurement and keeps them, as int16. An utterance
+    whose recording can't be opened is replaced, one that turns out unreadable afterwards is left out. All
+    workers must make the probe, and measure, together. Raises ValueError and FileNotFoundError as `ViewMaker`
+    does.
+    """
+
+    def __init__(self, manifest: Manifest, config: Config) -> None:
+        settings = config.evaluation.label_free
+        self.num_views, self.crop_seconds = settings.views, settings.crop_seconds
+        augmentation = channels(config.data.augment)
+        data = replace(config.data, crop_overlap="disjoint", speeds=(1.0,), augment=augmentation)
+        views = [("views", settings.views, settings.crop_seconds)]
+        self.maker = ViewMaker(manifest, views, data, config.seed)
+        enough = settings.views * round(settings.crop_seconds * SAMPLE_RATE)
+        sample = Sample([], 0, {})
+        if distributed.is_main():
+            order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()
+            recordings = open_recordings(config.data.root)
+            sample = choose(recordings, manifest.paths, order, settings.utterances, enough)
+        self.sample = distributed.broadcast_object(sample)
+        self._views: npt.NDArray[np.int16] | None = None  # (N of this worker, Q, T)
+        self._is_read = np.ones(0, dtype=bool)
+
+    def measure(self, embedder: Embedder) -> dict[str, float]:
+        """`label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
+
+        Raises VerificationError, the same on every worker, when fewer than two utterances can be read or an
+        embedding is not finite.
+        """
+        views = self._embed(embedder, self._draw() if self._views is None else self._views)
+        if len(views) < 2:
+            listed = "\n  ".join(self.sample.bad_recordings.values())
+            raise VerificationError(
+                f"Label-free values need 2 utterances or more, and {len(views)} of the training utterances "
+                f"looked at can be read:\n  {listed}"
+            )
+        if not torch.isfinite(views).all():
+            raise VerificationError(
+                "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
+                "optimizer.clip_norm."
+            )
+        # By one worker: decompositions differ in the last bit between machines, and all must choose alike.
+        values = label_free_report(views) if distributed.is_main() else {}
+        return {f"label_free/{name}": value for name, value in distributed.broadcast_object(values).items()}
+
+    def describe(self) -> dict[str, int]:
+        """Counts for the report."""
+        return {
+            "utterances": len(self.sample.utterances),
+            "views": self.num_views,
+            "utterances with overlapping crops": self.sample.num_overlapping,
+        }
+
+    def _draw(self) -> npt.NDArray[np.int16]:
+        mine = np.array(self.sample.utterances, dtype=np.int64)[self._share()]
+        rows = {"sample": mine, "epoch": np.full_like(mine, _EPOCH), "utterance": mine, "partner": mine}
+        batch = self.maker.make_batch(rows)
+        bad = {int(utterance) for utterance in batch["bad_utterance"] if utterance >= 0}
+        reasons = {utterance: self.maker.explain(utterance) for utterance in sorted(bad)}
+        found = {u: why for part in distributed.gather_objects(reasons) for u, why in part.items()}
+        self.sample.bad_recordings.update({self.maker.path(u): why for u, why in found.items()})
+        self._is_read = ~np.isin(self.sample.utterances, list(found))
+        self._views = np.asarray(batch["views"], dtype=np.int16)
+        return self._views
+
+    def _embed(self, embedder: Embedder, views: npt.NDArray[np.int16]) -> Tensor:
+        """Embeddings (N, Q, D) of all readable utterances, on the CPU of every worker."""
+        flat = views.reshape(-1, views.shape[-1])
+        dim = int(embedder.model.encoder.embedding_dim)  # type: ignore[arg-type]
+        size = max(1, int(embedder.batch_seconds / self.crop_seconds))
+        # Ranks count small directions, which bf16 fills with rounding errors: LiDAR would be up to doubled.
+        exact = Embedder(embedder.model, embedder.device, "fp32", embedder.batch_seconds)
+        mine = [exact.embed(flat[i : i + size]) for i in range(0, len(flat), size)]
+        embeddings = torch.zeros(len(self.sample.utterances), self.num_views, dim)
+        if mine:
+            embeddings[self._share()] = torch.cat(mine).view(-1, self.num_views, dim)
+        everywhere = distributed.all_reduce_sum(embeddings.to(embedder.device)).cpu()
+        return everywhere[torch.from_numpy(self._is_read)]
+
+    def _share(self) -> slice:
+        return slice(distributed.rank(), None, distributed.world_size())
+
+
+def open_probe(manifest: Manifest, config: Config) -> Probe | None:
+    """The probe that the settings ask for, of the training manifest; None if they ask for none."""
+    return Probe(manifest, config) if config.evaluation.label_free.utterances else None
+
+
+def choose(
+    recordings: Recordings, paths: list[str], order: list[int], count: int, enough_samples: int
+) -> Sample:
+    """The first `count` utterances of an order that have enough samples, else the longest of those opened.
+
+    Utterance i is `paths[i]`. At most 8 `count` are opened; those that can't be are passed over.
+    """
+    lengths: dict[int, int] = {}
+    bad: dict[str, str] = {}
+    num_enough = 0
+    for utterance in order[: _MAX_OPENED * count]:
+        try:
+            with recordings.open(paths[utterance]) as recording:
+                lengths[utterance] = min(recording.num_samples, enough_samples)
+        except AudioError as error:
+            bad[recordings.location(paths[utterance])] = str(error)
+            continue
+        num_enough += lengths[utterance] == enough_samples
+        if num_enough == count:
+            break
+    chosen = sorted(lengths, key=lambda utterance: -lengths[utterance])[:count]  # stable: keeps the order
+    return Sample(chosen, len(chosen) - num_enough, bad)
+
+
+def channels(config: AugmentConfig) -> AugmentConfig:
+    """Settings that give every view a room, a noise and a level; rooms and noises only if training has them.
+
+    Noises are those of the kind "noise" where training has it (others talking would be voices), at an SNR of
+    5 to 15 dB, after which the level is changed by -15 to 0 dB.
+    """
+    strategy: Literal["reverb_and_noise", "reverb", "noise", "none"] = "reverb_and_noise"
+    if not config.uses_noise:
+        strategy = "reverb" if config.uses_rooms else "none"
+    elif not config.uses_rooms:
+        strategy = "noise"
+    if "noise" in config.noise_kinds:  # the other kinds are not heard: whatever training asks of them
+        own = AugmentConfig()
+        config = replace(
+            config,
+            noise_kinds=("noise",),
+            music_snr_db=own.music_snr_db,
+            speech_snr_db=own.speech_snr_db,
+            speech_files=own.speech_files,
+        )
+    return replace(
+        config,
+        strategy=strategy,
+        probability=1.0,
+        noise_snr_db=(5.0, 15.0),
+        gain_db=(-15.0, 0.0),
+        bank_cache_mb=min(config.bank_cache_mb, 16),  # used once, but kept as long as the run
+    )

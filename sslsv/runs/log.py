@@ -1,0 +1,153 @@
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard, wandb, live display.
+
+Only the first worker writes.
+"""
+
+import json
+import math
+import netrc
+import os
+from typing import Any, Literal, Protocol
+
+from sslsv.runs.folder import RunFolder
+
+WandbMode = Literal["online", "offline", "disabled"]
+
+
+class Board(Protocol):
+    """What the live display is told; see progress.py."""
+
+    def show(self, values: dict[str, Any]) -> None:
+        """Take new values to draw; must return at once."""
+
+    def notice(self, text: str) -> None:
+        """Take a sentence that the user must see; must return at once."""
+
+
+class RunLog:
+    """Write every record to all the places that the settings ask for.
+
+    A record is a flat dictionary with `step`, `epoch` and numbers; its keys are those of metrics.jsonl.  The
+    id of the wandb run is kept in run.json, so that a resumed training goes on in the same one.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        first_step: int,
+        config: dict[str, Any],
+        use_tensorboard: bool,
+        wandb_mode: WandbMode,
+        wandb_project: str,
+        board: Board | None,
+    ) -> None:
+        self.folder, self.board = folder, board
+        kept = [record for record in folder.metrics() if record["step"] <= first_step]
+        # Steps after the checkpoint are done again: their records go, or they would be there twice.
+        folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self.tensorboard = _open_tensorboard(folder, first_step) if use_tensorboard else None
+        self.wandb = None
+        if wandb_mode != "disabled":
+            self.wandb, notices = _open_wandb(folder, config, wandb_mode, wandb_project)
+            if board is not None:
+                for text in notices:
+                    board.notice(text)
+
+    def show(self, values: dict[str, Any]) -> None:
+        """Tell the live display, nothing else."""
+        if self.board is not None:
+            self.board.show(values)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record everywhere; NaN and infinity become null, so that JSON readers accept it."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self.folder.append_lines("metrics.jsonl", [json.dumps(finite)])
+        step = record["step"]
+        numbers = {k: v for k, v in finite.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        numbers.pop("step", None)
+        if self.tensorboard is not None:
+            for key, value in numbers.items():
+                self.tensorboard.add_scalar(key, value, step)
+            self.tensorboard.flush()
+        if self.wandb is not None:
+            self.wandb.log(numbers, step=step)
+        self.show(record)
+        if self.board is not None and "notice" in record:
+            self.board.notice(record["notice"])
+
+    def close(self) -> None:
+        """Finish what is open; the numbers written so far are safe in any case."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _open_tensorboard(folder: RunFolder, first_step: int) -> Any:
+    if not folder.is_local:  # event files need a local disk; metrics.jsonl holds the same numbers
+        return None
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(os.path.join(folder.location, "tensorboard"), purge_step=first_step + 1)
+
+
+def _open_wandb(
+    folder: RunFolder, config: dict[str, Any], mode: WandbMode, project: str
+) -> tuple[Any, list[str]]:
+    """The wandb run in the first mode that works, or None, and a sentence for each that did not."""
+    import wandb
+
+    wandb_id = folder.read_json("run.json")["wandb_id"]
+    settings = wandb.Settings(console="off", quiet=True)  # the terminal belongs to the progress bar
+    notices: list[str] = []
+    modes: list[WandbMode] = ["online", "offline"] if mode == "online" else [mode]
+    for tried in modes:
+        try:
+            run = wandb.init(
+                project=project,
+                name=folder.name,
+                id=wandb_id,
+                resume="allow",
+                mode=tried,
+                dir=folder.location if folder.is_local else None,
+                config=config,
+                settings=settings,
+            )
+            return run, notices
+        except Exception as error:  # of many kinds: no network, no key, a full disk; none is worth a training
+            why = " ".join(str(error).split()) or type(error).__name__
+            then = "offline (send it later with `wandb sync`)" if tried != modes[-1] else "without wandb"
+            notices.append(f"wandb can't be used {tried}: {why}; the run goes on {then}.")
+    return None, notices
+
+
+def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
+    """What the setting comes to: `auto` is online if there is an API key, else disabled.
+
+    Before that, `auto` asks WANDB_MODE and what `wandb online|offline|disabled` has noted for this folder.
+    Called in the user's own process: workers run in another folder and would miss the note.
+    """
+    if setting != "auto":
+        return setting
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
+    if mode in ("offline", "dryrun"):  # dryrun is its old name
+        return "offline"
+    return "online" if mode != "disabled" and _has_wandb_key() else "disabled"
+
+
+def wandb_environment() -> dict[str, str]:
+    """The WANDB_* variables of this process, for workers, which may lack them; the API key too."""
+    # WANDB_SERVICE is wandb's own: the address of this process's helper, which is on this machine only.
+    return {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_SERVICE"}
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None  # where `wandb login` keeps it
+    except (OSError, netrc.NetrcParseError):
+        return False

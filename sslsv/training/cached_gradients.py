@@ -1,0 +1,88 @@
+"""The gradient of a large batch from chunks that fit the memory: two passes with cached gradients.
+
+First every chunk without graph, then the loss of all projections together and its gradient with respect to
+them, then every chunk once more, with graph, against its part of that gradient. So the loss sees the whole
+batch, negatives and covariances included, and gradients add up to those of the undivided batch.
+Source: GradCache, Gao et al., RepL4NLP 2021 (arXiv 2101.06983).
+
+Batch norms see a chunk as they see a worker's share without synchronisation: a step is that of as many
+workers as there are chunks, loss, gradients, draws and running statistics (the first chunk's) alike.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sslsv.models.base import StepOutput, TwoViewModel
+from sslsv.ops.layers import frozen_running_statistics
+
+
+class ChunkReplay(nn.Module):
+    """The second pass of a chunk as a module, so that DDP can watch it."""
+
+    def __init__(self, model: TwoViewModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, views: Tensor, gradient: Tensor, whitening_gradients: Sequence[Tensor] = ()) -> Tensor:
+        """A number of no meaning whose gradient is that of the loss.
+
+        `gradient` is the loss's with respect to this chunk's projections; `whitening_gradients`, given once
+        a step, are those of the layers that come after the projections.
+        """
+        _, projections = self.model.project(views)
+        sums = [(projections * gradient).sum()]
+        parameters = self.model.whitening.parameters() if whitening_gradients else ()
+        sums += [(p * g).sum() for p, g in zip(parameters, whitening_gradients, strict=True)]
+        return torch.stack(sums).sum()
+
+
+def backward_in_chunks(
+    network: nn.Module,
+    views: Tensor,
+    chunk_size: int,
+    *,
+    scaler: torch.amp.GradScaler,
+    autocast: Callable[[], AbstractContextManager[None]],
+    seed_chunk: Callable[[int], None],
+) -> StepOutput:
+    """Add the (scaled) gradient of this worker's views (B, 2, T) to the parameters' `grad`; loss is detached.
+
+    `network` is a `ChunkReplay`, or DDP of one, which averages over workers with the last chunk. `seed_chunk`
+    seeds the draws of chunk i: it is called before both passes, so that both draw the same.
+    """
+    replay = network.module if isinstance(network, DistributedDataParallel) else network
+    model = replay.model
+    assert isinstance(model, TwoViewModel)
+    chunks = torch.split(views, chunk_size)
+    parts = []
+    for i, chunk in enumerate(chunks):
+        seed_chunk(i)
+        statistics = frozen_running_statistics(model) if i else contextlib.nullcontext()
+        # A new autocast each time: it caches weights, those cast here without their graph.
+        with torch.no_grad(), autocast(), statistics:
+            parts.append(model.project(chunk))
+    embeddings, projections = (torch.cat(column) for column in zip(*parts, strict=True))
+    projections.requires_grad_()
+    output = model.compare(embeddings, projections)
+    wanted = [projections, *model.whitening.parameters()]
+    gradient, *whitening_gradients = torch.autograd.grad(scaler.scale(output.loss), wanted)
+    for i, (chunk, part) in enumerate(zip(chunks, torch.split(gradient, chunk_size), strict=True)):
+        seed_chunk(i)
+        is_last = i == len(chunks) - 1
+        with _averaging(network, is_last), frozen_running_statistics(model):
+            with autocast():
+                total = network(chunk, part, whitening_gradients if is_last else ())
+            total.backward()
+    return StepOutput(output.loss.detach(), output.metrics)
+
+
+def _averaging(network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Where gradients are averaged over workers, that happens once a step, with the last chunk."""
+    if isinstance(network, DistributedDataParallel) and not is_last:
+        return network.no_sync()
+    return contextlib.nullcontext()

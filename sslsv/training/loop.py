@@ -1,0 +1,244 @@
+"""What one training worker does, top to bottom.
+
+Ray Train starts it by way of `training_worker.py`.  Of Ray it knows the data pipeline and the `report`
+function that it is given, so that a search can also run it directly.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any, NoReturn
+
+import ray
+import torch
+from torch import Tensor
+
+from sslsv.config import Config, to_dict
+from sslsv.data.pipeline import train_batches
+from sslsv.data.stream import Plan
+from sslsv.data.timed_views import MAKING_SECONDS, TimedViewMaker
+from sslsv.data.views import ViewMaker
+from sslsv.evaluation.label_free import open_probe
+from sslsv.evaluation.verification import Embedder, open_trial_sets
+from sslsv.ops import distributed
+from sslsv.reports.training import write_report
+from sslsv.runs.checkpoint_writer import CheckpointWriter
+from sslsv.runs.folder import RunFolder
+from sslsv.runs.log import Board, RunLog, WandbMode
+from sslsv.training import validation
+from sslsv.training.interruption import Interrupted, Interruption
+from sslsv.training.meter import Meter
+from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
+from sslsv.training.step import take_step
+from sslsv.training.step_parts import StepParts
+
+# Of one Ray Data execution: starting one costs 0.25 s, and its plan must stay small, at every worker.
+MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
+TIMED_BLOCKS_EVERY = 8  # of a data process: to look at the clock costs some percent
+
+
+class Training:
+    """One run, from the newest sound checkpoint of its folder, or from nothing, to the end.
+
+    `report` gets the record of every validation, on every worker and equally often; its checkpoint is there
+    after `checkpoints.wait()`.  `asked_to_stop` says why this worker should stop early, or None: then all
+    save and raise Interrupted after the same step.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        board: Board | None = None,
+        wandb_mode: WandbMode = "disabled",
+        report: Callable[[dict[str, Any]], None] = lambda record: None,
+        asked_to_stop: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.config, self.folder, self.device, self.report = config, folder, device, report
+        self.interruption = Interruption(asked_to_stop, device)
+        self.bad_indices: set[int] = set()  # unreadable utterances met here since the last record
+        self.bad_bank_files: set[int] = set()  # likewise: noises and rooms
+        self.state = build_state(config, device)
+        validation.start_together(self.open_data)
+        self.total_steps = config.train.epochs * self.plan.steps_per_epoch
+        restore_state(self.state, folder)
+        self.model = wrap_model(self.state.model, config, device)
+        precision, batch_seconds = config.train.precision, config.evaluation.batch_seconds
+        self.embedder = Embedder(self.state.model, device, precision, batch_seconds)
+        self.meter = Meter(
+            batch_size=config.train.batch_size,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            first_step=self.state.step,
+            seconds=self.state.seconds,
+        )
+        self.parts = StepParts(self.state, self.model, device)
+        self.checkpoints = CheckpointWriter(folder, config.run, board.notice if board is not None else None)
+        self.log: RunLog | None = None
+        if distributed.is_main():
+            self.log = RunLog(
+                folder,
+                first_step=self.state.step,
+                config=to_dict(config),
+                use_tensorboard=config.run.tensorboard,
+                wandb_mode=wandb_mode,
+                wandb_project=config.run.wandb_project,
+                board=board,
+            )
+
+    def open_data(self) -> None:
+        """Who is trained on, who is held out, and the order of everything."""
+        config = self.config
+        manifest, self.validation, self.tests = open_trial_sets(config)
+        self.num_utterances = len(manifest)
+        self.plan = Plan.from_config(manifest.speakers, config)
+        maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
+        self.maker = TimedViewMaker(maker, TIMED_BLOCKS_EVERY)
+        self.probe = open_probe(manifest, config)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and return the summary (what `summary.json` holds)."""
+        state, folder, steps_per_epoch = self.state, self.folder, self.plan.steps_per_epoch
+        batches = self.batches()
+        try:
+            while state.step < self.total_steps and state.stop_reason is None:
+                with self.meter.waiting():
+                    batch = next(batches)
+                self.bad_indices.update(i for i in batch.pop("bad_utterance").tolist() if i >= 0)
+                self.bad_bank_files.update(i for i in batch.pop("bad_bank_file").tolist() if i >= 0)
+                self.parts.add_making(batch.pop(MAKING_SECONDS))
+                with self.parts.timing() if self.is_timed_step() else contextlib.nullcontext():
+                    numbers = self.take_step(batch)
+                self.meter.add(numbers)
+                is_epoch_end = state.step % steps_per_epoch == 0
+                is_leaving = self.interruption.is_due(state.step) and state.step < self.total_steps
+                if is_epoch_end or is_leaving or state.step % self.config.train.log_every_steps == 0:
+                    self.finish_interval(is_epoch_end, is_leaving)
+                if is_leaving and state.stop_reason is None:
+                    self.leave()
+            self.checkpoints.wait()
+            trials = (self.validation, self.tests, self.probe)
+            summary = validation.summarize(state, folder, self.embedder, *trials, self.meter, self.config)
+            rows = self.config.train.batch_size // distributed.world_size()
+            summary["step_parts"] = self.parts.describe(self.meter, rows)
+            if self.log is not None:
+                folder.write_json("summary.json", summary)
+        finally:
+            batches.close()
+            self.checkpoints.close()
+            if self.log is not None:
+                self.log.close()
+                write_report(folder)
+        return summary
+
+    def batches(self) -> Generator[dict[str, Tensor], None, None]:
+        """This worker's share of every global batch that is still to come."""
+        config, steps_per_epoch = self.config.resources, self.plan.steps_per_epoch
+        maker = self.share_maker()
+        span = steps_at_once(self.config.train.batch_size, steps_per_epoch)
+        step = self.state.step
+        while step < self.total_steps:
+            last = min(self.total_steps, (step // span + 1) * span)
+            yield from train_batches(
+                self.plan,
+                maker,
+                step,
+                last,
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+                utterances_per_block=config.utterances_per_block,
+                data_tasks=config.data_tasks,
+                cpus_per_task=config.cpus_per_data_task,
+                is_pinned=self.device.type == "cuda",
+            )
+            step = last
+
+    def share_maker(self) -> "ray.ObjectRef[ViewMaker]":
+        """The first worker's view maker, put once: data processes keep what they decode by reference."""
+        if distributed.world_size() == 1:
+            return ray.put(self.maker)
+        # References do not pickle but by Ray's own pickler.
+        text = b""
+        if distributed.is_main():
+            text = ray.cloudpickle.dumps(ray.put(self.maker))  # type: ignore[no-untyped-call]
+        reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.gather_objects(text)[0])
+        return reference
+
+    def is_timed_step(self) -> bool:
+        """Whether the next step is the last before a record, which makes a GPU wait; never the first."""
+        next_step, train = self.state.step + 1, self.config.train
+        is_before_record = (
+            next_step % train.log_every_steps == 0 or next_step % self.plan.steps_per_epoch == 0
+        )
+        # Of a compiled model, a function that is put in a part's place would be compiled anew.
+        return is_before_record and next_step > self.meter.first_step + 1 and not train.compile
+
+    def take_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One optimizer step; see `training_step.take_step`."""
+        return take_step(
+            self.state,
+            self.model,
+            batch,
+            config=self.config,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            device=self.device,
+        )
+
+    def leave(self) -> NoReturn:
+        """Raise Interrupted when the checkpoint of this step is in the run's folder."""
+        self.checkpoints.wait()
+        distributed.barrier()  # a worker that fails earlier would take the one that writes with it
+        raise Interrupted(f"step {self.state.step}: {self.interruption.reason()}")
+
+    def finish_interval(self, is_epoch_end: bool, is_leaving: bool = False) -> None:
+        """Log what the last steps came to; where due, validate, test, decide whether to stop, and save."""
+        state, config = self.state, self.config
+        record = self.meter.record()
+        validation.check_finite(record, state.model, config)
+        self.merge_bad_files()
+        epoch = state.step // self.plan.steps_per_epoch
+        is_last = state.step == self.total_steps
+        is_validated = is_epoch_end and (epoch % config.evaluation.every_epochs == 0 or is_last)
+        test_every = config.evaluation.test_every_epochs
+        with self.meter.paused("validation"):
+            if is_epoch_end:
+                distributed.share_buffers(state.model)
+            if is_validated:
+                record |= validation.validate(self.embedder, self.validation, self.probe, state, config)
+                state.stop_reason = validation.reason_to_stop(record, state, config)
+            if is_epoch_end and test_every and epoch % test_every == 0 and not is_last:
+                record |= validation.test(self.embedder, self.tests, state)
+        with self.meter.paused("reporting"):
+            if self.log is not None:
+                self.log.write(record)
+        with self.meter.paused("checkpoint"):
+            if self.log is not None and (is_validated or is_leaving or self.checkpoints.is_due()):
+                state.seconds = self.meter.seconds
+                self.checkpoints.save(checkpoint_of(state, config))
+        with self.meter.paused("reporting"):
+            if is_validated:
+                self.report(record)
+
+    def merge_bad_files(self) -> None:
+        """Tell every worker which files any of them could not read; too many utterances stop the run."""
+        found = {index for indices in distributed.gather_objects(self.bad_indices) for index in indices}
+        self.bad_indices = set()
+        for index in sorted(found):
+            path = self.maker.path(index)
+            if path not in self.state.bad_utterances:
+                self.state.bad_utterances[path] = self.maker.explain(index)
+        bank = {index for indices in distributed.gather_objects(self.bad_bank_files) for index in indices}
+        self.bad_bank_files = set()
+        for index in sorted(bank):
+            self.state.bad_bank_files.setdefault(
+                self.maker.bank_path(index), self.maker.explain_bank_file(index)
+            )
+        seen = min(self.state.step * self.config.train.batch_size, self.num_utterances)
+        validation.check_bad_share(self.state.bad_utterances, seen, self.config)
+
+
+def steps_at_once(batch_size: int, steps_per_epoch: int) -> int:
+    """Steps of one Ray Data execution, whole epochs."""
+    most = min(MAX_SPAN_STEPS, MAX_SPAN_SAMPLES // batch_size)
+    return max(most // steps_per_epoch, 1) * steps_per_epoch

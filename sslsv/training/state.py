@@ -1,0 +1,123 @@
+"""What changes while training: built before the first step, saved to a checkpoint, restored from one."""
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sslsv.config import Config, to_yaml
+from sslsv.encoders import ENCODERS
+from sslsv.models import MODELS
+from sslsv.models.base import Model, TwoViewModel
+from sslsv.ops import distributed
+from sslsv.ops.batchnorm import synchronize_batchnorm
+from sslsv.runs.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoint, set_aside_newer
+from sslsv.runs.environment import describe_environment
+from sslsv.runs.folder import RunFolder
+from sslsv.training.cached_gradients import ChunkReplay
+from sslsv.training.optim import build_optimizer
+
+
+@dataclass
+class TrainingState:
+    """The moving parts of a training; the same on every worker, but only the first one keeps `seconds`."""
+
+    model: Model
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0  # optimizer steps taken
+    best_value: float | None = None  # best value of evaluation.criterion so far
+    best_step: int | None = None
+    stop_reason: str | None = None  # why training ended before its last step, if it did
+    validations_without_gain: int = 0
+    seconds: float = 0.0
+    bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
+    bad_trial_recordings: dict[str, str] = field(default_factory=dict)  # likewise, of validation and test
+    bad_bank_files: dict[str, str] = field(default_factory=dict)  # likewise, of noises and rooms
+
+
+def build_model(config: Config) -> Model:
+    """The model that the settings describe, with freshly drawn weights, on the CPU."""
+    torch.manual_seed(config.seed)
+    encoder = ENCODERS[config.encoder.name](config.encoder)
+    encoder.recomputes_activations = config.train.recompute
+    return MODELS[config.model.name](config.model, encoder)
+
+
+def build_state(config: Config, device: torch.device) -> TrainingState:
+    """Model, optimizer and loss scaler as they are before the first step, the same on every worker."""
+    model = build_model(config).to(device)
+    if config.train.sync_batchnorm and distributed.world_size() > 1:
+        synchronize_batchnorm(model)  # in place; after the move, because GPUs have a faster kind
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return TrainingState(
+        model=model,
+        optimizer=build_optimizer(model, config.optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
+    )
+
+
+def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
+    """The model as the loop calls it: compiled if asked, gradients averaged if there are several workers."""
+    wrapped: nn.Module = model
+    if config.train.chunk_size is not None:
+        assert isinstance(model, TwoViewModel), f"{config.model.name} has no projections to cache"
+        wrapped = ChunkReplay(model)
+    elif config.train.compile:
+        wrapped = torch.compile(model)  # type: ignore[assignment]
+    if distributed.world_size() == 1:
+        return wrapped
+    # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run
+    # would differ in the last bit from an undisturbed one.  Looking for unused parameters keeps the buckets
+    # as they are; the search costs nothing visible beside a CPU's step.  NCCL promises no bit-exactness
+    # anyway, so GPUs keep the faster form.
+    return DistributedDataParallel(wrapped, find_unused_parameters=device.type == "cpu")
+
+
+def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
+    """The state as a checkpoint, which shares the state's tensors."""
+    return Checkpoint(
+        step=state.step,
+        config=to_yaml(config),
+        model=state.model.state_dict(),
+        optimizer=state.optimizer.state_dict(),
+        scaler=state.scaler.state_dict(),
+        best_value=state.best_value,
+        best_step=state.best_step,
+        stop_reason=state.stop_reason,
+        validations_without_gain=state.validations_without_gain,
+        seconds=state.seconds,
+        bad_utterances=dict(state.bad_utterances),
+        bad_trial_recordings=dict(state.bad_trial_recordings),
+        bad_bank_files=dict(state.bad_bank_files),
+        environment=describe_environment(),
+    )
+
+
+def restore_state(state: TrainingState, folder: RunFolder) -> None:
+    """Go on from the newest sound checkpoint of the run, if there is one.
+
+    The first worker chooses, so that all start from the same file even if the folder changes meanwhile.
+    """
+    name = distributed.broadcast_object(newest_sound_checkpoint(folder) if distributed.is_main() else None)
+    if name is None:
+        return
+    checkpoint = read_checkpoint(folder, name)
+    if distributed.is_main():
+        set_aside_newer(folder, name)
+    state.model.load_state_dict(checkpoint.model)
+    state.optimizer.load_state_dict(checkpoint.optimizer)
+    if checkpoint.scaler and state.scaler.is_enabled():
+        state.scaler.load_state_dict(checkpoint.scaler)
+    for key in ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds"):
+        setattr(state, key, getattr(checkpoint, key))
+    state.bad_utterances, state.bad_bank_files = checkpoint.bad_utterances, checkpoint.bad_bank_files
+    state.bad_trial_recordings = checkpoint.bad_trial_recordings
+    before, now = checkpoint.environment, describe_environment()
+    different = [name for name in ("torch", "numpy") if before.get(name) != now.get(name)]
+    changed = {name: f"{before.get(name)} -> {now.get(name)}" for name in different}
+    if changed and distributed.is_main():
+        warnings.warn(f"resuming with other library versions, so not bit for bit: {changed}", stacklevel=2)

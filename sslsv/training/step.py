@@ -1,0 +1,100 @@
+"""One optimizer step of one worker, from a batch to moved weights."""
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from sslsv.config import Config
+from sslsv.evaluation.verification import PRECISIONS
+from sslsv.models.base import Progress
+from sslsv.ops import distributed
+from sslsv.training.cached_gradients import backward_in_chunks
+from sslsv.training.optim import clip_gradients
+from sslsv.training.schedules import learning_rate
+from sslsv.training.state import TrainingState
+
+
+def take_step(
+    state: TrainingState,
+    network: nn.Module,
+    batch: dict[str, Tensor],
+    *,
+    config: Config,
+    steps_per_epoch: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Move `state` by one step; `network` is its model as `wrap_model` gave it, `batch` this worker's share.
+
+    Returns loss, its terms, gradient norm and learning rate as tensors on the device. Nothing here waits for
+    a GPU (but the scaler of fp16, which has to know whether the gradients are finite).
+    """
+    total_steps = config.train.epochs * steps_per_epoch
+    progress = Progress(state.step, total_steps, state.step // steps_per_epoch, config.train.epochs)
+    if state.step % steps_per_epoch == 0:
+        state.model.start_epoch(progress)
+    rate = learning_rate(
+        config.optimizer.schedule,
+        config.optimizer.learning_rate,
+        state.step,
+        total_steps,
+        steps_per_epoch,
+    )
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+
+    batch = {key: move(value, device) for key, value in batch.items()}
+    dtype = PRECISIONS[config.train.precision]
+    autocast = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
+    state.optimizer.zero_grad(set_to_none=True)
+    chunk_size = config.train.chunk_size
+    if chunk_size is None:
+        seed_draws(config.seed, state.step, distributed.rank())
+        with autocast():
+            output = network(batch, progress)
+        state.scaler.scale(output.loss).backward()
+    else:
+        views = batch["views"]
+        first = distributed.rank() * (len(views) // chunk_size)
+        output = backward_in_chunks(
+            network,
+            views,
+            chunk_size,
+            scaler=state.scaler,
+            autocast=autocast,
+            seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),
+        )
+    state.scaler.unscale_(state.optimizer)
+    state.model.before_step(progress)
+    gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.model.after_step(progress)
+    state.step += 1
+    numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.full((), rate, device=device)}
+    return {"loss": output.loss, **output.metrics, **numbers}
+
+
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; from pinned memory to a GPU while that still computes the step before."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    with torch.cuda.stream(_copies(device)):
+        moved = tensor.to(device, non_blocking=True)
+    torch.cuda.current_stream(device).wait_stream(_copies(device))
+    moved.record_stream(torch.cuda.current_stream(device))  # else its memory could be given away too early
+    return moved
+
+
+@functools.cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def seed_draws(seed: int, step: int, rank: int) -> None:
+    """What a model draws depends on (seed, step, rank) alone, so that a resumed run draws the same.
+
+    A chunk counts as a worker of its own.
+    """
+    key = (seed * 1_000_003 + step) * 65_537 + rank
+    torch.manual_seed(key % 2**63)

@@ -1,0 +1,242 @@
+"""What a training run asks of itself: validate, test, decide whether to go on, sum up."""
+
+import contextlib
+import math
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sslsv.config import Config
+from sslsv.evaluation.diagnostics import collapse_report
+from sslsv.evaluation.label_free import Probe
+from sslsv.evaluation.settings import Criterion, is_better
+from sslsv.evaluation.verification import (
+    Embedder,
+    TrialSet,
+    Verification,
+    VerificationError,
+    describe_trials,
+    verify,
+)
+from sslsv.ops import distributed
+from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.runs.environment import describe_environment
+from sslsv.runs.folder import RunFolder
+from sslsv.training.meter import Meter
+from sslsv.training.state import TrainingState
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on, for a reason that all workers see and that a restart would meet again.
+
+    The message is for the user.
+    """
+
+
+def start_together(prepare: Callable[[], None]) -> None:
+    """Run what may fail on one worker alone, such as opening data that its machine lacks.
+
+    Then every worker raises TrainingError: the others would wait in vain for the one that failed.  Its cause
+    is an OSError where that was the reason, which another try may not meet.
+    """
+    problem, cause = None, None
+    try:
+        prepare()
+    except (ValueError, OSError) as error:
+        sentence = f"Training worker {distributed.rank()} on {socket.gethostname()} can't start: {error}"
+        problem, cause = (sentence, isinstance(error, OSError)), error
+    first = next(filter(None, distributed.gather_objects(problem)), None)
+    if first is not None:
+        sentence, is_of_storage = first
+        raise TrainingError(sentence) from (cause or (OSError(sentence) if is_of_storage else None))
+
+
+def validate(
+    embedder: Embedder, validation: TrialSet | None, probe: Probe | None, state: TrainingState, config: Config
+) -> dict[str, Any]:
+    """EER, minDCF and spread of embeddings on the validation trials, and the label-free values of the probe.
+
+    Notes in `state` whether the criterion has got better.
+    """
+    record: dict[str, Any] = {}
+    if validation is not None:
+        result = _verify(embedder, validation, state)
+        record |= result.metrics | collapse_report(torch.from_numpy(result.embeddings))
+    if probe is not None:
+        record |= _measure(embedder, probe, state)
+    criterion = config.evaluation.chosen_by
+    if criterion is None:
+        return record
+    note_best(record, criterion, state, config)
+    return {**record, "criterion": criterion, "best_value": state.best_value}
+
+
+def note_best(record: dict[str, Any], criterion: Criterion, state: TrainingState, config: Config) -> None:
+    """Note in `state` a criterion better than ever before, or count one more validation without gain.
+
+    The embeddings of a collapsed model are rounding errors in all directions, a high rank: without labels it
+    is never the best.
+    """
+    value = record[criterion]
+    can_win = not (criterion.startswith("label_free/") and _has_collapsed(record, config))
+    if can_win and (state.best_value is None or is_better(criterion, value, state.best_value)):
+        state.best_value, state.best_step, state.validations_without_gain = value, state.step, 0
+    else:
+        state.validations_without_gain += 1
+
+
+def test(embedder: Embedder, tests: list[TrialSet], state: TrainingState) -> dict[str, float]:
+    """Metrics of every test list, as `test/<list>/<metric>`; reported, never used to choose."""
+    return {
+        f"test/{t.name}/{key}": value
+        for t in tests
+        for key, value in _verify(embedder, t, state).metrics.items()
+    }
+
+
+def _verify(embedder: Embedder, trial_set: TrialSet, state: TrainingState) -> Verification:
+    try:
+        result = verify(embedder, trial_set)
+    except VerificationError as error:
+        raise TrainingError(str(error)) from error
+    state.bad_trial_recordings.update(result.bad_recordings)
+    return result
+
+
+def _measure(embedder: Embedder, probe: Probe, state: TrainingState) -> dict[str, float]:
+    try:
+        values = probe.measure(embedder)
+    except VerificationError as error:
+        raise TrainingError(str(error)) from error
+    state.bad_trial_recordings.update(probe.sample.bad_recordings)
+    return values
+
+
+def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config) -> str | None:
+    """Why to stop now, if so; marks the record of a collapsed model.
+
+    Every worker comes to the same answer, because all hold the same record and state.
+    """
+    collapse = config.train.collapse
+    if _has_collapsed(record, config) and collapse.action != "ignore":
+        record["has_collapsed"] = True
+        record["notice"] = (
+            f"The embeddings have collapsed at step {state.step}: their spread is {_spread(record):.3f}, "
+            f"below train.collapse.min_feature_std ({collapse.min_feature_std}), so all recordings sound "
+            "alike to the model. Lower the learning rate, or raise what keeps embeddings apart (temperature, "
+            "variance weight)."
+        )
+        if collapse.action == "stop":
+            return str(record["notice"])
+    return out_of_patience(state, config)
+
+
+def _has_collapsed(record: dict[str, Any], config: Config) -> bool:
+    return _spread(record) < config.train.collapse.min_feature_std
+
+
+def _spread(record: dict[str, Any]) -> float:
+    """`feature_std` of the validation recordings; else that of the probe; else that of the batches."""
+    keys = ("feature_std", "label_free/feature_std", "batch_feature_std")
+    return next(float(record[key]) for key in keys if key in record)
+
+
+def out_of_patience(state: TrainingState, config: Config) -> str | None:
+    """Why early stopping is due, if so."""
+    patience = config.train.patience
+    if patience is None or state.validations_without_gain < patience:
+        return None
+    best = "none yet" if state.best_value is None else f"the best is {state.best_value:.4g}"
+    return (
+        f"Stopped early at step {state.step}: {config.evaluation.chosen_by} has not got better in {patience} "
+        f"validations (train.patience); {best}."
+    )
+
+
+def check_finite(record: dict[str, Any], model: nn.Module, config: Config) -> None:
+    """Raise TrainingError when the loss of a record, a mean over all workers, or a weight is not finite."""
+    norms = torch.stack(torch._foreach_norm([p.detach() for p in model.parameters()]))
+    is_broken = not bool(norms.isfinite().all())
+    if is_broken or not math.isfinite(record["loss"]):
+        what = "The weights became infinite or NaN" if is_broken else f"The loss became {record['loss']}"
+        raise TrainingError(
+            f"{what} by step {record['step']} (loss {record['loss']:.3g}, gradient norm "
+            f"{record['gradient_norm']:.3g}, learning rate {record['learning_rate']:.3g}, precision "
+            f"{config.train.precision}). Lower optimizer.learning_rate, set optimizer.clip_norm, or use "
+            "train.precision=fp32; the last checkpoint is from before."
+        )
+
+
+def check_bad_share(bad_utterances: dict[str, str], seen: int, config: Config) -> None:
+    """Raise TrainingError, with the list, when too large a share of the utterances seen can't be read.
+
+    One alone never stops a run: at its very beginning it would be a large share.
+    """
+    share = len(bad_utterances) / seen
+    if share > config.data.max_bad_share and len(bad_utterances) > 1:
+        listed = "\n  ".join(bad_utterances.values())
+        raise TrainingError(
+            f"{len(bad_utterances)} of the {seen} utterances seen so far ({share:.1%}) can't be read, more "
+            f"than data.max_bad_share ({config.data.max_bad_share:.1%}) allows. Repair them, take them off "
+            f"the list, or raise the share:\n  {listed}"
+        )
+
+
+def summarize(
+    state: TrainingState,
+    folder: RunFolder,
+    embedder: Embedder,
+    validation: TrialSet | None,
+    tests: list[TrialSet],
+    probe: Probe | None,
+    meter: Meter,
+    config: Config,
+) -> dict[str, Any]:
+    """What the run came to: test metrics of the last and the best checkpoint, counts, time, environment.
+
+    Leaves the best weights in `state.model`.
+    """
+    seconds, training_seconds, shares = meter.seconds, meter.training_seconds, meter.time_shares()
+    last = test(embedder, tests, state)
+    best: dict[str, Any] = {}
+    if state.best_step is not None:
+        criterion = config.evaluation.chosen_by
+        best = {"step": state.best_step, "criterion": criterion, "value": state.best_value}
+        is_other = state.best_step != state.step
+        name = _best_name(folder) if tests and is_other else None
+        if name is not None:
+            state.model.load_state_dict(read_checkpoint(folder, name).model)
+            best |= test(embedder, tests, state)
+        elif not is_other:
+            best |= last
+    samples = (state.step - meter.first_step) * meter.batch_size
+    return {
+        "is_finished": True,
+        "stop_reason": state.stop_reason,
+        "last": {"step": state.step, **last},
+        "best": best,
+        "trial_sets": {
+            **{t.name: describe_trials(t) for t in [validation, *tests] if t is not None},
+            **({"label-free probe": probe.describe()} if probe is not None else {}),
+        },
+        "bad_utterances": state.bad_utterances,
+        "bad_trial_recordings": state.bad_trial_recordings,
+        "bad_bank_files": state.bad_bank_files,
+        "seconds": seconds,
+        "samples_per_second": samples / max(training_seconds, 1e-9),
+        "time_shares": shares,
+        "workers": distributed.world_size(),
+        "environment": describe_environment(),
+    }
+
+
+def _best_name(folder: RunFolder) -> str | None:
+    """The sound file of the best checkpoint, the same on every worker, or None when it is damaged or gone."""
+    name = None
+    if distributed.is_main():
+        with contextlib.suppress(ValueError):
+            name = find_checkpoint(folder, "best")
+    return distributed.broadcast_object(name)

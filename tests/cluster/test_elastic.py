@@ -1,0 +1,123 @@
+"""Workers that come and go with the machines of a cluster, while one run goes on."""
+
+import itertools
+import time
+
+import pytest
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from sslsv.cluster import elastic
+from sslsv.cluster.elastic import FailurePolicy
+from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
+from sslsv.runs.folder import RunFolder
+from sslsv.training.interruption import Interrupted
+from tests.local_cluster import local_cluster
+from tests.recorded import Recorded
+
+# A machine of 3 CPUs has room for one worker and a data process.
+PLACES = ("resources.cpus_per_worker=2", "resources.cpus_per_data_task=1", "resources.resize_minutes=0.05")
+PLACES += ("resources.threads_per_worker=1",)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_training__one_then_two_then_one_worker_sees_the_batches_of_a_fixed_run(tmp_path, demo_corpus):
+    # The last bit of a gradient depends on who adds what, and training makes that grow, at any two numbers of
+    # workers: a hundred steps later a loss may be 0.2 % off.  So what is compared is before it has grown.
+    options = (*PLACES, "optimizer.learning_rate=1e-4")
+    with local_cluster(3) as cluster:
+        fixed = Recorded(tmp_path / "a", demo_corpus, "fixed", *options, epochs=50)
+        code, output = fixed.wait()
+        assert code == 0, output
+        elastic = Recorded(
+            tmp_path / "b", demo_corpus, "elastic", *options, "resources.workers=[1,2]", pace=0.15, epochs=50
+        )
+        elastic.wait_until(lambda: elastic.has_done(5, workers=1), "one worker")
+        machine = cluster.add(3)
+        elastic.wait_until(lambda: elastic.has_done(10, workers=2), "two workers")
+        enough = elastic.lines()[-1]["step"] + 10
+        elastic.wait_until(lambda: elastic.has_done(enough, workers=2), "ten steps of two workers")
+        cluster.kill(machine)
+        code, output = elastic.wait()
+        assert code == 0, output
+    workers = [line["workers"] for line in elastic.lines()]
+    assert [a for a, b in itertools.pairwise([*workers, 0]) if a != b] == [1, 2, 1]
+    assert elastic.rows() == fixed.rows()
+    assert all(len(checksums) == 1 for step in elastic.rows().values() for checksums in step.values())
+    curves = [{record["step"]: record["loss"] for record in run.folder.metrics()} for run in (fixed, elastic)]
+    assert curves[0].keys() == curves[1].keys()
+    difference = {step: abs(curves[1][step] / loss - 1) for step, loss in curves[0].items()}
+    first = next(line["step"] for line in elastic.lines() if line["workers"] == 2) + 1  # records count from 1
+    assert max(difference[step] for step in range(1, first)) == 0
+    assert 0 < max(difference[step] for step in range(first, first + 5)) < 1e-5
+
+
+def error(cause):
+    return WorkerGroupError("a worker failed", {1: cause})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(str(tmp_path), "run")
+
+
+def save(folder, step):
+    write_checkpoint(folder, Checkpoint(step=step, config="", model={}))
+
+
+def test_failure_policy__counts_failures_since_the_last_new_checkpoint(folder):
+    policy = FailurePolicy(FailureConfig(max_failures=1), folder)
+    for step in range(5):  # a machine lost now and then: each time the run had got further
+        save(folder, step)
+        assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RAISE  # and now it had not
+    save(folder, 9)
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
+
+
+def test_failure_policy__storage_that_does_not_answer_shows_no_progress(folder, monkeypatch):
+    def refuse(_):
+        raise OSError("503")
+
+    policy = FailurePolicy(FailureConfig(max_failures=1), folder)
+    monkeypatch.setattr(elastic, "list_checkpoints", refuse)
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RAISE
+
+
+def test_failure_policy__workers_that_were_asked_to_stop_have_not_failed(folder):
+    policy = FailurePolicy(FailureConfig(max_failures=1), folder)
+    for _ in range(5):
+        assert policy.make_decision(error(Interrupted("step 4: more fit"))) == FailureDecision.RETRY
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
+    assert policy.make_decision(error(ValueError())) == FailureDecision.RAISE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "workers", ["[1,2]", "2"], ids=["a range goes on with fewer", "two wait for another"]
+)
+def test_training__a_machine_that_will_be_taken_away_costs_no_step(workers, tmp_path, demo_corpus):
+    with local_cluster(3, 3) as cluster:
+        options = (*PLACES, f"resources.workers={workers}", "run.checkpoint_every_minutes=60")
+        options += ("run.max_failures=0", "evaluation.every_epochs=1000")
+        training = Recorded(tmp_path, demo_corpus, "preempted", *options, pace=0.1, epochs=40)
+        training.wait_until(lambda: training.has_done(10, workers=2), "two workers")
+        cluster.drain(cluster.machines[0], seconds=60)
+        training.wait_until(lambda: list_checkpoints(training.folder), "the checkpoint at the notice", 30)
+        saved = list_checkpoints(training.folder)[-1][0]
+        cluster.kill(cluster.machines[0])
+        if workers == "2":
+            time.sleep(5)
+            cluster.add(3)
+        code, output = training.wait()
+        assert code == 0, output
+    steps = sorted((line["step"], line["workers"]) for line in training.lines())
+    rest = 1 if workers != "2" else 2
+    total = training.folder.metrics()[-1]["step"]
+    expected = [(step, 2) for step in range(saved) for _ in range(2)]
+    expected += [(step, rest) for step in range(saved, total) for _ in range(rest)]
+    assert steps == expected  # nothing was done twice, by whomever

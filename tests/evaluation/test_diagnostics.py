@@ -1,0 +1,197 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sslsv.evaluation import diagnostics, metrics
+
+torch.set_num_threads(1)
+
+
+def isotropic(rows: int = 3000, dims: int = 32) -> torch.Tensor:
+    return torch.randn(rows, dims, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def test_feature_std__is_one_when_isotropic_and_zero_when_collapsed() -> None:
+    assert diagnostics.feature_std(isotropic()).item() == pytest.approx(1, abs=0.02)
+    assert diagnostics.feature_std(torch.ones(50, 8) * torch.arange(1, 51)[:, None]).item() < 1e-6
+    assert diagnostics.feature_std(torch.randn(1, 8)).item() == 0
+
+
+def test_mean_cosine__equals_the_loop_over_pairs() -> None:
+    z = isotropic(6, 4) + 0.5
+    cosines = [
+        torch.nn.functional.cosine_similarity(z[i], z[j], dim=0).item()
+        for i in range(6)
+        for j in range(6)
+        if i != j
+    ]
+    assert diagnostics.mean_cosine(z).item() == pytest.approx(sum(cosines) / len(cosines), rel=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 16])
+def test_effective_rank__counts_equal_directions(rank: int) -> None:
+    orthogonal = torch.linalg.qr(isotropic(64, 16))[0]
+    embeddings = orthogonal[:, :rank] @ torch.linalg.qr(isotropic(16, 16))[0][:rank]
+    assert diagnostics.effective_rank(embeddings).item() == pytest.approx(rank, rel=1e-4)
+
+
+def test_effective_rank__is_the_exponential_of_the_entropy() -> None:
+    embeddings = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert diagnostics.effective_rank(embeddings).item() == pytest.approx(math.exp(entropy), rel=1e-5)
+
+
+def test_alignment__known_angles() -> None:
+    a = torch.tensor([[1.0, 0.0], [0.0, 5.0]])
+    assert diagnostics.alignment(a, 3 * a).item() == pytest.approx(0, abs=1e-6)
+    assert diagnostics.alignment(a, -a).item() == pytest.approx(4)
+    assert diagnostics.alignment(a, a.flip(1)).item() == pytest.approx(2)
+
+
+def test_uniformity__equals_the_loop_over_pairs_and_is_zero_when_collapsed() -> None:
+    z = isotropic(7, 3)
+    unit = z / z.norm(dim=1, keepdim=True)
+    terms = [
+        math.exp(-2 * (unit[i] - unit[j]).square().sum().item()) for i in range(7) for j in range(7) if i != j
+    ]
+    assert diagnostics.uniformity(z).item() == pytest.approx(math.log(sum(terms) / len(terms)), rel=1e-10)
+    assert diagnostics.uniformity(torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-5)
+
+
+def some_views(utterances: int, views: int, dims: int, noise: float) -> torch.Tensor:
+    """Isotropic voices, and isotropic noise around each."""
+    noises = isotropic(utterances * views, dims).view(utterances, views, dims)
+    voices = torch.randn(utterances, 1, dims, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    return voices + noise * noises
+
+
+def slow_lidar(views: np.ndarray, delta: float, eps: float) -> float:
+    """The paper's sums, with the symmetric inverse root."""
+    count, num_views, dims = views.shape
+    mean = views.mean((0, 1))
+    between, within = np.zeros((dims, dims)), np.zeros((dims, dims))
+    for utterance in views:
+        own = utterance.mean(0)
+        between += np.outer(own - mean, own - mean) / count
+        for view in utterance:
+            within += np.outer(view - own, view - own) / (count * num_views)
+    within += delta * (np.trace(between) + np.trace(within)) / dims * np.eye(dims)
+    values, vectors = np.linalg.eigh(within)
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    eigenvalues = np.linalg.eigvalsh(root @ between @ root)
+    shares = eigenvalues / eigenvalues.sum() + eps
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+@pytest.mark.parametrize(("utterances", "views", "dims"), [(40, 3, 8), (9, 2, 5), (2, 7, 3)])
+def test_lidar__equals_the_sums_of_the_paper(utterances: int, views: int, dims: int) -> None:
+    skewed = some_views(utterances, views, dims, 0.5) * torch.arange(1, dims + 1) + 3
+    expected = slow_lidar(skewed.numpy(), 1e-2, 1e-7)
+    assert diagnostics.lidar(skewed, delta=1e-2).item() == pytest.approx(expected, rel=1e-8)
+
+
+def test_lidar__is_full_for_isotropic_voices_and_one_when_collapsed() -> None:
+    views = some_views(4000, 2, 8, 0.3)
+    assert diagnostics.lidar(views).item() == pytest.approx(8, rel=0.01)
+    one_direction = views[:, :, :1] * torch.arange(1.0, 9.0, dtype=torch.float64)
+    assert diagnostics.lidar(one_direction).item() == pytest.approx(1, rel=1e-3)
+    assert diagnostics.lidar(torch.full((30, 3, 8), 0.1, dtype=torch.float64)).item() == pytest.approx(
+        1, rel=1e-3
+    )
+
+
+def test_lidar__counts_only_directions_that_tell_utterances_apart() -> None:
+    """Two directions of voices, six of channel: the covariance is full, its rank of voices is not."""
+    voices = some_views(4000, 10, 8, 0.0) * torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0])
+    views = voices + isotropic(40000, 8).view(4000, 10, 8) * torch.tensor([0.05, 0.05, 1, 1, 1, 1, 1, 1])
+    assert diagnostics.lidar(views).item() == pytest.approx(2, rel=0.05)
+    assert diagnostics.effective_rank(views.flatten(0, 1)).item() > 7.5
+
+
+def test_lidar__does_not_depend_on_scale_or_place() -> None:
+    views = some_views(50, 3, 6, 1.0)
+    expected = diagnostics.lidar(views).item()
+    assert diagnostics.lidar(1e-6 * views).item() == pytest.approx(expected, rel=1e-9)
+    assert diagnostics.lidar(views + 100).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0, 2.5])
+def test_alpha_req__finds_the_exponent_of_a_power_law(alpha: float) -> None:
+    spectrum = torch.arange(1, 65, dtype=torch.float64) ** (-alpha / 2)
+    frame = torch.linalg.qr(isotropic(200, 65))[0]
+    centred = torch.linalg.qr(frame - frame.mean(0))[0][:, :64]  # orthogonal to the ones, so means are 0
+    rows = centred @ torch.diag(spectrum) @ torch.linalg.qr(isotropic(64, 64))[0] + 5
+    assert diagnostics.alpha_req(rows).item() == pytest.approx(alpha, abs=1e-6)
+
+
+def test_alpha_req__is_the_weighted_least_squares_line_of_its_ranks() -> None:
+    rows = isotropic(30, 20) * torch.arange(1, 21)
+    eigenvalues = np.linalg.eigvalsh(np.cov(rows.numpy().T))[::-1]
+    ranks = np.arange(3, 11)  # of 29 and 20 dimensions at most 10
+    slope = np.polyfit(np.log(ranks), np.log(eigenvalues[2:10]), 1, w=ranks**-0.5)[0]
+    assert diagnostics.alpha_req(rows).item() == pytest.approx(-slope, rel=1e-9)
+
+
+def test_alpha_req__is_nan_for_a_spectrum_too_short_or_none() -> None:
+    assert math.isnan(diagnostics.alpha_req(isotropic(100, 7)))
+    assert math.isnan(diagnostics.alpha_req(isotropic(8, 100)))
+    assert not math.isnan(diagnostics.alpha_req(isotropic(9, 8)))
+    assert math.isnan(diagnostics.alpha_req(torch.full((50, 16), 0.1)))
+
+
+def test_participation_ratio__equals_the_eigenvalues_sums() -> None:
+    rows = isotropic(40, 6) * torch.arange(1, 7) + 2
+    eigenvalues = np.linalg.eigvalsh(np.cov(rows.numpy().T))
+    expected = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+    assert diagnostics.participation_ratio(rows).item() == pytest.approx(expected, rel=1e-10)
+    assert diagnostics.participation_ratio(isotropic(30000, 6)).item() == pytest.approx(6, rel=0.01)
+    assert diagnostics.participation_ratio(torch.full((9, 6), 0.1)).item() == 0
+
+
+def test_pseudo_trial_eer__is_zero_when_utterances_are_apart_and_fifty_when_collapsed() -> None:
+    apart = torch.eye(6, dtype=torch.float64)[:, None].repeat(1, 3, 1)
+    assert diagnostics.pseudo_trial_eer(apart).item() == 0
+    constant = isotropic(1, 40).expand(6, 3, 40)
+    assert diagnostics.pseudo_trial_eer(constant).item() == pytest.approx(50)
+    only_channel = torch.eye(3, dtype=torch.float64)[None].repeat(6, 1, 1)
+    assert diagnostics.pseudo_trial_eer(only_channel).item() == pytest.approx(50)
+
+
+def test_pseudo_trial_eer__equals_the_loop_over_trials() -> None:
+    views = some_views(12, 3, 4, 0.8)
+    scores, targets = [], []
+    for i, j in itertools.product(range(12), range(12)):
+        for a, b in itertools.combinations(range(3), 2) if i == j else [(0, 1)]:
+            scores.append(torch.nn.functional.cosine_similarity(views[i, a], views[j, b], dim=0).item())
+            targets.append(i == j)
+    assert diagnostics.pseudo_trial_eer(views).item() == pytest.approx(metrics.eer(scores, targets))
+
+
+def test_label_free_report__names_finite_values_of_any_precision() -> None:
+    views = some_views(20, 3, 8, 0.5)
+    report = diagnostics.label_free_report(views.float())
+    assert set(report) == {
+        "rankme", "lidar", "alpha_req", "participation_ratio", "alignment", "uniformity", "feature_std", "pseudo_eer",
+    }  # fmt: skip
+    assert all(isinstance(value, float) and math.isfinite(value) for value in report.values())
+    pairs = [diagnostics.alignment(views[:, a], views[:, b]).item() for a, b in [(0, 1), (0, 2), (1, 2)]]
+    assert report["alignment"] == pytest.approx(sum(pairs) / 3, rel=1e-6)
+    assert report["rankme"] == pytest.approx(diagnostics.effective_rank(views.flatten(0, 1)).item(), rel=1e-6)
+
+
+def test_collapse_report__names_values_and_bounds_the_rows() -> None:
+    embeddings = isotropic(1000, 16)
+    report = diagnostics.collapse_report(embeddings, 2 * embeddings, max_rows=100)
+    assert set(report) == {"feature_std", "mean_cosine", "effective_rank", "uniformity", "alignment"}
+    assert all(isinstance(value, float) for value in report.values())
+    assert report["alignment"] == pytest.approx(0, abs=1e-12)
+    assert report["effective_rank"] == pytest.approx(diagnostics.effective_rank(embeddings[::10]).item())
+    assert "alignment" not in diagnostics.collapse_report(embeddings)
+
+
+def test_collapse_report__one_row_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"shape \(1, 4\).*at least 2 rows"):
+        diagnostics.collapse_report(torch.randn(1, 4))

@@ -1,0 +1,121 @@
+import os
+
+import numpy as np
+import pytest
+import soundfile
+
+from sslsv.data.shards import open_recordings
+from sslsv.evaluation.embeddings import Crops, EmbeddingStore, embed_files, longest_first
+from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+from sslsv.runs.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def encoder(small_run):
+    return SpeakerEncoder.load(small_run)
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [str(tmp_path / f"{i}.wav") for i in range(3)]
+    for path, seconds in zip(paths, (1.0, 1.5, 0.4), strict=True):
+        soundfile.write(path, rng.standard_normal(int(16000 * seconds)) * 0.1, 16000)
+    return paths
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(str(tmp_path / "runs"), "a")
+
+
+def counting_store(encoder, folder, crops=None):
+    asked = []
+
+    def embed(paths, root):
+        asked.append([os.path.basename(path) for path in paths])
+        return embed_files(encoder, paths, root, crops)
+
+    return EmbeddingStore(encoder, folder, crops, embed), asked
+
+
+def test_store__makes_each_embedding_once_and_gives_it_back_equal(encoder, folder, files):
+    store, asked = counting_store(encoder, folder)
+    first, bad = store.get(files[:2], "/")
+    assert not bad and asked == [["0.wav", "1.wav"]]
+    again, asked = counting_store(encoder, folder)
+    rows, _ = again.get([files[2], files[0]], "/")
+    assert asked == [["2.wav"]]
+    assert np.array_equal(rows[1], first[0])
+
+
+def test_store__a_changed_file_is_embedded_anew(encoder, folder, files):
+    before, _ = counting_store(encoder, folder)[0].get(files, "/")
+    soundfile.write(files[1], np.random.default_rng(9).standard_normal(20000) * 0.1, 16000)
+    store, asked = counting_store(encoder, folder)
+    after, _ = store.get(files, "/")
+    assert asked == [["1.wav"]]
+    assert np.array_equal(before[[0, 2]], after[[0, 2]]) and not np.allclose(before[1], after[1])
+    assert np.array_equal(counting_store(encoder, folder)[0].get(files, "/")[0], after)
+
+
+def test_store__other_weights_precision_or_crops_have_another_file(small_run, encoder, folder):
+    others = [
+        (SpeakerEncoder.load(small_run, "last"), None),
+        (SpeakerEncoder.load(small_run, precision="bf16"), None),
+        (encoder, Crops(2, 1.0)),
+        (encoder, Crops(3, 1.0)),
+    ]
+    names = {EmbeddingStore(e, folder, crops).file for e, crops in [(encoder, None), *others]}
+    assert len(names) == 5
+    assert EmbeddingStore(SpeakerEncoder.load(small_run), folder).file in names
+
+
+def test_store__unreadable_files_are_named_and_tried_again(encoder, folder, files):
+    with open(files[1], "w") as file:
+        file.write("no audio")
+    store, asked = counting_store(encoder, folder)
+    rows, bad = store.get(files, "/")
+    assert list(bad) == [1] and "1.wav" in bad[1] and not rows[1].any()
+    store.get(files, "/")
+    assert asked == [["0.wav", "1.wav", "2.wav"], ["1.wav"]]
+
+
+def test_store__a_damaged_file_of_embeddings_is_made_again(encoder, folder, files, capsys):
+    store, _ = counting_store(encoder, folder)
+    good, _ = store.get(files, "/")
+    path = folder.path(store.file)
+    os.truncate(path, os.path.getsize(path) // 2)
+    store, asked = counting_store(encoder, folder)
+    assert np.array_equal(store.get(files, "/")[0], good)
+    assert asked == [["0.wav", "1.wav", "2.wav"]] and "made again" in capsys.readouterr().err
+
+
+def test_crops__are_evenly_spaced_and_short_recordings_are_repeated():
+    waveform = np.arange(48000, dtype=np.float32)
+    crops = Crops(3, 1.0).of(waveform)
+    assert [crop[0] for crop in crops] == [0, 16000, 32000] and all(len(crop) == 16000 for crop in crops)
+    short = Crops(2, 2.0).of(waveform[:16000])
+    assert all(np.array_equal(crop, np.tile(waveform[:16000], 2)) for crop in short)
+    with pytest.raises(ValueError, match="at least 1"):
+        Crops(0, 1.0)
+
+
+def test_embed_files__of_crops_the_product_is_the_mean_cosine_of_all_pairs(encoder, files):
+    crops = Crops(3, 0.5)
+    rows, _ = embed_files(encoder, files, "/", crops)
+    unit = []
+    for path in files:
+        waveform = soundfile.read(path, dtype="float32")[0]
+        embedded = np.stack([encoder.embed(crop) for crop in crops.of(waveform)])
+        unit.append(embedded / np.linalg.norm(embedded, axis=1, keepdims=True))
+    expected = [[(a @ b.T).mean() for b in unit] for a in unit]
+    np.testing.assert_allclose(rows @ rows.T, expected, atol=1e-5)
+
+
+def test_longest_first__puts_equal_lengths_together_and_unreadable_recordings_last(tmp_path):
+    for name, samples in {"a": 500, "b": 900, "c": 500, "d": 700}.items():
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(samples), 16_000, subtype="PCM_16")
+    (tmp_path / "x.wav").write_text("no audio")
+    names = ["a.wav", "x.wav", "b.wav", "c.wav", "missing.wav", "d.wav"]
+    assert longest_first(open_recordings(tmp_path), names) == [2, 5, 0, 3, 1, 4]

@@ -1,0 +1,251 @@
+import dataclasses
+import shutil
+import types
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torch.multiprocessing
+from torch import nn
+
+from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig
+from sslsv.data.audio import read_whole
+from sslsv.data.augment import AugmentConfig
+from sslsv.data.manifest import Manifest, read_train_lists
+from sslsv.data.shards import open_recordings
+from sslsv.encoders import ThinResNet34
+from sslsv.evaluation import label_free
+from sslsv.evaluation.label_free import Probe, channels, open_probe
+from sslsv.evaluation.verification import Embedder, VerificationError
+from sslsv.training.state import build_model
+
+LISTS = ("voxceleb2_train_list",)
+
+
+def config_of(root, **values) -> Config:
+    settings = {"utterances": 9, "views": 3, "crop_seconds": 0.5} | values
+    return Config(
+        data=DataConfig(root=str(root), train_lists=LISTS),
+        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
+        evaluation=EvaluationConfig(label_free=LabelFreeConfig(**settings)),
+    )
+
+
+@pytest.fixture
+def config(demo_corpus) -> Config:
+    return config_of(demo_corpus)
+
+
+def manifest_of(config: Config) -> Manifest:
+    return read_train_lists(config.data.root, config.data.train_lists)
+
+
+def embedder_of(config: Config) -> Embedder:
+    return Embedder(build_model(config), torch.device("cpu"), "fp32", batch_seconds=2.0)
+
+
+class Listener(nn.Module):
+    """Embeds a waveform as what `hear` makes of it, and keeps the waveforms."""
+
+    def __init__(self, hear, dim: int) -> None:
+        super().__init__()
+        self.hear, self.heard = hear, []
+        self.encoder = types.SimpleNamespace(embedding_dim=dim)
+
+    def embed(self, waveforms):
+        self.heard.append(waveforms)
+        return self.hear(waveforms)
+
+
+def heard_by(config: Config, manifest: Manifest) -> tuple[torch.Tensor, Probe]:
+    """The waveforms (N, Q, T) that an encoder gets to hear."""
+    listener = Listener(lambda x: torch.randn(len(x), 16), 16)
+    probe = Probe(manifest, config)
+    probe.measure(Embedder(listener, torch.device("cpu"), "fp32", 2.0))
+    heard = torch.cat(listener.heard)
+    return heard.unflatten(0, (-1, config.evaluation.label_free.views)), probe
+
+
+def test_measure__is_the_same_for_every_probe_and_every_time(config):
+    embedder, manifest = embedder_of(config), manifest_of(config)
+    first, second = Probe(manifest, config), Probe(manifest, config)
+    values = first.measure(embedder)
+    assert values == first.measure(embedder) == second.measure(embedder)
+    assert all(key.startswith("label_free/") and np.isfinite(value) for key, value in values.items())
+    other = Probe(manifest, dataclasses.replace(config, seed=config.seed + 1))
+    assert other.sample.utterances != first.sample.utterances
+    assert other.measure(embedder) != values
+
+
+def test_measure__draws_nothing_from_the_generators_that_training_uses(config):
+    embedder, probe = embedder_of(config), Probe(manifest_of(config), config)
+    embedder.model.train()
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    weights = {name: value.clone() for name, value in embedder.model.state_dict().items()}
+    probe.measure(embedder)
+    assert torch.equal(torch_before, torch.get_rng_state())
+    assert (numpy_before == np.random.get_state()[1]).all()
+    assert embedder.model.training
+    assert all(torch.equal(value, weights[name]) for name, value in embedder.model.state_dict().items())
+
+
+def test_measure__of_an_encoder_that_knows_the_utterance_or_nothing(config):
+    manifest = manifest_of(config)
+    heard, probe = heard_by(config, manifest)
+    owners = {tuple(view[:50].tolist()): u for u, views in enumerate(heard) for view in views}
+
+    def oracle(waveforms):
+        numbers = [owners[tuple(waveform[:50].tolist())] for waveform in waveforms]
+        return torch.eye(16)[numbers]
+
+    def measured(hear):
+        return probe.measure(Embedder(Listener(hear, 16), torch.device("cpu"), "fp32", 2.0))
+
+    perfect, collapsed = measured(oracle), measured(lambda x: torch.full((len(x), 16), 0.1))
+    assert (perfect["label_free/pseudo_eer"], collapsed["label_free/pseudo_eer"]) == (0, pytest.approx(50))
+    assert perfect["label_free/lidar"] == pytest.approx(8, rel=1e-3)  # 9 utterances span 8 dimensions
+    assert collapsed["label_free/lidar"] == pytest.approx(1, rel=1e-3)
+    assert collapsed["label_free/rankme"] == pytest.approx(1, rel=1e-3)
+    assert collapsed["label_free/feature_std"] == pytest.approx(0, abs=1e-6)
+    assert (perfect["label_free/alignment"], collapsed["label_free/uniformity"]) == pytest.approx((0, 0))
+
+
+def test_probe__views_are_crops_apart_each_in_a_channel_of_its_own(config):
+    manifest = manifest_of(config)
+    heard, probe = heard_by(config, manifest)
+    assert heard.shape == (9, 3, 8000) and heard.dtype == torch.int16
+    assert len(set(probe.sample.utterances)) == 9 and probe.sample.num_overlapping == 0
+    assert probe.describe() == {"utterances": 9, "views": 3, "utterances with overlapping crops": 0}
+
+    # As they are in the file, crops can be found again: where they begin, they must be 8000 samples apart.
+    dry = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, augment=AugmentConfig(strategy="none"))
+    )
+    crops, probe = heard_by(dry, manifest)
+    for utterance, views in zip(probe.sample.utterances, crops.double().numpy(), strict=True):
+        whole = read_whole(probe.maker.path(utterance)).astype(np.float64)
+        starts = sorted(best_place(whole, view) for view in views)
+        assert min(np.diff(starts)) >= 8000
+        assert len({round(float(np.abs(view).max())) for view in views}) == 3  # levels
+
+
+def best_place(whole: np.ndarray, view: np.ndarray) -> int:
+    """Where a view that was only made quieter begins: the place of cosine 1."""
+    windows = np.lib.stride_tricks.sliding_window_view(whole, len(view))
+    products = np.correlate(whole, view, mode="valid")
+    power = np.cumsum(np.concatenate([[0.0], whole**2]))
+    norms = np.sqrt(power[len(view) :] - power[: -len(view)]) * np.linalg.norm(view)
+    assert len(windows) == len(norms)
+    place = int(np.argmax(products / norms))
+    assert products[place] / norms[place] > 0.999
+    return place
+
+
+def test_probe__views_are_not_those_of_training(config):
+    heard, probe = heard_by(config, manifest_of(config))
+    trained, _ = probe.maker.make(0, probe.sample.utterances[0], probe.sample.utterances[0])
+    assert not np.array_equal(trained["views"], heard[0].numpy())
+
+
+def test_choose__prefers_utterances_that_are_long_enough_in_the_given_order(config):
+    paths, recordings = manifest_of(config).paths, open_recordings(config.data.root)
+    order = list(range(16))
+    lengths = [len(recordings.read_whole(path)) for path in paths[:16]]
+
+    def choose(count, enough_samples):
+        return label_free.choose(recordings, paths, order, count, enough_samples)
+
+    enough = sorted(lengths)[8]
+    long = [u for u in order if lengths[u] >= enough]
+    assert choose(3, enough) == (long[:3], 0, {})
+    with_short = choose(10, enough)
+    assert with_short.utterances[: len(long)] == long and with_short.num_overlapping == 10 - len(long)
+    rest = sorted((u for u in order if u not in long), key=lambda u: -lengths[u])
+    assert with_short.utterances[len(long) :] == rest[: 10 - len(long)]
+    assert choose(1, 10**9).utterances == [int(np.argmax(lengths[:8]))]  # 8 are opened
+
+
+def test_choose__takes_what_there_is(config):
+    """More utterances wanted than the list has."""
+    probe = Probe(manifest_of(config), config_of(config.data.root, utterances=500))
+    assert sorted(probe.sample.utterances) == list(range(len(manifest_of(config))))
+
+
+@pytest.fixture
+def damaged(demo_corpus, tmp_path):
+    """A corpus of which one recording is empty and one is cut off behind its header, and its manifest."""
+    root = shutil.copytree(demo_corpus, tmp_path / "damaged")
+    manifest = read_train_lists(root, LISTS)
+    empty, cut = root / manifest.paths[2], root / manifest.paths[5]
+    empty.write_bytes(b"")
+    soundfile.write(cut, read_whole(cut), 16_000, format="FLAC")  # the header of a WAV is mended when opened
+    cut.write_bytes(cut.read_bytes()[:2000])
+    return root, manifest
+
+
+def test_measure__leaves_out_and_names_what_cannot_be_read(damaged):
+    root, manifest = damaged
+    config = config_of(root, utterances=100)
+    probe = Probe(manifest, config)
+    assert 2 not in probe.sample.utterances and 5 in probe.sample.utterances
+    values = probe.measure(embedder_of(config))
+    assert {probe.maker.path(u) for u in (2, 5)} == set(probe.sample.bad_recordings)
+    assert all(path in why for path, why in probe.sample.bad_recordings.items())
+
+    # The cut recording gave no row: the values are those of a list without the two.
+    without = manifest.paths[:2] + manifest.paths[3:5] + manifest.paths[6:]
+    assert len(without) == probe._embed(embedder_of(config), probe._draw()).shape[0]
+    assert np.isfinite(list(values.values())).all()
+
+
+def test_measure__says_so_when_hardly_anything_can_be_read(demo_corpus, tmp_path):
+    root = shutil.copytree(demo_corpus, tmp_path / "damaged")
+    manifest = read_train_lists(root, LISTS)
+    for path in manifest.paths[1:]:
+        (root / path).write_bytes(b"")
+    config = config_of(root)
+    with pytest.raises(VerificationError, match=r"2 utterances or more, and 1 of(.|\n)*is an empty file"):
+        Probe(manifest, config).measure(embedder_of(config))
+
+
+def test_measure__refuses_weights_that_are_no_numbers(config):
+    embedder = embedder_of(config)
+    with torch.no_grad():
+        next(embedder.model.parameters()).fill_(torch.nan)
+    with pytest.raises(VerificationError, match="not finite.*learning_rate"):
+        Probe(manifest_of(config), config).measure(embedder)
+
+
+def test_open_probe__of_no_utterances_is_none(config):
+    assert open_probe(manifest_of(config), config_of(config.data.root, utterances=0)) is None
+    assert isinstance(open_probe(manifest_of(config), config), Probe)
+
+
+@pytest.mark.parametrize(
+    ("training", "probe"),
+    [("any", "reverb_and_noise"), ("noise_or_reverb", "reverb_and_noise"), ("noise", "noise"), ("reverb", "reverb"), ("none", "none")],
+)  # fmt: skip
+def test_channels__have_the_rooms_and_noises_that_training_has(training, probe):
+    config = channels(AugmentConfig(strategy=training, probability=0.1, gain_db=(-3.0, 3.0)))
+    assert (config.strategy, config.probability, config.gain_db) == (probe, 1.0, (-15.0, 0.0))
+    assert config.noise_kinds == ("noise",)
+    assert channels(AugmentConfig(noise_kinds=("music",))).noise_kinds == ("music",)
+
+
+def _two_ranks(rank: int, folder: str, root: str, expected: dict[str, float]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    config = config_of(root, utterances=100)
+    probe = Probe(manifest_of(config), config)
+    values = probe.measure(embedder_of(config))
+    assert values == pytest.approx(expected, rel=1e-5)
+    assert len(probe.sample.bad_recordings) == 2
+    torch.distributed.destroy_process_group()
+
+
+def test_measure__two_ranks_share_the_work_and_get_the_values_of_one(damaged, tmp_path):
+    root, manifest = damaged
+    config = config_of(root, utterances=100)
+    expected = Probe(manifest, config).measure(embedder_of(config))
+    torch.multiprocessing.spawn(_two_ranks, (str(tmp_path), str(root), expected), nprocs=2)

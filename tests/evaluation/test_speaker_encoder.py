@@ -1,0 +1,172 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sslsv
+from sslsv.data.audio import AudioError
+from sslsv.evaluation.calibration import Calibration
+from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder, folder_of
+from sslsv.runs.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from sslsv.runs.folder import RunFolder
+
+
+@pytest.fixture
+def waveforms():
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(n).astype(np.float32) * 0.1 for n in (16000, 20000, 9000)]
+
+
+def test_load__best_last_file_and_average(small_run):
+    folder = RunFolder.at(small_run)
+    names = [name for _, name in list_checkpoints(folder)]
+    for which, steps in {"best": (2,), "last": (3,), names[0]: (1,), "average": (1, 2, 3)}.items():
+        assert SpeakerEncoder.load(small_run, which).steps == steps
+    assert SpeakerEncoder.load(f"{small_run}/checkpoints/{names[0]}").steps == (1,)
+    assert SpeakerEncoder.load(small_run, "average", num_averaged=2).steps == (2, 3)
+
+
+def test_load__the_average_is_the_mean_of_the_weights(small_run):
+    folder = RunFolder.at(small_run)
+    states = [read_checkpoint(folder, name).model for _, name in list_checkpoints(folder)]
+    averaged = SpeakerEncoder.load(small_run, "average").model.state_dict()
+    for key, value in averaged.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, sum(state[key] for state in states) / 3)
+
+
+def test_load__what_is_not_there_is_said(small_run, tmp_path):
+    with pytest.raises(ValueError, match="has no checkpoints"):
+        SpeakerEncoder.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"step_1\.pt does not exist"):
+        SpeakerEncoder.load(tmp_path / "step_1.pt")
+    with pytest.raises(ValueError, match="there are: last, best"):
+        SpeakerEncoder.load(small_run, "third")
+
+
+def test_load__a_copied_checkpoint_file_is_enough_and_a_renamed_one_is_refused(small_run, tmp_path):
+    name = list_checkpoints(RunFolder.at(small_run))[-1][1]
+    shutil.copy(f"{small_run}/checkpoints/{name}", tmp_path / name)
+    assert SpeakerEncoder.load(tmp_path / name).steps == (3,)
+    shutil.copy(tmp_path / name, tmp_path / "mine.pt")
+    with pytest.raises(ValueError, match="not named as a checkpoint"):
+        SpeakerEncoder.load(tmp_path / "mine.pt")
+
+
+def test_load__an_average_needs_two(small_run, tmp_path):
+    folder = RunFolder(str(tmp_path), "one")
+    name = list_checkpoints(RunFolder.at(small_run))[-1][1]
+    folder.write(f"checkpoints/{name}", RunFolder.at(small_run).read(f"checkpoints/{name}"))
+    with pytest.raises(ValueError, match="1 sound checkpoint.*an average needs two.*keep_checkpoints"):
+        SpeakerEncoder.load(folder.location, "average")
+
+
+def test_identity__tells_weights_and_precision_apart(small_run):
+    same = {SpeakerEncoder.load(small_run).identity for _ in range(2)}
+    others = {
+        SpeakerEncoder.load(small_run, "last").identity,
+        SpeakerEncoder.load(small_run, precision="bf16").identity,
+    }
+    assert len(same) == 1 and len(same | others) == 3
+
+
+def test_embed__a_file_and_its_waveform_agree(small_run, tmp_path, waveforms):
+    import soundfile
+
+    encoder = SpeakerEncoder.load(small_run)
+    pcm = np.round(waveforms[0] * 32768).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", pcm, 16000)
+    assert np.array_equal(encoder.embed(tmp_path / "a.wav"), encoder.embed(pcm / np.float32(32768)))
+    with pytest.raises(AudioError, match=r"b\.wav does not exist"):
+        encoder.embed(tmp_path / "b.wav")
+
+
+def test_compare__itself_is_1_and_several_enrolments_are_one_mean_direction(small_run, waveforms):
+    encoder = SpeakerEncoder.load(small_run)
+    assert encoder.compare([waveforms[0]], waveforms[0]).cosine == pytest.approx(1, abs=1e-6)
+    rows = [encoder.embed(w) / np.linalg.norm(encoder.embed(w)) for w in waveforms]
+    mean = rows[0] + rows[1]
+    expected = mean @ rows[2] / np.linalg.norm(mean)
+    assert encoder.compare(waveforms[:2], waveforms[2]).cosine == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="at least one"):
+        encoder.compare([], waveforms[0])
+
+
+def test_compare__with_a_calibration_gives_a_likelihood_ratio(small_run, tmp_path, waveforms):
+    shutil.copytree(small_run, tmp_path / "run")
+    encoder = SpeakerEncoder.load(tmp_path / "run")
+    assert encoder.compare([waveforms[0]], waveforms[1]).llr is None
+    calibration = Calibration.from_dict(_calibration_of(10.0, -9.0))
+    saved = {encoder.identity: {"calibration": calibration.to_dict()}}
+    RunFolder.at(str(tmp_path / "run")).write_json(CALIBRATION_FILE, saved)
+    found = SpeakerEncoder.load(tmp_path / "run").compare([waveforms[0]], waveforms[1], p_target=0.5)
+    assert found.llr == pytest.approx(10 * found.cosine - 9, abs=1e-9)
+    assert found.probability == pytest.approx(1 / (1 + np.exp(-found.llr)))
+    assert SpeakerEncoder.load(tmp_path / "run", "last").calibration is None  # of other weights
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta:x"])
+def test_load__a_device_that_is_not_there_is_said(small_run, device):
+    with pytest.raises(ValueError, match=f"the device {device} can't be used here"):
+        SpeakerEncoder.load(small_run, device=device)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "sentence"),
+    [
+        (np.zeros((2, 16000)), r"has shape \(2, 16000\)"),
+        (np.zeros(0), r"has shape \(0,\)"),
+        (np.array([0.1, np.nan] * 999), "not finite"),
+        (np.array([0.1, np.inf] * 999), "not finite"),
+    ],
+)
+def test_embed__what_is_no_waveform_is_refused(small_run, waveform, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        SpeakerEncoder.load(small_run).embed(waveform)
+
+
+def test_compare__one_enrolment_recording_by_itself_is_refused(small_run, waveforms):
+    encoder = SpeakerEncoder.load(small_run)
+    for alone in ("a.wav", waveforms[0]):
+        with pytest.raises(ValueError, match="put it into a list"):
+            encoder.compare(alone, waveforms[1])
+
+
+def test_identity__follows_the_code_that_makes_embeddings(small_run, tmp_path, monkeypatch):
+    """A changed padding rule, say, must not be served with embeddings of before."""
+    package = tmp_path / "sslsv"
+    shutil.copytree(Path(sslsv.__file__).parent, package)
+    monkeypatch.setattr(sslsv, "__file__", str(package / "__init__.py"))
+    encoder = SpeakerEncoder.load(small_run)
+    found = {encoder.identity}
+    names = ["data/rounding.py", "data/shards.py", "data/recordings.py", "modules.py", "verification.py"]
+    for name in [*names, "embeddings.py", "models/base.py", "encoders/pooling.py", "data/audio.py"]:
+        with open(package / name, "a") as file:
+            file.write("# changed\n")
+        found.add(replace(encoder).identity)
+    assert len(found) == 10
+
+
+def test_load__an_average_leaves_out_a_best_checkpoint_from_long_before(small_run, tmp_path):
+    folder, kept = RunFolder.at(small_run), RunFolder(str(tmp_path), "run")
+    for (_, name), step in zip(list_checkpoints(folder), (10, 900, 1000), strict=True):
+        checkpoint = read_checkpoint(folder, name)
+        checkpoint.step, checkpoint.best_step = step, 10
+        checkpoint.config = checkpoint.config.replace("keep_checkpoints: 3", "keep_checkpoints: 2")
+        write_checkpoint(kept, checkpoint)
+    assert SpeakerEncoder.load(kept.location, "average").steps == (900, 1000)
+    for count in (1, 0, -1):
+        with pytest.raises(ValueError, match=f"an average of {count} checkpoints"):
+            SpeakerEncoder.load(kept.location, "average", num_averaged=count)
+
+
+def test_folder_of__a_copied_checkpoint_is_the_folder_that_it_lies_in(tmp_path):
+    assert folder_of(tmp_path / "run" / "checkpoints" / "x.pt").location == str(tmp_path / "run")
+    assert folder_of(tmp_path / "copies" / "x.pt").location == str(tmp_path / "copies")
+
+
+def _calibration_of(scale, offset):
+    return {"scale": scale, "offset": offset}

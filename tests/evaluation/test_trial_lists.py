@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+from sslsv.data.manifest import Trials
+from sslsv.evaluation.trial_lists import TrialListError, count_shared, drop_recordings, open_list
+from tests.evaluation.test_verification import some_trials
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.wav").write_bytes(b"x")
+    return tmp_path
+
+
+def write_list(root, *lines):
+    (root / "list").write_text("\n".join(lines) + "\n")
+    return "list"
+
+
+def test_open_list__reads_a_list_below_the_root(root):
+    name = write_list(root, "1 a.wav b.wav", "0 a.wav c.wav")
+    found = open_list(str(root), name, is_lenient=False)
+    assert found.name == "list" and len(found.trials) == 2
+    summary = found.describe()
+    assert summary["counts"] == {} and len(summary["sha256"]) == 64
+
+
+def test_open_list__takes_a_path_from_the_working_folder(root, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("1 a.wav b.wav\n0 a.wav c.wav\n")
+    monkeypatch.chdir(elsewhere)
+    assert len(open_list(str(root), "mine", is_lenient=False).trials) == 2
+
+
+def test_open_list__missing_recordings_are_named_with_their_lines(root):
+    name = write_list(root, "1 a.wav b.wav", "0 a.wav lost.wav", "0 gone.wav c.wav")
+    with pytest.raises(
+        TrialListError, match=r"2 of 5 .* lost\.wav \(line 2\), gone\.wav \(line 3\).*--allow-missing"
+    ):
+        open_list(str(root), name, is_lenient=False)
+
+
+def test_open_list__lenient_leaves_out_and_counts(root):
+    name = write_list(root, "1 a.wav b.wav", "0 a.wav lost.wav", "0 gone.wav c.wav", "0 a.wav d.wav")
+    found = open_list(str(root), name, is_lenient=True)
+    assert found.trials.paths == ["a.wav", "b.wav", "d.wav"]
+    assert found.left_out == {"missing_recordings": 2, "skipped_trials": 2}
+
+
+def test_open_list__lenient_counts_what_is_missing_wherever_it_stands(root):
+    lost = [f"0 lost{i}.wav gone{i}.wav" for i in range(6)]  # more than are looked for at first
+    found = open_list(str(root), write_list(root, *lost, "1 a.wav b.wav", "0 a.wav c.wav"), is_lenient=True)
+    assert found.left_out == {"missing_recordings": 12, "skipped_trials": 6} and len(found.trials) == 2
+    (root / "voxceleb1").mkdir()
+    for name in "ef":
+        (root / "voxceleb1" / f"{name}.flac").write_bytes(b"x")
+    lines = [*lost, "1 e.flac f.flac", "0 e.flac g.flac", "0 f.flac h.flac"]
+    with pytest.raises(TrialListError, match="of 9 trials 1 target and 0 nontarget"):
+        open_list(str(root), write_list(root, *lines), is_lenient=True)
+    with pytest.raises(FileNotFoundError, match="None of the first 12 recordings"):
+        open_list(str(root), write_list(root, *lost), is_lenient=True)
+
+
+@pytest.mark.parametrize("is_lenient", [False, True])
+def test_open_list__labels_that_contradict_through_a_third_recording_are_named(root, is_lenient):
+    name = write_list(root, "1 a.wav b.wav", "0 a.wav d.wav", "1 b.wav c.wav", "0 c.wav a.wav")
+    with pytest.raises(TrialListError, match=r"1 nontarget trials of .*list .* line 4 \(c\.wav a\.wav\)"):
+        open_list(str(root), name, is_lenient=is_lenient)
+    (root / "voxceleb1").mkdir()
+    for name in "abc":
+        (root / f"{name}.wav").rename(root / "voxceleb1" / f"{name}.wav")
+    with pytest.raises(TrialListError, match=r"line 4 \(voxceleb1/c\.wav voxceleb1/a\.wav\)"):
+        open_list(str(root), "list", is_lenient=is_lenient)
+
+
+def test_count_shared__finds_pairs_either_way_round_wherever_the_folders_are():
+    def trials(*pairs):
+        paths = sorted({path for pair in pairs for path in pair})
+        enrol, test = np.array([[paths.index(a), paths.index(b)] for a, b in pairs]).T
+        return Trials(paths=paths, enrol=enrol, test=test, targets=enrol == 0)
+
+    mine = trials(("a", "b"), ("c", "a"), ("a", "d"), ("x", "y"))
+    others = trials(("/there/b", "/there/a"), ("/there/a", "/there/c"), ("/there/d", "/there/c"))
+    assert count_shared(mine, "/here", others, "/there") == 2
+    assert count_shared(mine, "/here", others, "/elsewhere") == 0
+
+
+def test_open_list__faulty_trials_are_named_or_left_out_and_counted(root):
+    lines = [
+        "1 a.wav b.wav",
+        "1 b.wav a.wav",
+        "0 a.wav c.wav",
+        "0 a.wav a.wav",
+        "1 a.wav d.wav",
+        "0 d.wav a.wav",
+    ]
+    name = write_list(root, *lines)
+    with pytest.raises(ValueError, match=r"line 4.*line 2 repeats line 1.*line 6 contradicts line 5"):
+        open_list(str(root), name, is_lenient=False)
+    found = open_list(str(root), name, is_lenient=True)
+    assert len(found.trials) == 2 and found.trials.paths == ["a.wav", "b.wav", "c.wav"]
+    counts = {"self_trials": 1, "repeated_trials": 1, "contradicting_trials": 1, "skipped_trials": 4}
+    assert found.left_out == counts
+
+
+def test_open_list__lenient_still_needs_both_kinds(root):
+    name = write_list(root, "1 a.wav b.wav", "0 a.wav lost.wav")
+    with pytest.raises(TrialListError, match="1 target and 0 nontarget"):
+        open_list(str(root), name, is_lenient=True)
+
+
+def test_open_list__the_prefix_that_voxceleb_leaves_out_is_found_in_line_numbers(root):
+    (root / "voxceleb1").mkdir()
+    (root / "voxceleb1" / "a.flac").write_bytes(b"x")
+    name = write_list(root, "1 a.flac b.flac", "0 a.flac c.flac")
+    with pytest.raises(TrialListError, match=r"voxceleb1/b\.flac \(line 1\), voxceleb1/c\.flac \(line 2\)"):
+        open_list(str(root), name, is_lenient=False)
+
+
+def test_drop_recordings__keeps_the_other_trials_as_they_were():
+    trials = drop_recordings(some_trials(), [1])
+    assert trials.paths == ["a", "c", "d"]
+    kept = [
+        (trials.paths[e], trials.paths[t], bool(k))
+        for e, t, k in zip(trials.enrol, trials.test, trials.targets, strict=True)
+    ]
+    assert kept == [("c", "d", True), ("a", "c", False)]
+    assert np.array_equal(trials.versions, [0, 0, 0])

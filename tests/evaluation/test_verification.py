@@ -1,0 +1,151 @@
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sslsv.config import Config, DataConfig, EvaluationConfig
+from sslsv.data.audio import AudioError
+from sslsv.data.manifest import Trials
+from sslsv.encoders import ThinResNet34
+from sslsv.evaluation.verification import Embedder, TrialSet, VerificationError, open_trial_sets, verify
+from sslsv.models import SimCLR
+
+
+def small_model():
+    torch.manual_seed(0)
+    encoder = ThinResNet34(ThinResNet34.Config(width=2, embedding_dim=16))
+    return SimCLR(SimCLR.Config(), encoder)
+
+
+class Recorder(nn.Module):
+    """Embeds a waveform as its first two samples, and notes the shapes it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+        self.encoder = types.SimpleNamespace(embedding_dim=2)
+
+    def embed(self, waveforms):
+        self.shapes.append(tuple(waveforms.shape))
+        return waveforms[:, :2]
+
+
+def test_embed_recordings__batches_only_equal_lengths_and_bounds_the_audio():
+    lengths = [16000, 8000, 16000, 16000, 8000, 4000, 16000]
+    waveforms = [np.full(n, i, dtype=np.float32) for i, n in enumerate(lengths)]
+    model = Recorder()
+    embedder = Embedder(model, torch.device("cpu"), "fp32", batch_seconds=2.0)
+    embeddings, bad = embedder.embed_recordings(lambda i: waveforms[i], len(waveforms))
+    assert not bad and embeddings[:, 0].tolist() == list(range(7))
+    assert sorted(model.shapes) == [(1, 4000), (2, 8000), (2, 16000), (2, 16000)]
+
+
+def test_embed_recordings__equal_to_one_at_a_time_and_leaves_the_model_training():
+    model = small_model().train()
+    rng = np.random.default_rng(0)
+    waveforms = [rng.standard_normal(n).astype(np.float32) * 0.1 for n in (8000, 9000, 8000, 10000)]
+    embedder = Embedder(model, torch.device("cpu"), "fp32", batch_seconds=10)
+    together, _ = embedder.embed_recordings(lambda i: waveforms[i], 4)
+    assert model.training
+    model.eval()
+    for i, waveform in enumerate(waveforms):
+        with torch.no_grad():
+            alone = model.embed(torch.from_numpy(waveform)[None])[0].numpy()
+        np.testing.assert_allclose(together[i], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_embed__bf16_keeps_the_cosine_to_fp32():
+    model = small_model()
+    waveform = np.random.default_rng(1).standard_normal((1, 32000)).astype(np.float32) * 0.1
+    full, half = (Embedder(model, torch.device("cpu"), p, 10).embed(list(waveform)) for p in ("fp32", "bf16"))
+    assert torch.cosine_similarity(full, half).item() > 0.999
+
+
+def test_verify__perfect_and_hopeless_embeddings():
+    trials = some_trials()
+    angle = {True: [0.0, 0.1, 2.0, 2.1], False: [0.0, 0.0, 0.0, 0.0]}
+    for is_perfect, angles in angle.items():
+        waveforms = [np.array([np.cos(a), np.sin(a)], dtype=np.float32) for a in angles]
+        trial_set = TrialSet("t", trials, waveforms.__getitem__)
+        metrics = verify(Embedder(Recorder(), torch.device("cpu"), "fp32", 1), trial_set).metrics
+        assert metrics["eer"] == pytest.approx(0.0 if is_perfect else 50.0)
+        assert metrics["min_dcf"] == pytest.approx(0.0 if is_perfect else 1.0)
+
+
+def some_trials():
+    return Trials(
+        paths=list("abcd"),
+        enrol=np.array([0, 2, 0, 1]),
+        test=np.array([1, 3, 2, 3]),
+        targets=np.array([True, True, False, False]),
+    )
+
+
+def reader_of(bad):
+    def read(i):
+        if i in bad:
+            raise AudioError(f"{'abcd'[i]} is empty.")
+        return np.array([np.cos(i // 2), np.sin(i // 2)], dtype=np.float32)
+
+    return read
+
+
+def test_verify__trials_with_an_unreadable_recording_are_left_out_and_counted():
+    embedder = Embedder(Recorder(), torch.device("cpu"), "fp32", 1)
+    result = verify(embedder, TrialSet("t", some_trials(), reader_of({3})))
+    assert result.bad_recordings == {"d": "d is empty."}
+    assert result.metrics["skipped_trials"] == 2 and result.metrics["eer"] == pytest.approx(0.0)
+    assert result.embeddings.shape == (3, 2)
+
+
+def test_verify__with_no_target_trial_left_it_says_which_recordings_are_bad():
+    embedder = Embedder(Recorder(), torch.device("cpu"), "fp32", 1)
+    with pytest.raises(
+        VerificationError, match=r"0 target and 1 nontarget(.|\n)*b is empty.(.|\n)*d is empty"
+    ):
+        verify(embedder, TrialSet("t", some_trials(), reader_of({1, 3})))
+
+
+def test_embed_recordings__one_of_a_few_samples_is_repeated():
+    embedder = Embedder(small_model(), torch.device("cpu"), "fp32", 1)
+    embeddings, bad = embedder.embed_recordings(lambda i: np.ones(10, dtype=np.float32) * 0.1, 1)
+    assert not bad and np.isfinite(embeddings).all()
+
+
+@pytest.fixture
+def config(demo_corpus):
+    return Config(
+        data=DataConfig(root=str(demo_corpus)),
+        evaluation=EvaluationConfig(held_out_speakers=3, held_out_is_shifted=True, test=("trials",)),
+    )
+
+
+def test_open_trial_sets__held_out_speakers_are_not_trained_on(config):
+    manifest, validation, tests = open_trial_sets(config)
+    assert validation is not None and [t.name for t in tests] == ["trials"]
+    assert not set(manifest.paths) & set(validation.trials.paths)
+    assert {p.split("/")[1] for p in manifest.paths}.isdisjoint(
+        p.split("/")[1] for p in validation.trials.paths
+    )
+
+
+def test_held_out_trials__shifted_recordings_differ_between_versions_and_never_between_validations(config):
+    _, first, _ = open_trial_sets(config)
+    _, second, _ = open_trial_sets(config)
+    trials = first.trials
+    same_file = [i for i, path in enumerate(trials.paths) if path == trials.paths[0]]
+    assert len(same_file) == 2
+    a, b = (first.read(i) for i in same_file)
+    assert len(a) == len(b) and np.corrcoef(a, b)[0, 1] < 0.99
+    np.testing.assert_array_equal(a, second.read(same_file[0]))
+
+
+def test_held_out_trials__unshifted_are_the_files_themselves(config):
+    plain = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, held_out_is_shifted=False)
+    )
+    _, validation, _ = open_trial_sets(plain)
+    assert (validation.trials.versions == 0).all()

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from sslsv.models import terms as losses
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=[(12, 5), (5, 12), (7, 7)], ids=["rows > dims", "rows < dims", "square"])
+def views(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    a = torch.randn(request.param, generator=generator, dtype=torch.float64) * 2 + 1
+    return a, a + torch.randn(request.param, generator=generator, dtype=torch.float64)
+
+
+def test_cross_products__equal_the_double_sum(views) -> None:
+    a, b = views
+    for z_b in (b, None):
+        products = [
+            [(column * other).sum().item() for other in (a if z_b is None else b).T] for column in a.T
+        ]
+        energy, diagonal = losses.cross_products(a, z_b)
+        expected = sum(p**2 for i, row in enumerate(products) for j, p in enumerate(row) if i != j)
+        assert energy.item() == pytest.approx(expected, rel=1e-12)
+        assert diagonal.tolist() == pytest.approx([row[i] for i, row in enumerate(products)], rel=1e-12)
+
+
+def test_cross_products__gradients_are_those_of_finite_differences(views) -> None:
+    a, b = (view.clone().requires_grad_() for view in views)
+    assert torch.autograd.gradcheck(losses.cross_products, (a, b))
+    assert torch.autograd.gradcheck(losses.cross_products, (a,))
+
+
+def test_cross_products__gram_form_keeps_float32_digits() -> None:
+    z = torch.randn(64, 512, generator=torch.Generator().manual_seed(4))
+    z = z - z.mean(0)
+    exact, _ = losses.cross_products(z.double())
+    for energy, _ in (losses.cross_products(z), losses.cross_products(z, z)):
+        assert energy.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_variance_and_covariance__equal_torch_cov(views) -> None:
+    for z in views:
+        matrix = torch.cov((0.3 * z).T)
+        energy = (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]
+        hinge = (1 - (matrix.diagonal() + 1e-4).sqrt()).clamp(min=0).mean()
+        variance, covariance = losses.variance_and_covariance(0.3 * z)
+        assert covariance.item() == pytest.approx(energy.item(), rel=1e-12)
+        assert variance.item() == pytest.approx(hinge.item(), rel=1e-12) and variance.item() > 0
+        assert losses.variance_hinge(0.3 * z).item() == pytest.approx(variance.item(), rel=1e-12)
+
+
+def test_correlation_penalty__equals_torch_corrcoef_and_ignores_scale(views) -> None:
+    for z in views:
+        correlation = torch.corrcoef(z.T).fill_diagonal_(0)
+        value = losses.correlation_penalty(z).item()
+        assert value == pytest.approx(correlation.square().mean().item(), rel=1e-12)
+        scales = torch.arange(1, z.shape[1] + 1)
+        assert losses.correlation_penalty(z * scales + 7).item() == pytest.approx(value, rel=1e-10)
+
+
+def test_variance_hinge__is_zero_when_spread_and_near_one_when_collapsed() -> None:
+    spread = torch.tensor([[-2.0, 3.0], [2.0, -3.0]])
+    assert losses.variance_hinge(spread).item() == 0
+    assert losses.variance_hinge(torch.ones(4, 3)).item() == pytest.approx(1 - 1e-4**0.5, rel=1e-6)
+
+
+def test_variance_hinge__collapsed_batch_has_finite_gradient() -> None:
+    z = torch.ones(4, 3, requires_grad=True)
+    losses.variance_hinge(z).backward()
+    assert z.grad is not None and torch.isfinite(z.grad).all()
+
+
+def test_standardize__is_a_batch_norm_without_parameters(views) -> None:
+    for z in views:
+        expected = torch.nn.functional.batch_norm(z, None, None, training=True)
+        torch.testing.assert_close(losses.standardize(z), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_invariance__is_the_mean_over_all_entries() -> None:
+    assert losses.invariance(torch.zeros(2, 3), torch.full((2, 3), 2.0)).item() == 4

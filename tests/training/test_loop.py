@@ -1,0 +1,250 @@
+"""The loop in this process, its batches made without Ray; the whole command is in test_end_to_end.py."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
+from sslsv.data.augment import AugmentConfig
+from sslsv.data.pipeline import plain_batches
+from sslsv.encoders import ThinResNet34
+from sslsv.evaluation.verification import Verification
+from sslsv.models import SimCLR
+from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
+from sslsv.runs.folder import RunFolder
+from sslsv.train import prepare_folder
+from sslsv.training import loop as train_loop
+from sslsv.training.interruption import Interrupted
+from sslsv.training.loop import Training
+from sslsv.training.optim import OptimizerConfig
+from sslsv.training.schedules import ScheduleConfig
+from sslsv.training.validation import TrainingError
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    def batches(plan, maker, first, last, *, rank, world_size, **resources):
+        return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
+
+    monkeypatch.setattr(train_loop, "train_batches", batches)
+    monkeypatch.setattr(train_loop.ray, "put", lambda value: value)
+
+
+@pytest.fixture
+def config(demo_corpus):
+    return Config(
+        data=DataConfig(root=str(demo_corpus), augment=AugmentConfig(strategy="any")),
+        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
+        model=SimCLR.Config(crop_seconds=0.3, temperature=0.1),
+        optimizer=OptimizerConfig(schedule=ScheduleConfig(name="cosine")),
+        train=TrainConfig(epochs=4, batch_size=5, log_every_steps=3),
+        evaluation=EvaluationConfig(
+            held_out_speakers=3,
+            every_epochs=2,
+            label_free=LabelFreeConfig(utterances=8, views=2, crop_seconds=0.5),
+            test=("trials",),
+        ),
+        run=RunConfig(tensorboard=False),
+    )
+
+
+def training(config, tmp_path, name="run", **values):
+    folder = RunFolder(str(tmp_path), name)
+    prepare_folder(folder, config, is_fresh=False)
+    return Training(config, folder, device=torch.device("cpu"), **values)
+
+
+def weights(tmp_path, name):
+    folder = RunFolder(str(tmp_path), name)
+    return read_checkpoint(folder, find_checkpoint(folder, "last"))
+
+
+def stop_at(step, monkeypatch):
+    """Make the loop die before `step`, as if its machine had."""
+    original = Training.take_step
+
+    def take_step(self, batch):
+        if self.state.step == step:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    monkeypatch.setattr(Training, "take_step", take_step)
+    return original
+
+
+@pytest.mark.parametrize("dies_at", [4, 9, 14])
+def test_training__stopped_anywhere_it_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, dies_at):
+    """20 training utterances, 4 steps an epoch, 16 in all; checkpoints at every record, so also inside epochs."""
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_every_minutes=1e-9))
+    whole = training(config, tmp_path, "whole").run()
+    original = stop_at(dies_at, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        training(config, tmp_path, "cut").run()
+    monkeypatch.setattr(Training, "take_step", original)
+    again = training(config, tmp_path, "cut")
+    assert 0 < again.state.step <= dies_at
+    summary = again.run()
+    a, b = weights(tmp_path, "whole"), weights(tmp_path, "cut")
+    assert a.step == b.step == 16
+    assert all(torch.equal(weight, b.model[name]) for name, weight in a.model.items())
+    assert summary["last"] == whole["last"] and summary["best"] == whole["best"]
+    folders = [RunFolder(str(tmp_path), name) for name in ("whole", "cut")]
+    keys = ("step", "loss", "eer", "label_free/lidar", "label_free/pseudo_eer", "best_value")
+    values = [[[record.get(key) for key in keys] for record in folder.metrics()] for folder in folders]
+    assert values[0] == values[1]
+
+
+def test_training__reports_every_validation_and_keeps_the_best_checkpoint(config, tmp_path):
+    reports = []
+    summary = training(config, tmp_path, report=reports.append).run()
+    assert [record["step"] for record in reports] == [8, 16]
+    assert all({"eer", "min_dcf", "effective_rank", "mean_cosine"} <= record.keys() for record in reports)
+    best = min(reports, key=lambda record: record["eer"])
+    assert summary["best"]["step"] == best["step"]
+    assert (summary["best"]["criterion"], summary["best"]["value"]) == ("eer", best["eer"])
+    assert (reports[-1]["criterion"], reports[-1]["best_value"]) == ("eer", best["eer"])
+    steps = [step for step, _ in list_checkpoints(RunFolder(str(tmp_path), "run"))]
+    assert best["step"] in steps and 16 in steps
+
+
+def without_trials(config, **label_free):
+    return dataclasses.replace(
+        config, evaluation=EvaluationConfig(every_epochs=2, label_free=LabelFreeConfig(**label_free))
+    )
+
+
+def test_training__without_trials_the_label_free_values_are_logged_and_nothing_is_chosen(config, tmp_path):
+    summary = training(without_trials(config, utterances=8, crop_seconds=0.5), tmp_path).run()
+    validated = [r for r in RunFolder(str(tmp_path), "run").metrics() if "label_free/lidar" in r]
+    assert [record["step"] for record in validated] == [12, 24]
+    assert all("eer" not in record and "best_value" not in record for record in validated)
+    names = {key.removeprefix("label_free/") for key in validated[0] if key.startswith("label_free/")}
+    assert {"rankme", "lidar", "alpha_req", "alignment", "uniformity", "feature_std", "pseudo_eer"} <= names
+    assert summary["best"] == {}
+    assert summary["trial_sets"]["label-free probe"]["utterances"] == 8
+
+
+def test_training__chooses_by_a_label_free_value_if_asked(config, tmp_path):
+    every = dataclasses.replace(config.evaluation, every_epochs=1, criterion="label_free/rankme")
+    reports = []
+    summary = training(dataclasses.replace(config, evaluation=every), tmp_path, report=reports.append).run()
+    best = max(reports, key=lambda record: record["label_free/rankme"])
+    assert summary["best"]["step"] == best["step"] and summary["best"]["criterion"] == "label_free/rankme"
+    assert summary["best"]["value"] == best["label_free/rankme"]
+    folder = RunFolder(str(tmp_path), "run")
+    assert read_checkpoint(folder, find_checkpoint(folder, "best")).step == best["step"]
+
+
+def test_training__the_probe_changes_nothing_of_the_training(config, tmp_path):
+    training(without_trials(config, utterances=8, crop_seconds=0.5), tmp_path, "with").run()
+    training(without_trials(config, utterances=0), tmp_path, "without").run()
+    a, b = weights(tmp_path, "with").model, weights(tmp_path, "without").model
+    assert all(torch.equal(weight, b[name]) for name, weight in a.items())
+
+
+def test_training__steps_on_one_batch_learn_it(config, tmp_path):
+    optimizer = OptimizerConfig(learning_rate=1e-2, schedule=ScheduleConfig(name="constant"))
+    loop = training(dataclasses.replace(config, optimizer=optimizer), tmp_path)
+    batch = next(loop.batches())
+    losses = [loop.take_step(batch)["loss"].item() for _ in range(60)]
+    assert losses[-1] < 0.5 * math.log(9)  # the loss of one positive that looks like the 8 negatives
+
+
+def test_training__another_seed_is_another_run(config, tmp_path):
+    training(config, tmp_path, "a").run()
+    training(dataclasses.replace(config, seed=2), tmp_path, "b").run()
+    a, b = weights(tmp_path, "a").model, weights(tmp_path, "b").model
+    assert not any(torch.equal(a[name], b[name]) for name in a if name.endswith("conv1.weight"))
+
+
+def test_training__a_loss_that_is_no_number_stops_it_with_a_sentence(config, tmp_path):
+    wild = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=1e30))
+    with pytest.raises(TrainingError, match="optimizer.learning_rate"):
+        training(wild, tmp_path).run()
+    assert not list_checkpoints(RunFolder(str(tmp_path), "run"))
+
+
+def test_training__early_stopping_says_so_in_the_summary(config, tmp_path, monkeypatch):
+    hopeless = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy(), {})
+    monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, t: hopeless)
+    impatient = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, epochs=50, patience=2),
+        evaluation=dataclasses.replace(config.evaluation, every_epochs=1),
+    )
+    summary = training(impatient, tmp_path).run()
+    assert summary["last"]["step"] == 12 and "train.patience" in summary["stop_reason"]
+
+
+def test_training__test_lists_can_be_watched_without_choosing_anything(config, tmp_path):
+    watched = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, test_every_epochs=1)
+    )
+    training(watched, tmp_path).run()
+    records = RunFolder(str(tmp_path), "run").metrics()
+    assert [r["step"] for r in records if "test/trials/eer" in r] == [4, 8, 12]
+
+
+def test_training__a_run_that_stopped_early_stays_stopped(config, tmp_path, monkeypatch):
+    hopeless = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy(), {})
+    monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, t: hopeless)
+    impatient = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=50, patience=1))
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "sslsv.training.validation.summarize", die
+        )  # killed after the decision, before the summary
+        with pytest.raises(KeyboardInterrupt):
+            training(impatient, tmp_path).run()
+    summary = training(impatient, tmp_path).run()
+    assert summary["last"]["step"] == 16 and "train.patience" in summary["stop_reason"]
+
+
+def test_training__goes_on_after_a_damaged_checkpoint_and_keeps_the_new_ones(config, tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        config, run=dataclasses.replace(config.run, checkpoint_every_minutes=1e-9, keep_checkpoints=1)
+    )
+    original = stop_at(9, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        training(config, tmp_path).run()
+    monkeypatch.setattr(Training, "take_step", original)
+    folder = RunFolder(str(tmp_path), "run")
+    newest = tmp_path / "run" / "checkpoints" / list_checkpoints(folder)[-1][1]
+    later = newest.with_name(newest.name.replace("step_0000000", "step_0000009"))
+    later.write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="passing over damaged"):
+        training(config, tmp_path).run()
+    assert list_checkpoints(folder)[-1][0] == 16 and later.with_name(later.name + ".damaged").exists()
+
+
+def test_training__a_seed_as_large_as_a_clock_works(config, tmp_path):
+    training(dataclasses.replace(config, seed=1_795_000_000_000), tmp_path).run()
+
+
+def test_training__asked_to_stop_it_saves_that_very_step_and_goes_on_as_if_never_stopped(config, tmp_path):
+    whole = training(config, tmp_path, "whole")
+    whole.run()
+    asked = iter([None, None, None, "the machine will go"])
+    stopped = training(config, tmp_path, "stopped", asked_to_stop=lambda: next(asked, "the machine will go"))
+    with pytest.raises(Interrupted, match="step 4: the machine will go"):
+        stopped.run()
+    assert weights(tmp_path, "stopped").step == 4  # 3 and 6 are the steps that are logged
+    again = training(config, tmp_path, "stopped")
+    assert again.state.step == 4
+    again.run()
+    for name, weight in weights(tmp_path, "whole").model.items():
+        assert torch.equal(weight, weights(tmp_path, "stopped").model[name]), name
+    steps = [record["step"] for record in again.folder.metrics()]
+    assert steps == sorted({*(record["step"] for record in whole.folder.metrics()), 4})
+
+
+def test_training__asked_to_stop_at_the_last_step_it_finishes(config, tmp_path):
+    total = training(config, tmp_path).total_steps
+    done = training(config, tmp_path, "done")
+    done.interruption.asked = lambda: "too late" if done.state.step == total else None
+    assert done.run()["is_finished"]

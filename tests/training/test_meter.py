@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from sslsv.training import meter as meter_module
+from sslsv.training.meter import Meter
+from tests.clock import Clock
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(meter_module, "time", clock)
+    return clock
+
+
+def meter(**values):
+    return Meter(
+        **{"batch_size": 8, "total_steps": 10, "steps_per_epoch": 5, "first_step": 0, "seconds": 0.0} | values
+    )
+
+
+def test_record__averages_the_steps_since_the_last_record():
+    m = meter()
+    for value in (1.0, 3.0):
+        m.add({"loss": torch.tensor(value)})
+    assert m.record()["loss"] == pytest.approx(2.0)
+    m.add({"loss": torch.tensor(7.0)})
+    record = m.record()
+    assert record["loss"] == pytest.approx(7.0)
+    assert (record["step"], record["epoch"]) == (3, 0.6)
+
+
+def test_record__waiting_counts_as_waiting_and_pauses_as_nothing(clock):
+    m = meter()
+    with m.paused("validation"):
+        clock.sleep(0.2)
+    with m.waiting():
+        clock.sleep(0.2)
+    m.add({"loss": torch.tensor(1.0)})
+    record = m.record()
+    assert record["data_wait_share"] > 0.999  # the pause is not in the whole
+    assert record["samples_per_second"] == pytest.approx(8 / 0.2, rel=1e-3)
+    assert m.training_seconds < m.seconds - 0.19
+
+
+def test_seconds__go_on_after_a_restart():
+    assert meter(first_step=4, seconds=100.0).seconds == pytest.approx(100.0, abs=1.0)
+
+
+def test_record__says_which_pause_took_which_share_of_all_time(clock):
+    m = meter()
+    m.add({"loss": torch.tensor(1.0)})
+    m.record()
+    for what, seconds in (("validation", 0.2), ("checkpoint", 0.1)):
+        with m.paused(what):
+            clock.sleep(seconds)
+    m.add({"loss": torch.tensor(1.0)})
+    clock.sleep(0.1)
+    record = m.record()
+    assert record["validation_share"] == pytest.approx(0.5, abs=1e-3)
+    assert record["checkpoint_share"] == pytest.approx(0.25, abs=1e-3)
+    assert "reporting_share" not in record
+
+
+def test_time_shares__are_of_the_whole_run_and_add_up_to_one(clock):
+    m = meter()
+    with m.waiting():
+        clock.sleep(0.1)
+    with m.paused("reporting"):
+        clock.sleep(0.1)
+    m.add({"loss": torch.tensor(1.0)})
+    m.record()
+    clock.sleep(0.2)
+    shares = m.time_shares()
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["waiting"] == pytest.approx(0.25, abs=1e-3)
+    assert shares["training"] == pytest.approx(0.5, abs=1e-3)
+    assert list(shares) == ["training", "waiting", "validation", "checkpoint", "reporting"]

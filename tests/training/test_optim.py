@@ -1,0 +1,169 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sslsv.training.optim import LARS, OptimizerConfig, build_optimizer, clip_gradients
+from sslsv.training.schedules import ScheduleConfig
+
+NAMES = ["adam", "adamw", "sgd", "lars"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
+
+
+def train_one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model(torch.randn(5, 1, 8)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_optimizer__moves_every_parameter(name: str) -> None:
+    model = network()
+    before = [p.clone() for p in model.parameters()]
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, learning_rate=0.1))  # type: ignore[arg-type]
+    train_one_step(model, optimizer)
+    # The convolution's bias stands before a batch norm: its gradient is zero but for rounding.
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert [m for index, m in enumerate(moved) if index != 1] == [True] * 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_optimizer__weight_decay_leaves_biases_and_norms_alone(name: str) -> None:
+    model = network()
+    for parameter in model.parameters():
+        parameter.data.fill_(1.0)
+        parameter.grad = torch.zeros_like(parameter)
+    config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.1)  # type: ignore[arg-type]
+    build_optimizer(model, config).step()
+    for parameter in model.parameters():
+        is_decayed = bool((parameter < 1).all())
+        assert is_decayed == (parameter.ndim > 1)
+
+
+def test_build_optimizer__ignores_frozen_parameters() -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = build_optimizer(model, OptimizerConfig())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_build_optimizer__refuses_a_model_without_parameters() -> None:
+    with pytest.raises(ValueError, match="nothing to optimise"):
+        build_optimizer(nn.ReLU(), OptimizerConfig())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_optimizer__state_round_trips(name: str) -> None:
+    config = OptimizerConfig(name=name, learning_rate=0.1)  # type: ignore[arg-type]
+    model, restored = network(), network()
+    optimizer, other = build_optimizer(model, config), build_optimizer(restored, config)
+    train_one_step(model, optimizer)
+    restored.load_state_dict(model.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # as through a file: nothing shared
+    for each, its_optimizer in ((model, optimizer), (restored, other)):
+        torch.manual_seed(1)
+        train_one_step(each, its_optimizer)
+    for a, b in zip(model.parameters(), restored.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def slow_lars(weight: Tensor, gradients: list[Tensor], lr: float, decay: float, momentum: float) -> Tensor:
+    velocity = [0.0] * weight.numel()
+    w = weight.flatten().tolist()
+    for gradient in gradients:
+        update = [g + decay * x for g, x in zip(gradient.flatten().tolist(), w, strict=True)]
+        w_norm, u_norm = sum(x * x for x in w) ** 0.5, sum(u * u for u in update) ** 0.5
+        trust = 1e-3 * w_norm / u_norm if w_norm > 0 and u_norm > 0 else 1.0
+        velocity = [momentum * v + trust * u for v, u in zip(velocity, update, strict=True)]
+        w = [x - lr * v for x, v in zip(w, velocity, strict=True)]
+    return torch.tensor(w, dtype=weight.dtype).view_as(weight)
+
+
+@pytest.mark.parametrize("start", ["random", "zeros"])
+def test_lars__equals_the_paper_written_out(start: str) -> None:
+    weight = torch.randn(3, 4, dtype=torch.float64) * (start == "random")
+    gradients = [torch.randn(3, 4, dtype=torch.float64) for _ in range(4)]
+    parameter = nn.Parameter(weight.clone())
+    optimizer = LARS([parameter], lr=0.5, momentum=0.9, weight_decay=0.01)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    expected = slow_lars(weight, gradients, lr=0.5, decay=0.01, momentum=0.9)
+    torch.testing.assert_close(parameter.data, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_lars__step_does_not_depend_on_the_gradients_scale() -> None:
+    weight, gradient = torch.randn(3, 4), torch.randn(3, 4)
+    steps = []
+    for scale in (1.0, 1000.0):
+        parameter = nn.Parameter(weight.clone())
+        parameter.grad = gradient * scale
+        LARS([parameter], lr=0.5).step()
+        steps.append(parameter.data - weight)
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-4, atol=1e-7)
+
+
+def test_lars__treats_biases_as_plain_momentum_sgd() -> None:
+    model, reference = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    config = OptimizerConfig(name="lars", learning_rate=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(model, config)
+    sgd = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        for a, b in zip(model.parameters(), reference.parameters(), strict=True):
+            a.grad = torch.randn(3)
+            b.grad = a.grad.clone()
+        optimizer.step()
+        sgd.step()
+    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_clip_gradients__scales_all_to_the_norm_and_returns_the_one_before() -> None:
+    model = nn.Linear(2, 1)
+    model.weight.grad, model.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+    assert clip_gradients(model, 1.0).item() == pytest.approx(5.0)
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[0.6, 0.0]]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(model.bias.grad, torch.tensor([0.8]), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 10.0])
+def test_clip_gradients__leaves_small_gradients_alone(clip_norm: float | None) -> None:
+    model = nn.Linear(2, 1)
+    model.weight.grad, model.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+    assert clip_gradients(model, clip_norm).item() == pytest.approx(5.0)
+    assert model.weight.grad.tolist() == [[3.0, 0.0]]
+
+
+def test_clip_gradients__of_no_gradients_is_zero() -> None:
+    assert clip_gradients(nn.Linear(2, 1), 1.0).item() == 0.0
+
+
+def test_clip_gradients__shows_a_gradient_that_is_not_finite() -> None:
+    model = nn.Linear(2, 1)
+    model.weight.grad = torch.tensor([[float("nan"), 0.0]])
+    assert clip_gradients(model, 1.0).isnan()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("learning_rate", 0.0), ("weight_decay", -0.1), ("momentum", 1.0), ("clip_norm", 0.0)],
+)
+def test_optimizer_config__refuses_values_out_of_range(setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{setting} is {value}; "):
+        OptimizerConfig(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_optimizer_config__refuses_a_cosine_that_would_rise() -> None:
+    schedule = ScheduleConfig(name="cosine", min_learning_rate=0.1)
+    with pytest.raises(ValueError, match="is above learning_rate"):
+        OptimizerConfig(learning_rate=1e-3, schedule=schedule)

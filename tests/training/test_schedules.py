@@ -1,0 +1,86 @@
+import math
+
+import pytest
+
+from sslsv.training.schedules import ScheduleConfig, learning_rate
+
+BASE = 1e-3
+
+
+def rates(config: ScheduleConfig, epochs: int = 4, steps_per_epoch: int = 10) -> list[float]:
+    total = epochs * steps_per_epoch
+    return [learning_rate(config, BASE, step, total, steps_per_epoch) for step in range(total)]
+
+
+def test_constant__never_moves() -> None:
+    assert set(rates(ScheduleConfig(name="constant"))) == {BASE}
+
+
+def test_step__multiplies_every_n_epochs() -> None:
+    seen = rates(ScheduleConfig(name="step", decay_factor=0.5, decay_every_epochs=2), epochs=6)
+    assert seen == [BASE] * 20 + [BASE * 0.5] * 20 + [BASE * 0.25] * 20
+
+
+def test_cosine__starts_at_the_base_and_ends_exactly_at_the_minimum() -> None:
+    seen = rates(ScheduleConfig(name="cosine", min_learning_rate=1e-5))
+    assert seen[0] == BASE
+    assert seen[-1] == 1e-5
+    assert all(later < earlier for earlier, later in zip(seen, seen[1:], strict=False))
+
+
+def test_cosine__is_the_formula_in_between() -> None:
+    seen = rates(ScheduleConfig(name="cosine", min_learning_rate=1e-5))
+    for step, rate in enumerate(seen):
+        expected = 1e-5 + 0.5 * (BASE - 1e-5) * (1 + math.cos(math.pi * step / 39))
+        assert rate == pytest.approx(expected, rel=1e-12)
+
+
+def test_warmup__rises_linearly_from_above_zero_to_the_base() -> None:
+    seen = rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=1.0))
+    assert seen[:10] == pytest.approx([BASE * n / 10 for n in range(1, 11)], rel=1e-12)
+    assert seen[9] == BASE
+
+
+def test_warmup__cosine_after_it_ends_exactly_at_the_minimum() -> None:
+    seen = rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=1.5, min_learning_rate=2e-5))
+    assert seen[-1] == 2e-5
+    assert all(later < earlier for earlier, later in zip(seen[14:], seen[15:], strict=False))
+
+
+def test_warmup__of_no_length_is_the_plain_cosine() -> None:
+    assert rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=0.0)) == rates(
+        ScheduleConfig(name="cosine")
+    )
+
+
+def test_warmup__as_long_as_the_run_ends_at_the_base() -> None:
+    seen = rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=4.0))
+    assert seen[-1] == BASE
+    assert seen[0] == pytest.approx(BASE / 40)
+
+
+@pytest.mark.parametrize("name", ["constant", "step", "cosine", "warmup_cosine"])
+def test_learning_rate__is_positive_for_runs_of_one_step(name: str) -> None:
+    assert learning_rate(ScheduleConfig(name=name), BASE, 0, 1, 1) == BASE  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["cosine", "warmup_cosine"])
+def test_learning_rate__keeps_the_last_rate_past_the_end(name: str) -> None:
+    config = ScheduleConfig(name=name, warmup_epochs=1.0)  # type: ignore[arg-type]
+    assert learning_rate(config, BASE, 99, 40, 10) == config.min_learning_rate
+
+
+def test_learning_rate__refuses_points_outside_of_any_run() -> None:
+    with pytest.raises(ValueError, match="step -1 of 40"):
+        learning_rate(ScheduleConfig(), BASE, -1, 40, 10)
+    with pytest.raises(ValueError, match="at least 1"):
+        learning_rate(ScheduleConfig(), BASE, 0, 0, 10)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("warmup_epochs", -1.0), ("min_learning_rate", -1e-5), ("decay_factor", 1.5), ("decay_every_epochs", 0)],
+)
+def test_schedule_config__refuses_values_out_of_range(setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{setting} is {value}; it must be"):
+        ScheduleConfig(**{setting: value})  # type: ignore[arg-type]

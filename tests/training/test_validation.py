@@ -1,0 +1,124 @@
+import math
+
+import pytest
+import torch
+
+from sslsv.config import CollapseConfig, Config, DataConfig, EvaluationConfig, TrainConfig
+from sslsv.ops import distributed
+from sslsv.training.state import TrainingState
+from sslsv.training.validation import (
+    TrainingError,
+    check_bad_share,
+    check_finite,
+    note_best,
+    reason_to_stop,
+    start_together,
+)
+
+
+def state(**values):
+    return TrainingState(model=None, optimizer=None, scaler=None, step=30, **values)
+
+
+def config(**train):
+    return Config(train=TrainConfig(**train), evaluation=EvaluationConfig(held_out_speakers=2))
+
+
+def test_reason_to_stop__patience_counts_validations_without_a_better_value():
+    patient = config(patience=3)
+    record = {"batch_feature_std": 1.0, "feature_std": 1.0}
+    assert reason_to_stop(dict(record), state(best_value=9.0, validations_without_gain=2), patient) is None
+    reason = reason_to_stop(dict(record), state(best_value=9.0, validations_without_gain=3), patient)
+    assert "eer has not got better in 3 validations (train.patience); the best is 9." in reason
+
+
+@pytest.mark.parametrize(
+    ("action", "is_stopped", "is_marked"), [("warn", 0, 1), ("stop", 1, 1), ("ignore", 0, 0)]
+)
+def test_reason_to_stop__a_collapse_is_marked_and_stops_if_asked(action, is_stopped, is_marked):
+    record = {"batch_feature_std": 0.9, "feature_std": 0.001}
+    reason = reason_to_stop(record, state(), config(collapse=CollapseConfig(action=action)))
+    assert (reason is not None) == is_stopped
+    assert record.get("has_collapsed", False) == is_marked
+
+
+def test_reason_to_stop__without_validation_the_batches_tell_of_a_collapse():
+    record = {"batch_feature_std": 0.001}
+    reason_to_stop(record, state(), config())
+    assert record["has_collapsed"] and "collapsed" in record["notice"]
+
+
+def chosen_by(criterion):
+    return Config(evaluation=EvaluationConfig(held_out_speakers=2, criterion=criterion))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "better", "worse"),
+    [
+        ("eer", 8.0, 10.0),
+        ("min_dcf", 8.0, 10.0),
+        ("label_free/pseudo_eer", 8.0, 10.0),
+        ("label_free/lidar", 10.0, 8.0),
+        ("label_free/rankme", 10.0, 8.0),
+    ],
+)
+def test_note_best__knows_which_way_is_better(criterion, better, worse):
+    record = {"feature_std": 0.5}
+    kept = state()
+    for value, best, without_gain in [(9.0, 9.0, 0), (worse, 9.0, 1), (9.0, 9.0, 2), (better, better, 0)]:
+        note_best({**record, criterion: value}, criterion, kept, chosen_by(criterion))
+        assert (kept.best_value, kept.validations_without_gain) == (best, without_gain)
+    assert kept.best_step == 30
+
+
+def test_note_best__a_collapsed_model_wins_no_rank():
+    kept = state()
+    collapsed = {"label_free/feature_std": 0.001, "label_free/lidar": 500.0}
+    note_best(collapsed, "label_free/lidar", kept, chosen_by("label_free/lidar"))
+    assert (kept.best_value, kept.best_step, kept.validations_without_gain) == (None, None, 1)
+    impatient = Config(
+        train=TrainConfig(patience=1), evaluation=EvaluationConfig(criterion="label_free/lidar")
+    )
+    assert reason_to_stop(collapsed, kept, impatient).endswith("none yet.")
+
+
+def test_check_finite__a_nan_loss_is_a_sentence_with_a_cure():
+    record = {"loss": math.nan, "step": 7, "gradient_norm": 1e9, "learning_rate": 0.1}
+    with pytest.raises(TrainingError, match=r"became nan by step 7 .*clip_norm"):
+        check_finite(record, torch.nn.Linear(2, 2), config())
+    check_finite({**record, "loss": 1.0}, torch.nn.Linear(2, 2), config())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_check_finite__broken_weights_are_never_saved(value):
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(model.bias, value)
+    record = {"loss": 1.0, "step": 7, "gradient_norm": 1e9, "learning_rate": 0.1}
+    with pytest.raises(TrainingError, match=r"weights became infinite or NaN by step 7 .*is from before"):
+        check_finite(record, model, config())
+
+
+def test_check_bad_share__names_every_bad_recording():
+    settings = Config(data=DataConfig(max_bad_share=0.1))
+    check_bad_share({"a": "a is empty."}, 1, settings)  # one alone may be the first of a million
+    check_bad_share({"a": "a is empty.", "b": "b is no audio."}, 20, settings)
+    with pytest.raises(TrainingError, match=r"2 of the 19 (.|\n)*a is empty\.\n +b is no audio\."):
+        check_bad_share({"a": "a is empty.", "b": "b is no audio."}, 19, settings)
+
+
+def test_start_together__a_worker_without_the_data_stops_all_with_its_sentence(monkeypatch):
+    def missing():
+        raise FileNotFoundError("The folder /data does not exist.")
+
+    with pytest.raises(
+        TrainingError, match=r"Training worker 0 on .* can't start: The folder /data does not exist\."
+    ) as caught:
+        start_together(missing)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    start_together(lambda: None)  # all well: nothing happens
+    monkeypatch.setattr(
+        distributed, "gather_objects", lambda value: [value, ("Training worker 1 can't start.", True)]
+    )
+    with pytest.raises(TrainingError, match="Training worker 1 can't start.") as caught:
+        start_together(lambda: None)  # this one could, another one can't
+    assert isinstance(caught.value.__cause__, OSError)  # as on the worker that met it
