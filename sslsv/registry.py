@@ -20,7 +20,9 @@ _ROOT = Path(__file__).parent
 def names(package: str) -> list[str]:
     """Return the names in a package ("models", "data.augmentations"), sorted, without importing the files."""
     files = sorted(_folder(package).glob("*.py"))
-    return [file.stem for file in files if f'name: Literal["{file.stem}"]' in file.read_text(encoding="utf-8")]
+    return [
+        file.stem for file in files if f'name: Literal["{file.stem}"]' in file.read_text(encoding="utf-8")
+    ]
 
 
 def find(package: str, name: str) -> Any:

@@ -74,16 +74,23 @@ class ThinResNet34(Encoder):
         name: Literal["thin_resnet34"] = "thin_resnet34"
         num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 40
         pre_emphasis: Annotated[
-            float, Field(ge=0, lt=1, description="share of the previous sample that is subtracted; 0.97 is usual")
+            float,
+            Field(ge=0, lt=1, description="share of the previous sample that is subtracted; 0.97 is usual"),
         ] = 0.0
-        width: Annotated[int, Field(ge=1, description="channels of stage 1; stages 2 to 4 have 2, 4, 8 times")] = 16
+        width: Annotated[
+            int, Field(ge=1, description="channels of stage 1; stages 2 to 4 have 2, 4, 8 times")
+        ] = 16
         stem: Annotated[
             Literal["7x7", "3x3"],
             Field(description="7x7 halves the bands (conv, BN, ReLU); 3x3 does not (conv, ReLU, BN)"),
         ] = "7x7"
-        stem_time_stride: Annotated[Literal[1, 2], Field(description="2 keeps every second frame: half the cost")] = 1
+        stem_time_stride: Annotated[
+            Literal[1, 2], Field(description="2 keeps every second frame: half the cost")
+        ] = 1
         last_stride: Annotated[Literal[1, 2], Field(description="stride of stage 4; 2 halves its cost")] = 1
-        has_squeeze_excitation: Annotated[bool, Field(description="gates on the channels of every block")] = True
+        has_squeeze_excitation: Annotated[bool, Field(description="gates on the channels of every block")] = (
+            True
+        )
         pooling: Annotated[
             Literal["mean", "stats", "sap", "asp", "attentive_mean"], Field(description="pooling over time")
         ] = "sap"
@@ -96,7 +103,12 @@ class ThinResNet34(Encoder):
     def seed_config(cls) -> Config:
         """Return the settings of the first sslsv's encoder (7,045,196 parameters, 1024-d embeddings)."""
         return cls.Config(
-            pre_emphasis=0.97, width=32, stem="3x3", last_stride=2, pooling="attentive_mean", embedding_dim=1024
+            pre_emphasis=0.97,
+            width=32,
+            stem="3x3",
+            last_stride=2,
+            pooling="attentive_mean",
+            embedding_dim=1024,
         )
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
@@ -127,7 +139,7 @@ class ThinResNet34(Encoder):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Return embeddings (B, D), without the copy of the map that `frames` makes in channels-last format."""
+        """Return embeddings (B, D), without a copy that `frames` makes of channels-last maps."""
         return self._embed(self._map(waveforms))
 
     def frames(self, waveforms: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sslsv.config import Config
 from sslsv.evaluation.verification import PRECISIONS
-from sslsv.models.base import Progress
+from sslsv.models.base import Corpus, Progress
 from sslsv.ops import distributed
 from sslsv.training.cached_gradients import backward_in_chunks
 from sslsv.training.optim import clip_gradients
@@ -23,6 +23,7 @@ def take_step(
     config: Config,
     steps_per_epoch: int,
     device: torch.device,
+    corpus: Corpus,
 ) -> dict[str, Tensor]:
     """Move `state` by one step; `network` is its model as `wrap_model` gave it, `batch` this worker's share.
 
@@ -30,18 +31,20 @@ def take_step(
     a GPU (but the scaler of fp16, which has to know whether the gradients are finite).
     """
     total_steps = config.train.epochs * steps_per_epoch
-    progress = Progress(state.step, total_steps, state.step // steps_per_epoch, config.train.epochs)
+    epoch = state.step // steps_per_epoch
+    progress = Progress(state.step, total_steps, epoch, config.train.epochs, config.seed)
     if state.step % steps_per_epoch == 0:
-        state.model.start_epoch(progress)
+        state.model.start_epoch(progress, corpus)
+    highest_rate = config.optimizer.learning_rate
     rate = learning_rate(
         config.optimizer.schedule,
-        config.optimizer.learning_rate,
+        highest_rate,
         state.step,
         total_steps,
         steps_per_epoch,
     )
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = group["rate_scale"] * (rate if group["follows_schedule"] else highest_rate)
 
     batch = {key: move(value, device) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
