@@ -14,6 +14,7 @@ class Encoder(nn.Module, ABC):
     embedding_dim: int  # D
     frame_dim: int  # C, the channels of `frames`
     features: nn.Module  # waveforms (B, T) -> (B, num_bins, L); an export may replace this module
+    pooling_modules: tuple[str, ...]  # the submodules that only `pool` uses
     recomputes_activations = False  # the trainer sets it: the backward pass runs the blocks again
 
     @abstractmethod
@@ -23,6 +24,11 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, frame_dim, L)."""
+
+    def freeze_pooling(self) -> None:
+        """Take what only `pool` uses out of training, for methods that use frames alone."""
+        for name in self.pooling_modules:
+            self.get_submodule(name).requires_grad_(False)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of waveforms (B, T)."""

@@ -111,6 +111,8 @@ class ThinResNet34(Encoder):
             embedding_dim=1024,
         )
 
+    pooling_modules = ("pooling", "head", "head_norm")
+
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()
         self.config = config

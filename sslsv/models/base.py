@@ -114,6 +114,16 @@ class Model(nn.Module, ABC):
     def after_step(self, progress: Progress) -> None:
         """Change weights just after the optimizer's step, such as those of a teacher."""
 
+    @property
+    def embedding_dim(self) -> int:
+        """Return D, the number of values in an embedding."""
+        return int(self.get_submodule(self.embedder).embedding_dim)  # type: ignore[arg-type]
+
+    @classmethod
+    def build_embedder(cls, config: Any, encoder: nn.Module) -> nn.Module:
+        """Return a module like the submodule `embedder`, around a new encoder: an export is made with it."""
+        return encoder
+
     def embed(self, waveforms: Tensor) -> Tensor:
         """Return embeddings for verification, (B, D), not normalised, of waveforms (B, T), int16 or float."""
         return self.get_submodule(self.embedder)(waveforms)  # type: ignore[no-any-return]
