@@ -56,7 +56,7 @@ def build_model(case: str) -> Model:
     """Build a small model with the same random weights in every process, in float64."""
     torch.manual_seed(1)
     name = case.split(",")[0]
-    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
+    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
     encoder.recomputes_activations = case == RECOMPUTED
     model: Model = registry.find("models", name)(small_settings(name), encoder, SIZE).double()
     return model

@@ -150,7 +150,7 @@ class ThinResNet34(Encoder):
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, D) of frames (B, C * F, L)."""
-        return self._embed(frames.unflatten(1, self.map_shape))
+        return self._embed(frames.view(len(frames), *self.map_shape, -1))
 
     def _map(self, waveforms: Tensor) -> Tensor:
         # The whole network runs channels-last if its weights were put into that format.

@@ -236,12 +236,10 @@ class TeacherModel(Model):
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         """Move the teacher: teacher = m * teacher + (1 - m) * student, for all parameters."""
-        momentum = self.teacher_momentum(progress)
-        for name, module in self.teacher.items():
-            # lerp with a weight of 1 or 0 is exact: m = 0 copies the student, m = 1 leaves the teacher.
-            torch._foreach_lerp_(
-                list(module.parameters()), list(getattr(self, name).parameters()), 1.0 - momentum
-            )
+        teachers = list(self.teacher.parameters())
+        students = [p for name in self.teacher for p in getattr(self, name).parameters()]
+        # A weight of 1 or 0 is exact: momentum 0 copies the student, momentum 1 leaves the teacher alone.
+        torch._foreach_lerp_(teachers, students, 1.0 - self.teacher_momentum(progress))
 
 
 def cosine_momentum(base: float, progress: Progress) -> float:
