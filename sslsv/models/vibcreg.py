@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
 from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted_sum
-from sslsv.ops.layers import IterNorm
+from sslsv.ops.whitening import IterNorm
 
 
 def vibcreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:

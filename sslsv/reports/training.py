@@ -50,7 +50,6 @@ def write_report(folder: RunFolder) -> None:
         facts(key_figures(summary, records, best)),
         section("Results", results(best, last)),
         *curve_sections(records, best.get("step")),
-        section("Where the time goes", step_parts(summary.get("step_parts", {}))),
         section("Recordings left out", left_out(summary.get("bad_utterances", {}))),
         section("Recordings of trials left out", left_out(summary.get("bad_trial_recordings", {}))),
         section("Noises and rooms left out", left_out(summary.get("bad_bank_files", {}))),
@@ -91,20 +90,6 @@ def notices(records: list[Record], summary: Record) -> Iterator[str]:
         yield f"{len(bad)} recordings of trials could not be read; their trials were left out, see below."
     if bad := summary.get("bad_bank_files"):
         yield f"{len(bad)} noises or rooms could not be read and were left out, see below."
-
-
-def step_parts(parts: Record) -> Html:
-    """Parts of a mean step and of making a batch, in milliseconds and shares."""
-    tables = []
-    for name, title in (("seconds", "part of a step"), ("data_seconds", "part of making a worker's batch")):
-        if seconds := parts.get(name):
-            whole = max(sum(seconds.values()), 1e-12)
-            rows = [[part, f"{1000 * s:.1f}", f"{100 * s / whole:.1f}"] for part, s in seconds.items()]
-            tables.append(table([title, "ms", "%"], [*rows, ["all", f"{1000 * whole:.1f}", "100.0"]]))
-    if not tables:
-        return joined([])
-    remark = f"Timed in {parts['timed_steps']:,} steps; the data processes work beside the training."
-    return joined([*tables, muted(remark)])
 
 
 def left_out(bad_utterances: dict[str, str]) -> Html:

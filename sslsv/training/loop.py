@@ -4,8 +4,7 @@ Ray Train starts it by way of `training_worker.py`.  Of Ray it knows the data pi
 function that it is given, so that a search can also run it directly.
 """
 
-import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NoReturn
 
 import ray
@@ -15,7 +14,6 @@ from torch import Tensor
 from sslsv.config import Config, to_dict
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
-from sslsv.data.timed_views import MAKING_SECONDS, TimedViewMaker
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.label_free import open_probe
 from sslsv.evaluation.verification import Embedder, open_trial_sets
@@ -29,11 +27,9 @@ from sslsv.training.interruption import Interrupted, Interruption
 from sslsv.training.meter import Meter
 from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.training.step import take_step
-from sslsv.training.step_parts import StepParts
 
 # Of one Ray Data execution: starting one costs 0.25 s, and its plan must stay small, at every worker.
 MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
-TIMED_BLOCKS_EVERY = 8  # of a data process: to look at the clock costs some percent
 
 
 class Training:
@@ -73,7 +69,6 @@ class Training:
             first_step=self.state.step,
             seconds=self.state.seconds,
         )
-        self.parts = StepParts(self.state, self.model, device)
         self.checkpoints = CheckpointWriter(folder, config.run, board.notice if board is not None else None)
         self.log: RunLog | None = None
         if distributed.is_main():
@@ -93,8 +88,7 @@ class Training:
         manifest, self.validation, self.tests = open_trial_sets(config)
         self.num_utterances = len(manifest)
         self.plan = Plan.from_config(manifest.speakers, config)
-        maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
-        self.maker = TimedViewMaker(maker, TIMED_BLOCKS_EVERY)
+        self.maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
         self.probe = open_probe(manifest, config)
 
     def run(self) -> dict[str, Any]:
@@ -103,14 +97,7 @@ class Training:
         batches = self.batches()
         try:
             while state.step < self.total_steps and state.stop_reason is None:
-                with self.meter.waiting():
-                    batch = next(batches)
-                self.bad_indices.update(i for i in batch.pop("bad_utterance").tolist() if i >= 0)
-                self.bad_bank_files.update(i for i in batch.pop("bad_bank_file").tolist() if i >= 0)
-                self.parts.add_making(batch.pop(MAKING_SECONDS))
-                with self.parts.timing() if self.is_timed_step() else contextlib.nullcontext():
-                    numbers = self.take_step(batch)
-                self.meter.add(numbers)
+                self.meter.add(self.take_step(self.next_batch(batches)))
                 is_epoch_end = state.step % steps_per_epoch == 0
                 is_leaving = self.interruption.is_due(state.step) and state.step < self.total_steps
                 if is_epoch_end or is_leaving or state.step % self.config.train.log_every_steps == 0:
@@ -120,8 +107,6 @@ class Training:
             self.checkpoints.wait()
             trials = (self.validation, self.tests, self.probe)
             summary = validation.summarize(state, folder, self.embedder, *trials, self.meter, self.config)
-            rows = self.config.train.batch_size // distributed.world_size()
-            summary["step_parts"] = self.parts.describe(self.meter, rows)
             if self.log is not None:
                 folder.write_json("summary.json", summary)
         finally:
@@ -165,14 +150,13 @@ class Training:
         reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.gather_objects(text)[0])
         return reference
 
-    def is_timed_step(self) -> bool:
-        """Whether the next step is the last before a record, which makes a GPU wait; never the first."""
-        next_step, train = self.state.step + 1, self.config.train
-        is_before_record = (
-            next_step % train.log_every_steps == 0 or next_step % self.plan.steps_per_epoch == 0
-        )
-        # Of a compiled model, a function that is put in a part's place would be compiled anew.
-        return is_before_record and next_step > self.meter.first_step + 1 and not train.compile
+    def next_batch(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Wait for the next batch, and note the files in it that could not be read."""
+        with self.meter.waiting():
+            batch = next(batches)
+        self.bad_indices.update(i for i in batch.pop("bad_utterance").tolist() if i >= 0)
+        self.bad_bank_files.update(i for i in batch.pop("bad_bank_file").tolist() if i >= 0)
+        return batch
 
     def take_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One optimizer step; see `training_step.take_step`."""
