@@ -167,7 +167,7 @@ def test_train__bad_recordings_are_named_and_do_not_stop_it(tmp_path, demo_corpu
     )
     code, output = training.wait()
     assert code == 0, output
-    skipped = training.folder.read_json("summary.json")["bad_utterances"]
+    skipped = training.folder.read_json("summary.json")["skipped"]["utterances"]
     assert {os.path.basename(path) for path in skipped} == set(bad)
     for name in bad:
         assert f"skipped: {tmp_path / 'odd' / name} " in output

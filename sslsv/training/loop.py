@@ -19,7 +19,7 @@ from sslsv.evaluation.label_free import open_probe
 from sslsv.evaluation.verification import Embedder, open_trial_sets
 from sslsv.ops import distributed
 from sslsv.reports.training import write_report
-from sslsv.runs.checkpoint_writer import CheckpointWriter
+from sslsv.runs.checkpoint import CheckpointWriter
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import Board, RunLog, WandbMode
 from sslsv.training import validation
@@ -53,8 +53,8 @@ class Training:
     ) -> None:
         self.config, self.folder, self.device, self.report = config, folder, device, report
         self.interruption = Interruption(asked_to_stop, device)
-        self.bad_indices: set[int] = set()  # unreadable utterances met here since the last record
-        self.bad_bank_files: set[int] = set()  # likewise: noises and rooms
+        # Indices of files that could not be read here since the last record.
+        self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
         self.state = build_state(config, device)
         validation.start_together(self.open_data)
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch
@@ -69,7 +69,12 @@ class Training:
             first_step=self.state.step,
             seconds=self.state.seconds,
         )
-        self.checkpoints = CheckpointWriter(folder, config.run, board.notice if board is not None else None)
+        self.checkpoints = CheckpointWriter(
+            folder,
+            keep=config.run.keep_checkpoints,
+            every_minutes=config.run.checkpoint_every_minutes,
+            notice=board.notice if board is not None else lambda sentence: None,
+        )
         self.log: RunLog | None = None
         if distributed.is_main():
             self.log = RunLog(
@@ -154,8 +159,8 @@ class Training:
         """Wait for the next batch, and note the files in it that could not be read."""
         with self.meter.waiting():
             batch = next(batches)
-        self.bad_indices.update(i for i in batch.pop("bad_utterance").tolist() if i >= 0)
-        self.bad_bank_files.update(i for i in batch.pop("bad_bank_file").tolist() if i >= 0)
+        for column, kind in (("bad_utterance", "utterances"), ("bad_bank_file", "bank_files")):
+            self.unreadable[kind].update(index for index in batch.pop(column).tolist() if index >= 0)
         return batch
 
     def take_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -180,7 +185,7 @@ class Training:
         state, config = self.state, self.config
         record = self.meter.record()
         validation.check_finite(record, state.model, config)
-        self.merge_bad_files()
+        self.merge_skipped()
         epoch = state.step // self.plan.steps_per_epoch
         is_last = state.step == self.total_steps
         is_validated = is_epoch_end and (epoch % config.evaluation.every_epochs == 0 or is_last)
@@ -204,22 +209,20 @@ class Training:
             if is_validated:
                 self.report(record)
 
-    def merge_bad_files(self) -> None:
+    def merge_skipped(self) -> None:
         """Tell every worker which files any of them could not read; too many utterances stop the run."""
-        found = {index for indices in distributed.gather_objects(self.bad_indices) for index in indices}
-        self.bad_indices = set()
-        for index in sorted(found):
-            path = self.maker.path(index)
-            if path not in self.state.bad_utterances:
-                self.state.bad_utterances[path] = self.maker.explain(index)
-        bank = {index for indices in distributed.gather_objects(self.bad_bank_files) for index in indices}
-        self.bad_bank_files = set()
-        for index in sorted(bank):
-            self.state.bad_bank_files.setdefault(
-                self.maker.bank_path(index), self.maker.explain_bank_file(index)
-            )
+        maker = self.maker
+        for kind, path_of, reason_of in (
+            ("utterances", maker.path, maker.explain),
+            ("bank_files", maker.bank_path, maker.explain_bank_file),
+        ):
+            known, found = self.state.skipped[kind], distributed.gather_objects(self.unreadable[kind])
+            self.unreadable[kind] = set()
+            for index in sorted(set().union(*found)):
+                if path_of(index) not in known:
+                    known[path_of(index)] = reason_of(index)
         seen = min(self.state.step * self.config.train.batch_size, self.num_utterances)
-        validation.check_bad_share(self.state.bad_utterances, seen, self.config)
+        validation.check_bad_share(self.state.skipped["utterances"], seen, self.config)
 
 
 def steps_at_once(batch_size: int, steps_per_epoch: int) -> int:
