@@ -17,7 +17,7 @@ from sslsv.models.vibcreg import VIbCReg
 from sslsv.models.vicreg import VICReg
 from sslsv.overrides import apply_overrides, differences
 from sslsv.project import locate
-from sslsv.runs.storage import check_place
+from sslsv.runs.folder import check_place
 from sslsv.setting_checks import (
     check_memory_settings,
     check_positives,

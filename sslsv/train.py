@@ -16,9 +16,7 @@ from typing import Any
 from sslsv.config import Config, ConfigError, differences, load_config, read_config, to_yaml
 from sslsv.runs.checkpoint import FOLDER, NAME, newest_sound_checkpoint
 from sslsv.runs.environment import describe_environment
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.lock import only_command_on
-from sslsv.runs.storage import below
+from sslsv.runs.folder import RunFolder, below, only_command_on
 from sslsv.worker_counts import shows_shares
 
 # Settings that may change between a run and its continuation: where it runs, not what it computes.
@@ -173,8 +171,8 @@ def print_summary(config: Config, summary: dict[str, Any]) -> None:
     for key, value in summary["last"].items():
         if key.startswith("test/"):
             print(f"{key} {value:.4f}")
-    for kind in ("bad_utterances", "bad_trial_recordings", "bad_bank_files"):
-        for sentence in summary[kind].values():
+    for found in summary["skipped"].values():
+        for sentence in found.values():
             print(f"skipped: {sentence}")
     print(f"{summary['samples_per_second']:.1f} samples/s, {summary['seconds'] / 60:.1f} minutes")
     print(f"run folder: {folder.location}")

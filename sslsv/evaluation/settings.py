@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from sslsv.runs.storage import check_place
+from sslsv.runs.folder import check_place
 from sslsv.setting_checks import check_test_lists
 from sslsv.settings import at_least, refuse_if
 

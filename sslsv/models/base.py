@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
-from sslsv.ops.layers import IterNorm, full_precision, projector
+from sslsv.ops.layers import full_precision, projector
+from sslsv.ops.whitening import IterNorm
 
 
 @dataclass(frozen=True)

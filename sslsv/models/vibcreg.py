@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sslsv.models.base import CorpusSize, StepOutput, TwoViewModel
 from sslsv.models.fields import CropSeconds, LayerDims, Weight
 from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted_sum
-from sslsv.ops.layers import IterNorm
+from sslsv.ops.whitening import IterNorm
 
 
 def vibcreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:

@@ -12,11 +12,13 @@ from sslsv.config import Config, to_yaml
 from sslsv.models.base import CorpusSize, Model
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
-from sslsv.runs.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoint, set_aside_newer
+from sslsv.runs.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoint
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
 from sslsv.training.cached_gradients import ChunkReplay
 from sslsv.training.optim import build_optimizer
+
+SKIPPED_KINDS = ("utterances", "trial_recordings", "bank_files")  # trial recordings: of validation and test
 
 
 @dataclass
@@ -32,9 +34,8 @@ class TrainingState:
     stop_reason: str | None = None  # why training ended before its last step, if it did
     validations_without_gain: int = 0
     seconds: float = 0.0
-    bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
-    bad_trial_recordings: dict[str, str] = field(default_factory=dict)  # likewise, of validation and test
-    bad_bank_files: dict[str, str] = field(default_factory=dict)  # likewise, of noises and rooms
+    # Files that could not be read: kind -> path -> reason.
+    skipped: dict[str, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in SKIPPED_KINDS})
 
 
 def build_model(config: Config, size: CorpusSize) -> Model:
@@ -101,9 +102,7 @@ def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
         stop_reason=state.stop_reason,
         validations_without_gain=state.validations_without_gain,
         seconds=state.seconds,
-        bad_utterances=dict(state.bad_utterances),
-        bad_trial_recordings=dict(state.bad_trial_recordings),
-        bad_bank_files=dict(state.bad_bank_files),
+        skipped={kind: dict(found) for kind, found in state.skipped.items()},
         environment=describe_environment(),
     )
 
@@ -117,16 +116,14 @@ def restore_state(state: TrainingState, folder: RunFolder) -> None:
     if name is None:
         return
     checkpoint = read_checkpoint(folder, name)
-    if distributed.is_main():
-        set_aside_newer(folder, name)
     state.model.load_state_dict(checkpoint.model)
     state.optimizer.load_state_dict(checkpoint.optimizer)
     if checkpoint.scaler and state.scaler.is_enabled():
         state.scaler.load_state_dict(checkpoint.scaler)
     for key in ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds"):
         setattr(state, key, getattr(checkpoint, key))
-    state.bad_utterances, state.bad_bank_files = checkpoint.bad_utterances, checkpoint.bad_bank_files
-    state.bad_trial_recordings = checkpoint.bad_trial_recordings
+    for kind, found in checkpoint.skipped.items():
+        state.skipped[kind].update(found)
     before, now = checkpoint.environment, describe_environment()
     different = [name for name in ("torch", "numpy") if before.get(name) != now.get(name)]
     changed = {name: f"{before.get(name)} -> {now.get(name)}" for name in different}
