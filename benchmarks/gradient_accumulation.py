@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.world_size import relative_error
-from sslsv.encoders import ThinResNet34
-from sslsv.models import MODELS, Progress
-from sslsv.models.base import TwoViewModel
+from sslsv import registry
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.models.base import Progress, TwoViewModel
 from sslsv.ops import distributed
 from sslsv.training.cached_gradients import ChunkReplay, backward_in_chunks
 from sslsv.training.step import seed_draws
 
 BATCH, SAMPLES = 16, 1600
 KINDS = ("undivided", "workers")
+METHODS = [n for n in registry.names("models") if registry.find("models", n).has_cacheable_projections]
 
 
 class PlainEncoder(nn.Module):
@@ -61,7 +62,7 @@ def build_model(name: str, kind: str) -> TwoViewModel:
     settings |= {"whitening_groups": 2} if name == "vibcreg" else {}
     settings |= {"temperature": 0.1} if name == "simclr" else {}
     encoder = DrawingEncoder() if kind == "workers" else PlainEncoder()
-    return MODELS[name](MODELS[name].Config(**settings), encoder).double()
+    return registry.find("models", name)(registry.find("models", name).Config(**settings), encoder).double()
 
 
 def views() -> Tensor:
@@ -104,7 +105,7 @@ def step(name: str, kind: str, num_chunks: int) -> dict[str, Any]:
 def _process(rank: int, world_size: int, folder: str, num_chunks: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    results = {(name, kind): step(name, kind, num_chunks) for name in MODELS for kind in KINDS}
+    results = {(name, kind): step(name, kind, num_chunks) for name in METHODS for kind in KINDS}
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
     distributed.barrier()
@@ -115,7 +116,7 @@ def _process(rank: int, world_size: int, folder: str, num_chunks: int) -> None:
 def run(world_size: int, num_chunks: int) -> dict[tuple[str, str], dict[str, Any]]:
     """Results of rank 0, by model and kind; `world_size` 1 runs in this process."""
     if world_size == 1:
-        return {(name, kind): step(name, kind, num_chunks) for name in MODELS for kind in KINDS}
+        return {(name, kind): step(name, kind, num_chunks) for name in METHODS for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_process, (world_size, folder, num_chunks), nprocs=world_size)
         results: dict[tuple[str, str], dict[str, Any]] = torch.load(Path(folder) / "results.pt")

@@ -1,12 +1,13 @@
 """Does the number of processes change what is learnt?  python -m benchmarks.world_size
 
-Trains every model for two steps in float64 with 1, 2 and 4 processes (gloo, DDP, synchronised batch norm) on
-slices of one global batch, and in one process without any of that on the whole batch. Prints how far apart
-they end: mean loss over ranks, DDP's averaged gradient, running statistics. Small networks on noise: about
-exactness, not speed.
+Trains every method of `sslsv/models/` for three steps in float64 with 1, 2 and 4 processes (gloo, DDP,
+synchronised batch norm) on slices of one global batch, and in one process without any of that on the whole
+batch. Prints how far apart they end: mean loss over ranks, DDP's averaged gradient, running statistics and
+what else the method keeps. Small networks on noise: about exactness, not speed.
 """
 
 import argparse
+import dataclasses
 import functools
 import tempfile
 from pathlib import Path
@@ -14,67 +15,114 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sslsv.encoders import ThinResNet34
-from sslsv.models import BarlowTwins, Progress, SimCLR, VIbCReg, VICReg
+from sslsv import registry
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.models.base import CorpusSize, Model, Progress
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
+from sslsv.training.optim import OptimizerConfig, build_optimizer
 
-GLOBAL_BATCH, CROP_SECONDS, STEPS = 16, 0.3, 2
-PROJECTOR_DIMS = (24, 24, 16)
+GLOBAL_BATCH, CROP_SECONDS, STEPS = 16, 0.3, 3
+SIZE = CorpusSize(num_utterances=40, num_speakers=5)
 # Without synchronised batch norm the answer must depend on the number of processes: shows that the check can
 # fail.
 CONTROL = "vicreg, batch norm per process"
 RECOMPUTED = "vicreg, recomputed activations"  # its batch norms meet the other processes twice
-CASES = ("simclr", "vicreg", "vibcreg", "barlow_twins", RECOMPUTED, CONTROL)
+CASES = (*registry.names("models"), RECOMPUTED, CONTROL)
 
 
-def build_model(case: str) -> nn.Module:
-    """A small model with the same random weights in every process, in float64."""
+def small_settings(name: str) -> Any:
+    """Return the settings of a method at a size that a test can afford.
+
+    Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s), warm-up epochs 0.
+    """
+    config = registry.find("models", name).Config()
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name.endswith("_dims"):
+            changes[field.name] = (24, 24, 16)
+        elif field.name.endswith("_seconds"):
+            changes[field.name] = CROP_SECONDS if value <= 2 else CROP_SECONDS + 0.1
+        elif isinstance(value, int) and not isinstance(value, bool) and value > 32:
+            changes[field.name] = 8
+    return dataclasses.replace(config, **changes)
+
+
+def build_model(case: str) -> Model:
+    """Build a small model with the same random weights in every process, in float64."""
     torch.manual_seed(1)
-    shape: dict[str, Any] = {"crop_seconds": CROP_SECONDS, "projector_dims": PROJECTOR_DIMS}
-    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
+    name = case.split(",")[0]
+    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
     encoder.recomputes_activations = case == RECOMPUTED
-    match case.split(",")[0]:
-        case "simclr":
-            return SimCLR(SimCLR.Config(temperature=0.1, **shape), encoder).double()
-        case "vicreg":
-            return VICReg(VICReg.Config(**shape), encoder).double()
-        case "vibcreg":
-            return VIbCReg(VIbCReg.Config(whitening_groups=4, **shape), encoder).double()
-        case "barlow_twins":
-            return BarlowTwins(BarlowTwins.Config(**shape), encoder).double()
-    raise ValueError(f"There is no case {case!r}; choose from {', '.join(CASES)}.")
+    model: Model = registry.find("models", name)(small_settings(name), encoder, SIZE).double()
+    return model
 
 
-def train_two_steps(case: str) -> dict[str, Any]:
-    """Last mean loss, last averaged gradient and all buffers, after training on this rank's slice."""
+class NoiseCorpus:
+    """Stand in for the training corpus: one fixed crop of noise for each utterance."""
+
+    size = SIZE
+
+    def embed(self, model: Model, *, seconds: float = 4.0, clean: bool = True) -> Tensor:
+        generator = torch.Generator().manual_seed(3)
+        crops = torch.randn(SIZE.num_utterances, int(CROP_SECONDS * 16000), generator=generator)
+        was_training = model.training
+        with torch.no_grad():
+            embeddings = model.eval().embed(crops)
+        model.train(was_training)
+        return embeddings
+
+
+def noise_batch(model: Model, generator: torch.Generator) -> dict[str, Tensor]:
+    """Make a global batch whose views of a sample share a noise and have a fainter one each."""
+    longest = max(int(group.seconds * 16000) for group in model.views)
+    shared = torch.randn(GLOBAL_BATCH, 1, longest, generator=generator)
+    batch: dict[str, Tensor] = {}
+    for group in model.views:
+        count, samples = group.count, int(group.seconds * 16000)
+        own = torch.randn(GLOBAL_BATCH, count, samples, generator=generator)
+        batch[group.name] = ((shared[..., :samples] + 0.5 * own) * 3000).to(torch.int16)
+    batch["sample"] = torch.arange(GLOBAL_BATCH)
+    batch["utterance"] = torch.randperm(SIZE.num_utterances, generator=generator)[:GLOBAL_BATCH]
+    if model.needs_labels:
+        batch["speaker"] = batch["utterance"] % SIZE.num_speakers
+    return batch
+
+
+def train_steps(case: str) -> dict[str, Any]:
+    """Return last mean loss, last averaged gradient and all buffers, after training on this rank's slice."""
     model = build_model(case)
-    network = model
+    network: torch.nn.Module = model
     if distributed.is_distributed():
         if case != CONTROL:
-            model = synchronize_batchnorm(model)
-        network = DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+            synchronize_batchnorm(model)
+        network = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    optimizer = build_optimizer(model.parameter_groups(), OptimizerConfig(name="sgd", learning_rate=0.05))
     generator = torch.Generator().manual_seed(2)
     rows = GLOBAL_BATCH // distributed.world_size()
     loss = torch.zeros(())
     for step in range(STEPS):
-        samples = int(CROP_SECONDS * 16000)
-        noise = torch.randn(GLOBAL_BATCH, 1, samples, generator=generator)
-        noise = noise + 0.5 * torch.randn(GLOBAL_BATCH, 2, samples, generator=generator)
-        views = (noise * 3000).to(torch.int16)[distributed.rank() * rows :][:rows]
+        progress = Progress(step, STEPS + 1, step, STEPS + 1, seed=4)  # every step is an epoch
+        model.start_epoch(progress, NoiseCorpus())
+        share = slice(distributed.rank() * rows, (distributed.rank() + 1) * rows)
+        batch = {name: column[share] for name, column in noise_batch(model, generator).items()}
         optimizer.zero_grad()
-        output = network({"views": views, "sample": torch.arange(rows)}, Progress(step, STEPS, 0, 1))
+        output = network(batch, progress)
         output.loss.backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        model.before_step(progress)
         optimizer.step()
+        model.after_step(progress)
         loss = distributed.all_reduce_mean(output.loss.detach())
     return {
         "loss": {"loss": loss},
-        "gradient": {n: p.grad for n, p in model.named_parameters()},
-        "buffers": {n: b for n, b in model.named_buffers() if b.is_floating_point()},
+        "gradient": gradients,
+        "buffers": {n: b for n, b in model.named_buffers() if b.is_floating_point()}
+        | {f"{n} (frozen)": p for n, p in model.named_parameters() if not p.requires_grad},
     }
 
 
@@ -86,6 +134,8 @@ def relative_error(values: dict[str, Any], expected: dict[str, Any]) -> float:
     """
     if values.keys() != expected.keys():
         raise ValueError(f"Different tensors: {sorted(values.keys() ^ expected.keys())}.")
+    expected = {n: tensor.detach() for n, tensor in expected.items()}
+    values = {n: tensor.detach() for n, tensor in values.items()}
     total = torch.stack([tensor.norm() for tensor in expected.values()]).norm()
     errors = [(values[n] - expected[n]).norm() / expected[n].norm().clamp_min(1e-8 * total) for n in expected]
     return float(torch.stack(errors).max())
@@ -94,7 +144,7 @@ def relative_error(values: dict[str, Any], expected: dict[str, Any]) -> float:
 def _process(rank: int, world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    results = {case: train_two_steps(case) for case in CASES}
+    results = {case: train_steps(case) for case in CASES}
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
     distributed.barrier()
@@ -103,7 +153,7 @@ def _process(rank: int, world_size: int, folder: str) -> None:
 
 @functools.cache
 def _expected(case: str) -> dict[str, Any]:
-    return train_two_steps(case)
+    return train_steps(case)
 
 
 def measure(world_size: int) -> dict[str, dict[str, float]]:

@@ -27,7 +27,7 @@ from sslsv.evaluation.encoder_options import (
     add_weights_options,
     load_encoder,
 )
-from sslsv.runs.storage import absolute, is_uri, open_filesystem
+from sslsv.runs.folder import absolute, is_uri, open_filesystem
 
 
 def main(arguments: list[str] | None = None) -> int:

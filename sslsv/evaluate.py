@@ -36,8 +36,7 @@ from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.evaluation.trial_lists import TrialList, TrialListError, open_list
 from sslsv.evaluation.verification import TrialSet, open_training_side
 from sslsv.runs.environment import describe_environment
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import below
+from sslsv.runs.folder import RunFolder, below
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,9 +1,7 @@
-"""Where a training step's time goes: `python -m sslsv.profile CONFIG [key=value ...]`.
+"""Say where a training step's time goes: `python -m sslsv.profile CONFIG [key=value ...]`.
 
-Runs some real steps of a config, as `sslsv.train` would, in a folder that is deleted afterwards; prints the
-parts of a step, what limits it, and which setting to change.
-
-Exit codes: 0 profiled, 1 training failed, 2 the request can't be met, 130 interrupted.
+Takes real steps in a folder that is deleted afterwards, prints the parts of a step and the costliest
+operators, and writes a trace.  Exit codes: those of `sslsv.train`.
 """
 
 import argparse
@@ -14,100 +12,65 @@ from pathlib import Path
 from typing import Any
 
 from sslsv.config import Config, load_config
-from sslsv.runs.folder import RunFolder
 
-ENDLESS = 1_000_000  # epochs: the stream must not end before the profile does
+ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line entry; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m sslsv.profile", description="Say where the time of a training step goes."
+        prog="python -m sslsv.profile", description=(__doc__ or "").partition(":")[0]
     )
     parser.add_argument("config", type=Path, help="a yaml file, such as configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    parser.add_argument("--steps", type=int, default=20, help="steps that count (%(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")
+    parser.add_argument("--trace", type=Path, default=Path("profile.json.gz"), help="file (%(default)s)")
     given = parser.parse_intermixed_args(arguments)
     try:
         if given.steps < 1:
             raise ValueError(f"--steps is {given.steps}; give at least 1")
-        config = load_config(given.config, given.overrides)
-        profile = run(config, given.steps)
+        if not given.trace.parent.is_dir():
+            raise ValueError(f"--trace is {given.trace}, in a folder that does not exist")
+        profile = run(load_config(given.config, given.overrides), given.steps)
+        if "error" not in profile:
+            given.trace.write_bytes(profile["trace"])
+            print(f"{profile['report']}\ntrace: {given.trace}; open it at https://ui.perfetto.dev")
+            return 0
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    if "error" in profile:
-        print(f"error: {profile['error']}", file=sys.stderr)
-        return 1
-    print("\n".join(lines(profile, config)))
-    return 0
+    print(f"error: {profile['error']}", file=sys.stderr)
+    return 1
 
 
 def run(config: Config, steps: int) -> dict[str, Any]:
-    """The profile of some steps (see `step_profile.profile_steps`), or `{"error": sentence}`.
-
-    Raises ValueError or OSError, with a sentence, for what can't be profiled.
-    """
-    if config.train.compile:
-        raise ValueError(
-            "train.compile is true: torch.compile merges the parts of a step, so they can't be told apart; "
-            "profile with train.compile=false"
-        )
-    from sslsv.cluster import (
-        connect as cluster,  # Ray takes seconds to import: mistakes above are reported at once
-    )
+    """Return what `training.profile.profile_steps` does, or `{"error": sentence}`."""
+    from sslsv.cluster import connect as cluster  # Ray and torch take seconds to import.
     from sslsv.evaluation.verification import open_trial_sets
-    from sslsv.training.step_profile import profile_worker
+    from sslsv.runs.folder import RunFolder
 
-    open_trial_sets(config)  # mistakes in the lists, before Ray starts
-    with tempfile.TemporaryDirectory() as storage:
-        config = replace(
-            config,
-            train=replace(config.train, epochs=ENDLESS),
-            run=replace(
-                config.run,
-                storage=storage,
-                name="profile",
-                tensorboard=False,
-                wandb="disabled",
-                progress=False,
-                max_failures=0,
-            ),
-        )
-        folder = RunFolder(storage, "profile")
-        with cluster.connection(config.resources) as share:
-            result = cluster.train(config, folder, share, worker=profile_worker, steps=steps)
-            return result | {"data_tasks": share.data_tasks}
+    open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
+    with tempfile.TemporaryDirectory() as storage, cluster.connection(config.resources) as share:
+        settings = replace(config.run, storage=storage, name="profile", max_failures=0)
+        settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
+        config = replace(config, run=settings, train=replace(config.train, epochs=ENDLESS_EPOCHS))
+        return cluster.train(config, RunFolder(storage, "profile"), share, worker=profile_worker, steps=steps)
 
 
-def lines(profile: dict[str, Any], config: Config) -> list[str]:
-    """The report, as text."""
-    from sslsv.training.profile_advice import advice
+def profile_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Profile the training of a job, as the entry of a Ray Train worker."""
+    from sslsv.cluster.worker import open_training
+    from sslsv.training.profile import profile_steps
+    from sslsv.training.validation import TrainingError
 
-    seconds, data = profile["seconds"], profile["data_seconds"]
-    whole, making = sum(seconds.values()), sum(data.values())
-    batch_size, workers = config.train.batch_size, profile["workers"]
-    device = "GPU" if profile["has_gpu"] else f"{profile['threads']} threads"
-    found = [
-        f"a step takes {1000 * whole:.1f} ms: {batch_size / whole:.1f} samples/s "
-        f"({batch_size} samples, {workers} worker(s) on {device}, {config.train.precision})"
-    ]
-    found += [_line(name, value, whole) for name, value in seconds.items()]
-    # Each worker's batch comes from one data process; so many of them share the work.
-    found.append(
-        f"a data process takes {1000 * making:.1f} ms for a worker's batch; {profile['data_tasks']} of them "
-        "may run at once"
-    )
-    found += [_line(name, value, making) for name, value in data.items()]
-    bottleneck, sentence = advice(profile, config)
-    return [*found, f"bottleneck: {bottleneck}", sentence]
-
-
-def _line(name: str, seconds: float, whole: float) -> str:
-    return f"  {name:<18} {1000 * seconds:9.1f} ms {100 * seconds / max(whole, 1e-12):6.1f} %"
+    training = open_training(job)
+    try:
+        return profile_steps(training, job["steps"])
+    except TrainingError as error:
+        return {"error": str(error)}
 
 
 if __name__ == "__main__":

@@ -14,15 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
-from sslsv.config import (
-    Config,
-    ConfigError,
-    differences,
-    load_config,
-    read_config,
-    shows_shares,
-    to_yaml,
-)
+from sslsv.config import Config, ConfigError, differences, load_config, read_config, shows_shares, to_yaml
 
 # Run folders, PyTorch and Ray take seconds to import: functions do it, once the settings are checked.
 if TYPE_CHECKING:
@@ -78,8 +70,7 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
 
     Raises RequestError, ValueError or OSError, with a sentence, before anything is started.
     """
-    from sslsv.runs.folder import RunFolder
-    from sslsv.runs.lock import only_command_on
+    from sslsv.runs.folder import RunFolder, only_command_on
 
     check_data(config)
     folder = RunFolder(config.run.storage, str(config.run.name))
@@ -175,8 +166,7 @@ def holds_a_run(folder: "RunFolder") -> bool:
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:
     """The few lines that a user wants to see at the end."""
-    from sslsv.runs.folder import RunFolder
-    from sslsv.runs.storage import below
+    from sslsv.runs.folder import RunFolder, below
 
     folder = RunFolder(config.run.storage, str(config.run.name))
     if summary.get("stop_reason"):
@@ -188,8 +178,8 @@ def print_summary(config: Config, summary: dict[str, Any]) -> None:
     for key, value in summary["last"].items():
         if key.startswith("test/"):
             print(f"{key} {value:.4f}")
-    for kind in ("bad_utterances", "bad_trial_recordings", "bad_bank_files"):
-        for sentence in summary[kind].values():
+    for found in summary["skipped"].values():
+        for sentence in found.values():
             print(f"skipped: {sentence}")
     print(f"{summary['samples_per_second']:.1f} samples/s, {summary['seconds'] / 60:.1f} minutes")
     print(f"run folder: {folder.location}")

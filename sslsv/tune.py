@@ -20,9 +20,8 @@ from sslsv.config import Config, to_dict
 from sslsv.data.stream import Plan
 from sslsv.evaluation.verification import open_trial_sets
 from sslsv.reports.sweep import write_sweep_report
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import RunFolder, absolute, below
 from sslsv.runs.log import wandb_environment, wandb_mode
-from sslsv.runs.storage import absolute, below
 from sslsv.search.confirmation import (
     DEFAULT_SEEDS,
     Confirmation,

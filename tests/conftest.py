@@ -20,8 +20,6 @@ import pytest
 import torch
 
 from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
-from sslsv.training import stopwatch
-from tests.clock import Clock
 
 if TYPE_CHECKING:
     from tests.object_storage import ObjectStorage
@@ -37,14 +35,6 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo_corpus")
     make_demo_corpus(root, DemoOptions(speakers=8, eval_speakers=3, recordings=2, utterances=2, bank_files=3))
     return root
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of stopwatches: it moves by itself at each look, and when a test says so."""
-    clock = Clock()
-    monkeypatch.setattr(stopwatch, "time", clock)
-    return clock
 
 
 @pytest.fixture(scope="session")

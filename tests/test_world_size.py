@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is not part of the installed package
 from benchmarks import world_size  # noqa: E402
-from sslsv.models import MODELS  # noqa: E402
+from sslsv import registry  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from sslsv.models import MODELS  # noqa: E402
 def test_models__any_number_of_processes_learns_the_same(ranks: int) -> None:
     torch.set_num_threads(1)
     errors = world_size.measure(ranks)
-    assert set(errors) == {*MODELS, world_size.RECOMPUTED, world_size.CONTROL}
+    assert set(errors) == {*registry.names("models"), world_size.RECOMPUTED, world_size.CONTROL}
     control = errors.pop(world_size.CONTROL)
     for case, values in errors.items():
         assert max(values.values()) <= 1e-6, (case, values)

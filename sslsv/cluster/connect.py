@@ -37,9 +37,8 @@ from sslsv.cluster.token import keep_token_private
 from sslsv.cluster.worker import train_worker
 from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
 from sslsv.runs.display import ActorBoard, ProgressActor, live_display
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import RunFolder, absolute
 from sslsv.runs.log import wandb_environment, wandb_mode
-from sslsv.runs.storage import absolute
 
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {

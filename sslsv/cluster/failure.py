@@ -3,8 +3,7 @@
 import contextlib
 
 from sslsv.cluster.elastic import NoRoomError
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import below
+from sslsv.runs.folder import RunFolder, below
 
 
 def is_failure_of_system(error: Exception) -> bool:

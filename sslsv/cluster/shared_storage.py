@@ -11,8 +11,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sslsv.cluster.capacity import CapacityError
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import is_uri
+from sslsv.runs.folder import RunFolder, is_uri
 
 PATIENCE_SECONDS = 30.0  # a network file system may show a new file late
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from sslsv.data.audio_files import AUDIO_SUFFIXES
-from sslsv.runs.storage import absolute, below, is_uri, open_filesystem
+from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 
 _AT_ONCE = 2**20  # bytes read at a time: a request to object storage
 _TRAIN_FORM = "speaker path"

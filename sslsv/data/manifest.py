@@ -11,7 +11,7 @@ from sslsv.data.list_files import train_rows, trial_rows
 from sslsv.data.recordings import Recordings
 from sslsv.data.shards import open_recordings
 from sslsv.data.trial_faults import check_trials
-from sslsv.runs.storage import absolute, is_uri
+from sslsv.runs.folder import absolute, is_uri
 
 Indices = npt.NDArray[np.int64]
 

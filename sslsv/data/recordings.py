@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from sslsv.data.audio import AudioError, AudioFile, Recording
 from sslsv.data.audio_files import find_audio_files
 from sslsv.data.rounding import Waveform
-from sslsv.runs.storage import absolute, below
+from sslsv.runs.folder import absolute, below
 
 PATIENCE_SECONDS = 600.0  # for a folder that was there when training began
 

@@ -26,7 +26,7 @@ from pyarrow import fs, parquet
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording
 from sslsv.data.recordings import Folder, Recordings
 from sslsv.data.rounding import Samples
-from sslsv.runs.storage import absolute, is_uri, open_filesystem
+from sslsv.runs.folder import absolute, is_uri, open_filesystem
 
 INDEX = "index.parquet"
 FORMAT = 1

@@ -1,7 +1,1 @@
-"""Encoders: waveforms (B, T) -> embeddings (B, D)."""
-
-from sslsv.encoders.thin_resnet34 import ThinResNet34
-
-ENCODERS = {"thin_resnet34": ThinResNet34}
-
-__all__ = ["ENCODERS", "ThinResNet34"]
+"""Encoders, one a file; `sslsv.registry` finds them by the file's name."""

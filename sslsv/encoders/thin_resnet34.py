@@ -1,19 +1,21 @@
 """Thin ResNet-34 of log-mel spectrograms: two published sizes of it, and what lies between.
 
 The default is "Fast ResNet-34" (Chung et al., Interspeech 2020, arXiv 2003.11982), 1.4 M parameters;
-`Config.seed()` is the wider one of 7 M that does no striding at its start and costs five times as much.
+`seed_config()` is the wider one of 7 M that does no striding at its start and costs five times as much.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import LogMel, strided_size
 from sslsv.encoders.gated_residual import gated_residual
-from sslsv.encoders.pooling import PoolingName, build_pooling
+from sslsv.encoders.pooling import build_pooling
 from sslsv.ops.layers import recomputed
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
@@ -62,57 +64,58 @@ class Block(nn.Module):
         return F.relu(y.add_(self.shortcut(x)), inplace=True)
 
 
-class ThinResNet34(nn.Module):
-    """Waveforms (B, T) of 16 kHz, int16 or floats in [-1, 1) -> (B, embedding_dim), not normalised."""
+class ThinResNet34(Encoder):
+    """A ResNet-34 of a sixteenth or an eighth of the usual width; see the file's head for its two sizes."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Settings of the encoder; the defaults are Fast ResNet-34 (1,437,078 parameters)."""
 
         name: Literal["thin_resnet34"] = "thin_resnet34"
-        num_mels: int = 40  # frequency bins of the spectrogram
-        pre_emphasis: float = 0.0  # share of the previous sample that is subtracted; 0 = none, 0.97 is usual
-        width: int = 16  # channels of the first stage; the next ones have 2, 4 and 8 times as many
-        stem: Literal["7x7", "3x3"] = (
-            "7x7"  # 7x7 halves the frequencies (conv, BN, ReLU); 3x3 does not (conv, ReLU, BN)
+        num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 40
+        pre_emphasis: Annotated[
+            float,
+            Field(ge=0, lt=1, description="share of the previous sample that is subtracted; 0.97 is usual"),
+        ] = 0.0
+        width: Annotated[
+            int, Field(ge=1, description="channels of stage 1; stages 2 to 4 have 2, 4, 8 times")
+        ] = 16
+        stem: Annotated[
+            Literal["7x7", "3x3"],
+            Field(description="7x7 halves the bands (conv, BN, ReLU); 3x3 does not (conv, ReLU, BN)"),
+        ] = "7x7"
+        stem_time_stride: Annotated[
+            Literal[1, 2], Field(description="2 keeps every second frame: half the cost")
+        ] = 1
+        last_stride: Annotated[Literal[1, 2], Field(description="stride of stage 4; 2 halves its cost")] = 1
+        has_squeeze_excitation: Annotated[bool, Field(description="gates on the channels of every block")] = (
+            True
         )
-        stem_time_stride: Literal[1, 2] = 1  # 2 keeps every second frame: half the cost
-        last_stride: Literal[1, 2] = (
-            1  # of the last stage, over frequency and time; 2 halves that stage's cost
-        )
-        has_squeeze_excitation: bool = True  # gates on the channels of every block
-        pooling: PoolingName = "sap"  # over time
-        embedding_dim: int = 512  # size of an embedding
-        embedding_batchnorm: bool = (
-            False  # batch norm without scale at the end: embeddings centred over utterances
+        pooling: Annotated[
+            Literal["mean", "stats", "sap", "asp", "attentive_mean"], Field(description="pooling over time")
+        ] = "sap"
+        embedding_dim: Annotated[int, Field(ge=1, description="size of an embedding")] = 512
+        embedding_batchnorm: Annotated[
+            bool, Field(description="batch norm without scale at the end: embeddings centred over utterances")
+        ] = False
+
+    @classmethod
+    def seed_config(cls) -> Config:
+        """Return the settings of the first sslsv's encoder (7,045,196 parameters, 1024-d embeddings)."""
+        return cls.Config(
+            pre_emphasis=0.97,
+            width=32,
+            stem="3x3",
+            last_stride=2,
+            pooling="attentive_mean",
+            embedding_dim=1024,
         )
 
-        def __post_init__(self) -> None:
-            """Refuse sizes below 1 and impossible coefficients."""
-            for key in ("num_mels", "width", "embedding_dim"):
-                if getattr(self, key) < 1:
-                    raise ValueError(f"{key} is {getattr(self, key)}; it must be at least 1.")
-            if not 0 <= self.pre_emphasis < 1:
-                raise ValueError(
-                    f"pre_emphasis is {self.pre_emphasis}; it must be at least 0 (none) and below 1."
-                )
-
-        @classmethod
-        def seed(cls) -> "ThinResNet34.Config":
-            """The encoder of the first sslsv (7,045,196 parameters, 1024-d embeddings)."""
-            return cls(
-                pre_emphasis=0.97,
-                width=32,
-                stem="3x3",
-                last_stride=2,
-                pooling="attentive_mean",
-                embedding_dim=1024,
-            )
+    pooling_modules = ("pooling", "head", "head_norm")
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()
         self.config = config
-        self.recomputes_activations = False  # set by the trainer: backward runs stem and blocks again
         self.embedding_dim = config.embedding_dim
         self.features = LogMel(config.num_mels, config.pre_emphasis)
         self.stem = _build_stem(config)
@@ -126,6 +129,8 @@ class ThinResNet34(nn.Module):
                 channels = width
             num_bins = strided_size(num_bins, stride)
         self.blocks = nn.Sequential(*blocks)
+        self.map_shape = (channels, num_bins)
+        self.frame_dim = channels * num_bins
         self.pooling = build_pooling(config.pooling, channels, num_bins)
         self.head = nn.Linear(self.pooling.output_dim, config.embedding_dim)
         self.head_norm: nn.Module = nn.Identity()
@@ -136,15 +141,29 @@ class ThinResNet34(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Embeddings; the whole network runs channels-last if its weights were put into that format."""
+        """Return embeddings (B, D), without a copy that `frames` makes of channels-last maps."""
+        return self._embed(self._map(waveforms))
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Return (B, C * F, L) of waveforms (B, T): the channels at every remaining frequency."""
+        return self._map(waveforms).flatten(1, 2)
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """Return embeddings (B, D) of frames (B, C * F, L)."""
+        return self._embed(frames.view(len(frames), *self.map_shape, -1))
+
+    def _map(self, waveforms: Tensor) -> Tensor:
+        # The whole network runs channels-last if its weights were put into that format.
         x = self.features(waveforms)[:, None]
         if self.blocks[0].conv1.weight.is_contiguous(memory_format=torch.channels_last):  # type: ignore[union-attr, operator]
             x = x.contiguous(memory_format=torch.channels_last)
         is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
         for part in (self.stem, *self.blocks):
             x = recomputed(part, x) if is_recomputed else part(x)
-        x = self.pooling(x)
-        return self.head_norm(self.head(x))  # type: ignore[no-any-return]
+        return x  # type: ignore[no-any-return]
+
+    def _embed(self, feature_map: Tensor) -> Tensor:
+        return self.head_norm(self.head(self.pooling(feature_map)))  # type: ignore[no-any-return]
 
 
 def _build_stem(config: ThinResNet34.Config) -> nn.Sequential:

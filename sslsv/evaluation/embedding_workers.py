@@ -17,7 +17,7 @@ from sslsv.config import ResourcesConfig
 from sslsv.data.shards import open_recordings
 from sslsv.evaluation.embeddings import Crops, Embed, Floats, embed_files, longest_first, parts_of
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
-from sslsv.runs.storage import absolute
+from sslsv.runs.folder import absolute
 
 END_SECONDS = 10.0  # to wait for processes to end; others may have taken their room by then
 CPUS = 0.5  # counted for each process, so that the request fits beside whatever Ray itself counts

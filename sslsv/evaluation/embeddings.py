@@ -22,8 +22,7 @@ from sslsv.data.recordings import Recordings
 from sslsv.data.rounding import Waveform
 from sslsv.data.shards import Packed, open_recordings
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import is_uri
+from sslsv.runs.folder import RunFolder, is_uri
 
 Floats = npt.NDArray[np.float32]
 Embed = Callable[[list[str], str], tuple[Floats, dict[int, str]]]  # of paths below a folder

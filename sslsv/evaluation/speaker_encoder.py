@@ -32,8 +32,7 @@ from sslsv.runs.checkpoint import (
     newest_checkpoints,
     read_checkpoint,
 )
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import absolute, open_filesystem
+from sslsv.runs.folder import RunFolder, absolute, open_filesystem
 from sslsv.training.state import build_model
 
 Floats = npt.NDArray[np.float32]

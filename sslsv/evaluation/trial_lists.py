@@ -14,7 +14,7 @@ from sslsv.data.manifest import Indices, Trials, read_trials
 from sslsv.data.shards import open_recordings
 from sslsv.data.trial_faults import find_trial_faults
 from sslsv.evaluation.intervals import contradicting_trials
-from sslsv.runs.storage import absolute, open_filesystem
+from sslsv.runs.folder import absolute, open_filesystem
 
 NAMED = 5  # culprits that an error names
 

@@ -1,11 +1,13 @@
 """Barlow Twins: two views' cross-correlation should be the identity. Zbontar et al., arXiv 2103.03230."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
+from sslsv.models.base import StepOutput, TwoViewModel
+from sslsv.models.fields import CropSeconds, LayerDims, Weight
 from sslsv.models.terms import cross_products, standardize, weighted_sum
 
 
@@ -39,16 +41,12 @@ class BarlowTwins(TwoViewModel):
         """Settings of Barlow Twins; the defaults are those published for VoxCeleb."""
 
         name: Literal["barlow_twins"] = "barlow_twins"
-        crop_seconds: float = 2.0  # length of each of the two views
-        projector_dims: tuple[int, ...] = (2048, 2048, 512)  # units of its layers; empty = none
-        redundancy_weight: float = 0.005  # of correlations between different dimensions
-        scale: float = 0.025  # of the whole loss: it is a sum over dimensions
-
-        def __post_init__(self) -> None:
-            """Refuse values that cannot train."""
-            check_two_view_settings(self.crop_seconds, self.projector_dims)
-            if self.scale <= 0:
-                raise ValueError(f"scale is {self.scale}; it must be above 0, e.g. 0.025.")
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = (2048, 2048, 512)
+        redundancy_weight: Weight = 0.005  # weighs the correlations between different dimensions
+        scale: Annotated[
+            float, Field(gt=0, description="factor of the loss, which is a sum over dimensions")
+        ] = 0.025
 
     config: Config
 

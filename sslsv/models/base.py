@@ -1,81 +1,161 @@
-"""What the trainer asks of a self-supervised model, and what all models of two equal views share."""
+"""What the trainer asks of a method, and what methods with two equal views, or with a teacher, share."""
 
+import copy
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sslsv.evaluation.diagnostics import feature_std
+from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
-from sslsv.ops.layers import IterNorm, full_precision, projector
+from sslsv.ops.layers import full_precision, projector
+from sslsv.ops.whitening import IterNorm
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in optimiser steps and epochs; both count from 0."""
+    """Tell how far a run is, in optimizer steps and epochs; both count from 0."""
 
     step: int
     total_steps: int
     epoch: int
     total_epochs: int
+    seed: int = 0
 
     @property
     def fraction(self) -> float:
-        """Share of the steps that are done, from 0 to 1."""
+        """Return the share of the steps that are done, from 0 to 1."""
         return self.step / max(self.total_steps, 1)
+
+    def generator(self, purpose: int = 0) -> torch.Generator:
+        """Return a generator of random numbers (CPU) that is the same on all workers, new in each step.
+
+        Draws of PyTorch's global generator differ between workers; those of this one depend on
+        (seed, step, purpose) alone, so a resumed run, or one with more workers, draws the same.
+        """
+        return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.step) * 31 + purpose) % 2**63)
 
 
 class StepOutput(NamedTuple):
-    """Scalar loss to minimise, and detached scalars to log."""
+    """Hold the scalar loss to minimise, and detached scalars to log."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
 
 
 class ViewGroup(NamedTuple):
-    """Views of one length: `batch[name]` is (B, count, samples), of `seconds` each."""
+    """Describe views of one length: `batch[name]` is (B, count, samples), of `seconds` each."""
 
     name: str
     count: int  # type: ignore[assignment]  # hides tuple.count
     seconds: float
+    is_clean: bool = False  # clean views are not augmented
+
+
+class CorpusSize(NamedTuple):
+    """Count what memories and classifiers are sized by."""
+
+    num_utterances: int = 0
+    num_speakers: int = 0
+
+
+class Corpus(Protocol):
+    """Give a method access to all training utterances between two epochs."""
+
+    size: CorpusSize
+
+    def embed(self, model: "Model", *, seconds: float = 4.0, clean: bool = True) -> Tensor:
+        """Return `model.embed` of one crop of each utterance, (N, D) float32 on the CPU.
+
+        Row i is utterance i. The model is in evaluation mode meanwhile. All workers must call this together;
+        all get the same rows, whatever their number.
+        """
 
 
 class Model(nn.Module, ABC):
-    """A training objective around an encoder: subclasses give `forward` and state its `view_groups`.
+    """Hold an encoder and a training objective; subclasses state their `views` and give `forward`.
 
     State that lasts between steps (queues, teachers, centres) must be buffers and modules, so that
-    `state_dict()` is all a checkpoint needs.
+    `state_dict()` is all that a checkpoint needs, and must be the same on all workers.
     """
 
+    needs_labels = False  # True: the batch also holds `speaker`
+    has_cacheable_projections = False  # True: gives `project` and `compare`, so `train.chunk_size` works
+    embedder = "encoder"  # the submodule whose output is the embedding
+
     encoder: nn.Module
-    view_groups: tuple[ViewGroup, ...]
+    views: tuple[ViewGroup, ...]
 
     @abstractmethod
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Loss and metrics of one batch; in a process group, of the batches of all ranks together.
+        """Return loss and metrics of one batch; with several workers, of all their batches together.
 
-        The batch holds the int16 views of each group, (B, count, samples), and `sample`, the int64 indices
-        (B,).
+        The batch holds the int16 views of each group, (B, count, samples), and int64 columns (B,): `sample`,
+        the position in the run; `utterance`, from 0 to N - 1; `speaker` for classes with `needs_labels`.
         """
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups; by default matrices and kernels decay, vectors and scalars do not.
+
+        Keys: `params`; `decays`, False for no weight decay; `rate_scale`, a factor of the learning rate
+        (default 1); `follows_schedule`, False for a rate that stays at the highest one.
+        """
+        return decay_groups(self.parameters())
+
+    def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
+        """Prepare an epoch; called before its first step, not when a run is resumed within it."""
+
     def before_step(self, progress: Progress) -> None:
-        """Called when gradients are final (unscaled, before clipping), just before the optimiser's step."""
+        """Change gradients when they are final and unscaled, before the optimizer's step: clip, freeze."""
 
     def after_step(self, progress: Progress) -> None:
-        """Called just after the optimiser's step, e.g. to move a teacher."""
+        """Change weights just after the optimizer's step, such as those of a teacher."""
 
-    def start_epoch(self, progress: Progress) -> None:
-        """Called before the first step of each epoch."""
+    @property
+    def embedding_dim(self) -> int:
+        """Return D, the number of values in an embedding."""
+        return int(self.get_submodule(self.embedder).embedding_dim)  # type: ignore[arg-type]
+
+    @classmethod
+    def build_embedder(cls, config: Any, encoder: nn.Module) -> nn.Module:
+        """Return a module like the submodule `embedder`, around a new encoder: an export is made with it."""
+        return encoder
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """Embeddings for verification: waveforms (B, T), int16 or float -> (B, D), not normalised."""
-        return self.encoder(waveforms)  # type: ignore[no-any-return]
+        """Return embeddings for verification, (B, D), not normalised, of waveforms (B, T), int16 or float."""
+        return self.get_submodule(self.embedder)(waveforms)  # type: ignore[no-any-return]
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], **keys: Any) -> list[dict[str, Any]]:
+    """Split trainable parameters into those that decay and those that do not (0-D, 1-D); both get `keys`."""
+    trainable = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "decays": True},
+        {"params": [p for p in trainable if p.ndim <= 1], "decays": False},
+    ]
+    return [group | keys for group in groups if group["params"]]
+
+
+def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scale the gradient of each tensor by itself to an L2 norm of at most `max_norm` (DINO's clipping)."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        norms = torch._foreach_norm(gradients)
+        torch._foreach_mul_(gradients, [(max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms])
+
+
+def freeze(parameters: Iterable[nn.Parameter]) -> None:
+    """Drop gradients in `before_step`: the optimizer leaves these tensors alone, weight decay included."""
+    for parameter in parameters:
+        parameter.grad = None
 
 
 class TwoViewConfig(Protocol):
-    """The settings that every model of two equal views has."""
+    """Name the settings of every method with two equal views."""
 
     @property
     def crop_seconds(self) -> float: ...  # noqa: D102
@@ -85,41 +165,44 @@ class TwoViewConfig(Protocol):
 
 
 class TwoViewModel(Model):
-    """One encoder and one projector see two views alike; subclasses give the loss of the projections."""
+    """Pass two views alike through an encoder and a projector; subclasses give the loss of projections."""
 
-    def __init__(self, config: TwoViewConfig, encoder: nn.Module) -> None:
+    has_cacheable_projections = True
+
+    def __init__(self, config: TwoViewConfig, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__()
         self.config: Any = config  # subclasses may state the type, `config: Config`
         self.encoder = encoder
         self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
-        self.view_groups = (ViewGroup("views", 2, config.crop_seconds),)
+        self.views = (ViewGroup("views", 2, config.crop_seconds),)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Loss of all ranks' batches; the caller's autocast covers encoder and projector, not the loss."""
+        """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
         return self.compare(*self.project(batch["views"]))
 
     def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """What a worker, or a chunk of its share, does alone: views (B, 2, T) -> (B, 2, D), (B, 2, P).
+        """Return embeddings and projections, (B, 2, D) and (B, 2, P), of views (B, 2, T).
 
-        Embeddings, and their projections by the layers before `whitening`; float32 or float64.
+        A worker, or a chunk of its share, does this alone: layers from the first IterNorm on, which need
+        the whole batch, belong to `compare`.
         """
         # One pass over both views, (2B, T): faster than two, and batch norm sees both alike.
         embeddings = self.encoder(views.transpose(0, 1).flatten(0, 1))
         projections = self.projector[: self._num_local_layers](embeddings)
-        return _paired(embeddings.detach()), _paired(projections)
+        return paired(embeddings.detach()), paired(projections)
 
     def compare(self, embeddings: Tensor, projections: Tensor) -> StepOutput:
-        """Loss and metrics of what `project` gave for this worker's whole share, with all other workers'."""
+        """Return loss and metrics of what `project` gave for a worker's share, with all other workers'."""
         with torch.autocast(projections.device.type, enabled=False):
             rows = self.whitening(projections.transpose(0, 1).flatten(0, 1))  # (2B, P)
-            z_a, z_b = distributed.gather(_paired(rows)).unbind(1)  # (W*B, P) each
+            z_a, z_b = distributed.gather(paired(rows)).unbind(1)  # (W*B, P) each
             loss, metrics = self.loss(z_a, z_b)
             metrics["batch_feature_std"] = feature_std(embeddings.transpose(0, 1).flatten(0, 1))
         return StepOutput(loss, metrics)
 
     @property
     def whitening(self) -> nn.Sequential:
-        """The projector's layers from the first IterNorm on: their batch is always that of all workers."""
+        """Return the projector's layers from the first IterNorm on: their batch is that of all workers."""
         return self.projector[self._num_local_layers :]
 
     @property
@@ -129,20 +212,42 @@ class TwoViewModel(Model):
 
     @abstractmethod
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Loss of the projections (B, P) of view a and of view b, row i of both from sample i."""
+        """Return the loss of projections (B, P) of view a and of view b, row i of both from sample i."""
 
 
-def _paired(rows: Tensor) -> Tensor:
-    """(2B, D), all of view a before all of view b -> (B, 2, D)."""
+class TeacherModel(Model):
+    """Keep a teacher: copies of some of the student's modules that follow them as moving averages.
+
+    A subclass calls `add_teacher` once its modules are there. The teacher's weights move after each
+    optimizer step; its batch norms stay in training mode with running statistics of their own, which are not
+    averaged. It is in `state_dict()`, and neither the optimizer nor DDP sees it.
+    """
+
+    teacher: nn.ModuleDict
+
+    def add_teacher(self, *names: str) -> None:
+        """Make `self.teacher[name]`, a frozen copy of the submodule `self.name`, for each name."""
+        self.teacher = nn.ModuleDict({name: copy.deepcopy(getattr(self, name)) for name in names})
+        self.teacher.requires_grad_(False)
+
+    @abstractmethod
+    def teacher_momentum(self, progress: Progress) -> float:
+        """Return the share of its own weights that the teacher keeps in this step, 0 to 1."""
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """Move the teacher: teacher = m * teacher + (1 - m) * student, for all parameters."""
+        teachers = list(self.teacher.parameters())
+        students = [p for name in self.teacher for p in getattr(self, name).parameters()]
+        # A weight of 1 or 0 is exact: momentum 0 copies the student, momentum 1 leaves the teacher alone.
+        torch._foreach_lerp_(teachers, students, 1.0 - self.teacher_momentum(progress))
+
+
+def cosine_momentum(base: float, progress: Progress) -> float:
+    """Return the momentum that rises from `base` at step 0 towards 1 at the end, by half a cosine (BYOL)."""
+    return 1.0 - (1.0 - base) * (math.cos(math.pi * progress.fraction) + 1.0) / 2.0
+
+
+def paired(rows: Tensor) -> Tensor:
+    """Return (B, 2, D) of rows (2B, D) in which all of view a come before all of view b; at least float32."""
     return torch.stack(full_precision(rows).chunk(2), 1)
-
-
-def check_two_view_settings(crop_seconds: float, projector_dims: tuple[int, ...]) -> None:
-    """Raise ValueError, in a sentence, for values that no model of two views can use."""
-    if crop_seconds < 0.1:
-        raise ValueError(f"crop_seconds is {crop_seconds}; a crop needs at least 0.1 seconds, e.g. 2.0.")
-    if any(dim < 1 for dim in projector_dims):
-        raise ValueError(
-            f"projector_dims is {projector_dims}; every layer needs at least 1 unit. "
-            "For no projector, give an empty list."
-        )

@@ -1,13 +1,14 @@
 """SimCLR: find the other view of an utterance among all others. Chen et al., ICML 2020, arXiv 2002.05709."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
+from sslsv.models.base import StepOutput, TwoViewModel
+from sslsv.models.fields import CropSeconds, LayerDims, Temperature
 
 
 def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -37,17 +38,9 @@ class SimCLR(TwoViewModel):
         """Settings of SimCLR; the defaults are those with the best published result on VoxCeleb."""
 
         name: Literal["simclr"] = "simclr"
-        crop_seconds: float = 2.0  # length of each of the two views
-        projector_dims: tuple[
-            int, ...
-        ] = ()  # units of its layers, e.g. (2048, 2048, 256); none is best for speakers
-        temperature: float = 0.03  # lower weighs the hardest negatives more
-
-        def __post_init__(self) -> None:
-            """Refuse values that cannot train."""
-            check_two_view_settings(self.crop_seconds, self.projector_dims)
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; it must be above 0, e.g. 0.03.")
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = ()  # none is best for speakers; images take (2048, 2048, 256)
+        temperature: Temperature = 0.03  # a lower one weighs the hardest negatives more
 
     config: Config
 

@@ -1,5 +1,6 @@
 """Terms that several losses share; all take full batches of projections (B, P) and know nothing of ranks."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,3 +102,14 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     """Sum of named loss terms, each times its weight; both have the same names."""
     products = [weights[name] * term for name, term in terms.items()]
     return torch.stack(products).sum()
+
+
+def feature_std(embeddings: Tensor) -> Tensor:
+    """Return the mean over dimensions of the standard deviation of L2-normalised rows, times sqrt(D).
+
+    It is about 1 when directions are isotropic, 0 when all rows point the same way. Source: Chen and He, CVPR
+    2021 (SimSiam, arXiv 2011.10566), section 4.1. The deviation is the biased one, so one row gives 0.
+    """
+    rows = F.normalize(embeddings, dim=1)
+    std: Tensor = rows.std(0, correction=0).mean()
+    return std * math.sqrt(embeddings.shape[1])

@@ -1,13 +1,15 @@
 """VIbCReg: VICReg with normalised covariance and whitening projector. Lee and Aune, arXiv 2109.00783."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
+from sslsv.models.base import CorpusSize, StepOutput, TwoViewModel
+from sslsv.models.fields import CropSeconds, LayerDims, Weight
 from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted_sum
-from sslsv.ops.layers import IterNorm
+from sslsv.ops.whitening import IterNorm
 
 
 def vibcreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
@@ -44,24 +46,20 @@ class VIbCReg(TwoViewModel):
         """Settings of VIbCReg."""
 
         name: Literal["vibcreg"] = "vibcreg"
-        crop_seconds: float = 2.0  # length of each of the two views
-        projector_dims: tuple[int, ...] = (
-            2048,
-            2048,
-            2048,
-        )  # units of its layers; empty = no projector, no whitening
-        whitening_groups: int = 64  # groups of the last layer that IterNorm whitens apart; 0 = no whitening
-        invariance_weight: float = 1.0  # pulls the two views together
-        variance_weight: float = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
-        covariance_weight: float = 8.0  # decorrelates dimensions
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = (2048, 2048, 2048)  # empty: no projector and no whitening
+        whitening_groups: Annotated[
+            int,
+            Field(
+                ge=0, description="groups of the last layer that IterNorm whitens apart; 0 for no whitening"
+            ),
+        ] = 64
+        invariance_weight: Weight = 1.0  # pulls the two views together
+        variance_weight: Weight = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
+        covariance_weight: Weight = 8.0  # decorrelates dimensions
 
         def __post_init__(self) -> None:
-            """Refuse values that cannot train."""
-            check_two_view_settings(self.crop_seconds, self.projector_dims)
-            if self.whitening_groups < 0:
-                raise ValueError(
-                    f"whitening_groups is {self.whitening_groups}; it must be 0 (no whitening) or more."
-                )
+            """Refuse groups that do not divide the last layer."""
             if self.projector_dims and self.whitening_groups:
                 last = self.projector_dims[-1]
                 if last % self.whitening_groups:
@@ -72,8 +70,8 @@ class VIbCReg(TwoViewModel):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module) -> None:
-        super().__init__(config, encoder)
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__(config, encoder, size)
         if config.projector_dims and config.whitening_groups:
             self.projector.append(IterNorm(config.projector_dims[-1], config.whitening_groups))
 

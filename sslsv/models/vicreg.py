@@ -1,11 +1,12 @@
 """VICReg: invariance, variance and covariance of two views. Bardes et al., ICLR 2022, arXiv 2105.04906."""
 
-from dataclasses import dataclass
 from typing import Literal
 
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sslsv.models.base import StepOutput, TwoViewModel, check_two_view_settings
+from sslsv.models.base import StepOutput, TwoViewModel
+from sslsv.models.fields import CropSeconds, LayerDims, Weight
 from sslsv.models.terms import invariance, variance_and_covariance, weighted_sum
 
 
@@ -45,15 +46,11 @@ class VICReg(TwoViewModel):
         """Settings of VICReg; the defaults are those published for VoxCeleb."""
 
         name: Literal["vicreg"] = "vicreg"
-        crop_seconds: float = 2.0  # length of each of the two views
-        projector_dims: tuple[int, ...] = (2048, 2048, 512)  # units of its layers; empty = none
-        invariance_weight: float = 1.0  # pulls the two views together
-        variance_weight: float = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
-        covariance_weight: float = 0.1  # decorrelates dimensions
-
-        def __post_init__(self) -> None:
-            """Refuse values that cannot train."""
-            check_two_view_settings(self.crop_seconds, self.projector_dims)
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = (2048, 2048, 512)
+        invariance_weight: Weight = 1.0  # pulls the two views together
+        variance_weight: Weight = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
+        covariance_weight: Weight = 0.1  # decorrelates dimensions
 
     config: Config
 

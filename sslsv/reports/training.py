@@ -28,8 +28,7 @@ from sslsv.reports.page import (
     shown,
     table,
 )
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import below
+from sslsv.runs.folder import RunFolder, below
 
 MAX_SENTENCES = 1000  # on recordings that could not be read
 IDENTITY = ("started", "wandb_id")  # in run.json, beside the environment
@@ -43,16 +42,16 @@ def write_report(folder: RunFolder) -> None:
     best, last = best_and_last(summary, records)
     environment = {key: value for key, value in run.items() if key not in IDENTITY}
     state = "finished" if summary.get("is_finished") else "not finished"
+    skipped = summary.get("skipped", {})
     parts = [
         muted(f"Training run, {state}", f", started {run['started']}" if "started" in run else ""),
         *[note(sentence) for sentence in [*doubts(folder), *notices(records, summary)]],
         facts(key_figures(summary, records, best)),
         section("Results", results(best, last)),
         *curve_sections(records, best.get("step")),
-        section("Where the time goes", step_parts(summary.get("step_parts", {}))),
-        section("Recordings left out", left_out(summary.get("bad_utterances", {}))),
-        section("Recordings of trials left out", left_out(summary.get("bad_trial_recordings", {}))),
-        section("Noises and rooms left out", left_out(summary.get("bad_bank_files", {}))),
+        section("Recordings left out", left_out(skipped.get("utterances", {}))),
+        section("Recordings of trials left out", left_out(skipped.get("trial_recordings", {}))),
+        section("Noises and rooms left out", left_out(skipped.get("bank_files", {}))),
         section("Trials", pairs(summary.get("trial_sets", {}))),
         section("Settings", folded("config.yml", element("pre", folder.read("config.yml").decode()))),
         section("Environment", pairs(summary.get("environment") or environment)),
@@ -84,26 +83,13 @@ def notices(records: list[Record], summary: Record) -> Iterator[str]:
     reason = summary.get("stop_reason")
     if reason and all(record["notice"] != reason for record in found):
         yield reason
-    if bad := summary.get("bad_utterances"):
+    skipped = summary.get("skipped", {})
+    if bad := skipped.get("utterances"):
         yield f"{len(bad)} recordings could not be read and were left out, see below."
-    if bad := summary.get("bad_trial_recordings"):
+    if bad := skipped.get("trial_recordings"):
         yield f"{len(bad)} recordings of trials could not be read; their trials were left out, see below."
-    if bad := summary.get("bad_bank_files"):
+    if bad := skipped.get("bank_files"):
         yield f"{len(bad)} noises or rooms could not be read and were left out, see below."
-
-
-def step_parts(parts: Record) -> Html:
-    """Parts of a mean step and of making a batch, in milliseconds and shares."""
-    tables = []
-    for name, title in (("seconds", "part of a step"), ("data_seconds", "part of making a worker's batch")):
-        if seconds := parts.get(name):
-            whole = max(sum(seconds.values()), 1e-12)
-            rows = [[part, f"{1000 * s:.1f}", f"{100 * s / whole:.1f}"] for part, s in seconds.items()]
-            tables.append(table([title, "ms", "%"], [*rows, ["all", f"{1000 * whole:.1f}", "100.0"]]))
-    if not tables:
-        return joined([])
-    remark = f"Timed in {parts['timed_steps']:,} steps; the data processes work beside the training."
-    return joined([*tables, muted(remark)])
 
 
 def left_out(bad_utterances: dict[str, str]) -> Html:

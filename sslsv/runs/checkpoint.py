@@ -1,18 +1,18 @@
-"""Checkpoints: what they contain, how they are written, found, read and pruned.
+"""Checkpoints: complete, checksummed files that a run goes on from.
 
 One file per checkpoint, `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`: the name carries the step and the
-first 16 digits of the content's SHA-256.  A file therefore proves itself: one that is cut short or altered is
-recognised and passed over with a warning, and the one before it is used; so is one whose place on the disk
-can't be read any more.  Writing is atomic (run_folder.py),
-reading never executes code (`weights_only`).
+first 16 digits of the content's SHA-256, so a file that is cut short or altered is recognised.  Such a
+damaged file is passed over with a warning, and the one before it is used.  An OSError says nothing about the
+files, so it is always raised.  Writing is atomic (folder.py), reading never executes code (`weights_only`).
 """
 
-import contextlib
-import errno
 import hashlib
 import io
 import re
+import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -22,10 +22,6 @@ from sslsv.runs.folder import RunFolder
 
 FOLDER = "checkpoints"
 NAME = re.compile(r"step_(\d{8,})-([0-9a-f]{16})\.pt")
-LOST = {
-    errno.EIO,
-    errno.ENOENT,
-}  # of one file; anything else may be an outage, which says nothing about files
 
 
 @dataclass
@@ -46,14 +42,13 @@ class Checkpoint:
     stop_reason: str | None = None  # why the run ended here before its last step, if it did
     validations_without_gain: int = 0  # for early stopping
     seconds: float = 0.0  # training time so far, restarts included
-    bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
-    bad_trial_recordings: dict[str, str] = field(default_factory=dict)  # likewise, of validation and test
-    bad_bank_files: dict[str, str] = field(default_factory=dict)  # likewise, of noises and rooms
+    # Files that could not be read: kind (utterances, trial_recordings, bank_files) -> path -> reason.
+    skipped: dict[str, dict[str, str]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)  # library versions, git commit
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
-    """Content of the file of `checkpoint`: a copy, so that training may go on while it is written."""
+    """Return the file's content: a copy, so that training may go on while it is written."""
     buffer = io.BytesIO()
     torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, buffer)
     return buffer.getvalue()
@@ -61,7 +56,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
 
 def write_encoded(folder: RunFolder, content: bytes, step: int) -> str:
     """Write the content of a checkpoint under the name that it proves, and return the name."""
-    name = f"step_{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    name = f"step_{step:08d}-{_checksum(content)}.pt"
     folder.write(f"{FOLDER}/{name}", content)
     return name
 
@@ -72,110 +67,67 @@ def write_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> str:
 
 
 def list_checkpoints(folder: RunFolder) -> list[tuple[int, str]]:
-    """(step, file name) of every checkpoint, oldest first."""
+    """Return (step, file name) of every checkpoint, oldest first."""
     matches = [(NAME.fullmatch(name), name) for name in folder.names(FOLDER)]
     return sorted((int(match.group(1)), name) for match, name in matches if match)
 
 
 def read_checkpoint(folder: RunFolder, name: str) -> Checkpoint:
-    """Read one checkpoint onto the CPU.
-
-    Raises ValueError when the content is not what the name promises.
-    """
+    """Read one checkpoint onto the CPU; raises ValueError as `decode_checkpoint` does."""
     return decode_checkpoint(folder.read(f"{FOLDER}/{name}"), name, f"{folder.location}/{FOLDER}/{name}")
 
 
 def decode_checkpoint(content: bytes, name: str, place: str) -> Checkpoint:
-    """The checkpoint in a file's content; `name` must carry its checksum, `place` is for the error.
+    """Return the checkpoint in a file's content; `name` must carry its checksum, `place` is for the error.
 
-    Raises ValueError when the content is not what the name promises.
+    Raises ValueError when the content is not what the name promises, or is of another version.
     """
     match = NAME.fullmatch(name)
     if match is None:
         raise ValueError(
             f"{place} is not named as a checkpoint is (step_00001200-<16 hexadecimal digits>.pt)"
         )
-    if hashlib.sha256(content).hexdigest()[:16] != match.group(2):
+    if _checksum(content) != match.group(2):
         raise ValueError(
             f"checkpoint {place} is damaged: its content ({len(content)} bytes) does not have the checksum "
             "in its name; delete it, or copy it here again"
         )
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if unknown := state.keys() - {f.name for f in fields(Checkpoint)}:
+        raise ValueError(
+            f"checkpoint {place} has {', '.join(sorted(unknown))}, which this version does not know; "
+            "use the version that wrote it (in its run.json), or train anew"
+        )
     return Checkpoint(**state)
 
 
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _sound(folder: RunFolder, names: Iterable[str]) -> Iterator[str]:
+    """Yield the names whose checksum holds; warns of each other one."""
+    for name in names:
+        if _checksum(folder.read(f"{FOLDER}/{name}")) in name:
+            yield name
+        else:
+            place = f"{folder.location}/{FOLDER}/{name}"
+            warnings.warn(f"passing over damaged checkpoint {place}", stacklevel=3)
+
+
 def newest_sound_checkpoint(folder: RunFolder) -> str | None:
-    """Name of the newest checkpoint whose checksum holds, or None; warns of each one passed over.
-
-    Raises OSError when the storage does not answer, or when files can't be read and none is sound: starting
-    anew would be worse than waiting for a disk to come back.
-    """
-    lost: OSError | None = None
-    for _, name in reversed(list_checkpoints(folder)):
-        problem = "damaged"
-        try:
-            if _has_checksum(folder, name):
-                return name
-        except OSError as error:
-            if error.errno not in LOST:
-                raise
-            lost, problem = error, "unreadable"
-        warnings.warn(f"passing over {problem} checkpoint {folder.location}/{FOLDER}/{name}", stacklevel=2)
-    if lost is not None:
-        raise lost
-    return None
-
-
-def set_aside_newer(folder: RunFolder, name: str) -> None:
-    """Rename every checkpoint newer than the sound one `name` to `*.damaged`.
-
-    Left alone, they would count as the newest when old ones are deleted.
-    """
-    found = [n for _, n in list_checkpoints(folder)]
-    for damaged in found[found.index(name) + 1 :]:
-        path = folder.path(f"{FOLDER}/{damaged}")
-        with contextlib.suppress(FileNotFoundError):  # one of those that were lost
-            folder.filesystem.move(path, f"{path}.damaged")
-
-
-def _is_sound(folder: RunFolder, name: str) -> bool:
-    try:
-        return _has_checksum(folder, name)
-    except OSError as error:
-        if error.errno not in LOST:
-            raise
-        return False
-
-
-def _has_checksum(folder: RunFolder, name: str) -> bool:
-    return hashlib.sha256(folder.read(f"{FOLDER}/{name}")).hexdigest()[:16] in name
-
-
-def prune_checkpoints(folder: RunFolder, keep: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one.
-
-    Raises OSError when some can't be deleted; the others are.
-    """
-    failed: OSError | None = None
-    for step, name in list_checkpoints(folder)[:-keep]:
-        if step != best_step:
-            try:
-                folder.delete(f"{FOLDER}/{name}")
-            except OSError as error:
-                failed = error
-    if failed is not None:
-        raise failed
+    """Return the name of the newest checkpoint that is not damaged, or None."""
+    return next(_sound(folder, [name for _, name in reversed(list_checkpoints(folder))]), None)
 
 
 def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
-    """File names of the newest `count` checkpoints that are sound and among the newest `kept`, oldest first.
+    """Return the names of the newest `count` sound checkpoints among the newest `kept`, oldest first.
 
     Raises ValueError for a count below two, and when fewer than two are left: nothing to average.
     """
     if count < 2:
         raise ValueError(f"an average of {count} checkpoints was asked for; it takes 2 or more")
-    newest = list_checkpoints(folder)[-kept:]
-    names = [name for _, name in newest if _is_sound(folder, name)]
+    names = list(_sound(folder, [name for _, name in list_checkpoints(folder)[-kept:]]))
     if len(names) < 2:
         raise ValueError(
             f"{folder.location} has {len(names)} sound checkpoint(s), and an average "
@@ -184,14 +136,41 @@ def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
     return names[-count:]
 
 
+def find_checkpoint(folder: RunFolder, which: str) -> str:
+    """Return the file name of the `best` (by evaluation.criterion), the `last`, or a named checkpoint.
+
+    Raises ValueError with what there is.
+    """
+    found = list_checkpoints(folder)
+    if not found:
+        raise ValueError(f"{folder.location} has no checkpoints: was a training started there?")
+    names = [name for _, name in found]
+    if which in names:
+        return which
+    if which not in ("last", "best"):
+        raise ValueError(
+            f"checkpoint '{which}' is not in {folder.location}; there are: last, best, {', '.join(names)}"
+        )
+    newest = newest_sound_checkpoint(folder)
+    if newest is None:
+        raise ValueError(f"every checkpoint in {folder.location}/{FOLDER} is damaged")
+    if which == "last":
+        return newest
+    best_step = read_checkpoint(folder, newest).best_step
+    best = next(_sound(folder, [name for step, name in found if step == best_step]), None)
+    if best is None:
+        raise ValueError(
+            f"{folder.location} has no sound best checkpoint (no validation yet, or damaged); use 'last'"
+        )
+    return best
+
+
 def average(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean of several `state_dict`s of one model, in float64; whole numbers (counters) are the last one's.
+    """Return the mean of several `state_dict`s of one model, in float64; counters are the last one's.
 
     Running statistics of batch norm are averaged too: every set of weights had nearly the same.
     """
     result = dict(states[-1])
-    if len(states) == 1:
-        return result
     for key, value in result.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             mean = torch.stack([state[key].double() for state in states]).mean(0)
@@ -199,30 +178,76 @@ def average(states: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def find_checkpoint(folder: RunFolder, which: str) -> str:
-    """File name of the `best` (by evaluation.criterion), the `last`, or a named checkpoint.
+def prune_checkpoints(folder: RunFolder, newest: str, keep: int, best_step: int | None) -> None:
+    """Delete all checkpoints but `newest`, the `keep - 1` before it, and the best one.
 
-    Raises ValueError with what there is.
+    Files of later steps were damaged and passed over, so they go too.  Raises OSError when some can't be
+    deleted; the others are.
     """
     found = list_checkpoints(folder)
-    if not found:
-        raise ValueError(f"{folder.location} has no checkpoints: was a training started there?")
-    newest = newest_sound_checkpoint(folder)
-    if newest is None:
-        raise ValueError(f"every checkpoint in {folder.location}/{FOLDER} is damaged")
-    if which == "last":
-        return newest
-    if which == "best":
-        best_step = read_checkpoint(folder, newest).best_step
-        sound = [name for step, name in found if step == best_step and _is_sound(folder, name)]
-        if not sound:
-            raise ValueError(
-                f"{folder.location} has no sound best checkpoint (no validation yet, or damaged); use 'last'"
-            )
-        return sound[-1]
     names = [name for _, name in found]
-    if which in names:
-        return which
-    raise ValueError(
-        f"checkpoint '{which}' is not in {folder.location}; there are: last, best, {', '.join(names)}"
-    )
+    kept = names[: names.index(newest) + 1][-keep:]
+    failed: OSError | None = None
+    for step, name in found:
+        if name not in kept and step != best_step:
+            try:
+                folder.delete(f"{FOLDER}/{name}")
+            except OSError as error:
+                failed = error
+    if failed is not None:
+        raise failed
+
+
+class CheckpointWriter:
+    """Write the checkpoints of one run in a thread, so that training waits for no disk or upload.
+
+    The state is copied while the loop waits; checksum, file and the deletion of old checkpoints follow in the
+    thread, one checkpoint at a time and in order.  Old ones that can't be deleted stay, and `notice` is told
+    once: the training has lost nothing.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        keep: int,
+        every_minutes: float,
+        notice: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self.folder, self.keep, self.every_minutes, self.notice = folder, keep, every_minutes, notice
+        self.last_saved = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def is_due(self) -> bool:
+        """Tell whether the last save is `every_minutes` old."""
+        return time.monotonic() - self.last_saved >= 60 * self.every_minutes
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Copy `checkpoint` to host memory and begin to write it; its tensors may change afterwards.
+
+        Waits for the one before it, whose OSError (a full disk) is raised here.
+        """
+        self.wait()
+        content = encode_checkpoint(checkpoint)
+        self._pending = self._thread.submit(self._write, content, checkpoint.step, checkpoint.best_step)
+        self.last_saved = time.monotonic()
+
+    def wait(self) -> None:
+        """Return when everything saved is in the run's folder; raises OSError if it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Let the last write end; its error, if nobody has waited for it, is lost."""
+        self._thread.shutdown()
+
+    def _write(self, content: bytes, step: int, best_step: int | None) -> None:
+        name = write_encoded(self.folder, content, step)
+        try:
+            prune_checkpoints(self.folder, name, self.keep, best_step)
+        except OSError as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.notice(f"old checkpoints in {self.folder.location} can't be deleted, so they stay: {reason}")
+            self.notice = lambda sentence: None

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, machine, commit.  No user names, paths or secrets."""
+"""Describe what a result was made with: versions, machine, commit.  No user names, paths or secrets."""
 
 import functools
 import os
@@ -7,12 +7,12 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 
 @functools.cache
 def describe_environment() -> dict[str, str]:
-    """Library versions, hardware and, in a git checkout, the commit (`+changes` if files differ from it)."""
+    """Return library versions, hardware and, in a git checkout, the commit (`+changes` if files differ)."""
+    import torch  # It takes a second: command lines that only refuse must not wait for it.
+
     result = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
     for package in ("sslsv", "torch", "torchaudio", "ray", "numpy", "scipy", "soundfile"):
         try:
@@ -29,7 +29,7 @@ def describe_environment() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    """Output of a git command in this package's folder; empty without git or outside a checkout."""
+    """Return the output of a git command in this package's folder; empty outside a checkout."""
     try:
         done = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), *arguments],

@@ -3,23 +3,75 @@
 config.yml        the resolved settings             metrics.jsonl   one JSON object per report
 checkpoints/      see checkpoint.py                 summary.json    best and last metrics, written at the end
 report.html       curves and tables                 run.json        identity: start, versions, wandb id
+
+A place is a path of a disk or a URI of object storage (`s3://bucket/prefix`, `gs://...`).  Places stand in
+settings, logs and reports, so credentials are never part of a URI.  They come from where the tools of the
+storage look for them: the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`), `~/.aws`, the role of
+the machine, the default credentials of Google.
 """
 
+import contextlib
 import json
 import math
 import os
 import posixpath
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pyarrow import fs
 
-from sslsv.runs.storage import below, is_uri, open_filesystem
+from sslsv.settings import check_place
+
+
+def is_uri(place: str) -> bool:
+    """Tell a URI from a path of this machine."""
+    return "://" in place
+
+
+def absolute(place: str | os.PathLike[str]) -> str:
+    """Return the place as any process finds it: an absolute path, or the URI; `file://` becomes a path."""
+    text = os.fspath(place)
+    if text.startswith("file://"):
+        return str(fs.FileSystem.from_uri(text)[1])
+    return text if is_uri(text) else os.path.abspath(text)
+
+
+def below(place: str, name: str) -> str:
+    """Return the place of `name` in a folder."""
+    path, options = _split_options(place)
+    return posixpath.join(path, name) + options
+
+
+def _split_options(place: str) -> tuple[str, str]:
+    """Split a URI from its options (`?endpoint_override=...`), which stay at its end."""
+    path, mark, options = place.partition("?") if is_uri(place) else (place, "", "")
+    return path, mark + options
+
+
+def open_filesystem(place: str) -> tuple[Any, str]:
+    """Return the file system that holds an `absolute` place, and the place's path in it.
+
+    Raises ValueError for a URI that names no storage that pyarrow knows, or holds credentials.
+    """
+    if not is_uri(place):
+        return fs.LocalFileSystem(), place
+    check_place("the storage", place)
+    try:
+        filesystem, path = fs.FileSystem.from_uri(place)
+    except (ValueError, NotImplementedError, OSError) as error:  # pyarrow may lack this kind of storage
+        raise ValueError(
+            f"{place} can't be opened: {' '.join(str(error).split())}; give a folder, or a URI such as "
+            "s3://bucket/folder"
+        ) from error
+    return filesystem, path.rstrip("/")
 
 
 def json_text(value: Any) -> str:
-    """JSON for people to read: indented; NaN and infinity as null, what else JSON lacks as text."""
+    """Return indented JSON; NaN and infinity become null, and values that JSON lacks become text."""
     return json.dumps(_finite(value), indent=2, default=str, allow_nan=False)
 
 
@@ -32,50 +84,47 @@ def _finite(value: Any) -> Any:
 
 
 class RunFolder:
-    """Read and write the files of one run; whole files appear complete or not at all.
-
-    `storage` is a folder or a URI that pyarrow knows (`s3://bucket/prefix`, `gs://...`).
-    """
+    """Read and write the files of one run; whole files appear complete or not at all."""
 
     def __init__(self, storage: str, name: str) -> None:
         place = storage if is_uri(storage) else str(Path(storage).expanduser().resolve())
         self.filesystem, root = open_filesystem(place)
         self.storage, self.name = storage, name
-        self.root = posixpath.join(root, name)
+        self.root = posixpath.join(root, name)  # for the run's own file system
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
-        # What a user or another program is told: a plain path, or a URI that is complete again.
+        # Users and other programs are told this: a plain path, or a URI that is complete again.
         self.location = self.root if self.is_local else below(storage, name)
 
     @classmethod
     def at(cls, location: str) -> "RunFolder":
-        """The run folder that has this `location`."""
-        path, mark, options = location.partition("?") if is_uri(location) else (location, "", "")
+        """Return the run folder that has this `location`."""
+        path, options = _split_options(location)
         storage, name = posixpath.split(path.rstrip("/"))
-        return cls((storage or ".") + mark + options, name)
+        return cls((storage or ".") + options, name)
 
     def path(self, name: str) -> str:
-        """Full path of a file of the run, for the run's own file system."""
+        """Return the full path of a file of the run, for the run's own file system."""
         return posixpath.join(self.root, name)
 
     def names(self, subfolder: str = "") -> list[str]:
-        """Sorted names of the files directly below `subfolder`; empty when there is no such folder."""
-        selector = fs.FileSelector(self.path(subfolder) if subfolder else self.root, allow_not_found=True)
+        """Return the sorted names of the files directly below `subfolder`, which need not exist."""
+        selector = fs.FileSelector(self.path(subfolder).rstrip("/"), allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
         return sorted(entry.base_name for entry in found if entry.type == fs.FileType.File)
 
     def has(self, name: str) -> bool:
-        """Whether the run has this file (a folder does not count)."""
+        """Tell whether the run has this file (a folder does not count)."""
         return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
 
     def read(self, name: str) -> bytes:
-        """Content of a file; raises FileNotFoundError."""
+        """Return the content of a file; raises FileNotFoundError."""
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return bytes(stream.read())
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file, first under a temporary name, then renamed: no reader meets half of it."""
         path = self.path(name)
-        if not self.is_local:  # an object appears when its upload is complete: no temporary name needed
+        if not self.is_local:  # An object appears when its upload is complete: it needs no temporary name.
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
@@ -85,31 +134,30 @@ class RunFolder:
             with open(temporary, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave a renamed file without content
+                os.fsync(file.fileno())  # Else a power cut may leave a renamed file without content.
             os.replace(temporary, path)
         except OSError:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+            Path(temporary).unlink(missing_ok=True)
             raise
 
     def append_lines(self, name: str, lines: list[str]) -> None:
         """Append lines to a text file (object storage has no append: there the file is written again)."""
         content = "".join(line + "\n" for line in lines).encode()
-        if self.is_local:
-            os.makedirs(self.root, exist_ok=True)
-            with open(self.path(name), "ab") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # a checkpoint, written later, must not survive its record
-        else:
+        if not self.is_local:
             self.write(name, (self.read(name) if self.has(name) else b"") + content)
+            return
+        os.makedirs(self.root, exist_ok=True)
+        with open(self.path(name), "ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # A checkpoint, written later, must not survive its record.
 
     def delete(self, name: str) -> None:
         """Delete a file; raises FileNotFoundError where the file system tells."""
         self.filesystem.delete_file(self.path(name))
 
     def delete_parts(self, subfolder: str = "") -> None:
-        """Delete what killed writers have left directly below `subfolder`; nobody may be writing there."""
+        """Delete the temporary files of killed writers below `subfolder`; nobody may be writing there."""
         for name in self.names(subfolder):
             if name.endswith(".part"):
                 self.delete(posixpath.join(subfolder, name))
@@ -121,7 +169,7 @@ class RunFolder:
             self.filesystem.delete_dir(self.path(name))
 
     def read_json(self, name: str) -> Any:
-        """Content of a JSON file."""
+        """Return the content of a JSON file."""
         return json.loads(self.read(name))
 
     def write_json(self, name: str, value: Any) -> None:
@@ -129,39 +177,52 @@ class RunFolder:
         self.write(name, (json_text(value) + "\n").encode())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records of metrics.jsonl; a last line cut short by a crash is left out."""
+        """Return all records of metrics.jsonl; a line cut short by a crash is left out."""
         records = []
-        if self.has("metrics.jsonl"):
-            for line in self.read("metrics.jsonl").decode().splitlines():
-                try:
-                    records.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue
+        for line in self.read("metrics.jsonl").splitlines() if self.has("metrics.jsonl") else []:
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
         return records
 
     def set_aside(self) -> str:
         """Rename the whole run folder to `<name>.old-<date>` and return the new name; nothing is lost."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        new_name = f"{self.name}.old-{stamp}"
+        new_name = f"{self.name}.old-{time.strftime('%Y%m%d-%H%M%S')}"
         new_root = posixpath.join(posixpath.dirname(self.root), new_name)
         if self.is_local:
             self.filesystem.move(self.root, new_root)
-        else:  # object stores know no folders to rename, only objects, each of which is copied there
-            fs.copy_files(
-                self.root,
-                new_root,
-                source_filesystem=self.filesystem,
-                destination_filesystem=self.filesystem,
-            )
-            self._delete_copied()
+        else:  # Object stores can rename nothing: every object is copied.
+            own = self.filesystem
+            fs.copy_files(self.root, new_root, source_filesystem=own, destination_filesystem=own)
+            own.delete_dir(self.root)
         return new_name
 
-    def _delete_copied(self) -> None:
-        # config.yml, which makes it a run, or sweep.json goes last: what a kill in the middle leaves is still
-        # refused or set aside, and no new run takes its checkpoints for its own.
-        for entry in self.filesystem.get_file_info(fs.FileSelector(self.root)):
-            if entry.type == fs.FileType.Directory:
-                self.filesystem.delete_dir(entry.path)
-            elif entry.base_name not in ("config.yml", "sweep.json"):
-                self.filesystem.delete_file(entry.path)
-        self.filesystem.delete_dir(self.root)
+
+class RunInUseError(ValueError):
+    """Another command works on the run; the message is for the user."""
+
+
+@contextlib.contextmanager
+def only_command_on(folder: RunFolder) -> Iterator[None]:
+    """Keep other commands out of a run folder; raises RunInUseError when one is there already.
+
+    The kernel frees the lock when the process dies, however it dies.  Object storage has no locks: there the
+    user sees to it.  The lock file is beside the folder, which may be renamed, and stays there.
+    """
+    if not folder.is_local:
+        yield
+        return
+    file = Path(folder.root).parent / f".{folder.name}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        holder = file.read_text().strip() or "another command"
+        raise RunInUseError(
+            f"{folder.location} is in use by {holder}: wait for it, end it, or use another run.name"
+        ) from error
+    try:
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        lock.release()

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl, TensorBoard, wandb, live display.
+"""Write the numbers of a run: metrics.jsonl, TensorBoard, wandb, live display.
 
 Only the first worker writes.
 """
@@ -15,13 +15,13 @@ WandbMode = Literal["online", "offline", "disabled"]
 
 
 class Board(Protocol):
-    """What the live display is told; see progress.py."""
+    """Tell the user's terminal; see display.py.  Both return at once."""
 
     def show(self, values: dict[str, Any]) -> None:
-        """Take new values to draw; must return at once."""
+        """Take new values to draw."""
 
     def notice(self, text: str) -> None:
-        """Take a sentence that the user must see; must return at once."""
+        """Take a sentence that the user must see."""
 
 
 class RunLog:
@@ -46,35 +46,30 @@ class RunLog:
         kept = [record for record in folder.metrics() if record["step"] <= first_step]
         # Steps after the checkpoint are done again: their records go, or they would be there twice.
         folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
-        self.tensorboard = _open_tensorboard(folder, first_step) if use_tensorboard else None
-        self.wandb = None
-        if wandb_mode != "disabled":
-            self.wandb, notices = _open_wandb(folder, config, wandb_mode, wandb_project)
-            if board is not None:
-                for text in notices:
-                    board.notice(text)
+        self.tensorboard = self.wandb = None
+        if use_tensorboard and folder.is_local:  # Event files need a disk.
+            from tensorboardX import SummaryWriter
 
-    def show(self, values: dict[str, Any]) -> None:
-        """Tell the live display, nothing else."""
-        if self.board is not None:
-            self.board.show(values)
+            self.tensorboard = SummaryWriter(folder.path("tensorboard"), purge_step=first_step + 1)
+        if wandb_mode != "disabled":
+            self.wandb = self._open_wandb(config, wandb_mode, wandb_project)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record everywhere; NaN and infinity become null, so that JSON readers accept it."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self.folder.append_lines("metrics.jsonl", [json.dumps(finite)])
         step = record["step"]
-        numbers = {k: v for k, v in finite.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        numbers.pop("step", None)
+        numbers = {k: v for k, v in finite.items() if type(v) in (int, float) and k != "step"}
         if self.tensorboard is not None:
             for key, value in numbers.items():
                 self.tensorboard.add_scalar(key, value, step)
             self.tensorboard.flush()
         if self.wandb is not None:
             self.wandb.log(numbers, step=step)
-        self.show(record)
-        if self.board is not None and "notice" in record:
-            self.board.notice(record["notice"])
+        if self.board is not None:
+            self.board.show(record)
+            if "notice" in record:
+                self.board.notice(record["notice"])
 
     def close(self) -> None:
         """Finish what is open; the numbers written so far are safe in any case."""
@@ -83,47 +78,33 @@ class RunLog:
         if self.wandb is not None:
             self.wandb.finish()
 
+    def _open_wandb(self, config: dict[str, Any], mode: WandbMode, project: str) -> Any:
+        """Return the wandb run in the first mode that works, or None; tells the user which fail."""
+        import wandb
 
-def _open_tensorboard(folder: RunFolder, first_step: int) -> Any:
-    if not folder.is_local:  # event files need a local disk; metrics.jsonl holds the same numbers
+        modes: list[WandbMode] = ["online", "offline"] if mode == "online" else [mode]
+        for tried in modes:
+            try:
+                return wandb.init(
+                    project=project,
+                    name=self.folder.name,
+                    id=self.folder.read_json("run.json")["wandb_id"],
+                    resume="allow",
+                    mode=tried,
+                    dir=self.folder.location if self.folder.is_local else None,
+                    config=config,
+                    settings=wandb.Settings(console="off", quiet=True),  # The terminal is the progress bar's.
+                )
+            except Exception as error:  # No network, no key, a full disk: none is worth a training.
+                why = " ".join(str(error).split()) or type(error).__name__
+                then = "offline (send it later with `wandb sync`)" if tried != modes[-1] else "without wandb"
+                if self.board is not None:
+                    self.board.notice(f"wandb can't be used {tried}: {why}; the run goes on {then}.")
         return None
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(os.path.join(folder.location, "tensorboard"), purge_step=first_step + 1)
-
-
-def _open_wandb(
-    folder: RunFolder, config: dict[str, Any], mode: WandbMode, project: str
-) -> tuple[Any, list[str]]:
-    """The wandb run in the first mode that works, or None, and a sentence for each that did not."""
-    import wandb
-
-    wandb_id = folder.read_json("run.json")["wandb_id"]
-    settings = wandb.Settings(console="off", quiet=True)  # the terminal belongs to the progress bar
-    notices: list[str] = []
-    modes: list[WandbMode] = ["online", "offline"] if mode == "online" else [mode]
-    for tried in modes:
-        try:
-            run = wandb.init(
-                project=project,
-                name=folder.name,
-                id=wandb_id,
-                resume="allow",
-                mode=tried,
-                dir=folder.location if folder.is_local else None,
-                config=config,
-                settings=settings,
-            )
-            return run, notices
-        except Exception as error:  # of many kinds: no network, no key, a full disk; none is worth a training
-            why = " ".join(str(error).split()) or type(error).__name__
-            then = "offline (send it later with `wandb sync`)" if tried != modes[-1] else "without wandb"
-            notices.append(f"wandb can't be used {tried}: {why}; the run goes on {then}.")
-    return None, notices
 
 
 def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
-    """What the setting comes to: `auto` is online if there is an API key, else disabled.
+    """Resolve the setting: `auto` is online if there is an API key, else disabled.
 
     Before that, `auto` asks WANDB_MODE and what `wandb online|offline|disabled` has noted for this folder.
     Called in the user's own process: workers run in another folder and would miss the note.
@@ -133,13 +114,13 @@ def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
     import wandb
 
     mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
-    if mode in ("offline", "dryrun"):  # dryrun is its old name
+    if mode in ("offline", "dryrun"):  # Dryrun is the old name of offline.
         return "offline"
     return "online" if mode != "disabled" and _has_wandb_key() else "disabled"
 
 
 def wandb_environment() -> dict[str, str]:
-    """The WANDB_* variables of this process, for workers, which may lack them; the API key too."""
+    """Return the WANDB_* variables of this process, for workers, which may lack them; the API key too."""
     # WANDB_SERVICE is wandb's own: the address of this process's helper, which is on this machine only.
     return {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_SERVICE"}
 
@@ -148,6 +129,6 @@ def _has_wandb_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None  # where `wandb login` keeps it
+        return netrc.netrc().authenticators("api.wandb.ai") is not None  # `wandb login` keeps the key there.
     except (OSError, netrc.NetrcParseError):
         return False

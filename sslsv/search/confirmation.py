@@ -12,8 +12,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from sslsv.config import Config, read_config
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import below
+from sslsv.runs.folder import RunFolder, below
 from sslsv.search.history import standing
 from sslsv.search.schedulers import RunAll
 from sslsv.search.space import Space

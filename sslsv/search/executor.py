@@ -22,8 +22,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from sslsv.cluster.connect import delete_notes_of_ray
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import below
+from sslsv.runs.folder import RunFolder, below
 from sslsv.search.history import Decision
 from sslsv.search.places import Places
 from sslsv.search.sweep import ExecutionError, Sweep

@@ -16,8 +16,7 @@ import json
 import math
 from typing import Any
 
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import below
+from sslsv.runs.folder import RunFolder, below
 from sslsv.search.history import Decision, History, Outcome
 from sslsv.search.suggestions import Settings
 

@@ -57,7 +57,6 @@ def backward_in_chunks(
     """
     replay = network.module if isinstance(network, DistributedDataParallel) else network
     model = replay.model
-    assert isinstance(model, TwoViewModel)
     chunks = torch.split(views, chunk_size)
     parts = []
     for i, chunk in enumerate(chunks):

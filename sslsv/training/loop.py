@@ -4,8 +4,7 @@ Ray Train starts it by way of `training_worker.py`.  Of Ray it knows the data pi
 function that it is given, so that a search can also run it directly.
 """
 
-import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NoReturn
 
 import ray
@@ -15,13 +14,12 @@ from torch import Tensor
 from sslsv.config import Config, to_dict
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
-from sslsv.data.timed_views import MAKING_SECONDS, TimedViewMaker
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.label_free import open_probe
 from sslsv.evaluation.verification import Embedder, open_trial_sets
 from sslsv.ops import distributed
 from sslsv.reports.training import write_report
-from sslsv.runs.checkpoint_writer import CheckpointWriter
+from sslsv.runs.checkpoint import CheckpointWriter
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import Board, RunLog, WandbMode
 from sslsv.training import validation
@@ -29,11 +27,9 @@ from sslsv.training.interruption import Interrupted, Interruption
 from sslsv.training.meter import Meter
 from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.training.step import take_step
-from sslsv.training.step_parts import StepParts
 
 # Of one Ray Data execution: starting one costs 0.25 s, and its plan must stay small, at every worker.
 MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
-TIMED_BLOCKS_EVERY = 8  # of a data process: to look at the clock costs some percent
 
 
 class Training:
@@ -57,8 +53,8 @@ class Training:
     ) -> None:
         self.config, self.folder, self.device, self.report = config, folder, device, report
         self.interruption = Interruption(asked_to_stop, device)
-        self.bad_indices: set[int] = set()  # unreadable utterances met here since the last record
-        self.bad_bank_files: set[int] = set()  # likewise: noises and rooms
+        # Indices of files that could not be read here since the last record.
+        self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
         self.state = build_state(config, device)
         validation.start_together(self.open_data)
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch
@@ -73,8 +69,12 @@ class Training:
             first_step=self.state.step,
             seconds=self.state.seconds,
         )
-        self.parts = StepParts(self.state, self.model, device)
-        self.checkpoints = CheckpointWriter(folder, config.run, board.notice if board is not None else None)
+        self.checkpoints = CheckpointWriter(
+            folder,
+            keep=config.run.keep_checkpoints,
+            every_minutes=config.run.checkpoint_every_minutes,
+            notice=board.notice if board is not None else lambda sentence: None,
+        )
         self.log: RunLog | None = None
         if distributed.is_main():
             self.log = RunLog(
@@ -93,8 +93,7 @@ class Training:
         manifest, self.validation, self.tests = open_trial_sets(config)
         self.num_utterances = len(manifest)
         self.plan = Plan.from_config(manifest.speakers, config)
-        maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
-        self.maker = TimedViewMaker(maker, TIMED_BLOCKS_EVERY)
+        self.maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
         self.probe = open_probe(manifest, config)
 
     def run(self) -> dict[str, Any]:
@@ -103,14 +102,7 @@ class Training:
         batches = self.batches()
         try:
             while state.step < self.total_steps and state.stop_reason is None:
-                with self.meter.waiting():
-                    batch = next(batches)
-                self.bad_indices.update(i for i in batch.pop("bad_utterance").tolist() if i >= 0)
-                self.bad_bank_files.update(i for i in batch.pop("bad_bank_file").tolist() if i >= 0)
-                self.parts.add_making(batch.pop(MAKING_SECONDS))
-                with self.parts.timing() if self.is_timed_step() else contextlib.nullcontext():
-                    numbers = self.take_step(batch)
-                self.meter.add(numbers)
+                self.meter.add(self.take_step(self.next_batch(batches)))
                 is_epoch_end = state.step % steps_per_epoch == 0
                 is_leaving = self.interruption.is_due(state.step) and state.step < self.total_steps
                 if is_epoch_end or is_leaving or state.step % self.config.train.log_every_steps == 0:
@@ -120,8 +112,6 @@ class Training:
             self.checkpoints.wait()
             trials = (self.validation, self.tests, self.probe)
             summary = validation.summarize(state, folder, self.embedder, *trials, self.meter, self.config)
-            rows = self.config.train.batch_size // distributed.world_size()
-            summary["step_parts"] = self.parts.describe(self.meter, rows)
             if self.log is not None:
                 folder.write_json("summary.json", summary)
         finally:
@@ -165,14 +155,13 @@ class Training:
         reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.gather_objects(text)[0])
         return reference
 
-    def is_timed_step(self) -> bool:
-        """Whether the next step is the last before a record, which makes a GPU wait; never the first."""
-        next_step, train = self.state.step + 1, self.config.train
-        is_before_record = (
-            next_step % train.log_every_steps == 0 or next_step % self.plan.steps_per_epoch == 0
-        )
-        # Of a compiled model, a function that is put in a part's place would be compiled anew.
-        return is_before_record and next_step > self.meter.first_step + 1 and not train.compile
+    def next_batch(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Wait for the next batch, and note the files in it that could not be read."""
+        with self.meter.waiting():
+            batch = next(batches)
+        for column, kind in (("bad_utterance", "utterances"), ("bad_bank_file", "bank_files")):
+            self.unreadable[kind].update(index for index in batch.pop(column).tolist() if index >= 0)
+        return batch
 
     def take_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One optimizer step; see `training_step.take_step`."""
@@ -196,7 +185,7 @@ class Training:
         state, config = self.state, self.config
         record = self.meter.record()
         validation.check_finite(record, state.model, config)
-        self.merge_bad_files()
+        self.merge_skipped()
         epoch = state.step // self.plan.steps_per_epoch
         is_last = state.step == self.total_steps
         is_validated = is_epoch_end and (epoch % config.evaluation.every_epochs == 0 or is_last)
@@ -220,22 +209,20 @@ class Training:
             if is_validated:
                 self.report(record)
 
-    def merge_bad_files(self) -> None:
+    def merge_skipped(self) -> None:
         """Tell every worker which files any of them could not read; too many utterances stop the run."""
-        found = {index for indices in distributed.gather_objects(self.bad_indices) for index in indices}
-        self.bad_indices = set()
-        for index in sorted(found):
-            path = self.maker.path(index)
-            if path not in self.state.bad_utterances:
-                self.state.bad_utterances[path] = self.maker.explain(index)
-        bank = {index for indices in distributed.gather_objects(self.bad_bank_files) for index in indices}
-        self.bad_bank_files = set()
-        for index in sorted(bank):
-            self.state.bad_bank_files.setdefault(
-                self.maker.bank_path(index), self.maker.explain_bank_file(index)
-            )
+        maker = self.maker
+        for kind, path_of, reason_of in (
+            ("utterances", maker.path, maker.explain),
+            ("bank_files", maker.bank_path, maker.explain_bank_file),
+        ):
+            known, found = self.state.skipped[kind], distributed.gather_objects(self.unreadable[kind])
+            self.unreadable[kind] = set()
+            for index in sorted(set().union(*found)):
+                if path_of(index) not in known:
+                    known[path_of(index)] = reason_of(index)
         seen = min(self.state.step * self.config.train.batch_size, self.num_utterances)
-        validation.check_bad_share(self.state.bad_utterances, seen, self.config)
+        validation.check_bad_share(self.state.skipped["utterances"], seen, self.config)
 
 
 def steps_at_once(batch_size: int, steps_per_epoch: int) -> int:

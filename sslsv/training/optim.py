@@ -1,6 +1,6 @@
 """Optimisers: which parameters decay, LARS, and gradient clipping."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,30 +68,36 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_add_(weights, buffers, alpha=-group["lr"])
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Optimiser of every trainable parameter: a group that decays, and one (0-D, 1-D) that never does."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a model's groups (`Model.parameter_groups`); ValueError when they are empty."""
+    trainable = [p for group in groups for p in group["params"]]
     if not trainable:
         raise ValueError("The model has no parameter that requires a gradient; there is nothing to optimise.")
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.name == "lars":
-        groups[1]["adapts"] = False
-    groups = [group for group in groups if group["params"]]
+    settings: list[dict[str, Any]] = []
+    for group in groups:
+        decays = group.get("decays", True)
+        settings.append(
+            {
+                "params": group["params"],
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "rate_scale": group.get("rate_scale", 1.0),
+                "follows_schedule": group.get("follows_schedule", True),
+            }
+        )
+        if config.name == "lars":
+            settings[-1]["adapts"] = decays
     lr = config.learning_rate
     # One kernel for all tensors; other devices get PyTorch's own default.
     fused = True if all(p.device.type in ("cpu", "cuda") for p in trainable) else None
     match config.name:
         case "adam":
-            return torch.optim.Adam(groups, lr=lr, fused=fused)
+            return torch.optim.Adam(settings, lr=lr, fused=fused)
         case "adamw":
-            return torch.optim.AdamW(groups, lr=lr, fused=fused)
+            return torch.optim.AdamW(settings, lr=lr, fused=fused)
         case "sgd":
-            return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, fused=fused)
+            return torch.optim.SGD(settings, lr=lr, momentum=config.momentum, fused=fused)
         case "lars":
-            return LARS(groups, lr=lr, momentum=config.momentum)
+            return LARS(settings, lr=lr, momentum=config.momentum)
 
 
 def clip_gradients(model: nn.Module, clip_norm: float | None) -> Tensor:

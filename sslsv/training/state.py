@@ -7,17 +7,18 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sslsv import registry
 from sslsv.config import Config, to_yaml
-from sslsv.encoders import ENCODERS
-from sslsv.models import MODELS
-from sslsv.models.base import Model, TwoViewModel
+from sslsv.models.base import CorpusSize, Model
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
-from sslsv.runs.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoint, set_aside_newer
+from sslsv.runs.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoint
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
 from sslsv.training.cached_gradients import ChunkReplay
 from sslsv.training.optim import build_optimizer
+
+SKIPPED_KINDS = ("utterances", "trial_recordings", "bank_files")  # trial recordings: of validation and test
 
 
 @dataclass
@@ -33,29 +34,38 @@ class TrainingState:
     stop_reason: str | None = None  # why training ended before its last step, if it did
     validations_without_gain: int = 0
     seconds: float = 0.0
-    bad_utterances: dict[str, str] = field(default_factory=dict)  # path: what is wrong with it
-    bad_trial_recordings: dict[str, str] = field(default_factory=dict)  # likewise, of validation and test
-    bad_bank_files: dict[str, str] = field(default_factory=dict)  # likewise, of noises and rooms
+    # Files that could not be read: kind -> path -> reason.
+    skipped: dict[str, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in SKIPPED_KINDS})
 
 
-def build_model(config: Config) -> Model:
-    """The model that the settings describe, with freshly drawn weights, on the CPU."""
+def build_model(config: Config, size: CorpusSize) -> Model:
+    """Return the model that the settings describe, with freshly drawn weights, on the CPU."""
     torch.manual_seed(config.seed)
-    encoder = ENCODERS[config.encoder.name](config.encoder)
+    encoder = registry.find("encoders", config.encoder.name)(config.encoder)
     encoder.recomputes_activations = config.train.recompute
-    return MODELS[config.model.name](config.model, encoder)
+    model: Model = registry.find("models", config.model.name)(config.model, encoder, size)
+    return model
 
 
-def build_state(config: Config, device: torch.device) -> TrainingState:
-    """Model, optimizer and loss scaler as they are before the first step, the same on every worker."""
-    model = build_model(config).to(device)
+def build_state(config: Config, size: CorpusSize, device: torch.device) -> TrainingState:
+    """Build model, optimizer and loss scaler as they are before the first step, the same on every worker.
+
+    Raises ValueError where a setting asks for what the method can't do.
+    """
+    model = build_model(config, size).to(device)
+    if config.train.chunk_size is not None and not model.has_cacheable_projections:
+        raise ValueError(
+            f"train.chunk_size is {config.train.chunk_size}, but {config.model.name} has no "
+            "projections whose gradients could be kept; set it to null, and train.recompute to true for less "
+            "memory."
+        )
     if config.train.sync_batchnorm and distributed.world_size() > 1:
         synchronize_batchnorm(model)  # in place; after the move, because GPUs have a faster kind
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)
     return TrainingState(
         model=model,
-        optimizer=build_optimizer(model, config.optimizer),
+        optimizer=build_optimizer(model.parameter_groups(), config.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
     )
 
@@ -64,7 +74,6 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     """The model as the loop calls it: compiled if asked, gradients averaged if there are several workers."""
     wrapped: nn.Module = model
     if config.train.chunk_size is not None:
-        assert isinstance(model, TwoViewModel), f"{config.model.name} has no projections to cache"
         wrapped = ChunkReplay(model)
     elif config.train.compile:
         wrapped = torch.compile(model)  # type: ignore[assignment]
@@ -73,8 +82,11 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run
     # would differ in the last bit from an undisturbed one.  Looking for unused parameters keeps the buckets
     # as they are; the search costs nothing visible beside a CPU's step.  NCCL promises no bit-exactness
-    # anyway, so GPUs keep the faster form.
-    return DistributedDataParallel(wrapped, find_unused_parameters=device.type == "cpu")
+    # anyway, so GPUs keep the faster form.  Buffers need no broadcast: queues and teachers are equal on all
+    # workers by contract, and running statistics are shared before they are used (`share_buffers`).
+    return DistributedDataParallel(
+        wrapped, find_unused_parameters=device.type == "cpu", broadcast_buffers=False
+    )
 
 
 def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
@@ -90,9 +102,7 @@ def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
         stop_reason=state.stop_reason,
         validations_without_gain=state.validations_without_gain,
         seconds=state.seconds,
-        bad_utterances=dict(state.bad_utterances),
-        bad_trial_recordings=dict(state.bad_trial_recordings),
-        bad_bank_files=dict(state.bad_bank_files),
+        skipped={kind: dict(found) for kind, found in state.skipped.items()},
         environment=describe_environment(),
     )
 
@@ -106,16 +116,14 @@ def restore_state(state: TrainingState, folder: RunFolder) -> None:
     if name is None:
         return
     checkpoint = read_checkpoint(folder, name)
-    if distributed.is_main():
-        set_aside_newer(folder, name)
     state.model.load_state_dict(checkpoint.model)
     state.optimizer.load_state_dict(checkpoint.optimizer)
     if checkpoint.scaler and state.scaler.is_enabled():
         state.scaler.load_state_dict(checkpoint.scaler)
     for key in ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds"):
         setattr(state, key, getattr(checkpoint, key))
-    state.bad_utterances, state.bad_bank_files = checkpoint.bad_utterances, checkpoint.bad_bank_files
-    state.bad_trial_recordings = checkpoint.bad_trial_recordings
+    for kind, found in checkpoint.skipped.items():
+        state.skipped[kind].update(found)
     before, now = checkpoint.environment, describe_environment()
     different = [name for name in ("torch", "numpy") if before.get(name) != now.get(name)]
     changed = {name: f"{before.get(name)} -> {now.get(name)}" for name in different}

@@ -4,10 +4,11 @@ import functools
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from sslsv.config import Config
 from sslsv.evaluation.verification import PRECISIONS
-from sslsv.models.base import Progress
+from sslsv.models.base import Corpus, Progress
 from sslsv.ops import distributed
 from sslsv.training.cached_gradients import backward_in_chunks
 from sslsv.training.optim import clip_gradients
@@ -23,6 +24,7 @@ def take_step(
     config: Config,
     steps_per_epoch: int,
     device: torch.device,
+    corpus: Corpus,
 ) -> dict[str, Tensor]:
     """Move `state` by one step; `network` is its model as `wrap_model` gave it, `batch` this worker's share.
 
@@ -30,46 +32,52 @@ def take_step(
     a GPU (but the scaler of fp16, which has to know whether the gradients are finite).
     """
     total_steps = config.train.epochs * steps_per_epoch
-    progress = Progress(state.step, total_steps, state.step // steps_per_epoch, config.train.epochs)
+    epoch = state.step // steps_per_epoch
+    progress = Progress(state.step, total_steps, epoch, config.train.epochs, config.seed)
     if state.step % steps_per_epoch == 0:
-        state.model.start_epoch(progress)
+        state.model.start_epoch(progress, corpus)
+    highest_rate = config.optimizer.learning_rate
     rate = learning_rate(
         config.optimizer.schedule,
-        config.optimizer.learning_rate,
+        highest_rate,
         state.step,
         total_steps,
         steps_per_epoch,
     )
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = group["rate_scale"] * (rate if group["follows_schedule"] else highest_rate)
 
-    batch = {key: move(value, device) for key, value in batch.items()}
+    with record_function("move batch"):
+        batch = {key: move(value, device) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
     autocast = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     state.optimizer.zero_grad(set_to_none=True)
     chunk_size = config.train.chunk_size
     if chunk_size is None:
         seed_draws(config.seed, state.step, distributed.rank())
-        with autocast():
+        with record_function("forward"), autocast():
             output = network(batch, progress)
-        state.scaler.scale(output.loss).backward()
+        with record_function("backward"):
+            state.scaler.scale(output.loss).backward()
     else:
         views = batch["views"]
         first = distributed.rank() * (len(views) // chunk_size)
-        output = backward_in_chunks(
-            network,
-            views,
-            chunk_size,
-            scaler=state.scaler,
-            autocast=autocast,
-            seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),
-        )
-    state.scaler.unscale_(state.optimizer)
-    state.model.before_step(progress)
-    gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.model.after_step(progress)
+        with record_function("forward and backward in chunks"):
+            output = backward_in_chunks(
+                network,
+                views,
+                chunk_size,
+                scaler=state.scaler,
+                autocast=autocast,
+                seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),
+            )
+    with record_function("optimizer"):
+        state.scaler.unscale_(state.optimizer)
+        state.model.before_step(progress)
+        gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.model.after_step(progress)
     state.step += 1
     numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.full((), rate, device=device)}
     return {"loss": output.loss, **output.metrics, **numbers}

@@ -101,7 +101,7 @@ def _verify(embedder: Embedder, trial_set: TrialSet, state: TrainingState) -> Ve
         result = verify(embedder, trial_set)
     except VerificationError as error:
         raise TrainingError(str(error)) from error
-    state.bad_trial_recordings.update(result.bad_recordings)
+    state.skipped["trial_recordings"].update(result.bad_recordings)
     return result
 
 
@@ -110,7 +110,7 @@ def _measure(embedder: Embedder, probe: Probe, state: TrainingState) -> dict[str
         values = probe.measure(embedder)
     except VerificationError as error:
         raise TrainingError(str(error)) from error
-    state.bad_trial_recordings.update(probe.sample.bad_recordings)
+    state.skipped["trial_recordings"].update(probe.sample.bad_recordings)
     return values
 
 
@@ -221,9 +221,7 @@ def summarize(
             **{t.name: describe_trials(t) for t in [validation, *tests] if t is not None},
             **({"label-free probe": probe.describe()} if probe is not None else {}),
         },
-        "bad_utterances": state.bad_utterances,
-        "bad_trial_recordings": state.bad_trial_recordings,
-        "bad_bank_files": state.bad_bank_files,
+        "skipped": state.skipped,
         "seconds": seconds,
         "samples_per_second": samples / max(training_seconds, 1e-9),
         "time_shares": shares,

@@ -1,78 +1,136 @@
 import pickle
-import textwrap
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sslsv.encoders import ThinResNet34
+sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not part of the installed package
+from benchmarks.world_size import SIZE, NoiseCorpus, noise_batch, small_settings  # noqa: E402
+from sslsv import registry  # noqa: E402
+from sslsv.encoders.thin_resnet34 import ThinResNet34  # noqa: E402
 from sslsv.models import (
-    MODELS,
-    BarlowTwins,
-    Progress,
-    SimCLR,
-    VICReg,
-    ViewGroup,
     barlow_twins,
     vibcreg,
-    vicreg,
+    vicreg,  # noqa: E402
 )
-from sslsv.models.base import StepOutput, TwoViewModel
-from sslsv.models.simclr import nt_xent_loss
+from sslsv.models.base import (  # noqa: E402
+    Model,
+    Progress,
+    StepOutput,
+    TeacherModel,
+    TwoViewModel,
+    clip_each,
+    cosine_momentum,
+    freeze,
+)
+from sslsv.models.simclr import nt_xent_loss  # noqa: E402
 
 torch.set_num_threads(1)
 PROGRESS = Progress(step=0, total_steps=10, epoch=0, total_epochs=1)
+METHODS = registry.names("models")
+TWO_VIEW_METHODS = [name for name in METHODS if issubclass(registry.find("models", name), TwoViewModel)]
+WITH_TEACHER = [name for name in METHODS if issubclass(registry.find("models", name), TeacherModel)]
 
 
-def small(name: str) -> TwoViewModel:
+def small(name: str) -> Model:
     torch.manual_seed(30)
-    kind = MODELS[name]
-    extra = {"whitening_groups": 2} if name == "vibcreg" else {}
-    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
-    return kind(kind.Config(crop_seconds=0.2, projector_dims=(8, 8), **extra), encoder)
-
-
-def batch(rows: int = 5) -> dict[str, torch.Tensor]:
-    views = torch.randint(-9000, 9000, (rows, 2, 3200), generator=torch.Generator().manual_seed(31))
-    return {"views": views.to(torch.int16), "sample": torch.arange(rows)}
-
-
-def test_two_view_model__one_that_only_states_its_loss_knows_its_settings() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    example = readme.split("### Add a model in one file")[1].split("```python")[1].split("```")[0]
-    names = {"TwoViewModel": TwoViewModel, "StepOutput": StepOutput, "my_loss": vicreg_like}
-    exec(textwrap.dedent("   " + example.lstrip()), names)
-    config = SimpleNamespace(crop_seconds=0.2, projector_dims=(8,), weight=3.0)
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
-    output = names["MyModel"](config, encoder)(batch(), PROGRESS)
-    output.loss.backward()
-    assert output.metrics["term"] == output.loss > 0
+    model = registry.find("models", name)(small_settings(name), encoder, SIZE)
+    model.start_epoch(PROGRESS, NoiseCorpus())
+    return model
 
 
-def vicreg_like(z_a: torch.Tensor, z_b: torch.Tensor, weight: float) -> torch.Tensor:
-    return weight * (z_a - z_b).square().mean()
+def batch(model: Model) -> dict[str, torch.Tensor]:
+    return noise_batch(model, torch.Generator().manual_seed(31))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_model__gives_every_parameter_a_gradient_and_detached_scalars(name: str) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_model__gives_every_trained_parameter_a_gradient_and_detached_scalars(name: str) -> None:
     model = small(name)
-    output = model(batch(), PROGRESS)
+    output = model(batch(model), PROGRESS)
     assert isinstance(output, StepOutput) and output.loss.shape == () and output.loss.requires_grad
     output.loss.backward()
     for parameter_name, parameter in model.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert torch.isfinite(parameter.grad).all(), parameter_name
+        if parameter.requires_grad:
+            assert parameter.grad is not None, parameter_name
+            assert torch.isfinite(parameter.grad).all(), parameter_name
     assert model.encoder.stem[0].weight.grad.abs().max() > 0
     assert "batch_feature_std" in output.metrics and len(output.metrics) >= 2
     for value in output.metrics.values():
         assert value.shape == () and not value.requires_grad
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_model__loss_is_the_pure_function_of_the_two_views_projections(name: str) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_model__under_bfloat16_autocast_the_loss_stays_float32_and_close(name: str) -> None:
+    model = small(name).eval()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    exact = model(batch(model), PROGRESS).loss.item()
+    model.load_state_dict(state)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(batch(model), PROGRESS).loss
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact, rel=0.1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_model__a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
+    model = small(name)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    values = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = model(batch(model), PROGRESS).loss
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert min(values[1:]) < values[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_model__its_state_is_complete(name: str) -> None:
+    model, restored = small(name), small(name)
+    with torch.no_grad():
+        for parameter in restored.parameters():
+            parameter.add_(1.0)
+    for _ in range(2):
+        model(batch(model), PROGRESS).loss.backward()
+        model.after_step(PROGRESS)
+    restored.load_state_dict(model.state_dict())
+    losses = {each(batch(each), PROGRESS).loss.item() for each in (model, restored)}
+    assert len(losses) == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_config__is_frozen_and_has_the_files_name(name: str) -> None:
+    config = registry.find("models", name).Config()
+    assert config.name == name
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(AttributeError):
+        config.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parameter_groups__hold_every_trained_parameter_once(name: str) -> None:
+    model = small(name)
+    grouped = [p for group in model.parameter_groups() for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {p for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", TWO_VIEW_METHODS)
+def test_two_view_model__impossible_crops_and_layers_are_refused(name: str) -> None:
+    config = registry.find("models", name).Config
+    with pytest.raises(ValueError, match="crop_seconds"):
+        config(crop_seconds=0.0)
+    with pytest.raises(ValueError, match="projector_dims"):
+        config(projector_dims=(16, 0))
+
+
+@pytest.mark.parametrize("name", TWO_VIEW_METHODS)
+def test_two_view_model__loss_is_the_pure_function_of_the_two_views_projections(name: str) -> None:
     model = small(name).eval()  # no batch statistics: each view may be projected alone
-    data = batch()
+    data = batch(model)
     z_a, z_b = (model.projector(model.encoder(data["views"][:, i])) for i in (0, 1))
     expected = {
         "simclr": lambda: nt_xent_loss(z_a, z_b, 0.03),
@@ -83,60 +141,49 @@ def test_model__loss_is_the_pure_function_of_the_two_views_projections(name: str
     assert model(data, PROGRESS).loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_model__under_bfloat16_autocast_the_loss_stays_float32_and_close(name: str) -> None:
-    model = small(name).eval()
-    exact = model(batch(), PROGRESS).loss.item()
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = model(batch(), PROGRESS).loss
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(exact, rel=0.1)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_model__a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
+@pytest.mark.parametrize("name", WITH_TEACHER)
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_teacher__momentum_0_copies_the_student_and_1_leaves_the_teacher(
+    name: str, momentum: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = small(name)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    values = []
-    for _ in range(6):
-        optimizer.zero_grad()
-        loss = model(batch(), PROGRESS).loss
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    assert min(values[1:]) < values[0]
+    monkeypatch.setattr(type(model), "teacher_momentum", lambda self, progress: momentum)
+    before = [p.clone() for p in model.teacher.parameters()]
+    with torch.no_grad():
+        for part in model.teacher:
+            for parameter in getattr(model, part).parameters():
+                parameter.add_(torch.randn_like(parameter))
+    model.after_step(PROGRESS)
+    students = [p for part in model.teacher for p in getattr(model, part).parameters()]
+    for teacher, student, old in zip(model.teacher.parameters(), students, before, strict=True):
+        assert torch.equal(teacher, student if momentum == 0 else old)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_config__is_frozen_named_and_pickles(name: str) -> None:
-    config = MODELS[name].Config()
-    assert config.name == name
-    assert pickle.loads(pickle.dumps(config)) == config
-    with pytest.raises(AttributeError):
-        config.name = "other"  # type: ignore[misc]
+def test_cosine_momentum__rises_to_one() -> None:
+    assert cosine_momentum(0.99, Progress(0, 10, 0, 1)) == pytest.approx(0.99)
+    assert cosine_momentum(0.99, Progress(5, 10, 0, 1)) == pytest.approx(0.995)
+    assert cosine_momentum(0.99, Progress(10, 10, 0, 1)) == pytest.approx(1.0)
 
 
-def test_model__states_its_views_and_embeds_with_the_encoder() -> None:
-    model = small("vicreg").eval()
-    assert model.view_groups == (ViewGroup("views", 2, 0.2),)
-    waveforms = batch()["views"][:, 0]
-    assert torch.equal(model.embed(waveforms), model.encoder(waveforms))
+def test_clip_each__bounds_every_tensor_by_itself() -> None:
+    large, small_one = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(2))
+    large.grad, small_one.grad = torch.full((4,), 5.0), torch.full((2,), 0.1)
+    clip_each([large, small_one], 3.0)
+    assert large.grad.norm().item() == pytest.approx(3.0, rel=1e-6)
+    assert torch.equal(small_one.grad, torch.full((2,), 0.1))
 
 
-def test_model__without_projector_the_loss_sees_the_embeddings() -> None:
-    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
-    model = SimCLR(SimCLR.Config(), encoder)
-    assert not list(model.projector.parameters())
-    assert torch.isfinite(model(batch(), PROGRESS).loss)
+def test_freeze__weight_decay_leaves_the_tensor_alone_too() -> None:
+    weight = torch.nn.Parameter(torch.ones(3, 3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.5)
+    weight.grad = torch.ones(3, 3)
+    freeze([weight])
+    optimizer.step()
+    assert torch.equal(weight, torch.ones(3, 3))
 
 
-def test_progress__fraction_of_the_steps() -> None:
+def test_progress__draws_depend_on_seed_and_step_alone() -> None:
+    a, b, c = (Progress(step, 9, 0, 1, seed=3).generator() for step in (4, 4, 5))
+    first, second, third = (torch.rand(3, generator=generator) for generator in (a, b, c))
+    assert torch.equal(first, second) and not torch.equal(first, third)
     assert Progress(step=5, total_steps=20, epoch=1, total_epochs=4).fraction == 0.25
-
-
-@pytest.mark.parametrize("kind", [SimCLR, VICReg, BarlowTwins])
-def test_config__impossible_crops_and_layers_are_refused(kind) -> None:
-    with pytest.raises(ValueError, match="crop_seconds is 0"):
-        kind.Config(crop_seconds=0)
-    with pytest.raises(ValueError, match="every layer needs at least 1 unit"):
-        kind.Config(projector_dims=(16, 0))

@@ -3,64 +3,77 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sslsv.ops.batchnorm import (
-    GlobalBatchNorm1d,
-    GlobalBatchNorm2d,
-    _normalize_globally,
-    synchronize_batchnorm,
-)
+from sslsv.ops.batchnorm import GlobalBatchNorm, synchronize_batchnorm
 
 torch.set_num_threads(1)
 
 
+def both_kinds(channels: int, dims: int, **options: Any) -> tuple[Any, Any]:
+    """PyTorch's batch norm and ours, of the same weights."""
+    plain = (nn.BatchNorm2d if dims == 4 else nn.BatchNorm1d)(channels, **options)
+    if plain.affine:
+        plain.weight.data = torch.linspace(-0.5, 1.5, channels)
+        plain.bias.data = torch.linspace(1, 2, channels)
+    return plain, synchronize_batchnorm(copy.deepcopy(plain))
+
+
+def outcome(y: Tensor, weights: Tensor, x: Tensor, norm: nn.Module) -> list[Tensor]:
+    """Output, gradients of input and parameters, and running statistics."""
+    return [y, *torch.autograd.grad((y * weights).sum(), [x, *norm.parameters()]), *norm.buffers()]
+
+
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5), (6, 3, 2, 4)], ids=str)
-@pytest.mark.parametrize("affine", [True, False])
-def test_global_batchnorm_function__equals_batch_norm_and_its_gradient(
-    shape: tuple[int, ...], affine: bool
-) -> None:
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"momentum": None}], ids=str)
+def test_normalize_globally__alone_equals_batch_norm(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(6)
     x = (torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 5).requires_grad_()
-    reference = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(3, affine=affine).double()
-    ours: Any = copy.deepcopy(reference)
-    if affine:
-        for norm in (reference, ours):
-            norm.weight.data = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64)
-    expected = reference(x)
-    y = _normalize_globally(ours, x)
-    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
-    for name, buffer in reference.named_buffers():
-        torch.testing.assert_close(dict(ours.named_buffers())[name], buffer, rtol=1e-12, atol=1e-12)
     weights = torch.randn(shape, generator=generator, dtype=torch.float64)
-    parameters, other = list(reference.parameters()), list(ours.parameters())
-    gradients = torch.autograd.grad((expected * weights).sum(), [x, *parameters])
-    for gradient, value in zip(gradients, torch.autograd.grad((y * weights).sum(), [x, *other]), strict=True):
-        torch.testing.assert_close(value, gradient, rtol=1e-10, atol=1e-10)
+    plain, ours = both_kinds(3, len(shape), **options)
+    expected = outcome(plain.double()(x), weights, x, plain)
+    found = outcome(ours.double().normalize_globally(x), weights, x, ours)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", [(512, 4), (64, 4, 3, 5)], ids=str)
-def test_global_batchnorm_function__bfloat16_uses_float32_statistics(shape: tuple[int, ...]) -> None:
-    x = (torch.randn(shape, generator=torch.Generator().manual_seed(7)) * 0.1 + 30).bfloat16()
-    norm: Any = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(4)
-    y = _normalize_globally(norm, x)
-    assert y.dtype == torch.bfloat16
-    exact = nn.functional.batch_norm(x.double(), None, None, training=True)
-    torch.testing.assert_close(y.double(), exact, rtol=0.01, atol=0.01)
-
-
-@pytest.mark.parametrize("affine", [True, False])
-def test_global_batchnorm_function__bfloat16_gradient_is_close_to_the_exact_one(affine: bool) -> None:
-    generator = torch.Generator().manual_seed(12)
-    x = torch.randn(64, 4, 3, 3, generator=generator).bfloat16().requires_grad_()
-    weights = torch.randn(64, 4, 3, 3, generator=generator)
-    norm: Any = nn.BatchNorm2d(4, affine=affine)
-    (gradient,) = torch.autograd.grad((_normalize_globally(norm, x).float() * weights).sum(), [x])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_normalize_globally__bfloat16_uses_float32_statistics(layout: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(7)
+    x = (torch.randn(64, 4, 3, 5, generator=generator) * 0.1 + 30).bfloat16()
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    weights = torch.randn(x.shape, generator=generator)
+    plain, ours = both_kinds(4, 4)
     exact_x = x.detach().double().requires_grad_()
-    exact_y = nn.functional.batch_norm(exact_x, None, None, training=True)
-    (exact,) = torch.autograd.grad((exact_y * weights).sum(), [exact_x])
-    assert gradient.dtype == torch.bfloat16
-    assert (gradient.double() - exact).norm() < 0.01 * exact.norm()
+    exact = outcome(plain.double()(exact_x), weights, exact_x, plain)
+    y = ours.normalize_globally(x)
+    assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=layout)
+    found = outcome(y, weights, x, ours)
+    for value, expected in zip(found, exact, strict=True):
+        assert (value.double() - expected).norm() < 0.01 * expected.double().norm()
+
+
+def _rank(rank: int, folder: str, shape: tuple[int, ...]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    generator = torch.Generator().manual_seed(8)
+    whole = torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 5
+    weights = torch.randn(shape, generator=generator, dtype=torch.float64)
+    plain, ours = both_kinds(shape[1], len(shape))
+    x = whole.clone().requires_grad_()
+    y, gradient, *others = outcome(plain.double()(x), weights, x, plain)
+    part = slice(0, 2) if rank == 0 else slice(2, None)  # of unequal length
+    rows = whole[part].clone().requires_grad_()
+    found = outcome(ours.double()(rows), weights[part], rows, ours)
+    for parameter_gradient in found[2:4]:
+        torch.distributed.all_reduce(parameter_gradient)
+    expected = [y[part], gradient[part], *others]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 2, 4)], ids=str)
+def test_global_batchnorm__two_ranks_equal_one_process(tmp_path, shape: tuple[int, ...]) -> None:
+    torch.multiprocessing.spawn(_rank, (str(tmp_path), shape), nprocs=2)
 
 
 def test_synchronize_batchnorm__keeps_tensors_keys_and_modes() -> None:
@@ -72,31 +85,7 @@ def test_synchronize_batchnorm__keeps_tensors_keys_and_modes() -> None:
     ).eval()
     state, weight = model.state_dict(), model[1].weight
     synchronized: Any = synchronize_batchnorm(model)
-    assert type(synchronized[1]) is GlobalBatchNorm2d and type(synchronized[3][0]) is GlobalBatchNorm1d
+    assert type(synchronized[1]) is GlobalBatchNorm and type(synchronized[3][0]) is GlobalBatchNorm
     assert synchronized[1].weight is weight and synchronized[1].momentum == 0.3
     assert not synchronized[1].training and not synchronized[3][0].affine
     assert list(synchronized.state_dict()) == list(state)
-    assert type(synchronize_batchnorm(nn.BatchNorm1d(3))) is GlobalBatchNorm1d
-
-
-@pytest.mark.parametrize("channels", [4, 16, 24, 64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_global_batchnorm_function__channels_last_is_the_same_as_channels_first(
-    channels: int, dtype: torch.dtype
-) -> None:
-    generator = torch.Generator().manual_seed(13)
-    x = (torch.randn(6, channels, 4, 7, generator=generator) * 2 + 1).to(dtype)
-    gradient = torch.randn(x.shape, generator=generator).to(dtype)
-    results = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        norm: Any = nn.BatchNorm2d(channels)
-        norm.weight.data = torch.linspace(0.5, 1.5, channels)
-        rows = x.clone(memory_format=layout).requires_grad_()
-        y = _normalize_globally(norm, rows)
-        assert y.is_contiguous(memory_format=layout) and y.shape == x.shape
-        # In place, as the encoder's ReLUs are.
-        gradients = torch.autograd.grad(y.mul_(2), [rows, norm.weight, norm.bias], gradient)
-        results.append([y, norm.running_mean, norm.running_var, *gradients])
-    tolerance = 2e-5 if dtype == torch.float32 else 0.02
-    for first, last in zip(*results, strict=True):
-        torch.testing.assert_close(last, first, rtol=tolerance, atol=tolerance)

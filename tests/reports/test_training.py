@@ -36,7 +36,7 @@ SUMMARY = {
     "stop_reason": None,
     "last": {"step": 20, "test/trials/eer": 21.5, "test/trials/min_dcf": 0.9},
     "best": {"step": 10, "criterion": "eer", "value": 30.0, "test/trials/eer": 19.25},
-    "bad_utterances": {EVIL: f"{EVIL} is empty."},
+    "skipped": {"utterances": {EVIL: f"{EVIL} is empty."}},
     "samples_per_second": 10.0,
     "workers": 1,
     "seconds": 60.0,

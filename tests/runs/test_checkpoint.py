@@ -1,17 +1,19 @@
 import errno
+import threading
 
 import pytest
 import torch
 
 from sslsv.runs.checkpoint import (
     Checkpoint,
+    CheckpointWriter,
     find_checkpoint,
     list_checkpoints,
     newest_sound_checkpoint,
     prune_checkpoints,
     read_checkpoint,
-    set_aside_newer,
     write_checkpoint,
+    write_encoded,
 )
 from sslsv.runs.folder import RunFolder
 
@@ -21,21 +23,23 @@ def folder(tmp_path):
     return RunFolder(str(tmp_path), "run")
 
 
-def some_checkpoint(step, **values):
-    return Checkpoint(
-        step=step, config="seed: 1\n", model={"weight": torch.full((3,), float(step))}, **values
-    )
+def some_checkpoint(step, weight=None, **values):
+    weight = torch.full((3,), float(step)) if weight is None else weight
+    return Checkpoint(step=step, config="seed: 1\n", model={"weight": weight}, **values)
+
+
+def steps(folder):
+    return [step for step, _ in list_checkpoints(folder)]
 
 
 def test_checkpoint__comes_back_as_it_was(folder):
-    written = some_checkpoint(
-        7, optimizer={"state": {0: {"step": torch.tensor(7.0)}}}, best_value=12.5, best_step=5
-    )
-    written.bad_utterances = {"a.wav": "a.wav is empty."}
+    values = {"best_value": 12.5, "best_step": 5, "skipped": {"utterances": {"a.wav": "a.wav is empty."}}}
+    optimizer = {"state": {0: {"step": torch.tensor(7.0)}}}
+    written = some_checkpoint(7, optimizer=optimizer, **values)
     read = read_checkpoint(folder, write_checkpoint(folder, written))
     assert torch.equal(read.model["weight"], written.model["weight"])
-    assert (read.step, read.best_value, read.best_step) == (7, 12.5, 5)
-    assert read.optimizer == written.optimizer and read.bad_utterances == written.bad_utterances
+    assert read.step == 7 and read.optimizer == written.optimizer
+    assert {key: getattr(read, key) for key in values} == values
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
@@ -47,48 +51,22 @@ def test_newest_sound_checkpoint__passes_over_a_damaged_one(folder, tmp_path, da
     if damage == "flip":
         content[len(content) // 2] ^= 1
     path.write_bytes({"cut": content[:-100], "flip": content, "empty": b""}[damage])
-    with pytest.warns(UserWarning, match="damaged checkpoint"):
+    with pytest.warns(UserWarning, match=f"damaged checkpoint .*{newer}"):
         assert newest_sound_checkpoint(folder) == older
     with pytest.raises(ValueError, match="is damaged"):
         read_checkpoint(folder, newer)
 
 
-def unreadable(folder, errors):
-    """The folder, but reading a checkpoint of a step in `errors` raises that."""
-    read = folder.read
+def test_newest_sound_checkpoint__an_error_of_the_storage_is_no_damage(folder):
+    for step in (1, 2):
+        write_checkpoint(folder, some_checkpoint(step))
 
     def fails(name):
-        for step, error in errors.items():
-            if f"step_{step:08d}-" in name:
-                raise error
-        return read(name)
+        raise OSError(errno.EIO, "Input/output error")
 
     folder.read = fails
-    return folder
-
-
-@pytest.mark.parametrize(
-    "error", [OSError(errno.EIO, "Input/output error"), FileNotFoundError(errno.ENOENT, "gone")]
-)
-def test_newest_sound_checkpoint__passes_over_one_that_is_lost(folder, error):
-    older = write_checkpoint(folder, some_checkpoint(1))
-    newer = write_checkpoint(folder, some_checkpoint(2))
-    with pytest.warns(UserWarning, match="unreadable checkpoint"):
-        assert newest_sound_checkpoint(unreadable(folder, {2: error})) == older
-    folder.delete(f"checkpoints/{newer}")
-    folder.names = lambda subfolder: [older, newer]  # as it was a moment ago
-    set_aside_newer(folder, older)  # nothing is left to rename
-    # Never from the beginning because a disk is away.
-    with pytest.warns(UserWarning), pytest.raises(OSError, match=error.strerror):
-        newest_sound_checkpoint(unreadable(folder, {1: error}))
-
-
-@pytest.mark.parametrize("error", [OSError("503 SLOW_DOWN"), TimeoutError(errno.ETIMEDOUT, "timed out")])
-def test_newest_sound_checkpoint__an_outage_of_the_storage_is_no_damage(folder, error):
-    write_checkpoint(folder, some_checkpoint(1))
-    write_checkpoint(folder, some_checkpoint(2))
-    with pytest.raises(OSError, match=str(error).split("] ")[-1]):
-        newest_sound_checkpoint(unreadable(folder, {2: error}))
+    with pytest.raises(OSError, match="Input/output error"):  # never from the beginning: the disk is away
+        newest_sound_checkpoint(folder)
 
 
 def test_newest_sound_checkpoint__ignores_other_files(folder):
@@ -101,18 +79,23 @@ def test_read_checkpoint__never_executes_code(folder):
         def __reduce__(self):
             return (print, ("executed",))
 
-    bad = some_checkpoint(1)
-    bad.model = {"weight": Evil()}
-    name = write_checkpoint(folder, bad)
+    name = write_checkpoint(folder, some_checkpoint(1, Evil()))
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         read_checkpoint(folder, name)
 
 
-def test_prune__keeps_the_newest_and_the_best(folder):
-    for step in range(1, 6):
-        write_checkpoint(folder, some_checkpoint(step))
-    prune_checkpoints(folder, keep=2, best_step=2)
-    assert [step for step, _ in list_checkpoints(folder)] == [2, 4, 5]
+def test_read_checkpoint__of_another_version_is_a_sentence(folder, tmp_path):
+    torch.save({"step": 1, "config": "", "model": {}, "bad_files": {}}, tmp_path / "old")
+    name = write_encoded(folder, (tmp_path / "old").read_bytes(), 1)
+    with pytest.raises(ValueError, match="has bad_files, which this version does not know; use the version"):
+        read_checkpoint(folder, name)
+
+
+@pytest.mark.parametrize(("newest", "left"), [(5, [2, 4, 5]), (4, [2, 3, 4])])
+def test_prune__keeps_the_newest_and_the_best_and_nothing_that_was_passed_over(folder, newest, left):
+    names = [write_checkpoint(folder, some_checkpoint(step)) for step in range(1, 6)]
+    prune_checkpoints(folder, names[newest - 1], keep=2, best_step=2)
+    assert steps(folder) == left
 
 
 def test_find_checkpoint__best_last_and_unknown(folder):
@@ -120,7 +103,87 @@ def test_find_checkpoint__best_last_and_unknown(folder):
         find_checkpoint(folder, "last")
     best = write_checkpoint(folder, some_checkpoint(1))
     last = write_checkpoint(folder, some_checkpoint(2, best_step=1))
-    assert find_checkpoint(folder, "best") == best
+    assert find_checkpoint(folder, "best") == best == find_checkpoint(folder, best)
     assert find_checkpoint(folder, "last") == last
     with pytest.raises(ValueError, match="'step_9' is not in .* there are: last, best"):
         find_checkpoint(folder, "step_9")
+    folder.write(f"checkpoints/{best}", b"damaged")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no sound best checkpoint.*'last'"):
+        find_checkpoint(folder, "best")
+
+
+class HeldBack(RunFolder):
+    """A folder on a disk that takes its time: a write ends when the test says so."""
+
+    def __init__(self, *where):
+        super().__init__(*where)
+        self.is_released, self.error = threading.Event(), None
+
+    def write(self, name, content):
+        assert self.is_released.wait(30)
+        if self.error is not None:
+            raise self.error
+        super().write(name, content)
+
+
+@pytest.fixture
+def slow(tmp_path):
+    return HeldBack(str(tmp_path), "run")
+
+
+def test_checkpoint_writer__saves_the_state_of_the_call_while_training_goes_on(slow):
+    writer, weight = CheckpointWriter(slow, keep=2, every_minutes=1), torch.zeros(3)
+    writer.save(some_checkpoint(1, weight))
+    weight.add_(1)  # the next step, before anything is on the disk
+    assert steps(slow) == []
+    slow.is_released.set()
+    writer.wait()
+    ((_, name),) = list_checkpoints(slow)
+    assert torch.equal(read_checkpoint(slow, name).model["weight"], torch.zeros(3))
+    writer.close()
+
+
+def test_checkpoint_writer__the_next_save_waits_for_the_one_before(slow):
+    writer = CheckpointWriter(slow, keep=2, every_minutes=1)
+    writer.save(some_checkpoint(1))
+    second = threading.Thread(target=writer.save, args=(some_checkpoint(2),))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    slow.is_released.set()
+    second.join(30)
+    writer.close()
+    assert steps(slow) == [1, 2]
+
+
+def test_checkpoint_writer__an_error_reaches_the_next_save_and_the_end(slow):
+    writer = CheckpointWriter(slow, keep=2, every_minutes=1)
+    slow.is_released.set()
+    slow.error = OSError(28, "No space left on device")
+    writer.save(some_checkpoint(1))
+    with pytest.raises(OSError, match="No space left"):
+        writer.save(some_checkpoint(2))
+    writer.save(some_checkpoint(3))
+    with pytest.raises(OSError, match="No space left"):
+        writer.wait()
+    writer.close()
+    assert steps(slow) == []
+
+
+def test_checkpoint_writer__an_old_one_that_cannot_be_deleted_is_told_once_and_stops_nothing(folder):
+    told = []
+    writer = CheckpointWriter(folder, keep=1, every_minutes=1, notice=told.append)
+    delete = folder.delete
+
+    def refuse_the_first(name):
+        if "step_00000001-" in name:
+            raise PermissionError(1, "Operation not permitted")
+        delete(name)
+
+    folder.delete = refuse_the_first
+    for step in range(1, 5):
+        writer.save(some_checkpoint(step))
+    writer.wait()
+    writer.close()
+    assert steps(folder) == [1, 4]  # the others are deleted nevertheless
+    assert len(told) == 1 and "can't be deleted, so they stay: [Errno 1] Operation not permitted" in told[0]

@@ -5,21 +5,28 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
-import fsspec
 import pytest
-from pyarrow import fs
 
+from sslsv import train
+from sslsv.config import ConfigError, load_config
 from sslsv.runs.checkpoint import (
     Checkpoint,
     list_checkpoints,
     newest_sound_checkpoint,
     prune_checkpoints,
-    set_aside_newer,
     write_checkpoint,
 )
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import (
+    RunFolder,
+    RunInUseError,
+    absolute,
+    below,
+    check_place,
+    only_command_on,
+    open_filesystem,
+)
+from tests.conftest import REPOSITORY
 
 
 def test_write__leaves_the_old_file_when_writing_fails(tmp_path, monkeypatch):
@@ -152,66 +159,24 @@ def test_object_storage__a_killed_writer_leaves_the_old_object(stored, object_st
     assert stored.names("checkpoints") == ["a"]
 
 
-def test_object_storage__checkpoints_are_pruned_and_set_aside(stored, object_storage):
+def test_object_storage__checkpoints_are_pruned_and_a_damaged_one_passed_over(stored):
     for step in (1, 2, 3, 4):
         last = write_checkpoint(stored, Checkpoint(step=step, config="", model={}))
-    prune_checkpoints(stored, keep=1, best_step=2)
+    prune_checkpoints(stored, last, keep=1, best_step=2)
+    (_, best), _ = list_checkpoints(stored)
     assert [step for step, _ in list_checkpoints(stored)] == [2, 4]
-    assert newest_sound_checkpoint(stored) == last
     stored.write(f"checkpoints/{last}", b"damaged")
     with pytest.warns(UserWarning, match="passing over damaged"):
-        sound = newest_sound_checkpoint(stored)
-    set_aside_newer(stored, sound)
-    assert object_storage.names(stored.location) == [f"checkpoints/{sound}", f"checkpoints/{last}.damaged"]
+        assert newest_sound_checkpoint(stored) == best
 
 
-def test_object_storage__set_aside_keeps_everything_and_deletes_config_last(stored, object_storage):
-    stored.write("checkpoints/a", b"weights")
-    stored.write("config.yml", b"seed: 1")
-    stored.write("run.json", b"{}")
+def test_object_storage__set_aside_copies_and_then_deletes_everything(stored, object_storage):
+    for name in ("checkpoints/a", "config.yml", "run.json"):
+        stored.write(name, name.encode())
     before = object_storage.names(stored.location)
-    object_storage.refuses = lambda environ: (
-        environ["REQUEST_METHOD"] == "DELETE" and "run.json" in environ["PATH_INFO"]
-    )
-    try:
-        with pytest.raises(OSError, match="ACCESS_DENIED"):
-            stored.set_aside()  # cut off in the middle of deleting
-    finally:
-        object_storage.refuses = lambda _: False
-    assert stored.has("config.yml")
-    time.sleep(1.1)  # names of what is set aside tell seconds apart
-    new_name = stored.set_aside()
-    kept = [RunFolder(stored.storage, name) for name in folders(stored.storage)]
-    assert not object_storage.names(stored.location) and stored.name not in [run.name for run in kept]
-    assert RunFolder(stored.storage, new_name).read("config.yml") == b"seed: 1"
-    first = next(run for run in kept if run.name != new_name)
-    assert object_storage.names(first.location) == before
-
-
-def folders(storage):
-    filesystem, place = fs.FileSystem.from_uri(storage)
-    found = filesystem.get_file_info(fs.FileSelector(place))
-    return [entry.base_name for entry in found if filesystem.get_file_info(fs.FileSelector(entry.path))]
-
-
-class ObjectStore(fs.FSSpecHandler):
-    """Like S3 for Arrow: objects can be copied, and nothing below a prefix moves with it."""
-
-    def move(self, source, target):
-        raise OSError(f"no object {source}")
-
-
-def test_set_aside__copies_where_folders_cannot_be_renamed(tmp_path):
-    folder = RunFolder(str(tmp_path), "run")
-    folder.filesystem = fs.PyFileSystem(ObjectStore(fsspec.filesystem("file", auto_mkdir=True)))
-    folder.is_local = False
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    folder.write("checkpoints/a", b"weights")
-    folder.write("config.yml", b"seed: 1")
-    new_name = folder.set_aside()
-    assert [path.name for path in tmp_path.iterdir()] == [new_name]
-    assert (tmp_path / new_name / "checkpoints" / "a").read_bytes() == b"weights"
-    assert (tmp_path / new_name / "config.yml").read_bytes() == b"seed: 1"
+    aside = RunFolder(stored.storage, stored.set_aside())
+    assert object_storage.names(aside.location) == before and not object_storage.names(stored.location)
+    assert aside.read("config.yml") == b"config.yml"
 
 
 @pytest.mark.parametrize(
@@ -229,3 +194,113 @@ def test_location__is_a_path_or_a_complete_uri(storage, location, root):
     assert (folder.location, folder.root) == (location, root)
     again = RunFolder.at(location)
     assert (again.location, again.root, again.name) == (location, root, "run")
+
+
+WITH_SECRETS = [
+    "s3://FAKEID:FAKESECRET@bucket/x",
+    "s3://FAKEID:FAKE/SECRET@bucket/x",
+    "s3://FAKEID:/FAKE/SECRET@bucket/x?region=y",
+    "s3://bucket/x?secret_key=FAKESECRET",
+    "s3://bucket/x?region=y&session_token=FAKESECRET",
+    "https://user:FAKESECRET@host/x",
+]
+
+
+def test_absolute__paths_are_made_so_and_uris_stay():
+    assert absolute("a/b") == os.path.abspath("a/b")
+    assert absolute("s3://bucket/a/../b") == "s3://bucket/a/../b"
+    assert absolute("file:///a/b") == "/a/b"
+
+
+def test_below__options_stay_at_the_end():
+    assert below("s3://b/p?region=x", "a/b") == "s3://b/p/a/b?region=x"
+    assert below("/a?b", "c") == "/a?b/c"
+
+
+@pytest.mark.parametrize("place", WITH_SECRETS)
+def test_check_place__refuses_credentials_without_repeating_them(place):
+    for refused in (
+        lambda: check_place("root", place),
+        lambda: RunFolder(place, "run"),
+        lambda: load_config("configs/simclr.yml", [f"run.storage={place}"]),
+        lambda: load_config("configs/simclr.yml", [f"data.root={place}"]),
+        lambda: load_config("configs/simclr.yml", [f"data.train_lists=[list,'{place}']"]),
+        lambda: load_config("configs/simclr.yml", [f"evaluation.test=[trials,'{place}']"]),
+        lambda: load_config(
+            "configs/simclr.yml", ["evaluation.held_out_speakers=0", f"evaluation.validation={place}"]
+        ),
+    ):
+        with pytest.raises(ValueError, match="is a URI with a user, password or key in it") as error:
+            refused()
+        assert "FAKE" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"^data\.root is a URI"):
+        load_config("configs/simclr.yml", [f"data.root={place}"])
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://b/x?region=eu-west-1&endpoint_override=host:1",
+        "gs://b/x",
+        "s3://b/a@b",
+        "a@b",
+        "/a:b@c",
+        "/a?key=1",
+    ],
+)
+def test_check_place__lets_others_pass(place):
+    check_place("root", place)
+
+
+def test_open_filesystem__of_an_unknown_kind_is_a_sentence():
+    with pytest.raises(ValueError, match="ftp://host/x can't be opened: .*give a folder, or a URI"):
+        open_filesystem("ftp://host/x")
+
+
+HOLD = """
+import sys
+from sslsv.runs.folder import RunFolder, only_command_on
+with only_command_on(RunFolder(sys.argv[1], "run")):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_only_command_on__a_second_command_is_told_who_is_there(tmp_path, holder):
+    folder = RunFolder(str(tmp_path), "run")
+    sentence = f"run is in use by process {holder.pid} on .*: wait for it, end"
+    with pytest.raises(RunInUseError, match=sentence), only_command_on(folder):
+        pass
+    with only_command_on(RunFolder(str(tmp_path), "another")):
+        pass
+    holder.kill()  # -9: nobody tidies up, the kernel lets go
+    holder.wait()
+    sentence = f"process {os.getpid()} "
+    with only_command_on(folder), pytest.raises(RunInUseError, match=sentence), only_command_on(folder):
+        pass
+
+
+def test_main__a_second_command_is_a_sentence_and_exit_code_2(tmp_path, demo_corpus, holder, capsys):
+    yaml = tmp_path / "run.yml"
+    yaml.write_text(
+        f"data: {{root: {demo_corpus}}}\ntrain: {{batch_size: 8}}\nrun: {{storage: {tmp_path}}}\n"
+    )
+    for options in ([], ["--fresh"]):
+        assert train.main([str(yaml), *options]) == 2
+        assert f"error: {tmp_path}/run is in use by process {holder.pid}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

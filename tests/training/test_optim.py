@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from sslsv.config import OptimizerConfig
+from sslsv.models.base import decay_groups
 from sslsv.training.optim import LARS, build_optimizer, clip_gradients
 
 NAMES = ["adam", "adamw", "sgd", "lars"]
@@ -30,7 +31,9 @@ def train_one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def test_build_optimizer__moves_every_parameter(name: str) -> None:
     model = network()
     before = [p.clone() for p in model.parameters()]
-    optimizer = build_optimizer(model, OptimizerConfig(name=name, learning_rate=0.1))  # type: ignore[arg-type]
+    optimizer = build_optimizer(
+        decay_groups(model.parameters()), OptimizerConfig(name=name, learning_rate=0.1)
+    )  # type: ignore[arg-type]
     train_one_step(model, optimizer)
     # The convolution's bias stands before a batch norm: its gradient is zero but for rounding.
     moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
@@ -44,7 +47,7 @@ def test_build_optimizer__weight_decay_leaves_biases_and_norms_alone(name: str) 
         parameter.data.fill_(1.0)
         parameter.grad = torch.zeros_like(parameter)
     config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.1)  # type: ignore[arg-type]
-    build_optimizer(model, config).step()
+    build_optimizer(decay_groups(model.parameters()), config).step()
     for parameter in model.parameters():
         is_decayed = bool((parameter < 1).all())
         assert is_decayed == (parameter.ndim > 1)
@@ -53,20 +56,23 @@ def test_build_optimizer__weight_decay_leaves_biases_and_norms_alone(name: str) 
 def test_build_optimizer__ignores_frozen_parameters() -> None:
     model = network()
     model[0].requires_grad_(False)
-    optimizer = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(decay_groups(model.parameters()), OptimizerConfig())
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
 
 
 def test_build_optimizer__refuses_a_model_without_parameters() -> None:
     with pytest.raises(ValueError, match="nothing to optimise"):
-        build_optimizer(nn.ReLU(), OptimizerConfig())
+        build_optimizer(decay_groups(nn.ReLU().parameters()), OptimizerConfig())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_build_optimizer__state_round_trips(name: str) -> None:
     config = OptimizerConfig(name=name, learning_rate=0.1)  # type: ignore[arg-type]
     model, restored = network(), network()
-    optimizer, other = build_optimizer(model, config), build_optimizer(restored, config)
+    optimizer, other = (
+        build_optimizer(decay_groups(model.parameters()), config),
+        build_optimizer(decay_groups(restored.parameters()), config),
+    )
     train_one_step(model, optimizer)
     restored.load_state_dict(model.state_dict())
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # as through a file: nothing shared
@@ -116,7 +122,7 @@ def test_lars__step_does_not_depend_on_the_gradients_scale() -> None:
 def test_lars__treats_biases_as_plain_momentum_sgd() -> None:
     model, reference = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     config = OptimizerConfig(name="lars", learning_rate=0.1, weight_decay=0.5)
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(decay_groups(model.parameters()), config)
     sgd = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
     for _ in range(3):
         for a, b in zip(model.parameters(), reference.parameters(), strict=True):

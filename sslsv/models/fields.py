@@ -1,0 +1,13 @@
+"""Types of settings that several methods share; no torch here (see `registry`)."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+CropSeconds = Annotated[float, Field(ge=0.1, description="length of each of the two views, seconds")]
+LayerDims = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...], Field(description="units of the layers; empty for no such part")
+]
+Weight = Annotated[float, Field(ge=0, description="factor of this term in the loss")]
+Temperature = Annotated[float, Field(gt=0, description="divisor of the cosines; a lower one sharpens")]
+Momentum = Annotated[float, Field(ge=0, le=1, description="share that the teacher keeps in a step")]

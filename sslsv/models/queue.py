@@ -1,0 +1,39 @@
+"""A queue of the newest rows of past batches, for methods that compare with more than one batch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Queue(nn.Module):
+    """Hold the last `length` rows that were pushed, unit vectors (length, dim); at first random ones.
+
+    It is a ring: the newest rows replace the oldest, in the order of the global batch. All workers must push
+    the same rows, so a caller gathers first; then the queue is the same for any number of workers.
+    """
+
+    rows: Tensor
+    next_row: Tensor
+
+    def __init__(self, length: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", F.normalize(torch.randn(length, dim), dim=1))
+        self.register_buffer("next_row", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, rows: Tensor) -> None:
+        """Replace the oldest rows by `rows` (N, dim); of more than `length`, the last ones.
+
+        A loss that has used `rows` must have been backpropagated: the tensor is changed in place.
+        """
+        length = len(self.rows)
+        if length == 0:
+            return
+        rows = rows[-length:].to(self.rows.dtype)
+        places = (self.next_row + torch.arange(len(rows), device=rows.device)) % length
+        self.rows[places] = rows
+        self.next_row.add_(len(rows)).remainder_(length)
+
+    def in_order(self) -> Tensor:
+        """Return the rows from the oldest to the newest, (length, dim)."""
+        return self.rows.roll(-int(self.next_row), 0)
