@@ -219,6 +219,8 @@ CHAIN = build(Tree, {"chain": ["simclr", "vicreg"]})
         (["model.name=simclr", "model.temperature=0.5"], ["model.temperature: 0.03 -> 0.5"]),
         (["chain.vicreg.variance_weight=2"], ["chain.vicreg.variance_weight: 1.0 -> 2.0"]),
         (["chain={simclr: {temperature: 1}}"], ["chain.simclr.temperature: 0.03 -> 1.0"]),
+        (["chain=[vicreg, simclr]", "chain.simclr.temperature=1"],
+         ["chain: ['simclr', 'vicreg'] -> ['vicreg', 'simclr']", "chain.simclr.temperature: 0.03 -> 1.0"]),
         (["chain=[vicreg, simclr]"], ["chain: ['simclr', 'vicreg'] -> ['vicreg', 'simclr']"]),
         ([], []),
     ],
