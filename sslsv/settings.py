@@ -232,33 +232,28 @@ def _unknown_key(key: str, path: str, annotation: Any, raw: Any, root: type) -> 
     if owners:
         theirs = " and ".join(each().name for each in owners)
         return f"{prefix}{key} is not a setting here: {own().name} has no {key!r}; it belongs to {theirs}"
-    everywhere = {other.rpartition(".")[2]: other for other in reversed(list(_all_paths(root)))}
+    everywhere: dict[str, str] = {}
+    for parts in (re.sub(r"\[\w+\]", "", row[0]).split(".") for row in describe(root)):
+        for end, part in enumerate(parts, 1):
+            everywhere.setdefault(part, ".".join(parts[:end]))
     close = [prefix + other for other in difflib.get_close_matches(key, annotations_of(own), n=1)]
     close += [everywhere[other] for other in difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)]
     there = f"{path or 'the config'} has {', '.join(annotations_of(own))}"
     return f"{prefix}{key} is not a setting; {f'did you mean {close[0]}?' if close else there}"
 
 
-def _all_paths(kind: type, path: str = "") -> Iterator[str]:
-    for key, annotation in annotations_of(kind).items():
-        yield path + key
-        for inner in sections_of(annotation):
-            if inner is not kind:  # a choice may be among its own choices
-                yield from _all_paths(inner, f"{path}{key}.")
-
-
-def apply_overrides(section: Section, overrides: Sequence[str] | Mapping[str, Any]) -> Section:
-    """Return new settings with some replaced: `["train.epochs=20"]` (read as yaml) or `{"train.epochs": 20}`.
+def apply_overrides(old: Section, overrides: Sequence[str] | Mapping[str, Any]) -> Section:
+    """Return the settings with some replaced: `["train.epochs=20"]` (read as yaml) or `{"train.epochs": 20}`.
 
     A mapping as value sets several keys of a section. Another `name` of a choice (as in `model.name=vicreg`)
     starts that section anew with that choice's defaults; keys given beside it apply to it, in any order. An
     item of a list of choices goes by its name: `data.augment.noise.probability=0.5`.
     """
-    raw: dict[str, Any] = dataclasses.asdict(section)  # type: ignore[call-overload]
+    raw: dict[str, Any] = dataclasses.asdict(old)  # type: ignore[call-overload]
     # Outer keys come first, and a `name` before the keys beside it.
     for key, value in sorted(leaves_of(overrides), key=lambda leaf: leaf[0].removesuffix(".name").count(".")):
-        _set(raw, type(section), key, value)
-    return build(type(section), raw)
+        _set(raw, type(old), key, value)
+    return build(type(old), raw)
 
 
 def leaves_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -44,58 +44,27 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["train.batch_size=32", "resources.workers=3"],
-         "train.batch_size is 32, which 3 resources.workers cannot share equally; use 30 or 33"),
-        (["resources.workers=[1,3]"],
-         "train.batch_size is 256, which 3 resources.workers cannot share equally; use 255 or 258"),
+        (["train.batch_size=32", "resources.workers=3"], "train.batch_size is 32, which 3 resources.workers cannot share equally; use 30 or 33"),
+        (["resources.workers=[1,3]"], "train.batch_size is 256, which 3 resources.workers cannot share equally; use 255 or 258"),
         (["resources.workers=[4,2]"], "resources.workers is [4, 2]; the fewest come first: [2, 4]"),
-        (["resources.workers=[1,2]", "train.sync_batchnorm=false"],
-         "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change with the number of "
-         "workers; set train.sync_batchnorm to true, or give one number"),
-        (["optimizer.schedule.name=warmup_cosine", "train.epochs=5"],
-         "optimizer.schedule.warmup_epochs is 10.0, longer than the run (train.epochs = 5); lower the first or raise the second"),
-        (["optimizer.schedule.name=cosine", "optimizer.learning_rate=1e-6"],
-         "optimizer.schedule.min_learning_rate is 1e-05, above learning_rate (1e-06); a cosine only falls: lower the first or "
-         "raise the second"),
-        (["evaluation.validation=trials", "evaluation.test=[a, ./trials]"],
-         "evaluation.validation and evaluation.test both name 'trials', and choosing on test trials makes results look "
-         "better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
-        (["data.root=/corpora", "evaluation.validation=/corpora/b/../trials", "evaluation.test=[trials]"],
-         "evaluation.validation and evaluation.test both name '/corpora/b/../trials', and choosing on test trials makes "
-         "results look better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
-        (["evaluation.test=[a/trials, b/trials]"],
-         "evaluation.test is ['a/trials', 'b/trials']; its results are kept by file name, and ['trials'] is there twice "
-         "('validation' is always taken): rename the file, or name it once"),
-        (["evaluation.test=[a/validation]"],
-         "evaluation.test is ['a/validation']; its results are kept by file name, and ['validation'] is there twice "
-         "('validation' is always taken): rename the file, or name it once"),
-        (["evaluation.validation=trials", "evaluation.held_out_is_shifted=true"],
-         "evaluation.held_out_is_shifted is true, but held_out_speakers is 0; set it to false, or hold speakers out"),
-        (["evaluation.validation=trials", "evaluation.held_out_speakers=4"],
-         "evaluation.validation is 'trials' and held_out_speakers 4; keep one: held_out_speakers=0 or validation=null"),
-        (["train.precision=fp16", "resources.gpu=false"],
-         "train.precision is 'fp16', which needs a GPU, and resources.gpu is false; use 'bf16' or 'fp32'"),
+        (["resources.workers=[1,2]", "train.sync_batchnorm=false"], "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change with the number of workers; set train.sync_batchnorm to true, or give one number"),
+        (["optimizer.schedule.name=warmup_cosine", "train.epochs=5"], "optimizer.schedule.warmup_epochs is 10.0, longer than the run (train.epochs = 5); lower the first or raise the second"),
+        (["optimizer.schedule.name=cosine", "optimizer.learning_rate=1e-6"], "optimizer.schedule.min_learning_rate is 1e-05, above learning_rate (1e-06); a cosine only falls: lower the first or raise the second"),
+        (["evaluation.validation=trials", "evaluation.test=[a, ./trials]"], "evaluation.validation and evaluation.test both name 'trials', and choosing on test trials makes results look better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
+        (["data.root=/corpora", "evaluation.validation=/corpora/b/../trials", "evaluation.test=[trials]"], "evaluation.validation and evaluation.test both name '/corpora/b/../trials', and choosing on test trials makes results look better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
+        (["evaluation.test=[a/trials, b/trials]"], "evaluation.test is ['a/trials', 'b/trials']; its results are kept by file name, and ['trials'] is there twice ('validation' is always taken): rename the file, or name it once"),
+        (["evaluation.test=[a/validation]"], "evaluation.test is ['a/validation']; its results are kept by file name, and ['validation'] is there twice ('validation' is always taken): rename the file, or name it once"),
+        (["evaluation.validation=trials", "evaluation.held_out_is_shifted=true"], "evaluation.held_out_is_shifted is true, but held_out_speakers is 0; set it to false, or hold speakers out"),
+        (["evaluation.validation=trials", "evaluation.held_out_speakers=4"], "evaluation.validation is 'trials' and held_out_speakers 4; keep one: held_out_speakers=0 or validation=null"),
+        (["train.precision=fp16", "resources.gpu=false"], "train.precision is 'fp16', which needs a GPU, and resources.gpu is false; use 'bf16' or 'fp32'"),
         (["train.recompute=true", "train.compile=true"], "train: recompute and compile are both true; set one to false"),
-        (["train.chunk_size=32", "train.compile=true", "train.sync_batchnorm=false"],
-         "train.chunk_size is 32 and compile true; set compile to false, or chunk_size to null"),
-        (["train.chunk_size=32"],
-         "train.chunk_size is 32 and sync_batchnorm true, but a chunk knows no batch statistics other than its own; set recompute "
-         "to true instead of chunk_size (the same run in less memory), or sync_batchnorm to false (each chunk counts as a worker)"),
-        (["train.chunk_size=48", "train.sync_batchnorm=false", "resources.workers=2"],
-         "train.chunk_size is 48, which does not divide the 128 utterances of each worker (train.batch_size 256 over 2 "
-         "resources.workers); use 32"),
-        (["train.patience=3"],
-         "train.patience is 3 but nothing is validated; set train.patience=null, evaluation.held_out_speakers, "
-         "evaluation.validation or a label-free evaluation.criterion"),
-        (["evaluation.criterion=min_dcf"],
-         "evaluation.criterion is 'min_dcf', but there are no validation trials; set held_out_speakers or validation, or choose by "
-         "a value without labels, such as 'label_free/pseudo_eer'"),
-        (["evaluation.criterion=label_free/lidar", "evaluation.label_free.utterances=0"],
-         "evaluation.criterion is 'label_free/lidar', but label_free.utterances is 0; give it utterances, such as 256, or choose "
-         "another criterion"),
-        (["evaluation.criterion=loss"],
-         "evaluation.criterion is 'loss', which is not known; choose 'eer', 'min_dcf', 'label_free/pseudo_eer', "
-         "'label_free/lidar' or 'label_free/rankme'"),
+        (["train.chunk_size=32", "train.compile=true", "train.sync_batchnorm=false"], "train.chunk_size is 32 and compile true; set compile to false, or chunk_size to null"),
+        (["train.chunk_size=32"], "train.chunk_size is 32 and sync_batchnorm true, but a chunk knows no batch statistics other than its own; set recompute to true instead of chunk_size (the same run in less memory), or sync_batchnorm to false (each chunk counts as a worker)"),
+        (["train.chunk_size=48", "train.sync_batchnorm=false", "resources.workers=2"], "train.chunk_size is 48, which does not divide the 128 utterances of each worker (train.batch_size 256 over 2 resources.workers); use 32"),
+        (["train.patience=3"], "train.patience is 3 but nothing is validated; set train.patience=null, evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion"),
+        (["evaluation.criterion=min_dcf"], "evaluation.criterion is 'min_dcf', but there are no validation trials; set held_out_speakers or validation, or choose by a value without labels, such as 'label_free/pseudo_eer'"),
+        (["evaluation.criterion=label_free/lidar", "evaluation.label_free.utterances=0"], "evaluation.criterion is 'label_free/lidar', but label_free.utterances is 0; give it utterances, such as 256, or choose another criterion"),
+        (["evaluation.criterion=loss"], "evaluation.criterion is 'loss', which is not known; choose 'eer', 'min_dcf', 'label_free/pseudo_eer', 'label_free/lidar' or 'label_free/rankme'"),
     ],
 )  # fmt: skip
 def test_config__refuses_settings_that_do_not_go_together(overrides: list[str], expected: str) -> None:
@@ -155,25 +124,17 @@ def test_workers__a_range_has_the_counts_that_share_the_batch() -> None:
         (["--help"], None),
         (["configs/simcrl.yml"], "simclr.yml"),
         (["configs/simclr.yml", "train.epoch=3"], "train.epoch is not a setting; did you mean train.epochs?"),
-        (
-            ["configs/simclr.yml", "train.epochs=many"],
-            "train.epochs is 'many', but it must be a whole number",
-        ),
-        (
-            ["configs/simclr.yml", "model.name=simclrr"],
-            "model.name is 'simclrr', which is not known; did you mean",
-        ),
+        (["configs/simclr.yml", "train.epochs=many"], "train.epochs is 'many', but it must be a whole number"),
+        (["configs/simclr.yml", "model.name=simclrr"], "model.name is 'simclrr', which is not known; did you mean"),
         (["configs/simclr.yml", "model.temperature=-1"], "model.temperature is -1"),
     ],
-)
+)  # fmt: skip
 def test_train__help_and_refusals_do_not_wait_for_large_libraries(
     arguments: list[str], sentence: str | None
 ) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "sslsv.train", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    imported = {
-        line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")
-    }
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "ray", "scipy", "matplotlib", "pyarrow"}
     assert done.returncode == (0 if sentence is None else 2)
     assert (sentence or "") in done.stderr
