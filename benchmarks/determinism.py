@@ -41,7 +41,7 @@ def main() -> None:
     config = load_config(given.config, given.overrides)
     manifest, _, _ = open_trial_sets(config)
     data = config.data
-    plan = Plan.from_config(manifest.speakers, config)
+    plan = Plan.of(manifest.speakers, config.data, config.train.batch_size, config.seed)
     maker = ViewMaker(manifest, build_model(config).view_groups, data, config.seed)
     reference = [checksum([batch]) for batch in plain_batches(plan, maker, 0, given.steps)]
     print(f"{plan.steps_per_epoch} steps an epoch; without Ray: {' '.join(reference)}")

@@ -27,7 +27,7 @@ def main() -> None:
     for root in given.roots:
         config = load_config(given.config, [f"data.root={root}"])
         manifest, _, _ = open_trial_sets(config)
-        plan = Plan.from_config(manifest.speakers, config)
+        plan = Plan.of(manifest.speakers, config.data, config.train.batch_size, config.seed)
         maker = ViewMaker(manifest, build_model(config).view_groups, config.data, config.seed)
         seconds, sums = 0.0, []
         batches = plain_batches(plan, maker, 0, given.steps)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sslsv.data.augment import AugmentConfig
+from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.settings import EvaluationConfig, LabelFreeConfig
 from sslsv.models.barlow_twins import BarlowTwins
@@ -18,13 +18,7 @@ from sslsv.models.vicreg import VICReg
 from sslsv.overrides import apply_overrides, differences
 from sslsv.project import locate
 from sslsv.runs.storage import check_place
-from sslsv.setting_checks import (
-    check_memory_settings,
-    check_positives,
-    check_run_name,
-    check_speeds,
-    is_among,
-)
+from sslsv.setting_checks import check_memory_settings, check_run_name, is_among
 from sslsv.settings import at_least, build, refuse_if
 from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
 from sslsv.training.optim import OptimizerConfig
@@ -33,6 +27,7 @@ from sslsv.worker_counts import Workers, check_equal_shares, check_workers
 __all__ = [
     "Config",
     "ConfigError",
+    "DataConfig",
     "EvaluationConfig",
     "LabelFreeConfig",
     "apply_overrides",
@@ -40,38 +35,6 @@ __all__ = [
     "load_config",
     "to_yaml",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the recordings are and how samples are drawn from them."""
-
-    root: str = "data"  # folder, or URI of a packed one, that the paths in all lists are relative to
-    train_lists: tuple[str, ...] = (
-        "voxceleb2_train_list",
-    )  # `speaker path` per line; relative to root, or absolute
-    positives: Literal["same_utterance", "same_speaker"] = "same_utterance"  # same_speaker uses the labels
-    max_utterances_per_speaker: int | None = None  # same_speaker: at most so many of each; null = all
-    crop_overlap: Literal["any", "disjoint"] = "any"  # may the two crops of one utterance overlap?
-    speeds: tuple[float, ...] = (
-        1.0,
-    )  # each sample draws one for all its views: a resampled voice is another voice; n/d with d up to 20
-    max_bad_share: float = 0.01  # unreadable share of the samples so far above which the run stops, 0 to 1
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse empty lists and values out of range."""
-        check_place("root", self.root)
-        for name in self.train_lists:
-            check_place("train_lists", name)
-        refuse_if(
-            not self.train_lists, "train_lists is empty; name at least one list of `speaker path` lines"
-        )
-        check_positives(self.positives, self.crop_overlap, self.max_utterances_per_speaker)
-        check_speeds(self.speeds)
-        refuse_if(
-            not 0 <= self.max_bad_share <= 1, f"max_bad_share is {self.max_bad_share}; it must be from 0 to 1"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data import augment
+from sslsv.data.augmentations import noise, reverb
 from sslsv.data.views import ViewMaker
 from sslsv.training.stopwatch import Stopwatch, Watched
 
@@ -29,11 +29,10 @@ class TimedViewMaker(ViewMaker):
         else:
             watched = (
                 Watched(self, "_read_crops", "read and decode"),
-                Watched(self._bank, "draw_room", "room"),
-                Watched(self._bank, "room_spectra", "room"),
-                Watched(augment, "reverberate", "room"),
-                Watched(augment, "_draw_noise", "noise"),
-                Watched(augment, "add_noise", "noise"),
+                Watched(self._bank, "draw_rir", "room"),
+                Watched(reverb, "reverberate", "room"),
+                Watched(self._bank, "draw_noise", "noise"),
+                Watched(noise, "add_noise", "noise"),
             )
             with watch.watching(watched), watch.section("rest"):
                 batch = super().make_batch(rows)

@@ -35,11 +35,12 @@ class StepOutput(NamedTuple):
 
 
 class ViewGroup(NamedTuple):
-    """Views of one length: `batch[name]` is (B, count, samples), of `seconds` each."""
+    """Views of one length: `batch[name]` is (B, count, samples), of `seconds` each; clean: not augmented."""
 
     name: str
     count: int  # type: ignore[assignment]  # hides tuple.count
     seconds: float
+    is_clean: bool = False
 
 
 class Model(nn.Module, ABC):

@@ -92,7 +92,7 @@ class Training:
         config = self.config
         manifest, self.validation, self.tests = open_trial_sets(config)
         self.num_utterances = len(manifest)
-        self.plan = Plan.from_config(manifest.speakers, config)
+        self.plan = Plan.of(manifest.speakers, config.data, config.train.batch_size, config.seed)
         maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
         self.maker = TimedViewMaker(maker, TIMED_BLOCKS_EVERY)
         self.probe = open_probe(manifest, config)
@@ -225,15 +225,13 @@ class Training:
         found = {index for indices in distributed.gather_objects(self.bad_indices) for index in indices}
         self.bad_indices = set()
         for index in sorted(found):
-            path = self.maker.path(index)
-            if path not in self.state.bad_utterances:
-                self.state.bad_utterances[path] = self.maker.explain(index)
+            path, reason = self.maker.explain("utterances", index)
+            self.state.bad_utterances.setdefault(path, reason)
         bank = {index for indices in distributed.gather_objects(self.bad_bank_files) for index in indices}
         self.bad_bank_files = set()
         for index in sorted(bank):
-            self.state.bad_bank_files.setdefault(
-                self.maker.bank_path(index), self.maker.explain_bank_file(index)
-            )
+            path, reason = self.maker.explain("bank_files", index)
+            self.state.bad_bank_files.setdefault(path, reason)
         seen = min(self.state.step * self.config.train.batch_size, self.num_utterances)
         validation.check_bad_share(self.state.bad_utterances, seen, self.config)
 

@@ -48,14 +48,13 @@ def _data(profile: dict[str, Any], config: Config) -> str:
     """What makes batches come sooner."""
     data: dict[str, float] = profile["data_seconds"]
     largest = max(data, key=lambda name: data[name])
-    augment = config.data.augment
     sentences = {
         "read and decode": "Pack the corpus once (python -m sslsv.prepare_data pack), set data.root to it: "
         "its crops are read without decoding",
-        "room": "Set data.augment.strategy to none_or_one or any, which put fewer views into rooms, or raise "
-        f"data.augment.bank_cache_mb, which is {augment.bank_cache_mb}, until all rooms' spectra fit",
-        "noise": "Lower data.augment.speech_files, which is "
-        f"{list(augment.speech_files)}, or pack corpus and noises (python -m sslsv.prepare_data pack)",
+        "room": "Lower the probability of reverb in data.augment, or raise data.bank_cache_mb, which is "
+        f"{config.data.bank_cache_mb}, until the spectra of all rooms fit",
+        "noise": "Lower data.augment.noise.speech_files, or pack corpus and noises (python -m "
+        "sslsv.prepare_data pack)",
         "rest": "Raise resources.utterances_per_block, which is "
         f"{config.resources.utterances_per_block}: blocks of little work are mostly overhead",
     }

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from sslsv.data.acoustics import add_noise, fft_length, mean_square, room_spectra
 
 from sslsv.data import acoustics
-from sslsv.data.acoustics import add_noise, fft_length, mean_square, room_spectra
 
 RNG = np.random.default_rng(0)
 CROP = RNG.normal(0.0, 0.1, 32000).astype(np.float32)

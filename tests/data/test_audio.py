@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.audio import AudioError, AudioFile, read_whole, wrap_to_length
-from sslsv.data.rounding import to_int16
+from sslsv.data.audio import AudioError, AudioFile, read_whole, to_int16, wrap_to_length
 
 
 def tone(frequency_hz: float, rate: int, seconds: float = 1.5, level: float = 0.5) -> np.ndarray:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from sslsv.data.audio_files import find_audio_files
+from sslsv.data.audio import find_audio_files
 
 
 def test_find_audio_files__finds_by_suffix_sorted_and_skips_what_is_hidden(tmp_path: Path) -> None:

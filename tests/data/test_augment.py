@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.signal import fftconvolve
-
 from sslsv.data.augment import AugmentConfig, augment
+
+from sslsv.data.audio import FULL_SCALE
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws, RandomStreams
-from sslsv.data.rounding import FULL_SCALE
 
 CROP = np.random.default_rng(0).normal(0.0, 3000.0, 32000).astype(np.int16)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from sslsv.data.augment import AugmentConfig
 
 from sslsv.data.audio import AudioError
-from sslsv.data.augment import AugmentConfig
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws, RandomStreams
 

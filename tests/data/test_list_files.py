@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sslsv.data.list_files import (
+from sslsv.data.lists import (
     find_lists,
     is_trial_list,
     train_rows,

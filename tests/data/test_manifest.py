@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sslsv.data.manifest import Manifest, hold_out_speakers, make_trials, read_train_lists, read_trials
+from sslsv.data.lists import Manifest, hold_out_speakers, make_trials, read_train_lists, read_trials
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslsv.config import DataConfig
-from sslsv.data.manifest import read_train_lists
+from sslsv.data.lists import read_train_lists
 from sslsv.data.pipeline import plain_batches, train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sslsv.data.places import crop_start, disjoint_starts
+from sslsv.data.draws import crop_start, disjoint_starts
 
 
 def test_crop_start__reaches_every_place() -> None:

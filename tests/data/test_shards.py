@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 from pyarrow import parquet
+from sslsv.data.augment import AugmentConfig
+from sslsv.data.shift import Shifter
 
 from sslsv.config import DataConfig
 from sslsv.data.audio import AudioError, AudioFile
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import read_train_lists
-from sslsv.data.recordings import Folder
-from sslsv.data.shards import Packed, open_recordings
-from sslsv.data.shift import Shifter
+from sslsv.data.lists import read_train_lists
+from sslsv.data.recordings import Folder, Packed, open_recordings
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.trial_lists import open_list
 from sslsv.prepare_data.pack import pack

@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import numpy as np
+from sslsv.data.augment import AugmentConfig
+from sslsv.data.shift import Shifter
 
 from sslsv.data.audio import read_whole
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import read_trials
-from sslsv.data.shift import Shifter
+from sslsv.data.lists import read_trials
 
 
 def test_read__is_repeatable_and_differs_by_version_path_and_seed(demo_corpus: Path) -> None:

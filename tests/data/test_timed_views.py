@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from sslsv.data.augment import AugmentConfig
 
 from sslsv.config import DataConfig
 from sslsv.data import augment
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import read_train_lists
+from sslsv.data.lists import read_train_lists
 from sslsv.data.timed_views import DATA_SECTIONS, MAKING_SECONDS, TimedViewMaker
 from sslsv.data.views import ViewMaker
 

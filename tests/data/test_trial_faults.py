@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sslsv.data.manifest import Trials, make_trials, read_trials
-from sslsv.data.trial_faults import find_trial_faults
+from sslsv.data.lists import Trials, find_trial_faults, make_trials, read_trials
 from tests.data.test_manifest import manifest_of
 
 

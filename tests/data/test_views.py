@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from sslsv.data.augment import AugmentConfig
 
 from sslsv.config import DataConfig
 from sslsv.data.audio import AudioError
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import Manifest, read_train_lists
+from sslsv.data.lists import Manifest, read_train_lists
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.wav import PlainWav
+from sslsv.data.audio import PlainWav
 
 SAMPLES = np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16)
 

@@ -7,13 +7,13 @@ import pytest
 import soundfile
 import torch
 import torch.multiprocessing
+from sslsv.data.augment import AugmentConfig
 from torch import nn
 
 from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig
 from sslsv.data.audio import read_whole
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import Manifest, read_train_lists
-from sslsv.data.shards import open_recordings
+from sslsv.data.lists import Manifest, read_train_lists
+from sslsv.data.recordings import open_recordings
 from sslsv.encoders import ThinResNet34
 from sslsv.evaluation import label_free
 from sslsv.evaluation.label_free import Probe, channels, open_probe

@@ -8,7 +8,7 @@ from torch import nn
 
 from sslsv.config import Config, DataConfig, EvaluationConfig
 from sslsv.data.audio import AudioError
-from sslsv.data.manifest import Trials
+from sslsv.data.lists import Trials
 from sslsv.encoders import ThinResNet34
 from sslsv.evaluation.verification import Embedder, TrialSet, VerificationError, open_trial_sets, verify
 from sslsv.models import SimCLR

@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from sslsv.data.augment import AugmentConfig
 
-from sslsv.data.augment import AugmentConfig, Bank
-from sslsv.data.manifest import read_train_lists, read_trials
+from sslsv.data.bank import Bank
+from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
 

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from sslsv.config import load_config
-from sslsv.data.manifest import read_train_lists, read_trials
+from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.train import check_data
 

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
+from sslsv.data.augment import AugmentConfig
 
 from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
-from sslsv.data.augment import AugmentConfig
 from sslsv.data.pipeline import plain_batches
 from sslsv.encoders import ThinResNet34
 from sslsv.evaluation.verification import Verification

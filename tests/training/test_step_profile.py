@@ -6,11 +6,11 @@ import dataclasses
 import pytest
 import torch
 import torch.distributed as dist
+from sslsv.data.augment import AugmentConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sslsv.config import Config, DataConfig, ResourcesConfig, RunConfig, TrainConfig
-from sslsv.data.augment import AugmentConfig
 from sslsv.data.pipeline import plain_batches
 from sslsv.data.timed_views import DATA_SECTIONS
 from sslsv.encoders import ThinResNet34

@@ -1,0 +1,87 @@
+"""A name in the yaml is a file: `find("models", "vicreg")` is the class in `sslsv/models/vicreg.py`.
+
+Such a file holds one class with a nested `Config`, whose field `name: Literal["vicreg"]` repeats the file's
+name. Nothing is registered anywhere: a new method, encoder or augmentation is a new file.
+"""
+
+import ast
+import difflib
+import importlib
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_ROOT = Path(__file__).parent
+
+
+@cache
+def names(package: str) -> list[str]:
+    """Return the names in a package ("models", "data.augmentations"), sorted, without importing the files."""
+    files = sorted(_folder(package).glob("*.py"))
+    return [
+        file.stem for file in files if f'name: Literal["{file.stem}"]' in file.read_text(encoding="utf-8")
+    ]
+
+
+def find(package: str, name: str) -> Any:
+    """Import the file of a name and return its class; ValueError for a name that `names` does not have."""
+    _check(package, name)
+    return _component(importlib.import_module(f"sslsv.{package}.{name}"))
+
+
+@cache
+def settings_class(package: str, name: str) -> Any:
+    """Return the class of the settings of a name, `find(package, name).Config`.
+
+    Importing PyTorch takes 1.5 s, and a command with a mistake in its settings should not wait for it. So as
+    long as the file is not imported, its `Config` statement is run by itself, with the imports that it uses.
+    Other names of the file are therefore out of its reach. ValueError as for `find`.
+    """
+    _check(package, name)
+    full = f"sslsv.{package}.{name}"
+    if full in sys.modules:
+        return _component(sys.modules[full]).Config
+    file = _folder(package) / f"{name}.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    statement, owner = next(
+        (inner, outer.name)
+        for outer in tree.body
+        if isinstance(outer, ast.ClassDef)
+        for inner in outer.body
+        if isinstance(inner, ast.ClassDef) and inner.name == "Config"
+    )
+    used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    imports: list[ast.stmt] = []
+    for line in tree.body:
+        if isinstance(line, ast.Import | ast.ImportFrom):
+            line.names = [alias for alias in line.names if (alias.asname or alias.name).split(".")[0] in used]
+            imports += [line] if line.names else []
+    module = ModuleType(full)
+    exec(compile(ast.Module([*imports, statement], []), str(file), "exec"), module.__dict__)
+    module.Config.__qualname__ = f"{owner}.Config"
+    return module.Config
+
+
+def _folder(package: str) -> Path:
+    return _ROOT.joinpath(*package.split("."))
+
+
+def _check(package: str, name: str) -> None:
+    known = names(package)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(map(repr, known))}"
+        raise ValueError(f"name is {name!r}, which is not known; {hint}")
+
+
+def _component(module: ModuleType) -> Any:
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__ and "Config" in vars(value)
+    ]
+    if len(found) != 1:
+        raise TypeError(f"{module.__name__} must have one class with a nested Config, but has {len(found)}.")
+    return found[0]
