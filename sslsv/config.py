@@ -1,125 +1,249 @@
-"""The settings of a run: the tree of sections, read strictly from yaml, overridden by `key.path=value`."""
+"""Define the settings of a run: every field with its unit and range, and the rules between fields."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from sslsv.data.section import DataConfig
-from sslsv.encoders.thin_resnet34 import ThinResNet34
-from sslsv.evaluation.settings import EvaluationConfig, LabelFreeConfig
-from sslsv.models.barlow_twins import BarlowTwins
-from sslsv.models.simclr import SimCLR
-from sslsv.models.vibcreg import VIbCReg
-from sslsv.models.vicreg import VICReg
-from sslsv.overrides import apply_overrides, differences
-from sslsv.project import locate
-from sslsv.runs.storage import check_place
-from sslsv.setting_checks import check_memory_settings, check_run_name, is_among
-from sslsv.settings import at_least, build, refuse_if
-from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
-from sslsv.training.optim import OptimizerConfig
-from sslsv.worker_counts import Workers, check_equal_shares, check_workers
+from sslsv.settings import (
+    ConfigError,
+    Place,
+    apply_overrides,
+    build,
+    choice,
+    differences,
+    dump_yaml,
+    load,
+    locate,
+    parse_yaml,
+    refuse_if,
+    section,
+)
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "DataConfig",
-    "EvaluationConfig",
-    "LabelFreeConfig",
-    "apply_overrides",
-    "differences",
-    "load_config",
-    "to_yaml",
-]
+__all__ = ["ConfigError", "DataConfig", "apply_overrides", "differences"]
+
+# Values that may choose a checkpoint. Alignment may not: it is best when all embeddings are alike.
+LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
+HigherIsBetter = Literal["label_free/lidar", "label_free/rankme"]
+Criterion = Literal[LowerIsBetter, HigherIsBetter]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CollapseConfig:
-    """What to do when all embeddings become alike."""
+@section
+class ScheduleConfig:
+    """How the learning rate moves over a run; each setting counts only for the schedules it names."""
 
-    min_feature_std: float = 0.01  # spread of embeddings: 1 = even, 0 = alike; new weights have 0.03 to 0.1
-    action: Literal["warn", "stop", "ignore"] = "warn"  # stop saves tune the rest of a dead trial
+    name: Literal["constant", "step", "cosine", "warmup_cosine"] = "step"
+    warmup_epochs: Annotated[float, Field(ge=0, description="warmup_cosine: epochs of linear rise")] = 10.0
+    min_learning_rate: Annotated[float, Field(ge=0, description="cosines: rate of the last step")] = 1e-5
+    decay_factor: Annotated[float, Field(gt=0, le=1, description="step: factor of each decay")] = 0.95
+    decay_every_epochs: Annotated[int, Field(ge=1, description="step: epochs between two decays")] = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The loop: how long, how much at once, in which arithmetic."""
+@section
+class OptimizerConfig:
+    """Optimiser, its learning rate and how that moves."""
 
-    epochs: int = 100
-    batch_size: int = 256  # utterances per step over ALL workers
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of encoder and projector; losses are always fp32
-    channels_last: bool = False  # memory layout of convolutions; faster with bf16
-    compile: bool = False  # torch.compile: minutes at the start, faster steps on GPUs
-    sync_batchnorm: bool = True  # batch statistics over all workers: the same run whatever their number
-    # For a small GPU, `recompute` first: the very same run in half the memory and 1.3 times the time.
-    recompute: bool = False  # keep the blocks' inputs only, and run the blocks again for the gradients
-    # If that is not enough: the loss still sees the whole batch, batch norm sees each chunk as a worker's.
-    chunk_size: int | None = None  # utterances per forward pass of one worker; null = its share at once
-    patience: int | None = None  # validations without a better value before the run stops; null = never
-    log_every_steps: int = 50
-    collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    name: Literal["adam", "adamw", "sgd", "lars"] = "adam"
+    # The rate belongs to the global batch and is never rescaled.
+    learning_rate: Annotated[float, Field(gt=0, description="highest rate of the run")] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, description="of matrices; vectors never decay")] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="sgd and lars")] = 0.9
+    clip_norm: Annotated[float | None, Field(gt=0, description="largest L2 norm of all gradients")] = None
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        """Refuse counts below their smallest sensible value."""
-        at_least(1, self, "epochs", "log_every_steps", "patience")
-        at_least(2, self, "batch_size", "chunk_size")
-        check_memory_settings(self.chunk_size, self.recompute, self.compile, self.sync_batchnorm)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What a run is called, where it goes, and who is told."""
-
-    storage: str = "runs"  # folder or URI (s3://, gs://, ...) with one folder per run; shared by all machines
-    name: str | None = None  # null = the yaml's file name without .yml
-    checkpoint_every_minutes: float = 10.0  # also one after every validation
-    keep_checkpoints: int = 2  # newest ones kept, besides the best
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto = online if an API key is set up
-    wandb_project: str = "sslsv"
-    tensorboard: bool = True
-    progress: bool = True  # progress bar in the terminal
-    max_failures: int = 3  # restarts after crashes without a new checkpoint between them; -1 = without end
-
-    def __post_init__(self) -> None:
-        """Refuse counts below their smallest sensible value."""
-        check_place("storage", self.storage)
-        check_run_name(self.name)
-        at_least(1, self, "keep_checkpoints")
-        at_least(-1, self, "max_failures")
+        """Refuse a cosine that would rise."""
+        lowest = self.schedule.min_learning_rate
         refuse_if(
-            self.checkpoint_every_minutes <= 0,
-            f"checkpoint_every_minutes is {self.checkpoint_every_minutes}; it must be above 0",
+            "cosine" in self.schedule.name and lowest > self.learning_rate,
+            f"schedule.min_learning_rate is {lowest}, above learning_rate ({self.learning_rate}); a cosine "
+            "only falls: lower the first or raise the second",
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section
+class CollapseConfig:
+    """What to do when all embeddings become alike."""
+
+    # Embeddings spread evenly have 1, equal ones 0, those of new weights 0.03 to 0.1.
+    min_feature_std: Annotated[float, Field(ge=0, description="spread below which they are alike")] = 0.01
+    # In a search, stopping saves the rest of a dead trial.
+    action: Literal["warn", "stop", "ignore"] = "warn"
+
+
+@section
+class TrainConfig:
+    """The loop: how long, how much at once, in which arithmetic."""
+
+    epochs: Annotated[int, Field(ge=1, description="passes over the training utterances")] = 100
+    batch_size: Annotated[int, Field(ge=2, description="utterances per step over all workers")] = 256
+    # The precision is that of encoder and projector; losses are always fp32.
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: Annotated[bool, Field(description="layout of convolutions; faster with bf16")] = False
+    compile: Annotated[bool, Field(description="minutes at the start, faster steps on GPUs")] = False
+    # Statistics over all workers make the run the same whatever their number.
+    sync_batchnorm: Annotated[bool, Field(description="batch statistics over all workers")] = True
+    # For a small GPU, this comes first: the very same run in half the memory and 1.3 times the time.
+    recompute: Annotated[bool, Field(description="compute activations again for the gradients")] = False
+    # If that is not enough: the loss still sees the whole batch, batch norm sees each chunk as a worker's.
+    chunk_size: Annotated[int | None, Field(ge=2, description="utterances per forward pass")] = None
+    patience: Annotated[int | None, Field(ge=1, description="validations without a better value")] = None
+    log_every_steps: Annotated[int, Field(ge=1, description="steps between two records")] = 50
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse ways to save memory that do not go together."""
+        refuse_if(
+            self.recompute and self.compile,
+            "recompute and compile are both true; a compiled step chooses by itself what it keeps: set one "
+            "of them to false",
+        )
+        refuse_if(
+            self.chunk_size is not None and self.compile,
+            f"chunk_size is {self.chunk_size} and compile true; chunks can't be compiled: set compile to "
+            "false, or chunk_size to null",
+        )
+        refuse_if(
+            self.chunk_size is not None and self.sync_batchnorm,
+            f"chunk_size is {self.chunk_size} and sync_batchnorm true, but a chunk knows no batch statistics "
+            "other than its own; set recompute to true instead of chunk_size (the same run in less memory), "
+            "or sync_batchnorm to false (each chunk counts as a worker)",
+        )
+
+
+@section
+class LabelFreeConfig:
+    """The probe: training utterances, heard without their labels at every validation."""
+
+    # RankMe and LiDAR compare only at the same number. Views of 4096 utterances take 1 GB.
+    utterances: Annotated[int, Field(ge=0, le=4096, description="drawn once; 0 = no values")] = 256
+    views: Annotated[int, Field(ge=2, description="views of each utterance, each augmented anew")] = 4
+    crop_seconds: Annotated[float, Field(ge=0.1, description="length of a view")] = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse a probe that has nothing to compare."""
+        refuse_if(self.utterances == 1, "utterances is 1; it must be 0 (no label-free values), or 2 or more")
+
+
+@section
+class EvaluationConfig:
+    """Trials that choose the checkpoint (validation) and trials that are only reported (test)."""
+
+    every_epochs: Annotated[int, Field(ge=1, description="epochs between two validations")] = 1
+    held_out_speakers: Annotated[int, Field(ge=0, description="training speakers for validation")] = 0
+    held_out_is_shifted: Annotated[bool, Field(description="validation has noises and rooms")] = False
+    validation: Annotated[Place | None, Field(description="own list, `1|0 enrolment test` a line")] = None
+    label_free: LabelFreeConfig = field(default_factory=LabelFreeConfig)
+    # Null: eer if there are validation trials, else no checkpoint is the best.
+    criterion: Annotated[Criterion | None, Field(description="chooses the best checkpoint")] = None
+    test: Annotated[tuple[Place, ...], Field(description="lists that never choose anything")] = ()
+    test_every_epochs: Annotated[int, Field(ge=0, description="0 = the test only at the end")] = 0
+    batch_seconds: Annotated[float, Field(gt=0, description="audio in one forward pass")] = 120.0
+    allow_validation_on_test: Annotated[bool, Field(description="the report then says so")] = False
+
+    def __post_init__(self) -> None:
+        """Refuse two kinds of validation, a criterion without values, and test lists that share a name."""
+        refuse_if(
+            self.held_out_speakers == 1,
+            "held_out_speakers is 1; nontarget trials need 2 or more, and 0 means none",
+        )
+        refuse_if(
+            self.validation is not None and self.held_out_speakers > 0,
+            f"validation is {self.validation!r} and held_out_speakers {self.held_out_speakers}; keep one: "
+            "held_out_speakers=0 or validation=null",
+        )
+        refuse_if(
+            self.held_out_is_shifted and self.held_out_speakers == 0,
+            "held_out_is_shifted is true, but held_out_speakers is 0; own lists are heard as they are, so "
+            "set it to false, or hold speakers out",
+        )
+        is_label_free = self.criterion is not None and self.criterion.startswith("label_free/")
+        refuse_if(
+            is_label_free and self.label_free.utterances == 0,
+            f"criterion is {self.criterion!r}, but label_free.utterances is 0, so it is not computed; "
+            "give it utterances, such as 256, or choose another criterion",
+        )
+        refuse_if(
+            self.criterion is not None and not is_label_free and not self.has_validation_trials,
+            f"criterion is {self.criterion!r}, but there are no validation trials; set held_out_speakers or "
+            "validation, or choose by a value without labels, such as 'label_free/pseudo_eer'",
+        )
+        # Metrics of a list are called `test/<file name>/...`.
+        names = [os.path.basename(os.path.normpath(each)) for each in self.test]
+        twice = {name for name in names if [*names, "validation"].count(name) > 1}
+        refuse_if(
+            bool(twice),
+            f"test is {list(self.test)}; its results are kept by file name, and {sorted(twice)} is there "
+            "twice ('validation' is always taken): rename the file, or name it once",
+        )
+
+    @property
+    def has_validation_trials(self) -> bool:
+        """True if there are trials, listed or made from held-out speakers, that may choose."""
+        return self.validation is not None or self.held_out_speakers > 0
+
+    @property
+    def chosen_by(self) -> Criterion | None:
+        """The value that chooses the best checkpoint; None: there is no best one, only a last one."""
+        return self.criterion or ("eer" if self.has_validation_trials else None)
+
+
+@section
+class RunConfig:
+    """What a run is called, where it goes, and who is told."""
+
+    # All machines must share the storage: a folder, or a URI (s3://, gs://, ...).
+    storage: Annotated[Place, Field(description="holds one folder per run")] = "runs"
+    name: Annotated[str | None, Field(description="null = the yaml's file name without .yml")] = None
+    checkpoint_every_minutes: Annotated[float, Field(gt=0, description="also after validations")] = 10.0
+    keep_checkpoints: Annotated[int, Field(ge=1, description="newest ones kept, besides the best")] = 2
+    # With "auto", wandb is online if an API key is set up.
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    wandb_project: str = "sslsv"
+    tensorboard: bool = True
+    progress: Annotated[bool, Field(description="progress bar in the terminal")] = True
+    # Crashes count only if no new checkpoint came between them; -1 is without end.
+    max_failures: Annotated[int, Field(ge=-1, description="restarts after crashes")] = 3
+
+    def __post_init__(self) -> None:
+        """Refuse names that are no name of a folder directly below the storage."""
+        refuse_if(
+            self.name is not None and (self.name.strip() in ("", ".", "..") or bool({*"/\\"} & {*self.name})),
+            f"name is {self.name!r}; it names one folder below run.storage: give a word without path "
+            "separators (run.storage takes the path)",
+        )
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@section
 class ResourcesConfig:
     """What a run takes of the machine or cluster."""
 
-    # Training processes, one GPU each if there are any; [1, 8]: as many as fit, following the cluster.
-    workers: Workers = 1
-    gpu: bool | None = None  # null = one per worker if the cluster has any
-    threads_per_worker: int | None = None  # on CPUs; null = the machine's cores shared by its workers
-    cpus_per_worker: float = 0.5  # logical CPUs reserved for each training process
-    data_tasks: int | None = None  # data processes at once over all workers; null = as many as CPUs allow
-    cpus_per_data_task: float = 0.5  # logical CPUs reserved for each; they run niced, on one thread
-    utterances_per_block: int = 1024  # made by one data task: fewer = less memory, more overhead of Ray
-    resize_minutes: float = 1.0  # workers in a range: how often to look whether more would fit
-    wait_minutes: float = 10.0  # for machines that were lost; longer while an autoscaler is starting some
-    hang_minutes: float = 10.0  # without a sign of life from a worker before all are started again
+    # Training processes with one GPU each if there are any; [1, 8]: as many as fit, following the cluster.
+    workers: Count | tuple[Count, Count] = 1
+    gpu: Annotated[bool | None, Field(description="null = one per worker if the cluster has any")] = None
+    threads_per_worker: Annotated[int | None, Field(ge=1, description="null = an even share")] = None
+    cpus_per_worker: Annotated[float, Field(gt=0, description="logical CPUs, reserved")] = 0.5
+    data_tasks: Annotated[int | None, Field(ge=1, description="over all workers; null = all CPUs")] = None
+    cpus_per_data_task: Annotated[float, Field(gt=0, description="logical CPUs, reserved")] = 0.5
+    # Fewer utterances a block take less memory and more overhead of Ray.
+    utterances_per_block: Annotated[int, Field(ge=1, description="made by one data task")] = 1024
+    resize_minutes: Annotated[float, Field(gt=0, description="between looks for more workers")] = 1.0
+    # While an autoscaler is starting machines, the wait is longer.
+    wait_minutes: Annotated[float, Field(gt=0, description="wait for machines that were lost")] = 10.0
+    hang_minutes: Annotated[float, Field(gt=0, description="silence of a worker before a restart")] = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse counts, shares and times below their smallest sensible value."""
-        check_workers(self.workers)
-        at_least(1, self, "threads_per_worker", "data_tasks", "utterances_per_block")
-        for name in (
-            "cpus_per_worker", "cpus_per_data_task", "resize_minutes", "wait_minutes", "hang_minutes"
-        ):  # fmt: skip
-            refuse_if(getattr(self, name) <= 0, f"{name} is {getattr(self, name)}; it must be above 0")
+        """Refuse a range upside down."""
+        fewest, most = self.fewest_workers, self.most_workers
+        refuse_if(most < fewest, f"workers is {[fewest, most]}; the fewest come first: [{most}, {fewest}]")
 
     @property
     def fewest_workers(self) -> int:
@@ -132,17 +256,15 @@ class ResourcesConfig:
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
-ModelConfig = SimCLR.Config | VICReg.Config | VIbCReg.Config | BarlowTwins.Config
-
-
-@dataclass(frozen=True, kw_only=True)
+@section
 class Config:
     """All settings of a run; the same settings and the same data give the same run."""
 
-    seed: int = 1717  # of everything that is drawn: weights, order, crops, noise
+    # The seed decides all draws: weights, order, crops, noise.
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1717
     data: DataConfig = field(default_factory=DataConfig)
-    encoder: ThinResNet34.Config = field(default_factory=ThinResNet34.Config)
-    model: Annotated[ModelConfig, Field(discriminator="name")] = field(default_factory=SimCLR.Config)
+    encoder: Annotated[Any, choice("encoders")] = field(default_factory=choice("encoders", "thin_resnet34"))
+    model: Annotated[Any, choice("models")] = field(default_factory=choice("models", "simclr"))
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -151,8 +273,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse sections that do not go together."""
-        refuse_if(not 0 <= self.seed < 2**63, f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
-        check_equal_shares(self.train, self.resources.workers)
+        _check_shares(self.train, self.resources)
         schedule = self.optimizer.schedule
         refuse_if(
             schedule.name == "warmup_cosine" and schedule.warmup_epochs > self.train.epochs,
@@ -179,33 +300,75 @@ class Config:
         )
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Settings from a yaml file, then `key.path=value` overrides; where `run.name` is null, the file's stem.
+def _check_shares(train: TrainConfig, resources: ResourcesConfig) -> None:
+    """Refuse worker counts that cannot share the batch, and a range of them that changes the result.
 
-    Raises `ConfigError`: one sentence with the file, the key, what was given and what is allowed.
+    Within a range the counts that do not divide the batch are left out; see `usable_counts`.
+    """
+    size, chunk_size = train.batch_size, train.chunk_size
+    for count in (resources.fewest_workers, resources.most_workers):
+        share, rest = divmod(size, count)
+        refuse_if(
+            rest > 0,
+            f"train.batch_size is {size}, which {count} resources.workers cannot share equally; "
+            f"use {max(share, 1) * count} or {(share + 1) * count}",
+        )
+        fitting = [divisor for divisor in range(2, share + 1) if share % divisor == 0]
+        refuse_if(
+            chunk_size is not None and share % chunk_size != 0,
+            f"train.chunk_size is {chunk_size}, which does not divide the {share} utterances of each worker "
+            f"(train.batch_size {size} over {count} resources.workers); use "
+            f"{min(fitting, key=lambda divisor: abs(divisor - (chunk_size or 0)), default='null')}",
+        )
+    refuse_if(
+        not isinstance(resources.workers, int) and shows_shares(train),
+        "resources.workers is a range and train.sync_batchnorm false: batch statistics of one worker's "
+        "share would change with the number of workers; set train.sync_batchnorm to true, or give one number",
+    )
+
+
+def shows_shares(train: TrainConfig) -> bool:
+    """Return whether the number of workers changes the result: batch statistics are those of one's share."""
+    return not train.sync_batchnorm and train.chunk_size is None
+
+
+def usable_counts(workers: int | tuple[int, int], batch_size: int, chunk_size: int | None) -> list[int]:
+    """Return the numbers of workers, rising, whose shares are equal and a whole number of chunks."""
+    fewest, most = (workers, workers) if isinstance(workers, int) else workers
+    return [n for n in range(fewest, most + 1) if batch_size % (n * (chunk_size or 1)) == 0]
+
+
+def is_among(root: str, name: str | None, names: Sequence[str]) -> bool:
+    """Return whether a list is one of several, however their paths below `root` are spelt."""
+    paths = {os.path.abspath(os.path.join(root, other)) for other in names}
+    return name is not None and os.path.abspath(os.path.join(root, name)) in paths
+
+
+def is_better(criterion: Criterion, value: float, than: float) -> bool:
+    """Return whether a value of the criterion is strictly better than another."""
+    return value < than if criterion in get_args(LowerIsBetter) else value > than
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Return settings from a yaml file and `key.path=value` overrides; a null `run.name` is the file's stem.
+
+    ConfigError is one sentence with the file, the key, what was given and what is allowed.
     """
     path = locate(path)
-    raw = read_yaml(path)
-    try:
-        config = build(Config, {} if raw is None else raw)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    config = apply_overrides(config, overrides)
-    if config.run.name is None:
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, name=path.stem))
-    return config
+    config = apply_overrides(load(Config, path), overrides)
+    return config if config.run.name is not None else apply_overrides(config, {"run.name": path.stem})
 
 
 def to_yaml(config: Config) -> str:
-    """Every setting as yaml that `load_config` reads back to an equal config."""
-    return dump_yaml(dataclasses.asdict(config))
+    """Return every setting as yaml that `read_config` reads back to an equal config."""
+    return dump_yaml(to_dict(config))
 
 
 def read_config(text: str) -> Config:
-    """The settings that `to_yaml` wrote."""
+    """Return the settings that `to_yaml` wrote."""
     return build(Config, parse_yaml(text))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Every setting as plain nested values."""
+    """Return every setting as plain nested values."""
     return dataclasses.asdict(config)

@@ -1,213 +1,397 @@
-"""Strict settings: plain mappings into trees of frozen dataclasses, every error one sentence."""
+"""Read yaml and `key.path=value` into frozen, checked sections; a mistake becomes one sentence."""
 
+import dataclasses
 import difflib
+import io
 import json
-import math
 import re
-import types
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from functools import cache
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass, is_pydantic_dataclass, rebuild_dataclass
+from pydantic_core import PydanticKnownError, core_schema
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from typing_extensions import dataclass_transform
 
-from sslsv.strict_yaml import FLOAT_PATTERN, ConfigError
+from sslsv import registry
 
 Section = TypeVar("Section")
 
+FOLDER = Path(__file__).resolve().parents[1]  # holds configs/ and tune_spaces/, unless installed without them
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-def build(section: type[Section], raw: Any, path: str = "") -> Section:
-    """Checked instance of dataclass `section` from plain values.
 
-    Keys must exist, types must fit exactly (an integer may stand for a float), numbers must be finite. Where
-    several dataclasses are possible the key `name` says which. Raises `ConfigError` for the first mistake.
+class ConfigError(ValueError):
+    """A setting that cannot be used: one sentence with what was given, what is wrong and what to do."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, Field))
+def section(kind: type[Section]) -> type[Section]:
+    """Make a class a section of settings: a frozen dataclass that pydantic checks whenever one is made.
+
+    Keys must exist, types fit exactly (a whole number may stand for a float), and numbers are finite.
     """
+    return dataclass(frozen=True, kw_only=True, config=_STRICT)(kind)  # type: ignore[return-value]
+
+
+class choice:
+    """Type a field as the settings of a file that its key `name` names, found by the registry.
+
+    Written `model: Annotated[Any, choice("models")]`; a list of choices is a tuple of that type. The bare
+    name of a file stands for its defaults.
+    """
+
+    def __init__(self, package: str, default: str = "") -> None:
+        self.package, self.default = package, default
+
+    def __call__(self) -> Any:
+        """Return the settings of the default with all its own defaults."""
+        return registry.settings_class(self.package, self.default)()
+
+    def sections(self) -> list[type]:
+        """Return the sections that may be chosen."""
+        return [registry.settings_class(self.package, name) for name in registry.names(self.package)]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def _check(self, given: Any) -> Any:
+        if dataclasses.is_dataclass(given):
+            return given
+        raw = {"name": given} if isinstance(given, str) else given
+        if not isinstance(raw, Mapping):
+            raise PydanticKnownError("dataclass_type", {"class_name": self.package})
+        if "name" not in raw:
+            choices = ", ".join(map(repr, registry.names(self.package)))
+            raise ValueError(f"name is missing; choose one of {choices}")
+        chosen = registry.settings_class(self.package, str(raw["name"]))
+        return _adapter(chosen).validate_json(json.dumps(raw))
+
+
+def build(kind: type[Section], raw: Any) -> Section:
+    """Return a checked section from plain values; raise ConfigError for the first mistake."""
     try:
         # The detour through JSON turns NumPy numbers (from a search) and tuples into plain values.
         text = json.dumps(raw, default=lambda value: value.item())
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"the settings hold something that is no plain value: {error}") from error
-    raw = json.loads(text)
-    _check_keys(raw, [section], path, section)
     try:
-        schema: Any = section  # a class is hashable, but mypy does not see it for type[Section]
-        checked: Section = _adapter(schema).validate_json(text, strict=True)
-        return checked
+        return _adapter(kind).validate_json(text)  # type: ignore[no-any-return, arg-type]
     except ValidationError as error:
-        raise ConfigError(_sentence(error.errors(include_url=False)[0], raw)) from error
-
-
-def nearest(given: str, choices: list[str]) -> str:
-    """`; did you mean 'x'?` with the most similar choice, else `; choose one of ...`."""
-    close = difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, choices))}"
+        raise ConfigError(_sentence(error.errors(include_url=False), kind, json.loads(text))) from error
 
 
 @cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if vars(kind).get("__pydantic_config__") != _STRICT:  # a dataclass of another make is as strict
+        kind.__pydantic_config__ = _STRICT
+        if is_pydantic_dataclass(kind):
+            rebuild_dataclass(kind, force=True)
+    return TypeAdapter(kind)
+
+
+@cache
+def annotations_of(kind: type) -> dict[str, Any]:
+    """Return field name -> annotation of a section, in its order."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
 def sections_of(annotation: Any) -> list[type]:
-    """The dataclasses that an annotation allows: none for a plain value, several for a choice by `name`."""
-    if get_origin(annotation) is Annotated:
-        return sections_of(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [section for member in get_args(annotation) for section in sections_of(member)]
-    return [annotation] if isinstance(annotation, type) and is_dataclass(annotation) else []
+    """Return the sections that an annotation allows: none for a plain value, all of them for a choice."""
+    if isinstance(annotation, choice):
+        return annotation.sections()
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return [annotation]
+    return [inner for part in get_args(annotation) for inner in sections_of(part)]
 
 
-@cache
-def annotations_of(section: type) -> dict[str, Any]:
-    """Field name -> annotation of a settings dataclass, in its order."""
-    hints = get_type_hints(section, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(section)}
-
-
-def name_of(section: type) -> str | None:
-    """What the key `name` must say for this dataclass to be chosen, or None where it is no `Literal`."""
-    names = get_args(annotations_of(section).get("name"))
-    return str(names[0]) if len(names) == 1 else None
+def describe(kind: type, path: str = "") -> Iterator[tuple[str, str, Any, str]]:
+    """Yield path, type, default and description of each setting; choices as `model[simclr].temperature`."""
+    for key, annotation in annotations_of(kind).items():
+        inner = sections_of(annotation)
+        for each in inner:
+            if each is kind:
+                continue  # one_of is among its own choices
+            name = f"[{each().name}]" if len(inner) > 1 else ""
+            yield from describe(each, f"{path}{key}{name}.")
+        if not inner:
+            text = "".join(getattr(part, "description", None) or "" for part in get_args(annotation))
+            shape = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+            yield path + key, getattr(shape, "__name__", str(shape)), getattr(kind(), key), text
 
 
 def refuse_if(is_wrong: bool, sentence: str) -> None:
-    """Raise the sentence as `ValueError` if something is wrong; for the `__post_init__` of sections."""
+    """Raise the sentence as ValueError if something is wrong; sections use it in `__post_init__`."""
     if is_wrong:
         raise ValueError(sentence)
 
 
-def at_least(smallest: int, section: object, *names: str) -> None:
-    """Refuse fields below `smallest`; null passes."""
-    for name in names:
-        value = getattr(section, name)
-        refuse_if(value is not None and value < smallest, f"{name} is {value}; it must be {smallest} or more")
+# A secret with a slash in it, as one in four of Amazon's has, needs the second form.
+_LOGIN = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@")
+_SECRET_OPTION = re.compile(r"(?i)[?&][^=&]*(key|secret|token|password|credential|signature)[^=&]*=")
 
 
-@cache
-def _adapter(section: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(section)
+def check_place(name: str, place: str) -> str:
+    """Return a path or URI; raise ValueError for a URI with credentials in it, without repeating them."""
+    refuse_if(
+        "://" in place and bool(_LOGIN.search(place) or _SECRET_OPTION.search(place)),
+        f"{name} is a URI with a user, password or key in it, which would be saved with the run; take it "
+        "out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws or the machine's role",
+    )
+    return place
 
 
-def _check_keys(raw: Any, sections: list[type], path: str, root: type) -> None:
-    """Refuse what the types alone do not: unknown keys, missing names, infinite numbers."""
-    where = path or "the config"
-    if not isinstance(raw, Mapping):
-        raise ConfigError(
-            f"{where} is {shown(raw)}, but it is a section of settings; write keys and values below it, "
-            "such as "
-            f"{', '.join(list(annotations_of(sections[0]))[:3])}"
-        )
-    section = _chosen(raw, sections, path)
-    annotations = annotations_of(section)
-    for key, value in raw.items():
-        full = f"{path}.{key}" if path else str(key)
-        if key not in annotations:
-            raise ConfigError(_unknown_key(str(key), path, section, sections, root))
-        inner = sections_of(annotations[key])
-        if inner and not (value is None and type(None) in get_args(annotations[key])):
-            _check_keys(value, inner, full, root)
-        elif any(isinstance(number, float) and not math.isfinite(number) for number in _leaves(value)):
-            raise ConfigError(f"{full} is {shown(value)}; give a finite number")
+Place = Annotated[str, AfterValidator(partial(check_place, "it"))]  # a path or a URI
 
 
-def _chosen(raw: Mapping[str, Any], sections: list[type], path: str) -> type:
-    """The dataclass that the key `name` asks for, or the only one there is."""
-    if len(sections) == 1:
-        return sections[0]
-    by_name = {str(name_of(section)): section for section in sections}
-    if "name" not in raw:
-        raise ConfigError(f"{path}.name is missing; choose one of {', '.join(map(repr, by_name))}")
-    given = raw["name"]
-    if not isinstance(given, str) or given not in by_name:
-        raise ConfigError(
-            f"{path}.name is {shown(given)}, which is not known{nearest(str(given), list(by_name))}"
-        )
-    return by_name[given]
-
-
-def _unknown_key(key: str, path: str, section: type, sections: list[type], root: type) -> str:
-    """Sentence for a key that is not there: whose it is, what it is spelt like, or what there is."""
-    full = f"{path}.{key}" if path else key
-    owners = [str(name_of(other)) for other in sections if key in annotations_of(other)]
-    if owners:
-        mine, theirs = name_of(section), " and ".join(owners)
-        return f"{full} is not a setting here: {mine} has no {key!r}; it belongs to {theirs}"
-    keys = list(annotations_of(section))
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    prefix = f"{path}." if path else ""
-    if close:
-        return f"{full} is not a setting; did you mean {prefix}{close[0]}?"
-    elsewhere = [other for other in _all_paths(root) if other.rpartition(".")[2] == key]
-    if elsewhere:
-        return f"{full} is not a setting; did you mean {elsewhere[0]}?"
-    return f"{full} is not a setting; {path or 'the config'} has {', '.join(keys)}"
-
-
-def _all_paths(section: type, path: str = "") -> Iterator[str]:
-    for key, annotation in annotations_of(section).items():
-        yield path + key
-        for inner in sections_of(annotation):
-            yield from _all_paths(inner, f"{path}{key}.")
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
-
-
-_WANTED = {
-    "int_type": "a whole number such as 32",
-    "int_from_float": "a whole number such as 32",
-    "float_type": "a number such as 0.5 or 1e-3",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "tuple_type": "a list such as [1, 2]",
-}
-
-
-def _sentence(error: Mapping[str, Any], raw: Any) -> str:
-    """One sentence from one of pydantic's error records; `raw` tells real keys from its class names."""
-    path, here = "", raw
-    for part in error["loc"]:
-        if isinstance(part, int):
-            path += f"[{part}]"
-            here = here[part] if isinstance(here, list | tuple) and part < len(here) else None
-        elif isinstance(here, Mapping) and part in here:
-            path += f".{part}" if path else str(part)
-            here = here[part]
-    kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
-    if kind == "value_error":
-        message = str(context["error"])
-        joint = "." if re.match(r"[a-z][a-z0-9_.]* is ", message) else ": "  # it begins with its field's name
-        return f"{path}{joint}{message}" if path else message
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", str(context["expected"]))
-        hint = nearest(str(given), choices) if choices else f"; choose {context['expected']}"
-        return f"{path} is {shown(given)}, which is not known{hint}"
-    if kind in _WANTED:
-        quoted = (
-            isinstance(given, str)
-            and kind in ("int_type", "float_type")
-            and re.fullmatch(FLOAT_PATTERN, given)
-        )
-        hint = ", without quotes" if quoted else ""
-        return f"{path} is {shown(given)}, but it must be {_WANTED[kind]}{hint}"
-    if kind in ("missing", "too_long", "too_short") and path:
-        whole = re.sub(r"\[\d+\]$", "", path)
-        return f"{whole} has the wrong number of values ({shown(given)}); the default shows how many it takes"
-    return f"{path or 'the config'} is {shown(given)}, which is wrong: {error['msg']}"
+def nearest(given: str, choices: Sequence[str]) -> str:
+    """Return `; did you mean 'x'?` with the most similar choice, else `; choose one of ...`."""
+    close = difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, choices))}"
 
 
 def shown(value: Any) -> str:
-    """The value as it may stand in a sentence: short, on one line."""
+    """Return a value as it may stand in a sentence: short, on one line."""
     if isinstance(value, Mapping):
         return "a section"
-    text = (
-        "empty"
-        if value is None
-        else {True: "true", False: "false"}.get(value, "")
-        if isinstance(value, bool)
-        else ""
-    )
-    text = text or repr(value)
+    text = "empty" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+_NUMBER_OF_VALUES = ", the wrong number of values; the default shows how many it takes"
+_MISTAKES = {  # pydantic's kinds of errors
+    "int_type": ", but it must be a whole number such as 32",
+    "int_from_float": ", but it must be a whole number such as 32",
+    "float_type": ", but it must be a number such as 0.5 or 1e-3",
+    "bool_type": ", but it must be true or false",
+    "string_type": ", but it must be text",
+    "tuple_type": ", but it must be a list such as [1, 2]",
+    "literal_error": ", which is not known; choose {expected}",
+    "missing": _NUMBER_OF_VALUES,
+    "too_short": _NUMBER_OF_VALUES,
+    "too_long": _NUMBER_OF_VALUES,
+    "greater_than": "; it must be above {gt:g}",
+    "greater_than_equal": "; it must be {ge:g} or more",
+    "less_than": "; it must be below {lt:g}",
+    "less_than_equal": "; it must be {le:g} or less",
+    "finite_number": "; give a finite number",
+    "dataclass_type": ", but it is a section of settings; write keys and values below it, such as {keys}",
+}
+
+
+def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
+    """Say what is wrong first; unknown keys before all else, because they are the cause of the rest."""
+    error = min(errors, key=lambda each: (each["type"] != "unexpected_keyword_argument", -len(each["loc"])))
+    kind, given, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "unexpected_keyword_argument":
+        return _unknown_key(error["loc"][-1], *_follow(error["loc"][:-1], root, raw), root)
+    path, annotation, _ = _follow(error["loc"], root, raw)
+    if kind == "value_error":
+        message = str(context["error"])
+        if message.startswith("it is "):
+            return path + message[2:]
+        joint = "." if re.match(r"[a-z][a-z0-9_.]* is ", message) else ": "  # it begins with its field's name
+        return f"{path}{joint}{message}" if path else message
+    if kind == "missing":
+        path = path.rpartition("[")[0]  # the item that is not there
+    keys = ", ".join([key for each in sections_of(annotation)[:1] for key in annotations_of(each)][:3])
+    mistake = _MISTAKES.get(kind, f", which is wrong: {error['msg']}").format(**context, keys=keys)
+    is_quoted = kind in ("int_type", "float_type") and re.fullmatch(r"[-+.\deE]*\d[-+.\deE]*", str(given))
+    hint = ", without quotes" if is_quoted and isinstance(given, str) else ""
+    return f"{path or 'the config'} is {shown(given)}{mistake}{hint}"
+
+
+def _follow(loc: Sequence[int | str], root: type, raw: Any) -> tuple[str, Any, Any]:
+    """Return key path, annotation and plain value of a place; pydantic's own words in `loc` are left out."""
+    path, annotation = "", root
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+            raw = raw[part] if part < len(raw) else None
+        elif isinstance(raw, Mapping) and part in raw:
+            annotation = annotations_of(_chosen(annotation, raw))[part]
+            path, raw = f"{path}.{part}" if path else part, raw[part]
+    return path, annotation, raw
+
+
+def _chosen(annotation: Any, raw: Mapping[str, Any]) -> type:
+    sections = sections_of(annotation)
+    named = [each for each in sections if len(sections) > 1 and each().name == raw.get("name")]
+    return [*named, *sections][0]
+
+
+def _unknown_key(key: str, path: str, annotation: Any, raw: Any, root: type) -> str:
+    """Say whose key it is, what it is spelt like, or which keys there are."""
+    prefix, own = f"{path}." if path else "", _chosen(annotation, raw)
+    owners = [each for each in sections_of(annotation) if each is not own and key in annotations_of(each)]
+    if owners:
+        theirs = " and ".join(each().name for each in owners)
+        return f"{prefix}{key} is not a setting here: {own().name} has no {key!r}; it belongs to {theirs}"
+    everywhere = {other.rpartition(".")[2]: other for other in _all_paths(root)}
+    close = [prefix + other for other in difflib.get_close_matches(key, annotations_of(own), n=1)]
+    close += [everywhere[other] for other in difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)]
+    hint = f"did you mean {close[0]}?" if close else ""
+    return f"{prefix}{key} is not a setting; " + (
+        hint or f"{path or 'the config'} has {', '.join(annotations_of(own))}"
+    )
+
+
+def _all_paths(kind: type, path: str = "") -> Iterator[str]:
+    for key, annotation in annotations_of(kind).items():
+        yield path + key
+        for inner in sections_of(annotation):
+            if inner is not kind:  # one_of is among its own choices
+                yield from _all_paths(inner, f"{path}{key}.")
+
+
+def apply_overrides(section: Section, overrides: Sequence[str] | Mapping[str, Any]) -> Section:
+    """Return new settings with some replaced: `["train.epochs=20"]` (read as yaml) or `{"train.epochs": 20}`.
+
+    A mapping as value sets several keys of a section. Another `name` of a choice (as in `model.name=vicreg`)
+    starts that section anew with that choice's defaults; keys given beside it apply to it, in any order. An
+    item of a list of choices goes by its name: `data.augment.noise.probability=0.5`.
+    """
+    raw: dict[str, Any] = dataclasses.asdict(section)  # type: ignore[call-overload]
+    # Outer keys come first, and a `name` before the keys beside it.
+    for key, value in sorted(leaves_of(overrides), key=lambda leaf: leaf[0].removesuffix(".name").count(".")):
+        _set(raw, type(section), key, value)
+    return build(type(section), raw)
+
+
+def leaves_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return key path and plain value of all that overrides set; ConfigError for what is no override."""
+    changes = dict(overrides) if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
+    return [leaf for key, value in changes.items() for leaf in _flat(key, value)]
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """Return `key.path: old -> new` for every setting in which two sections differ.
+
+    A setting that only one of them has, by its choices, is `(none)` in the other.
+    """
+    before, after = (dict(_flat("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new))
+    texts = [{key: shown(value) for key, value in tree.items()} for tree in (before, after)]
+    return [
+        f"{key}: {texts[0].get(key, '(none)')} -> {texts[1].get(key, '(none)')}"
+        for key in before | after
+        if key not in before or key not in after or before[key] != after[key]
+    ]
+
+
+def _parsed(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"the override {text!r} is not of the form key.path=value, such as train.epochs=20")
+    try:
+        return key.strip(), parse_yaml(value)
+    except ConfigError as error:
+        raise ConfigError(f"the value of the override {text!r} cannot be read: {error}") from error
+
+
+def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield key paths and plain values; a list of choices, if split, as its order and its items by name."""
+    if splits_lists and isinstance(value, tuple) and value and isinstance(value[0], Mapping):
+        names = [item["name"] for item in value]
+        yield path, names
+        value = dict(zip(names, value, strict=True))
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(f"{path}.{key}" if path else str(key), inner, splits_lists)
+    else:
+        yield path, value
+
+
+def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
+    """Put one value at its path; keys that do not exist are left for `build` to refuse."""
+    *parents, last = path.split(".")
+    for depth, parent in enumerate(parents):
+        if isinstance(raw, tuple):
+            raw = next((item for item in raw if item["name"] == parent), None)
+        else:
+            known = [annotations_of(each) for each in sections_of(annotation)]
+            annotation = next((keys[parent] for keys in known if parent in keys), None)
+            if raw.get(parent) is None and (annotation is None or sections_of(annotation)):
+                raw[parent] = {}
+            raw = raw[parent]
+        if not isinstance(raw, dict) and not (isinstance(raw, tuple) and sections_of(annotation)):
+            above = ".".join(parents[: depth + 1])
+            raise ConfigError(f"{path} is not a setting: {above} is a single value; set {above} itself")
+    if last == "name" and len(sections_of(annotation)) > 1 and raw.get("name") != value:
+        raw.clear()
+    raw[last] = value
+
+
+class _Constructor(SafeConstructor):
+    """Reads dates as text, and names both lines of a key that is there twice."""
+
+    def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
+        try:
+            return bool(super().check_mapping_key(node, key_node, mapping, key, value))
+        except DuplicateKeyError as error:
+            first = next(
+                other.start_mark.line + 1 for other, _ in node.value if other.value == key_node.value
+            )
+            problem = f"the key {key!r} is already there at line {first}; keep one of them"
+            raise MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark) from error
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)  # version 1.2: 1e-3 is a number, `on` is text
+    yaml.Constructor = _Constructor
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    return yaml
+
+
+def locate(path: str | Path) -> Path:
+    """Return a path as it is, or below the project's folder if it is relative and only there.
+
+    `ray submit` copies a command to the head node's home and runs it there, where no configs/ lies; a wrong
+    name is then told beside the names that there are.
+    """
+    path = Path(path)
+    if path.is_absolute() or path.exists():
+        return path
+    is_in_folder = not path.parent.exists() and (FOLDER / path.parent).is_dir()
+    return FOLDER / path if is_in_folder or (FOLDER / path).is_file() else path
+
+
+def load(kind: type[Section], path: Path) -> Section:
+    """Return a checked section from a yaml file; ConfigError names the file and what is wrong."""
+    if not path.is_file():
+        names = sorted(str(other) for other in path.parent.glob("*.y*ml"))
+        hint = nearest(str(path), names) if names else f"; there is none in {path.parent}"
+        raise ConfigError(f"{path} is no yaml file{hint}")
+    try:
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
+        return build(kind, {} if raw is None else raw)
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the plain values of one yaml document; ConfigError names the line of a mistake."""
+    try:
+        return _yaml().load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "an unknown place"
+        raise ConfigError(f"the yaml is broken at {where}: {error.problem or error.context}") from error
+    except (YAMLError, RecursionError) as error:
+        raise ConfigError(f"the yaml is broken: {' '.join(str(error).split())}") from error
+
+
+def dump_yaml(mapping: Mapping[str, Any]) -> str:
+    """Return yaml in the mapping's order, from which `parse_yaml` gives the same values back."""
+    stream = io.StringIO()
+    _yaml().dump(dict(mapping), stream)
+    return stream.getvalue()

@@ -13,13 +13,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from sslsv.config import Config, ConfigError, differences, load_config, read_config, to_yaml
+from sslsv.config import Config, ConfigError, differences, load_config, read_config, shows_shares, to_yaml
 from sslsv.runs.checkpoint import FOLDER, NAME, newest_sound_checkpoint
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.lock import only_command_on
 from sslsv.runs.storage import below
-from sslsv.worker_counts import shows_shares
 
 # Settings that may change between a run and its continuation: where it runs, not what it computes.
 FREE_SECTIONS = ("run", "resources")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from sslsv.config import ConfigError, load_config
-from sslsv.project import FOLDER, locate
+from sslsv.settings import FOLDER, locate
 
 
 def test_locate__what_is_here_comes_first_then_the_projects_own(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 import pytest
 
-from sslsv.strict_yaml import ConfigError, dump_yaml, parse_yaml
+from sslsv.settings import ConfigError, dump_yaml, parse_yaml
 
 
 @pytest.mark.parametrize(

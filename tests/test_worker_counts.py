@@ -1,7 +1,6 @@
 import pytest
 
-from sslsv.config import Config, ConfigError, apply_overrides, read_config, to_yaml
-from sslsv.worker_counts import usable_counts
+from sslsv.config import Config, ConfigError, apply_overrides, read_config, to_yaml, usable_counts
 
 
 def test_usable_counts__are_those_in_the_range_that_divide_the_batch():

@@ -35,12 +35,11 @@ from sslsv.cluster.elastic import ElasticTrainer, Rules
 from sslsv.cluster.failure import failure_sentence, is_failure_of_system
 from sslsv.cluster.token import keep_token_private
 from sslsv.cluster.worker import train_worker
-from sslsv.config import Config, ResourcesConfig, to_yaml
+from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
 from sslsv.runs.display import ActorBoard, ProgressActor, live_display
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import wandb_environment, wandb_mode
 from sslsv.runs.storage import absolute
-from sslsv.worker_counts import usable_counts
 
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {

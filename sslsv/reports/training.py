@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from statistics import fmean
 
-from sslsv.config import ConfigError, read_config
+from sslsv.config import ConfigError, is_among, read_config
 from sslsv.reports.learning_curves import METRICS, TEST, Record, curve_sections
 from sslsv.reports.page import (
     Html,
@@ -30,7 +30,6 @@ from sslsv.reports.page import (
 )
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.storage import below
-from sslsv.setting_checks import is_among
 
 MAX_SENTENCES = 1000  # on recordings that could not be read
 IDENTITY = ("started", "wandb_id")  # in run.json, beside the environment

@@ -7,14 +7,11 @@ the tools of the storage look for them: the environment (`AWS_ACCESS_KEY_ID`, `A
 
 import os
 import posixpath
-import re
 from typing import Any
 
 from pyarrow import fs
 
-# The second form is a secret with a slash in it, as one in four of Amazon's has.
-_LOGIN = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@")
-_SECRET_OPTION = re.compile(r"(?i)[?&][^=&]*(key|secret|token|password|credential|signature)[^=&]*=")
+from sslsv.settings import check_place
 
 
 def is_uri(place: str) -> bool:
@@ -52,12 +49,3 @@ def open_filesystem(place: str) -> tuple[Any, str]:
             "s3://bucket/folder"
         ) from error
     return filesystem, path.rstrip("/")
-
-
-def check_place(name: str, place: str) -> None:
-    """Raise ValueError for a URI with credentials in it, without repeating them."""
-    if is_uri(place) and (_LOGIN.search(place) or _SECRET_OPTION.search(place)):
-        raise ValueError(
-            f"{name} is a URI with a user, password or key in it, which would be saved with the run; take it "
-            "out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws or the machine's role"
-        )

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 from scipy.stats import kendalltau
 
-from sslsv.evaluation.settings import Criterion, LowerIsBetter
+from sslsv.config import Criterion, LowerIsBetter
 
 TRUTH = "eer"
 LABEL_FREE = tuple(name for name in get_args(Criterion) if name.startswith("label_free/"))

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from ray.tune.search import sample
 
-from sslsv.overrides import leaves_of
-from sslsv.settings import refuse_if
+from sslsv.settings import leaves_of, refuse_if
 
 
 @dataclass(frozen=True)

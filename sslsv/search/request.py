@@ -8,12 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from sslsv.config import Config, differences, read_config, to_yaml
-from sslsv.project import locate
+from sslsv.config import Config, differences, read_config, shows_shares, to_yaml
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
 from sslsv.search.space import Space
-from sslsv.worker_counts import shows_shares
+from sslsv.settings import locate
 
 # May differ when a sweep goes on: where it runs.  Other numbers of threads or workers change last bits.
 FREE_SECTIONS = ("resources", "run")

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from sslsv.evaluation.settings import LowerIsBetter
-from sslsv.project import locate
+from sslsv.config import LowerIsBetter
 from sslsv.search.dimensions import When, read_dimensions
 from sslsv.search.schedulers import RunAll, Scheduler
 from sslsv.search.space_checks import check_metrics, check_parameters, check_rungs, check_searcher
-from sslsv.settings import nearest, refuse_if
+from sslsv.settings import locate, nearest, refuse_if
 
 __all__ = ["Space", "When", "load_space"]
 

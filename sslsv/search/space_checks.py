@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
-from sslsv.evaluation.settings import Criterion
+from sslsv.config import Criterion
 from sslsv.search.dimensions import Choice, Dimension, When, leaves_within
 from sslsv.search.population import SCHEDULE_LIKE, Population
 from sslsv.search.schedulers import Asha, Hyperband, RunAll, Scheduler, TopK

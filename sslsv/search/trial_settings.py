@@ -7,12 +7,11 @@ from typing import Any
 
 from sslsv.config import Config, ConfigError, apply_overrides, load_config, to_dict
 from sslsv.data.channel import channel_of
-from sslsv.overrides import leaves_of
 from sslsv.search.dimensions import When, leaves_within, read_dimensions
 from sslsv.search.schedulers import RunAll
 from sslsv.search.space import Space
 from sslsv.search.suggestions import Suggester, value_at
-from sslsv.settings import refuse_if, shown
+from sslsv.settings import leaves_of, refuse_if, shown
 
 
 def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:

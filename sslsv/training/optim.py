@@ -1,41 +1,12 @@
 """Optimisers: which parameters decay, LARS, and gradient clipping."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sslsv.training.schedules import ScheduleConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """Optimiser, its learning rate and how that moves."""
-
-    name: Literal["adam", "adamw", "sgd", "lars"] = "adam"
-    learning_rate: float = 1e-3  # highest rate of the run, for the whole (global) batch: it is never rescaled
-    weight_decay: float = 0.0  # of weight matrices and kernels; biases and norms (1-D) never decay
-    momentum: float = 0.9  # sgd and lars
-    clip_norm: float | None = None  # largest L2 norm of all gradients together; null = no clipping
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot train."""
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm is {self.clip_norm}; give a norm above 0, or null for no clipping")
-        if "cosine" in self.schedule.name and self.schedule.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"schedule.min_learning_rate ({self.schedule.min_learning_rate}) is above learning_rate "
-                f"({self.learning_rate}); a cosine only falls: lower the first or raise the second"
-            )
+from sslsv.config import OptimizerConfig
 
 
 class LARS(torch.optim.Optimizer):

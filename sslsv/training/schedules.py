@@ -1,30 +1,8 @@
 """Learning rate schedules: pure functions of the step, so that nothing has to be saved or restored."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How the learning rate moves over a run; each setting counts only for the schedules it names."""
-
-    name: Literal["constant", "step", "cosine", "warmup_cosine"] = "step"
-    warmup_epochs: float = 10.0  # warmup_cosine: epochs of linear rise; fractions allowed
-    min_learning_rate: float = 1e-5  # cosine, warmup_cosine: the learning rate of the very last step
-    decay_factor: float = 0.95  # step: what the learning rate is multiplied by
-    decay_every_epochs: int = 5  # step: epochs between two multiplications
-
-    def __post_init__(self) -> None:
-        """Refuse values that no schedule can follow."""
-        if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must be 0 or more")
-        if self.min_learning_rate < 0:
-            raise ValueError(f"min_learning_rate is {self.min_learning_rate}; it must be 0 or more")
-        if not 0 < self.decay_factor <= 1:
-            raise ValueError(f"decay_factor is {self.decay_factor}; it must be above 0 and at most 1")
-        if self.decay_every_epochs < 1:
-            raise ValueError(f"decay_every_epochs is {self.decay_every_epochs}; it must be 1 or more")
+from sslsv.config import ScheduleConfig
 
 
 def learning_rate(

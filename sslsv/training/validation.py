@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sslsv.config import Config
+from sslsv.config import Config, Criterion, is_better
 from sslsv.evaluation.diagnostics import collapse_report
 from sslsv.evaluation.label_free import Probe
-from sslsv.evaluation.settings import Criterion, is_better
 from sslsv.evaluation.verification import (
     Embedder,
     TrialSet,

@@ -2,11 +2,11 @@
 
 import pytest
 
-from sslsv.project import FOLDER
 from sslsv.runs.folder import RunFolder
 from sslsv.search.request import check_folder, describe_request
 from sslsv.search.space import load_space
 from sslsv.search.trial_settings import base_config, fix_parameters
+from sslsv.settings import FOLDER
 from sslsv.tune import parse_arguments
 
 

@@ -7,12 +7,12 @@ import pytest
 from ray import tune
 
 from sslsv.config import Config, EvaluationConfig, TrainConfig, to_dict, to_yaml
-from sslsv.overrides import leaves_of
 from sslsv.search import Asha, Halving, Hyperband, RunAll, Space, TopK, When
 from sslsv.search.history import History
 from sslsv.search.space import load_space
 from sslsv.search.suggestions import Suggester
 from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
+from sslsv.settings import leaves_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACES = sorted((ROOT / "tune_spaces").rglob("*.py"))

@@ -1,32 +1,29 @@
 """The level of a view."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from sslsv.data.audio import Waveform
 from sslsv.data.augmentations.base import Augmentation, Crop
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
-from sslsv.data.section import check_augmentation
+from sslsv.data.section import Probability, Range
+from sslsv.settings import section
 
 
 class Gain(Augmentation):
     """Makes a view louder or quieter."""
 
-    @dataclass(frozen=True, kw_only=True)
+    @section
     class Config:
         """Settings of the level."""
 
         name: Literal["gain"] = "gain"
-        probability: float = 1.0  # of a view to get a level of its own
-        level_db: tuple[float, float] = (-20.0, 5.0)  # change in dB, drawn uniformly
-
-        def __post_init__(self) -> None:
-            """Refuse a range in the wrong order."""
-            check_augmentation(self, "level_db")
+        probability: Probability = 1.0
+        level_db: Annotated[Range, Field(description="change in dB")] = (-20.0, 5.0)
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)

@@ -1,17 +1,17 @@
 """Noise, music or other people's speech, added at a ratio to the speech."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from sslsv.data.audio import Waveform
 from sslsv.data.augmentations.base import Augmentation, Crop, mean_square
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
-from sslsv.data.section import NOISE_FOLDER, check_augmentation
-from sslsv.settings import refuse_if
+from sslsv.data.section import NOISE_FOLDER, Probability, Range
+from sslsv.settings import refuse_if, section
 
 
 class NoiseDraw(NamedTuple):
@@ -26,26 +26,29 @@ class NoiseDraw(NamedTuple):
 class Noise(Augmentation):
     """Adds recordings of a bank such as MUSAN, one kind for each view."""
 
-    @dataclass(frozen=True, kw_only=True)
+    @section
     class Config:
         """Settings of noise; the defaults are those usual with MUSAN."""
 
         name: Literal["noise"] = "noise"
-        probability: float = 1.0  # of a view to be noisy
+        probability: Probability = 1.0
         # Folders of `folder`, equally likely.
         kinds: tuple[Literal["noise", "music", "speech"], ...] = ("noise", "music", "speech")
-        snr_db: tuple[float, float] = (0.0, 15.0)  # speech to noise, dB, drawn uniformly; lower is harder
-        music_snr_db: tuple[float, float] = (5.0, 15.0)  # speech to music, dB
-        speech_snr_db: tuple[float, float] = (13.0, 20.0)  # speech to other speech (babble), dB
-        speech_files: tuple[int, int] = (1, 1)  # recordings summed for babble at equal levels, e.g. (3, 7)
-        folder: str = NOISE_FOLDER  # below data.root, or absolute; holds a folder for each kind
+        # Ratios are drawn uniformly; lower is harder.
+        snr_db: Annotated[Range, Field(description="speech to noise, dB")] = (0.0, 15.0)
+        music_snr_db: Annotated[Range, Field(description="speech to music, dB")] = (5.0, 15.0)
+        speech_snr_db: Annotated[Range, Field(description="speech to babble, dB")] = (13.0, 20.0)
+        # Babble is a sum of recordings of other people at equal levels; (3, 7) is usual.
+        speech_files: Annotated[tuple[int, int], Field(description="recordings summed for babble")] = (1, 1)
+        folder: Annotated[str, Field(description="below data.root; a folder for each kind")] = NOISE_FOLDER
 
         def __post_init__(self) -> None:
-            """Refuse ranges in the wrong order and a list without kinds."""
-            check_augmentation(self, "snr_db", "music_snr_db", "speech_snr_db", "speech_files")
-            least = self.speech_files[0]
-            refuse_if(least < 1, f"speech_files starts at {least}; babble needs at least 1")
+            """Refuse a list without kinds, and numbers of files that are none."""
             refuse_if(not self.kinds, "kinds is empty: name noise, music or speech, or leave noise out")
+            low, high = self.speech_files
+            refuse_if(
+                not 1 <= low <= high, f"speech_files is ({low}, {high}): babble has 1 or more, such as (3, 7)"
+            )
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)

@@ -1,33 +1,34 @@
 """One of several augmentations, such as either a room or a noise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from sslsv.data.audio import Waveform
 from sslsv.data.augmentations.base import Augmentation, Crop, make_augmentation
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
-from sslsv.data.section import AugmentationSettings, check_augmentation
-from sslsv.settings import refuse_if
+from sslsv.data.section import Augmentations, Probability
+from sslsv.settings import refuse_if, section
 
 
 class OneOf(Augmentation):
     """Applies one of its choices to each view; a choice draws from the stream of the `one_of`."""
 
-    @dataclass(frozen=True, kw_only=True)
+    @section
     class Config:
         """Settings of a choice; without choices nothing happens."""
 
         name: Literal["one_of"] = "one_of"
-        probability: float = 1.0  # of a view to get one of the choices
-        choices: tuple[AugmentationSettings, ...] = ()
-        weights: tuple[float, ...] = ()  # one for each choice; a choice's share is its weight over their sum
+        probability: Probability = 1.0
+        choices: Augmentations = ()
+        # A choice's share is its weight over the sum of weights.
+        weights: Annotated[tuple[float, ...], Field(description="one for each choice; none = equal")] = ()
 
         def __post_init__(self) -> None:
             """Refuse weights that are no shares of the choices."""
-            check_augmentation(self)
             given, count = list(self.weights), len(self.choices)
             refuse_if(
                 bool(given) and (len(given) != count or min(given) < 0 or not any(given)),

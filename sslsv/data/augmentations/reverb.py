@@ -1,18 +1,19 @@
 """The echo of a room: convolution with its impulse response (rir)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from scipy import fft
 
 from sslsv.data.audio import SAMPLE_RATE, Waveform
 from sslsv.data.augmentations.base import Augmentation, Crop, mean_square
 from sslsv.data.bank import Bank, Rir
 from sslsv.data.draws import Draws
-from sslsv.data.section import RIR_FOLDER, check_augmentation
+from sslsv.data.section import RIR_FOLDER, Probability
+from sslsv.settings import section
 
 Spectrum = npt.NDArray[np.complex64]
 
@@ -25,17 +26,13 @@ _RIR_STEP = SAMPLE_RATE // 8  # rirs of about the same length share an FFT lengt
 class Reverb(Augmentation):
     """Places a view in a room of a folder of impulse responses."""
 
-    @dataclass(frozen=True, kw_only=True)
+    @section
     class Config:
         """Settings of reverberation."""
 
         name: Literal["reverb"] = "reverb"
-        probability: float = 1.0  # of a view to be in a room
-        folder: str = RIR_FOLDER  # below data.root, or absolute; impulse responses at any depth
-
-        def __post_init__(self) -> None:
-            """Refuse a probability that is none."""
-            check_augmentation(self)
+        probability: Probability = 1.0
+        folder: Annotated[str, Field(description="below data.root; rirs at any depth")] = RIR_FOLDER
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
