@@ -319,7 +319,7 @@ def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
             if raw.get(parent) is None and (annotation is None or sections_of(annotation)):
                 raw[parent] = {}
             raw = raw[parent]
-        if not isinstance(raw, dict) and not (isinstance(raw, tuple) and sections_of(annotation)):
+        if not isinstance(raw, dict) and not (isinstance(raw, list | tuple) and sections_of(annotation)):
             above = ".".join(parents[: depth + 1])
             raise ConfigError(f"{path} is not a setting: {above} is a single value; set {above} itself")
     if last == "name" and len(sections_of(annotation)) > 1 and raw.get("name") != value:

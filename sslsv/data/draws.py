@@ -49,7 +49,7 @@ class RandomStreams:
 
     def draws(self, epoch: int, utterance: int, purpose: str, view: int = 0) -> Draws:
         """Return the numbers of one stream; any number of streams can be read in turn."""
-        return Draws(self._stream(epoch, utterance, name_key(purpose, 6) << 16 | view))
+        return Draws(self._stream(epoch, utterance, name_key(purpose, 5) << 16 | view))
 
     def _stream(self, epoch: int, utterance: int, purpose: int) -> Iterator[float]:
         for step in count(step=_AT_ONCE // 4):

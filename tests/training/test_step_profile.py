@@ -6,7 +6,6 @@ import dataclasses
 import pytest
 import torch
 import torch.distributed as dist
-from sslsv.data.augment import AugmentConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,7 +27,7 @@ from tests.clock import Clock
 @pytest.fixture
 def config(demo_corpus):
     return Config(
-        data=DataConfig(root=str(demo_corpus), augment=AugmentConfig(strategy="reverb_and_noise")),
+        data=DataConfig(root=str(demo_corpus)),
         encoder=ThinResNet34.Config(width=2, embedding_dim=16),
         model=SimCLR.Config(crop_seconds=0.5),
         train=TrainConfig(epochs=1000, batch_size=4, log_every_steps=2),
