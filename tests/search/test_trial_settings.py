@@ -44,9 +44,9 @@ def test_spaces_of_the_project__fit_their_base_and_draw_valid_trials(file, monke
 
 
 def test_spaces_of_the_project__there_is_one_for_every_model():
-    from sslsv.models import MODELS
+    from sslsv import registry
 
-    assert {file.stem for file in SPACES} == {*MODELS, "all_models", "demo"}
+    assert {file.stem for file in SPACES} == {*registry.names("models"), "all_models", "demo"}
 
 
 @pytest.mark.parametrize(
