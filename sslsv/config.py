@@ -36,7 +36,7 @@ Criterion = Literal[LowerIsBetter, HigherIsBetter]
 
 @section
 class ScheduleConfig:
-    """How the learning rate moves over a run; each setting counts only for the schedules it names."""
+    """Move the learning rate over a run; each setting counts only for the schedules it names."""
 
     name: Literal["constant", "step", "cosine", "warmup_cosine"] = "step"
     warmup_epochs: Annotated[float, Field(ge=0, description="warmup_cosine: epochs of linear rise")] = 10.0
@@ -47,13 +47,13 @@ class ScheduleConfig:
 
 @section
 class OptimizerConfig:
-    """Optimiser, its learning rate and how that moves."""
+    """Choose the optimiser and its learning rate."""
 
     name: Literal["adam", "adamw", "sgd", "lars"] = "adam"
     # The rate belongs to the global batch and is never rescaled.
     learning_rate: Annotated[float, Field(gt=0, description="highest rate of the run")] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, description="of matrices; vectors never decay")] = 0.0
-    momentum: Annotated[float, Field(ge=0, lt=1, description="sgd and lars")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, description="decay of matrices; vectors never decay")] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="used by sgd and lars")] = 0.9
     clip_norm: Annotated[float | None, Field(gt=0, description="largest L2 norm of all gradients")] = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
@@ -69,7 +69,7 @@ class OptimizerConfig:
 
 @section
 class CollapseConfig:
-    """What to do when all embeddings become alike."""
+    """Say when embeddings count as alike, and what happens then."""
 
     # Embeddings spread evenly have 1, equal ones 0, those of new weights 0.03 to 0.1.
     min_feature_std: Annotated[float, Field(ge=0, description="spread below which they are alike")] = 0.01
@@ -79,7 +79,7 @@ class CollapseConfig:
 
 @section
 class TrainConfig:
-    """The loop: how long, how much at once, in which arithmetic."""
+    """Say how long to train, how much at once, in which arithmetic."""
 
     epochs: Annotated[int, Field(ge=1, description="passes over the training utterances")] = 100
     batch_size: Annotated[int, Field(ge=2, description="utterances per step over all workers")] = 256
@@ -92,8 +92,8 @@ class TrainConfig:
     # For a small GPU, this comes first: the very same run in half the memory and 1.3 times the time.
     recompute: Annotated[bool, Field(description="compute activations again for the gradients")] = False
     # If that is not enough: the loss still sees the whole batch, batch norm sees each chunk as a worker's.
-    chunk_size: Annotated[int | None, Field(ge=2, description="utterances per forward pass")] = None
-    patience: Annotated[int | None, Field(ge=1, description="validations without a better value")] = None
+    chunk_size: Annotated[int | None, Field(ge=2, description="utterances per pass; null = all")] = None
+    patience: Annotated[int | None, Field(ge=1, description="validations without gain before the end")] = None
     log_every_steps: Annotated[int, Field(ge=1, description="steps between two records")] = 50
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
 
@@ -115,7 +115,7 @@ class TrainConfig:
 
 @section
 class LabelFreeConfig:
-    """The probe: training utterances, heard without their labels at every validation."""
+    """Probe the encoder at every validation with training utterances, heard without their labels."""
 
     # RankMe and LiDAR compare only at the same number. Views of 4096 utterances take 1 GB.
     utterances: Annotated[int, Field(ge=0, le=4096, description="drawn once; 0 = no values")] = 256
@@ -129,19 +129,19 @@ class LabelFreeConfig:
 
 @section
 class EvaluationConfig:
-    """Trials that choose the checkpoint (validation) and trials that are only reported (test)."""
+    """Name the trials that choose the checkpoint (validation) and those that are only reported (test)."""
 
     every_epochs: Annotated[int, Field(ge=1, description="epochs between two validations")] = 1
-    held_out_speakers: Annotated[int, Field(ge=0, description="training speakers for validation")] = 0
-    held_out_is_shifted: Annotated[bool, Field(description="validation has noises and rooms")] = False
-    validation: Annotated[Place | None, Field(description="own list, `1|0 enrolment test` a line")] = None
+    held_out_speakers: Annotated[int, Field(ge=0, description="training speakers kept for validation")] = 0
+    held_out_is_shifted: Annotated[bool, Field(description="heard with noise, room and level")] = False
+    validation: Annotated[Place | None, Field(description="list of `1|0 enrolment test` lines")] = None
     label_free: LabelFreeConfig = field(default_factory=LabelFreeConfig)
     # Null: eer if there are validation trials, else no checkpoint is the best.
     criterion: Annotated[Criterion | None, Field(description="chooses the best checkpoint")] = None
-    test: Annotated[tuple[Place, ...], Field(description="lists that never choose anything")] = ()
-    test_every_epochs: Annotated[int, Field(ge=0, description="0 = the test only at the end")] = 0
+    test: Annotated[tuple[Place, ...], Field(description="lists of trials that never choose anything")] = ()
+    test_every_epochs: Annotated[int, Field(ge=0, description="between tests; 0 = at the end only")] = 0
     batch_seconds: Annotated[float, Field(gt=0, description="audio in one forward pass")] = 120.0
-    allow_validation_on_test: Annotated[bool, Field(description="the report then says so")] = False
+    allow_validation_on_test: Annotated[bool, Field(description="permit it; the report then says so")] = False
 
     def __post_init__(self) -> None:
         """Refuse two kinds of validation, a criterion without values, and test lists that share a name."""
@@ -177,30 +177,30 @@ class EvaluationConfig:
 
     @property
     def has_validation_trials(self) -> bool:
-        """True if there are trials, listed or made from held-out speakers, that may choose."""
+        """Return whether there are trials, listed or made from held-out speakers, that may choose."""
         return self.validation is not None or self.held_out_speakers > 0
 
     @property
     def chosen_by(self) -> Criterion | None:
-        """The value that chooses the best checkpoint; None: there is no best one, only a last one."""
+        """Return what chooses the best checkpoint; None if there is no best one, only a last one."""
         return self.criterion or ("eer" if self.has_validation_trials else None)
 
 
 @section
 class RunConfig:
-    """What a run is called, where it goes, and who is told."""
+    """Say what a run is called, where it goes, and who is told."""
 
-    # All machines must share the storage: a folder, or a URI (s3://, gs://, ...).
-    storage: Annotated[Place, Field(description="holds one folder per run")] = "runs"
+    # All machines must share the storage; URIs are s3://, gs:// and others.
+    storage: Annotated[Place, Field(description="folder or URI with one folder per run")] = "runs"
     name: Annotated[str | None, Field(description="null = the yaml's file name without .yml")] = None
-    checkpoint_every_minutes: Annotated[float, Field(gt=0, description="also after validations")] = 10.0
+    checkpoint_every_minutes: Annotated[float, Field(gt=0, description="besides those of validations")] = 10.0
     keep_checkpoints: Annotated[int, Field(ge=1, description="newest ones kept, besides the best")] = 2
     # With "auto", wandb is online if an API key is set up.
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     wandb_project: str = "sslsv"
     tensorboard: bool = True
     progress: Annotated[bool, Field(description="progress bar in the terminal")] = True
-    # Crashes count only if no new checkpoint came between them; -1 is without end.
+    # Only crashes without a new checkpoint between them count; -1 is without end.
     max_failures: Annotated[int, Field(ge=-1, description="restarts after crashes")] = 3
 
     def __post_init__(self) -> None:
@@ -216,19 +216,19 @@ Count = Annotated[int, Field(ge=1)]
 
 @section
 class ResourcesConfig:
-    """What a run takes of the machine or cluster."""
+    """Say what a run takes of the machine or cluster."""
 
     # Training processes with one GPU each if there are any; [1, 8]: as many as fit, following the cluster.
     workers: Count | tuple[Count, Count] = 1
     gpu: Annotated[bool | None, Field(description="null = one per worker if the cluster has any")] = None
     threads_per_worker: Annotated[int | None, Field(ge=1, description="null = an even share")] = None
-    cpus_per_worker: Annotated[float, Field(gt=0, description="logical CPUs, reserved")] = 0.5
-    data_tasks: Annotated[int | None, Field(ge=1, description="over all workers; null = all CPUs")] = None
-    cpus_per_data_task: Annotated[float, Field(gt=0, description="logical CPUs, reserved")] = 0.5
+    cpus_per_worker: Annotated[float, Field(gt=0, description="logical CPUs reserved for each")] = 0.5
+    data_tasks: Annotated[int | None, Field(ge=1, description="data processes of all workers")] = None
+    cpus_per_data_task: Annotated[float, Field(gt=0, description="logical CPUs reserved for each")] = 0.5
     # Fewer utterances a block take less memory and more overhead of Ray.
     utterances_per_block: Annotated[int, Field(ge=1, description="made by one data task")] = 1024
-    resize_minutes: Annotated[float, Field(gt=0, description="between looks for more workers")] = 1.0
-    # While an autoscaler is starting machines, the wait is longer.
+    resize_minutes: Annotated[float, Field(gt=0, description="between looks whether more workers fit")] = 1.0
+    # The wait is longer while an autoscaler is starting machines.
     wait_minutes: Annotated[float, Field(gt=0, description="wait for machines that were lost")] = 10.0
     hang_minutes: Annotated[float, Field(gt=0, description="silence of a worker before a restart")] = 10.0
 
@@ -239,18 +239,18 @@ class ResourcesConfig:
 
     @property
     def fewest_workers(self) -> int:
-        """The number of workers, or the lower end of its range."""
+        """Return the number of workers, or the lower end of its range."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
     def most_workers(self) -> int:
-        """The number of workers, or the upper end of its range."""
+        """Return the number of workers, or the upper end of its range."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 @section
 class Config:
-    """All settings of a run; the same settings and the same data give the same run."""
+    """Hold all settings of a run; the same settings and the same data give the same run."""
 
     # The seed decides all draws: weights, order, crops, noise.
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1717
@@ -285,9 +285,9 @@ class Config:
         refuse_if(
             is_among(self.data.root, evaluation.validation, evaluation.test)
             and not evaluation.allow_validation_on_test,
-            f"evaluation.validation and evaluation.test both name {evaluation.validation!r}: choosing "
-            "checkpoints on test trials makes results look better than they are; use held_out_speakers, or "
-            "set allow_validation_on_test=true to do it anyway",
+            f"evaluation.validation and evaluation.test both name {evaluation.validation!r}, and choosing on "
+            "test trials makes results look better than they are; use held_out_speakers, or set "
+            "allow_validation_on_test=true to do it anyway",
         )
 
 

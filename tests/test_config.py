@@ -58,10 +58,10 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
          "optimizer.schedule.min_learning_rate is 1e-05, above learning_rate (1e-06); a cosine only falls: lower the first or "
          "raise the second"),
         (["evaluation.validation=trials", "evaluation.test=[a, ./trials]"],
-         "evaluation.validation and evaluation.test both name 'trials': choosing checkpoints on test trials makes results look "
+         "evaluation.validation and evaluation.test both name 'trials', and choosing on test trials makes results look "
          "better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
         (["data.root=/corpora", "evaluation.validation=/corpora/b/../trials", "evaluation.test=[trials]"],
-         "evaluation.validation and evaluation.test both name '/corpora/b/../trials': choosing checkpoints on test trials makes "
+         "evaluation.validation and evaluation.test both name '/corpora/b/../trials', and choosing on test trials makes "
          "results look better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
         (["evaluation.test=[a/trials, b/trials]"],
          "evaluation.test is ['a/trials', 'b/trials']; its results are kept by file name, and ['trials'] is there twice "
