@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
@@ -58,11 +59,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse a cosine that would rise."""
-        lowest = self.schedule.min_learning_rate
+        lowest, highest = self.schedule.min_learning_rate, self.learning_rate
         refuse_if(
-            "cosine" in self.schedule.name and lowest > self.learning_rate,
-            f"schedule.min_learning_rate is {lowest}, above learning_rate ({self.learning_rate}); a cosine "
-            "only falls: lower the first or raise the second",
+            "cosine" in self.schedule.name and lowest > highest,
+            f"schedule.min_learning_rate is {lowest}, above learning_rate ({highest}); a cosine only falls: "
+            "lower the first or raise the second",
         )
 
 
@@ -98,15 +99,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse ways to save memory that do not go together."""
-        refuse_if(
-            self.recompute and self.compile,
-            "recompute and compile are both true; a compiled step chooses by itself what it keeps: set one "
-            "of them to false",
-        )
+        # A compiled step chooses by itself what it keeps.
+        refuse_if(self.recompute and self.compile, "recompute and compile are both true; set one to false")
         refuse_if(
             self.chunk_size is not None and self.compile,
-            f"chunk_size is {self.chunk_size} and compile true; chunks can't be compiled: set compile to "
-            "false, or chunk_size to null",
+            f"chunk_size is {self.chunk_size} and compile true; set compile to false, or chunk_size to null",
         )
         refuse_if(
             self.chunk_size is not None and self.sync_batchnorm,
@@ -148,10 +145,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Refuse two kinds of validation, a criterion without values, and test lists that share a name."""
-        refuse_if(
-            self.held_out_speakers == 1,
-            "held_out_speakers is 1; nontarget trials need 2 or more, and 0 means none",
-        )
+        refuse_if(self.held_out_speakers == 1, "held_out_speakers is 1; nontarget trials need 2 or more")
         refuse_if(
             self.validation is not None and self.held_out_speakers > 0,
             f"validation is {self.validation!r} and held_out_speakers {self.held_out_speakers}; keep one: "
@@ -159,14 +153,13 @@ class EvaluationConfig:
         )
         refuse_if(
             self.held_out_is_shifted and self.held_out_speakers == 0,
-            "held_out_is_shifted is true, but held_out_speakers is 0; own lists are heard as they are, so "
-            "set it to false, or hold speakers out",
+            "held_out_is_shifted is true, but held_out_speakers is 0; set it to false, or hold speakers out",
         )
         is_label_free = self.criterion is not None and self.criterion.startswith("label_free/")
         refuse_if(
             is_label_free and self.label_free.utterances == 0,
-            f"criterion is {self.criterion!r}, but label_free.utterances is 0, so it is not computed; "
-            "give it utterances, such as 256, or choose another criterion",
+            f"criterion is {self.criterion!r}, but label_free.utterances is 0; give it utterances, such as "
+            "256, or choose another criterion",
         )
         refuse_if(
             self.criterion is not None and not is_label_free and not self.has_validation_trials,
@@ -213,9 +206,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse names that are no name of a folder directly below the storage."""
         refuse_if(
-            self.name is not None and (self.name.strip() in ("", ".", "..") or bool({*"/\\"} & {*self.name})),
-            f"name is {self.name!r}; it names one folder below run.storage: give a word without path "
-            "separators (run.storage takes the path)",
+            self.name is not None and not re.fullmatch(r"(?!\s*\.{0,2}\s*$)[^/\\]+", self.name),
+            f"name is {self.name!r}; it names one folder below run.storage: give a word without slashes",
         )
 
 
@@ -287,9 +279,8 @@ class Config:
         evaluation = self.evaluation
         refuse_if(
             self.train.patience is not None and evaluation.chosen_by is None,
-            f"train.patience is {self.train.patience} but nothing is validated; set "
-            "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion, or "
-            "train.patience=null",
+            f"train.patience is {self.train.patience} but nothing is validated; set train.patience=null, "
+            "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion",
         )
         refuse_if(
             is_among(self.data.root, evaluation.validation, evaluation.test)
@@ -301,29 +292,26 @@ class Config:
 
 
 def _check_shares(train: TrainConfig, resources: ResourcesConfig) -> None:
-    """Refuse worker counts that cannot share the batch, and a range of them that changes the result.
-
-    Within a range the counts that do not divide the batch are left out; see `usable_counts`.
-    """
+    """Refuse worker counts that cannot share the batch, and a range of them that changes the result."""
     size, chunk_size = train.batch_size, train.chunk_size
-    for count in (resources.fewest_workers, resources.most_workers):
+    for count in (resources.fewest_workers, resources.most_workers):  # `usable_counts` has those between
         share, rest = divmod(size, count)
         refuse_if(
             rest > 0,
             f"train.batch_size is {size}, which {count} resources.workers cannot share equally; "
             f"use {max(share, 1) * count} or {(share + 1) * count}",
         )
-        fitting = [divisor for divisor in range(2, share + 1) if share % divisor == 0]
+        sizes = [divisor for divisor in range(2, share + 1) if share % divisor == 0]
         refuse_if(
             chunk_size is not None and share % chunk_size != 0,
             f"train.chunk_size is {chunk_size}, which does not divide the {share} utterances of each worker "
             f"(train.batch_size {size} over {count} resources.workers); use "
-            f"{min(fitting, key=lambda divisor: abs(divisor - (chunk_size or 0)), default='null')}",
+            f"{min(sizes, key=lambda divisor: abs(divisor - (chunk_size or 0)), default='null')}",
         )
     refuse_if(
         not isinstance(resources.workers, int) and shows_shares(train),
-        "resources.workers is a range and train.sync_batchnorm false: batch statistics of one worker's "
-        "share would change with the number of workers; set train.sync_batchnorm to true, or give one number",
+        "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change with "
+        "the number of workers; set train.sync_batchnorm to true, or give one number",
     )
 
 

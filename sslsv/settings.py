@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass, is_pydantic_dataclass, rebuild_dataclass
@@ -113,17 +113,15 @@ def sections_of(annotation: Any) -> list[type]:
 
 def describe(kind: type, path: str = "") -> Iterator[tuple[str, str, Any, str]]:
     """Yield path, type, default and description of each setting; choices as `model[simclr].temperature`."""
+    shapes, defaults = get_type_hints(kind), kind()
     for key, annotation in annotations_of(kind).items():
-        inner = sections_of(annotation)
+        inner = [each for each in sections_of(annotation) if each is not kind]  # one_of: its own choice
         for each in inner:
-            if each is kind:
-                continue  # one_of is among its own choices
-            name = f"[{each().name}]" if len(inner) > 1 else ""
-            yield from describe(each, f"{path}{key}{name}.")
+            yield from describe(each, f"{path}{key}{f'[{each().name}]' if len(inner) > 1 else ''}.")
         if not inner:
+            shape = shapes[key].__name__ if isinstance(shapes[key], type) else str(shapes[key])
             text = "".join(getattr(part, "description", None) or "" for part in get_args(annotation))
-            shape = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-            yield path + key, getattr(shape, "__name__", str(shape)), getattr(kind(), key), text
+            yield path + key, shape.replace("typing.", ""), getattr(defaults, key), text
 
 
 def refuse_if(is_wrong: bool, sentence: str) -> None:
@@ -165,9 +163,8 @@ def shown(value: Any) -> str:
 
 
 _NUMBER_OF_VALUES = ", the wrong number of values; the default shows how many it takes"
-_MISTAKES = {  # pydantic's kinds of errors
+_MISTAKES = {  # by pydantic's type of error
     "int_type": ", but it must be a whole number such as 32",
-    "int_from_float": ", but it must be a whole number such as 32",
     "float_type": ", but it must be a number such as 0.5 or 1e-3",
     "bool_type": ", but it must be true or false",
     "string_type": ", but it must be text",
@@ -198,13 +195,13 @@ def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
             return path + message[2:]
         joint = "." if re.match(r"[a-z][a-z0-9_.]* is ", message) else ": "  # it begins with its field's name
         return f"{path}{joint}{message}" if path else message
-    if kind == "missing":
-        path = path.rpartition("[")[0]  # the item that is not there
+    path = re.sub(r"\[\d+\]$", "", path) if kind == "missing" else path  # it ends in the item that is missing
     keys = ", ".join([key for each in sections_of(annotation)[:1] for key in annotations_of(each)][:3])
-    mistake = _MISTAKES.get(kind, f", which is wrong: {error['msg']}").format(**context, keys=keys)
-    is_quoted = kind in ("int_type", "float_type") and re.fullmatch(r"[-+.\deE]*\d[-+.\deE]*", str(given))
-    hint = ", without quotes" if is_quoted and isinstance(given, str) else ""
-    return f"{path or 'the config'} is {shown(given)}{mistake}{hint}"
+    mistake = _MISTAKES.get(kind, ", which is wrong: {message}")
+    if kind in ("int_type", "float_type") and re.fullmatch(r"'[-+.eE\d]*\d[-+.eE\d]*'", shown(given)):
+        mistake += ", without quotes"
+    mistake = mistake.format(**context, keys=keys, message=error["msg"])
+    return f"{path or 'the config'} is {shown(given)}{mistake}"
 
 
 def _follow(loc: Sequence[int | str], root: type, raw: Any) -> tuple[str, Any, Any]:
@@ -233,13 +230,11 @@ def _unknown_key(key: str, path: str, annotation: Any, raw: Any, root: type) -> 
     if owners:
         theirs = " and ".join(each().name for each in owners)
         return f"{prefix}{key} is not a setting here: {own().name} has no {key!r}; it belongs to {theirs}"
-    everywhere = {other.rpartition(".")[2]: other for other in _all_paths(root)}
+    everywhere = {other.rpartition(".")[2]: other for other in reversed(list(_all_paths(root)))}
     close = [prefix + other for other in difflib.get_close_matches(key, annotations_of(own), n=1)]
     close += [everywhere[other] for other in difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)]
-    hint = f"did you mean {close[0]}?" if close else ""
-    return f"{prefix}{key} is not a setting; " + (
-        hint or f"{path or 'the config'} has {', '.join(annotations_of(own))}"
-    )
+    there = f"{path or 'the config'} has {', '.join(annotations_of(own))}"
+    return f"{prefix}{key} is not a setting; {f'did you mean {close[0]}?' if close else there}"
 
 
 def _all_paths(kind: type, path: str = "") -> Iterator[str]:
@@ -297,9 +292,10 @@ def _parsed(text: str) -> tuple[str, Any]:
 def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield key paths and plain values; a list of choices, if split, as its order and its items by name."""
     if splits_lists and isinstance(value, tuple) and value and isinstance(value[0], Mapping):
-        names = [item["name"] for item in value]
-        yield path, names
-        value = dict(zip(names, value, strict=True))
+        items = {item["name"]: item for item in value}
+        if len(items) == len(value):
+            yield path, list(items)
+            value = items
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(f"{path}.{key}" if path else str(key), inner, splits_lists)
@@ -310,18 +306,25 @@ def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[s
 def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
     """Put one value at its path; keys that do not exist are left for `build` to refuse."""
     *parents, last = path.split(".")
+    above = ""
     for depth, parent in enumerate(parents):
-        if isinstance(raw, tuple):
-            raw = next((item for item in raw if item["name"] == parent), None)
+        above = ".".join(parents[: depth + 1])
+        if isinstance(raw, list | tuple):  # a list is one that another override has just set
+            items = {item["name"]: item for item in raw if isinstance(item, dict) and "name" in item}
+            if parent not in items:
+                raise ConfigError(f"{above} is not in the list{nearest(parent, list(items))}")
+            raw = items[parent]
         else:
             known = [annotations_of(each) for each in sections_of(annotation)]
             annotation = next((keys[parent] for keys in known if parent in keys), None)
-            if raw.get(parent) is None and (annotation is None or sections_of(annotation)):
-                raw[parent] = {}
+            here = raw.get(parent)
+            if annotation is not None and not sections_of(annotation):
+                raise ConfigError(f"{path} is not a setting: {above} is a single value; set {above} itself")
+            if here is None or isinstance(here, str):  # a null section, or the bare name of a choice
+                raw[parent] = {"name": here} if here else {}
             raw = raw[parent]
-        if not isinstance(raw, dict) and not (isinstance(raw, list | tuple) and sections_of(annotation)):
-            above = ".".join(parents[: depth + 1])
-            raise ConfigError(f"{path} is not a setting: {above} is a single value; set {above} itself")
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} is an item of a list; set its keys, or the whole list {above}")
     if last == "name" and len(sections_of(annotation)) > 1 and raw.get("name") != value:
         raw.clear()
     raw[last] = value
@@ -334,10 +337,8 @@ class _Constructor(SafeConstructor):
         try:
             return bool(super().check_mapping_key(node, key_node, mapping, key, value))
         except DuplicateKeyError as error:
-            first = next(
-                other.start_mark.line + 1 for other, _ in node.value if other.value == key_node.value
-            )
-            problem = f"the key {key!r} is already there at line {first}; keep one of them"
+            line = next(first.start_mark.line for first, _ in node.value if first.value == key_node.value) + 1
+            problem = f"the key {key!r} is already there at line {line}; keep one of them"
             raise MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark) from error
 
 
@@ -382,12 +383,10 @@ def parse_yaml(text: str) -> Any:
     """Return the plain values of one yaml document; ConfigError names the line of a mistake."""
     try:
         return _yaml().load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "an unknown place"
-        raise ConfigError(f"the yaml is broken at {where}: {error.problem or error.context}") from error
     except (YAMLError, RecursionError) as error:
-        raise ConfigError(f"the yaml is broken: {' '.join(str(error).split())}") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"the yaml is broken{where}: {problem or ' '.join(str(error).split())}") from error
 
 
 def dump_yaml(mapping: Mapping[str, Any]) -> str:

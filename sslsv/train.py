@@ -11,14 +11,22 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sslsv.config import Config, ConfigError, differences, load_config, read_config, shows_shares, to_yaml
-from sslsv.runs.checkpoint import FOLDER, NAME, newest_sound_checkpoint
-from sslsv.runs.environment import describe_environment
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.lock import only_command_on
-from sslsv.runs.storage import below
+from sslsv import registry
+from sslsv.config import (
+    Config,
+    ConfigError,
+    differences,
+    load_config,
+    read_config,
+    shows_shares,
+    to_yaml,
+)
+
+# Run folders, PyTorch and Ray take seconds to import: functions do it, once the settings are checked.
+if TYPE_CHECKING:
+    from sslsv.runs.folder import RunFolder
 
 # Settings that may change between a run and its continuation: where it runs, not what it computes.
 FREE_SECTIONS = ("run", "resources")
@@ -52,13 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Arguments of the command line: `config`, `overrides`, `fresh`."""
-    from sslsv.models import MODELS
-
-    models = [f"{name}: {(model.__doc__ or '').splitlines()[0]}" for name, model in MODELS.items()]
     parser = argparse.ArgumentParser(
         prog="python -m sslsv.train",
         description="Train a self-supervised speaker verification model.",
-        epilog="Models: " + "; ".join(models),
+        epilog=f"Models: {', '.join(registry.names('models'))}.",
     )
     parser.add_argument("config", type=Path, help="a yaml file, such as configs/simclr.yml")
     changes_help = "settings to change, such as train.epochs=20"
@@ -73,6 +78,9 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
 
     Raises RequestError, ValueError or OSError, with a sentence, before anything is started.
     """
+    from sslsv.runs.folder import RunFolder
+    from sslsv.runs.lock import only_command_on
+
     check_data(config)
     folder = RunFolder(config.run.storage, str(config.run.name))
     with only_command_on(folder):
@@ -81,7 +89,7 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
         return train(config, folder, is_fresh)
 
 
-def train(config: Config, folder: RunFolder, is_fresh: bool) -> dict[str, Any]:
+def train(config: Config, folder: "RunFolder", is_fresh: bool) -> dict[str, Any]:
     """Train in a folder that is this command's alone; see `run`."""
     from sslsv.cluster import (
         connect as cluster,  # Ray takes seconds to import: mistakes so far are reported at once
@@ -108,7 +116,7 @@ def check_data(config: Config) -> None:
     Plan.of(manifest.speakers, data, config.train.batch_size, config.seed)
 
 
-def check_folder(folder: RunFolder, config: Config) -> None:
+def check_folder(folder: "RunFolder", config: Config) -> None:
     """Raise RequestError if the run's folder holds a finished run, or one of other settings."""
     if not folder.has("config.yml"):
         return
@@ -136,12 +144,15 @@ def check_folder(folder: RunFolder, config: Config) -> None:
         raise RequestError(f"{folder.location} holds a finished run of the same settings; {way_out}.")
 
 
-def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
+def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool) -> None:
     """Make the run's folder, or say that the unfinished run in it is continued; see `check_folder`.
 
     With `is_fresh`, whatever is there is renamed; so are weights without settings, of which nobody knows what
     they were trained with: the new run would go on from them.
     """
+    from sslsv.runs.checkpoint import FOLDER, NAME, newest_sound_checkpoint
+    from sslsv.runs.environment import describe_environment
+
     is_continued = folder.has("config.yml") and not is_fresh
     if is_continued:
         check_folder(folder, config)
@@ -158,13 +169,18 @@ def prepare_folder(folder: RunFolder, config: Config, is_fresh: bool) -> None:
     folder.write("config.yml", to_yaml(config).encode())
 
 
-def holds_a_run(folder: RunFolder) -> bool:
+def holds_a_run(folder: "RunFolder") -> bool:
     """Whether a folder has anything of a run that the workers of another would take for theirs."""
+    from sslsv.runs.checkpoint import FOLDER
+
     return folder.has("config.yml") or folder.has("summary.json") or bool(folder.names(FOLDER))
 
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:
     """The few lines that a user wants to see at the end."""
+    from sslsv.runs.folder import RunFolder
+    from sslsv.runs.storage import below
+
     folder = RunFolder(config.run.storage, str(config.run.name))
     if summary.get("stop_reason"):
         print(summary["stop_reason"])

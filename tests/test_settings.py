@@ -1,0 +1,283 @@
+import dataclasses
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pytest
+from pydantic import Field, ValidationError
+
+from sslsv import registry
+from sslsv.settings import (
+    FOLDER,
+    ConfigError,
+    Place,
+    apply_overrides,
+    build,
+    choice,
+    describe,
+    differences,
+    dump_yaml,
+    leaves_of,
+    load,
+    locate,
+    parse_yaml,
+    section,
+)
+
+
+@section
+class Inner:
+    rate: Annotated[float, Field(gt=0, description="steps per second")] = 1.0
+    pair: tuple[float, float] = (1.0, 2.0)
+    kind: Literal["one", "two"] = "one"
+    size: Annotated[int, Field(ge=1, lt=10)] = 3
+    power: Literal[1, 2] = 1
+
+    def __post_init__(self) -> None:
+        if self.size > self.rate * 5:
+            raise ValueError("size is too large; lower it")
+
+
+@section
+class Tree:
+    seed: int = 0
+    is_on: bool = False
+    place: Place = "here"
+    note: str | None = None
+    inner: Inner = field(default_factory=Inner)
+    model: Annotated[Any, choice("models")] = field(default_factory=choice("models", "simclr"))
+    chain: tuple[Annotated[Any, choice("models")], ...] = ()
+    extra: Annotated[Any, choice("encoders")] | None = None
+    workers: int | tuple[Annotated[int, Field(ge=1)], int] = 1
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build(Tree, parse_yaml(text))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3), ("1E5", 1e5), (".5", 0.5), ("-2.", -2.0), ("12", 12), ("+3", 3), ("007", 7), ("true", True), ("False", False),
+        ("yes", "yes"), ("on", "on"), ("null", None), ("~", None), ("", None), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"),
+        ("'3'", "3"), ("[1, a]", [1, "a"]), ("e5", "e5"), (".", "."),
+        ("{a: &a {x: 1, y: 1}, b: {<<: *a, y: 2}}", {"a": {"x": 1, "y": 1}, "b": {"x": 1, "y": 2}}),
+    ],
+)  # fmt: skip
+def test_parse_yaml__reads_version_1_2(text: str, value: object) -> None:
+    parsed = parse_yaml(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed: 1\nseed: 2", " at line 2, column 1: the key 'seed' is already there at line 1; keep one of them"),
+        ("a: {b: 1, b: 2}", " at line 1, column 11: the key 'b' is already there at line 1; keep one of them"),
+        ("seed: 1\ninner: {rate: 3", " at line 2, column 16: expected ',' or '}', but got '<stream end>'"),
+        ("a: b: c", " at line 1, column 5: mapping values are not allowed here"),
+        ("a: *nothing", " at line 1, column 4: found undefined alias 'nothing'"),
+        ("a: 1\n---\nb: 2", " at line 2, column 1: but found another document"),
+        ("a: !!python/object:os.system {}", " at line 1, column 4: could not determine a constructor"),
+        ("\x00", ": unacceptable character"),
+    ],
+)  # fmt: skip
+def test_parse_yaml__names_the_line_of_a_mistake(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text)
+    assert str(caught.value).startswith("the yaml is broken" + expected)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["1e-3", "on", "null", "2024-01-01", "", "a: b", 1e-20, 1e30, 3, None, [[1], []]]
+)
+def test_dump_yaml__reads_back_equal(value: object) -> None:
+    read = parse_yaml(dump_yaml({"key": value}))["key"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_build__types_are_exact_but_whole_numbers_may_be_floats() -> None:
+    raw = {
+        "seed": np.int64(3),
+        "inner": {"rate": 2, "pair": [np.float64(1), 2]},
+        "model": "vicreg",
+        "extra": None,
+    }
+    tree = build(Tree, raw)
+    assert (tree.seed, tree.inner.rate, tree.inner.pair, tree.model.name) == (3, 2.0, (1.0, 2.0), "vicreg")
+    assert type(tree.seed) is int and type(tree.inner.rate) is float
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tree.seed = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("wrong", [{"seed": "3"}, {"sed": 3}, {"seed": 3.0}, {"inner": {}}])
+def test_section__is_checked_wherever_it_is_made(wrong: Any) -> None:
+    with pytest.raises(ValidationError):
+        Tree(**wrong)
+
+
+MODELS, ENCODERS = (", ".join(map(repr, registry.names(package))) for package in ("models", "encoders"))
+NO_PAIR = "the wrong number of values; the default shows how many it takes"
+INNER_KEYS = "write keys and values below it, such as rate, pair, kind"
+NO_SECTION = f"but it is a section of settings; {INNER_KEYS}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("inner: {rat: 1}", "inner.rat is not a setting; did you mean inner.rate?"),
+        ("iner: {rate: 1}", "iner is not a setting; did you mean inner?"),
+        ("rate: 1", "rate is not a setting; did you mean inner.rate?"),
+        ("temprature: 1", "temprature is not a setting; did you mean model.temperature?"),
+        ("inner: {zzzzz: 1, rate: x}", "inner.zzzzz is not a setting; inner has rate, pair, kind, size, power"),
+        ("model: {name: simclr, temprature: 0.1}", "model.temprature is not a setting; did you mean model.temperature?"),
+        ("model: {name: simclr, redundancy_weight: 1}",
+         "model.redundancy_weight is not a setting here: simclr has no 'redundancy_weight'; it belongs to barlow_twins"),
+        ("chain: [simclr, {name: vicreg, variance: 1}]", "chain[1].variance is not a setting; did you mean chain[1].variance_weight?"),
+        ("model: {name: simclrr}", "model.name is 'simclrr', which is not known; did you mean 'simclr'?"),
+        ("chain: [gpt]", f"chain[0].name is 'gpt', which is not known; choose one of {MODELS}"),
+        ("model: {temperature: 0.1}", f"model.name is missing; choose one of {MODELS}"),
+        ("model: {name: simclr, temperature: '1'}",
+         "model.temperature is '1', but it must be a number such as 0.5 or 1e-3, without quotes"),
+        ("model: {name: simclr, temperature: .inf}", "model.temperature is inf; give a finite number"),
+        ("model: 3", "model is 3, but it is a section of settings; write keys and values below it, such as name, crop_seconds, projector_dims"),
+        ("extra: {}", f"extra.name is missing; choose one of {ENCODERS}"),
+        ("seed: 32.5", "seed is 32.5, but it must be a whole number such as 32"),
+        ("seed: 4.0", "seed is 4.0, but it must be a whole number such as 32"),
+        ("seed: true", "seed is true, but it must be a whole number such as 32"),
+        ("seed: ", "seed is empty, but it must be a whole number such as 32"),
+        ("inner: {rate: a}", "inner.rate is 'a', but it must be a number such as 0.5 or 1e-3"),
+        ("is_on: 1", "is_on is 1, but it must be true or false"),
+        ("is_on: yes", "is_on is 'yes', but it must be true or false"),
+        ("note: 3", "note is 3, but it must be text"),
+        ("inner: {pair: x}", "inner.pair is 'x', but it must be a list such as [1, 2]"),
+        ("inner: {pair: [1, 2, 3]}", f"inner.pair is [1, 2, 3], {NO_PAIR}"),
+        ("inner: {pair: [1]}", f"inner.pair is [1], {NO_PAIR}"),
+        ("inner: {pair: [1, a]}", "inner.pair[1] is 'a', but it must be a number such as 0.5 or 1e-3"),
+        ("inner: {pair: [1, .nan]}", "inner.pair[1] is nan; give a finite number"),
+        ("inner: {kind: tow}", "inner.kind is 'tow', which is not known; choose 'one' or 'two'"),
+        ("inner: {power: 3}", "inner.power is 3, which is not known; choose 1 or 2"),
+        ("inner: {rate: 0}", "inner.rate is 0; it must be above 0"),
+        ("inner: {size: 0}", "inner.size is 0; it must be 1 or more"),
+        ("inner: {size: 10}", "inner.size is 10; it must be below 10"),
+        ("inner: {size: 9}", "inner.size is too large; lower it"),
+        ("workers: many", "workers is 'many', but it must be a whole number such as 32"),
+        ("workers: [0, 2]", "workers[0] is 0; it must be 1 or more"),
+        ("inner: 3", f"inner is 3, {NO_SECTION}"),
+        ("inner: [1]", f"inner is [1], {NO_SECTION}"),
+        ("- seed", "the config is ['seed'], but it is a section of settings; write keys and values below it, such as seed, is_on, place"),
+        ("seed: &a [*a]", "the settings hold something that is no plain value: Circular reference detected"),
+        ("place: 's3://user:secret@host/x'", "place is a URI with a user, password or key in it, which would be saved with the run; take it "
+         "out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws or the machine's role"),
+    ],
+)  # fmt: skip
+def test_build__says_in_one_sentence_what_is_wrong(text: str, expected: str) -> None:
+    assert refusal(text) == expected
+
+
+def test_load__names_the_file_and_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "simclr.yml").write_text("# nothing\n")
+    (tmp_path / "wrong.yml").write_text("seed: a\n")
+    assert load(Tree, tmp_path / "simclr.yml") == Tree()
+    with pytest.raises(ConfigError, match=r"wrong.yml: seed is 'a', but"):
+        load(Tree, tmp_path / "wrong.yml")
+    with pytest.raises(ConfigError, match=r"simclrr.yml is no yaml file; did you mean '.*/simclr.yml'\?$"):
+        load(Tree, tmp_path / "simclrr.yml")
+    with pytest.raises(ConfigError, match=r"nowhere/a.yml is no yaml file; there is none in .*nowhere$"):
+        load(Tree, tmp_path / "nowhere" / "a.yml")
+
+
+def test_locate__what_is_here_comes_first_then_the_projects_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate("configs/simclr.yml") == FOLDER / "configs/simclr.yml"
+    assert locate("configs/simcrl.yml") == FOLDER / "configs/simcrl.yml"  # told beside the right names
+    assert locate("no_such/simclr.yml") == Path("no_such/simclr.yml")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/simclr.yml").touch()
+    assert locate("configs/simclr.yml") == Path("configs/simclr.yml")
+    assert locate("configs/simcrl.yml") == Path("configs/simcrl.yml")
+
+
+CHAIN = build(Tree, {"chain": ["simclr", "vicreg"]})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes"),
+    [
+        (["seed=3", "inner.rate=2e0", "note=a=b"], ["seed: 0 -> 3", "note: empty -> 'a=b'", "inner.rate: 1.0 -> 2.0"]),
+        (["inner={rate: 2, size: 4}"], ["inner.rate: 1.0 -> 2.0", "inner.size: 3 -> 4"]),
+        ({"inner.pair": (np.float64(2), 3)}, ["inner.pair: (1.0, 2.0) -> (2.0, 3.0)"]),
+        (["model.name=simclr", "model.temperature=0.5"], ["model.temperature: 0.03 -> 0.5"]),
+        (["chain.vicreg.variance_weight=2"], ["chain.vicreg.variance_weight: 1.0 -> 2.0"]),
+        (["chain={simclr: {temperature: 1}}"], ["chain.simclr.temperature: 0.03 -> 1.0"]),
+        (["chain=[vicreg, simclr]"], ["chain: ['simclr', 'vicreg'] -> ['vicreg', 'simclr']"]),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_apply_overrides__changes_what_is_given_and_nothing_else(overrides: Any, changes: list[str]) -> None:
+    assert differences(CHAIN, apply_overrides(CHAIN, overrides)) == changes
+    assert CHAIN.seed == 0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.name=vicreg", "model.covariance_weight=0.5"],
+        ["model.covariance_weight=0.5", "model.name=vicreg"],
+        ["model={covariance_weight: 0.5, name: vicreg}"],
+        ["model.covariance_weight=0.5", "model=vicreg"],
+    ],
+)
+def test_apply_overrides__another_name_starts_with_its_own_defaults(overrides: list[str]) -> None:
+    tree = build(Tree, {"model": {"name": "simclr", "temperature": 0.2, "projector_dims": [7]}})
+    changed = apply_overrides(tree, overrides)
+    assert changed.model == build(Tree, {"model": {"name": "vicreg", "covariance_weight": 0.5}}).model
+    assert "model.temperature: 0.2 -> (none)" in differences(tree, changed)
+    assert "model.covariance_weight: (none) -> 0.5" in differences(tree, changed)
+
+
+def test_apply_overrides__fills_an_optional_choice_and_empties_it() -> None:
+    tree = apply_overrides(Tree(), ["extra.width=4", "extra.name=thin_resnet34"])
+    assert tree.extra.width == 4
+    assert apply_overrides(tree, ["extra=null"]) == Tree()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed", "the override 'seed' is not of the form key.path=value, such as train.epochs=20"),
+        ("=3", "the override '=3' is not of the form key.path=value, such as train.epochs=20"),
+        ("iner.rate=3", "iner is not a setting; did you mean inner?"),
+        ("inner.rates=3", "inner.rates is not a setting; did you mean inner.rate?"),
+        ("note.x=3", "note.x is not a setting: note is a single value; set note itself"),
+        ("inner=3", f"inner is 3, {NO_SECTION}"),
+        ("chain.simcl.temperature=3", "chain.simcl is not in the list; did you mean 'simclr'?"),
+        ("chain.simclr=3", "chain.simclr is an item of a list; set its keys, or the whole list chain"),
+        ("seed=[", "the value of the override 'seed=[' cannot be read: the yaml is broken at line 1, column 2: "
+         "expected the node content, but found '<stream end>'"),
+    ],
+)  # fmt: skip
+def test_apply_overrides__says_what_is_wrong(override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(CHAIN, [override])
+    assert str(caught.value) == expected
+
+
+def test_leaves_of__are_paths_and_plain_values() -> None:
+    assert leaves_of({"a": {"b": {"c": 1}, "d": [2]}, "e": {}}) == [("a.b.c", 1), ("a.d", [2])]
+
+
+def test_describe__lists_every_setting() -> None:
+    rows = {row[0]: row[1:] for row in describe(Tree)}
+    assert rows["inner.rate"] == ("float", 1.0, "steps per second")
+    assert rows["inner.kind"] == ("Literal['one', 'two']", "one", "")
+    assert rows["model[simclr].temperature"][:2] == ("float", 0.03)
