@@ -115,8 +115,10 @@ def describe(kind: type, path: str = "") -> Iterator[tuple[str, str, Any, str]]:
     """Yield path, type, default and description of each setting; choices as `model[simclr].temperature`."""
     shapes, defaults = get_type_hints(kind), kind()
     for key, annotation in annotations_of(kind).items():
-        inner = [each for each in sections_of(annotation) if each is not kind]  # one_of: its own choice
+        inner = sections_of(annotation)
         for each in inner:
+            if each is kind:
+                continue  # a choice may be among its own choices
             yield from describe(each, f"{path}{key}{f'[{each().name}]' if len(inner) > 1 else ''}.")
         if not inner:
             shape = shapes[key].__name__ if isinstance(shapes[key], type) else str(shapes[key])
@@ -241,7 +243,7 @@ def _all_paths(kind: type, path: str = "") -> Iterator[str]:
     for key, annotation in annotations_of(kind).items():
         yield path + key
         for inner in sections_of(annotation):
-            if inner is not kind:  # one_of is among its own choices
+            if inner is not kind:  # a choice may be among its own choices
                 yield from _all_paths(inner, f"{path}{key}.")
 
 
@@ -309,25 +311,30 @@ def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
     above = ""
     for depth, parent in enumerate(parents):
         above = ".".join(parents[: depth + 1])
-        if isinstance(raw, list | tuple):  # a list is one that another override has just set
-            items = {item["name"]: item for item in raw if isinstance(item, dict) and "name" in item}
+        if isinstance(raw, list):
+            items = {item["name"]: item for item in raw}
             if parent not in items:
-                raise ConfigError(f"{above} is not in the list{nearest(parent, list(items))}")
+                raise ConfigError(f"{above} is not in the list{nearest(parent, list(map(str, items)))}")
             raw = items[parent]
         else:
             known = [annotations_of(each) for each in sections_of(annotation)]
             annotation = next((keys[parent] for keys in known if parent in keys), None)
-            here = raw.get(parent)
             if annotation is not None and not sections_of(annotation):
                 raise ConfigError(f"{path} is not a setting: {above} is a single value; set {above} itself")
-            if here is None or isinstance(here, str):  # a null section, or the bare name of a choice
-                raw[parent] = {"name": here} if here else {}
+            raw[parent] = _spelt_out(raw.get(parent))
             raw = raw[parent]
-    if not isinstance(raw, dict):
+    if isinstance(raw, list):
         raise ConfigError(f"{path} is an item of a list; set its keys, or the whole list {above}")
     if last == "name" and len(sections_of(annotation)) > 1 and raw.get("name") != value:
         raw.clear()
     raw[last] = value
+
+
+def _spelt_out(given: Any) -> Any:
+    """Return a section, or a list of them, as mappings: a choice may be given by its bare name."""
+    if isinstance(given, list | tuple):
+        return [_spelt_out(item) for item in given]
+    return given if isinstance(given, dict) else {} if given is None else {"name": given}
 
 
 class _Constructor(SafeConstructor):
