@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,21 +18,22 @@ from benchmarks.corpus import LIST, write_corpus
 from benchmarks.naive_augmentation import CROP, NaiveAugmentation
 from benchmarks.row import Row, Settings, in_turns, speed_row
 from sslsv.config import DataConfig
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import Manifest, read_train_lists
+from sslsv.data.lists import Manifest, read_train_lists
+from sslsv.data.section import augmentation_settings
 from sslsv.data.views import ViewMaker
 from sslsv.prepare_data import pack
 
 RATE = 16_000
 UTTERANCES = 64
 UNIT = "crops/core-s"
-RECIPES = {
-    "room and noise on every view": AugmentConfig(strategy="reverb_and_noise"),
-    "none, room, noise, music or babble of 3 to 7": AugmentConfig(
-        strategy="none_or_one", speech_files=(3, 7)
-    ),
-    "noise on every view": AugmentConfig(strategy="noise"),
-    "no augmentation": AugmentConfig(strategy="none"),
+REVERB, NOISE = augmentation_settings("reverb"), augmentation_settings("noise")
+BABBLE = {"name": "noise", "speech_files": [3, 7]}
+NONE_OR_ONE = {"probability": 0.8, "choices": [{"name": "reverb"}, BABBLE], "weights": [1.0, 3.0]}
+RECIPES: dict[str, tuple[Any, ...]] = {
+    "room and noise on every view": (REVERB, NOISE),
+    "none, room, noise, music or babble of 3 to 7": (augmentation_settings("one_of", **NONE_OR_ONE),),
+    "noise on every view": (NOISE,),
+    "no augmentation": (),
 }
 BOTH, ONE, *_ = RECIPES
 TARGETS = {
@@ -79,10 +81,10 @@ def rows(settings: Settings) -> Iterator[Row]:
     torch.set_num_threads(threads)
 
 
-def batches(root: Path, manifest: Manifest, config: AugmentConfig, count: int) -> Callable[[], object]:
+def batches(root: Path, manifest: Manifest, config: tuple[Any, ...], count: int) -> Callable[[], object]:
     """A function that makes the next batch of `count` crops, of new random numbers."""
     maker = ViewMaker(
-        manifest, (("views", 1, CROP / RATE),), DataConfig(root=str(root), augment=config), seed=1
+        manifest, (("views", 1, CROP / RATE, False),), DataConfig(root=str(root), augment=config), seed=1
     )
     plan = {name: np.arange(count) % len(manifest) for name in ("sample", "utterance", "partner")}
     epochs = iter(range(10**6))

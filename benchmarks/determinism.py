@@ -12,12 +12,13 @@ from collections.abc import Iterable
 import ray
 import torch
 
+from sslsv.build import build_model
 from sslsv.config import load_config
 from sslsv.data.pipeline import plain_batches, train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.verification import open_trial_sets
-from sslsv.training.state import build_model
+from sslsv.models.base import CorpusSize
 
 # Workers, data processes, batches per block, first step.
 CASES = ((1, 1, 4, 0), (1, 3, 1, 0), (2, 2, 4, 0), (2, 3, 2, 0), (4, 4, 3, 0), (1, 2, 4, 5), (2, 2, 3, 5))
@@ -41,8 +42,8 @@ def main() -> None:
     config = load_config(given.config, given.overrides)
     manifest, _, _ = open_trial_sets(config)
     data = config.data
-    plan = Plan.from_config(manifest.speakers, config)
-    maker = ViewMaker(manifest, build_model(config).view_groups, data, config.seed)
+    plan = Plan.of(manifest.speakers, config.data, config.train.batch_size, config.seed)
+    maker = ViewMaker(manifest, build_model(config, CorpusSize()).views, data, config.seed)
     reference = [checksum([batch]) for batch in plain_batches(plan, maker, 0, given.steps)]
     print(f"{plan.steps_per_epoch} steps an epoch; without Ray: {' '.join(reference)}")
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -16,7 +16,7 @@ import torch
 from benchmarks.known_check import peak_mb
 from benchmarks.row import Row, Settings, in_turns, time_row
 from sslsv.config import Config, load_config
-from sslsv.data.manifest import Manifest, hold_out_speakers, make_trials, read_train_lists
+from sslsv.data.lists import Manifest, hold_out_speakers, make_trials, read_train_lists
 from sslsv.data.stream import Plan, rows_of_rank
 from sslsv.data.views import ViewMaker
 from sslsv.runs.checkpoint import write_checkpoint
@@ -91,16 +91,14 @@ def span_of_a_worker(kept: Manifest, held_out: Manifest, batch_size: int, worker
     """The table that one of many workers gives to Ray Data, and what else each of them holds."""
     from sslsv.training.loop import steps_at_once
 
-    config = load_config(
-        "configs/simclr.yml", [f"train.batch_size={batch_size}", "data.augment.strategy=none"]
-    )
-    plan = Plan.from_config(kept.speakers, config)
+    config = load_config("configs/simclr.yml", [f"train.batch_size={batch_size}", "data.augment=[]"])
+    plan = Plan.of(kept.speakers, config.data, config.train.batch_size, config.seed)
     epochs = steps_at_once(batch_size, plan.steps_per_epoch) // plan.steps_per_epoch
     tracemalloc.start()  # of NumPy's arrays too
     started = time.perf_counter()
     rows_of_rank(plan.rows(0, epochs * plan.steps_per_epoch), batch_size, 0, workers)
     seconds, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
-    maker = ViewMaker(kept, (("views", 2, 2.0),), config.data, config.seed)
+    maker = ViewMaker(kept, (("views", 2, 2.0, False),), config.data, config.seed)
     return {
         "utterances": len(kept),
         "span_epochs": epochs,
@@ -122,7 +120,7 @@ def main() -> None:
     read = time.perf_counter()
     kept, held = hold_out_speakers(manifest, 40, 1)
     held_out = time.perf_counter()
-    plan = Plan.from_config(kept.speakers, config)
+    plan = Plan.of(kept.speakers, config.data, config.train.batch_size, config.seed)
     plan.rows(plan.steps_per_epoch - 1, plan.steps_per_epoch)
     planned = time.perf_counter()
     pickle.dumps(kept, protocol=5)

@@ -14,7 +14,7 @@ from benchmarks.corpus import write_corpus
 from benchmarks.row import Row, Settings, speed_row
 from benchmarks.training import overrides
 from sslsv.config import load_config
-from sslsv.data.manifest import read_train_lists
+from sslsv.data.lists import read_train_lists
 from sslsv.data.pipeline import train_batches, whole_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
@@ -40,8 +40,8 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
     given = overrides(root, size)
     config = load_config(PUBLISHED, given)
     manifest = read_train_lists(root, config.data.train_lists)
-    plan = Plan.from_config(manifest.speakers, config)
-    maker = ViewMaker(manifest, (("views", 2, 2.0),), config.data, config.seed)
+    plan = Plan.of(manifest.speakers, config.data, config.train.batch_size, config.seed)
+    maker = ViewMaker(manifest, (("views", 2, 2.0, False),), config.data, config.seed)
     ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         with contestant("batches", processes=PROCESSES, threads=1, config=PUBLISHED, overrides=given) as bare:

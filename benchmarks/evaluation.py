@@ -11,12 +11,13 @@ from sklearn.metrics import roc_curve
 
 from benchmarks.contestants import contestant
 from benchmarks.row import Row, Settings, in_turns, speed_row, time_row
+from sslsv.build import build_model
 from sslsv.config import load_config
 from sslsv.evaluation.embedding_workers import workers
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
-from sslsv.training.state import build_model
+from sslsv.models.base import CorpusSize
 
 
 def rows(settings: Settings) -> Iterator[Row]:
@@ -98,7 +99,7 @@ def _embeddings(settings: Settings) -> Row:
                 Path(folder) / names[-1], 0.1 * rng.normal(size=samples), 16_000, subtype="PCM_16"
             )
         config = load_config("configs/simclr.yml")
-        model = build_model(config).eval().to(memory_format=torch.channels_last)  # as `load` does it
+        model = build_model(config, CorpusSize()).eval().to(memory_format=torch.channels_last)  # as loaded
         encoder = SpeakerEncoder(model, config, (), (), "bf16")
         threads = torch.get_num_threads()
         few = max(1, count // 6)

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from sslsv.data.list_files import train_rows
+from sslsv.data.lists import train_rows
 from sslsv.prepare_data.__main__ import main as prepare_data
 from sslsv.prepare_data.inspection import stamp
 

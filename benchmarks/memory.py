@@ -42,7 +42,7 @@ def peak_bytes(config: Config) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = build_state(config, device)
     network = wrap_model(state.model, config, device)
-    group = state.model.view_groups[0]
+    group = state.model.views[0]
     rows, samples = config.train.batch_size, int(group.seconds * SAMPLE_RATE)
     views = torch.randint(-9000, 9000, (rows, group.count, samples), dtype=torch.int16)
     batch = {"views": views, "sample": torch.arange(rows)}

@@ -1,12 +1,11 @@
 """Augmentation as it is usually written: whole files in float64, scipy's convolution per crop."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 from scipy import signal
-
-from sslsv.data.augment import AugmentConfig
 
 CROP = 32_000  # samples
 SNR_DB = {"noise": (0.0, 15.0), "music": (5.0, 15.0), "speech": (13.0, 20.0)}
@@ -15,8 +14,8 @@ SNR_DB = {"noise": (0.0, 15.0), "music": (5.0, 15.0), "speech": (13.0, 20.0)}
 class NaiveAugmentation:
     """Whole files, one crop after the other."""
 
-    def __init__(self, root: Path, config: AugmentConfig, seed: int) -> None:
-        self.config, self.rng = config, np.random.default_rng(seed)
+    def __init__(self, root: Path, augment: tuple[Any, ...], seed: int) -> None:
+        self.names, self.rng = [each.name for each in augment], np.random.default_rng(seed)
         self.paths = sorted(map(str, (root / "voxceleb2").rglob("*.wav")))
         self.noises = {kind: sorted(map(str, (root / "musan_split" / kind).rglob("*"))) for kind in SNR_DB}
         self.rooms = sorted(map(str, (root / "simulated_rirs").rglob("*")))
@@ -31,11 +30,11 @@ class NaiveAugmentation:
         return views
 
     def augment(self, crop: np.ndarray) -> np.ndarray:
-        if self.config.strategy == "reverb_and_noise":
+        if self.names == ["reverb", "noise"]:
             return self.add_noise(self.reverberate(crop), str(self.rng.choice(list(SNR_DB))))
-        if self.config.strategy == "noise":
+        if self.names == ["noise"]:
             return self.add_noise(crop, str(self.rng.choice(list(SNR_DB))))
-        if self.config.strategy == "none_or_one":
+        if self.names == ["one_of"]:
             choice = self.rng.integers(5)
             if choice == 1:
                 return self.reverberate(crop)
@@ -48,7 +47,7 @@ class NaiveAugmentation:
         return signal.convolve(crop, room, mode="full")[: len(crop)]
 
     def add_noise(self, crop: np.ndarray, kind: str) -> np.ndarray:
-        low, high = self.config.speech_files if kind == "speech" else (1, 1)
+        low, high = (3, 7) if kind == "speech" and self.names == ["one_of"] else (1, 1)
         crop_db = 10 * np.log10(np.mean(crop**2) + 1e-4)
         total = np.zeros_like(crop)
         for _ in range(self.rng.integers(low, high + 1)):

@@ -8,12 +8,13 @@ import argparse
 import time
 
 from benchmarks.determinism import checksum
+from sslsv.build import build_model
 from sslsv.config import load_config
 from sslsv.data.pipeline import plain_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.verification import open_trial_sets
-from sslsv.training.state import build_model
+from sslsv.models.base import CorpusSize
 
 
 def main() -> None:
@@ -27,8 +28,8 @@ def main() -> None:
     for root in given.roots:
         config = load_config(given.config, [f"data.root={root}"])
         manifest, _, _ = open_trial_sets(config)
-        plan = Plan.from_config(manifest.speakers, config)
-        maker = ViewMaker(manifest, build_model(config).view_groups, config.data, config.seed)
+        plan = Plan.of(manifest.speakers, config.data, config.train.batch_size, config.seed)
+        maker = ViewMaker(manifest, build_model(config, CorpusSize()).views, config.data, config.seed)
         seconds, sums = 0.0, []
         batches = plain_batches(plan, maker, 0, given.steps)
         for _ in range(given.steps):

@@ -27,13 +27,13 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def train_both(config: Config, steps: int | None) -> tuple[dict[str, TrainingState], list[TrialSet]]:
     """Models of both precisions after the same batches, by precision, and the trials to measure them on."""
     manifest, validation, tests = open_trial_sets(config)
-    plan = Plan.from_config(manifest.speakers, config)
+    plan = Plan.of(manifest.speakers, config.data, config.train.batch_size, config.seed)
     last = min(
         steps or plan.steps_per_epoch * config.train.epochs, plan.steps_per_epoch * config.train.epochs
     )
     variants = {name: with_precision(config, name) for name in PRECISIONS}
     states = {name: build_state(variant, DEVICE) for name, variant in variants.items()}
-    maker = ViewMaker(manifest, states["fp32"].model.view_groups, config.data, config.seed)
+    maker = ViewMaker(manifest, states["fp32"].model.views, config.data, config.seed)
     for batch in plain_batches(plan, maker, 0, last):
         for name, state in states.items():
             take_step(

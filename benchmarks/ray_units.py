@@ -13,8 +13,7 @@ from benchmarks.corpus import LIST, write_corpus
 from benchmarks.data_path import RECIPES
 from benchmarks.extrapolation import Cluster
 from sslsv.config import DataConfig
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import Manifest, read_train_lists
+from sslsv.data.lists import Manifest, read_train_lists
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
@@ -31,9 +30,9 @@ def open_corpus(root: Path) -> tuple[Path, Manifest]:
     return corpus, read_train_lists(corpus, (LIST,))
 
 
-def maker_of(root: Path, manifest: Manifest, crop_seconds: float, augmentation: AugmentConfig) -> ViewMaker:
+def maker_of(root: Path, manifest: Manifest, crop_seconds: float, augmentation: tuple[Any, ...]) -> ViewMaker:
     data = DataConfig(root=str(root), augment=augmentation)
-    return ViewMaker(manifest, (("views", 2, crop_seconds),), data, seed=1)
+    return ViewMaker(manifest, (("views", 2, crop_seconds, False),), data, seed=1)
 
 
 def through_ray(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from benchmarks.driver import state_after_a_step, write_list
 from benchmarks.extrapolation import Cluster, Units
 from benchmarks.ray_units import maker_of, open_corpus, through_ray
 from sslsv.config import Config, load_config
-from sslsv.encoders import ThinResNet34
+from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.diagnostics import label_free_report
 from sslsv.evaluation.verification import Embedder
 from sslsv.models.simclr import nt_xent_loss

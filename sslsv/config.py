@@ -4,20 +4,18 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from sslsv.data.augment import AugmentConfig
-from sslsv.setting_checks import check_positives, check_speeds
+from sslsv.data.section import DataConfig
 from sslsv.settings import (
     ConfigError,
     Place,
     apply_overrides,
     build,
-    check_place,
     choice,
     differences,
     dump_yaml,
@@ -28,44 +26,12 @@ from sslsv.settings import (
     section,
 )
 
-__all__ = ["ConfigError", "apply_overrides", "differences"]
+__all__ = ["ConfigError", "DataConfig", "apply_overrides", "differences"]
 
 # Values that may choose a checkpoint. Alignment may not: it is best when all embeddings are alike.
 LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
 HigherIsBetter = Literal["label_free/lidar", "label_free/rankme"]
 Criterion = Literal[LowerIsBetter, HigherIsBetter]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the recordings are and how samples are drawn from them."""
-
-    root: str = "data"  # folder, or URI of a packed one, that the paths in all lists are relative to
-    train_lists: tuple[str, ...] = (
-        "voxceleb2_train_list",
-    )  # `speaker path` per line; relative to root, or absolute
-    positives: Literal["same_utterance", "same_speaker"] = "same_utterance"  # same_speaker uses the labels
-    max_utterances_per_speaker: int | None = None  # same_speaker: at most so many of each; null = all
-    crop_overlap: Literal["any", "disjoint"] = "any"  # may the two crops of one utterance overlap?
-    speeds: tuple[float, ...] = (
-        1.0,
-    )  # each sample draws one for all its views: a resampled voice is another voice; n/d with d up to 20
-    max_bad_share: float = 0.01  # unreadable share of the samples so far above which the run stops, 0 to 1
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse empty lists and values out of range."""
-        check_place("root", self.root)
-        for name in self.train_lists:
-            check_place("train_lists", name)
-        refuse_if(
-            not self.train_lists, "train_lists is empty; name at least one list of `speaker path` lines"
-        )
-        check_positives(self.positives, self.crop_overlap, self.max_utterances_per_speaker)
-        check_speeds(self.speeds)
-        refuse_if(
-            not 0 <= self.max_bad_share <= 1, f"max_bad_share is {self.max_bad_share}; it must be from 0 to 1"
-        )
 
 
 @section

@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from sslsv.data.audio import find_audio
-from sslsv.data.audio_files import AUDIO_SUFFIXES
-from sslsv.data.list_files import list_lines, why_unlistable
+from sslsv.data.audio import AUDIO_SUFFIXES, find_audio
+from sslsv.data.lists import list_lines, why_unlistable
 from sslsv.evaluation.embeddings import Embed, Floats, embed_files, uses_processes
 from sslsv.evaluation.encoder_options import (
     add_computing_options,

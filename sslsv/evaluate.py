@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from sslsv.config import to_yaml
-from sslsv.data.manifest import Manifest
+from sslsv.data.lists import Manifest
 from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.embeddings import EmbeddingStore, uses_processes
 from sslsv.evaluation.encoder_options import load_encoder

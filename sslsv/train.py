@@ -95,13 +95,16 @@ def train(config: Config, folder: "RunFolder", is_fresh: bool) -> dict[str, Any]
 
 def check_data(config: Config) -> None:
     """Read every list once, here, so that mistakes in them are reported before Ray starts."""
-    from sslsv.data.augment import Bank
+    from sslsv.data.augmentations.base import Augmenter
+    from sslsv.data.bank import Bank
+    from sslsv.data.recordings import open_recordings
     from sslsv.data.stream import Plan
     from sslsv.evaluation.verification import open_trial_sets
 
     manifest, _, _ = open_trial_sets(config)
-    Bank(config.data.root, config.data.augment)
-    Plan.from_config(manifest.speakers, config)
+    data = config.data
+    Augmenter(data.augment, Bank(open_recordings(data.root), data.bank_cache_mb))
+    Plan.of(manifest.speakers, data, config.train.batch_size, config.seed)
 
 
 def check_folder(folder: "RunFolder", config: Config) -> None:

@@ -241,7 +241,7 @@ def print_forecast(space: Space, config: Config, rungs: Sequence[int], places: P
 
 def _samples_per_epoch(base: Config) -> int:
     manifest, _, _ = open_trial_sets(base)
-    plan = Plan.from_config(manifest.speakers, base)
+    plan = Plan.of(manifest.speakers, base.data, base.train.batch_size, base.seed)
     return plan.steps_per_epoch * plan.batch_size
 
 

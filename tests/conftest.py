@@ -68,7 +68,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
     import dataclasses
 
     from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig, to_yaml
-    from sslsv.encoders import ThinResNet34
+    from sslsv.encoders.thin_resnet34 import ThinResNet34
     from sslsv.runs.checkpoint import write_checkpoint
     from sslsv.runs.folder import RunFolder
     from sslsv.training.state import build_state, checkpoint_of

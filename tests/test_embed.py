@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sslsv.data.manifest import read_trials
+from sslsv.data.lists import read_trials
 from sslsv.embed import main
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder

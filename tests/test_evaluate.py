@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from sslsv import verify
-from sslsv.data.manifest import read_trials
+from sslsv.data.lists import read_trials
 from sslsv.evaluate import main
 from sslsv.evaluation.embeddings import Crops, embed_files
 from sslsv.evaluation.metrics import eer, min_dcf

@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
+from sslsv import registry
 from sslsv.config import Config, TrainConfig
-from sslsv.encoders import ThinResNet34
-from sslsv.models import MODELS
+from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.runs.folder import RunFolder
 from sslsv.training.state import build_state, wrap_model
 from sslsv.training.step import move, take_step
@@ -24,7 +24,7 @@ FP32 = TrainConfig(batch_size=16)
 def config_of(model: str, train: TrainConfig) -> Config:
     return Config(
         encoder=ThinResNet34.Config(width=8, embedding_dim=64),
-        model=dataclasses.replace(MODELS[model].Config(), crop_seconds=0.6),
+        model=dataclasses.replace(registry.find("models", model).Config(), crop_seconds=0.6),
         train=train,
     )
 
@@ -48,7 +48,7 @@ def steps_on(device: torch.device, config: Config, count: int) -> list[dict[str,
     ]
 
 
-@pytest.mark.parametrize("model", sorted(MODELS))
+@pytest.mark.parametrize("model", sorted(registry.names("models")))
 def test_take_step__a_gpu_computes_what_the_cpu_does(model, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     config = config_of(model, FP32)
@@ -58,7 +58,7 @@ def test_take_step__a_gpu_computes_what_the_cpu_does(model, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("model", sorted(MODELS))
+@pytest.mark.parametrize("model", sorted(registry.names("models")))
 def test_take_step__never_waits_for_the_gpu(model, precision):
     config = config_of(model, TrainConfig(batch_size=16, precision=precision, channels_last=True))
     state = build_state(config, GPU)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from sslsv.data.manifest import read_trials
+from sslsv.data.lists import read_trials
 from sslsv.evaluation.calibration import Calibration
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, Comparison, SpeakerEncoder
 from sslsv.runs.folder import RunFolder

@@ -15,7 +15,7 @@ SPACE = Space(
     parameters={
         "model.temperature": tune.loguniform(0.03, 0.5),
         "optimizer.learning_rate": tune.loguniform(3e-4, 1e-2),
-        "data.augment.probability": tune.uniform(0.0, 1.0),
+        "data.augment.noise.probability": tune.uniform(0.0, 1.0),
     },
     metric="eer",
     trials=9,

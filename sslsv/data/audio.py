@@ -6,7 +6,9 @@ for full scale; a crop has the same samples as the same place of the whole (of l
 decoders remember what came before).
 """
 
+import mmap
 import os
+import struct
 from abc import ABC, abstractmethod
 from fractions import Fraction
 from functools import lru_cache
@@ -18,14 +20,23 @@ import numpy.typing as npt
 import soundfile
 from scipy.signal import firwin, resample_poly
 
-from sslsv.data.audio_files import find_audio_files
-from sslsv.data.rounding import FULL_SCALE, Samples, Waveform, to_int16
-from sslsv.data.wav import PlainWav, missing_bytes
+Samples = npt.NDArray[np.int16]
+Waveform = npt.NDArray[np.float32]
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
+FULL_SCALE = 32768.0  # of int16 samples; 1 in waveforms
+
+# What libsndfile reads and people have.
+AUDIO_SUFFIXES = (
+    *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
+)
+UNREAD_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".webm")  # sound that libsndfile does not read
 
 _HALF_TAPS = 32  # filter half length in samples of the slower rate; more is sharper and slower
 _LOUDEST = 10.0  # a float file above this is in another unit, or damaged: full scale is 1
+_HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
+_LARGEST_DATA = 0x7FFF_FF00  # bytes; streaming writers leave larger numbers, or 0, for "unknown"
 
 
 class AudioError(Exception):
@@ -74,7 +85,7 @@ class Recording(ABC):
         """Return what `read_int16` does as a waveform of full scale 1."""
         return to_waveform(self.read_int16(start, count))
 
-    def read_room(self) -> Samples:
+    def read_rir(self) -> Samples:
         """Return all samples of an impulse response."""
         return self.read_int16(0, self.num_samples)
 
@@ -105,16 +116,61 @@ class AudioFile(Recording):
         """Return all samples of a plain WAV file, mapped into memory; None for any other."""
         return self._file.mapped() if isinstance(self._file, PlainWav) else None
 
-    def read_room(self) -> Samples:
+    def read_rir(self) -> Samples:
         """Return all samples of an impulse response; unless it is plain, at the level that uses all bits.
 
-        The level of a room means nothing, and files of floats may hold any.
+        The level of a rir means nothing, and files of floats may hold any.
         """
         if not isinstance(self._file, _Decoder) or self._file.is_plain:
             return self.read_int16(0, self.num_samples)
-        room = self._file.read_float(0, self.num_samples)
-        peak = np.abs(room).max()
-        return to_int16(room / peak) if peak > 0 else np.zeros(len(room), dtype=np.int16)
+        rir = self._file.read_float(0, self.num_samples)
+        peak = np.abs(rir).max()
+        return to_int16(rir / peak) if peak > 0 else np.zeros(len(rir), dtype=np.int16)
+
+
+class PlainWav:
+    """An open WAV file of 16 bits, 16 kHz, mono: crops are read by their place in it, without libsndfile."""
+
+    def __init__(self, descriptor: int, first_byte: int, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self._descriptor, self._first_byte = descriptor, first_byte
+
+    @classmethod
+    def open(cls, path: str) -> "PlainWav | None":
+        """Open a file, or return None if it is no plain WAV file (or can't be opened: others say why)."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError:
+            return None
+        try:
+            place = _find_samples(os.pread(descriptor, _HEADER_BYTES, 0))
+            if place is not None:
+                first_byte, num_bytes = place
+                if os.fstat(descriptor).st_size >= first_byte + num_bytes >= first_byte + 2:
+                    return cls(descriptor, first_byte, num_bytes // 2)
+        except OSError:  # a folder, a failing disk
+            pass
+        os.close(descriptor)
+        return None
+
+    def read(self, start: int, count: int) -> Samples:
+        """Return samples start .. start + count, which must be there; raises OSError."""
+        data = os.pread(self._descriptor, 2 * count, self._first_byte + 2 * start)
+        if len(data) < 2 * count:
+            raise OSError("the file became shorter while it was read")
+        return np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
+
+    def mapped(self) -> Samples:
+        """Return all samples without reading them; they stay valid when the file is closed."""
+        memory = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        samples = np.frombuffer(memory, dtype="<i2", count=self.num_samples, offset=self._first_byte)
+        return samples.astype(np.int16, copy=False)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class _Decoder:
@@ -123,7 +179,7 @@ class _Decoder:
     def __init__(self, path: str) -> None:
         self.path = path
         self._file = _open(path)
-        if missing := missing_bytes(path):
+        if missing := _missing_bytes(path):
             self.close()
             raise AudioError(f"{path} is cut off: {missing} bytes are missing of what its header promises.")
         if self._file.frames <= 0:
@@ -208,8 +264,55 @@ def to_waveform(samples: npt.NDArray[Any]) -> Waveform:
     return waveform
 
 
+def to_int16(waveform: Waveform, full_scale: float = 1.0) -> Samples:
+    """Round a waveform to int16; one that exceeds full scale is made quieter, not clipped."""
+    samples = np.empty(len(waveform), dtype=np.int16)
+    round_to_int16(np.array(waveform), samples, full_scale)
+    return samples
+
+
+def round_to_int16(waveform: Waveform, samples: Samples, full_scale: float = 1.0) -> None:
+    """Do as `to_int16` into `samples`; the waveform is used up."""
+    highest, lowest = float(waveform.max(initial=0.0)), float(waveform.min(initial=0.0))
+    unit = FULL_SCALE / full_scale
+    is_too_loud = highest * unit >= FULL_SCALE - 0.5 or lowest * unit < -FULL_SCALE - 0.5
+    scale = (FULL_SCALE - 1) / max(highest, -lowest) if is_too_loud else unit
+    if scale != 1.0:
+        waveform *= np.float32(scale)
+    samples[:] = np.rint(waveform, out=waveform)
+
+
+def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[str]:
+    """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
+
+    Links are followed, but every folder is entered once, under its own name if it has one here: a loop of
+    links ends, and nothing is found twice. Raises FileNotFoundError if the folder does not exist, OSError for
+    one that can't be read.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: give the folder that holds the recordings.")
+    found: list[str] = []
+    entered: set[tuple[int, int]] = set()
+    folders, links = [os.fspath(folder)], list[str]()
+    while folders or links:
+        place = folders.pop() if folders else links.pop(0)
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in entered:
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        with os.scandir(place) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(entry.path)
+                elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                    found.append(entry.path)
+    return sorted(found)
+
+
 def find_audio(folder: str | os.PathLike[str]) -> list[str]:
-    """Return the sorted paths of all audio files below a folder, by suffix; empty if it does not exist."""
+    """Return what `find_audio_files` finds; nothing if the folder does not exist."""
     return find_audio_files(folder) if os.path.isdir(folder) else []
 
 
@@ -228,6 +331,40 @@ def _open(path: str) -> soundfile.SoundFile:
 def _cause(error: Exception) -> str:
     text = str(getattr(error, "error_string", "") or error)
     return text.strip().rstrip(".")
+
+
+def _missing_bytes(path: str) -> int:
+    """Return how many bytes a WAV file lacks of what its header promises; libsndfile would not tell.
+
+    0 for any other file, and for headers that promise nothing: some writers count their own eight bytes too,
+    and those that write into a pipe promise 2 GB or more.
+    """
+    try:
+        with open(path, "rb") as file:
+            kind, length = struct.unpack("<4sI", file.read(8))
+            missing = int(length) + 8 - os.fstat(file.fileno()).st_size
+    except (OSError, struct.error):
+        return 0
+    return missing if kind == b"RIFF" and missing > 16 and length < 2**31 - 2**16 else 0
+
+
+def _find_samples(header: bytes) -> tuple[int, int] | None:
+    # First byte and number of bytes of the samples; None for any other kind of file.
+    if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
+        return None
+    place, is_plain = 12, False
+    while place + 8 <= len(header):
+        name, size = struct.unpack_from("<4sI", header, place)
+        place += 8
+        if name == b"data":
+            return (place, size) if is_plain and 0 < size <= _LARGEST_DATA else None
+        if name == b"fmt ":
+            if size < 16 or place + 16 > len(header):
+                return None
+            tag, channels, rate, _, block_bytes, bits = struct.unpack_from("<HHIIHH", header, place)
+            is_plain = (tag, channels, rate, block_bytes, bits) == (1, 1, SAMPLE_RATE, 2, 16)
+        place += size + size % 2
+    return None
 
 
 @lru_cache(maxsize=64)

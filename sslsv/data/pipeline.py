@@ -19,10 +19,9 @@ import ray
 import ray.data
 import torch
 from ray.data import DataContext, TaskPoolStrategy
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.collate_fn import NumpyBatchCollateFn
 
-from sslsv.data.stream import Plan, Rows, rows_of_rank
+from sslsv.data.stream import Rows, RowSource, rows_of_rank
 from sslsv.data.views import ViewMaker
 
 Batch = dict[str, torch.Tensor]
@@ -43,7 +42,7 @@ _SCHEDULER_PAUSE_SECONDS = 0.02
 
 
 def train_batches(
-    plan: Plan,
+    plan: RowSource,
     maker: "ViewMaker | ray.ObjectRef[ViewMaker]",
     first_step: int,
     last_step: int,
@@ -57,11 +56,10 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield one rank's part of the global batches first_step .. last_step (exclusive), by Ray Data tasks.
 
-    A batch holds int16 (B, count, T) for each view group, and int64 (B,) `sample`, `bad_utterance` and
-    `bad_bank_file` (-1 if none; see `ViewMaker.make_batch`). `data_tasks` is the number of tasks at a time
-    for all ranks together; None: as many as the free CPUs allow. All tasks run at a lower priority than
-    training. `is_pinned` batches are in memory that a GPU copies from without making the processor wait.
-    Closing the generator stops everything.
+    A batch holds what `ViewMaker.make_batch` says. `data_tasks` is the number of tasks at a time, for all
+    ranks together; None: as many as the free CPUs allow. All tasks run at a lower priority than training.
+    `is_pinned` batches are in memory that a GPU copies from without making the processor wait. Closing the
+    generator stops everything. Raises the AudioError of a data process.
     """
     rows = rows_of_rank(plan.rows(first_step, last_step), plan.batch_size, rank, world_size)
     size = plan.batch_size // world_size
@@ -88,14 +86,23 @@ def train_batches(
     )
     try:
         yield from batches
+    except ray.exceptions.RayError as error:
+        raise _cause_of(error) from None
     finally:
         close = getattr(batches, "close", None)
         if close is not None:
             close()  # without it the executor goes on until the garbage collector comes by
 
 
+def _cause_of(error: BaseException) -> BaseException:
+    # The error of the data process itself: Ray's own message begins with advice on retries and hides it.
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return error
+
+
 def plain_batches(
-    plan: Plan, maker: ViewMaker, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
+    plan: RowSource, maker: ViewMaker, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """Yield the same batches as `train_batches`, bit for bit, made in this process without Ray."""
     for step in range(first_step, last_step):
@@ -103,15 +110,20 @@ def plain_batches(
         yield {name: torch.from_numpy(column) for name, column in maker.make_batch(rows).items()}
 
 
-class _Pause(ExecutionCallback):
+class _Pause:
     """A short sleep in every round of Ray Data's scheduler, which runs in a thread of the training process.
 
     While finished blocks wait for the trainer, Ray's loop would spin: a whole core and half of the time that
-    the interpreter has for training.  A round need not be faster than a block is used up.
+    the interpreter has for training. A round need not be faster than a block is used up.
     """
 
     def on_execution_step(self, executor: object) -> None:
         time.sleep(_SCHEDULER_PAUSE_SECONDS)
+
+    def _pass(self, executor: object, error: Exception | None = None) -> None:
+        pass
+
+    before_execution_starts = after_execution_succeeds = after_execution_fails = _pass
 
 
 class _Collate(NumpyBatchCollateFn):
@@ -166,8 +178,9 @@ def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: floa
     context.enable_operator_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
-    if _Pause not in context.custom_execution_callback_classes:
-        context.custom_execution_callback_classes.append(_Pause)
+    callbacks: list[type] = context.custom_execution_callback_classes
+    if _Pause not in callbacks:
+        callbacks.append(_Pause)
     # Every rank runs an executor of its own, and each would take the whole cluster to be its alone.
     cpus = data_tasks * cpus_per_task if data_tasks else float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
     limits = context.execution_options.resource_limits

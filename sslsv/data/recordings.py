@@ -1,15 +1,46 @@
-"""Where the recordings below `data.root` come from: files in a folder, or a few large files made of them."""
+"""The recordings below `data.root`, by name: files in a folder, or a few large files packed of them.
 
+`prepare_data pack` makes a packed folder. It takes the place of `data.root` and gives the same samples:
+
+    index.parquet       a row for each recording, sorted by the bytes of its name:
+                        name, shard, first_sample, num_samples (0: unreadable), error ("" or why)
+    shard-00000.int16   samples of recordings, one after the other: 16 kHz, mono, little-endian
+    voxceleb2_train_list ...  lists, as they were
+
+The index is written last: a folder with one is complete. On a local disk shards are memory-mapped, so that
+all processes of a machine share what one of them has read; elsewhere (s3://, gs://, hdfs://) crops are read
+by range, and each data process keeps noises and rirs of its own (`data.bank_cache_mb`).
+"""
+
+import functools
+import json
 import os
 import time
 from abc import ABC, abstractmethod
+from bisect import bisect_left
+from typing import Any
 
-from sslsv.data.audio import AudioError, AudioFile, Recording
-from sslsv.data.audio_files import find_audio_files
-from sslsv.data.rounding import Waveform
-from sslsv.runs.folder import absolute, below
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs, parquet
 
-PATIENCE_SECONDS = 600.0  # for a folder that was there when training began
+from sslsv.data.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    AudioFile,
+    Recording,
+    Samples,
+    Waveform,
+    find_audio_files,
+)
+from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
+
+INDEX = "index.parquet"
+FORMAT = 1
+METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples, sha256}], source
+PATIENCE_SECONDS = 600.0  # wait for a folder that was there when training began
+
+_BYTES = np.dtype("<i2").itemsize
 
 
 class Recordings(ABC):
@@ -39,6 +70,18 @@ class Recordings(ABC):
             return recording.read(0, recording.num_samples)
 
 
+def open_recordings(root: str | os.PathLike[str]) -> Recordings:
+    """Open what is below `data.root`, a folder of files or a packed one (there also a URI).
+
+    Raises ValueError for a packed folder that is damaged, FileNotFoundError for a URI that holds none.
+    """
+    place = absolute(root)
+    if is_uri(place):
+        return _packed(place, 0)
+    index = os.path.join(place, INDEX)
+    return _packed(place, os.stat(index).st_mtime_ns) if os.path.isfile(index) else Folder(place)
+
+
 class Folder(Recordings):
     """Recordings that are files below a folder, in any format."""
 
@@ -56,10 +99,6 @@ class Folder(Recordings):
         except AudioError:
             if os.path.exists(path):
                 raise
-        self._wait()
-        return AudioFile(path)
-
-    def _wait(self) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not (os.path.isdir(self.root) and os.listdir(self.root)):
             if time.monotonic() > deadline:
@@ -67,9 +106,10 @@ class Folder(Recordings):
                     f"data.root, {self.root}, has been gone for {PATIENCE_SECONDS / 60:.0f} minutes; mount it"
                 )
             time.sleep(0.5)
+        return AudioFile(path)
 
     def find(self, folder: str) -> list[str]:
-        """Return the names of all files below a folder that audio files have the suffix of."""
+        """Return the names of all files below a folder that have the suffix of an audio file."""
         place = self.location(folder)
         found = find_audio_files(place) if os.path.isdir(place) else []
         names = [os.path.join(folder, os.path.relpath(path, place)) for path in found]
@@ -78,3 +118,128 @@ class Folder(Recordings):
     def has(self, name: str) -> bool:
         """Tell whether there is such a file."""
         return os.path.exists(self.location(name))
+
+
+class Packed(Recordings):
+    """The recordings of a packed folder; processes that get it by way of Ray share the index."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        filesystem, place = open_filesystem(root)
+        try:
+            status = filesystem.get_file_info(f"{place}/{INDEX}")
+            with filesystem.open_input_file(f"{place}/{INDEX}") as file:
+                table = parquet.read_table(file)
+            facts: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA_KEY])
+            names, errors = table["name"].to_pylist(), table["error"].to_pylist()
+            columns = (table[name].to_numpy() for name in ("shard", "first_sample", "num_samples"))
+            self._shards, self._starts, self._lengths = columns
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{root} is no packed folder: it has no {INDEX}. Only packed folders are read from object "
+                "storage: `python -m sslsv.prepare_data pack FOLDER --out PACKED`, then copy PACKED there."
+            ) from error
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise ValueError(f"{root}/{INDEX} cannot be read: {error}. Copy the folder again.") from error
+        if facts["format"] != FORMAT or facts["sample_rate"] != SAMPLE_RATE:
+            raise ValueError(
+                f"{root} is packed in format {facts['format']} at {facts['sample_rate']} Hz; this version "
+                f"reads format {FORMAT} at {SAMPLE_RATE} Hz: pack it again."
+            )
+        self.facts = facts
+        self.stamp = status.size, status.mtime_ns or 0  # tells this packed folder from a later one
+        # Arrays, not objects: a million names reach other processes through shared memory.
+        self._names = np.array(names, dtype=np.bytes_)
+        self._errors = {names[i]: why for i, why in enumerate(errors) if why}
+        sizes = {info.base_name: info.size for info in filesystem.get_file_info(fs.FileSelector(place))}
+        for shard in facts["shards"]:
+            shard_file, wanted = shard["file"], _BYTES * shard["num_samples"]
+            if sizes.get(shard_file) != wanted:
+                state = f"has {sizes[shard_file]} bytes" if shard_file in sizes else "is missing"
+                raise ValueError(
+                    f"{root}/{shard_file} {state}, but the index says {wanted} bytes: copy it again, or "
+                    "delete the folder and pack again."
+                )
+        self._open_shards: dict[int, Samples | RemoteShard] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open_shards": {}}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def unreadable(self) -> dict[str, str]:
+        """Return the recordings that were unreadable when they were packed, and why."""
+        return {os.fsdecode(name): why for name, why in self._errors.items()}
+
+    def open(self, name: str) -> Recording:
+        """Open a recording; raises AudioError for one that is not packed, or was unreadable then."""
+        row = self._row(name)
+        if row is None:
+            raise AudioError(f"{name} is not in the packed folder {self.root}.")
+        if not self._lengths[row]:
+            raise AudioError(self._errors[os.fsencode(name)])
+        number = int(self._shards[row])
+        if number not in self._open_shards:
+            self._open_shards[number] = self._open_shard(self.facts["shards"][number]["file"])
+        place = int(self._starts[row]), int(self._lengths[row])
+        return PackedRecording(self.location(name), self._open_shards[number], *place)
+
+    def find(self, folder: str) -> list[str]:
+        """Return the names of all packed recordings below a folder."""
+        prefix = os.fsencode(os.path.join(folder, ""))
+        first = bisect_left(self._names, prefix)
+        last = bisect_left(self._names, prefix[:-1] + bytes([prefix[-1] + 1]))
+        return [os.fsdecode(bytes(name)) for name in self._names[first:last]]
+
+    def has(self, name: str) -> bool:
+        """Tell whether a recording of this name was packed, readable or not."""
+        return self._row(name) is not None
+
+    def _row(self, name: str) -> int | None:
+        key = os.fsencode(name)
+        row = bisect_left(self._names, key)
+        return row if row < len(self._names) and self._names[row] == key else None
+
+    def _open_shard(self, file: str) -> "Samples | RemoteShard":
+        filesystem, place = open_filesystem(self.root)
+        if is_uri(self.root):
+            return RemoteShard(filesystem, f"{place}/{file}")
+        return np.memmap(f"{place}/{file}", dtype="<i2", mode="r").view(np.ndarray)
+
+
+class PackedRecording(Recording):
+    """One recording of a packed folder."""
+
+    def __init__(self, path: str, shard: "Samples | RemoteShard", start: int, num_samples: int) -> None:
+        self.path, self.num_samples = path, num_samples
+        self._shard, self._start = shard, start
+
+    def mapped(self) -> Samples | None:
+        """Return all samples, if the shard is on a local disk."""
+        return None if isinstance(self._shard, RemoteShard) else self._read(0, self.num_samples)
+
+    def _read(self, start: int, count: int) -> Samples:
+        return self._shard[self._start + start : self._start + start + count]
+
+
+class RemoteShard:
+    """A shard in object storage: a slice is one request."""
+
+    def __init__(self, filesystem: Any, path: str) -> None:
+        self._path = path
+        self._file = filesystem.open_input_file(path)
+
+    def __getitem__(self, place: slice) -> Samples:
+        count = place.stop - place.start
+        try:
+            data = self._file.read_at(_BYTES * count, _BYTES * place.start)
+        except OSError as error:
+            raise AudioError(f"{self._path} cannot be read: {' '.join(str(error).split())}.") from error
+        return np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
+
+
+@functools.lru_cache(maxsize=4)
+def _packed(root: str, _changed_ns: int) -> Packed:
+    # A million rows take a second to read, and a run asks for them several times.
+    return Packed(root)

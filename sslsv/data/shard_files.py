@@ -13,10 +13,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError
-from sslsv.data.recordings import Recordings
-from sslsv.data.rounding import Samples
-from sslsv.data.shards import FORMAT, INDEX, METADATA_KEY
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
+from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Recordings
 
 _AT_ONCE = 60 * SAMPLE_RATE  # samples read at a time: bounds the memory, whatever the length of a recording
 _CHECKED_AT_ONCE = 2**24  # bytes
@@ -123,7 +121,7 @@ def write_index(folder: Path, parts: list[list[str]], shards: list[Shard], sourc
 def _pieces(recordings: Recordings, name: str, *, is_room: bool) -> Iterator[Samples]:
     with recordings.open(name) as recording:
         if is_room:
-            yield recording.read_room()
+            yield recording.read_rir()
             return
         for start in range(0, recording.num_samples, _AT_ONCE):
             yield recording.read_int16(start, min(_AT_ONCE, recording.num_samples - start))

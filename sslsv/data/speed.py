@@ -6,8 +6,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio import Recording, low_pass
-from sslsv.data.rounding import Samples
+from sslsv.data.audio import Recording, Samples, low_pass
 
 # Products of matrices so small that no BLAS shares them among threads: threads change the last bits.
 _ROWS = 32

@@ -1,16 +1,26 @@
 """The training stream: which utterances make sample k of the run, a pure function of (seed, k)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from sslsv.config import Config
+from sslsv.data.section import DataConfig
 
 Indices = npt.NDArray[np.int64]
 Rows = dict[str, Indices]
+
+
+class RowSource(Protocol):
+    """Name the utterances of global batches."""
+
+    @property
+    def batch_size(self) -> int:
+        """Return the samples of a batch over all ranks."""
+
+    def rows(self, first_step: int, last_step: int) -> Rows:
+        """Return the rows of steps first_step .. last_step (exclusive); see `Plan.rows`."""
 
 
 class Plan:
@@ -39,12 +49,8 @@ class Plan:
         largest, what = len(self.speakers), "utterances"
         if positives == "same_speaker":
             counts = np.bincount(self.speakers) if len(self.speakers) else np.zeros(0, dtype=np.int64)
-            limit = (
-                max_utterances_per_speaker
-                if max_utterances_per_speaker is not None
-                else counts.max(initial=0)
-            )
-            self._pairs = np.minimum(counts, limit) // 2
+            most = max_utterances_per_speaker
+            self._pairs = (counts if most is None else np.minimum(counts, most)) // 2
             self.steps_per_epoch = _most_full_batches(self._pairs, batch_size)
             largest, what = int(np.count_nonzero(self._pairs)), "speakers with two usable utterances"
         if self.steps_per_epoch == 0:
@@ -55,12 +61,9 @@ class Plan:
         self._last_epoch: tuple[int, Indices, Indices] | None = None
 
     @classmethod
-    def from_config(cls, speakers: npt.ArrayLike, config: "Config") -> "Plan":
-        """The plan that the settings of a run describe, for the speakers (N,) of its training utterances."""
-        data = config.data
-        return cls(
-            speakers, config.train.batch_size, config.seed, data.positives, data.max_utterances_per_speaker
-        )
+    def of(cls, speakers: npt.ArrayLike, data: DataConfig, batch_size: int, seed: int) -> "Plan":
+        """Return the plan that the settings describe, for the speakers (N,) of the training utterances."""
+        return cls(speakers, batch_size, seed, data.positives, data.max_utterances_per_speaker)
 
     def rows(self, first_step: int, last_step: int) -> Rows:
         """Return the rows of global steps first_step .. last_step (exclusive), over any number of epochs.
@@ -112,6 +115,28 @@ class Plan:
         rows = rng.permuted(np.tile(np.arange(size), (steps, 1)), axis=1)
         batches = np.take_along_axis(batches, rows[:, :, None], axis=1).reshape(-1, 2)
         return batches[:, 0].astype(np.int64), batches[:, 1].astype(np.int64)
+
+
+class InOrder:
+    """Plan every utterance once, in the order of the lists, for work between epochs.
+
+    The last batch is filled up with the first utterances, so that all ranks have whole batches.
+    """
+
+    def __init__(self, num_utterances: int, batch_size: int) -> None:
+        self.num_utterances, self.batch_size = num_utterances, batch_size
+        self.num_steps = -(-num_utterances // batch_size)
+
+    def rows(self, first_step: int, last_step: int) -> Rows:
+        """Return the rows of steps first_step .. last_step (exclusive); see `Plan.rows`."""
+        samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
+        utterances = samples % self.num_utterances
+        return {
+            "sample": samples,
+            "epoch": np.zeros_like(samples),
+            "utterance": utterances,
+            "partner": utterances,
+        }
 
 
 def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_size: int) -> Rows:

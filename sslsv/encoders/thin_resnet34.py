@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
@@ -17,6 +16,7 @@ from sslsv.encoders.features import LogMel, strided_size
 from sslsv.encoders.gated_residual import gated_residual
 from sslsv.encoders.pooling import build_pooling
 from sslsv.ops.layers import recomputed
+from sslsv.settings import section
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
 
@@ -67,7 +67,7 @@ class Block(nn.Module):
 class ThinResNet34(Encoder):
     """A ResNet-34 of a sixteenth or an eighth of the usual width; see the file's head for its two sizes."""
 
-    @dataclass(frozen=True, kw_only=True)
+    @section
     class Config:
         """Settings of the encoder; the defaults are Fast ResNet-34 (1,437,078 parameters)."""
 

@@ -14,7 +14,7 @@ from sslsv.cluster.capacity import Machine, places_on
 from sslsv.cluster.connect import connection
 from sslsv.cluster.machines import all_machines, cpus_of, free_machines
 from sslsv.config import ResourcesConfig
-from sslsv.data.shards import open_recordings
+from sslsv.data.recordings import open_recordings
 from sslsv.evaluation.embeddings import Crops, Embed, Floats, embed_files, longest_first, parts_of
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import absolute

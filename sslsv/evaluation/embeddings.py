@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, wrap_to_length
-from sslsv.data.recordings import Recordings
-from sslsv.data.rounding import Waveform
-from sslsv.data.shards import Packed, open_recordings
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
+from sslsv.data.recordings import Packed, Recordings, open_recordings
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder, is_uri
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sslsv.encoders import ENCODERS
+from sslsv import registry
 from sslsv.encoders.features import SAMPLE_RATE
 
 FORMAT = "sslsv encoder 1"  # the digit changes when older code can't read the file
@@ -57,7 +57,7 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
     weights, facts = _read(path)
     try:
         settings = json.loads(facts["encoder"])
-        kind = ENCODERS[settings["name"]]
+        kind = registry.find("encoders", settings["name"])
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
             encoder = kind(kind.Config(**settings))
         encoder.load_state_dict(weights)

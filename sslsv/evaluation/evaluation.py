@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.manifest import Trials
+from sslsv.data.lists import Trials
 from sslsv.evaluation.cost_intervals import cost_bootstrap
 from sslsv.evaluation.intervals import Interval, speaker_bootstrap, speakers_from_trials
 from sslsv.evaluation.metrics import ErrorCurve, act_dcf, act_dcf_key, cllr, min_dcf_key

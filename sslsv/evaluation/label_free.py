@@ -5,7 +5,7 @@ own: what they share is the voice, and the recording's own channel as far as the
 """
 
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from sslsv.config import Config
 from sslsv.data.audio import SAMPLE_RATE, AudioError
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import Manifest
-from sslsv.data.recordings import Recordings
-from sslsv.data.shards import open_recordings
+from sslsv.data.channel import channel_of
+from sslsv.data.lists import Manifest
+from sslsv.data.recordings import Recordings, open_recordings
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.diagnostics import label_free_report
 from sslsv.evaluation.verification import Embedder, VerificationError
@@ -47,9 +46,16 @@ class Probe:
     def __init__(self, manifest: Manifest, config: Config) -> None:
         settings = config.evaluation.label_free
         self.num_views, self.crop_seconds = settings.views, settings.crop_seconds
-        augmentation = channels(config.data.augment)
-        data = replace(config.data, crop_overlap="disjoint", speeds=(1.0,), augment=augmentation)
-        views = [("views", settings.views, settings.crop_seconds)]
+        data = replace(
+            config.data,
+            crop_overlap="disjoint",
+            positives="same_utterance",
+            max_utterances_per_speaker=None,
+            speeds=(1.0,),
+            augment=channel_of(config.data.augment),
+            bank_cache_mb=min(config.data.bank_cache_mb, 16),  # used once, but kept as long as the run
+        )
+        views = [("views", settings.views, settings.crop_seconds, False)]
         self.maker = ViewMaker(manifest, views, data, config.seed)
         enough = settings.views * round(settings.crop_seconds * SAMPLE_RATE)
         sample = Sample([], 0, {})
@@ -96,9 +102,9 @@ class Probe:
         rows = {"sample": mine, "epoch": np.full_like(mine, _EPOCH), "utterance": mine, "partner": mine}
         batch = self.maker.make_batch(rows)
         bad = {int(utterance) for utterance in batch["bad_utterance"] if utterance >= 0}
-        reasons = {utterance: self.maker.explain(utterance) for utterance in sorted(bad)}
+        reasons = {utterance: self.maker.explain("utterances", utterance) for utterance in sorted(bad)}
         found = {u: why for part in distributed.gather_objects(reasons) for u, why in part.items()}
-        self.sample.bad_recordings.update({self.maker.path(u): why for u, why in found.items()})
+        self.sample.bad_recordings.update(found.values())
         self._is_read = ~np.isin(self.sample.utterances, list(found))
         self._views = np.asarray(batch["views"], dtype=np.int16)
         return self._views
@@ -148,33 +154,3 @@ def choose(
             break
     chosen = sorted(lengths, key=lambda utterance: -lengths[utterance])[:count]  # stable: keeps the order
     return Sample(chosen, len(chosen) - num_enough, bad)
-
-
-def channels(config: AugmentConfig) -> AugmentConfig:
-    """Settings that give every view a room, a noise and a level; rooms and noises only if training has them.
-
-    Noises are those of the kind "noise" where training has it (others talking would be voices), at an SNR of
-    5 to 15 dB, after which the level is changed by -15 to 0 dB.
-    """
-    strategy: Literal["reverb_and_noise", "reverb", "noise", "none"] = "reverb_and_noise"
-    if not config.uses_noise:
-        strategy = "reverb" if config.uses_rooms else "none"
-    elif not config.uses_rooms:
-        strategy = "noise"
-    if "noise" in config.noise_kinds:  # the other kinds are not heard: whatever training asks of them
-        own = AugmentConfig()
-        config = replace(
-            config,
-            noise_kinds=("noise",),
-            music_snr_db=own.music_snr_db,
-            speech_snr_db=own.speech_snr_db,
-            speech_files=own.speech_files,
-        )
-    return replace(
-        config,
-        strategy=strategy,
-        probability=1.0,
-        noise_snr_db=(5.0, 15.0),
-        gain_db=(-15.0, 0.0),
-        bank_cache_mb=min(config.bank_cache_mb, 16),  # used once, but kept as long as the run
-    )

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslsv.encoders import ThinResNet34
 from sslsv.encoders.features import HOP_LENGTH, LogMel
+from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.encoder_file import describe_encoder, write_whole
 
 OPSET = 18

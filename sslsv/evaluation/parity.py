@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, AudioFile, read_whole, wrap_to_length
-from sslsv.data.manifest import read_train_lists, read_trials
+from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.evaluation.verification import MIN_SAMPLES
 from sslsv.prepare_data.synthesis import draw_room, draw_voice, record, speak
 

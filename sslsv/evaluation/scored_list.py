@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.manifest import Trials
+from sslsv.data.lists import Trials
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sslsv.config import Config
-from sslsv.data.manifest import Manifest
+from sslsv.data.lists import Manifest
 from sslsv.evaluation.embeddings import EmbeddingStore, Floats, embed_recordings
 from sslsv.evaluation.evaluation import Scores, Scoring
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder

@@ -18,11 +18,12 @@ import numpy.typing as npt
 import torch
 
 import sslsv
+from sslsv.build import build_model
 from sslsv.config import Config, ConfigError, read_config
 from sslsv.data.audio import AudioError, read_whole
 from sslsv.evaluation.calibration import Calibration, posterior
 from sslsv.evaluation.verification import Embedder, checked_waveform
-from sslsv.models.base import Model
+from sslsv.models.base import CorpusSize, Model
 from sslsv.runs.checkpoint import (
     FOLDER,
     Checkpoint,
@@ -33,7 +34,6 @@ from sslsv.runs.checkpoint import (
     read_checkpoint,
 )
 from sslsv.runs.folder import RunFolder, absolute, open_filesystem
-from sslsv.training.state import build_model
 
 Floats = npt.NDArray[np.float32]
 
@@ -88,7 +88,7 @@ class SpeakerEncoder:
         target = _device(device)
         folder, found = _read(os.fspath(location), which, num_averaged)
         config = _settings(list(found.values())[-1], folder)
-        model = build_model(config)
+        model = build_model(config, CorpusSize(*list(found.values())[-1].corpus_size))
         try:
             model.load_state_dict(average([checkpoint.model for checkpoint in found.values()]))
         except RuntimeError as error:

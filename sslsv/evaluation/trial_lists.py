@@ -9,10 +9,16 @@ from typing import Any
 import numpy as np
 from pyarrow import fs
 
-from sslsv.data.list_files import list_lines, list_location, trial_rows
-from sslsv.data.manifest import Indices, Trials, read_trials
-from sslsv.data.shards import open_recordings
-from sslsv.data.trial_faults import find_trial_faults
+from sslsv.data.lists import (
+    Indices,
+    Trials,
+    find_trial_faults,
+    list_lines,
+    list_location,
+    read_trials,
+    trial_rows,
+)
+from sslsv.data.recordings import open_recordings
 from sslsv.evaluation.intervals import contradicting_trials
 from sslsv.runs.folder import absolute, open_filesystem
 

@@ -13,18 +13,10 @@ import torch
 from torch import Tensor
 
 from sslsv.config import Config
-from sslsv.data.audio import SAMPLE_RATE, AudioError, wrap_to_length
-from sslsv.data.manifest import (
-    Manifest,
-    Trials,
-    hold_out_speakers,
-    make_trials,
-    read_train_lists,
-    read_trials,
-)
-from sslsv.data.rounding import Waveform
-from sslsv.data.shards import open_recordings
-from sslsv.data.shift import Shifter
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
+from sslsv.data.channel import ChannelSimulator
+from sslsv.data.lists import Manifest, Trials, hold_out_speakers, make_trials, read_train_lists, read_trials
+from sslsv.data.recordings import open_recordings
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.models.base import Model
@@ -91,9 +83,11 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
         trials = make_trials(held_out, config.seed)
         return TrialSet("validation", trials, lambda i: recordings.read_whole(trials.paths[i]))
     trials = make_trials(held_out, config.seed, versions=VERSIONS)
-    shifter = Shifter(config.data.root, config.data.augment, config.seed)
+    simulator = ChannelSimulator(recordings, config.data, config.seed)
     # Kept in memory if they are few: a room costs more than the 32 kB of a second.
-    read = functools.lru_cache(maxsize=512)(lambda i: shifter.read(trials.paths[i], int(trials.versions[i])))
+    read = functools.lru_cache(maxsize=512)(
+        lambda i: simulator.read(trials.paths[i], int(trials.versions[i]))
+    )
     return TrialSet("validation", trials, read, is_simulated=True)
 
 

@@ -3,12 +3,12 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel
 from sslsv.models.fields import CropSeconds, LayerDims, Weight
 from sslsv.models.terms import cross_products, standardize, weighted_sum
+from sslsv.settings import section
 
 
 def barlow_twins_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def term_weights(redundancy_weight: float, scale: float) -> dict[str, float]:
 class BarlowTwins(TwoViewModel):
     """Redundancy reduction between two views, correlated over the global batch."""
 
-    @dataclass(frozen=True, kw_only=True)
+    @section
     class Config:
         """Settings of Barlow Twins; the defaults are those published for VoxCeleb."""
 

@@ -237,8 +237,8 @@ class TeacherModel(Model):
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         """Move the teacher: teacher = m * teacher + (1 - m) * student, for all parameters."""
-        teachers = list(self.teacher.parameters())
-        students = [p for name in self.teacher for p in getattr(self, name).parameters()]
+        teachers: list[Tensor] = list(self.teacher.parameters())
+        students: list[Tensor] = [p for name in self.teacher for p in getattr(self, name).parameters()]
         # A weight of 1 or 0 is exact: momentum 0 copies the student, momentum 1 leaves the teacher alone.
         torch._foreach_lerp_(teachers, students, 1.0 - self.teacher_momentum(progress))
 

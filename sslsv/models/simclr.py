@@ -4,11 +4,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel
 from sslsv.models.fields import CropSeconds, LayerDims, Temperature
+from sslsv.settings import section
 
 
 def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def nt_xent_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
 class SimCLR(TwoViewModel):
     """Contrastive learning with the negatives of the global batch."""
 
-    @dataclass(frozen=True, kw_only=True)
+    @section
     class Config:
         """Settings of SimCLR; the defaults are those with the best published result on VoxCeleb."""
 

@@ -3,13 +3,13 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, StepOutput, TwoViewModel
 from sslsv.models.fields import CropSeconds, LayerDims, Weight
 from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted_sum
 from sslsv.ops.whitening import IterNorm
+from sslsv.settings import section
 
 
 def vibcreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def vibcreg_loss(
 class VIbCReg(TwoViewModel):
     """Variance-invariance-better-covariance regularisation over the global batch."""
 
-    @dataclass(frozen=True, kw_only=True)
+    @section
     class Config:
         """Settings of VIbCReg."""
 

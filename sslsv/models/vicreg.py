@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel
 from sslsv.models.fields import CropSeconds, LayerDims, Weight
 from sslsv.models.terms import invariance, variance_and_covariance, weighted_sum
+from sslsv.settings import section
 
 
 def vicreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def vicreg_loss(
 class VICReg(TwoViewModel):
     """Variance-invariance-covariance regularisation over the global batch."""
 
-    @dataclass(frozen=True, kw_only=True)
+    @section
     class Config:
         """Settings of VICReg; the defaults are those published for VoxCeleb."""
 

@@ -21,11 +21,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet
 
-from sslsv.data.audio_files import BANK_FOLDERS, find_audio_files
-from sslsv.data.list_files import find_lists, is_trial_list, train_rows, trial_rows
-from sslsv.data.manifest import Trials, read_train_lists, read_trials
-from sslsv.data.shards import INDEX
-from sslsv.data.trial_faults import find_trial_faults
+from sslsv.data.audio import find_audio_files
+from sslsv.data.lists import (
+    Trials,
+    find_lists,
+    find_trial_faults,
+    is_trial_list,
+    read_train_lists,
+    read_trials,
+    train_rows,
+    trial_rows,
+)
+from sslsv.data.recordings import INDEX
+from sslsv.data.section import BANK_FOLDERS
 from sslsv.prepare_data.disk import naming_full_disk, write_lists, write_whole
 from sslsv.prepare_data.measurements import measure
 from sslsv.prepare_data.verdicts import Limits, describe, judge, summarize, to_json

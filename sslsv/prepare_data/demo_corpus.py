@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sslsv.data.audio import SAMPLE_RATE
-from sslsv.data.rounding import Waveform, to_int16
+from sslsv.data.audio import SAMPLE_RATE, Waveform, to_int16
 from sslsv.prepare_data import synthesis
 
 _MARKER = "demo_corpus.json"

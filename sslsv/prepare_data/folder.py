@@ -12,10 +12,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sslsv.data.audio_files import AUDIO_SUFFIXES, BANK_FOLDERS, UNREAD_SUFFIXES, find_audio_files
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.list_files import why_unlistable
-from sslsv.data.manifest import Manifest, Trials, hold_out_speakers, make_trials
+from sslsv.data.audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, find_audio_files
+from sslsv.data.lists import Manifest, Trials, hold_out_speakers, make_trials, why_unlistable
+from sslsv.data.section import BANK_FOLDERS, NOISE_FOLDER, RIR_FOLDER
 from sslsv.prepare_data.disk import write_lists
 from sslsv.prepare_data.speaker_rules import SpeakerOf, speaker_rule
 
@@ -77,12 +76,12 @@ def run(options: argparse.Namespace) -> int:
 
 def augmentation_hint(root: Path) -> str:
     """The override without which a config that augments would look in vain for noises or rooms in `root`."""
-    own = AugmentConfig()
-    has_noises, has_rooms = (root / own.musan_dir).is_dir(), (root / own.rirs_dir).is_dir()
-    if has_noises and has_rooms:
-        return ""
-    strategy = "noise" if has_noises else "reverb" if has_rooms else "none"
-    return f" data.augment.strategy={strategy}"
+    there = [
+        f"{{name: {name}}}"
+        for name, folder in (("reverb", RIR_FOLDER), ("noise", NOISE_FOLDER))
+        if (root / folder).is_dir()
+    ]
+    return "" if len(there) == 2 else f" 'data.augment=[{', '.join(there)}]'"
 
 
 def split(

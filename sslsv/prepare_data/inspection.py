@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, AudioFile
-from sslsv.data.rounding import Waveform
+from sslsv.data.audio import SAMPLE_RATE, AudioError, AudioFile, Waveform
 
 SILENCE_DB = -60.0  # of full scale: a frame below it is silent
 FLOOR_DB = -120.0  # lowest level reported: digital silence has none

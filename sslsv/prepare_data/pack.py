@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
+from sslsv.data.recordings import INDEX, Packed
 from sslsv.data.shard_files import Shard, check_shard, write_index, write_shard
-from sslsv.data.shards import INDEX, Packed
 from sslsv.prepare_data.disk import check_room, naming_full_disk, write_whole
 from sslsv.prepare_data.pack_contents import MUSAN_DIR, RIRS_DIR, find_contents
 from sslsv.prepare_data.progress_line import ProgressLine, readable_bytes

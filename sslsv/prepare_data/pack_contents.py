@@ -6,14 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sslsv.data.audio import AudioError
-from sslsv.data.audio_files import AUDIO_SUFFIXES
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.list_files import is_trial_list, train_rows
-from sslsv.data.manifest import read_trials
+from sslsv.data.audio import AUDIO_SUFFIXES, AudioError
+from sslsv.data.lists import is_trial_list, read_trials, train_rows
 from sslsv.data.recordings import Folder
+from sslsv.data.section import NOISE_FOLDER, RIR_FOLDER
 
-MUSAN_DIR, RIRS_DIR = AugmentConfig.musan_dir, AugmentConfig.rirs_dir
+MUSAN_DIR, RIRS_DIR = NOISE_FOLDER, RIR_FOLDER
 
 _PROBED = 64  # recordings whose lengths tell how much room all will take
 

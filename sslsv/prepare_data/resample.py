@@ -16,10 +16,9 @@ from pathlib import Path
 
 import soundfile
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, read_whole
-from sslsv.data.audio_files import BANK_FOLDERS, find_audio_files
-from sslsv.data.list_files import find_lists, is_trial_list, train_rows, trial_rows
-from sslsv.data.rounding import to_int16
+from sslsv.data.audio import SAMPLE_RATE, AudioError, find_audio_files, read_whole, to_int16
+from sslsv.data.lists import find_lists, is_trial_list, train_rows, trial_rows
+from sslsv.data.section import BANK_FOLDERS
 from sslsv.prepare_data.disk import write_lists, write_whole
 from sslsv.prepare_data.parallel import map_files
 from sslsv.prepare_data.progress_line import ProgressLine

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import signal
 
-from sslsv.data.audio import SAMPLE_RATE
-from sslsv.data.rounding import Waveform
+from sslsv.data.audio import SAMPLE_RATE, Waveform
 
 # First four formants of vowels of a vocal tract of average length, Hz (after Peterson and Barney, 1952).
 _VOWELS_HZ = np.array(

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from sslsv.data.audio import SAMPLE_RATE
-from sslsv.data.rounding import Waveform
+from sslsv.data.audio import SAMPLE_RATE, Waveform
 
 RANGE_DB = 40.0  # below the loud parts of the recording: what is quieter is no speech
 FLOOR_DB = -60.0  # of full scale: what is quieter never is, however quiet the recording

@@ -35,6 +35,7 @@ class Checkpoint:
     step: int  # optimizer steps taken; the next batch is global batch number `step`
     config: str  # the resolved settings as yaml
     model: dict[str, Any]
+    corpus_size: tuple[int, int] = (0, 0)  # utterances and speakers of the training corpus
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16 loss scale; empty otherwise
     best_value: float | None = None  # best value of evaluation.criterion so far

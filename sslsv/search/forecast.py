@@ -67,7 +67,7 @@ def seconds_per_epoch(config: Config, has_gpu: bool, threads: int, steps: int = 
     torch.set_num_threads(threads)
     try:
         manifest, _, _ = open_trial_sets(config)
-        plan = Plan.from_config(manifest.speakers, config)
+        plan = Plan.of(manifest.speakers, config.data, config.train.batch_size, config.seed)
         state = build_state(config, device)
         maker = ViewMaker(manifest, state.model.view_groups, config.data, config.seed)
         alone = replace(config, train=replace(config.train, compile=False))  # which takes minutes

@@ -181,6 +181,8 @@ def value_at(settings: Mapping[str, Any], key: str) -> Any:
     """
     here: Any = settings
     for part in key.split("."):
+        if isinstance(here, list | tuple):  # an item of a list of sections goes by its name
+            here = {item["name"]: item for item in here if isinstance(item, Mapping)}
         if not isinstance(here, Mapping) or part not in here:
             raise ValueError(
                 f"{key}, on which a parameter depends, is no setting of the base; mend its When(...)"

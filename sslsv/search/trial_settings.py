@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from sslsv.config import Config, ConfigError, apply_overrides, load_config, to_dict
-from sslsv.data.augment import AugmentConfig
-from sslsv.evaluation import label_free
+from sslsv.data.channel import channel_of
 from sslsv.search.dimensions import When, leaves_within, read_dimensions
 from sslsv.search.schedulers import RunAll
 from sslsv.search.space import Space
@@ -107,16 +106,16 @@ def check_trials(space: Space, base: Config, suggester: Suggester, rungs: Sequen
     if space.tries_base_first:
         _check_base(suggester)
     is_label_free = any(metric.startswith("label_free/") for metric in space.metrics)
-    heard: AugmentConfig | None = None
+    heard: tuple[Any, ...] | None = None
     for key, settings in suggester.corners():
         try:
             config = trial_config(base, space, settings)
         except ConfigError as error:
             raise ConfigError(f"{key}={settings[key]!r}, which the space allows: {error}") from error
-        channels = replace(label_free.channels(config.data.augment), bank_cache_mb=0)
-        heard = heard or channels
+        channel = channel_of(config.data.augment)
+        heard = heard or channel
         refuse_if(
-            is_label_free and channels != heard,
+            is_label_free and channel != heard,
             f"{key} can't be searched: the probe of a label-free metric takes its rooms and noises from "
             "data.augment, and all trials must be measured alike; set it for all trials, or choose by 'eer'",
         )

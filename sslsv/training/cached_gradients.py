@@ -22,14 +22,14 @@ from sslsv.ops.layers import frozen_running_statistics
 
 
 class ChunkReplay(nn.Module):
-    """The second pass of a chunk as a module, so that DDP can watch it."""
+    """Make the second pass of a chunk a module, so that DDP can watch it."""
 
     def __init__(self, model: TwoViewModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, views: Tensor, gradient: Tensor, whitening_gradients: Sequence[Tensor] = ()) -> Tensor:
-        """A number of no meaning whose gradient is that of the loss.
+        """Return a surrogate loss: its value is meaningless, its gradient is that of the loss.
 
         `gradient` is the loss's with respect to this chunk's projections; `whitening_gradients`, given once
         a step, are those of the layers that come after the projections.
@@ -56,7 +56,7 @@ def backward_in_chunks(
     seeds the draws of chunk i: it is called before both passes, so that both draw the same.
     """
     replay = network.module if isinstance(network, DistributedDataParallel) else network
-    model = replay.model
+    model: TwoViewModel = replay.model  # type: ignore[assignment]
     chunks = torch.split(views, chunk_size)
     parts = []
     for i, chunk in enumerate(chunks):

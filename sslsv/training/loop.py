@@ -23,6 +23,7 @@ from sslsv.runs.checkpoint import CheckpointWriter
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import Board, RunLog, WandbMode
 from sslsv.training import validation
+from sslsv.training.corpus import TrainingCorpus
 from sslsv.training.interruption import Interrupted, Interruption
 from sslsv.training.meter import Meter
 from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
@@ -55,8 +56,10 @@ class Training:
         self.interruption = Interruption(asked_to_stop, device)
         # Indices of files that could not be read here since the last record.
         self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
-        self.state = build_state(config, device)
         validation.start_together(self.open_data)
+        self.state = build_state(config, self.corpus.size, device)
+        model = self.state.model
+        self.maker = ViewMaker(self.manifest, model.views, config.data, config.seed, model.needs_labels)
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch
         restore_state(self.state, folder)
         self.model = wrap_model(self.state.model, config, device)
@@ -90,11 +93,10 @@ class Training:
     def open_data(self) -> None:
         """Who is trained on, who is held out, and the order of everything."""
         config = self.config
-        manifest, self.validation, self.tests = open_trial_sets(config)
-        self.num_utterances = len(manifest)
-        self.plan = Plan.from_config(manifest.speakers, config)
-        self.maker = ViewMaker(manifest, self.state.model.view_groups, config.data, config.seed)
-        self.probe = open_probe(manifest, config)
+        self.manifest, self.validation, self.tests = open_trial_sets(config)
+        self.corpus = TrainingCorpus(self.manifest, config, self.device)
+        self.plan = Plan.of(self.manifest.speakers, config.data, config.train.batch_size, config.seed)
+        self.probe = open_probe(self.manifest, config)
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary (what `summary.json` holds)."""
@@ -172,6 +174,7 @@ class Training:
             config=self.config,
             steps_per_epoch=self.plan.steps_per_epoch,
             device=self.device,
+            corpus=self.corpus,
         )
 
     def leave(self) -> NoReturn:
@@ -204,24 +207,20 @@ class Training:
         with self.meter.paused("checkpoint"):
             if self.log is not None and (is_validated or is_leaving or self.checkpoints.is_due()):
                 state.seconds = self.meter.seconds
-                self.checkpoints.save(checkpoint_of(state, config))
+                self.checkpoints.save(checkpoint_of(state, config, self.corpus.size))
         with self.meter.paused("reporting"):
             if is_validated:
                 self.report(record)
 
     def merge_skipped(self) -> None:
         """Tell every worker which files any of them could not read; too many utterances stop the run."""
-        maker = self.maker
-        for kind, path_of, reason_of in (
-            ("utterances", maker.path, maker.explain),
-            ("bank_files", maker.bank_path, maker.explain_bank_file),
-        ):
+        for kind in ("utterances", "bank_files"):
             known, found = self.state.skipped[kind], distributed.gather_objects(self.unreadable[kind])
             self.unreadable[kind] = set()
             for index in sorted(set().union(*found)):
-                if path_of(index) not in known:
-                    known[path_of(index)] = reason_of(index)
-        seen = min(self.state.step * self.config.train.batch_size, self.num_utterances)
+                path, reason = self.maker.explain(kind, index)
+                known.setdefault(path, reason)
+        seen = min(self.state.step * self.config.train.batch_size, len(self.manifest))
         validation.check_bad_share(self.state.skipped["utterances"], seen, self.config)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sslsv import registry
+from sslsv.build import build_model
 from sslsv.config import Config, to_yaml
 from sslsv.models.base import CorpusSize, Model
 from sslsv.ops import distributed
@@ -38,15 +38,6 @@ class TrainingState:
     skipped: dict[str, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in SKIPPED_KINDS})
 
 
-def build_model(config: Config, size: CorpusSize) -> Model:
-    """Return the model that the settings describe, with freshly drawn weights, on the CPU."""
-    torch.manual_seed(config.seed)
-    encoder = registry.find("encoders", config.encoder.name)(config.encoder)
-    encoder.recomputes_activations = config.train.recompute
-    model: Model = registry.find("models", config.model.name)(config.model, encoder, size)
-    return model
-
-
 def build_state(config: Config, size: CorpusSize, device: torch.device) -> TrainingState:
     """Build model, optimizer and loss scaler as they are before the first step, the same on every worker.
 
@@ -74,7 +65,7 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     """The model as the loop calls it: compiled if asked, gradients averaged if there are several workers."""
     wrapped: nn.Module = model
     if config.train.chunk_size is not None:
-        wrapped = ChunkReplay(model)
+        wrapped = ChunkReplay(model)  # type: ignore[arg-type]  # build_state has checked that it can
     elif config.train.compile:
         wrapped = torch.compile(model)  # type: ignore[assignment]
     if distributed.world_size() == 1:
@@ -89,11 +80,12 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     )
 
 
-def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
+def checkpoint_of(state: TrainingState, config: Config, size: CorpusSize) -> Checkpoint:
     """The state as a checkpoint, which shares the state's tensors."""
     return Checkpoint(
         step=state.step,
         config=to_yaml(config),
+        corpus_size=(size.num_utterances, size.num_speakers),
         model=state.model.state_dict(),
         optimizer=state.optimizer.state_dict(),
         scaler=state.scaler.state_dict(),

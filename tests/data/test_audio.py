@@ -1,11 +1,19 @@
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.audio import AudioError, AudioFile, read_whole, wrap_to_length
-from sslsv.data.rounding import to_int16
+from sslsv.data.audio import (
+    AudioError,
+    AudioFile,
+    PlainWav,
+    find_audio_files,
+    read_whole,
+    to_int16,
+    wrap_to_length,
+)
 
 
 def tone(frequency_hz: float, rate: int, seconds: float = 1.5, level: float = 0.5) -> np.ndarray:
@@ -81,15 +89,15 @@ def test_read_int16__float_above_full_scale_is_cut_or_refused(tmp_path: Path) ->
         file.read_int16(0, 2)
 
 
-def test_read_room__any_level_of_floats_uses_all_bits(tmp_path: Path) -> None:
-    room = np.array([0.0, 4000.0, -1000.0, 0.1])
-    soundfile.write(tmp_path / "a.wav", room, 16000, subtype="FLOAT")
+def test_read_rir__any_level_of_floats_uses_all_bits(tmp_path: Path) -> None:
+    rir = np.array([0.0, 4000.0, -1000.0, 0.1])
+    soundfile.write(tmp_path / "a.wav", rir, 16000, subtype="FLOAT")
     with AudioFile(tmp_path / "a.wav") as file:
-        found = file.read_room()
-    assert np.abs(found).max() >= 32766 and np.allclose(found / 32767, room / 4000, atol=1e-4)
+        found = file.read_rir()
+    assert np.abs(found).max() >= 32766 and np.allclose(found / 32767, rir / 4000, atol=1e-4)
     soundfile.write(tmp_path / "b.wav", np.array([5, -700], dtype=np.int16), 16000)
     with AudioFile(tmp_path / "b.wav") as file:
-        assert file.read_room().tolist() == [5, -700]
+        assert file.read_rir().tolist() == [5, -700]
 
 
 @pytest.mark.parametrize(
@@ -188,3 +196,106 @@ def test_to_int16__round_trip_is_exact() -> None:
 def test_to_int16__too_loud_is_scaled_not_clipped() -> None:
     loud = np.array([0.5, -2.0, 1.0], dtype=np.float32)
     assert to_int16(loud).tolist() == [8192, -32767, 16384]
+
+
+SAMPLES = np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16)
+
+
+def riff(*chunks: tuple[bytes, bytes], data_size: int | None = None) -> bytes:
+    body = b""
+    for name, content in chunks:
+        size = data_size if name == b"data" and data_size is not None else len(content)
+        body += name + struct.pack("<I", size) + content + b"\0" * (len(content) % 2)
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+
+
+def form(tag: int = 1, channels: int = 1, rate: int = 16000, bits: int = 16) -> tuple[bytes, bytes]:
+    block = channels * bits // 8
+    return b"fmt ", struct.pack("<HHIIHH", tag, channels, rate, rate * block, block, bits)
+
+
+DATA = (b"data", SAMPLES.tobytes())
+PLAIN = {
+    "bare": riff(form(), DATA),
+    "list before": riff(form(), (b"LIST", b"INFOISFT\x05\0\0\0Lavf\0"), DATA),
+    "odd chunk before": riff((b"junk", b"abc"), form(), DATA),
+    "chunk after": riff(form(), DATA, (b"LIST", b"INFO")),
+    "longer form": riff((b"fmt ", form()[1] + b"\0\0"), DATA),
+}
+OTHERS = {
+    "other rate": riff(form(rate=8000), DATA),
+    "stereo": riff(form(channels=2), DATA),
+    "24 bits": riff(form(bits=24), DATA),
+    "float": riff(form(tag=3), DATA),
+    "unknown length": riff(form(), DATA, data_size=0xFFFFFFFF),
+    "no length": riff(form(), DATA, data_size=0),
+    "no form": riff(DATA),
+    "form after": riff(DATA, form()),
+    "far away": riff(form(), (b"junk", bytes(8000)), DATA),
+    "big endian": b"RIFX" + riff(form(), DATA)[4:],
+    "no samples": riff(form(), DATA)[:44],
+    "cut short": riff(form(), DATA)[:-1001],
+    "header cut": riff(form(), DATA)[:30],
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_open__plain_files_are_read_as_libsndfile_does(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.wav").write_bytes(PLAIN[kind])
+    wanted, rate = soundfile.read(tmp_path / "a.wav", dtype="int16")
+    file = PlainWav.open(str(tmp_path / "a.wav"))
+    assert rate == 16000 and file is not None and file.num_samples == len(wanted) > 4000
+    assert np.array_equal(file.read(0, file.num_samples), wanted)
+    assert np.array_equal(file.read(77, 4000), wanted[77:4077])
+    mapped = file.mapped()
+    file.close()
+    assert np.array_equal(mapped, wanted)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_open__anything_else_is_left_to_libsndfile(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.wav").write_bytes(OTHERS[kind])
+    assert PlainWav.open(str(tmp_path / "a.wav")) is None
+
+
+def test_open__a_folder_or_nothing_is_no_wav(tmp_path: Path) -> None:
+    assert PlainWav.open(str(tmp_path)) is None and PlainWav.open(str(tmp_path / "none.wav")) is None
+
+
+def test_read__a_file_that_shrinks_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(PLAIN["bare"])
+    file = PlainWav.open(str(tmp_path / "a.wav"))
+    assert file is not None
+    (tmp_path / "a.wav").write_bytes(PLAIN["bare"][:100])
+    with pytest.raises(OSError, match="shorter"):
+        file.read(0, 5000)
+    file.close()
+
+
+def test_find_audio_files__finds_by_suffix_sorted_and_skips_what_is_hidden(tmp_path: Path) -> None:
+    for name in ("b/2.WAV", "b/1.flac", "a.mp3", ".hidden.wav", ".trash/x.wav", "notes.txt", "b/wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [Path(path).relative_to(tmp_path).as_posix() for path in find_audio_files(tmp_path)]
+    assert found == ["a.mp3", "b/1.flac", "b/2.WAV"]
+
+
+def test_find_audio_files__enters_linked_folders_once_and_ends_in_loops(tmp_path: Path) -> None:
+    (tmp_path / "top" / "z_real").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "top" / "z_real" / "1.wav").touch()
+    (tmp_path / "elsewhere" / "2.wav").touch()
+    (tmp_path / "top" / "a_link").symlink_to("z_real")
+    (tmp_path / "top" / "z_real" / "loop").symlink_to("..")
+    (tmp_path / "top" / "other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "top" / "lost.wav").symlink_to("nowhere")
+    found = [
+        Path(path).relative_to(tmp_path / "top").as_posix() for path in find_audio_files(tmp_path / "top")
+    ]
+    assert found == ["lost.wav", "other/2.wav", "z_real/1.wav"]
+
+
+def test_find_audio_files__no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        find_audio_files(tmp_path / "nowhere")

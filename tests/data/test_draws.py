@@ -1,43 +1,62 @@
-from itertools import islice
-
 import numpy as np
+import pytest
 
-from sslsv.data.draws import Draws, RandomStreams
-
-
-def numbers(streams: RandomStreams, *place: int, count: int = 50) -> list[float]:
-    return list(islice(streams.stream(*place), count))
+from sslsv.data.draws import Draws, RandomStreams, crop_start, disjoint_starts, name_key
 
 
-def test_stream__is_philox_at_a_counter() -> None:
-    philox = np.random.Philox(key=[5, 0], counter=[0, 3, 2, 1])
-    assert numbers(RandomStreams(5), 1, 2, 3) == np.random.Generator(philox).random(50).tolist()
+def numbers(draws: Draws, count: int = 50) -> list[float]:
+    return [draws.fraction() for _ in range(count)]
 
 
-def test_stream__does_not_depend_on_what_else_is_drawn() -> None:
+def test_draws__are_philox_at_a_counter() -> None:
+    place = name_key("noise", 5) * 2**16 + 3
+    philox = np.random.Philox(key=[5, 0], counter=[0, place, 2, 1])
+    wanted = np.random.Generator(philox).random(50).tolist()
+    assert numbers(RandomStreams(5).draws(1, 2, "noise", 3)) == wanted
+
+
+def test_name_key__is_the_same_everywhere() -> None:
+    assert name_key("noise", 5) == 98387406151 and name_key(b"noise", 5) == name_key("noise", 5)
+
+
+def test_draws__do_not_depend_on_what_else_is_drawn() -> None:
     streams = RandomStreams(5)
-    wanted = numbers(streams, 1, 2, 3)
-    first, second = streams.stream(1, 2, 3), streams.stream(9, 2, 3)
+    wanted = numbers(streams.draws(1, 2, "noise"))
+    first, second = streams.draws(1, 2, "noise"), streams.draws(9, 2, "noise")
     taken = []
     for _ in range(50):
-        taken.append(next(first))
-        next(second)
+        taken.append(first.fraction())
+        second.fraction()
     assert taken == wanted
 
 
-def test_stream__every_part_of_the_place_and_the_seed_matter() -> None:
-    streams = RandomStreams(5)
-    all_of_them = [
-        numbers(streams, *place, count=4) for place in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    ]
-    all_of_them.append(numbers(RandomStreams(6), 0, 0, 0, count=4))
-    assert len({tuple(each) for each in all_of_them}) == 5
+def test_draws__every_part_of_the_place_and_the_seed_matter() -> None:
+    places = [(0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1)]
+    drawn = [tuple(numbers(RandomStreams(5).draws(*place), 4)) for place in places]
+    assert len({*drawn, tuple(numbers(RandomStreams(6).draws(*places[0]), 4))}) == 6
 
 
 def test_draws__cover_their_ranges_evenly() -> None:
-    draws = Draws(RandomStreams(1).stream(0, 0, 0))
+    draws = RandomStreams(1).draws(0, 0, "a")
     counts = np.bincount([draws.below(5) for _ in range(5000)])
     assert len(counts) == 5 and counts.min() > 900
     values = [draws.between(-3.0, 7.0) for _ in range(5000)]
     assert -3 <= min(values) < -2.9 and 6.9 < max(values) < 7 and abs(np.mean(values) - 2) < 0.2
     assert all(0 <= draws.fraction() < 1 for _ in range(100))
+
+
+def test_crop_start__reaches_every_place() -> None:
+    starts = {crop_start(10, 4, fraction) for fraction in np.linspace(0, 1, 1000, endpoint=False)}
+    assert starts == set(range(7))
+    assert crop_start(3, 4, 0.99) == 0 and crop_start(4, 4, 0.99) == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_disjoint_starts__never_overlap_and_stay_inside(count: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        length = int(rng.integers(count * 10, count * 20))
+        starts = disjoint_starts(length, 10, rng.random(count).tolist(), float(rng.random()))
+        assert len(starts) == count and min(starts) >= 0 and max(starts) + 10 <= length
+        assert np.diff(sorted(starts)).min() >= 10
+    assert sorted(disjoint_starts(10 * count - 1, 10, [0.5] * count, 0.0))[-1] == 10 * count - 11

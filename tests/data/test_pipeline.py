@@ -1,3 +1,4 @@
+import shutil
 import time
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import pytest
 import torch
 
 from sslsv.config import DataConfig
-from sslsv.data.manifest import read_train_lists
+from sslsv.data.audio import AudioError
+from sslsv.data.lists import read_train_lists
 from sslsv.data.pipeline import plain_batches, train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
@@ -14,7 +16,9 @@ from sslsv.data.views import ViewMaker
 
 def plan_and_maker(root: Path) -> tuple[Plan, ViewMaker]:
     manifest = read_train_lists(root, ("voxceleb2_train_list",))
-    maker = ViewMaker(manifest, (("views", 2, 0.5), ("local", 3, 0.25)), DataConfig(root=str(root)), 9)
+    maker = ViewMaker(
+        manifest, (("views", 2, 0.5, False), ("local", 3, 0.25, True)), DataConfig(root=str(root)), 9
+    )
     return Plan(manifest.speakers, 8, seed=9), maker
 
 
@@ -67,7 +71,7 @@ def test_train_batches__ray_does_not_spin_while_made_batches_wait(
     demo_corpus: Path, ray_session: None
 ) -> None:
     manifest = read_train_lists(demo_corpus, ("voxceleb2_train_list",))
-    maker = ViewMaker(manifest, (("views", 2, 2.0),), DataConfig(root=str(demo_corpus)), 9)
+    maker = ViewMaker(manifest, (("views", 2, 2.0, False),), DataConfig(root=str(demo_corpus)), 9)
     plan = Plan(manifest.speakers, 16, seed=9)
     # Blocks of 66 MB: a few of them are all that the object store holds, and the tasks have to wait.
     batches = train_batches(plan, maker, 0, 4000, data_tasks=2, utterances_per_block=512)
@@ -96,6 +100,19 @@ def test_train_batches__need_no_more_of_a_cpu_than_their_tasks_are_given(
     plan, maker = plan_and_maker(demo_corpus)
     assert len(list(train_batches(plan, maker, 0, 6, data_tasks=1, cpus_per_task=0.5))) == 6
     ray.kill(holder)
+
+
+@pytest.mark.slow
+def test_train_batches__an_error_in_a_data_process_keeps_its_own_words(
+    demo_corpus: Path, ray_session: None, tmp_path: Path
+) -> None:
+    root = shutil.copytree(demo_corpus, tmp_path / "corpus")
+    plan, maker = plan_and_maker(root)
+    for file in (root / "voxceleb2").rglob("*.wav"):
+        file.write_text("nothing")
+    with pytest.raises(AudioError, match="^21 recordings in a row cannot be read; the last: ") as caught:
+        next(train_batches(plan, maker, 0, 3, data_tasks=1))
+    assert type(caught.value) is AudioError and "retry" not in str(caught.value)
 
 
 def test_train_batches__no_steps_need_no_ray(demo_corpus: Path) -> None:

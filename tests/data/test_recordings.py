@@ -1,11 +1,208 @@
+import json
+import pickle
+import shutil
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from pyarrow import parquet
 
+from sslsv.config import DataConfig
 from sslsv.data import recordings
-from sslsv.data.audio import AudioError
-from sslsv.data.recordings import Folder
+from sslsv.data.audio import AudioError, AudioFile
+from sslsv.data.lists import read_train_lists
+from sslsv.data.recordings import Folder, Packed, open_recordings
+from sslsv.data.section import augmentation_settings
+from sslsv.data.views import ViewMaker
+from sslsv.evaluation.trial_lists import open_list
+from sslsv.prepare_data.pack import pack
+from tests.object_storage import ObjectStorage
+
+LIST = "voxceleb2_train_list"
+
+
+@pytest.fixture(scope="module")
+def mixed_corpus(demo_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo corpus with recordings, noises and rooms of other formats, and bad ones."""
+    root = tmp_path_factory.mktemp("mixed") / "corpus"
+    shutil.copytree(demo_corpus, root)
+    rng = np.random.default_rng(0)
+    lines = (root / LIST).read_text().splitlines()
+    for i, (rate, channels, subtype, suffix) in enumerate(
+        [
+            (8000, 1, "PCM_16", "wav"),
+            (44100, 2, "PCM_24", "wav"),
+            (16000, 1, "FLOAT", "wav"),
+            (48000, 2, "PCM_16", "flac"),
+        ]
+    ):
+        for place in ("voxceleb2/other", "musan_split/noise/other"):
+            (root / place).mkdir(parents=True, exist_ok=True)
+            audio = rng.uniform(-0.4, 0.4, (3 * rate, channels))
+            soundfile.write(root / place / f"{i}.{suffix}", audio, rate, subtype=subtype)
+        lines.append(f"other{i} voxceleb2/other/{i}.{suffix}")
+    room = rng.normal(size=3000) * 10.0 ** (-np.arange(3000) / 1000) * 300
+    soundfile.write(root / "simulated_rirs/loud.wav", room, 16000, subtype="FLOAT")
+    (root / "voxceleb2/other/bad.wav").write_text("nothing")
+    (root / "musan_split/music/demo/0000.wav").write_bytes(b"")
+    lines.append("other9 voxceleb2/other/bad.wav")
+    (root / LIST).write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed_corpus(mixed_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packed") / "packed"
+    assert pack(mixed_corpus, out, shard_mb=1, jobs=2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def stored_corpus(packed_corpus: Path, object_storage: ObjectStorage) -> str:
+    """The packed corpus in object storage."""
+    return object_storage.upload(packed_corpus)
+
+
+@pytest.fixture(params=["folder", "file URI", "object storage"])
+def packed_place(request: pytest.FixtureRequest, packed_corpus: Path) -> str:
+    if request.param == "object storage":
+        return str(request.getfixturevalue("stored_corpus"))
+    return f"file://{packed_corpus}" if request.param == "file URI" else str(packed_corpus)
+
+
+@pytest.mark.parametrize("is_augmented", [True, False])
+def test_packed__training_gets_the_very_same_samples(
+    mixed_corpus: Path, packed_place: str, is_augmented: bool
+) -> None:
+    manifest = read_train_lists(packed_place, (LIST,))
+    assert manifest.paths == read_train_lists(mixed_corpus, (LIST,)).paths
+    noise = augmentation_settings("noise", speech_files=[1, 3])
+    augment = (augmentation_settings("reverb"), noise) if is_augmented else ()
+    size = len(manifest)
+    rows = {name: np.arange(size) for name in ("sample", "utterance", "partner")}
+    rows["epoch"] = np.full(size, 3)
+    batches = []
+    for root in (str(mixed_corpus), packed_place):
+        data = DataConfig(root=root, augment=augment, speeds=(0.9, 1.0, 1.1))
+        maker = ViewMaker(manifest, (("views", 2, 1.0, False), ("local", 1, 0.3, False)), data, seed=4)
+        batches.append(pickle.loads(pickle.dumps(maker)).make_batch(rows))
+    for name, column in batches[0].items():
+        assert np.array_equal(column, batches[1][name]), name
+    assert set(batches[0]["bad_utterance"]) == {-1, size - 1}
+    assert not is_augmented or batches[0]["bad_bank_file"].max() >= 0
+
+
+def test_packed__whole_recordings_are_those_of_the_files(mixed_corpus: Path, packed_corpus: Path) -> None:
+    files, packed = open_recordings(mixed_corpus), open_recordings(packed_corpus)
+    assert isinstance(files, Folder) and isinstance(packed, Packed)
+    names = read_train_lists(mixed_corpus, (LIST,)).paths
+    for name in names[:-1]:
+        assert np.array_equal(files.read_whole(name), packed.read_whole(name))
+        assert files.has(name) and packed.has(name)
+    for folder in ("musan_split/noise", "musan_split", "simulated_rirs", "nowhere"):
+        assert files.find(folder) == packed.find(folder)
+
+
+def test_packed__lists_in_object_storage_are_read_and_missed_by_name(
+    mixed_corpus: Path, stored_corpus: str
+) -> None:
+    trials = [open_list(root, "trials", is_lenient=False) for root in (str(mixed_corpus), stored_corpus)]
+    assert trials[0].trials.paths == trials[1].trials.paths
+    assert np.array_equal(trials[0].trials.enrol, trials[1].trials.enrol)
+    local, stored = (one.describe() for one in trials)
+    assert stored == {**local, "file": f"{stored_corpus}/trials"}
+    with pytest.raises(FileNotFoundError, match=f"The list {stored_corpus}/other does not exist"):
+        read_train_lists(stored_corpus, ("other",))
+
+
+def test_packed__unreadable_recording_says_what_the_file_says(
+    mixed_corpus: Path, packed_corpus: Path
+) -> None:
+    packed = Packed(str(packed_corpus))
+    with pytest.raises(AudioError) as of_file:
+        AudioFile(mixed_corpus / "voxceleb2/other/bad.wav")
+    with pytest.raises(AudioError) as of_pack:
+        packed.open("voxceleb2/other/bad.wav")
+    assert str(of_file.value) == str(of_pack.value)
+    assert set(packed.unreadable()) == {"voxceleb2/other/bad.wav", "musan_split/music/demo/0000.wav"}
+    with pytest.raises(AudioError, match="nobody.wav is not in the packed folder"):
+        packed.open("nobody.wav")
+    assert not packed.has("nobody.wav")
+
+
+def test_packed__samples_are_mapped_and_read_only(packed_corpus: Path) -> None:
+    packed = Packed(str(packed_corpus))
+    name = packed.find("voxceleb2")[0]
+    with packed.open(name) as recording:
+        mapped = recording.mapped()
+        assert mapped is not None and len(mapped) == recording.num_samples
+        assert np.shares_memory(mapped, recording.read_int16(0, 100)) and not mapped.flags.writeable
+
+
+def test_packed__object_storage_is_asked_for_the_crop_alone(
+    packed_corpus: Path, stored_corpus: str, object_storage: ObjectStorage
+) -> None:
+    local, packed = open_recordings(packed_corpus), open_recordings(stored_corpus)
+    name = packed.find("voxceleb2")[0]
+    packed.open(name).read_int16(0, 1)  # opens the shard
+    object_storage.requests.clear()
+    with packed.open(name) as recording:
+        assert recording.mapped() is None
+        crop = recording.read_int16(500, 3200)
+    assert np.array_equal(crop, local.open(name).read_int16(500, 3200))
+    assert [request.num_bytes for request in object_storage.requests] == [2 * 3200]
+
+
+def test_packed__a_refused_read_names_the_shard(stored_corpus: str, object_storage: ObjectStorage) -> None:
+    packed = Packed(stored_corpus)
+    name = packed.find("voxceleb2")[0]
+    recording = packed.open(name)
+    object_storage.refuses = lambda environ: "HTTP_RANGE" in environ
+    try:
+        with pytest.raises(AudioError, match=r"shard-0000\d.int16 cannot be read: .*ACCESS_DENIED"):
+            recording.read_int16(0, 100)
+    finally:
+        object_storage.refuses = lambda environ: False
+
+
+def test_open_recordings__object_storage_without_an_index_says_to_pack(object_storage: ObjectStorage) -> None:
+    with pytest.raises(FileNotFoundError, match="is no packed folder.*prepare_data pack FOLDER --out PACKED"):
+        open_recordings(object_storage.folder())
+
+
+def test_packed__index_is_sorted_and_complete(packed_corpus: Path) -> None:
+    table = parquet.read_table(packed_corpus / "index.parquet")
+    facts = json.loads(table.schema.metadata[b"sslsv"])
+    names = table["name"].to_pylist()
+    assert names == sorted(names) and len(facts["shards"]) > 1
+    for number, shard in enumerate(facts["shards"]):
+        lengths = [
+            length
+            for length, s in zip(table["num_samples"].to_pylist(), table["shard"].to_pylist(), strict=True)
+            if s == number
+        ]
+        assert sum(lengths) == shard["num_samples"]
+        assert (packed_corpus / shard["file"]).stat().st_size == 2 * shard["num_samples"]
+
+
+def test_open_recordings__damage_is_named(packed_corpus: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "packed"
+    shutil.copytree(packed_corpus, copy)
+    with (copy / "shard-00001.int16").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match=r"shard-00001.int16 has \d+ bytes, but the index says \d+ bytes"):
+        open_recordings(copy)
+    (copy / "shard-00001.int16").unlink()
+    with pytest.raises(ValueError, match="shard-00001.int16 is missing"):
+        open_recordings(copy)
+    (copy / "index.parquet").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="index.parquet cannot be read"):
+        open_recordings(copy)
+    with pytest.raises(FileNotFoundError, match="is no packed folder"):
+        Packed(str(tmp_path))
 
 
 def test_folder__that_is_gone_for_a_while_is_waited_for(tmp_path, demo_corpus):

@@ -59,7 +59,7 @@ def test_read__number_of_threads_changes_no_bit(noise_file: Path) -> None:
         "from fractions import Fraction\n"
         "from sslsv.data.audio import AudioFile\n"
         "from sslsv.data.speed import SpedUp, _phases\n"
-        "from sslsv.data.acoustics import mean_square\n"
+        "from sslsv.data.augmentations.base import mean_square\n"
         "for speed in (Fraction(9, 10), Fraction(13, 7)):\n"
         "    up, down = speed.denominator, speed.numerator\n"
         "    with SpedUp(AudioFile(sys.argv[1]), speed) as recording:\n"

@@ -11,13 +11,12 @@ import soundfile
 
 from sslsv.config import DataConfig
 from sslsv.data.audio import AudioError
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import Manifest, read_train_lists
+from sslsv.data.lists import Manifest, read_train_lists
+from sslsv.data.section import augmentation_settings
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 
-GROUPS = (("views", 2, 1.0),)
-PLAIN = AugmentConfig(strategy="none")
+GROUPS = (("views", 2, 1.0, False),)
 
 
 def maker_of(root: Path, **settings: object) -> ViewMaker:
@@ -39,6 +38,13 @@ def ramp_corpus(root: Path, lengths: list[int], speakers: list[int] | None = Non
     )
 
 
+def made(maker: ViewMaker, epoch: int, utterance: int, partner: int) -> tuple[dict[str, np.ndarray], int]:
+    """The views of one sample, and the unreadable utterance that was met, or -1."""
+    row = {"sample": 0, "epoch": epoch, "utterance": utterance, "partner": partner}
+    batch = maker.make_batch({name: np.array([value]) for name, value in row.items()})
+    return {name: batch[name][0] for name, *_ in maker.view_groups}, int(batch["bad_utterance"][0])
+
+
 def digest(batch: dict[str, np.ndarray]) -> str:
     return hashlib.sha256(
         b"".join(np.ascontiguousarray(batch[name]).tobytes() for name in sorted(batch))
@@ -52,7 +58,7 @@ def test_make__same_bits_in_any_order_batch_and_copy(demo_corpus: Path) -> None:
     assert whole["views"].dtype == np.int16 and whole["views"].shape == (32, 2, 16000)
     copy = pickle.loads(pickle.dumps(maker))
     for i in [31, 3, 17]:
-        views, bad = copy.make(int(rows["epoch"][i]), int(rows["utterance"][i]), int(rows["partner"][i]))
+        views, bad = made(copy, int(rows["epoch"][i]), int(rows["utterance"][i]), int(rows["partner"][i]))
         assert bad == -1 and np.array_equal(views["views"], whole["views"][i])
     half = maker.make_batch({name: column[16:] for name, column in rows.items()})
     assert np.array_equal(half["views"], whole["views"][16:])
@@ -77,27 +83,27 @@ def test_make__same_bits_in_another_process(demo_corpus: Path, tmp_path: Path) -
 
 def test_make__epoch_utterance_view_and_seed_all_matter(demo_corpus: Path) -> None:
     maker = maker_of(demo_corpus)
-    views = maker.make(0, 1, 1)[0]["views"]
+    views = made(maker, 0, 1, 1)[0]["views"]
     assert not np.array_equal(views[0], views[1])
-    for other in (maker.make(1, 1, 1), maker.make(0, 2, 2), maker_of(demo_corpus, seed=6).make(0, 1, 1)):
+    for other in (made(maker, 1, 1, 1), made(maker, 0, 2, 2), made(maker_of(demo_corpus, seed=6), 0, 1, 1)):
         assert not np.array_equal(other[0]["views"], views)
 
 
 def test_make__without_augmentation_is_the_file_itself(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [30000, 8000])
-    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=PLAIN), 1)
-    for view in maker.make(0, 0, 0)[0]["views"]:
+    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=()), 1)
+    for view in made(maker, 0, 0, 0)[0]["views"]:
         assert np.array_equal(np.diff(view.astype(int)), np.ones(15999))
-    for view in maker.make(0, 1, 1)[0]["views"]:
+    for view in made(maker, 0, 1, 1)[0]["views"]:
         assert np.array_equal(view[:8000], np.arange(8000)) and np.array_equal(view[8000:], np.arange(8000))
 
 
 def test_make__disjoint_crops_do_not_overlap(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [32000, 32767, 20000])
-    data = DataConfig(root=str(tmp_path), augment=PLAIN, crop_overlap="disjoint")
+    data = DataConfig(root=str(tmp_path), augment=(), crop_overlap="disjoint")
     maker = ViewMaker(manifest, GROUPS, data, 1)
     for epoch in range(30):
-        starts = [sorted(int(view[0]) for view in maker.make(epoch, i, i)[0]["views"]) for i in range(3)]
+        starts = [sorted(int(view[0]) for view in made(maker, epoch, i, i)[0]["views"]) for i in range(3)]
         assert starts[0] == [0, 16000]
         assert starts[1][1] - starts[1][0] >= 16000
         assert starts[2] == [0, 4000]
@@ -107,9 +113,12 @@ def test_make__pairs_take_views_from_both_recordings(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [16000, 16000])
     soundfile.write(tmp_path / "1.wav", np.full(16000, -7, dtype=np.int16), 16000)
     maker = ViewMaker(
-        manifest, (("views", 2, 1.0), ("more", 3, 0.5)), DataConfig(root=str(tmp_path), augment=PLAIN), 1
+        manifest,
+        (("views", 2, 1.0, False), ("more", 3, 0.5, False)),
+        DataConfig(root=str(tmp_path), augment=()),
+        1,
     )
-    views = maker.make(0, 0, 1)[0]
+    views = made(maker, 0, 0, 1)[0]
     assert views["views"].shape == (2, 16000) and views["more"].shape == (3, 8000)
     assert [bool(view[0] == -7) for view in (*views["views"], *views["more"])] == [
         False,
@@ -124,11 +133,11 @@ def test_make__one_speed_for_all_views_of_a_sample(tmp_path: Path) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(48000) / 16000)
     soundfile.write(tmp_path / "0.wav", tone, 16000)
     manifest = Manifest(paths=["0.wav"], speakers=np.array([0]), speaker_names=["a"])
-    data = DataConfig(root=str(tmp_path), augment=PLAIN, speeds=(0.9, 1.0, 1.1))
+    data = DataConfig(root=str(tmp_path), augment=(), speeds=(0.9, 1.0, 1.1))
     maker = ViewMaker(manifest, GROUPS, data, 1)
     seen = set()
     for epoch in range(20):
-        views = maker.make(epoch, 0, 0)[0]["views"]
+        views = made(maker, epoch, 0, 0)[0]["views"]
         peaks_hz = [int(np.argmax(np.abs(np.fft.rfft(view * np.hanning(16000))))) for view in views]
         assert peaks_hz[0] == peaks_hz[1]
         seen.add(peaks_hz[0])
@@ -136,8 +145,8 @@ def test_make__one_speed_for_all_views_of_a_sample(tmp_path: Path) -> None:
 
 
 def test_make__too_loud_view_is_not_clipped(demo_corpus: Path) -> None:
-    augment = AugmentConfig(strategy="none", gain_db=(60.0, 60.0))
-    views = maker_of(demo_corpus, augment=augment).make(0, 0, 0)[0]["views"]
+    augment = (augmentation_settings("gain", level_db=[60, 60]),)
+    views = made(maker_of(demo_corpus, augment=augment), 0, 0, 0)[0]["views"]
     assert np.abs(views.astype(int)).max() == 32767
     assert (np.abs(views.astype(int)) == 32767).sum() <= 2 + views.shape[0]
 
@@ -146,38 +155,39 @@ def test_make__bad_utterance_is_replaced_and_named(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [20000] * 6, speakers=[0, 0, 0, 1, 1, 1])
     for i in (3, 4, 5):
         soundfile.write(tmp_path / f"{i}.wav", np.full(20000, -i, dtype=np.int16), 16000)
-    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=PLAIN), 1)
+    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=()), 1)
     (tmp_path / "4.wav").write_text("nothing")
     # A pair keeps its speaker: 4 is replaced by 5, never by 3, which is the other side.
     for epoch in range(10):
-        views, bad = maker.make(epoch, 3, 4)
+        views, bad = made(maker, epoch, 3, 4)
         assert bad == 4 and views["views"][0][0] == -3 and views["views"][1][0] == -5
-        views, bad = maker.make(epoch, 4, 3)
+        views, bad = made(maker, epoch, 4, 3)
         assert bad == 4 and views["views"][0][0] == -5 and views["views"][1][0] == -3
     # A lone utterance is replaced by any, the same for both views and at every call.
-    replaced = [maker.make(epoch, 4, 4) for epoch in range(10)]
+    replaced = [made(maker, epoch, 4, 4) for epoch in range(10)]
     assert all(bad == 4 for _, bad in replaced)
-    again = [maker.make(epoch, 4, 4) for epoch in range(10)]
+    again = [made(maker, epoch, 4, 4) for epoch in range(10)]
     assert all(np.array_equal(a["views"], b["views"]) for (a, _), (b, _) in zip(replaced, again, strict=True))
     assert len({int(np.sign(views["views"][0][0])) for views, _ in replaced}) == 2
-    assert maker.explain(4).endswith("Format not recognised.") and "4.wav" in maker.explain(4)
-    assert "can be now" in maker.explain(3)
+    path, reason = maker.explain("utterances", 4)
+    assert path == str(tmp_path / "4.wav") and reason.startswith(path) and "not recognised" in reason
+    assert "can be now" in maker.explain("utterances", 3)[1]
 
 
 def test_make__a_pair_stays_of_one_speaker_where_a_speaker_has_no_third_utterance(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [20000] * 6, speakers=[0, 0, 1, 1, 2, 2])
     for i in range(6):
         soundfile.write(tmp_path / f"{i}.wav", np.full(20000, -1 - i, dtype=np.int16), 16000)
-    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=PLAIN), 1)
+    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=()), 1)
     (tmp_path / "1.wav").write_text("nothing")
     for epoch in range(5):
         for pair in ((0, 1), (1, 0)):
-            views, bad = maker.make(epoch, *pair)
+            views, bad = made(maker, epoch, *pair)
             assert bad == 1 and [int(view[0]) for view in views["views"]] == [-1, -1]
     (tmp_path / "0.wav").write_text("nothing")
     owners = set()
     for epoch in range(10):
-        views, bad = maker.make(epoch, 0, 1)
+        views, bad = made(maker, epoch, 0, 1)
         one, other = (-1 - int(view[0]) for view in views["views"])
         assert bad == 0 and one // 2 == other // 2 and one > 1
         owners.add(one)
@@ -186,7 +196,7 @@ def test_make__a_pair_stays_of_one_speaker_where_a_speaker_has_no_third_utteranc
 
 def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     maker = ViewMaker(
-        ramp_corpus(tmp_path, [20000] * 3), GROUPS, DataConfig(root=str(tmp_path), augment=PLAIN), 1
+        ramp_corpus(tmp_path, [20000] * 3), GROUPS, DataConfig(root=str(tmp_path), augment=()), 1
     )
     (tmp_path / "list").touch()  # an empty folder would be taken for a lost mount, and waited for
     for i in range(3):
@@ -194,23 +204,23 @@ def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         AudioError, match=r"21 recordings in a row cannot be read; the last: .*does not exist"
     ):
-        maker.make(0, 1, 1)
+        made(maker, 0, 1, 1)
 
 
 def test_make_batch__bad_noise_is_replaced_and_named(demo_corpus: Path, tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     shutil.copytree(demo_corpus, root)
     (root / "musan_split/noise/demo/0001.wav").write_bytes(b"")
-    maker = maker_of(root, augment=AugmentConfig(strategy="noise", noise_kinds=("noise",)))
+    maker = maker_of(root, augment=(augmentation_settings("noise", kinds=["noise"]),))
     batch = maker.make_batch(Plan(np.zeros(32, dtype=int), 32, seed=5).rows(0, 1))
     assert set(batch["bad_utterance"]) == {-1} and set(batch["bad_bank_file"]) == {-1, 1}
-    assert maker.bank_path(1) == str(root / "musan_split/noise/demo/0001.wav")
-    assert maker.explain_bank_file(1).endswith("0001.wav is an empty file (0 bytes).")
-    assert "can be now" in maker.explain_bank_file(0)
+    path = str(root / "musan_split/noise/demo/0001.wav")
+    assert maker.explain("bank_files", 1) == (path, f"{path} is an empty file (0 bytes).")
+    assert "can be now" in maker.explain("bank_files", 0)[1]
 
 
 def test_make_batch__does_not_depend_on_what_shares_the_batch(demo_corpus: Path) -> None:
-    groups = (("views", 2, 1.0), ("local", 3, 0.5))
+    groups = (("views", 2, 1.0, False), ("local", 3, 0.5, False))
     rows = Plan(np.zeros(32, dtype=int), 32, seed=5).rows(0, 1)
     whole = maker_of(demo_corpus, view_groups=groups).make_batch(rows)
     for part in ([5], [30, 2, 9], list(range(31, -1, -1))):
@@ -218,3 +228,37 @@ def test_make_batch__does_not_depend_on_what_shares_the_batch(demo_corpus: Path)
         batch = maker.make_batch({name: column[part] for name, column in rows.items()})
         for name, column in batch.items():
             assert np.array_equal(column, whole[name][part])
+
+
+def test_make_batch__clean_views_are_crops_at_the_speed_of_their_sample(tmp_path: Path) -> None:
+    manifest = ramp_corpus(tmp_path, [30000])
+    groups = (("views", 2, 1.0, False), ("clean", 2, 1.0, True))
+    gain = (augmentation_settings("gain", level_db=[-6.0206, -6.0206]),)
+    maker = ViewMaker(manifest, groups, DataConfig(root=str(tmp_path), augment=gain), 1)
+    batch, _ = made(maker, 0, 0, 0)
+    slopes = [np.diff(view.astype(float)).mean() for view in (*batch["views"], *batch["clean"])]
+    assert np.allclose(slopes, [0.5, 0.5, 1.0, 1.0], atol=1e-3)
+    fast = ViewMaker(manifest, groups, DataConfig(root=str(tmp_path), augment=gain, speeds=(2.0,)), 1)
+    for view in made(fast, 0, 0, 0)[0]["clean"]:
+        assert np.allclose(np.diff(view.astype(float))[100:12000].mean(), 2.0, atol=0.01)
+
+
+def test_make_batch__tells_utterances_and_only_if_asked_speakers(tmp_path: Path) -> None:
+    manifest = ramp_corpus(tmp_path, [20000] * 4, speakers=[0, 0, 1, 1])
+    rows = {
+        name: np.array(values)
+        for name, values in {
+            "sample": [8, 9, 10],
+            "epoch": [2, 2, 2],
+            "utterance": [3, 0, 2],
+            "partner": [2, 0, 2],
+        }.items()
+    }
+    (tmp_path / "0.wav").write_text("nothing")  # replaced, but the sample is still that of utterance 0
+    data = DataConfig(root=str(tmp_path), augment=())
+    batch = ViewMaker(manifest, GROUPS, data, 1).make_batch(rows)
+    assert batch["utterance"].tolist() == [3, 0, 2] and batch["sample"].tolist() == [8, 9, 10]
+    assert batch["bad_utterance"].tolist() == [-1, 0, -1] and "speaker" not in batch
+    labelled = ViewMaker(manifest, GROUPS, data, 1, needs_labels=True).make_batch(rows)
+    assert labelled.pop("speaker").tolist() == [1, 0, 1]
+    assert digest(labelled) == digest(batch)

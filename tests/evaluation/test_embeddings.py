@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.shards import open_recordings
+from sslsv.data.recordings import open_recordings
 from sslsv.evaluation.embeddings import Crops, EmbeddingStore, embed_files, longest_first
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder

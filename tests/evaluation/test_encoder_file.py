@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from sslsv.encoders import ENCODERS, ThinResNet34
+from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.encoder_file import EncoderFileError, load_encoder, read_facts, save_encoder
 
 TINY = ThinResNet34.Config(width=2, embedding_dim=8)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from sslsv.data.manifest import Trials
+from sslsv.data.lists import Trials
 from sslsv.evaluation.error_analysis import SpeakerErrors, hardest_trials, speaker_names
 from sslsv.evaluation.scored_list import ScoredList
 

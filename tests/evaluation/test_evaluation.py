@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sslsv.data.manifest import Trials
+from sslsv.data.lists import Trials
 from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.evaluation import Scoring, evaluate_list
 from sslsv.evaluation.metrics import ErrorCurve, bayes_threshold

@@ -9,16 +9,16 @@ import torch
 import torch.multiprocessing
 from torch import nn
 
+from sslsv.build import build_model
 from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig
 from sslsv.data.audio import read_whole
-from sslsv.data.augment import AugmentConfig
-from sslsv.data.manifest import Manifest, read_train_lists
-from sslsv.data.shards import open_recordings
-from sslsv.encoders import ThinResNet34
+from sslsv.data.lists import Manifest, read_train_lists
+from sslsv.data.recordings import open_recordings
+from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation import label_free
-from sslsv.evaluation.label_free import Probe, channels, open_probe
+from sslsv.evaluation.label_free import Probe, open_probe
 from sslsv.evaluation.verification import Embedder, VerificationError
-from sslsv.training.state import build_model
+from sslsv.models.base import CorpusSize
 
 LISTS = ("voxceleb2_train_list",)
 
@@ -42,7 +42,7 @@ def manifest_of(config: Config) -> Manifest:
 
 
 def embedder_of(config: Config) -> Embedder:
-    return Embedder(build_model(config), torch.device("cpu"), "fp32", batch_seconds=2.0)
+    return Embedder(build_model(config, CorpusSize()), torch.device("cpu"), "fp32", batch_seconds=2.0)
 
 
 class Listener(nn.Module):
@@ -119,12 +119,10 @@ def test_probe__views_are_crops_apart_each_in_a_channel_of_its_own(config):
     assert probe.describe() == {"utterances": 9, "views": 3, "utterances with overlapping crops": 0}
 
     # As they are in the file, crops can be found again: where they begin, they must be 8000 samples apart.
-    dry = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, augment=AugmentConfig(strategy="none"))
-    )
+    dry = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=()))
     crops, probe = heard_by(dry, manifest)
     for utterance, views in zip(probe.sample.utterances, crops.double().numpy(), strict=True):
-        whole = read_whole(probe.maker.path(utterance)).astype(np.float64)
+        whole = read_whole(probe.maker.explain("utterances", utterance)[0]).astype(np.float64)
         starts = sorted(best_place(whole, view) for view in views)
         assert min(np.diff(starts)) >= 8000
         assert len({round(float(np.abs(view).max())) for view in views}) == 3  # levels
@@ -144,8 +142,9 @@ def best_place(whole: np.ndarray, view: np.ndarray) -> int:
 
 def test_probe__views_are_not_those_of_training(config):
     heard, probe = heard_by(config, manifest_of(config))
-    trained, _ = probe.maker.make(0, probe.sample.utterances[0], probe.sample.utterances[0])
-    assert not np.array_equal(trained["views"], heard[0].numpy())
+    row = {"sample": 0, "epoch": 0} | dict.fromkeys(("utterance", "partner"), probe.sample.utterances[0])
+    trained = probe.maker.make_batch({name: np.array([value]) for name, value in row.items()})
+    assert not np.array_equal(trained["views"][0], heard[0].numpy())
 
 
 def test_choose__prefers_utterances_that_are_long_enough_in_the_given_order(config):
@@ -190,7 +189,7 @@ def test_measure__leaves_out_and_names_what_cannot_be_read(damaged):
     probe = Probe(manifest, config)
     assert 2 not in probe.sample.utterances and 5 in probe.sample.utterances
     values = probe.measure(embedder_of(config))
-    assert {probe.maker.path(u) for u in (2, 5)} == set(probe.sample.bad_recordings)
+    assert {probe.maker.explain("utterances", u)[0] for u in (2, 5)} == set(probe.sample.bad_recordings)
     assert all(path in why for path, why in probe.sample.bad_recordings.items())
 
     # The cut recording gave no row: the values are those of a list without the two.
@@ -220,17 +219,6 @@ def test_measure__refuses_weights_that_are_no_numbers(config):
 def test_open_probe__of_no_utterances_is_none(config):
     assert open_probe(manifest_of(config), config_of(config.data.root, utterances=0)) is None
     assert isinstance(open_probe(manifest_of(config), config), Probe)
-
-
-@pytest.mark.parametrize(
-    ("training", "probe"),
-    [("any", "reverb_and_noise"), ("noise_or_reverb", "reverb_and_noise"), ("noise", "noise"), ("reverb", "reverb"), ("none", "none")],
-)  # fmt: skip
-def test_channels__have_the_rooms_and_noises_that_training_has(training, probe):
-    config = channels(AugmentConfig(strategy=training, probability=0.1, gain_db=(-3.0, 3.0)))
-    assert (config.strategy, config.probability, config.gain_db) == (probe, 1.0, (-15.0, 0.0))
-    assert config.noise_kinds == ("noise",)
-    assert channels(AugmentConfig(noise_kinds=("music",))).noise_kinds == ("music",)
 
 
 def _two_ranks(rank: int, folder: str, root: str, expected: dict[str, float]) -> None:

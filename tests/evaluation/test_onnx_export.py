@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sslsv.encoders import ThinResNet34
 from sslsv.encoders.features import LogMel
+from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.onnx_export import (
     ConvolutionalLogMel,
     TraceableEncoder,

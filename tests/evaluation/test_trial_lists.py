@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sslsv.data.manifest import Trials
+from sslsv.data.lists import Trials
 from sslsv.evaluation.trial_lists import TrialListError, count_shared, drop_recordings, open_list
 from tests.evaluation.test_verification import some_trials
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from sslsv.config import Config, DataConfig, EvaluationConfig
 from sslsv.data.audio import AudioError
-from sslsv.data.manifest import Trials
-from sslsv.encoders import ThinResNet34
+from sslsv.data.lists import Trials
+from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.verification import Embedder, TrialSet, VerificationError, open_trial_sets, verify
-from sslsv.models import SimCLR
+from sslsv.models.simclr import SimCLR
 
 
 def small_model():

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
-from sslsv.data.manifest import read_train_lists, read_trials
+from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.check import find_corpus
 from tests.prepare_data.full_disk import largest_file

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.augment import AugmentConfig, Bank
-from sslsv.data.manifest import read_train_lists, read_trials
+from sslsv.data.augmentations.base import Augmenter
+from sslsv.data.bank import Bank
+from sslsv.data.lists import read_train_lists, read_trials
+from sslsv.data.recordings import open_recordings
+from sslsv.data.section import DataConfig
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
 
@@ -29,8 +32,11 @@ def test_make_demo_corpus__has_the_layout_that_training_reads(demo_corpus: Path)
         info = soundfile.info(demo_corpus / path)
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
         assert 2.5 <= info.duration <= 5.0
-    bank = Bank(demo_corpus, AugmentConfig())
-    assert [len(bank.files(kind)) for kind in ("noise", "music", "speech", "room")] == [3, 3, 3, 9]
+    bank = Bank(open_recordings(demo_corpus), 16)
+    Augmenter(DataConfig().augment, bank)
+    folders = [file.split("/")[:2] for file in bank.files]
+    assert [folders.count(["musan_split", kind]) for kind in ("noise", "music", "speech")] == [3, 3, 3]
+    assert len(bank.files) == 9 + 9
 
 
 def test_make_demo_corpus__targets_are_from_two_recordings(demo_corpus: Path) -> None:

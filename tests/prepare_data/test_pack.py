@@ -8,7 +8,7 @@ import soundfile
 
 from sslsv.data import shard_files
 from sslsv.data.audio import AudioError, read_whole
-from sslsv.data.shards import Packed
+from sslsv.data.recordings import Packed
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.pack import pack
 from tests.prepare_data.full_disk import largest_file

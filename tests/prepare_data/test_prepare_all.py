@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.manifest import read_train_lists, read_trials
+from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.decode import decode
 from sslsv.prepare_data.lists import find_utterances

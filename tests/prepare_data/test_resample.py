@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.audio import read_whole
-from sslsv.data.manifest import read_train_lists, read_trials
-from sslsv.data.rounding import to_int16
+from sslsv.data.audio import read_whole, to_int16
+from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.resample import Job, convert
 from tests.prepare_data.full_disk import largest_file

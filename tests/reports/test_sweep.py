@@ -17,7 +17,7 @@ from tests.search.test_sweep import open_sweep, train
 
 PARAMETERS = {
     "model.temperature": tune.loguniform(0.01, 1.0),
-    "data.augment.probability": tune.uniform(0.0, 1.0),
+    "data.augment.noise.probability": tune.uniform(0.0, 1.0),
     "data.crop_overlap": tune.choice(["any", "disjoint"]),
     "optimizer.name": tune.choice(["adamw", "sgd"]),
     "optimizer.momentum": When("optimizer.name", {"sgd": tune.uniform(0.5, 0.95)}),

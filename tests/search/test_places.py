@@ -7,8 +7,8 @@ import pytest
 
 from sslsv.config import Config, DataConfig, EvaluationConfig, ResourcesConfig, TrainConfig
 from sslsv.data.pipeline import plain_batches
-from sslsv.encoders import ThinResNet34
-from sslsv.models import SimCLR
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.models.simclr import SimCLR
 from sslsv.search import Asha, Halving, Hyperband, RunAll, TopK
 from sslsv.search.forecast import forecast, seconds_per_epoch
 from sslsv.search.places import find_places

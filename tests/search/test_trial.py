@@ -17,9 +17,9 @@ from sslsv.config import (
     to_yaml,
 )
 from sslsv.data.pipeline import plain_batches
-from sslsv.encoders import ThinResNet34
+from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.verification import Verification
-from sslsv.models import SimCLR
+from sslsv.models.simclr import SimCLR
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.search.trial import Place, run_leg

@@ -44,9 +44,9 @@ def test_spaces_of_the_project__fit_their_base_and_draw_valid_trials(file, monke
 
 
 def test_spaces_of_the_project__there_is_one_for_every_model():
-    from sslsv.models import MODELS
+    from sslsv import registry
 
-    assert {file.stem for file in SPACES} == {*MODELS, "all_models", "demo"}
+    assert {file.stem for file in SPACES} == {*registry.names("models"), "all_models", "demo"}
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,12 @@ def test_check_trials__conditions_that_can_never_apply_are_sentences(parameters,
 
 
 def test_check_trials__without_labels_all_trials_are_heard_through_the_same_channels():
-    strategies = {"data.augment.strategy": tune.choice(["noise", "reverb"])}
-    with pytest.raises(
-        ValueError, match="data.augment.strategy can't be searched: the probe of a label-free"
-    ):
-        check(space(metric=["eer", "label_free/lidar"], parameters=strategies))
-    check(space(parameters=strategies))
-    for key in ("noise_snr_db", "music_snr_db", "speech_files"):  # the probe has its own
-        ranges = {f"data.augment.{key}": tune.choice([(1, 5), (5, 9)])}
+    lists = {"data.augment": tune.choice([[{"name": "noise"}], [{"name": "reverb"}]])}
+    with pytest.raises(ValueError, match="data.augment can't be searched: the probe of a label-free"):
+        check(space(metric=["eer", "label_free/lidar"], parameters=lists))
+    check(space(parameters=lists))
+    for key in ("snr_db", "music_snr_db", "speech_files"):  # the probe has its own
+        ranges = {f"data.augment.noise.{key}": tune.choice([(1, 5), (5, 9)])}
         check(space(metric="label_free/lidar", parameters=ranges))
 
 
@@ -115,8 +113,8 @@ def test_check_trials__a_base_outside_of_the_space_cannot_be_tried_first():
     narrow = {"model.temperature": tune.uniform(2 * temperature, 1.0)}
     with pytest.raises(ValueError, match=f"model.temperature is {temperature} in the base, which the space"):
         check(space(parameters=narrow, tries_base_first=True))
-    steps = {"data.augment.probability": tune.quniform(0.5, 0.8, 0.1)}
-    with pytest.raises(ValueError, match="data.augment.probability is 1.0 in the base"):
+    steps = {"data.augment.noise.probability": tune.quniform(0.5, 0.8, 0.1)}
+    with pytest.raises(ValueError, match="data.augment.noise.probability is 1.0 in the base"):
         check(space(parameters=steps, tries_base_first=True))
     check(space(parameters=steps))
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
-from sslsv.data.augment import AugmentConfig
 from sslsv.data.pipeline import plain_batches
-from sslsv.encoders import ThinResNet34
+from sslsv.data.section import augmentation_settings
+from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.verification import Verification
-from sslsv.models import SimCLR
+from sslsv.models.simclr import SimCLR
 from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.train import prepare_folder
@@ -35,7 +35,13 @@ def without_ray(monkeypatch):
 @pytest.fixture
 def config(demo_corpus):
     return Config(
-        data=DataConfig(root=str(demo_corpus), augment=AugmentConfig(strategy="any")),
+        data=DataConfig(
+            root=str(demo_corpus),
+            augment=(
+                augmentation_settings("reverb", probability=0.5),
+                augmentation_settings("noise", probability=0.5),
+            ),
+        ),
         encoder=ThinResNet34.Config(width=2, embedding_dim=16),
         model=SimCLR.Config(crop_seconds=0.3, temperature=0.1),
         optimizer=OptimizerConfig(schedule=ScheduleConfig(name="cosine")),

@@ -28,7 +28,7 @@ SPACE = Space(
         "model.covariance_weight": tune.loguniform(0.01, 1.0),
         "model.projector_dims": tune.choice([[512, 512, 512], [512], []]),
         "optimizer.learning_rate": tune.loguniform(3e-4, 3e-3),
-        "data.augment.probability": tune.quniform(0.5, 1.0, 0.1),
+        "data.augment.noise.probability": tune.quniform(0.5, 1.0, 0.1),
     },
     # The first one decides; the report says how well the others would have chosen.
     metric=("eer", "label_free/pseudo_eer", "label_free/rankme", "label_free/lidar"),

@@ -1,0 +1,112 @@
+"""The protocol of an augmentation, and how a list of them is applied to crops."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sslsv.data.audio import FULL_SCALE, Samples, Waveform, round_to_int16
+from sslsv.data.bank import Bank
+from sslsv.data.draws import Draws
+from sslsv.registry import find
+
+Crop = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+
+_ROWS_AT_ONCE = 8  # crops augmented together: few enough for the processor's cache
+_PIECE = 4000  # samples
+
+
+class Augmentation(ABC):
+    """One augmentation; a subclass has a nested `Config` with `name` and `probability`.
+
+    What is random is decided in `draw`, from a stream that belongs to the view and to the augmentation's
+    name: another augmentation in the list leaves it as it is. Making one adds its files to the bank.
+    """
+
+    Config: ClassVar[Any]
+
+    def __init__(self, config: Any, bank: Bank) -> None:
+        self.name, self.probability = str(config.name), float(config.probability)
+
+    def draw_or_skip(self, rng: Draws) -> Any | None:
+        """Draw for one view, or return None for a view that stays as it is."""
+        return self.draw(rng) if rng.fraction() < self.probability else None
+
+    @abstractmethod
+    def draw(self, rng: Draws) -> Any | None:
+        """Return what `apply` needs to know for one view, or None."""
+
+    @abstractmethod
+    def apply(self, crops: Sequence[Crop], draws: Sequence[Any]) -> list[Waveform]:
+        """Return float32 crops (T,) at the scale of 16 bits, each changed by its own draw.
+
+        Crops are int16, perhaps read-only, or float32 that may be changed in place. A result must not depend
+        on which other crops there are.
+        """
+
+    def sort_key(self, drawn: Any) -> tuple[int, ...]:
+        """Return a key by which the draws are sorted that are cheaper to apply together."""
+        return ()
+
+
+def make_augmentation(settings: Any, bank: Bank) -> Augmentation:
+    """Make the augmentation that settings name; FileNotFoundError if it has no files."""
+    kind = find("data.augmentations", settings.name)
+    augmentation: Augmentation = kind(kind.Config(**vars(settings)), bank)
+    return augmentation
+
+
+class Augmenter:
+    """A list of augmentations, applied one after the other."""
+
+    def __init__(self, settings: Sequence[Any], bank: Bank) -> None:
+        self.augmentations = [make_augmentation(each, bank) for each in settings]
+
+    def augment(
+        self, crops: Sequence[Samples], streams: Sequence[Callable[[str], Draws]], views: Samples
+    ) -> list[int]:
+        """Make views (N, T) of N crops (T,); a view depends on its crop and its streams alone.
+
+        `streams[i](name)` gives the random numbers of an augmentation for crop i. A view that would exceed
+        full scale is made quieter, not clipped. Returns the first unreadable file of the bank that was drawn
+        for each view, or -1.
+        """
+        rngs = [[stream(each.name) for each in self.augmentations] for stream in streams]
+        draws = [
+            [each.draw_or_skip(rng) for each, rng in zip(self.augmentations, row, strict=True)]
+            for row in rngs
+        ]
+        order = sorted(range(len(crops)), key=lambda row: self._sort_key(draws[row]))
+        for first in range(0, len(order), _ROWS_AT_ONCE):
+            rows = order[first : first + _ROWS_AT_ONCE]
+            changed: dict[int, Any] = {row: crops[row] for row in rows}
+            for i, augmentation in enumerate(self.augmentations):
+                chosen = [row for row in rows if draws[row][i] is not None]
+                results = augmentation.apply(
+                    [changed[row] for row in chosen], [draws[row][i] for row in chosen]
+                )
+                changed.update(zip(chosen, results, strict=True))
+            for row, crop in changed.items():
+                if crop.dtype == np.int16:
+                    views[row] = crop
+                else:
+                    round_to_int16(crop, views[row], FULL_SCALE)
+        return [next((file for rng in row for file in rng.bad_files), -1) for row in rngs]
+
+    def _sort_key(self, draws: list[Any]) -> list[tuple[int, ...]]:
+        return [
+            () if drawn is None else each.sort_key(drawn)
+            for each, drawn in zip(self.augmentations, draws, strict=True)
+        ]
+
+
+def mean_square(waveform: Waveform) -> float:
+    """Return the mean power of a waveform (T,)."""
+    # In pieces so short that no BLAS shares them among threads, whose number would change the last bits.
+    pieces = waveform[: len(waveform) // _PIECE * _PIECE].reshape(-1, _PIECE)
+    energy = float(np.vecdot(pieces, pieces).sum(dtype=np.float64))
+    if len(rest := waveform[pieces.size :]):
+        energy += float(np.dot(rest, rest))
+    return energy / len(waveform)

@@ -1,0 +1,96 @@
+"""Noise, music or other people's speech, added at a ratio to the speech."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from sslsv.data.audio import Waveform
+from sslsv.data.augmentations.base import Augmentation, Crop, mean_square
+from sslsv.data.bank import Bank
+from sslsv.data.draws import Draws
+from sslsv.data.section import NOISE_FOLDER, Probability, Range
+from sslsv.settings import refuse_if, section
+
+
+class NoiseDraw(NamedTuple):
+    """The folder of a noise, how many files of it are summed, the ratio, and the stream that draws them."""
+
+    folder: str
+    num_files: int
+    snr_db: float
+    rng: Draws
+
+
+class Noise(Augmentation):
+    """Adds recordings of a bank such as MUSAN, one kind for each view."""
+
+    @section
+    class Config:
+        """Settings of noise; the defaults are those usual with MUSAN."""
+
+        name: Literal["noise"] = "noise"
+        probability: Probability = 1.0
+        # Folders of `folder`, equally likely.
+        kinds: tuple[Literal["noise", "music", "speech"], ...] = ("noise", "music", "speech")
+        # Ratios are drawn uniformly; lower is harder.
+        snr_db: Annotated[Range, Field(description="speech to noise, dB")] = (0.0, 15.0)
+        music_snr_db: Annotated[Range, Field(description="speech to music, dB")] = (5.0, 15.0)
+        speech_snr_db: Annotated[Range, Field(description="speech to babble, dB")] = (13.0, 20.0)
+        # Babble is a sum of recordings of other people at equal levels; (3, 7) is usual.
+        speech_files: Annotated[tuple[int, int], Field(description="recordings summed for babble")] = (1, 1)
+        folder: Annotated[str, Field(description="below data.root; a folder for each kind")] = NOISE_FOLDER
+
+        def __post_init__(self) -> None:
+            """Refuse a list without kinds, and numbers of files that are none."""
+            refuse_if(not self.kinds, "kinds is empty: name noise, music or speech, or leave noise out")
+            low, high = self.speech_files
+            refuse_if(
+                not 1 <= low <= high, f"speech_files is ({low}, {high}): babble has 1 or more, such as (3, 7)"
+            )
+
+    def __init__(self, config: Config, bank: Bank) -> None:
+        super().__init__(config, bank)
+        self._bank, self._num_files = bank, config.speech_files
+        ranges = {"noise": config.snr_db, "music": config.music_snr_db, "speech": config.speech_snr_db}
+        self._kinds = [(f"{config.folder}/{kind}", kind == "speech", ranges[kind]) for kind in config.kinds]
+        for folder, _, _ in self._kinds:
+            bank.add_noises(folder)
+
+    def draw(self, rng: Draws) -> NoiseDraw:
+        """Draw kind, number of files and ratio; files are drawn when they are read, as some may be bad."""
+        folder, is_babble, snr_db = self._kinds[rng.below(len(self._kinds))]
+        low, high = self._num_files if is_babble else (1, 1)
+        num_files = low + rng.below(high - low + 1) if is_babble else 1
+        return NoiseDraw(folder, num_files, rng.between(*snr_db), rng)
+
+    def apply(self, crops: Sequence[Crop], draws: Sequence[NoiseDraw]) -> list[Waveform]:
+        """Add its noise to each crop."""
+        noisy = [crop.astype(np.float32, copy=False) for crop in crops]
+        for waveform, drawn in zip(noisy, draws, strict=True):
+            add_noise(waveform, self._read(drawn, len(waveform)), drawn.snr_db)
+        return noisy
+
+    def _read(self, drawn: NoiseDraw, num_samples: int) -> Waveform:
+        total = np.zeros(num_samples, dtype=np.float32)
+        for _ in range(drawn.num_files):
+            noise = self._bank.draw_noise(drawn.rng, drawn.folder, num_samples).astype(np.float32)
+            if drawn.num_files == 1:
+                return noise
+            power = mean_square(noise)
+            if power > 0.0:
+                noise *= np.float32(1.0 / np.sqrt(power))
+            total += noise
+        return total
+
+
+def add_noise(crop: Waveform, noise: Waveform, snr_db: float) -> None:
+    """Add noise (T,) to a crop (T,) in place, scaled so that the ratio of their mean powers is `snr_db`.
+
+    The noise is scaled in place. A silent crop or a silent noise has no such ratio: both stay as they are.
+    """
+    crop_power, noise_power = mean_square(crop), mean_square(noise)
+    if crop_power > 0.0 and noise_power > 0.0:
+        noise *= np.float32(np.sqrt(crop_power / noise_power) * 10.0 ** (-snr_db / 20.0))
+        crop += noise

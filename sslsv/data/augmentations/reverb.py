@@ -1,0 +1,117 @@
+"""The echo of a room: convolution with its impulse response (rir)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from scipy import fft
+
+from sslsv.data.audio import SAMPLE_RATE, Waveform
+from sslsv.data.augmentations.base import Augmentation, Crop, mean_square
+from sslsv.data.bank import Bank, Rir
+from sslsv.data.draws import Draws
+from sslsv.data.section import RIR_FOLDER, Probability
+from sslsv.settings import section
+
+Spectrum = npt.NDArray[np.complex64]
+
+# FFTs are made for so many rows at once, always: half the time of single ones. Wider instructions work on
+# several rows, so that the last bits of a row may depend on their number, but not on its place or neighbours.
+BLOCK_ROWS = 4
+_RIR_STEP = SAMPLE_RATE // 8  # rirs of about the same length share an FFT length
+
+
+class Reverb(Augmentation):
+    """Places a view in a room of a folder of impulse responses."""
+
+    @section
+    class Config:
+        """Settings of reverberation."""
+
+        name: Literal["reverb"] = "reverb"
+        probability: Probability = 1.0
+        folder: Annotated[str, Field(description="below data.root; rirs at any depth")] = RIR_FOLDER
+
+    def __init__(self, config: Config, bank: Bank) -> None:
+        super().__init__(config, bank)
+        self._bank, self._folder = bank, config.folder
+        bank.add_rirs(config.folder)
+
+    def draw(self, rng: Draws) -> Rir:
+        """Draw a room that can be read."""
+        return self._bank.draw_rir(rng, self._folder)
+
+    def apply(self, crops: Sequence[Crop], draws: Sequence[Rir]) -> list[Waveform]:
+        """Convolve each crop with its rir, those of one FFT length four at a time."""
+        by_length: dict[int, list[int]] = {}
+        for row, (crop, rir) in enumerate(zip(crops, draws, strict=True)):
+            by_length.setdefault(fft_length(len(crop), rir.num_samples), []).append(row)
+        wet: dict[int, Waveform] = {}
+        for length, rows in by_length.items():
+            for first in range(0, len(rows), BLOCK_ROWS):
+                block = rows[first : first + BLOCK_ROWS]
+                rirs = [draws[row] for row in block]
+                results = reverberate(
+                    [crops[row] for row in block],
+                    self.spectra(rirs, length),
+                    [rir.delay for rir in rirs],
+                    length,
+                )
+                wet.update(zip(block, results, strict=True))
+        return [wet[row] for row in range(len(crops))]
+
+    def sort_key(self, drawn: Rir) -> tuple[int, ...]:
+        """Bring views of the same FFT length and room together."""
+        return (drawn.num_samples, drawn.file)
+
+    def spectra(self, rirs: Sequence[Rir], length: int) -> list[Spectrum]:
+        """Return the spectra of N <= 4 rirs for an FFT length, each kept by the bank."""
+        cache = self._bank.cache
+        found = {rir.file: cache.get((rir.file, length)) for rir in rirs}
+        missing = list({rir.file: rir for rir in rirs if found[rir.file] is None}.values())
+        if missing:
+            made = rir_spectra([self._bank.read_rir(rir) for rir in missing], length)
+            for rir, spectrum in zip(missing, made, strict=True):
+                found[rir.file] = cache.put((rir.file, length), spectrum.copy())
+        return [found[rir.file] for rir in rirs]  # type: ignore[misc]
+
+
+def fft_length(crop_samples: int, rir_samples: int) -> int:
+    """Return a fast even length of a real FFT that convolves them without wrapping around."""
+    longest = -(-rir_samples // _RIR_STEP) * _RIR_STEP
+    return 2 * int(fft.next_fast_len(-(-(crop_samples + longest) // 2), real=True))
+
+
+def rir_spectra(rirs: Sequence[npt.NDArray[np.generic]], length: int) -> Spectrum:
+    """Return the spectra (N, length // 2 + 1) of N <= 4 impulse responses, scaled to unit energy."""
+    responses = [rir.astype(np.float32) for rir in rirs]
+    for response in responses:
+        response /= np.float32(np.sqrt(mean_square(response) * len(response)))
+    spectra: Spectrum = fft.rfft(_block(responses, length))[: len(rirs)]
+    return spectra
+
+
+def reverberate(
+    crops: Sequence[npt.NDArray[np.generic]], spectra: Sequence[Spectrum], delays: Sequence[int], length: int
+) -> list[Waveform]:
+    """Convolve N <= 4 crops (T,), each with a response given by its spectrum (length // 2 + 1,).
+
+    `delays` are the places of the highest peaks of the responses, the direct paths: they move to delay 0, so
+    that a crop keeps its timing and what a response holds before its peak comes early.
+    """
+    transformed = fft.rfft(_block(crops, length))
+    for row, spectrum in zip(transformed, spectra, strict=False):
+        row *= spectrum
+    wet = fft.irfft(transformed, length)
+    return [row[delay : delay + len(crop)] for row, crop, delay in zip(wet, crops, delays, strict=False)]
+
+
+def _block(rows: Sequence[npt.NDArray[np.generic]], length: int) -> Waveform:
+    block = np.empty((BLOCK_ROWS, length), dtype=np.float32)
+    for place, row in zip(block, rows, strict=False):
+        place[: len(row)] = row
+        place[len(row) :] = 0.0
+    block[len(rows) :] = 0.0
+    return block

@@ -1,0 +1,486 @@
+"""Lists: which recordings there are, who speaks in them, and which pairs are compared.
+
+A train list has `speaker path` lines, a trial list `1|0 enrolment test` lines, blanks between the fields.
+The path of a train list is the rest of its line and may hold blanks; the two paths of a trial can't, for
+nothing would say where the first one ends.
+"""
+
+import codecs
+import io
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sslsv.data.audio import AUDIO_SUFFIXES
+from sslsv.data.recordings import Recordings, open_recordings
+from sslsv.data.section import DataConfig
+from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
+
+Indices = npt.NDArray[np.int64]
+Root = str | os.PathLike[str]
+
+_AT_ONCE = 2**20  # bytes read at a time: a request to object storage
+_PROBED = 10  # files looked for when a list is read: a list of a million is not worth a million stats
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_NAMED = 3  # faults of a kind that a sentence names
+_TRAIN_FORM = "speaker path"
+_TRIAL_FORM = "1|0 enrolment test"
+# An audio file's name that ends before the line does: two paths, or a path and something else.
+_NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Utterances and their speakers; utterance i is `paths[i]`, spoken by `speaker_names[speakers[i]]`."""
+
+    paths: list[str]  # relative to data.root, or absolute
+    speakers: Indices  # (N,), 0 .. number of speakers - 1
+    speaker_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def num_speakers(self) -> int:
+        """Number of different speakers."""
+        return len(self.speaker_names)
+
+    def of_speakers(self, chosen: npt.ArrayLike) -> "Manifest":
+        """Return the utterances of the chosen speaker ids, renumbered from 0 in ascending order."""
+        ids = np.unique(np.asarray(chosen, dtype=np.int64))
+        kept = np.flatnonzero(np.isin(self.speakers, ids))
+        return Manifest(
+            paths=[self.paths[i] for i in kept],
+            speakers=np.searchsorted(ids, self.speakers[kept]).astype(np.int64),
+            speaker_names=[self.speaker_names[i] for i in ids],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """Pairs to compare: trial j holds recording `enrol[j]` against recording `test[j]`.
+
+    Recording i is `paths[i]`; where `versions` differ, the same file appears several times, each time in
+    another simulated room, with other noise and at another level.
+    """
+
+    paths: list[str]  # (R,) relative to data.root, or absolute
+    enrol: Indices  # (J,), into paths
+    test: Indices  # (J,), into paths
+    targets: npt.NDArray[np.bool_]  # (J,), True: the same speaker
+    versions: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (R,), 0 unless simulated
+
+    def __post_init__(self) -> None:
+        if len(self.versions) != len(self.paths):
+            object.__setattr__(self, "versions", np.zeros(len(self.paths), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What a run trains on; utterance i of the manifest has the id i wherever the run speaks of it."""
+
+    manifest: Manifest
+    held_out: Manifest | None  # speakers set aside for validation, who are not in `manifest`
+    recordings: Recordings
+
+
+def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> Corpus:
+    """Read the train lists and set speakers aside; the same settings give the same split.
+
+    Raises ValueError and FileNotFoundError with a sentence, as `read_train_lists` and `hold_out_speakers` do.
+    """
+    manifest, held_out = read_train_lists(section.root, section.train_lists), None
+    if held_out_speakers:
+        manifest, held_out = hold_out_speakers(manifest, held_out_speakers, seed)
+    return Corpus(manifest=manifest, held_out=held_out, recordings=open_recordings(section.root))
+
+
+def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest:
+    """Read lists of `speaker path` lines and join them; a speaker named in two lists is one speaker.
+
+    Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
+    malformed line or a path that is listed twice, FileNotFoundError for a missing root, list or recordings.
+    """
+    _check_root(root)
+    if not lists:
+        raise ValueError("data.train_lists is empty: name at least one list of `speaker path` lines.")
+    paths: list[str] = []
+    speakers = array("q")
+    ids: dict[str, int] = {}
+    for name in lists:
+        first = len(paths)
+        for _, speaker, path in train_rows(root, name):
+            speakers.append(ids.setdefault(speaker, len(ids)))
+            paths.append(path)
+        _check_some_exist(root, name, paths[first : first + _PROBED])
+    if len(set(paths)) < len(paths):
+        raise ValueError(_first_repetition(root, lists))
+    return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
+
+
+def read_trials(root: Root, file: str, *, is_strict: bool = True) -> Trials:
+    """Read `1|0 enrolment test` lines (1: same speaker); the file and its paths are relative to `root`.
+
+    VoxCeleb's own lists leave out the leading `voxceleb1/`: it is added when the first recording that is
+    there is only found so. Raises ValueError for a malformed line or an unknown label and, if `is_strict`,
+    for self-trials and for pairs listed twice or with both labels; FileNotFoundError for a missing file and
+    where none of the recordings (if `is_strict`, of the first ten) is there.
+    """
+    _check_root(root)
+    index: dict[str, int] = {}
+    enrol, test, targets = array("q"), array("q"), bytearray()
+    for _, is_target, first, second in trial_rows(root, file):
+        targets.append(is_target)
+        enrol.append(index.setdefault(first, len(index)))
+        test.append(index.setdefault(second, len(index)))
+    paths = list(index)
+    probed = paths[:_PROBED] if is_strict else paths
+    if _lacks_prefix(open_recordings(root), probed):
+        paths = [f"voxceleb1/{path}" for path in paths]
+    else:
+        _check_some_exist(root, file, probed)
+    trials = Trials(
+        paths=paths,
+        enrol=np.array(enrol, dtype=np.int64),
+        test=np.array(test, dtype=np.int64),
+        targets=np.array(targets, dtype=np.bool_),
+    )
+    if is_strict:
+        check_trials(trials, root, file)
+    return trials
+
+
+def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:
+    """Split the speakers into (training, held out); the same seed gives the same split.
+
+    Speakers with two utterances or more are held out first, because only they can make target trials. Their
+    labels serve validation alone: a run that must not see any label uses `num_speakers` 0.
+    """
+    if num_speakers < 0 or num_speakers >= manifest.num_speakers:
+        raise ValueError(
+            f"evaluation.held_out_speakers is {num_speakers}, but the lists have {manifest.num_speakers} "
+            f"speakers: hold out at most {manifest.num_speakers - 1}, so that some are left to train on."
+        )
+    rng = np.random.default_rng([seed, 0x5EED])
+    counts = np.bincount(manifest.speakers, minlength=manifest.num_speakers)
+    shuffled = rng.permutation(manifest.num_speakers)
+    preferred = shuffled[np.argsort(counts[shuffled] < 2, kind="stable")]
+    return manifest.of_speakers(preferred[num_speakers:]), manifest.of_speakers(preferred[:num_speakers])
+
+
+def make_trials(manifest: Manifest, seed: int, versions: int = 1, max_targets: int = 5000) -> Trials:
+    """Draw trials, as many nontargets as targets where there are enough, every speaker about equally often.
+
+    With `versions` above 1 each utterance is in that many versions; a speaker's two sides are different
+    utterances, or two versions of the only one. Raises ValueError when there are fewer than two speakers or
+    no target pair.
+    """
+    if manifest.num_speakers < 2:
+        raise ValueError(f"Trials need at least 2 speakers: the list has {manifest.num_speakers}.")
+    rng = np.random.default_rng([seed, 0x781A15])
+    utterances = np.repeat(np.arange(len(manifest), dtype=np.int64), versions)
+    speakers = manifest.speakers[utterances]
+    targets = _target_pairs(rng, utterances, speakers, max_targets)
+    if not len(targets):
+        raise ValueError(
+            "No speaker has two utterances, so there is no target trial: give lists with several utterances "
+            "of a speaker, or ask for versions=2."
+        )
+    nontargets = _nontarget_pairs(rng, speakers, len(targets))
+    pairs = np.concatenate([targets, nontargets])
+    labels = np.arange(len(pairs)) < len(targets)
+    order = rng.permutation(len(pairs))
+    used, pairs = np.unique(pairs[order], return_inverse=True)
+    pairs = pairs.reshape(-1, 2)
+    return Trials(
+        paths=[manifest.paths[utterances[i]] for i in used],
+        enrol=pairs[:, 0].astype(np.int64),
+        test=pairs[:, 1].astype(np.int64),
+        targets=labels[order],
+        versions=used % versions,
+    )
+
+
+def _target_pairs(
+    rng: np.random.Generator, utterances: Indices, speakers: Indices, max_targets: int
+) -> Indices:
+    order = np.argsort(speakers, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(speakers[order])) + 1)
+    share = max(1, -(-max_targets // len(groups)))
+    kept = [np.zeros((0, 2), dtype=np.int64)]
+    for group in groups:
+        pairs = group[_all_or_many_pairs(rng, len(group), share)]
+        differ = utterances[pairs[:, 0]] != utterances[pairs[:, 1]]
+        pairs = pairs[differ] if differ.any() else pairs
+        kept.append(rng.permutation(pairs)[:share].copy())  # a view would keep all pairs in memory
+    return rng.permutation(np.concatenate(kept))[:max_targets]
+
+
+def _nontarget_pairs(rng: np.random.Generator, speakers: Indices, count: int) -> Indices:
+    pairs = _all_or_many_pairs(rng, len(speakers), count)
+    pairs = pairs[speakers[pairs[:, 0]] != speakers[pairs[:, 1]]]
+    return rng.permutation(pairs)[:count].astype(np.int64)
+
+
+def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indices:
+    # All pairs of different numbers below `size`; where those are too many, enough to choose `wanted` from.
+    if size <= 2000:
+        return np.stack(np.triu_indices(size, k=1), axis=1)
+    pairs = np.unique(np.sort(rng.integers(size, size=(4 * wanted, 2)), axis=1), axis=0)
+    return pairs[pairs[:, 0] < pairs[:, 1]]
+
+
+def _first_repetition(root: Root, lists: tuple[str, ...] | list[str]) -> str:
+    places: dict[str, str] = {}
+    for name in lists:
+        for number, _, path in train_rows(root, name):
+            place = f"{name}, line {number}"
+            if path in places:
+                return f"{path} is listed twice: {places[path]} and {place}. Remove one of the lines."
+            places[path] = place
+    return "A path was listed twice when the lists were first read, and is not any more: try again."
+
+
+def _check_root(root: Root) -> None:
+    place = absolute(root)
+    if not is_uri(place) and not os.path.isdir(place):
+        raise FileNotFoundError(
+            f"data.root is {root}, which is not a folder. Give the folder that holds the lists."
+        )
+
+
+def _lacks_prefix(recordings: Recordings, paths: list[str]) -> bool:
+    for path in paths:
+        if recordings.has(path):
+            return False
+        if recordings.has(f"voxceleb1/{path}"):
+            return True
+    return False
+
+
+def _check_some_exist(root: Root, name: str, paths: list[str]) -> None:
+    recordings = open_recordings(root)
+    if not any(recordings.has(path) for path in paths):
+        raise FileNotFoundError(
+            f"None of the first {len(paths)} recordings of {name} exists; first: "
+            f"{recordings.location(paths[0])}. Paths in lists are relative to data.root ({root})."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialFaults:
+    """The faulty trials of a list, by their numbers 0 .. J - 1, and which trials a list without faults keeps.
+
+    The order of the two recordings of a pair does not matter. Of a trial listed several times the first is
+    kept; of a pair with both labels none is.
+    """
+
+    self_trials: Indices  # (S,): a recording against itself
+    repeated: Indices  # (K, 2): a trial, and the one before it of the same pair and label
+    contradicting: Indices  # (C, 2): a trial, and the one before it of the same pair and the other label
+    is_kept: npt.NDArray[np.bool_]  # (J,)
+
+    def __bool__(self) -> bool:
+        return bool(len(self.self_trials) or len(self.repeated) or len(self.contradicting))
+
+    def describe(self, root: Root, file: str) -> str:
+        """Return the faults as a phrase that names the first few lines of the list they were found in."""
+        kinds = {
+            "of a recording against itself ({})": self.self_trials[:, None],
+            "listed again ({} repeats {})": self.repeated,
+            "listed with the other label too ({} contradicts {})": self.contradicting,
+        }
+        named = {int(trial) for faults in kinds.values() for trial in faults[:_NAMED].flat}
+        line = trial_line_numbers(root, file, named)
+        phrases = []
+        for kind, faults in kinds.items():
+            what, form = kind.removesuffix(")").split(" (")
+            examples = [
+                form.format(*(f"line {line[i]}" for i in fault)) for fault in faults[:_NAMED].tolist()
+            ]
+            more = ", ..." if len(faults) > _NAMED else ""
+            phrases += [f"{len(faults)} {what} ({', '.join(examples)}{more})"] if len(faults) else []
+        return ", ".join(phrases)
+
+
+def find_trial_faults(trials: Trials) -> TrialFaults:
+    """Return the faults of trials; O(J log J), about 40 bytes of memory a trial."""
+    low, high = np.minimum(trials.enrol, trials.test), np.maximum(trials.enrol, trials.test)
+    is_self = low == high
+    pairs = low * len(trials.paths) + high
+    del low, high
+    order = np.argsort(pairs, kind="stable")
+    pairs, labels = pairs[order], trials.targets[order]
+    is_first = np.ones(len(order), dtype=np.bool_)
+    is_first[1:] = pairs[1:] != pairs[:-1]
+    later = np.flatnonzero(~is_first)
+    is_contradicting = labels[later] != labels[later - 1]
+    steps = np.stack([order[later], order[later - 1]], axis=1)
+    group = np.cumsum(is_first) - 1
+    has_both_labels = np.zeros(len(order), dtype=np.bool_)
+    has_both_labels[group[later[is_contradicting]]] = True
+    is_kept = np.empty(len(order), dtype=np.bool_)
+    is_kept[order] = is_first & ~has_both_labels[group]
+    return TrialFaults(
+        self_trials=np.flatnonzero(is_self),
+        repeated=_in_order(steps[~is_contradicting]),
+        contradicting=_in_order(steps[is_contradicting]),
+        is_kept=is_kept & ~is_self,
+    )
+
+
+def check_trials(trials: Trials, root: Root, file: str) -> None:
+    """Raise ValueError, naming lines, if the trials read from a list have faults."""
+    faults = find_trial_faults(trials)
+    if faults:
+        raise ValueError(
+            f"{file} has faulty trials: {faults.describe(root, file)}. Remove these lines, or take the list "
+            f"without them that `python -m sslsv.prepare_data check {file} --root {root}` writes."
+        )
+
+
+def _in_order(pairs: Indices) -> Indices:
+    return pairs[np.argsort(pairs[:, 0])]
+
+
+def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
+    """Yield (line number, speaker, path) of a train list below `root`, or given by an absolute path.
+
+    Raises ValueError for a line that is no `speaker path` and for an empty list, FileNotFoundError.
+    """
+    is_empty = True
+    for number, line in list_lines(root, name):
+        fields = line.split(maxsplit=1)
+        if not fields:
+            continue
+        is_empty = False
+        path = fields[1].rstrip() if len(fields) == 2 else ""
+        # The two tests before the search spare a million lines half a second.
+        if not path or (" " in path or "\t" in path) and _NAME_THEN_MORE.search(path):
+            raise _malformed(name, number, line, _TRAIN_FORM, "2 fields")
+        check_stays_below(name, number, path)
+        yield number, fields[0], path
+    if is_empty:
+        raise _empty(root, name, _TRAIN_FORM)
+
+
+def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
+    """Yield (line number, is target, enrolment path, test path) of a trial list; see `train_rows`."""
+    is_empty = True
+    for number, line in list_lines(root, name):
+        fields = line.split()
+        if not fields:
+            continue
+        is_empty = False
+        if len(fields) != 3:
+            raise _malformed(name, number, line, _TRIAL_FORM, "3 fields without blanks in them")
+        label, enrolment, test = fields
+        if label not in ("0", "1"):
+            raise ValueError(
+                f"{name}, line {number}: the label is {label!r}; it must be 1 (same speaker) or 0."
+            )
+        check_stays_below(name, number, enrolment)
+        check_stays_below(name, number, test)
+        yield number, label == "1", enrolment, test
+    if is_empty:
+        raise _empty(root, name, _TRIAL_FORM)
+
+
+def trial_line_numbers(root: Root, name: str, trials: Iterable[int]) -> dict[int, int]:
+    """Return the line number of each of some trials, by reading the list again: hardly ever needed."""
+    wanted = set(trials)
+    last = max(wanted, default=-1)
+    found = {}
+    for trial, (number, *_) in enumerate(trial_rows(root, name)):
+        if trial in wanted:
+            found[trial] = number
+        if trial >= last:
+            break
+    return found
+
+
+def is_trial_list(root: Root, name: str) -> bool:
+    """Tell trials from a train list by the first line that is not blank; raises as the readers do."""
+    for _, line in list_lines(root, name):
+        fields = line.split()
+        if fields:
+            return len(fields) == 3 and fields[0] in ("0", "1") and bool(_NAME_THEN_MORE.search(line.strip()))
+    raise _empty(root, name, f"{_TRAIN_FORM}` or `{_TRIAL_FORM}")
+
+
+def check_stays_below(name: str, number: int, path: str) -> None:
+    """Raise ValueError for a path with `..`, which hides where it leads; an absolute one shows it."""
+    if ".." in path and ".." in path.split("/"):
+        raise ValueError(
+            f"{name}, line {number}: the path {path[:120]!r} has a '..' in it, which may lead "
+            "out of data.root: write it without, or as an absolute path."
+        )
+
+
+def why_unlistable(path: str) -> str | None:
+    """Return why no line of a train list can hold a path, or None where one can."""
+    if "\n" in path or "\r" in path:
+        return "has a line break in its name"
+    if path != path.strip():
+        return "begins or ends with a blank"
+    if ".." in path.split("/"):
+        return "has a '..' in it"
+    if _NAME_THEN_MORE.search(path):
+        return "has a blank after what ends as an audio file's name does"
+    return None
+
+
+def find_lists(root: Root) -> list[str]:
+    """Return the names of the lists directly in a folder: `*train_list`, `*trials*`, `*_test_*`, sorted."""
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
+    return [name for name in names if re.search(r"train_list$|trials|_test_", name) and "." not in name]
+
+
+def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
+    """Yield (number, line) of a list, from 1; raises FileNotFoundError."""
+    place = list_location(root, name)
+    filesystem, path = open_filesystem(place)
+    try:
+        file = filesystem.open_input_stream(path, compression=None, buffer_size=_AT_ONCE)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise FileNotFoundError(
+            f"The list {place} does not exist. Lists are looked up below data.root ({root})."
+        ) from error
+    yield from enumerate(text_lines(file, place), start=1)
+
+
+def text_lines(file: Any, place: str) -> Iterator[str]:
+    """Yield the lines of an open binary file and close it; a byte order mark is ignored.
+
+    Names of files need not be valid UTF-8: such bytes come through as they are. ValueError for UTF-16.
+    """
+    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines):
+            if not number and line.encode("utf-8", "surrogateescape")[:2] in _UTF16_MARKS:
+                raise ValueError(f"{place} is written in UTF-16: save it as UTF-8.")
+            yield line
+
+
+def list_location(root: Root, name: str) -> str:
+    """Return where a list lies: below `root`, unless its name is an absolute path or a URI."""
+    return absolute(name if is_uri(name) else below(absolute(root), name))
+
+
+def _malformed(name: str, number: int, line: str, form: str, expected: str) -> ValueError:
+    return ValueError(
+        f"{name}, line {number}: expected `{form}`, {expected} separated by blanks, "
+        f"got {len(line.split())} fields: {line.strip()[:120]!r}."
+    )
+
+
+def _empty(root: Root, name: str, form: str) -> ValueError:
+    return ValueError(f"The list {list_location(root, name)} is empty: it needs lines of the form `{form}`.")

@@ -1,0 +1,93 @@
+"""The `data` section of the settings; it imports neither torch nor Ray, nor any library of audio."""
+
+from dataclasses import field
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from sslsv.registry import settings_class
+from sslsv.settings import Place, build, choice, refuse_if, section
+
+# Below data.root: noises in a folder for each kind, impulse responses (rirs) at any depth.
+NOISE_FOLDER, RIR_FOLDER = BANK_FOLDERS = ("musan_split", "simulated_rirs")
+
+# A speed is an exact ratio of two rates; its filter grows with the denominator.
+MAX_SPEED_DENOMINATOR = 20
+
+
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    refuse_if(ends[0] > ends[1], f"it is {ends}: the first must not exceed the second")
+    return ends
+
+
+Probability = Annotated[float, Field(ge=0, le=1, description="share of the views that are changed")]
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]  # drawn uniformly
+Augmentations = tuple[Annotated[Any, choice("data.augmentations")], ...]
+
+
+def augmentation_settings(name: str, **values: Any) -> Any:
+    """Return the settings of `data/augmentations/NAME.py`; ConfigError for values it can't have."""
+    return build(settings_class("data.augmentations", name), values)
+
+
+@section
+class DataConfig:
+    """Where the recordings are and how samples are drawn from them."""
+
+    root: Annotated[Place, Field(description="folder of all paths in lists, or URI of a packed one")] = "data"
+    train_lists: Annotated[
+        tuple[Place, ...], Field(min_length=1, description="`speaker path` lines; below root, or absolute")
+    ] = ("voxceleb2_train_list",)
+    # The same speaker is known by the labels.
+    positives: Literal["same_utterance", "same_speaker"] = "same_utterance"
+    max_utterances_per_speaker: Annotated[
+        int | None, Field(description="same_speaker: at most so many of each; null = all")
+    ] = None
+    crop_overlap: Annotated[
+        Literal["any", "disjoint"], Field(description="whether the crops of an utterance may overlap")
+    ] = "any"
+    # Each sample draws one for all its views, as a resampled voice is another voice.
+    speeds: Annotated[tuple[float, ...], Field(description="factors n/d with d up to 20")] = (1.0,)
+    max_bad_share: Annotated[
+        float, Field(ge=0, le=1, description="unreadable share of the samples above which the run stops")
+    ] = 0.01
+    # Each has random numbers of its own. Without any, crops stay as they are.
+    augment: Annotated[Augmentations, Field(description="what each view passes through in turn")] = field(
+        default_factory=lambda: (augmentation_settings("reverb"), augmentation_settings("noise"))
+    )
+    bank_cache_mb: Annotated[
+        int, Field(ge=0, description="MB of noises and spectra of rirs that each data process keeps")
+    ] = 256
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together."""
+        most = self.max_utterances_per_speaker
+        refuse_if(
+            most is not None and (most < 2 or self.positives != "same_speaker"),
+            f"max_utterances_per_speaker is {most} with positives {self.positives!r}; it needs "
+            "'same_speaker' and at least 2 (a pair), or null for no limit",
+        )
+        refuse_if(
+            self.crop_overlap == "disjoint" and self.positives == "same_speaker",
+            "crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; "
+            "leave it at 'any'",
+        )
+        speeds = list(self.speeds)
+        refuse_if(
+            not speeds or not all(0.5 <= speed <= 2 for speed in speeds),
+            f"speeds is {speeds}; give one or more factors from 0.5 to 2, such as [0.9, 1.0, 1.1]",
+        )
+        for speed in speeds:
+            near = Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR)
+            refuse_if(
+                float(near) != speed,
+                f"speeds is {speeds}; {speed} is no fraction with a denominator of at most "
+                f"{MAX_SPEED_DENOMINATOR}, the nearest one is {float(near)!r} ({near})",
+            )
+        names = [each.name for each in self.augment]
+        refuse_if(
+            len(set(names)) < len(names),
+            f"augment is {names}; two of one name would draw the same numbers: leave one out, or make them "
+            "choices of a one_of",
+        )

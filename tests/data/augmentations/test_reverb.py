@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sslsv.data.augmentations.reverb import Reverb, fft_length, reverberate, rir_spectra
+from sslsv.data.bank import Bank
+from sslsv.data.draws import RandomStreams
+from sslsv.data.recordings import open_recordings
+
+RNG = np.random.default_rng(0)
+CROP = RNG.normal(0.0, 0.1, 32000).astype(np.float32)
+
+
+def in_room(crop: np.ndarray, rir: np.ndarray) -> np.ndarray:
+    length, delay = fft_length(len(crop), len(rir)), int(np.argmax(np.abs(rir)))
+    return reverberate([crop], rir_spectra([rir], length), [delay], length)[0]
+
+
+def test_reverberate__impulse_becomes_the_room() -> None:
+    rir = (RNG.normal(size=4001) * 10.0 ** (-np.arange(4001) / 1000)).astype(np.float32)
+    rir[37] = 8.0
+    impulse = np.zeros(12000, dtype=np.float32)
+    impulse[5000] = 1.0
+    wet = in_room(impulse, rir)
+    wanted = np.zeros(12000)
+    wanted[5000 - 37 : 5000 - 37 + 4001] = rir / np.sqrt(np.sum(rir.astype(np.float64) ** 2))
+    assert wet.dtype == np.float32 and wet.shape == (12000,)
+    assert np.argmax(np.abs(wet)) == 5000
+    assert np.allclose(wet, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("rir_samples", [1, 2, 777, 40000])
+def test_reverberate__equals_the_convolution_sum(rir_samples: int) -> None:
+    rir = RNG.normal(size=rir_samples).astype(np.float32)
+    crop = CROP[:3000]
+    scaled = rir / np.sqrt(np.sum(rir.astype(np.float64) ** 2))
+    delay = int(np.argmax(np.abs(rir)))
+    wanted = np.convolve(crop.astype(np.float64), scaled)[delay : delay + 3000]
+    wanted = np.pad(wanted, (0, 3000 - len(wanted)))
+    assert np.allclose(in_room(crop, rir), wanted, atol=1e-5)
+
+
+def test_reverberate__bits_do_not_depend_on_the_block() -> None:
+    crops = [RNG.normal(size=8000).astype(np.float32) for _ in range(4)]
+    rirs = [RNG.normal(size=3000).astype(np.float32) for _ in range(4)]
+    length, delays = fft_length(8000, 3000), [5, 0, 17, 200]
+    spectra = rir_spectra(rirs, length)
+    wet = reverberate(crops, spectra, delays, length)
+    for rows in ([0], [3], [2, 1], [3, 0, 2], [3, 2, 1, 0]):
+        chosen = [[values[row] for row in rows] for values in (crops, list(spectra), delays)]
+        for row, again in zip(rows, reverberate(*chosen, length), strict=True):
+            assert np.array_equal(again, wet[row])
+        for row, again in zip(rows, rir_spectra([rirs[row] for row in rows], length), strict=True):
+            assert np.array_equal(again, spectra[row])
+
+
+def test_fft_length__is_even_and_long_enough() -> None:
+    for crop_samples in (1, 2, 16000, 32000, 55555):
+        for rir_samples in (1, 2, 777, 40000):
+            length = fft_length(crop_samples, rir_samples)
+            assert length % 2 == 0 and length >= crop_samples + rir_samples - 1
+
+
+@pytest.mark.parametrize("cache_mb", [0, 16])
+def test_apply__crops_of_any_length_and_number_are_each_in_their_room(
+    demo_corpus: Path, cache_mb: int
+) -> None:
+    reverb = Reverb(Reverb.Config(), Bank(open_recordings(demo_corpus), cache_mb))
+    draws = [reverb.draw(RandomStreams(3).draws(0, number, "reverb")) for number in range(11)]
+    crops = [CROP[: 8000 + 4000 * (number % 3)] for number in range(11)]
+    for _ in range(2):
+        for crop, rir, wet in zip(crops, draws, reverb.apply(crops, draws), strict=True):
+            assert np.allclose(wet, in_room(crop, reverb._bank.read_rir(rir)), atol=1e-6)
+    assert len({rir.file for rir in draws}) > 1

@@ -1,0 +1,345 @@
+import codecs
+import os
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sslsv.data.lists import (
+    Manifest,
+    Trials,
+    find_lists,
+    find_trial_faults,
+    hold_out_speakers,
+    is_trial_list,
+    make_trials,
+    open_corpus,
+    read_train_lists,
+    read_trials,
+    train_rows,
+    trial_line_numbers,
+    trial_rows,
+    why_unlistable,
+)
+from sslsv.data.section import DataConfig
+from sslsv.prepare_data.disk import write_lists
+
+
+def test_train_rows__path_is_the_rest_of_the_line_with_its_blanks(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("a my file  1.wav \r\n\nb\tplain.wav\nc 1 take 2.flac\n")
+    assert list(train_rows(tmp_path, "list")) == [
+        (1, "a", "my file  1.wav"),
+        (3, "b", "plain.wav"),
+        (4, "c", "1 take 2.flac"),
+    ]
+
+
+@pytest.mark.parametrize("line", ["alone", "1 a/1.wav a/2.wav", "a 1.wav 3.2", "a 1.FLAC\tx"])
+def test_train_rows__more_or_less_than_a_path_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "list").write_text(f"a 1.wav\n{line}\n")
+    with pytest.raises(ValueError, match="list, line 2: expected `speaker path`"):
+        list(train_rows(tmp_path, "list"))
+
+
+def test_trial_rows__blank_in_a_path_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "trials").write_text("1 a/1.wav a/my 2.wav\n")
+    with pytest.raises(
+        ValueError, match="line 1: expected .* 3 fields without blanks in them .* got 4 fields"
+    ):
+        list(trial_rows(tmp_path, "trials"))
+
+
+def test_rows__bytes_that_are_no_text_come_through(tmp_path: Path) -> None:
+    path = os.fsdecode(b"a/\xff.wav")
+    write_lists({tmp_path / "list": [f"a {path}"]}, is_forced=False)
+    assert (tmp_path / "list").read_bytes() == b"a a/\xff.wav\n"
+    assert list(train_rows(tmp_path, "list")) == [(1, "a", path)]
+
+
+def test_trial_line_numbers__count_blank_lines_but_no_trials_in_them(tmp_path: Path) -> None:
+    (tmp_path / "trials").write_text("\n1 a b\n\n\n0 a c\n1 b d\n")
+    assert trial_line_numbers(tmp_path, "trials", [1, 0]) == {0: 2, 1: 5}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_trials"),
+    [
+        ("\n1 a/1.wav a/2.wav\n", True),
+        ("a a/1.wav\n", False),
+        ("1 a/1.wav\n", False),
+        ("1 my 1.wav\n", False),
+    ],
+)
+def test_is_trial_list__is_told_by_the_first_line(tmp_path: Path, text: str, is_trials: bool) -> None:
+    (tmp_path / "list").write_text(text)
+    assert is_trial_list(tmp_path, "list") is is_trials
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("a/my file.wav", None),
+        ("a/1.wav b.wav", "blank after"),
+        ("a\n.wav", "line break"),
+        (" a.wav", "begins or ends"),
+    ],
+)
+def test_why_unlistable__is_none_exactly_where_a_list_returns_the_path(
+    tmp_path: Path, path: str, why: str | None
+) -> None:
+    reason = why_unlistable(path)
+    assert reason is None if why is None else why in str(reason)
+    write_lists({tmp_path / "list": [f"a {path}"]}, is_forced=True)
+    try:
+        came_back = [row[2] for row in train_rows(tmp_path, "list")] == [path]
+    except ValueError:
+        came_back = False
+    assert came_back is (why is None)
+
+
+def test_find_lists__are_those_with_the_usual_names(tmp_path: Path) -> None:
+    for name in (
+        "x_train_list",
+        "x_train_list.checked",
+        "trials",
+        "x_trials",
+        "x_trials.checked",
+        "readme",
+        "vox_test_O",
+        "x_trials.csv",
+    ):
+        (tmp_path / name).touch()
+    assert find_lists(tmp_path) == ["trials", "vox_test_O", "x_train_list", "x_trials"]
+
+
+@pytest.mark.parametrize("path", ["../secret.wav", "a/../../b.wav", "a/.."])
+def test_rows__paths_that_climb_out_of_the_root_are_refused(tmp_path, path):
+    (tmp_path / "train").write_text(f"s1 a..b.wav\ns1 {path}\n")
+    with pytest.raises(ValueError, match=r"train, line 2: the path .* has a '\.\.' in it"):
+        list(train_rows(tmp_path, "train"))
+    for line in (f"1 a.wav {path}", f"1 {path} a.wav"):
+        (tmp_path / "trials").write_text(f"{line}\n")
+        with pytest.raises(ValueError, match=r"trials, line 1: the path .* has a '\.\.' in it"):
+            list(trial_rows(tmp_path, "trials"))
+
+
+@pytest.mark.parametrize("reader", [train_rows, trial_rows])
+def test_rows__a_byte_order_mark_is_ignored_and_utf_16_named(tmp_path: Path, reader: object) -> None:
+    text = "1 a.wav b.wav\n" if reader is trial_rows else "1 a.wav\n"
+    (tmp_path / "plain").write_text(text)
+    (tmp_path / "marked").write_bytes(codecs.BOM_UTF8 + text.encode())
+    assert list(reader(tmp_path, "marked")) == list(reader(tmp_path, "plain"))
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "wide").write_bytes(f"\ufeff{text}".encode(encoding))
+        with pytest.raises(ValueError, match="wide is written in UTF-16: save it as UTF-8"):
+            list(reader(tmp_path, "wide"))
+
+
+def test_open_corpus__sets_speakers_aside_as_the_settings_say(root: Path) -> None:
+    data = DataConfig(root=str(root), train_lists=("one", "two"))
+    corpus = open_corpus(data, 0, seed=3)
+    assert len(corpus.manifest) == 5 and corpus.held_out is None
+    assert corpus.recordings.has(corpus.manifest.paths[0])
+    corpus = open_corpus(data, 2, seed=3)
+    training, held_out = hold_out_speakers(read_train_lists(root, ("one", "two")), 2, 3)
+    assert corpus.held_out is not None and corpus.held_out.paths == held_out.paths
+    assert corpus.manifest.paths == training.paths
+    with pytest.raises(ValueError, match="held_out_speakers is 3"):
+        open_corpus(data, 3, seed=3)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for path in ("voxceleb1/a/1.wav", "voxceleb1/a/2.wav", "voxceleb1/b/1.wav", "c/1.wav"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "one").write_text("a voxceleb1/a/1.wav\n\na voxceleb1/a/2.wav\nb voxceleb1/b/1.wav\n")
+    (tmp_path / "two").write_text("c c/1.wav\nb c/2.wav\n")
+    return tmp_path
+
+
+def manifest_of(counts: list[int]) -> Manifest:
+    speakers = np.repeat(np.arange(len(counts)), counts)
+    return Manifest(
+        paths=[f"{s}/{i}.wav" for i, s in enumerate(speakers)],
+        speakers=speakers,
+        speaker_names=[f"id{s}" for s in range(len(counts))],
+    )
+
+
+def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> None:
+    manifest = read_train_lists(root, ("one", str(root / "two")))
+    assert manifest.paths == [
+        "voxceleb1/a/1.wav",
+        "voxceleb1/a/2.wav",
+        "voxceleb1/b/1.wav",
+        "c/1.wav",
+        "c/2.wav",
+    ]
+    assert manifest.speakers.tolist() == [0, 0, 1, 2, 1]
+    assert manifest.speaker_names == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("a c/1.wav\nb c/1.wav\n", ValueError, "listed twice: list, line 1 and list, line 2"),
+        ("a c/1.wav\n\n1 c/1.wav c/2.wav\n", ValueError, "list, line 3: expected `speaker path`"),
+        ("\n", ValueError, "is empty"),
+        ("a wrong/1.wav\na wrong/2.wav\n", FileNotFoundError, "None of the first 2 recordings"),
+    ],
+)
+def test_read_train_lists__bad_list_is_explained(root: Path, text: str, error: type, words: str) -> None:
+    (root / "list").write_text(text)
+    with pytest.raises(error, match=words):
+        read_train_lists(root, ("list",))
+
+
+def test_read_train_lists__missing_list_and_root_are_named(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing does not exist"):
+        read_train_lists(root, ("nothing",))
+    with pytest.raises(FileNotFoundError, match=r"data\.root"):
+        read_train_lists(root / "nowhere", ("one",))
+    with pytest.raises(ValueError, match=r"data\.train_lists is empty"):
+        read_train_lists(root, ())
+
+
+def test_read_trials__prefix_of_voxceleb1_is_added_when_missing(root: Path) -> None:
+    (root / "trials").write_text("1 a/1.wav a/2.wav\n0 b/1.wav a/1.wav\n")
+    trials = read_trials(root, "trials")
+    assert trials.paths == ["voxceleb1/a/1.wav", "voxceleb1/a/2.wav", "voxceleb1/b/1.wav"]
+    assert trials.enrol.tolist() == [0, 2] and trials.test.tolist() == [1, 0]
+    assert trials.targets.tolist() == [True, False]
+    assert trials.versions.tolist() == [0, 0, 0]
+    (root / "gone_first").write_text("0 gone.wav lost.wav\n0 b/1.wav a/1.wav\n")
+    assert read_trials(root, "gone_first").paths[2:] == ["voxceleb1/b/1.wav", "voxceleb1/a/1.wav"]
+    (root / "full").write_text("1 voxceleb1/a/1.wav voxceleb1/a/2.wav\n")
+    assert read_trials(root, "full").paths == ["voxceleb1/a/1.wav", "voxceleb1/a/2.wav"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n", ValueError, "line 2: the label is '2'"),
+        ("1 a/1.wav\n", ValueError, "line 1: expected `1|0 enrolment test`"),
+        ("1 x/1.wav x/2.wav\n", FileNotFoundError, "None of the first 2"),
+    ],
+)
+def test_read_trials__bad_list_is_explained(root: Path, text: str, error: type, words: str) -> None:
+    (root / "trials").write_text(text)
+    with pytest.raises(error, match=words.replace("|", r"\|")):
+        read_trials(root, "trials")
+
+
+def test_hold_out_speakers__split_is_disjoint_complete_and_repeatable() -> None:
+    manifest = manifest_of([1, 3, 1, 4, 2, 1, 5])
+    training, held_out = hold_out_speakers(manifest, 3, seed=5)
+    assert held_out.num_speakers == 3 and training.num_speakers == 4
+    assert sorted(training.paths + held_out.paths) == sorted(manifest.paths)
+    assert not set(training.speaker_names) & set(held_out.speaker_names)
+    assert np.bincount(held_out.speakers).min() >= 2
+    for part in (training, held_out):
+        assert [f"id{path.split('/')[0]}" for path in part.paths] == [
+            part.speaker_names[s] for s in part.speakers
+        ]
+    assert hold_out_speakers(manifest, 3, seed=5)[1].paths == held_out.paths
+    assert any(hold_out_speakers(manifest, 3, seed=s)[1].paths != held_out.paths for s in range(5))
+
+
+def test_hold_out_speakers__too_many_is_refused() -> None:
+    with pytest.raises(ValueError, match="held_out_speakers is 2, but the lists have 2 speakers"):
+        hold_out_speakers(manifest_of([2, 2]), 2, seed=1)
+
+
+@pytest.mark.parametrize("versions", [1, 3])
+def test_make_trials__labels_are_true_balanced_and_unique(versions: int) -> None:
+    manifest = manifest_of([4, 3, 5, 1])
+    trials = make_trials(manifest, seed=3, versions=versions)
+    speaker = [path.split("/")[0] for path in trials.paths]
+    truth = [speaker[a] == speaker[b] for a, b in zip(trials.enrol, trials.test, strict=True)]
+    assert trials.targets.tolist() == truth
+    assert trials.targets.sum() == (~trials.targets).sum() > 0
+    pairs = {frozenset(pair) for pair in zip(trials.enrol.tolist(), trials.test.tolist(), strict=True)}
+    assert len(pairs) == len(trials)
+    assert set(trials.versions.tolist()) == set(range(versions))
+    entries = list(zip(trials.paths, trials.versions.tolist(), strict=True))
+    assert len(set(entries)) == len(entries)
+    # A speaker's two sides are different recordings wherever there are two.
+    same = [trials.paths[a] == trials.paths[b] for a, b in zip(trials.enrol, trials.test, strict=True)]
+    assert all(trials.paths[trials.enrol[j]].startswith("3/") for j in np.flatnonzero(same))
+
+
+def test_make_trials__without_pairs_is_refused() -> None:
+    with pytest.raises(ValueError, match="No speaker has two utterances"):
+        make_trials(manifest_of([1, 1, 1]), seed=1)
+    with pytest.raises(ValueError, match="at least 2 speakers"):
+        make_trials(manifest_of([3]), seed=1)
+    assert make_trials(manifest_of([1, 1, 1]), seed=1, versions=2).targets.sum() == 3
+
+
+def test_make_trials__max_targets_is_kept() -> None:
+    trials = make_trials(manifest_of([30] * 5), seed=1, max_targets=40)
+    assert trials.targets.sum() == 40 and len(trials) == 80
+
+
+def test_make_trials__speakers_with_very_many_utterances_cost_no_memory_for_all_pairs() -> None:
+    manifest = manifest_of([20_000, 20_000])
+    tracemalloc.start()
+    trials = make_trials(manifest, seed=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+    assert trials.targets.sum() == 5000 and len(trials) == 10_000
+    assert not (trials.enrol == trials.test).any()
+    speaker = np.array([path.split("/")[0] for path in trials.paths])
+    assert (trials.targets == (speaker[trials.enrol] == speaker[trials.test])).all()
+
+
+def trials_of(rows: list[tuple[int, int, int]]) -> Trials:
+    table = np.array(rows, dtype=np.int64)
+    paths = [f"{i}.wav" for i in range(int(table[:, 1:].max()) + 1)]
+    return Trials(paths=paths, enrol=table[:, 1], test=table[:, 2], targets=table[:, 0] == 1)
+
+
+def test_find_trial_faults__each_kind_is_found_in_either_order_of_the_pair() -> None:
+    trials = trials_of([(1, 0, 1), (0, 2, 0), (1, 1, 0), (1, 3, 3), (1, 0, 2), (0, 1, 3), (0, 2, 0)])
+    faults = find_trial_faults(trials)
+    assert faults
+    assert faults.self_trials.tolist() == [3]
+    assert faults.repeated.tolist() == [[2, 0]]
+    assert faults.contradicting.tolist() == [[4, 1], [6, 4]]
+    assert faults.is_kept.tolist() == [True, False, False, False, False, True, False]
+
+
+def test_find_trial_faults__agree_with_counting_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    trials = trials_of(np.column_stack([rng.integers(2, size=500), rng.integers(30, size=(500, 2))]).tolist())
+    seen: dict[frozenset[int], list[bool]] = {}
+    for a, b, label in zip(trials.enrol.tolist(), trials.test.tolist(), trials.targets.tolist(), strict=True):
+        seen.setdefault(frozenset((a, b)), []).append(label)
+    faults = find_trial_faults(trials)
+    changes = sum(int(np.count_nonzero(np.diff(np.array(labels, int)))) for labels in seen.values())
+    assert len(faults.contradicting) == changes
+    assert len(faults.repeated) == len(trials) - len(seen) - changes
+    assert len(faults.self_trials) == (trials.enrol == trials.test).sum()
+    assert faults.is_kept.sum() == sum(len(p) == 2 and len(set(labels)) == 1 for p, labels in seen.items())
+
+
+def test_find_trial_faults__two_versions_of_a_recording_are_no_self_trial() -> None:
+    assert not find_trial_faults(make_trials(manifest_of([2, 1, 1]), seed=1, versions=2))
+    assert not find_trial_faults(make_trials(manifest_of([4, 4, 4]), seed=1))
+
+
+def test_read_trials__faults_are_refused_with_their_lines_unless_asked_for(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).touch()
+    (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n")
+    with pytest.raises(ValueError) as caught:
+        read_trials(tmp_path, "trials")
+    sentence = str(caught.value)
+    assert "1 of a recording against itself (line 5)" in sentence
+    assert "1 listed again (line 4 repeats line 1)" in sentence
+    assert "1 listed with the other label too (line 6 contradicts line 3)" in sentence
+    assert "sslsv.prepare_data check" in sentence
+    assert len(read_trials(tmp_path, "trials", is_strict=False)) == 5
