@@ -307,7 +307,7 @@ def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
     for depth, parent in enumerate(parents):
         above = ".".join(parents[: depth + 1])
         if isinstance(raw, list):
-            items = {item["name"]: item for item in raw}
+            items = {item.get("name"): item for item in raw if isinstance(item, dict)}
             if parent not in items:
                 raise ConfigError(f"{above} is not in the list{nearest(parent, list(map(str, items)))}")
             raw = items[parent]
