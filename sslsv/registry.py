@@ -37,7 +37,8 @@ def settings_class(package: str, name: str) -> Any:
 
     Importing PyTorch takes 1.5 s, and a command with a mistake in its settings should not wait for it. So as
     long as the file is not imported, its `Config` statement is run by itself, with the imports that it uses.
-    Other names of the file are therefore out of its reach. ValueError as for `find`.
+    Other names of the file are therefore out of its reach. A later import of the file takes over the class
+    that is there, see `settings.section`. ValueError as for `find`.
     """
     _check(package, name)
     full = f"sslsv.{package}.{name}"
@@ -46,7 +47,7 @@ def settings_class(package: str, name: str) -> Any:
     file = _folder(package) / f"{name}.py"
     tree = ast.parse(file.read_text(encoding="utf-8"))
     statement, owner = next(
-        (inner, outer.name)
+        (inner, outer)
         for outer in tree.body
         if isinstance(outer, ast.ClassDef)
         for inner in outer.body
@@ -59,9 +60,9 @@ def settings_class(package: str, name: str) -> Any:
             line.names = [alias for alias in line.names if (alias.asname or alias.name).split(".")[0] in used]
             imports += [line] if line.names else []
     module = ModuleType(full)
-    exec(compile(ast.Module([*imports, statement], []), str(file), "exec"), module.__dict__)
-    module.Config.__qualname__ = f"{owner}.Config"
-    return module.Config
+    owner.body, owner.bases, owner.keywords, owner.decorator_list = [statement], [], [], []
+    exec(compile(ast.Module([*imports, owner], []), str(file), "exec"), module.__dict__)
+    return getattr(module, owner.name).Config
 
 
 def _folder(package: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass, is_pydantic_dataclass, rebuild_dataclass
+from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError, core_schema
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
@@ -23,6 +23,7 @@ from sslsv import registry
 Section = TypeVar("Section")
 
 FOLDER = Path(__file__).resolve().parents[1]  # holds configs/ and tune_spaces/, unless installed without them
+_SECTIONS: dict[tuple[str, str], Any] = {}  # by module and qualified name
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -36,7 +37,12 @@ def section(kind: type[Section]) -> type[Section]:
 
     Keys must exist, types fit exactly (a whole number may stand for a float), and numbers are finite.
     """
-    return dataclass(frozen=True, kw_only=True, config=_STRICT)(kind)  # type: ignore[return-value]
+    # The registry runs the statement of a `Config` before its file is imported. If both made a class,
+    # settings of the one could neither be pickled nor be equal to those of the other.
+    key = (kind.__module__, kind.__qualname__)
+    if key not in _SECTIONS or not key[0].startswith("sslsv."):
+        _SECTIONS[key] = dataclass(frozen=True, kw_only=True, config=_STRICT)(kind)
+    return _SECTIONS[key]  # type: ignore[no-any-return]
 
 
 class choice:
@@ -88,10 +94,6 @@ def build(kind: type[Section], raw: Any) -> Section:
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    if vars(kind).get("__pydantic_config__") != _STRICT:  # a dataclass of another make is as strict
-        kind.__pydantic_config__ = _STRICT
-        if is_pydantic_dataclass(kind):
-            rebuild_dataclass(kind, force=True)
     return TypeAdapter(kind)
 
 

@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -247,6 +249,26 @@ def test_apply_overrides__says_what_is_wrong(override: str, expected: str) -> No
     with pytest.raises(ConfigError) as caught:
         apply_overrides(CHAIN, [override])
     assert str(caught.value) == expected
+
+
+def test_section__is_one_class_before_and_after_its_file_is_imported() -> None:
+    program = """if True:
+        import pickle, sys
+        from sslsv.config import load_config
+        config = load_config("configs/vicreg.yml")
+        assert not {"torch", "sslsv.models.vicreg"} & sys.modules.keys()
+        from sslsv.models.vicreg import VICReg
+        assert config.model == VICReg.Config(**vars(config.model))
+        assert pickle.loads(pickle.dumps(config)) == config
+    """
+    subprocess.run([sys.executable, "-c", program], cwd=FOLDER, check=True)
+
+
+@pytest.mark.parametrize("package", ["models", "encoders", "data.augmentations"])
+def test_choice__every_one_is_a_strict_section(package: str) -> None:
+    for kind in choice(package).sections():
+        with pytest.raises(ValidationError):
+            kind(no_such_key=1)
 
 
 def test_describe__lists_every_setting() -> None:
