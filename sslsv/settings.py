@@ -16,6 +16,7 @@ from pydantic_core import PydanticKnownError, core_schema
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.representer import SafeRepresenter
 from typing_extensions import dataclass_transform
 
 from sslsv import registry
@@ -346,12 +347,22 @@ class _Constructor(SafeConstructor):
             raise MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark) from error
 
 
+class _Representer(SafeRepresenter):
+    """Writes lists of plain values on one line."""
+
+    def represent_list(self, data: Any) -> Any:
+        is_plain = not any(isinstance(item, dict) for item in data)
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=is_plain)
+
+
 _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+_Representer.add_representer(tuple, _Representer.represent_list)
+_Representer.add_representer(list, _Representer.represent_list)
 
 
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)  # version 1.2: 1e-3 is a number, `on` is text
-    yaml.Constructor = _Constructor
+    yaml.Constructor, yaml.Representer = _Constructor, _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     return yaml
@@ -373,8 +384,9 @@ def locate(path: str | Path) -> Path:
 def load(kind: type[Section], path: Path) -> Section:
     """Return a checked section from a yaml file; ConfigError names the file and what is wrong."""
     if not path.is_file():
-        names = sorted(str(other) for other in path.parent.glob("*.y*ml"))
-        hint = nearest(str(path), names) if names else f"; there is none in {path.parent}"
+        folder = path if path.is_dir() else path.parent
+        names = sorted(str(other) for other in folder.glob("*.y*ml"))
+        hint = nearest(str(path), names) if names else f"; there is none in {folder}"
         raise ConfigError(f"{path} is no yaml file{hint}")
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"))

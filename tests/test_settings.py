@@ -96,6 +96,7 @@ def test_parse_yaml__names_the_line_of_a_mistake(text: str, expected: str) -> No
 def test_dump_yaml__reads_back_equal() -> None:
     values = ["1e-3", "on", "null", "2024-01-01", "", "a: b", 1e-20, 1e30, 3, None, [[1], []], {"a": [{}]}]
     assert parse_yaml(dump_yaml({"values": values})) == {"values": values}
+    assert dump_yaml({"b": (1, 2.0), "a": ({"x": []},)}) == "b: [1, 2.0]\na:\n- x: []\n"
 
 
 def test_build__types_are_exact_but_whole_numbers_may_be_floats() -> None:
