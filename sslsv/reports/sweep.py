@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, read_lines, render
+from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, read_lines, render, shown
 from sslsv.reports.plots import Curve, line_chart, parallel_chart, unit_places
 from sslsv.runs.folder import RunFolder
 from sslsv.search.criteria import rank_criteria
@@ -33,8 +33,9 @@ def write_sweep_report(folder: RunFolder) -> None:
     for place, row in enumerate(good):
         records = read_lines(folder, f"trials/{row['trial']:04d}/metrics.jsonl")
         found = {record["epoch"]: record for record in records if record.get(metric) is not None}
-        label = names[place] if place < 3 else ""
-        curves.append((label, list(found), [record[metric] for record in found.values()]))
+        if found:
+            label = names[place] if place < 3 else ""
+            curves.append((label, list(found), [record[metric] for record in found.values()]))
         for epoch, record in found.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
     title, values = metric_title(metric), {key: [row[key] for row in good] for key in keys}
@@ -56,7 +57,9 @@ def write_sweep_report(folder: RunFolder) -> None:
         Section("Confirmed on test trials", tables={"": confirmed}),
         Section("Search space", text=request["space"]),
     ]
-    told = f"Search space: {request['space_file']}; rungs, at which trials are compared: epochs {rungs}."
+    told = (
+        f"Search space: {request['space_file']}; rungs, at which trials are compared: epochs {shown(rungs)}."
+    )
     epochs, seconds = (sum(row.get(key) or 0 for row in rows) for key in ("epoch", "seconds"))
     in_full = epochs + sum(rungs[-1] - row["epoch"] for row in good)  # the other trials ended by themselves
     facts = [
