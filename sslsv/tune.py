@@ -177,10 +177,10 @@ def search(sweep: Sweep, places: Places) -> int:
     except BaseException:  # Ctrl-C, too: what there is so far can be looked at
         with contextlib.suppress(OSError):
             write_results(sweep)
-            write_sweep_report(sweep)
+            write_sweep_report(sweep.folder.folder)
         raise
     best = write_results(sweep)
-    write_sweep_report(sweep)
+    write_sweep_report(sweep.folder.folder)
     location = sweep.folder.folder.location
     states = Counter(state_of(sweep, outcome) for outcome in standing(sweep.folder.history))
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
@@ -213,7 +213,7 @@ def confirm(sweep: Sweep, places: Places, num_best: int, num_seeds: int) -> int:
     train_legs(confirmation, places, f"{sweep.folder.folder.name}-confirm")
     found = confirmation.comparisons()
     write_comparisons(sweep.folder.folder, found)
-    write_sweep_report(sweep)
+    write_sweep_report(sweep.folder.folder)
     if found:
         print("confirmed on test trials:", *[comparison.sentence() for comparison in found], sep="\n  ")
     for sentence in confirmation.incomparable(found):

@@ -10,7 +10,8 @@ import io
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,9 +122,12 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
         for _, speaker, path in train_rows(root, name):
             speakers.append(ids.setdefault(speaker, len(ids)))
             paths.append(path)
-        _check_some_exist(root, name, paths[first : first + _PROBED])
+        _prefix(root, name, paths[first : first + _PROBED])
     if len(set(paths)) < len(paths):
-        raise ValueError(_first_repetition(root, lists))
+        twice = next(path for path, count in Counter(paths).items() if count > 1)
+        rows = ((name, number, path) for name in lists for number, _, path in train_rows(root, name))
+        places = [f"{name}, line {number}" for name, number, path in rows if path == twice]
+        raise ValueError(f"{twice} is listed twice: {' and '.join(places)}. Remove one of the lines.")
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
 
 
@@ -143,19 +147,18 @@ def read_trials(root: Root, file: str, *, is_strict: bool = True) -> Trials:
         enrol.append(index.setdefault(first, len(index)))
         test.append(index.setdefault(second, len(index)))
     paths = list(index)
-    probed = paths[:_PROBED] if is_strict else paths
-    if _lacks_prefix(open_recordings(root), probed):
-        paths = [f"voxceleb1/{path}" for path in paths]
-    else:
-        _check_some_exist(root, file, probed)
+    prefix = _prefix(root, file, paths[: _PROBED if is_strict else None], ("", "voxceleb1/"))
     trials = Trials(
-        paths=paths,
+        paths=[prefix + path for path in paths] if prefix else paths,
         enrol=np.array(enrol, dtype=np.int64),
         test=np.array(test, dtype=np.int64),
         targets=np.array(targets, dtype=np.bool_),
     )
-    if is_strict:
-        check_trials(trials, root, file)
+    if is_strict and (faults := find_trial_faults(trials)):
+        raise ValueError(
+            f"{file} has faulty trials: {faults.describe(root, file)}. Remove these lines, or take the list "
+            f"without them that `python -m sslsv.prepare_data check {file} --root {root}` writes."
+        )
     return trials
 
 
@@ -239,17 +242,6 @@ def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indi
     return pairs[pairs[:, 0] < pairs[:, 1]]
 
 
-def _first_repetition(root: Root, lists: tuple[str, ...] | list[str]) -> str:
-    places: dict[str, str] = {}
-    for name in lists:
-        for number, _, path in train_rows(root, name):
-            place = f"{name}, line {number}"
-            if path in places:
-                return f"{path} is listed twice: {places[path]} and {place}. Remove one of the lines."
-            places[path] = place
-    return "A path was listed twice when the lists were first read, and is not any more: try again."
-
-
 def _check_root(root: Root) -> None:
     place = absolute(root)
     if not is_uri(place) and not os.path.isdir(place):
@@ -258,22 +250,17 @@ def _check_root(root: Root) -> None:
         )
 
 
-def _lacks_prefix(recordings: Recordings, paths: list[str]) -> bool:
-    for path in paths:
-        if recordings.has(path):
-            return False
-        if recordings.has(f"voxceleb1/{path}"):
-            return True
-    return False
-
-
-def _check_some_exist(root: Root, name: str, paths: list[str]) -> None:
+def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)) -> str:
+    # What is missing before the paths of a list, told by the first recording that is there.
     recordings = open_recordings(root)
-    if not any(recordings.has(path) for path in paths):
-        raise FileNotFoundError(
-            f"None of the first {len(paths)} recordings of {name} exists; first: "
-            f"{recordings.location(paths[0])}. Paths in lists are relative to data.root ({root})."
-        )
+    for path in paths:
+        for prefix in prefixes:
+            if recordings.has(prefix + path):
+                return prefix
+    raise FileNotFoundError(
+        f"None of the first {len(paths)} recordings of {name} exists; first: "
+        f"{recordings.location(paths[0])}. Paths in lists are relative to data.root ({root})."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,8 +286,7 @@ class TrialFaults:
             "listed again ({} repeats {})": self.repeated,
             "listed with the other label too ({} contradicts {})": self.contradicting,
         }
-        named = {int(trial) for faults in kinds.values() for trial in faults[:_NAMED].flat}
-        line = trial_line_numbers(root, file, named)
+        line = [number for number, *_ in trial_rows(root, file)]
         phrases = []
         for kind, faults in kinds.items():
             what, form = kind.removesuffix(")").split(" (")
@@ -323,6 +309,7 @@ def find_trial_faults(trials: Trials) -> TrialFaults:
     is_first = np.ones(len(order), dtype=np.bool_)
     is_first[1:] = pairs[1:] != pairs[:-1]
     later = np.flatnonzero(~is_first)
+    later = later[np.argsort(order[later])]  # in the order of the list
     is_contradicting = labels[later] != labels[later - 1]
     steps = np.stack([order[later], order[later - 1]], axis=1)
     group = np.cumsum(is_first) - 1
@@ -332,24 +319,10 @@ def find_trial_faults(trials: Trials) -> TrialFaults:
     is_kept[order] = is_first & ~has_both_labels[group]
     return TrialFaults(
         self_trials=np.flatnonzero(is_self),
-        repeated=_in_order(steps[~is_contradicting]),
-        contradicting=_in_order(steps[is_contradicting]),
+        repeated=steps[~is_contradicting],
+        contradicting=steps[is_contradicting],
         is_kept=is_kept & ~is_self,
     )
-
-
-def check_trials(trials: Trials, root: Root, file: str) -> None:
-    """Raise ValueError, naming lines, if the trials read from a list have faults."""
-    faults = find_trial_faults(trials)
-    if faults:
-        raise ValueError(
-            f"{file} has faulty trials: {faults.describe(root, file)}. Remove these lines, or take the list "
-            f"without them that `python -m sslsv.prepare_data check {file} --root {root}` writes."
-        )
-
-
-def _in_order(pairs: Indices) -> Indices:
-    return pairs[np.argsort(pairs[:, 0])]
 
 
 def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
@@ -357,30 +330,20 @@ def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
 
     Raises ValueError for a line that is no `speaker path` and for an empty list, FileNotFoundError.
     """
-    is_empty = True
-    for number, line in list_lines(root, name):
+    for number, line in _filled_lines(root, name, _TRAIN_FORM):
         fields = line.split(maxsplit=1)
-        if not fields:
-            continue
-        is_empty = False
         path = fields[1].rstrip() if len(fields) == 2 else ""
         # The two tests before the search spare a million lines half a second.
         if not path or (" " in path or "\t" in path) and _NAME_THEN_MORE.search(path):
             raise _malformed(name, number, line, _TRAIN_FORM, "2 fields")
         check_stays_below(name, number, path)
         yield number, fields[0], path
-    if is_empty:
-        raise _empty(root, name, _TRAIN_FORM)
 
 
 def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
     """Yield (line number, is target, enrolment path, test path) of a trial list; see `train_rows`."""
-    is_empty = True
-    for number, line in list_lines(root, name):
+    for number, line in _filled_lines(root, name, _TRIAL_FORM):
         fields = line.split()
-        if not fields:
-            continue
-        is_empty = False
         if len(fields) != 3:
             raise _malformed(name, number, line, _TRIAL_FORM, "3 fields without blanks in them")
         label, enrolment, test = fields
@@ -391,30 +354,13 @@ def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
         check_stays_below(name, number, enrolment)
         check_stays_below(name, number, test)
         yield number, label == "1", enrolment, test
-    if is_empty:
-        raise _empty(root, name, _TRIAL_FORM)
-
-
-def trial_line_numbers(root: Root, name: str, trials: Iterable[int]) -> dict[int, int]:
-    """Return the line number of each of some trials, by reading the list again: hardly ever needed."""
-    wanted = set(trials)
-    last = max(wanted, default=-1)
-    found = {}
-    for trial, (number, *_) in enumerate(trial_rows(root, name)):
-        if trial in wanted:
-            found[trial] = number
-        if trial >= last:
-            break
-    return found
 
 
 def is_trial_list(root: Root, name: str) -> bool:
     """Tell trials from a train list by the first line that is not blank; raises as the readers do."""
-    for _, line in list_lines(root, name):
-        fields = line.split()
-        if fields:
-            return len(fields) == 3 and fields[0] in ("0", "1") and bool(_NAME_THEN_MORE.search(line.strip()))
-    raise _empty(root, name, f"{_TRAIN_FORM}` or `{_TRIAL_FORM}")
+    _, line = next(_filled_lines(root, name, f"{_TRAIN_FORM}` or `{_TRIAL_FORM}"))
+    fields = line.split()
+    return len(fields) == 3 and fields[0] in ("0", "1") and bool(_NAME_THEN_MORE.search(line.strip()))
 
 
 def check_stays_below(name: str, number: int, path: str) -> None:
@@ -475,12 +421,19 @@ def list_location(root: Root, name: str) -> str:
     return absolute(name if is_uri(name) else below(absolute(root), name))
 
 
+def _filled_lines(root: Root, name: str, form: str) -> Iterator[tuple[int, str]]:
+    is_empty = True
+    for number, line in list_lines(root, name):
+        if not line.isspace():
+            is_empty = False
+            yield number, line
+    if is_empty:
+        place = list_location(root, name)
+        raise ValueError(f"The list {place} is empty: it needs lines of the form `{form}`.")
+
+
 def _malformed(name: str, number: int, line: str, form: str, expected: str) -> ValueError:
     return ValueError(
         f"{name}, line {number}: expected `{form}`, {expected} separated by blanks, "
         f"got {len(line.split())} fields: {line.strip()[:120]!r}."
     )
-
-
-def _empty(root: Root, name: str, form: str) -> ValueError:
-    return ValueError(f"The list {list_location(root, name)} is empty: it needs lines of the form `{form}`.")

@@ -1,8 +1,7 @@
 """The Ray Data graph that turns a Plan into batches; the only file in `data/` that knows Ray.
 
 Ids go in, int16 views come out: one map task per block of several batches of the plan's rows, batches in the
-order of the plan. Nothing is drawn here: where and when a row is made does not change a bit of
-it.
+order of the plan. Nothing is drawn here: where and when a row is made does not change a bit of it.
 """
 
 import functools
@@ -95,9 +94,11 @@ def train_batches(
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    # The error of the data process itself: Ray's own message begins with advice on retries and hides it.
+    # The error of the data process itself, without the advice on retries that Ray adds below its words.
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         error = cause
+    if error.args and isinstance(error.args[0], str):
+        error.args = (error.args[0].partition("\nFailed to ")[0], *error.args[1:])
     return error
 
 
@@ -138,7 +139,7 @@ class _Collate(NumpyBatchCollateFn):
 
 
 def whole_batches(utterances_per_block: int, batch_size: int) -> int:
-    """Batches of one rank in a block: as many as `utterances_per_block` holds, at least one."""
+    """Return how many batches of one rank a block of `utterances_per_block` holds, at least one."""
     return max(1, utterances_per_block // batch_size)
 
 
@@ -176,6 +177,7 @@ def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
 def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: float, world_size: int) -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
+    context.raise_original_map_exception = True  # else only the text of its traceback comes through
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
     callbacks: list[type] = context.custom_execution_callback_classes
@@ -190,5 +192,5 @@ def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: floa
         # Half of it in all, as Ray gives one executor: what is beyond would be spilled to disk.
         limits = limits.copy(object_store_memory=memory / 2 / world_size)
     context.execution_options.resource_limits = limits
-    for name in ("ray.data", "ray.data._internal.progress"):
-        logging.getLogger(name).setLevel(logging.ERROR if "progress" in name else logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

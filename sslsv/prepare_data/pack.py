@@ -15,10 +15,10 @@ from pathlib import Path
 from threading import Event
 
 from sslsv.data.recordings import INDEX, Packed
-from sslsv.data.shard_files import Shard, check_shard, write_index, write_shard
 from sslsv.prepare_data.disk import check_room, naming_full_disk, write_whole
 from sslsv.prepare_data.pack_contents import MUSAN_DIR, RIRS_DIR, find_contents
 from sslsv.prepare_data.progress_line import ProgressLine, readable_bytes
+from sslsv.prepare_data.shard_files import Shard, check_shard, write_index, write_shard
 
 _UNFINISHED = "packing.json"  # says what an unfinished folder is a pack of
 _NAMED = 10  # unreadable recordings that are named; the index holds all

@@ -1,178 +1,93 @@
-"""The page of an evaluation: every metric with its interval, curves, and where the errors come from."""
+"""Write the page of an evaluation: every metric with its interval, curves, and where the errors come from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from posixpath import basename
 from typing import Any
 
+import numpy as np
+
 from sslsv.evaluation.error_analysis import SpeakerErrors, hardest_trials, speaker_names
+from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scored_list import ScoredList
-from sslsv.reports.evaluation_plots import (
-    ErrorTradeOff,
-    det_plot,
-    embedding_map,
-    score_plot,
-    speaker_plot,
-)
-from sslsv.reports.page import (
-    Html,
-    duration,
-    element,
-    facts,
-    folded,
-    joined,
-    metric_text,
-    metric_title,
-    muted,
-    page,
-    pairs,
-    plots,
-    section,
-    table,
-)
+from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render
+from sslsv.reports.plots import Floats, det_chart, score_chart
 
 WORST = 10  # speakers and trials that are named
-NAMED_IN_PLOT = 5
+P_TARGET = 0.01  # of the detection cost whose minimum is marked
+CALIBRATED = "_calibrated"
 
 
 def evaluation_page(evaluation: Mapping[str, Any], lists: Sequence[ScoredList]) -> str:
-    """The HTML of an evaluation: `evaluation` is what evaluation.json holds, `lists` what it was made of."""
-    run = str(evaluation.get("run", ""))
-    parts = [
-        muted(" ".join(provenance(evaluation))),
-        *[muted(sentence) for sentence in evaluation.get("notes", [])],
-        facts(principal_eer(lists)),
-        *[list_section(item, has_map=item is lists[0]) for item in lists],
-        section("Settings", folded("of the run", element("pre", evaluation.get("settings", "")))),
-        section("Environment", pairs(evaluation.get("environment", {}))),
+    """Return the HTML of an evaluation: the content of evaluation.json, and the lists it was made of."""
+    run, seconds = str(evaluation.get("run", "")).rstrip("/"), evaluation.get("seconds", 0.0)
+    eers = {item.name: item.summary["scorings"][next(iter(item.scores))]["eer"] for item in lists}
+    facts = [(f"EER, {name}", metric_text("eer", m["value"]), interval("eer", m)) for name, m in eers.items()]
+    sections = [
+        *map(list_section, lists),
+        Section("Checkpoint", pairs={"run": run, **evaluation.get("checkpoint", {})}),
+        Section("Settings", text=evaluation.get("settings", "")),
+        Section("Environment", pairs=evaluation.get("environment", {})),
     ]
-    return page(f"Evaluation of {basename(run.rstrip('/')) or 'a run'}", *parts)
+    sentences = [*evaluation.get("notes", []), f"It took {duration(seconds)}."]
+    page = render(f"Evaluation of {basename(run)}", sections, sentences=sentences, facts=facts)
+    return page.decode()
 
 
-def provenance(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences on what was evaluated."""
-    if "run" in evaluation:
-        yield f"Run: {evaluation['run']}."
-    checkpoint = evaluation.get("checkpoint", {})
-    if checkpoint:
-        steps = ", ".join(f"{step:,}" for step in checkpoint.get("steps", []))
-        files = ", ".join(checkpoint.get("files", []))
-        yield f"Checkpoint: {checkpoint.get('which', '')}, step {steps or 'unknown'} ({files})."
-    if "seconds" in evaluation:
-        yield f"It took {duration(evaluation['seconds'])}."
-
-
-def principal_eer(lists: Sequence[ScoredList]) -> Iterator[tuple[str, str, str]]:
-    """For every list the EER of its first scoring."""
-    for item in lists:
-        name = next(iter(item.scores), "")
-        metric = item.summary.get("scorings", {}).get(name, {}).get("eer")
-        if metric:
-            yield f"{item.name}: EER", metric_text("eer", metric["value"]), interval_text("eer", metric)
-
-
-def list_section(item: ScoredList, *, has_map: bool) -> Html:
-    """All that is known of one list."""
-    trade_offs = {name: ErrorTradeOff.of(scores, item.trials.targets) for name, scores in item.scores.items()}
-    if not trade_offs:
-        return section(item.name, metric_table(item.summary.get("scorings", {})), checksum(item.summary))
-    principal, scores = next(iter(item.scores.items()))
-    threshold = trade_offs[principal].eer_threshold
-    errors = SpeakerErrors.of(item, scores, threshold)
-    names = speaker_names(item.trials.paths, item.speakers)
-    worst = errors.worst(WORST).tolist()
-    figures = [
-        det_plot(item.name, trade_offs),
-        score_plot(item.name, scores, item.trials.targets, trade_offs[principal]),
-        speaker_plot(item.name, errors, names, worst[:NAMED_IN_PLOT]),
+def list_section(item: ScoredList) -> Section:
+    """Return all that is known of one list; errors are those of its first scoring."""
+    trials, paths, (first, scores) = item.trials, item.trials.paths, next(iter(item.scores.items()))
+    enrol, test = trials.enrol, trials.test
+    rates: dict[str, tuple[Floats, Floats]] = {}
+    marks: dict[str, list[int]] = {}
+    thresholds: list[float] = []
+    for name, values in item.scores.items():
+        if name.removesuffix(CALIBRATED) not in item.scores.keys() - {name}:  # calibration keeps the order
+            curve = ErrorCurve.of(values, trials.targets)
+            costs = P_TARGET * curve.p_miss + (1 - P_TARGET) * curve.p_fa
+            rates[name] = curve.p_fa, curve.p_miss
+            marks[name] = [int(np.abs(curve.p_fa - curve.p_miss).argmin()), int(costs.argmin())]
+            thresholds = thresholds or curve.thresholds[marks[name]].tolist()
+    errors, names = SpeakerErrors.of(item, scores, thresholds[0]), speaker_names(paths, item.speakers)
+    speakers = [
+        {
+            "speaker": names[i],
+            "recordings": int(errors.recordings[i]),
+            "target trials missed": f"{errors.misses[i]:,} of {errors.targets[i]:,}",
+            "nontarget trials accepted": f"{errors.false_alarms[i]:,} of {errors.nontargets[i]:,}",
+        }
+        for i in errors.worst(WORST)
     ]
-    if has_map and (picture := embedding_map(item.embeddings, item.speakers, names)) is not None:
-        figures.append(picture)
-    return section(
+    hardest = [
+        [{"score": f"{scores[j]:.4f}", "enrolment": paths[enrol[j]], "test": paths[test[j]]} for j in found]
+        for found in hardest_trials(scores, trials.targets, WORST)
+    ]
+    counts = [f"{value:,} {key.replace('_', ' ')}" for key, value in item.summary["counts"].items()]
+    origin = [f"{key} {item.summary[key]}" for key in ("file", "sha256") if key in item.summary]
+    return Section(
         item.name,
-        metric_table(item.summary.get("scorings", {})),
-        counts(item.summary.get("counts", {})),
-        checksum(item.summary),
-        muted(f"Scores, speakers and trials below are those of {principal}.") if len(item.scores) > 1 else "",
-        plots(figures, are_large=True),
-        speaker_table(errors, names, worst),
-        hardest(item, scores),
-    )
-
-
-def metric_table(scorings: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Html:
-    """A row per scoring, a column per metric, with intervals."""
-    metrics = list(dict.fromkeys(m for values in scorings.values() for m in values if "value" in values[m]))
-    rows = [
-        [name, *[metric_cell(m, values[m]) if "value" in values.get(m, {}) else "–" for m in metrics]]
-        for name, values in scorings.items()
-    ]
-    has_intervals = any("low" in metric for values in scorings.values() for metric in values.values())
-    explained = muted("In brackets: 95 % intervals, speakers drawn anew.") if has_intervals else ""
-    return joined([table(["scoring", *map(metric_title, metrics)], rows), explained])
-
-
-def metric_cell(key: str, metric: Mapping[str, float]) -> Html:
-    """A value, and below it its interval."""
-    interval = interval_text(key, metric)
-    return joined(
-        [metric_text(key, metric["value"]), *([" ", element("small", f"({interval})")] if interval else [])]
-    )
-
-
-def interval_text(key: str, metric: Mapping[str, float]) -> str:
-    """`11.02 to 17.13`, or nothing."""
-    if "low" not in metric or "high" not in metric:
-        return ""
-    return " to ".join(metric_text(key, metric[end], unit="") for end in ("low", "high"))
-
-
-def counts(values: Mapping[str, int]) -> Html:
-    """`4,000 trials, 2,000 targets, ...`"""
-    words = [f"{value:,} {key.replace('_', ' ')}" for key, value in values.items() if isinstance(value, int)]
-    return muted(f"{', '.join(words)}.") if words else Html()
-
-
-def checksum(summary: Mapping[str, Any]) -> Html:
-    """Which file the list is, beyond doubt."""
-    words = [f"{key} {summary[key]}" for key in ("file", "sha256") if key in summary]
-    return muted(f"{', '.join(words)}.") if words else Html()
-
-
-def speaker_table(errors: SpeakerErrors, names: Sequence[str], worst: Sequence[int]) -> Html:
-    """The speakers that cost most."""
-
-    def share(some: int, of: int) -> str:
-        return f"{some:,} of {of:,} ({100 * some / of:.1f} %)" if of else "–"
-
-    rows = [
+        f"{', '.join([*counts, *origin])}. Scores, speakers and trials below are those of {first}.",
+        {"": metric_rows(item.summary["scorings"])},
         [
-            names[i],
-            int(errors.recordings[i]),
-            share(errors.misses[i], errors.targets[i]),
-            share(errors.false_alarms[i], errors.nontargets[i]),
-        ]
-        for i in worst
-    ]
-    ranked = muted(
-        "Ranked by what they add to the error rates beyond an average speaker with as many trials. "
-        "A nontarget trial counts for both of its speakers."
+            det_chart(f"DET, {item.name}", rates, marks),
+            score_chart(f"scores, {item.name}", scores, trials.targets, thresholds),
+        ],
+        {
+            "Speakers with most errors": speakers,
+            "Hardest target trials: one speaker, low score": hardest[0],
+            "Hardest nontarget trials: two speakers, high score": hardest[1],
+        },
     )
-    header = ["speaker", "recordings", "target trials missed", "nontarget trials accepted"]
-    return section("Speakers with most errors", table(header, rows), ranked, level=3) if rows else Html()
 
 
-def hardest(item: ScoredList, scores: Any) -> Html:
-    """The trials that the model is most wrong about."""
-    paths, trials = item.trials.paths, item.trials
-    tables = []
-    for heading, found in zip(
-        (
-            "Hardest target trials: one speaker, low score",
-            "Hardest nontarget trials: two speakers, high score",
-        ),
-        hardest_trials(scores, trials.targets, WORST),
-        strict=True,
-    ):
-        rows = [[f"{scores[j]:.4f}", paths[trials.enrol[j]], paths[trials.test[j]]] for j in found]
-        tables.append(section(heading, table(["score", "enrolment", "test"], rows), level=3))
-    return joined(tables)
+def metric_rows(scorings: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Record]:
+    """Return a row per metric and a column per scoring, with the interval below each value."""
+    rows = {key: {"metric": metric_title(key)} for metrics in scorings.values() for key in metrics}
+    for name, metrics in scorings.items():
+        for key, metric in metrics.items():
+            rows[key][name] = f"{metric_text(key, metric['value'])}\n{interval(key, metric)}"
+    return list(rows.values())
+
+
+def interval(key: str, metric: Mapping[str, float]) -> str:
+    """Write an interval, `11.02 to 17.13`, or nothing where there is none."""
+    return " to ".join(metric_text(key, metric[end], unit="") for end in ("low", "high") if end in metric)

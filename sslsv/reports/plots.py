@@ -1,117 +1,156 @@
-"""Drawing for reports: pictures as SVG that takes its ink from the page, and curves over training steps."""
+"""Draw the figures of the reports, as SVG that takes its ink and its font from the page."""
 
 import html
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogFormatter
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from sslsv.reports.page import Html, figure
+from sslsv.reports.page import Figure, shown
 
 Floats = NDArray[np.float64]
-Curve = tuple[Sequence[float], Sequence[float]]  # steps (N,), values (N,)
+Curve = tuple[str, Sequence[float], Sequence[float]]  # label, x (N,), y (N,)
+Axes = Any  # matplotlib takes half a second to import, so only drawing imports it
 
-# Of middle lightness: at least 3 : 1 against white and against the dark page.
-COLORS = ("#2f7fc1", "#d1651c", "#2f9467", "#b9589a", "#8a6fc9", "#a27e14", "#2a909c", "#c2544f")
-DASHES = ("-", "--", ":", "-.")
-INK = "#010203"  # stands for the page's colour of text, which depends on light and dark
-LOOK: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, and in the page's font
-    "text.parse_math": False,  # a $ in a file name is a $
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib; only the widths of letters matter
-    "font.size": 9,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.15,
-    "savefig.transparent": True,
-    **{key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "grid.color")},
-    **{key: INK for key in ("xtick.color", "ytick.color")},
-}
-MAX_POINTS = 300  # of a curve: more can't be told apart
-RASTER_DPI = 170  # of what is drawn as pixels: sharp on a phone, 100 kB at most
+STYLE = Path(__file__).with_name("page.mplstyle")
+INK = "#010203"  # stands for the page's colour of text
+PALE = {"color": INK, "alpha": 0.2, "label": None}
+SMALL, LARGE, WIDE = (4.6, 2.6), (5.2, 4.4), (8.0, 3.4)  # inches
+MAX_POINTS = 300  # more points of a curve cannot be told apart
+RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent, on the axes of a DET plot
 
 
-class PlainLogFormatter(LogFormatter):
-    """Labels 0.1, 1, 10 where the default needs mathtext, 10^-1; it chooses which ticks get one."""
+def drawing(paint: Callable[[Axes], Any], title: str, size: tuple[float, float] = SMALL) -> str:
+    """Return what `paint` draws, as an SVG of a size in inches that scales with the page.
 
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        """The label of a tick at x, or nothing."""
-        return f"{x:g}" if super().__call__(x, pos) else ""
-
-
-def drawing(paint: Callable[[Axes], Any], title: str, *, width: float = 4.6, height: float = 2.6) -> Html:
-    """What `paint` draws, as an SVG of `width` x `height` inches that scales with the page.
-
-    `title` is for readers who can't see it, and keeps the ids of a page's pictures apart.
+    The title is for readers who cannot see the figure, and keeps the ids of a page's figures apart.
     """
-    stream = StringIO()
-    with mpl.rc_context({**LOOK, "svg.hashsalt": title}), warnings.catch_warnings():
-        # Names in scripts that this font lacks are drawn by the browser's.
-        warnings.filterwarnings("ignore", "Glyph")
-        picture = Figure(figsize=(width, height), layout="constrained", dpi=RASTER_DPI)
-        paint(picture.add_subplot())
-        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        picture.savefig(stream, format="svg", metadata=no_metadata)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as Canvas
+
+    stream, nothing = StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with mpl.rc_context({"svg.hashsalt": title}, STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser draws scripts that the font lacks
+        canvas = Canvas(figsize=size, layout="constrained")
+        paint(canvas.add_subplot())
+        canvas.savefig(stream, format="svg", metadata=nothing)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r' (xmlns(:\w+)?|id)="(http[^"]*|[\w.]+_\d+)"', "", svg)  # HTML needs no namespaces
     svg = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
-    return Html(svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1))
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
 
 
-def step_chart(
-    title: str,
-    curves: Mapping[str, Curve],
-    *,
-    remark: str = "",
-    is_logarithmic: bool = False,
-    best_step: int | None = None,
-) -> Html:
-    """A figure of curves over training steps; a dotted line at `best_step`.
+def line_chart(
+    caption: str, curves: Sequence[Curve], marks: Sequence[int] = (), xlabel: str = "step"
+) -> Figure:
+    """Draw curves, those without a label in the background, and a dotted line at each of the marks.
 
     A curve of too many points is shown as the means of consecutive ones, on a band from the lowest to the
     highest of them.
     """
+    from matplotlib.ticker import LogLocator
 
     def paint(axes: Axes) -> None:
-        for index, (label, (steps, values)) in enumerate(curves.items()):
-            color, dash = COLORS[index % len(COLORS)], DASHES[index // len(COLORS) % len(DASHES)]
-            x, mean, low, high = thinned(steps, values)
-            if len(values) > len(x):
-                axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-            marker = "o" if len(x) <= 40 else ""
-            axes.plot(x, mean, dash, label=label, color=color, marker=marker, markersize=3, linewidth=1.3)
-        if best_step is not None:
-            axes.axvline(best_step, color=INK, alpha=0.5, linestyle=":", linewidth=1)
-        if is_logarithmic and any(np.max(values) > 0 for _, values in curves.values()):
-            axes.set_yscale("log", nonpositive="mask")
-            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                set_formatter(PlainLogFormatter())
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k
-        axes.set_xlabel("step")
-        if len(curves) > 1:
+        for label, *points in curves:
+            x, y = (np.array_split(values, min(len(values), MAX_POINTS)) for values in points)
+            means = [[part.mean() for part in parts] for parts in (x, y)]
+            look = {"label": label} if label else PALE
+            (line,) = axes.plot(*means, marker="o" if len(x) <= 40 else "", **look)
+            if len(points[0]) > MAX_POINTS:
+                ends = [part.min() for part in y], [part.max() for part in y]
+                axes.fill_between(means[0], *ends, alpha=0.2, color=line.get_color())
+        for mark in marks:
+            axes.axvline(mark, color=INK, alpha=0.5, linestyle=":", linewidth=1)
+        if 0 < 30 * min(min(y) for _, _, y in curves) < max(max(y) for _, _, y in curves):
+            axes.set_yscale("log")  # its own labels need mathtext, 10^-1
+            axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+            axes.yaxis.set_minor_formatter("")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}")
+        axes.set_xlabel(xlabel)
+        if sum(bool(label) for label, _, _ in curves) > 1:
             axes.legend()
 
-    return figure(title, drawing(paint, title), remark)
+    return caption, drawing(paint, caption)
 
 
-def thinned(steps: ArrayLike, values: ArrayLike, most: int = MAX_POINTS) -> tuple[Floats, ...]:
-    """At most `most` points of a curve (N,): step, mean, lowest and highest value of consecutive points."""
-    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    if len(y) <= most:
-        return x, y, y, y
-    starts = np.linspace(0, len(y), most + 1).astype(np.int64)[:-1]
-    counts = np.diff(starts, append=len(y))
-    means = [np.add.reduceat(part, starts) / counts for part in (x, y)]
-    return *means, np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)
+def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[str, list[int]]) -> Figure:
+    """Draw miss over false-alarm rates, from 0 to 1, on axes where Gaussian scores give straight lines.
+
+    `rates` holds false alarms and misses (K,) of each scoring, and `marks` the indices of operating points.
+    """
+    from scipy.special import ndtri
+
+    def paint(axes: Axes) -> None:
+        ends = [*ndtri([0.1, 0.3])]
+        for label, both in rates.items():
+            halves = [rate[rate > 0].min() / 2 for rate in both]  # a rate of 0 is drawn as half a trial
+            x, y = (ndtri(np.clip(rate, half, 1 - half)) for rate, half in zip(both, halves, strict=True))
+            along = np.searchsorted(y - x, np.linspace(y[0] - x[0], y[-1] - x[-1], MAX_POINTS))
+            kept = np.unique(np.minimum(along, len(x) - 1))
+            (line,) = axes.plot(x[kept], y[kept], label=label)
+            for marker, place in zip("oD", marks[label], strict=True):
+                axes.plot(x[place], y[place], marker, color=line.get_color(), markersize=5)
+                ends += [x[place] - 0.2, y[place] + 0.1]
+        ends = [min(ends), max(ends)]
+        ticks = [rate for rate in RATES if ends[0] <= ndtri(rate / 100) <= ends[1]]
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(ndtri(np.divide(ticks, 100)), [f"{rate:g}" for rate in ticks])
+        axes.plot(ends, ends, **PALE)
+        axes.set(xlabel="false alarms, percent", ylabel="misses, percent", xlim=ends, ylim=ends)
+        axes.legend(loc="best")
+
+    return "Error trade-off (DET)", drawing(paint, title, LARGE)
+
+
+def score_chart(title: str, scores: Floats, targets: NDArray[np.bool_], thresholds: list[float]) -> Figure:
+    """Draw the densities of target and nontarget scores (J,), and the thresholds of EER and minDCF."""
+    edges = np.histogram_bin_edges(scores, bins=int(np.clip(np.sqrt(len(scores)) / 2, 20, 80)))
+
+    def paint(axes: Axes) -> None:
+        for kind, color, label in ((~targets, "C1", "nontargets"), (targets, "C0", "targets")):
+            heights, _ = np.histogram(scores[kind], edges, density=True)
+            axes.stairs(heights, edges, fill=True, color=color, alpha=0.45, label=label)
+        top, middle = axes.get_ylim()[1], edges.mean()
+        for label, height, x in zip(("EER", "minDCF"), (1.04 * top, 1.13 * top), thresholds, strict=True):
+            if np.isfinite(x):  # the threshold of rejecting everything is infinite
+                axes.plot([x, x], [0, height], color=INK, linewidth=0.9, linestyle="--")
+                axes.text(x, height, f" {label} {x:.3g} ", va="center", ha="left" if x < middle else "right")
+        axes.set(ylim=(0, 1.2 * top), xlabel="score", ylabel="density", yticks=[])
+        axes.legend(loc="center right" if min(thresholds) < middle else "center left")
+
+    return "Scores", drawing(paint, title, LARGE)
+
+
+def parallel_chart(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> Figure:
+    """Draw a line per trial across the values of all settings, in their order, and its place at the right.
+
+    A column holds the values of all trials, best first and two at least; the best three are in colour.
+    """
+    axes_at = [*map(unit_places, columns.values()), np.linspace(1, 0, len(names))]
+
+    def paint(axes: Axes) -> None:
+        for place, name in reversed(list(enumerate(names))):
+            look = {"color": f"C{place}", "label": name} if place < 3 else PALE
+            axes.plot([heights[place] for heights in axes_at], **look)
+        axes.set_xticks(range(len(axes_at)), [*(key.rpartition(".")[2] for key in columns), "place"])
+        for x, values in enumerate(columns.values()):
+            for height, y, side in ((0.0, -0.03, "top"), (1.0, 1.03, "bottom")):
+                ends = [v for v, place in zip(values, axes_at[x], strict=True) if place == height]
+                axes.text(x, y, shown(ends[0]) if ends else "", ha="center", va=side, fontsize=8)
+        axes.set(ylim=(-0.14, 1.14), yticks=[])
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=True)
+
+    return "Parallel coordinates", drawing(paint, "Parallel coordinates", WIDE)
+
+
+def unit_places(values: Sequence[Any]) -> Floats:
+    """Return the places of values (N,), numbers or words, in their order, from 0 to 1; NaN for None."""
+    order = sorted(set(values) - {None}, key=lambda value: (isinstance(value, str), value))
+    places = {value: place / max(len(order) - 1, 1) for place, value in enumerate(order)}
+    return np.array([places.get(value, np.nan) for value in values])

@@ -1,211 +1,123 @@
-"""The page that a run leaves behind: one self-contained HTML file of results, curves, settings, environment.
+"""Write the page of a training run, which may still be going on, from its folder; nothing needs torch."""
 
-Written at the end of a training; `python -m sslsv.reports.training RUN` writes it for one that is still
-running or was stopped.
-"""
-
-import argparse
-import sys
+import posixpath
+from collections import defaultdict
 from collections.abc import Iterator
-from statistics import fmean
+from itertools import islice
 
-from sslsv.config import ConfigError, is_among, read_config
-from sslsv.reports.learning_curves import METRICS, TEST, Record, curve_sections
-from sslsv.reports.page import (
-    Html,
-    duration,
-    element,
-    facts,
-    folded,
-    joined,
-    metric_text,
-    metric_title,
-    muted,
-    note,
-    page,
-    pairs,
-    section,
-    shown,
-    table,
-)
-from sslsv.runs.folder import RunFolder, below
+from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, read_lines, render
+from sslsv.reports.plots import Curve, line_chart
+from sslsv.runs.folder import RunFolder
+from sslsv.settings import parse_yaml
 
-MAX_SENTENCES = 1000  # on recordings that could not be read
-IDENTITY = ("started", "wandb_id")  # in run.json, beside the environment
+HEADINGS = {  # of charts, and the first words of their keys; all other keys are the loss and its terms
+    "Verification": ("eer", "min_dcf", "test"),
+    "Training": (),
+    "Embeddings": ("feature_std", "batch_feature_std", "mean_cosine", "effective_rank", "uniformity"),
+    "Training utterances, without labels": ("label_free",),
+    "Speed": ("samples_per_second", "data_wait_share", "validation_share", "checkpoint_share"),
+}
+NO_CURVES = {"step", "epoch", "seconds", "total_steps", "seconds_left", "best_value"}
+MAX_SKIPPED = 1000  # skipped files that are named
 
 
 def write_report(folder: RunFolder) -> None:
-    """Write report.html from what else is in the run folder; it may be written anew at any time."""
-    summary = folder.read_json("summary.json") if folder.has("summary.json") else {}
-    run = folder.read_json("run.json") if folder.has("run.json") else {}
-    records = folder.metrics()
+    """Write report.html from what else is in the run folder."""
+    files = ("summary.json", "run.json")
+    summary, run = (folder.read_json(name) if folder.has(name) else {} for name in files)
+    settings, records = folder.read("config.yml").decode(), read_lines(folder, "metrics.jsonl")
     best, last = best_and_last(summary, records)
-    environment = {key: value for key, value in run.items() if key not in IDENTITY}
-    state = "finished" if summary.get("is_finished") else "not finished"
-    skipped = summary.get("skipped", {})
-    parts = [
-        muted(f"Training run, {state}", f", started {run['started']}" if "started" in run else ""),
-        *[note(sentence) for sentence in [*doubts(folder), *notices(records, summary)]],
-        facts(key_figures(summary, records, best)),
-        section("Results", results(best, last)),
+    skipped: dict[str, Record] = {}
+    for source in (*records, summary):
+        for kind, reasons in source.get("skipped", {}).items():
+            if reasons:
+                skipped.setdefault(kind.replace("_", " "), {}).update(reasons)
+    sections = [
+        results(best, last),
         *curve_sections(records, best.get("step")),
-        section("Recordings left out", left_out(skipped.get("utterances", {}))),
-        section("Recordings of trials left out", left_out(skipped.get("trial_recordings", {}))),
-        section("Noises and rooms left out", left_out(skipped.get("bank_files", {}))),
-        section("Trials", pairs(summary.get("trial_sets", {}))),
-        section("Settings", folded("config.yml", element("pre", folder.read("config.yml").decode()))),
-        section("Environment", pairs(summary.get("environment") or environment)),
+        *(
+            Section(f"Skipped {k}", pairs=dict(islice(found.items(), MAX_SKIPPED)))
+            for k, found in skipped.items()
+        ),
+        Section("Trials", pairs=summary.get("trial_sets", {})),
+        Section("Settings", text=settings),
+        Section("Environment", pairs=summary.get("environment") or run),
     ]
-    folder.write("report.html", page(folder.name, *parts).encode())
-
-
-def doubts(folder: RunFolder) -> list[str]:
-    """Sentences on settings that make the results look better than they are."""
-    try:
-        config = read_config(folder.read("config.yml").decode())
-    except ConfigError as error:  # written by another version: the rest of the page is still worth having
-        return [f"The settings of this run can't be checked: {error}."]
-    evaluation = config.evaluation
-    if not is_among(config.data.root, evaluation.validation, evaluation.test):
-        return []
-    return [
-        f"The best checkpoint was chosen on the test trials {evaluation.validation!r} "
-        "(evaluation.allow_validation_on_test): its results on them look better than they are."
+    notes = [*doubts(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
+    notes += [summary["stop_reason"]] if summary.get("stop_reason") else []
+    notes += [f"{len(found):,} {kind} could not be read, see below." for kind, found in skipped.items()]
+    notes = list(dict.fromkeys(notes))  # a run stops for the reason that its last notice told
+    now = defaultdict(int, records[-1] if records else {})
+    waiting = f"{now['data_wait_share']:.0%} of the time waiting for data"
+    facts = [
+        ("steps", f"{now['step']:,}", f"of {now['total_steps']:,}, epoch {now['epoch']:.1f}"),
+        ("time", duration(now["seconds"]), f"about {duration(now['seconds_left'])} to go"),
+        ("samples per second", f"{now['samples_per_second']:,.0f}", waiting),
     ]
+    state = "finished" if summary.get("is_finished") else "not finished"
+    told = f"Training run, {state}, started {run.get('started', 'at an unknown time')}."
+    folder.write("report.html", render(folder.name, sections, sentences=[told], notes=notes, facts=facts))
 
 
-def notices(records: list[Record], summary: Record) -> Iterator[str]:
-    """Sentences that a reader must not miss."""
-    found = [record for record in records if record.get("notice")]
-    if found:
-        since = f" (Noticed {len(found)} times, first at step {found[0]['step']}.)" if found[1:] else ""
-        yield f"{found[-1]['notice']}{since}"
-    reason = summary.get("stop_reason")
-    if reason and all(record["notice"] != reason for record in found):
-        yield reason
-    skipped = summary.get("skipped", {})
-    if bad := skipped.get("utterances"):
-        yield f"{len(bad)} recordings could not be read and were left out, see below."
-    if bad := skipped.get("trial_recordings"):
-        yield f"{len(bad)} recordings of trials could not be read; their trials were left out, see below."
-    if bad := skipped.get("bank_files"):
-        yield f"{len(bad)} noises or rooms could not be read and were left out, see below."
+def doubts(settings: str) -> Iterator[str]:
+    """Yield a sentence where the settings make the results look better than they are."""
+    evaluation = (parse_yaml(settings) or {}).get("evaluation") or {}
+    chosen_on, tests = evaluation.get("validation"), evaluation.get("test") or ()
+    if chosen_on and posixpath.normpath(chosen_on) in map(posixpath.normpath, tests):
+        yield (
+            f"The best checkpoint was chosen on the test trials {chosen_on!r} "
+            "(evaluation.allow_validation_on_test): its results on them look better than they are."
+        )
 
 
-def left_out(bad_utterances: dict[str, str]) -> Html:
-    """Why recordings could not be read."""
-    sentences = [element("p", sentence) for sentence in list(bad_utterances.values())[:MAX_SENTENCES]]
-    more = len(bad_utterances) - MAX_SENTENCES
-    if more > 0:
-        sentences.append(muted(f"... and {more:,} more."))
-    return joined(sentences) if len(sentences) <= 5 else folded(f"{len(bad_utterances):,}", *sentences)
+def list_and_metric(key: str) -> tuple[str, str] | None:
+    """Return trial list and metric of a key such as `eer` (of validation) or `test/<list>/eer`."""
+    if key in ("eer", "min_dcf"):
+        return "validation", key
+    return (key.split("/")[1], key.split("/", 2)[2]) if key.startswith("test/") else None
 
 
 def best_and_last(summary: Record, records: list[Record]) -> tuple[Record, Record]:
-    """All that is known of the best and of the last validated checkpoint: `step` and metrics.
+    """Return all that is known of the best and the last validated checkpoint, also without a summary.
 
-    The best one also has `criterion` and `value`.
+    Both hold `step` and metrics, the best one also `criterion` and `value`.
     """
-    validated = [
-        record for record in records if any(key in METRICS for key in record) or "criterion" in record
-    ]
-    best = dict(summary.get("best") or best_so_far(validated))
-    if "eer" in best:  # of a run from before there were other criteria
-        best = {"criterion": "eer", "value": best["eer"], **best}
-    last = dict(summary.get("last") or ({"step": validated[-1]["step"]} if validated else {}))
-    by_step = {record["step"]: record for record in validated}
-    return by_step.get(best.get("step"), {}) | best, by_step.get(last.get("step"), {}) | last
+    validated = {r["step"]: r for r in records if "criterion" in r or any(map(list_and_metric, r))}
+    newest = validated[max(validated)] if validated else {}
+    criterion, value = newest.get("criterion", ""), newest.get("best_value")
+    steps = [step for step, r in validated.items() if value is not None and r.get(criterion) == value]
+    so_far = {"step": steps[0], "criterion": criterion, "value": value} if steps else {}
+    best, last = summary.get("best") or so_far, summary.get("last") or newest
+    return validated.get(best.get("step"), {}) | best, validated.get(last.get("step"), {}) | last
 
 
-def best_so_far(validated: list[Record]) -> Record:
-    """The best checkpoint of a run without a summary: as its newest record says, else that of lowest EER."""
-    newest = validated[-1] if validated else {}
-    criterion, value = newest.get("criterion", "eer"), newest.get("best_value")
-    with_eer = [record for record in validated if record.get("eer") is not None]
-    if value is None and criterion == "eer" and with_eer:
-        value = min(record["eer"] for record in with_eer)
-    steps = [record["step"] for record in validated if value is not None and record.get(criterion) == value]
-    return {"step": steps[0], "criterion": criterion, "value": value} if steps else {}
-
-
-def results(best: Record, last: Record) -> Html:
-    """A row per trial list: metrics of the best and of the last checkpoint."""
-    rows: dict[str, dict[str, list[str]]] = {}
-    metrics: dict[str, None] = {}
-    for place, values in enumerate((best, last)):
+def results(best: Record, last: Record) -> Section:
+    """Return a table with a row per trial list: metrics of the best and of the last checkpoint."""
+    rows: dict[str, Record] = {}
+    for which, values in (("best", best), ("last", last)):
         for key, value in values.items():
-            if key in METRICS:
-                name, metric = "validation", key
-            elif key.startswith(TEST):
-                _, name, metric = key.split("/", 2)
-            else:
-                continue
-            metrics[metric] = None
-            if value is not None:
-                rows.setdefault(name, {}).setdefault(metric, ["–", "–"])[place] = metric_text(metric, value)
-    if not rows:
-        return muted("Nothing was validated or tested yet.")
-    header = [f"{metric_title(metric)}, {which}" for metric in metrics for which in ("best", "last")]
-    cells = [
-        [name, *[cell for metric in metrics for cell in found.get(metric, ["–", "–"])]]
-        for name, found in rows.items()
-    ]
-    which = []
-    if "step" in best:
-        chosen = f", chosen by {metric_title(best['criterion'])} in validation" if "criterion" in best else ""
-        which.append(f"Best: step {best['step']:,}{chosen}.")
-    if "step" in last:
-        which.append(f"Last: step {last['step']:,}.")
-    return joined([table(["trials", *header], cells), muted(" ".join(which))])
+            if (found := list_and_metric(key)) and value is not None:
+                row = rows.setdefault(found[0], {"trials": found[0]})
+                row[f"{metric_title(found[1])}, {which}"] = metric_text(found[1], value)
+    told = f"Last: step {last['step']:,}." if last else "Nothing was validated or tested yet."
+    if "criterion" in best:
+        name, value = metric_title(best["criterion"]), metric_text(best["criterion"], best["value"])
+        told = f"Best: step {best['step']:,}, by {name} in validation ({value}). {told}"
+    return Section("Results", told, {"": list(rows.values())})
 
 
-def key_figures(summary: Record, records: list[Record], best: Record) -> Iterator[tuple[str, str, str]]:
-    """The few numbers at the top: (what it is, its value, what to know of it)."""
-    if best.get("value") is not None:
-        value = metric_text(best["criterion"], best["value"])
-        yield f"best {metric_title(best['criterion'])}", value, f"at step {best['step']:,}"
-    if not records:
-        return
-    newest = records[-1]
-    total = f" of {newest['total_steps']:,}" if "total_steps" in newest else ""
-    epoch = f"epoch {newest['epoch']:,.1f}" if "epoch" in newest else ""
-    yield f"steps{total}", f"{newest['step']:,}", epoch
-    if "loss" in newest:
-        yield "loss", str(shown(newest["loss"])), "last record"
-    if "seconds" in newest or "seconds" in summary:
-        left = newest.get("seconds_left", 0.0)
-        remark = "in all" if summary else f"about {duration(left)} to go"
-        yield "time", duration(summary.get("seconds") or newest.get("seconds") or 0.0), remark
-    speeds = [r["samples_per_second"] for r in records if r.get("samples_per_second") is not None]
-    if speeds or summary.get("samples_per_second"):
-        speed = summary.get("samples_per_second") or fmean(speeds)
-        workers = f"{summary['workers']} worker(s)" if "workers" in summary else ""
-        yield "samples per second", f"{speed:,.1f}", workers
-    waits = [r["data_wait_share"] for r in records if r.get("data_wait_share") is not None]
-    if waits:
-        yield "waiting for data", f"{100 * fmean(waits):.0f} %", "of the training time"
-    if shares := summary.get("time_shares"):
-        parts = [f"{name} {100 * share:.1f} %" for name, share in shares.items() if name != "training"]
-        yield "steps", f"{100 * shares['training']:.0f} %", f"of all time; {', '.join(parts)}"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line entry; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sslsv.reports.training", description="Write the report of a training run."
-    )
-    parser.add_argument("run", help="the run folder, such as runs/simclr; the run may still be going on")
-    folder = RunFolder.at(parser.parse_args(arguments).run)
-    try:
-        if not folder.has("config.yml"):
-            raise ValueError(f"{folder.location} is no run folder: it has no config.yml")
-        write_report(folder)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 2
-    print(below(folder.location, "report.html"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def curve_sections(records: list[Record], best_step: int | None) -> Iterator[Section]:
+    """Yield a section of charts per heading, for every key of the records that holds numbers."""
+    charts: dict[str, dict[str, list[Curve]]] = {heading: {} for heading in HEADINGS}
+    headings = {word: heading for heading, words in HEADINGS.items() for word in words}
+    keys = {key for record in records for key in record} - NO_CURVES
+    for key in sorted(keys, key=lambda key: (key != "loss", key)):
+        points = {r["step"]: r[key] for r in records if type(r.get(key)) in (int, float)}
+        if points:
+            name, metric = list_and_metric(key) or (key, key)
+            lines = charts[headings.get(key.partition("/")[0], "Training")].setdefault(metric, [])
+            lines.append((name, list(points), list(points.values())))
+    for heading, curves in charts.items():
+        marks = [] if best_step is None or heading in ("Training", "Speed") else [best_step]
+        figures = [line_chart(metric_title(key), lines, marks) for key, lines in curves.items()]
+        yield Section(heading, "Dotted: the best checkpoint." if marks and figures else "", figures=figures)

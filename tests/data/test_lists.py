@@ -18,7 +18,6 @@ from sslsv.data.lists import (
     read_train_lists,
     read_trials,
     train_rows,
-    trial_line_numbers,
     trial_rows,
     why_unlistable,
 )
@@ -55,11 +54,6 @@ def test_rows__bytes_that_are_no_text_come_through(tmp_path: Path) -> None:
     write_lists({tmp_path / "list": [f"a {path}"]}, is_forced=False)
     assert (tmp_path / "list").read_bytes() == b"a a/\xff.wav\n"
     assert list(train_rows(tmp_path, "list")) == [(1, "a", path)]
-
-
-def test_trial_line_numbers__count_blank_lines_but_no_trials_in_them(tmp_path: Path) -> None:
-    (tmp_path / "trials").write_text("\n1 a b\n\n\n0 a c\n1 b d\n")
-    assert trial_line_numbers(tmp_path, "trials", [1, 0]) == {0: 2, 1: 5}
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data import shard_files
 from sslsv.data.audio import AudioError, read_whole
 from sslsv.data.recordings import Packed
+from sslsv.prepare_data import shard_files
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.pack import pack
 from tests.prepare_data.full_disk import largest_file

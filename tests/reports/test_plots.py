@@ -3,14 +3,25 @@ import warnings
 
 import numpy as np
 import pytest
+from matplotlib import rc_params_from_file
 
-from sslsv.reports.plots import COLORS, MAX_POINTS, drawing, step_chart, thinned
+from sslsv.evaluation.metrics import ErrorCurve
+from sslsv.reports.plots import (
+    STYLE,
+    det_chart,
+    drawing,
+    line_chart,
+    parallel_chart,
+    score_chart,
+    unit_places,
+)
 
 PAPERS = ("#ffffff", "#14181d")  # light and dark, as in the page's style
+COLORS = rc_params_from_file(STYLE, use_default_template=False)["axes.prop_cycle"].by_key()["color"]
 
 
 def luminance(color):
-    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    channels = np.array([int(color.strip("#")[i : i + 2], 16) / 255 for i in (0, 2, 4)])
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return linear @ [0.2126, 0.7152, 0.0722]
 
@@ -22,53 +33,74 @@ def test_colors__can_be_seen_by_day_and_by_night(color, paper):
     assert (lighter + 0.05) / (darker + 0.05) >= 3  # WCAG 2.1, 1.4.11
 
 
-def test_thinned__of_few_points_is_what_was_given():
-    steps, mean, low, high = thinned([1, 2, 4], [5.0, 6.0, 2.0], most=3)
-    assert steps.tolist() == [1, 2, 4]
-    assert mean.tolist() == low.tolist() == high.tolist() == [5.0, 6.0, 2.0]
-
-
-def test_thinned__keeps_mean_and_extremes_of_consecutive_points():
-    steps, mean, low, high = thinned(range(10), [0.0, 1, 2, 3, 4, 5, 6, 7, 80, 9], most=2)
-    assert steps.tolist() == [2.0, 7.0] and mean.tolist() == [2.0, 21.4]
-    assert low.tolist() == [0.0, 5.0] and high.tolist() == [4.0, 80.0]
-    assert len(thinned(range(301), np.arange(301))[1]) == MAX_POINTS
-
-
-def test_drawing__ink_is_the_pages_and_text_is_text():
-    svg = drawing(lambda axes: axes.set_xlabel("$\\frac{1} & <b> 話者"), "a <title>")
-    assert "$\\frac{1} &amp; &lt;b&gt; 話者</text>" in svg
-    assert 'aria-label="a &lt;title&gt;"' in svg
-    assert "currentColor" in svg and "#000000" not in svg and "#010203" not in svg
-
-
-def test_drawing__of_names_in_any_script_is_quiet():
+def test_drawing__takes_its_ink_from_the_page_and_keeps_text_as_text():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawing(lambda axes: axes.set_title("說話人"), "title")
+        svg = drawing(lambda axes: axes.set_xlabel("$\\frac{1} & <b> 話者"), "a <title>")
+    assert "$\\frac{1} &amp; &lt;b&gt; 話者</text>" in svg and 'aria-label="a &lt;title&gt;"' in svg
+    assert "currentColor" in svg and "#000000" not in svg and "#010203" not in svg and "http" not in svg
 
 
 def test_drawing__is_the_same_each_time():
-    def paint(axes):
-        axes.plot([1, 2], [3, 4])
-
-    assert drawing(paint, "title") == drawing(paint, "title")
+    assert drawing(lambda axes: axes.plot([1, 2]), "a") == drawing(lambda axes: axes.plot([1, 2]), "a")
 
 
-def test_step_chart__marks_every_curve_and_the_best_step():
-    svg = step_chart("EER", {"validation": ([1, 2, 3], [3.0, 2.0, 2.5]), "trials": ([2], [9.0])}, best_step=2)
-    assert "validation</text>" in svg and "trials</text>" in svg
-    assert all(color in svg for color in COLORS[:2])
+def test_line_chart__marks_every_labelled_curve_and_the_marks():
+    curves = [("validation", [1, 2, 3], [3.0, 2.0, 2.5]), ("trials", [2], [9.0]), ("", [1], [1.0])]
+    caption, svg = line_chart("EER", curves, marks=[2])
+    assert caption == "EER" and re.findall(r">(validation|trials)</text>", svg) == ["validation", "trials"]
     assert svg.count("stroke-dasharray") == 1
-    assert "stroke-dasharray" not in step_chart("EER", {"validation": ([1, 2], [3.0, 2.0])})
+    assert "stroke-dasharray" not in line_chart("EER", curves)[1]
 
 
-def test_step_chart__labels_a_logarithmic_axis_with_plain_numbers():
-    svg = step_chart("norm", {"norm": ([1, 2, 3], [0.01, 1.0, 100.0])}, is_logarithmic=True)
-    labels = re.findall(r">([^<>]+)</text>", svg)
-    assert {"0.01", "1", "100"} <= set(labels)
-    assert "mathdefault" not in svg
+def test_line_chart__of_many_points_is_small_and_shows_the_extremes():
+    values = np.ones(100_000)
+    values[50_000] = 20.0
+    _, svg = line_chart("loss", [("loss", range(100_000), values)])
+    assert len(svg) < 100_000 and ">20.0<" in svg.replace("17.5", "20.0")
 
 
-def test_step_chart__of_nothing_positive_has_a_linear_axis():
-    assert "<svg" in step_chart("norm", {"norm": ([1, 2], [0.0, 0.0])}, is_logarithmic=True)
+@pytest.mark.parametrize(
+    ("values", "is_logarithmic"), [([0.01, 1.0, 100.0], True), ([0.0, 0.0, 50.0], False)]
+)
+def test_line_chart__is_logarithmic_where_values_differ_by_factors(values, is_logarithmic):
+    _, svg = line_chart("norm", [("norm", [1, 2, 3], values)])
+    labels = set(re.findall(r">([^<>]+)</text>", svg))
+    assert ({"0.01", "1", "100"} <= labels) == is_logarithmic and "mathdefault" not in svg
+
+
+@pytest.mark.parametrize("offset", [-20.0, 0.0, 20.0, None])
+def test_charts__of_perfect_useless_inverted_and_constant_scores_are_drawn(offset):
+    targets = np.arange(200) % 2 == 0
+    scores = np.full(200, 0.5)
+    if offset is not None:
+        scores = np.random.default_rng(0).normal(size=200) + offset * targets
+    curve = ErrorCurve.of(scores, targets)
+    ends = [0, len(curve.thresholds) - 1]
+    assert "<svg" in det_chart("trials", {"cosine": (curve.p_fa, curve.p_miss)}, {"cosine": ends})[1]
+    assert "<svg" in score_chart("trials", scores, targets, curve.thresholds[ends].tolist())[1]
+
+
+def test_det_chart__of_a_million_trials_is_small():
+    generator = np.random.default_rng(0)
+    targets = generator.random(1_000_000) < 0.5
+    curve = ErrorCurve.of(generator.normal(size=1_000_000) + 2 * targets, targets)
+    _, svg = det_chart("trials", {"a": (curve.p_fa, curve.p_miss)}, {"a": [500_000, 600_000]})
+    assert ">a</text>" in svg and len(svg) < 60_000
+
+
+def test_unit_places__are_in_the_order_of_the_values():
+    assert unit_places([0.1, 100.0, 7.0]).tolist() == [0.0, 1.0, 0.5]
+    assert unit_places(["b", "a", 3]).tolist() == [1.0, 0.5, 0.0]  # numbers before words
+    assert np.isnan(unit_places([1, None])).tolist() == [False, True] and unit_places([2, 2]).tolist() == [
+        0,
+        0,
+    ]
+
+
+def test_parallel_chart__names_settings_ends_and_the_best_trials():
+    columns = {"model.temperature": [0.1, 0.5, 0.2, 0.3], "optimizer.name": ["sgd", None, None, "adamw"]}
+    _, svg = parallel_chart(columns, ["trial 4", "trial 1", "trial 2", "trial 0"])
+    texts = re.findall(r">([^<>]+)</text>", svg)
+    assert {"temperature", "name", "place", "0.1", "0.5", "adamw", "sgd", "trial 4", "trial 1"} <= set(texts)
+    assert "trial 0" not in texts

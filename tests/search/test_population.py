@@ -6,7 +6,6 @@ import pytest
 from ray import tune
 
 from sslsv.config import Config, EvaluationConfig, TrainConfig
-from sslsv.reports.sweep import write_sweep_report
 from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.search import Population, Space, When
@@ -154,9 +153,6 @@ def test_population__costs_are_paired_with_the_settings_that_earned_them(tmp_pat
     assert {index: again.folder.settings_at(index, 0) for index in range(4)} == drawn
     last = changed[-1]
     assert again.folder.settings_at(last.index, last.rung) == again.folder.suggestions[last.index]
-    write_sweep_report(again)
-    text = again.folder.folder.read("report.html").decode()
-    assert "the end of a schedule" in text and "Did early rungs tell the end?" not in text
 
 
 def test_sweep_folder__a_copy_with_other_steps_per_epoch_loses_no_record(tmp_path):

@@ -1,0 +1,42 @@
+"""Write the report of a run or a sweep that is still going on or was stopped: `python -m sslsv.report RUN`.
+
+Exit codes: 0 written, 2 the folder is no run or can't be read or written.
+"""
+
+import argparse
+import posixpath
+import sys
+
+from sslsv.reports.training import write_report
+from sslsv.runs.folder import RunFolder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sslsv.report", description="Write the report of a run or a sweep."
+    )
+    parser.add_argument("run", help="the folder, such as runs/simclr or tune/vicreg; it may be in use")
+    location = parser.parse_args(arguments).run
+    try:
+        folder = RunFolder.at(location)
+        if folder.has("sweep.json"):
+            from sslsv.reports.sweep import write_sweep_report
+
+            write_sweep_report(folder)
+        elif folder.has("config.yml"):
+            write_report(folder)
+        else:
+            raise ValueError(
+                f"{folder.location} is neither a run nor a sweep: it has no config.yml and no sweep.json; "
+                "give the folder that training or tuning named, such as runs/simclr"
+            )
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
+    print(posixpath.join(folder.location, "report.html"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

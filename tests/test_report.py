@@ -1,0 +1,21 @@
+import pytest
+
+from sslsv.report import main
+from sslsv.runs.folder import RunFolder
+
+
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_main__writes_the_report_of_a_run_or_a_sweep_and_says_where(tmp_path, capsys, kind):
+    folder = RunFolder(str(tmp_path), "some")
+    if kind == "run":
+        folder.write("config.yml", b"seed: 1\n")
+    else:
+        folder.write_json("sweep.json", {"space_file": "a.py", "space": "", "parameters": [], "rungs": [1]})
+    assert main([str(tmp_path / "some")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "some" / "report.html")
+    assert folder.has("report.html")
+
+
+def test_main__a_folder_that_is_neither_is_refused(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert "no config.yml and no sweep.json" in capsys.readouterr().err
