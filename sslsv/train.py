@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Arguments of the command line: `config`, `overrides`, `fresh`."""
+    """Read the arguments of the command line: `config`, `overrides`, `fresh`."""
     parser = argparse.ArgumentParser(
         prog="python -m sslsv.train",
         description="Train a self-supervised speaker verification model.",
@@ -161,14 +161,14 @@ def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool) -> None:
 
 
 def holds_a_run(folder: "RunFolder") -> bool:
-    """Whether a folder has anything of a run that the workers of another would take for theirs."""
+    """Return whether a folder has anything of a run that the workers of another would take for theirs."""
     from sslsv.runs.checkpoint import FOLDER
 
     return folder.has("config.yml") or folder.has("summary.json") or bool(folder.names(FOLDER))
 
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:
-    """The few lines that a user wants to see at the end."""
+    """Print the few lines that a user wants to see at the end."""
     from sslsv.runs.folder import RunFolder, below
 
     folder = RunFolder(config.run.storage, str(config.run.name))
