@@ -4,18 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sslsv import config as tree
 from sslsv import registry
-from sslsv.config import (
-    Config,
-    ConfigError,
-    apply_overrides,
-    load_config,
-    read_config,
-    shows_shares,
-    to_dict,
-    to_yaml,
-    usable_counts,
-)
+from sslsv.config import Config, ConfigError, apply_overrides, load_config
 
 
 def refusal(*overrides: str) -> str:
@@ -35,8 +26,8 @@ def test_load_config__an_empty_file_is_the_defaults_named_after_it(tmp_path: Pat
 def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
     odd = ["run.name='1e-3'", "data.root='null'", "optimizer.weight_decay=1e-20", "resources.workers=[2, 8]"]
     config = apply_overrides(Config(), [f"model.name={name}", *odd])
-    assert read_config(to_yaml(config)) == config
-    assert set(to_dict(config)) == {
+    assert tree.read_config(tree.to_yaml(config)) == config
+    assert set(tree.to_dict(config)) == {
         "seed", "data", "encoder", "model", "optimizer", "train", "evaluation", "run", "resources"
     }  # fmt: skip
 
@@ -74,14 +65,10 @@ def test_config__refuses_settings_that_do_not_go_together(overrides: list[str], 
 @pytest.mark.parametrize(
     "override",
     [
-        "seed=-1", "seed=9223372036854775808", "run.name=''", "run.name=.", "run.name=..", "run.name=/a", "run.name=a/b",
-        "run.name='a\\b'", "train.epochs=0", "train.batch_size=1", "train.log_every_steps=0", "train.patience=0",
-        "optimizer.learning_rate=0", "optimizer.momentum=1", "optimizer.clip_norm=0", "optimizer.schedule.decay_factor=2",
-        "evaluation.every_epochs=0", "evaluation.held_out_speakers=-1", "evaluation.held_out_speakers=1",
-        "evaluation.label_free.utterances=1", "evaluation.label_free.utterances=4097", "evaluation.label_free.views=1",
-        "evaluation.label_free.crop_seconds=0.05", "evaluation.test_every_epochs=-1", "evaluation.batch_seconds=0",
-        "run.checkpoint_every_minutes=0", "run.keep_checkpoints=0", "run.max_failures=-2", "resources.workers=0",
-        "resources.data_tasks=0", "resources.utterances_per_block=0", "resources.cpus_per_worker=0",
+        "seed=-1", "seed=9223372036854775808", "run.name=''", "run.name=.", "run.name=..", "run.name=/a", "run.name='a\\b'",
+        "train.batch_size=1", "train.patience=0", "optimizer.learning_rate=0", "optimizer.momentum=1", "optimizer.clip_norm=0",
+        "evaluation.held_out_speakers=1", "evaluation.label_free.utterances=1", "evaluation.label_free.utterances=4097",
+        "run.max_failures=-2", "resources.workers=0", "resources.data_tasks=0", "resources.cpus_per_worker=0",
     ],
 )  # fmt: skip
 def test_config__refuses_values_out_of_range(override: str) -> None:
@@ -112,10 +99,10 @@ def test_config__says_what_chooses_the_best_checkpoint(overrides: list[str], cri
 def test_workers__a_range_has_the_counts_that_share_the_batch() -> None:
     resources = apply_overrides(Config(), ["resources.workers=[2, 8]"]).resources
     assert (resources.fewest_workers, resources.most_workers) == (2, 8)
-    assert usable_counts((1, 8), 48, None) == [1, 2, 3, 4, 6, 8]
-    assert usable_counts((1, 8), 48, 8) == [1, 2, 3, 6]
-    assert usable_counts(4, 48, None) == [4]
-    assert not shows_shares(Config().train)
+    assert tree.usable_counts((1, 8), 48, None) == [1, 2, 3, 4, 6, 8]
+    assert tree.usable_counts((1, 8), 48, 8) == [1, 2, 3, 6]
+    assert tree.usable_counts(4, 48, None) == [4]
+    assert not tree.shows_shares(Config().train)
 
 
 @pytest.mark.parametrize(
