@@ -176,9 +176,8 @@ class RunFolder:
 
     def delete_folder(self, name: str) -> None:
         """Delete a subfolder and all that is in it, if it is there."""
-        self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
-        if self.filesystem.get_file_info(self.path(name)).type == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path(name))
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_dir(self.path(name).rstrip("/"))
 
     def read_json(self, name: str) -> Any:
         """Return the content of a JSON file."""
