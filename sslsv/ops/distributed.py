@@ -16,22 +16,22 @@ T = TypeVar("T")
 
 
 def is_distributed() -> bool:
-    """Whether this process belongs to a process group."""
+    """Tell whether this process belongs to a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """Index of this process, 0 when alone."""
+    """Return the index of this process, 0 when alone."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """Number of processes, 1 when alone."""
+    """Return the number of processes, 1 when alone."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and prints."""
+    """Tell whether this is the process that writes files and prints."""
     return rank() == 0
 
 
@@ -77,17 +77,17 @@ def gather(x: Tensor) -> Tensor:
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum over ranks, elementwise; differentiable, and `x` itself is left alone."""
+    """Return the sum over ranks, elementwise; differentiable, and `x` itself is left alone."""
     return _AllReduceSum.apply(x) if world_size() > 1 else x
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """Mean over ranks, elementwise; differentiable, and `x` itself is left alone."""
+    """Return the mean over ranks, elementwise; differentiable, and `x` itself is left alone."""
     return all_reduce_sum(x) / world_size()
 
 
 def broadcast_object(value: T, source: int = 0) -> T:
-    """What rank `source` passed, on every rank; the object must pickle."""
+    """Return on every rank the object that rank `source` passed; it must pickle."""
     if world_size() == 1:
         return value
     box: list[Any] = [value]
@@ -96,7 +96,7 @@ def broadcast_object(value: T, source: int = 0) -> T:
 
 
 def gather_objects(value: T) -> list[T]:
-    """What every rank passed, rank 0 first, on every rank; the objects must pickle."""
+    """Return on every rank the objects of all ranks, rank 0 first; they must pickle."""
     if world_size() == 1:
         return [value]
     boxes: list[Any] = [None] * world_size()

@@ -10,19 +10,19 @@ from torch.utils.checkpoint import checkpoint
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """The same values in float32, or float64 if they are: sums and variances in bfloat16 are wrong."""
+    """Return the values in float32, or float64 if they are: sums and variances in bfloat16 are wrong."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def projector(input_dim: int, dims: Sequence[int]) -> nn.Sequential:
-    """Linear-BN-ReLU for each of `dims` but the last, which is linear only: (B, input_dim) -> (B, dims[-1]).
+    """Build Linear-BN-ReLU for each of `dims`, the last one linear only: (B, input_dim) -> (B, dims[-1]).
 
     No dims give the identity: the loss then sees the embeddings themselves.
     """
     layers: list[nn.Module] = []
     for i, dim in enumerate(dims):
         is_last = i == len(dims) - 1
-        layers.append(nn.Linear(input_dim, dim, bias=is_last))  # a batch norm would cancel the bias
+        layers.append(nn.Linear(input_dim, dim, bias=is_last))  # A batch norm would cancel a bias.
         if not is_last:
             layers += [nn.BatchNorm1d(dim), nn.ReLU(inplace=True)]
         input_dim = dim
@@ -31,14 +31,14 @@ def projector(input_dim: int, dims: Sequence[int]) -> nn.Sequential:
 
 @contextlib.contextmanager
 def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch norms in training still normalise by their batch, but their running averages stay."""
+    """Keep running averages as they are inside; batch norms in training still normalise by their batch."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     kept = [
         (norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone())
         for norm in norms
     ]
     for norm in norms:
-        # Not `track_running_stats`: checkpointing wants both passes to save the same tensors.
+        # Checkpointing wants both passes to save the same tensors, so `track_running_stats` must stay.
         norm.momentum = 0.0
     try:
         yield
@@ -50,7 +50,7 @@ def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def recomputed(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)` that keeps only `x` for the backward pass, which runs `module` a second time.
+    """Return `module(x)`, keeping only `x` for the backward pass, which runs `module` a second time.
 
     Bit for bit the same loss, gradients and running statistics; what it draws at random is drawn again.
     """

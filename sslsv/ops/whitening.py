@@ -37,11 +37,11 @@ class IterNorm(nn.Module):
         self.register_buffer("running_whitening", torch.eye(group_dim).repeat(num_groups, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whitened features, scaled and shifted."""
+        """Return the whitened features, scaled and shifted."""
         with torch.autocast(x.device.type, enabled=False):
             groups = full_precision(x).view(len(x), self.num_groups, -1).transpose(0, 1)  # (G, B, d)
             mean, whitening = self._global_statistics(groups) if self.training else self._running_statistics()
-            whitened = (groups - mean[:, None]) @ whitening  # symmetric: no transpose
+            whitened = (groups - mean[:, None]) @ whitening  # Symmetric: it needs no transpose.
             return torch.addcmul(self.bias, whitened.transpose(0, 1).flatten(1), self.weight)
 
     def _running_statistics(self) -> tuple[Tensor, Tensor]:

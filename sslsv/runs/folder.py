@@ -164,9 +164,8 @@ class RunFolder:
 
     def delete_folder(self, name: str) -> None:
         """Delete a subfolder and all that is in it, if it is there."""
-        self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
-        if self.filesystem.get_file_info(self.path(name)).type == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path(name))
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_dir(self.path(name).rstrip("/"))
 
     def read_json(self, name: str) -> Any:
         """Return the content of a JSON file."""
@@ -197,13 +196,9 @@ class RunFolder:
         return new_name
 
 
-class RunInUseError(ValueError):
-    """Another command works on the run; the message is for the user."""
-
-
 @contextlib.contextmanager
 def only_command_on(folder: RunFolder) -> Iterator[None]:
-    """Keep other commands out of a run folder; raises RunInUseError when one is there already.
+    """Keep other commands out of a run folder; raises ValueError when one is there already.
 
     The kernel frees the lock when the process dies, however it dies.  Object storage has no locks: there the
     user sees to it.  The lock file is beside the folder, which may be renamed, and stays there.
@@ -218,7 +213,7 @@ def only_command_on(folder: RunFolder) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout as error:
         holder = file.read_text().strip() or "another command"
-        raise RunInUseError(
+        raise ValueError(
             f"{folder.location} is in use by {holder}: wait for it, end it, or use another run.name"
         ) from error
     try:

@@ -193,7 +193,7 @@ class Training:
         is_last = state.step == self.total_steps
         is_validated = is_epoch_end and (epoch % config.evaluation.every_epochs == 0 or is_last)
         test_every = config.evaluation.test_every_epochs
-        with self.meter.paused("validation"):
+        with self.meter.paused():
             if is_epoch_end:
                 distributed.share_buffers(state.model)
             if is_validated:
@@ -201,14 +201,11 @@ class Training:
                 state.stop_reason = validation.reason_to_stop(record, state, config)
             if is_epoch_end and test_every and epoch % test_every == 0 and not is_last:
                 record |= validation.test(self.embedder, self.tests, state)
-        with self.meter.paused("reporting"):
             if self.log is not None:
                 self.log.write(record)
-        with self.meter.paused("checkpoint"):
             if self.log is not None and (is_validated or is_leaving or self.checkpoints.is_due()):
                 state.seconds = self.meter.seconds
                 self.checkpoints.save(checkpoint_of(state, config, self.corpus.size))
-        with self.meter.paused("reporting"):
             if is_validated:
                 self.report(record)
 

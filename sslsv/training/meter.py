@@ -1,21 +1,18 @@
-"""What the loop measures of itself: averages of the steps' numbers, speed, where the time goes."""
+"""Measure the training loop: averages of the steps' numbers, speed, share of the time waiting for data."""
 
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sslsv.ops import distributed
 
-Pause = Literal["validation", "checkpoint", "reporting"]
-PAUSES: tuple[Pause, ...] = ("validation", "checkpoint", "reporting")
-
 
 class Meter:
-    """Averages the tensors of the steps on request; until then none is read, which would make a GPU wait."""
+    """Average the tensors of the steps on request; until then none is read, which would make a GPU wait."""
 
     def __init__(
         self, *, batch_size: int, total_steps: int, steps_per_epoch: int, first_step: int, seconds: float
@@ -24,34 +21,30 @@ class Meter:
         self.step = self.first_step = first_step
         self.seconds_before = seconds  # of the runs before this restart
         self.start = time.monotonic()
-        self.waited_total = 0.0
-        self.paused_totals = dict.fromkeys(PAUSES, 0.0)
+        self.paused_total = 0.0
         self._clear()
 
     def _clear(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
-        self.waited = 0.0
-        self.pauses = dict.fromkeys(PAUSES, 0.0)
+        self.waited_seconds = self.paused_seconds = 0.0
         self.since = time.monotonic()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time inside counts as waiting for data."""
+        """Count the time inside as waiting for data."""
         start = time.monotonic()
         yield
-        seconds = time.monotonic() - start
-        self.waited += seconds
-        self.waited_total += seconds
+        self.waited_seconds += time.monotonic() - start
 
     @contextlib.contextmanager
-    def paused(self, what: Pause) -> Iterator[None]:
-        """Time inside counts neither as training nor as waiting."""
+    def paused(self) -> Iterator[None]:
+        """Count the time inside neither as training nor as waiting: validation, reports, checkpoints."""
         start = time.monotonic()
         yield
         seconds = time.monotonic() - start
-        self.pauses[what] += seconds
-        self.paused_totals[what] += seconds
+        self.paused_seconds += seconds
+        self.paused_total += seconds
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add the scalars of one step."""
@@ -64,18 +57,7 @@ class Meter:
     @property
     def training_seconds(self) -> float:
         """Seconds since the start or restart without the pauses."""
-        return time.monotonic() - self.start - sum(self.paused_totals.values())
-
-    def time_shares(self) -> dict[str, float]:
-        """Shares, 0 to 1, of all time since the start or restart: what the steps took, and what they did not.
-
-        `training` (with the step's own communication), `waiting` (for data, its start-up included) and the
-        pauses; together 1.
-        """
-        whole = max(time.monotonic() - self.start, 1e-9)
-        others = dict[str, float](waiting=self.waited_total, **self.paused_totals)
-        shares = {name: min(seconds / whole, 1.0) for name, seconds in others.items()}
-        return {"training": max(0.0, 1.0 - sum(shares.values())), **shares}
+        return time.monotonic() - self.start - self.paused_total
 
     @property
     def seconds(self) -> float:
@@ -83,26 +65,22 @@ class Meter:
         return self.seconds_before + time.monotonic() - self.start
 
     def record(self) -> dict[str, Any]:
-        """Averages since the last record over steps and workers, and speed; starts the next interval.
+        """Return averages since the last record over steps and workers, and speed; start the next interval.
 
-        Speed and `data_wait_share` are of the time without pauses; `validation_share`, `checkpoint_share` and
-        `reporting_share`, where there were any since the last record, are shares of all time. Every worker
-        must call it at the same step: it averages over workers.
+        Speed and `data_wait_share` are of the time without pauses.  Every worker must call it at the same
+        step: it averages over workers.
         """
         keys = sorted(self.sums)
         local_means = torch.stack([self.sums[key] for key in keys]) / self.steps
         means = distributed.all_reduce_mean(local_means).tolist()
-        whole = max(time.monotonic() - self.since, 1e-9)
-        elapsed = max(whole - sum(self.pauses.values()), 1e-9)
-        done = self.step - self.first_step
-        per_step = (time.monotonic() - self.start) / done
+        elapsed = max(time.monotonic() - self.since - self.paused_seconds, 1e-9)
+        per_step = (time.monotonic() - self.start) / (self.step - self.first_step)
         record = {
             "step": self.step,
             "epoch": self.step / self.steps_per_epoch,
             **dict(zip(keys, means, strict=True)),
             "samples_per_second": self.steps * self.batch_size / elapsed,
-            "data_wait_share": min(self.waited / elapsed, 1.0),
-            **{f"{what}_share": seconds / whole for what, seconds in self.pauses.items() if seconds},
+            "data_wait_share": min(self.waited_seconds / elapsed, 1.0),
             "seconds": self.seconds,
             "total_steps": self.total_steps,
             "seconds_left": per_step * (self.total_steps - self.step),

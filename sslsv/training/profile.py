@@ -29,7 +29,7 @@ def profile_steps(training: Training, steps: int) -> dict[str, Any]:
     has_gpu = training.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * has_gpu]
     cycle = schedule(wait=WARM_UP_STEPS - 2, warmup=2, active=steps, repeat=1)
-    moments = []
+    starts, end = [], 0.0
     with (
         contextlib.closing(training.batches()) as batches,
         _marked_encoder(training),
@@ -38,14 +38,15 @@ def profile_steps(training: Training, steps: int) -> dict[str, Any]:
         profile(activities=activities, schedule=cycle) as profiler,
     ):
         for _ in range(WARM_UP_STEPS + steps):
-            moments.append(time.perf_counter())
+            starts.append(time.perf_counter())
             with record_function(WAITING):
                 batch = training.next_batch(batches)
             training.meter.add(training.take_step(batch))
             if has_gpu:
                 torch.cuda.synchronize()
+            end = time.perf_counter()  # The last `profiler.step` reads the whole trace.
             profiler.step()
-        seconds = (time.perf_counter() - moments[WARM_UP_STEPS]) / steps
+    seconds = (end - starts[WARM_UP_STEPS]) / steps
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json.gz")
         profiler.export_chrome_trace(str(path))

@@ -198,7 +198,7 @@ def summarize(
 
     Leaves the best weights in `state.model`.
     """
-    seconds, training_seconds, shares = meter.seconds, meter.training_seconds, meter.time_shares()
+    seconds, training_seconds = meter.seconds, meter.training_seconds
     last = test(embedder, tests, state)
     best: dict[str, Any] = {}
     if state.best_step is not None:
@@ -224,7 +224,6 @@ def summarize(
         "skipped": state.skipped,
         "seconds": seconds,
         "samples_per_second": samples / max(training_seconds, 1e-9),
-        "time_shares": shares,
         "workers": distributed.world_size(),
         "environment": describe_environment(),
     }

@@ -19,7 +19,6 @@ from sslsv.runs.checkpoint import (
 )
 from sslsv.runs.folder import (
     RunFolder,
-    RunInUseError,
     absolute,
     below,
     check_place,
@@ -284,14 +283,14 @@ def holder(tmp_path):
 def test_only_command_on__a_second_command_is_told_who_is_there(tmp_path, holder):
     folder = RunFolder(str(tmp_path), "run")
     sentence = f"run is in use by process {holder.pid} on .*: wait for it, end"
-    with pytest.raises(RunInUseError, match=sentence), only_command_on(folder):
+    with pytest.raises(ValueError, match=sentence), only_command_on(folder):
         pass
     with only_command_on(RunFolder(str(tmp_path), "another")):
         pass
     holder.kill()  # -9: nobody tidies up, the kernel lets go
     holder.wait()
     sentence = f"process {os.getpid()} "
-    with only_command_on(folder), pytest.raises(RunInUseError, match=sentence), only_command_on(folder):
+    with only_command_on(folder), pytest.raises(ValueError, match=sentence), only_command_on(folder):
         pass
 
 

@@ -32,7 +32,7 @@ def test_record__averages_the_steps_since_the_last_record():
 
 def test_record__waiting_counts_as_waiting_and_pauses_as_nothing(clock):
     m = meter()
-    with m.paused("validation"):
+    with m.paused():
         clock.sleep(0.2)
     with m.waiting():
         clock.sleep(0.2)
@@ -45,34 +45,3 @@ def test_record__waiting_counts_as_waiting_and_pauses_as_nothing(clock):
 
 def test_seconds__go_on_after_a_restart():
     assert meter(first_step=4, seconds=100.0).seconds == pytest.approx(100.0, abs=1.0)
-
-
-def test_record__says_which_pause_took_which_share_of_all_time(clock):
-    m = meter()
-    m.add({"loss": torch.tensor(1.0)})
-    m.record()
-    for what, seconds in (("validation", 0.2), ("checkpoint", 0.1)):
-        with m.paused(what):
-            clock.sleep(seconds)
-    m.add({"loss": torch.tensor(1.0)})
-    clock.sleep(0.1)
-    record = m.record()
-    assert record["validation_share"] == pytest.approx(0.5, abs=1e-3)
-    assert record["checkpoint_share"] == pytest.approx(0.25, abs=1e-3)
-    assert "reporting_share" not in record
-
-
-def test_time_shares__are_of_the_whole_run_and_add_up_to_one(clock):
-    m = meter()
-    with m.waiting():
-        clock.sleep(0.1)
-    with m.paused("reporting"):
-        clock.sleep(0.1)
-    m.add({"loss": torch.tensor(1.0)})
-    m.record()
-    clock.sleep(0.2)
-    shares = m.time_shares()
-    assert sum(shares.values()) == pytest.approx(1.0)
-    assert shares["waiting"] == pytest.approx(0.25, abs=1e-3)
-    assert shares["training"] == pytest.approx(0.5, abs=1e-3)
-    assert list(shares) == ["training", "waiting", "validation", "checkpoint", "reporting"]
