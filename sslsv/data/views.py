@@ -114,8 +114,7 @@ class ViewMaker:
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[draws("speed").below(len(self.speeds)) if len(self.speeds) > 1 else 0]
         # All fractions are drawn, whatever is used of them: a view's place depends on nothing else.
-        places = draws("crops")
-        order, *fractions = (places.fraction() for _ in range(1 + len(self._lengths)))
+        order, *fractions = draws("crops").fractions(1 + len(self._lengths))
         chosen, first_bad = [utterance] if partner == utterance else [utterance, partner], -1
         bad: set[int] = set()
         crops: dict[int, Samples] = {}

@@ -14,7 +14,7 @@ from sslsv.registry import find
 
 Crop = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
-_ROWS_AT_ONCE = 8  # crops augmented together: few enough for the processor's cache
+_ROWS_AT_ONCE = 4  # crops augmented together: few enough for the processor's cache, and a block of FFTs
 _PIECE = 4000  # samples
 
 

@@ -67,21 +67,20 @@ class Noise(Augmentation):
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[NoiseDraw]) -> list[Waveform]:
         """Add its noise to each crop."""
-        noisy = [crop.astype(np.float32, copy=False) for crop in crops]
-        for waveform, drawn in zip(noisy, draws, strict=True):
-            add_noise(waveform, self._read(drawn, len(waveform)), drawn.snr_db)
+        noisy = []
+        for crop, drawn in zip(crops, draws, strict=True):
+            noisy.append(crop.astype(np.float32, copy=False))
+            add_noise(noisy[-1], self._read(drawn, len(crop)), drawn.snr_db)
         return noisy
 
     def _read(self, drawn: NoiseDraw, num_samples: int) -> Waveform:
-        total = np.zeros(num_samples, dtype=np.float32)
+        total: Waveform | None = None
         for _ in range(drawn.num_files):
             noise = self._bank.draw_noise(drawn.rng, drawn.folder, num_samples).astype(np.float32)
-            if drawn.num_files == 1:
-                return noise
-            power = mean_square(noise)
-            if power > 0.0:
+            if drawn.num_files > 1 and (power := mean_square(noise)) > 0.0:
                 noise *= np.float32(1.0 / np.sqrt(power))
-            total += noise
+            total = noise if total is None else np.add(total, noise, out=total)
+        assert total is not None
         return total
 
 
