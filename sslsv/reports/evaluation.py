@@ -12,8 +12,8 @@ from sslsv.evaluation.scored_list import ScoredList
 from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render
 from sslsv.reports.plots import Floats, det_chart, score_chart
 
-WORST = 10  # speakers and trials that are named
-P_TARGET = 0.01  # of the detection cost whose minimum is marked
+WORST = 10  # speakers, and trials of each kind
+P_TARGET = 0.01  # The figures mark the lowest detection cost at this prior.
 CALIBRATED = "_calibrated"
 
 
@@ -41,7 +41,7 @@ def list_section(item: ScoredList) -> Section:
     marks: dict[str, list[int]] = {}
     thresholds: list[float] = []
     for name, values in item.scores.items():
-        if name.removesuffix(CALIBRATED) not in item.scores.keys() - {name}:  # calibration keeps the order
+        if name.removesuffix(CALIBRATED) not in item.scores.keys() - {name}:  # Calibration keeps the order.
             curve = ErrorCurve.of(values, trials.targets)
             costs = P_TARGET * curve.p_miss + (1 - P_TARGET) * curve.p_fa
             rates[name] = curve.p_fa, curve.p_miss

@@ -3,6 +3,7 @@
 The template escapes every text that it is given, save the SVG of figures, and explains what the parts show.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +25,14 @@ WORDS = {"eer": "EER", "dcf": "DCF", "cllr": "Cllr", "rankme": "RankMe", "lidar"
 class Section:
     """Hold what stands below a heading, in the order of the fields; without any of it nothing is shown.
 
-    A table has a title, which may be empty, and rows of column -> cell.
+    Tables and details are title (which may be empty) -> rows of column -> cell.
     """
 
     heading: str
     sentence: str = ""
     tables: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
-    details: Mapping[str, Sequence[Record]] = field(default_factory=dict)  # tables below the figures
+    details: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     pairs: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
 
@@ -81,5 +82,8 @@ def metric_text(key: str, value: float, unit: str = " %") -> str:
 
 def read_lines(folder: RunFolder, name: str) -> list[Record]:
     """Read the records of a JSON-lines file: none where it is missing, and no line that a crash cut short."""
-    lines = folder.read(name).decode().splitlines() if folder.has(name) else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    records = []
+    for line in folder.read(name).splitlines() if folder.has(name) else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records

@@ -15,14 +15,14 @@ from sslsv.reports.page import Figure, shown
 
 Floats = NDArray[np.float64]
 Curve = tuple[str, Sequence[float], Sequence[float]]  # label, x (N,), y (N,)
-Axes = Any  # matplotlib takes half a second to import, so only drawing imports it
+Axes = Any  # Matplotlib takes half a second to import, so only drawing imports it.
 
 STYLE = Path(__file__).with_name("page.mplstyle")
-INK = "#010203"  # stands for the page's colour of text
+INK = "#010203"  # It stands for the page's colour of text, as in the style.
 PALE = {"color": INK, "alpha": 0.2, "label": None}
 SMALL, LARGE, WIDE = (4.6, 2.6), (5.2, 4.4), (8.0, 3.4)  # inches
-MAX_POINTS = 300  # more points of a curve cannot be told apart
-RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent, on the axes of a DET plot
+MAX_POINTS = 300  # More points of a curve cannot be told apart.
+RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent
 
 
 def drawing(paint: Callable[[Axes], Any], title: str, size: tuple[float, float] = SMALL) -> str:
@@ -35,13 +35,13 @@ def drawing(paint: Callable[[Axes], Any], title: str, size: tuple[float, float] 
 
     stream, nothing = StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": title}, STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the browser draws scripts that the font lacks
+        warnings.filterwarnings("ignore", "Glyph")  # The browser draws scripts that the font lacks.
         canvas = Canvas(figsize=size, layout="constrained")
         paint(canvas.add_subplot())
         canvas.savefig(stream, format="svg", metadata=nothing)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r' (xmlns(:\w+)?|id)="(http[^"]*|[\w.]+_\d+)"', "", svg)  # HTML needs no namespaces
+    svg = re.sub(r' (xmlns(:\w+)?|id)="(http[^"]*|[\w.]+_\d+)"', "", svg)  # HTML needs no namespaces.
     svg = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
 
@@ -68,7 +68,7 @@ def line_chart(
         for mark in marks:
             axes.axvline(mark, color=INK, alpha=0.5, linestyle=":", linewidth=1)
         if 0 < 30 * min(min(y) for _, _, y in curves) < max(max(y) for _, _, y in curves):
-            axes.set_yscale("log")  # its own labels need mathtext, 10^-1
+            axes.set_yscale("log")  # The default labels, 10^-1, need mathtext.
             axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
             axes.yaxis.set_minor_formatter("")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}")
@@ -76,7 +76,7 @@ def line_chart(
         if sum(bool(label) for label, _, _ in curves) > 1:
             axes.legend()
 
-    return caption, drawing(paint, caption)
+    return caption, drawing(paint, f"{caption}: {', '.join(label for label, _, _ in curves if label)}")
 
 
 def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[str, list[int]]) -> Figure:
@@ -89,7 +89,7 @@ def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[
     def paint(axes: Axes) -> None:
         ends = [*ndtri([0.1, 0.3])]
         for label, both in rates.items():
-            halves = [rate[rate > 0].min() / 2 for rate in both]  # a rate of 0 is drawn as half a trial
+            halves = [rate[rate > 0].min() / 2 for rate in both]  # A rate of 0 is drawn as half a trial.
             x, y = (ndtri(np.clip(rate, half, 1 - half)) for rate, half in zip(both, halves, strict=True))
             along = np.searchsorted(y - x, np.linspace(y[0] - x[0], y[-1] - x[-1], MAX_POINTS))
             kept = np.unique(np.minimum(along, len(x) - 1))
@@ -103,7 +103,7 @@ def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[
             axis.set_ticks(ndtri(np.divide(ticks, 100)), [f"{rate:g}" for rate in ticks])
         axes.plot(ends, ends, **PALE)
         axes.set(xlabel="false alarms, percent", ylabel="misses, percent", xlim=ends, ylim=ends)
-        axes.legend(loc="best")
+        axes.legend()
 
     return "Error trade-off (DET)", drawing(paint, title, LARGE)
 
@@ -118,7 +118,7 @@ def score_chart(title: str, scores: Floats, targets: NDArray[np.bool_], threshol
             axes.stairs(heights, edges, fill=True, color=color, alpha=0.45, label=label)
         top, middle = axes.get_ylim()[1], edges.mean()
         for label, height, x in zip(("EER", "minDCF"), (1.04 * top, 1.13 * top), thresholds, strict=True):
-            if np.isfinite(x):  # the threshold of rejecting everything is infinite
+            if np.isfinite(x):  # The threshold of rejecting everything is infinite.
                 axes.plot([x, x], [0, height], color=INK, linewidth=0.9, linestyle="--")
                 axes.text(x, height, f" {label} {x:.3g} ", va="center", ha="left" if x < middle else "right")
         axes.set(ylim=(0, 1.2 * top), xlabel="score", ylabel="density", yticks=[])

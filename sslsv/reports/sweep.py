@@ -14,18 +14,17 @@ from sslsv.reports.plots import Curve, line_chart, parallel_chart, unit_places
 from sslsv.runs.folder import RunFolder
 from sslsv.search.criteria import rank_criteria
 
-MAX_ROWS = 50  # trials in the table; results.csv has all
-FEWEST = 8  # trials that the importance of settings needs
+MAX_ROWS = 50  # results.csv has all trials
+FEWEST = 8  # With fewer trials the importance of settings is chance.
 
 
 def write_sweep_report(folder: RunFolder) -> None:
     """Write report.html from what else is in the folder of the sweep."""
     request, rows = folder.read_json("sweep.json"), read_results(folder)
     columns, rungs = [*rows[0]] if rows else ["epoch", ""], request["rungs"]
-    metric = columns[columns.index("epoch") + 1]  # the metric that decides comes first
-    good = [
-        row for row in rows if row["state"] not in ("collapsed", "failed") and row.get(metric) is not None
-    ]
+    metric = columns[columns.index("epoch") + 1]  # The metric that decides comes first.
+    alive = [row for row in rows if row["state"] not in ("collapsed", "failed")]
+    good = [row for row in alive if row.get(metric) is not None]
     keys = [key for key in request["parameters"] if any(row.get(key) is not None for row in good)]
     names = [f"trial {row['trial']}" for row in good]
     curves: list[Curve] = []
@@ -39,29 +38,26 @@ def write_sweep_report(folder: RunFolder) -> None:
         for epoch, record in found.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
     title, values = metric_title(metric), {key: [row[key] for row in good] for key in keys}
-    table = [
-        {key: row.get(key) for key in ("trial", "state", "epoch", metric, *keys)} for row in rows[:MAX_ROWS]
-    ]
+    shown_keys = ("trial", "state", "epoch", metric, *keys)
+    table = [{key: row.get(key) for key in shown_keys} for row in rows[:MAX_ROWS]]
     first = [at_rungs[rungs[0]].get(row["trial"], {}).get(metric) for row in good]
     rankings = rank_criteria({epoch: list(found.values()) for epoch, found in at_rungs.items()})
     has_confirmed = folder.has("confirmation.json")
     confirmed = folder.read_json("confirmation.json")["comparisons"] if has_confirmed else []
-    chart = [line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
-    parallel = [parallel_chart(values, names)] if len(good) > 1 else []
     sections = [
         Section("Trials", tables={"": table}),
-        Section("Learning curves", figures=chart),
-        Section("Settings", figures=parallel),
+        Section(
+            "Learning curves", figures=[line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
+        ),
+        Section("Settings", figures=[parallel_chart(values, names)] if len(good) > 1 else []),
         Section("Importance of settings", pairs=importance(values, first)),
         Section("Without labels", tables={"": [vars(ranking) for ranking in rankings]}),
         Section("Confirmed on test trials", tables={"": confirmed}),
         Section("Search space", text=request["space"]),
     ]
-    told = (
-        f"Search space: {request['space_file']}; rungs, at which trials are compared: epochs {shown(rungs)}."
-    )
+    told = f"{request['space_file']}; trials are compared at the rungs, epochs {shown(rungs)}."
     epochs, seconds = (sum(row.get(key) or 0 for row in rows) for key in ("epoch", "seconds"))
-    in_full = epochs + sum(rungs[-1] - row["epoch"] for row in good)  # the other trials ended by themselves
+    in_full = epochs + sum(rungs[-1] - row["epoch"] for row in good)  # The others ended by themselves.
     facts = [
         *((f"best {title}", metric_text(metric, row[metric]), f"trial {row['trial']}") for row in good[:1]),
         ("trials", str(len(rows)), f"{len(rows) - len(good)} collapsed or failed"),
@@ -84,13 +80,13 @@ def read_results(folder: RunFolder) -> list[Record]:
 def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | None]) -> dict[str, str]:
     """Return the share of the variance of values, by trial, that each setting explains, largest first.
 
-    By a random forest (fANOVA: Hutter et al., ICML 2014), over the settings that all trials have.
+    A random forest tells (fANOVA: Hutter et al., ICML 2014); settings that some trials lack are left out.
     """
     there = [i for i, value in enumerate(values) if value is not None]
     places = {k: unit_places([c[i] for i in there]) for k, c in columns.items() if None not in c}
     if len(there) < FEWEST:
         return {}
-    import optuna  # takes a second
+    import optuna  # It takes a second.
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study, ends = optuna.create_study(), {k: optuna.distributions.FloatDistribution(0, 1) for k in places}

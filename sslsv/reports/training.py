@@ -10,21 +10,21 @@ from sslsv.reports.plots import Curve, line_chart
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import parse_yaml
 
-HEADINGS = {  # of charts, and the first words of their keys; all other keys are the loss and its terms
+# The first words of the keys below a heading; all other keys are the loss and its terms.
+HEADINGS = {
     "Verification": ("eer", "min_dcf", "test"),
     "Training": (),
     "Embeddings": ("feature_std", "batch_feature_std", "mean_cosine", "effective_rank", "uniformity"),
     "Training utterances, without labels": ("label_free",),
-    "Speed": ("samples_per_second", "data_wait_share", "validation_share", "checkpoint_share"),
+    "Speed": ("samples_per_second", "share"),
 }
 NO_CURVES = {"step", "epoch", "seconds", "total_steps", "seconds_left", "best_value"}
-MAX_SKIPPED = 1000  # skipped files that are named
+MAX_SKIPPED = 1000  # More skipped files are not named.
 
 
 def write_report(folder: RunFolder) -> None:
     """Write report.html from what else is in the run folder."""
-    files = ("summary.json", "run.json")
-    summary, run = (folder.read_json(name) if folder.has(name) else {} for name in files)
+    summary, run = (folder.read_json(f) if folder.has(f) else {} for f in ("summary.json", "run.json"))
     settings, records = folder.read("config.yml").decode(), read_lines(folder, "metrics.jsonl")
     best, last = best_and_last(summary, records)
     skipped: dict[str, Record] = {}
@@ -35,10 +35,7 @@ def write_report(folder: RunFolder) -> None:
     sections = [
         results(best, last),
         *curve_sections(records, best.get("step")),
-        *(
-            Section(f"Skipped {k}", pairs=dict(islice(found.items(), MAX_SKIPPED)))
-            for k, found in skipped.items()
-        ),
+        *(Section(f"Skipped {k}", pairs=dict(islice(v.items(), MAX_SKIPPED))) for k, v in skipped.items()),
         Section("Trials", pairs=summary.get("trial_sets", {})),
         Section("Settings", text=settings),
         Section("Environment", pairs=summary.get("environment") or run),
@@ -46,8 +43,8 @@ def write_report(folder: RunFolder) -> None:
     notes = [*doubts(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
     notes += [summary["stop_reason"]] if summary.get("stop_reason") else []
     notes += [f"{len(found):,} {kind} could not be read, see below." for kind, found in skipped.items()]
-    notes = list(dict.fromkeys(notes))  # a run stops for the reason that its last notice told
-    now = defaultdict(int, records[-1] if records else {})
+    notes = list(dict.fromkeys(notes))  # A run may stop for the reason that its last notice told.
+    now = defaultdict(int, {k: v for k, v in (records or [{}])[-1].items() if v is not None})
     waiting = f"{now['data_wait_share']:.0%} of the time waiting for data"
     facts = [
         ("steps", f"{now['step']:,}", f"of {now['total_steps']:,}, epoch {now['epoch']:.1f}"),
@@ -61,11 +58,12 @@ def write_report(folder: RunFolder) -> None:
 
 def doubts(settings: str) -> Iterator[str]:
     """Yield a sentence where the settings make the results look better than they are."""
-    evaluation = (parse_yaml(settings) or {}).get("evaluation") or {}
-    chosen_on, tests = evaluation.get("validation"), evaluation.get("test") or ()
-    if chosen_on and posixpath.normpath(chosen_on) in map(posixpath.normpath, tests):
+    data, evaluation = ((parse_yaml(settings) or {}).get(name) or {} for name in ("data", "evaluation"))
+    lists = [evaluation.get("validation"), *(evaluation.get("test") or [])]
+    places = [posixpath.normpath(posixpath.join(data.get("root", ""), name or "")) for name in lists]
+    if lists[0] and places[0] in places[1:]:
         yield (
-            f"The best checkpoint was chosen on the test trials {chosen_on!r} "
+            f"The best checkpoint was chosen on the test trials {lists[0]!r} "
             "(evaluation.allow_validation_on_test): its results on them look better than they are."
         )
 
@@ -115,7 +113,8 @@ def curve_sections(records: list[Record], best_step: int | None) -> Iterator[Sec
         points = {r["step"]: r[key] for r in records if type(r.get(key)) in (int, float)}
         if points:
             name, metric = list_and_metric(key) or (key, key)
-            lines = charts[headings.get(key.partition("/")[0], "Training")].setdefault(metric, [])
+            word = "share" if key.endswith("_share") else key.partition("/")[0]
+            lines = charts[headings.get(word, "Training")].setdefault(metric, [])
             lines.append((name, list(points), list(points.values())))
     for heading, curves in charts.items():
         marks = [] if best_step is None or heading in ("Training", "Speed") else [best_step]

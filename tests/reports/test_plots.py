@@ -41,10 +41,6 @@ def test_drawing__takes_its_ink_from_the_page_and_keeps_text_as_text():
     assert "currentColor" in svg and "#000000" not in svg and "#010203" not in svg and "http" not in svg
 
 
-def test_drawing__is_the_same_each_time():
-    assert drawing(lambda axes: axes.plot([1, 2]), "a") == drawing(lambda axes: axes.plot([1, 2]), "a")
-
-
 def test_line_chart__marks_every_labelled_curve_and_the_marks():
     curves = [("validation", [1, 2, 3], [3.0, 2.0, 2.5]), ("trials", [2], [9.0]), ("", [1], [1.0])]
     caption, svg = line_chart("EER", curves, marks=[2])
@@ -57,7 +53,8 @@ def test_line_chart__of_many_points_is_small_and_shows_the_extremes():
     values = np.ones(100_000)
     values[50_000] = 20.0
     _, svg = line_chart("loss", [("loss", range(100_000), values)])
-    assert len(svg) < 100_000 and ">20.0<" in svg.replace("17.5", "20.0")
+    assert len(svg) < 100_000
+    assert max(float(label) for label in re.findall(r">([\d.]+)</text>", svg.partition("step")[2])) > 10
 
 
 @pytest.mark.parametrize(
@@ -79,14 +76,6 @@ def test_charts__of_perfect_useless_inverted_and_constant_scores_are_drawn(offse
     ends = [0, len(curve.thresholds) - 1]
     assert "<svg" in det_chart("trials", {"cosine": (curve.p_fa, curve.p_miss)}, {"cosine": ends})[1]
     assert "<svg" in score_chart("trials", scores, targets, curve.thresholds[ends].tolist())[1]
-
-
-def test_det_chart__of_a_million_trials_is_small():
-    generator = np.random.default_rng(0)
-    targets = generator.random(1_000_000) < 0.5
-    curve = ErrorCurve.of(generator.normal(size=1_000_000) + 2 * targets, targets)
-    _, svg = det_chart("trials", {"a": (curve.p_fa, curve.p_miss)}, {"a": [500_000, 600_000]})
-    assert ">a</text>" in svg and len(svg) < 60_000
 
 
 def test_unit_places__are_in_the_order_of_the_values():

@@ -14,12 +14,7 @@ KEYS = ["model.temperature", "optimizer.name", "optimizer.momentum"]
 def sweep_folder(tmp_path, num_trials=18):
     """A sweep in which low temperatures win, half of the EER is the pseudo EER, and trial 7 collapses."""
     folder, rows = RunFolder(str(tmp_path), "sweep"), []
-    request = {
-        "space_file": "tune_spaces/vicreg.py",
-        "space": "SPACE = <1>",
-        "parameters": KEYS,
-        "rungs": [1, 3, 9],
-    }
+    request = {"space_file": "a.py", "space": "SPACE = <1>", "parameters": KEYS, "rungs": [1, 3, 9]}
     folder.write_json("sweep.json", request)
     for trial in range(num_trials):
         last, eer = (1, 3, 9)[trial % 3], 10.0 + (trial * 7 % num_trials) / 2
@@ -27,10 +22,8 @@ def sweep_folder(tmp_path, num_trials=18):
         settings |= {KEYS[2]: 0.9 - trial / 100} if trial % 2 else {}
         lines = [{"step": 1, "epoch": 0.1, "loss": 2.0}]
         for epoch in range(1, last + 1):
-            value = eer - epoch
-            lines.append(
-                {"step": epoch, "epoch": float(epoch), "eer": value, "label_free/pseudo_eer": value / 2}
-            )
+            lines.append({"step": epoch, "epoch": float(epoch), "eer": eer - epoch})
+            lines[-1]["label_free/pseudo_eer"] = lines[-1]["eer"] / 2
         text = "".join(json.dumps(line) + "\n" for line in lines)
         folder.write(f"trials/{trial:04d}/metrics.jsonl", text.encode())
         state = "collapsed" if trial == 7 else "finished" if last == 9 else "stopped"
@@ -38,8 +31,7 @@ def sweep_folder(tmp_path, num_trials=18):
         rows.append({"trial": trial, "state": state, "epoch": last, **measured, **settings})
     rows.sort(key=lambda row: (row["state"] == "collapsed", -row["epoch"], row["eer"]))
     table = io.StringIO()
-    columns = ["trial", "state", "epoch", "eer", "seconds", "why", *KEYS]
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer = csv.DictWriter(table, ["trial", "state", "epoch", "eer", "seconds", "why", *KEYS])
     writer.writeheader()
     writer.writerows(rows)
     folder.write("results.csv", table.getvalue().encode())
@@ -53,14 +45,7 @@ def report_of(folder):
 
 def test_write_sweep_report__has_every_section_and_picture(tmp_path):
     folder, rows = sweep_folder(tmp_path)
-    comparison = {
-        "trial": 3,
-        "test_list": "voxceleb1_o",
-        "seeds": 2,
-        "difference": -0.8,
-        "low": -1.2,
-        "high": -0.4,
-    }
+    comparison = {"trial": 3, "test_list": "voxceleb1_o", "seeds": 2, "difference": -0.8}
     folder.write_json("confirmation.json", {"comparisons": [comparison]})
     text = report_of(folder)
     headings = ["Trials", "Learning curves", "Settings", "Importance of settings", "Without labels"]

@@ -41,13 +41,17 @@ def page_of(tmp_path, records=(), summary=None, config=b"seed: 1\n", name="run")
     return folder.read("report.html").decode()
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return page_of(tmp_path_factory.mktemp("runs"), RECORDS, SUMMARY)
+
+
 def rows_of(page):
     """Cells of every table row, as text."""
     return [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
 
 
-def test_write_report__has_a_row_per_list_and_a_chart_per_quantity(tmp_path):
-    page = page_of(tmp_path, RECORDS, SUMMARY)
+def test_write_report__has_a_row_per_list_and_a_chart_per_quantity(page):
     rows = rows_of(page)
     assert ["trials", "EER, best", "EER, last", "min DCF, last"] in rows
     assert ["validation", "40.00 %", "30.00 %", "0.9500"] in rows
@@ -62,8 +66,7 @@ def test_write_report__has_a_row_per_list_and_a_chart_per_quantity(tmp_path):
     assert re.findall(r">(validation|other)</text>", verification) == ["validation", "other"]
 
 
-def test_write_report__tells_what_a_reader_must_not_miss_once(tmp_path):
-    page = page_of(tmp_path, RECORDS, SUMMARY)
+def test_write_report__tells_what_a_reader_must_not_miss_once(page):
     assert page.count("It has collapsed.") == 1 and page.count('class="note"') == 3
     assert "1 utterances could not be read" in page and ["hum.wav", "it has no sound"] in rows_of(page)
     assert "<h2>Skipped bank files</h2>" in page and ["torch", "2.99"] in rows_of(page)
@@ -76,15 +79,14 @@ def test_write_report__escapes_what_comes_from_outside(tmp_path):
     assert "<td>&lt;img src=x onerror=alert(1)&gt;.wav</td>" in page and "a&lt;b&gt;" in page
 
 
-def test_write_report__is_one_file_that_needs_no_other(tmp_path):
-    page = page_of(tmp_path, RECORDS, SUMMARY)
+def test_write_report__is_one_file_that_needs_no_other(page):
     assert "http" not in page and "<link" not in page and "@import" not in page
     assert not re.findall(r'(?:src|href)="(?!#|data:)', page) and not re.findall(r"url\((?!#)", page)
     ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     assert sum(map(len, ids)) == len(set.union(*ids)) > 0  # no id reaches into another picture
 
 
-@pytest.mark.parametrize("missing", [None, *sorted(SUMMARY)])
+@pytest.mark.parametrize("missing", [None, "best", "last", "is_finished"])
 def test_write_report__does_without_a_summary_or_any_one_part_of_it(tmp_path, missing):
     summary = {key: value for key, value in SUMMARY.items() if key != missing} if missing else None
     assert "30.00 %" in page_of(tmp_path, RECORDS, summary)
@@ -95,11 +97,6 @@ def test_write_report__of_a_run_without_any_record_yet(tmp_path):
     assert "not finished" in page and "Nothing was validated or tested yet." in page and "<svg" not in page
 
 
-def test_write_report__of_a_hundred_thousand_records_is_small(tmp_path):
-    lines = [{**RECORDS[0], "step": 10 * i, "loss": 1.0 + i * 7919 % 1000} for i in range(100_000)]
-    assert len(page_of(tmp_path, lines)) < 1_000_000
-
-
 @pytest.mark.parametrize("validation", ["trials", "./trials", "other"])
 def test_write_report__says_when_the_best_was_chosen_on_test_trials(tmp_path, validation):
     evaluation = EvaluationConfig(validation=validation, test=("trials",), allow_validation_on_test=True)
@@ -108,18 +105,13 @@ def test_write_report__says_when_the_best_was_chosen_on_test_trials(tmp_path, va
 
 
 def test_best_and_last__without_a_summary_follow_the_criterion_of_the_records():
-    values = {1: (9.0, 40.0, 40.0), 2: (8.0, 90.0, 90.0), 3: (7.0, 80.0, 90.0)}
     records = [
-        {
-            "step": step,
-            "eer": eer,
-            "label_free/lidar": lidar,
-            "criterion": "label_free/lidar",
-            "best_value": best,
-        }
-        for step, (eer, lidar, best) in values.items()
+        {"step": step, "eer": 9.0 - step, "label_free/lidar": lidar, "criterion": "label_free/lidar"}
+        for step, lidar in ((1, 40.0), (2, 90.0), (3, 80.0))
     ]
-    best, last = best_and_last({}, [*records, {"step": 4, "loss": 1.0}])
+    best, last = best_and_last(
+        {}, [*records[:2], records[2] | {"best_value": 90.0}, {"step": 4, "loss": 1.0}]
+    )
     assert (best["step"], best["criterion"], best["value"], last["step"]) == (2, "label_free/lidar", 90.0, 3)
     assert best_and_last({}, [{"step": 1, "loss": 1.0}]) == ({}, {})
 
