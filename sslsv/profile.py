@@ -59,7 +59,7 @@ def run(config: Config, steps: int) -> dict[str, Any]:
     from sslsv.cluster import (
         connect as cluster,  # Ray takes seconds to import: mistakes above are reported at once
     )
-    from sslsv.evaluation.verification import open_trial_sets
+    from sslsv.evaluation.trials import open_trial_sets
     from sslsv.training.step_profile import profile_worker
 
     open_trial_sets(config)  # mistakes in the lists, before Ray starts

@@ -99,7 +99,7 @@ def check_data(config: Config) -> None:
     """Read every list once, here, so that mistakes in them are reported before Ray starts."""
     from sslsv.data.augment import Bank
     from sslsv.data.stream import Plan
-    from sslsv.evaluation.verification import open_trial_sets
+    from sslsv.evaluation.trials import open_trial_sets
 
     manifest, _, _ = open_trial_sets(config)
     Bank(config.data.root, config.data.augment)

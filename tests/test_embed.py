@@ -82,7 +82,9 @@ def test_embed__a_path_may_hold_blanks_and_a_list_any_name_that_is_no_audio_file
     for name, path in zip(("one.wav", "two of 2.wav"), paths, strict=True):
         (tmp_path / "my talks" / name).write_bytes((demo_corpus / path).read_bytes())
     (tmp_path / "list.txt").write_text("anna my talks/one.wav\nbert my talks/two of 2.wav\n")
-    monkeypatch.setattr("sslsv.embed.find_audio", lambda _: pytest.fail("walked through the folder"))
+    monkeypatch.setattr(
+        "sslsv.data.audio_files.find_audio_files", lambda _: pytest.fail("walked through the folder")
+    )
     out = tmp_path / "x.npz"
     assert main([small_run, str(tmp_path / "list.txt"), "--root", str(tmp_path), "--out", str(out)]) == 0
     assert np.load(out)["paths"].tolist() == ["my talks/one.wav", "my talks/two of 2.wav"]

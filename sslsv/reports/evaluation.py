@@ -5,7 +5,7 @@ from posixpath import basename
 from typing import Any
 
 from sslsv.evaluation.error_analysis import SpeakerErrors, hardest_trials, speaker_names
-from sslsv.evaluation.scored_list import ScoredList
+from sslsv.evaluation.trials import ScoredList
 from sslsv.reports.evaluation_plots import (
     ErrorTradeOff,
     det_plot,

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from sslsv.evaluation.error_analysis import SpeakerErrors
-from sslsv.evaluation.error_curve import ErrorCurve
+from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.reports.page import Html, figure
 from sslsv.reports.plots import COLORS, DASHES, INK, MAX_POINTS, drawing
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sslsv.config import Config, ConfigError, apply_overrides, load_config, to_dict
 from sslsv.data.augment import AugmentConfig
-from sslsv.evaluation import label_free
+from sslsv.evaluation import probe
 from sslsv.overrides import leaves_of
 from sslsv.search.dimensions import When, leaves_within, read_dimensions
 from sslsv.search.schedulers import RunAll
@@ -114,7 +114,7 @@ def check_trials(space: Space, base: Config, suggester: Suggester, rungs: Sequen
             config = trial_config(base, space, settings)
         except ConfigError as error:
             raise ConfigError(f"{key}={settings[key]!r}, which the space allows: {error}") from error
-        channels = replace(label_free.channels(config.data.augment), bank_cache_mb=0)
+        channels = replace(probe.channels(config.data.augment), bank_cache_mb=0)
         heard = heard or channels
         refuse_if(
             is_label_free and channels != heard,

@@ -17,8 +17,9 @@ from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.timed_views import MAKING_SECONDS, TimedViewMaker
 from sslsv.data.views import ViewMaker
-from sslsv.evaluation.label_free import open_probe
-from sslsv.evaluation.verification import Embedder, open_trial_sets
+from sslsv.evaluation.probe import open_probe
+from sslsv.evaluation.trials import open_trial_sets
+from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
 from sslsv.reports.training import write_report
 from sslsv.runs.checkpoint_writer import CheckpointWriter

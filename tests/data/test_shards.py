@@ -16,7 +16,7 @@ from sslsv.data.recordings import Folder
 from sslsv.data.shards import Packed, open_recordings
 from sslsv.data.shift import Shifter
 from sslsv.data.views import ViewMaker
-from sslsv.evaluation.trial_lists import open_list
+from sslsv.evaluation.trials import open_list
 from sslsv.prepare_data.pack import pack
 from tests.object_storage import ObjectStorage
 

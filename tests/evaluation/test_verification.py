@@ -10,7 +10,8 @@ from sslsv.config import Config, DataConfig, EvaluationConfig
 from sslsv.data.audio import AudioError
 from sslsv.data.manifest import Trials
 from sslsv.encoders import ThinResNet34
-from sslsv.evaluation.verification import Embedder, TrialSet, VerificationError, open_trial_sets, verify
+from sslsv.evaluation.trials import TrialSet, open_trial_sets
+from sslsv.evaluation.verification import Embedder, VerificationError, verify
 from sslsv.models import SimCLR
 
 

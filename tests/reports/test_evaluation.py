@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sslsv.data.manifest import Trials
-from sslsv.evaluation.evaluation import Scoring, evaluate_list
+from sslsv.evaluation.scorer import Scoring, evaluate_list
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.reports.evaluation import evaluation_page, metric_table
 

@@ -3,8 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from sslsv.evaluation.error_curve import ErrorCurve
-from sslsv.evaluation.metrics import eer
+from sslsv.evaluation.metrics import ErrorCurve, eer
 from sslsv.reports.evaluation_plots import (
     MAP_EMBEDDINGS,
     MAP_SPEAKERS,

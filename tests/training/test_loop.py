@@ -121,7 +121,7 @@ def test_training__without_trials_the_label_free_values_are_logged_and_nothing_i
     assert [record["step"] for record in validated] == [12, 24]
     assert all("eer" not in record and "best_value" not in record for record in validated)
     names = {key.removeprefix("label_free/") for key in validated[0] if key.startswith("label_free/")}
-    assert {"rankme", "lidar", "alpha_req", "alignment", "uniformity", "feature_std", "pseudo_eer"} <= names
+    assert {"rankme", "lidar", "alignment", "uniformity", "feature_std", "pseudo_eer"} <= names
     assert summary["best"] == {}
     assert summary["trial_sets"]["label-free probe"]["utterances"] == 8
 

@@ -23,20 +23,21 @@ from sslsv.evaluation.diagnostics import label_free_report
 from sslsv.evaluation.verification import Embedder, VerificationError
 from sslsv.ops import distributed
 
-_EPOCH = 2**32  # of the probe's random streams; no training gets there, so it draws other crops and rooms
-_MAX_OPENED = 8  # recordings opened per utterance wanted, in search of ones that are long enough
+# No training gets to this epoch, so the probe draws other crops and rooms than any training does.
+PROBE_EPOCH = 2**32
+MAX_OPENED = 8  # recordings opened per utterance wanted, in search of ones that are long enough
 
 
 class Sample(NamedTuple):
-    """Utterances of a probe, and what was met when they were chosen."""
+    """Hold the utterances of a probe, and the faults met when they were chosen."""
 
     utterances: list[int]
-    num_overlapping: int  # of them, too short for crops that do not overlap
+    num_overlapping: int  # utterances too short for crops that do not overlap
     bad_recordings: dict[str, str]  # path: why it can't be read
 
 
 class Probe:
-    """Views of a sample of the training utterances, pure in the settings and the lists.
+    """Measure an encoder by views of a sample of the training utterances, pure in settings and lists.
 
     Each worker draws the views of its share at the first measurement and keeps them, as int16. An utterance
     whose recording can't be opened is replaced, one that turns out unreadable afterwards is left out. All
@@ -45,24 +46,22 @@ class Probe:
     """
 
     def __init__(self, manifest: Manifest, config: Config) -> None:
-        settings = config.evaluation.label_free
-        self.num_views, self.crop_seconds = settings.views, settings.crop_seconds
-        augmentation = channels(config.data.augment)
-        data = replace(config.data, crop_overlap="disjoint", speeds=(1.0,), augment=augmentation)
-        views = [("views", settings.views, settings.crop_seconds)]
-        self.maker = ViewMaker(manifest, views, data, config.seed)
-        enough = settings.views * round(settings.crop_seconds * SAMPLE_RATE)
+        probe, augment = config.evaluation.label_free, channels(config.data.augment)
+        self.num_views, self.crop_seconds = probe.views, probe.crop_seconds
+        data = replace(config.data, crop_overlap="disjoint", speeds=(1.0,), augment=augment)
+        self.maker = ViewMaker(manifest, [("views", probe.views, probe.crop_seconds)], data, config.seed)
         sample = Sample([], 0, {})
         if distributed.is_main():
             order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()
             recordings = open_recordings(config.data.root)
-            sample = choose(recordings, manifest.paths, order, settings.utterances, enough)
+            num_samples = probe.views * round(probe.crop_seconds * SAMPLE_RATE)
+            sample = choose(recordings, manifest.paths, order, probe.utterances, num_samples)
         self.sample = distributed.broadcast_object(sample)
         self._views: npt.NDArray[np.int16] | None = None  # (N of this worker, Q, T)
         self._is_read = np.ones(0, dtype=bool)
 
     def measure(self, embedder: Embedder) -> dict[str, float]:
-        """`label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
+        """Return `label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
 
         Raises VerificationError, the same on every worker, when fewer than two utterances can be read or an
         embedding is not finite.
@@ -79,12 +78,12 @@ class Probe:
                 "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
                 "optimizer.clip_norm."
             )
-        # By one worker: decompositions differ in the last bit between machines, and all must choose alike.
+        # One worker measures: decompositions differ in the last bit between machines, and all choose alike.
         values = label_free_report(views) if distributed.is_main() else {}
         return {f"label_free/{name}": value for name, value in distributed.broadcast_object(values).items()}
 
     def describe(self) -> dict[str, int]:
-        """Counts for the report."""
+        """Count utterances and views, for the report."""
         return {
             "utterances": len(self.sample.utterances),
             "views": self.num_views,
@@ -93,7 +92,7 @@ class Probe:
 
     def _draw(self) -> npt.NDArray[np.int16]:
         mine = np.array(self.sample.utterances, dtype=np.int64)[self._share()]
-        rows = {"sample": mine, "epoch": np.full_like(mine, _EPOCH), "utterance": mine, "partner": mine}
+        rows = {"sample": mine, "epoch": np.full_like(mine, PROBE_EPOCH), "utterance": mine, "partner": mine}
         batch = self.maker.make_batch(rows)
         bad = {int(utterance) for utterance in batch["bad_utterance"] if utterance >= 0}
         reasons = {utterance: self.maker.explain(utterance) for utterance in sorted(bad)}
@@ -104,7 +103,7 @@ class Probe:
         return self._views
 
     def _embed(self, embedder: Embedder, views: npt.NDArray[np.int16]) -> Tensor:
-        """Embeddings (N, Q, D) of all readable utterances, on the CPU of every worker."""
+        """Return embeddings (N, Q, D) of all readable utterances, on the CPU of every worker."""
         flat = views.reshape(-1, views.shape[-1])
         dim = int(embedder.model.encoder.embedding_dim)  # type: ignore[arg-type]
         size = max(1, int(embedder.batch_seconds / self.crop_seconds))
@@ -122,21 +121,21 @@ class Probe:
 
 
 def open_probe(manifest: Manifest, config: Config) -> Probe | None:
-    """The probe that the settings ask for, of the training manifest; None if they ask for none."""
+    """Make the probe that the settings ask for, from the training manifest; None if they ask for none."""
     return Probe(manifest, config) if config.evaluation.label_free.utterances else None
 
 
 def choose(
     recordings: Recordings, paths: list[str], order: list[int], count: int, enough_samples: int
 ) -> Sample:
-    """The first `count` utterances of an order that have enough samples, else the longest of those opened.
+    """Choose the first `count` utterances of an order that have enough samples, else the longest ones opened.
 
     Utterance i is `paths[i]`. At most 8 `count` are opened; those that can't be are passed over.
     """
     lengths: dict[int, int] = {}
     bad: dict[str, str] = {}
     num_enough = 0
-    for utterance in order[: _MAX_OPENED * count]:
+    for utterance in order[: MAX_OPENED * count]:
         try:
             with recordings.open(paths[utterance]) as recording:
                 lengths[utterance] = min(recording.num_samples, enough_samples)
@@ -151,7 +150,7 @@ def choose(
 
 
 def channels(config: AugmentConfig) -> AugmentConfig:
-    """Settings that give every view a room, a noise and a level; rooms and noises only if training has them.
+    """Return settings that give every view a level, and a room and a noise if training has such.
 
     Noises are those of the kind "noise" where training has it (others talking would be voices), at an SNR of
     5 to 15 dB, after which the level is changed by -15 to 0 dB.
@@ -161,7 +160,7 @@ def channels(config: AugmentConfig) -> AugmentConfig:
         strategy = "reverb" if config.uses_rooms else "none"
     elif not config.uses_rooms:
         strategy = "noise"
-    if "noise" in config.noise_kinds:  # the other kinds are not heard: whatever training asks of them
+    if "noise" in config.noise_kinds:  # then settings of the other kinds do not matter, so they are equal
         own = AugmentConfig()
         config = replace(
             config,
@@ -176,5 +175,5 @@ def channels(config: AugmentConfig) -> AugmentConfig:
         probability=1.0,
         noise_snr_db=(5.0, 15.0),
         gain_db=(-15.0, 0.0),
-        bank_cache_mb=min(config.bank_cache_mb, 16),  # used once, but kept as long as the run
+        bank_cache_mb=min(config.bank_cache_mb, 16),  # its files are used once, but kept as long as the run
     )
