@@ -12,7 +12,7 @@ from sklearn.metrics import roc_curve
 from benchmarks.contestants import contestant
 from benchmarks.row import Row, Settings, in_turns, speed_row, time_row
 from sslsv.config import load_config
-from sslsv.evaluation.embedding import embedding_processes
+from sslsv.evaluation.embedding import embedding_by
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
@@ -105,7 +105,7 @@ def _embeddings(settings: Settings) -> Row:
         paths = [str(Path(folder) / name) for name in names]
         with (
             contestant("naive_embedding", has_trainer_environment=False, paths=paths[:few]) as naive,
-            embedding_processes(encoder, None, threads) as embed,
+            embedding_by(encoder, None, len(paths), threads, None) as embed,
         ):
             pairs = in_turns(lambda: embed(names, folder), lambda: naive.run(few), settings.pairs)
     return speed_row(

@@ -29,7 +29,6 @@ PARTNERS: dict[str, tuple[str, Callable[[argparse.Namespace], bool]]] = {
 }
 COHORTS = {
     "utterances": "No labels were used: the cohort is training utterances as they are.",
-    "clusters": "No labels were used: the cohort is means of k-means clusters of training utterances.",
     "speakers": "Labels were used: the cohort is means of training speakers, so no result is free of labels.",
 }
 
@@ -64,9 +63,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--crop-seconds", type=float, help="length of such a crop (default 4)")
     add("--norm", choices=["z", "t", "s", "as"], help="normalise scores by those against a cohort")
     add("--centre", action="store_true", help="subtract the cohort's mean embedding")
-    cohort_help = "training utterances (default), their k-means clusters, or speaker means (uses labels)"
+    cohort_help = "training utterances (default), or means of training speakers (uses labels)"
     add("--cohort", choices=list(COHORTS), help=cohort_help)
-    add("--cohort-size", type=int, help="training utterances, or clusters (default 1000)")
+    add("--cohort-size", type=int, help="training utterances (default 1000; of speakers 20 times as many)")
     add("--top", type=int, help="cohort scores that AS-norm keeps (default 300)")
     add("--ddof", type=int, choices=[0, 1], help="0: population deviation (default), 1: sample deviation")
     fuse_help = "other runs whose scores are fused with this one's; best where --checkpoint is a file"

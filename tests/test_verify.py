@@ -1,11 +1,10 @@
 import json
-import math
 import shutil
 
 import pytest
 
 from sslsv.data.manifest import read_trials
-from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, Comparison, SpeakerEncoder
+from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.runs.folder import RunFolder
 from sslsv.verify import main
 
@@ -78,9 +77,3 @@ def test_verify__mistakes_are_told_in_a_sentence(
     (tmp_path / "here.wav").touch()
     assert main([small_run, *arguments]) == 2
     assert sentence in capsys.readouterr().err
-
-
-def test_verify__json_has_no_number_that_json_lacks(small_run, recordings, monkeypatch, capsys):
-    monkeypatch.setattr(SpeakerEncoder, "compare", lambda *_: Comparison(math.nan))
-    assert main([small_run, *recordings, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["cosine"] is None

@@ -26,11 +26,8 @@ def encoder_parser(command: str, description: str) -> argparse.ArgumentParser:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the number of processes that embed."""
-    parser.add_argument(
-        "--workers",
-        type=int,
-        help="processes that embed (default: one; for many files one per GPU or CPU of the cluster)",
-    )
+    workers_help = "processes that embed (default: one; for many files one per GPU or CPU of the cluster)"
+    parser.add_argument("--workers", type=int, help=workers_help)
 
 
 def load_encoder(options: argparse.Namespace, run: str, which: str) -> "SpeakerEncoder":
@@ -50,9 +47,8 @@ def load_encoder(options: argparse.Namespace, run: str, which: str) -> "SpeakerE
     from sslsv.evaluation.speaker_encoder import NUM_AVERAGED, SpeakerEncoder
 
     count = NUM_AVERAGED if options.average is None else options.average
-    encoder = SpeakerEncoder.load(
-        run, which, device=options.device, precision=options.precision, num_averaged=count
-    )
+    computing = {"device": options.device, "precision": options.precision}
+    encoder = SpeakerEncoder.load(run, which, num_averaged=count, **computing)
     for note in encoder.notes:
         print(f"note: {note}", file=sys.stderr)
     return encoder

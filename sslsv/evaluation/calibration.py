@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from sslsv.evaluation.metrics import Floats, Labels, checked_targets
+from sslsv.evaluation.metrics import Floats, Labels, checked_trials
 
 # Half of this times the squared scales is added to the cost, for scores of deviation 1. It is too small to
 # matter where the scores of target and nontarget trials overlap, and enough for a finite optimum elsewhere.
@@ -104,21 +104,8 @@ def _least_cost(units: Floats, is_target: Labels, p_target: float) -> tuple[Floa
 
 def _checked(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Labels]:
     """Return scores (K, T) as float64 and labels (T,); ValueError for trials that can't be fitted."""
-    rows = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    labels = np.asarray(targets)
-    if rows.ndim != 2 or not len(rows) or rows.shape[1:] != labels.shape:
-        raise ValueError(
-            f"scores have shape {np.shape(scores)} and targets {labels.shape}; scores must be (T,), or "
-            "(K, T) for a fusion, and targets (T,)."
-        )
-    is_target = checked_targets(labels)
-    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=0))
-    if len(wrong):
-        raise ValueError(
-            f"The scores of {len(wrong)} of {len(labels)} trials are not finite, the first is number "
-            f"{wrong[0]}; look at the embeddings, the model may have diverged."
-        )
-    return rows, is_target
+    found = [checked_trials(row, targets) for row in np.atleast_2d(np.asarray(scores, dtype=np.float64))]
+    return np.stack([values for values, _ in found]), found[0][1]
 
 
 def _logit(probability: float) -> float:

@@ -126,24 +126,18 @@ def label_free_report(views: Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def collapse_report(
-    embeddings: Tensor, other_view: Tensor | None = None, max_rows: int = 4096
-) -> dict[str, float]:
-    """Measure the spread of embeddings (N, D); `alignment` only with another view of the same utterances.
+def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float]:
+    """Measure the spread of embeddings (N, D), values by name.
 
     Pairwise and spectral values use at most `max_rows` rows, evenly spaced, so that any N is affordable.
     """
-    _at_least_two(embeddings)
-    stride = -(-embeddings.shape[0] // max_rows)
-    some = embeddings[::stride]
+    some = embeddings[:: -(-_at_least_two(embeddings) // max_rows)]
     values = {
         "feature_std": feature_std(embeddings),
         "mean_cosine": mean_cosine(embeddings),
         "effective_rank": effective_rank(some),
         "uniformity": uniformity(some),
     }
-    if other_view is not None:
-        values["alignment"] = alignment(embeddings, other_view)
     return {name: float(value) for name, value in values.items()}
 
 
@@ -163,8 +157,5 @@ def _second_moment(rows: Tensor) -> Tensor:
 
 def _at_least_two(embeddings: Tensor) -> int:
     if embeddings.ndim != 2 or embeddings.shape[0] < 2:
-        raise ValueError(
-            f"Embeddings of shape {tuple(embeddings.shape)} cannot be compared with each other: "
-            "give a matrix (N, D) of at least 2 rows."
-        )
+        raise ValueError(f"Embeddings have shape {tuple(embeddings.shape)}; give (N, D), N of at least 2.")
     return embeddings.shape[0]

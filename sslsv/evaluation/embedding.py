@@ -92,33 +92,10 @@ def embed_files(
     return embed_recordings(encoder, lambda i: recordings.read_whole(paths[i]), len(paths), crops)
 
 
-@contextlib.contextmanager
-def embedding_by(
-    encoder: SpeakerEncoder, crops: Crops | None, count: int, workers: int | None, device: str | None
-) -> Iterator[Embed]:
-    """Yield a function that embeds about `count` recordings: here if they are few, else in processes.
-
-    `workers` is the number of processes, None: one per free GPU or CPU where there are many recordings.
-    Raises ValueError where `device` names one GPU, which several processes can't share.
-    """
-    is_one_gpu = device is not None and ":" in device
-    if workers is not None and is_one_gpu:
-        raise ValueError(
-            f"the device {device} is one GPU, while each of {workers} processes takes one of its own: leave "
-            "out --workers, or name no GPU and choose with CUDA_VISIBLE_DEVICES"
-        )
-    if workers is None and (count <= MANY_RECORDINGS or is_one_gpu):
-        yield lambda paths, root: embed_files(encoder, paths, root, crops)
-    else:
-        with embedding_processes(encoder, crops, workers) as embed:
-            yield embed
-
-
 class EmbeddingStore:
-    """Keep embeddings of recordings by one encoder in the run folder, and make those that are not there.
+    """Keep embeddings by one encoder in the run folder; `embed` makes those that are not there.
 
-    `embed` makes those of a list of files below a folder. A run folder that can't be written to is no error:
-    the embeddings are made again next time, and a line says so.
+    A folder that can't be written to is no error: the embeddings are made again, and a line says so.
     """
 
     def __init__(self, encoder: SpeakerEncoder, folder: RunFolder, crops: Crops | None, embed: Embed) -> None:
@@ -131,24 +108,20 @@ class EmbeddingStore:
             self._read()
 
     def get(self, paths: Sequence[str], root: str) -> tuple[Floats, dict[int, str]]:
-        """Return embeddings (N, D) of files below a folder, and why some can't be read, by place in `paths`.
-
-        The rows of unreadable files are 0.
-        """
+        """Return embeddings (N, D) of files below a folder, and why some can't be read (rows of 0)."""
         recordings = open_recordings(root)
-        full = [recordings.location(path) for path in paths]
-        full = [path if is_uri(path) else os.path.realpath(path) for path in full]
+        places = map(recordings.location, paths)
+        full = [place if is_uri(place) else os.path.realpath(place) for place in places]
         stamps = [_stamp(recordings, path) for path in full]
         missing = [i for i, path in enumerate(full) if self.known.get(path, ())[1:] != stamps[i]]
         bad: dict[int, str] = {}
         if missing:
             made, unreadable = self.embed([paths[i] for i in missing], root)
             bad = {missing[i]: why for i, why in unreadable.items()}
-            start = len(self.rows)
-            self.rows = np.concatenate([self.rows, made])
-            for offset, i in enumerate(missing):
+            for row, i in enumerate(missing, start=len(self.rows)):
                 if i not in bad:
-                    self.known[full[i]] = (start + offset, *stamps[i])
+                    self.known[full[i]] = (row, *stamps[i])
+            self.rows = np.concatenate([self.rows, made])
             self._write()
         result = np.zeros((len(paths), self.rows.shape[1]), dtype=np.float32)
         good = [i for i in range(len(paths)) if i not in bad]
@@ -159,12 +132,10 @@ class EmbeddingStore:
         try:
             with np.load(io.BytesIO(self.folder.read(self.file)), allow_pickle=False) as saved:
                 paths = saved["paths"].tobytes().decode(errors="surrogateescape").split("\n")
-                sizes, times = saved["sizes"].tolist(), saved["times"].tolist()
-                self.rows = saved["embeddings"]
+                stamps, self.rows = saved["stamps"].tolist(), saved["embeddings"]
+                self.known = {path: (i, *stamps[i]) for i, path in enumerate(paths) if path}
         except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:  # a file cut short, say
             print(f"embeddings in {self.file} can't be read ({error}) and are made again", file=sys.stderr)
-            return
-        self.known = {path: (i, sizes[i], times[i]) for i, path in enumerate(paths) if path}
 
     def _write(self) -> None:
         paths = list(self.known)
@@ -173,7 +144,7 @@ class EmbeddingStore:
         self.known = {path: (i, *self.known[path][1:]) for i, path in enumerate(paths)}
         encoded = np.frombuffer("\n".join(paths).encode(errors="surrogateescape"), dtype=np.uint8)
         buffer = io.BytesIO()
-        np.savez(buffer, paths=encoded, sizes=numbers[:, 1], times=numbers[:, 2], embeddings=self.rows)
+        np.savez(buffer, paths=encoded, stamps=numbers[:, 1:], embeddings=self.rows)
         try:
             self.folder.write(self.file, buffer.getvalue())
         except OSError as error:
@@ -206,19 +177,33 @@ class EmbeddingProcess:
 
 
 @contextlib.contextmanager
-def embedding_processes(encoder: SpeakerEncoder, crops: Crops | None, count: int | None) -> Iterator[Embed]:
-    """Yield a function that embeds recordings in `count` processes, which end with the context.
+def embedding_by(
+    encoder: SpeakerEncoder, crops: Crops | None, count: int, workers: int | None, device: str | None
+) -> Iterator[Embed]:
+    """Yield a function that embeds about `count` recordings: here if they are few, else in processes.
 
-    None starts one per free GPU of the machine or cluster, else one per free CPU; where an autoscaler has to
-    add machines first, those of the first machine. Raises CapacityError when there is no room.
+    `workers` None starts one process per free GPU of the machine or cluster, else one per free CPU; where an
+    autoscaler has to add machines first, those of the first machine. Raises CapacityError when there is no
+    room, ValueError where `device` names one GPU, which several processes can't share.
     """
-    import ray  # takes a second to import, which few recordings need not wait for
+    is_one_gpu = device is not None and ":" in device
+    if workers is not None and is_one_gpu:
+        raise ValueError(
+            f"the device {device} is one GPU, while each of {workers} processes takes one of its own: leave "
+            "out --workers, or name no GPU and choose with CUDA_VISIBLE_DEVICES"
+        )
+    if workers is None and (count <= MANY_RECORDINGS or is_one_gpu):
+        yield lambda paths, root: embed_files(encoder, paths, root, crops)
+        return
+    import ray  # few recordings need not wait for it
 
     from sslsv.cluster.connect import connection
 
     has_gpu = encoder.device.type == "cuda"
     kind, cpus = "GPU" if has_gpu else "CPU", CPUS_PER_PROCESS
-    request = ResourcesConfig(workers=count or 1, gpu=has_gpu, cpus_per_worker=cpus, cpus_per_data_task=0.01)
+    request = ResourcesConfig(
+        workers=workers or 1, gpu=has_gpu, cpus_per_worker=cpus, cpus_per_data_task=0.01
+    )
 
     def num_free() -> float:
         return float(ray.available_resources().get(kind, 0.0))  # type: ignore[no-untyped-call]
@@ -226,29 +211,24 @@ def embedding_processes(encoder: SpeakerEncoder, crops: Crops | None, count: int
     with connection(request, waits_for_growth=True):
         before, shared = num_free(), ray.put(encoder)
         remote = ray.remote(num_cpus=cpus, num_gpus=1 if has_gpu else 0)(EmbeddingProcess)
-        actors: list[Any] = [remote.remote(shared, crops, has_gpu) for _ in range(count or 1)]
-        if count is None:
+        actors: list[Any] = [remote.remote(shared, crops, has_gpu) for _ in range(workers or 1)]
+        if workers is None:
             ray.get(actors[0].__ray_ready__.remote())  # an autoscaler may have to add its machine first
             actors += [remote.remote(shared, crops, has_gpu) for _ in range(int(num_free()))]
         pool = ray.util.ActorPool(actors)
 
         def embed(paths: list[str], root: str) -> tuple[Floats, dict[int, str]]:
             order, place = longest_first(open_recordings(root), paths), absolute(root)
-            parts = [
-                order[start : start + PART_RECORDINGS] for start in range(0, len(order), PART_RECORDINGS)
-            ]
-            rows, bad, num_done = (
-                np.zeros((len(paths), encoder.embedding_dim), np.float32),
-                dict[int, str](),
-                0,
-            )
+            parts = [order[i : i + PART_RECORDINGS] for i in range(0, len(order), PART_RECORDINGS)]
+            rows, bad = np.zeros((len(paths), encoder.embedding_dim), np.float32), dict[int, str]()
             results = pool.map(lambda actor, part: actor.embed.remote([paths[i] for i in part], place), parts)
             for part, (embedded, unreadable) in zip(parts, results, strict=True):
                 rows[part] = embedded
                 bad |= {part[i]: why for i, why in unreadable.items()}
-                num_done += len(part)
                 if sys.stderr.isatty():
-                    print(f"\rembedded {num_done} of {len(paths)} recordings", end="", file=sys.stderr)
+                    print(
+                        f"embedded recordings of {len(paths)}: {rows.any(1).sum()}", end="\r", file=sys.stderr
+                    )
             return rows, bad
 
         try:

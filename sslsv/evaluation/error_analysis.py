@@ -16,11 +16,11 @@ from sslsv.evaluation.trials import ScoredList
 class SpeakerErrors:
     """Count the errors of each speaker at one threshold; a nontarget trial counts for both speakers."""
 
-    recordings: Counts  # (S,)
-    targets: Counts  # (S,) trials
-    misses: Counts  # (S,) of these trials
-    nontargets: Counts  # (S,) trials
-    false_alarms: Counts  # (S,) of these trials
+    recordings: Counts  # (S,), as all that follow
+    targets: Counts  # trials
+    misses: Counts
+    nontargets: Counts  # trials
+    false_alarms: Counts
 
     @classmethod
     def of(cls, scored: ScoredList, scores: ArrayLike, threshold: float) -> "SpeakerErrors":

@@ -89,9 +89,8 @@ def read_facts(path: str | os.PathLike[str]) -> dict[str, str]:
 class ConvolutionalLogMel(nn.Module):
     """Compute the features of a `LogMel` by operations that every ONNX runtime has and is fast at.
 
-    Windowing and Fourier transform are one convolution with 2 x 257 windowed cosines and sines: ten times the
-    multiplications of an FFT, still less than a tenth of the network's, and faster in onnxruntime than its
-    STFT operator. Waveforms are floats of full scale 1, longer than 256 samples.
+    Windowing and Fourier transform are one convolution with 2 x 257 windowed cosines and sines: less than a
+    tenth of the network's multiplications, and faster in onnxruntime than its STFT operator.
     """
 
     basis: Tensor
@@ -126,9 +125,9 @@ def traceable(encoder: nn.Module) -> nn.Module:
     """Return a copy of an encoder whose `features` ONNX can hold; ValueError where they are no `LogMel`."""
     features = encoder.features
     if not isinstance(features, LogMel):
+        names = type(encoder).__name__, type(features).__name__
         raise ValueError(
-            f"the features of {type(encoder).__name__} are {type(features).__name__}, which has no form for "
-            "ONNX, as only LogMel has; export to safetensors"
+            f"the features of {names[0]} are {names[1]}, which has no form for ONNX; use safetensors"
         )
     copied = copy.deepcopy(encoder).cpu().to(memory_format=torch.contiguous_format).eval()
     copied.features = ConvolutionalLogMel(copied.features)  # type: ignore[arg-type]
@@ -191,10 +190,7 @@ def open_onnx(path: str | os.PathLike[str]) -> Callable[[Floats], Floats]:
 
 
 def lowest_cosine(encoder: nn.Module, path: str | os.PathLike[str], *, is_onnx: bool) -> float:
-    """Return the lowest cosine between an encoder's embeddings and those of its file, over seeded noises.
-
-    They last from 0.5 to 10 s. NaN where an embedding is zero or no number.
-    """
+    """Return the lowest cosine of embeddings by an encoder and by its file, of noises of 0.5 to 10 s."""
     exported = open_onnx(path) if is_onnx else lambda x: load_encoder(path)(torch.from_numpy(x)).numpy()
     rng, cosines = np.random.default_rng(0), list[float]()
     for rows, seconds in ((1, 0.5), (4, 2.0), (1, 3.7), (1, 10.0)):

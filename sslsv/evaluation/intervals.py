@@ -12,17 +12,8 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sslsv.evaluation.metrics import (
-    Counts,
-    ErrorCurve,
-    Floats,
-    Labels,
-    act_dcf_key,
-    bayes_threshold,
-    checked_trials,
-    dcf_weights,
-    min_dcf_key,
-)
+from sslsv.evaluation import metrics
+from sslsv.evaluation.metrics import Counts, ErrorCurve, Floats, Labels
 from sslsv.evaluation.scoring import checked_rows
 
 
@@ -62,7 +53,7 @@ def speaker_bootstrap(
             f"confidence is {confidence} and replicates {replicates}; confidence must be between 0 and 1 "
             "(0.95, say), and there must be at least 1 replicate."
         )
-    values, is_target = checked_trials(scores, targets)
+    values, is_target = metrics.checked_trials(scores, targets)
     curve, costs = ErrorCurve.of(values, is_target), _costs(values, is_target, p_targets)
     of_targets, of_nontargets = costs[:, is_target], costs[:, ~is_target]
     starts = _run_starts(curve)
@@ -88,8 +79,8 @@ def speaker_bootstrap(
         if len(found) == replicates:
             break
     ends = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0).T.tolist()
-    names = ["eer", "eer_convex_hull", "min_cllr", *map(min_dcf_key, p_targets), "cllr"]
-    names += map(act_dcf_key, p_targets)
+    names = ["eer", "eer_convex_hull", "min_cllr", *map(metrics.min_dcf_key, p_targets), "cllr"]
+    names += map(metrics.act_dcf_key, p_targets)
     return {name: Interval(low, high) for name, (low, high) in zip(names, ends, strict=True)}
 
 
@@ -109,8 +100,8 @@ def _costs(values: Floats, is_target: Labels, p_targets: tuple[float, ...]) -> F
     """Return costs (1 + P, N) of trials, whose means over target and nontarget trials add up to metrics."""
     rows = [np.logaddexp(0, np.where(is_target, -values, values)) / (2 * np.log(2))]
     for p_target in p_targets:
-        is_wrong = (values >= bayes_threshold(p_target)) != is_target
-        rows.append(is_wrong * np.where(is_target, *dcf_weights(p_target)))
+        is_wrong = (values >= metrics.bayes_threshold(p_target)) != is_target
+        rows.append(is_wrong * np.where(is_target, *metrics.dcf_weights(p_target)))
     return np.stack(rows)
 
 

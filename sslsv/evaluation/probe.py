@@ -41,8 +41,7 @@ class Probe:
 
     Each worker draws the views of its share at the first measurement and keeps them, as int16. An utterance
     whose recording can't be opened is replaced, one that turns out unreadable afterwards is left out. All
-    workers must make the probe, and measure, together. Raises ValueError and FileNotFoundError as `ViewMaker`
-    does.
+    workers must make the probe, and measure, together. Raises as `ViewMaker` does.
     """
 
     def __init__(self, manifest: Manifest, config: Config) -> None:
@@ -68,10 +67,9 @@ class Probe:
         """
         views = self._embed(embedder, self._draw() if self._views is None else self._views)
         if len(views) < 2:
-            listed = "\n  ".join(self.sample.bad_recordings.values())
             raise VerificationError(
                 f"Label-free values need 2 utterances or more, and {len(views)} of the training utterances "
-                f"looked at can be read:\n  {listed}"
+                f"looked at can be read; see {list(self.sample.bad_recordings.values())[:3]}"
             )
         if not torch.isfinite(views).all():
             raise VerificationError(
@@ -84,11 +82,8 @@ class Probe:
 
     def describe(self) -> dict[str, int]:
         """Count utterances and views, for the report."""
-        return {
-            "utterances": len(self.sample.utterances),
-            "views": self.num_views,
-            "utterances with overlapping crops": self.sample.num_overlapping,
-        }
+        overlapping = {"utterances with overlapping crops": self.sample.num_overlapping}
+        return {"utterances": len(self.sample.utterances), "views": self.num_views, **overlapping}
 
     def _draw(self) -> npt.NDArray[np.int16]:
         mine = np.array(self.sample.utterances, dtype=np.int64)[self._share()]
@@ -161,14 +156,9 @@ def channels(config: AugmentConfig) -> AugmentConfig:
     elif not config.uses_rooms:
         strategy = "noise"
     if "noise" in config.noise_kinds:  # then settings of the other kinds do not matter, so they are equal
-        own = AugmentConfig()
-        config = replace(
-            config,
-            noise_kinds=("noise",),
-            music_snr_db=own.music_snr_db,
-            speech_snr_db=own.speech_snr_db,
-            speech_files=own.speech_files,
-        )
+        names = ("music_snr_db", "speech_snr_db", "speech_files")
+        own = {name: getattr(AugmentConfig(), name) for name in names}
+        config = replace(config, noise_kinds=("noise",), **own)
     return replace(
         config,
         strategy=strategy,

@@ -17,14 +17,7 @@ from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.embedding import Crops, EmbeddingStore, embed_recordings
 from sslsv.evaluation.intervals import speaker_bootstrap, speakers_from_trials
 from sslsv.evaluation.metrics import ErrorCurve, act_dcf, act_dcf_key, cllr, min_dcf_key
-from sslsv.evaluation.scoring import (
-    cluster_cohort,
-    cosine_scores,
-    dot_scores,
-    normalise_scores,
-    speaker_cohort,
-    unit_rows,
-)
+from sslsv.evaluation.scoring import cosine_scores, dot_scores, normalise_scores, speaker_cohort, unit_rows
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.evaluation.trials import (
     ScoredList,
@@ -50,8 +43,8 @@ class Scoring:
     """Say how trials are scored, beyond the cosine that is always there."""
 
     norm: Literal["z", "t", "s", "as"] | None = None
-    cohort: Literal["utterances", "clusters", "speakers"] = "utterances"  # speakers: uses training labels
-    cohort_size: int = 1000  # utterances or clusters
+    cohort: Literal["utterances", "speakers"] = "utterances"  # speakers: uses training labels
+    cohort_size: int = 1000  # utterances, or a twentieth of those that speakers are averaged over
     top: int = 300  # cohort scores that AS-norm keeps per recording
     ddof: Literal[0, 1] = 0  # 0: population deviation, 1: sample deviation
     is_centred: bool = False  # subtract the cohort's mean embedding first
@@ -65,30 +58,23 @@ class Scoring:
                 f"{self.norm}-norm is asked for together with crops; its cohort statistics are of cosines, "
                 "while a score of crops is a mean of cosines: leave out --norm or --crops"
             )
-        if self.replicates < 0 or self.cohort_size < 2 or self.top < 2:
-            raise ValueError(
-                f"replicates {self.replicates}, cohort size {self.cohort_size} and top {self.top} can't be: "
-                "replicates must be 0 or more, the other two 2 or more"
-            )
 
     @property
     def num_cohort_utterances(self) -> int:
-        """Return how many training utterances a cohort needs; clusters and speakers need several each."""
+        """Return how many training utterances a cohort needs; speakers need several each."""
         if self.norm is None and not self.is_centred:
             return 0
         return self.cohort_size if self.cohort == "utterances" else 20 * self.cohort_size
 
     def cohort_of(self, embeddings: Floats, speakers: npt.NDArray[np.int64]) -> Floats:
         """Make the cohort (C, D) from embeddings of training utterances (N, D)."""
-        if self.cohort == "clusters":
-            return cluster_cohort(embeddings, self.cohort_size, self.seed)
         return speaker_cohort(embeddings, speakers) if self.cohort == "speakers" else embeddings
 
     def scores(self, embeddings: Floats, trials: Trials, cohort: Floats | None) -> dict[str, Scores]:
         """Return scores (J,) by the name of the scoring, the principal one first."""
         name, pairs = "cosine", (trials.enrol, trials.test)
         if self.is_centred and cohort is not None:
-            # Clusters and speakers are means of unit vectors already, so utterances get the same unit.
+            # Speakers are means of unit vectors already, so utterances get the same unit.
             cohort = unit_rows(cohort) if self.cohort == "utterances" else cohort
             mean = cohort.mean(axis=0, keepdims=True)
             embeddings, cohort, name = unit_rows(embeddings) - mean, cohort - mean, "centred_cosine"

@@ -101,28 +101,10 @@ def normalise_scores(
     return np.asarray(sum(normalised) / len(sides), dtype=np.float64)
 
 
-def cluster_cohort(embeddings: ArrayLike, num_clusters: int, seed: int = 0) -> Rows:
-    """Return a cohort (C, D) without labels: means of the k-means clusters of unit embeddings (N, D).
-
-    C is `num_clusters`, or less where clusters were left empty. By mini-batches: a million embeddings take
-    minutes. Same seed, same cohort.
-    """
-    from sklearn.cluster import MiniBatchKMeans  # a second to import, which other scores need not wait for
-
-    unit = unit_rows(_rows_of(embeddings))
-    if not 2 <= num_clusters <= len(unit):
-        raise ValueError(
-            f"num_clusters is {num_clusters}; it must be from 2 to the number of embeddings, {len(unit)}."
-        )
-    size = max(1024, 2 * num_clusters)
-    kmeans = MiniBatchKMeans(num_clusters, random_state=seed, n_init=3, batch_size=size)
-    return _means(unit, kmeans.fit(unit).predict(unit))
-
-
 def speaker_cohort(embeddings: ArrayLike, speakers: ArrayLike) -> Rows:
     """Return a cohort (C, D) of the mean unit embedding of each speaker: it uses labels, `speakers` (N,).
 
-    A result with such a cohort is not self-supervised; say so beside it, or take `cluster_cohort`.
+    A result with such a cohort is not self-supervised; say so beside it.
     """
     return _means(unit_rows(_rows_of(embeddings)), np.asarray(speakers))
 

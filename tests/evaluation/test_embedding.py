@@ -2,16 +2,14 @@ import os
 
 import numpy as np
 import pytest
-import ray
 import soundfile
 
 from sslsv.data.shards import open_recordings
-from sslsv.evaluation import embedding
 from sslsv.evaluation.embedding import (
     Crops,
     EmbeddingStore,
     embed_files,
-    embedding_processes,
+    embedding_by,
     longest_first,
 )
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
@@ -130,7 +128,7 @@ def test_longest_first__puts_equal_lengths_together_and_unreadable_recordings_la
 
 
 @pytest.mark.slow
-def test_embedding_processes__give_every_recording_its_own_row_whatever_order_they_take(
+def test_embedding_by__give_every_recording_its_own_row_whatever_order_they_take(
     tmp_path, small_run, ray_session
 ):
     rng = np.random.default_rng(1)
@@ -142,21 +140,7 @@ def test_embedding_processes__give_every_recording_its_own_row_whatever_order_th
     encoder = SpeakerEncoder.load(small_run)
     expected, bad = embed_files(encoder, names, str(tmp_path))
     for count in (2, None):
-        with embedding_processes(encoder, None, count) as embed:
+        with embedding_by(encoder, None, 10_000, count, None) as embed:
             rows, bad_too = embed(names, str(tmp_path))
         assert bad_too == bad and list(bad) == [5]
         np.testing.assert_allclose(rows, expected, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_embedding_processes__leave_their_room_to_the_next_encoders(
-    tmp_path, small_run, ray_session, monkeypatch
-):
-    monkeypatch.setattr(embedding, "CPUS_PER_PROCESS", 1.9)  # two of them hold nearly all
-    soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(8000), 16_000, subtype="PCM_16")
-    encoder = SpeakerEncoder.load(small_run)
-    for _ in range(2):
-        with embedding_processes(encoder, None, 2) as embed:
-            embed(["a.wav"], str(tmp_path))
-            assert ray.available_resources().get("CPU", 0) < 1
-        assert ray.available_resources()["CPU"] == 4

@@ -32,7 +32,7 @@ def moved(rows, length):
     return rows + np.float32(length / np.sqrt(rows.shape[1]))
 
 
-@pytest.mark.parametrize("cohort", ["utterances", "clusters", "speakers"])
+@pytest.mark.parametrize("cohort", ["utterances", "speakers"])
 @pytest.mark.parametrize(
     ("norm", "is_mean_of_crops"), [(None, False), ("as", False), (None, True)], ids=["plain", "as", "crops"]
 )
