@@ -17,9 +17,8 @@ from benchmarks import libraries
 from benchmarks.corpus import LIST, write_corpus
 from benchmarks.naive_augmentation import CROP, NaiveAugmentation
 from benchmarks.row import Row, Settings, in_turns, speed_row
-from sslsv.config import DataConfig
 from sslsv.data.lists import Manifest, read_train_lists
-from sslsv.data.section import augmentation_settings
+from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.data.views import ViewMaker
 from sslsv.prepare_data import pack
 

@@ -17,7 +17,7 @@ from sslsv.config import load_config
 from sslsv.data.pipeline import plain_batches, train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
-from sslsv.evaluation.verification import open_trial_sets
+from sslsv.evaluation.trials import open_trial_sets
 from sslsv.models.base import CorpusSize
 
 # Workers, data processes, batches per block, first step.

@@ -13,7 +13,7 @@ from benchmarks.contestants import contestant
 from benchmarks.row import Row, Settings, in_turns, speed_row, time_row
 from sslsv.build import build_model
 from sslsv.config import load_config
-from sslsv.evaluation.embedding_workers import workers
+from sslsv.evaluation.embedding import embedding_by
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
@@ -106,7 +106,7 @@ def _embeddings(settings: Settings) -> Row:
         paths = [str(Path(folder) / name) for name in names]
         with (
             contestant("naive_embedding", has_trainer_environment=False, paths=paths[:few]) as naive,
-            workers(encoder, None, threads) as embed,
+            embedding_by(encoder, None, len(paths), threads, None) as embed,
         ):
             pairs = in_turns(lambda: embed(names, folder), lambda: naive.run(few), settings.pairs)
     return speed_row(

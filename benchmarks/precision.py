@@ -16,7 +16,8 @@ from sslsv.config import Config, load_config
 from sslsv.data.pipeline import plain_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
-from sslsv.evaluation.verification import Embedder, TrialSet, open_trial_sets, verify
+from sslsv.evaluation.trials import TrialSet, open_trial_sets
+from sslsv.evaluation.verification import Embedder, verify
 from sslsv.training.state import TrainingState, build_state
 from sslsv.training.step import take_step
 

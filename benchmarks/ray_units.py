@@ -12,9 +12,9 @@ import numpy as np
 from benchmarks.corpus import LIST, write_corpus
 from benchmarks.data_path import RECIPES
 from benchmarks.extrapolation import Cluster
-from sslsv.config import DataConfig
 from sslsv.data.lists import Manifest, read_train_lists
 from sslsv.data.pipeline import train_batches
+from sslsv.data.section import DataConfig
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 

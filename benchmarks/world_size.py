@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sslsv import registry
+from sslsv.config import OptimizerConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import CorpusSize, Model, Progress
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
-from sslsv.training.optim import OptimizerConfig, build_optimizer
+from sslsv.training.optim import build_optimizer
 
 GLOBAL_BATCH, CROP_SECONDS, STEPS = 16, 0.3, 3
 SIZE = CorpusSize(num_utterances=40, num_speakers=5)

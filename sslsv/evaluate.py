@@ -8,191 +8,241 @@ Exit codes: 0 done, 2 the request can't be met, 130 interrupted.
 
 import argparse
 import contextlib
+import posixpath
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
+from sslsv.evaluation.arguments import add_workers, encoder_parser, load_encoder
 
-from sslsv.config import to_yaml
-from sslsv.data.lists import Manifest
-from sslsv.evaluation.calibration import Calibration, fit_calibration
-from sslsv.evaluation.embeddings import EmbeddingStore, uses_processes
-from sslsv.evaluation.encoder_options import load_encoder
-from sslsv.evaluation.evaluation import Scores, Scoring, evaluate_list
-from sslsv.evaluation.files import (
-    describe_run,
-    keep_calibration,
-    leaks,
-    notes_of,
-    results_text,
-    write_results,
-)
-from sslsv.evaluation.options import check_options, crops_of, parse_arguments, scoring_of
-from sslsv.evaluation.scored_list import ScoredList
-from sslsv.evaluation.scoring_system import Outcome, ScoringSystem, check_same_validation
-from sslsv.evaluation.speaker_encoder import SpeakerEncoder
-from sslsv.evaluation.trial_lists import TrialList, TrialListError, open_list
-from sslsv.evaluation.verification import TrialSet, open_training_side
-from sslsv.runs.environment import describe_environment
-from sslsv.runs.folder import RunFolder, below
+COUNTED = ("trials", "targets", "nontargets", "recordings", "speakers")  # beside these: what was left out
+# Options that change nothing without another one: that one in words, and the test for it.
+PARTNERS: dict[str, tuple[str, Callable[[argparse.Namespace], bool]]] = {
+    "top": ("--norm as", lambda options: options.norm == "as"),
+    "ddof": ("--norm", lambda options: options.norm is not None),
+    "cohort": ("--norm or --centre", lambda options: options.norm is not None or options.centre),
+    "cohort_size": ("--norm or --centre", lambda options: options.norm is not None or options.centre),
+    "crop_seconds": ("--crops", lambda options: options.crops is not None),
+}
+COHORTS = {
+    "utterances": "No labels were used: the cohort is training utterances as they are.",
+    "speakers": "Labels were used: the cohort is means of training speakers, so no result is free of labels.",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line entry; returns the exit code."""
+    """Run the command line; returns the exit code."""
     options = parse_arguments(arguments)
     try:
-        out, lists, notes = run(options)
+        check_options(options)
+        run(options)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; what was embedded completely is kept", file=sys.stderr)
         return 130
-    print(results_text(lists))
-    for note in notes:
-        print(f"note: {note}")
-    print(f"results: {out.location}")
-    print(f"report: {below(out.location, 'report.html')}")
     return 0
 
 
-def run(options: argparse.Namespace) -> tuple[RunFolder, list[ScoredList], list[str]]:
-    """Evaluate as asked and write the results; returns where they are, what they are, and what to know.
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; None where an option was not given and has no default here."""
+    parser = encoder_parser("evaluate", "Verification errors of a run on trial lists.")
+    add = parser.add_argument
+    add("--trials", nargs="+", metavar="LIST", help="`1|0 enrol test` lists (default: the run's test lists)")
+    add("--root", help="folder that paths in these lists are relative to (default: the run's data.root)")
+    add(
+        "--train-root", help="where the training data is now, for calibration and cohort (default: data.root)"
+    )
+    add("--out", help="folder for the results (default: RUN/evaluation)")
+    add("--allow-missing", action="store_true", help="leave out and count trials that can't be scored")
+    add("--crops", type=int, metavar="N", help="embed N evenly spaced crops instead of whole recordings")
+    add("--crop-seconds", type=float, help="length of such a crop (default 4)")
+    add("--norm", choices=["z", "t", "s", "as"], help="normalise scores by those against a cohort")
+    add("--centre", action="store_true", help="subtract the cohort's mean embedding")
+    cohort_help = "training utterances (default), or means of training speakers (uses labels)"
+    add("--cohort", choices=list(COHORTS), help=cohort_help)
+    add("--cohort-size", type=int, help="training utterances (default 1000; of speakers 20 times as many)")
+    add("--top", type=int, help="cohort scores that AS-norm keeps (default 300)")
+    add("--ddof", type=int, choices=[0, 1], help="0: population deviation (default), 1: sample deviation")
+    fuse_help = "other runs whose scores are fused with this one's; best where --checkpoint is a file"
+    add("--fuse", nargs="+", default=[], metavar="RUN", help=fuse_help)
+    add("--no-calibration", action="store_true", help="do not calibrate on the run's validation trials")
+    add("--replicates", type=int, default=1000, help="draws of speakers for the intervals; 0 = no intervals")
+    add_workers(parser)
+    return parser.parse_args(arguments)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option without the one that it belongs to, and for lists that share a name."""
+    for name, (partner, is_there) in PARTNERS.items():
+        if getattr(options, name) is not None and not is_there(options):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is given without {partner} and would change nothing: leave it out")
+    names = Counter(posixpath.basename(name.partition("?")[0]) for name in options.trials or ())
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(
+            f"two lists of --trials have the file name {' and '.join(map(repr, twice))}, under which their "
+            "results are kept: rename one, or name it once"
+        )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluate as asked, write the results and print them.
 
     Raises ValueError or OSError with a sentence; mistakes in lists are found before anything is embedded.
     """
     started = time.monotonic()
-    check_options(options)
-    scoring = scoring_of(options)
-    encoders = [load(options, location) for location in (options.run, *options.fuse)]
+    # These import PyTorch, for which mistakes in the options need not wait.
+    from sslsv.config import to_yaml
+    from sslsv.evaluation.embedding import Crops, EmbeddingStore, embedding_by
+    from sslsv.evaluation.scorer import (
+        Outcome,
+        Scoring,
+        keep_calibration,
+        measure,
+        score,
+        training_side,
+        write_results,
+    )
+    from sslsv.evaluation.trials import TrialListError, open_list
+    from sslsv.reports.evaluation import evaluation_page
+    from sslsv.runs.environment import describe_environment
+    from sslsv.runs.folder import RunFolder, below
+
+    seconds = Crops.seconds if options.crop_seconds is None else options.crop_seconds
+    given = {name: getattr(options, name) for name in ("cohort", "cohort_size", "top", "ddof")}
+    scoring = Scoring(
+        norm=options.norm,
+        is_centred=options.centre,
+        crops=None if options.crops is None else Crops(options.crops, seconds),
+        replicates=options.replicates,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    # A checkpoint file is the first run's; the runs fused with it use their best.
+    is_named = options.checkpoint in ("best", "last", "average")
+    which = [options.checkpoint, *[options.checkpoint if is_named else "best"] * len(options.fuse)]
+    encoders = [
+        load_encoder(options, *pair) for pair in zip((options.run, *options.fuse), which, strict=True)
+    ]
+    if options.train_root:
+        data = replace(encoders[0].config.data, root=options.train_root)
+        encoders = [replace(encoder, config=replace(encoder.config, data=data)) for encoder in encoders]
     config = encoders[0].config
-    names = options.trials or config.evaluation.test
+    names, root = options.trials or config.evaluation.test, options.root or config.data.root
     if not names:
         raise TrialListError(f"{options.run} was trained without test lists; name some with --trials")
-    root = options.root or config.data.root
     lists = [open_list(root, name, is_lenient=options.allow_missing) for name in names]
-    cohort, validation = training_side(encoders, options, scoring)
-    notes = [*notes_of(options, encoders, validation), *leaks(lists, validation, config)]
+    manifest, validation = training_side(
+        encoders,
+        needs_cohort=scoring.num_cohort_utterances > 0,
+        needs_validation=bool(options.fuse) or not options.no_calibration,
+    )
+    notes = list(notes_of(options, encoders, lists, validation))
     outcomes: list[Outcome] = []
     for encoder in encoders:
-        # Of recordings that one encoder could not read, the next ones are not asked.
+        # Recordings that one encoder could not read are not asked of the next.
         asked = [item for item, *_ in outcomes[-1].lists] if outcomes else lists
-        outcomes.append(score_with(encoder, scoring, cohort, validation, asked, options))
-    calibrations, fusion = fit(outcomes, validation, options)
-    scored = [measure(outcomes, place, calibrations, fusion, scoring) for place in range(len(lists))]
-    out = RunFolder.at(options.out or below(encoders[0].run, "evaluation"))
+        count = sum(len(item.trials.paths) for item in asked) + scoring.num_cohort_utterances
+        with embedding_by(encoder, scoring.crops, count, options.workers, options.device) as embed:
+            store = EmbeddingStore(encoder, RunFolder.at(encoder.run), scoring.crops, embed)
+            found = score(
+                encoder, store, scoring, manifest, validation, asked, is_lenient=options.allow_missing
+            )
+        outcomes.append(found)
+    scored, calibration = measure(outcomes, validation, scoring, is_calibrated=not options.no_calibration)
+    described, *fused_with = [
+        {
+            "run": encoder.run,
+            "checkpoint": {"which": one, "files": list(encoder.checkpoints), "steps": list(encoder.steps)},
+            "identity": encoder.identity,
+            "precision": encoder.precision,
+        }
+        for encoder, one in zip(encoders, which, strict=True)
+    ]
     evaluation = {
-        **describe_run(options.checkpoint, encoders[0]),
-        "fused_with": [
-            describe_run(which_of(options, location), other)
-            for location, other in zip(options.fuse, encoders[1:], strict=True)
-        ],
+        **described,
+        "fused_with": fused_with,
         "environment": describe_environment(),
         "settings": to_yaml(config),
         "notes": notes,
         "lists": {item.name: item.summary for item in scored},
         "seconds": time.monotonic() - started,
     }
+    out = RunFolder.at(options.out or below(encoders[0].run, "evaluation"))
     write_results(out, evaluation, scored)
-    if "cosine" in calibrations:
-        keep_calibration(encoders[0], calibrations["cosine"])
-    return out, scored, notes
+    out.write("report.html", evaluation_page(evaluation, scored).encode())
+    if calibration is not None:
+        try:
+            keep_calibration(encoders[0], calibration)
+        except OSError as error:
+            print(f"the calibration is not kept for sslsv.verify: {error}", file=sys.stderr)
+    lines = [line for item in scored for line in results_lines(item.name, item.summary)]
+    print("\n".join([*lines, *[f"note: {note}" for note in notes]]))
+    print(f"results: {out.location}\nreport: {below(out.location, 'report.html')}")
 
 
-def load(options: argparse.Namespace, location: str) -> SpeakerEncoder:
-    """The encoder of a run, with its training data where it is now."""
-    which = which_of(options, location)
-    encoder = load_encoder(options, location, which, device=options.device, precision=options.precision)
-    if not options.train_root:
-        return encoder
-    config = replace(encoder.config, data=replace(encoder.config.data, root=options.train_root))
-    return replace(encoder, config=config)
+def notes_of(options: argparse.Namespace, encoders: Any, lists: Any, validation: Any) -> Iterator[str]:
+    """Yield sentences that a reader of the results needs: how labels were used, what was not whole.
+
+    `encoders` are SpeakerEncoders, `lists` TrialLists, `validation` is a TrialSet or None.
+    """
+    from sslsv.evaluation.trials import count_shared, listed_trials
+
+    config = encoders[0].config
+    for encoder in encoders:
+        yield from encoder.notes
+        if options.checkpoint == "average":
+            steps = ", ".join(map(str, encoder.steps))
+            yield f"The weights of {encoder.run} are the mean of the checkpoints of steps {steps}."
+    if options.fuse:
+        yield f"Fused with {', '.join(options.fuse)}; the weights were fitted to the validation trials."
+    if validation is not None and not options.no_calibration:
+        yield (
+            f"Calibrated on {len(validation.trials)} validation trials of {len(validation.trials.paths)} "
+            "recordings: their labels were used for two numbers, scale and offset."
+        )
+    if options.norm or options.centre:
+        yield COHORTS[options.cohort or "utterances"]
+    if options.crops is not None:
+        centred = "the cosine of the centred mean unit embeddings of the crops"
+        crops = (
+            f"Every recording is {options.crops} evenly spaced crops of {options.crop_seconds or 4:g} seconds"
+        )
+        score = centred if options.centre else "the mean cosine over all pairs of crops"
+        yield f"{crops}; a score is {score}."
+    if validation is None and config.evaluation.validation is not None:
+        with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
+            validation = listed_trials(config.data.root, config.evaluation.validation)
+    for item in lists:
+        if repeated := item.odd.get("repeated_trials"):
+            yield f"{item.name} names a pair again in {repeated} trials; they are scored as listed."
+        if validation is None:
+            continue
+        if shared := count_shared(item.trials, item.root, validation.trials, config.data.root):
+            yield (
+                f"{shared} of the {len(item.trials)} trials of {item.name} are validation trials, which "
+                "choose checkpoint and calibration: its errors are no test results."
+            )
 
 
-def which_of(options: argparse.Namespace, location: str) -> str:
-    """The checkpoint of a run that is asked for; of another run's file there is none in the runs fused."""
-    is_named = options.checkpoint in ("best", "last", "average")
-    return options.checkpoint if is_named or location == options.run else "best"
-
-
-def training_side(
-    encoders: Sequence[SpeakerEncoder], options: argparse.Namespace, scoring: Scoring
-) -> tuple[Manifest | None, TrialSet | None]:
-    """Training utterances for a cohort, and validation trials, each None where nothing needs it."""
-    needs_validation = bool(options.fuse) or not options.no_calibration
-    if not scoring.needs_cohort and not needs_validation:
-        return None, None
-    try:
-        manifest, validation = open_training_side(encoders[0].config)
-        others = [open_training_side(encoder.config)[1] for encoder in encoders[1:]]
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"the run's training data, for calibration or a cohort, can't be used: {error} If it has moved, "
-            "give its folder with --train-root; --no-calibration does without validation trials"
-        ) from error
-    if options.fuse and validation is None:
-        raise ValueError(f"{options.run} has no validation trials to fit a fusion to")
-    for location, encoder, other in zip(options.fuse, encoders[1:], others, strict=True):
-        if validation is not None:
-            check_same_validation(validation, other, encoder.config, location)
-    return manifest if scoring.needs_cohort else None, validation if needs_validation else None
-
-
-def score_with(
-    encoder: SpeakerEncoder,
-    scoring: Scoring,
-    cohort: Manifest | None,
-    validation: TrialSet | None,
-    lists: Sequence[TrialList],
-    options: argparse.Namespace,
-) -> Outcome:
-    """All scores of one encoder; many recordings are embedded by processes that end with it."""
-    crops, embed = crops_of(options), None
-    count = sum(len(item.trials.paths) for item in lists)
-    count += min(scoring.num_cohort_utterances, len(cohort)) if cohort else 0
-    with contextlib.ExitStack() as stack:
-        if uses_processes(count, options.workers, options.device):
-            from sslsv.evaluation.embedding_workers import workers  # Ray takes seconds to import
-
-            embed = stack.enter_context(workers(encoder, crops, options.workers))
-        store = EmbeddingStore(encoder, RunFolder.at(encoder.run), crops, embed)
-        system = ScoringSystem(encoder, store, scoring, cohort)
-        return system.outcome(validation, lists, is_lenient=options.allow_missing)
-
-
-def fit(
-    outcomes: Sequence[Outcome], validation: TrialSet | None, options: argparse.Namespace
-) -> tuple[dict[str, Calibration], Calibration | None]:
-    """Calibrations of the first encoder's scorings, and the fusion of all, from validation trials."""
-    if validation is None:
-        return {}, None
-    each, targets = [outcome.validation for outcome in outcomes], validation.trials.targets
-    wanted = {} if options.no_calibration else each[0]
-    calibrations = {name: fit_calibration(values, targets) for name, values in wanted.items()}
-    return calibrations, fit_calibration(principal(each), targets) if len(each) > 1 else None
-
-
-def principal(scores: Sequence[dict[str, Scores]]) -> Scores:
-    """The principal scores of several encoders, (K, J)."""
-    return np.stack([next(iter(one.values())) for one in scores])
-
-
-def measure(
-    outcomes: Sequence[Outcome],
-    place: int,
-    calibrations: dict[str, Calibration],
-    fusion: Calibration | None,
-    scoring: Scoring,
-) -> ScoredList:
-    """Count the errors of one list, by its place."""
-    item = outcomes[-1].lists[place][0]
-    _, embeddings, scores = outcomes[0].lists[place]
-    llrs = {name: calibration.apply(scores[name]) for name, calibration in calibrations.items()}
-    if fusion is not None:
-        llrs["fused"] = fusion.apply(principal([outcome.lists[place][2] for outcome in outcomes]))
-    return evaluate_list(item.name, item.trials, embeddings, scores, llrs, scoring, item.describe())
+def results_lines(name: str, summary: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a small table for the terminal."""
+    counts = summary["counts"]
+    yield (
+        f"{name}: {counts['trials']} trials ({counts['targets']} target, {counts['nontargets']} nontarget), "
+        f"{counts['recordings']} recordings of {counts['speakers']} speakers"
+    )
+    yield from (f"  {key.replace('_', ' ')}: {counts[key]}" for key in counts if key not in COUNTED)
+    for scoring, table in summary["scorings"].items():
+        yield f"  {scoring}"
+        for metric, values in table.items():
+            form, unit = (".2f", " %") if metric.startswith("eer") else (".4f", "")
+            interval = f" ({values['low']:{form}} to {values['high']:{form}})" if "low" in values else ""
+            yield f"    {metric:<40}{values['value']:{form}}{unit}{interval}"
 
 
 if __name__ == "__main__":

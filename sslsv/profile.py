@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(config: Config, steps: int) -> dict[str, Any]:
     """Return what `training.profile.profile_steps` does, or `{"error": sentence}`."""
     from sslsv.cluster import connect as cluster  # Ray and torch take seconds to import.
-    from sslsv.evaluation.verification import open_trial_sets
+    from sslsv.evaluation.trials import open_trial_sets
     from sslsv.runs.folder import RunFolder
 
     open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.

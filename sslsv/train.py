@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
-from sslsv.config import Config, ConfigError, differences, load_config, read_config, shows_shares, to_yaml
+from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
+from sslsv.settings import ConfigError, differences
 
 # Run folders, PyTorch and Ray take seconds to import: functions do it, once the settings are checked.
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def check_data(config: Config) -> None:
     from sslsv.data.bank import Bank
     from sslsv.data.recordings import open_recordings
     from sslsv.data.stream import Plan
-    from sslsv.evaluation.verification import open_trial_sets
+    from sslsv.evaluation.trials import open_trial_sets
 
     manifest, _, _ = open_trial_sets(config)
     data = config.data

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sslsv.config import Config, to_dict
 from sslsv.data.stream import Plan
-from sslsv.evaluation.verification import open_trial_sets
+from sslsv.evaluation.trials import open_trial_sets
 from sslsv.reports.sweep import write_sweep_report
 from sslsv.runs.folder import RunFolder, absolute, below
 from sslsv.runs.log import wandb_environment, wandb_mode

@@ -1,4 +1,4 @@
-"""Are these recordings of one speaker?  `python -m sslsv.verify RUN ENROLMENT ... TEST`.
+"""Are these recordings of one speaker? `python -m sslsv.verify RUN ENROLMENT ... TEST`.
 
 Prints the cosine and, where an evaluation has left a calibration, the log-likelihood ratio, the probability
 and the decision at a stated operating point.
@@ -8,18 +8,27 @@ Exit codes: 0 compared, 2 the request can't be met.
 
 import argparse
 import math
+import os
 import sys
 from typing import Any
 
-from sslsv.data.audio import AudioError
-from sslsv.evaluation.encoder_options import add_computing_options, add_weights_options, load_encoder
-from sslsv.evaluation.metrics import bayes_threshold
-from sslsv.runs.folder import json_text
+from sslsv.evaluation.arguments import encoder_parser, load_encoder
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line entry; returns the exit code."""
-    options = parse_arguments(arguments)
+    """Run the command line; returns the exit code."""
+    parser = encoder_parser("verify", "Are these recordings of one speaker?")
+    add = parser.add_argument
+    recordings_help = "enrolment recordings of one speaker, then the test one"
+    add("recordings", nargs="+", metavar="FILE", help=recordings_help)
+    add("--p-target", type=float, default=0.01, help="prior probability of the same speaker (default 0.01)")
+    add("--c-miss", type=float, default=1.0, help="cost of rejecting the same speaker (default 1)")
+    add("--c-fa", type=float, default=1.0, help="cost of accepting another speaker (default 1)")
+    add("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    from sslsv.data.audio import AudioError
+    from sslsv.runs.folder import json_text
+
     try:
         result = compare(options)
     except (ValueError, OSError, AudioError) as error:
@@ -29,43 +38,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Arguments of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sslsv.verify", description="Are these recordings of one speaker?"
-    )
-    add = parser.add_argument
-    add_weights_options(parser)
-    add(
-        "recordings", nargs="+", metavar="FILE", help="enrolment recordings of one speaker, then the test one"
-    )
-    add_computing_options(parser)
-    add("--p-target", type=float, default=0.01, help="prior probability of the same speaker (default 0.01)")
-    add("--c-miss", type=float, default=1.0, help="cost of rejecting the same speaker (default 1)")
-    add("--c-fa", type=float, default=1.0, help="cost of accepting another speaker (default 1)")
-    add("--json", action="store_true", help="print JSON")
-    return parser.parse_args(arguments)
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """What the last recording and the others have in common, as plain values.
+    """Compare the last recording with the others; returns plain values.
 
     Raises ValueError, OSError or AudioError with a sentence.
     """
+    from sslsv.evaluation.metrics import bayes_threshold
+
     *enrolment, test = options.recordings
     if not enrolment:
         raise ValueError(f"only {test} is given; name at least one enrolment recording before it")
-    threshold = bayes_threshold(options.p_target, options.c_miss, options.c_fa)
-    encoder = load_encoder(
-        options, options.run, options.checkpoint, device=options.device, precision=options.precision
-    )
+    point = {"p_target": options.p_target, "c_miss": options.c_miss, "c_fa": options.c_fa}
+    threshold = bayes_threshold(**point)
+    if missing := [file for file in options.recordings if not os.path.exists(file)]:
+        raise FileNotFoundError(f"{missing[0]} does not exist")
+    encoder = load_encoder(options, options.run, options.checkpoint)
     found = encoder.compare(enrolment, test, options.p_target)
-    result: dict[str, Any] = {
-        "enrolment": enrolment,
-        "test": test,
-        "checkpoint": list(encoder.checkpoints),
-        "cosine": found.cosine,
-    }
+    checkpoints = list(encoder.checkpoints)
+    result = {"enrolment": enrolment, "test": test, "checkpoint": checkpoints, "cosine": found.cosine}
     if found.llr is None:
         return result
     if len(enrolment) > 1:
@@ -76,18 +66,13 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return result | {
         "llr": found.llr,
         "probability": found.probability,
-        "operating_point": {
-            "p_target": options.p_target,
-            "c_miss": options.c_miss,
-            "c_fa": options.c_fa,
-            "llr_threshold": threshold,
-        },
+        "operating_point": point | {"llr_threshold": threshold},
         "is_same_speaker": found.llr >= threshold,
     }
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """The result for a person."""
+    """Write the result for a person."""
     lines = [f"cosine                 {result['cosine']:.4f}"]
     if "llr" not in result:
         lines.append(
@@ -97,17 +82,14 @@ def in_words(result: dict[str, Any]) -> str:
         return "\n".join(lines)
     llr, point = result["llr"], result["operating_point"]
     verdict = "same speaker" if result["is_same_speaker"] else "different speakers"
-    return "\n".join(
-        [
-            *lines,
-            f"log-likelihood ratio   {llr:.3f}  (natural; {llr / math.log(10):.2f} in powers of ten)",
-            f"probability            {result['probability']:.4f}  of the same speaker, when "
-            f"{point['p_target']:g} of such pairs are",
-            f"decision               {verdict}  (threshold {point['llr_threshold']:.3f}: p_target "
-            f"{point['p_target']:g}, c_miss {point['c_miss']:g}, c_fa {point['c_fa']:g})",
-            *([f"note                   {result['note']}"] if "note" in result else []),
-        ]
-    )
+    lines += [
+        f"log-likelihood ratio   {llr:.3f}  (natural; {llr / math.log(10):.2f} in powers of ten)",
+        f"probability            {result['probability']:.4f}  of the same speaker, when "
+        f"{point['p_target']:g} of such pairs are",
+        f"decision               {verdict}  (threshold {point['llr_threshold']:.3f}: p_target "
+        f"{point['p_target']:g}, c_miss {point['c_miss']:g}, c_fa {point['c_fa']:g})",
+    ]
+    return "\n".join([*lines, *([f"note                   {result['note']}"] if "note" in result else [])])
 
 
 if __name__ == "__main__":

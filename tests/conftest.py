@@ -67,7 +67,8 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
     """The folder of a run with a tiny encoder and three checkpoints, the second the best; do not write into it."""
     import dataclasses
 
-    from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig, to_yaml
+    from sslsv.config import Config, EvaluationConfig, RunConfig, TrainConfig, to_yaml
+    from sslsv.data.section import DataConfig
     from sslsv.encoders.thin_resnet34 import ThinResNet34
     from sslsv.runs.checkpoint import write_checkpoint
     from sslsv.runs.folder import RunFolder

@@ -15,8 +15,9 @@ from typing import Any
 
 from sslsv import train
 from sslsv.cluster import connect as cluster
-from sslsv.cluster.worker import TrainingError, open_training
+from sslsv.cluster.worker import open_training
 from sslsv.ops import distributed
+from sslsv.training.validation import TrainingError
 
 
 def record(job: dict[str, Any]) -> dict[str, Any]:

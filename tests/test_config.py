@@ -6,7 +6,8 @@ import pytest
 
 from sslsv import config as tree
 from sslsv import registry
-from sslsv.config import Config, ConfigError, apply_overrides, load_config
+from sslsv.config import Config, load_config
+from sslsv.settings import ConfigError, apply_overrides
 
 
 def refusal(*overrides: str) -> str:

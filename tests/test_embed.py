@@ -61,19 +61,6 @@ def test_embed__mistakes_are_told_in_a_sentence(small_run, tmp_path, capsys, con
     assert not (tmp_path / out).exists()
 
 
-def test_embed__a_list_of_a_packed_corpus_in_object_storage(
-    small_run, demo_corpus, packed_demo_corpus, object_storage, tmp_path
-):
-    corpus, run = object_storage.upload(packed_demo_corpus), object_storage.upload(small_run)
-    lists = (f"{corpus}/voxceleb2_train_list", str(demo_corpus / "voxceleb2_train_list"))
-    for number, (where, encoder) in enumerate(((corpus, run), (str(demo_corpus), small_run))):
-        arguments = [encoder, lists[number], "--root", where, "--out", str(tmp_path / f"{number}.npz")]
-        assert main(arguments) == 0
-    stored, local = (np.load(tmp_path / f"{number}.npz") for number in (0, 1))
-    assert stored["paths"].tolist() == local["paths"].tolist()
-    assert np.array_equal(stored["embeddings"], local["embeddings"])
-
-
 def test_embed__a_path_may_hold_blanks_and_a_list_any_name_that_is_no_audio_file(
     small_run, demo_corpus, tmp_path, monkeypatch
 ):
@@ -82,7 +69,9 @@ def test_embed__a_path_may_hold_blanks_and_a_list_any_name_that_is_no_audio_file
     for name, path in zip(("one.wav", "two of 2.wav"), paths, strict=True):
         (tmp_path / "my talks" / name).write_bytes((demo_corpus / path).read_bytes())
     (tmp_path / "list.txt").write_text("anna my talks/one.wav\nbert my talks/two of 2.wav\n")
-    monkeypatch.setattr("sslsv.embed.find_audio", lambda _: pytest.fail("walked through the folder"))
+    monkeypatch.setattr(
+        "sslsv.data.audio_files.find_audio_files", lambda _: pytest.fail("walked through the folder")
+    )
     out = tmp_path / "x.npz"
     assert main([small_run, str(tmp_path / "list.txt"), "--root", str(tmp_path), "--out", str(out)]) == 0
     assert np.load(out)["paths"].tolist() == ["my talks/one.wav", "my talks/two of 2.wav"]

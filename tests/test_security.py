@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from sslsv.config import ConfigError, load_config
+from sslsv.config import load_config
 from sslsv.runs.checkpoint import decode_checkpoint
+from sslsv.settings import ConfigError
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
@@ -147,14 +148,14 @@ def test_config__tags_of_python_objects_are_refused(tmp_path: Path) -> None:
 
 
 def test_embeddings__kept_by_a_stranger_are_made_again(tmp_path: Path, small_run: str) -> None:
-    from sslsv.evaluation.embeddings import EmbeddingStore
+    from sslsv.evaluation.embedding import EmbeddingStore, embed_files
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
     from sslsv.runs.folder import RunFolder
 
     encoder, folder = SpeakerEncoder.load(small_run), RunFolder(str(tmp_path), "run")
-    file = EmbeddingStore(encoder, folder).file
+    file = EmbeddingStore(encoder, folder, None, embed_files).file
     buffer, mark = io.BytesIO(), tmp_path / "executed"
     np.savez(buffer, paths=np.array([Bomb(mark)], dtype=object))
     folder.write(file, buffer.getvalue())
-    assert EmbeddingStore(encoder, folder).known == {}
+    assert EmbeddingStore(encoder, folder, None, embed_files).known == {}
     assert not mark.exists()

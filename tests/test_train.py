@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from sslsv import train
-from sslsv.config import Config, DataConfig, EvaluationConfig, RunConfig, TrainConfig
+from sslsv.config import Config, EvaluationConfig, RunConfig, TrainConfig
+from sslsv.data.section import DataConfig
 from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.train import RequestError, check_data, main, parse_arguments, prepare_folder

@@ -1,4 +1,4 @@
-"""How healthy embeddings are, without labels: have they collapsed, how much of the space do they use?
+"""Health of embeddings, without labels: have they collapsed, how much of the space do they use?
 
 Rows are embeddings (N, D), in float32 or float64, of different utterances unless said otherwise; views are
 embeddings (N, Q, D) of Q views of each of N utterances. Results are 0-d tensors on the rows' device: nothing
@@ -17,7 +17,7 @@ from sslsv.evaluation.metrics import eer
 
 
 def feature_std(embeddings: Tensor) -> Tensor:
-    """Mean over dimensions of the standard deviation of L2-normalised rows, times sqrt(D).
+    """Return the mean over dimensions of the standard deviation of unit rows, times sqrt(D).
 
     About 1 when directions are isotropic, 0 when all rows point the same way. Source: Chen and He, CVPR 2021
     (SimSiam, arXiv 2011.10566), section 4.1. The deviation is the biased one, so one row gives 0.
@@ -28,7 +28,7 @@ def feature_std(embeddings: Tensor) -> Tensor:
 
 
 def mean_cosine(embeddings: Tensor) -> Tensor:
-    """Mean cosine over all pairs of different rows: 0 when spread out, 1 when collapsed; needs two rows."""
+    """Return the mean cosine over all pairs of different rows: 0 spread out, 1 collapsed; needs two rows."""
     count = _at_least_two(embeddings)
     rows = F.normalize(embeddings, dim=1)
     # The squared norm of the sum holds every ordered pair, and each row with itself.
@@ -36,23 +36,21 @@ def mean_cosine(embeddings: Tensor) -> Tensor:
 
 
 def effective_rank(embeddings: Tensor, eps: float = 1e-7) -> Tensor:
-    """RankMe: exp of the entropy of the singular values over their sum, between 1 and min(N, D).
+    """Return RankMe, exp of the entropy of the singular values over their sum, between 1 and min(N, D).
 
-    Of the rows as they are, neither centred nor normalised. Compare runs of one method only.
+    Rows are taken as they are, neither centred nor normalised. Compare runs of one method only.
     Source: Garrido et al., ICML 2023 (arXiv 2210.02885), equations 1 and 2, which add eps to each share.
     """
     # A complete decomposition of the thin side costs D^3, once per validation.
-    singular_values = torch.linalg.svdvals(embeddings)
-    shares = singular_values / singular_values.sum().clamp_min(torch.finfo(embeddings.dtype).tiny) + eps
-    return torch.exp(-(shares * shares.log()).sum())
+    return _exp_of_entropy(torch.linalg.svdvals(embeddings), eps)
 
 
 def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
-    """LiDAR: how many directions tell utterances (the classes) apart, beyond how much their views differ.
+    """Return LiDAR: how many directions tell utterances (the classes) apart, beyond their views' differences.
 
     exp of the entropy of the eigenvalues of S_w^-1/2 S_b S_w^-1/2 over their sum, S_b the covariance of the
     utterances' means, S_w that of the views around them: between 1 and min(N - 1, D), so compare equal N
-    only. Noise that is alike in all directions scores high too. Views as they are, not normalised.
+    only. Noise that is alike in all directions scores high too. Views are not normalised.
     Source: Thilak et al., ICLR 2024 (arXiv 2312.04000), section 4. There S_w gets delta * I; here delta is a
     share of the mean variance per dimension, so that the scale of embeddings is irrelevant.
     """
@@ -67,49 +65,11 @@ def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
     factor = torch.linalg.cholesky(within)
     half = torch.linalg.solve_triangular(factor, between, upper=False)
     ratio = torch.linalg.solve_triangular(factor, half.T, upper=False)
-    eigenvalues = torch.linalg.eigvalsh(ratio).clamp_min(0)
-    shares = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(views.dtype).tiny) + eps
-    return torch.exp(-(shares * shares.log()).sum())
-
-
-def alpha_req(embeddings: Tensor, first_rank: int = 3, last_rank: int = 100) -> Tensor:
-    """alpha-ReQ: exponent of the power law rank^-alpha that the eigenvalues of the covariance follow.
-
-    Near 1 is said to be best; 0 is a flat spectrum, large a collapsed one. A line through log eigenvalue over
-    log rank, least squares weighted by 1 / rank (each octave counts alike), of ranks `first_rank` to
-    `last_rank`, but at most half of min(N - 1, D): the tail of a sample's spectrum falls for want of samples.
-    NaN where that leaves fewer than two ranks (N - 1 or D below 8), or when all rows are equal.
-    Source: Agrawal et al., NeurIPS 2022; the weights are those of Stringer et al., Nature 2019.
-    """
-    count, dims = _at_least_two(embeddings), embeddings.shape[1]
-    last_rank = min(last_rank, min(count - 1, dims) // 2)
-    eigenvalues = torch.linalg.svdvals(_centred(embeddings)).square()
-    if last_rank <= first_rank or eigenvalues[0] == 0:
-        return embeddings.new_tensor(torch.nan)
-    # Below the rounding error of the largest, a logarithm would be of noise.
-    eigenvalues = eigenvalues.clamp_min(eigenvalues[0] * torch.finfo(embeddings.dtype).eps)
-    ranks = torch.arange(first_rank, last_rank + 1, dtype=embeddings.dtype, device=embeddings.device)
-    weights = (1 / ranks) / (1 / ranks).sum()
-    x, y = ranks.log(), eigenvalues[first_rank - 1 : last_rank].log()
-    x = x - (weights * x).sum()
-    slope: Tensor = (weights * x * y).sum() / (weights * x * x).sum()
-    return -slope
-
-
-def participation_ratio(embeddings: Tensor) -> Tensor:
-    """Square of the sum of the covariance's eigenvalues over the sum of their squares, between 1 and D.
-
-    A dimension of the cloud that strong directions dominate; 0 when all rows are equal. No decomposition:
-    both sums are norms of the covariance.
-    """
-    _at_least_two(embeddings)
-    covariance = _second_moment(_centred(embeddings))
-    tiny = torch.finfo(embeddings.dtype).tiny
-    return covariance.trace().square() / covariance.square().sum().clamp_min(tiny)
+    return _exp_of_entropy(torch.linalg.eigvalsh(ratio).clamp_min(0), eps)
 
 
 def alignment(embeddings_a: Tensor, embeddings_b: Tensor) -> Tensor:
-    """Mean squared distance of L2-normalised rows i of two views: 0 is best, 2 unrelated, 4 opposite.
+    """Return the mean squared distance of unit rows i of two views: 0 is best, 2 unrelated, 4 opposite.
 
     Source: Wang and Isola, ICML 2020 (arXiv 2005.10242), section 4.1, alpha = 2.
     """
@@ -117,7 +77,7 @@ def alignment(embeddings_a: Tensor, embeddings_b: Tensor) -> Tensor:
 
 
 def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
-    """Log of the mean of exp(-t |x - y|^2) over pairs of L2-normalised rows: lower is more spread out.
+    """Return the log of the mean of exp(-t |x - y|^2) over pairs of unit rows: lower is more spread out.
 
     0 when collapsed; needs two rows, and memory for N * N distances. Source: Wang and Isola, ICML 2020
     (arXiv 2005.10242), section 4.1.
@@ -130,7 +90,7 @@ def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
 
 
 def pseudo_trial_eer(views: Tensor) -> Tensor:
-    """EER in percent of trials made without labels, scored by cosine: 0 is best, 50 chance.
+    """Return the EER in percent of trials made without labels, scored by cosine: 0 is best, 50 chance.
 
     Targets are all pairs of views of one utterance, which therefore should not overlap and be in different
     rooms and noises, else they measure the channel; nontargets are the first view of one utterance and the
@@ -148,19 +108,16 @@ def pseudo_trial_eer(views: Tensor) -> Tensor:
 
 
 def label_free_report(views: Tensor) -> dict[str, float]:
-    """What views (N, Q, D) tell of an encoder without labels, by name; N and Q of 2 or more.
+    """Measure an encoder without labels by views (N, Q, D), N and Q of 2 or more; values by name.
 
-    `rankme` (the effective rank), `alpha_req`, `participation_ratio` and `feature_std` take all views as
-    rows, `uniformity` the first ones; `alignment` is the mean over all pairs of views. In float64, with
-    memory for N * N distances.
+    `rankme` (the effective rank) and `feature_std` take all views as rows, `uniformity` the first ones;
+    `alignment` is the mean over all pairs of views. In float64, with memory for N * N distances.
     """
     views = views.double()
     rows, pairs = views.flatten(0, 1), list(itertools.combinations(range(views.shape[1]), 2))
     values = {
         "rankme": effective_rank(rows),
         "lidar": lidar(views),
-        "alpha_req": alpha_req(rows),
-        "participation_ratio": participation_ratio(rows),
         "alignment": torch.stack([alignment(views[:, a], views[:, b]) for a, b in pairs]).mean(),
         "uniformity": uniformity(views[:, 0]),
         "feature_std": feature_std(rows),
@@ -169,25 +126,24 @@ def label_free_report(views: Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def collapse_report(
-    embeddings: Tensor, other_view: Tensor | None = None, max_rows: int = 4096
-) -> dict[str, float]:
-    """Spread of embeddings as numbers, by name; `alignment` only with another view of the same utterances.
+def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float]:
+    """Measure the spread of embeddings (N, D), values by name.
 
-    Pairwise and spectral values use at most `max_rows` rows, evenly spaced: (N, D) of any size is affordable.
+    Pairwise and spectral values use at most `max_rows` rows, evenly spaced, so that any N is affordable.
     """
-    _at_least_two(embeddings)
-    stride = -(-embeddings.shape[0] // max_rows)
-    some = embeddings[::stride]
+    some = embeddings[:: -(-_at_least_two(embeddings) // max_rows)]
     values = {
         "feature_std": feature_std(embeddings),
         "mean_cosine": mean_cosine(embeddings),
         "effective_rank": effective_rank(some),
         "uniformity": uniformity(some),
     }
-    if other_view is not None:
-        values["alignment"] = alignment(embeddings, other_view)
     return {name: float(value) for name, value in values.items()}
+
+
+def _exp_of_entropy(values: Tensor, eps: float) -> Tensor:
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + eps
+    return torch.exp(-(shares * shares.log()).sum())
 
 
 def _centred(rows: Tensor) -> Tensor:
@@ -201,8 +157,5 @@ def _second_moment(rows: Tensor) -> Tensor:
 
 def _at_least_two(embeddings: Tensor) -> int:
     if embeddings.ndim != 2 or embeddings.shape[0] < 2:
-        raise ValueError(
-            f"Embeddings of shape {tuple(embeddings.shape)} cannot be compared with each other: "
-            "give a matrix (N, D) of at least 2 rows."
-        )
+        raise ValueError(f"Embeddings have shape {tuple(embeddings.shape)}; give (N, D), N of at least 2.")
     return embeddings.shape[0]

@@ -8,102 +8,79 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sslsv.evaluation.scored_list import ScoredList
-
-Counts = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from sslsv.evaluation.metrics import Counts, Floats, Labels
+from sslsv.evaluation.trials import ScoredList
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeakerErrors:
-    """Errors of each speaker at one threshold; a nontarget trial counts for both of its speakers."""
+    """Count the errors of each speaker at one threshold; a nontarget trial counts for both speakers."""
 
-    recordings: Counts  # (S,)
-    targets: Counts  # (S,) trials
-    misses: Counts  # (S,) of them
-    nontargets: Counts  # (S,) trials
-    false_alarms: Counts  # (S,) of them
+    recordings: Counts  # (S,), as all that follow
+    targets: Counts  # trials
+    misses: Counts
+    nontargets: Counts  # trials
+    false_alarms: Counts
 
     @classmethod
     def of(cls, scored: ScoredList, scores: ArrayLike, threshold: float) -> "SpeakerErrors":
-        """Errors when trials are accepted at scores (J,) of at least the threshold."""
-        trials, is_accepted = scored.trials, np.asarray(scores) >= threshold
+        """Count errors when trials are accepted at scores (J,) of at least the threshold."""
+        targets, is_accepted = scored.trials.targets, np.asarray(scores) >= threshold
         size = int(scored.speakers.max(initial=-1)) + 1
-        first, second = scored.speakers[trials.enrol], scored.speakers[trials.test]
+        first, second = scored.speakers[scored.trials.enrol], scored.speakers[scored.trials.test]
 
-        def count(speakers: NDArray[np.int64]) -> Counts:
-            return np.bincount(speakers, minlength=size)
+        def count(*speakers: NDArray[np.int64]) -> Counts:
+            return np.bincount(np.concatenate(speakers), minlength=size)
 
-        is_false_alarm = is_accepted & ~trials.targets
         return cls(
             recordings=count(scored.speakers),
-            targets=count(first[trials.targets]),
-            misses=count(first[trials.targets & ~is_accepted]),
-            nontargets=count(first[~trials.targets]) + count(second[~trials.targets]),
-            false_alarms=count(first[is_false_alarm]) + count(second[is_false_alarm]),
+            targets=count(first[targets]),
+            misses=count(first[targets & ~is_accepted]),
+            nontargets=count(first[~targets], second[~targets]),
+            false_alarms=count(first[~targets & is_accepted], second[~targets & is_accepted]),
         )
 
     @property
     def miss_rates(self) -> Floats:
-        """Share of a speaker's target trials that are rejected (S,); NaN without such trials."""
-        return _rates(self.misses, self.targets)
+        """Return the share of a speaker's target trials that are rejected (S,); NaN without any."""
+        return np.where(self.targets > 0, self.misses / np.maximum(self.targets, 1), np.nan)
 
     @property
     def false_alarm_rates(self) -> Floats:
-        """Share of a speaker's nontarget trials that are accepted (S,); NaN without such trials."""
-        return _rates(self.false_alarms, self.nontargets)
-
-    @property
-    def excess(self) -> Floats:
-        """What a speaker adds to miss rate plus false-alarm rate, beyond an average one with as many trials.
-
-        (S,), sums to 0; a rate over few trials weighs little.
-        """
-        return _excess(self.misses, self.targets) + _excess(self.false_alarms, self.nontargets)
+        """Return the share of a speaker's nontarget trials that are accepted (S,); NaN without any."""
+        return np.where(self.nontargets > 0, self.false_alarms / np.maximum(self.nontargets, 1), np.nan)
 
     def worst(self, count: int) -> Counts:
-        """The speakers with the largest positive excess, the worst first."""
-        order = np.argsort(-self.excess, kind="stable")[:count]
-        return order[self.excess[order] > 0]
+        """Return the speakers that add most to the error rates beyond an average speaker, the worst first.
+
+        An average speaker has as many trials; a rate over few trials weighs little.
+        """
+        excess = np.zeros(len(self.recordings))
+        for errors, trials in ((self.misses, self.targets), (self.false_alarms, self.nontargets)):
+            total = max(int(trials.sum()), 1)
+            excess += (errors - errors.sum() / total * trials) / total
+        order = np.argsort(-excess, kind="stable")[:count]
+        return order[excess[order] > 0]
 
 
-def _rates(errors: Counts, trials: Counts) -> Floats:
-    return np.where(trials > 0, errors / np.maximum(trials, 1), np.nan)
-
-
-def _excess(errors: Counts, trials: Counts) -> Floats:
-    total = max(int(trials.sum()), 1)
-    excess: Floats = (errors - errors.sum() / total * trials) / total
-    return excess
-
-
-def hardest_trials(scores: ArrayLike, targets: NDArray[np.bool_], count: int) -> tuple[Counts, Counts]:
-    """Indices of the target trials of lowest and of the nontarget trials of highest score, hardest first."""
-    values = np.asarray(scores, dtype=np.float64)
-    same, different = np.flatnonzero(targets), np.flatnonzero(~targets)
+def hardest_trials(scores: ArrayLike, targets: Labels, count: int) -> tuple[Counts, Counts]:
+    """Return the indices of the lowest target trials and of the highest nontarget trials, hardest first."""
+    values, same, different = np.asarray(scores), np.flatnonzero(targets), np.flatnonzero(~targets)
     lowest = np.argsort(values[same], kind="stable")[:count]
     highest = np.argsort(-values[different], kind="stable")[:count]
     return same[lowest], different[highest]
 
 
 def speaker_names(paths: Sequence[str], speakers: NDArray[np.int64]) -> list[str]:
-    """A name for each speaker (S,): the folder that all of its recordings share and no other speaker's do.
+    """Name each speaker (S,) by the folder that all of its recordings share and no other speaker's do.
 
     Folders are looked for at one depth, the one that names most speakers; the others are `speaker 12`.
     """
-    count = int(speakers.max(initial=-1)) + 1
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
     found: dict[int, str] = {}
     for depth in range(max(map(len, folders), default=0)):
-        names: dict[int, set[str | None]] = {}
-        for speaker, parts in zip(speakers.tolist(), folders, strict=True):
-            names.setdefault(speaker, set()).add(parts[depth] if depth < len(parts) else None)
-        owners = Counter(name for members in names.values() for name in members)
-        unique = {
-            speaker: name
-            for speaker, members in names.items()
-            if len(members) == 1 and (name := next(iter(members))) is not None and owners[name] == 1
-        }
-        if len(unique) > len(found):
-            found = unique
-    return [found.get(speaker, f"speaker {speaker}") for speaker in range(count)]
+        pairs = {(s, parts[depth : depth + 1]) for s, parts in zip(speakers.tolist(), folders, strict=True)}
+        folders_of, speakers_of = (Counter(pair[side] for pair in pairs) for side in (0, 1))
+        unique = {s: parts[0] for s, parts in pairs if parts and folders_of[s] == speakers_of[parts] == 1}
+        found = unique if len(unique) > len(found) else found
+    return [found.get(speaker, f"speaker {speaker}") for speaker in range(int(speakers.max(initial=-1)) + 1)]

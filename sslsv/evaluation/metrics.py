@@ -1,107 +1,63 @@
 """Metrics of verification scores: float64, tied scores move together, the order of trials is irrelevant.
 
 `scores` (N,) are higher for voices more alike, `targets` (N,) true for same-speaker trials; a trial is
-accepted at a score of at least the threshold. Whoever wants several metrics of the same scores sorts them
-once: `curve = ErrorCurve.of(scores, targets)`, then `curve.eer()`, `curve.min_dcf(0.05)` and so on. All raise
-ValueError, with a sentence, for scores or trials that have no such metric.
+accepted at a score of at least the threshold. For several metrics of the same scores, sort once:
+`curve = ErrorCurve.of(scores, targets)`, then `curve.eer()`, `curve.min_dcf(0.05)` and so on. All raise
+ValueError, with a sentence, for scores or trials without such a metric.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import isotonic_regression
 
-from sslsv.evaluation.error_curve import ErrorCurve, Floats, checked_trials, dcf_weights
-
-__all__ = [
-    "ErrorCurve",
-    "act_dcf",
-    "act_dcf_key",
-    "bayes_threshold",
-    "cllr",
-    "det_curve",
-    "eer",
-    "eer_convex_hull",
-    "eer_threshold",
-    "false_alarm_threshold",
-    "min_cllr",
-    "min_dcf",
-    "min_dcf_key",
-    "min_dcf_threshold",
-]
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Labels = NDArray[np.bool_]
 
 
 def det_curve(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Miss and false-alarm rates at every threshold that tells scores apart: `(p_miss, p_fa, thresholds)`.
-
-    K different scores give K + 1 points by rising threshold, from accept-all (0, 1) to reject-all (1, 0),
-    whose threshold is infinite.
-    """
+    """Return miss rates, false-alarm rates and the thresholds where they change; see `ErrorCurve`."""
     curve = ErrorCurve.of(scores, targets)
     return curve.p_miss, curve.p_fa, curve.thresholds
 
 
 def eer(scores: ArrayLike, targets: ArrayLike) -> float:
-    """Equal error rate in percent: where the linearly interpolated curve has as many misses as false alarms.
-
-    Chance is 50, and so are scores that are all the same. Swapping the labels gives 100 minus the rate.
-    """
+    """Return the equal error rate in percent, `ErrorCurve.eer`."""
     return ErrorCurve.of(scores, targets).eer()
 
 
 def eer_convex_hull(scores: ArrayLike, targets: ArrayLike) -> float:
-    """Equal error rate in percent on the convex hull of the curve, at most `eer` and at most 50.
-
-    The rate that the best mixture of two thresholds reaches (BOSARIS toolkit, arXiv 1304.2865, section 2.6).
-    """
+    """Return the equal error rate in percent on the convex hull, `ErrorCurve.eer_convex_hull`."""
     return ErrorCurve.of(scores, targets).eer_convex_hull()
-
-
-def eer_threshold(scores: ArrayLike, targets: ArrayLike) -> float:
-    """Threshold, one of the scores, where miss and false-alarm rates are closest; of two the lower.
-
-    There is hardly ever one where they are equal: `eer` lies between the two rates at this threshold.
-    """
-    return ErrorCurve.of(scores, targets).eer_threshold()
 
 
 def min_dcf(
     scores: ArrayLike, targets: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> float:
-    """Detection cost at the best threshold over that of accept-all or reject-all, the better: 0 to 1.
-
-    cost = c_miss * p_target * p_miss + c_fa * (1 - p_target) * p_fa (NIST SRE 2016 plan, section 3).
-    """
+    """Return the normalised detection cost at the best threshold, `ErrorCurve.min_dcf`."""
     return ErrorCurve.of(scores, targets).min_dcf(p_target, c_miss, c_fa)
 
 
-def min_dcf_threshold(
-    scores: ArrayLike, targets: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
-) -> float:
-    """Threshold at which the detection cost is `min_dcf`, the lowest of several; infinite for reject-all."""
-    return ErrorCurve.of(scores, targets).min_dcf_threshold(p_target, c_miss, c_fa)
+def min_cllr(scores: ArrayLike, targets: ArrayLike) -> float:
+    """Return the Cllr in bits that no calibration of the scores can go below, `ErrorCurve.min_cllr`."""
+    return ErrorCurve.of(scores, targets).min_cllr()
 
 
-def min_dcf_key(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> str:
-    """Name of a minimum cost in files and tables: `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
-    return f"min_dcf(p_target={p_target:g},c_miss={c_miss:g},c_fa={c_fa:g})"
+def min_dcf_key(p_target: float) -> str:
+    """Return the name of a minimum cost in files and tables: `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
+    return f"min_dcf(p_target={p_target:g},c_miss=1,c_fa=1)"
 
 
-def act_dcf_key(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> str:
-    """Name of an actual cost in files and tables: `act_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
-    return min_dcf_key(p_target, c_miss, c_fa).replace("min", "act", 1)
-
-
-def false_alarm_threshold(scores: ArrayLike, targets: ArrayLike, p_fa: float) -> float:
-    """Lowest threshold, one of the scores, whose false-alarm rate is at most `p_fa` (0 to 1).
-
-    Infinite where even the highest score is a nontarget trial's and too many share it.
-    """
-    return ErrorCurve.of(scores, targets).false_alarm_threshold(p_fa)
+def act_dcf_key(p_target: float) -> str:
+    """Return the name of an actual cost in files and tables: `act_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
+    return f"act_dcf(p_target={p_target:g},c_miss=1,c_fa=1)"
 
 
 def bayes_threshold(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
-    """Log-likelihood ratio from which accepting costs less: ln(c_fa (1 - p_target) / (c_miss p_target))."""
+    """Return the llr from which accepting costs less: ln(c_fa (1 - p_target) / (c_miss p_target))."""
     miss_weight, fa_weight = dcf_weights(p_target, c_miss, c_fa)
     return math.log(fa_weight / miss_weight)
 
@@ -109,7 +65,7 @@ def bayes_threshold(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1
 def act_dcf(
     llrs: ArrayLike, targets: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> float:
-    """Detection cost of decisions at `bayes_threshold`, normalised as `min_dcf`, and never below it.
+    """Return the detection cost of decisions at `bayes_threshold`, normalised as `min_dcf`, never below it.
 
     `llrs` (N,) are natural log-likelihood ratios, infinite ones included; raw cosines are none. Above 1 the
     decisions are worse than accepting or rejecting all.
@@ -122,11 +78,10 @@ def act_dcf(
 
 
 def cllr(llrs: ArrayLike, targets: ArrayLike) -> float:
-    """Cost of log-likelihood ratios over all priors and costs, in bits; 1 for ratios that say nothing (0).
+    """Return the cost of log-likelihood ratios over all priors and costs, in bits; 1 for ratios of 0.
 
     Mean over target trials of log2(1 + exp(-llr)) and over nontargets of log2(1 + exp(llr)), halved (Brümmer
-    and du Preez, Computer Speech and Language 2006). An infinite ratio costs nothing where it is right, and
-    makes the cost infinite where it is wrong.
+    and du Preez, Computer Speech and Language 2006). A wrong infinite ratio makes the cost infinite.
     """
     values, is_target = checked_trials(llrs, targets, is_infinite_allowed=True)
     # log(1 + exp(x)) would overflow.
@@ -135,10 +90,158 @@ def cllr(llrs: ArrayLike, targets: ArrayLike) -> float:
     return float((target_cost + nontarget_cost) / (2 * math.log(2)))
 
 
-def min_cllr(scores: ArrayLike, targets: ArrayLike) -> float:
-    """Cllr in bits, 0 to 1, after the best rising map of these scores to log-likelihood ratios.
+@dataclass(frozen=True)
+class ErrorCurve:
+    """Hold the numbers of misses and false alarms at the thresholds that tell scores apart.
 
-    The map is that of pool-adjacent-violators, fitted on the trials themselves: what no calibration of the
-    same scores can go below (BOSARIS toolkit, arXiv 1304.2865, section 2.5).
+    K different scores give K + 1 points, no two alike, by rising threshold, from accept-all (no misses) to
+    reject-all (no false alarms), whose threshold is infinite. A trial may count several times; counts are
+    whole numbers, so that comparisons are exact.
     """
-    return ErrorCurve.of(scores, targets).min_cllr()
+
+    misses: Counts  # (K + 1,), from 0 to the number of target trials
+    false_alarms: Counts  # (K + 1,), from the number of nontarget trials to 0
+    thresholds: Floats  # (K + 1,)
+
+    @classmethod
+    def of(cls, scores: ArrayLike, targets: ArrayLike) -> "ErrorCurve":
+        """Sort finite scores (N,) with labels (N,), true = same speaker; ValueError for what has no curve."""
+        values, is_target = checked_trials(scores, targets)
+        if np.asarray(scores).dtype == np.float32:  # the same order in half the time
+            values = np.asarray(scores)
+        # Numbers sort several times as fast as an order of them (argsort). So the targets' scores are sorted
+        # apart, and then looked up among all.
+        target_values, values = np.sort(values[is_target]), np.sort(values)
+        # Tied scores have one threshold, before the first of them.
+        firsts = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
+        thresholds = values[firsts]
+        targets_at = np.bincount(np.searchsorted(thresholds, target_values), minlength=len(firsts))
+        misses = np.concatenate(([0], np.cumsum(targets_at, dtype=np.int64)))
+        num_nontargets = len(values) - len(target_values)
+        false_alarms = num_nontargets - (np.append(firsts, len(values)) - misses)
+        return cls(misses, false_alarms, np.append(thresholds.astype(np.float64), np.inf))
+
+    @property
+    def p_miss(self) -> Floats:
+        """Return miss rates (K + 1,), from 0 to 1."""
+        return np.asarray(self.misses / self.misses[-1])
+
+    @property
+    def p_fa(self) -> Floats:
+        """Return false-alarm rates (K + 1,), from 1 to 0."""
+        return np.asarray(self.false_alarms / self.false_alarms[0])
+
+    def eer(self) -> float:
+        """Return the equal error rate in percent: where the linearly interpolated curve has both rates alike.
+
+        Chance is 50, also for scores that are all the same. Swapping the labels gives 100 minus the rate.
+        """
+        return _equal_error_rate(self.p_miss, self.p_fa)
+
+    def eer_convex_hull(self) -> float:
+        """Return the equal error rate in percent on the convex hull of the curve, at most `eer` and 50.
+
+        The best mixture of two thresholds reaches it (BOSARIS toolkit, arXiv 1304.2865, section 2.6).
+        """
+        hull = self._hull()
+        return _equal_error_rate(self.p_miss[hull], self.p_fa[hull])
+
+    def eer_threshold(self) -> float:
+        """Return the threshold, one of the scores, where the two rates are closest; of two the lower."""
+        gaps = self.misses * self.false_alarms[0] - self.false_alarms * self.misses[-1]
+        return float(self.thresholds[np.argmin(np.abs(gaps))])
+
+    def min_dcf(self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
+        """Return the detection cost at the best threshold over that of accept-all or reject-all: 0 to 1.
+
+        cost = c_miss * p_target * p_miss + c_fa * (1 - p_target) * p_fa (NIST SRE 2016 plan, section 3).
+        """
+        return float(self._costs(p_target, c_miss, c_fa).min())
+
+    def min_dcf_threshold(self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
+        """Return the threshold of `min_dcf`, the lowest of several; infinite for reject-all."""
+        return float(self.thresholds[np.argmin(self._costs(p_target, c_miss, c_fa))])
+
+    def min_cllr(self) -> float:
+        """Return the Cllr in bits, 0 to 1, after the best rising map of the scores to log-likelihood ratios.
+
+        The map is that of pool-adjacent-violators, fitted on the trials themselves (arXiv 1304.2865, section
+        2.5). A block of it is an edge of the hull, with the likelihood ratio target / nontarget.
+        """
+        hull = self._hull()
+        target, nontarget = np.diff(self.p_miss[hull]), -np.diff(self.p_fa[hull])
+        total = target + nontarget
+        # x log2(1 + y / x) tends to 0 with x.
+        bits = [x[x > 0] * np.log2(total[x > 0] / x[x > 0]) for x in (target, nontarget)]
+        return float((bits[0].sum() + bits[1].sum()) / 2)
+
+    def _hull(self) -> Counts:
+        """Return the indices of the curve's vertices on its lower convex hull, by rising threshold.
+
+        Isotonic regression of the share of target trials at each threshold merges what lies above the hull.
+        """
+        hits, alarms = np.diff(self.misses), -np.diff(self.false_alarms)
+        blocks = isotonic_regression(
+            hits / (hits + alarms), weights=(hits + alarms).astype(np.float64)
+        ).blocks
+        return np.asarray(blocks, dtype=np.int64)
+
+    def _costs(self, p_target: float, c_miss: float, c_fa: float) -> Floats:
+        miss_weight, fa_weight = dcf_weights(p_target, c_miss, c_fa)
+        return miss_weight * self.p_miss + fa_weight * self.p_fa
+
+
+def dcf_weights(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> tuple[float, float]:
+    """Return the factors of miss and false-alarm rate in the normalised detection cost; the lower one is 1.
+
+    Raises ValueError for a prior or costs that define no cost.
+    """
+    if not 0 < p_target < 1 or not 0 < c_miss < math.inf or not 0 < c_fa < math.inf:
+        raise ValueError(
+            f"p_target {p_target}, c_miss {c_miss} and c_fa {c_fa} define no cost; p_target must be "
+            "between 0 and 1 and both costs above 0."
+        )
+    miss_cost, fa_cost = c_miss * p_target, c_fa * (1 - p_target)
+    trivial_cost = min(miss_cost, fa_cost)  # the cheaper of reject-all and accept-all
+    return miss_cost / trivial_cost, fa_cost / trivial_cost
+
+
+def checked_trials(
+    scores: ArrayLike, targets: ArrayLike, is_infinite_allowed: bool = False
+) -> tuple[Floats, Labels]:
+    """Return scores as float64 (N,) and labels as bool (N,); ValueError for what makes no trials."""
+    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(targets)
+    if values.ndim != 1 or values.shape != labels.shape:
+        raise ValueError(f"scores have shape {values.shape} and targets {labels.shape}; both must be (N,).")
+    is_target = checked_targets(labels)
+    is_wrong = np.isnan(values) if is_infinite_allowed else ~np.isfinite(values)
+    if is_wrong.any():
+        wrong, wanted = np.flatnonzero(is_wrong), "numbers" if is_infinite_allowed else "finite"
+        raise ValueError(
+            f"{len(wrong)} of {len(values)} scores are not {wanted}, the first is number {wrong[0]} "
+            f"({values[wrong[0]]}); look at the embeddings, the model may have diverged."
+        )
+    return values, is_target
+
+
+def checked_targets(targets: ArrayLike) -> Labels:
+    """Return labels as bool (N,); ValueError unless both kinds are among them."""
+    labels = np.asarray(targets)
+    if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
+        raise ValueError("targets hold values other than 0 and 1; give 1 for same-speaker trials only.")
+    is_target = labels.astype(np.bool_)
+    if not is_target.any() or is_target.all():
+        missing = "nontarget (different-speaker)" if is_target.any() else "target (same-speaker)"
+        raise ValueError(
+            f"None of the {is_target.size} trials is a {missing} trial; error rates need both kinds."
+        )
+    return is_target
+
+
+def _equal_error_rate(p_miss: Floats, p_fa: Floats) -> float:
+    # Straight lines between the points cross p_miss = p_fa once.
+    after = int(np.argmax(p_miss >= p_fa))  # never 0: the curve begins at (0, 1)
+    gap_before = p_fa[after - 1] - p_miss[after - 1]
+    gap_after = p_miss[after] - p_fa[after]
+    share = gap_before / (gap_before + gap_after)
+    return float(100 * (p_miss[after - 1] + share * (p_miss[after] - p_miss[after - 1])))

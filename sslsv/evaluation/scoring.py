@@ -1,19 +1,31 @@
-"""Scores of trials from embeddings."""
+"""Scores of trials from embeddings: cosines, and cosines normalised by those with a cohort.
+
+Score normalisation asks how unusual a cosine is, given those of the same recordings with a cohort of others.
+The forms are those of Matejka et al., Interspeech 2017; as-norm is their AS-norm1, where each side has its
+own top scores. The cohort is explicit, so that it is in sight whether it was made with labels. To centre,
+centre embeddings and cohort alike, before scoring.
+"""
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
 
-Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
+Rows = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Kind = Literal["z", "t", "s", "as"]
 
-TILE_ROWS = 512  # of either side of a matrix product, whose scores stay in the cache
-TILE_ELEMENTS = 4_000_000  # values of float32 work space at a time: 16 MB
+TILE_ELEMENTS = 4_000_000  # float32 values of work space at a time: 16 MB
 # A product inside a matrix product is this much cheaper than one whose rows are first gathered from all over.
 GEMM_ADVANTAGE = 64
+# Cosines in float32 are rounded by about 1e-7, so that a smaller deviation is nothing but rounding.
+MIN_DEVIATION = 1e-6
 
 
-def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
-    """Cosine similarity `(T,)` in [-1, 1] of rows `enrol[t]` and `test[t]` of the embeddings `(N, D)`.
+def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Rows:
+    """Return the cosine (T,) in [-1, 1] of rows `enrol[t]` and `test[t]` of the embeddings (N, D).
 
     An embedding of zeros scores 0 with everything. Work space beyond normalised copies of the embeddings is
     bounded. Raises ValueError for indices out of range and embeddings that are not finite.
@@ -22,90 +34,83 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> F
     return np.clip(scores, -1, 1, out=scores)
 
 
-def dot_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
-    """Dot product `(T,)` of rows `enrol[t]` and `test[t]` of the embeddings `(N, D)`, in bounded work space.
-
-    Raises ValueError for indices out of range.
-    """
+def dot_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Rows:
+    """Return the dot product (T,) of rows `enrol[t]` and `test[t]` of the embeddings; as `cosine_scores`."""
     rows = _rows_of(embeddings)
     first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
     if len(first) != len(second):
         raise ValueError(
             f"There are {len(first)} enrol indices but {len(second)} test ones; a trial has both."
         )
-    if not len(first):
-        return np.zeros(0, dtype=np.float32)
-    all_used, all_at = _used_rows(np.concatenate((first, second)), len(rows))
-    firsts, first_at = _used_rows(first, len(rows))
-    seconds, second_at = _used_rows(second, len(rows))
-    # A trial scores the same either way round: for the same recordings on both sides, half the products do.
-    cells = len(firsts) * len(seconds)
-    is_folded = len(all_used) ** 2 < 2 * cells
-    if is_folded:
-        firsts = seconds = all_used
-        one, other = all_at[: len(first)], all_at[len(first) :]
-        first_at, second_at = np.maximum(one, other), np.minimum(one, other)
-        cells = len(all_used) ** 2 // 2
-    if cells > GEMM_ADVANTAGE * len(first):
-        return _sparse(rows, first, second)
-    enrolled = rows[firsts]
-    tested = enrolled if is_folded else rows[seconds]
-    return _dense(enrolled, tested, first_at, second_at)
-
-
-def _rows_of(embeddings: ArrayLike) -> Floats:
-    rows = np.asarray(embeddings, dtype=np.float32)
-    if rows.ndim != 2:
-        raise ValueError(f"embeddings have shape {rows.shape}; they must be (N, D), one row per utterance.")
-    return rows
-
-
-def _used_rows(indices: Rows, num_rows: int) -> tuple[Rows, NDArray[np.int32]]:
-    """The rows that occur, rising, and the place among them of every index; `np.unique` without its sort."""
-    is_used = np.zeros(num_rows, dtype=bool)
-    is_used[indices] = True
-    places = np.cumsum(is_used, dtype=np.int32) - 1
-    return np.flatnonzero(is_used), places[indices]
-
-
-def _dense(
-    enrolled: Floats, tested: Floats, first_at: NDArray[np.int32], second_at: NDArray[np.int32]
-) -> Floats:
-    """Matrix products of tiles of enrolment and test rows, from which the trials are picked."""
-    num_columns = -(-len(tested) // TILE_ROWS)
-    tile = first_at // TILE_ROWS * num_columns + second_at // TILE_ROWS
-    if -(-len(enrolled) // TILE_ROWS) * num_columns <= 2**16:
-        tile = tile.astype(np.uint16)  # sorted by digits: ten times as fast
-    order = np.argsort(tile, kind="stable")  # so that each tile's trials are neighbours
-    cells = (first_at % TILE_ROWS * TILE_ROWS + second_at % TILE_ROWS)[order]
-    products = np.empty((TILE_ROWS, TILE_ROWS), dtype=np.float32)
-    picked = np.empty(len(order), dtype=np.float32)
-    stops = np.cumsum(np.bincount(tile))
-    for number in np.flatnonzero(np.diff(stops, prepend=0)):
-        members = slice(stops[number - 1] if number else 0, stops[number])
-        row, column = divmod(int(number), num_columns)
-        left, right = (
-            side[at * TILE_ROWS : (at + 1) * TILE_ROWS] for side, at in ((enrolled, row), (tested, column))
-        )
-        np.matmul(left, right.T, out=products[: len(left), : len(right)])
-        picked[members] = products.ravel()[cells[members]]
-    scores = np.empty_like(picked)
-    scores[order] = picked
-    return scores
-
-
-def _sparse(rows: Floats, first: Rows, second: Rows) -> Floats:
-    """Dot products of gathered rows, some thousand trials at a time."""
     scores = np.empty(len(first), dtype=np.float32)
-    chunk = max(1, TILE_ELEMENTS // (2 * rows.shape[1]))
-    for start in range(0, len(first), chunk):
-        part = slice(start, start + chunk)
-        scores[part] = np.einsum("td,td->t", rows[first[part]], rows[second[part]])
+    firsts, first_at = np.unique(first, return_inverse=True)
+    seconds, second_at = np.unique(second, return_inverse=True)
+    if len(firsts) * len(seconds) > GEMM_ADVANTAGE * len(first):
+        height = max(1, TILE_ELEMENTS // (2 * rows.shape[1]))
+        for start in range(0, len(first), height):
+            part = slice(start, start + height)
+            scores[part] = np.einsum("td,td->t", rows[first[part]], rows[second[part]])
+        return scores
+    # Blocks of enrolment rows meet all test rows in one matrix product, from which the trials are picked.
+    order = np.argsort(first_at, kind="stable")
+    tested, height = rows[seconds].T, max(1, TILE_ELEMENTS // max(len(seconds), 1))
+    stops = np.searchsorted(first_at[order], np.arange(0, len(firsts) + height, height))
+    for number, start in enumerate(range(0, len(firsts), height)):
+        trials = order[stops[number] : stops[number + 1]]
+        products = rows[firsts[start : start + height]] @ tested
+        scores[trials] = products[first_at[trials] - start, second_at[trials]]
     return scores
 
 
-def unit_rows(rows: Floats) -> Floats:
-    """Rows (N, D) of length 1, float32; zeros stay zeros. Raises ValueError for rows that are not finite."""
+def normalise_scores(
+    kind: Kind,
+    scores: ArrayLike,
+    embeddings: ArrayLike,
+    enrol: ArrayLike,
+    test: ArrayLike,
+    cohort: ArrayLike,
+    top: int | None = 300,
+    ddof: Literal[0, 1] = 0,
+) -> Floats:
+    """Return normalised scores (T,): (score - mean) / deviation of the cosines with the cohort rows (C, D).
+
+    z takes those of the enrolment recording, t those of the test recording, s the mean of both; as is s with
+    each recording's `top` highest cosines only, and s itself where the cohort is no larger or `top` is None.
+    `scores` (T,) are cosines of rows `enrol` and `test` of the embeddings (N, D). The deviation is
+    the population's with `ddof` 0 (as in wespeaker), the sample's with 1. Each recording meets the cohort
+    once, however many trials it is in. Raises ValueError for a cohort of 1 row, or rows all alike.
+    """
+    rows, others, values = _rows_of(embeddings), _rows_of(cohort), np.asarray(scores, dtype=np.float64)
+    first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
+    if rows.shape[1] != others.shape[1] or not values.shape == first.shape == second.shape:
+        raise ValueError(
+            f"embeddings have shape {rows.shape} and the cohort {others.shape}, scores {values.shape}, enrol "
+            f"{first.shape} and test {second.shape}; they must be (N, D), (C, D) and (T,)."
+        )
+    count = len(others) if kind != "as" or top is None else min(top, len(others))
+    if count < 2:
+        raise ValueError(
+            f"The cohort has {len(others)} rows and top is {top}: no deviation can be had from {count}; both "
+            "must be at least 2, better some hundred."
+        )
+    sides = {"z": [first], "t": [second]}.get(kind, [first, second])
+    unit_cohort = unit_rows(others)
+    heard, at = np.unique(np.concatenate(sides), return_inverse=True)
+    mean, deviation = _statistics(unit_rows(rows[heard]), unit_cohort, count, ddof)
+    normalised = [(values - mean[i]) / deviation[i] for i in np.split(at, len(sides))]
+    return np.asarray(sum(normalised) / len(sides), dtype=np.float64)
+
+
+def speaker_cohort(embeddings: ArrayLike, speakers: ArrayLike) -> Rows:
+    """Return a cohort (C, D) of the mean unit embedding of each speaker: it uses labels, `speakers` (N,).
+
+    A result with such a cohort is not self-supervised; say so beside it.
+    """
+    return _means(unit_rows(_rows_of(embeddings)), np.asarray(speakers))
+
+
+def unit_rows(rows: Rows) -> Rows:
+    """Return rows (N, D) of length 1, float32; zeros stay zeros. ValueError for rows that are not finite."""
     largest = np.abs(rows).max(axis=1, keepdims=True)
     if not np.isfinite(largest).all():
         wrong = np.flatnonzero(~np.isfinite(largest[:, 0]))
@@ -119,8 +124,8 @@ def unit_rows(rows: Floats) -> Floats:
     return np.asarray(scaled, dtype=np.float32)
 
 
-def checked_rows(indices: ArrayLike, num_rows: int, name: str, content: str = "embeddings") -> Rows:
-    """Row numbers (T,) as int64, or a ValueError: NumPy would take negative ones from the end."""
+def checked_rows(indices: ArrayLike, num_rows: int, name: str, content: str = "embeddings") -> Indices:
+    """Return row numbers (T,) as int64; ValueError for wrong ones: NumPy takes negative ones from the end."""
     rows = np.asarray(indices)
     if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
         raise ValueError(f"{name} has shape {rows.shape} and type {rows.dtype}; it must be (T,) row numbers.")
@@ -130,3 +135,38 @@ def checked_rows(indices: ArrayLike, num_rows: int, name: str, content: str = "e
             f"they must be from 0 to {num_rows - 1}."
         )
     return rows.astype(np.int64)
+
+
+def _rows_of(embeddings: ArrayLike) -> Rows:
+    rows = np.asarray(embeddings, dtype=np.float32)
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"embeddings have shape {rows.shape}; they must be (N, D), one row per utterance.")
+    return rows
+
+
+def _statistics(unit: Rows, unit_cohort: Rows, count: int, ddof: int) -> tuple[Floats, Floats]:
+    """Return mean and deviation (N,) of each row's `count` highest cosines with the cohort."""
+    mean, deviation = np.empty(len(unit)), np.empty(len(unit))
+    height = max(1, TILE_ELEMENTS // len(unit_cohort))
+    for start in range(0, len(unit), height):
+        part = slice(start, start + height)
+        cosines = unit[part] @ unit_cohort.T
+        if count < len(unit_cohort):
+            cosines.partition(len(unit_cohort) - count, axis=1)
+        highest = cosines[:, len(unit_cohort) - count :]
+        mean[part] = highest.mean(axis=1, dtype=np.float64)
+        deviation[part] = highest.std(axis=1, dtype=np.float64, ddof=ddof)
+    wrong = np.flatnonzero(deviation < MIN_DEVIATION)
+    if len(wrong):
+        raise ValueError(
+            f"{len(wrong)} of {len(unit)} recordings are equally close to all of the {count} cohort rows "
+            "compared; the cohort's rows, or the recordings' embeddings, may be all alike or all zero."
+        )
+    return mean, deviation
+
+
+def _means(unit: Rows, groups: NDArray[np.generic]) -> Rows:
+    """Return the mean row (G, D) of every group."""
+    names, at = np.unique(groups, return_inverse=True)
+    members = coo_array((np.ones(len(at), np.float32), (at, np.arange(len(at)))), shape=(len(names), len(at)))
+    return np.asarray(members.tocsr() @ unit / np.bincount(at)[:, None], dtype=np.float32)

@@ -6,6 +6,7 @@ encoder.compare(["a1.wav", "a2.wav"], "b.wav")       # cosine, log-likelihood ra
 """
 
 import hashlib
+import inspect
 import os
 import posixpath
 from collections.abc import Sequence
@@ -19,10 +20,10 @@ import torch
 
 import sslsv
 from sslsv.build import build_model
-from sslsv.config import Config, ConfigError, read_config
-from sslsv.data.audio import AudioError, read_whole
+from sslsv.config import Config, read_config
+from sslsv.data.audio import read_whole
 from sslsv.evaluation.calibration import Calibration, posterior
-from sslsv.evaluation.verification import Embedder, checked_waveform
+from sslsv.evaluation.verification import Embedder
 from sslsv.models.base import CorpusSize, Model
 from sslsv.runs.checkpoint import (
     FOLDER,
@@ -33,22 +34,24 @@ from sslsv.runs.checkpoint import (
     newest_checkpoints,
     read_checkpoint,
 )
-from sslsv.runs.folder import RunFolder, absolute, open_filesystem
+from sslsv.runs.folder import RunFolder, absolute
+from sslsv.settings import ConfigError
 
 Floats = npt.NDArray[np.float32]
+Recording = str | os.PathLike[str] | Floats
 
 NUM_AVERAGED = 5  # newest checkpoints, where nobody says how many
 CALIBRATION_FILE = "calibration.json"
-# What turns a file into what the weights see: embeddings made by other code are other embeddings.
+# These files and folders turn a file into embeddings: other code makes other embeddings.
 FRONT_END = (
-    *("data/audio.py", "data/wav.py", "data/rounding.py", "data/recordings.py", "data/shards.py"),
-    *("encoders", "modules.py", "models/base.py", "verification.py", "embeddings.py"),
+    *("data/audio.py", "data/recordings.py", "encoders", "ops", "models/base.py"),
+    *("evaluation/verification.py", "evaluation/embedding.py"),
 )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two sides have in common; the last three are None without a calibration."""
+    """Hold how alike two sides are; the last three values are None without a calibration."""
 
     cosine: float  # -1 to 1
     llr: float | None = None  # natural log of P(evidence | same speaker) / P(evidence | different speakers)
@@ -58,15 +61,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SpeakerEncoder:
-    """An encoder with trained weights, and how its scores are read; see the module's first lines."""
+    """Embed and compare recordings with trained weights; see the module's first lines."""
 
     model: Model
     config: Config
     checkpoints: tuple[str, ...]  # file names; several if their weights are averaged
     steps: tuple[int, ...]  # optimizer steps of each
     precision: str  # "fp32", "bf16" or "fp16"
-    calibration: Calibration | None = None  # of cosine scores; written by an evaluation
+    calibration: Calibration | None = None  # from cosines; an evaluation fits and writes it
     run: str = ""  # location of the folder that the weights were found in
+    notes: tuple[str, ...] = ()  # sentences that a user should read, such as "the last one is used"
 
     @classmethod
     def load(
@@ -80,15 +84,17 @@ class SpeakerEncoder:
     ) -> "SpeakerEncoder":
         """Load the weights of a run.
 
-        `location` is a run folder (or URI) or one checkpoint file; `which` is `best` (by validation), `last`,
-        `average` (of the newest `num_averaged` checkpoints that were kept) or a file name. `device` defaults
-        to the GPU, if there is one, `precision` to that of the training. Raises ValueError or
-        FileNotFoundError with a sentence.
+        `location` is a run folder (or URI) or one checkpoint file; `which` is `best` (by validation; the last
+        where nothing was validated), `last`, `average` (of the newest `num_averaged` checkpoints that were
+        kept) or a file name. `device` defaults to the GPU, if there is one, `precision` to that of the
+        training. Raises ValueError or FileNotFoundError with a sentence.
         """
         target = _device(device)
-        folder, found = _read(os.fspath(location), which, num_averaged)
+        folder, found, notes = _read(os.fspath(location), which, num_averaged)
         config = _settings(list(found.values())[-1], folder)
-        model = build_model(config, CorpusSize(*list(found.values())[-1].corpus_size))
+        size = CorpusSize(*list(found.values())[-1].corpus_size)
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
+            model = build_model(config, size)
         try:
             model.load_state_dict(average([checkpoint.model for checkpoint in found.values()]))
         except RuntimeError as error:
@@ -96,82 +102,73 @@ class SpeakerEncoder:
                 f"the weights in {folder.location} do not fit this version's {config.model.name}: "
                 f"{' '.join(str(error).split())[:200]}"
             ) from error
-        # A fifth faster on CPUs that have bf16, and in fp32; the weights are the same.
-        model.to(memory_format=torch.channels_last)
-        encoder = cls(
-            model.to(target).eval(),
-            config,
-            tuple(found),
-            tuple(checkpoint.step for checkpoint in found.values()),
-            _fitting_precision(precision or config.train.precision, target),
-            run=folder.location,
-        )
-        return encoder.with_calibration(folder)
-
-    def with_calibration(self, folder: RunFolder) -> "SpeakerEncoder":
-        """The same encoder with the calibration that an evaluation left in the run folder, if it did."""
+        steps = tuple(checkpoint.step for checkpoint in found.values())
+        precision = precision or config.train.precision
+        if precision == "fp16" and target.type == "cpu":  # a CPU has no fp16 arithmetic
+            precision = "fp32"
+        # This memory format is a fifth faster on CPUs, in fp32 too.
+        model = model.to(memory_format=torch.channels_last).to(target).eval()
+        encoder = cls(model, config, tuple(found), steps, precision, run=folder.location, notes=notes)
         if not folder.has(CALIBRATION_FILE):
-            return self
-        saved = folder.read_json(CALIBRATION_FILE).get(self.identity)
-        if saved is None:
-            return self
-        return replace(self, calibration=Calibration.from_dict(saved["calibration"]))
+            return encoder
+        saved = folder.read_json(CALIBRATION_FILE).get(encoder.identity)
+        return encoder if saved is None else replace(encoder, calibration=Calibration(**saved["calibration"]))
 
     @cached_property
     def identity(self) -> str:
-        """Digest of the weights, the code that computes features from files, and the precision."""
+        """Return a digest of the weights, the code that turns files into embeddings, and the precision."""
         digest = hashlib.sha256(" ".join([*self.checkpoints, self.precision]).encode())
         package = Path(sslsv.__file__).parent
-        for part in FRONT_END:
+        method = Path(inspect.getfile(type(self.model))).relative_to(Path(__file__).parents[1])
+        for part in (*FRONT_END, str(method)):
             for file in sorted((package / part).rglob("*.py")) or [package / part]:
                 digest.update(file.read_bytes())
         return digest.hexdigest()[:16]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return where the weights are."""
         return next(self.model.parameters()).device
 
     @property
+    def network(self) -> torch.nn.Module:
+        """Return the part of the model that makes embeddings, (B, T) -> (B, D)."""
+        return self.model.get_submodule(self.model.embedder)
+
+    @property
     def embedding_dim(self) -> int:
-        """Values per embedding."""
-        return int(self.model.encoder.embedding_dim)  # type: ignore[arg-type]
+        """Return the number of values of an embedding."""
+        return self.model.embedding_dim
 
-    def embedder(self, batch_seconds: float | None = None) -> Embedder:
-        """What embeds many recordings; at most `batch_seconds` of audio at once."""
-        seconds = batch_seconds or self.config.evaluation.batch_seconds
-        return Embedder(self.model, self.device, self.precision, seconds)
+    def embedder(self) -> Embedder:
+        """Return an embedder of many recordings."""
+        return Embedder(self.model, self.device, self.precision, self.config.evaluation.batch_seconds)
 
-    def embed(self, recording: str | os.PathLike[str] | Floats) -> Floats:
-        """Embedding (D,) of an audio file, or of a waveform (T,), float32 of full scale 1 at 16 kHz.
+    def embed(self, recording: Recording) -> Floats:
+        """Embed an audio file, or a waveform (T,), float32 of full scale 1 at 16 kHz, to (D,).
 
-        Raises AudioError for a file that can't be read, ValueError for what is no waveform.
+        Raises AudioError for a file that can't be read, ValueError for an array that is no waveform.
         """
         if isinstance(recording, str | os.PathLike):
             waveform = read_whole(recording)
         else:
-            waveform = checked_waveform(recording)
-        embeddings, bad = self.embedder().embed_recordings(lambda _: waveform, 1)
-        if bad:
-            raise AudioError(bad[0])
-        row: Floats = embeddings[0]
-        return row
+            waveform = np.asarray(recording, dtype=np.float32)
+            if waveform.ndim != 1 or not waveform.size or not np.isfinite(waveform).all():
+                raise ValueError(
+                    f"an array of shape {waveform.shape} is no waveform; it must be (T,), mono at 16 kHz, "
+                    "with at least one sample and none that is not finite"
+                )
+        return self.embedder().embed_recordings(lambda _: waveform, 1)[0][0]  # type: ignore[no-any-return]
 
-    def enrol(self, recordings: Sequence[str | os.PathLike[str] | Floats]) -> Floats:
-        """One unit embedding (D,) for a speaker: the mean direction of those of several recordings."""
+    def enrol(self, recordings: Sequence[Recording]) -> Floats:
+        """Return one unit embedding (D,) of a speaker: the mean direction of several recordings."""
         if isinstance(recordings, str | os.PathLike) or getattr(recordings, "ndim", 2) == 1:
             raise ValueError("one enrolment recording is given by itself; put it into a list: [recording]")
         if not len(recordings):
             raise ValueError("no enrolment recordings are given; a speaker needs at least one")
-        mean = np.mean([_unit(self.embed(recording)) for recording in recordings], axis=0)
-        return _unit(mean)
+        return _unit(np.mean([_unit(self.embed(recording)) for recording in recordings], axis=0))
 
-    def compare(
-        self,
-        enrolment: Sequence[str | os.PathLike[str] | Floats],
-        test: str | os.PathLike[str] | Floats,
-        p_target: float = 0.5,
-    ) -> Comparison:
+    def compare(self, enrolment: Sequence[Recording], test: Recording, p_target: float = 0.5) -> Comparison:
         """Compare one recording with a speaker's enrolment recordings."""
         cosine = float(np.clip(self.enrol(enrolment) @ _unit(self.embed(test)), -1, 1))
         if self.calibration is None:
@@ -181,7 +178,7 @@ class SpeakerEncoder:
 
 
 def folder_of(location: str | os.PathLike[str]) -> RunFolder:
-    """The run folder at a location; of a checkpoint file the one it is in, of a copied one its folder."""
+    """Open the run folder at a location; a checkpoint file's is its run, or the folder it was copied to."""
     path = os.fspath(location)
     if not path.endswith(".pt"):
         return RunFolder.at(path)
@@ -189,28 +186,32 @@ def folder_of(location: str | os.PathLike[str]) -> RunFolder:
     return RunFolder.at(posixpath.dirname(parent) if posixpath.basename(parent) == FOLDER else parent)
 
 
-def _read(location: str, which: str, num_averaged: int) -> tuple[RunFolder, dict[str, Checkpoint]]:
-    """The run's folder and the checkpoints asked for, by file name, oldest first."""
+def _read(
+    location: str, which: str, num_averaged: int
+) -> tuple[RunFolder, dict[str, Checkpoint], tuple[str, ...]]:
+    """Read the checkpoints asked for, by file name, oldest first, with their folder and notes."""
     if which.endswith(".pt") and os.path.isfile(which):
         location = which
-    if location.endswith(".pt"):
-        filesystem, path = open_filesystem(absolute(location))
-        try:
-            with filesystem.open_input_stream(path) as file:
-                content = file.read()
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise FileNotFoundError(f"the checkpoint {location} does not exist") from error
-        name = posixpath.basename(path)
-        return folder_of(location), {name: decode_checkpoint(content, name, location)}
     folder = folder_of(location)
-    if which != "average":
-        names = [find_checkpoint(folder, which)]
-    else:
+    if location.endswith(".pt"):
+        place, name = posixpath.split(absolute(location))
+        if not RunFolder.at(place).has(name):
+            raise FileNotFoundError(f"the checkpoint {location} does not exist")
+        return folder, {name: decode_checkpoint(RunFolder.at(place).read(name), name, location)}, ()
+    last = find_checkpoint(folder, "last")
+    newest = read_checkpoint(folder, last)
+    if which == "last":
+        return folder, {last: newest}, ()
+    if which == "best" and newest.best_step is None:
+        note = f"nothing chose a best checkpoint of {folder.location}: the last, step {newest.step}, is used"
+        return folder, {last: newest}, (note,)
+    if which == "average":
         # The best checkpoint is kept beside the newest ones, however old it is: no neighbour of theirs.
-        newest = read_checkpoint(folder, find_checkpoint(folder, "last"))
         kept = _settings(newest, folder).run.keep_checkpoints
         names = newest_checkpoints(folder, num_averaged, kept)
-    return folder, {name: read_checkpoint(folder, name) for name in names}
+    else:
+        names = [find_checkpoint(folder, which)]
+    return folder, {name: read_checkpoint(folder, name) for name in names}, ()
 
 
 def _settings(checkpoint: Checkpoint, folder: RunFolder) -> Config:
@@ -224,7 +225,6 @@ def _settings(checkpoint: Checkpoint, folder: RunFolder) -> Config:
 
 
 def _device(name: str | None) -> torch.device:
-    """The device of this name, or a ValueError where there is none."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
@@ -233,11 +233,6 @@ def _device(name: str | None) -> torch.device:
             f"the device {name} can't be used here ({str(error).splitlines()[0]}); give cpu, or leave it out"
         ) from error
     return device
-
-
-def _fitting_precision(precision: str, device: torch.device) -> str:
-    """fp16 is for GPUs alone; on a CPU such a run is evaluated in fp32."""
-    return "fp32" if precision == "fp16" and device.type == "cpu" else precision
 
 
 def _unit(row: Floats) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sslsv.evaluation.error_analysis import SpeakerErrors, hardest_trials, speaker_names
 from sslsv.evaluation.metrics import ErrorCurve
-from sslsv.evaluation.scored_list import ScoredList
+from sslsv.evaluation.trials import ScoredList
 from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render
 from sslsv.reports.plots import Floats, det_chart, score_chart
 

@@ -13,7 +13,7 @@ from sslsv.config import Config
 from sslsv.data.pipeline import plain_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
-from sslsv.evaluation.verification import open_trial_sets
+from sslsv.evaluation.trials import open_trial_sets
 from sslsv.search.history import History, Outcome
 from sslsv.search.schedulers import Scheduler
 from sslsv.training.state import build_state, wrap_model

@@ -15,8 +15,9 @@ from sslsv.config import Config, to_dict
 from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
-from sslsv.evaluation.label_free import open_probe
-from sslsv.evaluation.verification import Embedder, open_trial_sets
+from sslsv.evaluation.probe import open_probe
+from sslsv.evaluation.trials import open_trial_sets
+from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
 from sslsv.reports.training import write_report
 from sslsv.runs.checkpoint import CheckpointWriter

@@ -11,15 +11,9 @@ from torch import nn
 
 from sslsv.config import Config, Criterion, is_better
 from sslsv.evaluation.diagnostics import collapse_report
-from sslsv.evaluation.label_free import Probe
-from sslsv.evaluation.verification import (
-    Embedder,
-    TrialSet,
-    Verification,
-    VerificationError,
-    describe_trials,
-    verify,
-)
+from sslsv.evaluation.probe import Probe
+from sslsv.evaluation.trials import TrialSet, describe_trials
+from sslsv.evaluation.verification import Embedder, Verification, VerificationError, verify
 from sslsv.ops import distributed
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.environment import describe_environment

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sslsv.config import DataConfig
 from sslsv.data.audio import AudioError
 from sslsv.data.lists import read_train_lists
 from sslsv.data.pipeline import plain_batches, train_batches
+from sslsv.data.section import DataConfig
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 

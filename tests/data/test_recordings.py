@@ -10,14 +10,13 @@ import pytest
 import soundfile
 from pyarrow import parquet
 
-from sslsv.config import DataConfig
 from sslsv.data import recordings
 from sslsv.data.audio import AudioError, AudioFile
 from sslsv.data.lists import read_train_lists
 from sslsv.data.recordings import Folder, Packed, open_recordings
-from sslsv.data.section import augmentation_settings
+from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.data.views import ViewMaker
-from sslsv.evaluation.trial_lists import open_list
+from sslsv.evaluation.trials import open_list
 from sslsv.prepare_data.pack import pack
 from tests.object_storage import ObjectStorage
 

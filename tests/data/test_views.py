@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.config import DataConfig
 from sslsv.data.audio import AudioError
 from sslsv.data.lists import Manifest, read_train_lists
-from sslsv.data.section import augmentation_settings
+from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 

@@ -114,12 +114,3 @@ def test_eer_convex_hull__is_where_the_blocks_of_isotonic_regression_cross_the_d
         )
         expected = 100 * np.interp(crossing, at, p_miss)
         assert eer_convex_hull(scores, targets) == pytest.approx(expected, abs=1e-9)
-
-
-def test_eer_convex_hull__is_the_error_rate_at_the_worst_prior() -> None:
-    priors = np.linspace(0, 1, 501)[:, None]
-    for scores, targets in score_sets():
-        p_miss, p_fa, _ = det_curve(scores, targets)
-        worst = 100 * (priors * p_miss + (1 - priors) * p_fa).min(axis=1).max()
-        # Near its highest the rate changes by at most 100 times a step of the prior.
-        assert worst - 1e-9 <= eer_convex_hull(scores, targets) <= worst + 0.1

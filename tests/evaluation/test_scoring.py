@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from sslsv.evaluation import scoring
-from sslsv.evaluation.scoring import cosine_scores, dot_scores
+from sslsv.evaluation.scoring import (
+    cosine_scores,
+    dot_scores,
+    normalise_scores,
+    speaker_cohort,
+)
 
 
 def slow_cosines(embeddings: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> list[float]:
@@ -30,7 +35,6 @@ def random_trials(num_rows: int, num_trials: int, dim: int = 24) -> tuple[np.nda
 @pytest.mark.parametrize("num_enrolled", [60, 12], ids=["both sides alike", "few enrolled"])
 def test_cosine_scores__equal_the_definition(monkeypatch, path: str, size: int, num_enrolled: int) -> None:
     monkeypatch.setattr(scoring, "GEMM_ADVANTAGE", 0 if path == "sparse" else 10**9)
-    monkeypatch.setattr(scoring, "TILE_ROWS", size)
     monkeypatch.setattr(scoring, "TILE_ELEMENTS", 8 * size)
     embeddings, enrol, test = random_trials(60, 500)
     enrol %= num_enrolled
@@ -39,45 +43,9 @@ def test_cosine_scores__equal_the_definition(monkeypatch, path: str, size: int, 
     np.testing.assert_allclose(scores, slow_cosines(embeddings, enrol, test), atol=1e-6)
 
 
-def test_cosine_scores__of_many_more_rows_than_a_tile_has(monkeypatch) -> None:
-    monkeypatch.setattr(scoring, "GEMM_ADVANTAGE", 10**9)
-    embeddings, enrol, test = random_trials(9000, 20_000, dim=4)
-    expected = slow_cosines(embeddings, enrol, test)
-    np.testing.assert_allclose(cosine_scores(embeddings, enrol, test), expected, atol=1e-6)
-
-
-def test_cosine_scores__of_the_same_recordings_on_both_sides_take_half_the_products(monkeypatch) -> None:
-    monkeypatch.setattr(scoring, "TILE_ROWS", 10)
-    tiles = []
-    matmul = np.matmul
-    monkeypatch.setattr(np, "matmul", lambda *sides, out: tiles.append(out.size) or matmul(*sides, out=out))
-    embeddings, enrol, test = random_trials(100, 5_000)
-    cosine_scores(embeddings, enrol, test)
-    assert sum(tiles) == 100 * 110 / 2
-    tiles.clear()
-    cosine_scores(embeddings, enrol % 10, test)  # these are a tile of their own
-    assert sum(tiles) == 10 * 100
-
-
-@pytest.mark.parametrize(("num_rows", "is_dense"), [(30, True), (3000, False)])
-def test_cosine_scores__take_the_cheaper_way(monkeypatch, num_rows: int, is_dense: bool) -> None:
-    def forbidden(*arguments: object) -> None:
-        raise AssertionError("the dearer way was taken")
-
-    monkeypatch.setattr(scoring, "_sparse" if is_dense else "_dense", forbidden)
-    cosine_scores(*random_trials(num_rows, 1000))
-
-
 def test_cosine_scores__of_zeros_are_zero() -> None:
     embeddings = np.array([[0, 0], [1, 2], [0, 0]])
     assert cosine_scores(embeddings, [0, 1, 0], [1, 1, 2]).tolist() == pytest.approx([0, 1, 0])
-
-
-def test_cosine_scores__do_not_depend_on_the_length_of_embeddings() -> None:
-    embeddings, enrol, test = random_trials(20, 100)
-    scales = np.logspace(-30, 30, 20, dtype=np.float32)[:, None]
-    scaled = cosine_scores(embeddings * scales, enrol, test)
-    np.testing.assert_allclose(scaled, cosine_scores(embeddings, enrol, test), atol=1e-6)
 
 
 def test_cosine_scores__stay_between_minus_one_and_one() -> None:
@@ -116,14 +84,6 @@ def test_cosine_scores__say_what_is_wrong(embeddings, enrol, test, sentence: str
         cosine_scores(embeddings, enrol, test)
 
 
-def test_cosine_scores__choose_tiles_for_a_million_trials_of_five_thousand_recordings(monkeypatch):
-    """25 trials' worth of cells each: gathering their rows took twice the time of the whole matrix."""
-    monkeypatch.setattr(scoring, "_sparse", lambda *_: pytest.fail("rows were gathered"))
-    rng = np.random.default_rng(3)
-    enrol, test = rng.integers(100, size=(2, 400))
-    cosine_scores(rng.normal(size=(100, 8)), enrol, test)
-
-
 @pytest.mark.parametrize("advantage", [0, 10**9], ids=["sparse", "dense"])
 def test_dot_scores__are_products_without_normalisation_in_bounded_memory(monkeypatch, advantage) -> None:
     monkeypatch.setattr(scoring, "GEMM_ADVANTAGE", advantage)
@@ -135,3 +95,91 @@ def test_dot_scores__are_products_without_normalisation_in_bounded_memory(monkey
     assert peak < 50e6  # the rows of all trials at once would be 205 MB
     expected = [float(embeddings[a] @ embeddings[b]) for a, b in zip(enrol[:99], test[:99], strict=True)]
     np.testing.assert_allclose(scores[:99], expected, atol=1e-3)
+
+
+def on_circle(*degrees: float) -> np.ndarray:
+    angles = np.radians(degrees)
+    return np.stack((np.cos(angles), np.sin(angles)), axis=1)
+
+
+def norm_case(num_rows: int = 30, num_trials: int = 200, size: int = 50) -> tuple[np.ndarray, ...]:
+    generator = np.random.default_rng(0)
+    embeddings, cohort = generator.normal(size=(num_rows, 8)), generator.normal(size=(size, 8))
+    enrol, test = generator.integers(num_rows, size=(2, num_trials))
+    return cosine_scores(embeddings, enrol, test), embeddings, enrol, test, cohort
+
+
+def slow_scores(kind: str, scores, embeddings, enrol, test, cohort, top, ddof: int) -> list[float]:
+    def normalised(score: float, row: np.ndarray) -> float:
+        cosines = sorted(row @ other / np.linalg.norm(row) / np.linalg.norm(other) for other in cohort)
+        highest = cosines[-top:] if kind == "as" and top else cosines
+        return (score - np.mean(highest)) / np.std(highest, ddof=ddof)
+
+    def of_trial(score: float, a: np.ndarray, b: np.ndarray) -> float:
+        sides = {"z": [a], "t": [b]}.get(kind, [a, b])
+        return float(np.mean([normalised(score, row) for row in sides]))
+
+    return [of_trial(s, embeddings[a], embeddings[b]) for s, a, b in zip(scores, enrol, test, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "top", "ddof", "expected"),
+    [("as", 2, 0, -0.245009), ("as", 2, 1, -0.173248), ("s", None, 0, 0.854677), ("as", 4, 0, 0.854677)],
+)
+def test_normalise_scores__has_the_known_values(kind, top, ddof: int, expected: float) -> None:
+    embeddings, cohort = on_circle(0, 30), on_circle(10, 60, 90, 180)
+    raw = embeddings[0] @ embeddings[1]
+    assert raw == pytest.approx(0.866025, abs=5e-7)
+    found = normalise_scores(kind, [raw], embeddings, [0], [1], cohort, top, ddof)
+    # Cosines in float32 over a deviation of 0.04.
+    assert found == pytest.approx([expected], abs=3e-6)
+
+
+@pytest.mark.parametrize("kind", ["z", "t", "s", "as"])
+@pytest.mark.parametrize(("top", "ddof"), [(7, 0), (7, 1), (None, 0), (20, 1)])
+@pytest.mark.parametrize("tile_elements", [60, 4_000_000])
+def test_normalise_scores__equal_the_definition(
+    monkeypatch, kind, top, ddof: int, tile_elements: int
+) -> None:
+    monkeypatch.setattr(scoring, "TILE_ELEMENTS", tile_elements)
+    case = norm_case()
+    found = normalise_scores(kind, *case, top, ddof)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, slow_scores(kind, *case, top, ddof), atol=1e-5)
+
+
+def test_normalise_scores__of_a_cohort_no_larger_than_top_is_s_norm() -> None:
+    case = norm_case()
+    expected = normalise_scores("s", *case)
+    for top in (50, 51, 300, None):
+        np.testing.assert_array_equal(normalise_scores("as", *case, top), expected)
+    assert not np.allclose(normalise_scores("as", *case, 49), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"cohort": on_circle(10)}, "The cohort has 1 rows"),
+        ({"kind": "as", "top": 1}, "top is 1: no deviation"),
+        (
+            {"cohort": on_circle(45, 45, 45)},
+            "2 of 2 recordings are equally close to all of the 3 cohort rows",
+        ),
+        ({"embeddings": np.zeros((2, 2))}, "2 of 2 recordings are equally close"),
+        ({"cohort": np.full((3, 2), np.nan)}, "3 of 3 embeddings are not finite"),
+        ({"cohort": np.ones((3, 5))}, r"embeddings have shape \(2, 2\) and the cohort \(3, 5\)"),
+        ({"scores": [0.1, 0.2]}, r"scores \(2,\)"),
+        ({"test": [2]}, "test has row numbers from 2 to 2"),
+    ],
+)
+def test_normalise_scores__say_what_is_wrong(changes, sentence: str) -> None:
+    case = {"kind": "s", "scores": [0.9], "embeddings": on_circle(0, 30), "enrol": [0], "test": [1]}
+    with pytest.raises(ValueError, match=sentence):
+        normalise_scores(**{**case, "cohort": on_circle(10, 60, 90), **changes})
+
+
+def test_speaker_cohort__has_the_mean_direction_of_each_speaker() -> None:
+    embeddings = np.concatenate((on_circle(10, 30) * [[1], [9]], on_circle(90)))
+    cohort = speaker_cohort(embeddings, ["b", "b", "a"])
+    assert cohort.dtype == np.float32
+    np.testing.assert_allclose(cohort, [[0, 1], on_circle(10, 30).mean(axis=0)], atol=1e-6)

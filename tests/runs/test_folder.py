@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from sslsv import train
-from sslsv.config import ConfigError, load_config
+from sslsv.config import load_config
 from sslsv.runs.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -17,14 +17,8 @@ from sslsv.runs.checkpoint import (
     prune_checkpoints,
     write_checkpoint,
 )
-from sslsv.runs.folder import (
-    RunFolder,
-    absolute,
-    below,
-    check_place,
-    only_command_on,
-    open_filesystem,
-)
+from sslsv.runs.folder import RunFolder, absolute, below, only_command_on, open_filesystem
+from sslsv.settings import ConfigError, check_place
 from tests.conftest import REPOSITORY
 
 

@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not part of
 from benchmarks import gradient_accumulation as accumulation  # noqa: E402
 from benchmarks.world_size import relative_error  # noqa: E402
 from sslsv import registry
-from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig  # noqa: E402
+from sslsv.config import Config, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
 from sslsv.data.pipeline import plain_batches  # noqa: E402
+from sslsv.data.section import DataConfig  # noqa: E402
 from sslsv.encoders.thin_resnet34 import ThinResNet34  # noqa: E402
 from sslsv.models.vibcreg import VIbCReg  # noqa: E402
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint  # noqa: E402

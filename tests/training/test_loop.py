@@ -6,9 +6,17 @@ import math
 import pytest
 import torch
 
-from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
+from sslsv.config import (
+    Config,
+    EvaluationConfig,
+    LabelFreeConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from sslsv.data.pipeline import plain_batches
-from sslsv.data.section import augmentation_settings
+from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.verification import Verification
 from sslsv.models.simclr import SimCLR
@@ -18,8 +26,6 @@ from sslsv.train import prepare_folder
 from sslsv.training import loop as train_loop
 from sslsv.training.interruption import Interrupted
 from sslsv.training.loop import Training
-from sslsv.training.optim import OptimizerConfig
-from sslsv.training.schedules import ScheduleConfig
 from sslsv.training.validation import TrainingError
 
 
@@ -127,7 +133,7 @@ def test_training__without_trials_the_label_free_values_are_logged_and_nothing_i
     assert [record["step"] for record in validated] == [12, 24]
     assert all("eer" not in record and "best_value" not in record for record in validated)
     names = {key.removeprefix("label_free/") for key in validated[0] if key.startswith("label_free/")}
-    assert {"rankme", "lidar", "alpha_req", "alignment", "uniformity", "feature_std", "pseudo_eer"} <= names
+    assert {"rankme", "lidar", "alignment", "uniformity", "feature_std", "pseudo_eer"} <= names
     assert summary["best"] == {}
     assert summary["trial_sets"]["label-free probe"]["utterances"] == 8
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from sslsv.config import CollapseConfig, Config, DataConfig, EvaluationConfig, TrainConfig
+from sslsv.config import CollapseConfig, Config, EvaluationConfig, TrainConfig
+from sslsv.data.section import DataConfig
 from sslsv.ops import distributed
 from sslsv.training.state import TrainingState
 from sslsv.training.validation import (

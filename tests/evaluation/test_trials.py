@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from sslsv.data.lists import Trials
-from sslsv.evaluation.trial_lists import TrialListError, count_shared, drop_recordings, open_list
+from sslsv.evaluation.trials import TrialList, TrialListError, count_shared, open_list
 from tests.evaluation.test_verification import some_trials
 
 
@@ -46,13 +49,13 @@ def test_open_list__lenient_leaves_out_and_counts(root):
     name = write_list(root, "1 a.wav b.wav", "0 a.wav lost.wav", "0 gone.wav c.wav", "0 a.wav d.wav")
     found = open_list(str(root), name, is_lenient=True)
     assert found.trials.paths == ["a.wav", "b.wav", "d.wav"]
-    assert found.left_out == {"missing_recordings": 2, "skipped_trials": 2}
+    assert found.odd == {"missing_recordings": 2, "skipped_trials": 2}
 
 
 def test_open_list__lenient_counts_what_is_missing_wherever_it_stands(root):
     lost = [f"0 lost{i}.wav gone{i}.wav" for i in range(6)]  # more than are looked for at first
     found = open_list(str(root), write_list(root, *lost, "1 a.wav b.wav", "0 a.wav c.wav"), is_lenient=True)
-    assert found.left_out == {"missing_recordings": 12, "skipped_trials": 6} and len(found.trials) == 2
+    assert found.odd == {"missing_recordings": 12, "skipped_trials": 6} and len(found.trials) == 2
     (root / "voxceleb1").mkdir()
     for name in "ef":
         (root / "voxceleb1" / f"{name}.flac").write_bytes(b"x")
@@ -97,12 +100,30 @@ def test_open_list__faulty_trials_are_named_or_left_out_and_counted(root):
         "0 d.wav a.wav",
     ]
     name = write_list(root, *lines)
-    with pytest.raises(ValueError, match=r"line 4.*line 2 repeats line 1.*line 6 contradicts line 5"):
+    with pytest.raises(TrialListError, match=r"line 4.*line 6 contradicts line 5"):
         open_list(str(root), name, is_lenient=False)
     found = open_list(str(root), name, is_lenient=True)
-    assert len(found.trials) == 2 and found.trials.paths == ["a.wav", "b.wav", "c.wav"]
-    counts = {"self_trials": 1, "repeated_trials": 1, "contradicting_trials": 1, "skipped_trials": 4}
-    assert found.left_out == counts
+    assert len(found.trials) == 3 and found.trials.paths == ["a.wav", "b.wav", "c.wav"]
+    counts = {"self_trials": 1, "repeated_trials": 1, "contradicting_trials": 1, "skipped_trials": 3}
+    assert found.odd == counts
+
+
+@pytest.mark.parametrize("is_lenient", [False, True])
+def test_open_list__a_pair_listed_twice_is_counted_and_scored_as_listed(root, is_lenient):
+    name = write_list(root, "1 a.wav b.wav", "1 b.wav a.wav", "0 a.wav c.wav")
+    found = open_list(str(root), name, is_lenient=is_lenient)
+    assert len(found.trials) == 3 and found.odd == {"repeated_trials": 1}
+
+
+def test_open_trial_sets__import_no_torch(demo_corpus):
+    program = (
+        # The settings' module is the settings' own affair.
+        "import sys, types; config = sys.modules['sslsv.config'] = types.ModuleType('config'); "
+        "config.Config = object; from sslsv.evaluation import trials; "
+        f"print(len(trials.listed_trials({str(demo_corpus)!r}, 'trials').trials), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1] == "False"
 
 
 def test_open_list__lenient_still_needs_both_kinds(root):
@@ -119,8 +140,8 @@ def test_open_list__the_prefix_that_voxceleb_leaves_out_is_found_in_line_numbers
         open_list(str(root), name, is_lenient=False)
 
 
-def test_drop_recordings__keeps_the_other_trials_as_they_were():
-    trials = drop_recordings(some_trials(), [1])
+def test_without__keeps_the_other_trials_as_they_were():
+    trials = TrialList("list", "list", "/", some_trials(), {}).without([1], "unreadable_recordings").trials
     assert trials.paths == ["a", "c", "d"]
     kept = [
         (trials.paths[e], trials.paths[t], bool(k))

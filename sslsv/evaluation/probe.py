@@ -22,30 +22,30 @@ from sslsv.evaluation.diagnostics import label_free_report
 from sslsv.evaluation.verification import Embedder, VerificationError
 from sslsv.ops import distributed
 
-_EPOCH = 2**32  # of the probe's random streams; no training gets there, so it draws other crops and rooms
-_MAX_OPENED = 8  # recordings opened per utterance wanted, in search of ones that are long enough
+# No training gets to this epoch, so the probe draws other crops and rooms than any training does.
+PROBE_EPOCH = 2**32
+MAX_OPENED = 8  # recordings opened per utterance wanted, in search of ones that are long enough
 
 
 class Sample(NamedTuple):
-    """Utterances of a probe, and what was met when they were chosen."""
+    """Hold the utterances of a probe, and the faults met when they were chosen."""
 
     utterances: list[int]
-    num_overlapping: int  # of them, too short for crops that do not overlap
+    num_overlapping: int  # utterances too short for crops that do not overlap
     bad_recordings: dict[str, str]  # path: why it can't be read
 
 
 class Probe:
-    """Views of a sample of the training utterances, pure in the settings and the lists.
+    """Measure an encoder by views of a sample of the training utterances, pure in settings and lists.
 
     Each worker draws the views of its share at the first measurement and keeps them, as int16. An utterance
     whose recording can't be opened is replaced, one that turns out unreadable afterwards is left out. All
-    workers must make the probe, and measure, together. Raises ValueError and FileNotFoundError as `ViewMaker`
-    does.
+    workers must make the probe, and measure, together. Raises as `ViewMaker` does.
     """
 
     def __init__(self, manifest: Manifest, config: Config) -> None:
-        settings = config.evaluation.label_free
-        self.num_views, self.crop_seconds = settings.views, settings.crop_seconds
+        probe = config.evaluation.label_free
+        self.num_views, self.crop_seconds = probe.views, probe.crop_seconds
         data = replace(
             config.data,
             crop_overlap="disjoint",
@@ -53,53 +53,51 @@ class Probe:
             max_utterances_per_speaker=None,
             speeds=(1.0,),
             augment=channel_of(config.data.augment),
-            bank_cache_mb=min(config.data.bank_cache_mb, 16),  # used once, but kept as long as the run
+            bank_cache_mb=min(
+                config.data.bank_cache_mb, 16
+            ),  # files are used once, but kept as long as the run
         )
-        views = [("views", settings.views, settings.crop_seconds, False)]
+        views = [("views", probe.views, probe.crop_seconds, False)]
         self.maker = ViewMaker(manifest, views, data, config.seed)
-        enough = settings.views * round(settings.crop_seconds * SAMPLE_RATE)
         sample = Sample([], 0, {})
         if distributed.is_main():
             order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()
             recordings = open_recordings(config.data.root)
-            sample = choose(recordings, manifest.paths, order, settings.utterances, enough)
+            num_samples = probe.views * round(probe.crop_seconds * SAMPLE_RATE)
+            sample = choose(recordings, manifest.paths, order, probe.utterances, num_samples)
         self.sample = distributed.broadcast_object(sample)
         self._views: npt.NDArray[np.int16] | None = None  # (N of this worker, Q, T)
         self._is_read = np.ones(0, dtype=bool)
 
     def measure(self, embedder: Embedder) -> dict[str, float]:
-        """`label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
+        """Return `label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
 
         Raises VerificationError, the same on every worker, when fewer than two utterances can be read or an
         embedding is not finite.
         """
         views = self._embed(embedder, self._draw() if self._views is None else self._views)
         if len(views) < 2:
-            listed = "\n  ".join(self.sample.bad_recordings.values())
             raise VerificationError(
                 f"Label-free values need 2 utterances or more, and {len(views)} of the training utterances "
-                f"looked at can be read:\n  {listed}"
+                f"looked at can be read; see {list(self.sample.bad_recordings.values())[:3]}"
             )
         if not torch.isfinite(views).all():
             raise VerificationError(
                 "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
                 "optimizer.clip_norm."
             )
-        # By one worker: decompositions differ in the last bit between machines, and all must choose alike.
+        # One worker measures: decompositions differ in the last bit between machines, and all choose alike.
         values = label_free_report(views) if distributed.is_main() else {}
         return {f"label_free/{name}": value for name, value in distributed.broadcast_object(values).items()}
 
     def describe(self) -> dict[str, int]:
-        """Counts for the report."""
-        return {
-            "utterances": len(self.sample.utterances),
-            "views": self.num_views,
-            "utterances with overlapping crops": self.sample.num_overlapping,
-        }
+        """Count utterances and views, for the report."""
+        overlapping = {"utterances with overlapping crops": self.sample.num_overlapping}
+        return {"utterances": len(self.sample.utterances), "views": self.num_views, **overlapping}
 
     def _draw(self) -> npt.NDArray[np.int16]:
         mine = np.array(self.sample.utterances, dtype=np.int64)[self._share()]
-        rows = {"sample": mine, "epoch": np.full_like(mine, _EPOCH), "utterance": mine, "partner": mine}
+        rows = {"sample": mine, "epoch": np.full_like(mine, PROBE_EPOCH), "utterance": mine, "partner": mine}
         batch = self.maker.make_batch(rows)
         bad = {int(utterance) for utterance in batch["bad_utterance"] if utterance >= 0}
         reasons = {utterance: self.maker.explain("utterances", utterance) for utterance in sorted(bad)}
@@ -110,9 +108,9 @@ class Probe:
         return self._views
 
     def _embed(self, embedder: Embedder, views: npt.NDArray[np.int16]) -> Tensor:
-        """Embeddings (N, Q, D) of all readable utterances, on the CPU of every worker."""
+        """Return embeddings (N, Q, D) of all readable utterances, on the CPU of every worker."""
         flat = views.reshape(-1, views.shape[-1])
-        dim = int(embedder.model.encoder.embedding_dim)  # type: ignore[arg-type]
+        dim = embedder.model.embedding_dim
         size = max(1, int(embedder.batch_seconds / self.crop_seconds))
         # Ranks count small directions, which bf16 fills with rounding errors: LiDAR would be up to doubled.
         exact = Embedder(embedder.model, embedder.device, "fp32", embedder.batch_seconds)
@@ -128,21 +126,21 @@ class Probe:
 
 
 def open_probe(manifest: Manifest, config: Config) -> Probe | None:
-    """The probe that the settings ask for, of the training manifest; None if they ask for none."""
+    """Make the probe that the settings ask for, from the training manifest; None if they ask for none."""
     return Probe(manifest, config) if config.evaluation.label_free.utterances else None
 
 
 def choose(
     recordings: Recordings, paths: list[str], order: list[int], count: int, enough_samples: int
 ) -> Sample:
-    """The first `count` utterances of an order that have enough samples, else the longest of those opened.
+    """Choose the first `count` utterances of an order that have enough samples, else the longest ones opened.
 
     Utterance i is `paths[i]`. At most 8 `count` are opened; those that can't be are passed over.
     """
     lengths: dict[int, int] = {}
     bad: dict[str, str] = {}
     num_enough = 0
-    for utterance in order[: _MAX_OPENED * count]:
+    for utterance in order[: MAX_OPENED * count]:
         try:
             with recordings.open(paths[utterance]) as recording:
                 lengths[utterance] = min(recording.num_samples, enough_samples)

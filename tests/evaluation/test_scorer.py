@@ -3,10 +3,10 @@ import pytest
 
 from sslsv.data.lists import Trials
 from sslsv.evaluation.calibration import Calibration, fit_calibration
-from sslsv.evaluation.evaluation import Scoring, evaluate_list
+from sslsv.evaluation.embedding import Crops
 from sslsv.evaluation.metrics import ErrorCurve, bayes_threshold
-from sslsv.evaluation.score_norm import normalise_scores
-from sslsv.evaluation.scoring import cosine_scores, unit_rows
+from sslsv.evaluation.scorer import Scoring, evaluate_list
+from sslsv.evaluation.scoring import cosine_scores, normalise_scores, unit_rows
 
 SPEAKERS, RECORDINGS = 30, 6
 
@@ -32,7 +32,7 @@ def moved(rows, length):
     return rows + np.float32(length / np.sqrt(rows.shape[1]))
 
 
-@pytest.mark.parametrize("cohort", ["utterances", "clusters", "speakers"])
+@pytest.mark.parametrize("cohort", ["utterances", "speakers"])
 @pytest.mark.parametrize(
     ("norm", "is_mean_of_crops"), [(None, False), ("as", False), (None, True)], ids=["plain", "as", "crops"]
 )
@@ -43,7 +43,7 @@ def test_scores__centring_takes_a_constant_offset_away(cohort, norm, is_mean_of_
         cohort_size=180 if cohort == "utterances" else SPEAKERS,
         top=20,
         is_centred=True,
-        is_mean_of_crops=is_mean_of_crops,
+        crops=Crops() if is_mean_of_crops else None,
     )
     found = []
     for length in (0, 1000):  # ten times the embeddings' own
@@ -59,7 +59,7 @@ def test_scores__centring_takes_a_constant_offset_away(cohort, norm, is_mean_of_
 
 def test_scores__centred_ones_of_crops_are_cosines():
     trials, (rows, _), (training, speakers) = some_trials(), embeddings_of(1), embeddings_of(2)
-    options = Scoring(is_centred=True, is_mean_of_crops=True, cohort_size=180)
+    options = Scoring(is_centred=True, crops=Crops(), cohort_size=180)
     lengths = np.linspace(0.5, 1, len(rows), dtype=np.float32)[:, None]  # crops that agree more or less
     cohort = options.cohort_of(unit_rows(training), speakers)
     (scores,) = options.scores(unit_rows(rows), trials, cohort).values()

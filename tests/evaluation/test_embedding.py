@@ -5,7 +5,13 @@ import pytest
 import soundfile
 
 from sslsv.data.recordings import open_recordings
-from sslsv.evaluation.embeddings import Crops, EmbeddingStore, embed_files, longest_first
+from sslsv.evaluation.embedding import (
+    Crops,
+    EmbeddingStore,
+    embed_files,
+    embedding_by,
+    longest_first,
+)
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder
 
@@ -66,9 +72,9 @@ def test_store__other_weights_precision_or_crops_have_another_file(small_run, en
         (encoder, Crops(2, 1.0)),
         (encoder, Crops(3, 1.0)),
     ]
-    names = {EmbeddingStore(e, folder, crops).file for e, crops in [(encoder, None), *others]}
+    names = {EmbeddingStore(e, folder, crops, embed_files).file for e, crops in [(encoder, None), *others]}
     assert len(names) == 5
-    assert EmbeddingStore(SpeakerEncoder.load(small_run), folder).file in names
+    assert EmbeddingStore(SpeakerEncoder.load(small_run), folder, None, embed_files).file in names
 
 
 def test_store__unreadable_files_are_named_and_tried_again(encoder, folder, files):
@@ -119,3 +125,22 @@ def test_longest_first__puts_equal_lengths_together_and_unreadable_recordings_la
     (tmp_path / "x.wav").write_text("no audio")
     names = ["a.wav", "x.wav", "b.wav", "c.wav", "missing.wav", "d.wav"]
     assert longest_first(open_recordings(tmp_path), names) == [2, 5, 0, 3, 1, 4]
+
+
+@pytest.mark.slow
+def test_embedding_by__give_every_recording_its_own_row_whatever_order_they_take(
+    tmp_path, small_run, ray_session
+):
+    rng = np.random.default_rng(1)
+    names = [f"{i:02d}.wav" for i in range(40)]
+    for i, name in enumerate(names):
+        samples = 0.1 * rng.standard_normal(5000 + 800 * (i * 7 % 5))
+        soundfile.write(tmp_path / name, samples, 16_000, subtype="PCM_16")
+    (tmp_path / names[5]).write_text("no audio")
+    encoder = SpeakerEncoder.load(small_run)
+    expected, bad = embed_files(encoder, names, str(tmp_path))
+    for count in (2, None):
+        with embedding_by(encoder, None, 10_000, count, None) as embed:
+            rows, bad_too = embed(names, str(tmp_path))
+        assert bad_too == bad and list(bad) == [5]
+        np.testing.assert_allclose(rows, expected, atol=1e-5)

@@ -7,18 +7,19 @@ import pytest
 import soundfile
 import torch
 import torch.multiprocessing
+from sslsv.data.augment import AugmentConfig
 from torch import nn
 
-from sslsv.build import build_model
-from sslsv.config import Config, DataConfig, EvaluationConfig, LabelFreeConfig
+from sslsv.config import Config, EvaluationConfig, LabelFreeConfig
 from sslsv.data.audio import read_whole
 from sslsv.data.lists import Manifest, read_train_lists
 from sslsv.data.recordings import open_recordings
+from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
-from sslsv.evaluation import label_free
-from sslsv.evaluation.label_free import Probe, open_probe
+from sslsv.evaluation import probe as probe_module
+from sslsv.evaluation.probe import Probe, channels
 from sslsv.evaluation.verification import Embedder, VerificationError
-from sslsv.models.base import CorpusSize
+from sslsv.training.state import build_model
 
 LISTS = ("voxceleb2_train_list",)
 
@@ -42,7 +43,7 @@ def manifest_of(config: Config) -> Manifest:
 
 
 def embedder_of(config: Config) -> Embedder:
-    return Embedder(build_model(config, CorpusSize()), torch.device("cpu"), "fp32", batch_seconds=2.0)
+    return Embedder(build_model(config), torch.device("cpu"), "fp32", batch_seconds=2.0)
 
 
 class Listener(nn.Module):
@@ -78,39 +79,6 @@ def test_measure__is_the_same_for_every_probe_and_every_time(config):
     assert other.measure(embedder) != values
 
 
-def test_measure__draws_nothing_from_the_generators_that_training_uses(config):
-    embedder, probe = embedder_of(config), Probe(manifest_of(config), config)
-    embedder.model.train()
-    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    weights = {name: value.clone() for name, value in embedder.model.state_dict().items()}
-    probe.measure(embedder)
-    assert torch.equal(torch_before, torch.get_rng_state())
-    assert (numpy_before == np.random.get_state()[1]).all()
-    assert embedder.model.training
-    assert all(torch.equal(value, weights[name]) for name, value in embedder.model.state_dict().items())
-
-
-def test_measure__of_an_encoder_that_knows_the_utterance_or_nothing(config):
-    manifest = manifest_of(config)
-    heard, probe = heard_by(config, manifest)
-    owners = {tuple(view[:50].tolist()): u for u, views in enumerate(heard) for view in views}
-
-    def oracle(waveforms):
-        numbers = [owners[tuple(waveform[:50].tolist())] for waveform in waveforms]
-        return torch.eye(16)[numbers]
-
-    def measured(hear):
-        return probe.measure(Embedder(Listener(hear, 16), torch.device("cpu"), "fp32", 2.0))
-
-    perfect, collapsed = measured(oracle), measured(lambda x: torch.full((len(x), 16), 0.1))
-    assert (perfect["label_free/pseudo_eer"], collapsed["label_free/pseudo_eer"]) == (0, pytest.approx(50))
-    assert perfect["label_free/lidar"] == pytest.approx(8, rel=1e-3)  # 9 utterances span 8 dimensions
-    assert collapsed["label_free/lidar"] == pytest.approx(1, rel=1e-3)
-    assert collapsed["label_free/rankme"] == pytest.approx(1, rel=1e-3)
-    assert collapsed["label_free/feature_std"] == pytest.approx(0, abs=1e-6)
-    assert (perfect["label_free/alignment"], collapsed["label_free/uniformity"]) == pytest.approx((0, 0))
-
-
 def test_probe__views_are_crops_apart_each_in_a_channel_of_its_own(config):
     manifest = manifest_of(config)
     heard, probe = heard_by(config, manifest)
@@ -119,10 +87,12 @@ def test_probe__views_are_crops_apart_each_in_a_channel_of_its_own(config):
     assert probe.describe() == {"utterances": 9, "views": 3, "utterances with overlapping crops": 0}
 
     # As they are in the file, crops can be found again: where they begin, they must be 8000 samples apart.
-    dry = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=()))
+    dry = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, augment=AugmentConfig(strategy="none"))
+    )
     crops, probe = heard_by(dry, manifest)
     for utterance, views in zip(probe.sample.utterances, crops.double().numpy(), strict=True):
-        whole = read_whole(probe.maker.explain("utterances", utterance)[0]).astype(np.float64)
+        whole = read_whole(probe.maker.path(utterance)).astype(np.float64)
         starts = sorted(best_place(whole, view) for view in views)
         assert min(np.diff(starts)) >= 8000
         assert len({round(float(np.abs(view).max())) for view in views}) == 3  # levels
@@ -140,20 +110,13 @@ def best_place(whole: np.ndarray, view: np.ndarray) -> int:
     return place
 
 
-def test_probe__views_are_not_those_of_training(config):
-    heard, probe = heard_by(config, manifest_of(config))
-    row = {"sample": 0, "epoch": 0} | dict.fromkeys(("utterance", "partner"), probe.sample.utterances[0])
-    trained = probe.maker.make_batch({name: np.array([value]) for name, value in row.items()})
-    assert not np.array_equal(trained["views"][0], heard[0].numpy())
-
-
 def test_choose__prefers_utterances_that_are_long_enough_in_the_given_order(config):
     paths, recordings = manifest_of(config).paths, open_recordings(config.data.root)
     order = list(range(16))
     lengths = [len(recordings.read_whole(path)) for path in paths[:16]]
 
     def choose(count, enough_samples):
-        return label_free.choose(recordings, paths, order, count, enough_samples)
+        return probe_module.choose(recordings, paths, order, count, enough_samples)
 
     enough = sorted(lengths)[8]
     long = [u for u in order if lengths[u] >= enough]
@@ -163,12 +126,6 @@ def test_choose__prefers_utterances_that_are_long_enough_in_the_given_order(conf
     rest = sorted((u for u in order if u not in long), key=lambda u: -lengths[u])
     assert with_short.utterances[len(long) :] == rest[: 10 - len(long)]
     assert choose(1, 10**9).utterances == [int(np.argmax(lengths[:8]))]  # 8 are opened
-
-
-def test_choose__takes_what_there_is(config):
-    """More utterances wanted than the list has."""
-    probe = Probe(manifest_of(config), config_of(config.data.root, utterances=500))
-    assert sorted(probe.sample.utterances) == list(range(len(manifest_of(config))))
 
 
 @pytest.fixture
@@ -189,23 +146,13 @@ def test_measure__leaves_out_and_names_what_cannot_be_read(damaged):
     probe = Probe(manifest, config)
     assert 2 not in probe.sample.utterances and 5 in probe.sample.utterances
     values = probe.measure(embedder_of(config))
-    assert {probe.maker.explain("utterances", u)[0] for u in (2, 5)} == set(probe.sample.bad_recordings)
+    assert {probe.maker.path(u) for u in (2, 5)} == set(probe.sample.bad_recordings)
     assert all(path in why for path, why in probe.sample.bad_recordings.items())
 
     # The cut recording gave no row: the values are those of a list without the two.
     without = manifest.paths[:2] + manifest.paths[3:5] + manifest.paths[6:]
     assert len(without) == probe._embed(embedder_of(config), probe._draw()).shape[0]
     assert np.isfinite(list(values.values())).all()
-
-
-def test_measure__says_so_when_hardly_anything_can_be_read(demo_corpus, tmp_path):
-    root = shutil.copytree(demo_corpus, tmp_path / "damaged")
-    manifest = read_train_lists(root, LISTS)
-    for path in manifest.paths[1:]:
-        (root / path).write_bytes(b"")
-    config = config_of(root)
-    with pytest.raises(VerificationError, match=r"2 utterances or more, and 1 of(.|\n)*is an empty file"):
-        Probe(manifest, config).measure(embedder_of(config))
 
 
 def test_measure__refuses_weights_that_are_no_numbers(config):
@@ -216,9 +163,15 @@ def test_measure__refuses_weights_that_are_no_numbers(config):
         Probe(manifest_of(config), config).measure(embedder)
 
 
-def test_open_probe__of_no_utterances_is_none(config):
-    assert open_probe(manifest_of(config), config_of(config.data.root, utterances=0)) is None
-    assert isinstance(open_probe(manifest_of(config), config), Probe)
+@pytest.mark.parametrize(
+    ("training", "probe"),
+    [("any", "reverb_and_noise"), ("noise_or_reverb", "reverb_and_noise"), ("noise", "noise"), ("reverb", "reverb"), ("none", "none")],
+)  # fmt: skip
+def test_channels__have_the_rooms_and_noises_that_training_has(training, probe):
+    config = channels(AugmentConfig(strategy=training, probability=0.1, gain_db=(-3.0, 3.0)))
+    assert (config.strategy, config.probability, config.gain_db) == (probe, 1.0, (-15.0, 0.0))
+    assert config.noise_kinds == ("noise",)
+    assert channels(AugmentConfig(noise_kinds=("music",))).noise_kinds == ("music",)
 
 
 def _two_ranks(rank: int, folder: str, root: str, expected: dict[str, float]) -> None:

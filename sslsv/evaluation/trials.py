@@ -1,0 +1,267 @@
+"""Trials: lists that are read, trials that are drawn from held-out speakers, and lists that were scored.
+
+Nothing here imports PyTorch, so that a command can check all lists before it does.
+"""
+
+import functools
+import hashlib
+import posixpath
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pyarrow import fs
+
+from sslsv.config import Config
+from sslsv.data.audio import Waveform
+from sslsv.data.channel import ChannelSimulator
+from sslsv.data.lists import (
+    Indices,
+    Manifest,
+    Trials,
+    find_trial_faults,
+    list_lines,
+    list_location,
+    make_trials,
+    open_corpus,
+    read_trials,
+)
+from sslsv.data.recordings import open_recordings
+from sslsv.evaluation.intervals import speakers_from_trials
+from sslsv.runs.folder import absolute, open_filesystem
+
+MAX_NAMED = 5  # recordings or trials that an error names
+NUM_VERSIONS = 2  # versions of each held-out utterance in other channels: enough trials from few speakers
+
+
+class TrialListError(ValueError):
+    """Say which lines of a list can't be scored as they stand, and what to do."""
+
+
+@dataclass(frozen=True)
+class TrialSet:
+    """Trials and how to read their recordings; recording i is `read(i)`, float32 (T,) at 16 kHz."""
+
+    name: str
+    trials: Trials
+    read: Callable[[int], Waveform]
+    is_simulated: bool = False  # else recording i is the file `trials.paths[i]` as it is
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredList:
+    """Hold a trial list with all that was computed for it: an evaluation writes it, a report shows it."""
+
+    name: str  # the file name of the list
+    trials: Trials  # those that could be scored: every recording in them has an embedding
+    speakers: npt.NDArray[np.int64]  # (R,), who speaks in recording i
+    embeddings: npt.NDArray[np.float32]  # (R, D), not normalised
+    # Scores (J,) by the name of the scoring, higher = more alike; the first scoring is the principal one.
+    scores: dict[str, npt.NDArray[np.float64]]
+    summary: dict[str, Any]  # the list's part of evaluation.json
+
+
+def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[TrialSet]]:
+    """Open what the settings train on, validate on (or None) and test on; see `open_training_side`."""
+    manifest, validation = open_training_side(config)
+    return manifest, validation, [listed_trials(config.data.root, name) for name in config.evaluation.test]
+
+
+def open_training_side(config: Config) -> tuple[Manifest, TrialSet | None]:
+    """Open what the settings train on and validate on, if on any trials.
+
+    Validation trials come from `evaluation.validation`, or are drawn from held-out training speakers, which
+    the training manifest returned then lacks. Raises ValueError or FileNotFoundError with a sentence.
+    """
+    evaluation = config.evaluation
+    if evaluation.validation is not None:
+        corpus = open_corpus(config.data, 0, config.seed)
+        return corpus.manifest, listed_trials(config.data.root, evaluation.validation)
+    corpus = open_corpus(config.data, evaluation.held_out_speakers, config.seed)
+    return corpus.manifest, held_out_trials(config, corpus.held_out) if corpus.held_out else None
+
+
+def listed_trials(root: str, name: str) -> TrialSet:
+    """Open the trials of a list file, whose recordings are read as they are; raises as `open_list`."""
+    trials, _ = _read(root, name, is_lenient=False)
+    recordings = open_recordings(root)
+    return TrialSet(Path(name).name, trials, lambda i: recordings.read_whole(trials.paths[i]))
+
+
+def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
+    """Draw trials from held-out training speakers.
+
+    With `held_out_is_shifted` every recording is heard twice, each time in a room, with a noise and at a
+    level of its own, drawn from (seed, recording, version): where a corpus has one session per speaker,
+    trials without it measure the channel.
+    """
+    recordings = open_recordings(config.data.root)
+    if not config.evaluation.held_out_is_shifted:
+        trials = make_trials(held_out, config.seed)
+        return TrialSet("validation", trials, lambda i: recordings.read_whole(trials.paths[i]))
+    trials = make_trials(held_out, config.seed, versions=NUM_VERSIONS)
+    simulator = ChannelSimulator(recordings, config.data, config.seed)
+    # Waveforms of a few recordings stay in memory: a room costs more than the 64 kB of a second.
+    read = functools.lru_cache(maxsize=512)(
+        lambda i: simulator.read(trials.paths[i], int(trials.versions[i]))
+    )
+    return TrialSet("validation", trials, read, is_simulated=True)
+
+
+def describe_trials(trial_set: TrialSet) -> dict[str, int]:
+    """Count trials and recordings, for the report."""
+    trials, targets = len(trial_set.trials), int(trial_set.trials.targets.sum())
+    recordings = len(trial_set.trials.paths)
+    return {"trials": trials, "targets": targets, "nontargets": trials - targets, "recordings": recordings}
+
+
+@dataclass(frozen=True)
+class TrialList:
+    """Hold a trial list that was read: the trials to score, and the counts of what was left out or odd."""
+
+    name: str  # the list's file name
+    file: str  # path or URI
+    root: str  # folder that the recordings are below
+    trials: Trials
+    odd: dict[str, int]  # "missing_recordings", "repeated_trials", "skipped_trials" ...: those above 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return file, checksum and counts, for evaluation.json."""
+        filesystem, path = open_filesystem(self.file)
+        with filesystem.open_input_stream(path) as content:
+            checksum = hashlib.sha256(content.read()).hexdigest()
+        return {"file": self.file, "sha256": checksum, "counts": dict(self.odd)}
+
+    def without(self, bad: Collection[int], reason: str) -> "TrialList":
+        """Leave out the trials of some recordings, which are counted as `reason`.
+
+        Raises TrialListError when no target or no nontarget trial is left.
+        """
+        is_bad = np.zeros(len(self.trials.paths), dtype=bool)
+        is_bad[list(bad)] = True
+        trials, odd = (
+            _kept(self.trials, ~(is_bad[self.trials.enrol] | is_bad[self.trials.test])),
+            dict(self.odd),
+        )
+        odd[reason] = odd.get(reason, 0) + len(bad)
+        odd["skipped_trials"] = odd.get("skipped_trials", 0) + len(self.trials) - len(trials)
+        if trials.targets.all() or not trials.targets.any():
+            raise TrialListError(
+                f"{self.name}: of {len(self.trials)} trials {int(trials.targets.sum())} target and "
+                f"{int((~trials.targets).sum())} nontarget trials can be scored, and both kinds are needed; "
+                "is --root the folder that its paths are relative to?"
+            )
+        return replace(self, trials=trials, odd=odd)
+
+
+def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
+    """Read a list given by its name below `root`, or by a path, with every recording looked for.
+
+    Unless `is_lenient`, a recording that is not there, a recording against itself and a pair with both labels
+    are errors that name lines; else their trials are left out and counted. A pair listed twice is counted,
+    and scored as listed. Raises TrialListError, ValueError or FileNotFoundError.
+    """
+    file = list_location(root, name)
+    if _is_file(name) and not _is_file(file):
+        file = absolute(name)
+    trials, odd = _read(root, file, is_lenient=is_lenient)
+    found = TrialList(posixpath.basename(file.partition("?")[0]), file, root, trials, odd)
+    _check_speakers(found)
+    recordings = open_recordings(root)
+    missing = [i for i, path in enumerate(found.trials.paths) if not recordings.has(path)]
+    if missing and not is_lenient:
+        raise TrialListError(culprits(found, missing, "do not exist"))
+    return found.without(missing, "missing_recordings") if missing else found
+
+
+def culprits(trial_list: TrialList, bad: Collection[int], problem: str) -> str:
+    """Name the first of some recordings in a sentence, with the lines where they stand."""
+    paths = [trial_list.trials.paths[i] for i in sorted(bad)[:MAX_NAMED]]
+    named = ", ".join(f"{path} (line {_line_of(trial_list, path)})" for path in paths)
+    return (
+        f"{len(bad)} of {len(trial_list.trials.paths)} recordings of {trial_list.file} {problem}: {named}"
+        f"{', ...' if len(bad) > MAX_NAMED else ''}; correct the list, give the right --root, or leave their "
+        "trials out with --allow-missing"
+    )
+
+
+def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:
+    """Count the trials that compare two recordings that others compare too, either way round.
+
+    Recordings are the same where their paths below the two folders are.
+    """
+    root, other_root = (f"{absolute(folder).rstrip('/')}/" for folder in (root, other_root))
+    number_of: dict[str, int] = {}
+    other_at = [number_of.setdefault(p.removeprefix(other_root), len(number_of)) for p in others.paths]
+    at = [number_of.get(path.removeprefix(root), -1) for path in trials.paths]
+
+    def pairs(recordings: list[int], of: Trials) -> Indices:
+        first, second = np.array(recordings)[of.enrol], np.array(recordings)[of.test]
+        low = np.minimum(first, second)
+        return np.where(low < 0, -1, low * len(number_of) + np.maximum(first, second))
+
+    return int(np.isin(pairs(at, trials), pairs(other_at, others)).sum())
+
+
+def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, int]]:
+    trials = read_trials(root, file, is_strict=False)
+    faults = find_trial_faults(trials)
+    wrong = replace(faults, repeated=faults.repeated[:0])
+    if wrong and not is_lenient:
+        raise TrialListError(
+            f"{file} has faulty trials: {wrong.describe(root, file)}; remove these lines, or take the list "
+            f"that `python -m sslsv.prepare_data check {file} --root {root}` writes"
+        )
+    low, high = np.minimum(trials.enrol, trials.test), np.maximum(trials.enrol, trials.test)
+    pairs = low * len(trials.paths) + high
+    is_wrong = np.isin(pairs, pairs[faults.contradicting[:, 0]]) | (low == high)
+    odd = {
+        "self_trials": len(faults.self_trials),
+        "repeated_trials": len(faults.repeated),
+        "contradicting_trials": len(faults.contradicting),
+        "skipped_trials": int(is_wrong.sum()),
+    }
+    trials = _kept(trials, ~is_wrong) if wrong else trials
+    return trials, {kind: count for kind, count in odd.items() if count}
+
+
+def _check_speakers(trial_list: TrialList) -> None:
+    """Raise TrialListError, naming lines, for a nontarget trial of what target trials say is one speaker.
+
+    Where `a b` and `b c` are target trials, `a c` is one too.
+    """
+    trials = trial_list.trials
+    _, wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
+    pairs = [(trials.paths[trials.enrol[i]], trials.paths[trials.test[i]]) for i in wrong[:MAX_NAMED]]
+    if pairs:
+        named = ", ".join(f"line {_line_of(trial_list, *pair)} ({' '.join(pair)})" for pair in pairs)
+        raise TrialListError(
+            f"{len(wrong)} nontarget trials of {trial_list.file} compare recordings that target trials, "
+            f"through others, say are one speaker's: {named}{', ...' if len(wrong) > MAX_NAMED else ''}; "
+            "correct the labels"
+        )
+
+
+def _line_of(trial_list: TrialList, *paths: str) -> int | str:
+    # The list may leave out the first folder of its paths.
+    for number, line in list_lines(trial_list.file, trial_list.file):
+        fields = line.split()
+        if all(path in fields or path.partition("/")[2] in fields for path in paths):
+            return number
+    return "?"
+
+
+def _is_file(place: str) -> bool:
+    filesystem, path = open_filesystem(absolute(place))
+    return bool(filesystem.get_file_info(path).type == fs.FileType.File)
+
+
+def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:
+    # Recordings that no trial needs any more go too.
+    used, places = np.unique(np.stack([trials.enrol[is_kept], trials.test[is_kept]]), return_inverse=True)
+    enrol, test = places.reshape(2, -1).astype(np.int64)
+    paths, versions = [trials.paths[i] for i in used], trials.versions[used]
+    return Trials(paths=paths, enrol=enrol, test=test, targets=trials.targets[is_kept], versions=versions)

@@ -1,0 +1,180 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from sslsv.encoders.features import LogMel
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.evaluation.export import (
+    ConvolutionalLogMel,
+    load_encoder,
+    lowest_cosine,
+    open_onnx,
+    read_facts,
+    require_onnx,
+    save_encoder,
+    save_onnx,
+    traceable,
+)
+
+TINY = ThinResNet34.Config(width=2, embedding_dim=8)
+SETTINGS = {
+    "default": TINY,
+    "mean": replace(TINY, pooling="mean"),
+    "stats": replace(TINY, pooling="stats"),
+    "attentive_mean": replace(TINY, pooling="attentive_mean"),
+    "3x3": replace(TINY, stem="3x3", pre_emphasis=0.97, num_mels=30),
+    "else": replace(
+        TINY,
+        pooling="asp",
+        stem_time_stride=2,
+        last_stride=2,
+        has_squeeze_excitation=False,
+        embedding_batchnorm=True,
+    ),
+}
+
+
+def trained_encoder(config):
+    """An encoder whose running statistics are not those of a new one."""
+    torch.manual_seed(5)
+    encoder = ThinResNet34(config).train()
+    with torch.no_grad():
+        for _ in range(20):
+            encoder(torch.randn(8, 8000) / 10)
+    return encoder.eval()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(path, trained_encoder(TINY), {"model": "simclr", "step": "12"})
+    return path
+
+
+@pytest.mark.parametrize("config", [TINY, SETTINGS["else"]], ids=["default", "else"])
+def test_load_encoder__embeddings_are_equal_bit_for_bit(tmp_path, config):
+    encoder = trained_encoder(config).to(memory_format=torch.channels_last)
+    save_encoder(tmp_path / "e.safetensors", encoder, {})
+    before = torch.get_rng_state()
+    loaded = load_encoder(tmp_path / "e.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not loaded.training and loaded.config == config
+    waveforms = torch.randn(3, 9000)
+    with torch.no_grad():
+        assert torch.equal(loaded(waveforms), encoder(waveforms))
+    assert lowest_cosine(encoder, tmp_path / "e.safetensors", is_onnx=False) == pytest.approx(1, abs=1e-9)
+
+
+def test_read_facts__what_was_given_and_what_the_encoder_is(file):
+    facts = read_facts(file)
+    assert facts.pop("encoder").startswith('{"name": "thin_resnet34", "num_mels": 40')
+    told = {"model": "simclr", "step": "12"}
+    assert facts == told | {"format": "sslsv encoder 1", "sample_rate": "16000", "embedding_dim": "8"}
+
+
+def test_load_encoder__imports_nothing_of_the_training(file):
+    program = (
+        "import sys; from sslsv.evaluation.export import load_encoder; "
+        f"load_encoder({str(file)!r}); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert {"torch", "safetensors", "sslsv.encoders.thin_resnet34"} <= imported
+    assert not imported & {"ray", "yaml", "pyarrow", "wandb", "onnx", "onnxruntime", "matplotlib"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "theirs", "unknown", "absent"])
+def test_load_encoder__a_file_that_is_none_is_refused_in_a_sentence(file, monkeypatch, damage):
+    sentence, content = r"encoder\.safetensors is damaged, or no safetensors file", file.read_bytes()
+    if damage == "theirs":
+        safetensors.torch.save_file({"weight": torch.zeros(3)}, file)
+        sentence = "its format is None, not 'sslsv encoder 1'; give a file that"
+    elif damage == "unknown":
+        monkeypatch.setattr(registry, "names", lambda package: ["another"])
+        sentence = "this version of sslsv can't build .*export it again"
+    elif damage == "absent":
+        file.unlink()
+        sentence = r"there is no file .*encoder\.safetensors"
+    else:
+        file.write_bytes({"cut": content[:-100], "empty": b"", "foreign": b"RIFF and so on"}[damage])
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        load_encoder(file)
+
+
+def test_save_encoder__leaves_nothing_behind_when_it_cannot_write(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        save_encoder(tmp_path / "taken", trained_encoder(TINY), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("features", [LogMel(), LogMel(80, pre_emphasis=0.97)], ids=["plain", "emphasis"])
+@pytest.mark.parametrize("samples", [257, 400, 4799, 16000])
+def test_convolutional_log_mel__equals_log_mel(features, samples):
+    torch.manual_seed(0)
+    time = torch.arange(samples) / 16000
+    waveforms = torch.stack([torch.randn(samples) / 10, torch.sin(2000 * time) / 2, torch.zeros(samples)])
+    expected = features(waveforms)
+    torch.testing.assert_close(ConvolutionalLogMel(features)(waveforms), expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+def test_traceable__equals_the_encoder_and_leaves_it_alone(config):
+    encoder = trained_encoder(config)
+    waveforms = torch.randn(2, 12000) / 10
+    with torch.no_grad():
+        expected = encoder(waveforms)
+        torch.testing.assert_close(traceable(encoder)(waveforms), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(encoder(waveforms), expected) and isinstance(encoder.features, LogMel)
+
+
+def check_onnx(config, path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="in requirements-dev.txt")
+    encoder = trained_encoder(config)
+    save_onnx(path, encoder, {})
+    assert lowest_cosine(encoder, path, is_onnx=True) > 0.999999
+    exported, generator = open_onnx(path), np.random.default_rng(7)
+    for shape in [(1, 257), (1, 400), (3, 16000), (2, 31999)]:
+        waveforms = generator.normal(0, 0.1, shape).astype(np.float32)
+        with torch.no_grad():
+            expected = encoder(torch.from_numpy(waveforms)).numpy()
+        np.testing.assert_allclose(exported(waveforms), expected, atol=1e-4 * np.abs(expected).max())
+    return onnxruntime.InferenceSession(str(path))
+
+
+def test_save_onnx__any_length_and_batch_equals_torch(tmp_path):
+    session = check_onnx(TINY, tmp_path / "e.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["e.onnx"]  # weights inside
+    inputs = [(i.name, i.shape, i.type) for i in session.get_inputs()]
+    assert inputs == [("waveforms", ["batch", "samples"], "tensor(float)")]
+    assert [(o.name, o.shape) for o in session.get_outputs()] == [("embeddings", ["batch", 8])]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["min_samples"] == "257" and metadata["format"] == "sslsv encoder 1"
+    with pytest.raises(Exception, match="exceeds maximum"):
+        open_onnx(tmp_path / "e.onnx")(np.zeros((1, 256), np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "default"])
+def test_save_onnx__all_settings_equal_torch(tmp_path, name):
+    check_onnx(SETTINGS[name], tmp_path / "e.onnx")
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_require_onnx__says_what_to_install(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ValueError, match="needs the package .*pip install onnx onnxscript onnxruntime"):
+        require_onnx()
+
+
+def test_traceable__features_without_a_form_for_onnx_are_refused():
+    encoder = trained_encoder(TINY)
+    encoder.features = torch.nn.Identity()
+    with pytest.raises(ValueError, match="features of ThinResNet34 are Identity, which has no form for ONNX"):
+        traceable(encoder)
