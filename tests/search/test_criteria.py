@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sslsv.search.criteria import describe_rankings, rank_criteria, rank_criterion
+from sslsv.search.criteria import rank_criteria, rank_criterion
 
 PSEUDO, RANKME = "label_free/pseudo_eer", "label_free/rankme"
 
@@ -64,11 +64,9 @@ def test_rank_criteria__compares_at_the_same_epoch_and_leaves_out_what_is_not_th
     assert all(r.tau == pytest.approx(1.0) for r in found)
 
 
-def test_describe_rankings__says_tau_regret_and_overlap():
-    (line,) = describe_rankings(
-        [rank_criterion(PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], 8, 2)]
-    )
-    assert line == (
+def test_ranking__says_tau_regret_and_overlap():
+    found = rank_criterion(PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], 8, 2)
+    assert found.sentence() == (
         "label_free/pseudo_eer at epoch 8, 4 trials: Kendall tau +0.33, regret 5.00 % EER, 1 of its best 2 are "
         "among the best 2"
     )
