@@ -82,9 +82,11 @@ def run(options: argparse.Namespace) -> int:
     base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
     searcher, rungs = Searcher(space, to_dict(base)), rungs_of(space, base)
     check_trials(space, base, searcher, rungs)
-    check_confirmation(base, options.confirm, options.seeds)
-    _, example = next(searcher.corners())
-    check_data((trial_config if options.confirm is None else confirmation_config)(base, space, example))
+    settings_of = trial_config
+    if options.confirm is not None:
+        check_confirmation(base, options.confirm, options.seeds)
+        settings_of = confirmation_config
+    check_data(settings_of(base, space, next(searcher.corners())[1]))
     folder = RunFolder(options.storage, options.name or options.space.stem)
     request = describe_request(space, base, str(options.space), options.overrides, rungs)
     # A sweep that is confirmed has most often ended.

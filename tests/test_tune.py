@@ -176,10 +176,10 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
         (["train.epochs=1"], "a rung is after epoch 2, but training ends"),
         (["evaluation.every_epochs=2"], "nothing is validated"),
         (["evaluation.held_out_speakers=0"], "no validation trials"),
-        (["--confirm", "2", "--seeds", "1"], "the noise can't be told from one training"),
+        (["--confirm", "2", "--seeds", "1"], "one training does not tell the noise"),
         (["--confirm", "2", "evaluation.test=[]"], "evaluation.test is empty"),
         (["--trials", "0"], "trials is 0: Input should be greater than or equal to 1"),
-        (["train.patience=3"], "train.patience is set to 3, but it is empty in every trial"),
+        (["train.patience=3"], "train.patience is set to 3, but a sweep sets it to empty"),
         (["evaluation.allow_validation_on_test=true"], "the test trials would choose"),
     ],
 )
@@ -220,7 +220,7 @@ def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
     assert "need 5 CPUs" in capsys.readouterr().err
     assert main([*options, "--trials", "9", "--concurrent", "9"]) == 2
     assert (
-        "9 trials at once should run, but 4 fit: each takes 1 of the 4 free CPUs" in capsys.readouterr().err
+        "9 trial(s) at once should run, but 4 fit: each takes 1 of the 4 free CPUs" in capsys.readouterr().err
     )
     assert not (tmp_path / "tune").exists()
 
@@ -321,7 +321,7 @@ def test_run_sweep__faults_of_the_storage_one_after_another_end_it_without_an_ou
 
     space = load_space(write_space(tmp_path, demo_corpus))
     base = base_config(space, ["data.root=" + str(tmp_path / "unmounted")])
-    sweep = Sweep(space, base, (1, 2, 4), RunFolder(str(tmp_path / "tune"), "a"))
+    sweep = Sweep(space, base, (1, 2, 4), RunFolder(str(tmp_path / "tune"), "a"), base.resources)
     slots = Slots(at_once=1, gpus=0.0, resources=ResourcesConfig())
     with pytest.raises(ExecutionError, match="broke off 3 times in a row, last in trial 0"):
         run_sweep(sweep, slots, "a", lambda: None)

@@ -1,7 +1,7 @@
-"""Confirm a sweep: train the best trials and the base anew with other seeds, and compare them on the test trials.
+"""Confirm a sweep: train the best trials and the base with other seeds, and compare them on the test trials.
 
-A trial is chosen for its value, so its value is too good.  New seeds, and trials that chose nothing, tell what
-the settings are worth.
+A trial is chosen for its value, so its value is too good.  New seeds, and test trials that chose nothing,
+tell what its settings are worth.
 """
 
 import math
@@ -26,7 +26,7 @@ FEWEST_SEEDS = 2
 
 @dataclass(frozen=True)
 class Comparison:
-    """Compare a trial's settings with the base on one list of test trials: EER in percent, over the same seeds."""
+    """Compare a trial with the base on one list of test trials: EER in percent, over the same seeds."""
 
     trial: int
     test_list: str
@@ -42,7 +42,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Put the interval into words; never `better` where only the survivors of several seeds were compared."""
+        """Put the interval into words; never `better` where only the survivors of the seeds are compared."""
         if self.low <= 0 <= self.high:
             return "within the noise of the seeds"
         if self.difference > 0:
@@ -88,14 +88,6 @@ class Confirmation(Sweep):
         space = replace(sweep.space, scheduler=RunAll(), rung_epochs=())
         folder = RunFolder.at(below(sweep.folder.location, "confirm"))
         super().__init__(space, sweep.base, sweep.rungs[-1:], folder, sweep.resources)
-        first, now = self.trial_folder(0), self.base.evaluation.test
-        if first.has("config.yml"):
-            there = read_config(first.read("config.yml").decode()).evaluation.test
-            refuse_if(
-                there != now,
-                f"{folder.location} holds a confirmation on {', '.join(there)}, and evaluation.test is now "
-                f"{', '.join(now)}; give the same lists, or move that folder away",
-            )
         # The seeds are others than the one by which trials were chosen.
         planned = [
             {**({} if trial is None else sweep.configurations[trial]), "seed": self.base.seed + number}
@@ -103,10 +95,12 @@ class Confirmation(Sweep):
             for trial in self.contestants
         ]
         known = [self.configurations[index] for index in sorted(self.configurations)]
+        first, lists = self.trial_folder(0), self.base.evaluation.test
+        there = read_config(first.read("config.yml").decode()) if first.has("config.yml") else self.base
         refuse_if(
-            known != planned[: len(known)],
-            f"{folder.location} holds a confirmation of other trials or of more seeds; ask for the same "
-            "--confirm and at least as many --seeds, or move that folder away",
+            known != planned[: len(known)] or there.evaluation.test != lists,
+            f"{folder.location} holds a confirmation of other trials, seeds or lists; give the same "
+            "--confirm and evaluation.test, and at least as many --seeds, or move that folder away",
         )
         for index in range(len(known), len(planned)):
             self.add_configuration(index, planned[index])
@@ -122,33 +116,31 @@ class Confirmation(Sweep):
         return confirmation_config(base, self.space, self.configurations[index])
 
     def comparisons(self) -> tuple[list[Comparison], list[str]]:
-        """Compare every trial with the base on every test list, over the seeds with which both came to the end.
+        """Compare every trial with the base on every list, over the seeds with which both came to the end.
 
         Also returns a sentence for every trial of which fewer than two such seeds are left.
         """
-        width, found, sentences = len(self.contestants), [], []
         tests = [self._tests(index) for index in range(self.num_trials)]
         lists = list(dict.fromkeys(name for test in tests for name in test))
+        width, found, sentences = len(self.contestants), [], []
         level = 1 - (1 - LEVEL) / max((width - 1) * len(lists), 1)  # Bonferroni
         for place, trial in enumerate(self.contestants):
-            if trial is None:
-                continue
-            pairs = [(tests[s * width + place], tests[s * width]) for s in range(self.num_seeds)]
+            pairs = list(zip(tests[place::width], tests[::width], strict=True))
             both = [(ours, base) for ours, base in pairs if ours and base]
-            if len(both) < FEWEST_SEEDS:
-                ended = [sum(bool(pair[side]) for pair in pairs) for side in (0, 1)]
+            if trial is not None and len(both) < FEWEST_SEEDS:
+                ended, base_ended = (sum(map(bool, side)) for side in zip(*pairs, strict=True))
                 sentences.append(
-                    f"trial {trial} can't be compared: with {ended[0]} of {self.num_seeds} seeds it came to the "
-                    f"end, the base with {ended[1]}, and it takes {FEWEST_SEEDS} with which both did"
+                    f"trial {trial} can't be compared: of {self.num_seeds} seeds it ended with {ended}, the "
+                    f"base with {base_ended}, and it takes {FEWEST_SEEDS} with which both did"
                 )
-                continue
-            for name in lists:
-                ours, base = zip(*[(ours[name], base[name]) for ours, base in both], strict=True)
-                found.append(compare(trial, name, ours, base, level, self.num_seeds - len(both)))
+            elif trial is not None:
+                for name in lists:
+                    values, theirs = ([side[name] for side in sides] for sides in zip(*both, strict=True))
+                    found.append(compare(trial, name, values, theirs, level, len(pairs) - len(both)))
         return found, sentences
 
     def _tests(self, index: int) -> dict[str, float]:
-        """Return test list -> EER of the checkpoint that validation chose; empty unless trained to the end."""
+        """Return test list -> EER of the checkpoint that validation chose; empty unless training ended."""
         outcome, folder = self.history.last_outcomes().get(index), self.trial_folder(index)
         if outcome is None or outcome.state != "reached" or not folder.has("summary.json"):
             return {}
@@ -163,21 +155,13 @@ def confirmation_config(base: Config, space: Space, configuration: Mapping[str, 
     return replace(config, evaluation=replace(config.evaluation, test=base.evaluation.test))
 
 
-def check_confirmation(base: Config, num_best: int | None, num_seeds: int) -> None:
+def check_confirmation(base: Config, num_best: int, num_seeds: int) -> None:
     """Raise ValueError where nothing could be confirmed."""
-    if num_best is None:
-        return
+    refuse_if(num_best < 1, f"--confirm {num_best}: say how many of the best to train anew, 1 or more")
     refuse_if(
-        num_best < 1, f"--confirm {num_best}: give how many of the best trials to train anew, 1 or more"
+        num_seeds < FEWEST_SEEDS, f"--seeds {num_seeds}: one training does not tell the noise; give 2 or more"
     )
-    refuse_if(
-        num_seeds < FEWEST_SEEDS,
-        f"--seeds {num_seeds}: the noise can't be told from one training; give 2 or more",
-    )
-    refuse_if(
-        not base.evaluation.test,
-        "evaluation.test is empty, so there are no trials to confirm on that chose nothing; name a list",
-    )
+    refuse_if(not base.evaluation.test, "evaluation.test is empty; name a list of trials to confirm on")
 
 
 def write_comparisons(folder: RunFolder, comparisons: Sequence[Comparison]) -> None:

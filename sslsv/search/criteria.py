@@ -1,4 +1,4 @@
-"""Say which metrics may choose, and how well one without labels would have chosen: its order against the EER's."""
+"""Say which metrics may choose, and how well those without labels would have chosen, by the EER."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,22 +32,13 @@ class Ranking:
     overlap: float  # share of its best `top` that are among the best `top` by EER
     top: int
 
-    def sentence(self) -> str:
-        """Put the comparison into one line."""
-        tau = "undefined" if self.tau is None else f"{self.tau:+.2f}"
-        return (
-            f"{self.criterion} at epoch {self.epoch}, {self.trials} trials: Kendall tau {tau}, regret "
-            f"{self.regret:.2f} % EER, {self.overlap * self.top:.0f} of its best {self.top} are among the best "
-            f"{self.top}"
-        )
-
 
 def rank_criterion(
     criterion: str, values: Sequence[float], eers: Sequence[float], epoch: int = 0, top: int = 3
 ) -> Ranking:
     """Compare the order of values (N,) with that of EERs (N,), of the same trials.
 
-    Where the criterion finds several equally best, the regret is the mean of theirs.  `top` is lowered to half
+    Where the criterion finds several equally best, the regret is the mean of theirs.  `top` is at most half
     of the trials, because all of them overlap always.
     """
     from scipy.stats import kendalltau  # takes half a second, and refusals do not need it

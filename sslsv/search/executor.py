@@ -1,8 +1,7 @@
 """Run a sweep by Ray Tune, which finds resources for segments and starts them again when they die.
 
-Each trial of Tune is one segment; `Sweep` says which comes next.  Nothing is ever stopped from outside,
-because a segment ends by itself at its rung, with its log closed and its checkpoint written.  (Several workers
-that Tune stops leave their reservations behind.)
+Each trial of Tune is one segment; `Sweep` says which comes next.  Tune stops none of them, because a segment
+ends by itself at its rung; several workers that Tune stops leave their reservations behind.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from ray.tune.search import Searcher as TuneSearcher
 
 from sslsv.cluster.capacity import Machine, fitting_workers
 from sslsv.cluster.connect import delete_notes_of_ray
-from sslsv.config import Config, ResourcesConfig
+from sslsv.config import ResourcesConfig
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import wandb_environment, wandb_mode
 from sslsv.runs.storage import below
@@ -36,7 +35,7 @@ from sslsv.settings import refuse_if
 
 @dataclass(frozen=True)
 class Slots:
-    """Say how many trials run at once, and what each takes: the settings' resources with all numbers filled in."""
+    """Say how many trials run at once, and what each takes: the resources with all numbers filled in."""
 
     at_once: int
     gpus: float  # share of a GPU for each training process; 0 on CPUs
@@ -48,8 +47,7 @@ class Slots:
         device = f"{self.gpus:g} GPU" if self.gpus else f"{own.threads_per_worker} thread(s)"
         return (
             f"{self.at_once} trials at once, each {own.most_workers} worker(s) with {device} and "
-            f"{own.cpus_per_worker:g} CPUs, and {own.data_tasks} data process(es) with "
-            f"{own.cpus_per_data_task:g} CPUs"
+            f"{own.cpus_per_worker:g} CPUs, {own.data_tasks} data process(es) with {own.cpus_per_data_task:g}"
         )
 
 
@@ -63,42 +61,36 @@ def find_slots(
 ) -> Slots:
     """Find how many of the `trials` fit at once, or take `wanted` of them if that many do.
 
-    `gpus` is the share of a GPU for each trial, 0 on CPUs; `free` is what the cluster has left, `nodes` what each
-    machine has in all.  Ray would let trials wait without a word for what never comes, and data processes
+    `gpus` is the share of a GPU for each trial, 0 on CPUs; `free` is what the cluster has left, `nodes` what
+    each machine has in all.  Ray would let trials wait without a word for what never comes, and data tasks
     starve beside trials that hold every CPU.  Raises ValueError.
     """
     workers, cpus = resources.most_workers, free.get("CPU", 0.0)
     refuse_if(
         workers > 1 and 0 < gpus < 1,
-        f"gpus_per_trial is {gpus}, but a trial has {workers} workers (resources.workers), each of which takes a "
-        "whole GPU; only trials with one worker can share one",
+        f"gpus_per_trial is {gpus} and resources.workers {workers}; only trials of one worker share a GPU",
     )
     per_gpu = int(1 / gpus + 1e-6) if gpus else 0
     machines = [{**node, "GPU": int(node.get("GPU", 0.0)) * per_gpu} for node in nodes]
     counts = range(workers, trials * workers + 1, workers)
     fitting = fitting_workers(resources, counts, gpus > 0, machines, cpus) // workers
+    limit = (
+        f"{workers * (resources.cpus_per_worker + resources.cpus_per_data_task):g} of the {cpus:g} free CPUs"
+    )
     if gpus:
         fitting = min(fitting, int(free.get("GPU", 0.0) / gpus + 1e-6) // workers)
-    at_once = fitting if wanted is None else min(wanted, trials)
-    per_trial = workers * (resources.cpus_per_worker + resources.cpus_per_data_task)
-    limit = f"{per_trial:g} of the {cpus:g} free CPUs"
-    limit += f" and {workers * gpus:g} of the {free.get('GPU', 0.0):g} free GPUs" if gpus else ""
+        limit += f" and {workers * gpus:g} of the {free.get('GPU', 0.0):g} free GPUs"
+    at_once = max(fitting, 1) if wanted is None else min(wanted, trials)
     refuse_if(
         not 1 <= at_once <= fitting,
-        f"{'1 trial' if wanted is None else f'{wanted} trials at once'} should run, but {fitting} fit: each takes "
-        f"{limit}; change --concurrent or resources.workers, or lower resources.cpus_per_worker or "
-        "resources.cpus_per_data_task, which are only counted, not enforced",
+        f"{at_once} trial(s) at once should run, but {fitting} fit: each takes {limit}; lower --concurrent, "
+        "resources.workers, or the CPUs reserved for each (they are only counted, not enforced)",
     )
     cores = (os.cpu_count() or 1) if len(nodes) == 1 else int(sum(node.get("CPU", 0.0) for node in nodes))
     threads = resources.threads_per_worker or max(1, cores // (at_once * workers))
-    refuse_if(
-        not gpus and threads > 1 and at_once * workers * threads > cores,
-        f"{at_once} trials at once with {workers} x {threads} threads (resources.threads_per_worker) want "
-        f"{at_once * workers * threads} of {cores} cores, and threads that wait for each other make all of them "
-        "several times slower; lower one of the three",
+    data_tasks = int(
+        (cpus / at_once - workers * resources.cpus_per_worker) / resources.cpus_per_data_task + 1e-6
     )
-    left = cpus / at_once - workers * resources.cpus_per_worker
-    data_tasks = int(left / resources.cpus_per_data_task + 1e-6)
     data_tasks = max(min(resources.data_tasks or data_tasks, data_tasks), workers)
     filled = replace(resources, gpu=gpus > 0, threads_per_worker=threads, data_tasks=data_tasks)
     return Slots(at_once, gpus, filled)
@@ -161,9 +153,9 @@ class Segments(TuneSearcher):
 
 
 def run_sweep(sweep: Sweep, slots: Slots, group: str, changed: Callable[[], None]) -> None:
-    """Run all segments that are left; `group` names the sweep in wandb, `changed` is called after each segment.
+    """Run all segments that are left, and call `changed` after each; `group` names the sweep in wandb.
 
-    Raises ExecutionError when all trials ended at once, or one after another met errors of storage or network.
+    Raises ExecutionError when all ended at once, or one after another met errors of storage or network.
     """
     if sweep.is_over:
         return
@@ -198,10 +190,9 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str, changed: Callable[[], None
     try:
         tuner.fit()
     except (RuntimeError, tune.TuneError) as error:  # as when the machine, out of memory, kills all processes
-        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-        is_traceback = bool(lines) and lines[0].startswith("Traceback")  # whose last line says what it was
-        reason = (lines[-1] if is_traceback else lines[0]) if lines else type(error).__name__
-        raise ExecutionError(f"Ray ended all trials: {reason}") from error
+        lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        is_traceback = lines[0].startswith("Traceback")  # whose last line says what it was
+        raise ExecutionError(f"Ray ended all trials: {lines[-1 if is_traceback else 0].strip()}") from error
     finally:
         delete_notes_of_ray(folder)
     if sweep.halted is not None:

@@ -21,10 +21,8 @@ def write_results(sweep: Sweep) -> Outcome | None:
     """
     best_first = standing(sweep.history)
     rows = [_row(sweep, place, outcome) for place, outcome in enumerate(best_first, 1)]
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
-    )
+    text, columns = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     sweep.folder.write("results.csv", text.getvalue().encode())
@@ -34,7 +32,7 @@ def write_results(sweep: Sweep) -> Outcome | None:
     # Its best checkpoint is chosen by what has chosen the trial: without labels where the sweep needed none.
     fixed = {"run.name": f"{sweep.folder.name}-best", "evaluation.criterion": sweep.metric}
     config = apply_overrides(sweep.base, {**sweep.configurations[best.index], **fixed})
-    head = f"# Trial {best.index} of {sweep.num_trials}: {_value(sweep, best)} at epoch {sweep.rungs[best.rung]}.\n"
+    head = f"# Trial {best.index}: {_value(sweep, best)} at epoch {sweep.rungs[best.rung]}.\n"
     sweep.folder.write("best.yml", (head + to_yaml(config)).encode())
     return best
 
@@ -63,12 +61,12 @@ def progress_lines(sweep: Sweep) -> Callable[[], None]:
 
     def tell() -> None:
         nonlocal told
-        new, told = sweep.history.outcomes[told:], len(sweep.history.outcomes)
-        for outcome in new:
+        for outcome in sweep.history.outcomes[told:]:
             minutes, epoch = (time.monotonic() - start) / 60, sweep.rungs[outcome.rung]
-            line = f"{minutes:6.1f} min  epoch {epoch:4d}  {outcome.state}  {describe(sweep, outcome)}"
-            best = standing(sweep.history)[0]
-            print(f"{line}{'  (best so far)' if best is outcome else ''}", file=sys.stderr, flush=True)
+            best = "  (best so far)" if standing(sweep.history)[0] is outcome else ""
+            line = f"{minutes:6.1f} min  epoch {epoch:4d}  {outcome.state}  {describe(sweep, outcome)}{best}"
+            print(line, file=sys.stderr, flush=True)
+        told = len(sweep.history.outcomes)
 
     return tell
 

@@ -18,7 +18,7 @@ from sslsv.settings import refuse_if
 
 @dataclass(frozen=True)
 class Decision:
-    """Let a trial train up to a rung: this is a segment.  A trial that is never let go on has been stopped."""
+    """Let a trial train up to a rung: this is a segment.  A trial that is not let go on is stopped."""
 
     index: int  # number of the trial, from 0
     rung: int  # number of the rung, from 0
@@ -93,8 +93,8 @@ class Scheduler(ABC):
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
         """Return the decisions to add to the history; none where the next outcome has to come first.
 
-        `trials` is how many to try, `rungs` how many rungs there are, `at_once` how many segments may be open.
-        The sweep is over when nothing is decided and no segment is open.
+        `trials` is how many to try, `rungs` how many rungs there are, `at_once` how many segments fit.  The
+        sweep is over when nothing is decided and no segment is open.
         """
 
 
@@ -150,8 +150,8 @@ class Halving(Scheduler):
 class Hyperband(Halving):
     """Run successive halving in brackets: many trials from the first rung, then fewer from the second ...
 
-    Brackets guard against rungs that are too early to tell (Li et al., JMLR 2018, arXiv 1603.06560, algorithm
-    1).  They run one after another, so that TPE learns from those before, and repeat until all trials are used.
+    Brackets guard against rungs that are too early to tell (Li et al., JMLR 2018, arXiv 1603.06560).  They
+    run one after another, so that TPE learns from those before, and repeat until all trials are used.
     """
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:

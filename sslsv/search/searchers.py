@@ -1,4 +1,4 @@
-"""Choose the configuration of each trial: random, grid and TPE, pure functions of the sweep's seed and history.
+"""Choose the configuration of each trial: random, grid or TPE, pure functions of seed and history.
 
 A configuration is what a trial tries: key -> value.  Once chosen it is written down and never chosen again.
 """
@@ -55,14 +55,13 @@ class Searcher:
         return self._draw(lambda key: tpe, told)
 
     def of_base(self) -> Configuration:
-        """Return the base's own values of the settings that are searched; raises ValueError if one may not be."""
+        """Return the base's values of the settings that are searched; raises ValueError for those outside."""
 
         def own(dimension: Dimension) -> Any:
             value = plain(value_at(self.base, dimension.key))
             refuse_if(
                 not dimension.holds(value),
-                f"tries_base_first is true, but {dimension.key} is {value!r} in the base, which the space does "
-                "not allow; widen the space there, or leave tries_base_first out",
+                f"tries_base_first is true, but {dimension.key} is {value!r} in the base, outside the space",
             )
             return value
 
@@ -149,9 +148,7 @@ def value_at(settings: Mapping[str, Any], key: str) -> Any:
     here: Any = settings
     for part in key.split("."):
         if not isinstance(here, Mapping) or part not in here:
-            raise ValueError(
-                f"{key}, on which a parameter depends, is no setting of the base; mend its When(...)"
-            )
+            raise ValueError(f"{key}, on which a parameter depends, is no setting of the base")
         here = here[part]
     return here
 

@@ -1,18 +1,18 @@
-"""Describe a search: a short Python file whose `SPACE` says what is searched, from which settings, and how."""
+"""Describe a search: a short Python file whose `SPACE` says what is searched, around which settings."""
 
-import dataclasses
 import importlib.util
 import json
 import traceback
 import warnings
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic.dataclasses
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 from pydantic import Field, InstanceOf, ValidationError
-from pydantic.dataclasses import dataclass
 
 from sslsv.overrides import leaves_of
 from sslsv.project import locate
@@ -37,7 +37,7 @@ FIXED = {
 FIXED_WITHOUT_LABELS = {"data.augment.strategy": "it decides what the probe of a label-free metric hears"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class When:
     """Make a parameter depend on another setting: `When("model.name", {"simclr": tune.uniform(...), ...})`.
 
@@ -48,7 +48,7 @@ class When:
     cases: dict[Any, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Dimension:
     """Hold the values that a setting may have: always, or while another setting has a certain value."""
 
@@ -97,79 +97,61 @@ class Dimension:
         return float(f"{drawn:.12g}") if is_stepped else drawn  # 0.3, not 0.30000000000000004
 
 
-@dataclass(frozen=True, kw_only=True)
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
 class Space:
     """Say what is searched; tune_spaces/ has examples."""
 
     base: str  # yaml file of the settings that are not searched
     parameters: Annotated[dict[str, Any], Field(min_length=1)]  # key -> domain of ray.tune, or When
-    settings: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # changes to the base, the same in all trials
+    settings: dict[str, Any] = Field(default_factory=dict)  # changes to the base, the same in all trials
     metric: str = "eer"  # metric of validation, or label-free; the results show all that are measured
     trials: Annotated[int, Field(ge=1)] | None = None  # null only with searcher "grid", which tries all
     searcher: Literal["random", "grid", "tpe"] = "random"
     tries_base_first: bool = False  # trial 0 is the base, so that nothing worse can win unnoticed
     startup_trials: Annotated[int, Field(ge=0)] = 10  # random trials before tpe begins to learn
     scheduler: InstanceOf[Scheduler] = RunAll()
-    rung_epochs: tuple[
-        int, ...
-    ] = ()  # epochs at which trials are compared; the end of training always is one
+    rung_epochs: tuple[int, ...] = ()  # where trials are compared, besides the end of training
     gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0  # trials with one worker may share a GPU
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts of a trial whose process dies
     seed: Annotated[int, Field(ge=0)] = 1717  # draws configurations; the seed of training is a setting
 
     def __post_init__(self) -> None:
         """Refuse what does not go together; keys are checked with the base, in trial_settings.py."""
+        metric, is_grid, rungs = self.metric, self.searcher == "grid", self.rung_epochs
+        scheduler = type(self.scheduler)
         refuse_if(
-            self.metric not in CRITERIA,
-            f"metric is {self.metric!r}, which never chooses (results on test trials neither)"
-            f"{nearest(self.metric, CRITERIA)}",
+            metric not in CRITERIA, f"metric is {metric!r}, which never chooses{nearest(metric, CRITERIA)}"
         )
-        is_grid, is_run_all = self.searcher == "grid", isinstance(self.scheduler, RunAll)
+        refuse_if(not is_grid and self.trials is None, "trials is missing; say how many to try")
+        refuse_if(is_grid and self.trials is not None, "trials is given, but 'grid' tries all; leave it out")
         refuse_if(
-            is_grid != (self.trials is None),
-            f"trials is {self.trials} and the searcher {self.searcher!r}; leave trials out for 'grid', which "
-            "tries every combination once, and say for the others how many to make",
-        )
-        refuse_if(
-            is_grid and self.tries_base_first,
-            "tries_base_first is true, but searcher 'grid' has an order of its own; leave it out",
+            is_grid and self.tries_base_first, "tries_base_first is given, but 'grid' has its own order"
         )
         refuse_if(
-            self.searcher == "tpe" and type(self.scheduler) is Halving,
-            "searcher 'tpe' learns from earlier trials, but the scheduler Halving starts all at once; use "
-            "Asha, Hyperband or RunAll, or searcher 'random'",
+            self.searcher == "tpe" and scheduler is Halving,
+            "searcher 'tpe' learns from earlier trials, but Halving starts all at once; use Asha",
         )
         refuse_if(
-            is_run_all == bool(self.rung_epochs),
-            f"rung_epochs is {self.rung_epochs} and the scheduler {self.scheduler}; say where trials are compared, "
-            "such as rung_epochs=(5, 15), or leave it out for RunAll, which compares them at their end only",
+            bool(rungs) == (scheduler is RunAll),
+            f"rung_epochs is {rungs} and the scheduler {scheduler.__name__}; give epochs at which trials are "
+            "compared, such as (5, 15), or none for RunAll",
         )
         refuse_if(
-            any(low >= high for low, high in zip((0, *self.rung_epochs), self.rung_epochs, strict=False)),
-            f"rung_epochs is {self.rung_epochs}; give numbers from 1 on, each above the one before",
+            any(low >= high for low, high in zip((0, *rungs), rungs, strict=False)),
+            f"rung_epochs is {rungs}; give numbers from 1 on, each above the one before",
         )
+        fixed = FIXED | (FIXED_WITHOUT_LABELS if metric.startswith("label_free/") else {})
         for dimension in self.dimensions:
-            self._check(dimension)
-
-    def _check(self, dimension: Dimension) -> None:
-        key, condition = dimension.key, dimension.condition or ("", None)
-        fixed = FIXED | (FIXED_WITHOUT_LABELS if self.metric.startswith("label_free/") else {})
-        for leaf in dimension.keys:
-            for name, why in fixed.items():
-                refuse_if(
-                    leaf == name or leaf.startswith(f"{name}."),
-                    f"{leaf} can't be searched: {why}; set it for all trials",
-                )
-        refuse_if(
-            isinstance(self.parameters.get(condition[0]), When),
-            f"{key} depends on {condition[0]}, which depends on another setting; let it depend on that",
-        )
-        refuse_if(
-            self.searcher == "grid" and not isinstance(dimension.distribution, CategoricalDistribution),
-            f"{key} is a range, and searcher 'grid' can't try every value of it; use tune.grid_search([...])",
-        )
+            for leaf in dimension.keys:
+                for name in fixed:
+                    is_fixed = leaf == name or leaf.startswith(f"{name}.")
+                    refuse_if(is_fixed, f"{leaf} can't be searched: {fixed[name]}; set it for all trials")
+            other = dimension.condition and self.parameters.get(dimension.condition[0])
+            refuse_if(isinstance(other, When), f"{dimension.name} depends on what has a When(...) itself")
+            is_range = not isinstance(dimension.distribution, CategoricalDistribution)
+            refuse_if(
+                is_grid and is_range, f"{dimension.key} is a range; 'grid' needs tune.grid_search([...])"
+            )
 
     @cached_property
     def dimensions(self) -> list[Dimension]:
@@ -187,7 +169,7 @@ def to_distribution(key: str, domain: Any) -> CategoricalDistribution | FloatDis
     """Translate a domain of `ray.tune` into the distribution of Optuna that means the same.
 
     Raises ValueError for what no searcher here can use: normal distributions, functions, logarithmic steps.
-    The space file has imported Ray; domains are told by the names of their classes, so that nothing here has to.
+    Only the space file imports Ray; here the names of its classes tell the domains.
     """
     kind = type(domain).__name__
     is_grid = isinstance(domain, dict) and list(domain) == ["grid_search"]

@@ -4,12 +4,13 @@ A sweep leaves a folder behind, on a disk or in object storage: `<storage>/<name
 
 sweep.json            what was asked for: space file, overrides, rungs ...    base.yml   the other settings
 configurations.jsonl  index and settings of each trial, written before it starts
-decisions.jsonl       index, rung, why: a trial may train up to a rung; in the order they were decided
+decisions.jsonl       index, rung, why: a trial may train up to a rung; in the order they were made
 outcomes.jsonl        index, rung, epoch, state (reached, collapsed, failed), value, why: in order of arrival
-trials/0003/          the run folder of a trial, complete: checkpoints, metrics.jsonl, report.html ...
+trials/0003/          the run folder of a trial, complete: checkpoints, metrics.jsonl ...
+results.csv, best.yml, report.html, confirmation.json and confirm/ come at the end
 
-These files are the truth: a sweep goes on from them alone.  They are written as whole files, each line before
-what follows from it begins, so that no crash leaves half a line or a trial that nobody knows of.
+The .jsonl files are the truth: a sweep goes on from them alone.  They are written as whole files, each line
+before what follows from it begins, so that no crash leaves half a line or a trial that nobody knows of.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ from sslsv.search.schedulers import Decision, History, Outcome
 from sslsv.search.searchers import Configuration, Searcher
 from sslsv.search.space import Space
 from sslsv.search.trial_settings import trial_config
+from sslsv.settings import refuse_if
 from sslsv.worker_counts import shows_shares
 
 MAX_FAULTS = 3  # faults of storage or network in a row, over all trials, after which a sweep halts
@@ -45,19 +47,14 @@ class ExecutionError(RuntimeError):
 class Sweep:
     """Hand out segments; `history` and `configurations` are what the files hold.
 
-    `base` holds the settings as they were asked for, `resources` what a trial takes of this machine.
+    `base` has the settings as they were asked for, `resources` what a trial takes of this machine.
     """
 
     def __init__(
-        self,
-        space: Space,
-        base: Config,
-        rungs: Sequence[int],
-        folder: RunFolder,
-        resources: ResourcesConfig | None = None,
+        self, space: Space, base: Config, rungs: Sequence[int], folder: RunFolder, resources: ResourcesConfig
     ) -> None:
         self.space, self.base, self.rungs, self.folder = space, base, tuple(rungs), folder
-        self.resources, self.metric = resources or base.resources, space.metric
+        self.resources, self.metric = resources, space.metric
         self.searcher = Searcher(space, to_dict(base))
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
         self.halted: str | None = None  # why no segment begins any more, though some are left
@@ -71,7 +68,6 @@ class Sweep:
             [Decision(**line) for line in self._lines["decisions"]],
             [self._outcome(line) for line in self._lines["outcomes"]],
         )
-        self._records: dict[int, list[dict[str, Any]]] = {}  # of trials that were looked at
 
     @property
     def num_trials(self) -> int:
@@ -96,10 +92,9 @@ class Sweep:
         """Return the next segment to train, now running; None while there is nothing to begin."""
         if len(self.running) >= at_once or self.halted is not None:
             return None
-        segment = self._waiting_segment()
-        if segment is None:
+        if self._waiting_segment() is None:
             self._decide(at_once)
-            segment = self._waiting_segment()
+        segment = self._waiting_segment()
         if segment is None:
             return None
         try:
@@ -118,7 +113,7 @@ class Sweep:
     def end_segment(self, segment: Decision, state: str, why: str = "") -> None:
         """Read what a segment came to, and write it down."""
         epoch = self.rungs[segment.rung]
-        at_rung = [r for r in self.read_records(segment.index) if round(r["epoch"]) == epoch]
+        at_rung = [r for r in self.records_of(segment.index) if round(r["epoch"]) == epoch]
         value = at_rung[-1].get(self.metric) if at_rung and state == "reached" else None
         place = {"index": segment.index, "rung": segment.rung, "epoch": epoch}
         line = {**place, "state": state, "value": value, "why": why}
@@ -133,29 +128,13 @@ class Sweep:
         self._faults += 1
         if self._faults >= MAX_FAULTS:
             self.halted = (
-                f"training broke off {self._faults} times in a row, last in trial {segment.index}: {why}"
+                f"training broke off {MAX_FAULTS} times in a row, last in trial {segment.index}: {why}"
             )
 
-    def read_records(self, index: int) -> list[dict[str, Any]]:
-        """Read the validation records of a trial anew, in the order of epochs."""
-        metrics = self.trial_folder(index).metrics()
-        self._records[index] = [r for r in metrics if self.metric in r or r.get("has_collapsed")]
-        return self._records[index]
-
     def records_of(self, index: int) -> list[dict[str, Any]]:
-        """Return the validation records of a trial as they were last read."""
-        return self._records[index] if index in self._records else self.read_records(index)
-
-    def at_rungs(self) -> dict[int, dict[int, dict[str, Any]]]:
-        """Return epoch of each rung -> trial -> its record there, where it got there and did not collapse."""
-        found: dict[int, dict[int, dict[str, Any]]] = {epoch: {} for epoch in self.rungs}
-        for index, last in self.history.last_outcomes().items():
-            for record in self.records_of(index):
-                epoch, end = round(record["epoch"]), self.rungs[last.rung]
-                # A segment may pass rungs, as those of later brackets do.
-                if epoch in found and (epoch < end or (epoch == end and last.state == "reached")):
-                    found[epoch][index] = record
-        return found
+        """Read the validation records of a trial, in the order of epochs."""
+        metrics = self.trial_folder(index).metrics()
+        return [record for record in metrics if self.metric in record or record.get("has_collapsed")]
 
     def value(self, outcome: Outcome) -> float | None:
         """Return the metric of an outcome, in its own direction."""
@@ -176,10 +155,10 @@ class Sweep:
     def _decide(self, at_once: int) -> None:
         """Write down what follows from the history, configurations first: no trial starts without one."""
         decisions = self._decisions(at_once)
-        for decision in decisions:
-            if decision.index not in self.configurations:
-                chosen = self.searcher.choose(decision.index, self.configurations, self.history)
-                self.add_configuration(decision.index, chosen)
+        for index in [decision.index for decision in decisions]:
+            if index not in self.configurations:
+                chosen = self.searcher.choose(index, self.configurations, self.history)
+                self.add_configuration(index, chosen)
         if decisions:
             self.history.decisions.extend(decisions)
             self._add("decisions", [asdict(decision) for decision in decisions])
@@ -202,12 +181,15 @@ class Sweep:
 def describe_request(
     space: Space, base: Config, space_file: str, overrides: Sequence[str], rungs: Sequence[int]
 ) -> dict[str, Any]:
-    """Return what is asked for, as sweep.json keeps it: enough to tell whether two commands ask for the same."""
+    """Return what is asked for, as sweep.json keeps it."""
     return {
         "space_file": space_file,
         "space": locate(space_file).read_text(),
         "overrides": list(overrides),
         "parameters": list(space.parameters),  # without those that the command line fixes
+        "metrics": [space.metric],
+        "searcher": space.searcher,
+        "scheduler": repr(space.scheduler),
         "trials": space.trials,
         "takes_more_trials": space.scheduler.takes_more_trials and space.searcher != "grid",
         "rungs": list(rungs),
@@ -216,17 +198,16 @@ def describe_request(
 
 
 def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
-    """Raise ValueError unless the folder is new, to be set aside, or holds this sweep, to be resumed."""
-    is_there = folder.has("sweep.json")
-    if mode == "resume" and not is_there:
-        raise ValueError(f"{folder.location} holds no sweep to go on with; leave out --resume to start one")
-    if not is_there or mode == "fresh":
+    """Raise ValueError unless the folder is new, to be set aside ("fresh"), or to be resumed as it is."""
+    is_there, where = folder.has("sweep.json"), folder.location
+    refuse_if(mode == "resume" and not is_there, f"{where} holds no sweep to go on with; leave out --resume")
+    refuse_if(
+        mode == "new" and is_there,
+        f"{where} holds a sweep; --resume goes on with it, --fresh starts anew (the old one is kept under "
+        "another name), --name gives this one another folder",
+    )
+    if mode != "resume":
         return
-    if mode == "new":
-        raise ValueError(
-            f"{folder.location} holds a sweep; --resume goes on with it, --fresh starts anew (the old one is "
-            "kept under another name), --name gives this one another folder"
-        )
     earlier, changes = folder.read_json("sweep.json"), []
     there, now = read_config(earlier["base"]), read_config(request["base"])
     for line in differences(there, now):
@@ -237,24 +218,22 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
         elif key.split(".")[0] not in ("resources", "run") and key != "evaluation.test":
             changes.append(line)
     has_more = request["takes_more_trials"] and request["trials"] > earlier["trials"]
-    for key in ("parameters", *(() if has_more else ("trials",))):
-        if earlier[key] != request[key]:
-            changes.append(f"{key}: {earlier[key]} -> {request[key]}")
+    asked = ("parameters",) if has_more else ("parameters", "trials")
+    changes += [f"{key}: {earlier[key]} -> {request[key]}" for key in asked if earlier[key] != request[key]]
     if earlier["space"] != request["space"]:
         changes.append(f"the text of {request['space_file']}")
-    if changes:
-        raise ValueError(
-            f"{folder.location} holds a sweep of something else, so it can't be resumed; use another --name, "
-            "or --fresh. Different (there -> now):\n  " + "\n  ".join(changes)
-        )
+    refuse_if(
+        bool(changes),
+        f"{where} holds a sweep of something else, so it can't be resumed; use another --name, or --fresh. "
+        "Different (there -> now):\n  " + "\n  ".join(changes),
+    )
 
 
 @contextlib.contextmanager
 def prepared_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> Iterator[None]:
     """Make the sweep's folder, or go on with the one there, and keep other commands out for the block.
 
-    With `fresh`, a sweep that is there is renamed.  Raises ValueError as `check_folder` does, or where another
-    command is at work there.
+    Raises ValueError as `check_folder` does, or where another command is at work there.
     """
     with only_command_on(folder):
         check_folder(folder, request, mode)  # another command may just have made it
@@ -262,9 +241,8 @@ def prepared_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> It
             print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
         if folder.has("sweep.json"):
             print(f"going on with the sweep in {folder.location}", file=sys.stderr)
-            earlier = folder.read_json("sweep.json")
-            folder.write_json("sweep.json", earlier | {"trials": request["trials"]})
+            request = folder.read_json("sweep.json") | {"trials": request["trials"]}
         else:
             folder.write("base.yml", request["base"].encode())
-            folder.write_json("sweep.json", request | {"environment": describe_environment()})
+        folder.write_json("sweep.json", request)
         yield

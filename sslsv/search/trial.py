@@ -18,7 +18,7 @@ from sslsv.training.validation import TrainingError
 
 
 class RungReached(Exception):
-    """Raised out of the report of a validation, on every worker: the segment is over, its checkpoint there."""
+    """Raised on all workers out of the report of a validation: the segment is over, its checkpoint there."""
 
 
 def run_segment(
@@ -27,7 +27,7 @@ def run_segment(
     """Train the trial of a run folder up to an epoch; returns its `state` and `why`.
 
     The state is reached, collapsed, failed (a mistake that another try would meet again) or interrupted (an
-    error of storage or network, which may pass).  Anything else is raised.  failure.txt then has the traceback.
+    error of storage or network, which may pass).  Other errors are raised.  failure.txt has the traceback.
     """
     os.environ.update(environment)
     try:

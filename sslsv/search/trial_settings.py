@@ -15,7 +15,7 @@ def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:
     """Return the space with the settings of the command line, which are then no longer searched."""
     leaves = dict(leaves_of(overrides))
     for key in leaves.keys() & {"run.name", "run.storage"}:
-        raise ValueError(f"{key} is given, but a sweep names and keeps its trials; use --name and --storage")
+        raise ValueError(f"{key} is given, but a sweep names its trials; use --name and --storage")
     left = {}
     for dimension in space.dimensions:
         key, (other, case) = dimension.key, dimension.condition or (None, None)
@@ -23,8 +23,8 @@ def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:
             continue
         for lost in leaves.keys() & dimension.keys:
             raise ValueError(
-                f"{lost} is given, but the space searches {key} as a whole, which would set it again; give "
-                f"{key} on the command line, or change it in the space"
+                f"{lost} is given, but the space searches {key} as a whole, which would set it again; change "
+                "it in the space"
             )
         if other not in leaves or plain(leaves[other]) == case:  # else its case never comes
             left[key] = space.parameters[key]
@@ -33,47 +33,40 @@ def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:
 
 
 def base_config(space: Space, overrides: Sequence[str]) -> Config:
-    """Return the settings around those that are searched: the base, the space's changes, the command line's."""
+    """Return the settings around those that are searched: the base with its changes."""
     fixed = fixed_settings(space)
     for key, value in [*leaves_of(space.settings), *leaves_of(overrides)]:
-        if key in fixed and value != fixed[key][0]:
-            needed, why = fixed[key]
+        if key in fixed and value != fixed[key]:
+            needed = shown(fixed[key])
             raise ConfigError(
-                f"{key} is set to {shown(value)}, but it is {shown(needed)} in every trial: {why}; leave it "
-                "out"
+                f"{key} is set to {shown(value)}, but a sweep sets it to {needed}; leave it out"
             )
     base = apply_overrides(apply_overrides(load_config(space.base), space.settings), overrides)
     refuse_if(
         base.evaluation.allow_validation_on_test,
-        "evaluation.allow_validation_on_test is true, so the test trials would choose among all trials of "
-        "the sweep; choose by evaluation.held_out_speakers, other trials or a label-free metric, and set it "
-        "to false",
+        "evaluation.allow_validation_on_test is true, so the test trials would choose among all trials of a "
+        "sweep; set it to false, and choose by evaluation.held_out_speakers or a label-free metric",
     )
-    refuse_if(
-        not isinstance(base.resources.workers, int),
-        f"resources.workers is {base.resources.workers}, but all trials of a sweep have the same number; give "
-        "one number",
-    )
+    workers = base.resources.workers
+    refuse_if(not isinstance(workers, int), f"resources.workers is {workers}, but a sweep needs one number")
     return base
 
 
-def fixed_settings(space: Space) -> dict[str, tuple[Any, str]]:
-    """Return key -> (value in every trial, why); `evaluation.test` is left to the confirmation."""
+def fixed_settings(space: Space) -> dict[str, Any]:
+    """Return the settings that every trial has; `evaluation.test` is left to the confirmation."""
     return {
-        "evaluation.test_every_epochs": (0, "a trial never looks at test trials"),
-        "evaluation.criterion": (space.metric, "the metric of the space chooses"),
-        "train.patience": (None, "the scheduler says when a trial ends"),
-        "train.collapse.action": ("stop", "a collapsed trial is stopped"),
-        "run.progress": (False, "the sweep has a display of its own"),
-        # Ray Train restarts several workers, Ray Tune a single one.
-        "run.max_failures": (space.max_failures, "the space has max_failures"),
+        "evaluation.test_every_epochs": 0,  # test trials never choose
+        "evaluation.criterion": space.metric,
+        "train.patience": None,  # the scheduler says when a trial ends
+        "train.collapse.action": "stop",
+        "run.progress": False,
+        "run.max_failures": space.max_failures,  # Ray Train restarts several workers, Ray Tune a single one
     }
 
 
 def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -> Config:
     """Return the settings of a trial: it never looks at test trials and ends when it has collapsed."""
-    fixed = {key: value for key, (value, _) in fixed_settings(space).items()}
-    own = {**configuration, **fixed, "evaluation.test": []}
+    own = {**configuration, **fixed_settings(space), "evaluation.test": []}
     # Another method begins with its own defaults; what all trials share it gets again, as far as it has that.
     began_anew = tuple(
         key.removesuffix("name") for key, _ in leaves_of(configuration) if key.endswith(".name")
@@ -90,32 +83,27 @@ def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -
 def check_trials(space: Space, base: Config, searcher: Searcher, rungs: Sequence[int]) -> None:
     """Raise ValueError, in a sentence, where a key or an end of a dimension is not possible in a trial."""
     apply_overrides(base, {"evaluation.criterion": space.metric})  # refuses a metric that is not computed
-    for dimension in space.dimensions:
-        if dimension.condition is not None:
-            other, case = dimension.condition
-            value_at(searcher.base, other)  # refuses a setting that is not there
-            apply_overrides(base, {other: case})  # refuses a value that it can't have
+    for other, case in [dimension.condition for dimension in space.dimensions if dimension.condition]:
+        value_at(searcher.base, other)  # refuses a setting that is not there
+        apply_overrides(base, {other: case})  # refuses a value that it can't have
     if space.tries_base_first:
-        searcher.of_base()
-    corners = list(searcher.corners())
-    for dimension, configuration in corners:
+        searcher.of_base()  # refuses a base outside of the space
+    never = {dimension.name for dimension in space.dimensions}
+    for dimension, configuration in searcher.corners():
         key = dimension.key
+        never.discard(dimension.name)
         try:
             schedule = trial_config(base, space, configuration).optimizer.schedule
         except ConfigError as error:
             raise ConfigError(f"{key}={configuration[key]!r}, which the space allows: {error}") from error
         refuse_if(
             schedule.name == "warmup_cosine" and len(rungs) > 1 and rungs[0] <= schedule.warmup_epochs,
-            f"the first rung is after {rungs[0]} epochs, but the warm-up takes {schedule.warmup_epochs} "
-            "(optimizer.schedule.warmup_epochs), and nothing can be compared before its end; let the first rung "
-            "be later, or the warm-up shorter",
+            f"the first rung is after {rungs[0]} epochs, within the warm-up of {schedule.warmup_epochs} "
+            "(optimizer.schedule.warmup_epochs), where nothing can be compared; move one of them",
         )
-    tried = {dimension.name for dimension, _ in corners}
-    for dimension in space.dimensions:
-        refuse_if(
-            dimension.name not in tried,
-            f"{dimension.name} is never searched, because no trial has that value; leave the case out, or "
-            "search the other setting so that it has it",
+    for name in sorted(never):
+        raise ValueError(
+            f"{name} is never searched, because no trial meets its condition; mend its When(...)"
         )
 
 
@@ -127,18 +115,12 @@ def rungs_of(space: Space, base: Config) -> tuple[int, ...]:
     total, every = base.train.epochs, base.evaluation.every_epochs
     for epoch in space.rung_epochs:
         refuse_if(
-            epoch > total,
-            f"a rung is after epoch {epoch}, but training ends after train.epochs = {total}; lower the rungs",
+            epoch >= total,
+            f"a rung is after epoch {epoch}, but training ends after train.epochs = {total}; lower the rung",
         )
         refuse_if(
-            epoch % every != 0 and epoch != total,
-            f"a rung is after epoch {epoch}, where nothing is validated (evaluation.every_epochs={every}); "
-            f"use multiples of {every}, or set evaluation.every_epochs",
+            epoch % every != 0,
+            f"a rung is after epoch {epoch}, where nothing is validated; use multiples of "
+            f"evaluation.every_epochs = {every}, or change that",
         )
-    rungs = sorted({*space.rung_epochs, total})
-    refuse_if(
-        rungs == [*space.rung_epochs],
-        f"the only rung is the end of training (train.epochs = {total}), so no trial can be stopped early; "
-        "lower the rungs, or use the scheduler RunAll",
-    )
-    return tuple(rungs)
+    return (*space.rung_epochs, total)

@@ -94,9 +94,7 @@ def test_confirmation__of_other_lists_than_those_of_the_trainings_there_is_refus
     end(confirmation, confirmation.next_segment(at_once=1), 20.0)
     others = dataclasses.replace(BASE.evaluation, test=("trials_hard",))
     sweep.base = dataclasses.replace(BASE, evaluation=others)
-    with pytest.raises(
-        ValueError, match="holds a confirmation on trials, and evaluation.test is now trials_"
-    ):
+    with pytest.raises(ValueError, match="holds a confirmation of other trials, seeds or lists"):
         Confirmation(sweep, num_best=1, num_seeds=2)
 
 
@@ -119,7 +117,7 @@ def test_confirmation__with_too_few_survivors_a_trial_cannot_be_compared(sweep):
         )
     (found, (sentence,)) = confirmation.comparisons()
     assert found == []
-    assert f"trial {confirmation.contestants[1]} can't be compared: with 1 of 2 seeds it came" in sentence
+    assert f"trial {confirmation.contestants[1]} can't be compared: of 2 seeds it ended with 1," in sentence
     assert "the base with 2," in sentence
 
 
@@ -148,8 +146,8 @@ def test_comparison__of_survivors_is_never_called_better():
 @pytest.mark.parametrize(
     ("num_best", "num_seeds", "sentence"),
     [
-        (0, 3, "--confirm 0: give how many"),
-        (2, 1, "--seeds 1: the noise can't be told from one training"),
+        (0, 3, "--confirm 0: say how many"),
+        (2, 1, "--seeds 1: one training does not tell"),
     ],
 )
 def test_check_confirmation__impossible_requests_are_a_sentence(num_best, num_seeds, sentence):
@@ -161,4 +159,3 @@ def test_check_confirmation__without_test_trials_nothing_can_be_confirmed():
     base = dataclasses.replace(BASE, evaluation=dataclasses.replace(BASE.evaluation, test=()))
     with pytest.raises(ValueError, match=r"evaluation\.test is empty"):
         check_confirmation(base, 1, 3)
-    check_confirmation(base, None, 3)

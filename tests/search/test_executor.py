@@ -56,14 +56,16 @@ def test_find_slots__gpus_may_be_shared_by_trials_of_one_worker(resources, clust
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"wanted": 3}, "3 trials at once should run, but 2 fit: each takes 1 of the 2 free CPUs"),
-        ({"resources": ResourcesConfig(threads_per_worker=2)}, "1 x 2 threads .* want 4 of 2 cores"),
+        ({"wanted": 3}, "3 trial.s. at once should run, but 2 fit: each takes 1 of the 2 free CPUs"),
         ({"cluster": GPUS, "gpus": 1.0, "wanted": 5}, "but 4 fit: .* and 1 of the 4 free GPUs"),
         (
             {"resources": ResourcesConfig(workers=2), "cluster": GPUS, "gpus": 0.5},
-            "only trials with one worker",
+            "only trials of one worker",
         ),
-        ({"resources": ResourcesConfig(workers=3)}, "1 trial should run, but 0 fit: each takes 3 of the 2"),
+        (
+            {"resources": ResourcesConfig(workers=3)},
+            "1 trial.s. at once should run, but 0 fit: each takes 3 of the 2",
+        ),
     ],
 )
 def test_find_slots__what_does_not_fit_is_a_sentence(two_cores, changes, sentence):

@@ -70,12 +70,12 @@ def test_dimension__knows_its_values():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"metric": "test/trials/eer"}, "never chooses .results on test trials neither"),
+        ({"metric": "test/trials/eer"}, "which never chooses; choose one of"),
         ({"metric": "err"}, "did you mean 'eer'"),
         ({"searcher": "optuna"}, "should be 'random', 'grid' or 'tpe'"),
         ({"searcher": "tpe", "scheduler": Halving(), "rung_epochs": (2,)}, "Halving starts all at once"),
-        ({"trials": None}, "say for the others how many"),
-        ({"searcher": "grid"}, "tries every combination once"),
+        ({"trials": None}, "say how many to try"),
+        ({"searcher": "grid"}, "'grid' tries all; leave it out"),
         ({"searcher": "grid", "trials": None}, "model.temperature is a range"),
         ({"parameters": {}}, "parameters"),
         (
@@ -95,10 +95,10 @@ def test_dimension__knows_its_values():
         ),
         (
             {"parameters": {"a": When("b", {1: tune.choice([1])}), "b": When("c", {2: tune.choice([1])})}},
-            "a depends on b, which",
+            "depends on what has a When",
         ),
-        ({"scheduler": Asha()}, "say where trials are compared"),
-        ({"rung_epochs": (2,)}, "leave it out for RunAll"),
+        ({"scheduler": Asha()}, "give epochs at which trials are compared"),
+        ({"rung_epochs": (2,)}, "or none for RunAll"),
         ({"scheduler": Asha(), "rung_epochs": (4, 4)}, "each above the one before"),
         ({"scheduler": Asha(), "rung_epochs": 4}, "should be a valid tuple"),
         ({"scheduler": Asha, "rung_epochs": (4,)}, "instance of Scheduler"),

@@ -23,7 +23,7 @@ def open_sweep(tmp_path, name="sweep", **changes):
     parameters = {"model.temperature": tune.uniform(0.01, 1.0), "optimizer.momentum": tune.uniform(0, 1)}
     values = {"scheduler": Halving(3), "rung_epochs": (1, 3), "trials": 9}
     space = Space(**{"base": "a.yml", "parameters": parameters} | values | changes)
-    return Sweep(space, BASE, RUNGS, RunFolder(str(tmp_path), name))
+    return Sweep(space, BASE, RUNGS, RunFolder(str(tmp_path), name), BASE.resources)
 
 
 def train(sweep, segment, state="reached"):
@@ -170,19 +170,6 @@ def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them
     assert trained.resources == places and best.resources == base.resources
     assert best.evaluation.criterion == "label_free/rankme" and best.run.max_failures == 7
     assert best.model.temperature == trained.model.temperature
-
-
-def test_sweep_folder__trials_are_compared_at_the_rungs_they_reached_alive(tmp_path):
-    sweep = open_sweep(tmp_path)
-    for _ in range(9):
-        segment = sweep.next_segment(at_once=1)
-        train(sweep, segment, "collapsed" if segment.index == 4 else "reached")
-    train(sweep, sweep.next_segment(at_once=1))
-    at_rungs = sweep.at_rungs()
-    assert list(at_rungs) == [1, 3, 9]
-    assert sorted(at_rungs[1]) == [0, 1, 2, 3, 5, 6, 7, 8] and len(at_rungs[3]) == 1 and not at_rungs[9]
-    (winner,) = at_rungs[3]
-    assert at_rungs[3][winner]["epoch"] == 3.0 and at_rungs[1][winner]["epoch"] == 1.0
 
 
 def test_write_results__when_all_collapse_nothing_is_best(tmp_path):
