@@ -82,10 +82,9 @@ def run(options: argparse.Namespace) -> int:
     base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
     searcher, rungs = Searcher(space, to_dict(base)), rungs_of(space, base)
     check_trials(space, base, searcher, rungs)
-    settings_of = trial_config
     if options.confirm is not None:
         check_confirmation(base, options.confirm, options.seeds)
-        settings_of = confirmation_config
+    settings_of = trial_config if options.confirm is None else confirmation_config
     check_data(settings_of(base, space, next(searcher.corners())[1]))
     folder = RunFolder(options.storage, options.name or options.space.stem)
     request = describe_request(space, base, str(options.space), options.overrides, rungs)
@@ -118,7 +117,9 @@ def run(options: argparse.Namespace) -> int:
         with prepared_folder(folder, request, mode):
             sweep = Sweep(space, base, rungs, folder, slots.resources)
             code = search(sweep, slots)
-            return confirm(sweep, slots, options.confirm, options.seeds) if options.confirm else code
+            if code == 0 and options.confirm:
+                return confirm(sweep, slots, options.confirm, options.seeds)
+            return code
 
 
 def search(sweep: "Sweep", slots: "Slots") -> int:

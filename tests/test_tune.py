@@ -327,13 +327,3 @@ def test_run_sweep__faults_of_the_storage_one_after_another_end_it_without_an_ou
         run_sweep(sweep, slots, "a", lambda: None)
     assert not sweep.folder.has("outcomes.jsonl")
     assert "FileNotFoundError" in sweep.trial_folder(0).read("failure.txt").decode()
-
-
-@pytest.mark.slow
-def test_tune__eight_trials_on_two_cores_never_hang(tmp_path, demo_corpus):
-    space = write_space(tmp_path, demo_corpus, trials=8, scheduler="Asha(reduction=2)")
-    for attempt in range(10):
-        tuning = Tuning(space, f"sweep_{attempt}")
-        code, output = tuning.wait(timeout=600)
-        assert code == 0, output
-        assert len({o["index"] for o in tuning.lines("outcomes")}) == 8

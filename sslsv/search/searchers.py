@@ -147,6 +147,8 @@ def value_at(settings: Mapping[str, Any], key: str) -> Any:
     """Return the value at a key path of nested settings; raises ValueError if there is none."""
     here: Any = settings
     for part in key.split("."):
+        if isinstance(here, list | tuple):  # sections, such as augmentations, each known by its name
+            here = {item["name"]: item for item in here if isinstance(item, Mapping)}
         if not isinstance(here, Mapping) or part not in here:
             raise ValueError(f"{key}, on which a parameter depends, is no setting of the base")
         here = here[part]

@@ -155,7 +155,7 @@ class Space:
 
     @cached_property
     def dimensions(self) -> list[Dimension]:
-        """All dimensions, those without a condition first; a `When` has one for each case."""
+        """Return all dimensions, those without a condition first; a `When` has one for each case."""
         found = []
         for key, written in sorted(self.parameters.items(), key=lambda item: isinstance(item[1], When)):
             cases = written.cases.items() if isinstance(written, When) else [(None, written)]

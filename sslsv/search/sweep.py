@@ -41,7 +41,7 @@ MAX_FAULTS = 3  # faults of storage or network in a row, over all trials, after 
 
 
 class ExecutionError(RuntimeError):
-    """Raised where the sweep can't go on now, for the reason told; its files let it go on later."""
+    """Halt the sweep for the reason that the message tells; its files let it go on later."""
 
 
 class Sweep:
@@ -60,14 +60,11 @@ class Sweep:
         self.halted: str | None = None  # why no segment begins any more, though some are left
         self._faults = 0  # in a row
         self._sign = 1.0 if is_lower_better(space.metric) else -1.0
-        self._lines = {name: self._read(name) for name in ("configurations", "decisions", "outcomes")}
         self.configurations: dict[int, Configuration] = {
-            line["index"]: line["settings"] for line in self._lines["configurations"]
+            line["index"]: line["settings"] for line in self._read("configurations")
         }
-        self.history = History(
-            [Decision(**line) for line in self._lines["decisions"]],
-            [self._outcome(line) for line in self._lines["outcomes"]],
-        )
+        decisions = [Decision(**line) for line in self._read("decisions")]
+        self.history = History(decisions, [self._outcome(**line) for line in self._read("outcomes")])
 
     @property
     def num_trials(self) -> int:
@@ -115,10 +112,13 @@ class Sweep:
         epoch = self.rungs[segment.rung]
         at_rung = [r for r in self.records_of(segment.index) if round(r["epoch"]) == epoch]
         value = at_rung[-1].get(self.metric) if at_rung and state == "reached" else None
-        place = {"index": segment.index, "rung": segment.rung, "epoch": epoch}
-        line = {**place, "state": state, "value": value, "why": why}
-        self.history.outcomes.append(self._outcome(line))
-        self._add("outcomes", [line])
+        self.history.outcomes.append(self._outcome(segment.index, segment.rung, state, value, why))
+        lines = [
+            {"index": o.index, "rung": o.rung, "epoch": self.rungs[o.rung], "state": o.state}
+            | {"value": self.value(o), "why": o.why}
+            for o in self.history.outcomes
+        ]
+        self._write("outcomes", lines)
         self.running.discard((segment.index, segment.rung))
         self._faults = 0
 
@@ -143,7 +143,7 @@ class Sweep:
     def add_configuration(self, index: int, configuration: Configuration) -> None:
         """Write down what a trial tries."""
         self.configurations[index] = configuration
-        self._add("configurations", [{"index": index, "settings": configuration}])
+        self._write("configurations", [{"index": i, "settings": c} for i, c in self.configurations.items()])
 
     def _waiting_segment(self) -> Decision | None:
         segments = self.history.open_segments()
@@ -161,20 +161,18 @@ class Sweep:
                 self.add_configuration(index, chosen)
         if decisions:
             self.history.decisions.extend(decisions)
-            self._add("decisions", [asdict(decision) for decision in decisions])
+            self._write("decisions", [asdict(decision) for decision in self.history.decisions])
 
-    def _outcome(self, line: dict[str, Any]) -> Outcome:
-        value = line["value"]
-        cost = None if value is None or not math.isfinite(value) else self._sign * value
-        return Outcome(line["index"], line["rung"], line["state"], cost, line["why"])
+    def _outcome(self, index: int, rung: int, state: Any, value: Any, why: str, epoch: int = 0) -> Outcome:
+        is_finite = value is not None and math.isfinite(value)
+        return Outcome(index, rung, state, self._sign * value if is_finite else None, why)
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         text = self.folder.read(f"{name}.jsonl").decode() if self.folder.has(f"{name}.jsonl") else ""
         return [json.loads(line) for line in text.splitlines()]
 
-    def _add(self, name: str, lines: list[dict[str, Any]]) -> None:
-        self._lines[name].extend(lines)
-        text = "".join(json.dumps(line) + "\n" for line in self._lines[name])
+    def _write(self, name: str, lines: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in lines)
         self.folder.write(f"{name}.jsonl", text.encode())
 
 

@@ -18,7 +18,7 @@ from sslsv.training.validation import TrainingError
 
 
 class RungReached(Exception):
-    """Raised on all workers out of the report of a validation: the segment is over, its checkpoint there."""
+    """End a segment, on all workers, out of the report of a validation; its checkpoint is there."""
 
 
 def run_segment(

@@ -59,20 +59,13 @@ def content(sweep):
     return [sweep.folder.read(f"{name}.jsonl") for name in names]
 
 
+LISTS = {"model.temperature": tune.uniform(0.01, 1.0), "model.projector_dims": tune.choice([(8, 8), ()])}
+TPE = {"searcher": "tpe", "startup_trials": 2}
 SEARCHES = [
     {},
     {"scheduler": Asha(3)},
-    {"scheduler": Asha(2), "searcher": "tpe", "startup_trials": 2},
-    {"scheduler": Hyperband(3), "searcher": "tpe", "startup_trials": 2, "trials": 12},
-    {
-        "scheduler": Asha(2),
-        "searcher": "tpe",
-        "startup_trials": 2,
-        "parameters": {
-            "model.temperature": tune.uniform(0.01, 1.0),
-            "model.projector_dims": tune.choice([(8, 8), ()]),
-        },
-    },
+    {"scheduler": Hyperband(3), "trials": 12, **TPE},
+    {"scheduler": Asha(2), "parameters": LISTS, **TPE},
 ]
 
 
@@ -119,17 +112,6 @@ def test_sweep__an_interrupted_segment_comes_first_when_it_goes_on(tmp_path):
     assert open_sweep(tmp_path, scheduler=Asha(3)).next_segment(at_once=1) == lost
 
 
-def test_sweep_folder__a_higher_rank_wins_where_higher_is_better(tmp_path):
-    sweep = open_sweep(tmp_path, metric="label_free/rankme", scheduler=RunAll(), rung_epochs=(), trials=2)
-    for value in (3.0, 7.0):
-        segment = sweep.next_segment(at_once=1)
-        record = {"step": 90, "epoch": 9.0, "label_free/rankme": value}
-        sweep.trial_folder(segment.index).append_lines("metrics.jsonl", [json.dumps(record)])
-        sweep.end_segment(segment, "reached", "")
-    best = write_results(sweep)
-    assert best.index == 1 and sweep.value(best) == 7.0
-
-
 def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train_again(tmp_path):
     sweep = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=4)
     best = min(range(4), key=lambda i: sweep.searcher.choose(i, {}, sweep.history)["model.temperature"])
@@ -150,24 +132,21 @@ def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train
 
 
 def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them(tmp_path):
-    base = dataclasses.replace(
-        BASE,
-        evaluation=EvaluationConfig(),  # nothing with labels
-        resources=ResourcesConfig(data_tasks=3),
-        run=RunConfig(max_failures=7),
-    )
-    plain = open_sweep(tmp_path, metric="label_free/rankme", scheduler=RunAll(), rung_epochs=(), trials=1)
-    places = ResourcesConfig(data_tasks=1, threads_per_worker=1, gpu=False)
-    sweep = Sweep(plain.space, base, RUNGS, plain.folder, places)
-    segment = sweep.next_segment(at_once=1)
-    record = {"step": 90, "epoch": 9.0, "label_free/rankme": 3.0}
-    folder = sweep.trial_folder(segment.index)
-    folder.append_lines("metrics.jsonl", [json.dumps(record)])
-    sweep.end_segment(segment, "reached", "")
-    write_results(sweep)
-    trained = read_config(folder.read("config.yml").decode())
+    labels = {"evaluation": EvaluationConfig(), "run": RunConfig(max_failures=7)}  # no trials with labels
+    base = dataclasses.replace(BASE, resources=ResourcesConfig(data_tasks=3), **labels)
+    plain = open_sweep(tmp_path, metric="label_free/rankme", scheduler=RunAll(), rung_epochs=(), trials=2)
+    here = ResourcesConfig(data_tasks=1, threads_per_worker=1, gpu=False)
+    sweep = Sweep(plain.space, base, RUNGS, plain.folder, here)
+    for value in (3.0, 7.0):
+        segment = sweep.next_segment(at_once=1)
+        record = {"step": 90, "epoch": 9.0, "label_free/rankme": value}
+        sweep.trial_folder(segment.index).append_lines("metrics.jsonl", [json.dumps(record)])
+        sweep.end_segment(segment, "reached")
+    winner = write_results(sweep)  # a higher rank is better
+    assert winner.index == 1 and sweep.value(winner) == 7.0
+    trained = read_config(sweep.trial_folder(1).read("config.yml").decode())
     best = read_config(sweep.folder.read("best.yml").decode())
-    assert trained.resources == places and best.resources == base.resources
+    assert trained.resources == here and best.resources == base.resources
     assert best.evaluation.criterion == "label_free/rankme" and best.run.max_failures == 7
     assert best.model.temperature == trained.model.temperature
 

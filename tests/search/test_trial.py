@@ -155,38 +155,25 @@ def test_run_segment__a_fault_of_the_storage_is_no_fault_of_the_trial(tmp_path, 
     assert run_segment(folder, 2, "disabled", {})["state"] == "reached"
 
 
-def test_run_segment__a_value_error_leaves_its_traceback(tmp_path, config, monkeypatch):
-    def fail(*arguments):
-        raise ValueError("an odd shape")
-
-    monkeypatch.setattr(train_loop.Training, "take_step", fail)
-    folder = trial(tmp_path, config)
-    assert run_segment(folder, 2, "disabled", {}) == {"state": "failed", "why": "an odd shape"}
-    text = folder.read("failure.txt").decode()
-    assert "Traceback" in text and text.endswith("ValueError: an odd shape\n")
-
-
-def test_run_segment__several_workers_log_as_the_sweep_says_and_fail_without_advice(
-    tmp_path, config, monkeypatch
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (
+            {"error": "training worker 1 failed: no memory; the same command goes on from the last one"},
+            {"state": "failed", "why": "training worker 1 failed: no memory"},
+        ),
+        (
+            {"error": "training worker 1 failed: No space left on device", "is_of_system": True},
+            {"state": "interrupted", "why": "training worker 1 failed: No space left on device"},
+        ),
+    ],
+)
+def test_run_segment__several_workers_fail_without_advice_and_log_as_the_sweep_says(
+    tmp_path, config, monkeypatch, answer, expected
 ):
     jobs = []
-
-    def train(config, folder, share, **extra):
-        jobs.append(extra)
-        return {"error": "training worker 1 failed: no memory; the same command goes on from the last one"}
-
-    monkeypatch.setattr("sslsv.cluster.connect.train", train)
+    monkeypatch.setattr("sslsv.cluster.connect.train", lambda *ignored, **job: jobs.append(job) or answer)
     several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
-    ended = run_segment(trial(tmp_path, several), 2, "offline", {})
-    assert ended == {"state": "failed", "why": "training worker 1 failed: no memory"}
+    assert run_segment(trial(tmp_path, several), 2, "offline", {}) == expected
     assert (jobs[0]["wandb_mode"], jobs[0]["until_epoch"]) == ("offline", 2)
     assert jobs[0]["identity"] == {"wandb_id": "a"}
-
-
-def test_run_segment__a_fault_of_the_storage_of_several_workers_is_no_fault_of_the_trial(
-    tmp_path, config, monkeypatch
-):
-    answer = {"error": "training worker 1 failed: No space left on device; the", "is_of_system": True}
-    monkeypatch.setattr("sslsv.cluster.connect.train", lambda *arguments, **extra: answer)
-    several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
-    assert run_segment(trial(tmp_path, several), 2, "disabled", {})["state"] == "interrupted"
