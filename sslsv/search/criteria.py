@@ -1,4 +1,4 @@
-"""How well a criterion without labels would have chosen: its order of the trials against their EER's."""
+"""Say which metrics may choose, and how well those without labels would have chosen, by the EER."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,26 +6,29 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from sslsv.config import Criterion, LowerIsBetter
 
+CRITERIA = list(get_args(Criterion))  # the metrics that may choose: of validation, or without labels
+LABEL_FREE = [name for name in CRITERIA if name.startswith("label_free/")]
 TRUTH = "eer"
-LABEL_FREE = tuple(name for name in get_args(Criterion) if name.startswith("label_free/"))
 FEWEST = 3  # trials that are compared: an order of two says nothing
+
+
+def is_lower_better(metric: str) -> bool:
+    """Tell the direction of a metric."""
+    return metric in get_args(LowerIsBetter)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A criterion against the EER, over the trials of one rung."""
+    """Compare a criterion with the EER over the trials of one rung."""
 
     criterion: str
     epoch: int
     trials: int
-    tau: (
-        float | None
-    )  # Kendall's tau-b, -1 to 1: 1 where both order alike; None where one of them is constant
-    regret: float  # percent of EER that its choice loses against the best trial
+    tau: float | None  # Kendall's tau-b, -1 to 1: 1 where both order alike; None where one is constant
+    regret: float  # percent of EER that the criterion's choice loses against the best trial
     overlap: float  # share of its best `top` that are among the best `top` by EER
     top: int
 
@@ -35,15 +38,15 @@ def rank_criterion(
 ) -> Ranking:
     """Compare the order of values (N,) with that of EERs (N,), of the same trials.
 
-    Where the criterion finds several equally best, the regret is the mean of theirs.  `top` is lowered to
-    half of the trials, because all of them overlap always.
+    Where the criterion finds several equally best, the regret is the mean of theirs.  `top` is at most half
+    of the trials, because all of them overlap always.
     """
-    is_lower_better = criterion in get_args(LowerIsBetter)
-    costs = np.asarray(values, dtype=np.float64) * (1 if is_lower_better else -1)
+    from scipy.stats import kendalltau  # takes half a second, and refusals do not need it
+
+    costs = np.asarray(values, dtype=np.float64) * (1 if is_lower_better(criterion) else -1)
     truth = np.asarray(eers, dtype=np.float64)
     top = max(min(top, len(truth) // 2), 1)
-    chosen = set(np.argsort(costs, kind="stable")[:top].tolist())
-    best = set(np.argsort(truth, kind="stable")[:top].tolist())
+    chosen, best = (set(np.argsort(order, kind="stable")[:top].tolist()) for order in (costs, truth))
     tau = float(kendalltau(costs, truth).statistic)
     return Ranking(
         criterion=criterion,
@@ -57,7 +60,7 @@ def rank_criterion(
 
 
 def rank_criteria(at_rungs: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Ranking]:
-    """Every label-free criterion at every rung: epoch -> the records of the trials that reached it.
+    """Rank every label-free criterion at every rung: epoch -> the records of the trials that reached it.
 
     Trials are compared at the same epoch only.  Rungs with less than three trials are left out.
     """
@@ -71,19 +74,6 @@ def rank_criteria(at_rungs: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[R
     return found
 
 
-def describe_rankings(rankings: Sequence[Ranking]) -> list[str]:
-    """One line for each, as the terminal shows them below a heading."""
-    lines = []
-    for found in rankings:
-        tau = "undefined" if found.tau is None else f"{found.tau:+.2f}"
-        lines.append(
-            f"{found.criterion} at epoch {found.epoch}, {found.trials} trials: Kendall tau {tau}, regret "
-            f"{found.regret:.2f} % EER, {found.overlap * found.top:.0f} of its best {found.top} are among "
-            f"the best {found.top}"
-        )
-    return lines
-
-
 def is_number(value: Any) -> bool:
-    """Whether a value of a record is there and finite."""
+    """Tell whether a value of a record is there and finite."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -1,15 +1,15 @@
-"""Ray Tune as the executor of a sweep: it finds places for legs, and starts them again when they die.
+"""Run a sweep by Ray Tune, which finds resources for segments and starts them again when they die.
 
-A trial of Tune is a leg here.  Which leg comes next is asked of `Sweep`; nothing is ever stopped from
-outside, because a leg ends by itself at its rung, with its log closed and its checkpoint written.  (Several
-workers that Tune stops leave their reservations behind.)
+Each trial of Tune is one segment; `Sweep` says which comes next.  Tune stops none of them, because a segment
+ends by itself at its rung; several workers that Tune stops leave their reservations behind.
 """
 
 import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 # Read by Ray Tune when it starts: no loggers of its own, Ctrl-C as an exception, few snapshots of its state.
@@ -19,62 +19,121 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 from ray import tune
-from ray.tune.search import Searcher
+from ray.tune.search import Searcher as TuneSearcher
 
+from sslsv.cluster.capacity import Machine, fitting_workers
 from sslsv.cluster.connect import delete_notes_of_ray
+from sslsv.config import ResourcesConfig
 from sslsv.runs.folder import RunFolder, below
-from sslsv.search.history import Decision
-from sslsv.search.places import Places
+from sslsv.runs.log import wandb_environment, wandb_mode
+from sslsv.search.schedulers import Decision
 from sslsv.search.sweep import ExecutionError, Sweep
-from sslsv.search.trial import Place, run_leg
+from sslsv.search.trial import run_segment
+from sslsv.settings import refuse_if
 
 
-class Legs(Searcher):
-    """Tells Tune which leg to run next, and the sweep how it ended."""
+@dataclass(frozen=True)
+class Slots:
+    """Say how many trials run at once, and what each takes: the resources with all numbers filled in."""
+
+    at_once: int
+    gpus: float  # share of a GPU for each training process; 0 on CPUs
+    resources: ResourcesConfig
+
+    def describe(self) -> str:
+        """Put it into one line."""
+        own = self.resources
+        device = f"{self.gpus:g} GPU" if self.gpus else f"{own.threads_per_worker} thread(s)"
+        return (
+            f"{self.at_once} trials at once, each {own.most_workers} worker(s) with {device} and "
+            f"{own.cpus_per_worker:g} CPUs, {own.data_tasks} data process(es) with {own.cpus_per_data_task:g}"
+        )
+
+
+def find_slots(
+    resources: ResourcesConfig,
+    gpus: float,
+    free: Machine,
+    nodes: Sequence[Machine],
+    trials: int,
+    wanted: int | None,
+) -> Slots:
+    """Find how many of the `trials` fit at once, or take `wanted` of them if that many do.
+
+    `gpus` is the share of a GPU for each trial, 0 on CPUs; `free` is what the cluster has left, `nodes` what
+    each machine has in all.  Ray would let trials wait without a word for what never comes, and data tasks
+    starve beside trials that hold every CPU.  Raises ValueError.
+    """
+    workers, cpus = resources.most_workers, free.get("CPU", 0.0)
+    refuse_if(
+        workers > 1 and 0 < gpus < 1,
+        f"gpus_per_trial is {gpus} and resources.workers {workers}; only trials of one worker share a GPU",
+    )
+    per_gpu = int(1 / gpus + 1e-6) if gpus else 0
+    machines = [{**node, "GPU": int(node.get("GPU", 0.0)) * per_gpu} for node in nodes]
+    counts = range(workers, trials * workers + 1, workers)
+    fitting = fitting_workers(resources, counts, gpus > 0, machines, cpus) // workers
+    limit = (
+        f"{workers * (resources.cpus_per_worker + resources.cpus_per_data_task):g} of the {cpus:g} free CPUs"
+    )
+    if gpus:
+        fitting = min(fitting, int(free.get("GPU", 0.0) / gpus + 1e-6) // workers)
+        limit += f" and {workers * gpus:g} of the {free.get('GPU', 0.0):g} free GPUs"
+    at_once = max(fitting, 1) if wanted is None else min(wanted, trials)
+    refuse_if(
+        not 1 <= at_once <= fitting,
+        f"{at_once} trial(s) at once should run, but {fitting} fit: each takes {limit}; lower --concurrent, "
+        "resources.workers, or the CPUs reserved for each (they are only counted, not enforced)",
+    )
+    cores = (os.cpu_count() or 1) if len(nodes) == 1 else int(sum(node.get("CPU", 0.0) for node in nodes))
+    threads = resources.threads_per_worker or max(1, cores // (at_once * workers))
+    data_tasks = int(
+        (cpus / at_once - workers * resources.cpus_per_worker) / resources.cpus_per_data_task + 1e-6
+    )
+    data_tasks = max(min(resources.data_tasks or data_tasks, data_tasks), workers)
+    filled = replace(resources, gpu=gpus > 0, threads_per_worker=threads, data_tasks=data_tasks)
+    return Slots(at_once, gpus, filled)
+
+
+class Segments(TuneSearcher):
+    """Tell Tune which segment to run next, and the sweep how it ended."""
 
     def __init__(self, sweep: Sweep, at_once: int, changed: Callable[[], None]) -> None:
         super().__init__()
         self.sweep, self.at_once, self.changed = sweep, at_once, changed
-        self.legs: dict[str, Decision] = {}  # by Tune's name for it
+        self.segments: dict[str, Decision] = {}  # by Tune's name for its trial
 
     def suggest(self, trial_id: str) -> Any:
-        """The next leg; None: not now; FINISHED: never again."""
-        leg = None
+        """Return the next segment; None: not now; FINISHED: never again."""
+        segment = None
         with self._halting():
-            leg = self.sweep.next_leg(self.at_once)
-        if leg is None:
+            segment = self.sweep.next_segment(self.at_once)
+        if segment is None:
             is_over = self.sweep.is_over or self.sweep.halted is not None
-            return str(Searcher.FINISHED) if is_over else None
-        self.legs[trial_id] = leg
-        self.changed()
-        location = self.sweep.folder.trial_folder(leg.index).location
-        return {"location": location, "until_epoch": self.sweep.rungs[leg.rung]}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Collect the record of a validation."""
-        with self._halting():
-            self.sweep.folder.collect(self.legs[trial_id].index)
-        self.changed()
+            return str(TuneSearcher.FINISHED) if is_over else None
+        self.segments[trial_id] = segment
+        location = self.sweep.trial_folder(segment.index).location
+        return {"location": location, "until_epoch": self.sweep.rungs[segment.rung]}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Note how the leg ended."""
-        leg = self.legs.pop(trial_id)
+        """Note how the segment ended."""
+        segment = self.segments.pop(trial_id)
         with self._halting():
             if error or result is None:
-                self.sweep.end_leg(leg, "failed", _last_words(self.sweep.folder.trial_folder(leg.index)))
+                self.sweep.end_segment(segment, "failed", _last_words(self.sweep.trial_folder(segment.index)))
             elif result["state"] == "interrupted":
-                self.sweep.put_back(leg, result["why"])
+                self.sweep.put_back(segment, result["why"])
             else:
-                self.sweep.end_leg(leg, result["state"], result["why"])
+                self.sweep.end_segment(segment, result["state"], result["why"])
         self.changed()
 
     @contextlib.contextmanager
     def _halting(self) -> Iterator[None]:
-        """No leg begins any more once the sweep's own files can't be read or written.
+        """Let no segment begin any more once the sweep's own files can't be read or written.
 
-        A restart knows what was written: a leg whose end is missing goes on from its last checkpoint.
+        A restart knows what was written: a segment whose end is missing goes on from its last checkpoint.
         """
         try:
             yield
@@ -83,38 +142,38 @@ class Legs(Searcher):
             self.sweep.halted = f"the files of the sweep can't be read or written: {reason}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher, for a restart of its own kind
+        return {}  # Tune pickles its searcher for a restart of its own kind
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the sweep's own files are what a restart reads."""
+        """Save nothing: a restart reads the sweep's own files."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as `save`."""
+        """Restore nothing: a restart reads the sweep's own files."""
 
 
-def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], None]) -> None:
-    """Run all legs that are still to run; `changed` is called whenever there is something new to show.
+def run_sweep(sweep: Sweep, slots: Slots, group: str, changed: Callable[[], None]) -> None:
+    """Run all segments that are left, and call `changed` after each; `group` names the sweep in wandb.
 
-    Raises ExecutionError when all trials ended at once, or one after another met faults of the system.
+    Raises ExecutionError when all ended at once, or one after another met errors of storage or network.
     """
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in our table
-    resources, folder = sweep.base.resources, sweep.folder.folder
+    if sweep.is_over:
+        return
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the results say which trial failed, and why
+    resources, folder, mode = sweep.base.resources, sweep.folder, wandb_mode(sweep.base.run.wandb)
+    environment = wandb_environment() | {"WANDB_RUN_GROUP": group}
 
-    def leg(config: dict[str, Any]) -> dict[str, str]:
-        def report() -> None:
-            tune.report({"state": "running", "why": ""})
-
-        return run_leg(RunFolder.at(config["location"]), config["until_epoch"], place, report)
+    def segment(job: dict[str, Any]) -> dict[str, str]:
+        return run_segment(RunFolder.at(job["location"]), job["until_epoch"], mode, environment)
 
     # Several workers reserve for themselves, by Ray Train; any share of a CPU that the process which starts
-    # them took would be missing to their data. Tune refuses to place nothing at all, hence one byte.
-    alone = {"CPU": resources.cpus_per_worker} | ({"GPU": places.gpus} if places.has_gpu else {})
+    # them took would be missing to their data.  Tune refuses to place nothing at all, hence one byte.
+    alone = {"CPU": resources.cpus_per_worker} | ({"GPU": slots.gpus} if slots.gpus else {})
     tuner = tune.Tuner(
-        tune.with_resources(leg, alone if resources.workers == 1 else {"CPU": 0, "memory": 1}),
+        tune.with_resources(segment, alone if resources.workers == 1 else {"CPU": 0, "memory": 1}),
         tune_config=tune.TuneConfig(
-            search_alg=Legs(sweep, places.at_once, changed),
+            search_alg=Segments(sweep, slots.at_once, changed),
             num_samples=-1,  # until the searcher says so
-            # A leg leaves threads of Ray Data and memory behind, 0.5 GB each on CPUs: a process of its own
+            # A segment leaves threads of Ray Data and 0.5 GB of memory behind on CPUs: a process of its own
             # costs seconds, one process for all of them ran out of memory.
             reuse_actors=False,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -129,13 +188,10 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
     )
     try:
         tuner.fit()
-    except (RuntimeError, tune.TuneError) as error:
-        # Such as all processes of the sweep killed together, because the machine ran out of memory.
-        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-        # Of a traceback the last line says what it was, else the first.
-        is_traceback = bool(lines) and lines[0].startswith("Traceback")
-        reason = (lines[-1] if is_traceback else lines[0]) if lines else type(error).__name__
-        raise ExecutionError(f"Ray ended all trials: {reason}") from error
+    except (RuntimeError, tune.TuneError) as error:  # as when the machine, out of memory, kills all processes
+        lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        is_traceback = lines[0].startswith("Traceback")  # whose last line says what it was
+        raise ExecutionError(f"Ray ended all trials: {lines[-1 if is_traceback else 0].strip()}") from error
     finally:
         delete_notes_of_ray(folder)
     if sweep.halted is not None:
@@ -143,7 +199,7 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
 
 
 def _last_words(folder: RunFolder) -> str:
-    """Why a trial's process died, in one sentence."""
+    """Say in one sentence why a trial's process died."""
     with contextlib.suppress(FileNotFoundError):
         lines = [line for line in folder.read("failure.txt").decode().splitlines() if line.strip()]
         return f"{lines[-1].strip()} (details in {below(folder.location, 'failure.txt')})"

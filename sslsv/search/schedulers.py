@@ -1,145 +1,171 @@
-"""Which trial trains next, and how far: pure functions of what has happened, without clocks or chance.
+"""Decide which trial trains next, and how far: pure functions of what has happened, without clock or chance.
 
-A trial trains in legs, each up to a rung (an epoch at which trials are compared), and its process ends with
-the leg.  So nothing has to be stopped from outside, waiting holds no resources, and a sweep that was killed
-makes the decisions that are still to make from the same history.
+A *rung* is an epoch at which trials are compared; the last rung is the end of training.  A *segment* is the
+training of one trial up to a rung, in a process that ends with it.  So nothing is stopped from outside, a
+trial that waits holds no resources, and a sweep that was killed makes the decisions that are still to make
+from the same history.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
-from sslsv.search.history import Decision, History, Outcome, ranked
+import numpy as np
+
 from sslsv.settings import refuse_if
 
 
 @dataclass(frozen=True)
-class Scheduler(ABC):
-    """What all schedulers can be asked."""
+class Decision:
+    """Let a trial train up to a rung: this is a segment.  A trial that is not let go on is stopped."""
 
-    takes_more_trials: ClassVar[bool] = False  # whether a sweep may be given more trials when it has begun
+    index: int  # number of the trial, from 0
+    rung: int  # number of the rung, from 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Hold how a segment ended; a lower `cost` is better, and None is worthless."""
+
+    index: int
+    rung: int
+    state: Literal["reached", "collapsed", "failed"]
+    cost: float | None = None
+    why: str = ""
+
+    @property
+    def can_win(self) -> bool:
+        """Tell whether the trial reached its rung with a finite number."""
+        return self.state == "reached" and self.cost is not None
+
+
+@dataclass
+class History:
+    """Hold the decisions in the order they were made, and the outcomes in the order they arrived."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def open_segments(self) -> list[Decision]:
+        """Return the segments without an outcome: running, waiting for resources, or interrupted."""
+        ended = {(outcome.index, outcome.rung) for outcome in self.outcomes}
+        return [decision for decision in self.decisions if (decision.index, decision.rung) not in ended]
+
+    def num_started(self) -> int:
+        """Count the trials that were started."""
+        return len({decision.index for decision in self.decisions})
+
+    def at_rung(self, rung: int) -> list[Outcome]:
+        """Return the outcomes at a rung."""
+        return [outcome for outcome in self.outcomes if outcome.rung == rung]
+
+    def waiting(self, rung: int) -> list[Outcome]:
+        """Return the outcomes at a rung that can win and were not let go on, best first."""
+        gone = {decision.index for decision in self.decisions if decision.rung > rung}
+        return [outcome for outcome in ranked(self.at_rung(rung)) if outcome.index not in gone]
+
+    def last_outcomes(self) -> dict[int, Outcome]:
+        """Return for each trial its outcome at the highest rung it got to."""
+        return {outcome.index: outcome for outcome in sorted(self.outcomes, key=lambda o: o.rung)}
+
+
+def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Sort the outcomes that can win, best first; equal costs stay in the order of the trials."""
+    return sorted((o for o in outcomes if o.can_win), key=lambda o: (o.cost, o.index))
+
+
+def standing(history: History) -> list[Outcome]:
+    """Sort the last outcomes of all trials, best first: a higher rung beats a lower cost at a lower rung."""
+    last = history.last_outcomes().values()
+    good = sorted(ranked(list(last)), key=lambda o: -o.rung)
+    return good + sorted((o for o in last if not o.can_win), key=lambda o: o.index)
+
+
+@dataclass(frozen=True)
+class Scheduler(ABC):
+    """Decide from a history what happens next."""
+
+    takes_more_trials: ClassVar[bool] = False  # True: a sweep may get more trials after it has begun
 
     @abstractmethod
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """Decisions to add to the history now; none while there is nothing to decide before the next outcome.
+        """Return the decisions to add to the history; none where the next outcome has to come first.
 
-        `trials` is how many to try, `rungs` how many rungs there are (the last is the end of training),
-        `at_once` how many legs fit.  The sweep is over when nothing is decided and no leg is open.
+        `trials` is how many to try, `rungs` how many rungs there are, `at_once` how many segments fit.  The
+        sweep is over when nothing is decided and no segment is open.
         """
-
-    def rungs_from(self, first: int, total: int) -> list[int]:
-        """Epochs of the rungs, where the space gives only the first one; the end of training is left out."""
-        return [first]
 
 
 @dataclass(frozen=True)
 class RunAll(Scheduler):
-    """Every trial trains to the end."""
+    """Train every trial to the end."""
 
     takes_more_trials = True
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """Start as many as there is room for."""
-        first = history.started()
-        last = min(first + max(at_once - len(history.open_legs()), 0), trials)
-        return _starts(range(first, last), rung=rungs - 1)
-
-
-@dataclass(frozen=True)
-class Asha(Scheduler):
-    """Asynchronous successive halving: the best 1/`reduction` at a rung so far go on, else a trial starts.
-
-    Li et al., MLSys 2020 (arXiv 1810.05934), algorithm 2 (promotion): nothing waits for slower trials, so the
-    decisions depend on the order in which legs end; with one leg at a time that order is fixed.  When the
-    trials are used up and none has been trained to the end, the best of those that came furthest is.  Given
-    more trials, one that was stopped may go on, if it is among the best of all.
-    """
-
-    takes_more_trials = True
-    reduction: int = 3
-
-    def __post_init__(self) -> None:
-        """Refuse reductions that keep everything."""
-        _check_reduction(self.reduction)
-
-    def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """At most one promotion or one start; the stops when all is done."""
-        num_open = len(history.open_legs())
-        if num_open >= at_once:
-            return []
-        promotion = self._promotion(history, rungs)
-        if promotion is not None:
-            return [promotion]
-        started = history.started()
-        if started < trials:
-            return _starts(range(started, started + 1), rung=0)
-        if num_open:
-            return []
-        return _train_the_furthest(history, rungs, range(trials)) or _stop_waiting(history, rungs)
-
-    def _promotion(self, history: History, rungs: int) -> Decision | None:
-        for rung in reversed(range(rungs - 1)):
-            there, gone = history.at_rung(rung), history.continued(rung)
-            for place, outcome in enumerate(ranked(there)[: len(there) // self.reduction]):
-                if outcome.index not in gone:
-                    why = f"number {place + 1} of {len(there)} so far"
-                    return Decision(outcome.index, rung + 1, "continue", why)
-        return None
-
-    def rungs_from(self, first: int, total: int) -> list[int]:
-        """Each `reduction` times as far as the one before, so that every rung costs the same in all."""
-        return _powers(first, self.reduction, total)
+        """Start as many trials as may be open."""
+        first = history.num_started()
+        last = min(first + max(at_once - len(history.open_segments()), 0), trials)
+        return [Decision(index, rungs - 1) for index in range(first, last)]
 
 
 @dataclass(frozen=True)
 class Halving(Scheduler):
-    """Successive halving: all trials train to the first rung, the best 1/`reduction` of them to the next ...
+    """Train all trials to the first rung, the best 1/`reduction` of them to the next, and so on.
 
-    Jamieson and Talwalkar, AISTATS 2016 (arXiv 1502.07943).  A rung waits for all its trials.
+    A rung waits for all its trials (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943).
     """
 
     reduction: int = 3
 
     def __post_init__(self) -> None:
         """Refuse reductions that keep everything."""
-        _check_reduction(self.reduction)
+        refuse_if(self.reduction < 2, f"reduction is {self.reduction}; one trial in 2, 3 or 4 should go on")
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """All starts at first; at each rung, when all are there, who goes on and who does not."""
-        if history.started() == 0:
-            return _starts(range(trials), rung=0)
-        return _decide_rung(history, range(trials), rungs, self.places)
+        """Start all trials; at each rung, when all are there, decide which go on."""
+        if not history.decisions:
+            return [Decision(index, 0) for index in range(trials)]
+        return self._decide_rung(history, range(trials), rungs)
 
-    def places(self, there: int) -> int:
-        """How many of those at a rung go on; always one."""
-        return max(there // self.reduction, 1)
-
-    def rungs_from(self, first: int, total: int) -> list[int]:
-        """Each `reduction` times as far as the one before, so that every rung costs the same in all."""
-        return _powers(first, self.reduction, total)
+    def _decide_rung(self, history: History, members: range, rungs: int) -> list[Decision]:
+        """Decide which members leave the highest rung they are at; wait while a segment of theirs is open."""
+        if any(segment.index in members for segment in history.open_segments()):
+            return []
+        last = [outcome for outcome in history.last_outcomes().values() if outcome.index in members]
+        rung = max(outcome.rung for outcome in last)
+        there = [outcome for outcome in last if outcome.rung == rung]
+        winners = ranked(there)[: max(len(there) // self.reduction, 1)]
+        if rung == rungs - 1 or not winners:
+            return _train_the_furthest(history, members, rungs)
+        return [
+            Decision(outcome.index, rung + 1, f"number {place} of {len(there)}")
+            for place, outcome in enumerate(winners, 1)
+        ]
 
 
 @dataclass(frozen=True)
 class Hyperband(Halving):
-    """Successive halving in brackets: many trials from the first rung, then fewer from the second, and so on.
+    """Run successive halving in brackets: many trials from the first rung, then fewer from the second ...
 
-    Li et al., JMLR 2018 (arXiv 1603.06560), algorithm 1: a guard against rungs too early to tell.  Brackets
-    run one after another and repeat until the trials are used up.  A searcher that learns sees those before.
+    Brackets guard against rungs that are too early to tell (Li et al., JMLR 2018, arXiv 1603.06560).  They
+    run one after another, so that TPE learns from those before, and repeat until all trials are used.
     """
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """The next bracket's starts when the one before is over; inside a bracket as successive halving."""
+        """Start a bracket when the one before is over; inside a bracket decide as successive halving does."""
         for first_rung, members in self.brackets(trials, rungs):
-            if members.start >= history.started():
-                return _starts(members, rung=first_rung)
-            decisions = _decide_rung(history, members, rungs, self.places)
-            if decisions or any(leg.index in members for leg in history.open_legs()):
+            if members.start >= history.num_started():
+                return [Decision(index, first_rung) for index in members]
+            decisions = self._decide_rung(history, members, rungs)
+            if decisions or any(segment.index in members for segment in history.open_segments()):
                 return decisions
         return []
 
     def brackets(self, trials: int, rungs: int) -> list[tuple[int, range]]:
-        """First rung and trials of every bracket; the last one may be smaller than it should."""
+        """Return first rung and trials of each bracket; the last bracket may be smaller than the paper's."""
         found: list[tuple[int, range]] = []
         start = 0
         while start < trials:
@@ -152,86 +178,56 @@ class Hyperband(Halving):
 
 
 @dataclass(frozen=True)
-class TopK(Scheduler):
-    """All trials train to the first rung, the `keep` best of them to the end: a baseline hard to beat."""
+class Asha(Halving):
+    """Let the best 1/`reduction` at a rung so far go on, else start a trial: nothing waits for slow trials.
 
-    keep: int = 3
+    Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934, algorithm 2).  The decisions
+    depend on the order in which segments end; with one segment at a time that order is fixed.
+    """
 
-    def __post_init__(self) -> None:
-        """Refuse to keep none."""
-        refuse_if(self.keep < 1, f"TopK(keep={self.keep}) trains nothing to the end; keep 1 or more")
+    takes_more_trials = True
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """All starts at first; when all are there, who goes on and who does not."""
-        if history.started() == 0:
-            return _starts(range(trials), rung=0)
-        return _decide_rung(history, range(trials), rungs, lambda there: self.keep)
+        """Make at most one promotion or one start."""
+        num_open, num_started = len(history.open_segments()), history.num_started()
+        if num_open >= at_once:
+            return []
+        for rung in reversed(range(rungs - 1)):
+            there = history.at_rung(rung)
+            best = ranked(there)[: len(there) // self.reduction]
+            for outcome in history.waiting(rung):
+                if outcome in best:
+                    why = f"number {best.index(outcome) + 1} of {len(there)} so far"
+                    return [Decision(outcome.index, rung + 1, why)]
+        if num_started < trials:
+            return [Decision(num_started, 0)]
+        return [] if num_open else _train_the_furthest(history, range(trials), rungs)
 
 
-def _check_reduction(reduction: int) -> None:
-    refuse_if(reduction < 2, f"reduction is {reduction}; one in 2 or more goes on: give 2, 3 or 4")
+def _train_the_furthest(history: History, members: range, rungs: int) -> list[Decision]:
+    """Let the best member at the highest rung go on, unless a member has been trained to the end.
 
-
-def _powers(first: int, ratio: int, below: int) -> list[int]:
-    found = [first]
-    while found[-1] * ratio < below:
-        found.append(found[-1] * ratio)
-    return found
-
-
-def _starts(indices: range, rung: int) -> list[Decision]:
-    return [Decision(index, rung, "start", "") for index in indices]
-
-
-def _decide_rung(
-    history: History, members: range, rungs: int, places: Callable[[int], int]
-) -> list[Decision]:
-    """Who of the members goes on from the highest rung they are at, once no leg of theirs is open.
-
-    Where all that went on collapsed or failed, the best of those left behind goes on after all.
+    So one is, even where all that went on collapsed or failed.
     """
-    if any(leg.index in members for leg in history.open_legs()):
-        return []
-    last = [outcome for outcome in history.last_outcomes().values() if outcome.index in members]
-    rung = max(outcome.rung for outcome in last)
-    there = sorted((outcome for outcome in last if outcome.rung == rung), key=lambda o: o.index)
-    if rung == rungs - 1 or history.stopped() >= {outcome.index for outcome in there}:
-        return _train_the_furthest(history, rungs, members)
-    winners = {o.index: place + 1 for place, o in enumerate(ranked(there)[: places(len(there))])}
-    decisions = []
-    for outcome in there:
-        if outcome.index in winners:
-            why = f"number {winners[outcome.index]} of {len(there)}"
-            decisions.append(Decision(outcome.index, rung + 1, "continue", why))
-        elif outcome.index not in history.stopped():
-            decisions.append(_stop(outcome, f"not among the best {len(winners)} of {len(there)}"))
-    return decisions
-
-
-def _train_the_furthest(history: History, rungs: int, members: range) -> list[Decision]:
-    """The best of the members at the highest rung goes on, unless one has been trained to the end."""
     if any(outcome.can_win and outcome.index in members for outcome in history.at_rung(rungs - 1)):
         return []
     for rung in reversed(range(rungs - 1)):
-        there = [outcome for outcome in history.at_rung(rung) if outcome.index in members]
-        gone = history.continued(rung)
-        waiting = [outcome for outcome in ranked(there) if outcome.index not in gone]
-        if waiting:
-            return [Decision(waiting[0].index, rung + 1, "continue", "best of those that came furthest")]
+        for outcome in history.waiting(rung):
+            if outcome.index in members:
+                return [Decision(outcome.index, rung + 1, "best of those that came furthest")]
     return []
 
 
-def _stop_waiting(history: History, rungs: int) -> list[Decision]:
-    """Stop all that wait at a rung."""
-    stopped = history.stopped()
-    last = sorted(history.last_outcomes().values(), key=lambda outcome: outcome.index)
-    return [
-        _stop(outcome, "not among the best")
-        for outcome in last
-        if outcome.rung < rungs - 1 and outcome.index not in stopped
-    ]
+def forecast(scheduler: Scheduler, trials: int, rungs: Sequence[int], seed: int) -> tuple[list[int], int]:
+    """Return how many segments end at each rung, and the epochs of all trials, if every trial lived.
 
-
-def _stop(outcome: Outcome, why: str) -> Decision:
-    reasons = {"collapsed": "its embeddings collapsed", "failed": "it failed", "reached": why}
-    return Decision(outcome.index, outcome.rung, "stop", reasons[outcome.state])
+    The scheduler decides about trials of random, lasting quality, one segment at a time.
+    """
+    quality = np.random.default_rng(seed).random(trials).tolist()
+    history = History()
+    while decisions := scheduler.decide(history, trials, len(rungs), at_once=1):
+        history.decisions += decisions
+        for segment in history.open_segments():
+            history.outcomes.append(Outcome(segment.index, segment.rung, "reached", quality[segment.index]))
+    counts = [len(history.at_rung(rung)) for rung in range(len(rungs))]
+    return counts, sum(rungs[outcome.rung] for outcome in history.last_outcomes().values())

@@ -1,69 +1,207 @@
-"""The search space: a short Python file whose `SPACE` says what is searched, from which settings, and how."""
+"""Describe a search: a short Python file whose `SPACE` says what is searched, around which settings."""
 
 import importlib.util
+import json
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
-from sslsv.config import LowerIsBetter
-from sslsv.search.dimensions import When, read_dimensions
-from sslsv.search.schedulers import RunAll, Scheduler
-from sslsv.search.space_checks import check_metrics, check_parameters, check_rungs, check_searcher
-from sslsv.settings import locate, nearest, refuse_if
+import pydantic.dataclasses
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import create_trial
+from pydantic import Field, InstanceOf, ValidationError
 
-__all__ = ["Space", "When", "load_space"]
+from sslsv.search.criteria import CRITERIA
+from sslsv.search.schedulers import Halving, RunAll, Scheduler
+from sslsv.settings import leaves_of, locate, nearest, refuse_if
+
+# Settings that all trials share, or they could not be compared, and settings that belong to the sweep.
+FIXED = {
+    "seed": "it also draws the held-out speakers and their trials",
+    "data.root": "all trials must hear the same recordings",
+    "data.train_lists": "the held-out speakers are drawn from them",
+    "data.augment.noise.folder": "the noises of validation come from there",
+    "data.augment.reverb.folder": "the rirs of validation come from there",
+    "train.epochs": "it is the length of every trial's schedule, of which the rungs are parts",
+    "train.patience": "the scheduler says when a trial ends",
+    "train.collapse": "a collapsed trial is stopped",
+    "evaluation": "all trials must be measured alike",
+    "run": "the sweep names and keeps its trials",
+    "resources": "all trials take the same resources",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class When:
+    """Make a parameter depend on another setting: `When("model.name", {"simclr": tune.uniform(...), ...})`.
+
+    For values of the other setting that are not listed, the parameter is left as it is.
+    """
+
+    key: str
+    cases: dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Hold the values that a setting may have: always, or while another setting has a certain value."""
+
+    key: str
+    # Choices are JSON text, because Optuna wants them hashable: lists and whole sections may be chosen too.
+    distribution: CategoricalDistribution | FloatDistribution | IntDistribution
+    condition: tuple[str, Any] | None = None  # key and value of the other setting
+
+    @property
+    def name(self) -> str:
+        """Name the dimension for Optuna, to which each case of a condition is a parameter of its own."""
+        return self.key if self.condition is None else f"{self.key} ({self.condition[0]}={self.condition[1]})"
+
+    @property
+    def ends(self) -> list[Any]:
+        """Return the values to try when a space is checked: every choice, or both ends of a range."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return [json.loads(str(choice)) for choice in self.distribution.choices]
+        return [self.distribution.low, self.distribution.high]
+
+    @property
+    def keys(self) -> set[str]:
+        """Return the keys that the dimension sets: its own, and those in the sections it chooses among."""
+        return {self.key, *(leaf for value in self.ends for leaf, _ in leaves_of({self.key: value}))}
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether a value is among those of the dimension."""
+        try:
+            self.encode(value)
+        except ValueError:
+            return False
+        return True
+
+    def encode(self, value: Any) -> Any:
+        """Return a value as Optuna knows it; raises ValueError where the dimension does not hold it."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return self.distribution.choices[self.ends.index(plain(value))]
+        create_trial(value=0.0, params={"value": value}, distributions={"value": self.distribution})
+        return value
+
+    def decode(self, drawn: Any) -> Any:
+        """Return what Optuna has drawn as a plain value."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return json.loads(drawn)
+        is_stepped = isinstance(drawn, float) and self.distribution.step
+        return float(f"{drawn:.12g}") if is_stepped else drawn  # 0.3, not 0.30000000000000004
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
 class Space:
-    """What is searched; tune_spaces/ has examples."""
+    """Say what is searched; tune_spaces/ has examples."""
 
     base: str  # yaml file of the settings that are not searched
-    parameters: Mapping[str, Any]  # key path -> sampler of ray.tune, or When
-    settings: Mapping[str, Any] = field(default_factory=dict)  # changes to the base, the same in all trials
-    metric: str | Sequence[str] = "eer"  # of validation, or label-free; of several the first one decides
-    trials: int | None = None  # how many to try; null only with searcher "grid", which tries all
-    searcher: str = "random"  # random, grid or tpe
-    tries_base_first: bool = False  # trial 0 is the base itself, so that nothing worse can win unnoticed
-    startup_trials: int | None = None  # tpe only: random trials before it begins to learn; null = 10
-    scheduler: Scheduler = RunAll()
-    rung_epochs: Sequence[int] = ()  # where trials are compared; the end of training is always one
-    rung_samples: Sequence[int] = ()  # the same in utterances heard, rounded up to epochs
-    grace_epochs: int | None = None  # or only the first rung: the scheduler's reduction gives the others
-    gpus_per_trial: float = 1.0  # trials with one worker may share a GPU: 0.5, 0.25 ...
-    max_failures: int = 2  # restarts of a trial whose process dies
-    seed: int = 1717  # of suggestions; that of training is a setting like others
+    parameters: Annotated[dict[str, Any], Field(min_length=1)]  # key -> domain of ray.tune, or When
+    settings: dict[str, Any] = Field(default_factory=dict)  # changes to the base, the same in all trials
+    metric: str = "eer"  # metric of validation, or label-free; the results show all that are measured
+    trials: Annotated[int, Field(ge=1)] | None = None  # null only with searcher "grid", which tries all
+    searcher: Literal["random", "grid", "tpe"] = "random"
+    tries_base_first: bool = False  # trial 0 is the base, so that nothing worse can win unnoticed
+    startup_trials: Annotated[int, Field(ge=0)] = 10  # random trials before tpe begins to learn
+    scheduler: InstanceOf[Scheduler] = RunAll()
+    rung_epochs: tuple[int, ...] = ()  # where trials are compared, besides the end of training
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0  # trials with one worker may share a GPU
+    max_failures: Annotated[int, Field(ge=0)] = 2  # restarts of a trial whose process dies
+    seed: Annotated[int, Field(ge=0)] = 1717  # draws configurations; the seed of training is a setting
 
     def __post_init__(self) -> None:
         """Refuse what does not go together; keys are checked with the base, in trial_settings.py."""
-        check_metrics(self.metrics)
-        check_searcher(self)
-        check_parameters(read_dimensions(self.parameters), self.searcher)
-        check_rungs(self)
+        metric, is_grid, rungs = self.metric, self.searcher == "grid", self.rung_epochs
+        scheduler = type(self.scheduler)
         refuse_if(
-            not 0 < self.gpus_per_trial <= 1,
-            f"gpus_per_trial is {self.gpus_per_trial}; it must be above 0 and at most 1 (a trial takes "
-            "several GPUs by resources.workers)",
+            metric not in CRITERIA, f"metric is {metric!r}, which never chooses{nearest(metric, CRITERIA)}"
         )
-        refuse_if(self.max_failures < 0, f"max_failures is {self.max_failures}; it must be 0 or more")
+        refuse_if(not is_grid and self.trials is None, "trials is missing; say how many to try")
+        refuse_if(is_grid and self.trials is not None, "trials is given, but 'grid' tries all; leave it out")
+        refuse_if(
+            is_grid and self.tries_base_first, "tries_base_first is given, but 'grid' has its own order"
+        )
+        refuse_if(
+            self.searcher == "tpe" and scheduler is Halving,
+            "searcher 'tpe' learns from earlier trials, but Halving starts all at once; use Asha",
+        )
+        refuse_if(
+            bool(rungs) == (scheduler is RunAll),
+            f"rung_epochs is {rungs} and the scheduler {scheduler.__name__}; give epochs at which trials are "
+            "compared, such as (5, 15), or none for RunAll",
+        )
+        refuse_if(
+            any(low >= high for low, high in zip((0, *rungs), rungs, strict=False)),
+            f"rung_epochs is {rungs}; give numbers from 1 on, each above the one before",
+        )
+        for dimension in self.dimensions:
+            for leaf in dimension.keys:
+                for name in FIXED:
+                    is_fixed = leaf == name or leaf.startswith(f"{name}.")
+                    refuse_if(is_fixed, f"{leaf} can't be searched: {FIXED[name]}; set it for all trials")
+            other = dimension.condition and self.parameters.get(dimension.condition[0])
+            refuse_if(isinstance(other, When), f"{dimension.name} depends on what has a When(...) itself")
+            is_range = not isinstance(dimension.distribution, CategoricalDistribution)
+            refuse_if(
+                is_grid and is_range, f"{dimension.key} is a range; 'grid' needs tune.grid_search([...])"
+            )
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """All metrics, the deciding one first."""
-        return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
+    @cached_property
+    def dimensions(self) -> list[Dimension]:
+        """Return all dimensions, those without a condition first; a `When` has one for each case."""
+        found = []
+        for key, written in sorted(self.parameters.items(), key=lambda item: isinstance(item[1], When)):
+            cases = written.cases.items() if isinstance(written, When) else [(None, written)]
+            for case, domain in cases:
+                condition = (written.key, plain(case)) if isinstance(written, When) else None
+                found.append(Dimension(key, to_distribution(key, domain), condition))
+        return found
 
-    @property
-    def is_lower_better(self) -> bool:
-        """Direction of the deciding metric."""
-        return self.metrics[0] in get_args(LowerIsBetter)
+
+def to_distribution(key: str, domain: Any) -> CategoricalDistribution | FloatDistribution | IntDistribution:
+    """Translate a domain of `ray.tune` into the distribution of Optuna that means the same.
+
+    Raises ValueError for what no searcher here can use: normal distributions, functions, logarithmic steps.
+    Only the space file imports Ray; here the names of its classes tell the domains.
+    """
+    kind = type(domain).__name__
+    is_grid = isinstance(domain, dict) and list(domain) == ["grid_search"]
+    try:
+        if is_grid or kind == "Categorical":
+            values = domain["grid_search"] if is_grid else domain.categories
+            return CategoricalDistribution(tuple(json.dumps(plain(value)) for value in values))
+        if kind in ("Float", "Integer"):
+            sampler = domain.get_sampler()
+            step = getattr(sampler, "q", None)
+            scale = type(sampler if step is None else sampler.get_sampler()).__name__
+            is_log = scale == "_LogUniform"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Optuna warns where steps do not end at the upper end
+                if kind == "Integer":  # Ray's upper end of whole numbers is excluded, except in steps
+                    high = domain.upper - (step is None)
+                    return IntDistribution(domain.lower, high, log=is_log, step=step or 1)
+                if scale != "_Normal":
+                    return FloatDistribution(domain.lower, domain.upper, log=is_log, step=step)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{key} can't be searched as the space has it: {error}") from error
+    raise ValueError(
+        f"{key} is {domain!r} in the space, which is no range of values; use tune.uniform, tune.loguniform, "
+        "tune.quniform, tune.randint, tune.lograndint, tune.qrandint, tune.choice or tune.grid_search"
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return a value as the sweep's files give it back: tuples as lists, NumPy's numbers as Python's."""
+    return json.loads(json.dumps(value, default=lambda other: other.item()))
 
 
 def load_space(path: str | Path) -> Space:
     """Run a space file and return its `SPACE`.
 
-    Raises FileNotFoundError, and ValueError in one sentence for whatever goes wrong inside.
+    Raises FileNotFoundError, and ValueError in one sentence, with the line, for whatever goes wrong inside.
     """
     path = locate(path)
     if not path.is_file() or path.suffix != ".py":
@@ -71,12 +209,16 @@ def load_space(path: str | Path) -> Space:
         hint = nearest(str(path), there) if there else "; give a Python file such as tune_spaces/demo.py"
         raise FileNotFoundError(f"{path} is no space file{hint}")
     spec = importlib.util.spec_from_file_location(f"sslsv_space_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # it ends in .py
+    assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's code may raise anything
-        raise ValueError(f"{path}{_line_of(error, path)}: {_said(error)}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path}, line {line}: {kind}{' '.join(sentence_of(error).split())}") from error
     space = getattr(module, "SPACE", None)
     if not isinstance(space, Space):
         raise ValueError(
@@ -85,14 +227,12 @@ def load_space(path: str | Path) -> Space:
     return space
 
 
-def _line_of(error: Exception, path: Path) -> str:
-    if isinstance(error, SyntaxError):
-        return f", line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    return f", line {lines[-1]}" if lines else ""
-
-
-def _said(error: Exception) -> str:
-    name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    return name + " ".join(str(error).split())
+def sentence_of(error: Exception) -> str:
+    """Put an error into a sentence: of the mistakes that pydantic finds in a Space, the first."""
+    if not isinstance(error, ValidationError):
+        return str(error).strip() or type(error).__name__
+    first = error.errors(include_url=False)[0]
+    if "error" in first.get("ctx", {}):
+        return str(first["ctx"]["error"])
+    given = "" if first["type"].endswith(("argument", "missing")) else f" is {first['input']!r}"
+    return f"{first['loc'][0]}{given}: {first['msg']}"

@@ -1,135 +1,242 @@
-"""A sweep as a whole: what is searched, what has happened, which leg comes next.  Knows no Ray."""
+"""Keep the files of a sweep, and hand out its segments in an order that these files alone determine.
 
+A sweep leaves a folder behind, on a disk or in object storage: `<storage>/<name>/`.
+
+sweep.json            what was asked for: space file, overrides, rungs ...    base.yml   the other settings
+configurations.jsonl  index and settings of each trial, written before it starts
+decisions.jsonl       index, rung, why: a trial may train up to a rung; in the order they were made
+outcomes.jsonl        index, rung, epoch, state (reached, collapsed, failed), value, why: in order of arrival
+trials/0003/          the run folder of a trial, complete: checkpoints, metrics.jsonl ...
+results.csv, best.yml, report.html, confirmation.json and confirm/ come at the end
+
+The .jsonl files are the truth: a sweep goes on from them alone.  They are written as whole files, each line
+before what follows from it begins, so that no crash leaves half a line or a trial that nobody knows of.
+"""
+
+import contextlib
+import json
+import math
+import sys
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
-from sslsv.config import Config, ConfigError, ResourcesConfig, to_dict, to_yaml
+from sslsv.config import Config, ResourcesConfig, read_config, shows_shares, to_dict, to_yaml
 from sslsv.runs.environment import describe_environment
-from sslsv.search.history import Decision
-from sslsv.search.population import Population, copy_checkpoints
+from sslsv.runs.folder import RunFolder, below, only_command_on
+from sslsv.search.criteria import is_lower_better
+from sslsv.search.schedulers import Decision, History, Outcome
+from sslsv.search.searchers import Configuration, Searcher
 from sslsv.search.space import Space
-from sslsv.search.suggestions import Suggester
-from sslsv.search.sweep_folder import SweepFolder
 from sslsv.search.trial_settings import trial_config
+from sslsv.settings import ConfigError, differences, locate, refuse_if
 
-MAX_FAULTS = 3  # of storage or network, in a row over all trials, that halt a sweep: it goes on when mended
+MAX_FAULTS = 3  # faults of storage or network in a row, over all trials, after which a sweep halts
 
 
 class ExecutionError(RuntimeError):
-    """The sweep can't go on now, for a reason that the message tells; its files let it go on later."""
+    """Halt the sweep for the reason that the message tells; its files let it go on later."""
 
 
 class Sweep:
-    """Hands out legs, in an order that the files of the sweep alone determine; see `SweepFolder`.
+    """Hand out segments; `history` and `configurations` are what the files hold.
 
-    `base` holds the settings as they were asked for, `resources` what a trial takes of this machine.
+    `base` has the settings as they were asked for, `resources` what a trial takes of this machine.
     """
 
     def __init__(
-        self,
-        space: Space,
-        base: Config,
-        rungs: Sequence[int],
-        folder: SweepFolder,
-        resources: ResourcesConfig | None = None,
+        self, space: Space, base: Config, rungs: Sequence[int], folder: RunFolder, resources: ResourcesConfig
     ) -> None:
         self.space, self.base, self.rungs, self.folder = space, base, tuple(rungs), folder
-        self.resources = resources or base.resources
-        self.suggester = Suggester(space, to_dict(base))
+        self.resources, self.metric = resources, space.metric
+        self.searcher = Searcher(space, to_dict(base))
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
-        self.halted: str | None = None  # why no leg begins any more, though there are legs to train
+        self.halted: str | None = None  # why no segment begins any more, though some are left
         self._faults = 0  # in a row
-        # A power cut may have taken the end of records.jsonl.  A trial that goes on is collected then: what
-        # it wrote after its last checkpoint comes again.
-        going_on = {leg.index for leg in folder.history.open_legs()}
-        for index in sorted(folder.suggestions.keys() - going_on):
-            folder.collect(index)
+        self._sign = 1.0 if is_lower_better(space.metric) else -1.0
+        self.configurations: dict[int, Configuration] = {
+            line["index"]: line["settings"] for line in self._read("configurations")
+        }
+        decisions = [Decision(**line) for line in self._read("decisions")]
+        self.history = History(decisions, [self._outcome(**line) for line in self._read("outcomes")])
 
     @property
     def num_trials(self) -> int:
-        """How many trials the sweep has when it is complete."""
-        return self.suggester.num_trials
-
-    def config_of(self, index: int) -> Config:
-        """All settings of a trial; raises ConfigError where they do not go together."""
-        base = replace(self.base, resources=self.resources)
-        return trial_config(base, self.space, self.folder.suggestions[index])
-
-    def next_leg(self, at_once: int) -> Decision | None:
-        """The next leg to train, now running; None while there is nothing to begin."""
-        if len(self.running) >= at_once or self.halted is not None:
-            return None
-        leg = self._waiting_leg()
-        if leg is None:
-            self._decide(at_once)
-            leg = self._waiting_leg()
-        if leg is None:
-            return None
-        try:
-            self._prepare_trial(leg.index)
-        except ConfigError as error:  # each value is possible, as was checked, but not all of them together
-            self.end_leg(leg, "failed", str(error))
-            return self.next_leg(at_once)
-        self.running.add((leg.index, leg.rung))
-        return leg
-
-    def end_leg(self, leg: Decision, state: str, why: str) -> None:
-        """Note how a leg ended."""
-        self.folder.add_outcome(leg.index, leg.rung, state, why)
-        self.running.discard((leg.index, leg.rung))
-        self._faults = 0
-
-    def put_back(self, leg: Decision, why: str) -> None:
-        """Let a leg begin again that a fault of the system ended, as of its storage; see `MAX_FAULTS`."""
-        self.running.discard((leg.index, leg.rung))
-        self._faults += 1
-        if self._faults >= MAX_FAULTS:
-            self.halted = (
-                f"{self._faults} legs in a row could not go on, the last of trial {leg.index}: {why}"
-            )
+        """Count the trials of the sweep when it is complete."""
+        return self.searcher.num_trials
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing runs, waits, or could be decided."""
-        if self.running or self.folder.history.open_legs():
-            return False
-        rungs = len(self.rungs)
-        return not self.space.scheduler.decide(self.folder.history, self.num_trials, rungs, at_once=1)
+        """Tell whether nothing runs, waits, or could be decided."""
+        return not self.history.open_segments() and not self._decisions(at_once=1)
 
-    def _waiting_leg(self) -> Decision | None:
-        legs = self.folder.history.open_legs()
-        return next((leg for leg in legs if (leg.index, leg.rung) not in self.running), None)
+    def config_of(self, index: int) -> Config:
+        """Return all settings of a trial; raises ConfigError where they do not go together."""
+        base = replace(self.base, resources=self.resources)
+        return trial_config(base, self.space, self.configurations[index])
 
-    def _decide(self, at_once: int) -> None:
-        """Write down what follows from the history, suggestions first: no trial starts without one."""
-        history, known = self.folder.history, self.folder.suggestions
-        decisions = self.space.scheduler.decide(history, self.num_trials, len(self.rungs), at_once)
-        for decision in decisions:
-            if decision.action == "start" and decision.index not in known:
-                settings = self.suggester.suggest(decision.index, known, history)
-                self.folder.add_suggestion(decision.index, settings)
-            if decision.source is not None:
-                self._copy_trial(decision, decision.source)
-        if decisions:
-            self.folder.add_decisions(decisions)
+    def trial_folder(self, index: int) -> RunFolder:
+        """Return the run folder of a trial."""
+        return RunFolder.at(below(below(self.folder.location, "trials"), f"{index:04d}"))
 
-    def _copy_trial(self, decision: Decision, source: int) -> None:
-        """Give a trial the weights of another and changed settings; done twice it is as done once."""
-        assert isinstance(self.space.scheduler, Population)
-        seed = [self.space.seed, decision.index, decision.rung]
-        settings = self.folder.suggestions[source]
-        changed = self.suggester.change(settings, self.space.scheduler.factors, seed)
-        if self.folder.settings_at(decision.index, decision.rung) != changed:
-            self.folder.add_suggestion(decision.index, changed, decision.rung)
-        copy_checkpoints(self.folder.trial_folder(source), self.folder.trial_folder(decision.index))
-
-    def _prepare_trial(self, index: int) -> None:
-        """Make the run folder of a trial, if it is not there."""
-        folder = self.folder.trial_folder(index)
+    def next_segment(self, at_once: int) -> Decision | None:
+        """Return the next segment to train, now running; None while there is nothing to begin."""
+        if len(self.running) >= at_once or self.halted is not None:
+            return None
+        if self._waiting_segment() is None:
+            self._decide(at_once)
+        segment = self._waiting_segment()
+        if segment is None:
+            return None
+        try:
+            config = self.config_of(segment.index)
+        except ConfigError as error:  # each value is possible, as was checked, but not all of them together
+            self.end_segment(segment, "failed", str(error))
+            return self.next_segment(at_once)
+        folder = self.trial_folder(segment.index)
         if not folder.has("run.json"):
             identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
             folder.write_json("run.json", identity | describe_environment())
-        config = self.config_of(index)
         folder.write("config.yml", to_yaml(config).encode())
+        self.running.add((segment.index, segment.rung))
+        return segment
+
+    def end_segment(self, segment: Decision, state: str, why: str = "") -> None:
+        """Read what a segment came to, and write it down."""
+        epoch = self.rungs[segment.rung]
+        at_rung = [r for r in self.records_of(segment.index) if round(r["epoch"]) == epoch]
+        value = at_rung[-1].get(self.metric) if at_rung and state == "reached" else None
+        self.history.outcomes.append(self._outcome(segment.index, segment.rung, state, value, why))
+        lines = [
+            {"index": o.index, "rung": o.rung, "epoch": self.rungs[o.rung], "state": o.state}
+            | {"value": self.value(o), "why": o.why}
+            for o in self.history.outcomes
+        ]
+        self._write("outcomes", lines)
+        self.running.discard((segment.index, segment.rung))
+        self._faults = 0
+
+    def put_back(self, segment: Decision, why: str) -> None:
+        """Requeue a segment that an error of storage or network interrupted; see `MAX_FAULTS`."""
+        self.running.discard((segment.index, segment.rung))
+        self._faults += 1
+        if self._faults >= MAX_FAULTS:
+            self.halted = (
+                f"training broke off {MAX_FAULTS} times in a row, last in trial {segment.index}: {why}"
+            )
+
+    def records_of(self, index: int) -> list[dict[str, Any]]:
+        """Read the validation records of a trial, in the order of epochs."""
+        metrics = self.trial_folder(index).metrics()
+        return [record for record in metrics if self.metric in record or record.get("has_collapsed")]
+
+    def value(self, outcome: Outcome) -> float | None:
+        """Return the metric of an outcome, in its own direction."""
+        return None if outcome.cost is None else self._sign * outcome.cost
+
+    def add_configuration(self, index: int, configuration: Configuration) -> None:
+        """Write down what a trial tries."""
+        self.configurations[index] = configuration
+        self._write("configurations", [{"index": i, "settings": c} for i, c in self.configurations.items()])
+
+    def _waiting_segment(self) -> Decision | None:
+        segments = self.history.open_segments()
+        return next((s for s in segments if (s.index, s.rung) not in self.running), None)
+
+    def _decisions(self, at_once: int) -> list[Decision]:
+        return self.space.scheduler.decide(self.history, self.num_trials, len(self.rungs), at_once)
+
+    def _decide(self, at_once: int) -> None:
+        """Write down what follows from the history, configurations first: no trial starts without one."""
+        decisions = self._decisions(at_once)
+        for index in [decision.index for decision in decisions]:
+            if index not in self.configurations:
+                chosen = self.searcher.choose(index, self.configurations, self.history)
+                self.add_configuration(index, chosen)
+        if decisions:
+            self.history.decisions.extend(decisions)
+            self._write("decisions", [asdict(decision) for decision in self.history.decisions])
+
+    def _outcome(self, index: int, rung: int, state: Any, value: Any, why: str, epoch: int = 0) -> Outcome:
+        is_finite = value is not None and math.isfinite(value)
+        return Outcome(index, rung, state, self._sign * value if is_finite else None, why)
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        text = self.folder.read(f"{name}.jsonl").decode() if self.folder.has(f"{name}.jsonl") else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def _write(self, name: str, lines: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        self.folder.write(f"{name}.jsonl", text.encode())
+
+
+def describe_request(
+    space: Space, base: Config, space_file: str, overrides: Sequence[str], rungs: Sequence[int]
+) -> dict[str, Any]:
+    """Return what is asked for, as sweep.json keeps it."""
+    return {
+        "space_file": space_file,
+        "space": locate(space_file).read_text(),
+        "overrides": list(overrides),
+        "parameters": list(space.parameters),  # without those that the command line fixes
+        "metrics": [space.metric],
+        "searcher": space.searcher,
+        "scheduler": repr(space.scheduler),
+        "trials": space.trials,
+        "takes_more_trials": space.scheduler.takes_more_trials and space.searcher != "grid",
+        "rungs": list(rungs),
+        "base": to_yaml(base),
+    }
+
+
+def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
+    """Raise ValueError unless the folder is new, to be set aside ("fresh"), or to be resumed as it is."""
+    is_there, where = folder.has("sweep.json"), folder.location
+    refuse_if(mode == "resume" and not is_there, f"{where} holds no sweep to go on with; leave out --resume")
+    refuse_if(
+        mode == "new" and is_there,
+        f"{where} holds a sweep; --resume goes on with it, --fresh starts anew (the old one is kept under "
+        "another name), --name gives this one another folder",
+    )
+    if mode != "resume":
+        return
+    earlier, changes = folder.read_json("sweep.json"), []
+    there, now = read_config(earlier["base"]), read_config(request["base"])
+    for line in differences(there, now):
+        key = line.partition(":")[0]
+        # Where a sweep runs may change, and trials never see the test lists; a confirmation checks its own.
+        if key == "resources.workers" and shows_shares(now.train):
+            changes.append(f"{line} (with train.sync_batchnorm false, batch statistics depend on it)")
+        elif key.split(".")[0] not in ("resources", "run") and key != "evaluation.test":
+            changes.append(line)
+    has_more = request["takes_more_trials"] and request["trials"] > earlier["trials"]
+    asked = ("parameters",) if has_more else ("parameters", "trials")
+    changes += [f"{key}: {earlier[key]} -> {request[key]}" for key in asked if earlier[key] != request[key]]
+    if earlier["space"] != request["space"]:
+        changes.append(f"the text of {request['space_file']}")
+    refuse_if(
+        bool(changes),
+        f"{where} holds a sweep of something else, so it can't be resumed; use another --name, or --fresh. "
+        "Different (there -> now):\n  " + "\n  ".join(changes),
+    )
+
+
+@contextlib.contextmanager
+def prepared_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> Iterator[None]:
+    """Make the sweep's folder, or go on with the one there, and keep other commands out for the block.
+
+    Raises ValueError as `check_folder` does, or where another command is at work there.
+    """
+    with only_command_on(folder):
+        check_folder(folder, request, mode)  # another command may just have made it
+        if mode == "fresh" and folder.has("sweep.json"):
+            print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
+        if folder.has("sweep.json"):
+            print(f"going on with the sweep in {folder.location}", file=sys.stderr)
+            request = folder.read_json("sweep.json") | {"trials": request["trials"]}
+        else:
+            folder.write("base.yml", request["base"].encode())
+        folder.write_json("sweep.json", request)
+        yield

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from sslsv import registry
 from sslsv.encoders.features import LogMel
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.export import (

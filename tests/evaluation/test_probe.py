@@ -7,9 +7,9 @@ import pytest
 import soundfile
 import torch
 import torch.multiprocessing
-from sslsv.data.augment import AugmentConfig
 from torch import nn
 
+from sslsv.build import build_model
 from sslsv.config import Config, EvaluationConfig, LabelFreeConfig
 from sslsv.data.audio import read_whole
 from sslsv.data.lists import Manifest, read_train_lists
@@ -17,9 +17,8 @@ from sslsv.data.recordings import open_recordings
 from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation import probe as probe_module
-from sslsv.evaluation.probe import Probe, channels
+from sslsv.evaluation.probe import Probe
 from sslsv.evaluation.verification import Embedder, VerificationError
-from sslsv.training.state import build_model
 
 LISTS = ("voxceleb2_train_list",)
 
@@ -87,12 +86,10 @@ def test_probe__views_are_crops_apart_each_in_a_channel_of_its_own(config):
     assert probe.describe() == {"utterances": 9, "views": 3, "utterances with overlapping crops": 0}
 
     # As they are in the file, crops can be found again: where they begin, they must be 8000 samples apart.
-    dry = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, augment=AugmentConfig(strategy="none"))
-    )
+    dry = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=()))
     crops, probe = heard_by(dry, manifest)
     for utterance, views in zip(probe.sample.utterances, crops.double().numpy(), strict=True):
-        whole = read_whole(probe.maker.path(utterance)).astype(np.float64)
+        whole = read_whole(probe.maker.explain("utterances", utterance)[0]).astype(np.float64)
         starts = sorted(best_place(whole, view) for view in views)
         assert min(np.diff(starts)) >= 8000
         assert len({round(float(np.abs(view).max())) for view in views}) == 3  # levels
@@ -161,17 +158,6 @@ def test_measure__refuses_weights_that_are_no_numbers(config):
         next(embedder.model.parameters()).fill_(torch.nan)
     with pytest.raises(VerificationError, match="not finite.*learning_rate"):
         Probe(manifest_of(config), config).measure(embedder)
-
-
-@pytest.mark.parametrize(
-    ("training", "probe"),
-    [("any", "reverb_and_noise"), ("noise_or_reverb", "reverb_and_noise"), ("noise", "noise"), ("reverb", "reverb"), ("none", "none")],
-)  # fmt: skip
-def test_channels__have_the_rooms_and_noises_that_training_has(training, probe):
-    config = channels(AugmentConfig(strategy=training, probability=0.1, gain_db=(-3.0, 3.0)))
-    assert (config.strategy, config.probability, config.gain_db) == (probe, 1.0, (-15.0, 0.0))
-    assert config.noise_kinds == ("noise",)
-    assert channels(AugmentConfig(noise_kinds=("music",))).noise_kinds == ("music",)
 
 
 def _two_ranks(rank: int, folder: str, root: str, expected: dict[str, float]) -> None:

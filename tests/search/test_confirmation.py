@@ -5,16 +5,11 @@ import dataclasses
 import pytest
 from ray import tune
 
+from sslsv.config import ResourcesConfig
 from sslsv.search import RunAll
-from sslsv.search.confirmation import (
-    Confirmation,
-    check_confirmation,
-    compare,
-    read_comparisons,
-    write_comparisons,
-)
-from sslsv.search.history import standing
-from sslsv.search.places import Places
+from sslsv.search.confirmation import Confirmation, check_confirmation, compare
+from sslsv.search.executor import Slots
+from sslsv.search.schedulers import standing
 from sslsv.tune import confirm
 from tests.search.test_sweep import BASE, open_sweep, train
 
@@ -23,17 +18,17 @@ from tests.search.test_sweep import BASE, open_sweep, train
 def sweep(tmp_path):
     found = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=4)
     while not found.is_over:
-        train(found, found.next_leg(at_once=1))
+        train(found, found.next_segment(at_once=1))
     return found
 
 
-def end(confirmation, leg, eer, state="reached"):
-    folder = confirmation.folder.trial_folder(leg.index)
+def end(confirmation, segment, eer, state="reached"):
+    folder = confirmation.trial_folder(segment.index)
     if state == "reached":
         folder.write_json(
             "summary.json", {"best": {"step": 1, "test/trials/eer": eer, "test/trials/min_dcf": 1.0}}
         )
-    confirmation.end_leg(leg, state, "")
+    confirmation.end_segment(segment, state, "")
 
 
 def test_compare__by_hand():
@@ -41,7 +36,7 @@ def test_compare__by_hand():
     found = compare(5, "trials", [18, 20, 19], [20, 21, 22], level=0.95)
     assert (found.mean, found.sd, found.base_mean, found.base_sd, found.difference) == (19, 1, 21, 1, -2)
     assert (found.low, found.high) == (pytest.approx(-4.4841, abs=1e-4), pytest.approx(0.4841, abs=1e-4))
-    assert not found.is_beyond_noise and found.verdict == "within the noise of the seeds"
+    assert found.verdict == "within the noise of the seeds"
 
 
 def test_compare__a_lasting_difference_is_beyond_the_noise_in_either_direction():
@@ -53,11 +48,11 @@ def test_compare__a_lasting_difference_is_beyond_the_noise_in_either_direction()
 
 def test_confirmation__trains_base_and_best_with_the_same_new_seeds_and_tests_them(sweep):
     confirmation = Confirmation(sweep, num_best=2, num_seeds=2)
-    best = [outcome.index for outcome in standing(sweep.folder.history)[:2]]
+    best = [outcome.index for outcome in standing(sweep.history)[:2]]
     assert confirmation.contestants == [None, *best] and confirmation.num_trials == 6
     configs = [confirmation.config_of(index) for index in range(6)]
     assert [config.seed for config in configs] == [BASE.seed + 1] * 3 + [BASE.seed + 2] * 3
-    temperatures = [sweep.folder.suggestions[index]["model.temperature"] for index in best]
+    temperatures = [sweep.configurations[index]["model.temperature"] for index in best]
     assert [c.model.temperature for c in configs] == [BASE.model.temperature, *temperatures] * 2
     assert all(config.evaluation.test == ("trials",) and config.train.epochs == 9 for config in configs)
     assert sweep.config_of(0).evaluation.test == ()
@@ -66,15 +61,15 @@ def test_confirmation__trains_base_and_best_with_the_same_new_seeds_and_tests_th
 def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
     first = Confirmation(sweep, num_best=1, num_seeds=2)
     for eer in (20.0, 18.0):
-        end(first, first.next_leg(at_once=1), eer)
-    lost = first.next_leg(at_once=1)
+        end(first, first.next_segment(at_once=1), eer)
+    lost = first.next_segment(at_once=1)
     again = Confirmation(sweep, num_best=1, num_seeds=3)
-    assert again.next_leg(at_once=1) == lost and again.comparisons() == []
+    assert again.next_segment(at_once=1) == lost and again.comparisons()[0] == []
     end(again, lost, 22.0)
     for eer in (20.5, 21.0, 18.9):
-        end(again, again.next_leg(at_once=1), eer)
+        end(again, again.next_segment(at_once=1), eer)
     assert again.is_over
-    (found,) = again.comparisons()
+    ((found,), _) = again.comparisons()
     assert (found.seeds, found.mean, found.base_mean) == (3, pytest.approx(19.1333, abs=1e-4), 21.0)
     with pytest.raises(ValueError, match="confirmation of other trials"):
         Confirmation(sweep, num_best=2, num_seeds=3)
@@ -86,41 +81,43 @@ def test_confirmation__of_a_grid_trains_what_it_has_to(tmp_path):
         tmp_path, parameters=grid, searcher="grid", trials=None, scheduler=RunAll(), rung_epochs=()
     )
     while not found.is_over:
-        train(found, found.next_leg(at_once=1))
+        train(found, found.next_segment(at_once=1))
     confirmation = Confirmation(found, num_best=1, num_seeds=2)
     while not confirmation.is_over:
-        end(confirmation, confirmation.next_leg(at_once=1), 20.0)
+        end(confirmation, confirmation.next_segment(at_once=1), 20.0)
     temperatures = [confirmation.config_of(index).model.temperature for index in range(4)]
     assert temperatures == [BASE.model.temperature, 0.1] * 2
 
 
 def test_confirmation__of_other_lists_than_those_of_the_trainings_there_is_refused(sweep):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
-    end(confirmation, confirmation.next_leg(at_once=1), 20.0)
+    end(confirmation, confirmation.next_segment(at_once=1), 20.0)
     others = dataclasses.replace(BASE.evaluation, test=("trials_hard",))
     sweep.base = dataclasses.replace(BASE, evaluation=others)
-    with pytest.raises(
-        ValueError, match="holds a confirmation on trials, and evaluation.test is now trials_"
-    ):
+    with pytest.raises(ValueError, match="holds a confirmation of other trials, seeds or lists"):
         Confirmation(sweep, num_best=1, num_seeds=2)
 
 
 def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=3)
     for eer in (20.0, 18.0, 22.0, None, 21.0, 18.5):
-        end(confirmation, confirmation.next_leg(at_once=1), eer, "collapsed" if eer is None else "reached")
-    (found,) = confirmation.comparisons()
+        end(
+            confirmation, confirmation.next_segment(at_once=1), eer, "collapsed" if eer is None else "reached"
+        )
+    ((found,), incomparable) = confirmation.comparisons()
     assert (found.seeds, found.lost, found.base_mean, found.mean) == (2, 1, 20.5, 18.25)
-    assert "2 seeds (1 more lost): EER" in found.sentence() and confirmation.incomparable([found]) == []
+    assert "2 seeds (1 more lost): EER" in found.sentence() and incomparable == []
 
 
 def test_confirmation__with_too_few_survivors_a_trial_cannot_be_compared(sweep):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
     for eer in (20.0, 18.0, 22.0, None):
-        end(confirmation, confirmation.next_leg(at_once=1), eer, "collapsed" if eer is None else "reached")
-    assert confirmation.comparisons() == []
-    (sentence,) = confirmation.incomparable([])
-    assert f"trial {confirmation.contestants[1]} can't be compared: with 1 of 2 seeds it came" in sentence
+        end(
+            confirmation, confirmation.next_segment(at_once=1), eer, "collapsed" if eer is None else "reached"
+        )
+    (found, (sentence,)) = confirmation.comparisons()
+    assert found == []
+    assert f"trial {confirmation.contestants[1]} can't be compared: of 2 seeds it ended with 1," in sentence
     assert "the base with 2," in sentence
 
 
@@ -128,10 +125,12 @@ def test_confirmation__with_too_few_survivors_a_trial_cannot_be_compared(sweep):
 def test_confirm__says_how_many_there_are_and_fails_where_nothing_is_comparable(sweep, capsys, eers, code):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
     for eer in eers:
-        end(confirmation, confirmation.next_leg(at_once=1), eer, "collapsed" if eer is None else "reached")
-    sweep.folder.history.outcomes[:] = standing(sweep.folder.history)[:1]  # one that can win
-    places = Places(at_once=1, has_gpu=False, gpus=0.0, threads=1, data_tasks=1)
-    assert confirm(sweep, places, num_best=3, num_seeds=2) == code
+        end(
+            confirmation, confirmation.next_segment(at_once=1), eer, "collapsed" if eer is None else "reached"
+        )
+    sweep.history.outcomes[:] = standing(sweep.history)[:1]  # one that can win
+    slots = Slots(at_once=1, gpus=0.0, resources=ResourcesConfig())
+    assert confirm(sweep, slots, num_best=3, num_seeds=2) == code
     printed = capsys.readouterr()
     assert "1 of the 3 trials asked for can be confirmed" in printed.out
     assert ("nothing is confirmed" in printed.err) == (code == 1)
@@ -140,23 +139,15 @@ def test_confirm__says_how_many_there_are_and_fails_where_nothing_is_comparable(
 def test_comparison__of_survivors_is_never_called_better():
     values, base = [18.0, 20.0, 19.1], [20.0, 22.1, 21.0]
     better, worse = (compare(5, "trials", *v, level=0.95, lost=1) for v in ((values, base), (base, values)))
-    assert better.is_beyond_noise and "better" not in better.sentence() and "lost" in better.verdict
+    assert "beyond" in better.verdict and "better" not in better.sentence() and "lost" in better.verdict
     assert worse.verdict.endswith("worse")
-
-
-def test_write_comparisons__are_read_again(sweep):
-    found = [compare(3, "trials", [18.0, 20.0], [20.0, 22.1], level=0.95, lost=4)]
-    assert read_comparisons(sweep.folder.folder) == []
-    write_comparisons(sweep.folder.folder, found)
-    assert read_comparisons(sweep.folder.folder) == found
 
 
 @pytest.mark.parametrize(
     ("num_best", "num_seeds", "sentence"),
     [
-        (None, 3, "--seeds 3 is for a confirmation"),
-        (0, None, "--confirm 0: give how many"),
-        (2, 1, "--seeds 1: the noise can't be told from one training"),
+        (0, 3, "--confirm 0: say how many"),
+        (2, 1, "--seeds 1: one training does not tell"),
     ],
 )
 def test_check_confirmation__impossible_requests_are_a_sentence(num_best, num_seeds, sentence):
@@ -168,4 +159,3 @@ def test_check_confirmation__without_test_trials_nothing_can_be_confirmed():
     base = dataclasses.replace(BASE, evaluation=dataclasses.replace(BASE.evaluation, test=()))
     with pytest.raises(ValueError, match=r"evaluation\.test is empty"):
         check_confirmation(base, 1, 3)
-    check_confirmation(base, None, None)

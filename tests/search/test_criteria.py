@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sslsv.search.criteria import describe_rankings, rank_criteria, rank_criterion
+from sslsv.search.criteria import rank_criteria, rank_criterion
 
 PSEUDO, RANKME = "label_free/pseudo_eer", "label_free/rankme"
 
@@ -62,13 +62,3 @@ def test_rank_criteria__compares_at_the_same_epoch_and_leaves_out_what_is_not_th
     found = rank_criteria({4: records, 12: records[:2], 36: [*records[:3], {"eer": 1.0}]})
     assert [(r.criterion, r.epoch, r.trials) for r in found] == [(PSEUDO, 4, 4), (PSEUDO, 36, 3)]
     assert all(r.tau == pytest.approx(1.0) for r in found)
-
-
-def test_describe_rankings__says_tau_regret_and_overlap():
-    (line,) = describe_rankings(
-        [rank_criterion(PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], 8, 2)]
-    )
-    assert line == (
-        "label_free/pseudo_eer at epoch 8, 4 trials: Kendall tau +0.33, regret 5.00 % EER, 1 of its best 2 are "
-        "among the best 2"
-    )

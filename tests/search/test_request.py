@@ -1,26 +1,25 @@
-"""What a sweep that goes on may find changed."""
+"""Which folder a sweep may use, and what one that goes on may find changed."""
 
 import pytest
 
+from sslsv.config import Config, to_yaml
 from sslsv.runs.folder import RunFolder
-from sslsv.search.request import check_folder, describe_request
 from sslsv.search.space import load_space
+from sslsv.search.sweep import check_folder, describe_request, prepared_folder
 from sslsv.search.trial_settings import base_config, fix_parameters
 from sslsv.settings import FOLDER
-from sslsv.tune import parse_arguments
 
 
 def request(*overrides, space_file="tune_spaces/simclr.py"):
-    options = parse_arguments([space_file, *overrides, "--plan"])
-    space = load_space(options.space)
-    base = base_config(space, options.overrides)
-    return describe_request(fix_parameters(space, options.overrides), base, options, (4, 8, 12))
+    space = load_space(space_file)
+    base = base_config(space, overrides)
+    return describe_request(fix_parameters(space, overrides), base, space_file, overrides, (4, 8, 12))
 
 
 def check(tmp_path, before, now):
     folder = RunFolder(str(tmp_path), "sweep")
     folder.write_json("sweep.json", before)
-    check_folder(folder, now, is_fresh=False, is_resumed=True)
+    check_folder(folder, now, "resume")
 
 
 def test_describe_request__a_space_of_the_project_is_found_from_any_folder(tmp_path, monkeypatch):
@@ -50,3 +49,39 @@ def test_check_folder__other_workers_are_refused_where_they_change_batch_statist
     alone = "train.sync_batchnorm=false"
     with pytest.raises(ValueError, match="resources.workers: 1 -> 2 .*batch statistics depend on it"):
         check(tmp_path, request(alone), request(alone, "resources.workers=2"))
+
+
+def test_prepared_folder__fresh_keeps_the_old_sweep(tmp_path, capsys):
+    folder = RunFolder(str(tmp_path), "a")
+    with prepared_folder(folder, {"base": "seed: 1\n"}, "new"):
+        pass
+    check_folder(folder, {}, "fresh")
+    with (
+        prepared_folder(folder, {"base": "seed: 2\n"}, "fresh"),
+        pytest.raises(ValueError, match="a is in use"),
+        prepared_folder(folder, {}, "resume"),
+    ):
+        pass
+    old = next(path for path in tmp_path.iterdir() if path.name.startswith("a.old-"))
+    assert (old / "base.yml").read_text() == "seed: 1\n" and folder.read("base.yml") == b"seed: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("takes_more", "trials", "is_taken"), [(True, 18, True), (True, 6, False), (False, 18, False)]
+)
+def test_prepared_folder__more_trials_where_the_scheduler_takes_them(takes_more, trials, is_taken, tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    names = dict.fromkeys(("parameters", "space", "space_file"), "x")
+    request = names | {"base": to_yaml(Config()), "trials": 12, "takes_more_trials": takes_more}
+    with prepared_folder(folder, request, "new"):
+        pass
+    other = request | {"trials": trials}
+    if is_taken:
+        with prepared_folder(folder, other, "resume"):
+            pass
+        assert folder.read_json("sweep.json")["trials"] == trials
+        with pytest.raises(ValueError, match="trials: 18 -> 12"):
+            check_folder(folder, request, "resume")
+    else:
+        with pytest.raises(ValueError, match=f"trials: 12 -> {trials}"):
+            check_folder(folder, other, "resume")

@@ -1,33 +1,31 @@
-"""Legs of a trial in this process, its batches made without Ray."""
+"""Segments of a trial in this process, its batches made without Ray."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
 
 from sslsv.config import (
     Config,
-    DataConfig,
     EvaluationConfig,
     LabelFreeConfig,
+    OptimizerConfig,
     ResourcesConfig,
     RunConfig,
+    ScheduleConfig,
     TrainConfig,
     to_yaml,
 )
 from sslsv.data.pipeline import plain_batches
+from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.verification import Verification
 from sslsv.models.simclr import SimCLR
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder
-from sslsv.search.trial import Place, run_leg
+from sslsv.runs.log import RunLog
+from sslsv.search.trial import run_segment
 from sslsv.training import loop as train_loop
-from sslsv.training.optim import OptimizerConfig
-from sslsv.training.schedules import ScheduleConfig
-
-PLACE = Place(has_gpu=False, threads=1, wandb_mode="disabled", environment={})
 
 
 @pytest.fixture(autouse=True)
@@ -65,47 +63,51 @@ def final(folder):
     return read_checkpoint(folder, find_checkpoint(folder, "last"))
 
 
-def test_run_leg__ends_at_its_rung_and_the_next_goes_on_as_if_it_had_not(tmp_path, config):
+def test_run_segment__ends_at_its_rung_and_the_next_goes_on_as_if_it_had_not(tmp_path, config):
     """Stopped at epochs 2 and 3 of 6 it has followed the schedule of 6 epochs, bit for bit."""
-    whole, legs = trial(tmp_path, config, "whole"), trial(tmp_path, config, "legs")
-    assert run_leg(whole, 6, PLACE, lambda: None) == {"state": "reached", "why": ""}
-    reports = []
+    whole, segments = trial(tmp_path, config, "whole"), trial(tmp_path, config, "segments")
+    assert run_segment(whole, 6, "disabled", {}) == {"state": "reached", "why": ""}
     for rung in (2, 3, 6):
-        assert run_leg(legs, rung, PLACE, lambda: reports.append(1))["state"] == "reached"
-        assert legs.has("summary.json") == (rung == 6) and legs.has("report.html")
+        assert run_segment(segments, rung, "disabled", {})["state"] == "reached"
+        assert segments.has("summary.json") == (rung == 6)
         if rung < 6:
-            assert final(legs).step == rung * 2
-    assert len(reports) == 6
-    a, b = final(whole), final(legs)
+            assert final(segments).step == rung * 2
+    a, b = final(whole), final(segments)
     assert all(torch.equal(weight, b.model[name]) for name, weight in a.model.items())
-    rates = [[r["learning_rate"] for r in folder.metrics()] for folder in (whole, legs)]
+    rates = [[r["learning_rate"] for r in folder.metrics()] for folder in (whole, segments)]
     assert rates[0] == rates[1] and len(rates[0]) == 6
 
 
-def test_run_leg__that_had_ended_when_the_driver_died_ends_again_without_training(tmp_path, config):
+def test_run_segment__that_had_ended_when_the_driver_died_ends_again_without_training(
+    tmp_path, config, monkeypatch
+):
     folder = trial(tmp_path, config)
-    run_leg(folder, 2, PLACE, lambda: None)
+    run_segment(folder, 2, "disabled", {})
     before = folder.metrics()
-    reports = []
-    assert run_leg(folder, 2, PLACE, lambda: reports.append(1))["state"] == "reached"
-    assert reports == [] and folder.metrics() == before and final(folder).step == 4
+    monkeypatch.setattr(train_loop.Training, "take_step", None)
+    assert run_segment(folder, 2, "disabled", {})["state"] == "reached"
+    assert folder.metrics() == before and final(folder).step == 4
 
 
-def test_run_leg__killed_inside_it_goes_on_from_the_last_checkpoint(tmp_path, config):
+def test_run_segment__killed_inside_it_goes_on_from_the_last_checkpoint(tmp_path, config, monkeypatch):
     whole, killed = trial(tmp_path, config, "whole"), trial(tmp_path, config, "killed")
-    run_leg(whole, 4, PLACE, lambda: None)
+    run_segment(whole, 4, "disabled", {})
 
-    def die():
-        raise KeyboardInterrupt
+    def die(self, record):
+        if record["step"] > 2:
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run_leg(killed, 4, PLACE, die)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            RunLog, "write", lambda self, record, write=RunLog.write: (write(self, record), die(self, record))
+        )
+        run_segment(killed, 4, "disabled", {})
     assert final(killed).step == 2
-    run_leg(killed, 4, PLACE, lambda: None)
+    run_segment(killed, 4, "disabled", {})
     assert [r["eer"] for r in killed.metrics()] == [r["eer"] for r in whole.metrics()]
 
 
-def test_run_leg__a_collapsed_trial_says_so(tmp_path, config, monkeypatch):
+def test_run_segment__a_collapsed_trial_says_so(tmp_path, config, monkeypatch):
     alike = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.ones(4, 4).numpy(), {})
     monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, trials: alike)
     stopping = dataclasses.replace(config.train.collapse, action="stop")
@@ -113,17 +115,17 @@ def test_run_leg__a_collapsed_trial_says_so(tmp_path, config, monkeypatch):
         tmp_path, dataclasses.replace(config, train=dataclasses.replace(config.train, collapse=stopping))
     )
     for _ in range(2):  # again after a restart, too
-        ended = run_leg(folder, 4, PLACE, lambda: None)
+        ended = run_segment(folder, 4, "disabled", {})
         assert ended["state"] == "collapsed" and "have collapsed at step 2" in ended["why"]
 
 
-def test_run_leg__a_mistake_that_would_come_again_is_a_failed_trial(tmp_path, config):
+def test_run_segment__a_mistake_that_would_come_again_is_a_failed_trial(tmp_path, config):
     wild = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=1e30))
-    ended = run_leg(trial(tmp_path, wild), 4, PLACE, lambda: None)
+    ended = run_segment(trial(tmp_path, wild), 4, "disabled", {})
     assert ended["state"] == "failed" and "learning_rate" in ended["why"] and "\n" not in ended["why"]
 
 
-def test_run_leg__a_crash_is_raised_and_leaves_its_traceback(tmp_path, config, monkeypatch):
+def test_run_segment__a_crash_is_raised_and_leaves_its_traceback(tmp_path, config, monkeypatch):
     folder = trial(tmp_path, config)
 
     def crash(self, batch):
@@ -132,30 +134,13 @@ def test_run_leg__a_crash_is_raised_and_leaves_its_traceback(tmp_path, config, m
     with monkeypatch.context() as patch:
         patch.setattr(train_loop.Training, "take_step", crash)
         with pytest.raises(RuntimeError):
-            run_leg(folder, 2, PLACE, lambda: None)
+            run_segment(folder, 2, "disabled", {})
     assert "RuntimeError: no more memory" in folder.read("failure.txt").decode()
-    assert run_leg(folder, 2, PLACE, lambda: None)["state"] == "reached"
+    assert run_segment(folder, 2, "disabled", {})["state"] == "reached"
     assert not folder.has("failure.txt")
 
 
-@pytest.mark.parametrize("epochs", [6, 2], ids=["at a rung", "at the end"])
-def test_run_leg__whose_last_record_was_lost_validates_again(tmp_path, config, epochs):
-    settings = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
-    folder = trial(tmp_path, settings)
-    run_leg(folder, 2, PLACE, lambda: None)
-    *earlier, last = folder.metrics()
-    for kept in (earlier, []):
-        folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
-        assert run_leg(folder, 2, PLACE, lambda: None) == {"state": "reached", "why": ""}
-        assert len(folder.metrics()) == len(kept) + 1 and final(folder).step == 4
-        assert {key: folder.metrics()[-1][key] for key in ("step", "epoch", "eer")} == {
-            "step": 4,
-            "epoch": 2.0,
-            "eer": last["eer"],
-        }
-
-
-def test_run_leg__a_fault_of_the_storage_is_no_fault_of_the_trial(tmp_path, config, monkeypatch):
+def test_run_segment__a_fault_of_the_storage_is_no_fault_of_the_trial(tmp_path, config, monkeypatch):
     folder = trial(tmp_path, config)
 
     def fail(*arguments):
@@ -164,46 +149,31 @@ def test_run_leg__a_fault_of_the_storage_is_no_fault_of_the_trial(tmp_path, conf
     for owner, name in ((train_loop, "open_trial_sets"), (train_loop.Training, "take_step")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fail)
-            ended = run_leg(folder, 2, PLACE, lambda: None)
+            ended = run_segment(folder, 2, "disabled", {})
         assert ended["state"] == "interrupted" and "the disk is away" in ended["why"]
         assert "OSError: the disk is away" in folder.read("failure.txt").decode()
-    assert run_leg(folder, 2, PLACE, lambda: None)["state"] == "reached"
+    assert run_segment(folder, 2, "disabled", {})["state"] == "reached"
 
 
-def test_run_leg__a_value_error_leaves_its_traceback(tmp_path, config, monkeypatch):
-    def fail(*arguments):
-        raise ValueError("an odd shape")
-
-    monkeypatch.setattr(train_loop.Training, "take_step", fail)
-    folder = trial(tmp_path, config)
-    assert run_leg(folder, 2, PLACE, lambda: None) == {"state": "failed", "why": "an odd shape"}
-    text = folder.read("failure.txt").decode()
-    assert "Traceback" in text and text.endswith("ValueError: an odd shape\n")
-
-
-def test_run_leg__several_workers_log_as_the_place_says_and_fail_without_advice(
-    tmp_path, config, monkeypatch
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (
+            {"error": "training worker 1 failed: no memory; the same command goes on from the last one"},
+            {"state": "failed", "why": "training worker 1 failed: no memory"},
+        ),
+        (
+            {"error": "training worker 1 failed: No space left on device", "is_of_system": True},
+            {"state": "interrupted", "why": "training worker 1 failed: No space left on device"},
+        ),
+    ],
+)
+def test_run_segment__several_workers_fail_without_advice_and_log_as_the_sweep_says(
+    tmp_path, config, monkeypatch, answer, expected
 ):
     jobs = []
-
-    def train(config, folder, share, **extra):
-        jobs.append(extra)
-        return {"error": "training worker 1 failed: no memory; the same command goes on from the last one"}
-
-    monkeypatch.setattr("sslsv.cluster.connect.train", train)
+    monkeypatch.setattr("sslsv.cluster.connect.train", lambda *ignored, **job: jobs.append(job) or answer)
     several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
-    ended = run_leg(
-        trial(tmp_path, several), 2, dataclasses.replace(PLACE, wandb_mode="offline"), lambda: None
-    )
-    assert ended == {"state": "failed", "why": "training worker 1 failed: no memory"}
+    assert run_segment(trial(tmp_path, several), 2, "offline", {}) == expected
     assert (jobs[0]["wandb_mode"], jobs[0]["until_epoch"]) == ("offline", 2)
     assert jobs[0]["identity"] == {"wandb_id": "a"}
-
-
-def test_run_leg__a_fault_of_the_storage_of_several_workers_is_no_fault_of_the_trial(
-    tmp_path, config, monkeypatch
-):
-    answer = {"error": "training worker 1 failed: No space left on device; the", "is_of_system": True}
-    monkeypatch.setattr("sslsv.cluster.connect.train", lambda *arguments, **extra: answer)
-    several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
-    assert run_leg(trial(tmp_path, several), 2, PLACE, lambda: None)["state"] == "interrupted"

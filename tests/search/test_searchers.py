@@ -1,0 +1,142 @@
+"""Configurations: pure, within their dimensions, conditional; TPE learns."""
+
+import numpy as np
+import pytest
+from ray import tune
+
+from sslsv.search import Space, When
+from sslsv.search.schedulers import Decision, History, Outcome
+from sslsv.search.searchers import Searcher, rung_to_learn_from
+
+CONDITIONAL = {
+    "model.temperature": When("model.name", {"simclr": tune.loguniform(0.01, 1.0)}),
+    "model.name": tune.choice(["simclr", "vicreg"]),
+    "model.covariance_weight": When("model.name", {"vicreg": tune.uniform(0.0, 1.0)}),
+    "model.projector_dims": tune.choice([[], [8, 8]]),
+}
+
+
+def make_searcher(parameters=CONDITIONAL, base=None, **changes):
+    space = Space(**{"base": "a.yml", "parameters": parameters, "trials": 20} | changes)
+    return Searcher(space, base or {"model": {"name": "simclr"}})
+
+
+def test_random__is_a_function_of_seed_and_index():
+    first, second = make_searcher(), make_searcher()
+    backwards = [second.choose(i, {}, History()) for i in reversed(range(20))][::-1]
+    assert [first.choose(i, {}, History()) for i in range(20)] == backwards
+    assert make_searcher(seed=2).choose(0, {}, History()) != first.choose(0, {}, History())
+
+
+def test_random__another_parameter_leaves_the_values_of_the_first_as_they_are():
+    one = make_searcher({"a": tune.uniform(0, 1)})
+    two = make_searcher({"b": tune.uniform(0, 1), "a": tune.uniform(0, 1)})
+    assert one.choose(3, {}, History())["a"] == two.choose(3, {}, History())["a"]
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_choose__the_base_first_when_asked(searcher):
+    base = {"model": {"name": "vicreg", "covariance_weight": 0.5, "projector_dims": (8, 8)}}
+    searched = make_searcher(base=base, searcher=searcher, tries_base_first=True)
+    assert searched.choose(0, {}, History()) == {
+        "model.name": "vicreg",
+        "model.projector_dims": [8, 8],
+        "model.covariance_weight": 0.5,
+    }
+    if searcher == "random":
+        assert searched.choose(1, {}, History()) == make_searcher(base=base).choose(1, {}, History())
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_choose__conditions_hold_and_values_are_within(searcher):
+    found, searched = {}, make_searcher(searcher=searcher)
+    for index in range(30):
+        found[index] = searched.choose(index, found, History())
+    for configuration in found.values():
+        is_simclr = configuration["model.name"] == "simclr"
+        assert (
+            ("model.temperature" in configuration)
+            == is_simclr
+            != ("model.covariance_weight" in configuration)
+        )
+        assert 0.01 <= configuration.get("model.temperature", 0.5) <= 1.0
+        assert configuration["model.projector_dims"] in ([], [8, 8])
+    assert {configuration["model.name"] for configuration in found.values()} == {"simclr", "vicreg"}
+
+
+def test_choose__a_condition_on_a_setting_that_is_not_searched_asks_the_base():
+    parameters = {
+        "model.temperature": When("model.name", {"simclr": tune.uniform(0, 1)}),
+        "optimizer.momentum": tune.uniform(0, 1),
+    }
+    assert "model.temperature" in make_searcher(parameters).choose(0, {}, History())
+    other = make_searcher(parameters, base={"model": {"name": "vicreg"}})
+    assert "model.temperature" not in other.choose(0, {}, History())
+    with pytest.raises(ValueError, match="model.name, on which a parameter depends"):
+        make_searcher(parameters, base={"model": {"nom": 1}}).choose(0, {}, History())
+
+
+def test_choose__a_condition_may_name_a_list_by_a_tuple():
+    cases = {(8, 8): tune.uniform(0, 1), (): tune.uniform(2, 3)}
+    found = make_searcher({"dims": tune.choice([(8, 8)]), "x": When("dims", cases)}).choose(0, {}, History())
+    assert found["dims"] == [8, 8] and 0 <= found["x"] <= 1
+
+
+def test_grid__tries_every_combination_that_the_conditions_allow_once():
+    grid = make_searcher(
+        {
+            "name": tune.grid_search(["a", "b"]),
+            "x": When("name", {"a": tune.grid_search([1, 2])}),
+            "y": tune.choice([True, False]),
+        },
+        searcher="grid",
+        trials=None,
+    )
+    tried = [grid.choose(i, {}, History()) for i in range(grid.num_trials)]
+    assert len(tried) == 6 and tried.count({"name": "b", "y": True}) == 1
+    assert {"name": "a", "y": False, "x": 2} in tried
+
+
+def search(searcher, trials=40, target=0.7, seed=1717):
+    """Costs of one trial after the other; the best is at `target`."""
+    searched = make_searcher({"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}, searcher=searcher, seed=seed)
+    found, history = {}, History()
+    for index in range(trials):
+        found[index] = searched.choose(index, found, history)
+        cost = sum((value - target) ** 2 for value in found[index].values())
+        history.decisions.append(Decision(index, 0))
+        history.outcomes.append(Outcome(index, 0, "reached", cost))
+    return found, [outcome.cost for outcome in history.outcomes]
+
+
+def test_tpe__learns_from_the_outcomes():
+    late = [np.mean(search(searcher)[1][20:]) for searcher in ("random", "tpe")]
+    assert late[1] < late[0] / 2
+
+
+def test_tpe__the_same_history_gives_the_same_configuration():
+    found, _ = search("tpe", trials=15)
+    assert search("tpe", trials=15)[0] == found != search("tpe", trials=15, seed=3)[0]
+
+
+def test_tpe__collapsed_failed_and_running_trials_are_kept_away_from():
+    searched = make_searcher({"x": tune.uniform(0, 1)}, searcher="tpe", startup_trials=0)
+    earlier = {i: {"x": 0.05 * i} for i in range(20)}
+    history = History([Decision(i, 0) for i in range(20)])
+    for index in range(19):  # the left half collapses, the last one still runs
+        state, cost = ("collapsed", None) if index < 10 else ("reached", 1.0)
+        history.outcomes.append(Outcome(index, 0, state, cost))
+    assert np.mean([searched.choose(20 + i, earlier, history)["x"] for i in range(10)]) > 0.5
+
+
+def test_rung_to_learn_from__is_the_highest_with_enough_outcomes():
+    outcomes = [Outcome(i, rung, "reached", 1.0) for rung, count in ((0, 9), (1, 3)) for i in range(count)]
+    assert rung_to_learn_from(History([], outcomes), enough=3) == 1
+    assert rung_to_learn_from(History([], outcomes), enough=4) == 0
+    assert rung_to_learn_from(History(), enough=4) == 0
+
+
+def test_corners__visit_both_ends_of_every_dimension_in_every_case():
+    visited = [(d.key, configuration[d.key]) for d, configuration in make_searcher().corners()]
+    assert ("model.temperature", 0.01) in visited and ("model.covariance_weight", 1.0) in visited
+    assert ("model.name", "vicreg") in visited and ("model.projector_dims", [8, 8]) in visited
