@@ -56,9 +56,9 @@ def run(config: Config, steps: int) -> dict[str, Any]:
             "train.compile is true: torch.compile merges the parts of a step, so they can't be told apart; "
             "profile with train.compile=false"
         )
-    from sslsv.cluster import (
-        connect as cluster,  # Ray takes seconds to import: mistakes above are reported at once
-    )
+    # Ray takes seconds to import: mistakes above are reported at once.
+    from sslsv.cluster.connect import connection
+    from sslsv.cluster.fit import fit
     from sslsv.evaluation.verification import open_trial_sets
     from sslsv.training.step_profile import profile_worker
 
@@ -78,8 +78,8 @@ def run(config: Config, steps: int) -> dict[str, Any]:
             ),
         )
         folder = RunFolder(storage, "profile")
-        with cluster.connection(config.resources) as share:
-            result = cluster.train(config, folder, share, worker=profile_worker, steps=steps)
+        with connection(config.resources) as share:
+            result = fit(config, folder, share, worker=profile_worker, steps=steps)
             return result | {"data_tasks": share.data_tasks}
 
 

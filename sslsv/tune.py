@@ -118,11 +118,13 @@ def run(options: argparse.Namespace) -> int:
         check_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed)
     trials = suggester.num_trials
 
-    from sslsv.cluster import connect as cluster
-    from sslsv.cluster.shared_storage import check_storage_is_shared
+    from sslsv.cluster.capacity import total_of
+    from sslsv.cluster.connect import check_storage_is_shared, connection, look
 
-    with cluster.connection(base.resources) as share:
-        free, nodes = cluster.free_resources()
+    with connection(base.resources) as share:
+        cluster = look()
+        nodes = list(cluster.machines.values())
+        free = {kind: total_of(cluster.free.values(), kind) for kind in ("CPU", "GPU")}
         places = find_places(
             base.resources, share.has_gpu, space.gpus_per_trial, free, nodes, trials, options.concurrent
         )

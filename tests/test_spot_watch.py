@@ -12,7 +12,7 @@ import pytest
 import ray
 from ray._private.state import state as cluster_state
 
-from sslsv.spot_watch import is_spot, main, seconds_left
+from deploy.spot_watch import is_spot, main, seconds_left
 from tests.conftest import REPOSITORY
 from tests.local_cluster import local_cluster
 
@@ -83,7 +83,7 @@ class Worker:
 @pytest.mark.slow
 def test_main__has_ray_leave_the_machine_after_a_notice(service):
     with local_cluster(1) as cluster:
-        command = (sys.executable, "-m", "sslsv.spot_watch", cluster.address, url(service))
+        command = (sys.executable, "deploy/spot_watch.py", cluster.address, url(service))
         process = subprocess.Popen(command, cwd=REPOSITORY)
         ray.init(address=cluster.address, log_to_driver=False)
         try:

@@ -10,9 +10,8 @@ import numpy as np
 import ray
 import torch
 
-from sslsv.cluster.capacity import Machine, places_on
-from sslsv.cluster.connect import connection
-from sslsv.cluster.machines import all_machines, cpus_of, free_machines
+from sslsv.cluster.capacity import Machine, slots_on, total_of
+from sslsv.cluster.connect import Cluster, connection, look
 from sslsv.config import ResourcesConfig
 from sslsv.data.shards import open_recordings
 from sslsv.evaluation.embeddings import Crops, Embed, Floats, embed_files, longest_first, parts_of
@@ -37,13 +36,11 @@ class EmbeddingWorker:
         return embed_files(self.encoder, paths, root, self.crops)
 
 
-def fitting_processes(
-    has_gpu: bool, free: dict[str, Machine], everything: dict[str, Machine], running: int = 0
-) -> int:
+def fitting_processes(has_gpu: bool, cluster: Cluster, running: int = 0) -> int:
     """How many processes to start beside those running: one per GPU, else per CPU, where there is room."""
-    places = sum(places_on(machine, CPUS, has_gpu) for machine in free.values())
-    gpus = sum(machine.get("GPU", 0.0) for machine in everything.values())
-    return max(0, min(places, int(gpus if has_gpu else cpus_of(everything)) - running))
+    slots = slots_on(list(cluster.free.values()), CPUS, has_gpu)
+    most = int(total_of(cluster.machines.values(), "GPU" if has_gpu else "CPU"))
+    return max(0, min(slots, most - running))
 
 
 @contextmanager
@@ -61,11 +58,11 @@ def workers(encoder: SpeakerEncoder, crops: Crops | None, count: int | None) -> 
         remote = ray.remote(num_cpus=CPUS, num_gpus=1 if has_gpu else 0)(EmbeddingWorker)
         first = count or 1
         if count is None and not share.can_grow:
-            first = max(1, fitting_processes(has_gpu, free_machines(), all_machines()))
+            first = max(1, fitting_processes(has_gpu, look()))
         actors: list[Any] = [remote.remote(shared, crops, has_gpu) for _ in range(first)]
         if count is None and share.can_grow:
             ray.get(actors[0].__ray_ready__.remote())
-            more = fitting_processes(has_gpu, free_machines(), all_machines(), running=first)
+            more = fitting_processes(has_gpu, look(), running=first)
             actors += [remote.remote(shared, crops, has_gpu) for _ in range(more)]
         pool = ray.util.ActorPool(actors)
 

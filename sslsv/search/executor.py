@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 from ray import tune
 from ray.tune.search import Searcher
 
-from sslsv.cluster.connect import delete_notes_of_ray
+from sslsv.cluster.fit import delete_notes_of_ray, free_what_is_held
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.storage import below
 from sslsv.search.history import Decision
@@ -64,6 +64,7 @@ class Legs(Searcher):
         leg = self.legs.pop(trial_id)
         with self._halting():
             if error or result is None:
+                free_what_is_held(self.sweep.folder.trial_folder(leg.index))
                 self.sweep.end_leg(leg, "failed", _last_words(self.sweep.folder.trial_folder(leg.index)))
             elif result["state"] == "interrupted":
                 self.sweep.put_back(leg, result["why"])

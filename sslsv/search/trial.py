@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sslsv.cluster import connect as cluster
 from sslsv.cluster.capacity import Share
+from sslsv.cluster.fit import fit
 from sslsv.cluster.worker import open_training
 from sslsv.config import Config, read_config
 from sslsv.ops import distributed
@@ -132,7 +132,7 @@ def _train_alone(
 def _train_together(config: Config, folder: RunFolder, until_epoch: int, place: Place) -> None:
     """Train in several workers, by Ray Train."""
     share = Share(place.has_gpu, config.resources.data_tasks or config.resources.most_workers)
-    result = cluster.train(
+    result = fit(
         config,
         folder,
         share,
@@ -148,7 +148,7 @@ def _train_together(config: Config, folder: RunFolder, until_epoch: int, place: 
 
 
 def _reason(sentence: str) -> str:
-    """A sentence of `cluster.train` without its advice, which is for the command that trains one run."""
+    """A sentence of `fit` without its advice, which is for the command that trains one run."""
     return sentence.partition("; the same command goes on")[0]
 
 

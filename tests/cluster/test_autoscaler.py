@@ -7,72 +7,11 @@ import time
 
 import pytest
 
-from sslsv.cluster import autoscaler
 from tests.autoscaling_cluster import autoscaling_cluster
 from tests.conftest import REPOSITORY
 from tests.training_command import Training
 
 TWO = ("resources.workers=2", "resources.cpus_per_data_task=1", "resources.threads_per_worker=1")
-
-
-def report(active, pending=0, launches=0):
-    """As the older autoscaler writes it down."""
-    nodes = [["10.0.0.1", "gpu", "setting-up"]] * pending
-    counts = {"active_nodes": {"head": 1, "gpu": active}, "pending_nodes": nodes}
-    return json.dumps(
-        {"autoscaler_report": counts | {"pending_launches": {"gpu": launches} if launches else {}}}
-    )
-
-
-@pytest.fixture
-def reports(monkeypatch):
-    """What the autoscaler says from look to look, the last for ever; and what it was asked."""
-    said, asked = [], []
-    monkeypatch.setattr(autoscaler, "is_autoscaler_v2", lambda: False)
-    monkeypatch.setattr(autoscaler, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(autoscaler, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(autoscaler, "request_resources", lambda bundles: asked.append(bundles))
-
-    def read(_):
-        answer = said.pop(0) if len(said) > 1 else said[0]
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(autoscaler, "_internal_kv_get", read)
-    return said, asked
-
-
-@pytest.mark.parametrize(
-    ("later", "is_growing"),
-    [
-        ([report(1, pending=1)], False),  # the machine that was on its way before the request
-        ([report(2)], False),  # and now it is there
-        ([report(1, pending=1), report(1, pending=1, launches=1)], True),
-        ([report(2, pending=1)], True),
-    ],
-)
-def test_will_grow__machines_that_were_coming_anyway_say_nothing(later, is_growing, reports):
-    said, asked = reports
-    said += [report(1, pending=1)] * 2 + later
-    assert autoscaler.will_grow([{"CPU": 2.0}]) == is_growing
-    assert asked == [[{"CPU": 2.0}]] + [[]] * (not is_growing)  # withdrawn when it leads to nothing
-
-
-def test_will_grow__a_request_is_withdrawn_on_ctrl_c(reports):
-    said, asked = reports
-    said += [report(0), report(0), KeyboardInterrupt()]
-    with pytest.raises(KeyboardInterrupt):
-        autoscaler.will_grow([{"CPU": 2.0}])
-    assert asked == [[{"CPU": 2.0}], []]
-
-
-@pytest.mark.parametrize(
-    ("kinds", "is_true"), [({"head": 1}, True), ({"node_0a1b": 1, "node_2c3d": 1}, False)]
-)
-def test_adds_machines__where_machines_have_kinds(kinds, is_true, reports):
-    reports[0].append(json.dumps({"autoscaler_report": {"active_nodes": kinds}}))
-    assert autoscaler.adds_machines() == is_true
 
 
 def cluster_state(address):

@@ -1,3 +1,5 @@
+"""Joining and starting Ray, its token, shared storage, and what an autoscaler is asked for."""
+
 import contextlib
 import os
 import subprocess
@@ -5,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
+from ray.exceptions import GetTimeoutError, RpcError, TaskUnschedulableError, WorkerCrashedError
 
+from sslsv.cluster import connect
 from sslsv.cluster.capacity import CapacityError
-from sslsv.cluster.connect import check_address, delete_notes_of_ray
-from sslsv.runs.folder import RunFolder
+from sslsv.cluster.connect import Cluster, check_address, grows_for, keep_token_private
 from tests.listening import is_loopback, listening_addresses
 from tests.local_cluster import local_cluster
 from tests.training_command import Training
@@ -34,15 +38,94 @@ def test_check_address__what_names_no_machine_is_left_to_ray(address):
     check_address(address)
 
 
-def test_delete_notes_of_ray__what_cannot_be_deleted_is_a_sentence(tmp_path, capsys, monkeypatch):
-    folder = RunFolder(str(tmp_path), "run")
+@pytest.fixture
+def token_file(tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / ".ray" / "auth_token"
 
-    def refuse(name):
-        raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(folder, "delete_folder", refuse)
-    delete_notes_of_ray(folder)
-    assert "run/ray, which nothing needs, can't be deleted: [Errno 1]" in capsys.readouterr().err
+@pytest.mark.parametrize(("before", "after"), [(None, 0o600), (0o644, 0o600), (0o400, 0o400)])
+def test_keep_token_private__closes_the_file_before_ray_writes_it(before, after, token_file):
+    if before is not None:
+        token_file.parent.mkdir()
+        token_file.write_text("a token")
+        token_file.chmod(before)
+    keep_token_private()
+    assert token_file.stat().st_mode & 0o777 == after
+    assert token_file.read_text() == ("a token" if before is not None else "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RAY_AUTH_MODE", "disabled"),
+        ("RAY_AUTH_TOKEN", "a token"),
+        ("RAY_AUTH_TOKEN_PATH", "/run/secrets/token"),
+        ("RAY_ADDRESS", "10.0.0.1:6379"),
+    ],
+)
+def test_keep_token_private__makes_no_file_that_ray_does_not_ask_for(token_file, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    keep_token_private()
+    assert not token_file.parent.exists()
+
+
+def test_keep_token_private__a_home_that_cannot_hold_it_is_a_sentence(token_file):
+    token_file.parent.write_text("no folder")
+    with pytest.raises(OSError, match="can't be kept in .*auth_token .*set HOME to a folder"):
+        keep_token_private()
+
+
+@pytest.mark.parametrize(
+    "error", [TaskUnschedulableError("node is dead"), WorkerCrashedError(), GetTimeoutError("60 s")]
+)
+def test_check_storage_is_shared__a_machine_that_goes_away_meanwhile_is_a_sentence(error, monkeypatch):
+    def fail(reference, timeout):
+        raise error
+
+    monkeypatch.setattr(ray, "get", fail)
+    with pytest.raises(
+        CapacityError, match="host7, a machine of the cluster, does not say .*; if it is going"
+    ):
+        connect._answer(None, "host7")
+
+
+def size(there, coming=0):
+    machines = {str(i): {"CPU": 1.0} for i in range(there)}
+    return Cluster(machines, machines, set(), coming, can_grow=True)
+
+
+@pytest.mark.parametrize(
+    ("later", "is_growing"),
+    [
+        ([size(1, coming=1)], False),  # the machine that was on its way before the request
+        ([size(2)], False),  # and now it is there
+        ([size(1, coming=1), RpcError("busy"), size(1, coming=2)], True),
+        ([size(2, coming=1)], True),
+        ([KeyboardInterrupt()], None),
+    ],
+)
+def test_grows_for__machines_that_were_coming_anyway_say_nothing(later, is_growing, monkeypatch):
+    asked = []
+
+    def look():
+        answer = later.pop(0) if len(later) > 1 else later[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(connect, "GROWTH_SECONDS", 0.3)
+    monkeypatch.setattr(connect, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(connect, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(connect, "look", look)
+    if is_growing is None:
+        with pytest.raises(KeyboardInterrupt):
+            grows_for([{"CPU": 2.0}], size(1, coming=1))
+    else:
+        assert grows_for([{"CPU": 2.0}], size(1, coming=1)) == is_growing
+    assert asked == [[{"CPU": 2.0}]] + [[]] * (is_growing is False)  # withdrawn when it leads to nothing
 
 
 def start_connected(**environment):

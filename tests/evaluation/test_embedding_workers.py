@@ -3,6 +3,7 @@ import pytest
 import ray
 import soundfile
 
+from sslsv.cluster.connect import Cluster
 from sslsv.evaluation import embedding_workers
 from sslsv.evaluation.embedding_workers import fitting_processes, workers
 from sslsv.evaluation.embeddings import embed_files
@@ -21,9 +22,10 @@ from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 def test_fitting_processes__are_those_of_the_whole_cluster_that_have_room(has_gpu, free, count):
     machines = {str(i): machine for i, machine in enumerate(free)}
     everything = {"a": {"CPU": 4.0, "GPU": 2.0}, "b": {"CPU": 4.0, "GPU": 1.0}}
-    assert fitting_processes(has_gpu, machines, everything) == count
+    assert fitting_processes(has_gpu, Cluster(everything, machines, set(), 0, False)) == count
     # The first process of a machine that has just come: what it holds may be told late.
-    assert fitting_processes(has_gpu, machines, {"a": {"CPU": 1.0, "GPU": 1.0}}, running=1) == 0
+    one = Cluster({"a": {"CPU": 1.0, "GPU": 1.0}}, machines, set(), 0, False)
+    assert fitting_processes(has_gpu, one, running=1) == 0
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_run_leg__several_workers_log_as_the_place_says_and_fail_without_advice(
         jobs.append(extra)
         return {"error": "training worker 1 failed: no memory; the same command goes on from the last one"}
 
-    monkeypatch.setattr("sslsv.cluster.connect.train", train)
+    monkeypatch.setattr("sslsv.search.trial.fit", train)
     several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
     ended = run_leg(
         trial(tmp_path, several), 2, dataclasses.replace(PLACE, wandb_mode="offline"), lambda: None
@@ -204,6 +204,6 @@ def test_run_leg__a_fault_of_the_storage_of_several_workers_is_no_fault_of_the_t
     tmp_path, config, monkeypatch
 ):
     answer = {"error": "training worker 1 failed: No space left on device; the", "is_of_system": True}
-    monkeypatch.setattr("sslsv.cluster.connect.train", lambda *arguments, **extra: answer)
+    monkeypatch.setattr("sslsv.search.trial.fit", lambda *arguments, **extra: answer)
     several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
     assert run_leg(trial(tmp_path, several), 2, PLACE, lambda: None)["state"] == "interrupted"
