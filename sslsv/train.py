@@ -85,11 +85,10 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
 def train(config: Config, folder: RunFolder, is_fresh: bool) -> dict[str, Any]:
     """Train in a folder that is this command's alone; see `run`."""
     # Ray takes seconds to import: mistakes so far are reported at once.
-    from sslsv.cluster.connect import check_storage_is_shared, connection
+    from sslsv.cluster.connect import connection
     from sslsv.cluster.fit import fit
 
     with connection(config.resources, waits_for_growth=True) as share:
-        check_storage_is_shared(config.run.storage)
         prepare_folder(folder, config, is_fresh)
         return fit(config, folder, share, identity=folder.read_json("run.json"))
 

@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     trials = suggester.num_trials
 
     from sslsv.cluster.capacity import total_of
-    from sslsv.cluster.connect import check_storage_is_shared, connection, look
+    from sslsv.cluster.connect import connection, look
 
     with connection(base.resources) as share:
         cluster = look()
@@ -143,7 +143,6 @@ def run(options: argparse.Namespace) -> int:
                     f"{(options.confirm + 1) * seeds * rungs[-1]} epochs"
                 )
             return 0
-        check_storage_is_shared(options.storage, "--storage")
         with prepared_folder(folder, request, is_fresh=options.fresh, is_resumed=is_resumed):
             files = SweepFolder(folder, rungs, space.metrics[0], space.is_lower_better)
             sweep = Sweep(space, base, rungs, files, shared.resources)

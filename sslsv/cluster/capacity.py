@@ -21,56 +21,51 @@ class Share:
 
     has_gpu: bool
     data_tasks: int
-    cpus_of_others: float = 0.0  # what other jobs held when the run began
-    can_grow: bool = False  # an autoscaler is adding machines for this run
 
 
 def find_share(resources: ResourcesConfig, machines: list[Machine], free: list[Machine]) -> Share:
     """Decide whether the GPUs are used and how many data processes fit.
 
     `machines` is what each machine has in all, `free` what it has left.  Ray would wait without a word for
-    CPUs that never come: training workers that hold every CPU leave none to the data.  Where the number of
-    workers is a range, its lower end must fit.  Raises CapacityError.
+    what never comes: training workers that hold every CPU leave none to the data.  Of a range of workers the
+    lower end must fit.  Raises CapacityError.
     """
-    workers = resources.fewest_workers
-    total_gpus, free_gpus = total_of(machines, "GPU"), total_of(free, "GPU")
-    total_cpus, free_cpus = total_of(machines, "CPU"), total_of(free, "CPU")
-    has_gpu = wants_gpu(resources, machines)
-    if has_gpu and free_gpus < workers:
-        request = f"resources.workers is {workers} with one GPU each, but "
-        if total_gpus < workers:
-            raise CapacityError(
-                f"{request}there are {total_gpus:g} GPUs; lower resources.workers, or set "
-                "resources.gpu=false to train on CPUs"
-            )
+    workers, has_gpu = resources.fewest_workers, wants_gpu(resources, machines)
+    fitting, fitting_alone = (room_for(resources, has_gpu, there) for there in (free, machines))
+    if fitting < workers:
         raise CapacityError(
-            f"{request}other jobs hold {total_gpus - free_gpus:g} of {total_gpus:g} GPUs; wait for them, or "
-            "lower resources.workers"
+            f"{workers} training worker(s) (resources.workers) take {resources.cpus_per_worker:g} CPUs each "
+            f"(resources.cpus_per_worker){' and a GPU' if has_gpu else ''} on one machine, and "
+            f"{resources.cpus_per_data_task:g} CPUs for a data process (resources.cpus_per_data_task), but "
+            f"{len(machines)} machine(s) with {total_of(machines, 'CPU'):g} CPUs and "
+            f"{total_of(machines, 'GPU'):g} GPUs in all have room for {fitting_alone}"
+            + (f", beside other jobs for {fitting}; wait for them, or " if fitting < fitting_alone else "; ")
+            + "lower resources.workers, or the CPUs reserved for each (they are only counted, not enforced)"
+            + (", or set resources.gpu=false to train on CPUs" if has_gpu else "")
         )
-    needed = cpus_needed(resources, workers)
-    if needed > free_cpus:
-        request = (
-            f"{workers} training workers x {resources.cpus_per_worker:g} (resources.cpus_per_worker) and as "
-            f"many data processes x {resources.cpus_per_data_task:g} (resources.cpus_per_data_task) need "
-            f"{needed:g} CPUs, but "
-        )
-        if needed > total_cpus:
-            raise CapacityError(
-                f"{request}there are {total_cpus:g}; lower resources.workers, or the CPUs reserved for each "
-                "(they are only counted, not enforced)"
-            )
-        raise CapacityError(
-            f"{request}other jobs hold {total_cpus - free_cpus:g} of the {total_cpus:g}; wait for them, or "
-            "lower the request"
-        )
-    slots = slots_on(machines, resources.cpus_per_worker, has_gpu)
-    if slots < workers:
-        raise CapacityError(
-            f"{workers} training workers x {resources.cpus_per_worker:g} CPUs (resources.cpus_per_worker)"
-            f"{' and one GPU' if has_gpu else ''} need as many places, but {len(machines)} machines together "
-            f"have {slots}: a worker can't be spread over machines; lower one of the two"
-        )
-    return Share(has_gpu, fitting_data_tasks(resources, workers, free_cpus), total_cpus - free_cpus)
+    left = total_of(free, "CPU") - workers * resources.cpus_per_worker
+    data_tasks = max(1, int(left / resources.cpus_per_data_task + 1e-6))
+    return Share(has_gpu, min(resources.data_tasks or data_tasks, data_tasks))
+
+
+def room_for(
+    resources: ResourcesConfig, has_gpu: bool, machines: list[Machine], more_cpus: float = 0.0
+) -> int:
+    """Return how many workers have slots on the machines, and CPUs for a data process each anywhere.
+
+    `more_cpus` is what their data may have beside the CPUs of `machines`.
+    """
+    cpus = total_of(machines, "CPU") + more_cpus
+    by_cpu = int(cpus / (resources.cpus_per_worker + resources.cpus_per_data_task) + 1e-6)
+    return min(by_cpu, slots_on(machines, resources.cpus_per_worker, has_gpu))
+
+
+def slots_on(machines: list[Machine], cpus_per_worker: float, has_gpu: bool) -> int:
+    """Return how many processes the machines can hold, each on one of them."""
+    by_cpu = [int(machine.get("CPU", 0.0) / cpus_per_worker + 1e-6) for machine in machines]
+    if not has_gpu:
+        return sum(by_cpu)
+    return sum(min(n, int(machine.get("GPU", 0.0))) for n, machine in zip(by_cpu, machines, strict=True))
 
 
 def wants_gpu(resources: ResourcesConfig, machines: list[Machine]) -> bool:
@@ -78,9 +73,9 @@ def wants_gpu(resources: ResourcesConfig, machines: list[Machine]) -> bool:
     return resources.gpu if resources.gpu is not None else total_of(machines, "GPU") >= 1
 
 
-def worker_bundle(resources: ResourcesConfig, has_gpu: bool, spare_cpus: float = 0.0) -> Machine:
-    """Return what one training worker reserves, with `spare_cpus` beside it."""
-    return {"CPU": resources.cpus_per_worker + spare_cpus} | ({"GPU": 1.0} if has_gpu else {})
+def worker_bundle(resources: ResourcesConfig, has_gpu: bool, more_cpus: float = 0.0) -> Machine:
+    """Return what one training worker reserves, with `more_cpus` beside it."""
+    return {"CPU": resources.cpus_per_worker + more_cpus} | ({"GPU": 1.0} if has_gpu else {})
 
 
 def bundles_of(resources: ResourcesConfig, has_gpu: bool, workers: int) -> list[Machine]:
@@ -90,41 +85,6 @@ def bundles_of(resources: ResourcesConfig, has_gpu: bool, workers: int) -> list[
     """
     more = [{"CPU": resources.cpus_per_data_task}] * ((resources.data_tasks or 0) - workers)
     return [worker_bundle(resources, has_gpu, resources.cpus_per_data_task)] * workers + more
-
-
-def cpus_needed(resources: ResourcesConfig, workers: int) -> float:
-    """Return the CPUs of so many workers; every worker draws on at least one data process."""
-    return workers * (resources.cpus_per_worker + resources.cpus_per_data_task)
-
-
-def fitting_data_tasks(
-    resources: ResourcesConfig, workers: int, cpus: float, *, can_grow: bool = False
-) -> int:
-    """Return how many data processes have room in `cpus` beside the workers, at most `resources.data_tasks`.
-
-    With `can_grow` a number that was set stands: an autoscaler was asked for machines, which come later.
-    """
-    if can_grow and resources.data_tasks is not None:
-        return resources.data_tasks
-    left = cpus - workers * resources.cpus_per_worker
-    fitting = int(left / resources.cpus_per_data_task + 1e-6)
-    return max(min(resources.data_tasks or fitting, fitting), 1)
-
-
-def fitting_workers(
-    resources: ResourcesConfig, counts: Iterable[int], has_gpu: bool, machines: list[Machine], cpus: float
-) -> int:
-    """Return the largest of `counts` that has slots on the machines and `cpus` for it and its data, or 0."""
-    slots = slots_on(machines, resources.cpus_per_worker, has_gpu)
-    return max((n for n in counts if n <= slots and cpus_needed(resources, n) <= cpus + 1e-6), default=0)
-
-
-def slots_on(machines: list[Machine], cpus_per_worker: float, has_gpu: bool) -> int:
-    """Return how many training workers the machines can hold, each worker on one of them."""
-    by_cpu = [int(machine.get("CPU", 0.0) / cpus_per_worker + 1e-6) for machine in machines]
-    if not has_gpu:
-        return sum(by_cpu)
-    return sum(min(n, int(machine.get("GPU", 0.0))) for n, machine in zip(by_cpu, machines, strict=True))
 
 
 def total_of(machines: Iterable[Machine], kind: str) -> float:

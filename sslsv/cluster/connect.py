@@ -3,11 +3,9 @@
 import contextlib
 import logging
 import os
-import posixpath
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,27 +14,24 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.exceptions import AuthenticationError, RayError, RpcError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import AuthenticationError, RayError
 
 from sslsv.cluster.capacity import CapacityError, Machine, Share, bundles_of, find_share, wants_gpu
 from sslsv.config import ResourcesConfig
-from sslsv.runs.folder import RunFolder
-from sslsv.runs.storage import is_uri
 
-GROWTH_SECONDS = 12.0  # an autoscaler looks at requests every 5 s
+GROWTH_SECONDS = 12.0  # until a request is refused; an autoscaler looks at it every 5 s
 PAUSE_SECONDS = 0.5  # between two looks at the cluster
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines of a cluster by node id, and how many an autoscaler is starting."""
+    """The machines of a cluster by node id, and what its autoscaler, if it has one, is doing."""
 
     machines: dict[str, Machine]  # all resources of each machine that answers and stays
     free: dict[str, Machine]  # what of it nobody has reserved
     leaving: set[str]  # machines whose provider has said that it takes them away
-    coming: int
-    can_grow: bool  # its machines are of the kinds that an autoscaler starts
+    coming: int  # machines that are being started, for whatever request
+    has_autoscaler: bool
 
 
 def look() -> Cluster:
@@ -51,8 +46,7 @@ def look() -> Cluster:
         {name: node.available_resources() for name, node in staying.items()},
         leaving,
         len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches),
-        # Without an autoscaler Ray calls every machine a kind of its own.
-        any(node.ray_node_type_name != f"node_{name}" for name, node in nodes.items()),
+        status.stats.autoscaler_version != "0",  # it counts its rounds
     )
 
 
@@ -68,8 +62,8 @@ def _answers(node: dict[str, Any]) -> bool:
 def connection(resources: ResourcesConfig, *, waits_for_growth: bool = False) -> Iterator[Share]:
     """Connect to a Ray cluster that can hold the request: RAY_ADDRESS, one running here, else a new one.
 
-    Raises CapacityError within seconds when it can't; with `waits_for_growth` not where an autoscaler adds
-    machines for the request: the workers then wait for them.
+    Raises CapacityError within seconds when it can't; with `waits_for_growth` not while an autoscaler is
+    starting machines.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
@@ -79,55 +73,37 @@ def connection(resources: ResourcesConfig, *, waits_for_growth: bool = False) ->
         yield _find_share(resources, waits_for_growth)
     finally:
         if waits_for_growth:  # a request outlives the command, and would keep its machines
-            with contextlib.suppress(RayError):  # a cluster that is gone holds none
-                request_resources(bundles=[])
+            ask_for([])
         if not was_connected:
             ray.shutdown()
 
 
 def _find_share(resources: ResourcesConfig, waits_for_growth: bool) -> Share:
-    """Return the share that fits now, or that will fit when the machines being started are there."""
-    cluster = look()
-    machines = list(cluster.machines.values())
-    bundles = bundles_of(resources, wants_gpu(resources, machines), resources.fewest_workers)
-    deadline, is_told = time.monotonic() + 60 * resources.wait_minutes, False
+    """Return the share that fits, where machines are being started when they are there."""
+    deadline, is_told = time.monotonic() + GROWTH_SECONDS, False
     while True:
-        try:
-            share = find_share(resources, list(cluster.machines.values()), list(cluster.free.values()))
-            if waits_for_growth and resources.data_tasks is not None:
-                request_resources(bundles=bundles)  # more machines where they have no room
-            return share
-        except CapacityError as error:
-            if not waits_for_growth:
-                raise
-            if grows_for(bundles, cluster):
-                print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
-                return Share(wants_gpu(resources, machines), resources.fewest_workers, can_grow=True)
-            # Machines that are on their way for somebody else may be enough.
-            if cluster.coming == 0 or time.monotonic() > deadline:
-                raise
-            if not is_told:
-                print(f"waiting for machines that are being started anyway: {error}", file=sys.stderr)
-            is_told = True
         cluster = look()
-
-
-def grows_for(bundles: list[Machine], before: Cluster) -> bool:
-    """Ask for room for `bundles`, each on one machine, and see whether machines are started for it.
-
-    Ray publishes no limits of its clusters: what an autoscaler begins is all that can be seen.  The request
-    stands where it leads to something.
-    """
-    request_resources(bundles=bundles)
-    deadline = time.monotonic() + GROWTH_SECONDS
-    while time.monotonic() < deadline:
+        machines = list(cluster.machines.values())
+        if waits_for_growth:
+            # Ray publishes no limits of its clusters: what an autoscaler begins is all that can be seen.
+            ask_for(bundles_of(resources, wants_gpu(resources, machines), resources.fewest_workers))
+        try:
+            return find_share(resources, machines, list(cluster.free.values()))
+        except CapacityError as error:
+            if not (waits_for_growth and cluster.has_autoscaler) or time.monotonic() > deadline:
+                raise
+            if cluster.coming > 0:
+                deadline = time.monotonic() + GROWTH_SECONDS
+                if not is_told:
+                    print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
+                is_told = True
         time.sleep(PAUSE_SECONDS)
-        with contextlib.suppress(RpcError):  # too busy to answer
-            now = look()
-            if len(now.machines) + now.coming > len(before.machines) + before.coming:
-                return True
-    request_resources(bundles=[])
-    return False
+
+
+def ask_for(bundles: list[Machine]) -> None:
+    """Have an autoscaler, if there is one, keep room for `bundles`, each on one machine, and no others."""
+    with contextlib.suppress(RayError):  # a cluster that is gone holds none
+        request_resources(bundles=bundles)
 
 
 def connect(**options: Any) -> None:
@@ -183,49 +159,3 @@ def check_address(address: str) -> None:
             f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); start one, mend the address, "
             "or unset RAY_ADDRESS to run on this machine alone"
         ) from error
-
-
-def check_storage_is_shared(place: str, name: str = "run.storage") -> None:
-    """Raise CapacityError unless every machine of the cluster sees what is written here to `place`.
-
-    `name` is what the user calls it.
-    """
-    here = ray.get_runtime_context().get_node_id()
-    hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
-    if is_uri(place) or set(hosts) <= {here}:
-        return
-    folder = RunFolder(place, f".seen-by-all-{uuid.uuid4().hex}")
-    folder.write("probe", b"")
-    try:
-        asked = {
-            host: _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                posixpath.dirname(folder.root), folder.name
-            )
-            for node, host in hosts.items()
-            if node != here
-        }
-        blind = [host for host, answer in asked.items() if not _answer(answer, host)]
-    finally:
-        folder.delete_folder("")
-    if blind:
-        raise CapacityError(
-            f"{name} is {place}, where {', '.join(sorted(blind))} does not see what "
-            f"{socket.gethostname()} writes: give a folder that all machines of the cluster mount, or a URI "
-            "such as s3://bucket/runs"
-        )
-
-
-def _answer(answer: "ray.ObjectRef[bool]", machine: str) -> bool:
-    try:
-        return ray.get(answer, timeout=60)
-    except RayError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise CapacityError(
-            f"{machine}, a machine of the cluster, does not say whether it sees run.storage: {reason}; if it "
-            "is going away, try again when `ray status` no longer has it"
-        ) from error
-
-
-@ray.remote(num_cpus=0)
-def _sees(storage: str, name: str) -> bool:
-    return RunFolder(storage, name).has("probe")

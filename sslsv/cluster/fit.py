@@ -13,18 +13,19 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import ray
 import ray.train
 from ray.exceptions import RayError
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from sslsv.cluster.capacity import CapacityError, Machine, Share, fitting_workers, total_of, worker_bundle
-from sslsv.cluster.connect import PAUSE_SECONDS, look
+from sslsv.cluster.capacity import CapacityError, Machine, Share, bundles_of, room_for, worker_bundle
+from sslsv.cluster.connect import PAUSE_SECONDS, ask_for, look
 from sslsv.cluster.worker import HELD, run_worker, train_worker
 from sslsv.config import Config, ResourcesConfig, to_yaml
 from sslsv.runs.checkpoint import list_checkpoints
@@ -34,8 +35,11 @@ from sslsv.runs.log import wandb_environment, wandb_mode
 from sslsv.runs.storage import absolute, below
 from sslsv.worker_counts import usable_counts
 
+Job = dict[str, Any]
+
 SETTLING_SECONDS = 10.0  # until what the last workers held is free again
 REMINDER_SECONDS = 60.0  # between two sentences about what is waited for, doubled each time
+GOES_ON = "the same command goes on from the last checkpoint"
 
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {
@@ -58,7 +62,7 @@ def fit(
     folder: RunFolder,
     share: Share,
     *,
-    worker: Callable[[dict[str, Any]], dict[str, Any]] = train_worker,
+    worker: Callable[[Job], dict[str, Any]] = train_worker,
     **extra: Any,
 ) -> dict[str, Any]:
     """Run `worker` in every training process; returns the first one's summary, or `{"error": sentence}`.
@@ -67,14 +71,10 @@ def fit(
     `extra` is added to the job that a worker is given.  After a crash workers start again from the newest
     checkpoint, `run.max_failures` times without a newer one.
     """
-    resources, train = config.resources, config.train
-    if train.precision == "fp16" and not share.has_gpu:
+    if config.train.precision == "fp16" and not share.has_gpu:
         raise CapacityError(
             "train.precision is 'fp16', which needs a GPU, and there is none; use 'bf16' or 'fp32'"
         )
-    # Ray hands it on to what watches the workers.
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(60 * resources.hang_minutes)
-    counts = usable_counts(resources.workers, train.batch_size, train.chunk_size)
     job = {
         # Workers run in another folder.
         "config": to_yaml(replace(config, data=replace(config.data, root=absolute(config.data.root)))),
@@ -82,56 +82,65 @@ def fit(
         "name": folder.name,
         "worker": worker,
         "has_gpu": share.has_gpu,
-        "counts": counts,
-        "futile": None,
+        "counts": usable_counts(config.resources.workers, config.train.batch_size, config.train.chunk_size),
+        "futile": None,  # machines on which no more workers than now were found to fit
         "wandb_mode": wandb_mode(config.run.wandb),
         "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
-        "cpus_of_others": share.cpus_of_others,
-        "can_grow": look().can_grow,
         **extra,
     }
     with live_display(folder, config.run.progress) as notice:
-        room = Room(resources, counts, share, notice)
-        crashes, last = Crashes(folder, config.run.max_failures), 0
         try:
-            while True:
-                free_what_is_held(folder)
-                count, machines = room.wait()
-                if count <= last:  # there was no room for more after all
-                    job["futile"] = machines
-                try:
-                    result = _run_once(job, folder, resources, count)
-                except (ray.train.TrainingFailedError, RayError) as error:
-                    if _found_no_slots(error):  # others were faster, or a machine has just died
-                        job["futile"] = machines
-                        continue
-                    if crashes.are_too_many():
-                        return {
-                            "error": failure_sentence(error, folder),
-                            "is_of_system": _is_of_system(error),
-                        }
-                    last = 0
-                else:
-                    if "interrupted" not in result:
-                        return result
-                    notice(result["interrupted"])
-                    last = count
-                room.clear()
+            return fit_until_done(job, config, folder, notice)
         except NoRoomError as error:
             return {"error": f"training stopped: {error}; {GOES_ON}", "is_of_system": True}
-        except RayError as error:  # the cluster itself does not answer any more
-            return {"error": failure_sentence(error, folder), "is_of_system": True}
+        except (TrainingFailedError, RayError) as error:
+            return {"error": failure_sentence(error, folder), "is_of_system": is_of_system(error)}
         finally:
+            ask_for([])
             with contextlib.suppress(RayError):
                 free_what_is_held(folder)
             delete_notes_of_ray(folder)
 
 
-def _run_once(
-    job: dict[str, Any], folder: RunFolder, resources: ResourcesConfig, count: int
+def fit_until_done(
+    job: Job, config: Config, folder: RunFolder, notice: Callable[[str], None]
 ) -> dict[str, Any]:
+    """Start as many workers as fit, again and again, until they return a result."""
+    failures, newest_step, last = 0, -1, 0
+    since = time.monotonic()
+    while True:
+        free_what_is_held(folder)
+        count, machines = wait_for_room(job, config.resources, since, notice)
+        if count <= last:  # there was no room for more after all
+            job["futile"] = machines
+        last = 0
+        try:
+            result = fit_once(job, config.resources, folder, count)
+            if "interrupted" not in result:
+                return result
+            notice(result["interrupted"])
+            last = count
+        except (TrainingFailedError, RayError) as error:
+            # Others were faster, or a machine has just died.  Ray does not export the class of this error.
+            cause = getattr(error, "controller_failure", None)
+            if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+                job["futile"] = machines
+                continue
+            step = -1
+            with contextlib.suppress(OSError):  # storage that does not answer shows no progress
+                step = max((step for step, _ in list_checkpoints(folder)), default=-1)
+            # A week on machines that are lost now and then is no failure, the same crash at the same step is.
+            failures = 1 if step > newest_step else failures + 1
+            newest_step = max(step, newest_step)
+            if 0 <= config.run.max_failures < failures:
+                raise
+        since = time.monotonic()
+
+
+def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int) -> dict[str, Any]:
     """Run so many workers until they end; raises what Ray Train makes of a crash."""
     seconds = math.ceil(60 * resources.hang_minutes)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(seconds)  # Ray hands it on to its controller
     trainer = TorchTrainer(
         run_worker,  # type: ignore[arg-type]  # its result comes back as return_value
         train_loop_config=job,
@@ -155,96 +164,50 @@ def _run_once(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with _own_interrupt_handler():
-        try:
-            summary: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]  # as above
-        except SystemExit as error:  # what Ray Train makes of a Ctrl-C
-            raise KeyboardInterrupt from error
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        summary: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]  # as above
+    except SystemExit as error:  # what Ray Train makes of a Ctrl-C
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Ray Train's would ask a controller that has ended
     return summary
 
 
-@contextlib.contextmanager
-def _own_interrupt_handler() -> Iterator[None]:
-    """Take back the handling of Ctrl-C, which Ray Train keeps for a controller that has ended."""
-    earlier = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, earlier)
+def wait_for_room(
+    job: Job, resources: ResourcesConfig, since: float, notice: Callable[[str], None]
+) -> tuple[int, list[str]]:
+    """Return how many workers to start, and the machines that are there.
 
-
-class Room:
-    """Waits until workers fit on the machines that stay, and says now and then what is waited for."""
-
-    def __init__(
-        self, resources: ResourcesConfig, counts: list[int], share: Share, notice: Callable[[str], None]
-    ) -> None:
-        self.resources, self.counts, self.share, self.notice = resources, counts, share, notice
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin to wait anew: workers have run."""
-        self.since = time.monotonic()
-        self.next_reminder = self.since + SETTLING_SECONDS
-
-    def wait(self) -> tuple[int, list[str]]:
-        """Return how many workers to start, and the machines that are there.
-
-        On fewer machines than are there only after a moment, in which the last workers' places get free.
-        Raises NoRoomError when there have been no places for too long.
-        """
-        while True:
-            cluster = look()
-            count = self._fitting(cluster.free)
-            waited = time.monotonic() - self.since
-            if count and (waited >= SETTLING_SECONDS or count >= self._fitting(cluster.machines)):
-                return count, sorted(cluster.machines)
-            minutes = self.resources.wait_minutes
-            if waited > 60 * minutes and not self.share.can_grow and cluster.coming == 0:
-                raise NoRoomError(
-                    f"there has been no {self._wanted()} for {minutes:g} minutes (resources.wait_minutes): "
-                    "machines were lost and none came back"
-                )
-            if time.monotonic() >= self.next_reminder:
-                source = "the autoscaler adds machines" if self.share.can_grow else "machines come back"
-                self.notice(f"waiting for {self._wanted()}, until {source} ({waited:.0f} s so far)")
-                self.next_reminder = time.monotonic() + max(waited, REMINDER_SECONDS)
-            time.sleep(PAUSE_SECONDS)
-
-    def _fitting(self, machines: dict[str, Machine]) -> int:
-        there = list(machines.values())
-        return fitting_workers(self.resources, self.counts, self.share.has_gpu, there, total_of(there, "CPU"))
-
-    def _wanted(self) -> str:
-        return (
-            f"room for {self.counts[0]} training worker(s) with {self.resources.cpus_per_worker:g} CPUs"
-            f"{' and a GPU' if self.share.has_gpu else ''} each, and for their data processes"
-        )
-
-
-class Crashes:
-    """Counts crashes since the last new checkpoint.
-
-    A week on machines that are lost now and then is no failure, the same crash at the same step is.
+    They are fewer than the machines hold only after a moment, in which the last workers' places get free.
+    Raises NoRoomError when there was no room for too long; `since` is when the last workers ended.
     """
+    counts, has_gpu, next_reminder = job["counts"], job["has_gpu"], SETTLING_SECONDS
+    wanted = (
+        f"room for {counts[0]} training worker(s) with {resources.cpus_per_worker:g} CPUs"
+        f"{' and a GPU' if has_gpu else ''} each, and for their data processes"
+    )
 
-    def __init__(self, folder: RunFolder, most: int) -> None:
-        self.folder, self.most = folder, most
-        self.count, self.newest_step = 0, -1
+    def fitting(machines: dict[str, Machine]) -> int:
+        room = room_for(resources, has_gpu, list(machines.values()))
+        return max((count for count in counts if count <= room), default=0)
 
-    def are_too_many(self) -> bool:
-        """Count one more, and compare."""
-        found: list[tuple[int, str]] = []
-        with contextlib.suppress(OSError):  # storage that does not answer shows no progress
-            found = list_checkpoints(self.folder)
-        newest = max((step for step, _ in found), default=-1)
-        self.count = 1 if newest > self.newest_step else self.count + 1
-        self.newest_step = max(newest, self.newest_step)
-        return 0 <= self.most < self.count
-
-
-GOES_ON = "the same command goes on from the last checkpoint"
+    while True:
+        cluster, waited = look(), time.monotonic() - since
+        count = fitting(cluster.free)
+        if count and (waited >= SETTLING_SECONDS or count >= fitting(cluster.machines)):
+            return count, sorted(cluster.machines)
+        if waited > 60 * resources.wait_minutes and cluster.coming == 0:
+            raise NoRoomError(
+                f"there has been no {wanted} for {resources.wait_minutes:g} minutes "
+                "(resources.wait_minutes): machines were lost and none came back"
+            )
+        if waited >= next_reminder:
+            notice(f"waiting for {wanted} ({waited:.0f} s so far)")
+            next_reminder = waited + max(waited, REMINDER_SECONDS)
+        ask_for(bundles_of(resources, has_gpu, counts[-1]))
+        time.sleep(PAUSE_SECONDS)
 
 
 def failure_sentence(error: Exception, folder: RunFolder) -> str:
@@ -265,15 +228,11 @@ def failure_sentence(error: Exception, folder: RunFolder) -> str:
     )
 
 
-def _is_of_system(error: Exception) -> bool:
-    """Tell whether storage or network of a worker failed, which may be back."""
+def is_of_system(error: Exception) -> bool:
+    """Tell whether Ray itself, or storage or network of a worker failed, which may be back."""
     causes = (getattr(error, "worker_failures", None) or {}).values()
-    return any(isinstance(getattr(cause, "cause", None) or cause, OSError) for cause in causes)
-
-
-def _found_no_slots(error: Exception) -> bool:
-    """Tell whether the workers have not been started for want of room; Ray does not export the class."""
-    return type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError"
+    is_of_worker = any(isinstance(getattr(cause, "cause", None) or cause, OSError) for cause in causes)
+    return is_of_worker or isinstance(error, RayError)
 
 
 def free_what_is_held(folder: RunFolder) -> None:
@@ -284,8 +243,7 @@ def free_what_is_held(folder: RunFolder) -> None:
     with contextlib.suppress(OSError):
         held = folder.read(HELD).decode()
         folder.delete(HELD)
-        group = ray.util.placement_group_table().get(held)
-        if group is not None and group["state"] != "REMOVED":
+        if placement_group_table().get(held, {"state": "REMOVED"})["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(held))))
 
 

@@ -18,9 +18,9 @@ import ray.train.torch
 import torch
 from ray.exceptions import RayError
 
-from sslsv.cluster.capacity import Machine, fitting_data_tasks, fitting_workers, total_of, worker_bundle
-from sslsv.cluster.connect import Cluster, look
-from sslsv.config import Config, ResourcesConfig, read_config
+from sslsv.cluster.capacity import bundles_of, room_for, total_of, worker_bundle
+from sslsv.cluster.connect import Cluster, ask_for, look
+from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
 from sslsv.runs.display import Notices
 from sslsv.runs.folder import RunFolder
@@ -34,10 +34,7 @@ HELD = "ray/held"  # the reservation of a run's workers, by name
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Run the job's `worker`; a TrainingError and an interruption are returned as text.
-
-    Raised, they would count as crashes.
-    """
+    """Run the job's `worker`; a TrainingError or an interruption, which are no crashes, come back as text."""
     try:
         result: dict[str, Any] = job["worker"](job)
         return result
@@ -55,15 +52,19 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 def open_training(job: dict[str, Any]) -> Training:
     """Build the training of a job (see `fit`) on this worker's device, from where its folder says."""
     os.environ.update(job["environment"])
-    config = with_data_tasks(read_config(job["config"]), job["cpus_of_others"], job["can_grow"])
-    seconds = 60 * config.resources.hang_minutes
-    ray.data.DataContext.get_current().execution_no_progress_timeout_s = seconds
+    config = read_config(job["config"])
+    resources = config.resources
+    if resources.data_tasks is None:  # as many as the CPUs that the workers leave
+        free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+        resources = replace(resources, data_tasks=max(1, int(free / resources.cpus_per_data_task + 1e-6)))
+        config = replace(config, resources=resources)
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 60 * resources.hang_minutes
     device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
     if device.type == "cpu":
         # Ray allows one thread; the cores of this machine are for its training workers to share.
         workers_here = ray.train.get_context().get_local_world_size()
         threads = (os.cpu_count() or 1) // workers_here
-        torch.set_num_threads(config.resources.threads_per_worker or max(1, threads))
+        torch.set_num_threads(resources.threads_per_worker or max(1, threads))
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
     folder = RunFolder(job["storage"], job["name"])
@@ -72,7 +73,7 @@ def open_training(job: dict[str, Any]) -> Training:
     if distributed.is_main():
         group = ray.util.get_current_placement_group()
         folder.write(HELD, group.id.hex().encode() if group is not None else b"")
-    watch = Watch(config.resources, job, distributed.gather_objects(ray.get_runtime_context().get_node_id()))
+    watch = Watch(resources, job, distributed.gather_objects(ray.get_runtime_context().get_node_id()))
     return Training(
         config,
         folder,
@@ -82,14 +83,6 @@ def open_training(job: dict[str, Any]) -> Training:
         report=ray.train.report,
         asked_to_stop=lambda: watch.reason,
     )
-
-
-def with_data_tasks(config: Config, cpus_of_others: float, can_grow: bool) -> Config:
-    """Set as many data processes as the cluster, which may have changed, now has room for."""
-    total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
-    workers = ray.train.get_context().get_world_size()
-    count = fitting_data_tasks(config.resources, workers, total - cpus_of_others, can_grow=can_grow)
-    return replace(config, resources=replace(config.resources, data_tasks=count))
 
 
 def check_sees_run(
@@ -112,7 +105,7 @@ def check_sees_run(
 
 
 class Watch:
-    """Says why the workers should stop early: `reason`, or None.  The first worker alone looks, in a thread.
+    """Look why the workers should stop early, in a thread of the first one: `reason`, or None.
 
     `nodes` is the machine of each worker.
     """
@@ -124,9 +117,11 @@ class Watch:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        last = time.monotonic()
+        most, last = self.job["counts"][-1], time.monotonic()
         while self.reason is None:
             time.sleep(LOOK_SECONDS)
+            if most > len(self.nodes):  # again and again: Ray itself asks for what runs, in place of this
+                ask_for(bundles_of(self.resources, self.job["has_gpu"], most))
             with contextlib.suppress(RayError):  # a cluster too busy to answer is asked again
                 cluster = look()
                 going = len(cluster.leaving & set(self.nodes))
@@ -138,20 +133,16 @@ class Watch:
 
     def reason_to_grow(self, cluster: Cluster) -> str | None:
         """Say that more workers would fit in what is free and what these workers and their data hold."""
-        running, has_gpu, counts = len(self.nodes), self.job["has_gpu"], self.job["counts"]
-        machines = {name: dict(machine) for name, machine in cluster.free.items()}
-        for name in self.nodes:
-            add(machines.get(name, {}), worker_bundle(self.resources, has_gpu))
+        held = worker_bundle(self.resources, self.job["has_gpu"])
+        machines = [
+            {kind: free.get(kind, 0.0) + self.nodes.count(name) * held.get(kind, 0.0) for kind in free | held}
+            for name, free in cluster.free.items()
+        ]
         everything = total_of(cluster.machines.values(), "CPU")
-        of_data = self.resources.cpus_per_data_task * fitting_data_tasks(self.resources, running, everything)
-        cpus = min(total_of(machines.values(), "CPU") + of_data, everything)
-        count = fitting_workers(self.resources, counts, has_gpu, list(machines.values()), cpus)
-        if count <= running or sorted(machines) == self.job["futile"]:
+        of_data = self.resources.cpus_per_data_task * (self.resources.data_tasks or 1)
+        more_cpus = min(of_data, everything - total_of(machines, "CPU"))
+        room = room_for(self.resources, self.job["has_gpu"], machines, more_cpus)
+        count = max((count for count in self.job["counts"] if count <= room), default=0)
+        if count <= len(self.nodes) or sorted(cluster.machines) == self.job["futile"]:
             return None
-        return f"there is room for {count} training workers instead of {running}"
-
-
-def add(machine: Machine, more: Machine) -> None:
-    """Add resources to those of a machine."""
-    for kind, amount in more.items():
-        machine[kind] = machine.get(kind, 0.0) + amount
+        return f"there is room for {count} training workers instead of {len(self.nodes)}"

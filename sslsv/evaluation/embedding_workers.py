@@ -36,11 +36,11 @@ class EmbeddingWorker:
         return embed_files(self.encoder, paths, root, self.crops)
 
 
-def fitting_processes(has_gpu: bool, cluster: Cluster, running: int = 0) -> int:
-    """How many processes to start beside those running: one per GPU, else per CPU, where there is room."""
+def fitting_processes(has_gpu: bool, cluster: Cluster) -> int:
+    """How many processes to start: one per GPU, else per CPU, where there is room."""
     slots = slots_on(list(cluster.free.values()), CPUS, has_gpu)
     most = int(total_of(cluster.machines.values(), "GPU" if has_gpu else "CPU"))
-    return max(0, min(slots, most - running))
+    return min(slots, most)
 
 
 @contextmanager
@@ -52,18 +52,12 @@ def workers(encoder: SpeakerEncoder, crops: Crops | None, count: int | None) -> 
     """
     has_gpu = encoder.device.type == "cuda"
     request = ResourcesConfig(workers=count or 1, gpu=has_gpu, cpus_per_worker=CPUS, cpus_per_data_task=0.01)
-    with connection(request, waits_for_growth=True) as share:
+    with connection(request, waits_for_growth=True):
         room = ray.available_resources()  # type: ignore[no-untyped-call]
         shared = ray.put(encoder)
         remote = ray.remote(num_cpus=CPUS, num_gpus=1 if has_gpu else 0)(EmbeddingWorker)
-        first = count or 1
-        if count is None and not share.can_grow:
-            first = max(1, fitting_processes(has_gpu, look()))
+        first = count or max(1, fitting_processes(has_gpu, look()))
         actors: list[Any] = [remote.remote(shared, crops, has_gpu) for _ in range(first)]
-        if count is None and share.can_grow:
-            ray.get(actors[0].__ray_ready__.remote())
-            more = fitting_processes(has_gpu, look(), running=first)
-            actors += [remote.remote(shared, crops, has_gpu) for _ in range(more)]
         pool = ray.util.ActorPool(actors)
 
         def embed(paths: list[str], root: str) -> tuple[Floats, dict[int, str]]:

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import ray
-from ray.exceptions import GetTimeoutError, RpcError, TaskUnschedulableError, WorkerCrashedError
 
 from sslsv.cluster import connect
 from sslsv.cluster.capacity import CapacityError
-from sslsv.cluster.connect import Cluster, check_address, grows_for, keep_token_private
+from sslsv.cluster.connect import Cluster, check_address, keep_token_private
+from sslsv.config import ResourcesConfig
 from tests.listening import is_loopback, listening_addresses
 from tests.local_cluster import local_cluster
 from tests.training_command import Training
@@ -78,54 +77,34 @@ def test_keep_token_private__a_home_that_cannot_hold_it_is_a_sentence(token_file
         keep_token_private()
 
 
-@pytest.mark.parametrize(
-    "error", [TaskUnschedulableError("node is dead"), WorkerCrashedError(), GetTimeoutError("60 s")]
-)
-def test_check_storage_is_shared__a_machine_that_goes_away_meanwhile_is_a_sentence(error, monkeypatch):
-    def fail(reference, timeout):
-        raise error
-
-    monkeypatch.setattr(ray, "get", fail)
-    with pytest.raises(
-        CapacityError, match="host7, a machine of the cluster, does not say .*; if it is going"
-    ):
-        connect._answer(None, "host7")
-
-
-def size(there, coming=0):
-    machines = {str(i): {"CPU": 1.0} for i in range(there)}
-    return Cluster(machines, machines, set(), coming, can_grow=True)
+def size(cpus, coming=0, has_autoscaler=True):
+    machines = {"0": {"CPU": cpus}}
+    return Cluster(machines, machines, set(), coming, has_autoscaler)
 
 
 @pytest.mark.parametrize(
-    ("later", "is_growing"),
+    ("looks", "is_found", "said"),
     [
-        ([size(1, coming=1)], False),  # the machine that was on its way before the request
-        ([size(2)], False),  # and now it is there
-        ([size(1, coming=1), RpcError("busy"), size(1, coming=2)], True),
-        ([size(2, coming=1)], True),
-        ([KeyboardInterrupt()], None),
+        ([size(2)], True, ""),
+        ([size(1, has_autoscaler=False), size(2)], False, ""),
+        ([size(1)], False, ""),  # nothing is begun for the request
+        (
+            [size(1), size(1, coming=1), size(2)],
+            True,
+            "waiting for the autoscaler, which adds machines: 2 tr",
+        ),
+        ([size(1, coming=1), size(1)], False, "waiting for the autoscaler"),  # they were not enough
     ],
 )
-def test_grows_for__machines_that_were_coming_anyway_say_nothing(later, is_growing, monkeypatch):
+def test_find_share__waits_while_machines_are_being_started(looks, is_found, said, monkeypatch, capsys):
     asked = []
-
-    def look():
-        answer = later.pop(0) if len(later) > 1 else later[0]
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(connect, "GROWTH_SECONDS", 0.3)
+    monkeypatch.setattr(connect, "GROWTH_SECONDS", 0.2)
     monkeypatch.setattr(connect, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(connect, "request_resources", lambda bundles: asked.append(bundles))
-    monkeypatch.setattr(connect, "look", look)
-    if is_growing is None:
-        with pytest.raises(KeyboardInterrupt):
-            grows_for([{"CPU": 2.0}], size(1, coming=1))
-    else:
-        assert grows_for([{"CPU": 2.0}], size(1, coming=1)) == is_growing
-    assert asked == [[{"CPU": 2.0}]] + [[]] * (is_growing is False)  # withdrawn when it leads to nothing
+    monkeypatch.setattr(connect, "look", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
+    with contextlib.nullcontext() if is_found else pytest.raises(CapacityError):
+        assert connect._find_share(ResourcesConfig(workers=2), waits_for_growth=True).data_tasks == 2
+    assert asked[0] == [{"CPU": 1.0}] * 2 and said in capsys.readouterr().err
 
 
 def start_connected(**environment):
@@ -168,16 +147,8 @@ def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_pri
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("machines", "code", "sentence"),
-    [
-        ((2, 2), 2, "does not see what"),
-        ((2,), 1, "can't start: {storage} on this machine is not the run folder"),  # the workers find out
-    ],
-)
-def test_train__storage_that_one_machine_alone_sees_is_refused(
-    machines, code, sentence, tmp_path, demo_corpus
-):
+@pytest.mark.parametrize("machines", [(2, 2), (2,)])
+def test_train__storage_that_one_machine_alone_sees_is_refused(machines, tmp_path, demo_corpus):
     """The command runs where a file system is mounted that the machines of the cluster do not see."""
     (tmp_path / "runs").mkdir()
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
@@ -195,5 +166,5 @@ def test_train__storage_that_one_machine_alone_sees_is_refused(
     with local_cluster(*machines):
         training = Training(tmp_path, demo_corpus, "unseen", command=command)
         found, output = training.wait(timeout=120)
-    assert found == code and "Traceback" not in output, output
-    assert sentence.format(storage=f"{tmp_path}/runs/unseen") in output, output
+    assert found == 1 and "Traceback" not in output, output
+    assert f"can't start: {tmp_path}/runs/unseen on this machine is not the run folder" in output, output

@@ -1,5 +1,6 @@
 """The command's loop: how many workers, when again, and the sentences at its end; whole runs are in test_faults.py."""
 
+import dataclasses
 import time
 
 import pytest
@@ -9,22 +10,26 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.util.placement_group import placement_group
 
 from sslsv.cluster import fit
-from sslsv.cluster.capacity import Share
 from sslsv.cluster.connect import Cluster
-from sslsv.cluster.fit import Crashes, NoRoomError, Room, failure_sentence, free_what_is_held
+from sslsv.cluster.fit import NoRoomError, failure_sentence, free_what_is_held
 from sslsv.cluster.worker import HELD, Watch, check_sees_run
-from sslsv.config import ResourcesConfig
+from sslsv.config import Config, ResourcesConfig, RunConfig
 from sslsv.runs.checkpoint import Checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
 
-PAIR = ResourcesConfig(workers=(1, 2), cpus_per_worker=2, cpus_per_data_task=1, wait_minutes=1)
+CONFIG = Config(
+    resources=ResourcesConfig(
+        workers=(1, 2), cpus_per_worker=2, cpus_per_data_task=1, wait_minutes=1, data_tasks=1
+    )
+)
+JOB = {"counts": [1, 2], "has_gpu": False, "futile": None}
 
 
 def cluster_of(*free, machines=None, leaving=(), coming=0):
     """Machines "0", "1" ... of 3 CPUs with so many left."""
     everything = {str(i): {"CPU": 3.0} for i in range(machines or len(free))}
     left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
-    return Cluster(everything, left, set(leaving), coming, can_grow=False)
+    return Cluster(everything, left, set(leaving), coming, has_autoscaler=False)
 
 
 @pytest.fixture
@@ -33,31 +38,32 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def room(monkeypatch):
-    """Where workers wait, what they say, and the looks at the cluster that they get, a second apart."""
-    said, looks = [], []
-    monkeypatch.setattr(fit, "look", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
-    now = [100.0]
+def waiting(monkeypatch):
+    """Wait for room from look to look, a second apart, the last look for ever; with what is said meanwhile."""
+    said, now = [], [100.0]
+
+    def wait(*looks):
+        left = list(looks)
+        monkeypatch.setattr(fit, "look", lambda: left.pop(0) if len(left) > 1 else left[0])
+        return fit.wait_for_room(JOB, CONFIG.resources, now[0], said.append)
+
+    monkeypatch.setattr(fit, "ask_for", lambda bundles: None)
     monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(fit.time, "sleep", lambda _: now.__setitem__(0, now[0] + 1))
-    return Room(PAIR, [1, 2], Share(False, 1), said.append), said, looks
+    return wait, said
 
 
-def test_room__fewer_workers_than_the_machines_hold_start_only_after_a_moment(room):
-    waiting, said, looks = room
-    looks += [cluster_of(3, 0)] * 5 + [cluster_of(3, 3)]
-    assert waiting.wait() == (2, ["0", "1"]) and said == []
-    waiting.clear()
-    looks[:] = [cluster_of(3, 0)]
-    assert waiting.wait()[0] == 1
+def test_wait_for_room__fewer_workers_than_the_machines_hold_start_only_after_a_moment(waiting):
+    wait, said = waiting
+    assert wait(*[cluster_of(3, 0)] * 5, cluster_of(3, 3)) == (2, ["0", "1"]) and said == []
+    assert wait(cluster_of(3, 0)) == (1, ["0", "1"])
 
 
-def test_room__says_ever_more_seldom_what_is_waited_for_and_gives_up(room):
-    waiting, said, looks = room
-    looks += [cluster_of(0, coming=1)] * 100 + [cluster_of(0)]
+def test_wait_for_room__says_ever_more_seldom_what_is_waited_for_and_gives_up(waiting):
+    wait, said = waiting
     with pytest.raises(NoRoomError, match="no room for 1 training worker.* with 2 CPUs each, .* 1 minutes"):
-        waiting.wait()
-    assert len(said) == 2 and said[0].endswith("until machines come back (10 s so far)")
+        wait(*[cluster_of(0, coming=1)] * 200, cluster_of(0))
+    assert [text.rpartition("(")[2] for text in said] == ["10 s so far)", "70 s so far)", "140 s so far)"]
 
 
 @pytest.mark.parametrize(
@@ -70,32 +76,67 @@ def test_room__says_ever_more_seldom_what_is_waited_for_and_gives_up(room):
 )
 def test_watch__more_workers_fit_where_the_machines_are_not_known_to_be_futile(cluster, futile, reason):
     watch = Watch.__new__(Watch)
-    watch.resources, watch.nodes = PAIR, ["0"]
-    watch.job = {"has_gpu": False, "counts": [1, 2], "futile": futile}
+    watch.resources, watch.nodes = CONFIG.resources, ["0"]
+    watch.job = JOB | {"futile": futile}
     assert watch.reason_to_grow(cluster) == reason
 
 
-def save(folder, step):
-    write_checkpoint(folder, Checkpoint(step=step, config="", model={}))
+@pytest.fixture
+def attempts(folder, monkeypatch):
+    """Run the loop over what its attempts come to: a result, or an error to raise; a step is saved before it."""
+
+    def run(*outcomes, max_failures=1):
+        left = list(outcomes)
+
+        def once(job, resources, folder, count):
+            step, outcome = left.pop(0)
+            if step is not None:
+                write_checkpoint(folder, Checkpoint(step=step, config="", model={}))
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(fit, "wait_for_room", lambda *arguments: (2, ["0"]))
+        monkeypatch.setattr(fit, "fit_once", once)
+        job, config = dict(JOB), dataclasses.replace(CONFIG, run=RunConfig(max_failures=max_failures))
+        return fit.fit_until_done(job, config, folder, lambda text: None), job["futile"]
+
+    return run
 
 
-def test_crashes__are_counted_since_the_last_new_checkpoint(folder):
-    crashes = Crashes(folder, most=1)
-    for step in range(5):  # a machine lost now and then: each time the run had got further
-        save(folder, step)
-        assert not crashes.are_too_many()
-    assert crashes.are_too_many()  # and now it had not
-    save(folder, 9)
-    assert not crashes.are_too_many()
+CRASH = WorkerGroupError("", {1: ValueError("no data")})
+DONE = {"step": 9}
 
 
-def test_crashes__storage_that_does_not_answer_shows_no_progress(folder, monkeypatch):
+def test_fit__crashes_are_counted_since_the_last_new_checkpoint(attempts):
+    lost_now_and_then = [(step, CRASH) for step in range(5)]  # each time the run had got further
+    assert attempts(*lost_now_and_then, (None, DONE))[0] == DONE
+    with pytest.raises(WorkerGroupError):
+        attempts((9, CRASH), (None, CRASH), (None, DONE))
+    assert attempts((10, CRASH), (11, CRASH), (None, DONE), max_failures=1)[0] == DONE
+    with pytest.raises(WorkerGroupError):
+        attempts((12, CRASH), (None, DONE), max_failures=0)
+
+
+def test_fit__workers_that_were_asked_to_stop_or_found_no_slots_have_not_crashed(attempts):
+    class WorkerGroupStartupTimeoutError(Exception):
+        """As Ray calls it."""
+
+    result, futile = attempts(
+        *[(None, {"interrupted": "step 4: more fit"})] * 5, (None, DONE), max_failures=0
+    )
+    assert result == DONE and futile == ["0"]  # two had been running before too
+    timeout = ControllerError(WorkerGroupStartupTimeoutError())
+    assert attempts(*[(None, timeout)] * 5, (None, DONE), max_failures=0)[0] == DONE
+
+
+def test_fit__storage_that_does_not_answer_shows_no_progress(attempts, monkeypatch):
     def refuse(_):
         raise OSError("503")
 
     monkeypatch.setattr(fit, "list_checkpoints", refuse)
-    crashes = Crashes(folder, most=1)
-    assert [crashes.are_too_many() for _ in range(2)] == [False, True]
+    with pytest.raises(WorkerGroupError):
+        attempts((1, CRASH), (2, CRASH), (None, DONE))
 
 
 @pytest.mark.parametrize(
@@ -112,12 +153,12 @@ def test_crashes__storage_that_does_not_answer_shows_no_progress(folder, monkeyp
             True,
         ),
         (ControllerError(OSError("no disk")), "Ray's controller of the training failed: no disk (det", False),
-        (ActorDiedError(), "Ray's controller of the training failed: The actor died unexpectedly", False),
+        (ActorDiedError(), "Ray's controller of the training failed: The actor died unexpectedly", True),
     ],
 )
 def test_failure_sentence__says_who_failed(error, sentence, is_of_system, folder):
     assert failure_sentence(error, folder).startswith(sentence)
-    assert fit._is_of_system(error) == is_of_system
+    assert fit.is_of_system(error) == is_of_system
 
 
 def test_delete_notes_of_ray__what_cannot_be_deleted_is_a_sentence(folder, capsys, monkeypatch):

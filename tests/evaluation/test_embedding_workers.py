@@ -23,9 +23,6 @@ def test_fitting_processes__are_those_of_the_whole_cluster_that_have_room(has_gp
     machines = {str(i): machine for i, machine in enumerate(free)}
     everything = {"a": {"CPU": 4.0, "GPU": 2.0}, "b": {"CPU": 4.0, "GPU": 1.0}}
     assert fitting_processes(has_gpu, Cluster(everything, machines, set(), 0, False)) == count
-    # The first process of a machine that has just come: what it holds may be told late.
-    one = Cluster({"a": {"CPU": 1.0, "GPU": 1.0}}, machines, set(), 0, False)
-    assert fitting_processes(has_gpu, one, running=1) == 0
 
 
 @pytest.mark.slow
