@@ -9,7 +9,6 @@ import math
 import os
 import posixpath
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -97,9 +96,9 @@ def fit(
             return {"error": failure_sentence(error, folder), "is_of_system": is_of_system(error)}
         finally:
             ask_for([])
-            with contextlib.suppress(RayError):
+            with contextlib.suppress(RayError, OSError):  # what can't be deleted is only litter
                 free_what_is_held(folder)
-            delete_notes_of_ray(folder)
+                folder.delete_folder("ray")
 
 
 def fit_until_done(
@@ -245,12 +244,3 @@ def free_what_is_held(folder: RunFolder) -> None:
         folder.delete(HELD)
         if placement_group_table().get(held, {"state": "REMOVED"})["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(held))))
-
-
-def delete_notes_of_ray(folder: RunFolder) -> None:
-    """Delete Ray Train's notes about a run that has ended; what can't be deleted is only litter."""
-    try:
-        folder.delete_folder("ray")
-    except OSError as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"{folder.path('ray')}, which nothing needs, can't be deleted: {reason}", file=sys.stderr)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -40,11 +41,6 @@ class Notices:
             self.folder.append_lines("notices.log", [" ".join(text.split())])
 
 
-def describe(values: dict[str, Any]) -> str:
-    """Return one line: epoch, loss, learning rate, speed, share of time waiting for data, best EER."""
-    return "  ".join(form.format(values[key]) for key, form in FORMS.items() if values.get(key) is not None)
-
-
 @contextlib.contextmanager
 def live_display(folder: RunFolder, is_shown: bool) -> Iterator[Callable[[str], None]]:
     """Draw the newest record until the block ends: a bar on a terminal, else one line every 30 seconds.
@@ -52,8 +48,8 @@ def live_display(folder: RunFolder, is_shown: bool) -> Iterator[Callable[[str], 
     Yields a function that prints a sentence above the bar.
     """
     console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
-    stop = threading.Event()
-    thread = threading.Thread(target=_draw, args=(folder, is_shown, console, stop), daemon=True)
+    stop, earlier = threading.Event(), (_newest(folder), len(_tail(folder, "notices.log")))
+    thread = threading.Thread(target=_draw, args=(folder, is_shown, console, stop, *earlier), daemon=True)
     thread.start()
     try:
         yield console.print
@@ -62,23 +58,27 @@ def live_display(folder: RunFolder, is_shown: bool) -> Iterator[Callable[[str], 
         thread.join(timeout=5)
 
 
-def _draw(folder: RunFolder, is_shown: bool, console: Console, stop: threading.Event) -> None:
+def _draw(
+    folder: RunFolder,
+    is_shown: bool,
+    console: Console,
+    stop: threading.Event,
+    earlier: dict[str, Any],
+    num_notices: int,
+) -> None:
+    """Draw until `stop` is set; `earlier` and so many notices are of an earlier command."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    is_bar = is_shown and console.is_terminal
-    bar = Progress(*columns, TextColumn("{task.fields[eta]}"), console=console, disable=not is_bar)
-    task = bar.add_task("starting", total=None, eta="")
-    first, told = _newest(folder), len(_tail(folder, "notices.log"))
     step, last_line, last_time, last_news = None, "", 0.0, time.monotonic()
-    with bar:
+    with Progress(*columns, console=console, disable=not (is_shown and console.is_terminal)) as bar:
+        task_id = bar.add_task("starting", total=None)
         is_last = False
         while not is_last:
             is_last = stop.wait(0.5 if folder.is_local else 5.0)
-            notices = _tail(folder, "notices.log")
-            for text in notices[told:]:
+            values, notices = _newest(folder), _tail(folder, "notices.log")
+            for text in notices[num_notices:]:
                 console.print(text)
-            told = len(notices)
-            values = _newest(folder)
-            if values != first and values.get("step") != step:
+            num_notices = len(notices)
+            if values != earlier and values.get("step") != step:
                 last_news, step = time.monotonic(), values.get("step")
             elif time.monotonic() - last_news >= SILENCE_SECONDS:
                 where = "the first step" if step is None else f"a step after {step}"
@@ -90,32 +90,32 @@ def _draw(folder: RunFolder, is_shown: bool, console: Console, stop: threading.E
             if not is_shown or step is None:
                 continue
             line, total = describe(values), values.get("total_steps")
-            bar.update(task, description=line, completed=step, total=total, eta=_remaining(values))
+            bar.update(task_id, description=line, completed=step, total=total)
             is_due = is_last or time.monotonic() - last_time >= 30
             if is_due and line != last_line and not console.is_terminal:
-                console.print(f"step {step}/{total}  {line}  {_remaining(values)}")
+                console.print(f"step {step}/{total}  {line}")
                 last_line, last_time = line, time.monotonic()
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Return one line: epoch, loss, learning rate, speed, share of time waiting for data, EER, time left."""
+    parts = [form.format(values[key]) for key, form in FORMS.items() if values.get(key) is not None]
+    if values.get("seconds_left") is not None:
+        parts.append(f"{timedelta(seconds=int(values['seconds_left']))} left")
+    return "  ".join(parts)
 
 
 def _newest(folder: RunFolder) -> dict[str, Any]:
     for line in reversed(_tail(folder, "metrics.jsonl")):
-        with contextlib.suppress(ValueError):  # a line being written
+        with contextlib.suppress(ValueError):  # a line that is being written
             record: dict[str, Any] = json.loads(line)
             return record
     return {}
 
 
 def _tail(folder: RunFolder, name: str) -> list[str]:
-    """Return the last whole lines of a file; none where it is not there, or the storage does not answer."""
+    """Return the last lines of a file; none where it is not there, or the storage does not answer."""
     with contextlib.suppress(OSError), folder.filesystem.open_input_file(folder.path(name)) as file:
         file.seek(max(0, file.size() - TAIL_BYTES))
         return bytes(file.read()).decode(errors="replace").splitlines()
     return []
-
-
-def _remaining(values: dict[str, Any]) -> str:
-    seconds = values.get("seconds_left")
-    if seconds is None:
-        return ""
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d} left"

@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 from ray import tune
 from ray.tune.search import Searcher
 
-from sslsv.cluster.fit import delete_notes_of_ray, free_what_is_held
+from sslsv.cluster.fit import free_what_is_held
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.storage import below
 from sslsv.search.history import Decision
@@ -139,7 +139,8 @@ def run_sweep(sweep: Sweep, places: Places, place: Place, changed: Callable[[], 
         reason = (lines[-1] if is_traceback else lines[0]) if lines else type(error).__name__
         raise ExecutionError(f"Ray ended all trials: {reason}") from error
     finally:
-        delete_notes_of_ray(folder)
+        with contextlib.suppress(OSError):  # Tune's notes: what can't be deleted is only litter
+            folder.delete_folder("ray")
     if sweep.halted is not None:
         raise ExecutionError(sweep.halted)
 

@@ -161,15 +161,6 @@ def test_failure_sentence__says_who_failed(error, sentence, is_of_system, folder
     assert fit.is_of_system(error) == is_of_system
 
 
-def test_delete_notes_of_ray__what_cannot_be_deleted_is_a_sentence(folder, capsys, monkeypatch):
-    def refuse(name):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(folder, "delete_folder", refuse)
-    fit.delete_notes_of_ray(folder)
-    assert "run/ray, which nothing needs, can't be deleted: [Errno 1]" in capsys.readouterr().err
-
-
 def test_free_what_is_held__gives_back_the_reservation_of_a_killed_trainer(ray_session, folder):
     everything = ray.available_resources()["CPU"]
     group, other = placement_group([{"CPU": 1}]), placement_group([{"CPU": 1}])
