@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import AuthenticationError, RayError, RpcError
 
 from sslsv.cluster.capacity import CapacityError, Machine, Share, bundles_of, find_share, wants_gpu
 from sslsv.config import ResourcesConfig
@@ -35,8 +35,11 @@ class Cluster:
 
 
 def look() -> Cluster:
-    """Look at the connected cluster; raises RayError when it does not answer."""
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    """Look at the connected cluster; raises RayError when it has not answered for half a minute."""
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    except RpcError:  # too busy
+        status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=20)
     nodes = {node.node_id: node for node in [*status.active_nodes, *status.idle_nodes] if node.node_id}
     leaving = {name for name, node in nodes.items() if node.node_status == "DRAINING"}
     there = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}  # type: ignore[no-untyped-call]
@@ -71,6 +74,8 @@ def connection(resources: ResourcesConfig, *, waits_for_growth: bool = False) ->
         connect()
     try:
         yield _find_share(resources, waits_for_growth)
+    except RpcError as error:
+        raise CapacityError(f"the Ray cluster does not answer any more: {error}; see `ray status`") from error
     finally:
         if waits_for_growth:  # a request outlives the command, and would keep its machines
             ask_for([])

@@ -28,7 +28,7 @@ from sslsv.training.interruption import Interrupted
 from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError, start_together
 
-LOOK_SECONDS = 2.0  # between two looks for machines that will go
+LOOK_SECONDS = 5.0  # between two looks for machines that will go
 STORAGE_SECONDS = 30.0  # a network file system may show a new file late
 HELD = "ray/held"  # the reservation of a run's workers, by name
 
