@@ -19,7 +19,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import TrainingFailedError
+from ray.train import PreemptionError, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -125,14 +125,15 @@ def fit_until_done(
             if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
                 job["futile"] = machines
                 continue
-            step = -1
-            with contextlib.suppress(OSError):  # storage that does not answer shows no progress
-                step = max((step for step, _ in list_checkpoints(folder)), default=-1)
-            # A week on machines that are lost now and then is no failure, the same crash at the same step is.
-            failures = 1 if step > newest_step else failures + 1
-            newest_step = max(step, newest_step)
-            if 0 <= config.run.max_failures < failures:
-                raise
+            if not is_preemption(error):
+                step = -1
+                with contextlib.suppress(OSError):  # storage that does not answer shows no progress
+                    step = max((step for step, _ in list_checkpoints(folder)), default=-1)
+                # Machines that are lost now and then are no failure, the same crash at the same step is.
+                failures = 1 if step > newest_step else failures + 1
+                newest_step = max(step, newest_step)
+                if 0 <= config.run.max_failures < failures:
+                    raise
         since = time.monotonic()
 
 
@@ -225,6 +226,12 @@ def failure_sentence(error: Exception, folder: RunFolder) -> str:
     return (
         f"{who} failed: {lines[-1].strip()} (details in {below(folder.location, 'failure.txt')}); {GOES_ON}"
     )
+
+
+def is_preemption(error: Exception) -> bool:
+    """Tell whether a machine went after its notice, perhaps before its workers could say that they saved."""
+    causes = (getattr(error, "worker_failures", None) or {}).values()
+    return isinstance(error, PreemptionError) or any(getattr(cause, "preempted", False) for cause in causes)
 
 
 def is_of_system(error: Exception) -> bool:
