@@ -70,9 +70,10 @@ def open_training(job: dict[str, Any]) -> Training:
     folder = RunFolder(job["storage"], job["name"])
     if "identity" in job:
         start_together(lambda: check_sees_run(folder, job["identity"]))
-    if distributed.is_main():
-        group = ray.util.get_current_placement_group()
-        folder.write(HELD, group.id.hex().encode() if group is not None else b"")
+    group = ray.util.get_current_placement_group()
+    if distributed.is_main() and group is not None:
+        with contextlib.suppress(OSError):  # a full disk has its own sentence, at the first checkpoint
+            folder.write(HELD, group.id.hex().encode())
     watch = Watch(resources, job, distributed.gather_objects(ray.get_runtime_context().get_node_id()))
     return Training(
         config,
