@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from sslsv.cluster.connect import WORKER_ENVIRONMENT
+from sslsv.cluster.fit import WORKER_ENVIRONMENT
 
 MACHINE_THREADS = os.cpu_count() or 1
 

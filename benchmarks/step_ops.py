@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.contestant import WARM_UP_ROUNDS, naive_step, training_step
 from benchmarks.corpus import write_corpus
 from benchmarks.training import CONFIG, overrides
-from sslsv.cluster.connect import WORKER_ENVIRONMENT
+from sslsv.cluster.fit import WORKER_ENVIRONMENT
 
 STEPS = {
     "naive, fp32": None,

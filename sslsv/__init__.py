@@ -1,3 +1,18 @@
 """Self-supervised speaker verification on Ray."""
 
+import os
+
 __version__ = "0.1.0"
+
+# Ray reads these when it is imported or started, hence here, before any module of the package imports it.
+for _name, _value in {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster that a command starts listens on 127.0.0.1 alone
+    "RAY_worker_niceness": "0",  # Ray would nice trainers and data processes alike; ours nice themselves
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a report waits for one such interval
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",  # it would show the job, wandb's key too, to others
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # until a number of workers that fits is sought again
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns that this will be the default
+}.items():
+    os.environ.setdefault(_name, _value)

@@ -48,16 +48,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(config: Config, steps: int) -> dict[str, Any]:
     """Return what `training.profile.profile_steps` does, or `{"error": sentence}`."""
-    from sslsv.cluster import connect as cluster  # Ray and torch take seconds to import.
+    # Ray and torch take seconds to import.
+    from sslsv.cluster.connect import connection
+    from sslsv.cluster.fit import fit
     from sslsv.evaluation.trials import open_trial_sets
     from sslsv.runs.folder import RunFolder
 
     open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
-    with tempfile.TemporaryDirectory() as storage, cluster.connection(config.resources) as share:
+    with tempfile.TemporaryDirectory() as storage, connection(config.resources) as share:
         settings = replace(config.run, storage=storage, name="profile", max_failures=0)
         settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
         config = replace(config, run=settings, train=replace(config.train, epochs=ENDLESS_EPOCHS))
-        return cluster.train(config, RunFolder(storage, "profile"), share, worker=profile_worker, steps=steps)
+        return fit(config, RunFolder(storage, "profile"), share, worker=profile_worker, steps=steps)
 
 
 def profile_worker(job: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interr
 """
 
 import argparse
+import contextlib
 import sys
 import time
 import uuid
@@ -83,15 +84,18 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
 
 def train(config: Config, folder: "RunFolder", is_fresh: bool) -> dict[str, Any]:
     """Train in a folder that is this command's alone; see `run`."""
-    from sslsv.cluster import (
-        connect as cluster,  # Ray takes seconds to import: mistakes so far are reported at once
-    )
-    from sslsv.cluster.shared_storage import check_storage_is_shared
+    # Ray takes seconds to import: mistakes so far are reported at once.
+    from sslsv.cluster.connect import connection
+    from sslsv.cluster.fit import fit
+    from sslsv.reports.training import write_report
 
-    with cluster.connection(config.resources, waits_for_growth=True) as share:
-        check_storage_is_shared(config.run.storage)
+    with connection(config.resources, waits_for_growth=True) as share:
         prepare_folder(folder, config, is_fresh)
-        return cluster.train(config, folder, share, identity=folder.read_json("run.json"))
+        try:
+            return fit(config, folder, share, identity=folder.read_json("run.json"))
+        finally:
+            with contextlib.suppress(OSError):  # a full disk has its own sentence
+                write_report(folder)
 
 
 def check_data(config: Config) -> None:

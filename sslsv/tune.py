@@ -93,13 +93,15 @@ def run(options: argparse.Namespace) -> int:
     if not options.plan:
         check_folder(folder, request, mode)
 
-    from sslsv.cluster import connect as cluster
-    from sslsv.cluster.shared_storage import check_storage_is_shared
+    from sslsv.cluster.capacity import total_of
+    from sslsv.cluster.connect import connection, look
     from sslsv.search.executor import find_slots
 
     trials = searcher.num_trials
-    with cluster.connection(base.resources) as share:
-        free, nodes = cluster.free_resources()
+    with connection(base.resources) as share:
+        cluster = look()
+        nodes = list(cluster.machines.values())
+        free = {kind: total_of(cluster.free.values(), kind) for kind in ("CPU", "GPU")}
         gpus = space.gpus_per_trial if share.has_gpu else 0.0
         slots = find_slots(base.resources, gpus, free, nodes, trials, options.concurrent)
         print(f"{trials} trials of {space.base} by {space.searcher}, chosen by {space.metric}")
@@ -112,7 +114,6 @@ def run(options: argparse.Namespace) -> int:
                 trainings = (options.confirm + 1) * options.seeds
                 print(f"then, to confirm, {trainings} trainings of {rungs[-1]} epochs")
             return 0
-        check_storage_is_shared(options.storage, "--storage")
         with prepared_folder(folder, request, mode):
             sweep = Sweep(space, base, rungs, folder, slots.resources)
             code = search(sweep, slots)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
+HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # as Ray's fake provider calls its head
+
 
 @contextlib.contextmanager
 def autoscaling_cluster(cpus: int, most: int) -> Iterator[str]:
@@ -31,8 +33,10 @@ def autoscaling_cluster(cpus: int, most: int) -> Iterator[str]:
         "max_workers": most,
         "idle_timeout_minutes": 5,
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "launch_multiple": True,
+            "head_node_id": HEAD,
             "gcs_address": address,
             "use_node_id_as_ip": True,  # all share this machine's address
             # Nothing is to be set up by ssh, which would fail in its first round after half a minute.
@@ -55,6 +59,8 @@ def autoscaling_cluster(cpus: int, most: int) -> Iterator[str]:
         config[f"{commands}_commands"] = []
     (folder / "cluster.yaml").write_text(json.dumps(config))
     environment = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    environment |= {"RAY_CLOUD_INSTANCE_ID": HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD}
     environment["PYTHONPATH"] = str(REPOSITORY)
     ray = str(Path(sys.executable).parent / "ray")
     options = ["--head", "--block", f"--port={port}", "--num-cpus=1", f"--temp-dir={folder}"]

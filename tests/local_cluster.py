@@ -4,18 +4,19 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import ray
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
 
 from tests.conftest import REPOSITORY
 
-CURRENT = "/tmp/ray/ray_current_cluster"  # where Ray notes the cluster that `ray.init()` would join
+# Where Ray notes the cluster that `ray.init()` would join.
+CURRENT = os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
 
 
 class LocalCluster:
@@ -26,6 +27,7 @@ class LocalCluster:
         self.folder = tempfile.mkdtemp(prefix="rc", dir="/tmp")
         self.object_store_memory = object_store_mb * 2**20
         os.environ["PYTHONPATH"] = str(REPOSITORY)  # for the processes of all machines
+        os.makedirs(os.path.dirname(CURRENT), exist_ok=True)
         head = {"num_cpus": cpus[0], "include_dashboard": False, "temp_dir": self.folder}
         self.cluster = Cluster(
             initialize_head=True, head_node_args=head | {"object_store_memory": self.object_store_memory}
@@ -47,11 +49,10 @@ class LocalCluster:
 
     def drain(self, machine: Any, seconds: int) -> None:
         """Give notice that a machine will be taken away, as a provider of preemptible ones does."""
-        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        client = ray._raylet.GcsClient(address=self.address)
-        deadline = int(1000 * (time.time() + seconds))
-        accepted, why = client.drain_node(machine.node_id, reason, "preemption", deadline)
-        assert accepted, why
+        command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.address]
+        command += ["--node-id", machine.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message", "preemption", "--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(command, check=True, capture_output=True)
 
     def machine_of(self, pid: int) -> Any:
         """The machine, not the head, whose raylet has started a process, or None."""

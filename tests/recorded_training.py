@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sslsv import train
-from sslsv.cluster import connect as cluster
+from sslsv.cluster import fit
 from sslsv.cluster.worker import open_training
 from sslsv.ops import distributed
 from sslsv.training.validation import TrainingError
@@ -65,7 +65,5 @@ def record(job: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     notes, *paces = sys.argv[1:4]
     pace, data_pace = map(float, paces)
-    cluster.train = functools.partial(
-        cluster.train, worker=record, notes=notes, pace=pace, data_pace=data_pace
-    )
+    fit.fit = functools.partial(fit.fit, worker=record, notes=notes, pace=pace, data_pace=data_pace)
     sys.exit(train.main(sys.argv[4:]))

@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["cluster.yaml", "docs/cluster-local.yaml"])
+@pytest.mark.parametrize("name", ["cluster.yaml", "deploy/cluster-local.yaml"])
 def test_cluster_files__pass_rays_own_validator(name):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -49,12 +49,12 @@ def test_cluster_yaml__has_a_head_that_does_not_train_and_spot_workers_with_a_fa
     assert "IamInstanceProfile" not in types["head"]["node_config"]
     # In the background, with nothing left open that ssh would wait for.
     watch = config["worker_start_ray_commands"][-1]
-    assert "sslsv.spot_watch $RAY_HEAD_IP:6379 >" in watch and watch.endswith("2>&1 < /dev/null &")
+    assert "deploy/spot_watch.py $RAY_HEAD_IP:6379 >" in watch and watch.endswith("2>&1 < /dev/null &")
     assert config["max_workers"] >= max(kind.get("max_workers", 0) for kind in types.values())
 
 
 def test_kuberay__every_pod_has_the_same_image_storage_and_a_head_without_tasks():
-    job = yaml.safe_load((ROOT / "docs" / "kuberay.yaml").read_text(encoding="utf-8"))
+    job = yaml.safe_load((ROOT / "deploy" / "kuberay.yaml").read_text(encoding="utf-8"))
     cluster = job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     pods = [group["template"]["spec"] for group in groups]
@@ -65,14 +65,14 @@ def test_kuberay__every_pod_has_the_same_image_storage_and_a_head_without_tasks(
 
 
 def test_slurm_and_kuberay__ask_for_a_token():
-    script = (ROOT / "docs" / "slurm.sbatch").read_text(encoding="utf-8")
+    script = (ROOT / "deploy" / "slurm.sbatch").read_text(encoding="utf-8")
     assert script.index("export RAY_AUTH_MODE=token") < script.index("srun ray")
-    job = yaml.safe_load((ROOT / "docs" / "kuberay.yaml").read_text(encoding="utf-8"))
+    job = yaml.safe_load((ROOT / "deploy" / "kuberay.yaml").read_text(encoding="utf-8"))
     assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
 def test_slurm__makes_a_token_once_that_only_its_user_can_read(tmp_path):
-    lines = (ROOT / "docs" / "slurm.sbatch").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "deploy" / "slurm.sbatch").read_text(encoding="utf-8").splitlines()
     command = next(line for line in lines if "get-auth-token" in line)
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": search_path, "RAY_AUTH_MODE": "token"}
@@ -88,4 +88,4 @@ def test_slurm__makes_a_token_once_that_only_its_user_can_read(tmp_path):
 
 
 def test_slurm__is_a_shell_script():
-    subprocess.run(["bash", "-n", ROOT / "docs" / "slurm.sbatch"], check=True)
+    subprocess.run(["bash", "-n", ROOT / "deploy" / "slurm.sbatch"], check=True)

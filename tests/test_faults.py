@@ -131,18 +131,11 @@ def frozen_at_work(training):
 
 def test_train__rays_controller_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
     training = start(tmp_path, demo_corpus, *ALONE)
-    reach(training, rng, undisturbed[1].step)
+    moment = reach(training, rng, undisturbed[1].step)
     (controller,) = [pid for pid in training.pids() if "TrainController" in title(pid)]
     kill(controller)
-    code, output = training.wait()
-    assert code == 1 and "Ray's controller of the training failed: " in output, output
-    assert "Traceback" not in output, output
-    again = start(tmp_path, demo_corpus, *ALONE)
-    code, output = again.wait()
-    assert code == 0 and "going on with the unfinished run" in output, output
-    assert_same_weights(undisturbed[1], final(again.folder))
-    what = "stopped with a sentence; started again: same weights"
-    outcomes.append(Outcome("kill -9 of Ray's controller", what))
+    check_recovery(training, moment, "kill -9 of Ray's controller", undisturbed[1], outcomes)
+    assert training.has_restarted(moment.time)
 
 
 def test_train__the_driver_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):

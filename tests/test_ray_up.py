@@ -20,8 +20,8 @@ SMALL = ["data.root=/media/demo", "run.storage=/media/runs", "train.epochs=2", "
 
 
 def cluster_file(machines: nodes.Machines) -> dict:
-    """docs/cluster-local.yaml for these machines, whose packages are this environment's."""
-    config = yaml.safe_load((ROOT / "docs/cluster-local.yaml").read_text(encoding="utf-8"))
+    """deploy/cluster-local.yaml for these machines, whose packages are this environment's."""
+    config = yaml.safe_load((ROOT / "deploy/cluster-local.yaml").read_text(encoding="utf-8"))
     head, *workers = machines.addresses
     config["provider"] |= {"head_ip": head, "worker_ips": workers}
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(machines.key)}

@@ -110,7 +110,7 @@ def test_ray__is_started_on_loopback_alone() -> None:
     starting = [
         file.name for file in SOURCES if re.search(r"\bray\.init\(", file.read_text(encoding="utf-8"))
     ]
-    assert starting == ["cluster.py"], "only sslsv.cluster.connect.connect starts or joins a cluster"
+    assert starting == ["connect.py"], "only sslsv.cluster.connect.connect starts or joins a cluster"
 
 
 class Bomb:

@@ -1,11 +1,14 @@
-"""Whether a request fits a machine or cluster, given what each machine has and what is free; knows no Ray."""
+"""Work out whether a request fits a machine or cluster, given what each machine has and what is free.
+
+Knows no Ray: a machine is a dictionary of its resources, such as `{"CPU": 8.0, "GPU": 1.0}`.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sslsv.config import ResourcesConfig
 
-Machine = dict[str, float]  # what Ray calls resources: CPU, GPU
+Machine = dict[str, float]
 
 
 class CapacityError(ValueError):
@@ -18,96 +21,72 @@ class Share:
 
     has_gpu: bool
     data_tasks: int
-    cpus_of_others: float = 0.0  # what other jobs held when the run began
-    can_grow: bool = False  # whether an autoscaler may add machines
 
 
-def find_share(resources: ResourcesConfig, total: Machine, free: Machine, nodes: list[Machine]) -> Share:
-    """Whether the GPUs are used and how many data processes fit, given the cluster's resources.
+def find_share(resources: ResourcesConfig, machines: list[Machine], free: list[Machine]) -> Share:
+    """Decide whether the GPUs are used and how many data processes fit.
 
-    Ray would wait without a word for CPUs that never come: training workers that hold every CPU leave none to
-    the data.  Where the number of workers is a range, its lower end must fit.  Raises CapacityError.
+    `machines` is what each machine has in all, `free` what it has left.  Ray would wait without a word for
+    what never comes: training workers that hold every CPU leave none to the data.  Of a range of workers the
+    lower end must fit.  Raises CapacityError.
     """
-    workers = resources.fewest_workers
-    total_gpus, free_gpus = total.get("GPU", 0.0), free.get("GPU", 0.0)
-    has_gpu = resources.gpu if resources.gpu is not None else total_gpus >= 1
-    if has_gpu and total_gpus < workers:
+    workers, has_gpu = resources.fewest_workers, wants_gpu(resources, machines)
+    fitting, fitting_alone = (room_for(resources, has_gpu, there) for there in (free, machines))
+    if fitting < workers:
         raise CapacityError(
-            f"resources.workers is {workers} with one GPU each, but there are {total_gpus:g} GPUs; lower "
-            "resources.workers, or set resources.gpu=false to train on CPUs"
+            f"{workers} training worker(s) (resources.workers) take {resources.cpus_per_worker:g} CPUs each "
+            f"(resources.cpus_per_worker){' and a GPU' if has_gpu else ''} on one machine, and "
+            f"{resources.cpus_per_data_task:g} CPUs for a data process (resources.cpus_per_data_task), but "
+            f"{len(machines)} machine(s) with {total_of(machines, 'CPU'):g} CPUs and "
+            f"{total_of(machines, 'GPU'):g} GPUs in all have room for {fitting_alone}"
+            + (f", beside other jobs for {fitting}; wait for them, or " if fitting < fitting_alone else "; ")
+            + "lower resources.workers, or the CPUs reserved for each (they are only counted, not enforced)"
+            + (", or set resources.gpu=false to train on CPUs" if has_gpu else "")
         )
-    if has_gpu and free_gpus < workers:
-        raise CapacityError(
-            f"resources.workers is {workers} with one GPU each, but other jobs hold "
-            f"{total_gpus - free_gpus:g} of {total_gpus:g} GPUs; wait for them, or lower resources.workers"
-        )
-    total_cpus, free_cpus = total.get("CPU", 0.0), free.get("CPU", 0.0)
-    needed = cpus_needed(resources, workers)
-    request = (
-        f"{workers} training workers x {resources.cpus_per_worker:g} (resources.cpus_per_worker) and as many "
-        f"data processes x {resources.cpus_per_data_task:g} (resources.cpus_per_data_task) need {needed:g} "
-        "CPUs"
-    )
-    if needed > total_cpus:
-        raise CapacityError(
-            f"{request}, but there are {total_cpus:g}; lower resources.workers, or the CPUs reserved for "
-            "each (they are only counted, not enforced)"
-        )
-    if needed > free_cpus:
-        raise CapacityError(
-            f"{request}, but other jobs hold {total_cpus - free_cpus:g} of the {total_cpus:g}; wait for "
-            "them, or lower the request"
-        )
-    places = sum(places_on(node, resources.cpus_per_worker, has_gpu) for node in nodes)
-    if places < workers:
-        raise CapacityError(
-            f"{workers} training workers x {resources.cpus_per_worker:g} CPUs (resources.cpus_per_worker)"
-            f"{' and one GPU' if has_gpu else ''} need as many places, but {len(nodes)} machines together "
-            f"have {places}: a worker can't be spread over machines; lower one of the two"
-        )
-    return Share(has_gpu, fitting_data_tasks(resources, workers, free_cpus), total_cpus - free_cpus)
+    left = total_of(free, "CPU") - workers * resources.cpus_per_worker
+    data_tasks = max(1, int(left / resources.cpus_per_data_task + 1e-6))
+    return Share(has_gpu, min(resources.data_tasks or data_tasks, data_tasks))
 
 
-def bundles_of(resources: ResourcesConfig, has_gpu: bool) -> list[Machine]:
-    """What an autoscaler is asked for: room for each worker together with a data process of its own.
+def room_for(
+    resources: ResourcesConfig, has_gpu: bool, machines: list[Machine], more_cpus: float = 0.0
+) -> int:
+    """Return how many workers have slots on the machines, and CPUs for a data process each anywhere.
 
-    And for more data processes on any machine, where their number is given.
+    `more_cpus` is what their data may have beside the CPUs of `machines`.
     """
-    workers = resources.fewest_workers
-    cpus = resources.cpus_per_worker + resources.cpus_per_data_task
+    cpus = total_of(machines, "CPU") + more_cpus
+    by_cpu = int(cpus / (resources.cpus_per_worker + resources.cpus_per_data_task) + 1e-6)
+    return min(by_cpu, slots_on(machines, resources.cpus_per_worker, has_gpu))
+
+
+def slots_on(machines: list[Machine], cpus_per_worker: float, has_gpu: bool) -> int:
+    """Return how many processes the machines can hold, each on one of them."""
+    by_cpu = [int(machine.get("CPU", 0.0) / cpus_per_worker + 1e-6) for machine in machines]
+    if not has_gpu:
+        return sum(by_cpu)
+    return sum(min(n, int(machine.get("GPU", 0.0))) for n, machine in zip(by_cpu, machines, strict=True))
+
+
+def wants_gpu(resources: ResourcesConfig, machines: list[Machine]) -> bool:
+    """Decide whether workers train on GPUs: as set, else where there is one."""
+    return resources.gpu if resources.gpu is not None else total_of(machines, "GPU") >= 1
+
+
+def worker_bundle(resources: ResourcesConfig, has_gpu: bool, more_cpus: float = 0.0) -> Machine:
+    """Return what one training worker reserves, with `more_cpus` beside it."""
+    return {"CPU": resources.cpus_per_worker + more_cpus} | ({"GPU": 1.0} if has_gpu else {})
+
+
+def bundles_of(resources: ResourcesConfig, has_gpu: bool, workers: int) -> list[Machine]:
+    """Return what an autoscaler is asked for: room for each worker together with a data process of its own.
+
+    Where the number of data processes is set, the others of them may have room on any machine.
+    """
     more = [{"CPU": resources.cpus_per_data_task}] * ((resources.data_tasks or 0) - workers)
-    return [{"CPU": cpus} | ({"GPU": 1.0} if has_gpu else {})] * workers + more
+    return [worker_bundle(resources, has_gpu, resources.cpus_per_data_task)] * workers + more
 
 
-def cpus_needed(resources: ResourcesConfig, workers: int) -> float:
-    """CPUs of so many workers; every worker draws on at least one data process."""
-    return workers * (resources.cpus_per_worker + resources.cpus_per_data_task)
-
-
-def fitting_data_tasks(
-    resources: ResourcesConfig, workers: int, cpus: float, *, can_grow: bool = False
-) -> int:
-    """How many data processes have room in `cpus` beside the workers, at most `resources.data_tasks`.
-
-    That number itself where an autoscaler has been asked for machines for it, which may come later.
-    """
-    if can_grow and resources.data_tasks is not None:
-        return resources.data_tasks
-    left = cpus - workers * resources.cpus_per_worker
-    fitting = int(left / resources.cpus_per_data_task + 1e-6)
-    return max(min(resources.data_tasks or fitting, fitting), 1)
-
-
-def fitting_workers(
-    resources: ResourcesConfig, counts: Iterable[int], has_gpu: bool, nodes: list[Machine], cpus: float
-) -> int:
-    """The largest of `counts` that has places on the machines and `cpus` for itself and its data; else 0."""
-    places = sum(places_on(node, resources.cpus_per_worker, has_gpu) for node in nodes)
-    fitting = [count for count in counts if count <= places and cpus_needed(resources, count) <= cpus + 1e-6]
-    return max(fitting, default=0)
-
-
-def places_on(node: Machine, cpus_per_worker: float, has_gpu: bool) -> int:
-    """How many training workers one machine can hold."""
-    by_cpu = int(node.get("CPU", 0.0) / cpus_per_worker + 1e-6)
-    return min(by_cpu, int(node.get("GPU", 0.0))) if has_gpu else by_cpu
+def total_of(machines: Iterable[Machine], kind: str) -> float:
+    """Return the sum of one resource, such as "CPU", over the machines."""
+    return sum(machine.get(kind, 0.0) for machine in machines)

@@ -1,114 +1,124 @@
-"""Ray: connect to a cluster or start one, check that it can hold the request, run the training workers."""
+"""Join or start Ray, say why not, look at the machines of the cluster and ask its autoscaler for more."""
 
 import contextlib
 import logging
-import math
 import os
-import posixpath
 import socket
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-# Read by Ray when it starts, hence before the import.
-# Ray would nice trainer and data processes alike; ours nice themselves.
-os.environ.setdefault("RAY_worker_niceness", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # a report waits for one such interval
-os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-# For places; then others are looked for.
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray else warns will be the default
-
 import ray
-import ray.train
-from ray._private import ray_constants
-from ray.exceptions import AuthenticationError, RayError
-from ray.train.torch import TorchConfig
+from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.exceptions import AuthenticationError, RayError, RpcError
 
-from sslsv.cluster.autoscaler import adds_machines, ask_for, machines_to_come, will_grow, withdraw_request
-from sslsv.cluster.capacity import CapacityError, Machine, Share, bundles_of, find_share
-from sslsv.cluster.elastic import ElasticTrainer, Rules
-from sslsv.cluster.failure import failure_sentence, is_failure_of_system
-from sslsv.cluster.token import keep_token_private
-from sslsv.cluster.worker import train_worker
-from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
-from sslsv.runs.display import ActorBoard, ProgressActor, live_display
-from sslsv.runs.folder import RunFolder, absolute
-from sslsv.runs.log import wandb_environment, wandb_mode
+from sslsv.cluster.capacity import CapacityError, Machine, Share, bundles_of, find_share, wants_gpu
+from sslsv.config import ResourcesConfig
 
-# An environment of their own also keeps training workers out of processes that data tasks have niced.
-WORKER_ENVIRONMENT = {
-    "SSLSV_ROLE": "trainer",
-    # Activations of a step are freed and needed again in the next: kept by the process and in large pages.
-    # Handed back to the system, each page would be zeroed anew, which took up to a third of a CPU's step.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_TOP_PAD_": str(2**28),
-    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch: huge pages
-}
+GROWTH_SECONDS = 12.0  # until a request is refused; an autoscaler looks at it every 5 s
+PAUSE_SECONDS = 0.5  # between two looks at the cluster
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines of a cluster by node id, and what its autoscaler, if it has one, is doing."""
+
+    machines: dict[str, Machine]  # all resources of each machine that answers and stays
+    free: dict[str, Machine]  # what of it nobody has reserved
+    leaving: set[str]  # machines whose provider has said that it takes them away
+    coming: int  # machines that are being started, for whatever request
+    has_autoscaler: bool
+
+
+def look() -> Cluster:
+    """Look at the connected cluster; raises RayError when it has not answered for half a minute."""
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    except RpcError:  # too busy
+        status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=20)
+    nodes = {node.node_id: node for node in [*status.active_nodes, *status.idle_nodes] if node.node_id}
+    leaving = {name for name, node in nodes.items() if node.node_status == "DRAINING"}
+    there = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}  # type: ignore[no-untyped-call]
+    staying = {name: node for name, node in nodes.items() if name in there - leaving}
+    return Cluster(
+        {name: node.total_resources() for name, node in staying.items()},
+        {name: node.available_resources() for name, node in staying.items()},
+        leaving,
+        len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches),
+        status.stats.autoscaler_version != "0",  # it counts its rounds
+    )
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Ask a machine itself: Ray notices only after half a minute that one is gone."""
+    with contextlib.suppress(OSError):
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=1).close()
+        return True
+    return False
 
 
 @contextlib.contextmanager
 def connection(resources: ResourcesConfig, *, waits_for_growth: bool = False) -> Iterator[Share]:
-    """A Ray cluster that can hold the request: that of RAY_ADDRESS, or one running here, else a new one.
+    """Connect to a Ray cluster that can hold the request: RAY_ADDRESS, one running here, else a new one.
 
-    Raises CapacityError within seconds when it can't; with `waits_for_growth` not where an autoscaler adds
-    machines for the request: the workers then wait for them.
+    Raises CapacityError within seconds when it can't; with `waits_for_growth` not while an autoscaler is
+    starting machines.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
         connect()
-    has_asked = False
     try:
-        share = _find_share(resources, waits_for_growth)
-        has_asked = share.can_grow
-        if waits_for_growth and resources.data_tasks is not None and adds_machines():
-            has_asked = True
-            ask_for(bundles_of(resources, share.has_gpu))
-        yield share
+        yield _find_share(resources, waits_for_growth)
+    except RpcError as error:
+        raise CapacityError(f"the Ray cluster does not answer any more: {error}; see `ray status`") from error
     finally:
-        if has_asked:
-            withdraw_request()
+        if waits_for_growth:  # a request outlives the command, and would keep its machines
+            ask_for([])
         if not was_connected:
             ray.shutdown()
 
 
 def _find_share(resources: ResourcesConfig, waits_for_growth: bool) -> Share:
-    is_told, deadline = False, time.monotonic() + 60 * resources.wait_minutes
+    """Return the share that fits, where machines are being started when they are there."""
+    deadline, is_told = time.monotonic() + GROWTH_SECONDS, False
     while True:
-        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cluster = look()
+        machines = list(cluster.machines.values())
+        if waits_for_growth:
+            # Ray publishes no limits of its clusters: what an autoscaler begins is all that can be seen.
+            ask_for(bundles_of(resources, wants_gpu(resources, machines), resources.fewest_workers))
         try:
-            return find_share(resources, total, *free_resources())
+            return find_share(resources, machines, list(cluster.free.values()))
         except CapacityError as error:
-            if not waits_for_growth:
+            if not (waits_for_growth and cluster.has_autoscaler) or time.monotonic() > deadline:
                 raise
-            is_anything_coming = machines_to_come() > 0  # for whomever; they may be enough
-            has_gpu = resources.gpu if resources.gpu is not None else total.get("GPU", 0.0) >= 1
-            if will_grow(bundles_of(resources, has_gpu)):
-                print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
-                return Share(has_gpu, resources.fewest_workers, can_grow=True)
-            if not is_anything_coming or time.monotonic() > deadline:
-                raise
-            if not is_told:
-                print(f"waiting for machines that are being started anyway: {error}", file=sys.stderr)
-            is_told = True
+            if cluster.coming > 0:
+                deadline = time.monotonic() + GROWTH_SECONDS
+                if not is_told:
+                    print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
+                is_told = True
+        time.sleep(PAUSE_SECONDS)
+
+
+def ask_for(bundles: list[Machine]) -> None:
+    """Have an autoscaler, if there is one, keep room for `bundles`, each on one machine, and no others."""
+    with contextlib.suppress(RayError):  # a cluster that is gone holds none
+        request_resources(bundles=bundles)
 
 
 def connect(**options: Any) -> None:
     """Join the cluster that `ray.init` finds, or start one for this machine alone, without a dashboard.
 
-    Ray would let a cluster of one machine listen on all its addresses.  A new one asks for a token, unless
-    RAY_AUTH_MODE says otherwise.  For a cluster that others reach: `ray start`.  Raises CapacityError when
-    the cluster does not let this process in.
+    A new one listens on 127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says
+    otherwise.  For a cluster that others reach: `ray start`.  Raises CapacityError when the cluster does not
+    let this process in.
     """
     keep_token_private()
-    earlier = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False  # read while one starts; one that is joined keeps its addresses
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, **options)
     except (ConnectionError, AuthenticationError) as error:
@@ -117,21 +127,36 @@ def connect(**options: Any) -> None:
             "not let this process in; if it asks for a token, set RAY_AUTH_MODE=token and put its token into "
             "~/.ray/auth_token; or set RAY_ADDRESS=local to run on this machine alone"
         ) from error
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = earlier
 
 
-def free_resources() -> tuple[Machine, list[Machine]]:
-    """What the connected cluster has left, and what each of its machines has in all."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return dict(ray.available_resources()), nodes  # type: ignore[no-untyped-call]
+def keep_token_private() -> None:
+    """Let only the owner read `~/.ray/auth_token`, which Ray would write for all users of the machine.
+
+    Who can read it runs code in every cluster that asks for it.  Does nothing where Ray takes the token from
+    elsewhere or asks for none.  Raises OSError with a sentence when the file of a new cluster can't be made.
+    """
+    names_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if names_token or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    file = Path.home() / ".ray" / "auth_token"
+    try:
+        if os.environ.get("RAY_ADDRESS", "") in ("", "local") and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)  # before Ray makes it: Ray takes an empty file for none and fills it
+        if file.exists() and file.stat().st_uid == os.getuid() and file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+    except OSError as error:
+        raise OSError(
+            f"the token that Ray asks for can't be kept in {file} ({error}); set HOME to a folder that you "
+            "can write to, or RAY_AUTH_TOKEN to a long random text"
+        ) from error
 
 
 def check_address(address: str) -> None:
     """Raise CapacityError when nothing answers at RAY_ADDRESS: Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
     if not host or not port.isdigit():
-        return  # none, `auto` or `local`
+        return  # no address, `auto` or `local`
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
@@ -139,90 +164,3 @@ def check_address(address: str) -> None:
             f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); start one, mend the address, "
             "or unset RAY_ADDRESS to run on this machine alone"
         ) from error
-
-
-def train(
-    config: Config,
-    folder: RunFolder,
-    share: Share,
-    *,
-    worker: Callable[[dict[str, Any]], dict[str, Any]] = train_worker,
-    **extra: Any,
-) -> dict[str, Any]:
-    """Run `worker` in every training process; returns the first one's summary, or `{"error": sentence}`.
-
-    Beside an error stands `is_of_system`: whether storage, network or a lack of machines was its cause.
-    `extra` is added to the job that a worker is given.  After a crash the workers start again from the newest
-    checkpoint, `run.max_failures` times without a newer one; also when machines are about to go, or more have
-    come.
-    """
-    resources = config.resources
-    if config.train.precision == "fp16" and not share.has_gpu:
-        raise CapacityError(
-            "train.precision is 'fp16', which needs a GPU, and there is none; use 'bf16' or 'fp32'"
-        )
-    # Workers run in another folder.
-    config = replace(config, data=replace(config.data, root=absolute(config.data.root)))
-    os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"  # it would show the job, wandb's key too, to others
-    # Ray hands it on to what watches the workers.
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(60 * resources.hang_minutes)
-    actor = ProgressActor.remote()  # type: ignore[attr-defined]
-    job = {
-        "config": to_yaml(config),
-        "storage": posixpath.dirname(folder.root) if folder.is_local else folder.storage,
-        "name": folder.name,
-        "has_gpu": share.has_gpu,
-        "wandb_mode": wandb_mode(config.run.wandb),
-        "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
-        "board": ActorBoard(actor),
-        "cpus_of_others": share.cpus_of_others,
-        "can_grow": adds_machines(),
-        **extra,
-    }
-    per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1.0} if share.has_gpu else {})
-    counts = usable_counts(resources.workers, config.train.batch_size, config.train.chunk_size)
-    trainer = ElasticTrainer(
-        worker,  # its result comes back as return_value
-        train_loop_config=job,
-        rules=Rules(resources, counts, share.has_gpu, share.can_grow, ActorBoard(actor), folder),
-        torch_config=TorchConfig(
-            backend="nccl" if share.has_gpu else "gloo", timeout_s=math.ceil(60 * resources.hang_minutes)
-        ),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=(counts[0], counts[-1]),  # type: ignore[arg-type]  # as above
-            use_gpu=share.has_gpu,
-            resources_per_worker=per_worker,
-        ),
-        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
-            # Ray's own notes about the run; ours are what a restart reads, so these are new each time.
-            name=f"ray/{uuid.uuid4().hex}",
-            storage_path=folder.root,
-            storage_filesystem=None if folder.is_local else folder.filesystem,
-            failure_config=ray.train.FailureConfig(
-                max_failures=config.run.max_failures,
-                controller_failure_limit=2,  # type: ignore[call-arg]  # as above; else without end
-            ),
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    with live_display(actor, config.run.progress):
-        try:
-            result = trainer.fit()
-        except (ray.train.TrainingFailedError, RayError) as error:  # the second: Ray's own processes died
-            return {"error": failure_sentence(error, folder), "is_of_system": is_failure_of_system(error)}
-        except SystemExit as error:  # what Ray Train makes of a Ctrl-C
-            raise KeyboardInterrupt from error
-        finally:
-            delete_notes_of_ray(folder)
-    summary: dict[str, Any] = result.return_value  # type: ignore[attr-defined]  # as above
-    return summary
-
-
-def delete_notes_of_ray(folder: RunFolder) -> None:
-    """Delete Ray Train's notes about a run that has ended; what can't be deleted is only litter."""
-    try:
-        folder.delete_folder("ray")
-    except OSError as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"{folder.path('ray')}, which nothing needs, can't be deleted: {reason}", file=sys.stderr)

@@ -1,6 +1,13 @@
-"""The entry of a Ray Train worker: find the device and the threads, build the training, run it."""
+"""Run the training of one Ray Train worker: find the device and the threads, build the loop, run it.
 
+The first worker also watches the cluster: where a machine of the run will be taken away, or more workers
+would fit, all of them save and end, and the command starts others.
+"""
+
+import contextlib
 import os
+import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -9,74 +16,134 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2._internal.execution.context import get_train_context
+from ray.exceptions import RayError
 
-from sslsv.cluster.capacity import fitting_data_tasks
-from sslsv.cluster.shared_storage import check_sees_run
-from sslsv.config import Config, read_config
+from sslsv.cluster.capacity import bundles_of, room_for, total_of, worker_bundle
+from sslsv.cluster.connect import Cluster, ask_for, look
+from sslsv.config import ResourcesConfig, read_config
+from sslsv.ops import distributed
+from sslsv.runs.display import Notices
 from sslsv.runs.folder import RunFolder
+from sslsv.training.interruption import Interrupted
 from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError, start_together
 
-_reasons: list[str] = []  # why this process was asked to stop
+LOOK_SECONDS = 5.0  # between two looks for machines that will go
+STORAGE_SECONDS = 30.0  # a network file system may show a new file late
+HELD = "ray/held"  # the reservation of a run's workers, by name
 
 
-def ask_to_stop(reason: str) -> None:
-    """Run in a worker's process from outside: its training saves and ends after one of the next steps."""
-    _reasons.append(reason)
-
-
-def asked_to_stop() -> str | None:
-    """Why this worker's training should stop early: it was asked to, or a machine of the run will go."""
-    # The public get_preemption_info() is a round trip to an actor, and every worker must ask equally often.
-    info = get_train_context().preemption_context.preemption_info
-    if info is not None:
-        return f"{len(info.preempted_node_to_ranks)} machine(s) will be taken away"
-    return _reasons[0] if _reasons else None
+def run_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Run the job's `worker`; a TrainingError or an interruption, which are no crashes, come back as text."""
+    try:
+        result: dict[str, Any] = job["worker"](job)
+        return result
+    except TrainingError as error:
+        return {"error": str(error)}
+    except Interrupted as error:
+        return {"interrupted": str(error)}
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Run the loop to its end; returns the summary, or a TrainingError as text.
-
-    Raising it would count as a crash, and Ray would start the workers again.
-    """
-    try:
-        return open_training(job).run()
-    except TrainingError as error:
-        return {"error": str(error)}
+    """Run the loop to its end and return the summary."""
+    return open_training(job).run()
 
 
 def open_training(job: dict[str, Any]) -> Training:
-    """The training of a job (see `cluster.train`) on this worker's device, from where its folder says."""
+    """Build the training of a job (see `fit`) on this worker's device, from where its folder says."""
     os.environ.update(job["environment"])
-    config = with_data_tasks(read_config(job["config"]), job["cpus_of_others"], job["can_grow"])
-    seconds = 60 * config.resources.hang_minutes
-    ray.data.DataContext.get_current().execution_no_progress_timeout_s = seconds
+    config = read_config(job["config"])
+    resources = config.resources
+    if resources.data_tasks is None:  # as many as the CPUs that the workers leave
+        free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+        resources = replace(resources, data_tasks=max(1, int(free / resources.cpus_per_data_task + 1e-6)))
+        config = replace(config, resources=resources)
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 60 * resources.hang_minutes
     device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
     if device.type == "cpu":
         # Ray allows one thread; the cores of this machine are for its training workers to share.
         workers_here = ray.train.get_context().get_local_world_size()
         threads = (os.cpu_count() or 1) // workers_here
-        torch.set_num_threads(config.resources.threads_per_worker or max(1, threads))
+        torch.set_num_threads(resources.threads_per_worker or max(1, threads))
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
     folder = RunFolder(job["storage"], job["name"])
     if "identity" in job:
         start_together(lambda: check_sees_run(folder, job["identity"]))
+    group = ray.util.get_current_placement_group()
+    if distributed.is_main() and group is not None:
+        with contextlib.suppress(OSError):  # a full disk has its own sentence, at the first checkpoint
+            folder.write(HELD, group.id.hex().encode())
+    watch = Watch(resources, job, distributed.gather_objects(ray.get_runtime_context().get_node_id()))
     return Training(
         config,
         folder,
         device=device,
-        board=job["board"],
+        board=Notices(folder),
         wandb_mode=job["wandb_mode"],
         report=ray.train.report,
-        asked_to_stop=asked_to_stop,
+        asked_to_stop=lambda: watch.reason,
     )
 
 
-def with_data_tasks(config: Config, cpus_of_others: float, can_grow: bool) -> Config:
-    """The settings with as many data processes as the cluster, which may have changed, now has room for."""
-    total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
-    workers = ray.train.get_context().get_world_size()
-    count = fitting_data_tasks(config.resources, workers, total - cpus_of_others, can_grow=can_grow)
-    return replace(config, resources=replace(config.resources, data_tasks=count))
+def check_sees_run(
+    folder: RunFolder, identity: dict[str, Any], patience_seconds: float = STORAGE_SECONDS
+) -> None:
+    """Raise ValueError unless this machine sees the run.json that the command has written.
+
+    A machine that joined after the command looked, and has a disk of its own in that place, would begin the
+    run anew and take its checkpoints with it when it goes.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while folder.is_local and not (folder.has("run.json") and folder.read_json("run.json") == identity):
+        if time.monotonic() >= deadline:
+            raise ValueError(
+                f"{folder.location} on this machine is not the run folder that the command has written: "
+                "run.storage must be a folder that all machines of the cluster mount, or a URI such as "
+                "s3://bucket/runs"
+            )
+        time.sleep(0.5)
+
+
+class Watch:
+    """Look why the workers should stop early, in a thread of the first one: `reason`, or None.
+
+    `nodes` is the machine of each worker.
+    """
+
+    def __init__(self, resources: ResourcesConfig, job: dict[str, Any], nodes: list[str]) -> None:
+        self.resources, self.job, self.nodes = resources, job, nodes
+        self.reason: str | None = None
+        if distributed.is_main():
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        most, last = self.job["counts"][-1], time.monotonic()
+        while self.reason is None:
+            time.sleep(LOOK_SECONDS)
+            if most > len(self.nodes):  # again and again: Ray itself asks for what runs, in place of this
+                ask_for(bundles_of(self.resources, self.job["has_gpu"], most))
+            with contextlib.suppress(RayError):  # a cluster too busy to answer is asked again
+                cluster = look()
+                going = len(cluster.leaving & set(self.nodes))
+                if going:
+                    self.reason = f"{going} machine(s) will be taken away"
+                elif time.monotonic() - last >= 60 * self.resources.resize_minutes:
+                    last = time.monotonic()
+                    self.reason = self.reason_to_grow(cluster)
+
+    def reason_to_grow(self, cluster: Cluster) -> str | None:
+        """Say that more workers would fit in what is free and what these workers and their data hold."""
+        held = worker_bundle(self.resources, self.job["has_gpu"])
+        machines = [
+            {kind: free.get(kind, 0.0) + self.nodes.count(name) * held.get(kind, 0.0) for kind in free | held}
+            for name, free in cluster.free.items()
+        ]
+        everything = total_of(cluster.machines.values(), "CPU")
+        of_data = self.resources.cpus_per_data_task * (self.resources.data_tasks or 1)
+        more_cpus = min(of_data, everything - total_of(machines, "CPU"))
+        room = room_for(self.resources, self.job["has_gpu"], machines, more_cpus)
+        count = max((count for count in self.job["counts"] if count <= room), default=0)
+        if count <= len(self.nodes) or sorted(cluster.machines) == self.job["futile"]:
+            return None
+        return f"there is room for {count} training workers instead of {len(self.nodes)}"

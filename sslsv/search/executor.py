@@ -21,8 +21,8 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 from ray import tune
 from ray.tune.search import Searcher as TuneSearcher
 
-from sslsv.cluster.capacity import Machine, fitting_workers
-from sslsv.cluster.connect import delete_notes_of_ray
+from sslsv.cluster.capacity import Machine, room_for, total_of
+from sslsv.cluster.fit import free_what_is_held
 from sslsv.config import ResourcesConfig
 from sslsv.runs.folder import RunFolder, below
 from sslsv.runs.log import wandb_environment, wandb_mode
@@ -71,8 +71,8 @@ def find_slots(
     )
     per_gpu = int(1 / gpus + 1e-6) if gpus else 0
     machines = [{**node, "GPU": int(node.get("GPU", 0.0)) * per_gpu} for node in nodes]
-    counts = range(workers, trials * workers + 1, workers)
-    fitting = fitting_workers(resources, counts, gpus > 0, machines, cpus) // workers
+    more_cpus = cpus - total_of(machines, "CPU")  # other jobs hold CPUs somewhere
+    fitting = min(room_for(resources, gpus > 0, machines, more_cpus) // workers, trials)
     limit = (
         f"{workers * (resources.cpus_per_worker + resources.cpus_per_data_task):g} of the {cpus:g} free CPUs"
     )
@@ -122,7 +122,9 @@ class Segments(TuneSearcher):
         segment = self.segments.pop(trial_id)
         with self._halting():
             if error or result is None:
-                self.sweep.end_segment(segment, "failed", _last_words(self.sweep.trial_folder(segment.index)))
+                folder = self.sweep.trial_folder(segment.index)
+                free_what_is_held(folder)
+                self.sweep.end_segment(segment, "failed", _last_words(folder))
             elif result["state"] == "interrupted":
                 self.sweep.put_back(segment, result["why"])
             else:
@@ -193,7 +195,8 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str, changed: Callable[[], None
         is_traceback = lines[0].startswith("Traceback")  # whose last line says what it was
         raise ExecutionError(f"Ray ended all trials: {lines[-1 if is_traceback else 0].strip()}") from error
     finally:
-        delete_notes_of_ray(folder)
+        with contextlib.suppress(OSError):  # Tune's notes: what can't be deleted is only litter
+            folder.delete_folder("ray")
     if sweep.halted is not None:
         raise ExecutionError(sweep.halted)
 

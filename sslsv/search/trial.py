@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from sslsv.cluster import connect as cluster
 from sslsv.cluster.capacity import Share
+from sslsv.cluster.fit import fit
 from sslsv.cluster.worker import open_training
 from sslsv.config import Config, read_config
 from sslsv.runs.folder import RunFolder
@@ -92,7 +92,7 @@ def _train_alone(config: Config, folder: RunFolder, until_epoch: int, wandb_mode
 def _train_together(config: Config, folder: RunFolder, until_epoch: int, wandb_mode: WandbMode) -> None:
     """Train in several workers, by Ray Train."""
     resources = config.resources
-    result = cluster.train(
+    result = fit(
         config,
         folder,
         Share(bool(resources.gpu), resources.data_tasks or resources.most_workers),

@@ -1,4 +1,4 @@
-"""A training that is asked to stop early, by all its workers after the same step, and goes on elsewhere."""
+"""End a training early, on all its workers after the same step; it goes on elsewhere."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 
 from sslsv.ops import distributed
 
-# On a GPU, asking waits for all work that was queued; so it is asked more seldom.
+# Asking a GPU waits for all the work that is queued on it, so it is asked more seldom.
 EVERY_STEPS = {"cpu": 1, "cuda": 8}
 
 
@@ -15,13 +15,13 @@ class Interrupted(RuntimeError):
 
 
 class Interruption:
-    """Whether the workers should stop now; `asked` says why this one was asked to, or None."""
+    """Agree among the workers whether to stop; `asked` says why this worker was asked to, or None."""
 
     def __init__(self, asked: Callable[[], str | None], device: torch.device) -> None:
         self.asked, self.device = asked, device
 
     def is_due(self, step: int) -> bool:
-        """Whether any worker was asked; every worker must call it after every step, and hears the same."""
+        """Tell every worker the same: whether any was asked.  All must call it after every step."""
         if distributed.world_size() == 1:
             return self.asked() is not None
         if step % EVERY_STEPS.get(self.device.type, 1) != 0:
@@ -30,5 +30,5 @@ class Interruption:
         return bool(distributed.all_reduce_sum(is_asked) > 0)
 
     def reason(self) -> str:
-        """Why, the same on every worker; every worker must call it."""
+        """Return why, the same on every worker; every worker must call it."""
         return next(filter(None, distributed.gather_objects(self.asked())), "asked to stop")

@@ -19,7 +19,6 @@ from sslsv.evaluation.probe import open_probe
 from sslsv.evaluation.trials import open_trial_sets
 from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
-from sslsv.reports.training import write_report
 from sslsv.runs.checkpoint import CheckpointWriter
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import Board, RunLog, WandbMode
@@ -122,7 +121,6 @@ class Training:
             self.checkpoints.close()
             if self.log is not None:
                 self.log.close()
-                write_report(folder)
         return summary
 
     def batches(self) -> Generator[dict[str, Tensor], None, None]:

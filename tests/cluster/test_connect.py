@@ -1,3 +1,5 @@
+"""Joining and starting Ray, its token, shared storage, and what an autoscaler is asked for."""
+
 import contextlib
 import os
 import subprocess
@@ -6,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sslsv.cluster import connect
 from sslsv.cluster.capacity import CapacityError
-from sslsv.cluster.connect import check_address, delete_notes_of_ray
-from sslsv.runs.folder import RunFolder
+from sslsv.cluster.connect import Cluster, check_address, keep_token_private
+from sslsv.config import ResourcesConfig
 from tests.listening import is_loopback, listening_addresses
 from tests.local_cluster import local_cluster
 from tests.training_command import Training
@@ -34,15 +37,74 @@ def test_check_address__what_names_no_machine_is_left_to_ray(address):
     check_address(address)
 
 
-def test_delete_notes_of_ray__what_cannot_be_deleted_is_a_sentence(tmp_path, capsys, monkeypatch):
-    folder = RunFolder(str(tmp_path), "run")
+@pytest.fixture
+def token_file(tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / ".ray" / "auth_token"
 
-    def refuse(name):
-        raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(folder, "delete_folder", refuse)
-    delete_notes_of_ray(folder)
-    assert "run/ray, which nothing needs, can't be deleted: [Errno 1]" in capsys.readouterr().err
+@pytest.mark.parametrize(("before", "after"), [(None, 0o600), (0o644, 0o600), (0o400, 0o400)])
+def test_keep_token_private__closes_the_file_before_ray_writes_it(before, after, token_file):
+    if before is not None:
+        token_file.parent.mkdir()
+        token_file.write_text("a token")
+        token_file.chmod(before)
+    keep_token_private()
+    assert token_file.stat().st_mode & 0o777 == after
+    assert token_file.read_text() == ("a token" if before is not None else "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RAY_AUTH_MODE", "disabled"),
+        ("RAY_AUTH_TOKEN", "a token"),
+        ("RAY_AUTH_TOKEN_PATH", "/run/secrets/token"),
+        ("RAY_ADDRESS", "10.0.0.1:6379"),
+    ],
+)
+def test_keep_token_private__makes_no_file_that_ray_does_not_ask_for(token_file, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    keep_token_private()
+    assert not token_file.parent.exists()
+
+
+def test_keep_token_private__a_home_that_cannot_hold_it_is_a_sentence(token_file):
+    token_file.parent.write_text("no folder")
+    with pytest.raises(OSError, match="can't be kept in .*auth_token .*set HOME to a folder"):
+        keep_token_private()
+
+
+def size(cpus, coming=0, has_autoscaler=True):
+    machines = {"0": {"CPU": cpus}}
+    return Cluster(machines, machines, set(), coming, has_autoscaler)
+
+
+@pytest.mark.parametrize(
+    ("looks", "is_found", "said"),
+    [
+        ([size(2)], True, ""),
+        ([size(1, has_autoscaler=False), size(2)], False, ""),
+        ([size(1)], False, ""),  # nothing is begun for the request
+        (
+            [size(1), size(1, coming=1), size(2)],
+            True,
+            "waiting for the autoscaler, which adds machines: 2 tr",
+        ),
+        ([size(1, coming=1), size(1)], False, "waiting for the autoscaler"),  # they were not enough
+    ],
+)
+def test_find_share__waits_while_machines_are_being_started(looks, is_found, said, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(connect, "GROWTH_SECONDS", 0.2)
+    monkeypatch.setattr(connect, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(connect, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(connect, "look", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
+    with contextlib.nullcontext() if is_found else pytest.raises(CapacityError):
+        assert connect._find_share(ResourcesConfig(workers=2), waits_for_growth=True).data_tasks == 2
+    assert asked[0] == [{"CPU": 1.0}] * 2 and said in capsys.readouterr().err
 
 
 def start_connected(**environment):
@@ -85,32 +147,17 @@ def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_pri
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("machines", "code", "sentence"),
-    [
-        ((2, 2), 2, "does not see what"),
-        ((2,), 1, "can't start: {storage} on this machine is not the run folder"),  # the workers find out
-    ],
-)
-def test_train__storage_that_one_machine_alone_sees_is_refused(
-    machines, code, sentence, tmp_path, demo_corpus
-):
+def test_train__storage_that_one_machine_alone_sees_is_refused(tmp_path, demo_corpus):
     """The command runs where a file system is mounted that the machines of the cluster do not see."""
     (tmp_path / "runs").mkdir()
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         # Ordinary users and most containers may not make one.
         pytest.skip("no mount namespaces here")
     mount = f"mount -t tmpfs tmpfs {tmp_path}/runs && exec "
-    command = (
-        "unshare",
-        "--mount",
-        "sh",
-        "-c",
-        mount + f'{sys.executable} -m sslsv.train {{yaml}} "$@"',
-        "sh",
-    )
-    with local_cluster(*machines):
+    script = f'{mount}{sys.executable} -m sslsv.train {{yaml}} "$@"'
+    command = ("unshare", "--mount", "sh", "-c", script, "sh")
+    with local_cluster(2, 2):
         training = Training(tmp_path, demo_corpus, "unseen", command=command)
         found, output = training.wait(timeout=120)
-    assert found == code and "Traceback" not in output, output
-    assert sentence.format(storage=f"{tmp_path}/runs/unseen") in output, output
+    assert found == 1 and "Traceback" not in output, output
+    assert f"can't start: {tmp_path}/runs/unseen on this machine is not the run folder" in output, output

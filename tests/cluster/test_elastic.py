@@ -4,15 +4,8 @@ import itertools
 import time
 
 import pytest
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2.api.config import FailureConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
 
-from sslsv.cluster import elastic
-from sslsv.cluster.elastic import FailurePolicy
-from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
-from sslsv.runs.folder import RunFolder
-from sslsv.training.interruption import Interrupted
+from sslsv.runs.checkpoint import list_checkpoints
 from tests.local_cluster import local_cluster
 from tests.recorded import Recorded
 
@@ -52,47 +45,6 @@ def test_training__one_then_two_then_one_worker_sees_the_batches_of_a_fixed_run(
     first = next(line["step"] for line in elastic.lines() if line["workers"] == 2) + 1  # records count from 1
     assert max(difference[step] for step in range(1, first)) == 0
     assert 0 < max(difference[step] for step in range(first, first + 5)) < 1e-5
-
-
-def error(cause):
-    return WorkerGroupError("a worker failed", {1: cause})
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return RunFolder(str(tmp_path), "run")
-
-
-def save(folder, step):
-    write_checkpoint(folder, Checkpoint(step=step, config="", model={}))
-
-
-def test_failure_policy__counts_failures_since_the_last_new_checkpoint(folder):
-    policy = FailurePolicy(FailureConfig(max_failures=1), folder)
-    for step in range(5):  # a machine lost now and then: each time the run had got further
-        save(folder, step)
-        assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
-    assert policy.make_decision(error(ValueError())) == FailureDecision.RAISE  # and now it had not
-    save(folder, 9)
-    assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
-
-
-def test_failure_policy__storage_that_does_not_answer_shows_no_progress(folder, monkeypatch):
-    def refuse(_):
-        raise OSError("503")
-
-    policy = FailurePolicy(FailureConfig(max_failures=1), folder)
-    monkeypatch.setattr(elastic, "list_checkpoints", refuse)
-    assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
-    assert policy.make_decision(error(ValueError())) == FailureDecision.RAISE
-
-
-def test_failure_policy__workers_that_were_asked_to_stop_have_not_failed(folder):
-    policy = FailurePolicy(FailureConfig(max_failures=1), folder)
-    for _ in range(5):
-        assert policy.make_decision(error(Interrupted("step 4: more fit"))) == FailureDecision.RETRY
-    assert policy.make_decision(error(ValueError())) == FailureDecision.RETRY
-    assert policy.make_decision(error(ValueError())) == FailureDecision.RAISE
 
 
 @pytest.mark.slow

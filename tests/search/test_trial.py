@@ -172,7 +172,7 @@ def test_run_segment__several_workers_fail_without_advice_and_log_as_the_sweep_s
     tmp_path, config, monkeypatch, answer, expected
 ):
     jobs = []
-    monkeypatch.setattr("sslsv.cluster.connect.train", lambda *ignored, **job: jobs.append(job) or answer)
+    monkeypatch.setattr("sslsv.search.trial.fit", lambda *ignored, **job: jobs.append(job) or answer)
     several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
     assert run_segment(trial(tmp_path, several), 2, "offline", {}) == expected
     assert (jobs[0]["wandb_mode"], jobs[0]["until_epoch"]) == ("offline", 2)

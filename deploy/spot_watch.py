@@ -1,4 +1,4 @@
-"""Tells Ray that this spot machine will be taken away: `python -m sslsv.spot_watch HEAD:PORT`.
+"""Tell Ray that this spot machine will be taken away: `python deploy/spot_watch.py HEAD:PORT`.
 
 Nothing that Ray ships asks Amazon for its notice, two minutes ahead.  This does, every 5 seconds, from the
 instance metadata service (IMDSv2: `spot/instance-action`), and then runs `ray drain-node` once: trainings
@@ -18,7 +18,8 @@ from pathlib import Path
 METADATA = "http://169.254.169.254"
 PAUSE_SECONDS = 5.0  # as Amazon advises
 ANSWER_SECONDS = 2.0
-MOST_SECONDS, MARGIN_SECONDS = 110, 10  # of a notice of 120, and what is left for Ray to end
+NOTICE_SECONDS = 110  # the most that Ray is told; a notice comes 120 s ahead
+MARGIN_SECONDS = 10  # kept for Ray itself to end
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def is_spot(metadata: str) -> bool:
-    """Whether this is a spot instance, which alone has notices; no where nothing answers."""
+    """Tell whether this is a spot instance, which alone has notices; not so where nothing answers."""
     try:
         return read(metadata, "instance-life-cycle") == "spot"
     except OSError:
@@ -43,22 +44,22 @@ def is_spot(metadata: str) -> bool:
 
 
 def seconds_left(metadata: str) -> int | None:
-    """Seconds until this machine goes, as Ray should be told, or None: no notice, or no answer this time."""
+    """Return the seconds until this machine goes, as Ray is told; None: no notice, or no answer now."""
     try:
         notice = json.loads(read(metadata, "spot/instance-action"))
         at = datetime.datetime.strptime(notice["time"], "%Y-%m-%dT%H:%M:%SZ")
     except OSError:  # 404 where there is no notice
         return None
     except (ValueError, KeyError):  # a notice all the same
-        return MOST_SECONDS
+        return NOTICE_SECONDS
     left = (
         at.replace(tzinfo=datetime.timezone.utc) - datetime.datetime.now(datetime.timezone.utc)
     ).total_seconds()
-    return max(1, min(MOST_SECONDS, int(left) - MARGIN_SECONDS))
+    return max(1, min(NOTICE_SECONDS, int(left) - MARGIN_SECONDS))
 
 
 def read(metadata: str, name: str) -> str:
-    """One entry of the metadata; raises OSError, among them HTTPError where there is no such entry."""
+    """Return one entry of the metadata; raises OSError, among them HTTPError where there is none."""
     lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
     token = _ask(urllib.request.Request(f"{metadata}/latest/api/token", method="PUT", headers=lifetime))
     header = {"X-aws-ec2-metadata-token": token}
@@ -72,7 +73,7 @@ def _ask(request: urllib.request.Request) -> str:
 
 
 def drain(address: str, seconds: int) -> int:
-    """Have Ray leave this machine; returns the exit code of `ray drain-node`."""
+    """Have Ray leave this machine and return the exit code of `ray drain-node`."""
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", address]
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot instance-action"]
     # Without --node-id it means the machine that it runs on.

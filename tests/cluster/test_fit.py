@@ -1,0 +1,177 @@
+"""The command's loop: how many workers, when again, and the sentences at its end; whole runs are in test_faults.py."""
+
+import dataclasses
+import time
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError
+from ray.train import ControllerError, PreemptionError, PreemptionInfo, WorkerGroupError
+from ray.util.placement_group import placement_group
+
+from sslsv.cluster import fit
+from sslsv.cluster.connect import Cluster
+from sslsv.cluster.fit import NoRoomError, failure_sentence, free_what_is_held
+from sslsv.cluster.worker import HELD, Watch, check_sees_run
+from sslsv.config import Config, ResourcesConfig, RunConfig
+from sslsv.runs.checkpoint import Checkpoint, write_checkpoint
+from sslsv.runs.folder import RunFolder
+
+CONFIG = Config(
+    resources=ResourcesConfig(
+        workers=(1, 2), cpus_per_worker=2, cpus_per_data_task=1, wait_minutes=1, data_tasks=1
+    )
+)
+JOB = {"counts": [1, 2], "has_gpu": False, "futile": None}
+
+
+def cluster_of(*free, coming=0):
+    """Machines "0", "1" ... of 3 CPUs with so many left."""
+    everything = {str(i): {"CPU": 3.0} for i in range(len(free))}
+    left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
+    return Cluster(everything, left, set(), coming, has_autoscaler=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(str(tmp_path), "run")
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    """Wait for room from look to look, a second apart, the last look for ever; with what is said meanwhile."""
+    said, now = [], [100.0]
+
+    def wait(*looks):
+        left = list(looks)
+        monkeypatch.setattr(fit, "look", lambda: left.pop(0) if len(left) > 1 else left[0])
+        return fit.wait_for_room(JOB, CONFIG.resources, now[0], said.append)
+
+    monkeypatch.setattr(fit, "ask_for", lambda bundles: None)
+    monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(fit.time, "sleep", lambda _: now.__setitem__(0, now[0] + 1))
+    return wait, said
+
+
+def test_wait_for_room__fewer_workers_than_the_machines_hold_start_only_after_a_moment(waiting):
+    wait, said = waiting
+    assert wait(*[cluster_of(3, 0)] * 5, cluster_of(3, 3)) == (2, ["0", "1"]) and said == []
+    assert wait(cluster_of(3, 0)) == (1, ["0", "1"])
+
+
+def test_wait_for_room__says_ever_more_seldom_what_is_waited_for_and_gives_up(waiting):
+    wait, said = waiting
+    with pytest.raises(NoRoomError, match="no room for 1 training worker.* with 2 CPUs each, .* 1 minutes"):
+        wait(*[cluster_of(0, coming=1)] * 200, cluster_of(0))
+    assert [text.rpartition("(")[2] for text in said] == ["10 s so far)", "70 s so far)", "140 s so far)"]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "futile", "reason"),
+    [
+        (cluster_of(0.5, 3), None, "there is room for 2 training workers instead of 1"),
+        (cluster_of(0.5, 3), ["0", "1"], None),
+        (cluster_of(0.5, 1), None, None),
+    ],
+)
+def test_watch__more_workers_fit_where_the_machines_are_not_known_to_be_futile(cluster, futile, reason):
+    watch = Watch.__new__(Watch)
+    watch.resources, watch.nodes = CONFIG.resources, ["0"]
+    watch.job = JOB | {"futile": futile}
+    assert watch.reason_to_grow(cluster) == reason
+
+
+@pytest.fixture
+def attempts(folder, monkeypatch):
+    """Run the loop over what its attempts come to: a result, or an error to raise; a step is saved before it."""
+
+    def run(*outcomes, max_failures=1):
+        left = list(outcomes)
+
+        def once(job, resources, folder, count):
+            step, outcome = left.pop(0)
+            if step is not None:
+                write_checkpoint(folder, Checkpoint(step=step, config="", model={}))
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(fit, "wait_for_room", lambda *arguments: (2, ["0"]))
+        monkeypatch.setattr(fit, "fit_once", once)
+        job, config = dict(JOB), dataclasses.replace(CONFIG, run=RunConfig(max_failures=max_failures))
+        return fit.fit_until_done(job, config, folder, lambda text: None), job["futile"]
+
+    return run
+
+
+CRASH = WorkerGroupError("", {1: ValueError("no data")})
+DONE = {"step": 9}
+
+
+def test_fit__crashes_are_counted_since_the_last_new_checkpoint(attempts):
+    # A machine is lost now and then: each time the run has got further.
+    assert attempts(*[(step, CRASH) for step in range(5)], (None, DONE))[0] == DONE
+    with pytest.raises(WorkerGroupError):
+        attempts((9, CRASH), (None, CRASH), (None, DONE))
+    with pytest.raises(WorkerGroupError):
+        attempts((12, CRASH), (None, DONE), max_failures=0)
+
+
+def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_were_preempted_have_not_crashed(attempts):
+    class WorkerGroupStartupTimeoutError(Exception):
+        """As Ray calls it."""
+
+    result, futile = attempts(
+        *[(None, {"interrupted": "step 4: more fit"})] * 5, (None, DONE), max_failures=0
+    )
+    assert result == DONE and futile == ["0"]  # two had been running before too
+    timeout = ControllerError(WorkerGroupStartupTimeoutError())
+    preemption = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"0": [1]}))
+    assert attempts(*[(None, timeout), (None, preemption)] * 5, (None, DONE), max_failures=0)[0] == DONE
+
+
+def test_fit__storage_that_does_not_answer_shows_no_progress(attempts, monkeypatch):
+    def refuse(_):
+        raise OSError("503")
+
+    monkeypatch.setattr(fit, "list_checkpoints", refuse)
+    with pytest.raises(WorkerGroupError):
+        attempts((1, CRASH), (2, CRASH), (None, DONE))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence", "is_of_system"),
+    [
+        (WorkerGroupError("", {3: ValueError("a\nno data")}), "training worker 3 failed: no data (", False),
+        (WorkerGroupError("", {0: OSError("no disk")}), "training worker 0 failed: no disk (", True),
+        (ControllerError(OSError("no disk")), "Ray's controller of the training failed: no disk (det", False),
+        (ActorDiedError(), "Ray's controller of the training failed: The actor died unexpectedly", True),
+    ],
+)
+def test_failure_sentence__says_who_failed(error, sentence, is_of_system, folder):
+    assert failure_sentence(error, folder).startswith(sentence)
+    assert fit.is_of_system(error) == is_of_system
+
+
+def test_free_what_is_held__gives_back_the_reservation_of_a_killed_trainer(ray_session, folder):
+    everything = ray.available_resources()["CPU"]
+    group, other = placement_group([{"CPU": 1}]), placement_group([{"CPU": 1}])
+    ray.get([group.ready(), other.ready()])
+    folder.write(HELD, group.id.hex().encode())
+    for _ in range(2):  # the second time there is nothing to do
+        free_what_is_held(folder)
+    deadline = time.monotonic() + 20  # Ray tells some moments late what is free
+    while ray.available_resources().get("CPU") != everything - 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == everything - 1
+    ray.util.remove_placement_group(other)
+
+
+@pytest.mark.parametrize("found", [None, {"wandb_id": "another"}])
+def test_check_sees_run__a_folder_of_the_same_name_on_another_disk_is_a_sentence(found, folder):
+    if found is not None:
+        folder.write_json("run.json", found)
+    with pytest.raises(
+        ValueError, match=f"{folder.location} on this machine is not .* all machines .* mount"
+    ):
+        check_sees_run(folder, {"wandb_id": "mine"}, patience_seconds=0)
