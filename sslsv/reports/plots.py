@@ -93,7 +93,7 @@ def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[
             x, y = (ndtri(np.clip(rate, half, 1 - half)) for rate, half in zip(both, halves, strict=True))
             along = np.searchsorted(y - x, np.linspace(y[0] - x[0], y[-1] - x[-1], MAX_POINTS))
             kept = np.unique(np.minimum(along, len(x) - 1))
-            (line,) = axes.plot(x[kept], y[kept], label=label)
+            (line,) = axes.plot(x[kept], y[kept], label=re.sub(r"\(.*?\)", "", label))
             for marker, place in zip("oD", marks[label], strict=True):
                 axes.plot(x[place], y[place], marker, color=line.get_color(), markersize=5)
                 ends += [x[place] - 0.2, y[place] + 0.1]

@@ -15,17 +15,20 @@ from sslsv.runs.folder import RunFolder
 from sslsv.search.criteria import rank_criteria
 
 MAX_ROWS = 50  # results.csv has all trials
+LOST = ("collapsed", "failed")
 FEWEST = 8  # With fewer trials the importance of settings is chance.
 
 
 def write_sweep_report(folder: RunFolder) -> None:
     """Write report.html from what else is in the folder of the sweep."""
-    request, rows = folder.read_json("sweep.json"), read_results(folder)
-    columns, rungs = [*rows[0]] if rows else ["epoch", ""], request["rungs"]
+    request: Record = {"space_file": "unknown space", "space": "", "rungs": [1]}
+    request |= folder.read_json("sweep.json") if folder.has("sweep.json") else {}
+    rows = read_results(folder)
+    columns, rungs = [*rows[0]] if rows else ["epoch", "", "why"], request["rungs"]
     metric = columns[columns.index("epoch") + 1]  # The metric that decides comes first.
-    alive = [row for row in rows if row["state"] not in ("collapsed", "failed")]
-    good = [row for row in alive if row.get(metric) is not None]
-    keys = [key for key in request["parameters"] if any(row.get(key) is not None for row in good)]
+    good = [row for row in rows if row["state"] not in LOST and row.get(metric) is not None]
+    settings = columns[columns.index("why") + 1 :]
+    keys = [key for key in settings if any(row.get(key) is not None for row in good)]
     names = [f"trial {row['trial']}" for row in good]
     curves: list[Curve] = []
     at_rungs: dict[int, dict[int, Record]] = {epoch: {} for epoch in rungs}
@@ -33,11 +36,11 @@ def write_sweep_report(folder: RunFolder) -> None:
         records = read_lines(folder, f"trials/{row['trial']:04d}/metrics.jsonl")
         found = {record["epoch"]: record for record in records if record.get(metric) is not None}
         if found:
-            label = names[place] if place < 3 else ""
-            curves.append((label, list(found), [record[metric] for record in found.values()]))
+            values = [record[metric] for record in found.values()]
+            curves.append((names[place] if place < 3 else "", [*found], values))
         for epoch, record in found.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
-    title, values = metric_title(metric), {key: [row[key] for row in good] for key in keys}
+    title, tried = metric_title(metric), {key: [row[key] for row in good] for key in keys}
     shown_keys = ("trial", "state", "epoch", metric, *keys)
     table = [{key: row.get(key) for key in shown_keys} for row in rows[:MAX_ROWS]]
     first = [at_rungs[rungs[0]].get(row["trial"], {}).get(metric) for row in good]
@@ -49,8 +52,8 @@ def write_sweep_report(folder: RunFolder) -> None:
         Section(
             "Learning curves", figures=[line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
         ),
-        Section("Settings", figures=[parallel_chart(values, names)] if len(good) > 1 else []),
-        Section("Importance of settings", pairs=importance(values, first)),
+        Section("Settings", figures=[parallel_chart(tried, names)] if len(good) > 1 else []),
+        Section("Importance of settings", pairs=importance(tried, first)),
         Section("Without labels", tables={"": [vars(ranking) for ranking in rankings]}),
         Section("Confirmed on test trials", tables={"": confirmed}),
         Section("Search space", text=request["space"]),

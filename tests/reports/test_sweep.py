@@ -14,8 +14,7 @@ KEYS = ["model.temperature", "optimizer.name", "optimizer.momentum"]
 def sweep_folder(tmp_path, num_trials=18):
     """A sweep in which low temperatures win, half of the EER is the pseudo EER, and trial 7 collapses."""
     folder, rows = RunFolder(str(tmp_path), "sweep"), []
-    request = {"space_file": "a.py", "space": "SPACE = <1>", "parameters": KEYS, "rungs": [1, 3, 9]}
-    folder.write_json("sweep.json", request)
+    folder.write_json("sweep.json", {"space_file": "a.py", "space": "SPACE = <1>", "rungs": [1, 3, 9]})
     for trial in range(num_trials):
         last, eer = (1, 3, 9)[trial % 3], 10.0 + (trial * 7 % num_trials) / 2
         settings = {KEYS[0]: eer / 100, KEYS[1]: ("adamw", "sgd")[trial % 2]}
@@ -71,15 +70,16 @@ def test_write_sweep_report__counts_what_early_stopping_saved(tmp_path):
 @pytest.mark.parametrize("content", [None, b"\n", b"place,trial,state,epoch,seconds,why\n"])
 def test_write_sweep_report__of_a_sweep_without_any_trial_yet(tmp_path, content):
     folder = RunFolder(str(tmp_path), "sweep")
-    folder.write_json("sweep.json", {"space_file": "a.py", "space": "", "parameters": KEYS, "rungs": [1]})
+    folder.write_json("sweep.json", {"space_file": "a.py", "space": "", "rungs": [1]})
     if content is not None:
         folder.write("results.csv", content)
     assert "<svg" not in report_of(folder)
 
 
-def test_write_sweep_report__of_one_trial_whose_records_are_gone(tmp_path):
+def test_write_sweep_report__of_one_trial_whose_other_files_are_gone(tmp_path):
     folder, _ = sweep_folder(tmp_path, num_trials=1)
     folder.delete("trials/0000/metrics.jsonl")
+    folder.delete("sweep.json")
     assert "<h2>Trials</h2>" in report_of(folder)
 
 
