@@ -1,7 +1,7 @@
 """List files: `speaker path` lines to train on, `1|0 enrolment test` lines to compare.
 
 Fields are separated by blanks.  The path of a train list is the rest of its line and may hold blanks; the two
-paths of a trial can't, for nothing would say where the first one ends.
+paths of a trial only where tabs separate the three fields, else nothing would say where the first one ends.
 """
 
 import io
@@ -44,8 +44,8 @@ def trial_rows(root: str | os.PathLike[str], name: str) -> Iterator[tuple[int, b
     """Yield (line number, is target, enrolment path, test path) of a trial list; see `train_rows`."""
     is_empty = True
     for number, line in list_lines(root, name):
-        fields = line.split()
-        if not fields:
+        fields = line.rstrip("\r\n").split("\t") if line.count("\t") == 2 else line.split()
+        if not line.strip():
             continue
         is_empty = False
         if len(fields) != 3:
@@ -78,8 +78,8 @@ def trial_line_numbers(root: str | os.PathLike[str], name: str, trials: Iterable
 def is_trial_list(root: str | os.PathLike[str], name: str) -> bool:
     """Tell trials from a train list by the first line that is not blank; raises as the readers do."""
     for _, line in list_lines(root, name):
-        fields = line.split()
-        if fields:
+        fields = line.split("\t") if line.count("\t") == 2 else line.split()
+        if line.strip():
             return len(fields) == 3 and fields[0] in ("0", "1") and bool(_NAME_THEN_MORE.search(line.strip()))
     raise _empty(root, name, f"{_TRAIN_FORM}` or `{_TRIAL_FORM}")
 

@@ -13,7 +13,7 @@ from torch import nn
 from sslsv.data.audio import SAMPLE_RATE, AudioError, AudioFile, read_whole, wrap_to_length
 from sslsv.data.manifest import read_train_lists, read_trials
 from sslsv.evaluation.verification import MIN_SAMPLES
-from sslsv.prepare_data.synthesis import draw_room, draw_voice, record, speak
+from sslsv.prepare_data.demo import Voice, draw_room, record, speak
 
 Floats = npt.NDArray[np.float32]
 Embed = Callable[[Floats], Floats]  # waveforms (B, T) of full scale 1 at 16 kHz -> embeddings (B, D)
@@ -78,7 +78,7 @@ def synthetic_batches(seed: int = 0) -> Iterator[tuple[str, Floats]]:
     rng = np.random.default_rng(seed)
 
     def utterance(seconds: float) -> Floats:
-        speech = speak(draw_voice(rng), seconds, rng)
+        speech = speak(Voice(rng), seconds, rng)
         return record(speech, draw_room(rng, 0.3), noise_snr_db=30.0, level_db=-6.0, rng=rng)
 
     for seconds in SYNTHETIC_SECONDS:

@@ -185,8 +185,6 @@ def test_pack__says_how_many_noises_and_rooms_and_that_there_are_none(
     printed = capsys.readouterr().out
     assert f"{corpus / 'musan_split'} holds no audio: packed without it." in printed
     assert f" 0 noises and {counts[1]} rooms among them" in printed
-    assert main(["pack", str(corpus), "--out", str(tmp_path / "other"), "--musan-dir", "noises"]) == 0
-    assert f"{counts[0]} noises and" in capsys.readouterr().out
 
 
 def test_pack__wrong_requests_are_refused(
@@ -196,8 +194,6 @@ def test_pack__wrong_requests_are_refused(
         ([str(tmp_path / "none")], "is not a folder"),
         ([str(tmp_path)], "holds no list of recordings"),
         ([str(corpus), "--lists", "nowhere"], "does not exist"),
-        ([str(corpus), "--musan-dir", "musan_splt"], "--musan-dir musan_splt: there is no audio in"),
-        ([str(corpus), "--rirs-dir", "rooms"], "--rirs-dir rooms: there is no audio in"),
         ([str(corpus), "--lists", str(corpus / "trials")], "does not lie below"),
     ]:
         assert main(["pack", *arguments]) == 2
