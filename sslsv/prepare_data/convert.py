@@ -176,7 +176,7 @@ def _map_blocks(
 
 def _work_niced(batch: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, list[bytes]]:
     """Do the files of a block in a Ray process, at a lower priority than everything else on that machine."""
-    _lower_priority()
+    os.nice(19)  # again and again for one process: it stays at 19
     results = []
     for i, item in (pair for block in batch["block"] for pair in pickle.loads(block)):
         result, error = None, None
@@ -188,11 +188,6 @@ def _work_niced(batch: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, 
             error = OSError(f"A task failed: {type(cause).__name__}: {cause}")
         results.append(pickle.dumps((i, result, error)))
     return {"result": results}
-
-
-@functools.cache
-def _lower_priority() -> None:
-    os.nice(19)
 
 
 @contextlib.contextmanager

@@ -49,10 +49,14 @@ def run(options: argparse.Namespace) -> int:
     names = manifest.speaker_names
     examples = f"{len(names)} speakers ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     print(f"{len(manifest)} recordings of {'unknown speakers' if kind == 'none' else examples}")
-    manifest, trials = split(manifest, options.held_out_speakers, kind != "none", options.seed)
-    lists = {options.out or root / f"{name}_train_list": train_lines(manifest)}
-    if trials is not None:
-        lists[options.trials or root / f"{name}_validation_trials"] = trial_lines(trials)
+    if kind == "none" and options.held_out_speakers:
+        raise ValueError("--held-out-speakers needs speakers: choose another --speaker-from than none.")
+    num_held_out = 0 if kind == "none" else options.held_out_speakers
+    training, held_out = split(manifest, num_held_out, options.seed)
+    lists = {options.out or root / f"{name}_train_list": train_lines(training)}
+    if held_out is not None:
+        trials = trial_lines(make_trials(held_out, options.seed))
+        lists[options.trials or root / f"{name}_validation_trials"] = trials
     for file, lines in lists.items():
         print(f"{write_list(file, lines)}: {len(lines)} lines")
     shown = [os.path.relpath(file, root) for file in lists]  # relative to data.root, if below it
@@ -163,29 +167,22 @@ def list_files(
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
 
 
-def split(
-    manifest: Manifest, num_held_out: int | None, is_labelled: bool, seed: int
-) -> tuple[Manifest, Trials | None]:
-    """Return what is trained on and, where speakers are known and held out, trials of those.
+def split(manifest: Manifest, num_held_out: int | None, seed: int) -> tuple[Manifest, Manifest | None]:
+    """Return what is trained on, and the recordings of speakers that are held out, or None.
 
     `num_held_out` None: a twentieth of the speakers, 2 to 100; 0 where that leaves too few.
     """
-    if num_held_out and not is_labelled:
-        raise ValueError("--held-out-speakers needs speakers: choose another --speaker-from than none.")
     if num_held_out is None:
         has_pairs = np.count_nonzero(np.bincount(manifest.speakers) >= 2) >= 2 and manifest.num_speakers >= 4
-        num_held_out = min(100, max(2, manifest.num_speakers // 20)) if is_labelled and has_pairs else 0
-        if is_labelled and not num_held_out:
+        num_held_out = min(100, max(2, manifest.num_speakers // 20)) if has_pairs else 0
+        if not num_held_out:
             print("no validation trials: too few speakers have two recordings")
-    if not num_held_out:
-        return manifest, None
     if not 0 <= num_held_out < manifest.num_speakers:
         raise ValueError(
             f"--held-out-speakers is {num_held_out}, but there are {manifest.num_speakers} speakers: hold "
             f"out at most {manifest.num_speakers - 1}, so that some are left to train on."
         )
-    training, held_out = hold_out_speakers(manifest, num_held_out, seed)
-    return training, make_trials(held_out, seed)
+    return hold_out_speakers(manifest, num_held_out, seed) if num_held_out else (manifest, None)
 
 
 def train_lines(manifest: Manifest) -> list[str]:

@@ -18,9 +18,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from sslsv.data.audio import AudioError
-from sslsv.data.audio_files import AUDIO_SUFFIXES, BANK_FOLDERS
-from sslsv.data.list_files import is_trial_list, train_rows
+from sslsv.data.audio_files import BANK_FOLDERS
+from sslsv.data.list_files import find_lists, is_trial_list, train_rows
 from sslsv.data.manifest import read_trials
 from sslsv.data.recordings import Folder
 from sslsv.data.shard_files import Shard, check_shard, write_index, write_shard
@@ -29,7 +28,6 @@ from sslsv.prepare_data.disk import check_room, naming_full_disk, progress, read
 
 _UNFINISHED = "packing.json"  # in a folder that is not finished: what it is a pack of
 _NAMED = 10  # unreadable recordings that are named; the index holds all
-_PROBED_FILES = 64  # their lengths tell how much room all will take
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lists",
         nargs="+",
         metavar="LIST",
-        help="train and trial lists (all that lie directly in DATA_ROOT)",
+        help="train and trial lists (*train_list, *trials*, *_test_* in DATA_ROOT)",
     )
     add("--out", type=Path, help="where to write (DATA_ROOT/packed)")
     add("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
@@ -79,7 +77,7 @@ def pack(
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
     recordings = Folder(root)
-    lists = [name for name in sorted(os.listdir(root)) if _is_list(root, name)] if lists is None else lists
+    lists = find_lists(root) if lists is None else lists
     noises, rooms = (recordings.find(name) for name in BANK_FOLDERS)
     for name, found in zip(BANK_FOLDERS, (noises, rooms), strict=True):
         if not found:
@@ -98,7 +96,8 @@ def pack(
             list(pool.map(functools.partial(check_shard, out), written))
         return False
     there = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
-    check_room(out, _estimated_bytes(recordings, names) - there, f"Packing {root}")
+    # About as much as the files take: 16 bits a sample, as most of them have.
+    check_room(out, sum(_size(recordings, name) for name in names) - there, f"Packing {root}")
     _begin(out, {"source": source, "shard_mb": shard_mb})
     parts = _parts(recordings, names, shard_mb * 2**20)
     is_stopped = Event()
@@ -122,16 +121,6 @@ def pack(
     for leftover in (*out.glob("shard-*.json"), out / _UNFINISHED):
         leftover.unlink()
     return True
-
-
-def _is_list(root: Path, name: str) -> bool:
-    # Trials, or `speaker path` lines whose first path is there.
-    if not (root / name).is_file() or Path(name).suffix.lower() in AUDIO_SUFFIXES or name.startswith("."):
-        return False
-    try:
-        return is_trial_list(root, name) or (root / next(train_rows(root, name))[2]).is_file()
-    except ValueError:
-        return False
 
 
 def _names_in(root: Path, lists: list[str]) -> set[str]:
@@ -160,13 +149,9 @@ def _identity(recordings: Folder, names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _estimated_bytes(recordings: Folder, names: list[str]) -> float:
-    probed = names[:: max(1, len(names) // _PROBED_FILES)]
-    num_samples = 0
-    for name in probed:
-        with contextlib.suppress(AudioError), recordings.open(name) as recording:
-            num_samples += recording.num_samples
-    return 2 * num_samples / len(probed) * len(names)
+def _size(recordings: Folder, name: str) -> int:
+    place = recordings.location(name)
+    return os.path.getsize(place) if os.path.exists(place) else 0
 
 
 def _begin(out: Path, job: dict[str, Any]) -> None:
@@ -186,13 +171,11 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
 
 def _parts(recordings: Folder, names: list[str], part_bytes: int) -> list[list[str]]:
     """Return the names in parts of about so many bytes of files."""
-    parts: list[list[str]] = [[]]
-    size = 0
+    parts, size = [list[str]()], 0
     for name in names:
         if size >= part_bytes:
             parts.append([])
             size = 0
         parts[-1].append(name)
-        with contextlib.suppress(OSError):
-            size += os.path.getsize(recordings.location(name))
+        size += _size(recordings, name)
     return parts

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from sslsv.data.audio import find_audio
-from sslsv.data.manifest import Manifest, hold_out_speakers, make_trials
+from sslsv.data.manifest import Manifest, make_trials
 from sslsv.prepare_data.archives import ZipEntry, extract, list_zip
 from sslsv.prepare_data.convert import Item, add_conversion_arguments, convert
 from sslsv.prepare_data.disk import write_list, write_whole
 from sslsv.prepare_data.download import add_supply_arguments, is_at_hand, obtain, supply_of
 from sslsv.prepare_data.extracted import find_folders, is_complete, is_linked, link_folders, set_complete
-from sslsv.prepare_data.folder import train_lines, trial_lines
+from sslsv.prepare_data.folder import split, train_lines, trial_lines
 
 SPEAKERS = {"voxceleb1": r"id1\d{4}", "voxceleb2": r"id0\d{4}"}
 TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))  # of VoxCeleb1
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide what is in the lists."""
     add = parser.add_argument
-    held_out = "speakers set aside for validation, of each corpus (default: 40, at most a tenth; 0: none)"
+    held_out = "speakers set aside for validation, of each corpus (default: a twentieth, 2 to 100; 0: none)"
     add("--held-out-speakers", type=int, metavar="N", help=held_out)
     add("--validation-trials", type=int, default=10_000, metavar="N", help="for each corpus (%(default)s)")
     add("--seed", type=int, default=0, help="decides which speakers and trials (%(default)s)")
@@ -175,21 +175,11 @@ def find_utterances(root: Path, corpus: str) -> Manifest:
 
 
 def _write_lists(options: argparse.Namespace, corpus: str, utterances: Manifest) -> None:
-    num_held_out = options.held_out_speakers
-    if num_held_out is None:
-        num_held_out = min(40, utterances.num_speakers // 10)
-        num_held_out = num_held_out if num_held_out >= 2 else 0
-    if num_held_out < 0 or num_held_out == 1 or num_held_out >= utterances.num_speakers:
-        raise ValueError(
-            f"--held-out-speakers is {num_held_out}, but {corpus} has {utterances.num_speakers} training "
-            "speakers: give 0, or 2 or more and fewer than there are."
-        )
-    training, held_out = hold_out_speakers(utterances, num_held_out, options.seed)
+    training, held_out = split(utterances, options.held_out_speakers, options.seed)
     lists = {f"{corpus}_train_list": train_lines(training)}
-    if num_held_out:  # drawn before anything is written: no train list without trials of those it lacks
-        trials = make_trials(
-            _one_of_a_video(held_out), options.seed, max_targets=options.validation_trials // 2
-        )
+    if held_out is not None:  # drawn before anything is written: no train list without trials
+        max_targets = options.validation_trials // 2
+        trials = make_trials(_one_of_a_video(held_out), options.seed, max_targets=max_targets)
         lists[f"{corpus}_validation_trials"] = trial_lines(trials)
     for name, lines in lists.items():
         print(f"{write_list(options.folder / name, lines)} ({len(lines):,} lines).")

@@ -167,7 +167,7 @@ def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(shard_files, "_AT_ONCE", 7000)
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (44100, 2))
     soundfile.write(tmp_path / "a.wav", stereo, 44100)
-    (tmp_path / "list").write_text("a a.wav\n")
+    (tmp_path / "a_train_list").write_text("a a.wav\n")
     pack(tmp_path, tmp_path / "packed")
     assert np.array_equal(
         Packed(str(tmp_path / "packed")).read_whole("a.wav"), read_whole(tmp_path / "a.wav")
