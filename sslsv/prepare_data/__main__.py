@@ -9,6 +9,7 @@ import argparse
 import difflib
 import functools
 import importlib
+import io
 import sys
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def _command_and_rest(given: list[str]) -> tuple[str, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns 0 when done, 1 with bad files left out, 2 after an error, 130 after Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be valid UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not given or given[0] in ("-h", "--help"):
         commands = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items())
         print(f"usage: python -m sslsv.prepare_data [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")

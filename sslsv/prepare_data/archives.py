@@ -115,9 +115,8 @@ def list_zip(paths: Sequence[Path], place_of: Callable[[str], str | None]) -> li
     for info in infos:
         is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
         is_link = stat.S_ISLNK(info.external_attr >> 16)
-        _check_member(
-            label, info.filename, is_link or info.flag_bits & 0x1 or info.compress_type not in (0, 8)
-        )
+        is_odd = is_link or info.flag_bits & 0x1 or info.compress_type not in (0, 8)
+        _check_member(label, info.filename, is_odd)
         place = None if info.is_dir() else place_of(info.filename)
         if place is not None:
             sizes = (info.compress_size, info.file_size, info.CRC)
@@ -159,9 +158,7 @@ def read_tar(paths: Sequence[Path], suffix: str) -> Iterator[tuple[str, bytes]]:
                 if content is not None:
                     yield member.name, content.read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ArchiveError(
-            f"{label} is damaged or cut off ({error}): compare its size with that at its source."
-        ) from error
+        raise ArchiveError(f"{label} is damaged or cut off ({error}): compare its size.") from error
 
 
 def _check_member(label: str, name: str, is_odd: bool | int) -> None:

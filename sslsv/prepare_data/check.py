@@ -88,20 +88,17 @@ def run(options: argparse.Namespace) -> int:
     if len(seconds):
         rates = measured["sample_rate"].drop_null().value_counts().to_pylist()
         counts = ", ".join(f"{rate['counts']} at {rate['values']} Hz" for rate in rates)
-        print(
-            f"seconds: {seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}; {counts}"
-        )
+        lengths = f"{seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}"
+        print(f"seconds: {lengths}; {counts}")
     is_bad: Mask = np.zeros(len(measured), dtype=np.bool_)
-    judged = measured
+    judged, paths = measured, measured["path"]
     for kind, (column, mask, values) in judge(measured, corpus, options).items():
         is_bad |= mask
         judged = judged.append_column(f"is_{kind}", pa.array(mask))
         if mask.any():
             print(f"{mask.sum()} {kind}:")
         for i in np.flatnonzero(mask)[:_NAMED].tolist():
-            print(
-                f"  {values[i]}" if kind == "unreadable" else f"  {measured['path'][i]}: {column}{values[i]}"
-            )
+            print(f"  {values[i]}" if kind == "unreadable" else f"  {paths[i]}: {column}{values[i]}")
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(judged.append_column("is_bad", pa.array(is_bad)), sink)
     write_whole(report / "files.parquet", sink.getvalue())
@@ -128,9 +125,8 @@ def find_corpus(target: str, root: str | None) -> Corpus:
     place = target if root is not None and not Path(target).exists() else os.path.abspath(target)
     for name in find_lists(corpus.root) if is_folder else [place]:
         try:
-            trials = (
-                read_trials(corpus.root, name, is_strict=False) if is_trial_list(corpus.root, name) else None
-            )
+            has_trials = is_trial_list(corpus.root, name)
+            trials = read_trials(corpus.root, name, is_strict=False) if has_trials else None
             paths = read_train_lists(corpus.root, [name]).paths if trials is None else trials.paths
         except FileNotFoundError as error:
             if not is_folder:
@@ -174,9 +170,8 @@ def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
         os.truncate(record, len(whole))  # a kill has torn the last line
     parse = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
     try:
-        rows = (
-            pa.json.read_json(pa.BufferReader(whole), parse_options=parse) if whole else SCHEMA.empty_table()
-        )
+        source = pa.BufferReader(whole)
+        rows = pa.json.read_json(source, parse_options=parse) if whole else SCHEMA.empty_table()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{record} is damaged ({error}): delete it, and all files are read anew.") from error
     newest = {path: i for i, path in enumerate(rows["path"].to_pylist())}
@@ -239,7 +234,7 @@ def judge(
     is_in_trials = np.zeros(len(measured), dtype=np.bool_)
     for trials in corpus.lists.values():
         is_in_trials[corpus.rows(trials.paths if trials else [])] = True
-    paths, digests = list(corpus.files), measured["digest"].to_pylist()
+    paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
     first: dict[str, int] = {}
     doubles: list[str | None] = [None] * len(paths)
     for i in np.argsort(~is_in_trials, kind="stable").tolist():
@@ -249,14 +244,13 @@ def judge(
         "unreadable": ("", measured["digest"].is_null().to_numpy(), measured["error"].to_pylist()),
         "doubled": ("the same samples as ", np.array([each is not None for each in doubles]), doubles),
     }
-    limits = {
-        "short": ("seconds", -options.min_seconds),
-        "silent": ("silent_share", options.max_silent_share),
-    }
-    for kind, (column, limit) in {**limits, "clipped": ("clipped_share", options.max_clipped_share)}.items():
-        values = measured[column].to_numpy()
-        is_beyond = -values > limit if limit < 0 else values > limit
-        found[kind] = (f"{column} ", is_beyond & is_speech, values.tolist())
+    values = {name: measured[name].to_numpy() for name in ("seconds", "silent_share", "clipped_share")}
+    for kind, name, is_beyond in (
+        ("short", "seconds", values["seconds"] < options.min_seconds),
+        ("silent", "silent_share", values["silent_share"] > options.max_silent_share),
+        ("clipped", "clipped_share", values["clipped_share"] > options.max_clipped_share),
+    ):
+        found[kind] = (f"{name} ", is_beyond & is_speech, values[name].tolist())
     return found
 
 
@@ -275,7 +269,8 @@ def _check_list(corpus: Corpus, name: str, is_bad: Mask, measured: pa.Table, rep
         is_lost = measured["digest"].is_null().to_numpy()[corpus.rows(trials.paths)]
         is_kept = faults.is_kept & ~is_lost[trials.enrol] & ~is_lost[trials.test]
         lines = zip(is_kept, trial_rows(corpus.root, name), strict=True)
-        kept = [f"{int(label)} {enrolment} {test}" for good, (_, label, enrolment, test) in lines if good]
+        trials_kept = [(str(int(label)), *paths) for good, (_, label, *paths) in lines if good]
+        kept = [("\t" if " " in "".join(fields) else " ").join(fields) for fields in trials_kept]
     if num_speakers < 2:
         print(f"{name}: its good lines have {num_speakers} speakers; telling speakers apart takes 2 or more.")
     if is_kept.all():

@@ -47,9 +47,7 @@ _NAMED = 10  # failures that are printed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data convert` takes."""
     parser.add_argument("folder", type=Path, help="what is copied; it stays as it is")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="the copy; becomes data.root if FOLDER was it"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the copy")
     add_conversion_arguments(parser)
 
 

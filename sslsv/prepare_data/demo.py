@@ -81,9 +81,8 @@ def make_demo_corpus(folder: str | os.PathLike[str], options: DemoOptions) -> bo
         if found == complete:
             return False
         if found != begun:
-            raise FileExistsError(
-                f"{root} is not empty and is no demo corpus with these options: choose another, or delete it."
-            )
+            message = "is not empty and is no demo corpus with these options: choose another, or delete it."
+            raise FileExistsError(f"{root} {message}")
     root.mkdir(parents=True, exist_ok=True)
     marker.write_text(begun, encoding="utf-8")  # an interrupted run is known as such, and is written again
     voices = iter(range(10**6))

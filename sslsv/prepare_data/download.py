@@ -66,16 +66,7 @@ def add_supply_arguments(parser: argparse.ArgumentParser) -> None:
     given: dict[str, Any] = {"dest": "given", "action": "append", "default": [], "metavar": "DIR"}
     add("--from", type=Path, **given, help="archives or extracted corpora that you have (may be repeated)")
     add("--archives", type=Path, metavar="DIR", help="where downloads go (default: FOLDER/archives)")
-    add(
-        "--url", action="append", default=[], metavar="SET=URL", help="another address of voxceleb, musan ..."
-    )
-    add(
-        "--sources",
-        type=Path,
-        default=SOURCES,
-        metavar="YAML",
-        help="addresses and md5 sums, in place of ours",
-    )
+    add("--sources", type=Path, default=SOURCES, metavar="YAML", help="a copy of sources.yml, edited")
     add("--tries", type=int, default=6, help="tries of a file, one after another in vain (%(default)s)")
 
 
@@ -95,19 +86,19 @@ def read_sources(file: Path = SOURCES) -> dict[str, dict[str, list[Remote]]]:
     """Return the parts of the archives of every set; ValueError for a file of another form than `SOURCES`."""
     content = read_yaml(file)
     try:
+        access = content["access"]
         return {
-            set_name: {
-                name: [
-                    _remote(part, md5, each, content["access"])
-                    for part, md5 in (parts or {name: None}).items()
+            name: {
+                archive: [
+                    _remote(part, md5, each, access) for part, md5 in (parts or {archive: None}).items()
                 ]
-                for name, parts in each["archives"].items()
+                for archive, parts in each["archives"].items()
             }
-            for set_name, each in content["sets"].items()
+            for name, each in content["sets"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file} has another form than {SOURCES} ({error!r}): begin with a copy of it."
+            f"{file} has another form than {SOURCES}, of which it is a copy: {error!r}."
         ) from error
 
 
@@ -214,9 +205,7 @@ def _receive(remote: Remote, part: Path) -> None:
             meaning = f"{meanings.get(status, 'refuses')} ({status}) for"
             raise DownloadError(f"{_server(remote)} {meaning} {remote.name}. {_way_on(remote)}")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise DownloadError(
-                f"{_server(remote)} sent a web page in place of {remote.name}. {_way_on(remote)}"
-            )
+            raise DownloadError(f"{_server(remote)} sent a web page for {remote.name}. {_way_on(remote)}")
         span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         if status == 416 and total == str(size):
             return  # an earlier run stopped after the last byte

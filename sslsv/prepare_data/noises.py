@@ -66,9 +66,7 @@ def _musan(options: argparse.Namespace) -> int:
         label = ", ".join(map(str, archive or given))
         raise ValueError(f"{label} holds no wav file of music, noise or speech: it is not MUSAN.")
     if damaged:
-        print(
-            f"musan: {len(damaged):,} files can't be read ({', '.join(damaged[:5])}); all others are there."
-        )
+        print(f"musan: {len(damaged):,} files can't be read ({', '.join(damaged[:5])}), all others can.")
         return 1
     return set_complete(folder, is_whole=bool(archive))
 

@@ -104,9 +104,8 @@ def pack(
     with progress("packing", len(names)) as bar, ThreadPoolExecutor(jobs) as pool:
 
         def write(number: int) -> Shard:
-            return write_shard(
-                out, number, recordings, parts[number], frozenset(rooms), bar.update, is_stopped
-            )
+            which = (out, number, recordings, parts[number], frozenset(rooms))
+            return write_shard(*which, bar.update, is_stopped)
 
         try:
             shards = list(pool.map(write, range(len(parts))))

@@ -117,9 +117,8 @@ def _voxceleb2(options: argparse.Namespace) -> int:
 
 def _entries(paths: list[Path], folder: Path, suffix: str) -> list[tuple[ZipEntry, str]]:
     """Return the recordings of an archive, without those of linked speakers: the user's own are only read."""
-    return [
-        (entry, place + suffix) for entry, place in list_zip(paths, place_of) if not is_linked(folder, place)
-    ]
+    found = list_zip(paths, place_of)
+    return [(entry, place + suffix) for entry, place in found if not is_linked(folder, place)]
 
 
 def _trials(options: argparse.Namespace) -> int:
@@ -148,9 +147,8 @@ def _lists(options: argparse.Namespace) -> int:
         )
     corpora = [corpus for corpus in SPEAKERS if (options.folder / corpus).is_dir()]
     if not corpora:
-        raise ValueError(
-            f"{options.folder} has neither voxceleb1/ nor voxceleb2/; for other corpora: prepare_data folder."
-        )
+        message = "has neither voxceleb1/ nor voxceleb2/; for other corpora: prepare_data folder."
+        raise ValueError(f"{options.folder} {message}")
     for corpus in corpora:
         utterances = find_utterances(options.folder, corpus)
         if len(utterances):

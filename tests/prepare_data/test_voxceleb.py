@@ -14,7 +14,6 @@ from sslsv.prepare_data.voxceleb import find_utterances
 from tests.prepare_data.corpus_server import (
     Server,
     everything,
-    md5,
     serving,
     speech,
     tree,
@@ -187,20 +186,6 @@ def test_voxceleb1__fills_in_from_archives_at_hand_but_never_writes_through_a_li
     assert not server.requests
 
 
-def test_voxceleb1__keeps_a_part_of_another_md5_and_extracts_nothing(
-    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare("voxceleb1", wrong={"vox1_dev_wav_partac": "0" * 32}) == 2
-    error = capsys.readouterr().err
-    assert (
-        f"error: vox1_dev_wav_partac has the md5 {md5(FILES['vox1_dev_wav_partac'])}, expected {'0' * 32}"
-        in error
-    )
-    assert (tmp_path / "data/archives/vox1_dev_wav_partac.bad").read_bytes() == FILES["vox1_dev_wav_partac"]
-    assert not (tmp_path / "data/voxceleb1").exists()
-    assert prepare("voxceleb1") == 0
-
-
 def test_voxceleb1__refuses_a_cut_off_part_of_the_users(
     prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,34 +196,6 @@ def test_voxceleb1__refuses_a_cut_off_part_of_the_users(
     assert "vox1_dev_wav_partaa" in (error := capsys.readouterr().err)
     assert "a part is missing, cut off or in the wrong order" in error
     assert (given / "vox1_dev_wav_partaa").exists()
-
-
-def test_voxceleb1__refuses_an_archive_whose_names_lead_out(
-    server: Server, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.files["vox1_test_wav.zip"] = zipped(
-        {"wav/id10270/v/1.wav": wav(speech(1)), "../../evil.wav": b"x"}
-    )
-    assert prepare("voxceleb1") == 2
-    assert "holds a file named '../../evil.wav', which leads out of the folder" in capsys.readouterr().err
-    assert not list(tmp_path.rglob("evil.wav"))
-
-
-@pytest.mark.parametrize(
-    ("status", "meaning"), [(401, "asks for a password or token"), (404, "has no such file")]
-)
-def test_voxceleb1__refused_says_how_to_go_on(
-    server: Server, prepare: Prepare, capsys: pytest.CaptureFixture[str], status: int, meaning: str
-) -> None:
-    server.statuses = {name: status for name in FILES if name.startswith("vox1_dev")}
-    assert prepare("voxceleb1") == 2
-    error = capsys.readouterr().err
-    assert (
-        f"error: 127.0.0.1:{server.url.rpartition(':')[2]} {meaning} ({status}) for vox1_dev_wav_part"
-        in error
-    )
-    assert "Access to VoxCeleb is requested at https://mm.kaist.ac.kr/datasets/voxceleb/" in error
-    assert "--from DIR" in error
 
 
 def test_voxceleb1__takes_its_password_from_the_environment_and_writes_it_nowhere(
@@ -280,19 +237,6 @@ def test_musan__is_cut_out_of_a_folder_that_the_user_has(
     assert pieces == ["n_00000.wav", "n_00008.wav"]
     assert path.exists()
     assert not server.requests
-
-
-def test_musan__categories_that_come_later_are_cut_too(
-    prepare: Prepare, server: Server, tmp_path: Path
-) -> None:
-    out = tmp_path / "data/musan_split"
-    for number, place in enumerate(("musan/noise/free-sound/n.wav", "musan/music/fma/m.wav"), start=1):
-        mine = put(tmp_path / "mine", {place: wav(speech(1, 2.0))})
-        assert prepare("musan", "--from", str(mine)) == 0
-        assert len(list(out.rglob("*.wav"))) == number
-    assert not server.requests
-    assert prepare("musan") == 0
-    assert len(list(out.rglob("*.wav"))) == 8
 
 
 def test_rirs__are_linked_where_the_user_has_them(prepare: Prepare, server: Server, tmp_path: Path) -> None:
