@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sslsv.data.lists import train_rows
 from sslsv.prepare_data.__main__ import main as prepare_data
-from sslsv.prepare_data.inspection import stamp
+from sslsv.prepare_data.check import stamp
 
 
 def check_again(root: Path) -> dict[str, float]:
@@ -16,14 +16,11 @@ def check_again(root: Path) -> dict[str, float]:
     (root / "report").mkdir()
     with (root / "report/measurements.jsonl").open("w") as lines:
         for number, _, path in train_rows(root, "list"):
-            size, mtime_ns = stamp(str(root / path))
-            known = {"path": str(root / path), "size": size, "mtime_ns": mtime_ns, "digest": f"{number:032x}"}
-            shares = {"silent_share": number / 3e9, "clipped_share": 0.0, "dc_offset": number / 7e9}
-            form = {"seconds": 8.0, "sample_rate": 16_000, "channels": 1, "encoding": "WAV PCM_16"}
-            levels = {"peak_db": -number / 3e6, "level_db": -number / 7e6}
-            lines.write(json.dumps({**known, **shares, **form, **levels}) + "\n")
+            known = {**stamp(str(root / path)), "digest": f"{number:032x}"}
+            form = {"seconds": 8.0, "sample_rate": 16_000, "silent_share": number / 3e9, "clipped_share": 0.0}
+            lines.write(json.dumps({**known, **form}) + "\n")
     started = time.perf_counter()
-    if prepare_data(["check", str(root / "list"), "--report", str(root / "report"), "--processes", "1"]):
+    if prepare_data(["check", str(root / "list"), "--report", str(root / "report"), "--cpus", "1"]):
         raise SystemExit("The check found bad recordings where there is none.")
     return {"peak_mb": peak_mb(), "seconds": time.perf_counter() - started}
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
+from sslsv.prepare_data.demo import DemoOptions, make_demo_corpus
 
 if TYPE_CHECKING:
     from tests.object_storage import ObjectStorage

@@ -343,7 +343,7 @@ def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
 def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
     """Yield (line number, is target, enrolment path, test path) of a trial list; see `train_rows`."""
     for number, line in _filled_lines(root, name, _TRIAL_FORM):
-        fields = line.split()
+        fields = _trial_fields(line)
         if len(fields) != 3:
             raise _malformed(name, number, line, _TRIAL_FORM, "3 fields without blanks in them")
         label, enrolment, test = fields
@@ -359,8 +359,13 @@ def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
 def is_trial_list(root: Root, name: str) -> bool:
     """Tell trials from a train list by the first line that is not blank; raises as the readers do."""
     _, line = next(_filled_lines(root, name, f"{_TRAIN_FORM}` or `{_TRIAL_FORM}"))
-    fields = line.split()
+    fields = _trial_fields(line)
     return len(fields) == 3 and fields[0] in ("0", "1") and bool(_NAME_THEN_MORE.search(line.strip()))
+
+
+def _trial_fields(line: str) -> list[str]:
+    # Paths with blanks in them need tabs between the fields.
+    return line.rstrip("\r\n").split("\t") if line.count("\t") == 2 else line.split()
 
 
 def check_stays_below(name: str, number: int, path: str) -> None:

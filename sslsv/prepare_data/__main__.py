@@ -7,34 +7,28 @@ repeated: it goes on where it stopped.
 
 import argparse
 import difflib
+import functools
 import importlib
+import io
 import sys
 from pathlib import Path
 
-from sslsv.prepare_data.disk import sentence_of
-
-# Command: what it does.  Each is the module of that name beside this file, with `add_arguments(parser)` and
-# `run(options)`, which returns the exit status; only the one asked for is imported.
+# Command: the module beside this file and what it does.  A module has `add_arguments(parser)` and
+# `run(options)`, which returns the exit status; one with several commands also takes the command's name.
 COMMANDS = {
-    "all": "VoxCeleb1, VoxCeleb2, MUSAN, simulated rooms and all lists (also when only a folder is given)",
-    "voxceleb1": "download, check and extract VoxCeleb1 (WAV)",
-    "voxceleb2": "download, check, extract and convert VoxCeleb2 (AAC to 16 kHz mono)",
-    "musan": "download MUSAN and cut it into pieces of 8 s",
-    "rirs": "download the simulated room impulse responses",
-    "trials": "download the VoxCeleb1 trial lists O, E and H",
-    "lists": "training lists, and validation trials of held-out training speakers",
-    "folder": "lists of any folder of recordings",
-    "check": "read every file and report bad ones",
-    "resample": "a copy of a folder at 16 kHz, mono",
-    "pack": "a corpus into a few large files",
-    "demo": "synthetic speakers, noises and rooms in VoxCeleb's layout",
+    "all": ("all", "VoxCeleb1, VoxCeleb2, MUSAN, rooms and all lists (also when only a folder is given)"),
+    "voxceleb1": ("voxceleb", "download, check and extract VoxCeleb1 (WAV)"),
+    "voxceleb2": ("voxceleb", "download, check, extract and convert VoxCeleb2 (AAC to 16 kHz mono)"),
+    "musan": ("noises", "download MUSAN and cut it into pieces of 8 s"),
+    "rirs": ("noises", "download the simulated room impulse responses"),
+    "trials": ("voxceleb", "download the VoxCeleb1 trial lists O, E and H"),
+    "lists": ("voxceleb", "training lists, and validation trials of held-out training speakers"),
+    "folder": ("folder", "lists of any folder of recordings"),
+    "convert": ("convert", "a copy of a folder at 16 kHz, mono, also of m4a and other compressed files"),
+    "check": ("check", "read every file and report bad ones"),
+    "pack": ("pack", "a corpus into a few large files"),
+    "demo": ("demo", "synthetic speakers, noises and rooms in VoxCeleb's layout"),
 }
-
-
-def _usage() -> str:
-    commands = "\n".join(f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
-    usage = "python -m sslsv.prepare_data [COMMAND] FOLDER [options]"
-    return f"usage: {usage}\n\n{__doc__}\ncommands:\n{commands}"
 
 
 def _command_and_rest(given: list[str]) -> tuple[str, list[str]]:
@@ -52,17 +46,29 @@ def _command_and_rest(given: list[str]) -> tuple[str, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns 0 when done, 1 with bad files left out, 2 after an error, 130 after Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be valid UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not given or given[0] in ("-h", "--help"):
-        print(_usage())
+        commands = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items())
+        print(f"usage: python -m sslsv.prepare_data [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")
         return 0 if given else 2
+    from sslsv.prepare_data.disk import sentence_of
+
     try:
         command, rest = _command_and_rest(given)
-        module = importlib.import_module(f"sslsv.prepare_data.{command}")
+        name, _ = COMMANDS[command]
+        module = importlib.import_module(f"sslsv.prepare_data.{name}")
+        add_arguments, run = module.add_arguments, module.run
+        if [each for each, _ in COMMANDS.values()].count(name) > 1:
+            add_arguments, run = (functools.partial(each, command=command) for each in (add_arguments, run))
         parser = argparse.ArgumentParser(
-            prog=f"python -m sslsv.prepare_data {command}", description=module.__doc__
+            f"python -m sslsv.prepare_data {command}",
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(parser)
-        return int(module.run(parser.parse_args(rest)))
+        add_arguments(parser)
+        return int(run(parser.parse_args(rest)))
     except (ValueError, OSError) as error:
         print(f"error: {sentence_of(error)}", file=sys.stderr)
         return 2

@@ -6,22 +6,25 @@ of train lists without all bad recordings, of trial lists without faulty trials 
 both labels) and those of unreadable recordings.  Noises and rooms (musan_split, simulated_rirs) need only be
 readable.
 
-Exit status: 0 all is good, 1 there are bad files or trials, 2 the check could not be made.
+Exit status: 0 all is good, 1 there are bad files or lists, 2 the check could not be made.
 """
 
 import argparse
+import hashlib
+import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.json
 import pyarrow.parquet
+import soundfile
 
-from sslsv.data.audio import find_audio_files
+from sslsv.data.audio import SAMPLE_RATE, AudioError, AudioFile, find_audio_files
 from sslsv.data.lists import (
     Trials,
     find_lists,
@@ -34,208 +37,258 @@ from sslsv.data.lists import (
 )
 from sslsv.data.recordings import INDEX
 from sslsv.data.section import BANK_FOLDERS
-from sslsv.prepare_data.disk import naming_full_disk, write_lists, write_whole
-from sslsv.prepare_data.measurements import measure
-from sslsv.prepare_data.verdicts import Limits, describe, judge, summarize, to_json
+from sslsv.prepare_data.convert import map_files
+from sslsv.prepare_data.disk import naming_full_disk, progress, write_whole
+
+Mask = npt.NDArray[np.bool_]
+
+SILENCE_DB = -60.0  # a frame below it is silent; full scale is 0 dB
+_FRAME = SAMPLE_RATE // 50  # 20 ms
+_BLOCK = 60 * SAMPLE_RATE  # read at a time, whatever the length of a recording; a multiple of the frame
+_NAMED = 5  # bad files of a kind that are printed
+
+# error: why a file can't be read, then all behind it is missing; sample_rate is the file's; the shares and
+# the digest (of 16-bit samples) are measured at 16 kHz, mono.
+SCHEMA = pa.schema(
+    {"path": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64(), "error": pa.string()}
+    | {"seconds": pa.float64(), "sample_rate": pa.int64(), "silent_share": pa.float64()}
+    | {"clipped_share": pa.float64(), "digest": pa.string()}
+)
 
 
-@dataclass
 class Corpus:
-    """What is checked: recordings, by their absolute paths, and the lists that name them."""
+    """Recordings to check, by their absolute paths, and the lists that name them."""
 
-    root: str
-    files: dict[str, int] = field(default_factory=dict)  # absolute path -> row of the table
-    train_lists: list[str] = field(default_factory=list)
-    trial_lists: dict[str, Trials] = field(default_factory=dict)
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self.files: dict[str, int] = {}  # absolute path -> row of the table
+        self.lists: dict[str, Trials | None] = {}  # name -> its trials, None for a train list
 
-    def add(self, path: str) -> None:
-        """Add a recording by its path, absolute or relative to the root, unless it is there."""
-        self.files.setdefault(self._place(path), len(self.files))
-
-    def row(self, path: str) -> int:
-        """Return the row of a recording in the table."""
-        return self.files[self._place(path)]
-
-    def _place(self, path: str) -> str:
-        return os.path.normpath(os.path.join(self.root, path))
+    def rows(self, paths: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Return the rows of recordings, by paths relative to the root or absolute; new ones are added."""
+        places = (os.path.normpath(os.path.join(self.root, path)) for path in paths)
+        return np.array([self.files.setdefault(place, len(self.files)) for place in places], dtype=np.int64)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data check` takes."""
-    limits = Limits()
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("target", metavar="DIR_OR_LIST", help="a folder, a train list or a list of trials")
-    parser.add_argument(
-        "--root", help="data.root, which paths in lists are relative to (default: their folder)"
-    )
-    parser.add_argument(
-        "--lists",
-        nargs="*",
-        help="lists below the root (default: *train_list, *trials*, *_test_* that name files of the folder)",
-    )
-    parser.add_argument("--report", help="folder for the report (default: checks/NAME)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="(default: %(default)s)")
-    parser.add_argument("--min-seconds", type=float, default=limits.min_seconds, help="(%(default)s)")
-    for name, what in (
-        ("silent-share", "time below -60 dB of full scale"),
-        ("clipped-share", "samples at full scale"),
-        ("dc-offset", "mean, of full scale"),
-    ):
-        default = getattr(limits, f"max_{name.replace('-', '_')}")
-        parser.add_argument(f"--max-{name}", type=float, default=default, help=f"{what} (%(default)s)")
+    add = parser.add_argument
+    add("target", metavar="DIR_OR_LIST", help="a folder, a train list or a list of trials")
+    add("--root", help="data.root, which paths in lists are relative to (default: their folder)")
+    add("--report", type=Path, help="folder for the report (default: checks/NAME)")
+    add("--cpus", type=int, default=os.cpu_count() or 1, help="processes that read (%(default)s)")
+    add("--min-seconds", type=float, default=1.0, help="shortest good recording (%(default)s)")
+    add("--max-silent-share", type=float, default=0.95, help="time below -60 dB (%(default)s)")
+    add("--max-clipped-share", type=float, default=0.01, help="samples at full scale (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check, write files.parquet, summary.json and the checked lists, print the summary; 1 if any is bad."""
-    if options.processes < 1:
-        raise ValueError(f"--processes is {options.processes}: at least 1 has to read.")
-    corpus = find_corpus(options.target, options.root, options.lists)
-    name = os.path.basename(os.path.abspath(options.target))
-    report = Path(options.report or Path("checks", name))
-    limits = Limits(
-        min_seconds=options.min_seconds,
-        max_silent_share=options.max_silent_share,
-        max_clipped_share=options.max_clipped_share,
-        max_dc_offset=options.max_dc_offset,
-    )
+    """Check, write files.parquet and the checked lists, print what is bad; returns 1 if anything is."""
+    if options.cpus < 1:
+        raise ValueError(f"--cpus is {options.cpus}: at least 1 has to read.")
+    corpus = find_corpus(options.target, options.root)
+    report = options.report or Path("checks", os.path.basename(os.path.abspath(options.target)))
     with naming_full_disk(report):
-        measured = measure(list(corpus.files), report / "measurements.jsonl", options.processes)
-    # Where training and trials share audio under two names, it is the training copy that has to go.
-    is_in_trials = np.zeros(len(corpus.files), dtype=np.bool_)
-    for trials in corpus.trial_lists.values():
-        is_in_trials[[corpus.row(path) for path in trials.paths]] = True
-    is_speech = np.array([not set(BANK_FOLDERS).intersection(path.split(os.sep)) for path in corpus.files])
-    judged = judge(measured, limits, is_in_trials, is_speech)
-    lists, lines = checked_lists(corpus, judged, report)
-    summary = {"root": corpus.root, **summarize(judged, limits), "lists": lists}
-    write_whole(report / "files.parquet", _parquet(judged))
-    write_whole(report / "summary.json", to_json(summary).encode())
-    if not lists and os.path.isdir(options.target):
-        lines.append(
-            f"{corpus.root} has no list of these recordings, so none is written without the bad ones; if "
-            "another folder has it: --root FOLDER."
-        )
-    print("\n".join([*describe(summary), *lines, f"report: {report}/files.parquet, {report}/summary.json"]))
-    return int(summary["bad_files"] > 0 or any(entry["dropped"] for entry in lists.values()))
-
-
-def _parquet(table: pa.Table) -> pa.Buffer:
+        measured = measure(list(corpus.files), report / "measurements.jsonl", options.cpus)
+    seconds = measured["seconds"].drop_null().to_numpy()
+    print(f"{len(measured)} files, {seconds.sum() / 3600:.3g} hours of audio")
+    if len(seconds):
+        rates = measured["sample_rate"].drop_null().value_counts().to_pylist()
+        counts = ", ".join(f"{rate['counts']} at {rate['values']} Hz" for rate in rates)
+        lengths = f"{seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}"
+        print(f"seconds: {lengths}; {counts}")
+    is_bad: Mask = np.zeros(len(measured), dtype=np.bool_)
+    judged, paths = measured, measured["path"]
+    for kind, (column, mask, values) in judge(measured, corpus, options).items():
+        is_bad |= mask
+        judged = judged.append_column(f"is_{kind}", pa.array(mask))
+        if mask.any():
+            print(f"{mask.sum()} {kind}:")
+        for i in np.flatnonzero(mask)[:_NAMED].tolist():
+            print(f"  {values[i]}" if kind == "unreadable" else f"  {paths[i]}: {column}{values[i]}")
     sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink)
-    return sink.getvalue()
+    pyarrow.parquet.write_table(judged.append_column("is_bad", pa.array(is_bad)), sink)
+    write_whole(report / "files.parquet", sink.getvalue())
+    is_good = [_check_list(corpus, name, is_bad, measured, report) for name in corpus.lists]
+    if not is_good:
+        print(f"{corpus.root} has no list of these recordings; if another folder has it: --root FOLDER.")
+    print(f"{is_bad.sum()} bad files; the report: {report}/files.parquet")
+    return int(is_bad.any() or not all(is_good))
 
 
-def find_corpus(target: str, root: str | None, lists: list[str] | None) -> Corpus:
+def find_corpus(target: str, root: str | None) -> Corpus:
     """Return what a folder or list names; raises as the readers of lists do."""
-    if os.path.isdir(target):
-        corpus = Corpus(os.path.abspath(root or target))
-        _refuse_packed(target, corpus.root)
-        for path in find_audio_files(os.path.abspath(target)):
-            corpus.add(path)
-        chosen = _lists_naming(os.path.abspath(target), corpus.root) if lists is None else lists
-    else:
-        if lists:
-            raise ValueError(f"--lists goes with a folder, and {target} is a list: check one at a time.")
-        is_below_root = root is not None and not Path(target).exists()
-        corpus = Corpus(os.path.abspath(root or os.path.dirname(target) or "."))
-        _refuse_packed(corpus.root)
-        chosen = [target if is_below_root else os.path.abspath(target)]
-    for name in chosen:
-        if is_trial_list(corpus.root, name):
-            corpus.trial_lists[name] = read_trials(corpus.root, name, is_strict=False)
-            paths = corpus.trial_lists[name].paths
-        else:
-            corpus.train_lists.append(name)
-            paths = read_train_lists(corpus.root, [name]).paths
-        for path in paths:
-            corpus.add(path)
-    if not corpus.files:
-        raise ValueError(f"{target} holds no audio files.")
-    return corpus
-
-
-def _refuse_packed(*folders: str) -> None:
-    for folder in folders:
+    is_folder = os.path.isdir(target)
+    corpus = Corpus(root or (target if is_folder else os.path.dirname(target) or "."))
+    for folder in (target, corpus.root):
         if os.path.isfile(os.path.join(folder, INDEX)):
             raise ValueError(
                 f"{folder} is a packed folder, whose recordings are no files: check the folder that it was "
                 "packed from; `prepare_data pack`, repeated, checks every byte of a packed one."
             )
+    if is_folder:
+        corpus.rows(find_audio_files(os.path.abspath(target)))
+    found = set(corpus.files)
+    place = target if root is not None and not Path(target).exists() else os.path.abspath(target)
+    for name in find_lists(corpus.root) if is_folder else [place]:
+        try:
+            has_trials = is_trial_list(corpus.root, name)
+            trials = read_trials(corpus.root, name, is_strict=False) if has_trials else None
+            paths = read_train_lists(corpus.root, [name]).paths if trials is None else trials.paths
+        except FileNotFoundError as error:
+            if not is_folder:
+                raise
+            print(f"{name} is not checked: {error}")
+            continue
+        if not is_folder or any(os.path.normpath(os.path.join(corpus.root, path)) in found for path in paths):
+            corpus.rows(paths)
+            corpus.lists[name] = trials
+    if not corpus.files:
+        raise ValueError(f"{target} holds no audio files.")
+    return corpus
 
 
-def _lists_naming(folder: str, root: str) -> list[str]:
-    """Return the lists directly in the root, without those that name nothing in a folder below it."""
-    if os.path.samefile(folder, root):
-        return find_lists(root)
-    prefixes = tuple(os.path.join(place, "") for place in (folder, os.path.relpath(folder, root)))
+def measure(files: list[str], record: Path, cpus: int) -> pa.Table:
+    """Return a table of SCHEMA with a row for each of `files` (absolute paths), in their order.
 
-    def is_below(path: str) -> bool:
-        return path.startswith(prefixes)
+    `record` gets a JSON line for each file that was read, and is what the next run goes on from. Unreadable
+    files are tried again every time: the trouble may have been the disk's.
+    """
+    record.parent.mkdir(parents=True, exist_ok=True)
+    todo, known = _known(files, record)
+    if not todo:
+        return known
+    del known
+    with progress("reading", len(files), done=len(files) - len(todo)) as bar, record.open("a") as lines:
+        for i, row in map_files(inspect, [files[i] for i in todo], cpus):
+            why = "ended the process that read it: its decoder crashes, or there is too little memory"
+            lost = stamp(files[todo[i]])
+            lines.write(json.dumps(row or {**lost, "error": f"{lost['path']} {why}"}) + "\n")
+            lines.flush()
+            bar.update()
+    return _known(files, record)[1]
 
-    def names_some(name: str) -> bool:
-        if not is_trial_list(root, name):
-            return any(is_below(path) for _, _, path in train_rows(root, name))
-        for path in (path for row in trial_rows(root, name) for path in row[2:]):
-            full = os.path.join("voxceleb1", path)  # VoxCeleb's trials leave out the folder of the corpus
-            if is_below(path) or is_below(full) and os.path.exists(os.path.join(root, full)):
-                return True
-        return False
 
-    return [name for name in find_lists(root) if names_some(name)]
+def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
+    """Return the numbers of the files to be read, and the newest measurements of all in the record."""
+    content = record.read_bytes() if record.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(record, len(whole))  # a kill has torn the last line
+    parse = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
+    try:
+        source = pa.BufferReader(whole)
+        rows = pa.json.read_json(source, parse_options=parse) if whole else SCHEMA.empty_table()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{record} is damaged ({error}): delete it, and all files are read anew.") from error
+    newest = {path: i for i, path in enumerate(rows["path"].to_pylist())}
+    stamps = [stamp(path) for path in files]
+    places = np.array([newest.get(each["path"], -1) for each in stamps])
+    rows = rows.take(pa.array(places, mask=places < 0))
+    is_old = rows["digest"].is_null().to_numpy()
+    for i, name in enumerate(("path", "size", "mtime_ns")):
+        now = pa.array([each[name] for each in stamps])
+        is_old |= rows[name].to_numpy() != now.to_numpy(zero_copy_only=False)
+        rows = rows.set_column(i, name, now)
+    return np.flatnonzero(is_old).tolist(), rows
 
 
-def checked_lists(corpus: Corpus, judged: pa.Table, report: Path) -> tuple[dict[str, Any], list[str]]:
-    """Write LIST.checked for every list with bad lines; returns what became of each, and lines to print."""
-    is_bad = judged["is_bad"].to_numpy()
-    is_unreadable = judged["is_unreadable"].to_numpy()
-    entries: dict[str, Any] = {}
-    lines = []
-    for name in corpus.train_lists:
-        is_kept = ~is_bad[[corpus.row(path) for _, _, path in train_rows(corpus.root, name)]]
-        entries[name] = {"kept": int(is_kept.sum()), "dropped": int((~is_kept).sum())}
-        kept_lines = _kept_rows(corpus.root, name, is_kept)
-        lines.append(_write_checked(corpus.root, name, kept_lines, entries[name], report))
-    for name, trials in corpus.trial_lists.items():
+def stamp(path: str) -> dict[str, Any]:
+    """Return path, bytes and time of change of a file, by which a change shows; -1 if it is missing."""
+    size, mtime_ns = -1, -1
+    if os.path.exists(path):
+        size, mtime_ns = os.path.getsize(path), os.stat(path).st_mtime_ns
+    return {"path": _printable(path), "size": size, "mtime_ns": mtime_ns}
+
+
+def _printable(text: str) -> str:
+    # Names of files need not be valid UTF-8, strings of a table have to be.
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def inspect(path: str) -> dict[str, Any]:
+    """Return what is known of a recording, by the columns of SCHEMA that apply to it."""
+    silent = clipped = 0
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with AudioFile(path) as file:
+            for start in range(0, file.num_samples, _BLOCK):
+                samples = file.read_int16(start, min(_BLOCK, file.num_samples - start))
+                clipped += int(np.count_nonzero((samples >= 32767) | (samples <= -32767)))
+                starts = np.arange(0, len(samples), _FRAME)
+                lengths = np.diff(starts, append=len(samples))
+                means, powers = (np.add.reduceat((samples / 32768) ** n, starts) / lengths for n in (1, 2))
+                is_silent = powers - means**2 < 10.0 ** (SILENCE_DB / 10)  # a constant offset is silence
+                silent += int(lengths[is_silent].sum())
+                digest.update(samples.astype("<i2").tobytes())
+    except AudioError as error:
+        return {**stamp(path), "error": _printable(str(error))}
+    about = soundfile.info(path)
+    shares = {"silent_share": silent / file.num_samples, "clipped_share": clipped / file.num_samples}
+    form = {"seconds": about.duration, "sample_rate": about.samplerate, "digest": digest.hexdigest()}
+    return {**stamp(path), **form, **shares}
+
+
+def judge(
+    measured: pa.Table, corpus: Corpus, options: argparse.Namespace
+) -> dict[str, tuple[str, Mask, list[Any]]]:
+    """Return for each kind of fault what its values are, a mask (N,) of the faulty and the values (N,).
+
+    Of recordings with the same samples one stays: that of a trial list, so that the training copy has to go,
+    else the first. Noises and rooms only have to be readable.
+    """
+    is_speech = np.array([not set(BANK_FOLDERS).intersection(path.split(os.sep)) for path in corpus.files])
+    is_in_trials = np.zeros(len(measured), dtype=np.bool_)
+    for trials in corpus.lists.values():
+        is_in_trials[corpus.rows(trials.paths if trials else [])] = True
+    paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
+    first: dict[str, int] = {}
+    doubles: list[str | None] = [None] * len(paths)
+    for i in np.argsort(~is_in_trials, kind="stable").tolist():
+        if digests[i] is not None and is_speech[i] and first.setdefault(digests[i], i) != i:
+            doubles[i] = paths[first[digests[i]]]
+    found = {
+        "unreadable": ("", measured["digest"].is_null().to_numpy(), measured["error"].to_pylist()),
+        "doubled": ("the same samples as ", np.array([each is not None for each in doubles]), doubles),
+    }
+    values = {name: measured[name].to_numpy() for name in ("seconds", "silent_share", "clipped_share")}
+    for kind, name, is_beyond in (
+        ("short", "seconds", values["seconds"] < options.min_seconds),
+        ("silent", "silent_share", values["silent_share"] > options.max_silent_share),
+        ("clipped", "clipped_share", values["clipped_share"] > options.max_clipped_share),
+    ):
+        found[kind] = (f"{name} ", is_beyond & is_speech, values[name].tolist())
+    return found
+
+
+def _check_list(corpus: Corpus, name: str, is_bad: Mask, measured: pa.Table, report: Path) -> bool:
+    """Write LIST.checked if a list has bad lines and say so; returns whether it is good."""
+    trials, num_speakers = corpus.lists[name], 2
+    if trials is None:
+        rows = [(speaker, path) for _, speaker, path in train_rows(corpus.root, name)]
+        is_kept = ~is_bad[corpus.rows(path for _, path in rows)]
+        kept = [f"{speaker} {path}" for good, (speaker, path) in zip(is_kept, rows, strict=True) if good]
+        num_speakers = len({speaker for good, (speaker, _) in zip(is_kept, rows, strict=True) if good})
+    else:
         faults = find_trial_faults(trials)
         if faults:
-            lines.append(f"{name}: {faults.describe(corpus.root, name)}")
-        is_lost = is_unreadable[[corpus.row(path) for path in trials.paths]]
+            print(f"{name}: {faults.describe(corpus.root, name)}")
+        is_lost = measured["digest"].is_null().to_numpy()[corpus.rows(trials.paths)]
         is_kept = faults.is_kept & ~is_lost[trials.enrol] & ~is_lost[trials.test]
-        entries[name] = {
-            "kept": int(is_kept.sum()),
-            "dropped": int((~is_kept).sum()),
-            "self_trials": len(faults.self_trials),
-            "repeated": len(faults.repeated),
-            "contradicting": len(faults.contradicting),
-        }
-        kept_lines = _kept_trials(corpus.root, name, is_kept)
-        lines.append(_write_checked(corpus.root, name, kept_lines, entries[name], report))
-    return entries, lines
-
-
-def _kept_rows(root: str, name: str, is_kept: npt.NDArray[np.bool_]) -> Iterator[str]:
-    for is_good, (_, speaker, path) in zip(is_kept, train_rows(root, name), strict=True):
-        if is_good:
-            yield f"{speaker} {path}"
-
-
-def _kept_trials(root: str, name: str, is_kept: npt.NDArray[np.bool_]) -> Iterator[str]:
-    rows = trial_rows(root, name)
-    for is_good, (_, is_target, enrolment, test) in zip(is_kept, rows, strict=True):
-        if is_good:
-            yield f"{int(is_target)} {enrolment} {test}"
-
-
-def _write_checked(root: str, name: str, kept: Iterable[str], entry: dict[str, Any], report: Path) -> str:
-    # Beside the list, where training finds it, or in the report's folder if that place can't be written.
-    if not entry["dropped"]:
-        return f"{name}: all {entry['kept']} lines are good"
-    kept = list(kept)
-    place = Path(root) / f"{name}.checked"
+        lines = zip(is_kept, trial_rows(corpus.root, name), strict=True)
+        trials_kept = [(str(int(label)), *paths) for good, (_, label, *paths) in lines if good]
+        kept = [("\t" if " " in "".join(fields) else " ").join(fields) for fields in trials_kept]
+    if num_speakers < 2:
+        print(f"{name}: its good lines have {num_speakers} speakers; telling speakers apart takes 2 or more.")
+    if is_kept.all():
+        print(f"{name}: all {len(kept)} lines are good")
+        return num_speakers > 1
+    content = "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape")
+    place = Path(corpus.root) / f"{name}.checked"
     try:
-        write_lists({place: kept}, is_forced=True)
-    except OSError:
+        write_whole(place, content)
+    except OSError:  # the list's folder can't be written
         place = report / f"{Path(name).name}.checked"
-        write_lists({place: kept}, is_forced=True)
-    entry["checked"] = os.path.abspath(place)
-    return f"{place}: {entry['kept']} good lines of {name}, {entry['dropped']} left out"
+        write_whole(place, content)
+    print(f"{place}: {len(kept)} good lines of {name}, {len(is_kept) - len(kept)} left out")
+    return False

@@ -1,19 +1,33 @@
-"""Writing to the disk: enough room beforehand, whole files only, and nothing lost when a file is replaced."""
+"""Writing to the disk: enough room beforehand, whole files only, nothing lost when a list is replaced."""
 
 import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from sslsv.prepare_data.progress_line import readable_bytes
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 _MARGIN_BYTES = 64 * 2**20  # for the file system itself
 
 
+def progress(title: str, total: int | None, unit: str = "files", done: int = 0) -> Any:
+    """Return a progress bar on stderr; in a log it is a line every 30 s. `done` counts, but not as speed."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    scales = {"unit": unit, "unit_scale": unit == "B", "mininterval": interval}
+    return tqdm(desc=title, total=total, initial=done, **scales)
+
+
+def readable_bytes(count: float) -> str:
+    """Return a number of bytes with three digits and its unit."""
+    return str(tqdm.format_sizeof(count, "B"))
+
+
 def check_room(folder: Path, needed_bytes: float, purpose: str) -> None:
-    """Raise OSError when a folder's disk has not enough room for what is to come."""
+    """Raise OSError when the disk of a folder has not enough room for what is to come."""
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if needed_bytes + _MARGIN_BYTES > free:
@@ -23,40 +37,30 @@ def check_room(folder: Path, needed_bytes: float, purpose: str) -> None:
         )
 
 
-def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of room: on the disk, in a quota, or by a limit to a file's size."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def sentence_of(error: Exception, folder: Path | None = None) -> str:
+    """Return what to tell the user of an error; a full disk is named by `folder`, or the error's file."""
+    # No room on the disk or in a quota, or a limit to the size of a file.
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return str(error)
+    place = folder or (os.fsdecode(error.filename) if error.filename else None)
+    disk = f"The disk of {place}" if place else "A disk"
+    return f"{disk} (or a limit set for it) is full: make room, and the same command goes on."
 
 
 @contextlib.contextmanager
 def naming_full_disk(folder: Path) -> Iterator[None]:
-    """Raise a sentence in place of the system's error when the disk of a folder gets full."""
+    """Replace the system's error by a sentence when the disk of a folder gets full."""
     try:
         yield
     except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise OSError(_full(f"The disk of {folder}")) from error
-
-
-def sentence_of(error: Exception) -> str:
-    """What to tell the user of an error, also of a full disk that nothing nearer has named."""
-    if isinstance(error, OSError) and is_disk_full(error):
-        return _full(f"The disk of {os.fsdecode(error.filename)}" if error.filename else "A disk")
-    return str(error)
-
-
-def _full(disk: str) -> str:
-    return f"{disk} (or a limit set for it) is full: make room, and the same command goes on."
+        sentence = sentence_of(error, folder)
+        raise error if sentence == str(error) else OSError(sentence) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it: its name means that it is complete.
-
-    Raises OSError when the disk is full.
-    """
+    """Write a file under a temporary name, then rename it: its name means that it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id: two processes that make the same file by mistake must not share it.
+    # Two processes that make the same file by mistake must not share the temporary one.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with naming_full_disk(path.parent):
@@ -68,35 +72,17 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def write_list(path: Path, text: str) -> str:
+def write_list(path: Path, lines: Iterable[str]) -> str:
     """Write a list and return what happened; other content is kept as NAME.old, NAME.old2 ..."""
+    # Names of files need not be valid UTF-8.
+    content = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
     state = "is written"
     if path.exists():
-        if path.read_text(encoding="utf-8", errors="replace") == text:
+        if path.read_bytes() == content:
             return f"{path} is as it was"
-        number, kept = 1, path.with_name(f"{path.name}.old")
-        while kept.exists():
-            number += 1
-            kept = path.with_name(f"{path.name}.old{number}")
+        names = (f"{path.name}.old{number or ''}" for number in (0, *range(2, 10**6)))
+        kept = next(path.with_name(name) for name in names if not path.with_name(name).exists())
         shutil.copy2(path, kept)
         state = f"is written anew, what it was is kept as {kept.name}"
-    write_whole(path, text.encode())
+    write_whole(path, content)
     return f"{path} {state}"
-
-
-def write_lists(lists: Mapping[Path, Iterable[str]], *, is_forced: bool) -> None:
-    """Write lists, given as lines without their ends, each whole or not at all.
-
-    Unless `is_forced`, a list that is there with other content raises FileExistsError, and none is written.
-    """
-    contents = {
-        place: "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
-        for place, lines in lists.items()
-    }
-    for place, content in contents.items():
-        if not is_forced and place.exists() and place.read_bytes() != content:
-            raise FileExistsError(
-                f"{place} exists and would change: choose another name, or let --force replace it."
-            )
-    for place, content in contents.items():
-        write_whole(place, content)

@@ -1,201 +1,248 @@
-"""One file from a server: continued where it stopped, checked by its md5, named when it is complete."""
+"""Archives of the corpora: found in the user's folders or downloaded, continued where a transfer stopped.
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+A download is NAME.part until it is complete and its md5 is right; then it gets its name.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import filelock
 import requests
-import requests.auth
+import tenacity
 import urllib3
 
-from sslsv.prepare_data.partial_file import DownloadError, PartialFile
-from sslsv.prepare_data.progress_line import readable_bytes
-from sslsv.prepare_data.sources import HOW_TO_GET, Remote
+from sslsv.prepare_data.disk import check_room, naming_full_disk, progress, readable_bytes
+from sslsv.settings import parse_yaml
 
-_CHUNK = 2**20
-_SECONDS_TO_CONNECT, _SECONDS_OF_SILENCE = 15.0, 60.0
-_MALFORMED = (
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-)
-_TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+SOURCES = Path(__file__).with_name("sources.yml")
+_CHUNK_BYTES = 2**20
+_TIMEOUTS_SECONDS = (15.0, 60.0)  # to connect, and without a byte
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
-class _Interrupted(Exception):
-    """The transfer broke off; what has arrived is good, and another try may bring the rest."""
+class DownloadError(OSError):
+    """A file that can't be had; the message says why and how to go on."""
+
+
+class _BrokenOff(Exception):
+    """A transfer that stopped; what has arrived is good, and another try may bring the rest."""
+
+
+_PASSING = (requests.RequestException, urllib3.exceptions.HTTPError, _BrokenOff)
 
 
 @dataclass(frozen=True)
-class Credentials:
-    """What VoxCeleb's servers ask for; never shown, never written, never sent to other servers."""
+class Remote:
+    """A file on a server."""
 
-    user: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-
-    def request_of(self, remote: Remote) -> "tuple[str, tuple[str, str] | _BearerToken | None]":
-        """The address and authentication of a request; without any, ~/.netrc counts."""
-        if remote.host != "voxceleb":
-            return remote.url, None
-        if "{token}" in remote.url:
-            if not self.token:
-                raise DownloadError(
-                    f"The address of {remote.name} holds {{token}}: set SSLSV_VOXCELEB_TOKEN to yours."
-                )
-            return remote.url.replace("{token}", self.token), None
-        if self.token:
-            return remote.url, _BearerToken(self.token)
-        return remote.url, (self.user, self.password or "") if self.user else None
+    name: str
+    url: str  # may hold a secret: never shown
+    md5: str | None  # None: can't be checked
+    takes_secrets: bool
+    how_to_get: str = ""
 
 
-class _BearerToken(requests.auth.AuthBase):
-    """A token as requests wants it: from a header alone, ~/.netrc would replace it."""
+@dataclass(frozen=True)
+class Supply:
+    """Where archives are looked for and put."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
-def download(
-    remote: Remote,
-    folder: Path,
-    credentials: Credentials,
-    add_progress: Callable[[int], None],
-    *,
-    tries: int = 6,
-    first_pause_seconds: float = 1.0,
-) -> Path:
-    """Bring a file into a folder and return its path; `add_progress` hears of every chunk's bytes.
-
-    A connection that breaks is taken up again, `tries` times without a byte between, with pauses that double.
-    Raises DownloadError when the server refuses, the disk is full or the md5 is another: whatever has arrived
-    stays, and the next call goes on from it.
-    """
-    target = folder / remote.name
-    failures = 0
-    with PartialFile(target) as partial:
-        while True:
-            size_before = partial.size
-            try:
-                _receive(remote, credentials, partial, add_progress)
-                break
-            except _MALFORMED:
-                raise DownloadError(
-                    f"The address of {remote.name} is none that can be asked. {_way_on(remote)}"
-                ) from None
-            except (requests.RequestException, urllib3.exceptions.HTTPError, _Interrupted) as error:
-                failures = 1 if partial.size > size_before else failures + 1
-                if failures >= tries:
-                    came = (
-                        f"broke off {tries} times ({_reason(error)}); the "
-                        f"{readable_bytes(partial.size)} that came are kept: the same command goes on."
-                        if partial.size
-                        else f"can't be had, after {tries} tries ({_reason(error)} at {_place(remote)})."
-                    )
-                    # The cause may hold the address with a token.
-                    raise DownloadError(f"{remote.name} {came} {_way_on(remote)}") from None
-                time.sleep(first_pause_seconds * 2 ** (failures - 1))
-        if remote.md5 is not None and partial.md5 != remote.md5:
-            found, bad = partial.md5, partial.reject()
-            raise DownloadError(
-                f"{remote.name} has the md5 {found}, expected {remote.md5}: damaged on the way, or the "
-                f"server has another version. It is kept as {bad}; the same command downloads it anew."
-            )
-        partial.finish(target)
-    return target
+    root: Path  # data.root
+    archives: Path
+    given: tuple[Path, ...]  # the user's own folders: only read
+    sets: dict[str, dict[str, list[Remote]]]  # set -> archive -> its parts
+    tries: int
 
 
-def size_on_server(remote: Remote, credentials: Credentials) -> int | None:
-    """Bytes of a file as its server states them, None where it does not."""
+def add_supply_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that needs archives."""
+    add = parser.add_argument
+    add("folder", type=Path, help="becomes data.root")
+    given: dict[str, Any] = {"dest": "given", "action": "append", "default": [], "metavar": "DIR"}
+    add("--from", type=Path, **given, help="archives or extracted corpora that you have (may be repeated)")
+    add("--archives", type=Path, metavar="DIR", help="where downloads go (default: FOLDER/archives)")
+    add("--sources", type=Path, default=SOURCES, metavar="YAML", help="a copy of sources.yml, edited")
+    add("--tries", type=int, default=6, help="tries of a file, one after another in vain (%(default)s)")
+
+
+def supply_of(options: argparse.Namespace) -> Supply:
+    """Check the options of `add_supply_arguments`; raises ValueError or FileNotFoundError."""
+    for folder in options.given:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"--from {folder} is not a folder.")
+    if options.tries < 1:
+        raise ValueError(f"--tries is {options.tries}; it must be 1 or more.")
+    sets = read_sources(options.sources)
+    archives = options.archives or options.folder / "archives"
+    return Supply(options.folder, archives, tuple(options.given), sets, options.tries)
+
+
+def read_sources(file: Path = SOURCES) -> dict[str, dict[str, list[Remote]]]:
+    """Return the parts of the archives of every set; ValueError for a file of another form than `SOURCES`."""
+    content = parse_yaml(file.read_text(encoding="utf-8"))
     try:
-        url, auth = credentials.request_of(remote)
-        headers = {"Accept-Encoding": "identity"}
-        answer = requests.head(
-            url, headers=headers, auth=auth, allow_redirects=True, timeout=_SECONDS_TO_CONNECT
+        access = content["access"]
+        return {
+            name: {
+                archive: [
+                    _remote(part, md5, each, access) for part, md5 in (parts or {archive: None}).items()
+                ]
+                for archive, parts in each["archives"].items()
+            }
+            for name, each in content["sets"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} has another form than {SOURCES}, of which it is a copy: {error!r}."
+        ) from error
+
+
+def _remote(name: str, md5: str | None, each: dict[str, str], access: dict[str, str]) -> Remote:
+    url = each["url"].replace("{name}", name)
+    if not re.match(r"https?://[^/\s]", url):  # not shown: it may hold a password
+        raise ValueError(f"The address of {name} must begin with http:// or https:// and a host.")
+    return Remote(name, url, md5, each["access"] == "voxceleb", access[each["access"]])
+
+
+def obtain(set_name: str, supply: Supply) -> dict[str, list[Path]]:
+    """Return the files of each archive of a set, by the archive's name.
+
+    What is neither in a folder of --from nor in the archives' folder is downloaded. Raises DownloadError, or
+    OSError when there is no room.
+    """
+    found = {}
+    for name, parts in supply.sets[set_name].items():
+        whole = find_file(name, supply)
+        found[name] = (
+            [whole] if whole else [find_file(part.name, supply) or download(part, supply) for part in parts]
         )
-    except requests.RequestException:
-        return None
-    length = answer.headers.get("Content-Length", "")
-    return int(length) if answer.ok and length.isdigit() else None
+    return found
 
 
-def _receive(
-    remote: Remote, credentials: Credentials, partial: PartialFile, add_progress: Callable[[int], None]
-) -> None:
-    url, auth = credentials.request_of(remote)
-    headers = {"Accept-Encoding": "identity"}  # positions in a Range are those of the file itself
-    if partial.size:
-        headers["Range"] = f"bytes={partial.size}-"
-        if partial.version:
-            headers["If-Range"] = partial.version
-    timeout = (_SECONDS_TO_CONNECT, _SECONDS_OF_SILENCE)
-    with requests.get(url, headers=headers, auth=auth, stream=True, timeout=timeout) as answer:
-        total = _prepare(remote, answer, partial)
-        while total is None or partial.size < total:
-            chunk = answer.raw.read(_CHUNK, decode_content=False)
-            if not chunk:
-                break
-            partial.append(chunk)
-            add_progress(len(chunk))
-    if total is not None and partial.size != total:
-        raise _Interrupted(f"{partial.size} of {total} bytes came")
-
-
-def _prepare(remote: Remote, answer: requests.Response, partial: PartialFile) -> int | None:
-    """Judge an answer, begin anew where it is not the rest of what is there; returns the whole's size."""
-    if answer.status_code == 416:  # nothing behind what is there: complete, or another file
-        if answer.headers.get("Content-Range", "").removeprefix("bytes */") == str(partial.size):
-            return partial.size
-        partial.begin(None)
-        raise _Interrupted("the file on the server has changed")
-    if answer.status_code in _TRY_AGAIN:
-        raise _Interrupted(f"the server answers {answer.status_code}")
-    if answer.status_code not in (200, 206):
-        raise DownloadError(_refusal(remote, answer.status_code))
-    if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise DownloadError(f"{_place(remote)} sent a web page in place of {remote.name}. {_way_on(remote)}")
-    if answer.status_code == 206:
-        span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        if span.partition("-")[0] != str(partial.size):
-            partial.begin(None)
-            raise _Interrupted("the server sent another range than asked for")
-        return int(total) if total.isdigit() else None
-    etag = answer.headers.get("ETag", "")
-    # A weak ETag (W/...) may not stand in If-Range.
-    version = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
-    partial.begin(version)
-    length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
-
-
-def _refusal(remote: Remote, status: int) -> str:
-    meaning = {
-        401: "asks for a password or token",
-        403: "refuses",
-        404: "has no such file",
-        410: "has it no more",
-    }
-    return (
-        f"{_place(remote)} {meaning.get(status, 'refuses')} ({status}) for {remote.name}. {_way_on(remote)}"
+def is_at_hand(set_name: str, supply: Supply) -> bool:
+    """Return whether every archive of a set is there, so that nothing need be downloaded."""
+    return all(
+        find_file(name, supply) or all(find_file(part.name, supply) for part in parts)
+        for name, parts in supply.sets[set_name].items()
     )
 
 
-def _place(remote: Remote) -> str:
+def find_file(name: str, supply: Supply) -> Path | None:
+    """Find a file of this name in the user's folders (or one folder deeper), or in the archives' folder."""
+    for folder in (*supply.given, supply.archives):
+        for path in (folder / name, *sorted(folder.glob(f"*/{name}"))):
+            if path.is_file():
+                return path
+    return None
+
+
+def download(remote: Remote, supply: Supply, first_pause_seconds: float = 1.0) -> Path:
+    """Bring a file into the archives' folder and return its path.
+
+    A connection that breaks is taken up again, `tries` times without a byte between, with pauses that double.
+    Raises DownloadError when the server refuses or the md5 is another, OSError when the disk is full:
+    whatever has arrived stays, and the next call goes on from it.
+    """
+    supply.archives.mkdir(parents=True, exist_ok=True)
+    part, target = supply.archives / f"{remote.name}.part", supply.archives / remote.name
+
+    def receive() -> None:
+        while True:
+            size = _size(part)
+            try:
+                return _receive(remote, part)
+            except _PASSING:
+                if _size(part) <= size:
+                    raise
+
+    try:
+        with filelock.FileLock(supply.archives / ".lock", timeout=0):
+            tenacity.Retrying(
+                retry=tenacity.retry_if_exception_type(_PASSING),
+                stop=tenacity.stop_after_attempt(supply.tries),
+                wait=tenacity.wait_exponential(first_pause_seconds, max=60),
+                reraise=True,
+            )(receive)
+    except filelock.Timeout:
+        message = f"Another process is downloading into {supply.archives}; wait for it, or end it."
+        raise DownloadError(message) from None
+    except _PASSING as error:
+        cause = str(error) if isinstance(error, _BrokenOff) else "no connection, or no answer in time"
+        # The error is cut off: it may hold the address, with a secret in it.
+        raise DownloadError(
+            f"{remote.name} broke off {supply.tries} times ({cause} at {_server(remote)}); the "
+            f"{readable_bytes(_size(part))} that came are kept: the same command goes on. {_way_on(remote)}"
+        ) from None
+    if remote.md5 is not None and (found := _md5(part)) != remote.md5:
+        bad = part.with_suffix(".bad")
+        part.replace(bad)
+        raise DownloadError(
+            f"{remote.name} has the md5 {found}, expected {remote.md5}: damaged on the way, or the server "
+            f"has another version. It is kept as {bad}; the same command downloads it anew."
+        )
+    return part.replace(target)
+
+
+def _receive(remote: Remote, part: Path) -> None:
+    size = _size(part)
+    # Positions in a Range are those of the file itself: no compression on the way.
+    headers = {"Accept-Encoding": "identity", "Range": f"bytes={size}-"}
+    # Secrets are never shown, never written, never sent to other servers; without any, ~/.netrc counts.
+    user, password = (os.environ.get(f"SSLSV_VOXCELEB_{name}", "") for name in ("USER", "PASSWORD"))
+    auth = (user, password) if user and remote.takes_secrets else None
+    options: dict[str, Any] = {"headers": headers, "auth": auth, "timeout": _TIMEOUTS_SECONDS}
+    with requests.get(remote.url, stream=True, **options) as answer:
+        status = answer.status_code
+        if status in _BUSY:
+            raise _BrokenOff(f"answer {status}")
+        if status not in (200, 206, 416):
+            meanings = {401: "asks for a password or token", 404: "has no such file", 410: "has it no more"}
+            meaning = f"{meanings.get(status, 'refuses')} ({status}) for"
+            raise DownloadError(f"{_server(remote)} {meaning} {remote.name}. {_way_on(remote)}")
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise DownloadError(f"{_server(remote)} sent a web page for {remote.name}. {_way_on(remote)}")
+        span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        if status == 416 and total == str(size):
+            return  # an earlier run stopped after the last byte
+        if status == 200:
+            size, total = 0, answer.headers.get("Content-Length", "")
+        elif span.partition("-")[0] != str(size):
+            part.unlink(missing_ok=True)
+            raise _BrokenOff("the file on the server has changed")
+        length = int(total) if total.isdigit() else None
+        check_room(part.parent, (length or 0) - size, f"Downloading {remote.name}")
+        bar = progress(f"download {remote.name}", length, "B", size)
+        with bar, naming_full_disk(part.parent), part.open("ab" if size else "wb") as file:
+            while chunk := answer.raw.read(_CHUNK_BYTES, decode_content=False):
+                file.write(chunk)
+                file.flush()
+                size += len(chunk)
+                bar.update(len(chunk))
+    if length is not None and size != length:
+        raise _BrokenOff(f"{size} of {length} bytes came")
+
+
+def _server(remote: Remote) -> str:
     # Not the whole address: a user and password may stand before the host.
-    return urlsplit(remote.url).netloc.rpartition("@")[2] or "The server"
+    return urlsplit(remote.url).netloc.rpartition("@")[2]
 
 
 def _way_on(remote: Remote) -> str:
-    return f"{HOW_TO_GET[remote.host]}. With archives or folders that you have already: --from DIR."
+    return f"{remote.how_to_get}. With archives or folders that you have already: --from DIR."
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, _Interrupted):
-        return str(error)
-    return "no answer in time" if isinstance(error, requests.Timeout) else "no connection"
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return digest.hexdigest()

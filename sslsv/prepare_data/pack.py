@@ -6,6 +6,9 @@ pack goes on when the command is repeated; on a finished one it checks every byt
 """
 
 import argparse
+import contextlib
+import functools
+import hashlib
 import json
 import os
 import shutil
@@ -13,54 +16,45 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
 
-from sslsv.data.recordings import INDEX, Packed
-from sslsv.prepare_data.disk import check_room, naming_full_disk, write_whole
-from sslsv.prepare_data.pack_contents import MUSAN_DIR, RIRS_DIR, find_contents
-from sslsv.prepare_data.progress_line import ProgressLine, readable_bytes
+from sslsv.data.lists import find_lists, is_trial_list, read_trials, train_rows
+from sslsv.data.recordings import INDEX, Folder, Packed
+from sslsv.data.section import BANK_FOLDERS
+from sslsv.prepare_data.disk import check_room, naming_full_disk, progress, readable_bytes, write_whole
 from sslsv.prepare_data.shard_files import Shard, check_shard, write_index, write_shard
 
-_UNFINISHED = "packing.json"  # says what an unfinished folder is a pack of
+_UNFINISHED = "packing.json"  # in a folder that is not finished: what it is a pack of
 _NAMED = 10  # unreadable recordings that are named; the index holds all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data pack` takes."""
-    parser.add_argument("root", type=Path, metavar="DATA_ROOT", help="folder of the lists and recordings")
-    parser.add_argument(
+    add = parser.add_argument
+    add("root", type=Path, metavar="DATA_ROOT", help="folder of the lists and recordings")
+    add(
         "--lists",
         nargs="+",
         metavar="LIST",
-        help="train and trial lists (all that lie directly in DATA_ROOT)",
+        help="train and trial lists (*train_list, *trials*, *_test_* in DATA_ROOT)",
     )
-    parser.add_argument("--out", type=Path, help="where to write (DATA_ROOT/packed)")
-    for name, what, default in (("musan", "noises", MUSAN_DIR), ("rirs", "rooms", RIRS_DIR)):
-        parser.add_argument(f"--{name}-dir", help=f"{what} below DATA_ROOT ({default}, if it is there)")
-    parser.add_argument("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="files made at once (%(default)s)")
+    add("--out", type=Path, help="where to write (DATA_ROOT/packed)")
+    add("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
+    add("--jobs", type=int, default=os.cpu_count(), help="files made at once (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Pack, or check what is packed; returns 1 if some recordings are unreadable."""
     out = options.out or options.root / "packed"
     with naming_full_disk(out):
-        is_new = pack(
-            options.root,
-            out,
-            lists=options.lists,
-            musan_dir=options.musan_dir,
-            rirs_dir=options.rirs_dir,
-            shard_mb=options.shard_mb,
-            jobs=options.jobs,
-        )
+        is_new = pack(options.root, out, options.lists, shard_mb=options.shard_mb, jobs=options.jobs)
     packed = Packed(os.path.abspath(out))
-    bad = packed.unreadable()
-    size = readable_bytes(2 * sum(shard["num_samples"] for shard in packed.facts["shards"]))
-    state = "packed" if is_new else "is there already; all its checksums hold"
-    noises, rooms = packed.find(options.musan_dir or MUSAN_DIR), packed.find(options.rirs_dir or RIRS_DIR)
+    bad, shards = packed.unreadable(), packed.facts["shards"]
+    size = readable_bytes(2 * sum(shard["num_samples"] for shard in shards))
+    noises, rooms = (len(packed.find(name)) for name in BANK_FOLDERS)
     print(
-        f"{out}: {len(packed)} recordings, {len(noises)} noises and {len(rooms)} rooms among them, {size} in "
-        f"{len(packed.facts['shards'])} files: {state}."
+        f"{out}: {len(packed)} recordings, {noises} noises and {rooms} rooms among them, {size} in "
+        f"{len(shards)} files: {'packed' if is_new else 'is there already; all its checksums hold'}."
     )
     for sentence in list(bad.values())[:_NAMED]:
         print(f"unreadable: {sentence}", file=sys.stderr)
@@ -71,80 +65,114 @@ def run(options: argparse.Namespace) -> int:
 
 
 def pack(
-    root: Path,
-    out: Path,
-    *,
-    lists: list[str] | None = None,
-    musan_dir: str | None = None,
-    rirs_dir: str | None = None,
-    shard_mb: int = 1024,
-    jobs: int | None = None,
+    root: Path, out: Path, lists: list[str] | None = None, *, shard_mb: int = 1024, jobs: int | None = None
 ) -> bool:
     """Pack `root` into `out`; returns False if it was packed already, and checked now.
 
-    Noises and rooms are those of the default folders, unless others are given: these must hold some.
     Raises FileExistsError for an `out` that holds anything else, ValueError for one that is damaged, or when
     there is nothing to pack.
     """
-    contents = find_contents(root, lists, musan_dir, rirs_dir)
-    identity = contents.identity()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
+    recordings = Folder(root)
+    lists = find_lists(root) if lists is None else lists
+    noises, rooms = (recordings.find(name) for name in BANK_FOLDERS)
+    for name, found in zip(BANK_FOLDERS, (noises, rooms), strict=True):
+        if not found:
+            print(f"{root / name} holds no audio: packed without it.")
+    names = sorted({*_names_in(root, lists), *noises, *rooms}, key=os.fsencode)
+    source = _identity(recordings, [*names, *lists])
     if (out / INDEX).exists():
         packed = Packed(os.path.abspath(out))
-        if packed.facts["source"] != identity:
+        if packed.facts["source"] != source:
             raise FileExistsError(
                 f"{out} is packed from other lists or recordings, or they changed since: choose another "
                 "--out, or delete it."
             )
         with ThreadPoolExecutor(jobs) as pool:
-            list(
-                pool.map(
-                    lambda shard: check_shard(out, Shard(**shard, recordings=[])), packed.facts["shards"]
-                )
-            )
+            written = [Shard(**shard, recordings=[]) for shard in packed.facts["shards"]]
+            list(pool.map(functools.partial(check_shard, out), written))
         return False
-    check_room(out, contents.estimated_bytes() - _bytes_there(out), f"Packing {root}")
-    _begin(out, identity, shard_mb)
-    parts = contents.parts(shard_mb * 2**20)
-    shards: list[Shard] = []
+    there = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
+    # About as much as the files take: 16 bits a sample, as most of them have.
+    check_room(out, sum(_size(recordings, name) for name in names) - there, f"Packing {root}")
+    _begin(out, {"source": source, "shard_mb": shard_mb})
+    parts = _parts(recordings, names, shard_mb * 2**20)
     is_stopped = Event()
-    total = len(contents.names)
-    with ProgressLine("packing", total) as progress, ThreadPoolExecutor(jobs) as pool:
+    with progress("packing", len(names)) as bar, ThreadPoolExecutor(jobs) as pool:
+
+        def write(number: int) -> Shard:
+            which = (out, number, recordings, parts[number], frozenset(rooms))
+            return write_shard(*which, bar.update, is_stopped)
+
         try:
-            jobs_begun = [
-                pool.submit(
-                    write_shard, out, i, contents.recordings, part, contents.rooms, progress.add, is_stopped
-                )
-                for i, part in enumerate(parts)
-            ]
-            shards = [job.result() for job in jobs_begun]
+            shards = list(pool.map(write, range(len(parts))))
         except BaseException:
             is_stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
-    for name in contents.lists:
+    for name in lists:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, out / name)
-    write_index(out, parts, shards, identity)
+    write_index(out, parts, shards, source)
     for leftover in (*out.glob("shard-*.json"), out / _UNFINISHED):
         leftover.unlink()
     return True
 
 
-def _bytes_there(out: Path) -> int:
-    return sum(file.stat().st_size for file in out.glob("shard-*.int16"))
+def _names_in(root: Path, lists: list[str]) -> set[str]:
+    if not lists:
+        raise ValueError(f"{root} holds no list of recordings: name some with --lists, below {root}.")
+    names: set[str] = set()
+    for name in lists:
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise ValueError(f"The list {name} does not lie below {root}: its copy would have no place.")
+        if is_trial_list(root, name):
+            names.update(read_trials(root, name, is_strict=False).paths)
+        else:
+            names.update(path for _, _, path in train_rows(root, name))
+    return names
 
 
-def _begin(out: Path, identity: str, shard_mb: int) -> None:
+def _identity(recordings: Folder, names: list[str]) -> str:
+    """Return a digest of names, sizes and times of change of all files."""
+    digest = hashlib.sha256()
+    for name in names:
+        stamp = "missing"
+        with contextlib.suppress(OSError):
+            status = os.stat(recordings.location(name))
+            stamp = f"{status.st_size} {status.st_mtime_ns}"
+        digest.update(os.fsencode(name) + f"\0{stamp}\0".encode())
+    return digest.hexdigest()
+
+
+def _size(recordings: Folder, name: str) -> int:
+    place = recordings.location(name)
+    return os.path.getsize(place) if os.path.exists(place) else 0
+
+
+def _begin(out: Path, job: dict[str, Any]) -> None:
     marker = out / _UNFINISHED
     if not out.exists() or not any(out.iterdir()):
-        write_whole(marker, json.dumps({"source": identity, "shard_mb": shard_mb}).encode())
-        return
+        write_whole(marker, json.dumps(job).encode())
     found = json.loads(marker.read_text()) if marker.exists() else {}
-    if found.get("source") != identity:
-        what = "an unfinished pack of other recordings" if found else "something else"
-        raise FileExistsError(f"{out} holds {what}: choose another --out, or delete it.")
-    if found["shard_mb"] != shard_mb:
+    if found.get("source") != job["source"]:
+        state = "an unfinished pack of other recordings" if found else "something else"
+        raise FileExistsError(f"{out} holds {state}: choose another --out, or delete it.")
+    if found != job:
         raise FileExistsError(
-            f"{out} holds a pack that was begun with --shard-mb {found['shard_mb']}, and this is {shard_mb}: "
-            "give the same to finish it, or delete it."
+            f"{out} holds a pack that was begun with --shard-mb {found['shard_mb']}, and this is "
+            f"{job['shard_mb']}: give the same to finish it, or delete it."
         )
+
+
+def _parts(recordings: Folder, names: list[str], part_bytes: int) -> list[list[str]]:
+    """Return the names in parts of about so many bytes of files."""
+    parts, size = [list[str]()], 0
+    for name in names:
+        if size >= part_bytes:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += _size(recordings, name)
+    return parts

@@ -22,7 +22,6 @@ from sslsv.data.lists import (
     why_unlistable,
 )
 from sslsv.data.section import DataConfig
-from sslsv.prepare_data.disk import write_lists
 
 
 def test_train_rows__path_is_the_rest_of_the_line_with_its_blanks(tmp_path: Path) -> None:
@@ -51,8 +50,7 @@ def test_trial_rows__blank_in_a_path_is_explained(tmp_path: Path) -> None:
 
 def test_rows__bytes_that_are_no_text_come_through(tmp_path: Path) -> None:
     path = os.fsdecode(b"a/\xff.wav")
-    write_lists({tmp_path / "list": [f"a {path}"]}, is_forced=False)
-    assert (tmp_path / "list").read_bytes() == b"a a/\xff.wav\n"
+    (tmp_path / "list").write_bytes(b"a a/\xff.wav\n")
     assert list(train_rows(tmp_path, "list")) == [(1, "a", path)]
 
 
@@ -84,7 +82,7 @@ def test_why_unlistable__is_none_exactly_where_a_list_returns_the_path(
 ) -> None:
     reason = why_unlistable(path)
     assert reason is None if why is None else why in str(reason)
-    write_lists({tmp_path / "list": [f"a {path}"]}, is_forced=True)
+    (tmp_path / "list").write_bytes(os.fsencode(f"a {path}\n"))
     try:
         came_back = [row[2] for row in train_rows(tmp_path, "list")] == [path]
     except ValueError:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import re
 import tarfile
 import threading
@@ -16,6 +17,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
+
+from sslsv.prepare_data.download import SOURCES
+from sslsv.settings import parse_yaml
 
 SECONDS = 1.2
 
@@ -98,7 +102,6 @@ def everything() -> dict[str, bytes]:
         f"wav/{speaker}/v/0000{n}.wav": wav(speech(n)) for speaker in ("id10270", "id10271") for n in (1, 2)
     }
     trials = b"1 id10270/v/00001.wav id10270/v/00002.wav\n0 id10270/v/00001.wav id10271/v/00001.wav\n"
-    genders = "".join(f"id1000{i}\tName_{i}\t{'fm'[i % 2]}\tIreland\tdev\n" for i in range(1, 7))
     rng = np.random.default_rng(5)
     musan = {
         "musan/noise/free-sound/noise-free-sound-0000.wav": wav(speech(1, 3.0)),
@@ -123,8 +126,6 @@ def everything() -> dict[str, bytes]:
         "veri_test2.txt": trials,
         "list_test_all2.txt": trials,
         "list_test_hard2.txt": trials,
-        "vox1_meta.csv": f"VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n{genders}".encode(),
-        "vox2_meta.csv": b"VoxCeleb2 ID ,VGGFace2 ID ,Gender,Set\nid00010 ,n000001 ,m ,dev \nid00011 ,n000002 ,f ,dev \n",
     }
 
 
@@ -143,14 +144,20 @@ class Server:
     knows_range: bool = True
     password: str | None = None
 
-    def sources(self, wrong: dict[str, str] | None = None) -> str:
-        """A yaml of sources with the address and md5 of every file."""
-        lines = []
-        for name, content in self.files.items():
-            lines.append(
-                f"{name}: {{url: '{self.url}/{name}', md5: {(wrong or {}).get(name, md5(content))}}}\n"
-            )
-        return "".join(lines)
+    def sources(self, file: Path, wrong: dict[str, str] | None = None) -> Path:
+        """Write a yaml of sources with the address and md5 sums of this server's files."""
+        content = parse_yaml(SOURCES.read_text(encoding="utf-8"))
+        for each in content["sets"].values():
+            each["url"] = f"{self.url}/{{name}}"
+            for name, parts in each["archives"].items():
+                parts = parts or {name: None}
+                each["archives"][name] = {
+                    part: (wrong or {}).get(part) or md5(self.files[part])
+                    for part in parts
+                    if part in self.files
+                }
+        file.write_text(json.dumps(content))
+        return file
 
 
 @contextmanager

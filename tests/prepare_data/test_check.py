@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import soundfile
 
 from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
-from sslsv.prepare_data.check import find_corpus
+from sslsv.prepare_data.check import SCHEMA, find_corpus, inspect, measure
 from tests.prepare_data.full_disk import largest_file
 
 
 @pytest.fixture
-def corpus(demo_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def corpus(ray_session: None, demo_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of two training speakers and all of the trials, with reports going to the test's own folder."""
     root = tmp_path / "corpus"
     monkeypatch.chdir(tmp_path)
@@ -29,17 +30,15 @@ def corpus(demo_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def check(*arguments: str) -> int:
-    return main(["check", *arguments, "--processes", "1"])
+    return main(["check", *arguments, "--cpus", "1"])
 
 
 def test_check__good_folder_is_good(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(str(corpus)) == 0
     printed = capsys.readouterr().out
-    assert "20 files" in printed and "0 bad" in printed
+    assert "20 files" in printed and "0 bad files" in printed and "20 at 16000 Hz" in printed
     assert "voxceleb2_train_list: all 8 lines are good" in printed
     assert not list(corpus.glob("*.checked"))
-    summary = json.loads((corpus.parent / "checks" / "corpus" / "summary.json").read_text())
-    assert summary["files"] == 20 and summary["sample_rates"] == {"16000": 20}
 
 
 def test_check__bad_files_leave_the_train_list_and_the_original_stays(
@@ -61,9 +60,10 @@ def test_check__bad_files_leave_the_train_list_and_the_original_stays(
     table = pyarrow.parquet.read_table(report / "files.parquet").to_pandas().set_index("path")
     assert table.loc[str(corpus / manifest.paths[0]), "is_silent"]
     assert "is cut off" in table.loc[str(corpus / manifest.paths[1]), "error"]
-    assert table.loc[str(corpus / manifest.paths[3]), "duplicate_of"] == str(corpus / trials.paths[-1])
+    assert table.loc[str(corpus / manifest.paths[3]), "is_doubled"]
     assert table["is_bad"].sum() == 4
     printed = capsys.readouterr().out
+    assert f"the same samples as {corpus / trials.paths[-1]}" in printed
     assert "does not exist" in printed and "4 good lines of voxceleb2_train_list, 4 left out" in printed
 
 
@@ -75,16 +75,12 @@ def test_check__full_disk_is_a_sentence_and_the_same_command_goes_on(
     table = (report / "files.parquet").read_bytes()
     record = report / "measurements.jsonl"
     record.write_text("".join(record.read_text().splitlines(keepends=True)[:4]))
-    for limit in (2000, 8000):  # within the measurements, within the table of them
+    for limit in (2000, len(table) - 1):  # within the measurements, within the table of them
         with largest_file(limit):
             assert check(str(corpus), "--min-seconds", "0.5") == 2
         assert "error: The disk of checks/corpus (or a limit set for it) is full" in capsys.readouterr().err
         assert (report / "files.parquet").read_bytes() == table
-        assert sorted(path.name for path in report.iterdir()) == [
-            "files.parquet",
-            "measurements.jsonl",
-            "summary.json",
-        ]
+        assert sorted(path.name for path in report.iterdir()) == ["files.parquet", "measurements.jsonl"]
 
 
 def test_check__trial_list_is_freed_of_faults_and_unreadable_recordings(corpus: Path) -> None:
@@ -112,8 +108,8 @@ def test_check__folder_below_its_root_has_the_lists_of_the_root_that_name_it(
     (corpus / manifest.paths[0]).write_text("no audio")
     (corpus / "other_train_list").write_text("a other/a.wav\n")  # of recordings that are elsewhere
     folder, root = str(corpus / "voxceleb2"), str(corpus)
-    assert find_corpus(folder, root, None).train_lists == ["voxceleb2_train_list"]
-    assert list(find_corpus(str(corpus / "voxceleb1"), root, None).trial_lists) == ["trials"]
+    assert list(find_corpus(folder, root).lists) == ["voxceleb2_train_list"]
+    assert list(find_corpus(str(corpus / "voxceleb1"), root).lists) == ["trials"]
     assert check(folder, "--root", root) == 1
     assert read_train_lists(corpus, ["voxceleb2_train_list.checked"]).paths == manifest.paths[1:]
     assert check(folder) == 1
@@ -139,8 +135,7 @@ def test_check__packed_folder_is_refused(
     [
         (["nowhere"], "nowhere does not exist"),
         (["empty"], "empty holds no audio files"),
-        (["corpus", "--processes", "0"], "--processes is 0"),
-        (["corpus/trials", "--lists", "x"], "--lists goes with a folder"),
+        (["corpus", "--cpus", "0"], "--cpus is 0"),
     ],
 )
 def test_check__impossible_request_is_one_sentence(
@@ -149,3 +144,68 @@ def test_check__impossible_request_is_one_sentence(
     (corpus.parent / "empty").mkdir()
     assert main(["check", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def tone(seconds: float, level: float = 0.5, rate: int = 16_000) -> np.ndarray:
+    return level * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+
+
+def test_inspect__measures_known_signals_however_much_is_read_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal = np.concatenate([tone(1.5), np.zeros(8000)]) + 0.25
+    signal[:160] = 1.0
+    soundfile.write(tmp_path / "a.wav", signal, 16_000, subtype="PCM_24")
+    row = inspect(str(tmp_path / "a.wav"))
+    assert set(row) == set(SCHEMA.names) - {"error"}
+    assert (row["seconds"], row["sample_rate"]) == (2.0, 16_000)
+    assert row["silent_share"] == 0.25  # a constant is silence
+    assert row["clipped_share"] == pytest.approx(160 / 32_000)
+    monkeypatch.setattr("sslsv.prepare_data.check._BLOCK", 320 * 7)
+    assert inspect(str(tmp_path / "a.wav")) == row
+
+
+def test_inspect__digest_is_the_samples_whatever_the_format(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-9000, 9000, size=16_000).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    soundfile.write(tmp_path / "b.flac", samples, 16_000)
+    soundfile.write(tmp_path / "c.wav", samples / 32768, 16_000, subtype="FLOAT")
+    samples[500] += 1
+    soundfile.write(tmp_path / "d.wav", samples, 16_000)
+    digests = [inspect(str(tmp_path / name))["digest"] for name in ("a.wav", "b.flac", "c.wav", "d.wav")]
+    assert digests[0] == digests[1] == digests[2] != digests[3]
+
+
+def test_measure__reads_again_only_what_changed_or_failed_also_after_a_torn_line(
+    ray_session: None, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        soundfile.write(tmp_path / f"{name}.wav", tone(0.2), 16_000)
+    (tmp_path / "bad.wav").touch()
+    files, record = [str(tmp_path / f"{name}.wav") for name in ("c", "bad", "a", "b")], tmp_path / "r.jsonl"
+    first = measure(files, record, 1)
+    assert first.schema.names == SCHEMA.names and first["path"].to_pylist() == files
+    assert [error is not None for error in first["error"].to_pylist()] == [False, True, False, False]
+    os.utime(files[2], ns=(1, 1))
+    record.write_bytes(record.read_bytes() + b'{"path": "x", "si')
+    second = measure(files, record, 1)
+    read = [Path(json.loads(line)["path"]).stem for line in record.read_text().splitlines()]
+    assert sorted(read[4:]) == ["a", "bad"]
+    assert second["digest"].to_pylist() == first["digest"].to_pylist()
+    assert second["mtime_ns"].to_pylist()[2] == 1
+    record.write_text("this is no JSON\n")
+    with pytest.raises(ValueError, match=r"r\.jsonl is damaged .* delete it"):
+        measure(files, record, 1)
+
+
+def test_check__noises_only_have_to_be_readable_and_one_speaker_is_too_few(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("musan_split/noise/a.wav", "musan_split/noise/b.wav", "one/a.wav"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "data" / name, tone(0.2 if "noise" in name else 1.5), 16_000)
+    (tmp_path / "data/x_train_list").write_text("one one/a.wav\n")
+    assert check("data") == 1
+    printed = capsys.readouterr().out
+    assert "0 bad files" in printed and "its good lines have 1 speakers" in printed

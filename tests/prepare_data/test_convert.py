@@ -1,16 +1,19 @@
+import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import correlate
 
+from sslsv.data.audio import AudioError, read_whole, to_int16
+from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.archives import list_zip
-from sslsv.prepare_data.convert import convert, in_parallel
-from sslsv.prepare_data.decode import Failure, Item, convert_batch, decode
-from sslsv.prepare_data.voxceleb2 import place_of
-from tests.prepare_data.corpus_server import m4a, parts_of, speech, zipped
+from sslsv.prepare_data.convert import Item, _convert_one, convert, decode, map_files
+from sslsv.prepare_data.voxceleb import place_of
+from tests.prepare_data.corpus_server import m4a, parts_of, speech, wav, zipped
 
 
 def archive_of(folder: Path, files: dict[str, bytes]) -> list[Path]:
@@ -56,47 +59,169 @@ def test_convert__skips_what_is_there_and_makes_what_is_missing(ray_session: Non
     assert [path.parts[-3] for path in times if times[path] != after[path]] == ["id00011"]
 
 
-def test_convert__reads_files_that_are_extracted_already(ray_session: None, tmp_path: Path) -> None:
-    (tmp_path / "a.m4a").write_bytes(m4a(speech(1)))
-    items: list[Item] = [(str(tmp_path / "a.m4a"), "x/a.wav"), (str(tmp_path / "gone.m4a"), "x/gone.wav")]
-    failures = convert([], items, tmp_path / "out", "test")
-    assert [place for place, _ in failures] == ["x/gone.wav"]
-    assert (tmp_path / "out/x/a.wav").exists()
-    assert (tmp_path / "a.m4a").exists()
-
-
-def test_convert_batch__on_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+def test_convert__on_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(
         OSError, match="does not see .* must be on storage that all machines of the cluster share"
     ):
-        convert_batch([], [], str(tmp_path), "witness")
+        _convert_one(("a.wav", "a.wav"), archive=(), out=tmp_path, witness=tmp_path / "witness")
 
 
-@pytest.mark.slow
-def test_in_parallel__finds_the_recording_that_kills_the_decoder(ray_session: None) -> None:
-    def die_of_two(batch: Sequence[Item]) -> list[Failure]:
-        if any(place == "2" for _, place in batch):
-            os.abort()
-        return []
+def test_convert__a_source_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_disk(_: Path) -> bytes:
+        raise OSError(5, "Input/output error")
 
-    items: list[Item] = [("x", str(number)) for number in range(4)]
-    results = list(in_parallel(die_of_two, items, 2))
-    assert sorted(int(place) for batch, _ in results for _, place in batch) == list(range(4))
-    failures = [failure for _, failed in results for failure in failed]
-    assert [place for place, _ in failures] == ["2"]
-    assert "process died" in failures[0][1]
+    monkeypatch.setattr(Path, "read_bytes", broken_disk)
+    why = _convert_one((str(tmp_path / "a.m4a"), "a.wav"), archive=(), out=tmp_path, witness=tmp_path)
+    assert why == "it can't be read (Input/output error)"
 
 
-def test_in_parallel__raises_a_sentence(ray_session: None) -> None:
-    def stop_with_a_sentence(_: Sequence[Item]) -> list[Failure]:
+def die_of_two(number: int) -> int:
+    if number == 2:
+        os._exit(9)
+    return number**2
+
+
+def test_map_files__a_dead_process_costs_the_file_that_kills_it(ray_session: None) -> None:
+    assert dict(map_files(die_of_two, range(40))) == {i: i**2 if i != 2 else None for i in range(40)}
+    assert list(map_files(die_of_two, [])) == []
+
+
+def test_map_files__raises_a_sentence(ray_session: None) -> None:
+    def stop_with_a_sentence(_: str) -> None:
         raise OSError("The disk is full: make room.")
 
-    def lack_a_package(_: Sequence[Item]) -> list[Failure]:
+    def lack_a_package(_: str) -> None:
         raise ImportError("No module named 'av'")
 
     with pytest.raises(OSError, match=r"^The disk is full: make room\.$"):
-        list(in_parallel(stop_with_a_sentence, [("x", "1")], 1))
-    with pytest.raises(
-        OSError, match=r"failed \(ImportError: No module named 'av'\); every machine of the cluster"
-    ):
-        list(in_parallel(lack_a_package, [("x", "1")], 1))
+        list(map_files(stop_with_a_sentence, ["x"]))
+    with pytest.raises(OSError, match=r"A task failed: ImportError: No module named 'av'"):
+        list(map_files(lack_a_package, ["x"]))
+
+
+def test_convert__a_folder_of_any_formats_is_what_training_reads(
+    ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "My Voices", tmp_path / "copy"
+    rng = np.random.default_rng(0)
+    for name, rate, channels in (("a/1.flac", 44_100, 2), ("a/2.wav", 8000, 1), ("b/1.ogg", 16_000, 1)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, rng.uniform(-0.5, 0.5, size=(rate, channels)), rate)
+    (folder / "b/3.m4a").write_bytes(m4a(speech(1)))
+    (folder / "b/2.wav").write_text("no audio")
+    assert main(["convert", str(folder), "--out", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert "4 of 5 recordings are there" in printed and "b/2.wav is not audio" in printed
+    for source in ("a/1.flac", "a/2.wav", "b/1.ogg"):
+        samples, rate = soundfile.read(
+            out / source.replace(source[-4:], ".wav").replace("..", "."), dtype="int16"
+        )
+        assert rate == 16_000
+        np.testing.assert_array_equal(samples, to_int16(read_whole(folder / source)))
+    assert np.array_equal(soundfile.read(out / "b/3.wav", dtype="int16")[0], decode(m4a(speech(1))))
+
+
+def test_convert__requests_that_would_mix_things_up_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("1.wav", "1.mp3"):
+        (tmp_path / "a" / name).touch()
+    for out, words in (("a/copy", "choose a place outside"), ("copy", "would both become")):
+        assert main(["convert", str(tmp_path / "a"), "--out", str(tmp_path / out)]) == 2
+        assert words in capsys.readouterr().err
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    length = min(len(a), len(b))
+    return float(np.corrcoef(a[:length].astype(float), b[:length].astype(float))[0, 1])
+
+
+def test_decode__gives_the_samples_that_were_encoded_at_their_place() -> None:
+    original = speech(1, 2.0)
+    samples = decode(m4a(original))
+    assert samples.dtype == np.int16
+    # AAC codes 1024 samples at a time: the last ones are filled up; the encoder's delay is taken off.
+    assert 0 <= len(samples) - len(original) <= 1024
+    cut = samples[: len(original)].astype(float)
+    assert np.argmax(correlate(cut, original.astype(float), mode="full")) == len(original) - 1
+    assert correlation(samples, original) > 0.99
+    assert np.abs(cut / 32768).max() == pytest.approx(np.abs(original).max(), rel=0.2)
+
+
+def test_decode__brings_other_rates_and_channels_to_16_khz_mono() -> None:
+    time = np.arange(2 * 44_100) / 44_100
+    tone = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    samples = decode(m4a(tone, rate=44_100, channels=2))
+    assert samples.ndim == 1
+    assert len(samples) == pytest.approx(32_000, abs=1024)
+    spectrum = np.abs(np.fft.rfft(samples[8_000:24_000] * np.hanning(16_000)))
+    assert np.argmax(spectrum) == 440
+    assert np.abs(samples[8_000:24_000]).max() / 32768 == pytest.approx(0.3, rel=0.1)
+
+
+def test_decode__of_lossless_audio_is_exact() -> None:
+    original = speech(2)
+    stored, _ = soundfile.read(io.BytesIO(wav(original)), dtype="int16")
+    assert np.array_equal(decode(wav(original)), stored)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda x: x[: len(x) // 2],
+        lambda x: b"text" * 100,
+        lambda x: b"",
+        lambda x: x[:2000] + bytes(800) + x[2800:],
+    ],
+    ids=["cut off", "no audio", "empty", "zeros inside"],
+)
+def test_decode__refuses_a_damaged_file(damage: object) -> None:
+    content = damage(m4a(speech(3)))  # type: ignore[operator]
+    with pytest.raises(AudioError, match="can't be decoded|ends after"):
+        decode(content)
+
+
+def test_decode__of_any_wrong_byte_of_the_header_raises_nothing_but_an_audio_error() -> None:
+    content = m4a(speech(3, 0.3))
+    start = content.index(b"moov")
+    failures = []
+    for place in range(start, len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        try:
+            decode(bytes(damaged))
+        except AudioError as error:
+            failures.append(str(error))
+    assert len(failures) > 100 and any("its codec is unknown" in failure for failure in failures)
+
+
+def test_decode__refuses_a_file_that_ends_before_its_length(tmp_path: object) -> None:
+    path = f"{tmp_path}/index_first.m4a"
+    with av.open(path, "w", format="ipod", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(speech(4, 4.0)[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    with open(path, "rb") as file:
+        content = file.read()
+    assert content.index(b"moov") < content.index(b"mdat")
+    assert len(decode(content)) == pytest.approx(64_000, abs=1024)
+    with pytest.raises(AudioError, match=r"ends after \d\.\d\d of 4\.\d\d s|can't be decoded"):
+        decode(content[: len(content) * 2 // 3])
+
+
+def test_decode__refuses_video_without_sound() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        for packet in (*stream.encode(picture), *stream.encode(None)):
+            container.mux(packet)
+    with pytest.raises(AudioError, match="it has no sound"):
+        decode(buffer.getvalue())

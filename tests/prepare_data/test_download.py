@@ -1,15 +1,16 @@
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
-from sslsv.prepare_data.download import Credentials, download, size_on_server
-from sslsv.prepare_data.partial_file import DownloadError, PartialFile
-from sslsv.prepare_data.sources import Remote
+from sslsv.prepare_data.download import SOURCES, DownloadError, Remote, Supply, download, read_sources
+from sslsv.settings import parse_yaml
 from tests.prepare_data.corpus_server import Server, md5, serving
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -17,34 +18,38 @@ NAME = "vox1_test_wav.zip"
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("USER", "PASSWORD"):
+        monkeypatch.delenv(f"SSLSV_VOXCELEB_{name}", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
     with serving({NAME: CONTENT}) as running:
         yield running
 
 
-def fetch(server: Server, folder: Path, **options: object) -> Path:
-    remote = Remote(NAME, f"{server.url}/{NAME}", options.pop("md5", md5(CONTENT)), "voxceleb")  # type: ignore[arg-type]
-    credentials = options.pop("credentials", Credentials())
-    return download(remote, folder, credentials, lambda _: None, first_pause_seconds=0.01, **options)  # type: ignore[arg-type]
+def fetch(
+    url: str, folder: Path, sum_: str | None = md5(CONTENT), tries: int = 6, takes_secrets: bool = True
+) -> Path:
+    remote = Remote(NAME, f"{url}/{NAME}", sum_, takes_secrets, "Access is requested at https://x")
+    return download(remote, Supply(folder, folder, (), {}, tries), first_pause_seconds=0.01)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.name != ".lock")
 
 
 def test_download__goes_on_by_itself_where_the_connection_broke(server: Server, tmp_path: Path) -> None:
     server.break_after[NAME] = [1_000_000, 0, 700_000]
-    path = fetch(server, tmp_path)
-    assert path.read_bytes() == CONTENT
+    assert fetch(server.url, tmp_path).read_bytes() == CONTENT
     assert server.sent[NAME] == len(CONTENT)
-    assert server.requests[-1][1]["If-Range"] == f'"{md5(CONTENT)}"'
-    assert [file.name for file in tmp_path.iterdir()] == [NAME]
+    assert files_in(tmp_path) == [NAME]
 
 
 def test_download__continues_an_earlier_run_without_fetching_twice(server: Server, tmp_path: Path) -> None:
-    server.break_after[NAME] = [1_200_000, 0, 0]
-    with pytest.raises(DownloadError, match=r"broke off 3 times .*; the 1.2 MB that came are kept"):
-        fetch(server, tmp_path, tries=3)
+    server.break_after[NAME] = [1_200_000, 0, 0, 0]
+    with pytest.raises(DownloadError, match=r"broke off 3 times .*; the 1.20MB that came are kept"):
+        fetch(server.url, tmp_path, tries=3)
     assert (tmp_path / f"{NAME}.part").stat().st_size == 1_200_000
-    assert not (tmp_path / NAME).exists()
-    fetch(server, tmp_path)
-    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert fetch(server.url, tmp_path).read_bytes() == CONTENT
     assert server.sent[NAME] == len(CONTENT)
 
 
@@ -52,63 +57,40 @@ def test_download__that_stopped_at_the_last_byte_is_finished_without_another(
     server: Server, tmp_path: Path
 ) -> None:
     (tmp_path / f"{NAME}.part").write_bytes(CONTENT)
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert fetch(server.url, tmp_path).read_bytes() == CONTENT
     assert NAME not in server.sent
 
 
 def test_download__begins_anew_when_the_server_ignores_ranges(server: Server, tmp_path: Path) -> None:
     server.knows_range = False
     server.break_after[NAME] = [500_000]
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
-    assert server.sent[NAME] == len(CONTENT) + 500_000
+    assert fetch(server.url, tmp_path).read_bytes() == CONTENT
 
 
-def test_download__begins_anew_when_the_file_has_changed(server: Server, tmp_path: Path) -> None:
-    server.break_after[NAME] = [500_000, 0]
-    with pytest.raises(DownloadError, match="broke off"):
-        fetch(server, tmp_path, tries=2)
-    other = CONTENT[::-1]
-    server.files[NAME] = other
-    assert fetch(server, tmp_path, md5=md5(other)).read_bytes() == other
+def test_download__of_a_file_that_has_become_shorter_begins_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT + b"more")
+    assert fetch(server.url, tmp_path).read_bytes() == CONTENT
 
 
 def test_download__tries_again_when_the_server_is_busy(server: Server, tmp_path: Path) -> None:
     server.statuses[NAME] = 503
     threading.Timer(0.2, server.statuses.clear).start()
-    assert fetch(server, tmp_path, tries=9).read_bytes() == CONTENT
+    assert fetch(server.url, tmp_path, tries=12).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "http://127.0.0.1:9/x",
-        "http://nowhere.invalid/x",
-        "{server}/busy",
-        "http://[::/x",
-        "http://a b/x",
-        "x",
-    ],
-)
-def test_download__dead_link_says_how_to_go_on(server: Server, tmp_path: Path, address: str) -> None:
-    server.statuses["busy"] = 503
-    remote = Remote(NAME, address.replace("{server}", server.url), None, "voxceleb")
-    with pytest.raises(DownloadError, match=rf"{NAME} .*Access to VoxCeleb .*https://mm.kaist.*--from DIR"):
-        download(remote, tmp_path, Credentials(), lambda _: None, tries=2, first_pause_seconds=0.01)
-
-
-def test_download__malformed_address_is_not_tried_again(tmp_path: Path) -> None:
-    remote = Remote(NAME, "ftp://127.0.0.1/x", None, "voxceleb")
-    with pytest.raises(DownloadError, match="is none that can be asked"):
-        download(remote, tmp_path, Credentials(), lambda _: None, tries=2, first_pause_seconds=3)
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid", "ftp://x"])
+def test_download__dead_link_says_how_to_go_on(tmp_path: Path, address: str) -> None:
+    with pytest.raises(DownloadError, match=rf"{NAME} broke off 2 times .*Access is .*--from DIR"):
+        fetch(address, tmp_path, tries=2)
 
 
 def test_download__keeps_what_has_another_md5_and_says_so(server: Server, tmp_path: Path) -> None:
     with pytest.raises(
-        DownloadError, match=rf"has the md5 {md5(CONTENT)}, expected {'0' * 32}: .* kept as .*\.bad"
+        DownloadError, match=rf"has the md5 {md5(CONTENT)}, expected 0{{32}}: .*\.bad; the same"
     ):
-        fetch(server, tmp_path, md5="0" * 32)
+        fetch(server.url, tmp_path, "0" * 32)
     assert (tmp_path / f"{NAME}.bad").read_bytes() == CONTENT
-    assert not (tmp_path / NAME).exists()
+    assert fetch(server.url, tmp_path).exists()
 
 
 @pytest.mark.parametrize(
@@ -120,72 +102,32 @@ def test_download__keeps_what_has_another_md5_and_says_so(server: Server, tmp_pa
         (410, "has it no more"),
     ],
 )
-def test_download__refused_says_where_access_is_requested(
+def test_download__refused_is_not_tried_again(
     server: Server, tmp_path: Path, status: int, sentence: str
 ) -> None:
     server.statuses[NAME] = status
-    with pytest.raises(
-        DownloadError, match=rf"{sentence} \({status}\) for {NAME}.*https://mm.kaist.*--from DIR"
-    ):
-        fetch(server, tmp_path)
+    with pytest.raises(DownloadError, match=rf"{sentence} \({status}\) for {NAME}\. Access .*--from DIR"):
+        fetch(server.url, tmp_path)
     assert len(server.requests) == 1
 
 
-def test_download__sends_secrets_to_voxceleb_alone_and_never_shows_them(
-    server: Server, tmp_path: Path
+def test_download__secrets_go_to_voxceleb_alone_and_netrc_counts(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.password = "Bearer s3cret"
-    secret = Credentials(token="s3cret")
-    assert fetch(server, tmp_path / ".", credentials=secret).exists()
+    monkeypatch.setenv("SSLSV_VOXCELEB_USER", "me")
+    monkeypatch.setenv("SSLSV_VOXCELEB_PASSWORD", "hidden")
+    server.password = "Basic bWU6aGlkZGVu"
+    fetch(server.url, tmp_path)
     server.password = None
-    other = Remote(NAME, f"{server.url}/{NAME}", None, "openslr")
-    (tmp_path / "other").mkdir()
-    download(other, tmp_path / "other", Credentials("u", "p", "s3cret"), lambda _: None)
+    fetch(server.url, tmp_path, takes_secrets=False)
     assert "Authorization" not in server.requests[-1][1]
-    assert "s3cret" not in repr(secret)
-
-
-def test_download__fills_a_token_into_the_address_and_keeps_it_out_of_errors(
-    server: Server, tmp_path: Path
-) -> None:
-    remote = Remote(NAME, f"{server.url}/get?key={{token}}&file={NAME}", None, "voxceleb")
-    server.statuses["get"] = 404
-    with pytest.raises(DownloadError) as caught:
-        download(remote, tmp_path, Credentials(token="s3cret"), lambda _: None)
-    assert server.requests[-1][0] == f"/get?key=s3cret&file={NAME}"
-    assert "s3cret" not in str(caught.value)
-    with pytest.raises(DownloadError, match="SSLSV_VOXCELEB_TOKEN"):
-        download(remote, tmp_path, Credentials(), lambda _: None)
-    dead = Remote(NAME, "http://127.0.0.1:9/{token}", None, "voxceleb")
-    with pytest.raises(DownloadError, match="no connection") as caught:
-        download(dead, tmp_path, Credentials(token="s3cret"), lambda _: None, tries=1)
-    assert "s3cret" not in str(caught.value)
-    assert not any("s3cret" in path.read_text(errors="replace") for path in tmp_path.iterdir())
-
-
-def write_netrc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    netrc = folder / "netrc"
+    monkeypatch.delenv("SSLSV_VOXCELEB_USER")
+    netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password hidden\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-
-
-def test_download__uses_netrc_when_no_password_is_given(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_netrc(tmp_path, monkeypatch)
     server.password = "Basic bWU6aGlkZGVu"
-    assert fetch(server, tmp_path).exists()
-
-
-def test_download__token_goes_before_netrc(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_netrc(tmp_path, monkeypatch)
-    server.password = "Bearer s3cret"
-    remote = Remote(NAME, f"{server.url}/{NAME}", None, "voxceleb")
-    assert size_on_server(remote, Credentials(token="s3cret")) == len(CONTENT)
-    assert fetch(server, tmp_path, credentials=Credentials(token="s3cret")).exists()
+    assert fetch(server.url, tmp_path).exists()
 
 
 def test_download__stops_with_a_sentence_when_the_disk_is_full_and_goes_on_later(
@@ -193,34 +135,51 @@ def test_download__stops_with_a_sentence_when_the_disk_is_full_and_goes_on_later
 ) -> None:
     program = (
         "import resource, sys; from pathlib import Path\n"
-        "from sslsv.prepare_data.download import Credentials, download\n"
-        "from sslsv.prepare_data.sources import Remote\n"
+        "from sslsv.prepare_data.download import Remote, Supply, download\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))\n"
-        f"remote = Remote({NAME!r}, '{server.url}/{NAME}', None, 'voxceleb')\n"
-        "try: download(remote, Path(sys.argv[1]), Credentials(), lambda _: None)\n"
+        "folder = Path(sys.argv[1])\n"
+        f"remote = Remote({NAME!r}, '{server.url}/{NAME}', None, False)\n"
+        "try: download(remote, Supply(folder, folder, (), {}, 2))\n"
         "except OSError as error: print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
-    )
-    assert f"is full after 1.05 MB of {NAME}, which are kept: make room" in done.stdout
+    command = [sys.executable, "-c", program, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"The disk of {tmp_path} (or a limit set for it) is full: make room" in done.stdout
     arrived = (tmp_path / f"{NAME}.part").stat().st_size
     sent_before = server.sent[NAME]
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert arrived > 1_000_000 and fetch(server.url, tmp_path).read_bytes() == CONTENT
     assert server.sent[NAME] - sent_before == len(CONTENT) - arrived
 
 
-def test_download__refuses_a_second_process_on_the_same_file(server: Server, tmp_path: Path) -> None:
+def test_download__refuses_a_second_process(server: Server, tmp_path: Path) -> None:
     with (
-        PartialFile(tmp_path / NAME),
+        filelock.FileLock(tmp_path / ".lock"),
         pytest.raises(DownloadError, match="Another process is downloading"),
     ):
-        fetch(server, tmp_path)
+        fetch(server.url, tmp_path)
 
 
-def test_size_on_server__is_none_where_unknown(server: Server) -> None:
-    assert size_on_server(Remote(NAME, f"{server.url}/{NAME}", None, "openslr"), Credentials()) == len(
-        CONTENT
-    )
-    assert size_on_server(Remote("x", f"{server.url}/x", None, "openslr"), Credentials()) is None
-    assert size_on_server(Remote("x", "http://127.0.0.1:9/x", None, "openslr"), Credentials()) is None
+def test_read_sources__have_an_md5_for_every_part_of_every_archive() -> None:
+    sets = read_sources()
+    sums = [
+        part.md5
+        for name in ("voxceleb1", "voxceleb2", "musan", "rirs")
+        for parts in sets[name].values()
+        for part in parts
+    ]
+    assert len(sums) == 4 + 1 + 8 + 1 + 1 and all(len(str(each)) == 32 for each in sums)
+    assert sets["musan"]["musan.tar.gz"][0].url == "https://www.openslr.org/resources/17/musan.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [("url", "host/{name}", "must begin with http"), ("archives", 3, "has another form than")],
+)
+def test_read_sources__a_file_of_another_form_is_refused(
+    tmp_path: Path, key: str, value: object, sentence: str
+) -> None:
+    content = parse_yaml(SOURCES.read_text(encoding="utf-8"))
+    content["sets"]["musan"][key] = value
+    (tmp_path / "mine.yml").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=sentence):
+        read_sources(tmp_path / "mine.yml")

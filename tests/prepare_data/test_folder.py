@@ -1,5 +1,4 @@
 import shlex
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,19 +46,13 @@ def test_folder__held_out_speakers_are_in_the_trials_and_not_in_the_train_list(f
     assert trials.targets.sum() == (~trials.targets).sum() == 6
 
 
-def test_folder__same_command_changes_nothing_and_another_seed_is_refused(
+def test_folder__same_command_changes_nothing_and_another_seed_keeps_the_old_lists(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(folder / "Fay Ray")  # with blanks in her files she could not be held out
     command = ["folder", str(folder), "--speaker-from", "top"]
-    assert main([*command, "--seed", "1"]) == 0
-    before = lists_of(folder.parent)
-    assert main([*command, "--seed", "1"]) == 0
-    assert main([*command, "--seed", "2"]) == 2
-    assert "exists and would change" in capsys.readouterr().err
-    assert lists_of(folder.parent) == before
-    assert main([*command, "--seed", "2", "--force"]) == 0
-    assert lists_of(folder.parent) != before
+    for seed, words in (("1", "is written"), ("1", "is as it was"), ("2", "kept as calls_train_list.old")):
+        assert main([*command, "--seed", seed]) == 0
+        assert words in capsys.readouterr().out
 
 
 def test_folder__without_speakers_every_recording_is_its_own(folder: Path, tmp_path: Path) -> None:
@@ -80,17 +73,13 @@ def test_folder__regex_and_places_of_ones_own(folder: Path, tmp_path: Path) -> N
     assert manifest.paths[0] == str(folder / "Fay Ray/Fay Ray_0/0.wav")  # not below the root: absolute
 
 
-def test_folder__blanks_in_held_out_recordings_are_left_out_of_trials(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folder__trials_of_paths_with_blanks_have_tabs(folder: Path) -> None:
     for file in sorted(folder.rglob("0.wav")):
         file.rename(file.with_name("number 0.wav"))
-    for file in sorted(folder.glob("Fay Ray/*/*.wav")):
-        file.unlink()
     assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
-    assert "2 held-out recordings have a blank" in capsys.readouterr().out
-    paths, heard = lists_of(folder.parent)
-    assert sum("number 0.wav" in path for path in paths) == 3 and not any(" " in path for path in heard)
+    trials = read_trials(folder.parent, "calls_validation_trials")
+    assert all((folder.parent / path).exists() for path in trials.paths)
+    assert any(" " in path for path in trials.paths)
 
 
 def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_named(
@@ -105,20 +94,22 @@ def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_nam
     assert lists_of(folder.parent) == before
     printed = capsys.readouterr().out
     assert "2 noises and rooms below musan_split and simulated_rirs are left out" in printed
-    assert "2 files are left out, because training does not read their format (.m4a, .wma)" in printed
+    assert (
+        "2 compressed files are left out" in printed and "9.m4a. A copy that it reads: python -m" in printed
+    )
 
 
 @pytest.mark.parametrize(
-    ("banks", "names"),
+    ("banks", "strategy"),
     [
-        ((), []),
-        (("musan_split",), ["noise"]),
-        (("simulated_rirs",), ["reverb"]),
-        (("musan_split", "simulated_rirs"), ["reverb", "noise"]),
+        ((), "none"),
+        (("musan_split",), "noise"),
+        (("simulated_rirs",), "reverb"),
+        (("musan_split", "simulated_rirs"), "reverb_and_noise"),
     ],
 )
 def test_folder__says_how_to_train_a_published_recipe_with_what_is_there(
-    folder: Path, capsys: pytest.CaptureFixture[str], banks: tuple[str, ...], names: list[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], banks: tuple[str, ...], strategy: str
 ) -> None:
     for bank in banks:
         place = folder.parent / bank / ("noise" if bank == "musan_split" else "small")
@@ -127,10 +118,9 @@ def test_folder__says_how_to_train_a_published_recipe_with_what_is_there(
     assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
     command = next(line for line in capsys.readouterr().out.splitlines() if "sslsv.train" in line)
     overrides = shlex.split(command.partition("CONFIG ")[2])
-    kinds = ["data.augment.noise.kinds=[noise]"] if "noise" in names else []
-    config = load_config("configs/simclr.yml", [*overrides, *kinds, "train.batch_size=4"])
-    assert [each.name for each in config.data.augment] == names
-    assert (config.run.name, config.evaluation.test) == ("calls", ())
+    kinds = ["data.augment.noise_kinds=[noise]", "train.batch_size=4"]
+    config = load_config("configs/simclr.yml", [*overrides, *kinds])
+    assert (config.data.augment.strategy, config.run.name, config.evaluation.test) == (strategy, "calls", ())
     check_data(config)
 
 
@@ -175,11 +165,26 @@ def test_folder__name_that_a_list_cannot_hold_is_refused(
     assert words in capsys.readouterr().err
 
 
-def test_folder__parents_of_one_name_in_two_places_are_refused(
+def test_folder__sessions_that_may_be_speakers_are_shown_in_both_readings(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for speaker in ("ann", "bob"):
-        (folder / speaker / "clean").mkdir()
-        (folder / speaker / "clean" / "1.wav").touch()
     assert main(["folder", str(folder)]) == 2
-    assert "can't tell if ann/clean and bob/clean are one speaker" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "6 speakers, the first folders (Fay Ray, ann, bob ...), or 12 speakers" in error
+    assert "(Fay Ray/Fay Ray_0, Fay Ray/Fay Ray_1, ann/ann_0 ...)" in error and "--speaker-from top" in error
+    for file in sorted(folder.rglob("*.wav")):
+        file.rename(file.parent.parent / f"{file.parent.name}_{file.name}")
+    assert main(["folder", str(folder)]) == 0
+    assert "6 speakers (Fay_Ray, ann, bob, ...)" in capsys.readouterr().out
+
+
+def test_folder__of_a_name_with_blanks_has_lists_and_a_command_that_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    voices = folder.rename(folder.with_name("My Voices"))
+    assert main(["folder", str(voices), "--speaker-from", "top"]) == 0
+    command = next(line for line in capsys.readouterr().out.splitlines() if "sslsv.train" in line)
+    overrides = shlex.split(command.partition("CONFIG ")[2])
+    assert "run.name=My_Voices" in overrides and "data.train_lists=[My_Voices_train_list]" in overrides
+    assert len(read_train_lists(voices.parent, ["My_Voices_train_list"])) == 12
+    assert len(read_trials(voices.parent, "My_Voices_validation_trials")) == 12

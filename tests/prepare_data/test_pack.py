@@ -167,7 +167,7 @@ def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(shard_files, "_AT_ONCE", 7000)
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (44100, 2))
     soundfile.write(tmp_path / "a.wav", stereo, 44100)
-    (tmp_path / "list").write_text("a a.wav\n")
+    (tmp_path / "a_train_list").write_text("a a.wav\n")
     pack(tmp_path, tmp_path / "packed")
     assert np.array_equal(
         Packed(str(tmp_path / "packed")).read_whole("a.wav"), read_whole(tmp_path / "a.wav")
@@ -185,8 +185,6 @@ def test_pack__says_how_many_noises_and_rooms_and_that_there_are_none(
     printed = capsys.readouterr().out
     assert f"{corpus / 'musan_split'} holds no audio: packed without it." in printed
     assert f" 0 noises and {counts[1]} rooms among them" in printed
-    assert main(["pack", str(corpus), "--out", str(tmp_path / "other"), "--musan-dir", "noises"]) == 0
-    assert f"{counts[0]} noises and" in capsys.readouterr().out
 
 
 def test_pack__wrong_requests_are_refused(
@@ -196,8 +194,6 @@ def test_pack__wrong_requests_are_refused(
         ([str(tmp_path / "none")], "is not a folder"),
         ([str(tmp_path)], "holds no list of recordings"),
         ([str(corpus), "--lists", "nowhere"], "does not exist"),
-        ([str(corpus), "--musan-dir", "musan_splt"], "--musan-dir musan_splt: there is no audio in"),
-        ([str(corpus), "--rirs-dir", "rooms"], "--rirs-dir rooms: there is no audio in"),
         ([str(corpus), "--lists", str(corpus / "trials")], "does not lie below"),
     ]:
         assert main(["pack", *arguments]) == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.prepare_data.musan import cut, piece_bounds, place_of
+from sslsv.prepare_data.noises import cut, piece_bounds, place_of
 from tests.prepare_data.corpus_server import speech, wav
 
 
@@ -53,6 +53,6 @@ def test_cut__writes_missing_pieces_alone(tmp_path: Path) -> None:
 
 def test_place_of__keeps_the_archives_folders_below_the_category() -> None:
     assert place_of("musan/music/fma/x.wav") == "music/fma/x.wav"
-    assert place_of("noise/free-sound/x.wav") == "noise/free-sound/x.wav"
+    assert place_of("/mine/music/musan/noise/free-sound/x.wav") == "noise/free-sound/x.wav"
     assert place_of("musan/music/fma/LICENSE") is None
     assert place_of("musan/README") is None

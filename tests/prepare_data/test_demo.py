@@ -10,7 +10,7 @@ from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.data.recordings import open_recordings
 from sslsv.data.section import DataConfig
 from sslsv.prepare_data.__main__ import main
-from sslsv.prepare_data.demo_corpus import DemoOptions, make_demo_corpus
+from sslsv.prepare_data.demo import DemoOptions, make_demo_corpus
 
 SMALL = DemoOptions(speakers=2, eval_speakers=2, recordings=2, utterances=1, bank_files=1)
 
@@ -75,9 +75,9 @@ def test_make_demo_corpus__other_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_make_demo_corpus__too_small_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 speakers or more"):
+    with pytest.raises(ValueError, match="needs 2 speakers or more"):
         DemoOptions(speakers=1)
-    with pytest.raises(ValueError, match="at least 2 recordings"):
+    with pytest.raises(ValueError, match="2 recordings of each"):
         DemoOptions(recordings=1)
 
 
