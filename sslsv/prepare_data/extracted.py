@@ -45,8 +45,8 @@ def is_linked(folder: Path, place: str) -> bool:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a corpus was complete once, and say so."""
-    if not (folder / _COMPLETE).exists():
+    """Return whether a corpus was complete once, or is a link to the user's own files, and say so."""
+    if not folder.is_symlink() and not (folder / _COMPLETE).exists():
         return False
     print(f"{folder.name}: all files are in place.")
     return True

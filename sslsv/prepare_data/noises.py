@@ -103,12 +103,9 @@ def cut(content: bytes | Path, target: Path) -> None:
 def _rirs(options: argparse.Namespace) -> int:
     supply = supply_of(options)
     folder = supply.root / "simulated_rirs"
-    if is_complete(folder):
-        return 0
     if not folder.exists():
         link_folders(find_folders(supply.given, folder.name, (".wav",))[:1], supply.root)
-    if folder.is_symlink():  # a link leads to the user's own files: nothing is extracted into it
-        print(f"rirs: {folder} is a link to {folder.readlink()}.")
+    if is_complete(folder):
         return 0
     (archive,) = obtain("rirs", supply).values()
     return set_complete(folder) if extract(archive, list_zip(archive, _rir_place_of), folder, "rirs") else 1
