@@ -19,7 +19,7 @@ COMMANDS |= {"prepare_data.__main__"}
 FLOORS = [
     {"__init__", "settings", "registry", "ops", "runs"},
     {"models", "encoders", "data"},
-    {"config"},
+    {"config", "build"},
     {"cluster.connect", "cluster.capacity"},
     {"evaluation"},
     {"training"},
@@ -143,7 +143,7 @@ def test_ray__is_known_in_six_places_and_by_its_public_names() -> None:
 @pytest.mark.parametrize(
     ("what", "pattern", "places"),
     [
-        ("audio", r"\bsoundfile\b|\bimport av\b", {"data.audio", "prepare_data"}),
+        ("audio", r"(?m)^\s*(import|from) (soundfile|av)\b", {"data.audio", "prepare_data"}),
         ("yaml", r"\bruamel\b|\bimport yaml\b", {"settings"}),
         ("ray.init", r"\bray\.init\(", {"cluster.connect"}),
     ],

@@ -22,6 +22,7 @@ from ray.data.collate_fn import NumpyBatchCollateFn
 
 from sslsv.data.stream import Rows, RowSource, rows_of_rank
 from sslsv.data.views import ViewMaker
+from sslsv.ops import distributed
 
 Batch = dict[str, torch.Tensor]
 
@@ -100,6 +101,19 @@ def _cause_of(error: BaseException) -> BaseException:
     if error.args and isinstance(error.args[0], str):
         error.args = (error.args[0].partition("\nFailed to ")[0], *error.args[1:])
     return error
+
+
+def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
+    """Return a reference to the first rank's maker, for all ranks, which must call this together.
+
+    It is put into the object store once: data processes keep what they decode by reference.
+    """
+    if distributed.world_size() == 1:
+        return ray.put(maker)
+    # References pickle by Ray's own pickler alone.
+    text = ray.cloudpickle.dumps(ray.put(maker)) if distributed.is_main() else b""  # type: ignore[no-untyped-call]
+    reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.broadcast_object(text))
+    return reference
 
 
 def plain_batches(

@@ -27,7 +27,7 @@ class Pooling(nn.Module, ABC):
 
     @abstractmethod
     def pool(self, frames: Tensor) -> Tensor:
-        """The pooling itself, of float32 or float64 frames (B, C, F, L)."""
+        """Pool frames, of float32 or float64 frames (B, C, F, L)."""
 
 
 class MeanPooling(Pooling):
@@ -119,7 +119,7 @@ class ChannelAttentivePooling(Pooling):
 
 
 def build_pooling(name: PoolingName, channels: int, num_bins: int) -> Pooling:
-    """The pooling of that name for maps (B, channels, num_bins, L)."""
+    """Return the pooling of that name for maps (B, channels, num_bins, L)."""
     match name:
         case "mean":
             return MeanPooling(channels, num_bins)

@@ -31,7 +31,7 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The gates alone; the caller multiplies."""
+        """Return the gates alone, (B, C, 1, 1); the caller multiplies."""
         gates = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
         return gates[:, :, None, None]
 

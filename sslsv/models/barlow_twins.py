@@ -12,14 +12,14 @@ from sslsv.settings import section
 
 
 def barlow_twins_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-    """The two terms of `barlow_twins_loss`, unweighted, by name."""
+    """Return the two terms of `barlow_twins_loss`, unweighted, by name."""
     rows = z_a.shape[0]
     energy, diagonal = cross_products(standardize(z_a), standardize(z_b))
     return {"invariance": (1 - diagonal / rows).square().sum(), "redundancy": energy / rows**2}
 
 
 def barlow_twins_loss(z_a: Tensor, z_b: Tensor, redundancy_weight: float, scale: float) -> Tensor:
-    """Barlow Twins of projections (B, P), (B, P), equation 1, times `scale`.
+    """Return Barlow Twins of projections (B, P), (B, P), equation 1, times `scale`.
 
     scale * [sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2], sums over dimensions, not means. C
     is the cross-correlation over the batch, of columns standardised here with biased deviations (as a batch
@@ -29,7 +29,7 @@ def barlow_twins_loss(z_a: Tensor, z_b: Tensor, redundancy_weight: float, scale:
 
 
 def term_weights(redundancy_weight: float, scale: float) -> dict[str, float]:
-    """Weights of the terms in the sum."""
+    """Return the weights of the terms in the sum."""
     return {"invariance": scale, "redundancy": scale * redundancy_weight}
 
 
@@ -51,7 +51,7 @@ class BarlowTwins(TwoViewModel):
     config: Config
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Scaled sum of the two terms; the metrics are the unweighted, unscaled ones."""
+        """Return the scaled sum of the two terms; the metrics are the unweighted, unscaled ones."""
         terms = barlow_twins_terms(z_a, z_b)
         weights = term_weights(self.config.redundancy_weight, self.config.scale)
         return StepOutput(weighted_sum(terms, weights), {name: term.detach() for name, term in terms.items()})

@@ -12,7 +12,7 @@ from sslsv.settings import section
 
 
 def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Cosines over temperature, (2B, 2B), -inf on the diagonal; and each row's positive, (2B,)."""
+    """Return cosines over temperature, (2B, 2B), -inf on the diagonal; and each row's positive, (2B,)."""
     # Scaling the rows before the product is 2B * P work and gradients; scaling after it, 2B * 2B.
     z = F.normalize(torch.cat([z_a, z_b]), dim=1) * temperature**-0.5
     logits = (z @ z.T).fill_diagonal_(-torch.inf)
@@ -21,7 +21,7 @@ def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor
 
 
 def nt_xent_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross entropy of projections (B, P), (B, P), equation 1 and algorithm 1.
+    """Return NT-Xent of projections (B, P), (B, P), equation 1 and algorithm 1.
 
     Symmetric: all 2B projections are anchors, each against its positive and 2B - 2 negatives of both views;
     mean over the anchors, natural logarithm. Rows are L2-normalised here. Some code (the first sslsv among
@@ -45,7 +45,7 @@ class SimCLR(TwoViewModel):
     config: Config
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """NT-Xent; `accuracy` is the share of anchors whose positive is nearest."""
+        """Return NT-Xent; `accuracy` is the share of anchors whose positive is nearest."""
         logits, positives = nt_xent_logits(z_a, z_b, self.config.temperature)
         loss = F.cross_entropy(logits, positives)
         accuracy = (logits.detach().argmax(1) == positives).to(logits.dtype).mean()

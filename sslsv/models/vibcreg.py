@@ -13,7 +13,7 @@ from sslsv.settings import section
 
 
 def vibcreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-    """The three terms of `vibcreg_loss`, unweighted, by name."""
+    """Return the three terms of `vibcreg_loss`, unweighted, by name."""
     return {
         "invariance": invariance(z_a, z_b),
         "variance": variance_hinge(z_a) + variance_hinge(z_b),
@@ -24,7 +24,7 @@ def vibcreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
 def vibcreg_loss(
     z_a: Tensor, z_b: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
 ) -> Tensor:
-    """VIbCReg of projections (B, P), (B, P).
+    """Return VIbCReg of projections (B, P), (B, P).
 
     Invariance is a mean over all entries; variance and covariance are sums over the two views, none halved.
     The covariance term is made of correlations and is divided by P^2, not by P as VICReg's: it does not grow
@@ -76,7 +76,7 @@ class VIbCReg(TwoViewModel):
             self.projector.append(IterNorm(config.projector_dims[-1], config.whitening_groups))
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Weighted sum of the three terms; the metrics are the unweighted ones."""
+        """Return the weighted sum of the three terms; the metrics are the unweighted ones."""
         terms = vibcreg_terms(z_a, z_b)
         weights = {name: getattr(self.config, f"{name}_weight") for name in terms}
         return StepOutput(weighted_sum(terms, weights), {name: term.detach() for name, term in terms.items()})

@@ -11,7 +11,7 @@ from sslsv.settings import section
 
 
 def vicreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-    """The three terms of `vicreg_loss`, unweighted, by name."""
+    """Return the three terms of `vicreg_loss`, unweighted, by name."""
     (variance_a, covariance_a), (variance_b, covariance_b) = map(variance_and_covariance, (z_a, z_b))
     return {
         "invariance": invariance(z_a, z_b),
@@ -23,7 +23,7 @@ def vicreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
 def vicreg_loss(
     z_a: Tensor, z_b: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
 ) -> Tensor:
-    """VICReg of projections (B, P), (B, P), equation 6.
+    """Return VICReg of projections (B, P), (B, P), equation 6: weighted invariance, variance, covariance.
 
     Variance and covariance are sums over the two views, as in the paper. The authors' code halves the
     variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over all entries, as in their code;
@@ -55,7 +55,7 @@ class VICReg(TwoViewModel):
     config: Config
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Weighted sum of the three terms; the metrics are the unweighted ones."""
+        """Return the weighted sum of the three terms; the metrics are the unweighted ones."""
         terms = vicreg_terms(z_a, z_b)
         weights = {name: getattr(self.config, f"{name}_weight") for name in terms}
         return StepOutput(weighted_sum(terms, weights), {name: term.detach() for name, term in terms.items()})

@@ -81,7 +81,7 @@ def backward_in_chunks(
 
 
 def _averaging(network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Where gradients are averaged over workers, that happens once a step, with the last chunk."""
+    """Average gradients over workers once a step, with the last chunk."""
     if isinstance(network, DistributedDataParallel) and not is_last:
         return network.no_sync()
     return contextlib.nullcontext()

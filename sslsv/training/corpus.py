@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import ray
 import torch
 from torch import Tensor
 
 from sslsv.config import Config
 from sslsv.data.lists import Manifest
-from sslsv.data.pipeline import train_batches
+from sslsv.data.pipeline import share, train_batches
 from sslsv.data.stream import InOrder
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.verification import PRECISIONS
@@ -47,7 +46,7 @@ class TrainingCorpus:
         try:
             for batch in train_batches(
                 plan,
-                ray.put(maker),
+                share(maker),
                 0,
                 plan.num_steps,
                 rank=distributed.rank(),

@@ -1,18 +1,13 @@
-"""What one training worker does, top to bottom.
-
-Ray Train starts it by way of `training_worker.py`.  Of Ray it knows the data pipeline and the `report`
-function that it is given, so that a search can also run it directly.
-"""
+"""Train on one worker, top to bottom; `cluster/worker.py` starts it, or a search runs it directly."""
 
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NoReturn
 
-import ray
 import torch
 from torch import Tensor
 
 from sslsv.config import Config, to_dict
-from sslsv.data.pipeline import train_batches
+from sslsv.data.pipeline import share, train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.probe import open_probe
@@ -29,12 +24,12 @@ from sslsv.training.meter import Meter
 from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.training.step import take_step
 
-# Of one Ray Data execution: starting one costs 0.25 s, and its plan must stay small, at every worker.
+# One execution of Ray Data: starting it costs 0.25 s, and its plan must stay small, at every worker.
 MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
 
 
 class Training:
-    """One run, from the newest sound checkpoint of its folder, or from nothing, to the end.
+    """Hold one run, from the newest sound checkpoint of its folder, or from nothing, to the end.
 
     `report` gets the record of every validation, on every worker and equally often; its checkpoint is there
     after `checkpoints.wait()`.  `asked_to_stop` says why this worker should stop early, or None: then all
@@ -91,7 +86,7 @@ class Training:
             )
 
     def open_data(self) -> None:
-        """Who is trained on, who is held out, and the order of everything."""
+        """Open the corpus: who is trained on, who is held out, and the order of everything."""
         config = self.config
         self.manifest, self.validation, self.tests = open_trial_sets(config)
         self.corpus = TrainingCorpus(self.manifest, config, self.device)
@@ -124,9 +119,9 @@ class Training:
         return summary
 
     def batches(self) -> Generator[dict[str, Tensor], None, None]:
-        """This worker's share of every global batch that is still to come."""
+        """Yield this worker's share of every global batch that is still to come."""
         config, steps_per_epoch = self.config.resources, self.plan.steps_per_epoch
-        maker = self.share_maker()
+        maker = share(self.maker)
         span = steps_at_once(self.config.train.batch_size, steps_per_epoch)
         step = self.state.step
         while step < self.total_steps:
@@ -145,17 +140,6 @@ class Training:
             )
             step = last
 
-    def share_maker(self) -> "ray.ObjectRef[ViewMaker]":
-        """The first worker's view maker, put once: data processes keep what they decode by reference."""
-        if distributed.world_size() == 1:
-            return ray.put(self.maker)
-        # References do not pickle but by Ray's own pickler.
-        text = b""
-        if distributed.is_main():
-            text = ray.cloudpickle.dumps(ray.put(self.maker))  # type: ignore[no-untyped-call]
-        reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.gather_objects(text)[0])
-        return reference
-
     def next_batch(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Wait for the next batch, and note the files in it that could not be read."""
         with self.meter.waiting():
@@ -165,7 +149,7 @@ class Training:
         return batch
 
     def take_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One optimizer step; see `training_step.take_step`."""
+        """Take one optimizer step; see `step.take_step`."""
         return take_step(
             self.state,
             self.model,
@@ -183,7 +167,7 @@ class Training:
         raise Interrupted(f"step {self.state.step}: {self.interruption.reason()}")
 
     def finish_interval(self, is_epoch_end: bool, is_leaving: bool = False) -> None:
-        """Log what the last steps came to; where due, validate, test, decide whether to stop, and save."""
+        """Log the last steps; where due, validate, test, decide whether to stop, and save."""
         state, config = self.state, self.config
         record = self.meter.record()
         validation.check_finite(record, state.model, config)
@@ -221,6 +205,6 @@ class Training:
 
 
 def steps_at_once(batch_size: int, steps_per_epoch: int) -> int:
-    """Steps of one Ray Data execution, whole epochs."""
+    """Return the steps of one execution of Ray Data: whole epochs."""
     most = min(MAX_SPAN_STEPS, MAX_SPAN_SAMPLES // batch_size)
     return max(most // steps_per_epoch, 1) * steps_per_epoch

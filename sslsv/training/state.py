@@ -1,4 +1,4 @@
-"""What changes while training: built before the first step, saved to a checkpoint, restored from one."""
+"""Build what changes while training, save it to a checkpoint, restore it from one."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ SKIPPED_KINDS = ("utterances", "trial_recordings", "bank_files")  # trial record
 
 @dataclass
 class TrainingState:
-    """The moving parts of a training; the same on every worker, but only the first one keeps `seconds`."""
+    """Hold the moving parts of a training, the same on every worker; only the first one keeps `seconds`."""
 
     model: Model
     optimizer: torch.optim.Optimizer
@@ -62,7 +62,7 @@ def build_state(config: Config, size: CorpusSize, device: torch.device) -> Train
 
 
 def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
-    """The model as the loop calls it: compiled if asked, gradients averaged if there are several workers."""
+    """Wrap the model for the loop: compile it if asked, average gradients if there are several workers."""
     wrapped: nn.Module = model
     if config.train.chunk_size is not None:
         wrapped = ChunkReplay(model)  # type: ignore[arg-type]  # build_state has checked that it can
@@ -81,7 +81,7 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
 
 
 def checkpoint_of(state: TrainingState, config: Config, size: CorpusSize) -> Checkpoint:
-    """The state as a checkpoint, which shares the state's tensors."""
+    """Return the state as a checkpoint, which shares the state's tensors."""
     return Checkpoint(
         step=state.step,
         config=to_yaml(config),

@@ -1,4 +1,4 @@
-"""One optimizer step of one worker, from a batch to moved weights."""
+"""Take one optimizer step of one worker, from a batch to moved weights."""
 
 import functools
 
@@ -84,7 +84,7 @@ def take_step(
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; from pinned memory to a GPU while that still computes the step before."""
+    """Return `tensor` on `device`; copy pinned memory while a GPU still computes the step before."""
     if device.type != "cuda":
         return tensor.to(device)
     with torch.cuda.stream(_copies(device)):
@@ -100,7 +100,7 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
 
 
 def seed_draws(seed: int, step: int, rank: int) -> None:
-    """What a model draws depends on (seed, step, rank) alone, so that a resumed run draws the same.
+    """Seed PyTorch's draws by (seed, step, rank) alone, so that a resumed run draws the same.
 
     A chunk counts as a worker of its own.
     """

@@ -1,4 +1,4 @@
-"""What a training run asks of itself: validate, test, decide whether to go on, sum up."""
+"""Validate a training run, test it, decide whether it goes on, and sum it up."""
 
 import contextlib
 import math
@@ -50,7 +50,7 @@ def start_together(prepare: Callable[[], None]) -> None:
 def validate(
     embedder: Embedder, validation: TrialSet | None, probe: Probe | None, state: TrainingState, config: Config
 ) -> dict[str, Any]:
-    """EER, minDCF and spread of embeddings on the validation trials, and the label-free values of the probe.
+    """Return EER, minDCF and spread of embeddings on validation trials, and the probe's values.
 
     Notes in `state` whether the criterion has got better.
     """
@@ -82,7 +82,7 @@ def note_best(record: dict[str, Any], criterion: Criterion, state: TrainingState
 
 
 def test(embedder: Embedder, tests: list[TrialSet], state: TrainingState) -> dict[str, float]:
-    """Metrics of every test list, as `test/<list>/<metric>`; reported, never used to choose."""
+    """Return metrics of every test list, as `test/<list>/<metric>`; they never choose anything."""
     return {
         f"test/{t.name}/{key}": value
         for t in tests
@@ -109,7 +109,7 @@ def _measure(embedder: Embedder, probe: Probe, state: TrainingState) -> dict[str
 
 
 def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config) -> str | None:
-    """Why to stop now, if so; marks the record of a collapsed model.
+    """Return why to stop now, or None; mark the record of a collapsed model.
 
     Every worker comes to the same answer, because all hold the same record and state.
     """

@@ -34,7 +34,7 @@ def without_ray(monkeypatch):
         return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
 
     monkeypatch.setattr(train_loop, "train_batches", batches)
-    monkeypatch.setattr(train_loop.ray, "put", lambda value: value)
+    monkeypatch.setattr(train_loop, "share", lambda maker: maker)
 
 
 @pytest.fixture
