@@ -19,7 +19,7 @@ _PIECE = 4000  # samples
 
 
 class Augmentation(ABC):
-    """One augmentation; a subclass has a nested `Config` with `name` and `probability`.
+    """Change views in one way; a subclass has a nested `Config` with `name` and `probability`.
 
     What is random is decided in `draw`, from a stream that belongs to the view and to the augmentation's
     name: another augmentation in the list leaves it as it is. Making one adds its files to the bank.
@@ -59,7 +59,7 @@ def make_augmentation(settings: Any, bank: Bank) -> Augmentation:
 
 
 class Augmenter:
-    """A list of augmentations, applied one after the other."""
+    """Apply a list of augmentations, one after the other."""
 
     def __init__(self, settings: Sequence[Any], bank: Bank) -> None:
         self.augmentations = [make_augmentation(each, bank) for each in settings]
