@@ -24,7 +24,7 @@ _TRIES = 20  # draws of another file before unreadable ones stop the run
 
 
 class Rir(NamedTuple):
-    """An impulse response: number of its file, place of its direct path, number of samples used."""
+    """Describe an impulse response: number of its file, place of its direct path, samples used of it."""
 
     file: int
     delay: int
@@ -32,7 +32,7 @@ class Rir(NamedTuple):
 
 
 class Bank:
-    """The noises and rirs that augmentations draw from, below data.root, opened when drawn.
+    """Hold the noises and rirs that augmentations draw from, and open a file when it is drawn.
 
     Noises in plain WAV files and in packed folders on a disk are mapped into memory, so that all processes of
     a machine share them; what has to be decoded or comes from object storage, and the spectra of rirs, are
@@ -152,7 +152,7 @@ class Bank:
 
 
 class Cache:
-    """Arrays by key, the latest used ones up to a number of bytes."""
+    """Keep arrays by key, the latest used ones up to a number of bytes."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes

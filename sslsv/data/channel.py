@@ -39,7 +39,7 @@ def channel_of(augment: Sequence[Any]) -> tuple[Any, ...]:
 
 
 class ChannelSimulator:
-    """Reads recordings, each through a channel of its own; pure in (seed, name, version)."""
+    """Read recordings, each through a channel of its own; pure in (seed, name, version)."""
 
     def __init__(self, recordings: Recordings, data: DataConfig, seed: int) -> None:
         self._recordings, self._streams = recordings, RandomStreams(seed)

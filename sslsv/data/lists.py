@@ -87,7 +87,7 @@ class Trials:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """What a run trains on; utterance i of the manifest has the id i wherever the run speaks of it."""
+    """Hold what a run trains on; utterance i of the manifest has the id i wherever the run speaks of it."""
 
     manifest: Manifest
     held_out: Manifest | None  # speakers set aside for validation, who are not in `manifest`

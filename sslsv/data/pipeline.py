@@ -126,7 +126,7 @@ def plain_batches(
 
 
 class _Pause:
-    """A short sleep in every round of Ray Data's scheduler, which runs in a thread of the training process.
+    """Sleep a little in every round of Ray Data's scheduler, which runs in a thread of the training process.
 
     While finished blocks wait for the trainer, Ray's loop would spin: a whole core and half of the time that
     the interpreter has for training. A round need not be faster than a block is used up.

@@ -33,7 +33,7 @@ def augmentation_settings(name: str, **values: Any) -> Any:
 
 @section
 class DataConfig:
-    """Where the recordings are and how samples are drawn from them."""
+    """Say where the recordings are and how samples are drawn from them."""
 
     root: Annotated[Place, Field(description="folder of all paths in lists, or URI of a packed one")] = "data"
     train_lists: Annotated[

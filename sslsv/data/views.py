@@ -111,17 +111,18 @@ class ViewMaker:
 
     def _read_crops(self, epoch: int, utterance: int, partner: int) -> tuple[list[Samples], int]:
         # The crops of all views of a sample, and the first unreadable utterance, or -1.
+        # A blank keeps the purposes of a sample apart from the names of augmentations.
         draws = partial(self._streams.draws, epoch, utterance)
-        speed = self.speeds[draws("speed").below(len(self.speeds)) if len(self.speeds) > 1 else 0]
+        speed = self.speeds[draws("sample speed").below(len(self.speeds)) if len(self.speeds) > 1 else 0]
         # All fractions are drawn, whatever is used of them: a view's place depends on nothing else.
-        order, *fractions = draws("crops").fractions(1 + len(self._lengths))
+        order, *fractions = draws("sample crops").fractions(1 + len(self._lengths))
         chosen, first_bad = [utterance] if partner == utterance else [utterance, partner], -1
         bad: set[int] = set()
         crops: dict[int, Samples] = {}
         owners = [i % len(chosen) for _, count, *_ in self.view_groups for i in range(count)]
         for role in range(len(chosen)):
             mine = [view for view, owner in enumerate(owners) if owner == role]
-            replacements = draws("replacement", view=role)
+            replacements = draws("sample replacement", view=role)
             for attempt in range(_TRIES + 1):
                 try:
                     with self._open(chosen[role], speed) as recording:

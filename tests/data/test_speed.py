@@ -43,15 +43,6 @@ def test_read__crop_is_the_crop_of_the_whole(noise_file: Path, speed: Fraction) 
             assert np.abs(crop - whole[start : start + count]).max() <= 1  # float32 sums in another order
 
 
-def test_read__pitch_rises_with_speed(tmp_path: Path) -> None:
-    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000)
-    soundfile.write(tmp_path / "a.wav", tone, 16000)
-    with SpedUp(AudioFile(tmp_path / "a.wav"), Fraction(11, 10)) as recording:
-        assert recording.num_samples == -(-32000 * 10 // 11)
-        middle = recording.read_int16(4000, 16000) * np.hanning(16000)
-    assert int(np.argmax(np.abs(np.fft.rfft(middle)))) == 1100
-
-
 @pytest.mark.slow
 def test_read__number_of_threads_changes_no_bit(noise_file: Path) -> None:
     code = (

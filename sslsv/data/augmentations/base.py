@@ -19,7 +19,7 @@ _PIECE = 4000  # samples
 
 
 class Augmentation(ABC):
-    """One augmentation; a subclass has a nested `Config` with `name` and `probability`.
+    """Change views in one way; a subclass has a nested `Config` with `name` and `probability`.
 
     What is random is decided in `draw`, from a stream that belongs to the view and to the augmentation's
     name: another augmentation in the list leaves it as it is. Making one adds its files to the bank.
@@ -59,7 +59,7 @@ def make_augmentation(settings: Any, bank: Bank) -> Augmentation:
 
 
 class Augmenter:
-    """A list of augmentations, applied one after the other."""
+    """Apply a list of augmentations, one after the other."""
 
     def __init__(self, settings: Sequence[Any], bank: Bank) -> None:
         self.augmentations = [make_augmentation(each, bank) for each in settings]
@@ -73,33 +73,32 @@ class Augmenter:
         full scale is made quieter, not clipped. Returns the first unreadable file of the bank that was drawn
         for each view, or -1.
         """
-        rngs = [[stream(each.name) for each in self.augmentations] for stream in streams]
-        draws = [
-            [each.draw_or_skip(rng) for each, rng in zip(self.augmentations, row, strict=True)]
-            for row in rngs
+        rngs = [[stream(each.name) for stream in streams] for each in self.augmentations]
+        steps = [
+            (each, [each.draw_or_skip(rng) for rng in row])
+            for each, row in zip(self.augmentations, rngs, strict=True)
         ]
-        order = sorted(range(len(crops)), key=lambda row: self._sort_key(draws[row]))
+        order = list(range(len(crops)))
+        for each, draws in steps:
+            keys = [() if drawn is None else each.sort_key(drawn) for drawn in draws]
+            order.sort(key=keys.__getitem__)
         for first in range(0, len(order), _ROWS_AT_ONCE):
             rows = order[first : first + _ROWS_AT_ONCE]
             changed: dict[int, Any] = {row: crops[row] for row in rows}
-            for i, augmentation in enumerate(self.augmentations):
-                chosen = [row for row in rows if draws[row][i] is not None]
-                results = augmentation.apply(
-                    [changed[row] for row in chosen], [draws[row][i] for row in chosen]
-                )
+            for each, draws in steps:
+                chosen = [row for row in rows if draws[row] is not None]
+                results = each.apply([changed[row] for row in chosen], [draws[row] for row in chosen])
                 changed.update(zip(chosen, results, strict=True))
             for row, crop in changed.items():
                 if crop.dtype == np.int16:
                     views[row] = crop
                 else:
                     round_to_int16(crop, views[row], FULL_SCALE)
-        return [next((file for rng in row for file in rng.bad_files), -1) for row in rngs]
-
-    def _sort_key(self, draws: list[Any]) -> list[tuple[int, ...]]:
-        return [
-            () if drawn is None else each.sort_key(drawn)
-            for each, drawn in zip(self.augmentations, draws, strict=True)
-        ]
+        bad = [-1] * len(crops)
+        for column in reversed(rngs):
+            for row, rng in enumerate(column):
+                bad[row] = rng.bad_files[0] if rng.bad_files else bad[row]
+        return bad
 
 
 def mean_square(waveform: Waveform) -> float:

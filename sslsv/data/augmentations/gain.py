@@ -15,11 +15,11 @@ from sslsv.settings import section
 
 
 class Gain(Augmentation):
-    """Makes a view louder or quieter."""
+    """Make a view louder or quieter."""
 
     @section
     class Config:
-        """Settings of the level."""
+        """Hold the settings of the level."""
 
         name: Literal["gain"] = "gain"
         probability: Probability = 1.0

@@ -15,7 +15,7 @@ from sslsv.settings import refuse_if, section
 
 
 class NoiseDraw(NamedTuple):
-    """The folder of a noise, how many files of it are summed, the ratio, and the stream that draws them."""
+    """Say what is added to a view: how many files of a folder, drawn from a stream, at which ratio."""
 
     folder: str
     num_files: int
@@ -24,11 +24,11 @@ class NoiseDraw(NamedTuple):
 
 
 class Noise(Augmentation):
-    """Adds recordings of a bank such as MUSAN, one kind for each view."""
+    """Add recordings of a bank such as MUSAN, one kind for each view."""
 
     @section
     class Config:
-        """Settings of noise; the defaults are those usual with MUSAN."""
+        """Hold the settings of noise; the defaults are those usual with MUSAN."""
 
         name: Literal["noise"] = "noise"
         probability: Probability = 1.0

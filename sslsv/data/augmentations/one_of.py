@@ -15,11 +15,11 @@ from sslsv.settings import refuse_if, section
 
 
 class OneOf(Augmentation):
-    """Applies one of its choices to each view; a choice draws from the stream of the `one_of`."""
+    """Apply one of several augmentations to each view; it draws from the stream of the `one_of`."""
 
     @section
     class Config:
-        """Settings of a choice; without choices nothing happens."""
+        """Hold the settings of a choice; without choices nothing happens."""
 
         name: Literal["one_of"] = "one_of"
         probability: Probability = 1.0

@@ -24,11 +24,11 @@ _RIR_STEP = SAMPLE_RATE // 8  # rirs of about the same length share an FFT lengt
 
 
 class Reverb(Augmentation):
-    """Places a view in a room of a folder of impulse responses."""
+    """Place a view in a room, of which a folder holds the impulse responses."""
 
     @section
     class Config:
-        """Settings of reverberation."""
+        """Hold the settings of reverberation."""
 
         name: Literal["reverb"] = "reverb"
         probability: Probability = 1.0

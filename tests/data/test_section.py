@@ -1,0 +1,52 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from sslsv.config import Config, ConfigError, apply_overrides, read_config, to_yaml
+
+
+def augment_of(value: Any) -> tuple[Any, ...]:
+    config = apply_overrides(Config(), {"data.augment": value})
+    assert read_config(to_yaml(config)) == config
+    return config.data.augment
+
+
+def test_augment__names_choose_files_in_the_order_given() -> None:
+    assert [each.name for each in Config().data.augment] == ["reverb", "noise"]
+    reverb, choice = augment_of(
+        ["reverb", {"name": "one_of", "choices": ["gain", {"name": "noise", "snr_db": [1, 2]}]}]
+    )
+    assert (reverb.probability, choice.choices[0].name, choice.choices[1].snr_db) == (1.0, "gain", (1.0, 2.0))
+    config = apply_overrides(Config(), ["data.augment=[{name: noise}]", "data.augment.noise.probability=0.5"])
+    assert config.data.augment[0].probability == 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (["nois"], r"augment\[0\].name is 'nois', which is not known; did you mean 'noise'"),
+        ([{"snr_db": [1, 2]}], r"augment\[0\].name is missing; choose one of 'gain'"),
+        (
+            [{"name": "noise", "snr": 1}],
+            r"augment\[0\].snr is not a setting; did you mean data.augment\[0\].snr_db",
+        ),
+        ([{"name": "noise", "snr_db": [5, 2]}], r"augment\[0\].snr_db is \(5.0, 2.0\): the first must not"),
+        ([{"name": "noise", "probability": 2}], r"augment\[0\].probability is 2; it must be 1 or less"),
+        (["noise", "gain", "noise"], r"augment is \['noise', 'gain', 'noise'\]; two of one name"),
+        ([{"name": "one_of", "choices": ["nois"]}], r"augment\[0\].choices\[0\].name is 'nois'"),
+    ],
+)
+def test_augment__mistakes_are_named_with_their_place(value: list, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"^data.{sentence}"):
+        augment_of(value)
+
+
+def test_section__needs_no_large_library() -> None:
+    code = (
+        "import sys; from sslsv.data.section import DataConfig; DataConfig()\n"
+        "print(sorted({'torch', 'ray', 'scipy', 'soundfile', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
