@@ -85,10 +85,12 @@ def _row(sweep: Sweep, place: int, outcome: Outcome) -> dict[str, Any]:
         "trial": outcome.index,
         "state": state_of(sweep, outcome),
         "epoch": round(last.get("epoch", 0)),
-        **{
-            metric: last.get(metric) for metric in sorted(CRITERIA, key=sweep.metric.__ne__) if metric in last
-        },
+        sweep.metric: last.get(sweep.metric),
+        **{metric: last[metric] for metric in CRITERIA if metric in last},
         "seconds": last.get("seconds"),
         "why": outcome.why,
-        **{key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in settings},
+        **{
+            key: json.dumps(value) if isinstance(value, list | dict | bool) else value
+            for key, value in settings
+        },
     }

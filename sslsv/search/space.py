@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import pydantic.dataclasses
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
-from pydantic import Field, InstanceOf, ValidationError
+from pydantic import ConfigDict, Field, InstanceOf, ValidationError
 
 from sslsv.search.criteria import CRITERIA
 from sslsv.search.schedulers import Halving, RunAll, Scheduler
@@ -94,7 +94,7 @@ class Dimension:
         return float(f"{drawn:.12g}") if is_stepped else drawn  # 0.3, not 0.30000000000000004
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Space:
     """Say what is searched; tune_spaces/ has examples."""
 
@@ -231,7 +231,8 @@ def sentence_of(error: Exception) -> str:
     """Put an error into a sentence: of the mistakes that pydantic finds in a Space, the first."""
     if not isinstance(error, ValidationError):
         return str(error).strip() or type(error).__name__
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    first = min(found, key=lambda mistake: mistake["type"] != "unexpected_keyword_argument")
     if "error" in first.get("ctx", {}):
         return str(first["ctx"]["error"])
     given = "" if first["type"].endswith(("argument", "missing")) else f" is {first['input']!r}"

@@ -181,7 +181,7 @@ def describe_request(
         "space": locate(space_file).read_text(),
         "overrides": list(overrides),
         "parameters": list(space.parameters),  # without those that the command line fixes
-        "metrics": [space.metric],
+        "metric": space.metric,
         "searcher": space.searcher,
         "scheduler": repr(space.scheduler),
         "trials": space.trials,

@@ -119,7 +119,7 @@ HEAD = "from ray import tune\nfrom sslsv.search import Space\n"
         ("SPACE = 3", "a.py has no SPACE"),
         ("x = 1\nSPACE = (", "a.py, line 2: SyntaxError"),
         ("\n\nSPACE = Spce()", "a.py, line 3: NameError"),
-        (f"{HEAD}SPACE = Space(trails=1)", "a.py, line 3: .*: "),
+        (f"{HEAD}SPACE = Space(trails=1)", "a.py, line 3: trails: Unexpected keyword"),
         (
             f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=0)",
             "line 3: trials is 0: .*greater than",
