@@ -55,7 +55,7 @@ def export(options: argparse.Namespace) -> int:
         "training_precision": trained.config.train.precision,  # exported weights are float32 in any case
         "sslsv_version": __version__,
     }
-    if options.checkpoint == "best" and not options.run.endswith(".pt"):
+    if options.checkpoint == "best" and not options.run.endswith(".pt") and not trained.notes:
         facts["criterion"] = str(trained.config.evaluation.chosen_by)
     name = trained.config.run.name or trained.config.model.name
     out = options.out or Path(f"{name}-step_{trained.steps[-1]:08d}.{options.format}")
