@@ -58,7 +58,7 @@ def export(options: argparse.Namespace) -> int:
         "sslsv_version": __version__,
         "method": json.dumps(dataclasses.asdict(trained.config.model)),
     }
-    if options.checkpoint == "best" and not options.run.endswith(".pt"):
+    if options.checkpoint == "best" and not options.run.endswith(".pt") and not trained.notes:
         facts["criterion"] = str(trained.config.evaluation.chosen_by)
     name = trained.config.run.name or trained.config.model.name
     out = options.out or Path(f"{name}-step_{trained.steps[-1]:08d}.{options.format}")
