@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Cluster:
 
     machines: dict[str, Machine]  # all resources of each machine that answers and stays
     free: dict[str, Machine]  # what of it nobody has reserved
-    leaving: set[str]  # machines whose provider has said that it takes them away
+    leaving: Set[str]  # machines whose provider has said that it takes them away
     coming: int  # machines that are being started, for whatever request
     has_autoscaler: bool
 

@@ -31,6 +31,7 @@ from sslsv.runs.checkpoint import list_checkpoints
 from sslsv.runs.display import live_display
 from sslsv.runs.folder import RunFolder, absolute, below
 from sslsv.runs.log import wandb_environment, wandb_mode
+from sslsv.training.interruption import Interrupted
 
 Job = dict[str, Any]
 
@@ -112,18 +113,19 @@ def fit_until_done(
             job["futile"] = machines
         last = 0
         try:
-            result = fit_once(job, config.resources, folder, count)
-            if "interrupted" not in result:
-                return result
-            notice(result["interrupted"])
-            last = count
+            return fit_once(job, config.resources, folder, count)
         except (TrainingFailedError, RayError) as error:
             # Others were faster, or a machine has just died.  Ray does not export the class of this error.
-            cause = getattr(error, "controller_failure", None)
-            if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+            failure = getattr(error, "controller_failure", None)
+            if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
                 job["futile"] = machines
                 continue
-            if not is_preemption(error):
+            interrupted = next((cause for cause in causes_of(error) if isinstance(cause, Interrupted)), None)
+            if interrupted is not None:
+                notice(str(interrupted))
+                last = count
+            # A machine may go before its workers could say that they saved because it will.
+            elif not isinstance(error, PreemptionError) and not look().leaving & set(machines):
                 step = -1
                 with contextlib.suppress(OSError):  # storage that does not answer shows no progress
                     step = max((step for step, _ in list_checkpoints(folder)), default=-1)
@@ -208,6 +210,17 @@ def wait_for_room(
         time.sleep(PAUSE_SECONDS)
 
 
+def causes_of(error: Exception) -> list[Any]:
+    """Return what the workers raised, in the order of their ranks."""
+    failures = getattr(error, "worker_failures", None) or {}
+    return [getattr(cause, "cause", None) or cause for _, cause in sorted(failures.items())]
+
+
+def is_of_system(error: Exception) -> bool:
+    """Tell whether Ray itself, or storage or network of a worker failed, which may be back."""
+    return isinstance(error, RayError) or any(isinstance(cause, OSError) for cause in causes_of(error))
+
+
 def failure_sentence(error: Exception, folder: RunFolder) -> str:
     """Say in one sentence what made training fail; the traceback goes to `failure.txt` in the run folder."""
     failures = getattr(error, "worker_failures", None)
@@ -224,19 +237,6 @@ def failure_sentence(error: Exception, folder: RunFolder) -> str:
     return (
         f"{who} failed: {lines[-1].strip()} (details in {below(folder.location, 'failure.txt')}); {GOES_ON}"
     )
-
-
-def is_preemption(error: Exception) -> bool:
-    """Tell whether a machine went after its notice, perhaps before its workers could say that they saved."""
-    causes = (getattr(error, "worker_failures", None) or {}).values()
-    return isinstance(error, PreemptionError) or any(getattr(cause, "preempted", False) for cause in causes)
-
-
-def is_of_system(error: Exception) -> bool:
-    """Tell whether Ray itself, or storage or network of a worker failed, which may be back."""
-    causes = (getattr(error, "worker_failures", None) or {}).values()
-    is_of_worker = any(isinstance(getattr(cause, "cause", None) or cause, OSError) for cause in causes)
-    return is_of_worker or isinstance(error, RayError)
 
 
 def free_what_is_held(folder: RunFolder) -> None:

@@ -24,7 +24,6 @@ from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
 from sslsv.runs.display import Notices
 from sslsv.runs.folder import RunFolder
-from sslsv.training.interruption import Interrupted
 from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError, start_together
 
@@ -34,14 +33,12 @@ HELD = "ray/held"  # the reservation of a run's workers, by name
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Run the job's `worker`; a TrainingError or an interruption, which are no crashes, come back as text."""
+    """Run the job's `worker` and return its result, or a TrainingError, which is no crash, as text."""
     try:
         result: dict[str, Any] = job["worker"](job)
         return result
     except TrainingError as error:
         return {"error": str(error)}
-    except Interrupted as error:
-        return {"interrupted": str(error)}
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sslsv.cluster.worker import HELD, Watch, check_sees_run
 from sslsv.config import Config, ResourcesConfig, RunConfig
 from sslsv.runs.checkpoint import Checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
+from sslsv.training.interruption import Interrupted
 
 CONFIG = Config(
     resources=ResourcesConfig(
@@ -85,7 +86,7 @@ def test_watch__more_workers_fit_where_the_machines_are_not_known_to_be_futile(c
 def attempts(folder, monkeypatch):
     """Run the loop over what its attempts come to: a result, or an error to raise; a step is saved before it."""
 
-    def run(*outcomes, max_failures=1):
+    def run(*outcomes, max_failures=1, leaving=frozenset()):
         left = list(outcomes)
 
         def once(job, resources, folder, count):
@@ -97,6 +98,7 @@ def attempts(folder, monkeypatch):
             return outcome
 
         monkeypatch.setattr(fit, "wait_for_room", lambda *arguments: (2, ["0"]))
+        monkeypatch.setattr(fit, "look", lambda: Cluster({}, {}, leaving, 0, has_autoscaler=False))
         monkeypatch.setattr(fit, "fit_once", once)
         job, config = dict(JOB), dataclasses.replace(CONFIG, run=RunConfig(max_failures=max_failures))
         return fit.fit_until_done(job, config, folder, lambda text: None), job["futile"]
@@ -121,11 +123,11 @@ def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_were_preempted_h
     class WorkerGroupStartupTimeoutError(Exception):
         """As Ray calls it."""
 
-    result, futile = attempts(
-        *[(None, {"interrupted": "step 4: more fit"})] * 5, (None, DONE), max_failures=0
-    )
+    asked = WorkerGroupError("", {0: ActorDiedError(), 1: Interrupted("step 4: more fit")})
+    result, futile = attempts(*[(None, asked)] * 5, (None, DONE), max_failures=0)
     assert result == DONE and futile == ["0"]  # two had been running before too
     timeout = ControllerError(WorkerGroupStartupTimeoutError())
+    assert attempts(*[(None, CRASH)] * 5, (None, DONE), max_failures=0, leaving={"0"})[0] == DONE
     preemption = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"0": [1]}))
     assert attempts(*[(None, timeout), (None, preemption)] * 5, (None, DONE), max_failures=0)[0] == DONE
 
