@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from sslsv.config import Config, ConfigError, apply_overrides, read_config, to_yaml
+from sslsv.config import Config, read_config, to_yaml
+from sslsv.settings import ConfigError, apply_overrides
 
 
 def augment_of(value: Any) -> tuple[Any, ...]:
