@@ -85,11 +85,10 @@ TWO = ("resources.workers=2", "resources.cpus_per_data_task=1", "resources.threa
 
 
 def asked_and_there(address):
-    """How many machines' worth was asked of the autoscaler and not withdrawn, and how many machines there are."""
+    """How many bundles were asked of the autoscaler and not withdrawn, and how many machines there are."""
     status = get_cluster_status(address)
-    return len(status.resource_demands.cluster_constraint_demand), len(
-        status.active_nodes + status.idle_nodes
-    )
+    asked = [len(each.bundles_by_count) for each in status.resource_demands.cluster_constraint_demand]
+    return sum(asked), len(status.active_nodes + status.idle_nodes)
 
 
 @pytest.mark.slow
