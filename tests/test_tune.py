@@ -173,7 +173,7 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
         (["model.temprature=0.1"], "did you mean model.temperature"),
         (["run.name=a"], "use --name"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
-        (["train.epochs=1"], "a rung is after epoch 2, but training ends"),
+        (["train.epochs=1"], "a rung is after epoch 1, but training ends"),
         (["evaluation.every_epochs=2"], "nothing is validated"),
         (["evaluation.held_out_speakers=0"], "no validation trials"),
         (["--confirm", "2", "--seeds", "1"], "one training does not tell the noise"),
@@ -217,7 +217,7 @@ def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
     space = write_space(tmp_path, demo_corpus)
     options = [str(space), "--storage", str(tmp_path / "tune")]
     assert main([*options, "resources.workers=5"]) == 2
-    assert "need 5 CPUs" in capsys.readouterr().err
+    assert "have room for 4" in capsys.readouterr().err
     assert main([*options, "--trials", "9", "--concurrent", "9"]) == 2
     assert (
         "9 trial(s) at once should run, but 4 fit: each takes 1 of the 4 free CPUs" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 import dataclasses
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -52,7 +51,7 @@ class Listener(nn.Module):
     def __init__(self, hear, dim: int) -> None:
         super().__init__()
         self.hear, self.heard = hear, []
-        self.encoder = types.SimpleNamespace(embedding_dim=dim)
+        self.embedding_dim = dim
 
     def embed(self, waveforms):
         self.heard.append(waveforms)

@@ -11,7 +11,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not part of the installed package
 from benchmarks import gradient_accumulation as accumulation  # noqa: E402
 from benchmarks.world_size import relative_error  # noqa: E402
-from sslsv import registry
 from sslsv.config import Config, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
 from sslsv.data.pipeline import plain_batches  # noqa: E402
 from sslsv.data.section import DataConfig  # noqa: E402
@@ -31,16 +30,14 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_backward_in_chunks__equals_the_undivided_batch_and_as_many_workers(ranks: int) -> None:
     errors = accumulation.measure(ranks, 2)
-    assert set(errors) == {
-        (name, kind) for name in registry.names("models") for kind in ("undivided", "workers")
-    }
+    assert set(errors) == {(name, kind) for name in accumulation.METHODS for kind in ("undivided", "workers")}
     for case, values in errors.items():
         assert {"loss", "gradient"} <= values.keys()
         assert max(values.values()) <= 1e-6, (case, values)
 
 
 @pytest.mark.parametrize("num_chunks", [4, 8])
-@pytest.mark.parametrize("name", registry.names("models"))
+@pytest.mark.parametrize("name", accumulation.METHODS)
 def test_backward_in_chunks__any_number_of_chunks_is_the_undivided_batch(name: str, num_chunks: int) -> None:
     result, expected = (
         accumulation.step(name, "undivided", num_chunks),

@@ -1,0 +1,27 @@
+"""CPC: how far it predicts, from how large a context, in which crop.
+
+Command   python -m sslsv.tune tune_spaces/cpc.py --plan   says what would run; then without --plan
+Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
+Hardware  one GPU or more, a trial on each
+Result    not yet run
+"""
+
+from ray import tune
+
+from sslsv.search import Asha, Space
+
+SPACE = Space(
+    base="configs/cpc.yml",
+    parameters={
+        "model.num_steps": tune.choice([1, 2, 4, 8]),
+        "model.context_dim": tune.choice([256, 512]),
+        "model.target": tune.choice(["same_view", "other_view"]),
+        "optimizer.learning_rate": tune.loguniform(1e-4, 5e-3),
+        "data.augment.noise.snr_db": tune.choice([[0.0, 15.0], [5.0, 15.0], [5.0, 20.0]]),
+    },
+    metric="eer",
+    trials=32,
+    searcher="tpe",
+    scheduler=Asha(reduction=3),
+    rung_epochs=(11, 33),  # of 100
+)
