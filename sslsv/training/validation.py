@@ -138,7 +138,7 @@ def _spread(record: dict[str, Any]) -> float:
 
 
 def out_of_patience(state: TrainingState, config: Config) -> str | None:
-    """Why early stopping is due, if so."""
+    """Return why early stopping is due, or None."""
     patience = config.train.patience
     if patience is None or state.validations_without_gain < patience:
         return None
