@@ -53,7 +53,8 @@ def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.0
     ValueError for scores that are not finite and trials of one kind.
     """
     _logit(p_target)  # refuses what is no prior
-    rows, is_target = _checked(scores, targets)
+    found = [checked_trials(row, targets) for row in np.atleast_2d(np.asarray(scores, dtype=np.float64))]
+    rows, is_target = np.stack([values for values, _ in found]), found[0][1]
     # Both kinds weigh the same in the unit that the ridge refers to, however many there are of each.
     shares = np.where(is_target, 0.5 / is_target.sum(), 0.5 / (~is_target).sum())
     means = rows @ shares
@@ -100,12 +101,6 @@ def _least_cost(units: Floats, is_target: Labels, p_target: float) -> tuple[Floa
             length /= 2
         point, cost = point - length * step, tried
     return point[:-1], float(point[-1])
-
-
-def _checked(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Labels]:
-    """Return scores (K, T) as float64 and labels (T,); ValueError for trials that can't be fitted."""
-    found = [checked_trials(row, targets) for row in np.atleast_2d(np.asarray(scores, dtype=np.float64))]
-    return np.stack([values for values, _ in found]), found[0][1]
 
 
 def _logit(probability: float) -> float:

@@ -1,6 +1,5 @@
 import dataclasses
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation import probe as probe_module
 from sslsv.evaluation.probe import Probe
 from sslsv.evaluation.verification import Embedder, VerificationError
+from sslsv.models.base import CorpusSize
 
 LISTS = ("voxceleb2_train_list",)
 
@@ -42,7 +42,7 @@ def manifest_of(config: Config) -> Manifest:
 
 
 def embedder_of(config: Config) -> Embedder:
-    return Embedder(build_model(config), torch.device("cpu"), "fp32", batch_seconds=2.0)
+    return Embedder(build_model(config, CorpusSize()), torch.device("cpu"), "fp32", batch_seconds=2.0)
 
 
 class Listener(nn.Module):
@@ -51,7 +51,7 @@ class Listener(nn.Module):
     def __init__(self, hear, dim: int) -> None:
         super().__init__()
         self.hear, self.heard = hear, []
-        self.encoder = types.SimpleNamespace(embedding_dim=dim)
+        self.embedding_dim = dim
 
     def embed(self, waveforms):
         self.heard.append(waveforms)
@@ -82,8 +82,8 @@ def test_probe__views_are_crops_apart_each_in_a_channel_of_its_own(config):
     manifest = manifest_of(config)
     heard, probe = heard_by(config, manifest)
     assert heard.shape == (9, 3, 8000) and heard.dtype == torch.int16
-    assert len(set(probe.sample.utterances)) == 9 and probe.sample.num_overlapping == 0
-    assert probe.describe() == {"utterances": 9, "views": 3, "utterances with overlapping crops": 0}
+    assert len(set(probe.sample.utterances)) == 9
+    assert probe.describe() == {"utterances": 9, "views": 3}
 
     # As they are in the file, crops can be found again: where they begin, they must be 8000 samples apart.
     dry = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=()))
@@ -117,9 +117,9 @@ def test_choose__prefers_utterances_that_are_long_enough_in_the_given_order(conf
 
     enough = sorted(lengths)[8]
     long = [u for u in order if lengths[u] >= enough]
-    assert choose(3, enough) == (long[:3], 0, {})
+    assert choose(3, enough) == (long[:3], {})
     with_short = choose(10, enough)
-    assert with_short.utterances[: len(long)] == long and with_short.num_overlapping == 10 - len(long)
+    assert with_short.utterances[: len(long)] == long
     rest = sorted((u for u in order if u not in long), key=lambda u: -lengths[u])
     assert with_short.utterances[len(long) :] == rest[: 10 - len(long)]
     assert choose(1, 10**9).utterances == [int(np.argmax(lengths[:8]))]  # 8 are opened
@@ -143,7 +143,7 @@ def test_measure__leaves_out_and_names_what_cannot_be_read(damaged):
     probe = Probe(manifest, config)
     assert 2 not in probe.sample.utterances and 5 in probe.sample.utterances
     values = probe.measure(embedder_of(config))
-    assert {probe.maker.path(u) for u in (2, 5)} == set(probe.sample.bad_recordings)
+    assert {probe.maker.explain("utterances", u)[0] for u in (2, 5)} == set(probe.sample.bad_recordings)
     assert all(path in why for path, why in probe.sample.bad_recordings.items())
 
     # The cut recording gave no row: the values are those of a list without the two.
