@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Embed and write; returns the exit code, and raises ValueError or OSError with a sentence."""
-    folder, name = posixpath.split(options.out.partition("?")[0] if "://" in options.out else options.out)
+    # Options of a URI (`?endpoint_override=...`) belong to its folder.
+    path, *uri_options = options.out.partition("?") if "://" in options.out else (options.out,)
+    folder, name = posixpath.split(path)
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
     paths, speakers = find_recordings(options.path, options.root)
@@ -43,9 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if not kept:
         raise ValueError(f"none of the {len(paths)} recordings can be read; the first: {bad[0]}")
     content = encoded(name, [paths[i] for i in kept], [speakers[i] for i in kept], embeddings[kept])
-    # Options of a URI (`?endpoint_override=...`) belong to its folder.
-    uri_options = options.out[len(posixpath.join(folder, name)) :]
-    RunFolder.at((folder or ".") + uri_options).write(name, content)
+    RunFolder.at((folder or ".") + "".join(uri_options)).write(name, content)
     for sentence in bad.values():
         print(f"skipped: {sentence}", file=sys.stderr)
     print(options.out)

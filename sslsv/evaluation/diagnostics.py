@@ -16,14 +16,6 @@ from sslsv.evaluation.metrics import eer
 from sslsv.models.terms import feature_std
 
 
-def mean_cosine(embeddings: Tensor) -> Tensor:
-    """Return the mean cosine over all pairs of different rows: 0 spread out, 1 collapsed; needs two rows."""
-    count = _at_least_two(embeddings)
-    rows = F.normalize(embeddings, dim=1)
-    # The squared norm of the sum holds every ordered pair, and each row with itself.
-    return (rows.sum(0).square().sum() - rows.square().sum()) / (count * (count - 1))
-
-
 def effective_rank(embeddings: Tensor, eps: float = 1e-7) -> Tensor:
     """Return RankMe, exp of the entropy of the singular values over their sum, between 1 and min(N, D).
 
@@ -124,7 +116,6 @@ def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float
     some = embeddings[:: -(-_at_least_two(embeddings) // max_rows)]
     values = {
         "feature_std": feature_std(embeddings),
-        "mean_cosine": mean_cosine(embeddings),
         "effective_rank": effective_rank(some),
         "uniformity": uniformity(some),
     }

@@ -26,13 +26,14 @@ from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder, absolute, is_uri
 
 Floats = npt.NDArray[np.float32]
-Embed = Callable[[list[str], str], tuple[Floats, dict[int, str]]]  # paths and the folder that they are below
+# An Embed takes paths and their folder; it returns embeddings (N, D) and why some recordings can't be read.
+Embed = Callable[[list[str], str], tuple[Floats, dict[int, str]]]
 
 SUBFOLDER = "embeddings"
-MANY_RECORDINGS = 1000  # above it, other processes are worth their start
+MANY_RECORDINGS = 1000  # More recordings than these are worth the start of other processes.
 PART_RECORDINGS = 16  # recordings that a process embeds at a time
-END_SECONDS = 10.0  # patience for the resources of ended processes, which other jobs may have taken by then
-CPUS_PER_PROCESS = 0.5  # counted, not enforced: a request must fit beside whatever Ray itself counts
+END_SECONDS = 10.0  # Ray frees the resources of ended processes within it, unless another job takes them.
+CPUS_PER_PROCESS = 0.5  # Ray only counts CPUs: a half leaves room for what it starts itself.
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class EmbeddingStore:
 
 
 def _stamp(recordings: Recordings, path: str) -> tuple[int, int]:
-    """Return size and time of change of a file, or of its packed folder's index; (-1, -1) for no file."""
+    # Size and time of change of a file, or of its packed folder's index; (-1, -1) for no file.
     if isinstance(recordings, Packed):
         return recordings.stamp
     try:
@@ -171,9 +172,9 @@ def embedding_by(
 ) -> Iterator[Embed]:
     """Yield a function that embeds about `count` recordings: here if they are few, else in processes.
 
-    `workers` None starts one process per free GPU of the machine or cluster, else one per free CPU; where an
-    autoscaler has to add machines first, those of the first machine. Raises CapacityError when there is no
-    room, ValueError where `device` names one GPU, which several processes can't share.
+    `workers` None starts one process per GPU of the machine or cluster that is free when the first process
+    has started, or per CPU where the encoder is on a CPU. Raises CapacityError when there is no room,
+    ValueError where `device` names one GPU, which several processes can't share.
     """
     is_one_gpu = device is not None and ":" in device
     if workers is not None and is_one_gpu:

@@ -37,7 +37,6 @@ from sslsv.evaluation.trials import (
     listed_trials,
     open_training_side,
 )
-from sslsv.evaluation.verification import VerificationError
 from sslsv.runs.folder import RunFolder
 
 Floats = npt.NDArray[np.float32]
@@ -181,10 +180,11 @@ def score(
     *,
     is_lenient: bool,
 ) -> Outcome:
-    """Score validation trials and lists by one encoder; lists lose the recordings that can't be read.
+    """Score validation trials and lists by one encoder.
 
-    The cohort is a seeded sample of the training `manifest`, if any. Raises ValueError for such
-    recordings unless `is_lenient`, VerificationError for those of validation trials and of the whole cohort.
+    The cohort is a seeded sample of the training `manifest`, if any. If `is_lenient`, lists lose the
+    recordings that can't be read. Raises ValueError for such recordings elsewhere: in lists otherwise, in
+    validation trials, and where fewer than two of the cohort are left.
     """
     root, cohort, outcome = encoder.config.data.root, None, Outcome({}, [], [])
     if manifest is not None:
@@ -193,7 +193,7 @@ def score(
         embeddings, bad = store.get([manifest.paths[i] for i in chosen], root)
         good = [i for i in range(len(chosen)) if i not in bad]
         if len(good) < 2:
-            raise VerificationError(
+            raise ValueError(
                 f"{len(bad)} of the {len(chosen)} training utterances for the cohort cannot be read, the "
                 f"first: {next(iter(bad.values()), 'none was found')} Give their folder with --train-root"
             )
@@ -205,7 +205,7 @@ def score(
         else:
             embeddings, bad = store.get(paths, root)
         if bad:
-            raise VerificationError(
+            raise ValueError(
                 f"{len(bad)} recordings of the validation trials cannot be read, the first: "
                 f"{next(iter(bad.values()))} Repair them, or give --no-calibration"
             )

@@ -95,7 +95,7 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
         return TrialSet("validation", trials, lambda i: recordings.read_whole(trials.paths[i]))
     trials = make_trials(held_out, config.seed, versions=NUM_VERSIONS)
     simulator = ChannelSimulator(recordings, config.data, config.seed)
-    # Waveforms of a few recordings stay in memory: a room costs more than the 64 kB of a second.
+    # Waveforms of a few recordings stay in memory: simulating a room costs more than 64 kB per second.
     read = functools.lru_cache(maxsize=512)(
         lambda i: simulator.read(trials.paths[i], int(trials.versions[i]))
     )
@@ -103,7 +103,7 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
 
 
 def count_trials(trials: Trials) -> dict[str, int]:
-    """Count trials and recordings, for the report."""
+    """Count trials and recordings, for reports and evaluation.json."""
     targets, recordings = int(trials.targets.sum()), len(trials.paths)
     counts = {"trials": len(trials), "targets": targets, "nontargets": len(trials) - targets}
     return counts | {"recordings": recordings}
@@ -126,7 +126,7 @@ class TrialList:
             return {"file": self.file, "sha256": hashlib.sha256(content.read()).hexdigest()}
 
     def without(self, bad: Collection[int], reason: str) -> "TrialList":
-        """Leave out the trials of some recordings, which are counted as `reason`.
+        """Leave out the trials of the recordings `bad`, and count these recordings under the name `reason`.
 
         Raises ValueError when no target or no nontarget trial is left.
         """
@@ -212,10 +212,7 @@ def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, 
 
 
 def _check_speakers(trial_list: TrialList) -> None:
-    """Raise ValueError, naming lines, for a nontarget trial of what target trials say is one speaker.
-
-    Where `a b` and `b c` are target trials, `a c` is one too.
-    """
+    # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
     trials = trial_list.trials
     _, wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
     pairs = [(trials.paths[trials.enrol[i]], trials.paths[trials.test[i]]) for i in wrong[:MAX_NAMED]]

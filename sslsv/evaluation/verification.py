@@ -69,7 +69,7 @@ def _equal_lengths(
 ) -> Iterator[tuple[list[int], list[Waveform]]]:
     """Yield groups of equally long recordings, of at most `batch_seconds` or one alone; a thread reads ahead.
 
-    Recordings that can't be read are put into `bad`; shorter ones than a spectrum needs are repeated.
+    Recordings that can't be read are put into `bad`; those shorter than `MIN_SAMPLES` are repeated.
     """
     waiting: dict[int, tuple[list[int], list[Waveform]]] = {}  # by length: indices and their waveforms
     most = batch_seconds * SAMPLE_RATE

@@ -164,7 +164,7 @@ def test_normalise_scores__of_a_cohort_no_larger_than_top_is_s_norm() -> None:
         ),
         ({"embeddings": np.zeros((2, 2))}, "2 of 2 recordings are equally close"),
         ({"cohort": np.full((3, 2), np.nan)}, "3 of 3 embeddings are not finite"),
-        ({"cohort": np.ones((3, 5))}, r"embeddings have shape \(2, 2\) and the cohort \(3, 5\)"),
+        ({"cohort": np.ones((3, 5))}, r"embeddings \(2, 2\) and cohort \(3, 5\)"),
         ({"scores": [0.1, 0.2]}, r"scores \(2,\)"),
         ({"test": [2]}, "test has row numbers from 2 to 2"),
     ],
