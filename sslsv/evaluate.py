@@ -16,7 +16,8 @@ from typing import Any
 
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
 
-COUNTED = ("trials", "targets", "nontargets", "recordings", "speakers")  # beside these: what was left out
+# The first line of a list's table names these counts; the others say what was left out.
+COUNTED = ("trials", "targets", "nontargets", "recordings", "speakers")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     which_of_others = options.checkpoint if options.checkpoint in ("best", "last", "average") else "best"
     encoders = [load_encoder(options, options.run, options.checkpoint)]
     encoders += [load_encoder(options, other, which_of_others) for other in options.fuse]
-    # The command's other mistakes need not wait for PyTorch, which these import.
+    # These import PyTorch, for which the mistakes found so far need not wait.
     from sslsv.config import to_yaml
     from sslsv.evaluation import scorer
     from sslsv.evaluation.embedding import Crops, EmbeddingStore, embedding_by

@@ -139,7 +139,8 @@ def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     `embeddings`, float32 (batch, D), not normalised. `facts` and the settings become metadata. Raises
     ValueError for an encoder that can't be exported.
     """
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every library that is not there
+    # The exporter warns of every optional library that is not there.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exported = traceable(encoder)
     # Edges are reflected, which takes one sample more than the margin.
     min_samples = int(_innermost(exported).features.margin) + 1  # type: ignore[arg-type, union-attr]

@@ -24,7 +24,7 @@ from sslsv.ops import distributed
 
 # No training gets to this epoch, so the probe draws other crops and rooms than any training does.
 PROBE_EPOCH = 2**32
-MAX_OPENED = 8  # recordings opened per utterance wanted, in search of ones that are long enough
+MAX_OPENED = 8  # So many recordings per utterance are opened in search of ones that are long enough.
 
 
 class Sample(NamedTuple):
@@ -84,7 +84,7 @@ class Probe:
                 "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
                 "optimizer.clip_norm."
             )
-        # One worker measures: decompositions differ in the last bit between machines, and all choose alike.
+        # One worker measures for all, who must choose alike: machines differ in a decomposition's last bit.
         values = label_free_report(views) if distributed.is_main() else {}
         return {f"label_free/{name}": value for name, value in distributed.broadcast_object(values).items()}
 

@@ -301,7 +301,7 @@ def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[Sc
 
     A file of scores is the list again, `1|0 enrol test`, with a column per scoring, named by the first line.
     """
-    if out.has("evaluation.json"):  # else the folder may be anyone's
+    if out.has("evaluation.json"):  # Without it the folder may be anyone's, and nothing in it is deleted.
         out.delete_folder("scores")
     for item in lists:
         trials, text = item.trials, io.StringIO()

@@ -41,7 +41,7 @@ from sslsv.settings import ConfigError
 Floats = npt.NDArray[np.float32]
 Recording = str | os.PathLike[str] | Floats
 
-NUM_AVERAGED = 5  # newest checkpoints, where nobody says how many
+NUM_AVERAGED = 5  # An average is of so many newest checkpoints, unless it is told otherwise.
 CALIBRATION_FILE = "calibration.json"
 # These files and folders turn a file into embeddings: other code makes other embeddings.
 FRONT_END = (
@@ -198,7 +198,7 @@ def _read(
         note = f"nothing chose a best checkpoint of {folder.location}: the last, step {newest.step}, is used"
         return folder, {last: newest}, (note,)
     if which == "average":
-        # The best checkpoint is kept beside the newest ones, however old it is: no neighbour of theirs.
+        # The best checkpoint is kept however old it is, and must not be averaged with the newest ones.
         kept = _settings(newest, folder).run.keep_checkpoints
         names = newest_checkpoints(folder, num_averaged, kept)
     else:

@@ -31,7 +31,7 @@ from sslsv.evaluation.intervals import speakers_from_trials
 from sslsv.runs.folder import absolute, open_filesystem
 
 MAX_NAMED = 5  # recordings or trials that an error names
-NUM_VERSIONS = 2  # versions of each held-out utterance in other channels: enough trials from few speakers
+NUM_VERSIONS = 2  # Each held-out utterance is heard in two channels: few speakers then give enough trials.
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _line_of(trial_list: TrialList, *paths: str) -> int | str:
 
 
 def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:
-    # Recordings that no trial needs any more go too.
+    # Recordings that are in no trial any more are left out too.
     used, places = np.unique(np.stack([trials.enrol[is_kept], trials.test[is_kept]]), return_inverse=True)
     enrol, test = places.reshape(2, -1).astype(np.int64)
     paths, versions = [trials.paths[i] for i in used], trials.versions[used]
