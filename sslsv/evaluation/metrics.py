@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # it loads scipy.optimize when that is used
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import isotonic_regression
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -176,7 +176,8 @@ class ErrorCurve:
         """
         hits, alarms = np.diff(self.misses), -np.diff(self.false_alarms)
         counts = (hits + alarms).astype(np.float64)
-        return np.asarray(isotonic_regression(hits / counts, weights=counts).blocks, dtype=np.int64)
+        blocks = scipy.optimize.isotonic_regression(hits / counts, weights=counts).blocks
+        return np.asarray(blocks, dtype=np.int64)
 
     def _costs(self, p_target: float, c_miss: float, c_fa: float) -> Floats:
         miss_weight, fa_weight = dcf_weights(p_target, c_miss, c_fa)
