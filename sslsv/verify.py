@@ -7,12 +7,11 @@ Exit codes: 0 compared, 2 the request can't be met.
 """
 
 import argparse
-import math
 import os
 import sys
 from typing import Any
 
-from sslsv.evaluation.arguments import encoder_parser, load_encoder
+from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,65 +24,62 @@ def main(arguments: list[str] | None = None) -> int:
     add("--c-miss", type=float, default=1.0, help="cost of rejecting the same speaker (default 1)")
     add("--c-fa", type=float, default=1.0, help="cost of accepting another speaker (default 1)")
     add("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
-    from sslsv.data.audio import AudioError
-    from sslsv.runs.folder import json_text
-
-    try:
-        result = compare(options)
-    except (ValueError, OSError, AudioError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(json_text(result) if options.json else in_words(result))
-    return 0
+    return run_command(run, parser.parse_args(arguments))
 
 
-def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare the last recording with the others; returns plain values.
+def run(options: argparse.Namespace) -> int:
+    """Compare the last recording with the others and print the result.
 
-    Raises ValueError, OSError or AudioError with a sentence.
+    Raises ValueError or OSError with a sentence.
     """
-    from sslsv.evaluation.metrics import bayes_threshold
-
     *enrolment, test = options.recordings
     if not enrolment:
         raise ValueError(f"only {test} is given; name at least one enrolment recording before it")
+    from sslsv.evaluation.metrics import bayes_threshold
+
     point = {"p_target": options.p_target, "c_miss": options.c_miss, "c_fa": options.c_fa}
     threshold = bayes_threshold(**point)
     if missing := [file for file in options.recordings if not os.path.exists(file)]:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     encoder = load_encoder(options, options.run, options.checkpoint)
-    found = encoder.compare(enrolment, test, options.p_target)
-    checkpoints = list(encoder.checkpoints)
-    result = {"enrolment": enrolment, "test": test, "checkpoint": checkpoints, "cosine": found.cosine}
-    if found.llr is None:
-        return result
-    if len(enrolment) > 1:
-        result["note"] = (
-            "The calibration was fitted to trials of one recording against one; for the mean of "
-            f"{len(enrolment)} enrolment recordings the ratio is only roughly right."
-        )
-    return result | {
-        "llr": found.llr,
-        "probability": found.probability,
-        "operating_point": point | {"llr_threshold": threshold},
-        "is_same_speaker": found.llr >= threshold,
-    }
+    from sslsv.data.audio import AudioError
+    from sslsv.runs.folder import json_text
+
+    try:
+        found = encoder.compare(enrolment, test, options.p_target)
+    except AudioError as error:
+        raise ValueError(str(error)) from error
+    result: dict[str, Any] = {"enrolment": enrolment, "test": test, "checkpoint": list(encoder.checkpoints)}
+    result["cosine"] = found.cosine
+    if found.llr is not None:
+        if len(enrolment) > 1:
+            result["note"] = (
+                "The calibration was fitted to trials of one recording against one; for the mean of "
+                f"{len(enrolment)} enrolment recordings the ratio is only roughly right."
+            )
+        result |= {
+            "llr": found.llr,
+            "probability": found.probability,
+            "operating_point": point | {"llr_threshold": threshold},
+            "is_same_speaker": found.llr >= threshold,
+        }
+    print(json_text(result) if options.json else in_words(result))
+    return 0
 
 
 def in_words(result: dict[str, Any]) -> str:
     """Write the result for a person."""
-    lines = [f"cosine                 {result['cosine']:.4f}"]
+    cosine = f"cosine                 {result['cosine']:.4f}"
     if "llr" not in result:
-        lines.append(
-            "No calibration is known for these weights, so there is no decision: `python -m sslsv.evaluate "
-            "RUN` makes one from the run's validation trials."
+        return (
+            f"{cosine}\nNo calibration is known for these weights, so there is no decision: `python -m "
+            "sslsv.evaluate RUN` makes one from the run's validation trials."
         )
-        return "\n".join(lines)
-    llr, point = result["llr"], result["operating_point"]
+    point = result["operating_point"]
     verdict = "same speaker" if result["is_same_speaker"] else "different speakers"
-    lines += [
-        f"log-likelihood ratio   {llr:.3f}  (natural; {llr / math.log(10):.2f} in powers of ten)",
+    lines = [
+        cosine,
+        f"log-likelihood ratio   {result['llr']:.3f}  (natural logarithm)",
         f"probability            {result['probability']:.4f}  of the same speaker, when "
         f"{point['p_target']:g} of such pairs are",
         f"decision               {verdict}  (threshold {point['llr_threshold']:.3f}: p_target "

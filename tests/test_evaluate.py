@@ -69,7 +69,7 @@ def test_evaluate__normalised_scores_come_first_and_say_their_cohort(run_folder,
     top_options, top = (["--top", "5"], ",top=5") if kind == "as" else ([], "")
     found = evaluate(run_folder, "--norm", kind, "--cohort-size", "12", *top_options, "--no-calibration")
     scorings = list(found["lists"]["trials"]["scorings"])
-    assert scorings == [f"cosine_{kind}_norm(cohort=utterances,size=12{top},ddof=0)", "cosine"]
+    assert scorings == [f"cosine_{kind}_norm(cohort=utterances,size=12{top})", "cosine"]
     assert "No labels were used" in " ".join(found["notes"])
 
 
@@ -291,7 +291,6 @@ def verified(run, capsys, *options):
         (["--norm", "as", "--crops", "3"], "leave out --norm or --crops"),
         (["--top", "5"], "--top is given without --norm as"),
         (["--norm", "z", "--top", "5"], "--top is given without --norm as"),
-        (["--ddof", "0"], "--ddof is given without --norm"),
         (["--cohort", "speakers"], "--cohort is given without --norm or --centre"),
         (["--crop-seconds", "2"], "--crop-seconds is given without --crops"),
         (["--average", "3"], "--average is given without --checkpoint average"),

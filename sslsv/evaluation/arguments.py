@@ -1,33 +1,40 @@
-"""Command-line arguments that all commands for a trained encoder share; importing this imports no PyTorch."""
+"""Command-line parts that all commands for a trained encoder share; importing this imports no PyTorch."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
 
-def encoder_parser(command: str, description: str) -> argparse.ArgumentParser:
+def encoder_parser(command: str, description: str, *, has_workers: bool = False) -> argparse.ArgumentParser:
     """Return a parser of `python -m sslsv.<command>` that knows run, checkpoint, device and precision."""
     parser = argparse.ArgumentParser(prog=f"python -m sslsv.{command}", description=description)
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
     add("--checkpoint", default="best", help="best (default), last, average, or a file")
     add("--average", type=int, metavar="N", help="newest checkpoints in an average (default 5)")
-    add(
-        "--precision",
-        choices=["fp32", "bf16", "fp16"],
-        help="arithmetic of the encoder (default: as trained)",
-    )
+    precision_help = "arithmetic of the encoder (default: as trained)"
+    add("--precision", choices=["fp32", "bf16", "fp16"], help=precision_help)
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    if has_workers:
+        workers_help = "processes that embed (default: one; for many files one per GPU or CPU of the cluster)"
+        add("--workers", type=int, help=workers_help)
     return parser
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Add the number of processes that embed."""
-    workers_help = "processes that embed (default: one; for many files one per GPU or CPU of the cluster)"
-    parser.add_argument("--workers", type=int, help=workers_help)
+def run_command(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Return the exit code of a command, 2 after printing what it raised about its input."""
+    try:
+        return command(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def load_encoder(options: argparse.Namespace, run: str, which: str) -> "SpeakerEncoder":
@@ -36,9 +43,7 @@ def load_encoder(options: argparse.Namespace, run: str, which: str) -> "SpeakerE
     Raises ValueError or FileNotFoundError with a sentence.
     """
     if options.average is not None and options.checkpoint != "average":
-        raise ValueError(
-            "--average is given without --checkpoint average and would change nothing: leave it out"
-        )
+        raise ValueError("--average is given without --checkpoint average and would change nothing")
     from sslsv.runs.folder import RunFolder
 
     # Checked before PyTorch is imported, which takes more than a second.
@@ -46,9 +51,13 @@ def load_encoder(options: argparse.Namespace, run: str, which: str) -> "SpeakerE
         raise ValueError(f"{RunFolder.at(run).location} has no checkpoints: was a training started there?")
     from sslsv.evaluation.speaker_encoder import NUM_AVERAGED, SpeakerEncoder
 
-    count = NUM_AVERAGED if options.average is None else options.average
-    computing = {"device": options.device, "precision": options.precision}
-    encoder = SpeakerEncoder.load(run, which, num_averaged=count, **computing)
+    encoder = SpeakerEncoder.load(
+        run,
+        which,
+        num_averaged=NUM_AVERAGED if options.average is None else options.average,
+        device=options.device,
+        precision=options.precision,
+    )
     for note in encoder.notes:
         print(f"note: {note}", file=sys.stderr)
     return encoder

@@ -52,8 +52,9 @@ def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.0
     infinite; a ridge of 1e-10 makes it finite, and the ratios are far too sure all the same. Raises
     ValueError for scores that are not finite and trials of one kind.
     """
-    _logit(p_target)  # refuses what is no prior
-    rows, is_target = _checked(scores, targets)
+    _logit(p_target)  # This refuses what is no prior.
+    found = [checked_trials(row, targets) for row in np.atleast_2d(np.asarray(scores, dtype=np.float64))]
+    rows, is_target = np.stack([values for values, _ in found]), found[0][1]
     # Both kinds weigh the same in the unit that the ridge refers to, however many there are of each.
     shares = np.where(is_target, 0.5 / is_target.sum(), 0.5 / (~is_target).sum())
     means = rows @ shares
@@ -93,19 +94,13 @@ def _least_cost(units: Floats, is_target: Labels, p_target: float) -> tuple[Floa
         step = np.linalg.solve(curvature, gradient)
         gain = float(gradient @ step)
         if gain <= 1e-13 * cost:
-            point -= step  # too little for the cost to show, but twice as many digits
+            point -= step  # The cost no longer shows this step, but it doubles the correct digits.
             break
         length = 1.0
         while (tried := cost_at(point - length * step)) > cost - 0.1 * length * gain and length > 1e-9:
             length /= 2
         point, cost = point - length * step, tried
     return point[:-1], float(point[-1])
-
-
-def _checked(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Labels]:
-    """Return scores (K, T) as float64 and labels (T,); ValueError for trials that can't be fitted."""
-    found = [checked_trials(row, targets) for row in np.atleast_2d(np.asarray(scores, dtype=np.float64))]
-    return np.stack([values for values, _ in found]), found[0][1]
 
 
 def _logit(probability: float) -> float:

@@ -6,7 +6,6 @@ waits for an accelerator until a value is read.
 """
 
 import itertools
-import math
 
 import numpy as np
 import torch
@@ -14,25 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslsv.evaluation.metrics import eer
-
-
-def feature_std(embeddings: Tensor) -> Tensor:
-    """Return the mean over dimensions of the standard deviation of unit rows, times sqrt(D).
-
-    About 1 when directions are isotropic, 0 when all rows point the same way. Source: Chen and He, CVPR 2021
-    (SimSiam, arXiv 2011.10566), section 4.1. The deviation is the biased one, so one row gives 0.
-    """
-    rows = F.normalize(embeddings, dim=1)
-    std: Tensor = rows.std(0, correction=0).mean()
-    return std * math.sqrt(embeddings.shape[1])
-
-
-def mean_cosine(embeddings: Tensor) -> Tensor:
-    """Return the mean cosine over all pairs of different rows: 0 spread out, 1 collapsed; needs two rows."""
-    count = _at_least_two(embeddings)
-    rows = F.normalize(embeddings, dim=1)
-    # The squared norm of the sum holds every ordered pair, and each row with itself.
-    return (rows.sum(0).square().sum() - rows.square().sum()) / (count * (count - 1))
+from sslsv.models.terms import feature_std
 
 
 def effective_rank(embeddings: Tensor, eps: float = 1e-7) -> Tensor:
@@ -57,8 +38,9 @@ def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
     _at_least_two(views[:, 0])
     views = views - views[0, 0]  # changes nothing, but makes equal rows exactly 0 where means would round
     means = views.mean(1)
-    between = _second_moment(_centred(means))
-    within = _second_moment((views - means[:, None]).flatten(0, 1))
+    offsets = means - means[0]
+    offsets, around = offsets - offsets.mean(0), (views - means[:, None]).flatten(0, 1)
+    between, within = offsets.T @ offsets / len(offsets), around.T @ around / len(around)
     variance = (between + within).diagonal().mean().clamp_min(torch.finfo(views.dtype).tiny)
     within.diagonal().add_(delta * variance)
     # L^-1 S_b L^-T of the Cholesky factor has the same eigenvalues as the symmetric form, and costs less.
@@ -134,7 +116,6 @@ def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float
     some = embeddings[:: -(-_at_least_two(embeddings) // max_rows)]
     values = {
         "feature_std": feature_std(embeddings),
-        "mean_cosine": mean_cosine(embeddings),
         "effective_rank": effective_rank(some),
         "uniformity": uniformity(some),
     }
@@ -144,15 +125,6 @@ def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float
 def _exp_of_entropy(values: Tensor, eps: float) -> Tensor:
     shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + eps
     return torch.exp(-(shares * shares.log()).sum())
-
-
-def _centred(rows: Tensor) -> Tensor:
-    rows = rows - rows[0]  # equal rows become exactly 0, where a mean would round
-    return rows - rows.mean(0)
-
-
-def _second_moment(rows: Tensor) -> Tensor:
-    return rows.T @ rows / rows.shape[0]
 
 
 def _at_least_two(embeddings: Tensor) -> int:

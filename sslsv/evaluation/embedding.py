@@ -1,7 +1,7 @@
 """Embeddings of many recordings, whole or in crops: made once, kept on disk, by many processes if need be.
 
-One file per set of weights, front end, precision and crops, named by a digest of them all, so embeddings of
-other weights are never taken for these. A recording is the same while its path, size and time of change are.
+One file per set of weights, front end, precision and crops, named by a digest of them all. A recording is the
+same while its path, size and time of change are.
 """
 
 import contextlib
@@ -20,19 +20,20 @@ import numpy.typing as npt
 import torch
 
 from sslsv.config import ResourcesConfig
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform
 from sslsv.data.recordings import Packed, Recordings, open_recordings
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder, absolute, is_uri
 
 Floats = npt.NDArray[np.float32]
-Embed = Callable[[list[str], str], tuple[Floats, dict[int, str]]]  # paths and the folder that they are below
+# An Embed takes paths and their folder; it returns embeddings (N, D) and why some recordings can't be read.
+Embed = Callable[[list[str], str], tuple[Floats, dict[int, str]]]
 
 SUBFOLDER = "embeddings"
-MANY_RECORDINGS = 1000  # above it, other processes are worth their start
+MANY_RECORDINGS = 1000  # More recordings than these are worth the start of other processes.
 PART_RECORDINGS = 16  # recordings that a process embeds at a time
-END_SECONDS = 10.0  # patience for the resources of ended processes, which other jobs may have taken by then
-CPUS_PER_PROCESS = 0.5  # counted, not enforced: a request must fit beside whatever Ray itself counts
+END_SECONDS = 10.0  # Ray frees the resources of ended processes within it, unless another job takes them.
+CPUS_PER_PROCESS = 0.5  # Ray only counts CPUs: a half leaves room for what it starts itself.
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,14 @@ class Crops:
     def __post_init__(self) -> None:
         if self.count < 1 or self.seconds < 0.1:
             raise ValueError(
-                f"{self.count} crops of {self.seconds:g} seconds were asked for; there must be at least 1, "
-                "of 0.1 seconds or more"
+                f"{self.count} crops of {self.seconds:g} seconds are too little: ask for at least 1, of 0.1 s"
             )
 
     def of(self, waveform: Waveform) -> list[Waveform]:
         """Return the crops of a waveform (T,); one that is too short is repeated first."""
         length = round(self.seconds * SAMPLE_RATE)
         if len(waveform) < length:
-            waveform = wrap_to_length(waveform, length)
+            waveform = np.resize(waveform, length)
         starts = np.linspace(0, len(waveform) - length, self.count).round().astype(int)
         return [waveform[start : start + length] for start in starts]
 
@@ -69,7 +69,7 @@ def embed_recordings(
     embedder = encoder.embedder()
     if crops is None:
         return embedder.embed_recordings(read, count)
-    rows = np.zeros((count, encoder.embedding_dim), dtype=np.float32)
+    rows = np.zeros((count, encoder.model.embedding_dim), dtype=np.float32)
     bad: dict[int, str] = {}
     for i in range(count):
         try:
@@ -99,8 +99,8 @@ class EmbeddingStore:
         self.folder, self.crops, self.embed = folder, crops, embed
         key = hashlib.sha256(f"{encoder.identity} {crops}".encode()).hexdigest()[:16]
         self.file = f"{SUBFOLDER}/{key}.npz"
-        self.known: dict[str, tuple[int, int, int]] = {}  # path: row, size, time of change
-        self.rows: Floats = np.zeros((0, encoder.embedding_dim), dtype=np.float32)
+        self.dim = encoder.model.embedding_dim
+        self.known: dict[str, tuple[tuple[int, int], Floats]] = {}  # path: its stamp, embedding (D,)
         if folder.has(self.file):
             self._read()
 
@@ -110,38 +110,31 @@ class EmbeddingStore:
         places = map(recordings.location, paths)
         full = [place if is_uri(place) else os.path.realpath(place) for place in places]
         stamps = [_stamp(recordings, path) for path in full]
-        missing = [i for i, path in enumerate(full) if self.known.get(path, ())[1:] != stamps[i]]
+        missing = [i for i, path in enumerate(full) if self.known.get(path, (None,))[0] != stamps[i]]
         bad: dict[int, str] = {}
         if missing:
             made, unreadable = self.embed([paths[i] for i in missing], root)
             bad = {missing[i]: why for i, why in unreadable.items()}
-            for row, i in enumerate(missing, start=len(self.rows)):
-                if i not in bad:
-                    self.known[full[i]] = (row, *stamps[i])
-            self.rows = np.concatenate([self.rows, made])
+            rows = zip(missing, made, strict=True)
+            self.known |= {full[i]: (stamps[i], row) for i, row in rows if i not in bad}
             self._write()
-        result = np.zeros((len(paths), self.rows.shape[1]), dtype=np.float32)
-        good = [i for i in range(len(paths)) if i not in bad]
-        result[good] = self.rows[[self.known[full[i]][0] for i in good]]
+        result = np.zeros((len(paths), self.dim), dtype=np.float32)
+        for i in set(range(len(paths))) - bad.keys():
+            result[i] = self.known[full[i]][1]
         return result, bad
 
     def _read(self) -> None:
         try:
             with np.load(io.BytesIO(self.folder.read(self.file)), allow_pickle=False) as saved:
-                paths = saved["paths"].tobytes().decode(errors="surrogateescape").split("\n")
-                stamps, self.rows = saved["stamps"].tolist(), saved["embeddings"]
-                self.known = {path: (i, *stamps[i]) for i, path in enumerate(paths) if path}
+                values = zip(map(tuple, saved["stamps"].tolist()), saved["embeddings"], strict=True)
+                self.known = dict(zip(saved["paths"].tolist(), values, strict=True))
         except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:  # a file cut short, say
             print(f"embeddings in {self.file} can't be read ({error}) and are made again", file=sys.stderr)
 
     def _write(self) -> None:
-        paths = list(self.known)
-        numbers = np.array([self.known[path] for path in paths], dtype=np.int64).reshape(-1, 3)
-        self.rows = self.rows[numbers[:, 0]]
-        self.known = {path: (i, *self.known[path][1:]) for i, path in enumerate(paths)}
-        encoded = np.frombuffer("\n".join(paths).encode(errors="surrogateescape"), dtype=np.uint8)
-        buffer = io.BytesIO()
-        np.savez(buffer, paths=encoded, stamps=numbers[:, 1:], embeddings=self.rows)
+        buffer, stamps = io.BytesIO(), [stamp for stamp, _ in self.known.values()]
+        rows = np.array([row for _, row in self.known.values()], dtype=np.float32)
+        np.savez(buffer, paths=np.array(list(self.known)), stamps=np.array(stamps), embeddings=rows)
         try:
             self.folder.write(self.file, buffer.getvalue())
         except OSError as error:
@@ -149,7 +142,7 @@ class EmbeddingStore:
 
 
 def _stamp(recordings: Recordings, path: str) -> tuple[int, int]:
-    """Return size and time of change of a file, or of its packed folder's index; (-1, -1) for no file."""
+    # Size and time of change of a file, or of its packed folder's index; (-1, -1) for no file.
     if isinstance(recordings, Packed):
         return recordings.stamp
     try:
@@ -179,9 +172,9 @@ def embedding_by(
 ) -> Iterator[Embed]:
     """Yield a function that embeds about `count` recordings: here if they are few, else in processes.
 
-    `workers` None starts one process per free GPU of the machine or cluster, else one per free CPU; where an
-    autoscaler has to add machines first, those of the first machine. Raises CapacityError when there is no
-    room, ValueError where `device` names one GPU, which several processes can't share.
+    `workers` None starts one process per GPU of the machine or cluster that is free when the first process
+    has started, or per CPU where the encoder is on a CPU. Raises CapacityError when there is no room,
+    ValueError where `device` names one GPU, which several processes can't share.
     """
     is_one_gpu = device is not None and ":" in device
     if workers is not None and is_one_gpu:
@@ -217,7 +210,7 @@ def embedding_by(
         def embed(paths: list[str], root: str) -> tuple[Floats, dict[int, str]]:
             order, place = longest_first(open_recordings(root), paths), absolute(root)
             parts = [order[i : i + PART_RECORDINGS] for i in range(0, len(order), PART_RECORDINGS)]
-            rows, bad = np.zeros((len(paths), encoder.embedding_dim), np.float32), dict[int, str]()
+            rows, bad = np.zeros((len(paths), encoder.model.embedding_dim), np.float32), dict[int, str]()
             results = pool.map(lambda actor, part: actor.embed.remote([paths[i] for i in part], place), parts)
             for part, (embedded, unreadable) in zip(parts, results, strict=True):
                 rows[part] = embedded

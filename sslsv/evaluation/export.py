@@ -1,4 +1,4 @@
-"""Exports of a trained encoder: one safetensors file, or an ONNX graph with the front end included.
+"""Pack a trained encoder into one file: safetensors, or an ONNX graph with the front end included.
 
 Reading a safetensors file takes torch, safetensors and `sslsv.encoders`, nothing of what trains:
 
@@ -8,17 +8,12 @@ embeddings = encoder(waveforms)  # (B, T) at 16 kHz, full scale 1 -> (B, D)
 
 import copy
 import dataclasses
-import importlib
 import json
 import logging
 import math
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -31,19 +26,16 @@ from sslsv.settings import build
 
 FORMAT = "sslsv encoder 1"  # the digit changes when older code can't read the file
 OPSET = 18
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-Floats = npt.NDArray[np.float32]
 
 
-def save_encoder(path: str | os.PathLike[str], encoder: nn.Module, facts: dict[str, str]) -> None:
-    """Write weights and settings of an encoder, and `facts` about it, as one safetensors file.
+def pack_encoder(encoder: nn.Module, facts: dict[str, str]) -> bytes:
+    """Return a safetensors file with weights and settings of an encoder, and `facts` about it.
 
     A method that puts a network of its own around the encoder (CPC) needs its settings (JSON) among the
     facts, as `method`.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    _write_whole(path, save(weights, facts | _described(encoder)))
+    return save(weights, facts | _described(encoder))
 
 
 def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
@@ -140,29 +132,18 @@ def traceable(encoder: nn.Module) -> nn.Module:
     return copied
 
 
-def require_onnx() -> None:
-    """Raise ValueError, saying what to install, when a package for ONNX is missing."""
-    for name in ONNX_PACKAGES:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ValueError(
-                f"ONNX needs the package {name}, which can't be imported ({error}); pip install "
-                f"{' '.join(ONNX_PACKAGES)}, or export to safetensors"
-            ) from error
-
-
-def save_onnx(path: str | os.PathLike[str], encoder: nn.Module, facts: dict[str, str]) -> None:
-    """Write the encoder, with its weights as they are, as one ONNX file of opset 18.
+def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
+    """Return an ONNX file of opset 18 with the encoder and its weights.
 
     Input `waveforms`, float32 (batch, samples) of full scale 1 at 16 kHz, at least 257 samples; output
     `embeddings`, float32 (batch, D), not normalised. `facts` and the settings become metadata. Raises
-    ValueError when a package is missing, and for an encoder that can't be exported.
+    ValueError for an encoder that can't be exported.
     """
-    require_onnx()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every library that is not there
+    # The exporter warns of every optional library that is not there.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exported = traceable(encoder)
-    min_samples = int(_innermost(exported).features.margin) + 1  # type: ignore[arg-type, union-attr]  # edges are reflected
+    # Edges are reflected, which takes one sample more than the margin.
+    min_samples = int(_innermost(exported).features.margin) + 1  # type: ignore[arg-type, union-attr]
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=min_samples)
     try:
         program: Any = torch.onnx.export(
@@ -182,41 +163,15 @@ def save_onnx(path: str | os.PathLike[str], encoder: nn.Module, facts: dict[str,
         ) from error
     metadata = facts | _described(encoder) | {"min_samples": str(min_samples), "opset": str(OPSET)}
     program.model.metadata_props.update(metadata)
-    _write_whole(path, program.model_proto.SerializeToString())
-
-
-def open_onnx(path: str | os.PathLike[str]) -> Callable[[Floats], Floats]:
-    """Return the function (B, T) -> (B, D) in an ONNX file, run on as many threads as torch uses."""
-    require_onnx()
-    runtime = importlib.import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    return lambda waveforms: session.run(["embeddings"], {"waveforms": waveforms})[0]
-
-
-def lowest_cosine(encoder: nn.Module, path: str | os.PathLike[str], *, is_onnx: bool) -> float:
-    """Return the lowest cosine of embeddings by an encoder and by its file, of noises of 0.5 to 10 s."""
-    exported = open_onnx(path) if is_onnx else lambda x: load_encoder(path)(torch.from_numpy(x)).numpy()
-    rng, cosines = np.random.default_rng(0), list[float]()
-    for rows, seconds in ((1, 0.5), (4, 2.0), (1, 3.7), (1, 10.0)):
-        waveforms = rng.normal(0, 0.1, (rows, round(seconds * SAMPLE_RATE))).astype(np.float32)
-        with torch.inference_mode():
-            expected = encoder(torch.from_numpy(waveforms)).double().numpy()
-            found = exported(waveforms).astype(np.float64)
-        lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-        with np.errstate(invalid="ignore"):
-            cosines += ((expected * found).sum(1) / lengths).tolist()
-    return float(np.min(cosines))
+    return program.model_proto.SerializeToString()  # type: ignore[no-any-return]
 
 
 def _innermost(network: nn.Module) -> nn.Module:
-    # The encoder in a network that a method puts around it, or the encoder itself.
+    # A method may put a network of its own around the encoder.
     return getattr(network, "encoder", network)
 
 
 def _described(encoder: nn.Module) -> dict[str, str]:
-    # A program that uses the encoder needs its settings (JSON), the sample rate in Hz and the size.
     settings: Any = _innermost(encoder).config
     return {
         "format": FORMAT,
@@ -224,13 +179,3 @@ def _described(encoder: nn.Module) -> dict[str, str]:
         "sample_rate": str(SAMPLE_RATE),
         "embedding_dim": str(encoder.embedding_dim),
     }
-
-
-def _write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    # Under a temporary name first, so that no reader meets half of the file.
-    temporary = Path(f"{os.fspath(path)}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

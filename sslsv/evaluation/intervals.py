@@ -5,7 +5,7 @@ independent makes intervals too narrow (NIST's two-layer bootstrap, PMC5484007).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,9 +17,8 @@ from sslsv.evaluation.metrics import Counts, ErrorCurve, Floats, Labels
 from sslsv.evaluation.scoring import checked_rows
 
 
-@dataclass(frozen=True)
-class Interval:
-    """Hold the ends of a confidence interval, in the unit of its metric."""
+class Interval(NamedTuple):
+    """Hold the ends of a 95 % confidence interval, in the unit of its metric."""
 
     low: float
     high: float
@@ -33,10 +32,9 @@ def speaker_bootstrap(
     *,
     p_targets: tuple[float, ...] = (0.01,),
     replicates: int = 1000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return percentile intervals of all metrics of scores (N,), by name.
+    """Return 95 % percentile intervals of all metrics of scores (N,), by name.
 
     The names are `eer`, `eer_convex_hull`, `min_cllr`, `cllr`, and `min_dcf_key` and `act_dcf_key` of each
     prior; cllr and act_dcf take the scores for log-likelihood ratios. `enrol_speakers` and `test_speakers`
@@ -48,11 +46,8 @@ def speaker_bootstrap(
     intervals are too narrow (in simulations 87 % instead of 95 % held the true EER); without a single error
     they have no width. Raises ValueError for speakers that contradict the targets.
     """
-    if not 0 < confidence < 1 or replicates < 1:
-        raise ValueError(
-            f"confidence is {confidence} and replicates {replicates}; confidence must be between 0 and 1 "
-            "(0.95, say), and there must be at least 1 replicate."
-        )
+    if replicates < 1:
+        raise ValueError(f"replicates is {replicates}; there must be at least 1.")
     values, is_target = metrics.checked_trials(scores, targets)
     curve, costs = ErrorCurve.of(values, is_target), _costs(values, is_target, p_targets)
     of_targets, of_nontargets = costs[:, is_target], costs[:, ~is_target]
@@ -78,7 +73,7 @@ def speaker_bootstrap(
         found.append([*ranks, *means.tolist()])
         if len(found) == replicates:
             break
-    ends = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0).T.tolist()
+    ends = np.quantile(found, [0.025, 0.975], axis=0).T.tolist()
     names = ["eer", "eer_convex_hull", "min_cllr", *map(metrics.min_dcf_key, p_targets), "cllr"]
     names += map(metrics.act_dcf_key, p_targets)
     return {name: Interval(low, high) for name, (low, high) in zip(names, ends, strict=True)}
@@ -113,19 +108,16 @@ def _draws(
     Some draws hold no target or no nontarget trial; they are redrawn. At least 1 in 5 is usable.
     """
     first, second = np.asarray(enrol_speakers), np.asarray(test_speakers)
-    if first.shape != is_target.shape or second.shape != is_target.shape:
-        raise ValueError(
-            f"enrol_speakers have shape {first.shape} and test_speakers {second.shape}; both must be "
-            f"{is_target.shape}, one speaker per trial."
-        )
+    if not first.shape == second.shape == is_target.shape:
+        raise ValueError(f"speakers have shapes {first.shape} and {second.shape}, trials {is_target.shape}.")
     wrong = np.flatnonzero((first == second) != is_target)
     if len(wrong):
         raise ValueError(
             f"The speakers of {len(wrong)} trials contradict their targets, the first is number {wrong[0]}; "
             "a target trial has one speaker, a nontarget trial two."
         )
-    names, numbers = np.unique(np.concatenate((first, second)), return_inverse=True)
-    one, other = np.split(numbers, 2)
+    names, numbers = np.unique((first, second), return_inverse=True)
+    one, other = numbers.reshape(2, -1)
     target_speaker, one, other = one[is_target], one[~is_target], other[~is_target]
     while True:
         drawn = generator.integers(len(names), size=len(names))

@@ -2,16 +2,15 @@
 
 `scores` (N,) are higher for voices more alike, `targets` (N,) true for same-speaker trials; a trial is
 accepted at a score of at least the threshold. For several metrics of the same scores, sort once:
-`curve = ErrorCurve.of(scores, targets)`, then `curve.eer()`, `curve.min_dcf(0.05)` and so on. All raise
-ValueError, with a sentence, for scores or trials without such a metric.
+`curve = ErrorCurve.of(scores, targets)`, then `curve.eer()`, `curve.min_dcf(0.05)` and so on.
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # it loads scipy.optimize when that is used
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import isotonic_regression
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -27,11 +26,6 @@ def det_curve(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Floats, Fl
 def eer(scores: ArrayLike, targets: ArrayLike) -> float:
     """Return the equal error rate in percent, `ErrorCurve.eer`."""
     return ErrorCurve.of(scores, targets).eer()
-
-
-def eer_convex_hull(scores: ArrayLike, targets: ArrayLike) -> float:
-    """Return the equal error rate in percent on the convex hull, `ErrorCurve.eer_convex_hull`."""
-    return ErrorCurve.of(scores, targets).eer_convex_hull()
 
 
 def min_dcf(
@@ -181,9 +175,8 @@ class ErrorCurve:
         Isotonic regression of the share of target trials at each threshold merges what lies above the hull.
         """
         hits, alarms = np.diff(self.misses), -np.diff(self.false_alarms)
-        blocks = isotonic_regression(
-            hits / (hits + alarms), weights=(hits + alarms).astype(np.float64)
-        ).blocks
+        counts = (hits + alarms).astype(np.float64)
+        blocks = scipy.optimize.isotonic_regression(hits / counts, weights=counts).blocks
         return np.asarray(blocks, dtype=np.int64)
 
     def _costs(self, p_target: float, c_miss: float, c_fa: float) -> Floats:
@@ -213,20 +206,6 @@ def checked_trials(
     values, labels = np.asarray(scores, dtype=np.float64), np.asarray(targets)
     if values.ndim != 1 or values.shape != labels.shape:
         raise ValueError(f"scores have shape {values.shape} and targets {labels.shape}; both must be (N,).")
-    is_target = checked_targets(labels)
-    is_wrong = np.isnan(values) if is_infinite_allowed else ~np.isfinite(values)
-    if is_wrong.any():
-        wrong, wanted = np.flatnonzero(is_wrong), "numbers" if is_infinite_allowed else "finite"
-        raise ValueError(
-            f"{len(wrong)} of {len(values)} scores are not {wanted}, the first is number {wrong[0]} "
-            f"({values[wrong[0]]}); look at the embeddings, the model may have diverged."
-        )
-    return values, is_target
-
-
-def checked_targets(targets: ArrayLike) -> Labels:
-    """Return labels as bool (N,); ValueError unless both kinds are among them."""
-    labels = np.asarray(targets)
     if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
         raise ValueError("targets hold values other than 0 and 1; give 1 for same-speaker trials only.")
     is_target = labels.astype(np.bool_)
@@ -235,7 +214,14 @@ def checked_targets(targets: ArrayLike) -> Labels:
         raise ValueError(
             f"None of the {is_target.size} trials is a {missing} trial; error rates need both kinds."
         )
-    return is_target
+    is_wrong = np.isnan(values) if is_infinite_allowed else ~np.isfinite(values)
+    if is_wrong.any():
+        wrong, wanted = np.flatnonzero(is_wrong), "numbers" if is_infinite_allowed else "finite"
+        raise ValueError(
+            f"{len(wrong)} of {len(values)} scores are not {wanted}, the first is number {wrong[0]} "
+            f"({values[wrong[0]]}); look at the embeddings, the model may have diverged."
+        )
+    return values, is_target
 
 
 def _equal_error_rate(p_miss: Floats, p_fa: Floats) -> float:

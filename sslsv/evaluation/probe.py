@@ -24,14 +24,13 @@ from sslsv.ops import distributed
 
 # No training gets to this epoch, so the probe draws other crops and rooms than any training does.
 PROBE_EPOCH = 2**32
-MAX_OPENED = 8  # recordings opened per utterance wanted, in search of ones that are long enough
+MAX_OPENED = 8  # So many recordings per utterance are opened in search of ones that are long enough.
 
 
 class Sample(NamedTuple):
     """Hold the utterances of a probe, and the faults met when they were chosen."""
 
     utterances: list[int]
-    num_overlapping: int  # utterances too short for crops that do not overlap
     bad_recordings: dict[str, str]  # path: why it can't be read
 
 
@@ -53,13 +52,12 @@ class Probe:
             max_utterances_per_speaker=None,
             speeds=(1.0,),
             augment=channel_of(config.data.augment),
-            bank_cache_mb=min(
-                config.data.bank_cache_mb, 16
-            ),  # files are used once, but kept as long as the run
+            # Files are used once, but kept as long as the run.
+            bank_cache_mb=min(config.data.bank_cache_mb, 16),
         )
         views = [("views", probe.views, probe.crop_seconds, False)]
         self.maker = ViewMaker(manifest, views, data, config.seed)
-        sample = Sample([], 0, {})
+        sample = Sample([], {})
         if distributed.is_main():
             order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()
             recordings = open_recordings(config.data.root)
@@ -86,14 +84,13 @@ class Probe:
                 "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
                 "optimizer.clip_norm."
             )
-        # One worker measures: decompositions differ in the last bit between machines, and all choose alike.
+        # One worker measures for all, who must choose alike: machines differ in a decomposition's last bit.
         values = label_free_report(views) if distributed.is_main() else {}
         return {f"label_free/{name}": value for name, value in distributed.broadcast_object(values).items()}
 
     def describe(self) -> dict[str, int]:
         """Count utterances and views, for the report."""
-        overlapping = {"utterances with overlapping crops": self.sample.num_overlapping}
-        return {"utterances": len(self.sample.utterances), "views": self.num_views, **overlapping}
+        return {"utterances": len(self.sample.utterances), "views": self.num_views}
 
     def _draw(self) -> npt.NDArray[np.int16]:
         mine = np.array(self.sample.utterances, dtype=np.int64)[self._share()]
@@ -109,8 +106,7 @@ class Probe:
 
     def _embed(self, embedder: Embedder, views: npt.NDArray[np.int16]) -> Tensor:
         """Return embeddings (N, Q, D) of all readable utterances, on the CPU of every worker."""
-        flat = views.reshape(-1, views.shape[-1])
-        dim = embedder.model.embedding_dim
+        flat, dim = views.reshape(-1, views.shape[-1]), embedder.model.embedding_dim
         size = max(1, int(embedder.batch_seconds / self.crop_seconds))
         # Ranks count small directions, which bf16 fills with rounding errors: LiDAR would be up to doubled.
         exact = Embedder(embedder.model, embedder.device, "fp32", embedder.batch_seconds)
@@ -151,4 +147,4 @@ def choose(
         if num_enough == count:
             break
     chosen = sorted(lengths, key=lambda utterance: -lengths[utterance])[:count]  # stable: keeps the order
-    return Sample(chosen, len(chosen) - num_enough, bad)
+    return Sample(chosen, bad)

@@ -3,6 +3,7 @@
 Validation trials and the cohort are the only things that anything is fitted to; test trials are only counted.
 """
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
@@ -17,17 +18,25 @@ from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.embedding import Crops, EmbeddingStore, embed_recordings
 from sslsv.evaluation.intervals import speaker_bootstrap, speakers_from_trials
 from sslsv.evaluation.metrics import ErrorCurve, act_dcf, act_dcf_key, cllr, min_dcf_key
-from sslsv.evaluation.scoring import cosine_scores, dot_scores, normalise_scores, speaker_cohort, unit_rows
+from sslsv.evaluation.scoring import (
+    Kind,
+    cosine_scores,
+    dot_scores,
+    normalise_scores,
+    speaker_cohort,
+    unit_rows,
+)
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.evaluation.trials import (
     ScoredList,
     TrialList,
-    TrialListError,
     TrialSet,
+    count_shared,
+    count_trials,
     culprits,
+    listed_trials,
     open_training_side,
 )
-from sslsv.evaluation.verification import VerificationError
 from sslsv.runs.folder import RunFolder
 
 Floats = npt.NDArray[np.float32]
@@ -36,21 +45,23 @@ Table = dict[str, dict[str, float]]
 
 P_TARGETS = (0.01, 0.05)
 CALIBRATED = "_calibrated"
+COHORTS = {
+    "utterances": "No labels were used: the cohort is training utterances as they are.",
+    "speakers": "Labels were used: the cohort is means of training speakers, so no result is free of labels.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
     """Say how trials are scored, beyond the cosine that is always there."""
 
-    norm: Literal["z", "t", "s", "as"] | None = None
+    norm: Kind | None = None
     cohort: Literal["utterances", "speakers"] = "utterances"  # speakers: uses training labels
     cohort_size: int = 1000  # utterances, or a twentieth of those that speakers are averaged over
     top: int = 300  # cohort scores that AS-norm keeps per recording
-    ddof: Literal[0, 1] = 0  # 0: population deviation, 1: sample deviation
     is_centred: bool = False  # subtract the cohort's mean embedding first
     crops: Crops | None = None  # embeddings are means of crops' unit vectors: dot product, unless centred
     replicates: int = 1000  # draws of speakers for the intervals; 0 = no intervals
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.norm is not None and self.crops is not None:
@@ -83,13 +94,9 @@ class Scoring:
         name = name if self.crops is None else f"mean_crop_{name}"
         if self.norm is None or cohort is None:
             return {name: plain}
-        top = self.top if self.norm == "as" else None
-        shown = "" if top is None else f",top={min(top, len(cohort))}"
-        full = f"{name}_{self.norm}_norm(cohort={self.cohort},size={len(cohort)}{shown},ddof={self.ddof})"
-        return {
-            full: normalise_scores(self.norm, plain, embeddings, *pairs, cohort, top, self.ddof),
-            name: plain,
-        }
+        top = f",top={min(self.top, len(cohort))}" if self.norm == "as" else ""
+        full = f"{name}_{self.norm}_norm(cohort={self.cohort},size={len(cohort)}{top})"
+        return {full: normalise_scores(self.norm, plain, embeddings, *pairs, cohort, self.top), name: plain}
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,8 @@ class Outcome:
     """Hold all scores of one encoder: (J,) by scoring, the principal one first."""
 
     validation: dict[str, Scores]  # empty without validation trials
-    lists: list[tuple[TrialList, Floats, dict[str, Scores]]]  # trials that can be scored, embeddings (R, D)
+    lists: list[TrialList]  # with the trials that can be scored
+    scores: list[dict[str, Scores]]  # of each list
 
 
 def training_side(
@@ -118,7 +126,7 @@ def training_side(
             "give its folder with --train-root; --no-calibration does without validation trials"
         ) from error
     for encoder, (_, other) in zip(encoders[1:], others, strict=True):
-        if validation is None or other is None or not _is_same(validation.trials, other.trials):
+        if validation is None or other is None or _pairs(validation.trials) != _pairs(other.trials):
             raise ValueError(
                 f"{encoder.run} and {encoders[0].run} do not have the same validation trials (as by their "
                 "settings held_out_speakers, seed and validation); a fusion is fitted to trials that no run "
@@ -127,11 +135,39 @@ def training_side(
     return manifest if needs_cohort else None, validation if needs_validation else None
 
 
-def _is_same(mine: Trials, theirs: Trials) -> bool:
-    arrays = ("versions", "enrol", "test")
-    return mine.paths == theirs.paths and all(
-        np.array_equal(getattr(mine, name), getattr(theirs, name)) for name in arrays
-    )
+def _pairs(trials: Trials) -> tuple[list[str], list[Any]]:
+    return trials.paths, [array.tolist() for array in (trials.versions, trials.enrol, trials.test)]
+
+
+def notes(
+    encoders: Sequence[SpeakerEncoder],
+    scoring: Scoring,
+    lists: Sequence[TrialList],
+    validation: TrialSet | None,
+    *,
+    is_calibrated: bool,
+) -> list[str]:
+    """Return sentences that a reader of the results needs: which labels were used, and for what."""
+    config = encoders[0].config
+    found = [note for encoder in encoders for note in encoder.notes]
+    if validation is not None and is_calibrated:
+        found.append(
+            f"Calibrated on {len(validation.trials)} validation trials of {len(validation.trials.paths)} "
+            "recordings: their labels were used for two numbers, scale and offset."
+        )
+    if scoring.num_cohort_utterances:
+        found.append(COHORTS[scoring.cohort])
+    if validation is None and config.evaluation.validation is not None:
+        with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
+            validation = listed_trials(config.data.root, config.evaluation.validation)
+    for item in lists:
+        shared = validation and count_shared(item.trials, item.root, validation.trials, config.data.root)
+        if shared:
+            found.append(
+                f"{shared} of the {len(item.trials)} trials of {item.name} are validation trials, which "
+                "choose checkpoint and calibration: its errors are no test results."
+            )
+    return found
 
 
 def score(
@@ -144,19 +180,20 @@ def score(
     *,
     is_lenient: bool,
 ) -> Outcome:
-    """Score validation trials and lists by one encoder; lists lose the recordings that can't be read.
+    """Score validation trials and lists by one encoder.
 
-    The cohort is a seeded sample of the training `manifest`, if any. Raises TrialListError for such
-    recordings unless `is_lenient`, VerificationError for those of validation trials and of the whole cohort.
+    The cohort is a seeded sample of the training `manifest`, if any. If `is_lenient`, lists lose the
+    recordings that can't be read. Raises ValueError for such recordings elsewhere: in lists otherwise, in
+    validation trials, and where fewer than two of the cohort are left.
     """
-    root, cohort, found, scored = encoder.config.data.root, None, dict[str, Scores](), []
+    root, cohort, outcome = encoder.config.data.root, None, Outcome({}, [], [])
     if manifest is not None:
-        order = np.random.default_rng(scoring.seed).permutation(len(manifest))
+        order = np.random.default_rng(0).permutation(len(manifest))
         chosen = np.sort(order[: scoring.num_cohort_utterances])
         embeddings, bad = store.get([manifest.paths[i] for i in chosen], root)
         good = [i for i in range(len(chosen)) if i not in bad]
         if len(good) < 2:
-            raise VerificationError(
+            raise ValueError(
                 f"{len(bad)} of the {len(chosen)} training utterances for the cohort cannot be read, the "
                 f"first: {next(iter(bad.values()), 'none was found')} Give their folder with --train-root"
             )
@@ -168,22 +205,23 @@ def score(
         else:
             embeddings, bad = store.get(paths, root)
         if bad:
-            raise VerificationError(
+            raise ValueError(
                 f"{len(bad)} recordings of the validation trials cannot be read, the first: "
-                f"{next(iter(bad.values()))} Repair them, or go without calibration (--no-calibration)"
+                f"{next(iter(bad.values()))} Repair them, or give --no-calibration"
             )
-        found = scoring.scores(embeddings, validation.trials, cohort)
+        outcome.validation.update(scoring.scores(embeddings, validation.trials, cohort))
     for item in lists:
         embeddings, bad = store.get(item.trials.paths, item.root)
         if bad and not is_lenient:
             reasons = " ".join(bad[i] for i in sorted(bad)[:3])
-            raise TrialListError(f"{culprits(item, bad, 'cannot be read')}. {reasons}")
+            raise ValueError(f"{culprits(item, bad, 'cannot be read')}. {reasons}")
         if bad:
             row_of = {path: i for i, path in enumerate(item.trials.paths)}
             item = item.without(bad, "unreadable_recordings")
             embeddings = embeddings[[row_of[path] for path in item.trials.paths]]
-        scored.append((item, embeddings, scoring.scores(embeddings, item.trials, cohort)))
-    return Outcome(found, scored)
+        outcome.lists.append(item)
+        outcome.scores.append(scoring.scores(embeddings, item.trials, cohort))
+    return outcome
 
 
 def measure(
@@ -191,8 +229,7 @@ def measure(
 ) -> tuple[list[ScoredList], Calibration | None]:
     """Count the errors of every list, raw, calibrated and fused; the calibration of cosines is returned too.
 
-    Calibrations of the first encoder's scorings, and the fusion of the principal scores of all encoders, are
-    fitted to the validation trials.
+    Calibrated are the first encoder's scorings; fused are the principal scores of all encoders.
     """
     calibrations: dict[str, Calibration] = {}
     fusion: Calibration | None = None
@@ -202,13 +239,13 @@ def measure(
         calibrations = {name: fit_calibration(values, targets) for name, values in wanted.items()}
         fusion = fit_calibration(_principal(each), targets) if len(each) > 1 else None
     lists = []
-    for place, (_, embeddings, scores) in enumerate(outcomes[0].lists):
-        item = outcomes[-1].lists[place][0]
-        llrs = {name: calibration.apply(scores[name]) for name, calibration in calibrations.items()}
+    for item, scores in zip(
+        outcomes[-1].lists, zip(*[one.scores for one in outcomes], strict=True), strict=True
+    ):
+        llrs = {name: calibration.apply(scores[0][name]) for name, calibration in calibrations.items()}
         if fusion is not None:
-            llrs["fused"] = fusion.apply(_principal([outcome.lists[place][2] for outcome in outcomes]))
-        summary = item.describe()
-        lists.append(evaluate_list(item.name, item.trials, embeddings, scores, llrs, scoring, summary))
+            llrs["fused"] = fusion.apply(_principal(scores))
+        lists.append(evaluate_list(item, scores[0], llrs, scoring.replicates))
     return lists, calibrations.get("cosine")
 
 
@@ -217,46 +254,34 @@ def _principal(scores: Sequence[Mapping[str, Scores]]) -> Scores:
 
 
 def evaluate_list(
-    name: str,
-    trials: Trials,
-    embeddings: Floats,
-    scores: dict[str, Scores],
-    llrs: dict[str, Scores],
-    scoring: Scoring,
-    summary: dict[str, Any],
+    item: TrialList, scores: dict[str, Scores], llrs: dict[str, Scores], replicates: int
 ) -> ScoredList:
-    """Measure every scoring of a list; `summary` (file, checksum, counts) is completed in the result.
+    """Measure every scoring of a list.
 
     `llrs` are calibrated scores, of scorings in `scores` or of others: `<scoring>_calibrated` in the result,
     where those of others, a fusion, come first.
     """
+    trials = item.trials
     speakers, _ = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
     calibrated = {f"{key}{CALIBRATED}": values for key, values in llrs.items()}
-    fused = {key: calibrated[key] for key in calibrated if key.removesuffix(CALIBRATED) not in scores}
+    fused = {f"{key}{CALIBRATED}": values for key, values in llrs.items() if key not in scores}
     everything, tables = fused | scores | calibrated, dict[str, Table]()
     sides = speakers[trials.enrol], speakers[trials.test]
-    options: Any = {"p_targets": P_TARGETS, "replicates": scoring.replicates, "seed": scoring.seed}
     for key, values in everything.items():
-        table = tables[key] = metric_table(values, trials.targets, has_ratios=key in calibrated)
-        if scoring.replicates:
-            found = speaker_bootstrap(values, trials.targets, *sides, **options)
+        table = tables[key] = _metrics_of(values, trials.targets, has_ratios=key in calibrated)
+        if replicates:
+            found = speaker_bootstrap(
+                values, trials.targets, *sides, p_targets=P_TARGETS, replicates=replicates
+            )
             for metric in table:
-                table[metric] |= {"low": found[metric].low, "high": found[metric].high}
-    counts = {
-        "trials": len(trials),
-        "targets": int(trials.targets.sum()),
-        "nontargets": int((~trials.targets).sum()),
-        "recordings": len(trials.paths),
-        "speakers": int(speakers.max()) + 1,
-    }
-    summary = {**summary, "counts": {**counts, **summary.get("counts", {})}, "scorings": tables}
-    return ScoredList(
-        name=name, trials=trials, speakers=speakers, embeddings=embeddings, scores=everything, summary=summary
-    )
+                table[metric] |= found[metric]._asdict()
+    counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.odd
+    summary = {**item.source(), "counts": counts, "scorings": tables}
+    return ScoredList(name=item.name, trials=trials, scores=everything, summary=summary)
 
 
-def metric_table(scores: Scores, targets: npt.NDArray[np.bool_], *, has_ratios: bool) -> Table:
-    """Return all metrics by name; cllr of scores that are no ratios yet is there for comparison."""
+def _metrics_of(scores: Scores, targets: npt.NDArray[np.bool_], *, has_ratios: bool) -> Table:
+    # The Cllr of scores that are no ratios yet is there for comparison.
     curve = ErrorCurve.of(scores, targets)
     table = {
         "eer": {"value": curve.eer(), "threshold": curve.eer_threshold()},
@@ -276,17 +301,15 @@ def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[Sc
 
     A file of scores is the list again, `1|0 enrol test`, with a column per scoring, named by the first line.
     """
-    if out.has("evaluation.json"):  # else the folder may be anyone's
+    if out.has("evaluation.json"):  # Without it the folder may be anyone's, and nothing in it is deleted.
         out.delete_folder("scores")
     for item in lists:
         trials, text = item.trials, io.StringIO()
         text.write(" ".join(["#target", "enrolment", "test", *item.scores]) + "\n")
-        columns = [
-            values.tolist() for values in (trials.targets, trials.enrol, trials.test, *item.scores.values())
-        ]
-        for target, enrol, test, *values in zip(*columns, strict=True):
-            numbers = " ".join(f"{value:.6f}" for value in values)
-            text.write(f"{int(target)} {trials.paths[enrol]} {trials.paths[test]} {numbers}\n")
+        for j, target in enumerate(trials.targets.tolist()):
+            numbers = " ".join(f"{values[j]:.6f}" for values in item.scores.values())
+            pair = f"{trials.paths[trials.enrol[j]]} {trials.paths[trials.test[j]]}"
+            text.write(f"{int(target)} {pair} {numbers}\n")
         out.write(f"scores/{item.name}.txt", text.getvalue().encode(errors="surrogateescape"))
     out.write_json("evaluation.json", evaluation)
 
@@ -295,9 +318,5 @@ def keep_calibration(encoder: SpeakerEncoder, calibration: Calibration) -> None:
     """Add a calibration of cosines to the weights' folder, where `verify` finds it; OSError."""
     folder = RunFolder.at(encoder.run)
     known: dict[str, Any] = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
-    known[encoder.identity] = {
-        "calibration": dataclasses.asdict(calibration),
-        "checkpoints": list(encoder.checkpoints),
-        "precision": encoder.precision,
-    }
+    known[encoder.identity] = {"calibration": dataclasses.asdict(calibration), **encoder.describe()}
     folder.write_json(CALIBRATION_FILE, known)

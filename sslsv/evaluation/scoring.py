@@ -2,15 +2,14 @@
 
 Score normalisation asks how unusual a cosine is, given those of the same recordings with a cohort of others.
 The forms are those of Matejka et al., Interspeech 2017; as-norm is their AS-norm1, where each side has its
-own top scores. The cohort is explicit, so that it is in sight whether it was made with labels. To centre,
-centre embeddings and cohort alike, before scoring.
+own top scores. Deviations are those of the population, as in wespeaker. To centre, centre embeddings and
+cohort alike, before scoring.
 """
 
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -27,15 +26,15 @@ MIN_DEVIATION = 1e-6
 def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Rows:
     """Return the cosine (T,) in [-1, 1] of rows `enrol[t]` and `test[t]` of the embeddings (N, D).
 
-    An embedding of zeros scores 0 with everything. Work space beyond normalised copies of the embeddings is
-    bounded. Raises ValueError for indices out of range and embeddings that are not finite.
+    An embedding of zeros scores 0 with everything. Raises ValueError for indices out of range and embeddings
+    that are not finite.
     """
     scores = dot_scores(unit_rows(_rows_of(embeddings)), enrol, test)
     return np.clip(scores, -1, 1, out=scores)
 
 
 def dot_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Rows:
-    """Return the dot product (T,) of rows `enrol[t]` and `test[t]` of the embeddings; as `cosine_scores`."""
+    """Return the dot product (T,) of rows `enrol[t]` and `test[t]` of the embeddings; see `cosine_scores`."""
     rows = _rows_of(embeddings)
     first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
     if len(first) != len(second):
@@ -69,34 +68,31 @@ def normalise_scores(
     enrol: ArrayLike,
     test: ArrayLike,
     cohort: ArrayLike,
-    top: int | None = 300,
-    ddof: Literal[0, 1] = 0,
+    top: int = 300,
 ) -> Floats:
     """Return normalised scores (T,): (score - mean) / deviation of the cosines with the cohort rows (C, D).
 
     z takes those of the enrolment recording, t those of the test recording, s the mean of both; as is s with
-    each recording's `top` highest cosines only, and s itself where the cohort is no larger or `top` is None.
-    `scores` (T,) are cosines of rows `enrol` and `test` of the embeddings (N, D). The deviation is
-    the population's with `ddof` 0 (as in wespeaker), the sample's with 1. Each recording meets the cohort
-    once, however many trials it is in. Raises ValueError for a cohort of 1 row, or rows all alike.
+    each recording's `top` highest cosines only, and s itself where the cohort is no larger. `scores` (T,) are
+    cosines of rows `enrol` and `test` of the embeddings (N, D). Each recording meets the cohort once, however
+    many trials it is in. Raises ValueError for a cohort of 1 row, or rows all alike.
     """
     rows, others, values = _rows_of(embeddings), _rows_of(cohort), np.asarray(scores, dtype=np.float64)
     first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
     if rows.shape[1] != others.shape[1] or not values.shape == first.shape == second.shape:
         raise ValueError(
-            f"embeddings have shape {rows.shape} and the cohort {others.shape}, scores {values.shape}, enrol "
-            f"{first.shape} and test {second.shape}; they must be (N, D), (C, D) and (T,)."
+            f"embeddings {rows.shape} and cohort {others.shape} must be (N, D) and (C, D), scores "
+            f"{values.shape}, enrol {first.shape} and test {second.shape} (T,)."
         )
-    count = len(others) if kind != "as" or top is None else min(top, len(others))
+    count = min(top, len(others)) if kind == "as" else len(others)
     if count < 2:
         raise ValueError(
             f"The cohort has {len(others)} rows and top is {top}: no deviation can be had from {count}; both "
             "must be at least 2, better some hundred."
         )
     sides = {"z": [first], "t": [second]}.get(kind, [first, second])
-    unit_cohort = unit_rows(others)
     heard, at = np.unique(np.concatenate(sides), return_inverse=True)
-    mean, deviation = _statistics(unit_rows(rows[heard]), unit_cohort, count, ddof)
+    mean, deviation = _statistics(unit_rows(rows[heard]), unit_rows(others), count)
     normalised = [(values - mean[i]) / deviation[i] for i in np.split(at, len(sides))]
     return np.asarray(sum(normalised) / len(sides), dtype=np.float64)
 
@@ -106,7 +102,11 @@ def speaker_cohort(embeddings: ArrayLike, speakers: ArrayLike) -> Rows:
 
     A result with such a cohort is not self-supervised; say so beside it.
     """
-    return _means(unit_rows(_rows_of(embeddings)), np.asarray(speakers))
+    unit = unit_rows(_rows_of(embeddings))
+    names, at = np.unique(speakers, return_inverse=True)
+    sums = np.zeros((len(names), unit.shape[1]), dtype=np.float32)
+    np.add.at(sums, at, unit)
+    return np.asarray(sums / np.bincount(at)[:, None], dtype=np.float32)
 
 
 def unit_rows(rows: Rows) -> Rows:
@@ -144,8 +144,7 @@ def _rows_of(embeddings: ArrayLike) -> Rows:
     return rows
 
 
-def _statistics(unit: Rows, unit_cohort: Rows, count: int, ddof: int) -> tuple[Floats, Floats]:
-    """Return mean and deviation (N,) of each row's `count` highest cosines with the cohort."""
+def _statistics(unit: Rows, unit_cohort: Rows, count: int) -> tuple[Floats, Floats]:
     mean, deviation = np.empty(len(unit)), np.empty(len(unit))
     height = max(1, TILE_ELEMENTS // len(unit_cohort))
     for start in range(0, len(unit), height):
@@ -155,7 +154,7 @@ def _statistics(unit: Rows, unit_cohort: Rows, count: int, ddof: int) -> tuple[F
             cosines.partition(len(unit_cohort) - count, axis=1)
         highest = cosines[:, len(unit_cohort) - count :]
         mean[part] = highest.mean(axis=1, dtype=np.float64)
-        deviation[part] = highest.std(axis=1, dtype=np.float64, ddof=ddof)
+        deviation[part] = highest.std(axis=1, dtype=np.float64)
     wrong = np.flatnonzero(deviation < MIN_DEVIATION)
     if len(wrong):
         raise ValueError(
@@ -163,10 +162,3 @@ def _statistics(unit: Rows, unit_cohort: Rows, count: int, ddof: int) -> tuple[F
             "compared; the cohort's rows, or the recordings' embeddings, may be all alike or all zero."
         )
     return mean, deviation
-
-
-def _means(unit: Rows, groups: NDArray[np.generic]) -> Rows:
-    """Return the mean row (G, D) of every group."""
-    names, at = np.unique(groups, return_inverse=True)
-    members = coo_array((np.ones(len(at), np.float32), (at, np.arange(len(at)))), shape=(len(names), len(at)))
-    return np.asarray(members.tocsr() @ unit / np.bincount(at)[:, None], dtype=np.float32)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ from sslsv.settings import ConfigError
 Floats = npt.NDArray[np.float32]
 Recording = str | os.PathLike[str] | Floats
 
-NUM_AVERAGED = 5  # newest checkpoints, where nobody says how many
+NUM_AVERAGED = 5  # An average is of so many newest checkpoints, unless it is told otherwise.
 CALIBRATION_FILE = "calibration.json"
 # These files and folders turn a file into embeddings: other code makes other embeddings.
 FRONT_END = (
@@ -51,12 +52,11 @@ FRONT_END = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold how alike two sides are; the last three values are None without a calibration."""
+    """Hold how alike two sides are; the last two values are None without a calibration."""
 
     cosine: float  # -1 to 1
     llr: float | None = None  # natural log of P(evidence | same speaker) / P(evidence | different speakers)
-    probability: float | None = None  # that they are the same speaker, given `p_target`
-    p_target: float | None = None  # prior probability of the same speaker that `probability` starts from
+    probability: float | None = None  # that they are the same speaker, given the prior `p_target`
 
 
 @dataclass(frozen=True)
@@ -91,28 +91,33 @@ class SpeakerEncoder:
         """
         target = _device(device)
         folder, found, notes = _read(os.fspath(location), which, num_averaged)
-        config = _settings(list(found.values())[-1], folder)
-        size = CorpusSize(*list(found.values())[-1].corpus_size)
+        checkpoints = list(found.values())
+        config = _settings(checkpoints[-1], folder)
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
-            model = build_model(config, size)
+            model = build_model(config, CorpusSize(*checkpoints[-1].corpus_size))
         try:
-            model.load_state_dict(average([checkpoint.model for checkpoint in found.values()]))
+            model.load_state_dict(average([checkpoint.model for checkpoint in checkpoints]))
         except RuntimeError as error:
             raise ValueError(
                 f"the weights in {folder.location} do not fit this version's {config.model.name}: "
                 f"{' '.join(str(error).split())[:200]}"
             ) from error
-        steps = tuple(checkpoint.step for checkpoint in found.values())
+        steps = tuple(checkpoint.step for checkpoint in checkpoints)
         precision = precision or config.train.precision
         if precision == "fp16" and target.type == "cpu":  # a CPU has no fp16 arithmetic
             precision = "fp32"
         # This memory format is a fifth faster on CPUs, in fp32 too.
         model = model.to(memory_format=torch.channels_last).to(target).eval()
         encoder = cls(model, config, tuple(found), steps, precision, run=folder.location, notes=notes)
-        if not folder.has(CALIBRATION_FILE):
-            return encoder
-        saved = folder.read_json(CALIBRATION_FILE).get(encoder.identity)
+        known = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
+        saved = known.get(encoder.identity)
         return encoder if saved is None else replace(encoder, calibration=Calibration(**saved["calibration"]))
+
+    def describe(self) -> dict[str, Any]:
+        """Return which weights these are, for evaluation.json and calibrations."""
+        checkpoint = {"files": list(self.checkpoints), "steps": list(self.steps)}
+        known = {"run": self.run, "checkpoint": checkpoint}
+        return known | {"identity": self.identity, "precision": self.precision}
 
     @cached_property
     def identity(self) -> str:
@@ -135,11 +140,6 @@ class SpeakerEncoder:
         """Return the part of the model that makes embeddings, (B, T) -> (B, D)."""
         return self.model.get_submodule(self.model.embedder)
 
-    @property
-    def embedding_dim(self) -> int:
-        """Return the number of values of an embedding."""
-        return self.model.embedding_dim
-
     def embedder(self) -> Embedder:
         """Return an embedder of many recordings."""
         return Embedder(self.model, self.device, self.precision, self.config.evaluation.batch_seconds)
@@ -149,15 +149,13 @@ class SpeakerEncoder:
 
         Raises AudioError for a file that can't be read, ValueError for an array that is no waveform.
         """
-        if isinstance(recording, str | os.PathLike):
-            waveform = read_whole(recording)
-        else:
-            waveform = np.asarray(recording, dtype=np.float32)
-            if waveform.ndim != 1 or not waveform.size or not np.isfinite(waveform).all():
-                raise ValueError(
-                    f"an array of shape {waveform.shape} is no waveform; it must be (T,), mono at 16 kHz, "
-                    "with at least one sample and none that is not finite"
-                )
+        is_file = isinstance(recording, str | os.PathLike)
+        waveform = read_whole(recording) if is_file else np.asarray(recording, dtype=np.float32)  # type: ignore[arg-type]
+        if waveform.ndim != 1 or not waveform.size or not np.isfinite(waveform).all():
+            raise ValueError(
+                f"an array of shape {waveform.shape} is no waveform; it must be (T,), mono at 16 kHz, "
+                "with at least one sample and none that is not finite"
+            )
         return self.embedder().embed_recordings(lambda _: waveform, 1)[0][0]  # type: ignore[no-any-return]
 
     def enrol(self, recordings: Sequence[Recording]) -> Floats:
@@ -174,16 +172,7 @@ class SpeakerEncoder:
         if self.calibration is None:
             return Comparison(cosine)
         llr = float(self.calibration.apply(np.array([cosine]))[0])
-        return Comparison(cosine, llr, float(posterior(llr, p_target)), p_target)
-
-
-def folder_of(location: str | os.PathLike[str]) -> RunFolder:
-    """Open the run folder at a location; a checkpoint file's is its run, or the folder it was copied to."""
-    path = os.fspath(location)
-    if not path.endswith(".pt"):
-        return RunFolder.at(path)
-    parent = posixpath.dirname(absolute(path))
-    return RunFolder.at(posixpath.dirname(parent) if posixpath.basename(parent) == FOLDER else parent)
+        return Comparison(cosine, llr, float(posterior(llr, p_target)))
 
 
 def _read(
@@ -192,12 +181,15 @@ def _read(
     """Read the checkpoints asked for, by file name, oldest first, with their folder and notes."""
     if which.endswith(".pt") and os.path.isfile(which):
         location = which
-    folder = folder_of(location)
     if location.endswith(".pt"):
         place, name = posixpath.split(absolute(location))
         if not RunFolder.at(place).has(name):
             raise FileNotFoundError(f"the checkpoint {location} does not exist")
-        return folder, {name: decode_checkpoint(RunFolder.at(place).read(name), name, location)}, ()
+        checkpoint = decode_checkpoint(RunFolder.at(place).read(name), name, location)
+        # A checkpoint file belongs to its run, or to the folder that it was copied to.
+        is_in_run = posixpath.basename(place) == FOLDER
+        return RunFolder.at(posixpath.dirname(place) if is_in_run else place), {name: checkpoint}, ()
+    folder = RunFolder.at(location)
     last = find_checkpoint(folder, "last")
     newest = read_checkpoint(folder, last)
     if which == "last":
@@ -206,7 +198,7 @@ def _read(
         note = f"nothing chose a best checkpoint of {folder.location}: the last, step {newest.step}, is used"
         return folder, {last: newest}, (note,)
     if which == "average":
-        # The best checkpoint is kept beside the newest ones, however old it is: no neighbour of theirs.
+        # The best checkpoint is kept however old it is, and must not be averaged with the newest ones.
         kept = _settings(newest, folder).run.keep_checkpoints
         names = newest_checkpoints(folder, num_averaged, kept)
     else:

@@ -1,12 +1,10 @@
-"""Trials: lists that are read, trials that are drawn from held-out speakers, and lists that were scored.
-
-Nothing here imports PyTorch, so that a command can check all lists before it does.
-"""
+"""Trials: lists that are read, trials that are drawn from held-out speakers, and lists that were scored."""
 
 import functools
 import hashlib
+import os
 import posixpath
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from sslsv.config import Config
 from sslsv.data.audio import Waveform
 from sslsv.data.channel import ChannelSimulator
 from sslsv.data.lists import (
-    Indices,
     Manifest,
     Trials,
     find_trial_faults,
@@ -34,11 +31,7 @@ from sslsv.evaluation.intervals import speakers_from_trials
 from sslsv.runs.folder import absolute, open_filesystem
 
 MAX_NAMED = 5  # recordings or trials that an error names
-NUM_VERSIONS = 2  # versions of each held-out utterance in other channels: enough trials from few speakers
-
-
-class TrialListError(ValueError):
-    """Say which lines of a list can't be scored as they stand, and what to do."""
+NUM_VERSIONS = 2  # Each held-out utterance is heard in two channels: few speakers then give enough trials.
 
 
 @dataclass(frozen=True)
@@ -57,8 +50,6 @@ class ScoredList:
 
     name: str  # the file name of the list
     trials: Trials  # those that could be scored: every recording in them has an embedding
-    speakers: npt.NDArray[np.int64]  # (R,), who speaks in recording i
-    embeddings: npt.NDArray[np.float32]  # (R, D), not normalised
     # Scores (J,) by the name of the scoring, higher = more alike; the first scoring is the principal one.
     scores: dict[str, npt.NDArray[np.float64]]
     summary: dict[str, Any]  # the list's part of evaluation.json
@@ -104,18 +95,18 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
         return TrialSet("validation", trials, lambda i: recordings.read_whole(trials.paths[i]))
     trials = make_trials(held_out, config.seed, versions=NUM_VERSIONS)
     simulator = ChannelSimulator(recordings, config.data, config.seed)
-    # Waveforms of a few recordings stay in memory: a room costs more than the 64 kB of a second.
+    # Waveforms of a few recordings stay in memory: simulating a room costs more than 64 kB per second.
     read = functools.lru_cache(maxsize=512)(
         lambda i: simulator.read(trials.paths[i], int(trials.versions[i]))
     )
     return TrialSet("validation", trials, read, is_simulated=True)
 
 
-def describe_trials(trial_set: TrialSet) -> dict[str, int]:
-    """Count trials and recordings, for the report."""
-    trials, targets = len(trial_set.trials), int(trial_set.trials.targets.sum())
-    recordings = len(trial_set.trials.paths)
-    return {"trials": trials, "targets": targets, "nontargets": trials - targets, "recordings": recordings}
+def count_trials(trials: Trials) -> dict[str, int]:
+    """Count trials and recordings, for reports and evaluation.json."""
+    targets, recordings = int(trials.targets.sum()), len(trials.paths)
+    counts = {"trials": len(trials), "targets": targets, "nontargets": len(trials) - targets}
+    return counts | {"recordings": recordings}
 
 
 @dataclass(frozen=True)
@@ -128,33 +119,26 @@ class TrialList:
     trials: Trials
     odd: dict[str, int]  # "missing_recordings", "repeated_trials", "skipped_trials" ...: those above 0
 
-    def describe(self) -> dict[str, Any]:
-        """Return file, checksum and counts, for evaluation.json."""
+    def source(self) -> dict[str, str]:
+        """Return the file and its checksum, for evaluation.json."""
         filesystem, path = open_filesystem(self.file)
         with filesystem.open_input_stream(path) as content:
-            checksum = hashlib.sha256(content.read()).hexdigest()
-        return {"file": self.file, "sha256": checksum, "counts": dict(self.odd)}
+            return {"file": self.file, "sha256": hashlib.sha256(content.read()).hexdigest()}
 
     def without(self, bad: Collection[int], reason: str) -> "TrialList":
-        """Leave out the trials of some recordings, which are counted as `reason`.
+        """Leave out the trials of the recordings `bad`, and count these recordings under the name `reason`.
 
-        Raises TrialListError when no target or no nontarget trial is left.
+        Raises ValueError when no target or no nontarget trial is left.
         """
-        is_bad = np.zeros(len(self.trials.paths), dtype=bool)
-        is_bad[list(bad)] = True
-        trials, odd = (
-            _kept(self.trials, ~(is_bad[self.trials.enrol] | is_bad[self.trials.test])),
-            dict(self.odd),
-        )
-        odd[reason] = odd.get(reason, 0) + len(bad)
-        odd["skipped_trials"] = odd.get("skipped_trials", 0) + len(self.trials) - len(trials)
+        is_bad = np.isin(self.trials.enrol, list(bad)) | np.isin(self.trials.test, list(bad))
+        trials, skipped = _kept(self.trials, ~is_bad), self.odd.get("skipped_trials", 0) + int(is_bad.sum())
         if trials.targets.all() or not trials.targets.any():
-            raise TrialListError(
+            raise ValueError(
                 f"{self.name}: of {len(self.trials)} trials {int(trials.targets.sum())} target and "
                 f"{int((~trials.targets).sum())} nontarget trials can be scored, and both kinds are needed; "
                 "is --root the folder that its paths are relative to?"
             )
-        return replace(self, trials=trials, odd=odd)
+        return replace(self, trials=trials, odd=self.odd | {reason: len(bad), "skipped_trials": skipped})
 
 
 def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
@@ -162,10 +146,11 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
 
     Unless `is_lenient`, a recording that is not there, a recording against itself and a pair with both labels
     are errors that name lines; else their trials are left out and counted. A pair listed twice is counted,
-    and scored as listed. Raises TrialListError, ValueError or FileNotFoundError.
+    and scored as listed. Raises ValueError or FileNotFoundError.
     """
     file = list_location(root, name)
-    if _is_file(name) and not _is_file(file):
+    filesystem, path = open_filesystem(file)
+    if os.path.isfile(name) and filesystem.get_file_info(path).type != fs.FileType.File:
         file = absolute(name)
     trials, odd = _read(root, file, is_lenient=is_lenient)
     found = TrialList(posixpath.basename(file.partition("?")[0]), file, root, trials, odd)
@@ -173,7 +158,7 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     recordings = open_recordings(root)
     missing = [i for i, path in enumerate(found.trials.paths) if not recordings.has(path)]
     if missing and not is_lenient:
-        raise TrialListError(culprits(found, missing, "do not exist"))
+        raise ValueError(culprits(found, missing, "do not exist"))
     return found.without(missing, "missing_recordings") if missing else found
 
 
@@ -193,17 +178,15 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
 
     Recordings are the same where their paths below the two folders are.
     """
-    root, other_root = (f"{absolute(folder).rstrip('/')}/" for folder in (root, other_root))
-    number_of: dict[str, int] = {}
-    other_at = [number_of.setdefault(p.removeprefix(other_root), len(number_of)) for p in others.paths]
-    at = [number_of.get(path.removeprefix(root), -1) for path in trials.paths]
 
-    def pairs(recordings: list[int], of: Trials) -> Indices:
-        first, second = np.array(recordings)[of.enrol], np.array(recordings)[of.test]
-        low = np.minimum(first, second)
-        return np.where(low < 0, -1, low * len(number_of) + np.maximum(first, second))
+    def pairs(of: Trials, folder: str) -> Iterator[frozenset[str]]:
+        prefix = f"{absolute(folder).rstrip('/')}/"
+        paths = [path.removeprefix(prefix) for path in of.paths]
+        both = zip(of.enrol.tolist(), of.test.tolist(), strict=True)
+        return (frozenset((paths[a], paths[b])) for a, b in both)
 
-    return int(np.isin(pairs(at, trials), pairs(other_at, others)).sum())
+    known = set(pairs(others, other_root))
+    return sum(pair in known for pair in pairs(trials, root))
 
 
 def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, int]]:
@@ -211,7 +194,7 @@ def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, 
     faults = find_trial_faults(trials)
     wrong = replace(faults, repeated=faults.repeated[:0])
     if wrong and not is_lenient:
-        raise TrialListError(
+        raise ValueError(
             f"{file} has faulty trials: {wrong.describe(root, file)}; remove these lines, or take the list "
             f"that `python -m sslsv.prepare_data check {file} --root {root}` writes"
         )
@@ -229,16 +212,13 @@ def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, 
 
 
 def _check_speakers(trial_list: TrialList) -> None:
-    """Raise TrialListError, naming lines, for a nontarget trial of what target trials say is one speaker.
-
-    Where `a b` and `b c` are target trials, `a c` is one too.
-    """
+    # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
     trials = trial_list.trials
     _, wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
     pairs = [(trials.paths[trials.enrol[i]], trials.paths[trials.test[i]]) for i in wrong[:MAX_NAMED]]
     if pairs:
         named = ", ".join(f"line {_line_of(trial_list, *pair)} ({' '.join(pair)})" for pair in pairs)
-        raise TrialListError(
+        raise ValueError(
             f"{len(wrong)} nontarget trials of {trial_list.file} compare recordings that target trials, "
             f"through others, say are one speaker's: {named}{', ...' if len(wrong) > MAX_NAMED else ''}; "
             "correct the labels"
@@ -246,7 +226,7 @@ def _check_speakers(trial_list: TrialList) -> None:
 
 
 def _line_of(trial_list: TrialList, *paths: str) -> int | str:
-    # The list may leave out the first folder of its paths.
+    # A list may leave out the first folder of its paths.
     for number, line in list_lines(trial_list.file, trial_list.file):
         fields = line.split()
         if all(path in fields or path.partition("/")[2] in fields for path in paths):
@@ -254,13 +234,8 @@ def _line_of(trial_list: TrialList, *paths: str) -> int | str:
     return "?"
 
 
-def _is_file(place: str) -> bool:
-    filesystem, path = open_filesystem(absolute(place))
-    return bool(filesystem.get_file_info(path).type == fs.FileType.File)
-
-
 def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:
-    # Recordings that no trial needs any more go too.
+    # Recordings that are in no trial any more are left out too.
     used, places = np.unique(np.stack([trials.enrol[is_kept], trials.test[is_kept]]), return_inverse=True)
     enrol, test = places.reshape(2, -1).astype(np.int64)
     paths, versions = [trials.paths[i] for i in used], trials.versions[used]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.trials import TrialSet
@@ -56,8 +56,7 @@ class Embedder:
         Each worker makes a share, and all get the whole. The row of an unreadable recording is 0.
         """
         mine = range(distributed.rank(), count, distributed.world_size())
-        dim = self.model.embedding_dim
-        embeddings = torch.zeros(count, dim)
+        embeddings = torch.zeros(count, self.model.embedding_dim)
         bad: dict[int, str] = {}
         for indices, waveforms in _equal_lengths(read, mine, self.batch_seconds, bad):
             embeddings[torch.tensor(indices)] = self.embed(waveforms)
@@ -70,14 +69,10 @@ def _equal_lengths(
 ) -> Iterator[tuple[list[int], list[Waveform]]]:
     """Yield groups of equally long recordings, of at most `batch_seconds` or one alone; a thread reads ahead.
 
-    Recordings that can't be read are put into `bad`; shorter ones than a spectrum needs are repeated.
+    Recordings that can't be read are put into `bad`; those shorter than `MIN_SAMPLES` are repeated.
     """
-    waiting: dict[int, list[tuple[int, Waveform]]] = {}
+    waiting: dict[int, tuple[list[int], list[Waveform]]] = {}  # by length: indices and their waveforms
     most = batch_seconds * SAMPLE_RATE
-
-    def pop(length: int) -> tuple[list[int], list[Waveform]]:
-        group = waiting.pop(length)
-        return [index for index, _ in group], [waveform for _, waveform in group]
 
     with ThreadPoolExecutor(1) as pool:
         ahead = [pool.submit(read, i) for i in indices[:NUM_AHEAD]]
@@ -91,16 +86,17 @@ def _equal_lengths(
                 bad[index] = str(error)
                 continue
             if len(waveform) < MIN_SAMPLES:
-                waveform = wrap_to_length(waveform, MIN_SAMPLES)
-            group = waiting.setdefault(len(waveform), [])
-            group.append((index, waveform))
-            if (len(group) + 1) * len(waveform) > most:
-                yield pop(len(waveform))
+                waveform = np.resize(waveform, MIN_SAMPLES)
+            group = waiting.setdefault(len(waveform), ([], []))
+            group[0].append(index)
+            group[1].append(waveform)
+            if (len(group[0]) + 1) * len(waveform) > most:
+                yield waiting.pop(len(waveform))
             # Where lengths hardly ever repeat, waiting for more would hold a corpus in memory.
-            while sum(length * len(group) for length, group in waiting.items()) > 10 * most:
-                yield pop(max(waiting, key=lambda length: length * len(waiting[length])))
+            while sum(length * len(group[0]) for length, group in waiting.items()) > 10 * most:
+                yield waiting.pop(max(waiting, key=lambda length: length * len(waiting[length][0])))
     for length in sorted(waiting):
-        yield pop(length)
+        yield waiting.pop(length)
 
 
 @dataclass(frozen=True)
@@ -125,11 +121,10 @@ def verify(embedder: Embedder, trial_set: TrialSet) -> Verification:
     targets = trials.targets[is_scored]
     reasons = {trials.paths[index]: why for index, why in sorted(bad.items())}
     if targets.all() or not targets.any():
-        listed = "\n  ".join(reasons.values())
         raise VerificationError(
             f"The trials '{trial_set.name}' leave {int(targets.sum())} target and {int((~targets).sum())} "
             "nontarget trials to score, and both kinds are needed; recordings that can't be read:\n  "
-            + listed
+            + "\n  ".join(reasons.values())
         )
     scores = cosine_scores(embeddings, trials.enrol[is_scored], trials.test[is_scored])
     curve = ErrorCurve.of(scores, targets)

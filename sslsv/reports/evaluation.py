@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from sslsv.evaluation.error_analysis import SpeakerErrors, hardest_trials, speaker_names
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.trials import ScoredList
 from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render
 from sslsv.reports.plots import Floats, det_chart, score_chart
 
-WORST = 10  # speakers, and trials of each kind
+WORST = 10  # trials of each kind
 P_TARGET = 0.01  # The figures mark the lowest detection cost at this prior.
 CALIBRATED = "_calibrated"
 
@@ -47,32 +46,24 @@ def list_section(item: ScoredList) -> Section:
             rates[name] = curve.p_fa, curve.p_miss
             marks[name] = [int(np.abs(curve.p_fa - curve.p_miss).argmin()), int(costs.argmin())]
             thresholds = thresholds or curve.thresholds[marks[name]].tolist()
-    errors, names = SpeakerErrors.of(item, scores, thresholds[0]), speaker_names(paths, item.speakers)
-    speakers = [
-        {
-            "speaker": names[i],
-            "recordings": int(errors.recordings[i]),
-            "target trials missed": f"{errors.misses[i]:,} of {errors.targets[i]:,}",
-            "nontarget trials accepted": f"{errors.false_alarms[i]:,} of {errors.nontargets[i]:,}",
-        }
-        for i in errors.worst(WORST)
-    ]
+    same, different = np.flatnonzero(trials.targets), np.flatnonzero(~trials.targets)
+    lowest = same[np.argsort(scores[same], kind="stable")[:WORST]]
+    highest = different[np.argsort(-scores[different], kind="stable")[:WORST]]
     hardest = [
         [{"score": f"{scores[j]:.4f}", "enrolment": paths[enrol[j]], "test": paths[test[j]]} for j in found]
-        for found in hardest_trials(scores, trials.targets, WORST)
+        for found in (lowest, highest)
     ]
     counts = [f"{value:,} {key.replace('_', ' ')}" for key, value in item.summary["counts"].items()]
     origin = [f"{key} {item.summary[key]}" for key in ("file", "sha256") if key in item.summary]
     return Section(
         item.name,
-        f"{', '.join([*counts, *origin])}. Scores, speakers and trials below are those of {first}.",
+        f"{', '.join([*counts, *origin])}. Scores and trials below are those of {first}.",
         {"": metric_rows(item.summary["scorings"])},
         [
             det_chart(f"DET, {item.name}", rates, marks),
             score_chart(f"scores, {item.name}", scores, trials.targets, thresholds),
         ],
         {
-            "Speakers with most errors": speakers,
             "Hardest target trials: one speaker, low score": hardest[0],
             "Hardest nontarget trials: two speakers, high score": hardest[1],
         },

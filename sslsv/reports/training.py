@@ -14,7 +14,7 @@ from sslsv.settings import parse_yaml
 HEADINGS = {
     "Verification": ("eer", "min_dcf", "test"),
     "Training": (),
-    "Embeddings": ("feature_std", "batch_feature_std", "mean_cosine", "effective_rank", "uniformity"),
+    "Embeddings": ("feature_std", "batch_feature_std", "effective_rank", "uniformity"),
     "Training utterances, without labels": ("label_free",),
     "Speed": ("samples_per_second", "share"),
 }

@@ -12,7 +12,7 @@ from torch import nn
 from sslsv.config import Config, Criterion, is_better
 from sslsv.evaluation.diagnostics import collapse_report
 from sslsv.evaluation.probe import Probe
-from sslsv.evaluation.trials import TrialSet, describe_trials
+from sslsv.evaluation.trials import TrialSet, count_trials
 from sslsv.evaluation.verification import Embedder, Verification, VerificationError, verify
 from sslsv.ops import distributed
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
@@ -212,7 +212,7 @@ def summarize(
         "last": {"step": state.step, **last},
         "best": best,
         "trial_sets": {
-            **{t.name: describe_trials(t) for t in [validation, *tests] if t is not None},
+            **{t.name: count_trials(t.trials) for t in [validation, *tests] if t is not None},
             **({"label-free probe": probe.describe()} if probe is not None else {}),
         },
         "skipped": state.skipped,

@@ -12,11 +12,15 @@ from sslsv.evaluation.metrics import (
     cllr,
     det_curve,
     eer,
-    eer_convex_hull,
     min_cllr,
     min_dcf,
 )
 from sslsv.evaluation.scoring import cosine_scores
+
+
+def eer_convex_hull(scores, targets):
+    return ErrorCurve.of(scores, targets).eer_convex_hull()
+
 
 METRICS = [eer, eer_convex_hull, min_dcf, min_cllr]
 INFORMATION = [act_dcf, cllr]

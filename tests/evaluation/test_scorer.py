@@ -7,6 +7,7 @@ from sslsv.evaluation.embedding import Crops
 from sslsv.evaluation.metrics import ErrorCurve, bayes_threshold
 from sslsv.evaluation.scorer import Scoring, evaluate_list
 from sslsv.evaluation.scoring import cosine_scores, normalise_scores, unit_rows
+from sslsv.evaluation.trials import TrialList
 
 SPEAKERS, RECORDINGS = 30, 6
 
@@ -74,23 +75,24 @@ def test_scores__without_centring_take_embeddings_and_cohort_as_they_are():
     found = options.scores(rows, trials, options.cohort_of(training, speakers))
     plain = cosine_scores(rows, trials.enrol, trials.test)
     normalised = normalise_scores("as", plain, rows, trials.enrol, trials.test, training, top=20)
-    assert list(found) == ["cosine_as_norm(cohort=utterances,size=180,top=20,ddof=0)", "cosine"]
+    assert list(found) == ["cosine_as_norm(cohort=utterances,size=180,top=20)", "cosine"]
     assert np.array_equal(next(iter(found.values())), normalised)
     assert np.array_equal(found["cosine"], plain)
 
 
-def evaluated(calibration, replicates=20):
+def evaluated(calibration, tmp_path):
     trials, (rows, _) = some_trials(), embeddings_of(1)
     scores = {"cosine": cosine_scores(rows, trials.enrol, trials.test).astype(np.float64)}
     llrs = {"cosine": calibration.apply(scores["cosine"])}
-    options = Scoring(replicates=replicates)
-    return evaluate_list("mine", trials, rows, scores, llrs, options, {}).summary["scorings"], llrs["cosine"]
+    (tmp_path / "mine").write_text("the list")
+    item = TrialList("mine", str(tmp_path / "mine"), "", trials, {})
+    return evaluate_list(item, scores, llrs, 20).summary["scorings"], llrs["cosine"]
 
 
-def test_evaluate_list__thresholds_of_calibrated_scores_are_ratios():
+def test_evaluate_list__thresholds_of_calibrated_scores_are_ratios(tmp_path):
     trials = some_trials()
     scores = cosine_scores(embeddings_of(1)[0], trials.enrol, trials.test)
-    tables, llrs = evaluated(fit_calibration(scores, trials.targets))
+    tables, llrs = evaluated(fit_calibration(scores, trials.targets), tmp_path)
     raw, calibrated = tables["cosine"], tables["cosine_calibrated"]
     curve = ErrorCurve.of(llrs, trials.targets)
     assert calibrated["eer"]["threshold"] == curve.eer_threshold()
@@ -102,8 +104,8 @@ def test_evaluate_list__thresholds_of_calibrated_scores_are_ratios():
     assert [raw["eer"][end] for end in ("low", "high")] == [calibrated["eer"][end] for end in ("low", "high")]
 
 
-def test_evaluate_list__a_calibration_that_says_nothing_has_the_errors_of_chance():
-    tables, _ = evaluated(Calibration(0.0, 0.0))
+def test_evaluate_list__a_calibration_that_says_nothing_has_the_errors_of_chance(tmp_path):
+    tables, _ = evaluated(Calibration(0.0, 0.0), tmp_path)
     raw, calibrated = tables["cosine"], tables["cosine_calibrated"]
     assert raw["eer"]["value"] < 20
     assert [calibrated["eer"][name] for name in ("value", "low", "high")] == [50, 50, 50]

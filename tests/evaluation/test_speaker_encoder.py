@@ -9,7 +9,7 @@ import pytest
 import sslsv
 from sslsv.data.audio import AudioError
 from sslsv.evaluation.calibration import Calibration
-from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder, folder_of
+from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.runs.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
 
@@ -41,7 +41,9 @@ def test_load__what_is_not_there_is_said(small_run, tmp_path):
 def test_load__a_copied_checkpoint_file_is_enough_and_a_renamed_one_is_refused(small_run, tmp_path):
     name = list_checkpoints(RunFolder.at(small_run))[-1][1]
     shutil.copy(f"{small_run}/checkpoints/{name}", tmp_path / name)
-    assert SpeakerEncoder.load(tmp_path / name).steps == (3,)
+    copied = SpeakerEncoder.load(tmp_path / name)
+    assert copied.steps == (3,) and copied.run == str(tmp_path)
+    assert SpeakerEncoder.load(f"{small_run}/checkpoints/{name}").run == small_run
     shutil.copy(tmp_path / name, tmp_path / "mine.pt")
     with pytest.raises(ValueError, match="not named as a checkpoint"):
         SpeakerEncoder.load(tmp_path / "mine.pt")
@@ -153,8 +155,3 @@ def test_load__an_average_leaves_out_a_best_checkpoint_from_long_before(small_ru
     for count in (1, 0, -1):
         with pytest.raises(ValueError, match=f"an average of {count} checkpoints"):
             SpeakerEncoder.load(kept.location, "average", num_averaged=count)
-
-
-def test_folder_of__a_copied_checkpoint_is_the_folder_that_it_lies_in(tmp_path):
-    assert folder_of(tmp_path / "run" / "checkpoints" / "x.pt").location == str(tmp_path / "run")
-    assert folder_of(tmp_path / "copies" / "x.pt").location == str(tmp_path / "copies")

@@ -112,7 +112,7 @@ def test_training__reports_every_validation_and_keeps_the_best_checkpoint(config
     reports = []
     summary = training(config, tmp_path, report=reports.append).run()
     assert [record["step"] for record in reports] == [8, 16]
-    assert all({"eer", "min_dcf", "effective_rank", "mean_cosine"} <= record.keys() for record in reports)
+    assert all({"eer", "min_dcf", "effective_rank", "feature_std"} <= record.keys() for record in reports)
     best = min(reports, key=lambda record: record["eer"])
     assert summary["best"]["step"] == best["step"]
     assert (summary["best"]["criterion"], summary["best"]["value"]) == ("eer", best["eer"])
