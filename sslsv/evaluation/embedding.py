@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from sslsv.config import ResourcesConfig
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform
 from sslsv.data.recordings import Packed, Recordings, open_recordings
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder, absolute, is_uri
@@ -53,7 +53,7 @@ class Crops:
         """Return the crops of a waveform (T,); one that is too short is repeated first."""
         length = round(self.seconds * SAMPLE_RATE)
         if len(waveform) < length:
-            waveform = wrap_to_length(waveform, length)
+            waveform = np.resize(waveform, length)
         starts = np.linspace(0, len(waveform) - length, self.count).round().astype(int)
         return [waveform[start : start + length] for start in starts]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform, wrap_to_length
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.trials import TrialSet
@@ -91,7 +91,7 @@ def _equal_lengths(
                 bad[index] = str(error)
                 continue
             if len(waveform) < MIN_SAMPLES:
-                waveform = wrap_to_length(waveform, MIN_SAMPLES)
+                waveform = np.resize(waveform, MIN_SAMPLES)
             group = waiting.setdefault(len(waveform), [])
             group.append((index, waveform))
             if (len(group) + 1) * len(waveform) > most:

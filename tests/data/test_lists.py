@@ -36,14 +36,14 @@ def test_train_rows__path_is_the_rest_of_the_line_with_its_blanks(tmp_path: Path
 @pytest.mark.parametrize("line", ["alone", "1 a/1.wav a/2.wav", "a 1.wav 3.2", "a 1.FLAC\tx"])
 def test_train_rows__more_or_less_than_a_path_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "list").write_text(f"a 1.wav\n{line}\n")
-    with pytest.raises(ValueError, match="list, line 2: expected `speaker path`"):
+    with pytest.raises(ValueError, match="list, line 2: .*expected `speaker path`"):
         list(train_rows(tmp_path, "list"))
 
 
 def test_trial_rows__blank_in_a_path_is_explained(tmp_path: Path) -> None:
     (tmp_path / "trials").write_text("1 a/1.wav a/my 2.wav\n")
     with pytest.raises(
-        ValueError, match="line 1: expected .* 3 fields without blanks in them .* got 4 fields"
+        ValueError, match="line 1: expected .* got 4 fields: .* Paths with blanks in them need tabs"
     ):
         list(trial_rows(tmp_path, "trials"))
 
@@ -116,27 +116,17 @@ def test_rows__paths_that_climb_out_of_the_root_are_refused(tmp_path, path):
             list(trial_rows(tmp_path, "trials"))
 
 
-@pytest.mark.parametrize("reader", [train_rows, trial_rows])
-def test_rows__a_byte_order_mark_is_ignored_and_utf_16_named(tmp_path: Path, reader: object) -> None:
-    text = "1 a.wav b.wav\n" if reader is trial_rows else "1 a.wav\n"
-    (tmp_path / "plain").write_text(text)
-    (tmp_path / "marked").write_bytes(codecs.BOM_UTF8 + text.encode())
-    assert list(reader(tmp_path, "marked")) == list(reader(tmp_path, "plain"))
-    for encoding in ("utf-16-le", "utf-16-be"):
-        (tmp_path / "wide").write_bytes(f"\ufeff{text}".encode(encoding))
-        with pytest.raises(ValueError, match="wide is written in UTF-16: save it as UTF-8"):
-            list(reader(tmp_path, "wide"))
+def test_rows__a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "marked").write_bytes(codecs.BOM_UTF8 + b"1 a.wav\n")
+    assert list(train_rows(tmp_path, "marked")) == [(1, "1", "a.wav")]
 
 
 def test_open_corpus__sets_speakers_aside_as_the_settings_say(root: Path) -> None:
     data = DataConfig(root=str(root), train_lists=("one", "two"))
-    corpus = open_corpus(data, 0, seed=3)
-    assert len(corpus.manifest) == 5 and corpus.held_out is None
-    assert corpus.recordings.has(corpus.manifest.paths[0])
-    corpus = open_corpus(data, 2, seed=3)
-    training, held_out = hold_out_speakers(read_train_lists(root, ("one", "two")), 2, 3)
-    assert corpus.held_out is not None and corpus.held_out.paths == held_out.paths
-    assert corpus.manifest.paths == training.paths
+    manifest, held_out = open_corpus(data, 0, seed=3)
+    assert len(manifest) == 5 and held_out is None
+    wanted = hold_out_speakers(manifest, 2, 3)
+    assert [part.paths for part in open_corpus(data, 2, seed=3)] == [part.paths for part in wanted]
     with pytest.raises(ValueError, match="held_out_speakers is 3"):
         open_corpus(data, 3, seed=3)
 
@@ -177,7 +167,7 @@ def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> N
     ("text", "error", "words"),
     [
         ("a c/1.wav\nb c/1.wav\n", ValueError, "listed twice: list, line 1 and list, line 2"),
-        ("a c/1.wav\n\n1 c/1.wav c/2.wav\n", ValueError, "list, line 3: expected `speaker path`"),
+        ("a c/1.wav\n\n1 c/1.wav c/2.wav\n", ValueError, "list, line 3: .* expected `speaker path`"),
         ("\n", ValueError, "is empty"),
         ("a wrong/1.wav\na wrong/2.wav\n", FileNotFoundError, "None of the first 2 recordings"),
     ],
@@ -193,8 +183,6 @@ def test_read_train_lists__missing_list_and_root_are_named(root: Path) -> None:
         read_train_lists(root, ("nothing",))
     with pytest.raises(FileNotFoundError, match=r"data\.root"):
         read_train_lists(root / "nowhere", ("one",))
-    with pytest.raises(ValueError, match=r"data\.train_lists is empty"):
-        read_train_lists(root, ())
 
 
 def test_read_trials__prefix_of_voxceleb1_is_added_when_missing(root: Path) -> None:
@@ -323,15 +311,11 @@ def test_find_trial_faults__two_versions_of_a_recording_are_no_self_trial() -> N
     assert not find_trial_faults(make_trials(manifest_of([4, 4, 4]), seed=1))
 
 
-def test_read_trials__faults_are_refused_with_their_lines_unless_asked_for(tmp_path: Path) -> None:
+def test_trial_faults__are_described_with_their_lines(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).touch()
     (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n")
-    with pytest.raises(ValueError) as caught:
-        read_trials(tmp_path, "trials")
-    sentence = str(caught.value)
-    assert "1 of a recording against itself (line 5)" in sentence
-    assert "1 listed again (line 4 repeats line 1)" in sentence
-    assert "1 listed with the other label too (line 6 contradicts line 3)" in sentence
-    assert "sslsv.prepare_data check" in sentence
-    assert len(read_trials(tmp_path, "trials", is_strict=False)) == 5
+    assert find_trial_faults(read_trials(tmp_path, "trials")).describe(tmp_path, "trials") == (
+        "1 of a recording against itself (line 5), 1 listed again (line 4 repeats line 1), "
+        "1 listed with the other label too (line 6 contradicts line 3)"
+    )

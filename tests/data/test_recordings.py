@@ -11,9 +11,9 @@ import soundfile
 from pyarrow import parquet
 
 from sslsv.data import recordings
-from sslsv.data.audio import AudioError, AudioFile
+from sslsv.data.audio import AudioError, open_audio
 from sslsv.data.lists import read_train_lists
-from sslsv.data.recordings import Folder, Packed, open_recordings
+from sslsv.data.recordings import Packed, Recordings, open_recordings
 from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.trials import open_list
@@ -96,7 +96,7 @@ def test_packed__training_gets_the_very_same_samples(
 
 def test_packed__whole_recordings_are_those_of_the_files(mixed_corpus: Path, packed_corpus: Path) -> None:
     files, packed = open_recordings(mixed_corpus), open_recordings(packed_corpus)
-    assert isinstance(files, Folder) and isinstance(packed, Packed)
+    assert not isinstance(files, Packed) and isinstance(packed, Packed)
     names = read_train_lists(mixed_corpus, (LIST,)).paths
     for name in names[:-1]:
         assert np.array_equal(files.read_whole(name), packed.read_whole(name))
@@ -122,7 +122,7 @@ def test_packed__unreadable_recording_says_what_the_file_says(
 ) -> None:
     packed = Packed(str(packed_corpus))
     with pytest.raises(AudioError) as of_file:
-        AudioFile(mixed_corpus / "voxceleb2/other/bad.wav")
+        open_audio(mixed_corpus / "voxceleb2/other/bad.wav")
     with pytest.raises(AudioError) as of_pack:
         packed.open("voxceleb2/other/bad.wav")
     assert str(of_file.value) == str(of_pack.value)
@@ -195,7 +195,7 @@ def test_open_recordings__damage_is_named(packed_corpus: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"shard-00001.int16 has \d+ bytes, but the index says \d+ bytes"):
         open_recordings(copy)
     (copy / "shard-00001.int16").unlink()
-    with pytest.raises(ValueError, match="shard-00001.int16 is missing"):
+    with pytest.raises(ValueError, match="shard-00001.int16 has 0 bytes"):
         open_recordings(copy)
     (copy / "index.parquet").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="index.parquet cannot be read"):
@@ -206,7 +206,7 @@ def test_open_recordings__damage_is_named(packed_corpus: Path, tmp_path: Path) -
 
 def test_folder__that_is_gone_for_a_while_is_waited_for(tmp_path, demo_corpus):
     (tmp_path / "corpus").symlink_to(demo_corpus)
-    folder = Folder(tmp_path / "corpus")
+    folder = Recordings(tmp_path / "corpus")
     name = folder.find("voxceleb2")[0]
     whole = folder.read_whole(name)
     (tmp_path / "corpus").rename(tmp_path / "elsewhere")
@@ -219,9 +219,9 @@ def test_folder__that_is_gone_for_a_while_is_waited_for(tmp_path, demo_corpus):
 def test_folder__gone_for_good_is_an_error_that_is_no_bad_recording(tmp_path, monkeypatch):
     monkeypatch.setattr(recordings, "PATIENCE_SECONDS", 0.1)
     with pytest.raises(FileNotFoundError, match="data.root, .*corpus, has been gone"):
-        Folder(tmp_path / "corpus").open("a.wav")
+        Recordings(tmp_path / "corpus").open("a.wav")
 
 
 def test_folder__one_missing_file_is_a_bad_recording_at_once(demo_corpus):
     with pytest.raises(AudioError):
-        Folder(demo_corpus).open("no_such.wav")
+        Recordings(demo_corpus).open("no_such.wav")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio import FULL_SCALE, Samples, Waveform, round_to_int16
+from sslsv.data.audio import Samples, Waveform, round_to_int16
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
 from sslsv.registry import find
@@ -93,7 +93,7 @@ class Augmenter:
                 if crop.dtype == np.int16:
                     views[row] = crop
                 else:
-                    round_to_int16(crop, views[row], FULL_SCALE)
+                    round_to_int16(crop, views[row])
         bad = [-1] * len(crops)
         for column in reversed(rngs):
             for row, rng in enumerate(column):
