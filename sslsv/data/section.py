@@ -73,18 +73,16 @@ class DataConfig:
             "crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; "
             "leave it at 'any'",
         )
-        speeds = list(self.speeds)
+        nearest = [Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR) for speed in self.speeds]
         refuse_if(
-            not speeds or not all(0.5 <= speed <= 2 for speed in speeds),
-            f"speeds is {speeds}; give one or more factors from 0.5 to 2, such as [0.9, 1.0, 1.1]",
+            not nearest or not all(0.5 <= speed <= 2 for speed in self.speeds),
+            f"speeds is {list(self.speeds)}; give one or more factors from 0.5 to 2, such as [0.9, 1.0, 1.1]",
         )
-        for speed in speeds:
-            near = Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR)
-            refuse_if(
-                float(near) != speed,
-                f"speeds is {speeds}; {speed} is no fraction with a denominator of at most "
-                f"{MAX_SPEED_DENOMINATOR}, the nearest one is {float(near)!r} ({near})",
-            )
+        refuse_if(
+            [float(fraction) for fraction in nearest] != list(self.speeds),
+            f"speeds is {list(self.speeds)}, but a speed is a fraction with a denominator of at most "
+            f"{MAX_SPEED_DENOMINATOR}: {', '.join(map(str, nearest))} are nearest",
+        )
         names = [each.name for each in self.augment]
         refuse_if(
             len(set(names)) < len(names),

@@ -1,7 +1,7 @@
 """The training stream: which utterances make sample k of the run, a pure function of (seed, k)."""
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,23 +12,12 @@ Indices = npt.NDArray[np.int64]
 Rows = dict[str, Indices]
 
 
-class RowSource(Protocol):
-    """Name the utterances of global batches."""
-
-    @property
-    def batch_size(self) -> int:
-        """Return the samples of a batch over all ranks."""
-
-    def rows(self, first_step: int, last_step: int) -> Rows:
-        """Return the rows of steps first_step .. last_step (exclusive); see `Plan.rows`."""
-
-
 class Plan:
-    """The order of all samples of a run, epoch after epoch, in global batches of `batch_size`.
+    """Order all samples of a run, epoch after epoch, in global batches of `batch_size`.
 
-    `speakers` (N,) gives the speaker of each utterance. Positives of the "same_utterance" are two crops of
-    one recording: an epoch is a permutation, its incomplete last batch dropped. Of the "same_speaker": two
-    different recordings, in disjoint pairs drawn anew each epoch from at most `max_utterances_per_speaker` of
+    `speakers` (N,) gives the speaker of each utterance. With "same_utterance" the positives are two crops of
+    one recording: an epoch is a permutation, its incomplete last batch dropped. With "same_speaker" they come
+    from two recordings, in disjoint pairs drawn anew each epoch from at most `max_utterances_per_speaker` of
     each speaker, with no speaker twice in a batch (a second pair of a speaker would be a false negative).
     Every epoch has `steps_per_epoch` batches. Raises ValueError when not even one batch can be filled.
     """
@@ -70,8 +59,6 @@ class Plan:
 
         Four columns of shape (steps * batch_size,): `sample` (k of the run), `epoch`, `utterance`, `partner`.
         """
-        if not 0 <= first_step <= last_step:
-            raise ValueError(f"Steps must be 0 <= first <= last: got first={first_step}, last={last_step}.")
         parts: list[tuple[Indices, Indices, Indices]] = [(np.zeros(0, dtype=np.int64),) * 3]
         step = first_step
         while step < last_step:
@@ -131,12 +118,8 @@ class InOrder:
         """Return the rows of steps first_step .. last_step (exclusive); see `Plan.rows`."""
         samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
         utterances = samples % self.num_utterances
-        return {
-            "sample": samples,
-            "epoch": np.zeros_like(samples),
-            "utterance": utterances,
-            "partner": utterances,
-        }
+        epochs = np.zeros_like(samples)
+        return {"sample": samples, "epoch": epochs, "utterance": utterances, "partner": utterances}
 
 
 def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_size: int) -> Rows:

@@ -15,7 +15,9 @@ from sslsv.registry import find
 Crop = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
 _ROWS_AT_ONCE = 4  # crops augmented together: few enough for the processor's cache, and a block of FFTs
-_PIECE = 4000  # samples
+_PIECE_SAMPLES = (
+    4000  # so few that no BLAS shares them among threads, whose number would change the last bits
+)
 
 
 class Augmentation(ABC):
@@ -94,17 +96,15 @@ class Augmenter:
                     views[row] = crop
                 else:
                     round_to_int16(crop, views[row])
-        bad = [-1] * len(crops)
-        for column in reversed(rngs):
-            for row, rng in enumerate(column):
-                bad[row] = rng.bad_files[0] if rng.bad_files else bad[row]
-        return bad
+        return [
+            next((rng.bad_files[0] for rng in of_crop if rng.bad_files), -1)
+            for of_crop in ([row[i] for row in rngs] for i in range(len(crops)))
+        ]
 
 
 def mean_square(waveform: Waveform) -> float:
     """Return the mean power of a waveform (T,)."""
-    # In pieces so short that no BLAS shares them among threads, whose number would change the last bits.
-    pieces = waveform[: len(waveform) // _PIECE * _PIECE].reshape(-1, _PIECE)
+    pieces = waveform[: len(waveform) // _PIECE_SAMPLES * _PIECE_SAMPLES].reshape(-1, _PIECE_SAMPLES)
     energy = float(np.vecdot(pieces, pieces).sum(dtype=np.float64))
     if len(rest := waveform[pieces.size :]):
         energy += float(np.dot(rest, rest))
