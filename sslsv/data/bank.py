@@ -1,6 +1,5 @@
 """The bank: noises and room impulse responses (rirs), drawn at random."""
 
-import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,8 +11,6 @@ import numpy.typing as npt
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
 from sslsv.data.draws import Draws
 from sslsv.data.recordings import Recordings
-
-logger = logging.getLogger(__name__)
 
 Drawn = TypeVar("Drawn")
 
@@ -37,8 +34,8 @@ class Bank:
 
     Noises in plain WAV files and in packed folders on a disk are mapped into memory, so that all processes of
     a machine share them; what has to be decoded or comes from object storage, and the spectra of rirs, are
-    kept by each process in `cache`, the latest used up to `cache_mb`. File number i is `files[i]`. An
-    unreadable file is reported once, and another one is drawn instead.
+    kept by each process in `cache`, the latest used up to `cache_mb`. File number i is `files[i]`. In
+    place of an unreadable file another one is drawn.
     """
 
     def __init__(self, recordings: Recordings, cache_mb: int) -> None:
@@ -48,7 +45,6 @@ class Bank:
         self._in_folder: dict[str, range] = {}
         self._rirs: dict[int, Rir] = {}
         self._mapped: dict[int, Samples] = {}
-        self._reported: set[int] = set()
 
     def __getstate__(self) -> dict[str, object]:
         # Sent to other processes with its list of files, without the samples that it holds.
@@ -99,9 +95,6 @@ class Bank:
                 return use(file)
             except AudioError as error:
                 rng.bad_files.append(file)
-                if file not in self._reported:
-                    self._reported.add(file)
-                    logger.warning("Unusable noise or rir, others are drawn instead: %s", error)
                 reason = str(error)
         raise AudioError(f"{_TRIES} noises or rirs in a row cannot be read; the last: {reason}")
 

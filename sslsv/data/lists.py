@@ -1,8 +1,8 @@
-"""Lists: which recordings there are, who speaks in them, and which pairs are compared.
+"""Lists: the recordings of a corpus, who speaks in them, and the pairs that are compared.
 
 A train list has `speaker path` lines, a trial list `1|0 enrolment test` lines, blanks between the fields.
-The path of a train list is the rest of its line and may hold blanks; the two paths of a trial can't, for
-nothing would say where the first one ends.
+The path of a train list is the rest of its line and may hold blanks; paths with blanks in a trial list need
+tabs between the fields.
 """
 
 import io
@@ -24,18 +24,18 @@ from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 Indices = npt.NDArray[np.int64]
 Root = str | os.PathLike[str]
 
-_AT_ONCE = 2**20  # bytes read at a time: a request to object storage
-_PROBED = 10  # files looked for when a list is read: a list of a million is not worth a million stats
-_NAMED = 3  # faults of a kind that a sentence names
+_BYTES_AT_ONCE = 2**20  # of a list: a request to object storage
+_NUM_PROBED = 10  # files of a train list that are looked for; to look for a million takes minutes
+_NUM_NAMED = 3  # faults of a kind that a sentence names
 _TRAIN_FORM = "speaker path"
 _TRIAL_FORM = "1|0 enrolment test"
-# An audio file's name that ends before the line does: two paths, or a path and something else.
+# The name of an audio file that ends before its line does shows that more than one path stands there.
 _NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Utterances and their speakers; utterance i is `paths[i]`, spoken by `speaker_names[speakers[i]]`."""
+    """Hold utterances and their speakers; utterance i is `paths[i]`, spoken by `speaker_names[speakers[i]]`."""
 
     paths: list[str]  # relative to data.root, or absolute
     speakers: Indices  # (N,), 0 .. number of speakers - 1
@@ -62,7 +62,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """Pairs to compare: trial j holds recording `enrol[j]` against recording `test[j]`.
+    """Hold pairs to compare: trial j holds recording `enrol[j]` against recording `test[j]`.
 
     Recording i is `paths[i]`; where `versions` differ, the same file appears several times, each time in
     another simulated room, with other noise and at another level.
@@ -106,7 +106,7 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
         for _, speaker, path in train_rows(root, name):
             speakers.append(ids.setdefault(speaker, len(ids)))
             paths.append(path)
-        _prefix(root, name, paths[first : first + _PROBED])
+        _prefix(root, name, paths[first : first + _NUM_PROBED])
     if len(set(paths)) < len(paths):
         twice = next(path for path, count in Counter(paths).items() if count > 1)
         rows = ((name, number, path) for name in lists for number, _, path in train_rows(root, name))
@@ -207,7 +207,7 @@ def _target_pairs(
 
 
 def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indices:
-    # All pairs of different numbers below `size`; where those are too many, enough to choose `wanted` from.
+    # Returns all pairs of different numbers below `size`, or where those are too many a random part of them.
     if size <= 2000:
         return np.stack(np.triu_indices(size, k=1), axis=1)
     pairs = np.unique(np.sort(rng.integers(size, size=(4 * wanted, 2)), axis=1), axis=0)
@@ -215,7 +215,7 @@ def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indi
 
 
 def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)) -> str:
-    # What is missing before the paths of a list, told by the first recording that is there.
+    # Returns the folder that is missing before the paths of a list, found by the first recording that exists.
     recordings = open_recordings(root)
     for path in paths:
         for prefix in prefixes:
@@ -229,7 +229,7 @@ def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] =
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFaults:
-    """The faulty trials of a list, by their numbers 0 .. J - 1, and which trials a list without faults keeps.
+    """Name the faulty trials of a list, by their numbers 0 .. J - 1, and those that a clean list keeps.
 
     The order of the two recordings of a pair does not matter. Of a trial listed several times the first is
     kept; of a pair with both labels none is.
@@ -253,8 +253,8 @@ class TrialFaults:
             (self.contradicting, "listed with the other label too", "line {} contradicts line {}"),
         ):
             if len(faults):
-                named = [example.format(*(line[i] for i in fault)) for fault in faults[:_NAMED].tolist()]
-                named += ["..."] if len(faults) > _NAMED else []
+                named = [example.format(*(line[i] for i in fault)) for fault in faults[:_NUM_NAMED].tolist()]
+                named += ["..."] if len(faults) > _NUM_NAMED else []
                 phrases.append(f"{len(faults)} {kind} ({', '.join(named)})")
         return ", ".join(phrases)
 
@@ -350,7 +350,7 @@ def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
     place = list_location(root, name)
     filesystem, path = open_filesystem(place)
     try:
-        file = filesystem.open_input_stream(path, compression=None, buffer_size=_AT_ONCE)
+        file = filesystem.open_input_stream(path, compression=None, buffer_size=_BYTES_AT_ONCE)
     except (FileNotFoundError, IsADirectoryError) as error:
         if not is_uri(absolute(root)) and not os.path.isdir(root):
             problem = f"data.root is {root}, which is not a folder. Give the folder that holds the lists."

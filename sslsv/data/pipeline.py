@@ -32,7 +32,7 @@ _TASK_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # The arrays of a block are needed again for the next: kept by the process, not handed back page by page.
+    # The process keeps the memory of a block for the next one: to hand it back page by page takes time.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
@@ -90,7 +90,7 @@ def train_batches(
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    # The error of the data process itself, without the advice on retries that Ray adds below its words.
+    # Returns the error of the data process itself, without the advice on retries that Ray adds to its words.
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         error = cause
     if error.args and isinstance(error.args[0], str):
@@ -171,7 +171,7 @@ def _lower_priority() -> None:
 
 @functools.lru_cache(maxsize=2)
 def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
-    # Kept while the process lives, with the noises and rooms that it has decoded.
+    # The maker is kept while the process lives, with the noises and rirs that it has decoded.
     maker: ViewMaker = ray.get(reference)
     return maker
 
@@ -185,13 +185,12 @@ def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: floa
     callbacks: list[type] = context.custom_execution_callback_classes
     if _Pause not in callbacks:
         callbacks.append(_Pause)
-    # Every rank runs an executor of its own, and each would take the whole cluster to be its alone.
+    # Every rank runs an executor of its own, which would plan with the whole cluster.
     cpus = data_tasks * cpus_per_task if data_tasks else float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
-    limits = context.execution_options.resource_limits
-    limits = limits.copy(cpu=max(cpus_per_task, cpus / world_size))
+    limits = context.execution_options.resource_limits.copy(cpu=max(cpus_per_task, cpus / world_size))
     if world_size > 1:
         memory = float(ray.cluster_resources().get("object_store_memory", 0.0))  # type: ignore[no-untyped-call]
-        # Half of it in all, as Ray gives one executor: what is beyond would be spilled to disk.
+        # All executors together get the half that Ray gives to one: beyond it blocks are spilled to disk.
         limits = limits.copy(object_store_memory=memory / 2 / world_size)
     context.execution_options.resource_limits = limits
     logging.getLogger("ray.data").setLevel(logging.WARNING)

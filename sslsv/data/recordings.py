@@ -36,9 +36,9 @@ from sslsv.data.audio import (
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 
 INDEX = "index.parquet"
-FORMAT = 1
+FORMAT = 1  # of a packed folder
 METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples, sha256}], source
-PATIENCE_SECONDS = 600.0  # wait for a folder that was there when training began
+PATIENCE_SECONDS = 600.0  # time that a lost `data.root` has to come back
 
 _BYTES = np.dtype("<i2").itemsize
 

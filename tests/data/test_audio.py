@@ -99,15 +99,6 @@ def test_read_rir__any_level_of_floats_uses_all_bits(tmp_path: Path) -> None:
         assert file.read_rir().tolist() == [5, -700]
 
 
-@pytest.mark.parametrize(
-    ("name", "subtype"), [("a.wav", "PCM_16"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT"), ("a.flac", "PCM_16")]
-)
-def test_read__every_sample_format_has_full_scale_one(tmp_path: Path, name: str, subtype: str) -> None:
-    wanted = tone(300, 16000)
-    soundfile.write(tmp_path / name, wanted, 16000, subtype=subtype)
-    assert np.allclose(read_whole(tmp_path / name), wanted, atol=1 / 32768)
-
-
 def test_read__short_file_is_repeated(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(300, 16000, seconds=0.1), 16000)
     with open_audio(tmp_path / "a.wav") as file:
@@ -116,34 +107,20 @@ def test_read__short_file_is_repeated(tmp_path: Path) -> None:
 
 
 def bad_file(folder: Path, kind: str) -> Path:
-    path = folder / "bad.wav"
-    good = tone(300, 16000, seconds=3.0)
-    if kind == "text":
-        path.write_text("<html>404 not found</html>\n" * 50)
-    elif kind == "zero bytes":
-        path.write_bytes(b"")
-    elif kind == "header only":
-        soundfile.write(path, np.zeros(0), 16000)
-    elif kind == "not finite":
-        good[30000] = np.nan
-        soundfile.write(path, good, 16000, subtype="FLOAT")
-    elif kind == "infinite":
-        good[30000] = np.inf
-        soundfile.write(path, good, 16000, subtype="FLOAT")
-    elif kind == "absurd":
-        good[30000] = 1e30
-        soundfile.write(path, good, 16000, subtype="FLOAT")
-    elif kind == "truncated flac":
+    path, samples = folder / "bad.wav", tone(300, 16000, seconds=3.0)
+    if kind in ("not finite", "absurd"):
+        samples[30000] = np.nan if kind == "not finite" else 1e30
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+    elif kind == "truncated":
         soundfile.write(folder / "a.flac", np.random.default_rng(0).uniform(-1, 1, 48000), 16000)
         path.write_bytes((folder / "a.flac").read_bytes()[:20000])
-    elif kind in ("cut off", "cut off stereo"):
-        soundfile.write(path, np.tile(good[:, None], 2) if "stereo" in kind else good, 16000)
+    elif kind == "cut off":
+        soundfile.write(path, samples, 16000)
         path.write_bytes(path.read_bytes()[:30000])
-    elif kind == "truncated header":
-        soundfile.write(path, good, 16000)
-        path.write_bytes(path.read_bytes()[:30])
-    elif kind == "folder":
-        path.mkdir()
+    elif kind == "no samples":
+        soundfile.write(path, np.zeros(0), 16000)
+    elif kind != "missing":
+        path.write_text("" if kind == "empty" else "<html>404 not found</html>\n" * 50)
     return path
 
 
@@ -151,16 +128,12 @@ def bad_file(folder: Path, kind: str) -> Path:
     ("kind", "words"),
     [
         ("text", "is not audio"),
-        ("zero bytes", "empty file"),
-        ("header only", "no samples"),
+        ("empty", "empty file"),
+        ("no samples", "no samples"),
         ("not finite", "not finite"),
-        ("infinite", "not finite"),
         ("absurd", "damaged"),
-        ("truncated flac", "truncated|cannot be decoded"),
-        ("truncated header", "is not audio|no samples|cut off"),
+        ("truncated", "truncated|cannot be decoded"),
         ("cut off", "is cut off: 66044 bytes are missing"),
-        ("cut off stereo", "is cut off"),
-        ("folder", "is not audio"),
         ("missing", "does not exist"),
     ],
 )
@@ -177,11 +150,6 @@ def test_read__impossible_crop_is_refused(tmp_path: Path) -> None:
         for start, count in ((-1, 10), (24000, 10), (0, 0)):
             with pytest.raises(ValueError, match=f"24000 samples: no {count} of them at {start}"):
                 file.read_int16(start, count)
-
-
-def test_to_int16__round_trip_is_exact() -> None:
-    values = np.array([-32768, -1, 0, 1, 32767], dtype=np.int16)
-    assert np.array_equal(to_int16(values.astype(np.float32) / 32768), values)
 
 
 def test_to_int16__too_loud_is_scaled_not_clipped() -> None:
@@ -216,18 +184,12 @@ PLAIN = {
 OTHERS = {
     "other rate": riff(form(rate=8000), DATA),
     "stereo": riff(form(channels=2), DATA),
-    "24 bits": riff(form(bits=24), DATA),
     "float": riff(form(tag=3), DATA),
     "unknown length": riff(form(), DATA, data_size=0xFFFFFFFF),
-    "no length": riff(form(), DATA, data_size=0),
     "no form": riff(DATA),
-    "form after": riff(DATA, form()),
     "far away": riff(form(), (b"junk", bytes(8000)), DATA),
-    "big endian": b"RIFX" + riff(form(), DATA)[4:],
     "no samples": riff(form(), DATA)[:44],
     "cut short": riff(form(), DATA)[:-1001],
-    "header cut": riff(form(), DATA)[:30],
-    "nothing": b"",
 }
 
 

@@ -1,4 +1,3 @@
-import json
 import pickle
 import shutil
 import threading
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from pyarrow import parquet
 
 from sslsv.data import recordings
 from sslsv.data.audio import AudioError, open_audio
@@ -170,21 +168,6 @@ def test_packed__a_refused_read_names_the_shard(stored_corpus: str, object_stora
 def test_open_recordings__object_storage_without_an_index_says_to_pack(object_storage: ObjectStorage) -> None:
     with pytest.raises(FileNotFoundError, match="is no packed folder.*prepare_data pack FOLDER --out PACKED"):
         open_recordings(object_storage.folder())
-
-
-def test_packed__index_is_sorted_and_complete(packed_corpus: Path) -> None:
-    table = parquet.read_table(packed_corpus / "index.parquet")
-    facts = json.loads(table.schema.metadata[b"sslsv"])
-    names = table["name"].to_pylist()
-    assert names == sorted(names) and len(facts["shards"]) > 1
-    for number, shard in enumerate(facts["shards"]):
-        lengths = [
-            length
-            for length, s in zip(table["num_samples"].to_pylist(), table["shard"].to_pylist(), strict=True)
-            if s == number
-        ]
-        assert sum(lengths) == shard["num_samples"]
-        assert (packed_corpus / shard["file"]).stat().st_size == 2 * shard["num_samples"]
 
 
 def test_open_recordings__damage_is_named(packed_corpus: Path, tmp_path: Path) -> None:

@@ -27,6 +27,19 @@ def test_augment__names_choose_files_in_the_order_given() -> None:
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
+        ([], r"speeds is \[\]"),
+        ([0.9, 3.0], r"speeds\[1\] is 3"),
+        ([0.93], r"speeds\[0\] is 0.93: no fraction .* the nearest is 0.9285714285714286"),
+    ],
+)
+def test_speeds__impossible_ones_are_named(value: list, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"^data.{sentence}"):
+        apply_overrides(Config(), {"data.speeds": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
         (["nois"], r"augment\[0\].name is 'nois', which is not known; did you mean 'noise'"),
         ([{"snr_db": [1, 2]}], r"augment\[0\].name is missing; choose one of 'gain'"),
         (

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from sslsv.data.audio import Waveform
 from sslsv.data.augmentations.base import Augmentation, Crop, mean_square
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
-from sslsv.data.section import NOISE_FOLDER, Probability, Range
-from sslsv.settings import refuse_if, section
+from sslsv.data.section import NOISE_FOLDER, NoiseKind, Probability, Range, Rising
+from sslsv.settings import section
 
 
 class NoiseDraw(NamedTuple):
@@ -34,21 +34,15 @@ class Noise(Augmentation):
         name: Literal["noise"] = "noise"
         probability: Probability = 1.0
         # Each kind is a folder below `folder`; all are equally likely. Ratios are uniform; lower is harder.
-        kinds: tuple[Literal["noise", "music", "speech"], ...] = ("noise", "music", "speech")
+        kinds: Annotated[tuple[NoiseKind, ...], Field(min_length=1)] = ("noise", "music", "speech")
         snr_db: Annotated[Range, Field(description="speech to noise, dB")] = (0.0, 15.0)
         music_snr_db: Annotated[Range, Field(description="speech to music, dB")] = (5.0, 15.0)
         speech_snr_db: Annotated[Range, Field(description="speech to babble, dB")] = (13.0, 20.0)
         # Babble is a sum of recordings of other people at equal levels; (3, 7) is usual.
-        speech_files: Annotated[tuple[int, int], Field(description="recordings summed for babble")] = (1, 1)
+        speech_files: Annotated[
+            tuple[PositiveInt, PositiveInt], Rising, Field(description="recordings summed for babble")
+        ] = (1, 1)
         folder: Annotated[str, Field(description="below data.root; a folder for each kind")] = NOISE_FOLDER
-
-        def __post_init__(self) -> None:
-            """Refuse a list without kinds, and numbers of files that are none."""
-            refuse_if(not self.kinds, "kinds is empty: name noise, music or speech, or leave noise out")
-            low, high = self.speech_files
-            refuse_if(
-                not 1 <= low <= high, f"speech_files is ({low}, {high}): babble has 1 or more, such as (3, 7)"
-            )
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
