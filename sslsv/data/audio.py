@@ -95,10 +95,14 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
     name = os.fspath(path)
     with contextlib.suppress(OSError):  # the decoder says why a file can't be opened
         file = open(name, "rb", buffering=0)  # noqa: SIM115
-        place = _find_samples(file)
-        if place is not None:
-            return _PlainWav(name, file, *place)
+        is_plain, first_byte, num_bytes = _find_samples(os.pread(file.fileno(), _HEADER_BYTES, 0))
+        missing = first_byte + num_bytes - os.fstat(file.fileno()).st_size
+        if is_plain and num_bytes >= 2 and missing <= 0:
+            return _PlainWav(name, file, first_byte, num_bytes // 2)
         file.close()
+        # libsndfile would not tell. Programs that write into a pipe promise 2 GB or more.
+        if missing > 0 and num_bytes < 2**31 - 2**16:
+            raise AudioError(f"{name} is cut off: {missing} bytes are missing of what its header promises.")
     return _DecodedFile(name)
 
 
@@ -141,9 +145,6 @@ class _DecodedFile(Recording):
             elif place.is_file() and place.stat().st_size == 0:
                 state = "is an empty file (0 bytes)"
             raise AudioError(f"{path} {state}.") from error
-        if missing := _missing_bytes(path):
-            self.close()
-            raise AudioError(f"{path} is cut off: {missing} bytes are missing of what its header promises.")
         if self._file.frames <= 0:
             self.close()
             raise AudioError(f"{path} has an audio header but no samples.")
@@ -278,37 +279,21 @@ def _cause(error: Exception) -> str:
     return text.strip().rstrip(".")
 
 
-def _missing_bytes(path: str) -> int:
-    # libsndfile would not tell that a WAV file is shorter than its header promises. Not every header is to be
-    # believed: some writers count their own eight bytes too, those that write into a pipe claim 2 GB or more.
-    try:
-        with open(path, "rb") as file:
-            kind, length = struct.unpack("<4sI", file.read(8))
-            missing = int(length) + 8 - os.fstat(file.fileno()).st_size
-    except (OSError, struct.error):
-        return 0
-    return missing if kind == b"RIFF" and missing > 16 and length < 2**31 - 2**16 else 0
-
-
-def _find_samples(file: io.FileIO) -> tuple[int, int] | None:
-    # First byte and number of samples of a plain WAV file; None for any other kind of file.
-    header = os.pread(file.fileno(), _HEADER_BYTES, 0)
-    if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
-        return None
+def _find_samples(header: bytes) -> tuple[bool, int, int]:
+    # Returns whether a WAV file is plain, and where its samples begin and how long they are, in bytes; zeros
+    # for any other file.
+    is_wav = header[:4] == b"RIFF" and header[8:12] == b"WAVE"
     place, is_plain = 12, False
-    while place + 8 <= len(header):
+    while is_wav and place + 8 <= len(header):
         name, size = struct.unpack_from("<4sI", header, place)
         place += 8
         if name == b"data":
-            is_there = 2 <= size <= os.fstat(file.fileno()).st_size - place
-            return (place, size // 2) if is_plain and is_there else None
-        if name == b"fmt ":
-            if size < 16 or place + 16 > len(header):
-                return None
+            return is_plain, place, size
+        if name == b"fmt " and size >= 16 and place + 16 <= len(header):
             tag, channels, rate, _, block_bytes, bits = struct.unpack_from("<HHIIHH", header, place)
             is_plain = (tag, channels, rate, block_bytes, bits) == (1, 1, SAMPLE_RATE, 2, 16)
         place += size + size % 2
-    return None
+    return False, 0, 0
 
 
 @lru_cache(maxsize=64)

@@ -35,7 +35,7 @@ _NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Hold utterances and their speakers; utterance i is `paths[i]`, spoken by `speaker_names[speakers[i]]`."""
+    """Hold utterances and who speaks them: utterance i is `paths[i]`, by `speaker_names[speakers[i]]`."""
 
     paths: list[str]  # relative to data.root, or absolute
     speakers: Indices  # (N,), 0 .. number of speakers - 1

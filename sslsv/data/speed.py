@@ -52,8 +52,8 @@ class SpedUp(Recording):
 
 @lru_cache(maxsize=64)
 def _phases(up: int, down: int) -> tuple[npt.NDArray[np.float32], int]:
-    # Returns a matrix that makes a group of samples at the new speed from a row of samples at the old one, and
-    # `reach`: the row begins so many samples before the group.
+    # Returns a matrix that makes a group of samples at the new speed from a row of samples at the old one,
+    # and `reach`: the row begins so many samples before the group.
     taps = low_pass(up, down) * np.float32(up)
     half = len(taps) // 2
     num_groups = -(-_MIN_COLUMNS // up)

@@ -48,10 +48,9 @@ def test_trial_rows__blank_in_a_path_is_explained(tmp_path: Path) -> None:
         list(trial_rows(tmp_path, "trials"))
 
 
-def test_rows__bytes_that_are_no_text_come_through(tmp_path: Path) -> None:
-    path = os.fsdecode(b"a/\xff.wav")
-    (tmp_path / "list").write_bytes(b"a a/\xff.wav\n")
-    assert list(train_rows(tmp_path, "list")) == [(1, "a", path)]
+def test_rows__bytes_that_are_no_text_come_through_and_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(codecs.BOM_UTF8 + b"a a/\xff.wav\n")
+    assert list(train_rows(tmp_path, "list")) == [(1, "a", os.fsdecode(b"a/\xff.wav"))]
 
 
 @pytest.mark.parametrize(
@@ -101,11 +100,6 @@ def test_rows__paths_that_climb_out_of_the_root_are_refused(tmp_path, path):
         (tmp_path / "trials").write_text(f"{line}\n")
         with pytest.raises(ValueError, match=r"trials, line 1: the path .* has a '\.\.' in it"):
             list(trial_rows(tmp_path, "trials"))
-
-
-def test_rows__a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
-    (tmp_path / "marked").write_bytes(codecs.BOM_UTF8 + b"1 a.wav\n")
-    assert list(train_rows(tmp_path, "marked")) == [(1, "1", "a.wav")]
 
 
 def test_open_corpus__sets_speakers_aside_as_the_settings_say(root: Path) -> None:
@@ -207,11 +201,6 @@ def test_hold_out_speakers__split_is_disjoint_complete_and_repeatable() -> None:
         ]
     assert hold_out_speakers(manifest, 3, seed=5)[1].paths == held_out.paths
     assert any(hold_out_speakers(manifest, 3, seed=s)[1].paths != held_out.paths for s in range(5))
-
-
-def test_hold_out_speakers__too_many_is_refused() -> None:
-    with pytest.raises(ValueError, match="held_out_speakers is 2, but the lists have 2 speakers"):
-        hold_out_speakers(manifest_of([2, 2]), 2, seed=1)
 
 
 @pytest.mark.parametrize("versions", [1, 3])
