@@ -15,16 +15,15 @@ from sslsv.registry import find
 Crop = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
 _ROWS_AT_ONCE = 4  # crops augmented together: few enough for the processor's cache, and a block of FFTs
-_PIECE_SAMPLES = (
-    4000  # so few that no BLAS shares them among threads, whose number would change the last bits
-)
+# Pieces so short that no BLAS shares them among threads, whose number would change the last bits.
+_PIECE_SAMPLES = 4000
 
 
 class Augmentation(ABC):
     """Change views in one way; a subclass has a nested `Config` with `name` and `probability`.
 
-    What is random is decided in `draw`, from a stream that belongs to the view and to the augmentation's
-    name: another augmentation in the list leaves it as it is. Making one adds its files to the bank.
+    `draw` makes all random decisions, from a stream that belongs to the view and to the augmentation's name:
+    another augmentation in the list changes nothing for this one. Making one adds its files to the bank.
     """
 
     Config: ClassVar[Any]
