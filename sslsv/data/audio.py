@@ -40,11 +40,11 @@ _HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or li
 
 
 class AudioError(Exception):
-    """A recording that cannot be used; the message names the file and the cause."""
+    """Report a recording that cannot be used; the message names the file and the cause."""
 
 
 class Recording(ABC):
-    """An open recording; a context manager."""
+    """Read crops of an open recording; a context manager."""
 
     path: str  # for messages
     num_samples: int  # at 16 kHz

@@ -46,7 +46,7 @@ class Manifest:
 
     @property
     def num_speakers(self) -> int:
-        """Number of different speakers."""
+        """Return the number of different speakers."""
         return len(self.speaker_names)
 
     def of_speakers(self, chosen: npt.ArrayLike) -> "Manifest":

@@ -44,7 +44,7 @@ _BYTES = np.dtype("<i2").itemsize
 
 
 class Recordings:
-    """Recordings by name, the path in a list: files below the folder `root`, or at absolute paths."""
+    """Open recordings by name, the path in a list: files below the folder `root`, or at absolute paths."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = absolute(root)
@@ -100,7 +100,7 @@ def open_recordings(root: str | os.PathLike[str]) -> Recordings:
 
 
 class Packed(Recordings):
-    """The recordings of a packed folder; processes that get it by way of Ray share the index."""
+    """Open the recordings of a packed folder; processes that get it by way of Ray share the index."""
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
@@ -160,7 +160,7 @@ class Packed(Recordings):
         return _PackedRecording(self.location(name), self._open_shards[number], *place)
 
     def find(self, folder: str) -> list[str]:
-        """Return the names of all packed recordings below a folder."""
+        """Return the names of all packed recordings below a folder, sorted."""
         prefix = os.fsencode(os.path.join(folder, ""))
         first = bisect_left(self._names, prefix)
         last = bisect_left(self._names, prefix[:-1] + bytes([prefix[-1] + 1]))

@@ -14,7 +14,7 @@ _MIN_COLUMNS = 40
 
 
 class SpedUp(Recording):
-    """An open recording at `speed` times its speed, above 1 faster; closing it closes the recording.
+    """Play an open recording at `speed` times its speed, above 1 faster; closing it closes the recording.
 
     Polyphase resampling by a fraction of small numbers, as `scipy.signal.resample_poly` with the filter
     `low_pass`, but as products of matrices: ten times as fast. The result is rounded to 16 bits.
