@@ -15,7 +15,7 @@ from benchmarks.row import Row, Settings, speed_row
 from benchmarks.training import overrides
 from sslsv.config import load_config
 from sslsv.data.lists import read_train_lists
-from sslsv.data.pipeline import train_batches, whole_batches
+from sslsv.data.pipeline import train_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 
@@ -46,7 +46,7 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
     try:
         with contestant("batches", processes=PROCESSES, threads=1, config=PUBLISHED, overrides=given) as bare:
             reference = ray.put(maker)
-            in_block = 4 if settings.is_quick else whole_batches(config.resources.utterances_per_block, size)
+            in_block = 4 if settings.is_quick else max(1, config.resources.utterances_per_block // size)
             steps = blocks * in_block
             # Timed between two blocks in mid-stream: as many are half made at the end as at the beginning.
             first, more = 1 + 2 * in_block, (PROCESSES + 2) * in_block

@@ -6,6 +6,8 @@ for full scale; a crop has the same samples as the same place of the whole (of l
 decoders remember what came before).
 """
 
+import contextlib
+import io
 import mmap
 import os
 import struct
@@ -26,25 +28,23 @@ Waveform = npt.NDArray[np.float32]
 SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
 FULL_SCALE = 32768.0  # of int16 samples; 1 in waveforms
 
-# What libsndfile reads and people have.
+# Files that libsndfile reads and people have.
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
     *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
 )
-UNREAD_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".webm")  # sound that libsndfile does not read
 
 _HALF_TAPS = 32  # filter half length in samples of the slower rate; more is sharper and slower
 _LOUDEST = 10.0  # a float file above this is in another unit, or damaged: full scale is 1
 _HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
-_LARGEST_DATA = 0x7FFF_FF00  # bytes; streaming writers leave larger numbers, or 0, for "unknown"
 
 
 class AudioError(Exception):
-    """A recording that cannot be used; the message names the file and the cause."""
+    """Report a recording that cannot be used; the message names the file and the cause."""
 
 
 class Recording(ABC):
-    """An open recording; a context manager."""
+    """Read crops of an open recording; a context manager."""
 
     path: str  # for messages
     num_samples: int  # at 16 kHz
@@ -59,7 +59,7 @@ class Recording(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:  # noqa: B027 - most recordings have something to close
+    def close(self) -> None:  # noqa: B027 - a packed recording has nothing to close
         """Close the recording; reading afterwards is an error."""
 
     def mapped(self) -> Samples | None:
@@ -71,117 +71,80 @@ class Recording(ABC):
 
         Raises AudioError for a piece that cannot be decoded.
         """
-        if start < 0 or count <= 0:
-            raise ValueError(
-                f"A crop starts at 0 or later and is not empty: got start={start}, count={count}."
-            )
+        if not 0 <= start < self.num_samples or count <= 0:
+            raise ValueError(f"{self.path} has {self.num_samples} samples: no {count} of them at {start}.")
         available = min(count, self.num_samples - start)
-        if available <= 0:
-            raise ValueError(f"{self.path} has {self.num_samples} samples: none at {start}.")
         piece = self._read(start, available)
         return piece if available == count else np.resize(piece, count)
 
-    def read(self, start: int, count: int) -> Waveform:
-        """Return what `read_int16` does as a waveform of full scale 1."""
-        return to_waveform(self.read_int16(start, count))
+    def read_whole(self) -> Waveform:
+        """Return all samples as a waveform (T,) of full scale 1."""
+        return to_waveform(self.read_int16(0, self.num_samples))
 
     def read_rir(self) -> Samples:
-        """Return all samples of an impulse response."""
+        """Return all samples of an impulse response, at any level: it means nothing."""
         return self.read_int16(0, self.num_samples)
 
 
-class AudioFile(Recording):
-    """An open audio file.
+def open_audio(path: str | os.PathLike[str]) -> Recording:
+    """Open an audio file.
 
-    Raises AudioError, here and in its methods, for a file that is missing, empty, no audio, truncated, not
+    Raises AudioError, here and when it is read, for a file that is missing, empty, no audio, truncated, not
     finite, or in floats that are far above full scale.
     """
+    name = os.fspath(path)
+    with contextlib.suppress(OSError):  # the decoder says why a file can't be opened
+        file = open(name, "rb", buffering=0)  # noqa: SIM115
+        is_plain, first_byte, num_bytes = _find_samples(os.pread(file.fileno(), _HEADER_BYTES, 0))
+        missing = first_byte + num_bytes - os.fstat(file.fileno()).st_size
+        if is_plain and num_bytes >= 2 and missing <= 0:
+            return _PlainWav(name, file, first_byte, num_bytes // 2)
+        file.close()
+        # libsndfile would not tell. Programs that write into a pipe promise 2 GB or more.
+        if missing > 0 and num_bytes < 2**31 - 2**16:
+            raise AudioError(f"{name} is cut off: {missing} bytes are missing of what its header promises.")
+    return _DecodedFile(name)
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self._file: PlainWav | _Decoder = PlainWav.open(self.path) or _Decoder(self.path)
-        self.num_samples = self._file.num_samples
+
+class _PlainWav(Recording):
+    # A WAV file of 16 bits, 16 kHz, mono: crops are read by their place in it, without libsndfile.
+
+    def __init__(self, path: str, file: io.FileIO, first_byte: int, num_samples: int) -> None:
+        self.path, self.num_samples = path, num_samples
+        self._file, self._first_byte = file, first_byte
 
     def close(self) -> None:
-        """Close the file; reading afterwards is an error."""
         self._file.close()
 
     def _read(self, start: int, count: int) -> Samples:
         try:
-            return self._file.read(start, count)
+            data = os.pread(self._file.fileno(), 2 * count, self._first_byte + 2 * start)
         except OSError as error:
             raise AudioError(f"{self.path} cannot be read: {_cause(error)}.") from error
-
-    def mapped(self) -> Samples | None:
-        """Return all samples of a plain WAV file, mapped into memory; None for any other."""
-        return self._file.mapped() if isinstance(self._file, PlainWav) else None
-
-    def read_rir(self) -> Samples:
-        """Return all samples of an impulse response; unless it is plain, at the level that uses all bits.
-
-        The level of a rir means nothing, and files of floats may hold any.
-        """
-        if not isinstance(self._file, _Decoder) or self._file.is_plain:
-            return self.read_int16(0, self.num_samples)
-        rir = self._file.read_float(0, self.num_samples)
-        peak = np.abs(rir).max()
-        return to_int16(rir / peak) if peak > 0 else np.zeros(len(rir), dtype=np.int16)
-
-
-class PlainWav:
-    """An open WAV file of 16 bits, 16 kHz, mono: crops are read by their place in it, without libsndfile."""
-
-    def __init__(self, descriptor: int, first_byte: int, num_samples: int) -> None:
-        self.num_samples = num_samples
-        self._descriptor, self._first_byte = descriptor, first_byte
-
-    @classmethod
-    def open(cls, path: str) -> "PlainWav | None":
-        """Open a file, or return None if it is no plain WAV file (or can't be opened: others say why)."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        except OSError:
-            return None
-        try:
-            place = _find_samples(os.pread(descriptor, _HEADER_BYTES, 0))
-            if place is not None:
-                first_byte, num_bytes = place
-                if os.fstat(descriptor).st_size >= first_byte + num_bytes >= first_byte + 2:
-                    return cls(descriptor, first_byte, num_bytes // 2)
-        except OSError:  # a folder, a failing disk
-            pass
-        os.close(descriptor)
-        return None
-
-    def read(self, start: int, count: int) -> Samples:
-        """Return samples start .. start + count, which must be there; raises OSError."""
-        data = os.pread(self._descriptor, 2 * count, self._first_byte + 2 * start)
         if len(data) < 2 * count:
-            raise OSError("the file became shorter while it was read")
+            raise AudioError(f"{self.path} became shorter while it was read.")
         return np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
 
     def mapped(self) -> Samples:
-        """Return all samples without reading them; they stay valid when the file is closed."""
-        memory = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        memory = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         samples = np.frombuffer(memory, dtype="<i2", count=self.num_samples, offset=self._first_byte)
         return samples.astype(np.int16, copy=False)
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
-
-class _Decoder:
-    """A file that libsndfile decodes, at 16 kHz and mono."""
+class _DecodedFile(Recording):
+    # Any file that libsndfile decodes.
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = _open(path)
-        if missing := _missing_bytes(path):
-            self.close()
-            raise AudioError(f"{path} is cut off: {missing} bytes are missing of what its header promises.")
+        try:
+            self._file = soundfile.SoundFile(path)
+        except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
+            place, state = Path(path), f"is not audio that libsndfile can read: {_cause(error)}"
+            if not place.exists():
+                state = "does not exist"
+            elif place.is_file() and place.stat().st_size == 0:
+                state = "is an empty file (0 bytes)"
+            raise AudioError(f"{path} {state}.") from error
         if self._file.frames <= 0:
             self.close()
             raise AudioError(f"{path} has an audio header but no samples.")
@@ -189,15 +152,23 @@ class _Decoder:
         self._up, self._down = ratio.numerator, ratio.denominator
         self.num_samples = -(-self._file.frames * self._up // self._down)
         self._is_16_bit = self._file.subtype == "PCM_16"
-        self.is_plain = self._is_16_bit and ratio == 1 and self._file.channels == 1
+        self._is_plain = self._is_16_bit and ratio == 1 and self._file.channels == 1
 
     def close(self) -> None:
         self._file.close()
 
-    def read(self, start: int, count: int) -> Samples:
-        if self.is_plain:
-            return self._frames(start, count)
-        waveform = self.read_float(start, count)
+    def read_rir(self) -> Samples:
+        if self._is_plain:
+            return super().read_rir()
+        # Files of floats may hold any level: the result uses all bits.
+        rir = self._convert(0, self.num_samples)
+        peak = np.abs(rir).max()
+        return to_int16(rir / peak if peak > 0 else rir)
+
+    def _read(self, start: int, count: int) -> Samples:
+        if self._is_plain:
+            return self._decode(start, count)
+        waveform = self._convert(start, count)
         peak = float(np.max(np.abs(waveform)))
         if peak > _LOUDEST:
             raise AudioError(
@@ -208,7 +179,7 @@ class _Decoder:
         samples: Samples = np.clip(rounded, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
         return samples
 
-    def read_float(self, start: int, count: int) -> Waveform:
+    def _convert(self, start: int, count: int) -> Waveform:
         up, down = self._up, self._down
         if up == down == 1:
             return self._mono(start, count)
@@ -222,7 +193,7 @@ class _Decoder:
         return np.ascontiguousarray(converted[offset : offset + count], dtype=np.float32)
 
     def _mono(self, start: int, count: int) -> Waveform:
-        frames = self._frames(start, count)
+        frames = self._decode(start, count)
         samples = to_waveform(frames) if self._is_16_bit else frames
         if samples.ndim == 2:
             samples = samples.mean(axis=1, dtype=np.float32)
@@ -231,7 +202,7 @@ class _Decoder:
             raise AudioError(f"{self.path} contains values that are not finite (NaN or infinity).")
         return samples
 
-    def _frames(self, start: int, count: int) -> npt.NDArray[Any]:
+    def _decode(self, start: int, count: int) -> npt.NDArray[Any]:
         # int16 is half the time of float32 in libsndfile, and exact for 16-bit files.
         try:
             self._file.seek(start)
@@ -248,13 +219,8 @@ class _Decoder:
 
 def read_whole(path: str | os.PathLike[str]) -> Waveform:
     """Return all samples of a file, (T,), full scale 1; raises AudioError."""
-    with AudioFile(path) as file:
-        return file.read(0, file.num_samples)
-
-
-def wrap_to_length(waveform: Waveform, count: int) -> Waveform:
-    """Repeat a waveform (T,) from its start until it has `count` samples, or cut it to them."""
-    return np.resize(waveform, count)
+    with open_audio(path) as recording:
+        return recording.read_whole()
 
 
 def to_waveform(samples: npt.NDArray[Any]) -> Waveform:
@@ -264,68 +230,48 @@ def to_waveform(samples: npt.NDArray[Any]) -> Waveform:
     return waveform
 
 
-def to_int16(waveform: Waveform, full_scale: float = 1.0) -> Samples:
-    """Round a waveform to int16; one that exceeds full scale is made quieter, not clipped."""
+def to_int16(waveform: Waveform) -> Samples:
+    """Round a waveform of full scale 1 to int16; one that exceeds it is made quieter, not clipped."""
     samples = np.empty(len(waveform), dtype=np.int16)
-    round_to_int16(np.array(waveform), samples, full_scale)
+    round_to_int16(waveform * np.float32(FULL_SCALE), samples)
     return samples
 
 
-def round_to_int16(waveform: Waveform, samples: Samples, full_scale: float = 1.0) -> None:
-    """Do as `to_int16` into `samples`; the waveform is used up."""
+def round_to_int16(waveform: Waveform, samples: Samples) -> None:
+    """Round a waveform at the scale of 16 bits into `samples`, quieter if it is too loud; it is used up."""
     highest, lowest = float(waveform.max(initial=0.0)), float(waveform.min(initial=0.0))
-    unit = FULL_SCALE / full_scale
-    is_too_loud = highest * unit >= FULL_SCALE - 0.5 or lowest * unit < -FULL_SCALE - 0.5
-    scale = (FULL_SCALE - 1) / max(highest, -lowest) if is_too_loud else unit
-    if scale != 1.0:
-        waveform *= np.float32(scale)
+    if highest >= FULL_SCALE - 0.5 or lowest < -FULL_SCALE - 0.5:
+        waveform *= np.float32((FULL_SCALE - 1) / max(highest, -lowest))
     samples[:] = np.rint(waveform, out=waveform)
 
 
 def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[str]:
     """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
 
-    Links are followed, but every folder is entered once, under its own name if it has one here: a loop of
-    links ends, and nothing is found twice. Raises FileNotFoundError if the folder does not exist, OSError for
-    one that can't be read.
+    Links are followed, but every folder is entered once: a loop of links ends. Raises FileNotFoundError if
+    the folder does not exist, OSError for one that can't be read.
     """
-    if not Path(folder).is_dir():
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder} is not a folder: give the folder that holds the recordings.")
     found: list[str] = []
     entered: set[tuple[int, int]] = set()
-    folders, links = [os.fspath(folder)], list[str]()
-    while folders or links:
-        place = folders.pop() if folders else links.pop(0)
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
-        with os.scandir(place) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    (links if entry.is_symlink() else folders).append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() in suffixes:
-                    found.append(entry.path)
+        # A folder comes before the links to it.
+        folders[:] = sorted(folders, key=lambda name: (os.path.islink(os.path.join(place, name)), name))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
+                found.append(os.path.join(place, name))
     return sorted(found)
-
-
-def find_audio(folder: str | os.PathLike[str]) -> list[str]:
-    """Return what `find_audio_files` finds; nothing if the folder does not exist."""
-    return find_audio_files(folder) if os.path.isdir(folder) else []
-
-
-def _open(path: str) -> soundfile.SoundFile:
-    try:
-        return soundfile.SoundFile(path)
-    except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
-        place = Path(path)
-        if not place.exists():
-            raise AudioError(f"{path} does not exist.") from error
-        if place.is_file() and place.stat().st_size == 0:
-            raise AudioError(f"{path} is an empty file (0 bytes).") from error
-        raise AudioError(f"{path} is not audio that libsndfile can read: {_cause(error)}.") from error
 
 
 def _cause(error: Exception) -> str:
@@ -333,38 +279,21 @@ def _cause(error: Exception) -> str:
     return text.strip().rstrip(".")
 
 
-def _missing_bytes(path: str) -> int:
-    """Return how many bytes a WAV file lacks of what its header promises; libsndfile would not tell.
-
-    0 for any other file, and for headers that promise nothing: some writers count their own eight bytes too,
-    and those that write into a pipe promise 2 GB or more.
-    """
-    try:
-        with open(path, "rb") as file:
-            kind, length = struct.unpack("<4sI", file.read(8))
-            missing = int(length) + 8 - os.fstat(file.fileno()).st_size
-    except (OSError, struct.error):
-        return 0
-    return missing if kind == b"RIFF" and missing > 16 and length < 2**31 - 2**16 else 0
-
-
-def _find_samples(header: bytes) -> tuple[int, int] | None:
-    # First byte and number of bytes of the samples; None for any other kind of file.
-    if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
-        return None
+def _find_samples(header: bytes) -> tuple[bool, int, int]:
+    # Returns whether a WAV file is plain, and where its samples begin and how long they are, in bytes; zeros
+    # for any other file.
+    is_wav = header[:4] == b"RIFF" and header[8:12] == b"WAVE"
     place, is_plain = 12, False
-    while place + 8 <= len(header):
+    while is_wav and place + 8 <= len(header):
         name, size = struct.unpack_from("<4sI", header, place)
         place += 8
         if name == b"data":
-            return (place, size) if is_plain and 0 < size <= _LARGEST_DATA else None
-        if name == b"fmt ":
-            if size < 16 or place + 16 > len(header):
-                return None
+            return is_plain, place, size
+        if name == b"fmt " and size >= 16 and place + 16 <= len(header):
             tag, channels, rate, _, block_bytes, bits = struct.unpack_from("<HHIIHH", header, place)
             is_plain = (tag, channels, rate, block_bytes, bits) == (1, 1, SAMPLE_RATE, 2, 16)
         place += size + size % 2
-    return None
+    return False, 0, 0
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,5 @@
-"""The bank: noises and impulse responses of rooms, drawn at random."""
+"""The bank: noises and room impulse responses (rirs), drawn at random."""
 
-import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,18 +12,17 @@ from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
 from sslsv.data.draws import Draws
 from sslsv.data.recordings import Recordings
 
-logger = logging.getLogger(__name__)
-
 Drawn = TypeVar("Drawn")
 
 _MAX_RIR_SECONDS = 2.5  # the tail after it is inaudible and costs FFT length
 _WHOLE_NOISE_SECONDS = 30.0  # encoded files up to this are kept decoded; of longer ones a crop is decoded
 _MAX_MAPPED = 20_000  # files; Linux allows a process 65,530 maps
+_SILENT = "{} is silent: it is no impulse response."
 _TRIES = 20  # draws of another file before unreadable ones stop the run
 
 
 class Rir(NamedTuple):
-    """Describe an impulse response: number of its file, place of its direct path, samples used of it."""
+    """Describe an impulse response: its file, the place of its direct path, and how much of it is used."""
 
     file: int
     delay: int
@@ -36,8 +34,8 @@ class Bank:
 
     Noises in plain WAV files and in packed folders on a disk are mapped into memory, so that all processes of
     a machine share them; what has to be decoded or comes from object storage, and the spectra of rirs, are
-    kept by each process in `cache`, the latest used up to `cache_mb`. File number i is `files[i]`. An
-    unreadable file is reported once, and another one is drawn instead.
+    kept by each process in `cache`, the latest used up to `cache_mb`. File number i is `files[i]`. In
+    place of an unreadable file another one is drawn.
     """
 
     def __init__(self, recordings: Recordings, cache_mb: int) -> None:
@@ -45,17 +43,15 @@ class Bank:
         self.files: list[str] = []
         self.cache = Cache(cache_mb * 2**20)
         self._in_folder: dict[str, range] = {}
-        self._rir_folders: set[str] = set()
         self._rirs: dict[int, Rir] = {}
         self._mapped: dict[int, Samples] = {}
-        self._reported: set[int] = set()
 
     def __getstate__(self) -> dict[str, object]:
-        # Sent to other processes with its list of files, without what it decoded.
+        # Sent to other processes with its list of files, without the samples that it holds.
         return {**self.__dict__, "_mapped": {}, "cache": Cache(self.cache.capacity_bytes)}
 
-    def add_noises(self, folder: str) -> None:
-        """Add the files below a folder as noises; FileNotFoundError if there is none."""
+    def add(self, folder: str) -> None:
+        """Add the files below a folder; FileNotFoundError if there is none."""
         if folder in self._in_folder:
             return
         found = self.recordings.find(folder)
@@ -69,11 +65,6 @@ class Bank:
         self._in_folder[folder] = range(len(self.files), len(self.files) + len(found))
         self.files += found
 
-    def add_rirs(self, folder: str) -> None:
-        """Add the files below a folder as impulse responses; FileNotFoundError if there is none."""
-        self.add_noises(folder)
-        self._rir_folders.add(folder)
-
     def draw_noise(self, rng: Draws, folder: str, count: int) -> Samples:
         """Return `count` samples from a random place of a random file of a folder; their level is any."""
         return self._draw(rng, folder, lambda file: self._read_noise(file, rng.fraction(), count))
@@ -84,36 +75,28 @@ class Bank:
 
     def read_rir(self, rir: Rir) -> Samples:
         """Return the samples of an impulse response that are used."""
-        return self._read_whole_rir(rir.file)[: rir.num_samples]
+        return self._read_all(rir.file)[: rir.num_samples]
 
     def explain(self, file: int) -> str:
         """Return why a file is unusable, in a sentence, by reading all of it again."""
-        folder = next(folder for folder, files in self._in_folder.items() if file in files)
+        path = self.recordings.location(self.files[file])
         try:
-            if folder in self._rir_folders:
-                self._rirs.pop(file, None)
-                self._rir(file)
-            else:
-                self.recordings.read_whole(self.files[file])
+            is_silent = not self._read_all(file).any()
         except AudioError as error:
             return str(error)
-        return f"{self.recordings.location(self.files[file])} could not be read once, but can be now."
+        return _SILENT.format(path) if is_silent else f"{path} could not be read once, but can be now."
 
     def _draw(self, rng: Draws, folder: str, use: Callable[[int], Drawn]) -> Drawn:
         files = self._in_folder[folder]
         for _ in range(_TRIES):
             file = files[rng.below(len(files))]
-            # A file known to be bad is tried again: what is drawn must not depend on what this process met
-            # before.
+            # A file known to be bad is tried again: the draws must not depend on the files met before.
             try:
                 return use(file)
             except AudioError as error:
                 rng.bad_files.append(file)
-                if file not in self._reported:
-                    self._reported.add(file)
-                    logger.warning("Unusable noise or room, others are drawn instead: %s", error)
                 reason = str(error)
-        raise AudioError(f"{_TRIES} noises or rooms in a row cannot be read; the last: {reason}")
+        raise AudioError(f"{_TRIES} noises or rirs in a row cannot be read; the last: {reason}")
 
     def _read_noise(self, file: int, place: float, count: int) -> Samples:
         whole = self._mapped.get(file)
@@ -136,19 +119,18 @@ class Bank:
 
     def _rir(self, file: int) -> Rir:
         if file not in self._rirs:
-            samples = self._read_whole_rir(file)
+            samples = self._read_all(file)
             # In 32 bits: the absolute value of -32768 is no int16.
             delay = int(np.argmax(np.abs(samples.astype(np.int32))))
             if not samples[delay]:
-                path = self.recordings.location(self.files[file])
-                raise AudioError(f"{path} is silent: it is no impulse response.")
+                raise AudioError(_SILENT.format(self.recordings.location(self.files[file])))
             used = min(len(samples), delay + int(_MAX_RIR_SECONDS * SAMPLE_RATE))
             self._rirs[file] = Rir(file, delay, used)
         return self._rirs[file]
 
-    def _read_whole_rir(self, file: int) -> Samples:
-        with self.recordings.open(self.files[file]) as rir:
-            return rir.read_rir()
+    def _read_all(self, file: int) -> Samples:
+        with self.recordings.open(self.files[file]) as recording:
+            return recording.read_rir()
 
 
 class Cache:

@@ -25,17 +25,12 @@ def channel_of(augment: Sequence[Any]) -> tuple[Any, ...]:
     Noises are of the kind "noise" if training has it (others talking would be voices), at an SNR of 5 to
     15 dB; the level changes by -15 to 0 dB.
     """
-    by_name = {each.name: each for each in reversed(list(_flat(augment)))}  # the first of each name
-    channel = []
-    if "reverb" in by_name:
-        channel.append(replace(by_name["reverb"], probability=1.0))
-    if "noise" in by_name:
-        noise = replace(by_name["noise"], probability=1.0)
-        if "noise" in noise.kinds:
-            folder = noise.folder
-            noise = augmentation_settings("noise", kinds=["noise"], snr_db=[5.0, 15.0], folder=folder)
-        channel.append(noise)
-    return (*channel, augmentation_settings("gain", level_db=[-15.0, 0.0]))
+    by_name = {each.name: replace(each, probability=1.0) for each in reversed(list(_flat(augment)))}
+    if (noise := by_name.get("noise")) and "noise" in noise.kinds:
+        settings = {"kinds": ["noise"], "snr_db": [5.0, 15.0], "folder": noise.folder}
+        by_name["noise"] = augmentation_settings("noise", **settings)
+    by_name["gain"] = augmentation_settings("gain", level_db=[-15.0, 0.0])
+    return tuple(by_name[name] for name in ("reverb", "noise", "gain") if name in by_name)
 
 
 class ChannelSimulator:

@@ -35,7 +35,7 @@ class Draws:
 
 
 class RandomStreams:
-    """Independent streams of numbers in [0, 1), one for each (epoch, utterance, purpose, view), of one seed.
+    """Give one stream of numbers in [0, 1) to each (epoch, utterance, purpose, view), all of one seed.
 
     Counter-based (Philox 4x64): the key is the seed, the counter says what the numbers are for. A purpose is
     known by its name, so that another purpose changes nothing for those that are there.

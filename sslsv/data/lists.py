@@ -1,11 +1,10 @@
-"""Lists: which recordings there are, who speaks in them, and which pairs are compared.
+"""Lists: the recordings of a corpus, who speaks in them, and the pairs that are compared.
 
 A train list has `speaker path` lines, a trial list `1|0 enrolment test` lines, blanks between the fields.
-The path of a train list is the rest of its line and may hold blanks; the two paths of a trial can't, for
-nothing would say where the first one ends.
+The path of a train list is the rest of its line and may hold blanks; paths with blanks in a trial list need
+tabs between the fields.
 """
 
-import codecs
 import io
 import os
 import re
@@ -13,32 +12,30 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sslsv.data.audio import AUDIO_SUFFIXES
-from sslsv.data.recordings import Recordings, open_recordings
+from sslsv.data.recordings import open_recordings
 from sslsv.data.section import DataConfig
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 
 Indices = npt.NDArray[np.int64]
 Root = str | os.PathLike[str]
 
-_AT_ONCE = 2**20  # bytes read at a time: a request to object storage
-_PROBED = 10  # files looked for when a list is read: a list of a million is not worth a million stats
-_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_NAMED = 3  # faults of a kind that a sentence names
+_BYTES_AT_ONCE = 2**20  # of a list: a request to object storage
+_NUM_PROBED = 10  # files of a train list that are looked for; to look for a million takes minutes
+_NUM_NAMED = 3  # faults of a kind that a sentence names
 _TRAIN_FORM = "speaker path"
 _TRIAL_FORM = "1|0 enrolment test"
-# An audio file's name that ends before the line does: two paths, or a path and something else.
+# The name of an audio file that ends before its line does shows that more than one path stands there.
 _NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Utterances and their speakers; utterance i is `paths[i]`, spoken by `speaker_names[speakers[i]]`."""
+    """Hold utterances and who speaks them: utterance i is `paths[i]`, by `speaker_names[speakers[i]]`."""
 
     paths: list[str]  # relative to data.root, or absolute
     speakers: Indices  # (N,), 0 .. number of speakers - 1
@@ -49,7 +46,7 @@ class Manifest:
 
     @property
     def num_speakers(self) -> int:
-        """Number of different speakers."""
+        """Return the number of different speakers."""
         return len(self.speaker_names)
 
     def of_speakers(self, chosen: npt.ArrayLike) -> "Manifest":
@@ -65,7 +62,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """Pairs to compare: trial j holds recording `enrol[j]` against recording `test[j]`.
+    """Hold pairs to compare: trial j holds recording `enrol[j]` against recording `test[j]`.
 
     Recording i is `paths[i]`; where `versions` differ, the same file appears several times, each time in
     another simulated room, with other noise and at another level.
@@ -85,24 +82,14 @@ class Trials:
         return len(self.targets)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """Hold what a run trains on; utterance i of the manifest has the id i wherever the run speaks of it."""
+def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple[Manifest, Manifest | None]:
+    """Return what a run trains on, and the utterances of speakers set aside for validation, if any.
 
-    manifest: Manifest
-    held_out: Manifest | None  # speakers set aside for validation, who are not in `manifest`
-    recordings: Recordings
-
-
-def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> Corpus:
-    """Read the train lists and set speakers aside; the same settings give the same split.
-
-    Raises ValueError and FileNotFoundError with a sentence, as `read_train_lists` and `hold_out_speakers` do.
+    Utterance i of the first manifest has the id i wherever the run speaks of it. The same settings give the
+    same split. Raises ValueError and FileNotFoundError with a sentence.
     """
-    manifest, held_out = read_train_lists(section.root, section.train_lists), None
-    if held_out_speakers:
-        manifest, held_out = hold_out_speakers(manifest, held_out_speakers, seed)
-    return Corpus(manifest=manifest, held_out=held_out, recordings=open_recordings(section.root))
+    manifest = read_train_lists(section.root, section.train_lists)
+    return hold_out_speakers(manifest, held_out_speakers, seed) if held_out_speakers else (manifest, None)
 
 
 def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest:
@@ -111,9 +98,6 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
     Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
     malformed line or a path that is listed twice, FileNotFoundError for a missing root, list or recordings.
     """
-    _check_root(root)
-    if not lists:
-        raise ValueError("data.train_lists is empty: name at least one list of `speaker path` lines.")
     paths: list[str] = []
     speakers = array("q")
     ids: dict[str, int] = {}
@@ -122,7 +106,7 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
         for _, speaker, path in train_rows(root, name):
             speakers.append(ids.setdefault(speaker, len(ids)))
             paths.append(path)
-        _prefix(root, name, paths[first : first + _PROBED])
+        _prefix(root, name, paths[first : first + _NUM_PROBED])
     if len(set(paths)) < len(paths):
         twice = next(path for path, count in Counter(paths).items() if count > 1)
         rows = ((name, number, path) for name in lists for number, _, path in train_rows(root, name))
@@ -131,15 +115,13 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
 
 
-def read_trials(root: Root, file: str, *, is_strict: bool = True) -> Trials:
+def read_trials(root: Root, file: str) -> Trials:
     """Read `1|0 enrolment test` lines (1: same speaker); the file and its paths are relative to `root`.
 
     VoxCeleb's own lists leave out the leading `voxceleb1/`: it is added when the first recording that is
-    there is only found so. Raises ValueError for a malformed line or an unknown label and, if `is_strict`,
-    for self-trials and for pairs listed twice or with both labels; FileNotFoundError for a missing file and
-    where none of the recordings (if `is_strict`, of the first ten) is there.
+    there is only found so. Raises ValueError for a malformed line or an unknown label, FileNotFoundError for
+    a missing file and where none of the recordings is there. For odd trials see `find_trial_faults`.
     """
-    _check_root(root)
     index: dict[str, int] = {}
     enrol, test, targets = array("q"), array("q"), bytearray()
     for _, is_target, first, second in trial_rows(root, file):
@@ -147,19 +129,13 @@ def read_trials(root: Root, file: str, *, is_strict: bool = True) -> Trials:
         enrol.append(index.setdefault(first, len(index)))
         test.append(index.setdefault(second, len(index)))
     paths = list(index)
-    prefix = _prefix(root, file, paths[: _PROBED if is_strict else None], ("", "voxceleb1/"))
-    trials = Trials(
+    prefix = _prefix(root, file, paths, ("", "voxceleb1/"))
+    return Trials(
         paths=[prefix + path for path in paths] if prefix else paths,
         enrol=np.array(enrol, dtype=np.int64),
         test=np.array(test, dtype=np.int64),
         targets=np.array(targets, dtype=np.bool_),
     )
-    if is_strict and (faults := find_trial_faults(trials)):
-        raise ValueError(
-            f"{file} has faulty trials: {faults.describe(root, file)}. Remove these lines, or take the list "
-            f"without them that `python -m sslsv.prepare_data check {file} --root {root}` writes."
-        )
-    return trials
 
 
 def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:
@@ -198,7 +174,9 @@ def make_trials(manifest: Manifest, seed: int, versions: int = 1, max_targets: i
             "No speaker has two utterances, so there is no target trial: give lists with several utterances "
             "of a speaker, or ask for versions=2."
         )
-    nontargets = _nontarget_pairs(rng, speakers, len(targets))
+    nontargets = _all_or_many_pairs(rng, len(speakers), len(targets))
+    nontargets = nontargets[speakers[nontargets[:, 0]] != speakers[nontargets[:, 1]]]
+    nontargets = rng.permutation(nontargets)[: len(targets)]
     pairs = np.concatenate([targets, nontargets])
     labels = np.arange(len(pairs)) < len(targets)
     order = rng.permutation(len(pairs))
@@ -228,30 +206,16 @@ def _target_pairs(
     return rng.permutation(np.concatenate(kept))[:max_targets]
 
 
-def _nontarget_pairs(rng: np.random.Generator, speakers: Indices, count: int) -> Indices:
-    pairs = _all_or_many_pairs(rng, len(speakers), count)
-    pairs = pairs[speakers[pairs[:, 0]] != speakers[pairs[:, 1]]]
-    return rng.permutation(pairs)[:count].astype(np.int64)
-
-
 def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indices:
-    # All pairs of different numbers below `size`; where those are too many, enough to choose `wanted` from.
+    # Returns all pairs of different numbers below `size`, or where those are too many a random part of them.
     if size <= 2000:
         return np.stack(np.triu_indices(size, k=1), axis=1)
     pairs = np.unique(np.sort(rng.integers(size, size=(4 * wanted, 2)), axis=1), axis=0)
     return pairs[pairs[:, 0] < pairs[:, 1]]
 
 
-def _check_root(root: Root) -> None:
-    place = absolute(root)
-    if not is_uri(place) and not os.path.isdir(place):
-        raise FileNotFoundError(
-            f"data.root is {root}, which is not a folder. Give the folder that holds the lists."
-        )
-
-
 def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)) -> str:
-    # What is missing before the paths of a list, told by the first recording that is there.
+    # Returns the folder that is missing before the paths of a list, found by the first recording that exists.
     recordings = open_recordings(root)
     for path in paths:
         for prefix in prefixes:
@@ -265,7 +229,7 @@ def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] =
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFaults:
-    """The faulty trials of a list, by their numbers 0 .. J - 1, and which trials a list without faults keeps.
+    """Name the faulty trials of a list, by their numbers 0 .. J - 1, and those that a clean list keeps.
 
     The order of the two recordings of a pair does not matter. Of a trial listed several times the first is
     kept; of a pair with both labels none is.
@@ -281,20 +245,17 @@ class TrialFaults:
 
     def describe(self, root: Root, file: str) -> str:
         """Return the faults as a phrase that names the first few lines of the list they were found in."""
-        kinds = {
-            "of a recording against itself ({})": self.self_trials[:, None],
-            "listed again ({} repeats {})": self.repeated,
-            "listed with the other label too ({} contradicts {})": self.contradicting,
-        }
         line = [number for number, *_ in trial_rows(root, file)]
         phrases = []
-        for kind, faults in kinds.items():
-            what, form = kind.removesuffix(")").split(" (")
-            examples = [
-                form.format(*(f"line {line[i]}" for i in fault)) for fault in faults[:_NAMED].tolist()
-            ]
-            more = ", ..." if len(faults) > _NAMED else ""
-            phrases += [f"{len(faults)} {what} ({', '.join(examples)}{more})"] if len(faults) else []
+        for faults, kind, example in (
+            (self.self_trials[:, None], "of a recording against itself", "line {}"),
+            (self.repeated, "listed again", "line {} repeats line {}"),
+            (self.contradicting, "listed with the other label too", "line {} contradicts line {}"),
+        ):
+            if len(faults):
+                named = [example.format(*(line[i] for i in fault)) for fault in faults[:_NUM_NAMED].tolist()]
+                named += ["..."] if len(faults) > _NUM_NAMED else []
+                phrases.append(f"{len(faults)} {kind} ({', '.join(named)})")
         return ", ".join(phrases)
 
 
@@ -312,11 +273,8 @@ def find_trial_faults(trials: Trials) -> TrialFaults:
     later = later[np.argsort(order[later])]  # in the order of the list
     is_contradicting = labels[later] != labels[later - 1]
     steps = np.stack([order[later], order[later - 1]], axis=1)
-    group = np.cumsum(is_first) - 1
-    has_both_labels = np.zeros(len(order), dtype=np.bool_)
-    has_both_labels[group[later[is_contradicting]]] = True
     is_kept = np.empty(len(order), dtype=np.bool_)
-    is_kept[order] = is_first & ~has_both_labels[group]
+    is_kept[order] = is_first & ~np.isin(pairs, pairs[later[is_contradicting]])
     return TrialFaults(
         self_trials=np.flatnonzero(is_self),
         repeated=steps[~is_contradicting],
@@ -332,11 +290,10 @@ def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
     """
     for number, line in _filled_lines(root, name, _TRAIN_FORM):
         fields = line.split(maxsplit=1)
-        path = fields[1].rstrip() if len(fields) == 2 else ""
-        # The two tests before the search spare a million lines half a second.
-        if not path or (" " in path or "\t" in path) and _NAME_THEN_MORE.search(path):
-            raise _malformed(name, number, line, _TRAIN_FORM, "2 fields")
-        check_stays_below(name, number, path)
+        if len(fields) != 2:
+            raise ValueError(f"{name}, line {number}: expected `{_TRAIN_FORM}`, got {line.strip()[:120]!r}.")
+        path = fields[1].rstrip()
+        _check_path(name, number, path, _TRAIN_FORM)
         yield number, fields[0], path
 
 
@@ -345,14 +302,17 @@ def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
     for number, line in _filled_lines(root, name, _TRIAL_FORM):
         fields = _trial_fields(line)
         if len(fields) != 3:
-            raise _malformed(name, number, line, _TRIAL_FORM, "3 fields without blanks in them")
+            raise ValueError(
+                f"{name}, line {number}: expected `{_TRIAL_FORM}`, got {len(fields)} fields: "
+                f"{line.strip()[:120]!r}. Paths with blanks in them need tabs between the fields."
+            )
         label, enrolment, test = fields
         if label not in ("0", "1"):
             raise ValueError(
                 f"{name}, line {number}: the label is {label!r}; it must be 1 (same speaker) or 0."
             )
-        check_stays_below(name, number, enrolment)
-        check_stays_below(name, number, test)
+        _check_path(name, number, enrolment, _TRIAL_FORM)
+        _check_path(name, number, test, _TRIAL_FORM)
         yield number, label == "1", enrolment, test
 
 
@@ -363,29 +323,15 @@ def is_trial_list(root: Root, name: str) -> bool:
     return len(fields) == 3 and fields[0] in ("0", "1") and bool(_NAME_THEN_MORE.search(line.strip()))
 
 
-def _trial_fields(line: str) -> list[str]:
-    # Paths with blanks in them need tabs between the fields.
-    return line.rstrip("\r\n").split("\t") if line.count("\t") == 2 else line.split()
-
-
-def check_stays_below(name: str, number: int, path: str) -> None:
-    """Raise ValueError for a path with `..`, which hides where it leads; an absolute one shows it."""
-    if ".." in path and ".." in path.split("/"):
-        raise ValueError(
-            f"{name}, line {number}: the path {path[:120]!r} has a '..' in it, which may lead "
-            "out of data.root: write it without, or as an absolute path."
-        )
-
-
 def why_unlistable(path: str) -> str | None:
-    """Return why no line of a train list can hold a path, or None where one can."""
+    """Return why no list can hold a path, or None where one can."""
     if "\n" in path or "\r" in path:
         return "has a line break in its name"
     if path != path.strip():
         return "begins or ends with a blank"
-    if ".." in path.split("/"):
-        return "has a '..' in it"
-    if _NAME_THEN_MORE.search(path):
+    if ".." in path and ".." in path.split("/"):
+        return "has a '..' in it"  # it hides where the path leads; an absolute one shows it
+    if (" " in path or "\t" in path) and _NAME_THEN_MORE.search(path):
         return "has a blank after what ends as an audio file's name does"
     return None
 
@@ -397,28 +343,22 @@ def find_lists(root: Root) -> list[str]:
 
 
 def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of a list, from 1; raises FileNotFoundError."""
+    """Yield (number, line) of a list, from 1; raises FileNotFoundError.
+
+    A byte order mark is ignored. Names of files need not be valid UTF-8: such bytes come through as they are.
+    """
     place = list_location(root, name)
     filesystem, path = open_filesystem(place)
     try:
-        file = filesystem.open_input_stream(path, compression=None, buffer_size=_AT_ONCE)
+        file = filesystem.open_input_stream(path, compression=None, buffer_size=_BYTES_AT_ONCE)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise FileNotFoundError(
-            f"The list {place} does not exist. Lists are looked up below data.root ({root})."
-        ) from error
-    yield from enumerate(text_lines(file, place), start=1)
-
-
-def text_lines(file: Any, place: str) -> Iterator[str]:
-    """Yield the lines of an open binary file and close it; a byte order mark is ignored.
-
-    Names of files need not be valid UTF-8: such bytes come through as they are. ValueError for UTF-16.
-    """
+        if not is_uri(absolute(root)) and not os.path.isdir(root):
+            problem = f"data.root is {root}, which is not a folder. Give the folder that holds the lists."
+        else:
+            problem = f"The list {place} does not exist. Lists are looked up below data.root ({root})."
+        raise FileNotFoundError(problem) from error
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines):
-            if not number and line.encode("utf-8", "surrogateescape")[:2] in _UTF16_MARKS:
-                raise ValueError(f"{place} is written in UTF-16: save it as UTF-8.")
-            yield line
+        yield from enumerate(lines, start=1)
 
 
 def list_location(root: Root, name: str) -> str:
@@ -437,8 +377,11 @@ def _filled_lines(root: Root, name: str, form: str) -> Iterator[tuple[int, str]]
         raise ValueError(f"The list {place} is empty: it needs lines of the form `{form}`.")
 
 
-def _malformed(name: str, number: int, line: str, form: str, expected: str) -> ValueError:
-    return ValueError(
-        f"{name}, line {number}: expected `{form}`, {expected} separated by blanks, "
-        f"got {len(line.split())} fields: {line.strip()[:120]!r}."
-    )
+def _trial_fields(line: str) -> list[str]:
+    # Paths with blanks in them need tabs between the fields.
+    return line.rstrip("\r\n").split("\t") if line.count("\t") == 2 else line.split()
+
+
+def _check_path(name: str, number: int, path: str, form: str) -> None:
+    if why := why_unlistable(path):
+        raise ValueError(f"{name}, line {number}: the path {path[:120]!r} {why}; expected `{form}`.")

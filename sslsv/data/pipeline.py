@@ -20,7 +20,7 @@ import torch
 from ray.data import DataContext, TaskPoolStrategy
 from ray.data.collate_fn import NumpyBatchCollateFn
 
-from sslsv.data.stream import Rows, RowSource, rows_of_rank
+from sslsv.data.stream import InOrder, Plan, Rows, rows_of_rank
 from sslsv.data.views import ViewMaker
 from sslsv.ops import distributed
 
@@ -32,7 +32,7 @@ _TASK_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # The arrays of a block are needed again for the next: kept by the process, not handed back page by page.
+    # The process keeps the memory of a block for the next one: to hand it back page by page takes time.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
@@ -42,7 +42,7 @@ _SCHEDULER_PAUSE_SECONDS = 0.02
 
 
 def train_batches(
-    plan: RowSource,
+    plan: Plan | InOrder,
     maker: "ViewMaker | ray.ObjectRef[ViewMaker]",
     first_step: int,
     last_step: int,
@@ -63,12 +63,13 @@ def train_batches(
     """
     rows = rows_of_rank(plan.rows(first_step, last_step), plan.batch_size, rank, world_size)
     size = plan.batch_size // world_size
-    if first_step == last_step:
-        return
     reference = ray.put(maker) if isinstance(maker, ViewMaker) else maker
     _configure(DataContext.get_current(), data_tasks, cpus_per_task, world_size)
+    # The first block is a single batch, so that training need not wait for a whole block to begin.
+    total, block_size = len(rows["sample"]), max(1, utterances_per_block // size) * size
+    bounds = [0, *range(size, total, block_size), total]
     # Items and not tables: the size of each table is asked by a task of one CPU, which there may not be.
-    blocks = _blocks(len(rows["sample"]), size, whole_batches(utterances_per_block, size))
+    blocks = [{"first": first, "last": last} for first, last in itertools.pairwise(bounds)]
     views = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         _make_block,  # type: ignore[arg-type]
         batch_size=None,
@@ -79,23 +80,17 @@ def train_batches(
         compute=TaskPoolStrategy(max(1, data_tasks // world_size) if data_tasks else None),
         runtime_env={"env_vars": _TASK_ENVIRONMENT},
     )
-    batches = iter(
-        views.iter_torch_batches(
+    try:
+        # Closed early, this generator closes the one of Ray Data, which stops the tasks.
+        yield from views.iter_torch_batches(
             batch_size=size, prefetch_batches=2, collate_fn=_Collate(is_pinned), device="cpu"
         )
-    )
-    try:
-        yield from batches
     except ray.exceptions.RayError as error:
         raise _cause_of(error) from None
-    finally:
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()  # without it the executor goes on until the garbage collector comes by
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    # The error of the data process itself, without the advice on retries that Ray adds below its words.
+    # Returns the error of the data process itself, without the advice on retries that Ray adds to its words.
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         error = cause
     if error.args and isinstance(error.args[0], str):
@@ -117,7 +112,13 @@ def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
 
 
 def plain_batches(
-    plan: RowSource, maker: ViewMaker, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
+    plan: Plan | InOrder,
+    maker: ViewMaker,
+    first_step: int,
+    last_step: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Yield the same batches as `train_batches`, bit for bit, made in this process without Ray."""
     for step in range(first_step, last_step):
@@ -126,11 +127,9 @@ def plain_batches(
 
 
 class _Pause:
-    """Sleep a little in every round of Ray Data's scheduler, which runs in a thread of the training process.
-
-    While finished blocks wait for the trainer, Ray's loop would spin: a whole core and half of the time that
-    the interpreter has for training. A round need not be faster than a block is used up.
-    """
+    # Ray Data's scheduler runs in a thread of the training process. While finished blocks wait for the
+    # trainer, its loop would spin: a whole core and half of the time that the interpreter has for training.
+    # A round need not be faster than a block is used up.
 
     def on_execution_step(self, executor: object) -> None:
         time.sleep(_SCHEDULER_PAUSE_SECONDS)
@@ -142,7 +141,7 @@ class _Pause:
 
 
 class _Collate(NumpyBatchCollateFn):
-    """Copies a batch out of the object store, whose memory is read-only; runs in the prefetching thread."""
+    # Copies a batch out of the object store, whose memory is read-only; runs in the prefetching thread.
 
     def __init__(self, is_pinned: bool) -> None:
         self.is_pinned = is_pinned
@@ -150,17 +149,6 @@ class _Collate(NumpyBatchCollateFn):
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> Batch:  # type: ignore[override]
         copies = {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
         return {name: copy.pin_memory() for name, copy in copies.items()} if self.is_pinned else copies
-
-
-def whole_batches(utterances_per_block: int, batch_size: int) -> int:
-    """Return how many batches of one rank a block of `utterances_per_block` holds, at least one."""
-    return max(1, utterances_per_block // batch_size)
-
-
-def _blocks(total: int, size: int, batches_per_block: int) -> list[dict[str, int]]:
-    # The first block is a single batch, so that training need not wait for a whole block to begin.
-    bounds = [0, *range(size, total, size * batches_per_block), total]
-    return [{"first": first, "last": last} for first, last in itertools.pairwise(bounds)]
 
 
 def _make_block(
@@ -183,7 +171,7 @@ def _lower_priority() -> None:
 
 @functools.lru_cache(maxsize=2)
 def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
-    # Kept while the process lives, with the noises and rooms that it has decoded.
+    # The maker is kept while the process lives, with the noises and rirs that it has decoded.
     maker: ViewMaker = ray.get(reference)
     return maker
 
@@ -197,13 +185,12 @@ def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: floa
     callbacks: list[type] = context.custom_execution_callback_classes
     if _Pause not in callbacks:
         callbacks.append(_Pause)
-    # Every rank runs an executor of its own, and each would take the whole cluster to be its alone.
+    # Every rank runs an executor of its own, which would plan with the whole cluster.
     cpus = data_tasks * cpus_per_task if data_tasks else float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
-    limits = context.execution_options.resource_limits
-    limits = limits.copy(cpu=max(cpus_per_task, cpus / world_size))
+    limits = context.execution_options.resource_limits.copy(cpu=max(cpus_per_task, cpus / world_size))
     if world_size > 1:
         memory = float(ray.cluster_resources().get("object_store_memory", 0.0))  # type: ignore[no-untyped-call]
-        # Half of it in all, as Ray gives one executor: what is beyond would be spilled to disk.
+        # All executors together get the half that Ray gives to one: beyond it blocks are spilled to disk.
         limits = limits.copy(object_store_memory=memory / 2 / world_size)
     context.execution_options.resource_limits = limits
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -12,11 +12,11 @@ all processes of a machine share what one of them has read; elsewhere (s3://, gs
 by range, and each data process keeps noises and rirs of its own (`data.bank_cache_mb`).
 """
 
+import contextlib
 import functools
 import json
 import os
 import time
-from abc import ABC, abstractmethod
 from bisect import bisect_left
 from typing import Any
 
@@ -27,38 +27,55 @@ from pyarrow import fs, parquet
 from sslsv.data.audio import (
     SAMPLE_RATE,
     AudioError,
-    AudioFile,
     Recording,
     Samples,
     Waveform,
     find_audio_files,
+    open_audio,
 )
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 
 INDEX = "index.parquet"
-FORMAT = 1
+FORMAT = 1  # of a packed folder
 METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples, sha256}], source
-PATIENCE_SECONDS = 600.0  # wait for a folder that was there when training began
+PATIENCE_SECONDS = 600.0  # time that a lost `data.root` has to come back
 
 _BYTES = np.dtype("<i2").itemsize
 
 
-class Recordings(ABC):
-    """Recordings by name: the path in a list, relative to `root`, or absolute."""
+class Recordings:
+    """Open recordings by name, the path in a list: files below the folder `root`, or at absolute paths."""
 
-    root: str  # absolute path, or URI
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = absolute(root)
 
-    @abstractmethod
     def open(self, name: str) -> Recording:
-        """Open a recording; raises AudioError."""
+        """Open a recording; raises AudioError.
 
-    @abstractmethod
+        Where the whole folder is gone, such as a mount that was lost, it waits; OSError after ten minutes.
+        """
+        path = self.location(name)
+        with contextlib.suppress(AudioError):
+            return open_audio(path)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not os.path.exists(path) and not (os.path.isdir(self.root) and os.listdir(self.root)):
+            if time.monotonic() > deadline:
+                raise FileNotFoundError(
+                    f"data.root, {self.root}, has been gone for {PATIENCE_SECONDS / 60:.0f} minutes; mount it"
+                )
+            time.sleep(0.5)
+        return open_audio(path)
+
     def find(self, folder: str) -> list[str]:
         """Return the names of all recordings below a folder, in the order of their bytes; perhaps none."""
+        place = self.location(folder)
+        found = find_audio_files(place) if os.path.isdir(place) else []
+        names = [os.path.join(folder, os.path.relpath(path, place)) for path in found]
+        return sorted(names, key=os.fsencode)
 
-    @abstractmethod
     def has(self, name: str) -> bool:
         """Tell whether there is a recording of this name, readable or not."""
+        return os.path.exists(self.location(name))
 
     def location(self, name: str) -> str:
         """Return the full path of a recording, for messages."""
@@ -67,7 +84,7 @@ class Recordings(ABC):
     def read_whole(self, name: str) -> Waveform:
         """Return all samples of a recording, (T,), full scale 1; raises AudioError."""
         with self.open(name) as recording:
-            return recording.read(0, recording.num_samples)
+            return recording.read_whole()
 
 
 def open_recordings(root: str | os.PathLike[str]) -> Recordings:
@@ -79,58 +96,20 @@ def open_recordings(root: str | os.PathLike[str]) -> Recordings:
     if is_uri(place):
         return _packed(place, 0)
     index = os.path.join(place, INDEX)
-    return _packed(place, os.stat(index).st_mtime_ns) if os.path.isfile(index) else Folder(place)
-
-
-class Folder(Recordings):
-    """Recordings that are files below a folder, in any format."""
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = absolute(root)
-
-    def open(self, name: str) -> Recording:
-        """Open a file; raises AudioError.
-
-        Where the whole folder is gone, such as a mount that was lost, it waits; OSError after ten minutes.
-        """
-        path = self.location(name)
-        try:
-            return AudioFile(path)
-        except AudioError:
-            if os.path.exists(path):
-                raise
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (os.path.isdir(self.root) and os.listdir(self.root)):
-            if time.monotonic() > deadline:
-                raise FileNotFoundError(
-                    f"data.root, {self.root}, has been gone for {PATIENCE_SECONDS / 60:.0f} minutes; mount it"
-                )
-            time.sleep(0.5)
-        return AudioFile(path)
-
-    def find(self, folder: str) -> list[str]:
-        """Return the names of all files below a folder that have the suffix of an audio file."""
-        place = self.location(folder)
-        found = find_audio_files(place) if os.path.isdir(place) else []
-        names = [os.path.join(folder, os.path.relpath(path, place)) for path in found]
-        return sorted(names, key=os.fsencode)
-
-    def has(self, name: str) -> bool:
-        """Tell whether there is such a file."""
-        return os.path.exists(self.location(name))
+    return _packed(place, os.stat(index).st_mtime_ns) if os.path.isfile(index) else Recordings(place)
 
 
 class Packed(Recordings):
-    """The recordings of a packed folder; processes that get it by way of Ray share the index."""
+    """Open the recordings of a packed folder; processes that get it by way of Ray share the index."""
 
     def __init__(self, root: str) -> None:
-        self.root = root
+        super().__init__(root)
         filesystem, place = open_filesystem(root)
         try:
             status = filesystem.get_file_info(f"{place}/{INDEX}")
             with filesystem.open_input_file(f"{place}/{INDEX}") as file:
                 table = parquet.read_table(file)
-            facts: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA_KEY])
+            self.facts: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA_KEY])
             names, errors = table["name"].to_pylist(), table["error"].to_pylist()
             columns = (table[name].to_numpy() for name in ("shard", "first_sample", "num_samples"))
             self._shards, self._starts, self._lengths = columns
@@ -141,26 +120,21 @@ class Packed(Recordings):
             ) from error
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise ValueError(f"{root}/{INDEX} cannot be read: {error}. Copy the folder again.") from error
-        if facts["format"] != FORMAT or facts["sample_rate"] != SAMPLE_RATE:
-            raise ValueError(
-                f"{root} is packed in format {facts['format']} at {facts['sample_rate']} Hz; this version "
-                f"reads format {FORMAT} at {SAMPLE_RATE} Hz: pack it again."
-            )
-        self.facts = facts
+        if (self.facts["format"], self.facts["sample_rate"]) != (FORMAT, SAMPLE_RATE):
+            raise ValueError(f"{root} is packed for another version of this program: pack it again.")
         self.stamp = status.size, status.mtime_ns or 0  # tells this packed folder from a later one
         # Arrays, not objects: a million names reach other processes through shared memory.
         self._names = np.array(names, dtype=np.bytes_)
         self._errors = {names[i]: why for i, why in enumerate(errors) if why}
         sizes = {info.base_name: info.size for info in filesystem.get_file_info(fs.FileSelector(place))}
-        for shard in facts["shards"]:
+        for shard in self.facts["shards"]:
             shard_file, wanted = shard["file"], _BYTES * shard["num_samples"]
             if sizes.get(shard_file) != wanted:
-                state = f"has {sizes[shard_file]} bytes" if shard_file in sizes else "is missing"
                 raise ValueError(
-                    f"{root}/{shard_file} {state}, but the index says {wanted} bytes: copy it again, or "
-                    "delete the folder and pack again."
+                    f"{root}/{shard_file} has {sizes.get(shard_file, 0)} bytes, but the index says {wanted} "
+                    "bytes: copy it again, or delete the folder and pack again."
                 )
-        self._open_shards: dict[int, Samples | RemoteShard] = {}
+        self._open_shards: dict[int, Samples | _RemoteShard] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open_shards": {}}
@@ -183,10 +157,10 @@ class Packed(Recordings):
         if number not in self._open_shards:
             self._open_shards[number] = self._open_shard(self.facts["shards"][number]["file"])
         place = int(self._starts[row]), int(self._lengths[row])
-        return PackedRecording(self.location(name), self._open_shards[number], *place)
+        return _PackedRecording(self.location(name), self._open_shards[number], *place)
 
     def find(self, folder: str) -> list[str]:
-        """Return the names of all packed recordings below a folder."""
+        """Return the names of all packed recordings below a folder, sorted."""
         prefix = os.fsencode(os.path.join(folder, ""))
         first = bisect_left(self._names, prefix)
         last = bisect_left(self._names, prefix[:-1] + bytes([prefix[-1] + 1]))
@@ -201,30 +175,27 @@ class Packed(Recordings):
         row = bisect_left(self._names, key)
         return row if row < len(self._names) and self._names[row] == key else None
 
-    def _open_shard(self, file: str) -> "Samples | RemoteShard":
+    def _open_shard(self, file: str) -> "Samples | _RemoteShard":
         filesystem, place = open_filesystem(self.root)
         if is_uri(self.root):
-            return RemoteShard(filesystem, f"{place}/{file}")
+            return _RemoteShard(filesystem, f"{place}/{file}")
         return np.memmap(f"{place}/{file}", dtype="<i2", mode="r").view(np.ndarray)
 
 
-class PackedRecording(Recording):
-    """One recording of a packed folder."""
-
-    def __init__(self, path: str, shard: "Samples | RemoteShard", start: int, num_samples: int) -> None:
+class _PackedRecording(Recording):
+    def __init__(self, path: str, shard: "Samples | _RemoteShard", start: int, num_samples: int) -> None:
         self.path, self.num_samples = path, num_samples
         self._shard, self._start = shard, start
 
     def mapped(self) -> Samples | None:
-        """Return all samples, if the shard is on a local disk."""
-        return None if isinstance(self._shard, RemoteShard) else self._read(0, self.num_samples)
+        return None if isinstance(self._shard, _RemoteShard) else self._read(0, self.num_samples)
 
     def _read(self, start: int, count: int) -> Samples:
         return self._shard[self._start + start : self._start + start + count]
 
 
-class RemoteShard:
-    """A shard in object storage: a slice is one request."""
+class _RemoteShard:
+    # A shard in object storage: a slice is one request.
 
     def __init__(self, filesystem: Any, path: str) -> None:
         self._path = path

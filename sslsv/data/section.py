@@ -11,18 +11,28 @@ from sslsv.settings import Place, build, choice, refuse_if, section
 
 # Below data.root: noises in a folder for each kind, impulse responses (rirs) at any depth.
 NOISE_FOLDER, RIR_FOLDER = BANK_FOLDERS = ("musan_split", "simulated_rirs")
+NoiseKind = Literal["noise", "music", "speech"]
 
 # A speed is an exact ratio of two rates; its filter grows with the denominator.
 MAX_SPEED_DENOMINATOR = 20
 
 
-def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+def _rising(ends: Any) -> Any:
     refuse_if(ends[0] > ends[1], f"it is {ends}: the first must not exceed the second")
     return ends
 
 
+def _small_fraction(speed: float) -> float:
+    near = Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR)
+    most = f"a denominator of at most {MAX_SPEED_DENOMINATOR}"
+    refuse_if(float(near) != speed, f"it is {speed}: no fraction with {most}; the nearest is {float(near)!r}")
+    return speed
+
+
 Probability = Annotated[float, Field(ge=0, le=1, description="share of the views that are changed")]
-Range = Annotated[tuple[float, float], AfterValidator(_rising)]  # drawn uniformly
+Rising = AfterValidator(_rising)
+Range = Annotated[tuple[float, float], Rising]  # drawn uniformly
+Speed = Annotated[float, Field(ge=0.5, le=2), AfterValidator(_small_fraction)]
 Augmentations = tuple[Annotated[Any, choice("data.augmentations")], ...]
 
 
@@ -39,7 +49,7 @@ class DataConfig:
     train_lists: Annotated[
         tuple[Place, ...], Field(min_length=1, description="`speaker path` lines; below root, or absolute")
     ] = ("voxceleb2_train_list",)
-    # The same speaker is known by the labels.
+    # "same_speaker" uses the labels of the lists: it is supervised.
     positives: Literal["same_utterance", "same_speaker"] = "same_utterance"
     max_utterances_per_speaker: Annotated[
         int | None, Field(description="same_speaker: at most so many of each; null = all")
@@ -47,12 +57,12 @@ class DataConfig:
     crop_overlap: Annotated[
         Literal["any", "disjoint"], Field(description="whether the crops of an utterance may overlap")
     ] = "any"
-    # Each sample draws one for all its views, as a resampled voice is another voice.
-    speeds: Annotated[tuple[float, ...], Field(description="factors n/d with d up to 20")] = (1.0,)
+    # Each sample draws one speed for all its views, because a resampled voice is another voice.
+    speeds: Annotated[tuple[Speed, ...], Field(min_length=1, description="n/d with d up to 20")] = (1.0,)
     max_bad_share: Annotated[
         float, Field(ge=0, le=1, description="unreadable share of the samples above which the run stops")
     ] = 0.01
-    # Each has random numbers of its own. Without any, crops stay as they are.
+    # Each augmentation has random numbers of its own. Without any, crops stay as they are.
     augment: Annotated[Augmentations, Field(description="what each view passes through in turn")] = field(
         default_factory=lambda: (augmentation_settings("reverb"), augmentation_settings("noise"))
     )
@@ -73,18 +83,6 @@ class DataConfig:
             "crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; "
             "leave it at 'any'",
         )
-        speeds = list(self.speeds)
-        refuse_if(
-            not speeds or not all(0.5 <= speed <= 2 for speed in speeds),
-            f"speeds is {speeds}; give one or more factors from 0.5 to 2, such as [0.9, 1.0, 1.1]",
-        )
-        for speed in speeds:
-            near = Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR)
-            refuse_if(
-                float(near) != speed,
-                f"speeds is {speeds}; {speed} is no fraction with a denominator of at most "
-                f"{MAX_SPEED_DENOMINATOR}, the nearest one is {float(near)!r} ({near})",
-            )
         names = [each.name for each in self.augment]
         refuse_if(
             len(set(names)) < len(names),

@@ -8,13 +8,13 @@ import numpy.typing as npt
 
 from sslsv.data.audio import Recording, Samples, low_pass
 
-# Products of matrices so small that no BLAS shares them among threads: threads change the last bits.
+# Matrices this small are multiplied by one thread; more threads would change the last bits.
 _ROWS = 32
 _MIN_COLUMNS = 40
 
 
 class SpedUp(Recording):
-    """An open recording at `speed` times its speed, above 1 faster; closing it closes the recording.
+    """Play an open recording at `speed` times its speed, above 1 faster; closing it closes the recording.
 
     Polyphase resampling by a fraction of small numbers, as `scipy.signal.resample_poly` with the filter
     `low_pass`, but as products of matrices: ten times as fast. The result is rounded to 16 bits.
@@ -52,8 +52,8 @@ class SpedUp(Recording):
 
 @lru_cache(maxsize=64)
 def _phases(up: int, down: int) -> tuple[npt.NDArray[np.float32], int]:
-    # Column q of the matrix makes sample q of a group of some multiples of `up`, from samples in that begin
-    # `reach` before the group.
+    # Returns a matrix that makes a group of samples at the new speed from a row of samples at the old one,
+    # and `reach`: the row begins so many samples before the group.
     taps = low_pass(up, down) * np.float32(up)
     half = len(taps) // 2
     num_groups = -(-_MIN_COLUMNS // up)

@@ -1,7 +1,7 @@
 """The training stream: which utterances make sample k of the run, a pure function of (seed, k)."""
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,23 +12,12 @@ Indices = npt.NDArray[np.int64]
 Rows = dict[str, Indices]
 
 
-class RowSource(Protocol):
-    """Name the utterances of global batches."""
-
-    @property
-    def batch_size(self) -> int:
-        """Return the samples of a batch over all ranks."""
-
-    def rows(self, first_step: int, last_step: int) -> Rows:
-        """Return the rows of steps first_step .. last_step (exclusive); see `Plan.rows`."""
-
-
 class Plan:
-    """The order of all samples of a run, epoch after epoch, in global batches of `batch_size`.
+    """Order all samples of a run, epoch after epoch, in global batches of `batch_size`.
 
-    `speakers` (N,) gives the speaker of each utterance. Positives of the "same_utterance" are two crops of
-    one recording: an epoch is a permutation, its incomplete last batch dropped. Of the "same_speaker": two
-    different recordings, in disjoint pairs drawn anew each epoch from at most `max_utterances_per_speaker` of
+    `speakers` (N,) gives the speaker of each utterance. With "same_utterance" the positives are two crops of
+    one recording: an epoch is a permutation, its incomplete last batch dropped. With "same_speaker" they come
+    from two recordings, in disjoint pairs drawn anew each epoch from at most `max_utterances_per_speaker` of
     each speaker, with no speaker twice in a batch (a second pair of a speaker would be a false negative).
     Every epoch has `steps_per_epoch` batches. Raises ValueError when not even one batch can be filled.
     """
@@ -48,8 +37,7 @@ class Plan:
         self.steps_per_epoch = len(self.speakers) // batch_size
         largest, what = len(self.speakers), "utterances"
         if positives == "same_speaker":
-            counts = np.bincount(self.speakers) if len(self.speakers) else np.zeros(0, dtype=np.int64)
-            most = max_utterances_per_speaker
+            counts, most = np.bincount(self.speakers), max_utterances_per_speaker
             self._pairs = (counts if most is None else np.minimum(counts, most)) // 2
             self.steps_per_epoch = _most_full_batches(self._pairs, batch_size)
             largest, what = int(np.count_nonzero(self._pairs)), "speakers with two usable utterances"
@@ -58,7 +46,7 @@ class Plan:
                 f"train.batch_size is {batch_size}, but there are only {largest} {what} for a batch: "
                 + (f"choose at most {largest}." if largest else "the lists cannot be trained on like this.")
             )
-        self._last_epoch: tuple[int, Indices, Indices] | None = None
+        self._last_epoch: tuple[int, Indices] | None = None
 
     @classmethod
     def of(cls, speakers: npt.ArrayLike, data: DataConfig, batch_size: int, seed: int) -> "Plan":
@@ -70,33 +58,26 @@ class Plan:
 
         Four columns of shape (steps * batch_size,): `sample` (k of the run), `epoch`, `utterance`, `partner`.
         """
-        if not 0 <= first_step <= last_step:
-            raise ValueError(f"Steps must be 0 <= first <= last: got first={first_step}, last={last_step}.")
-        parts: list[tuple[Indices, Indices, Indices]] = [(np.zeros(0, dtype=np.int64),) * 3]
-        step = first_step
-        while step < last_step:
-            epoch, within = divmod(step, self.steps_per_epoch)
-            end = min(self.steps_per_epoch, within + last_step - step)
-            utterances, partners = self._epoch(epoch)
-            cut = slice(within * self.batch_size, end * self.batch_size)
-            parts.append((np.full_like(utterances[cut], epoch), utterances[cut], partners[cut]))
-            step += end - within
-        epochs, utterances, partners = (np.concatenate(column) for column in zip(*parts, strict=True))
         samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
+        epochs, places = np.divmod(samples, self.steps_per_epoch * self.batch_size)
+        numbers, starts = np.unique(epochs, return_index=True)
+        parts = zip(numbers.tolist(), np.split(places, starts[1:]), strict=False)
+        pairs = [np.zeros((2, 0), dtype=np.int64), *(self._epoch(epoch)[:, part] for epoch, part in parts)]
+        utterances, partners = np.concatenate(pairs, axis=1)
         return {"sample": samples, "epoch": epochs, "utterance": utterances, "partner": partners}
 
-    def _epoch(self, epoch: int) -> tuple[Indices, Indices]:
+    def _epoch(self, epoch: int) -> Indices:
+        # Returns the pairs (2, steps_per_epoch * batch_size) of an epoch.
         if self._last_epoch is None or self._last_epoch[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch])
             if self.positives == "same_utterance":
                 order = rng.permutation(len(self.speakers))[: self.steps_per_epoch * self.batch_size]
-                utterances = partners = order.astype(np.int64)
+                self._last_epoch = epoch, np.stack([order, order])
             else:
-                utterances, partners = self._draw_pairs(rng)
-            self._last_epoch = (epoch, utterances, partners)
-        return self._last_epoch[1], self._last_epoch[2]
+                self._last_epoch = epoch, self._draw_pairs(rng)
+        return self._last_epoch[1]
 
-    def _draw_pairs(self, rng: np.random.Generator) -> tuple[Indices, Indices]:
+    def _draw_pairs(self, rng: np.random.Generator) -> Indices:
         steps, size = self.steps_per_epoch, self.batch_size
         # Speakers in random order, each one's utterances together and shuffled.
         shuffled = rng.permutation(len(self.speakers))
@@ -107,14 +88,14 @@ class Plan:
         place = np.arange(len(ids)) - np.repeat(starts, np.diff(starts, append=len(ids)))
         # More than `steps` pairs of one speaker cannot be in different batches.
         usable = 2 * np.minimum(self._pairs, steps)[self.speakers[utterances]]
-        pairs = utterances[place < usable].reshape(-1, 2)
-        kept = np.sort(rng.permutation(len(pairs))[: steps * size])
+        usable_pairs = utterances[place < usable].reshape(-1, 2)
+        kept = np.sort(rng.permutation(len(usable_pairs))[: steps * size])
         # A speaker's pairs are neighbours, at most `steps` of them: dealt round, no batch gets two.
-        batches = pairs[kept].reshape(size, steps, 2).transpose(1, 0, 2)
+        batches = usable_pairs[kept].reshape(size, steps, 2).transpose(1, 0, 2)
         batches = batches[rng.permutation(steps)]
         rows = rng.permuted(np.tile(np.arange(size), (steps, 1)), axis=1)
-        batches = np.take_along_axis(batches, rows[:, :, None], axis=1).reshape(-1, 2)
-        return batches[:, 0].astype(np.int64), batches[:, 1].astype(np.int64)
+        pairs: Indices = np.take_along_axis(batches, rows[:, :, None], axis=1).reshape(-1, 2).T
+        return pairs
 
 
 class InOrder:
@@ -131,12 +112,8 @@ class InOrder:
         """Return the rows of steps first_step .. last_step (exclusive); see `Plan.rows`."""
         samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
         utterances = samples % self.num_utterances
-        return {
-            "sample": samples,
-            "epoch": np.zeros_like(samples),
-            "utterance": utterances,
-            "partner": utterances,
-        }
+        epochs = np.zeros_like(samples)
+        return {"sample": samples, "epoch": epochs, "utterance": utterances, "partner": utterances}
 
 
 def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_size: int) -> Rows:

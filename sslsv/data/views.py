@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import partial
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -18,13 +19,11 @@ from sslsv.data.recordings import open_recordings
 from sslsv.data.section import MAX_SPEED_DENOMINATOR, DataConfig
 from sslsv.data.speed import SpedUp
 
-Views = dict[str, Samples]
-
 _TRIES = 20  # replacements of an unreadable utterance before the run stops
 
 
 class ViewMaker:
-    """Makes the views of samples; holds the list, the bank and the settings, and is cheap to send.
+    """Make the views of samples; the maker holds the list, the bank and the settings, and is cheap to send.
 
     `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are. With
     pairs (partner != utterance) the views of a group come from the utterance and its partner in turn. A
@@ -41,10 +40,13 @@ class ViewMaker:
         seed: int,
         needs_labels: bool = False,
     ) -> None:
-        self.view_groups = tuple(
-            (name, count, round(seconds * SAMPLE_RATE), is_clean)
-            for name, count, seconds, is_clean in view_groups
-        )
+        ends = list(accumulate(count for _, count, *_ in view_groups))
+        # The views of a sample are numbered through all groups: (name, its views, samples of each, is clean).
+        self.view_groups = [
+            (name, range(end - count, end), round(seconds * SAMPLE_RATE), is_clean)
+            for end, (name, count, seconds, is_clean) in zip(ends, view_groups, strict=True)
+        ]
+        self._num_views = ends[-1]
         self.needs_labels = needs_labels
         self.crops_are_disjoint = data.crop_overlap == "disjoint"
         self.speeds = tuple(Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR) for speed in data.speeds)
@@ -55,7 +57,6 @@ class ViewMaker:
         self._recordings = open_recordings(data.root)
         self._bank = Bank(self._recordings, data.bank_cache_mb)
         self._augmenter = Augmenter(data.augment, self._bank)
-        self._lengths = [samples for _, count, samples, _ in self.view_groups for _ in range(count)]
 
     def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
         """Return the batch of rows of a Plan: int16 {group: (B, count, T)} and columns (B,) of int64.
@@ -67,16 +68,13 @@ class ViewMaker:
         """
         sources = list(zip(*(rows[name].tolist() for name in ("epoch", "utterance", "partner")), strict=True))
         bad = np.full((2, len(sources)), -1, dtype=np.int64)
-        crops: list[list[Samples]] = []  # of each sample, one for each view
+        crops: list[dict[int, Samples]] = []  # by the number of the view
         for i, source in enumerate(sources):
             of_sample, bad[0, i] = self._read_crops(*source)
             crops.append(of_sample)
         batch: dict[str, npt.NDArray[np.generic]] = {}
-        first = 0
-        for name, count, num_samples, is_clean in self.view_groups:
-            group = range(first, first + count)
-            first += count
-            views = np.empty((len(sources) * count, num_samples), dtype=np.int16)
+        for name, group, num_samples, is_clean in self.view_groups:
+            views = np.empty((len(sources) * len(group), num_samples), dtype=np.int16)
             of_group = [of_sample[view] for of_sample in crops for view in group]
             if is_clean:
                 np.stack(of_group, out=views)
@@ -87,9 +85,9 @@ class ViewMaker:
                     for view in group
                 ]
                 for i, file in enumerate(self._augmenter.augment(of_group, streams, views)):
-                    if file >= 0 and bad[1, i // count] < 0:
-                        bad[1, i // count] = file
-            batch[name] = views.reshape(len(sources), count, num_samples)
+                    if file >= 0 and bad[1, i // len(group)] < 0:
+                        bad[1, i // len(group)] = file
+            batch[name] = views.reshape(len(sources), len(group), num_samples)
         columns = {name: np.asarray(rows[name], dtype=np.int64) for name in ("sample", "utterance")}
         if self.needs_labels:
             columns["speaker"] = self._speakers[columns["utterance"]]
@@ -109,40 +107,36 @@ class ViewMaker:
     def _name(self, utterance: int) -> str:
         return os.fsdecode(bytes(self._names[utterance]))
 
-    def _read_crops(self, epoch: int, utterance: int, partner: int) -> tuple[list[Samples], int]:
-        # The crops of all views of a sample, and the first unreadable utterance, or -1.
+    def _read_crops(self, epoch: int, utterance: int, partner: int) -> tuple[dict[int, Samples], int]:
+        # Returns the crop of each view of a sample, and the first unreadable utterance, or -1.
         # A blank keeps the purposes of a sample apart from the names of augmentations.
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[draws("sample speed").below(len(self.speeds)) if len(self.speeds) > 1 else 0]
-        # All fractions are drawn, whatever is used of them: a view's place depends on nothing else.
-        order, *fractions = draws("sample crops").fractions(1 + len(self._lengths))
-        chosen, first_bad = [utterance] if partner == utterance else [utterance, partner], -1
-        bad: set[int] = set()
+        # All fractions are drawn, even if few are used: a view's place depends on nothing else.
+        order, *fractions = draws("sample crops").fractions(1 + self._num_views)
+        chosen = [utterance] if partner == utterance else [utterance, partner]
+        bad: list[int] = []
         crops: dict[int, Samples] = {}
-        owners = [i % len(chosen) for _, count, *_ in self.view_groups for i in range(count)]
         for role in range(len(chosen)):
-            mine = [view for view, owner in enumerate(owners) if owner == role]
             replacements = draws("sample replacement", view=role)
-            for attempt in range(_TRIES + 1):
+            for _ in range(_TRIES + 1):
                 try:
                     with self._open(chosen[role], speed) as recording:
-                        crops |= self._cut(recording, mine, fractions, order)
+                        crops |= self._cut(recording, slice(role, None, len(chosen)), fractions, order)
                     break
                 except AudioError as error:
-                    if attempt == _TRIES:
-                        raise AudioError(
-                            f"{attempt + 1} recordings in a row cannot be read; the last: {error}"
-                        ) from error
-                first_bad = chosen[role] if first_bad < 0 else first_bad
-                bad.add(chosen[role])
+                    reason = str(error)
+                bad.append(chosen[role])
                 chosen = self._replaced(replacements, chosen, role, bad)
-        return [crops[view] for view in range(len(owners))], first_bad
+            else:
+                raise AudioError(f"{_TRIES + 1} recordings in a row cannot be read; the last: {reason}")
+        return crops, bad[0] if bad else -1
 
     def _open(self, utterance: int, speed: Fraction) -> Recording:
         recording = self._recordings.open(self._name(utterance))
         return recording if speed == 1 else SpedUp(recording, speed)
 
-    def _replaced(self, draws: Draws, chosen: list[int], role: int, bad: set[int]) -> list[int]:
+    def _replaced(self, draws: Draws, chosen: list[int], role: int, bad: list[int]) -> list[int]:
         # A pair stays one of one speaker: else a third utterance, else its good one twice, else another's.
         if len(chosen) == 1:
             return [draws.below(len(self._names))]
@@ -155,17 +149,16 @@ class ViewMaker:
         return [draws.below(len(self._names)) if partner in bad else partner] * 2
 
     def _cut(
-        self, recording: Recording, views: list[int], fractions: list[float], order: float
+        self, recording: Recording, part: slice, fractions: list[float], order: float
     ) -> dict[int, Samples]:
-        starts: dict[int, int] = {}
-        first = 0
-        for _, count, length, _ in self.view_groups:
-            mine = [view for view in views if first <= view < first + count]
-            places = [fractions[view] for view in mine]
-            first += count
+        # Returns the crops of a part of each group's views, by the number of the view.
+        crops: dict[int, Samples] = {}
+        for _, group, length, _ in self.view_groups:
+            places = [fractions[view] for view in group[part]]
             if self.crops_are_disjoint:
-                found = disjoint_starts(recording.num_samples, length, places, order)
+                starts = disjoint_starts(recording.num_samples, length, places, order)
             else:
-                found = [crop_start(recording.num_samples, length, place) for place in places]
-            starts |= dict(zip(mine, found, strict=True))
-        return {view: recording.read_int16(start, self._lengths[view]) for view, start in starts.items()}
+                starts = [crop_start(recording.num_samples, length, place) for place in places]
+            for view, start in zip(group[part], starts, strict=True):
+                crops[view] = recording.read_int16(start, length)
+        return crops

@@ -69,10 +69,10 @@ def open_training_side(config: Config) -> tuple[Manifest, TrialSet | None]:
     """
     evaluation = config.evaluation
     if evaluation.validation is not None:
-        corpus = open_corpus(config.data, 0, config.seed)
-        return corpus.manifest, listed_trials(config.data.root, evaluation.validation)
-    corpus = open_corpus(config.data, evaluation.held_out_speakers, config.seed)
-    return corpus.manifest, held_out_trials(config, corpus.held_out) if corpus.held_out else None
+        manifest, _ = open_corpus(config.data, 0, config.seed)
+        return manifest, listed_trials(config.data.root, evaluation.validation)
+    manifest, held_out = open_corpus(config.data, evaluation.held_out_speakers, config.seed)
+    return manifest, held_out_trials(config, held_out) if held_out else None
 
 
 def listed_trials(root: str, name: str) -> TrialSet:
@@ -190,7 +190,7 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
 
 
 def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, int]]:
-    trials = read_trials(root, file, is_strict=False)
+    trials = read_trials(root, file)
     faults = find_trial_faults(trials)
     wrong = replace(faults, repeated=faults.repeated[:0])
     if wrong and not is_lenient:

@@ -24,7 +24,7 @@ import pyarrow.json
 import pyarrow.parquet
 import soundfile
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, AudioFile, find_audio_files
+from sslsv.data.audio import SAMPLE_RATE, AudioError, find_audio_files, open_audio
 from sslsv.data.lists import (
     Trials,
     find_lists,
@@ -133,7 +133,7 @@ def find_corpus(target: str, root: str | None) -> Corpus:
     for name in find_lists(corpus.root) if is_folder else [place]:
         try:
             has_trials = is_trial_list(corpus.root, name)
-            trials = read_trials(corpus.root, name, is_strict=False) if has_trials else None
+            trials = read_trials(corpus.root, name) if has_trials else None
             paths = read_train_lists(corpus.root, [name]).paths if trials is None else trials.paths
         except FileNotFoundError as error:
             if not is_folder:
@@ -211,7 +211,7 @@ def inspect(path: str) -> dict[str, Any]:
     silent = clipped = 0
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with AudioFile(path) as file:
+        with open_audio(path) as file:
             for start in range(0, file.num_samples, _BLOCK):
                 samples = file.read_int16(start, min(_BLOCK, file.num_samples - start))
                 clipped += int(np.count_nonzero((samples >= 32767) | (samples <= -32767)))

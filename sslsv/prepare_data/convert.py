@@ -29,7 +29,6 @@ from sslsv.data.audio import (
     AUDIO_SUFFIXES,
     SAMPLE_RATE,
     AudioError,
-    find_audio,
     find_audio_files,
     read_whole,
     to_int16,
@@ -97,7 +96,7 @@ def convert(
     """
     out.mkdir(parents=True, exist_ok=True)
     # In whichever format: a recording that is there in another one is not needed twice.
-    present = {os.path.splitext(os.path.relpath(path, out))[0] for path in find_audio(out)}
+    present = {os.path.splitext(os.path.relpath(path, out))[0] for path in find_audio_files(out)}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
     if not missing:
         return []

@@ -19,7 +19,7 @@ from threading import Event
 from typing import Any
 
 from sslsv.data.lists import find_lists, is_trial_list, read_trials, train_rows
-from sslsv.data.recordings import INDEX, Folder, Packed
+from sslsv.data.recordings import INDEX, Packed, Recordings
 from sslsv.data.section import BANK_FOLDERS
 from sslsv.prepare_data.disk import check_room, naming_full_disk, progress, readable_bytes, write_whole
 from sslsv.prepare_data.shard_files import Shard, check_shard, write_index, write_shard
@@ -74,7 +74,7 @@ def pack(
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
-    recordings = Folder(root)
+    recordings = Recordings(root)
     lists = find_lists(root) if lists is None else lists
     noises, rooms = (recordings.find(name) for name in BANK_FOLDERS)
     for name, found in zip(BANK_FOLDERS, (noises, rooms), strict=True):
@@ -128,13 +128,13 @@ def _names_in(root: Path, lists: list[str]) -> set[str]:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"The list {name} does not lie below {root}: its copy would have no place.")
         if is_trial_list(root, name):
-            names.update(read_trials(root, name, is_strict=False).paths)
+            names.update(read_trials(root, name).paths)
         else:
             names.update(path for _, _, path in train_rows(root, name))
     return names
 
 
-def _identity(recordings: Folder, names: list[str]) -> str:
+def _identity(recordings: Recordings, names: list[str]) -> str:
     """Return a digest of names, sizes and times of change of all files."""
     digest = hashlib.sha256()
     for name in names:
@@ -146,7 +146,7 @@ def _identity(recordings: Folder, names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _size(recordings: Folder, name: str) -> int:
+def _size(recordings: Recordings, name: str) -> int:
     place = recordings.location(name)
     return os.path.getsize(place) if os.path.exists(place) else 0
 
@@ -166,7 +166,7 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
         )
 
 
-def _parts(recordings: Folder, names: list[str], part_bytes: int) -> list[list[str]]:
+def _parts(recordings: Recordings, names: list[str], part_bytes: int) -> list[list[str]]:
     """Return the names in parts of about so many bytes of files."""
     parts, size = [list[str]()], 0
     for name in names:

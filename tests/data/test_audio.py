@@ -1,3 +1,4 @@
+import contextlib
 import struct
 from pathlib import Path
 
@@ -7,12 +8,10 @@ import soundfile
 
 from sslsv.data.audio import (
     AudioError,
-    AudioFile,
-    PlainWav,
     find_audio_files,
+    open_audio,
     read_whole,
     to_int16,
-    wrap_to_length,
 )
 
 
@@ -58,7 +57,7 @@ def test_read_int16__crop_equals_the_crop_of_the_whole_bit_for_bit(
 ) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, size=(rate, 2))
     soundfile.write(tmp_path / "a.wav", noise, rate, subtype=subtype)
-    with AudioFile(tmp_path / "a.wav") as file:
+    with open_audio(tmp_path / "a.wav") as file:
         whole = file.read_int16(0, file.num_samples)
         assert whole.dtype == np.int16
         for start, count in [(0, 1000), (1, 160), (5003, 4001), (file.num_samples - 777, 777)]:
@@ -69,9 +68,9 @@ def test_read_int16__crop_equals_the_crop_of_the_whole_bit_for_bit(
 def test_read_int16__plain_files_give_their_very_samples(tmp_path: Path, name: str) -> None:
     samples = np.random.default_rng(0).integers(-32768, 32768, 30000).astype(np.int16)
     soundfile.write(tmp_path / name, samples, 16000, subtype="PCM_16")
-    with AudioFile(tmp_path / name) as file:
+    with open_audio(tmp_path / name) as file:
         assert np.array_equal(file.read_int16(123, 20000), samples[123:20123])
-        assert np.array_equal(to_int16(file.read(0, 30000)), samples)
+        assert np.array_equal(to_int16(file.read_whole()), samples)
         mapped = file.mapped()
     assert (mapped is None) == (name == "a.flac")
     assert mapped is None or np.array_equal(mapped, samples)
@@ -79,11 +78,11 @@ def test_read_int16__plain_files_give_their_very_samples(tmp_path: Path, name: s
 
 def test_read_int16__float_above_full_scale_is_cut_or_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.array([0.5, 1.5, -1.5, 0.0]), 16000, subtype="FLOAT")
-    with AudioFile(tmp_path / "a.wav") as file:
+    with open_audio(tmp_path / "a.wav") as file:
         assert file.read_int16(0, 4).tolist() == [16384, 32767, -32768, 0]
     soundfile.write(tmp_path / "b.wav", np.array([0.0, 3000.0]), 16000, subtype="FLOAT")
     with (
-        AudioFile(tmp_path / "b.wav") as file,
+        open_audio(tmp_path / "b.wav") as file,
         pytest.raises(AudioError, match="full scale is 1.*16-bit PCM"),
     ):
         file.read_int16(0, 2)
@@ -92,60 +91,36 @@ def test_read_int16__float_above_full_scale_is_cut_or_refused(tmp_path: Path) ->
 def test_read_rir__any_level_of_floats_uses_all_bits(tmp_path: Path) -> None:
     rir = np.array([0.0, 4000.0, -1000.0, 0.1])
     soundfile.write(tmp_path / "a.wav", rir, 16000, subtype="FLOAT")
-    with AudioFile(tmp_path / "a.wav") as file:
+    with open_audio(tmp_path / "a.wav") as file:
         found = file.read_rir()
     assert np.abs(found).max() >= 32766 and np.allclose(found / 32767, rir / 4000, atol=1e-4)
     soundfile.write(tmp_path / "b.wav", np.array([5, -700], dtype=np.int16), 16000)
-    with AudioFile(tmp_path / "b.wav") as file:
+    with open_audio(tmp_path / "b.wav") as file:
         assert file.read_rir().tolist() == [5, -700]
-
-
-@pytest.mark.parametrize(
-    ("name", "subtype"), [("a.wav", "PCM_16"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT"), ("a.flac", "PCM_16")]
-)
-def test_read__every_sample_format_has_full_scale_one(tmp_path: Path, name: str, subtype: str) -> None:
-    wanted = tone(300, 16000)
-    soundfile.write(tmp_path / name, wanted, 16000, subtype=subtype)
-    assert np.allclose(read_whole(tmp_path / name), wanted, atol=1 / 32768)
 
 
 def test_read__short_file_is_repeated(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(300, 16000, seconds=0.1), 16000)
-    with AudioFile(tmp_path / "a.wav") as file:
-        crop = file.read(0, 4000)
+    with open_audio(tmp_path / "a.wav") as file:
+        crop = file.read_int16(0, 4000)
     assert np.array_equal(crop[1600:3200], crop[:1600]) and np.array_equal(crop[3200:], crop[:800])
-    assert wrap_to_length(crop[:3], 7).tolist() == [*crop[:3], *crop[:3], crop[0]]
 
 
 def bad_file(folder: Path, kind: str) -> Path:
-    path = folder / "bad.wav"
-    good = tone(300, 16000, seconds=3.0)
-    if kind == "text":
-        path.write_text("<html>404 not found</html>\n" * 50)
-    elif kind == "zero bytes":
-        path.write_bytes(b"")
-    elif kind == "header only":
-        soundfile.write(path, np.zeros(0), 16000)
-    elif kind == "not finite":
-        good[30000] = np.nan
-        soundfile.write(path, good, 16000, subtype="FLOAT")
-    elif kind == "infinite":
-        good[30000] = np.inf
-        soundfile.write(path, good, 16000, subtype="FLOAT")
-    elif kind == "absurd":
-        good[30000] = 1e30
-        soundfile.write(path, good, 16000, subtype="FLOAT")
-    elif kind == "truncated flac":
+    path, samples = folder / "bad.wav", tone(300, 16000, seconds=3.0)
+    if kind in ("not finite", "absurd"):
+        samples[30000] = np.nan if kind == "not finite" else 1e30
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+    elif kind == "truncated":
         soundfile.write(folder / "a.flac", np.random.default_rng(0).uniform(-1, 1, 48000), 16000)
         path.write_bytes((folder / "a.flac").read_bytes()[:20000])
-    elif kind in ("cut off", "cut off stereo"):
-        soundfile.write(path, np.tile(good[:, None], 2) if "stereo" in kind else good, 16000)
+    elif kind == "cut off":
+        soundfile.write(path, samples, 16000)
         path.write_bytes(path.read_bytes()[:30000])
-    elif kind == "truncated header":
-        soundfile.write(path, good, 16000)
-        path.write_bytes(path.read_bytes()[:30])
-    elif kind == "folder":
-        path.mkdir()
+    elif kind == "no samples":
+        soundfile.write(path, np.zeros(0), 16000)
+    elif kind != "missing":
+        path.write_text("" if kind == "empty" else "<html>404 not found</html>\n" * 50)
     return path
 
 
@@ -153,16 +128,12 @@ def bad_file(folder: Path, kind: str) -> Path:
     ("kind", "words"),
     [
         ("text", "is not audio"),
-        ("zero bytes", "empty file"),
-        ("header only", "no samples"),
+        ("empty", "empty file"),
+        ("no samples", "no samples"),
         ("not finite", "not finite"),
-        ("infinite", "not finite"),
         ("absurd", "damaged"),
-        ("truncated flac", "truncated|cannot be decoded"),
-        ("truncated header", "is not audio|no samples|cut off"),
+        ("truncated", "truncated|cannot be decoded"),
         ("cut off", "is cut off: 66044 bytes are missing"),
-        ("cut off stereo", "is cut off"),
-        ("folder", "is not audio"),
         ("missing", "does not exist"),
     ],
 )
@@ -175,16 +146,10 @@ def test_read__bad_file_is_named_with_its_cause(tmp_path: Path, kind: str, words
 
 def test_read__impossible_crop_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(300, 16000), 16000)
-    with AudioFile(tmp_path / "a.wav") as file:
-        with pytest.raises(ValueError, match="start=-1"):
-            file.read(-1, 10)
-        with pytest.raises(ValueError, match="24000 samples: none at 24000"):
-            file.read(24000, 10)
-
-
-def test_to_int16__round_trip_is_exact() -> None:
-    values = np.array([-32768, -1, 0, 1, 32767], dtype=np.int16)
-    assert np.array_equal(to_int16(values.astype(np.float32) / 32768), values)
+    with open_audio(tmp_path / "a.wav") as file:
+        for start, count in ((-1, 10), (24000, 10), (0, 0)):
+            with pytest.raises(ValueError, match=f"24000 samples: no {count} of them at {start}"):
+                file.read_int16(start, count)
 
 
 def test_to_int16__too_loud_is_scaled_not_clipped() -> None:
@@ -219,48 +184,40 @@ PLAIN = {
 OTHERS = {
     "other rate": riff(form(rate=8000), DATA),
     "stereo": riff(form(channels=2), DATA),
-    "24 bits": riff(form(bits=24), DATA),
     "float": riff(form(tag=3), DATA),
     "unknown length": riff(form(), DATA, data_size=0xFFFFFFFF),
-    "no length": riff(form(), DATA, data_size=0),
     "no form": riff(DATA),
-    "form after": riff(DATA, form()),
     "far away": riff(form(), (b"junk", bytes(8000)), DATA),
-    "big endian": b"RIFX" + riff(form(), DATA)[4:],
     "no samples": riff(form(), DATA)[:44],
     "cut short": riff(form(), DATA)[:-1001],
-    "header cut": riff(form(), DATA)[:30],
-    "nothing": b"",
 }
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_open__plain_files_are_read_as_libsndfile_does(tmp_path: Path, kind: str) -> None:
+def test_open_audio__plain_files_are_read_as_libsndfile_does(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.wav").write_bytes(PLAIN[kind])
     wanted, rate = soundfile.read(tmp_path / "a.wav", dtype="int16")
-    file = PlainWav.open(str(tmp_path / "a.wav"))
-    assert rate == 16000 and file is not None and file.num_samples == len(wanted) > 4000
-    assert np.array_equal(file.read(0, file.num_samples), wanted)
-    assert np.array_equal(file.read(77, 4000), wanted[77:4077])
-    mapped = file.mapped()
-    file.close()
+    with open_audio(tmp_path / "a.wav") as file:
+        assert rate == 16000 and file.num_samples == len(wanted) > 4000
+        assert np.array_equal(file.read_int16(0, file.num_samples), wanted)
+        assert np.array_equal(file.read_int16(77, 4000), wanted[77:4077])
+        mapped = file.mapped()
     assert np.array_equal(mapped, wanted)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_open__anything_else_is_left_to_libsndfile(tmp_path: Path, kind: str) -> None:
+def test_open_audio__anything_else_is_left_to_libsndfile(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.wav").write_bytes(OTHERS[kind])
-    assert PlainWav.open(str(tmp_path / "a.wav")) is None
+    with contextlib.suppress(AudioError), open_audio(tmp_path / "a.wav") as file:
+        assert file.mapped() is None
 
 
-def test_read__a_file_that_shrinks_is_an_error(tmp_path: Path) -> None:
+def test_read_int16__a_file_that_shrinks_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(PLAIN["bare"])
-    file = PlainWav.open(str(tmp_path / "a.wav"))
-    assert file is not None
-    (tmp_path / "a.wav").write_bytes(PLAIN["bare"][:100])
-    with pytest.raises(OSError, match="shorter"):
-        file.read(0, 5000)
-    file.close()
+    with open_audio(tmp_path / "a.wav") as file:
+        (tmp_path / "a.wav").write_bytes(PLAIN["bare"][:100])
+        with pytest.raises(AudioError, match="a.wav became shorter"):
+            file.read_int16(0, 5000)
 
 
 def test_find_audio_files__finds_by_suffix_sorted_and_skips_what_is_hidden(tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,9 @@ def draws_of(number: int) -> Draws:
     return RandomStreams(3).draws(0, number, "a")
 
 
-def bank_of(root: Path, noises: bool = True, rirs: bool = False, cache_mb: int = 256) -> Bank:
+def bank_of(root: Path, folder: str = NOISES, cache_mb: int = 256) -> Bank:
     bank = Bank(open_recordings(root), cache_mb)
-    if noises:
-        bank.add_noises(NOISES)
-    if rirs:
-        bank.add_rirs(RIRS)
+    bank.add(folder)
     return bank
 
 
@@ -31,13 +27,13 @@ def test_bank__missing_folder_is_named_at_once(tmp_path: Path) -> None:
         bank_of(tmp_path)
     (tmp_path / RIRS).mkdir()
     with pytest.raises(FileNotFoundError, match=r"simulated_rirs holds no audio files"):
-        bank_of(tmp_path, noises=False, rirs=True)
+        bank_of(tmp_path, RIRS)
 
 
 def test_bank__a_folder_that_two_ask_for_is_there_once(demo_corpus: Path) -> None:
     bank = bank_of(demo_corpus)
     files = list(bank.files)
-    bank.add_noises(NOISES)
+    bank.add(NOISES)
     assert bank.files == files
 
 
@@ -71,23 +67,21 @@ def test_bank__noise_is_a_piece_of_its_file(tmp_path: Path, seconds: float, suff
     assert len(starts) == 5
 
 
-def test_bank__bad_file_is_replaced_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bank__bad_file_is_replaced_and_named(tmp_path: Path) -> None:
     folder = tmp_path / NOISES
     folder.mkdir(parents=True)
     (folder / "a.wav").write_text("nothing")
     soundfile.write(folder / "b.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 32000), 16000)
     bank = bank_of(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        draws = [draws_of(number) for number in range(10)]
-        first = [bank.draw_noise(each, NOISES, 100) for each in draws]
-    assert len(caplog.records) == 1 and "a.wav is not audio" in caplog.text
+    draws = [draws_of(number) for number in range(10)]
+    first = [bank.draw_noise(each, NOISES, 100) for each in draws]
     assert {file for each in draws for file in each.bad_files} == {0}
     assert "a.wav is not audio" in bank.explain(0)
     # Which file had been met before does not change what is drawn.
     again = [bank.draw_noise(draws_of(number), NOISES, 100) for number in range(10)]
     assert np.array_equal(first, again)
     (folder / "b.wav").unlink()
-    with pytest.raises(AudioError, match="20 noises or rooms in a row"):
+    with pytest.raises(AudioError, match="20 noises or rirs in a row"):
         bank_of(tmp_path).draw_noise(draws_of(0), NOISES, 100)
 
 
@@ -96,7 +90,7 @@ def test_bank__rir_has_its_direct_path_and_a_bounded_tail(tmp_path: Path) -> Non
     rir = np.zeros(50_000)
     rir[300] = 0.5
     soundfile.write(tmp_path / f"{RIRS}/a.wav", rir, 16000)
-    bank = bank_of(tmp_path, noises=False, rirs=True)
+    bank = bank_of(tmp_path, RIRS)
     drawn = bank.draw_rir(draws_of(0), RIRS)
     assert drawn == (0, 300, 300 + 40_000) and len(bank.read_rir(drawn)) == 40_300
 
@@ -104,7 +98,7 @@ def test_bank__rir_has_its_direct_path_and_a_bounded_tail(tmp_path: Path) -> Non
 def test_bank__silent_rir_is_no_rir(tmp_path: Path) -> None:
     (tmp_path / RIRS).mkdir()
     soundfile.write(tmp_path / f"{RIRS}/a.wav", np.zeros(900), 16000)
-    bank = bank_of(tmp_path, noises=False, rirs=True)
+    bank = bank_of(tmp_path, RIRS)
     with pytest.raises(AudioError, match="a.wav is silent"):
         bank.draw_rir(draws_of(0), RIRS)
     assert bank.explain(0).endswith("a.wav is silent: it is no impulse response.")

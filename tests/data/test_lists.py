@@ -36,32 +36,26 @@ def test_train_rows__path_is_the_rest_of_the_line_with_its_blanks(tmp_path: Path
 @pytest.mark.parametrize("line", ["alone", "1 a/1.wav a/2.wav", "a 1.wav 3.2", "a 1.FLAC\tx"])
 def test_train_rows__more_or_less_than_a_path_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "list").write_text(f"a 1.wav\n{line}\n")
-    with pytest.raises(ValueError, match="list, line 2: expected `speaker path`"):
+    with pytest.raises(ValueError, match="list, line 2: .*expected `speaker path`"):
         list(train_rows(tmp_path, "list"))
 
 
 def test_trial_rows__blank_in_a_path_is_explained(tmp_path: Path) -> None:
     (tmp_path / "trials").write_text("1 a/1.wav a/my 2.wav\n")
     with pytest.raises(
-        ValueError, match="line 1: expected .* 3 fields without blanks in them .* got 4 fields"
+        ValueError, match="line 1: expected .* got 4 fields: .* Paths with blanks in them need tabs"
     ):
         list(trial_rows(tmp_path, "trials"))
 
 
-def test_rows__bytes_that_are_no_text_come_through(tmp_path: Path) -> None:
-    path = os.fsdecode(b"a/\xff.wav")
-    (tmp_path / "list").write_bytes(b"a a/\xff.wav\n")
-    assert list(train_rows(tmp_path, "list")) == [(1, "a", path)]
+def test_rows__bytes_that_are_no_text_come_through_and_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(codecs.BOM_UTF8 + b"a a/\xff.wav\n")
+    assert list(train_rows(tmp_path, "list")) == [(1, "a", os.fsdecode(b"a/\xff.wav"))]
 
 
 @pytest.mark.parametrize(
     ("text", "is_trials"),
-    [
-        ("\n1 a/1.wav a/2.wav\n", True),
-        ("a a/1.wav\n", False),
-        ("1 a/1.wav\n", False),
-        ("1 my 1.wav\n", False),
-    ],
+    [("\n1 a/1.wav a/2.wav\n", True), ("a a/1.wav\n", False), ("1 my 1.wav\n", False)],
 )
 def test_is_trial_list__is_told_by_the_first_line(tmp_path: Path, text: str, is_trials: bool) -> None:
     (tmp_path / "list").write_text(text)
@@ -91,18 +85,10 @@ def test_why_unlistable__is_none_exactly_where_a_list_returns_the_path(
 
 
 def test_find_lists__are_those_with_the_usual_names(tmp_path: Path) -> None:
-    for name in (
-        "x_train_list",
-        "x_train_list.checked",
-        "trials",
-        "x_trials",
-        "x_trials.checked",
-        "readme",
-        "vox_test_O",
-        "x_trials.csv",
-    ):
+    lists = ["trials", "vox_test_O", "x_train_list", "x_trials"]
+    for name in (*lists, "x_train_list.checked", "readme", "x_trials.csv"):
         (tmp_path / name).touch()
-    assert find_lists(tmp_path) == ["trials", "vox_test_O", "x_train_list", "x_trials"]
+    assert find_lists(tmp_path) == lists
 
 
 @pytest.mark.parametrize("path", ["../secret.wav", "a/../../b.wav", "a/.."])
@@ -116,27 +102,12 @@ def test_rows__paths_that_climb_out_of_the_root_are_refused(tmp_path, path):
             list(trial_rows(tmp_path, "trials"))
 
 
-@pytest.mark.parametrize("reader", [train_rows, trial_rows])
-def test_rows__a_byte_order_mark_is_ignored_and_utf_16_named(tmp_path: Path, reader: object) -> None:
-    text = "1 a.wav b.wav\n" if reader is trial_rows else "1 a.wav\n"
-    (tmp_path / "plain").write_text(text)
-    (tmp_path / "marked").write_bytes(codecs.BOM_UTF8 + text.encode())
-    assert list(reader(tmp_path, "marked")) == list(reader(tmp_path, "plain"))
-    for encoding in ("utf-16-le", "utf-16-be"):
-        (tmp_path / "wide").write_bytes(f"\ufeff{text}".encode(encoding))
-        with pytest.raises(ValueError, match="wide is written in UTF-16: save it as UTF-8"):
-            list(reader(tmp_path, "wide"))
-
-
 def test_open_corpus__sets_speakers_aside_as_the_settings_say(root: Path) -> None:
     data = DataConfig(root=str(root), train_lists=("one", "two"))
-    corpus = open_corpus(data, 0, seed=3)
-    assert len(corpus.manifest) == 5 and corpus.held_out is None
-    assert corpus.recordings.has(corpus.manifest.paths[0])
-    corpus = open_corpus(data, 2, seed=3)
-    training, held_out = hold_out_speakers(read_train_lists(root, ("one", "two")), 2, 3)
-    assert corpus.held_out is not None and corpus.held_out.paths == held_out.paths
-    assert corpus.manifest.paths == training.paths
+    manifest, held_out = open_corpus(data, 0, seed=3)
+    assert len(manifest) == 5 and held_out is None
+    wanted = hold_out_speakers(manifest, 2, 3)
+    assert [part.paths for part in open_corpus(data, 2, seed=3)] == [part.paths for part in wanted]
     with pytest.raises(ValueError, match="held_out_speakers is 3"):
         open_corpus(data, 3, seed=3)
 
@@ -162,13 +133,8 @@ def manifest_of(counts: list[int]) -> Manifest:
 
 def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> None:
     manifest = read_train_lists(root, ("one", str(root / "two")))
-    assert manifest.paths == [
-        "voxceleb1/a/1.wav",
-        "voxceleb1/a/2.wav",
-        "voxceleb1/b/1.wav",
-        "c/1.wav",
-        "c/2.wav",
-    ]
+    voxceleb = ["voxceleb1/a/1.wav", "voxceleb1/a/2.wav", "voxceleb1/b/1.wav"]
+    assert manifest.paths == [*voxceleb, "c/1.wav", "c/2.wav"]
     assert manifest.speakers.tolist() == [0, 0, 1, 2, 1]
     assert manifest.speaker_names == ["a", "b", "c"]
 
@@ -177,7 +143,7 @@ def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> N
     ("text", "error", "words"),
     [
         ("a c/1.wav\nb c/1.wav\n", ValueError, "listed twice: list, line 1 and list, line 2"),
-        ("a c/1.wav\n\n1 c/1.wav c/2.wav\n", ValueError, "list, line 3: expected `speaker path`"),
+        ("a c/1.wav\n\n1 c/1.wav c/2.wav\n", ValueError, "list, line 3: .* expected `speaker path`"),
         ("\n", ValueError, "is empty"),
         ("a wrong/1.wav\na wrong/2.wav\n", FileNotFoundError, "None of the first 2 recordings"),
     ],
@@ -193,8 +159,6 @@ def test_read_train_lists__missing_list_and_root_are_named(root: Path) -> None:
         read_train_lists(root, ("nothing",))
     with pytest.raises(FileNotFoundError, match=r"data\.root"):
         read_train_lists(root / "nowhere", ("one",))
-    with pytest.raises(ValueError, match=r"data\.train_lists is empty"):
-        read_train_lists(root, ())
 
 
 def test_read_trials__prefix_of_voxceleb1_is_added_when_missing(root: Path) -> None:
@@ -239,11 +203,6 @@ def test_hold_out_speakers__split_is_disjoint_complete_and_repeatable() -> None:
     assert any(hold_out_speakers(manifest, 3, seed=s)[1].paths != held_out.paths for s in range(5))
 
 
-def test_hold_out_speakers__too_many_is_refused() -> None:
-    with pytest.raises(ValueError, match="held_out_speakers is 2, but the lists have 2 speakers"):
-        hold_out_speakers(manifest_of([2, 2]), 2, seed=1)
-
-
 @pytest.mark.parametrize("versions", [1, 3])
 def test_make_trials__labels_are_true_balanced_and_unique(versions: int) -> None:
     manifest = manifest_of([4, 3, 5, 1])
@@ -268,11 +227,6 @@ def test_make_trials__without_pairs_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2 speakers"):
         make_trials(manifest_of([3]), seed=1)
     assert make_trials(manifest_of([1, 1, 1]), seed=1, versions=2).targets.sum() == 3
-
-
-def test_make_trials__max_targets_is_kept() -> None:
-    trials = make_trials(manifest_of([30] * 5), seed=1, max_targets=40)
-    assert trials.targets.sum() == 40 and len(trials) == 80
 
 
 def test_make_trials__speakers_with_very_many_utterances_cost_no_memory_for_all_pairs() -> None:
@@ -304,34 +258,16 @@ def test_find_trial_faults__each_kind_is_found_in_either_order_of_the_pair() -> 
     assert faults.is_kept.tolist() == [True, False, False, False, False, True, False]
 
 
-def test_find_trial_faults__agree_with_counting_all_pairs() -> None:
-    rng = np.random.default_rng(0)
-    trials = trials_of(np.column_stack([rng.integers(2, size=500), rng.integers(30, size=(500, 2))]).tolist())
-    seen: dict[frozenset[int], list[bool]] = {}
-    for a, b, label in zip(trials.enrol.tolist(), trials.test.tolist(), trials.targets.tolist(), strict=True):
-        seen.setdefault(frozenset((a, b)), []).append(label)
-    faults = find_trial_faults(trials)
-    changes = sum(int(np.count_nonzero(np.diff(np.array(labels, int)))) for labels in seen.values())
-    assert len(faults.contradicting) == changes
-    assert len(faults.repeated) == len(trials) - len(seen) - changes
-    assert len(faults.self_trials) == (trials.enrol == trials.test).sum()
-    assert faults.is_kept.sum() == sum(len(p) == 2 and len(set(labels)) == 1 for p, labels in seen.items())
-
-
 def test_find_trial_faults__two_versions_of_a_recording_are_no_self_trial() -> None:
     assert not find_trial_faults(make_trials(manifest_of([2, 1, 1]), seed=1, versions=2))
     assert not find_trial_faults(make_trials(manifest_of([4, 4, 4]), seed=1))
 
 
-def test_read_trials__faults_are_refused_with_their_lines_unless_asked_for(tmp_path: Path) -> None:
+def test_trial_faults__are_described_with_their_lines(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).touch()
     (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n")
-    with pytest.raises(ValueError) as caught:
-        read_trials(tmp_path, "trials")
-    sentence = str(caught.value)
-    assert "1 of a recording against itself (line 5)" in sentence
-    assert "1 listed again (line 4 repeats line 1)" in sentence
-    assert "1 listed with the other label too (line 6 contradicts line 3)" in sentence
-    assert "sslsv.prepare_data check" in sentence
-    assert len(read_trials(tmp_path, "trials", is_strict=False)) == 5
+    assert find_trial_faults(read_trials(tmp_path, "trials")).describe(tmp_path, "trials") == (
+        "1 of a recording against itself (line 5), 1 listed again (line 4 repeats line 1), "
+        "1 listed with the other label too (line 6 contradicts line 3)"
+    )

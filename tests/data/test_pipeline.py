@@ -113,8 +113,3 @@ def test_train_batches__an_error_in_a_data_process_keeps_its_own_words(
     with pytest.raises(AudioError, match="^21 recordings in a row cannot be read; the last: ") as caught:
         next(train_batches(plan, maker, 0, 3, data_tasks=1))
     assert type(caught.value) is AudioError and "retry" not in str(caught.value)
-
-
-def test_train_batches__no_steps_need_no_ray(demo_corpus: Path) -> None:
-    plan, maker = plan_and_maker(demo_corpus)
-    assert list(train_batches(plan, maker, 5, 5)) == []

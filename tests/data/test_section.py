@@ -27,6 +27,19 @@ def test_augment__names_choose_files_in_the_order_given() -> None:
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
+        ([], r"speeds is \[\]"),
+        ([0.9, 3.0], r"speeds\[1\] is 3"),
+        ([0.93], r"speeds\[0\] is 0.93: no fraction .* the nearest is 0.9285714285714286"),
+    ],
+)
+def test_speeds__impossible_ones_are_named(value: list, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"^data.{sentence}"):
+        apply_overrides(Config(), {"data.speeds": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
         (["nois"], r"augment\[0\].name is 'nois', which is not known; did you mean 'noise'"),
         ([{"snr_db": [1, 2]}], r"augment\[0\].name is missing; choose one of 'gain'"),
         (
@@ -34,6 +47,10 @@ def test_augment__names_choose_files_in_the_order_given() -> None:
             r"augment\[0\].snr is not a setting; did you mean data.augment\[0\].snr_db",
         ),
         ([{"name": "noise", "snr_db": [5, 2]}], r"augment\[0\].snr_db is \(5.0, 2.0\): the first must not"),
+        (
+            [{"name": "noise", "speech_files": [0, 2]}],
+            r"augment\[0\].speech_files\[0\] is 0; it must be above 0",
+        ),
         ([{"name": "noise", "probability": 2}], r"augment\[0\].probability is 2; it must be 1 or less"),
         (["noise", "gain", "noise"], r"augment is \['noise', 'gain', 'noise'\]; two of one name"),
         ([{"name": "one_of", "choices": ["nois"]}], r"augment\[0\].choices\[0\].name is 'nois'"),

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from sslsv.data.audio import AudioFile, low_pass
+from sslsv.data.audio import low_pass, open_audio
 from sslsv.data.speed import SpedUp
 
 SPEEDS = [Fraction(9, 10), Fraction(11, 10), Fraction(19, 20), Fraction(1, 2), Fraction(2), Fraction(13, 7)]
@@ -25,9 +25,9 @@ def noise_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_read__equals_polyphase_resampling(noise_file: Path, speed: Fraction) -> None:
     up, down = speed.denominator, speed.numerator
-    with SpedUp(AudioFile(noise_file), speed) as recording:
+    with SpedUp(open_audio(noise_file), speed) as recording:
         found = recording.read_int16(0, recording.num_samples)
-    with AudioFile(noise_file) as file:
+    with open_audio(noise_file) as file:
         samples = file.read_int16(0, file.num_samples).astype(np.float64)
     wanted = resample_poly(samples, up, down, window=low_pass(up, down).astype(np.float64))
     assert len(found) == len(wanted)
@@ -36,7 +36,7 @@ def test_read__equals_polyphase_resampling(noise_file: Path, speed: Fraction) ->
 
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_read__crop_is_the_crop_of_the_whole(noise_file: Path, speed: Fraction) -> None:
-    with SpedUp(AudioFile(noise_file), speed) as recording:
+    with SpedUp(open_audio(noise_file), speed) as recording:
         whole = recording.read_int16(0, recording.num_samples).astype(int)
         for start, count in [(0, 1), (1, 160), (5003, 4001), (recording.num_samples - 777, 777)]:
             crop = recording.read_int16(start, count)
@@ -48,12 +48,12 @@ def test_read__number_of_threads_changes_no_bit(noise_file: Path) -> None:
     code = (
         "import hashlib, sys\n"
         "from fractions import Fraction\n"
-        "from sslsv.data.audio import AudioFile\n"
+        "from sslsv.data.audio import open_audio\n"
         "from sslsv.data.speed import SpedUp, _phases\n"
         "from sslsv.data.augmentations.base import mean_square\n"
         "for speed in (Fraction(9, 10), Fraction(13, 7)):\n"
         "    up, down = speed.denominator, speed.numerator\n"
-        "    with SpedUp(AudioFile(sys.argv[1]), speed) as recording:\n"
+        "    with SpedUp(open_audio(sys.argv[1]), speed) as recording:\n"
         "        samples = recording.read_int16(0, recording.num_samples)\n"
         "    print(hashlib.sha256(samples.tobytes()).hexdigest(), mean_square(samples.astype('float32')))\n"
     )

@@ -1,8 +1,6 @@
 import hashlib
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,33 +49,16 @@ def digest(batch: dict[str, np.ndarray]) -> str:
 
 
 def test_make__same_bits_in_any_order_batch_and_copy(demo_corpus: Path) -> None:
-    maker = maker_of(demo_corpus, speeds=(0.9, 1.0, 1.1))
+    groups = (("views", 2, 1.0, False), ("local", 3, 0.5, False))
+    maker = maker_of(demo_corpus, speeds=(0.9, 1.0, 1.1), view_groups=groups)
     rows = Plan(np.zeros(32, dtype=int), 8, seed=5).rows(2, 6)
     whole = maker.make_batch(rows)
     assert whole["views"].dtype == np.int16 and whole["views"].shape == (32, 2, 16000)
-    copy = pickle.loads(pickle.dumps(maker))
-    for i in [31, 3, 17]:
-        views, bad = made(copy, int(rows["epoch"][i]), int(rows["utterance"][i]), int(rows["partner"][i]))
-        assert bad == -1 and np.array_equal(views["views"], whole["views"][i])
-    half = maker.make_batch({name: column[16:] for name, column in rows.items()})
-    assert np.array_equal(half["views"], whole["views"][16:])
-
-
-@pytest.mark.slow
-def test_make__same_bits_in_another_process(demo_corpus: Path, tmp_path: Path) -> None:
-    maker = maker_of(demo_corpus)
-    rows = Plan(np.zeros(32, dtype=int), 8, seed=5).rows(0, 1)
-    (tmp_path / "job").write_bytes(pickle.dumps((maker, rows)))
-    code = (
-        "import pickle, sys, hashlib, numpy as np\n"
-        "maker, rows = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "b = maker.make_batch(rows)\n"
-        "print(hashlib.sha256(b''.join(np.ascontiguousarray(b[n]).tobytes() for n in sorted(b))).hexdigest())\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "job"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == digest(maker.make_batch(rows))
+    assert set(whole["bad_utterance"]) == {-1}
+    for part in ([5], [30, 2, 9], list(range(31, -1, -1))):
+        batch = pickle.loads(pickle.dumps(maker)).make_batch({name: rows[name][part] for name in rows})
+        for name, column in batch.items():
+            assert np.array_equal(column, whole[name][part])
 
 
 def test_make__epoch_utterance_view_and_seed_all_matter(demo_corpus: Path) -> None:
@@ -111,21 +92,10 @@ def test_make__disjoint_crops_do_not_overlap(tmp_path: Path) -> None:
 def test_make__pairs_take_views_from_both_recordings(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [16000, 16000])
     soundfile.write(tmp_path / "1.wav", np.full(16000, -7, dtype=np.int16), 16000)
-    maker = ViewMaker(
-        manifest,
-        (("views", 2, 1.0, False), ("more", 3, 0.5, False)),
-        DataConfig(root=str(tmp_path), augment=()),
-        1,
-    )
-    views = made(maker, 0, 0, 1)[0]
+    groups = (("views", 2, 1.0, False), ("more", 3, 0.5, False))
+    views = made(ViewMaker(manifest, groups, DataConfig(root=str(tmp_path), augment=()), 1), 0, 0, 1)[0]
     assert views["views"].shape == (2, 16000) and views["more"].shape == (3, 8000)
-    assert [bool(view[0] == -7) for view in (*views["views"], *views["more"])] == [
-        False,
-        True,
-        False,
-        True,
-        False,
-    ]
+    assert [int(view[0] == -7) for view in (*views["views"], *views["more"])] == [0, 1, 0, 1, 0]
 
 
 def test_make__one_speed_for_all_views_of_a_sample(tmp_path: Path) -> None:
@@ -218,17 +188,6 @@ def test_make_batch__bad_noise_is_replaced_and_named(demo_corpus: Path, tmp_path
     assert "can be now" in maker.explain("bank_files", 0)[1]
 
 
-def test_make_batch__does_not_depend_on_what_shares_the_batch(demo_corpus: Path) -> None:
-    groups = (("views", 2, 1.0, False), ("local", 3, 0.5, False))
-    rows = Plan(np.zeros(32, dtype=int), 32, seed=5).rows(0, 1)
-    whole = maker_of(demo_corpus, view_groups=groups).make_batch(rows)
-    for part in ([5], [30, 2, 9], list(range(31, -1, -1))):
-        maker = maker_of(demo_corpus, view_groups=groups)
-        batch = maker.make_batch({name: column[part] for name, column in rows.items()})
-        for name, column in batch.items():
-            assert np.array_equal(column, whole[name][part])
-
-
 def test_make_batch__clean_views_are_crops_at_the_speed_of_their_sample(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [30000])
     groups = (("views", 2, 1.0, False), ("clean", 2, 1.0, True))
@@ -244,15 +203,8 @@ def test_make_batch__clean_views_are_crops_at_the_speed_of_their_sample(tmp_path
 
 def test_make_batch__tells_utterances_and_only_if_asked_speakers(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [20000] * 4, speakers=[0, 0, 1, 1])
-    rows = {
-        name: np.array(values)
-        for name, values in {
-            "sample": [8, 9, 10],
-            "epoch": [2, 2, 2],
-            "utterance": [3, 0, 2],
-            "partner": [2, 0, 2],
-        }.items()
-    }
+    columns = {"sample": [8, 9, 10], "epoch": [2, 2, 2], "utterance": [3, 0, 2], "partner": [2, 0, 2]}
+    rows = {name: np.array(values) for name, values in columns.items()}
     (tmp_path / "0.wav").write_text("nothing")  # replaced, but the sample is still that of utterance 0
     data = DataConfig(root=str(tmp_path), augment=())
     batch = ViewMaker(manifest, GROUPS, data, 1).make_batch(rows)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio import FULL_SCALE, Samples, Waveform, round_to_int16
+from sslsv.data.audio import Samples, Waveform, round_to_int16
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
 from sslsv.registry import find
@@ -15,14 +15,15 @@ from sslsv.registry import find
 Crop = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
 _ROWS_AT_ONCE = 4  # crops augmented together: few enough for the processor's cache, and a block of FFTs
-_PIECE = 4000  # samples
+# Pieces so short that no BLAS shares them among threads, whose number would change the last bits.
+_PIECE_SAMPLES = 4000
 
 
 class Augmentation(ABC):
     """Change views in one way; a subclass has a nested `Config` with `name` and `probability`.
 
-    What is random is decided in `draw`, from a stream that belongs to the view and to the augmentation's
-    name: another augmentation in the list leaves it as it is. Making one adds its files to the bank.
+    `draw` makes all random decisions, from a stream that belongs to the view and to the augmentation's name:
+    another augmentation in the list changes nothing for this one. Making one adds its files to the bank.
     """
 
     Config: ClassVar[Any]
@@ -93,18 +94,16 @@ class Augmenter:
                 if crop.dtype == np.int16:
                     views[row] = crop
                 else:
-                    round_to_int16(crop, views[row], FULL_SCALE)
-        bad = [-1] * len(crops)
-        for column in reversed(rngs):
-            for row, rng in enumerate(column):
-                bad[row] = rng.bad_files[0] if rng.bad_files else bad[row]
-        return bad
+                    round_to_int16(crop, views[row])
+        return [
+            next((rng.bad_files[0] for rng in of_crop if rng.bad_files), -1)
+            for of_crop in ([row[i] for row in rngs] for i in range(len(crops)))
+        ]
 
 
 def mean_square(waveform: Waveform) -> float:
     """Return the mean power of a waveform (T,)."""
-    # In pieces so short that no BLAS shares them among threads, whose number would change the last bits.
-    pieces = waveform[: len(waveform) // _PIECE * _PIECE].reshape(-1, _PIECE)
+    pieces = waveform[: len(waveform) // _PIECE_SAMPLES * _PIECE_SAMPLES].reshape(-1, _PIECE_SAMPLES)
     energy = float(np.vecdot(pieces, pieces).sum(dtype=np.float64))
     if len(rest := waveform[pieces.size :]):
         energy += float(np.dot(rest, rest))

@@ -1,21 +1,22 @@
 """Noise, music or other people's speech, added at a ratio to the speech."""
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from sslsv.data.audio import Waveform
 from sslsv.data.augmentations.base import Augmentation, Crop, mean_square
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
-from sslsv.data.section import NOISE_FOLDER, Probability, Range
-from sslsv.settings import refuse_if, section
+from sslsv.data.section import NOISE_FOLDER, NoiseKind, Probability, Range, Rising
+from sslsv.settings import section
 
 
 class NoiseDraw(NamedTuple):
-    """Say what is added to a view: how many files of a folder, drawn from a stream, at which ratio."""
+    """Describe the noise of a view; its files are drawn from `rng` when they are read, as some may be bad."""
 
     folder: str
     num_files: int
@@ -32,23 +33,16 @@ class Noise(Augmentation):
 
         name: Literal["noise"] = "noise"
         probability: Probability = 1.0
-        # Folders of `folder`, equally likely.
-        kinds: tuple[Literal["noise", "music", "speech"], ...] = ("noise", "music", "speech")
-        # Ratios are drawn uniformly; lower is harder.
+        # Each kind is a folder below `folder`; all are equally likely. Ratios are uniform; lower is harder.
+        kinds: Annotated[tuple[NoiseKind, ...], Field(min_length=1)] = ("noise", "music", "speech")
         snr_db: Annotated[Range, Field(description="speech to noise, dB")] = (0.0, 15.0)
         music_snr_db: Annotated[Range, Field(description="speech to music, dB")] = (5.0, 15.0)
         speech_snr_db: Annotated[Range, Field(description="speech to babble, dB")] = (13.0, 20.0)
         # Babble is a sum of recordings of other people at equal levels; (3, 7) is usual.
-        speech_files: Annotated[tuple[int, int], Field(description="recordings summed for babble")] = (1, 1)
+        speech_files: Annotated[
+            tuple[PositiveInt, PositiveInt], Rising, Field(description="recordings summed for babble")
+        ] = (1, 1)
         folder: Annotated[str, Field(description="below data.root; a folder for each kind")] = NOISE_FOLDER
-
-        def __post_init__(self) -> None:
-            """Refuse a list without kinds, and numbers of files that are none."""
-            refuse_if(not self.kinds, "kinds is empty: name noise, music or speech, or leave noise out")
-            low, high = self.speech_files
-            refuse_if(
-                not 1 <= low <= high, f"speech_files is ({low}, {high}): babble has 1 or more, such as (3, 7)"
-            )
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
@@ -56,12 +50,12 @@ class Noise(Augmentation):
         ranges = {"noise": config.snr_db, "music": config.music_snr_db, "speech": config.speech_snr_db}
         self._kinds = [(f"{config.folder}/{kind}", kind == "speech", ranges[kind]) for kind in config.kinds]
         for folder, _, _ in self._kinds:
-            bank.add_noises(folder)
+            bank.add(folder)
 
     def draw(self, rng: Draws) -> NoiseDraw:
-        """Draw kind, number of files and ratio; files are drawn when they are read, as some may be bad."""
+        """Draw kind, number of files and ratio."""
         folder, is_babble, snr_db = self._kinds[rng.below(len(self._kinds))]
-        low, high = self._num_files if is_babble else (1, 1)
+        low, high = self._num_files
         num_files = low + rng.below(high - low + 1) if is_babble else 1
         return NoiseDraw(folder, num_files, rng.between(*snr_db), rng)
 
@@ -74,14 +68,12 @@ class Noise(Augmentation):
         return noisy
 
     def _read(self, drawn: NoiseDraw, num_samples: int) -> Waveform:
-        total: Waveform | None = None
+        parts = []
         for _ in range(drawn.num_files):
-            noise = self._bank.draw_noise(drawn.rng, drawn.folder, num_samples).astype(np.float32)
-            if drawn.num_files > 1 and (power := mean_square(noise)) > 0.0:
-                noise *= np.float32(1.0 / np.sqrt(power))
-            total = noise if total is None else np.add(total, noise, out=total)
-        assert total is not None
-        return total
+            parts.append(self._bank.draw_noise(drawn.rng, drawn.folder, num_samples).astype(np.float32))
+            if drawn.num_files > 1 and (power := mean_square(parts[-1])) > 0.0:
+                parts[-1] *= np.float32(1.0 / np.sqrt(power))
+        return functools.reduce(np.add, parts)
 
 
 def add_noise(crop: Waveform, noise: Waveform, snr_db: float) -> None:

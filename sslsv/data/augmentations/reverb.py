@@ -17,8 +17,8 @@ from sslsv.settings import section
 
 Spectrum = npt.NDArray[np.complex64]
 
-# FFTs are made for so many rows at once, always: half the time of single ones. Wider instructions work on
-# several rows, so that the last bits of a row may depend on their number, but not on its place or neighbours.
+# Every FFT is made for this many rows at once, which takes half the time of single ones. The last bits of a
+# row may depend on the number of rows, as wide instructions work on several, but not on its place among them.
 BLOCK_ROWS = 4
 _RIR_STEP = SAMPLE_RATE // 8  # rirs of about the same length share an FFT length
 
@@ -37,7 +37,7 @@ class Reverb(Augmentation):
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
         self._bank, self._folder = bank, config.folder
-        bank.add_rirs(config.folder)
+        bank.add(config.folder)
 
     def draw(self, rng: Draws) -> Rir:
         """Draw a room that can be read."""
@@ -53,12 +53,8 @@ class Reverb(Augmentation):
             for first in range(0, len(rows), BLOCK_ROWS):
                 block = rows[first : first + BLOCK_ROWS]
                 rirs = [draws[row] for row in block]
-                results = reverberate(
-                    [crops[row] for row in block],
-                    self.spectra(rirs, length),
-                    [rir.delay for rir in rirs],
-                    length,
-                )
+                spectra, delays = self._spectra(rirs, length), [rir.delay for rir in rirs]
+                results = reverberate([crops[row] for row in block], spectra, delays, length)
                 wet.update(zip(block, results, strict=True))
         return [wet[row] for row in range(len(crops))]
 
@@ -66,8 +62,7 @@ class Reverb(Augmentation):
         """Bring views of the same FFT length and room together."""
         return (drawn.num_samples, drawn.file)
 
-    def spectra(self, rirs: Sequence[Rir], length: int) -> list[Spectrum]:
-        """Return the spectra of N <= 4 rirs for an FFT length, each kept by the bank."""
+    def _spectra(self, rirs: Sequence[Rir], length: int) -> list[Spectrum]:
         cache = self._bank.cache
         found = {rir.file: cache.get((rir.file, length)) for rir in rirs}
         missing = list({rir.file: rir for rir in rirs if found[rir.file] is None}.values())
