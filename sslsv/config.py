@@ -100,16 +100,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse ways to save memory that do not go together."""
         # A compiled step chooses by itself what it keeps.
-        refuse_if(self.recompute and self.compile, "recompute and compile are both true; set one to false")
         refuse_if(
-            self.chunk_size is not None and self.compile,
-            f"chunk_size is {self.chunk_size} and compile true; set compile to false, or chunk_size to null",
+            self.compile and (self.recompute or self.chunk_size is not None),
+            "compile is true, and recompute or chunk_size is set; set compile to false, or leave those out",
         )
         refuse_if(
             self.chunk_size is not None and self.sync_batchnorm,
-            f"chunk_size is {self.chunk_size} and sync_batchnorm true, but a chunk knows no batch statistics "
-            "other than its own; set recompute to true instead of chunk_size (the same run in less memory), "
-            "or sync_batchnorm to false (each chunk counts as a worker)",
+            f"chunk_size is {self.chunk_size} and sync_batchnorm true, but a chunk has its own batch "
+            "statistics; set recompute to true instead (the same run), or sync_batchnorm to false",
         )
 
 
@@ -151,28 +149,23 @@ class EvaluationConfig:
             f"validation is {self.validation!r} and held_out_speakers {self.held_out_speakers}; keep one: "
             "held_out_speakers=0 or validation=null",
         )
-        refuse_if(
-            self.held_out_is_shifted and self.held_out_speakers == 0,
-            "held_out_is_shifted is true, but held_out_speakers is 0; set it to false, or hold speakers out",
-        )
         is_label_free = self.criterion is not None and self.criterion.startswith("label_free/")
         refuse_if(
             is_label_free and self.label_free.utterances == 0,
-            f"criterion is {self.criterion!r}, but label_free.utterances is 0; give it utterances, such as "
-            "256, or choose another criterion",
+            f"criterion is {self.criterion!r}, but label_free.utterances is 0; give it some, such as 256",
         )
         refuse_if(
             self.criterion is not None and not is_label_free and not self.has_validation_trials,
             f"criterion is {self.criterion!r}, but there are no validation trials; set held_out_speakers or "
-            "validation, or choose by a value without labels, such as 'label_free/pseudo_eer'",
+            "validation, or a criterion without labels, such as 'label_free/pseudo_eer'",
         )
         # Metrics of a list are called `test/<file name>/...`.
         names = [os.path.basename(os.path.normpath(each)) for each in self.test]
         twice = {name for name in names if [*names, "validation"].count(name) > 1}
         refuse_if(
             bool(twice),
-            f"test is {list(self.test)}; its results are kept by file name, and {sorted(twice)} is there "
-            "twice ('validation' is always taken): rename the file, or name it once",
+            f"test is {list(self.test)}; its results are kept by file name, and {sorted(twice)} is taken "
+            "twice ('validation' always is): rename the file, or name it once",
         )
 
     @property
@@ -267,14 +260,14 @@ class Config:
         """Refuse sections that do not go together."""
         _check_shares(self.train, self.resources)
         schedule = self.optimizer.schedule
+
+        def place(name: str) -> str:
+            return os.path.abspath(os.path.join(self.data.root, name))
+
         refuse_if(
             schedule.name == "warmup_cosine" and schedule.warmup_epochs > self.train.epochs,
             f"optimizer.schedule.warmup_epochs is {schedule.warmup_epochs}, longer than the run "
             f"(train.epochs = {self.train.epochs}); lower the first or raise the second",
-        )
-        refuse_if(
-            self.train.precision == "fp16" and self.resources.gpu is False,
-            "train.precision is 'fp16', which needs a GPU, and resources.gpu is false; use 'bf16' or 'fp32'",
         )
         evaluation = self.evaluation
         refuse_if(
@@ -283,8 +276,9 @@ class Config:
             "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion",
         )
         refuse_if(
-            is_among(self.data.root, evaluation.validation, evaluation.test)
-            and not evaluation.allow_validation_on_test,
+            not evaluation.allow_validation_on_test
+            and evaluation.validation is not None
+            and place(evaluation.validation) in map(place, evaluation.test),
             f"evaluation.validation and evaluation.test both name {evaluation.validation!r}, and choosing on "
             "test trials makes results look better than they are; use held_out_speakers, or set "
             "allow_validation_on_test=true to do it anyway",
@@ -301,12 +295,10 @@ def _check_shares(train: TrainConfig, resources: ResourcesConfig) -> None:
             f"train.batch_size is {size}, which {count} resources.workers cannot share equally; "
             f"use {max(share, 1) * count} or {(share + 1) * count}",
         )
-        sizes = [divisor for divisor in range(2, share + 1) if share % divisor == 0]
         refuse_if(
-            chunk_size is not None and share % chunk_size != 0,
+            share % (chunk_size or 1) != 0,
             f"train.chunk_size is {chunk_size}, which does not divide the {share} utterances of each worker "
-            f"(train.batch_size {size} over {count} resources.workers); use "
-            f"{min(sizes, key=lambda divisor: abs(divisor - (chunk_size or 0)), default='null')}",
+            f"(train.batch_size {size} over {count} resources.workers); use a divisor, or null",
         )
     refuse_if(
         not isinstance(resources.workers, int) and shows_shares(train),
@@ -324,12 +316,6 @@ def usable_counts(workers: int | tuple[int, int], batch_size: int, chunk_size: i
     """Return the numbers of workers, rising, whose shares are equal and a whole number of chunks."""
     fewest, most = (workers, workers) if isinstance(workers, int) else workers
     return [n for n in range(fewest, most + 1) if batch_size % (n * (chunk_size or 1)) == 0]
-
-
-def is_among(root: str, name: str | None, names: Sequence[str]) -> bool:
-    """Return whether a list is one of several, however their paths below `root` are spelt."""
-    paths = {os.path.abspath(os.path.join(root, other)) for other in names}
-    return name is not None and os.path.abspath(os.path.join(root, name)) in paths
 
 
 def is_better(criterion: Criterion, value: float, than: float) -> bool:

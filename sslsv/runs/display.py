@@ -1,4 +1,4 @@
-"""The live line in the terminal: the command reads how far the run is from the files of its folder."""
+"""Show in the terminal how far a run is, as the files of its folder tell."""
 
 import contextlib
 import json
@@ -24,21 +24,6 @@ FORMS = {
     "data_wait_share": "data wait {:.0%}",
     "eer": "EER {:.2f}%",
 }
-
-
-class Notices:
-    """A worker's end: sentences for the user, one line each in `notices.log` of the run folder."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def show(self, values: dict[str, Any]) -> None:
-        """Do nothing: the command reads the values from metrics.jsonl."""
-
-    def notice(self, text: str) -> None:
-        """Append a sentence, where the storage lets it."""
-        with contextlib.suppress(OSError):
-            self.folder.append_lines("notices.log", [" ".join(text.split())])
 
 
 @contextlib.contextmanager

@@ -175,6 +175,11 @@ class RunFolder:
         """Write a JSON file, as `json_text` makes it."""
         self.write(name, (json_text(value) + "\n").encode())
 
+    def notice(self, sentence: str) -> None:
+        """Append a sentence for the user to notices.log, which the command prints, if the storage lets it."""
+        with contextlib.suppress(OSError):
+            self.append_lines("notices.log", [" ".join(sentence.split())])
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return all records of metrics.jsonl; a line cut short by a crash is left out."""
         records = []

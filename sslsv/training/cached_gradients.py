@@ -1,4 +1,4 @@
-"""The gradient of a large batch from chunks that fit the memory: two passes with cached gradients.
+"""Compute the gradient of a large batch from chunks that fit the memory, in two passes.
 
 First every chunk without graph, then the loss of all projections together and its gradient with respect to
 them, then every chunk once more, with graph, against its part of that gradient. So the loss sees the whole

@@ -1,4 +1,4 @@
-"""All training utterances at once: what a method may ask for between two epochs."""
+"""Embed all training utterances, which a method may ask for between two epochs."""
 
 from dataclasses import replace
 

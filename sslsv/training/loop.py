@@ -16,7 +16,7 @@ from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
 from sslsv.runs.checkpoint import CheckpointWriter
 from sslsv.runs.folder import RunFolder
-from sslsv.runs.log import Board, RunLog, WandbMode
+from sslsv.runs.log import RunLog, WandbMode
 from sslsv.training import validation
 from sslsv.training.corpus import TrainingCorpus
 from sslsv.training.interruption import Interrupted, Interruption
@@ -42,7 +42,6 @@ class Training:
         folder: RunFolder,
         *,
         device: torch.device,
-        board: Board | None = None,
         wandb_mode: WandbMode = "disabled",
         report: Callable[[dict[str, Any]], None] = lambda record: None,
         asked_to_stop: Callable[[], str | None] = lambda: None,
@@ -71,7 +70,6 @@ class Training:
             folder,
             keep=config.run.keep_checkpoints,
             every_minutes=config.run.checkpoint_every_minutes,
-            notice=board.notice if board is not None else lambda sentence: None,
         )
         self.log: RunLog | None = None
         if distributed.is_main():
@@ -82,7 +80,6 @@ class Training:
                 use_tensorboard=config.run.tensorboard,
                 wandb_mode=wandb_mode,
                 wandb_project=config.run.wandb_project,
-                board=board,
             )
 
     def open_data(self) -> None:

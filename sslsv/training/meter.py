@@ -56,12 +56,12 @@ class Meter:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds since the start or restart without the pauses."""
+        """Return seconds since the start or restart without the pauses."""
         return time.monotonic() - self.start - self.paused_total
 
     @property
     def seconds(self) -> float:
-        """Seconds of this run so far, restarts included."""
+        """Return seconds of this run so far, restarts included."""
         return self.seconds_before + time.monotonic() - self.start
 
     def record(self) -> dict[str, Any]:
