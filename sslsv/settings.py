@@ -147,44 +147,31 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_NUMBER_OF_VALUES = ", the wrong number of values; the default shows how many it takes"
-_MISTAKES = {  # by pydantic's type of error
-    "int_type": ", but it must be a whole number such as 32",
-    "float_type": ", but it must be a number such as 0.5 or 1e-3",
-    "bool_type": ", but it must be true or false",
-    "string_type": ", but it must be text",
-    "tuple_type": ", but it must be a list such as [1, 2]",
-    "literal_error": ", which is not known; choose {expected}",
-    "missing": _NUMBER_OF_VALUES,
-    "too_short": _NUMBER_OF_VALUES,
-    "too_long": _NUMBER_OF_VALUES,
-    "greater_than": "; it must be above {gt:g}",
-    "greater_than_equal": "; it must be {ge:g} or more",
-    "less_than": "; it must be below {lt:g}",
-    "less_than_equal": "; it must be {le:g} or less",
-    "finite_number": "; give a finite number",
-    "dataclass_type": ", but it is a section of settings; write keys and values below it, such as {keys}",
+_MISTAKES = {  # by pydantic's type of error, where its own sentence would mislead
+    "missing": "it has too few values",
+    "too_long": "it has too many values",
+    "tuple_type": "it should be a list such as [1, 2]",
+    "dataclass_type": "it is a section of settings: write keys and values below it, such as {keys}",
 }
 
 
 def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
     """Say what is wrong first; unknown keys before all else, because they are the cause of the rest."""
     error = min(errors, key=lambda each: (each["type"] != "unexpected_keyword_argument", -len(each["loc"])))
-    kind, given, context = error["type"], error["input"], error.get("ctx", {})
+    kind = error["type"]
     if kind == "unexpected_keyword_argument":
         return _unknown_key(error["loc"][-1], *_follow(error["loc"][:-1], root, raw), root)
     path, annotation, _ = _follow(error["loc"], root, raw)
     if kind == "value_error":
-        message = str(context["error"])
+        message = str(error["ctx"]["error"])
         if message.startswith("it is "):
             return path + message[2:]
         joint = "." if re.match(r"[a-z][a-z0-9_.]* is ", message) else ": "  # it begins with its field's name
         return f"{path}{joint}{message}" if path else message
     path = re.sub(r"\[\d+\]$", "", path) if kind == "missing" else path  # it ends in the item that is missing
     keys = ", ".join([key for each in sections_of(annotation)[:1] for key in annotations_of(each)][:3])
-    mistake = _MISTAKES.get(kind, ", which is wrong: {message}")
-    mistake = mistake.format(**context, keys=keys, message=error["msg"])
-    return f"{path or 'the config'} is {shown(given)}{mistake}"
+    mistake = _MISTAKES.get(kind, error["msg"].replace("Input should", "it should")).format(keys=keys)
+    return f"{path or 'the config'} is {shown(error['input'])}; {mistake}"
 
 
 def _follow(loc: Sequence[int | str], root: type, raw: Any) -> tuple[str, Any, Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sslsv.runs.folder import RunFolder
 
 # Settings that may change between a run and its continuation: where it runs, not what it computes.
-FREE_SECTIONS = ("run", "resources")
+FREE_SECTIONS: tuple[str, ...] = ("run", "resources")
 
 
 def main(arguments: list[str] | None = None) -> int:

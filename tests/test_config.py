@@ -54,7 +54,7 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["train.patience=3"], "train.patience is 3 but nothing is validated; set train.patience=null, evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion"),
         (["evaluation.criterion=min_dcf"], "evaluation.criterion is 'min_dcf', but there are no validation trials; set held_out_speakers or validation, or a criterion without labels, such as 'label_free/pseudo_eer'"),
         (["evaluation.criterion=label_free/lidar", "evaluation.label_free.utterances=0"], "evaluation.criterion is 'label_free/lidar', but label_free.utterances is 0; give it some, such as 256"),
-        (["evaluation.criterion=loss"], "evaluation.criterion is 'loss', which is not known; choose 'eer', 'min_dcf', 'label_free/pseudo_eer', 'label_free/lidar' or 'label_free/rankme'"),
+        (["evaluation.criterion=loss"], "evaluation.criterion is 'loss'; it should be 'eer', 'min_dcf', 'label_free/pseudo_eer', 'label_free/lidar' or 'label_free/rankme'"),
     ],
 )  # fmt: skip
 def test_config__refuses_settings_that_do_not_go_together(overrides: list[str], expected: str) -> None:
@@ -110,7 +110,7 @@ def test_workers__a_range_has_the_counts_that_share_the_batch() -> None:
         (["--help"], None),
         (["configs/simcrl.yml"], "simclr.yml"),
         (["configs/simclr.yml", "train.epoch=3"], "train.epoch is not a setting; did you mean train.epochs?"),
-        (["configs/simclr.yml", "train.epochs=many"], "train.epochs is 'many', but it must be a whole number"),
+        (["configs/simclr.yml", "train.epochs=many"], "train.epochs is 'many'; it should be a valid integer"),
         (["configs/simclr.yml", "model.name=simclrr"], "model.name is 'simclrr', which is not known; did you mean"),
         (["configs/simclr.yml", "model.temperature=-1"], "model.temperature is -1"),
     ],

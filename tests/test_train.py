@@ -158,7 +158,7 @@ def test_check_data__a_missing_test_list_is_refused(config):
     ("overrides", "sentence"),
     [
         (["model.temprature=0.1"], "did you mean model.temperature"),
-        (["train.batch_size=32.5"], "must be a whole number"),
+        (["train.batch_size=32.5"], "should be a valid integer"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
         (["data.train_lists=[no_such_list]"], "no_such_list"),
         (["resources.workers=3"], "cannot share equally"),

@@ -34,7 +34,10 @@ def test_augment__names_choose_files_in_the_order_given() -> None:
             r"augment\[0\].snr is not a setting; did you mean data.augment\[0\].snr_db",
         ),
         ([{"name": "noise", "snr_db": [5, 2]}], r"augment\[0\].snr_db is \(5.0, 2.0\): the first must not"),
-        ([{"name": "noise", "probability": 2}], r"augment\[0\].probability is 2; it must be 1 or less"),
+        (
+            [{"name": "noise", "probability": 2}],
+            r"augment\[0\].probability is 2; it should be less than or equal to 1",
+        ),
         (["noise", "gain", "noise"], r"augment is \['noise', 'gain', 'noise'\]; two of one name"),
         ([{"name": "one_of", "choices": ["nois"]}], r"augment\[0\].choices\[0\].name is 'nois'"),
     ],
