@@ -240,12 +240,12 @@ def differences(old: Any, new: Any) -> list[str]:
 
     A setting that only one of them has, by its choices, is `(none)` in the other.
     """
-    before, after = (dict(_flat("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new))
-    texts = [{key: shown(value) for key, value in tree.items()} for tree in (before, after)]
+    trees = [dict(_flat("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new)]
+    before, after = ({key: shown(value) for key, value in tree.items()} for tree in trees)
     return [
-        f"{key}: {texts[0].get(key, '(none)')} -> {texts[1].get(key, '(none)')}"
+        f"{key}: {before.get(key, '(none)')} -> {after.get(key, '(none)')}"
         for key in before | after
-        if key not in before or key not in after or before[key] != after[key]
+        if trees[0].get(key, ...) != trees[1].get(key, ...)
     ]
 
 

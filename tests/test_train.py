@@ -157,7 +157,6 @@ def test_check_data__a_missing_test_list_is_refused(config):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["model.temprature=0.1"], "did you mean model.temperature"),
         (["train.batch_size=32.5"], "should be a valid integer"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
         (["data.train_lists=[no_such_list]"], "no_such_list"),
@@ -217,9 +216,3 @@ def test_parse_arguments__fresh_may_stand_anywhere(line):
     options = parse_arguments(line.split())
     assert (str(options.config), options.overrides, options.fresh) == ("c.yml", ["a=1", "b=2"], True)
     assert parse_arguments(["c.yml"]).overrides == []
-
-
-def test_main__a_missing_config_names_the_nearest_file(tmp_path, capsys):
-    (tmp_path / "simclr.yml").write_text("seed: 1\n")
-    assert main([str(tmp_path / "simclr.yaml")]) == 2
-    assert "simclr.yml" in capsys.readouterr().err

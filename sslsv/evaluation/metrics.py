@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # it loads scipy.optimize when that is used
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import isotonic_regression
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -181,7 +181,7 @@ class ErrorCurve:
         Isotonic regression of the share of target trials at each threshold merges what lies above the hull.
         """
         hits, alarms = np.diff(self.misses), -np.diff(self.false_alarms)
-        blocks = isotonic_regression(
+        blocks = scipy.optimize.isotonic_regression(
             hits / (hits + alarms), weights=(hits + alarms).astype(np.float64)
         ).blocks
         return np.asarray(blocks, dtype=np.int64)
