@@ -134,7 +134,7 @@ class EvaluationConfig:
     held_out_is_shifted: Annotated[bool, Field(description="heard with noise, room and level")] = False
     validation: Annotated[Place | None, Field(description="list of `1|0 enrolment test` lines")] = None
     label_free: LabelFreeConfig = field(default_factory=LabelFreeConfig)
-    # Null: eer if there are validation trials, else no checkpoint is the best.
+    # If it is null, eer chooses where there are validation trials; else no checkpoint is the best.
     criterion: Annotated[Criterion | None, Field(description="chooses the best checkpoint")] = None
     test: Annotated[tuple[Place, ...], Field(description="lists of trials that never choose anything")] = ()
     test_every_epochs: Annotated[int, Field(ge=0, description="between tests; 0 = at the end only")] = 0
@@ -181,7 +181,7 @@ class EvaluationConfig:
 
 @section
 class RunConfig:
-    """Say what a run is called, where it goes, and who is told."""
+    """Name the run, its storage, and where its numbers are shown."""
 
     # All machines must share the storage; URIs are s3://, gs:// and others.
     storage: Annotated[Place, Field(description="folder or URI with one folder per run")] = "runs"
@@ -209,9 +209,9 @@ Count = Annotated[int, Field(ge=1)]
 
 @section
 class ResourcesConfig:
-    """Say what a run takes of the machine or cluster."""
+    """Say how many processes, GPUs and CPUs a run uses, and how long it waits for them."""
 
-    # Training processes with one GPU each if there are any; [1, 8]: as many as fit, following the cluster.
+    # Training processes, each with one GPU if there are any. [1, 8] means as many as fit at the moment.
     workers: Count | tuple[Count, Count] = 1
     gpu: Annotated[bool | None, Field(description="null = one per worker if the cluster has any")] = None
     threads_per_worker: Annotated[int | None, Field(ge=1, description="null = an even share")] = None
@@ -226,7 +226,7 @@ class ResourcesConfig:
     hang_minutes: Annotated[float, Field(gt=0, description="silence of a worker before a restart")] = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse a range upside down."""
+        """Refuse a range whose first number is the larger one."""
         fewest, most = self.fewest_workers, self.most_workers
         refuse_if(most < fewest, f"workers is {[fewest, most]}; the fewest come first: [{most}, {fewest}]")
 
@@ -286,9 +286,9 @@ class Config:
 
 
 def _check_shares(train: TrainConfig, resources: ResourcesConfig) -> None:
-    """Refuse worker counts that cannot share the batch, and a range of them that changes the result."""
+    """Refuse numbers of workers that can't share the batch, and a range of them that changes the result."""
     size, chunk_size = train.batch_size, train.chunk_size
-    for count in (resources.fewest_workers, resources.most_workers):  # `usable_counts` has those between
+    for count in (resources.fewest_workers, resources.most_workers):
         share, rest = divmod(size, count)
         refuse_if(
             rest > 0,
@@ -308,7 +308,7 @@ def _check_shares(train: TrainConfig, resources: ResourcesConfig) -> None:
 
 
 def shows_shares(train: TrainConfig) -> bool:
-    """Return whether the number of workers changes the result: batch statistics are those of one's share."""
+    """Return whether batch statistics, and so the result, depend on the number of workers."""
     return not train.sync_batchnorm and train.chunk_size is None
 
 

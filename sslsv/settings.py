@@ -24,13 +24,14 @@ from sslsv.registry import nearest
 
 Section = TypeVar("Section")
 
-FOLDER = Path(__file__).resolve().parents[1]  # holds configs/ and tune_spaces/, unless installed without them
+# The project's folder has configs/ and tune_spaces/; an installed package may lack them.
+FOLDER = Path(__file__).resolve().parents[1]
 _SECTIONS: dict[tuple[str, str], Any] = {}  # by module and qualified name
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used: one sentence with what was given, what is wrong and what to do."""
+    """Say in one sentence which setting can't be used: what was given, what is wrong, what to do."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, Field))
@@ -121,7 +122,7 @@ def refuse_if(is_wrong: bool, sentence: str) -> None:
         raise ValueError(sentence)
 
 
-# A secret with a slash in it, as one in four of Amazon's has, needs the second form.
+# Many of Amazon's secrets have a slash in them, which only the second form allows for.
 _LOGIN = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@")
 _SECRET_OPTION = re.compile(r"(?i)[?&][^=&]*(key|secret|token|password|credential|signature)[^=&]*=")
 
@@ -147,7 +148,8 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_MISTAKES = {  # by pydantic's type of error, where its own sentence would mislead
+# Sentences for the types of pydantic's errors whose own message would mislead.
+_MISTAKES = {
     "missing": "it has too few values",
     "too_long": "it has too many values",
     "tuple_type": "it should be a list such as [1, 2]",
@@ -299,23 +301,25 @@ def _spelt_out(given: Any) -> Any:
     return given if isinstance(given, dict) else {} if given is None else {"name": given}
 
 
-class _Constructor(SafeConstructor):  # dates stay text
+class _Constructor(SafeConstructor):
     pass
 
 
-class _Representer(SafeRepresenter):  # a list of plain values takes one line
+class _Representer(SafeRepresenter):
     def represent_list(self, data: Any) -> Any:
+        # A list of plain values takes one line.
         is_plain = not any(isinstance(item, dict) for item in data)
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=is_plain)
 
 
+# Dates stay text.
 _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 _Representer.add_representer(tuple, _Representer.represent_list)
 _Representer.add_representer(list, _Representer.represent_list)
 
 
 def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)  # version 1.2: 1e-3 is a number, `on` is text
+    yaml = YAML(typ="safe", pure=True)  # This is yaml 1.2: 1e-3 is a number, `on` is text.
     yaml.Constructor, yaml.Representer = _Constructor, _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
@@ -325,8 +329,7 @@ def _yaml() -> YAML:
 def locate(path: str | Path) -> Path:
     """Return a path as it is, or below the project's folder if it is relative and only there.
 
-    `ray submit` copies a command to the head node's home and runs it there, where no configs/ lies; a wrong
-    name is then told beside the names that there are.
+    `ray submit` runs a command in the head node's home, where no configs/ lies.
     """
     path = Path(path)
     if path.is_absolute() or path.exists():

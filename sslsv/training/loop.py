@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslsv.config import Config, to_dict
-from sslsv.data.pipeline import share, train_batches
+from sslsv.data.pipeline import share
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.probe import open_probe
@@ -117,24 +117,12 @@ class Training:
 
     def batches(self) -> Generator[dict[str, Tensor], None, None]:
         """Yield this worker's share of every global batch that is still to come."""
-        config, steps_per_epoch = self.config.resources, self.plan.steps_per_epoch
         maker = share(self.maker)
-        span = steps_at_once(self.config.train.batch_size, steps_per_epoch)
+        span = steps_at_once(self.config.train.batch_size, self.plan.steps_per_epoch)
         step = self.state.step
         while step < self.total_steps:
             last = min(self.total_steps, (step // span + 1) * span)
-            yield from train_batches(
-                self.plan,
-                maker,
-                step,
-                last,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-                utterances_per_block=config.utterances_per_block,
-                data_tasks=config.data_tasks,
-                cpus_per_task=config.cpus_per_data_task,
-                is_pinned=self.device.type == "cuda",
-            )
+            yield from self.corpus.batches(self.plan, maker, step, last)
             step = last
 
     def next_batch(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -160,7 +148,7 @@ class Training:
     def leave(self) -> NoReturn:
         """Raise Interrupted when the checkpoint of this step is in the run's folder."""
         self.checkpoints.wait()
-        distributed.barrier()  # a worker that fails earlier would take the one that writes with it
+        distributed.barrier()  # The first exception ends all workers, also one that is still writing.
         raise Interrupted(f"step {self.state.step}: {self.interruption.reason()}")
 
     def finish_interval(self, is_epoch_end: bool, is_leaving: bool = False) -> None:

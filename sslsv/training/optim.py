@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from sslsv.config import OptimizerConfig
 
-TRUST_COEFFICIENT = 1e-3  # of LARS
+TRUST_COEFFICIENT = 1e-3  # LARS: share of the weights' norm
 
 
 class LARS(torch.optim.Optimizer):
-    """Momentum SGD whose step is scaled, tensor by tensor, to a fixed share of the weights' norm.
+    """Take steps of momentum SGD, scaled tensor by tensor to a fixed share of the weights' norm.
 
     update = grad + weight_decay * w;  update *= TRUST_COEFFICIENT * |w| / |update|;  then momentum.
     Groups with `adapts: False` are plain momentum SGD. Source: You, Gitman, Ginsburg 2017 (arXiv 1708.03888),

@@ -32,14 +32,14 @@ def start_together(prepare: Callable[[], None]) -> None:
     Then every worker raises TrainingError: the others would wait in vain for the one that failed.  Its cause
     is an OSError where that was the reason, which another try may not meet.
     """
-    problem = None
+    problem, cause = None, None
     try:
         prepare()
     except (ValueError, OSError) as error:
         sentence = f"Training worker {distributed.rank()} on {socket.gethostname()} can't start: {error}"
-        problem = (sentence, isinstance(error, OSError))
+        problem, cause = (sentence, isinstance(error, OSError)), error
     for sentence, is_of_storage in filter(None, distributed.gather_objects(problem)):
-        raise TrainingError(sentence) from (OSError(sentence) if is_of_storage else None)
+        raise TrainingError(sentence) from (cause or (OSError(sentence) if is_of_storage else None))
 
 
 def validate(

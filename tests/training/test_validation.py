@@ -115,7 +115,7 @@ def test_start_together__a_worker_without_the_data_stops_all_with_its_sentence(m
         TrainingError, match=r"Training worker 0 on .* can't start: The folder /data does not exist\."
     ) as caught:
         start_together(missing)
-    assert isinstance(caught.value.__cause__, OSError)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
     start_together(lambda: None)  # all well: nothing happens
     monkeypatch.setattr(
         distributed, "gather_objects", lambda value: [value, ("Training worker 1 can't start.", True)]
