@@ -19,6 +19,7 @@ from sslsv.config import Config, load_config
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials, read_train_lists
 from sslsv.data.stream import Plan, rows_of_rank
 from sslsv.data.views import ViewMaker
+from sslsv.models.base import CorpusSize
 from sslsv.runs.checkpoint import write_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.training.state import TrainingState, build_state, checkpoint_of
@@ -60,7 +61,7 @@ def write_list(root: Path, count: int) -> None:
 
 def state_after_a_step(config: Config) -> TrainingState:
     """A state whose optimizer holds its moments, so that a checkpoint is as large as any later one."""
-    state = build_state(config, torch.device("cpu"))
+    state = build_state(config, CorpusSize(), torch.device("cpu"))
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()

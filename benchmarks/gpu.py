@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.naive_step import NaiveStep
 from sslsv.config import Config, load_config
+from sslsv.models.base import CorpusSize
 from sslsv.runs.environment import describe_environment
 from sslsv.training.state import build_state, wrap_model
 from sslsv.training.step import take_step
@@ -69,10 +70,12 @@ def main() -> None:
 def step_of(config: Config, views: torch.Tensor) -> Callable[[], object]:
     """A function that takes one step."""
     torch.manual_seed(0)
-    state = build_state(config, GPU)
+    state = build_state(config, CorpusSize(), GPU)
     network = wrap_model(state.model, config, GPU)
     batch = {"views": views, "sample": torch.arange(len(views)).pin_memory()}
-    return lambda: take_step(state, network, batch, config=config, steps_per_epoch=10**6, device=GPU)
+    return lambda: take_step(
+        state, network, batch, config=config, steps_per_epoch=10**6, device=GPU, corpus=None
+    )
 
 
 def measure(

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from sslsv.config import Config, load_config
+from sslsv.models.base import CorpusSize
 from sslsv.training.state import build_state, wrap_model
 from sslsv.training.step import take_step
 
@@ -40,7 +41,7 @@ def peak_bytes(config: Config) -> int:
     """Peak memory of two steps beyond what weights and libraries hold before the first."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    state = build_state(config, device)
+    state = build_state(config, CorpusSize(), device)
     network = wrap_model(state.model, config, device)
     group = state.model.views[0]
     rows, samples = config.train.batch_size, int(group.seconds * SAMPLE_RATE)
@@ -48,7 +49,7 @@ def peak_bytes(config: Config) -> int:
     batch = {"views": views, "sample": torch.arange(rows)}
     before = _peak(device)
     for _ in range(2):
-        take_step(state, network, batch, config=config, steps_per_epoch=1000, device=device)
+        take_step(state, network, batch, config=config, steps_per_epoch=1000, device=device, corpus=None)
     return _peak(device) - before
 
 

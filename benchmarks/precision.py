@@ -18,6 +18,7 @@ from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.trials import TrialSet, open_trial_sets
 from sslsv.evaluation.verification import Embedder, verify
+from sslsv.models.base import CorpusSize
 from sslsv.training.state import TrainingState, build_state
 from sslsv.training.step import take_step
 
@@ -33,7 +34,7 @@ def train_both(config: Config, steps: int | None) -> tuple[dict[str, TrainingSta
         steps or plan.steps_per_epoch * config.train.epochs, plan.steps_per_epoch * config.train.epochs
     )
     variants = {name: with_precision(config, name) for name in PRECISIONS}
-    states = {name: build_state(variant, DEVICE) for name, variant in variants.items()}
+    states = {name: build_state(variant, CorpusSize(), DEVICE) for name, variant in variants.items()}
     maker = ViewMaker(manifest, states["fp32"].model.views, config.data, config.seed)
     for batch in plain_batches(plan, maker, 0, last):
         for name, state in states.items():
@@ -44,6 +45,7 @@ def train_both(config: Config, steps: int | None) -> tuple[dict[str, TrainingSta
                 config=variants[name],
                 steps_per_epoch=plan.steps_per_epoch,
                 device=DEVICE,
+                corpus=None,
             )
     return states, [trials for trials in (validation, *tests) if trials is not None]
 

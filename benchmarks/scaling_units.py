@@ -85,7 +85,7 @@ def _data(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
 def _checkpoints(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     """Sizes of two checkpoints, and the time of the larger one's copy and of its file."""
     published = load_config(PUBLISHED)
-    wide = replace(published, encoder=ThinResNet34.Config.seed())
+    wide = replace(published, encoder=ThinResNet34.seed_config())
     sizes, gradients, contents = [], [], b""
     for config in (published, wide):
         state = state_after_a_step(config)

@@ -70,6 +70,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
     from sslsv.config import Config, EvaluationConfig, RunConfig, TrainConfig, to_yaml
     from sslsv.data.section import DataConfig
     from sslsv.encoders.thin_resnet34 import ThinResNet34
+    from sslsv.models.base import CorpusSize
     from sslsv.runs.checkpoint import write_checkpoint
     from sslsv.runs.folder import RunFolder
     from sslsv.training.state import build_state, checkpoint_of
@@ -83,7 +84,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
     )
     folder = RunFolder(str(tmp_path_factory.mktemp("runs")), "small")
     folder.write("config.yml", to_yaml(config).encode())
-    state = build_state(config, torch.device("cpu"))
+    state = build_state(config, CorpusSize(), torch.device("cpu"))
     for step in (1, 2, 3):
         state = dataclasses.replace(state, step=step, best_step=min(step, 2), best_value=10.0)
         with torch.no_grad():

@@ -12,6 +12,7 @@ import torch
 from sslsv import registry
 from sslsv.config import Config, TrainConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.models.base import CorpusSize
 from sslsv.runs.folder import RunFolder
 from sslsv.training.state import build_state, wrap_model
 from sslsv.training.step import move, take_step
@@ -39,11 +40,11 @@ def make_batch(count: int = 16) -> dict[str, torch.Tensor]:
 
 def steps_on(device: torch.device, config: Config, count: int) -> list[dict[str, torch.Tensor]]:
     torch.manual_seed(1)
-    state = build_state(config, device)
+    state = build_state(config, CorpusSize(64, 8), device)
     network = wrap_model(state.model, config, device)
     batch = {name: tensor.pin_memory() for name, tensor in make_batch().items()}
     return [
-        take_step(state, network, batch, config=config, steps_per_epoch=100, device=device)
+        take_step(state, network, batch, config=config, steps_per_epoch=100, device=device, corpus=None)
         for _ in range(count)
     ]
 
@@ -61,12 +62,12 @@ def test_take_step__a_gpu_computes_what_the_cpu_does(model, monkeypatch):
 @pytest.mark.parametrize("model", sorted(registry.names("models")))
 def test_take_step__never_waits_for_the_gpu(model, precision):
     config = config_of(model, TrainConfig(batch_size=16, precision=precision, channels_last=True))
-    state = build_state(config, GPU)
+    state = build_state(config, CorpusSize(64, 8), GPU)
     batch = {name: tensor.pin_memory() for name, tensor in make_batch().items()}
     for step in range(4):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step fills caches
         try:
-            take_step(state, state.model, batch, config=config, steps_per_epoch=100, device=GPU)
+            take_step(state, state.model, batch, config=config, steps_per_epoch=100, device=GPU, corpus=None)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -23,7 +23,7 @@ from sslsv.tune import main
 
 SETTINGS = """
 data: {{root: {root}, train_lists: [voxceleb2_train_list]}}
-encoder: {{width: 2, embedding_dim: 16}}
+encoder: {{name: thin_resnet34, width: 2, embedding_dim: 16}}
 model: {{name: simclr, crop_seconds: 0.3}}
 optimizer: {{schedule: {{name: cosine}}}}
 train: {{epochs: 4, batch_size: 10}}

@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 
 SETTINGS = """
 data: {{root: {root}, train_lists: [voxceleb2_train_list], augment: [{{name: reverb, probability: 0.5}}, {{name: noise, probability: 0.5}}]}}
-encoder: {{width: 4, embedding_dim: 64}}
+encoder: {{name: thin_resnet34, width: 4, embedding_dim: 64}}
 model: {{name: {model}, crop_seconds: 0.6}}
 optimizer: {{learning_rate: 3e-3, schedule: {{name: warmup_cosine, warmup_epochs: 1}}}}
 train: {{epochs: {epochs}, batch_size: 8, log_every_steps: 1}}

@@ -25,7 +25,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from sslsv.cluster.capacity import CapacityError, Machine, Share, bundles_of, room_for, worker_bundle
 from sslsv.cluster.connect import PAUSE_SECONDS, ask_for, look
-from sslsv.cluster.worker import HELD, run_worker, train_worker
+from sslsv.cluster.worker import HELD, train_worker
 from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
 from sslsv.runs.checkpoint import list_checkpoints
 from sslsv.runs.display import live_display
@@ -142,7 +142,7 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     seconds = math.ceil(60 * resources.hang_minutes)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(seconds)  # Ray hands it on to its controller
     trainer = TorchTrainer(
-        run_worker,  # type: ignore[arg-type]  # its result comes back as return_value
+        job["worker"],  # its result comes back as return_value
         train_loop_config=job,
         torch_config=TorchConfig(backend="nccl" if job["has_gpu"] else "gloo", timeout_s=seconds),
         scaling_config=ray.train.ScalingConfig(

@@ -31,18 +31,12 @@ STORAGE_SECONDS = 30.0  # a network file system may show a new file late
 HELD = "ray/held"  # the reservation of a run's workers, by name
 
 
-def run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Run the job's `worker` and return its result, or a TrainingError, which is no crash, as text."""
+def train_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Run the loop to its end; return the summary, or a TrainingError, which is no crash, as text."""
     try:
-        result: dict[str, Any] = job["worker"](job)
-        return result
+        return open_training(job).run()
     except TrainingError as error:
         return {"error": str(error)}
-
-
-def train_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Run the loop to its end and return the summary."""
-    return open_training(job).run()
 
 
 def open_training(job: dict[str, Any]) -> Training:

@@ -173,7 +173,7 @@ class Training:
                 self.log.write(record)
             if self.log is not None and (is_validated or is_leaving or self.checkpoints.is_due()):
                 state.seconds = self.meter.seconds
-                self.checkpoints.save(checkpoint_of(state, config, self.corpus.size))
+                self.checkpoints.save(checkpoint_of(state, config))
             if is_validated:
                 self.report(record)
 

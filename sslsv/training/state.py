@@ -29,6 +29,7 @@ class TrainingState:
     model: Model
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    size: CorpusSize
     step: int = 0  # optimizer steps taken
     best_value: float | None = None  # best value of evaluation.criterion so far
     best_step: int | None = None
@@ -58,6 +59,7 @@ def build_state(config: Config, size: CorpusSize, device: torch.device) -> Train
         model=model,
         optimizer=build_optimizer(model.parameter_groups(), config.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
+        size=size,
     )
 
 
@@ -79,11 +81,11 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     )
 
 
-def checkpoint_of(state: TrainingState, config: Config, size: CorpusSize) -> Checkpoint:
+def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
     """Return the state as a checkpoint, which shares the state's tensors."""
     return Checkpoint(
         config=to_yaml(config),
-        corpus_size=(size.num_utterances, size.num_speakers),
+        corpus_size=(state.size.num_utterances, state.size.num_speakers),
         model=state.model.state_dict(),
         optimizer=state.optimizer.state_dict(),
         scaler=state.scaler.state_dict(),

@@ -45,18 +45,19 @@ def test_find_share__refuses_what_would_wait_for_ever(resources, machines, free,
         find_share(resources, machines, machines if free is None else free)
 
 
-def test_room_for__workers_leave_cpus_to_the_data():
+@pytest.mark.parametrize(
+    ("machines", "has_gpu", "more_cpus", "count"),
+    [
+        ([{"CPU": 8.0}], False, 0.0, 2),  # a third would leave no CPU to the data
+        ([{"CPU": 8.0}], False, 1.0, 3),
+        ([{"CPU": 3.0}] * 2, False, 0.0, 2),
+        ([TWO_GPUS, FOUR], True, 0.0, 2),
+        ([], False, 9.0, 0),
+    ],
+)
+def test_room_for__counts_slots_on_whole_machines_and_cpus_for_data(machines, has_gpu, more_cpus, count):
     resources = ResourcesConfig(cpus_per_worker=2, cpus_per_data_task=1)
-    assert room_for(resources, False, [{"CPU": 8.0}]) == 2  # four would leave none
-    assert room_for(resources, False, [{"CPU": 8.0}], more_cpus=1.0) == 3
-    assert room_for(resources, False, [{"CPU": 8.0}] * 2) == 5
-
-
-def test_room_for__slots_are_of_whole_machines_and_gpus():
-    resources = ResourcesConfig(cpus_per_worker=2, cpus_per_data_task=0.5)
-    assert room_for(resources, False, [{"CPU": 3.0}] * 2) == 2
-    assert room_for(resources, True, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}]) == 1
-    assert room_for(resources, False, []) == 0
+    assert room_for(resources, has_gpu, machines, more_cpus) == count
 
 
 @pytest.mark.parametrize(("data_tasks", "more"), [(None, 0), (1, 0), (5, 3)])

@@ -32,11 +32,6 @@ def test_check_address__a_dead_cluster_is_a_sentence_at_once(address):
         check_address(address)
 
 
-@pytest.mark.parametrize("address", ["", "auto", "local"])
-def test_check_address__what_names_no_machine_is_left_to_ray(address):
-    check_address(address)
-
-
 @pytest.fixture
 def token_file(tmp_path, monkeypatch):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
@@ -93,7 +88,7 @@ def size(cpus, coming=0, has_autoscaler=True):
             True,
             "waiting for the autoscaler, which adds machines: 2 tr",
         ),
-        ([size(1, coming=1), size(1)], False, "waiting for the autoscaler"),  # they were not enough
+        ([size(1, coming=1), size(1)], False, "waiting for"),  # they were not enough
     ],
 )
 def test_find_share__waits_while_machines_are_being_started(looks, is_found, said, monkeypatch, capsys):

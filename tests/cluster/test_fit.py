@@ -132,15 +132,6 @@ def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_were_preempted_h
     assert attempts(*[(None, timeout), (None, preemption)] * 5, (None, DONE), max_failures=0)[0] == DONE
 
 
-def test_fit__storage_that_does_not_answer_shows_no_progress(attempts, monkeypatch):
-    def refuse(_):
-        raise OSError("503")
-
-    monkeypatch.setattr(fit, "list_checkpoints", refuse)
-    with pytest.raises(WorkerGroupError):
-        attempts((1, CRASH), (2, CRASH), (None, DONE))
-
-
 @pytest.mark.parametrize(
     ("error", "sentence", "is_of_system"),
     [
@@ -169,11 +160,7 @@ def test_free_what_is_held__gives_back_the_reservation_of_a_killed_trainer(ray_s
     ray.util.remove_placement_group(other)
 
 
-@pytest.mark.parametrize("found", [None, {"wandb_id": "another"}])
-def test_check_sees_run__a_folder_of_the_same_name_on_another_disk_is_a_sentence(found, folder):
-    if found is not None:
-        folder.write_json("run.json", found)
-    with pytest.raises(
-        ValueError, match=f"{folder.location} on this machine is not .* all machines .* mount"
-    ):
+def test_check_sees_run__a_folder_of_the_same_name_on_another_disk_is_a_sentence(folder):
+    folder.write_json("run.json", {"wandb_id": "another"})
+    with pytest.raises(ValueError, match="run on this machine is not .* all machines .* mount"):
         check_sees_run(folder, {"wandb_id": "mine"}, patience_seconds=0)

@@ -19,6 +19,7 @@ from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation import probe as probe_module
 from sslsv.evaluation.probe import Probe
 from sslsv.evaluation.verification import Embedder, VerificationError
+from sslsv.models.base import CorpusSize
 
 LISTS = ("voxceleb2_train_list",)
 
@@ -42,7 +43,7 @@ def manifest_of(config: Config) -> Manifest:
 
 
 def embedder_of(config: Config) -> Embedder:
-    return Embedder(build_model(config), torch.device("cpu"), "fp32", batch_seconds=2.0)
+    return Embedder(build_model(config, CorpusSize()), torch.device("cpu"), "fp32", batch_seconds=2.0)
 
 
 class Listener(nn.Module):
@@ -143,7 +144,7 @@ def test_measure__leaves_out_and_names_what_cannot_be_read(damaged):
     probe = Probe(manifest, config)
     assert 2 not in probe.sample.utterances and 5 in probe.sample.utterances
     values = probe.measure(embedder_of(config))
-    assert {probe.maker.path(u) for u in (2, 5)} == set(probe.sample.bad_recordings)
+    assert {probe.maker.explain("utterances", u)[0] for u in (2, 5)} == set(probe.sample.bad_recordings)
     assert all(path in why for path, why in probe.sample.bad_recordings.items())
 
     # The cut recording gave no row: the values are those of a list without the two.

@@ -1,5 +1,3 @@
-import types
-
 import numpy as np
 import pytest
 import torch
@@ -27,7 +25,7 @@ class Recorder(nn.Module):
     def __init__(self):
         super().__init__()
         self.shapes = []
-        self.encoder = types.SimpleNamespace(embedding_dim=2)
+        self.embedding_dim = 2
 
     def embed(self, waveforms):
         self.shapes.append(tuple(waveforms.shape))

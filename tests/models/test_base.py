@@ -141,6 +141,18 @@ def test_two_view_model__loss_is_the_pure_function_of_the_two_views_projections(
     assert model(data, PROGRESS).loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_architecture_page__its_example_of_a_method_trains() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = {"__name__": "example"}
+    exec(page.split("## Add a method")[1].split("```python\n")[1].split("```")[0], names)
+    kind = names["Pull"]
+    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
+    model = kind(kind.Config(crop_seconds=0.3, projector_dims=(8,), weight=3.0), encoder)
+    output = model(batch(model), PROGRESS)
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(3 * output.metrics["term"].item())
+
+
 @pytest.mark.parametrize("name", WITH_TEACHER)
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
 def test_teacher__momentum_0_copies_the_student_and_1_leaves_the_teacher(

@@ -18,7 +18,7 @@ from sslsv.training.validation import (
 
 
 def state(**values):
-    return TrainingState(model=None, optimizer=None, scaler=None, step=30, **values)
+    return TrainingState(model=None, optimizer=None, scaler=None, size=None, step=30, **values)
 
 
 def config(**train):

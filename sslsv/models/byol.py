@@ -1,0 +1,79 @@
+"""BYOL: predict what a slowly moving teacher makes of the other view. Grill et al., arXiv 2006.07733."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslsv.models.base import (
+    CorpusSize,
+    Progress,
+    StepOutput,
+    TeacherModel,
+    ViewGroup,
+    cosine_momentum,
+    paired,
+)
+from sslsv.models.fields import CropSeconds, LayerDims, Momentum
+from sslsv.models.terms import feature_std
+from sslsv.ops.layers import projector
+from sslsv.settings import section
+
+
+def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return [2 - 2 cos(p_a, z_b)] + [2 - 2 cos(p_b, z_a)], mean over rows, from 0 to 8.
+
+    Predictions p of the student and targets z of the teacher are (B, 2, P), for the views a and b: equation
+    2, made symmetric as in the paper. Rows know nothing of each other.
+    """
+    cosines = F.cosine_similarity(predictions, targets.flip(1), dim=2)
+    return (2 - 2 * cosines).sum(1).mean()
+
+
+class BYOL(TeacherModel):
+    """Bootstrap your own latent: no negatives, a predictor, and a teacher that is a moving average."""
+
+    @section
+    class Config:
+        """Settings of BYOL; the defaults are those published for VoxCeleb."""
+
+        name: Literal["byol"] = "byol"
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = (2048, 2048, 512)
+        predictor_dims: LayerDims = (4096, 512)
+        teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
+
+        def __post_init__(self) -> None:
+            """Refuse predictions that cannot be compared with projections."""
+            if not self.predictor_dims or self.projector_dims[-1:] != self.predictor_dims[-1:]:
+                raise ValueError(
+                    f"predictor_dims is {self.predictor_dims} and projector_dims {self.projector_dims}; "
+                    "both must end with the same number of units"
+                )
+
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__()
+        self.config = config
+        self.views = (ViewGroup("views", 2, config.crop_seconds),)
+        self.encoder = encoder
+        self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
+        self.predictor = projector(config.projector_dims[-1], config.predictor_dims)
+        self.add_teacher("encoder", "projector")
+
+    def teacher_momentum(self, progress: Progress) -> float:
+        """Return the momentum of this step, rising from the configured one to 1."""
+        return cosine_momentum(self.config.teacher_momentum, progress)
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the mean loss of this worker's rows: their mean over workers is that of the global batch."""
+        waveforms = batch["views"].transpose(0, 1).flatten(0, 1)  # (2B, T): batch norm sees both views
+        embeddings = self.encoder(waveforms)
+        predictions = self.predictor(self.projector(embeddings))
+        with torch.no_grad():
+            targets = self.teacher["projector"](self.teacher["encoder"](waveforms))
+        with torch.autocast(waveforms.device.type, enabled=False):
+            loss = byol_loss(paired(predictions), paired(targets))
+            spread = feature_std(paired(embeddings.detach()).flatten(0, 1))
+            target_spread = feature_std(paired(targets).flatten(0, 1))
+        return StepOutput(loss, {"batch_feature_std": spread, "target_feature_std": target_spread})

@@ -1,0 +1,117 @@
+"""CPC: predict the coming frames of an utterance from those before. van den Oord et al., arXiv 1807.03748."""
+
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
+from sslsv.models.fields import CropSeconds
+from sslsv.models.terms import feature_std
+from sslsv.ops import distributed
+from sslsv.ops.layers import full_precision
+from sslsv.settings import section
+
+
+def cpc_logits(predictions: Tensor, frames: Tensor) -> Tensor:
+    """Return the scores (K, B, N) of predictions (K, B, C) with frames (K, N, C): dot products, unscaled."""
+    return predictions @ frames.mT
+
+
+class ContextNetwork(nn.Module):
+    """Sum up an utterance's frames by a GRU: waveforms (B, T) -> its last state (B, context_dim).
+
+    Always in float32 or float64: a recurrence adds up rounding errors.
+    """
+
+    def __init__(self, encoder: nn.Module, context_dim: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.embedding_dim = context_dim
+        self.gru = nn.GRU(int(encoder.frame_dim), context_dim, batch_first=True)  # type: ignore[arg-type]
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Return the context of all frames of waveforms (B, T)."""
+        return self.context(self.frames(waveforms))
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Return the encoder's frames in order of time, (B, L, C)."""
+        return full_precision(self.encoder.frames(waveforms)).mT  # type: ignore[operator]
+
+    def context(self, frames: Tensor) -> Tensor:
+        """Return the GRU's state after the last of the frames (B, L, C)."""
+        with torch.autocast(frames.device.type, enabled=False):
+            state: Tensor = self.gru(frames)[1][-1]
+        return state
+
+
+class CPC(Model):
+    """Contrastive predictive coding: find the coming frames of an utterance among those of the batch.
+
+    The context is the GRU's state after all frames of a crop but the last `num_steps`; a matrix for each step
+    k predicts frame k of those. As published, these are the last frames of the same crop; with `target`
+    "other_view" they are those of an independent crop of the utterance, which is what the code behind the
+    speaker results (EER 12.77 %) does. The embedding is the GRU's state after a whole utterance.
+    """
+
+    embedder = "context"
+
+    @section
+    class Config:
+        """Settings of CPC; the defaults are those published for VoxCeleb, except for the target."""
+
+        name: Literal["cpc"] = "cpc"
+        crop_seconds: CropSeconds = 2.0
+        context_dim: Annotated[int, Field(ge=1, description="units of the GRU, and size of an embedding")] = (
+            256
+        )
+        num_steps: Annotated[int, Field(ge=1, description="coming frames that are predicted")] = 4
+        target: Annotated[
+            Literal["same_view", "other_view"], Field(description="crop whose last frames are predicted")
+        ] = "same_view"
+
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__()
+        self.config = config
+        self.views = (ViewGroup("views", 1 if config.target == "same_view" else 2, config.crop_seconds),)
+        encoder.freeze_pooling()  # type: ignore[operator]
+        self.context = self.build_embedder(config, encoder)
+        frame_dim = int(encoder.frame_dim)  # type: ignore[arg-type]
+        self.predictors = nn.ModuleList(
+            [nn.Linear(config.context_dim, frame_dim, bias=False) for _ in range(config.num_steps)]
+        )
+
+    @classmethod
+    def build_embedder(cls, config: Any, encoder: nn.Module) -> nn.Module:
+        """Return the context network around an encoder."""
+        return ContextNetwork(encoder, config.context_dim)
+
+    @property
+    def encoder(self) -> nn.Module:  # type: ignore[override]
+        """Return the network below the GRU."""
+        return self.context.encoder  # type: ignore[return-value]
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the mean over steps of the cross entropy of the own frame among all of the global batch."""
+        views = batch["views"]
+        frames = self.context.frames(views.transpose(0, 1).flatten(0, 1))  # type: ignore[operator]
+        steps = self.config.num_steps
+        if frames.shape[1] <= steps:
+            raise ValueError(
+                f"A crop of {self.config.crop_seconds} s has {frames.shape[1]} frames, but model.num_steps "
+                f"is {steps}: lower it, or raise model.crop_seconds."
+            )
+        frames = frames.unflatten(0, (views.shape[1], views.shape[0]))  # (views, B, L, C)
+        with torch.autocast(views.device.type, enabled=False):
+            context = self.context.context(frames[0, :, :-steps])  # type: ignore[operator]
+            predictions = torch.stack([predictor(context) for predictor in self.predictors])  # (K, B, C)
+            targets = distributed.gather(frames[-1, :, -steps:]).transpose(0, 1)  # (K, W*B, C)
+            logits = cpc_logits(predictions, targets)
+            first = distributed.rank() * views.shape[0]
+            own = torch.arange(first, first + views.shape[0], device=views.device).expand(steps, -1)
+            loss = F.cross_entropy(logits.flatten(0, 1), own.flatten())
+            accuracy = (logits.detach().argmax(2) == own).to(loss.dtype).mean()
+            spread = feature_std(context.detach())
+        return StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})

@@ -1,0 +1,95 @@
+"""MoCo v2+: contrast with a queue of a teacher's past keys. He et al., arXiv 1911.05722 and 2003.04297."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.models.base import CorpusSize, Progress, StepOutput, TeacherModel, ViewGroup, paired
+from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Temperature
+from sslsv.models.queue import Queue
+from sslsv.models.terms import feature_std
+from sslsv.ops import distributed
+from sslsv.ops.layers import projector
+from sslsv.settings import section
+
+
+def moco_logits(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Return cosines over temperature, (B, 1 + Q): each query's own key first, then the queue's rows (Q, P).
+
+    Queries and keys are (B, P); all rows must have unit norm.
+    """
+    positives = (queries * keys).sum(1, keepdim=True)
+    return torch.cat([positives, queries @ queue.T], 1) / temperature
+
+
+def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE of unit rows, equation 1: mean of -log softmax of the own key among it and the queue.
+
+    The other keys of the batch are no negatives. An empty queue gives 0.
+    """
+    logits = moco_logits(queries, keys, queue, temperature)
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+
+
+class MoCo(TeacherModel):
+    """Momentum contrast, symmetric: each view is a query against the other view's key and queue."""
+
+    @section
+    class Config:
+        """Settings of MoCo; the defaults are those with the best published result on VoxCeleb."""
+
+        name: Literal["moco"] = "moco"
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = ()  # none is best for speakers
+        temperature: Temperature = 0.03
+        queue_length: Annotated[int, Field(ge=0, description="past keys of each view that are negatives")] = (
+            32768
+        )
+        teacher_momentum: Momentum = 0.999
+
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__()
+        self.config = config
+        self.views = (ViewGroup("views", 2, config.crop_seconds),)
+        self.encoder = encoder
+        self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
+        dim = config.projector_dims[-1] if config.projector_dims else int(encoder.embedding_dim)  # type: ignore[arg-type]
+        self.queues = nn.ModuleList([Queue(config.queue_length, dim) for _ in range(2)])
+        self.add_teacher("encoder", "projector")
+        self._new_keys: Tensor | None = None
+
+    def teacher_momentum(self, progress: Progress) -> float:
+        """Return the momentum, which is constant."""
+        return self.config.teacher_momentum
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the mean loss of this worker's queries against the queues, which are the same everywhere."""
+        waveforms = batch["views"].transpose(0, 1).flatten(0, 1)  # (2B, T): batch norm sees both views
+        embeddings = self.encoder(waveforms)
+        projections = self.projector(embeddings)
+        with torch.no_grad():
+            targets = self.teacher["projector"](self.teacher["encoder"](waveforms))
+        with torch.autocast(waveforms.device.type, enabled=False):
+            queries = F.normalize(paired(projections), dim=2)
+            keys = F.normalize(paired(targets), dim=2)
+            logits = [
+                moco_logits(queries[:, i], keys[:, 1 - i], queue.rows, self.config.temperature)  # type: ignore[arg-type]
+                for i, queue in ((0, self.queues[1]), (1, self.queues[0]))
+            ]
+            own = torch.zeros(len(keys), dtype=torch.int64, device=keys.device)
+            loss = torch.stack([F.cross_entropy(each, own) for each in logits]).mean()
+            accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
+            spread = feature_std(paired(embeddings.detach()).flatten(0, 1))
+            self._new_keys = distributed.gather(keys)
+        return StepOutput(loss, {"accuracy": accuracy.detach(), "batch_feature_std": spread})
+
+    def after_step(self, progress: Progress) -> None:
+        """Put this step's keys into the queues, in the order of the global batch, and move the teacher."""
+        if self._new_keys is not None:  # not in forward: the backward pass needs the old queue
+            for view, queue in enumerate(self.queues):
+                queue.push(self._new_keys[:, view])  # type: ignore[operator]
+            self._new_keys = None
+        super().after_step(progress)

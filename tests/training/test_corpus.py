@@ -1,0 +1,75 @@
+"""Embeddings of the whole corpus between epochs: every utterance once, in order, the same on any number of workers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from sslsv.build import build_model
+from sslsv.config import Config
+from sslsv.data.lists import read_train_lists
+from sslsv.data.pipeline import plain_batches
+from sslsv.data.section import DataConfig
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.training import corpus as corpus_module
+from sslsv.training.corpus import TrainingCorpus
+
+torch.set_num_threads(1)
+LISTS = ("voxceleb1_train_list", "voxceleb2_train_list")
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_plain_batches(monkeypatch.setattr)
+
+
+def use_plain_batches(set_attribute) -> None:
+    set_attribute(corpus_module, "share", lambda maker: maker)
+    set_attribute(corpus_module, "BLOCK_CROPS", 4)
+
+    def batches(plan, maker, first, last, *, rank, world_size, **resources):
+        return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
+
+    set_attribute(corpus_module, "train_batches", batches)
+
+
+def embed(root: Path, **settings) -> tuple[torch.Tensor, TrainingCorpus]:
+    data = DataConfig(root=str(root), train_lists=LISTS, speeds=(0.9, 1.1))
+    config = Config(data=data, encoder=ThinResNet34.Config(width=2, embedding_dim=8, stem_time_stride=2))
+    corpus = TrainingCorpus(read_train_lists(root, LISTS), config, torch.device("cpu"))
+    model = build_model(config, corpus.size)
+    rows = corpus.embed(model, seconds=0.5, **settings)
+    assert model.training and not rows.requires_grad
+    return rows, corpus
+
+
+def test_embed__gives_a_row_for_each_utterance_in_the_order_of_the_lists(demo_corpus: Path) -> None:
+    rows, corpus = embed(demo_corpus)
+    assert rows.shape == (corpus.size.num_utterances, 8) and rows.dtype == torch.float32
+    assert corpus.size.num_speakers == corpus.manifest.num_speakers
+    assert len(rows) % 4 != 0 or len(torch.unique(rows, dim=0)) == len(rows)
+    again, _ = embed(demo_corpus)
+    assert torch.equal(rows, again)
+
+
+def test_embed__augmented_crops_are_others_than_clean_ones(demo_corpus: Path) -> None:
+    clean, _ = embed(demo_corpus)
+    augmented, _ = embed(demo_corpus, clean=False)
+    assert not torch.allclose(clean, augmented)
+
+
+def _rank(rank: int, folder: str, root: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    use_plain_batches(setattr)
+    rows, _ = embed(Path(root))
+    torch.save(rows, f"{folder}/rows_{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_embed__two_workers_have_the_rows_of_one_bit_for_bit(demo_corpus: Path, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, (str(tmp_path), str(demo_corpus)), nprocs=2)
+    expected, _ = embed(demo_corpus)
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"rows_{rank}.pt"), expected)
