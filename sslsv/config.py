@@ -91,7 +91,7 @@ class TrainConfig:
     sync_batchnorm: Annotated[bool, Field(description="batch statistics over all workers")] = True
     # For a small GPU, this comes first: the very same run in half the memory and 1.3 times the time.
     recompute: Annotated[bool, Field(description="compute activations again for the gradients")] = False
-    # If that is not enough: the loss still sees the whole batch, batch norm sees each chunk as a worker's.
+    # If that is not enough: the loss sees the whole batch, but batch norm each chunk alone.
     chunk_size: Annotated[int | None, Field(ge=2, description="utterances per pass; null = all")] = None
     patience: Annotated[int | None, Field(ge=1, description="validations without gain before the end")] = None
     log_every_steps: Annotated[int, Field(ge=1, description="steps between two records")] = 50
@@ -100,16 +100,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse ways to save memory that do not go together."""
         # A compiled step chooses by itself what it keeps.
-        refuse_if(self.recompute and self.compile, "recompute and compile are both true; set one to false")
         refuse_if(
-            self.chunk_size is not None and self.compile,
-            f"chunk_size is {self.chunk_size} and compile true; set compile to false, or chunk_size to null",
+            self.compile and (self.recompute or self.chunk_size is not None),
+            "compile is true, and recompute or chunk_size is set; set compile to false, or leave those out",
         )
         refuse_if(
             self.chunk_size is not None and self.sync_batchnorm,
-            f"chunk_size is {self.chunk_size} and sync_batchnorm true, but a chunk knows no batch statistics "
-            "other than its own; set recompute to true instead of chunk_size (the same run in less memory), "
-            "or sync_batchnorm to false (each chunk counts as a worker)",
+            f"chunk_size is {self.chunk_size} and sync_batchnorm true, but a chunk has its own batch "
+            "statistics; set recompute to true instead (the same run), or sync_batchnorm to false",
         )
 
 
@@ -136,7 +134,7 @@ class EvaluationConfig:
     held_out_is_shifted: Annotated[bool, Field(description="heard with noise, room and level")] = False
     validation: Annotated[Place | None, Field(description="list of `1|0 enrolment test` lines")] = None
     label_free: LabelFreeConfig = field(default_factory=LabelFreeConfig)
-    # Null: eer if there are validation trials, else no checkpoint is the best.
+    # If it is null, eer chooses where there are validation trials; else no checkpoint is the best.
     criterion: Annotated[Criterion | None, Field(description="chooses the best checkpoint")] = None
     test: Annotated[tuple[Place, ...], Field(description="lists of trials that never choose anything")] = ()
     test_every_epochs: Annotated[int, Field(ge=0, description="between tests; 0 = at the end only")] = 0
@@ -151,28 +149,23 @@ class EvaluationConfig:
             f"validation is {self.validation!r} and held_out_speakers {self.held_out_speakers}; keep one: "
             "held_out_speakers=0 or validation=null",
         )
-        refuse_if(
-            self.held_out_is_shifted and self.held_out_speakers == 0,
-            "held_out_is_shifted is true, but held_out_speakers is 0; set it to false, or hold speakers out",
-        )
         is_label_free = self.criterion is not None and self.criterion.startswith("label_free/")
         refuse_if(
             is_label_free and self.label_free.utterances == 0,
-            f"criterion is {self.criterion!r}, but label_free.utterances is 0; give it utterances, such as "
-            "256, or choose another criterion",
+            f"criterion is {self.criterion!r}, but label_free.utterances is 0; give it some, such as 256",
         )
         refuse_if(
             self.criterion is not None and not is_label_free and not self.has_validation_trials,
             f"criterion is {self.criterion!r}, but there are no validation trials; set held_out_speakers or "
-            "validation, or choose by a value without labels, such as 'label_free/pseudo_eer'",
+            "validation, or a criterion without labels, such as 'label_free/pseudo_eer'",
         )
         # Metrics of a list are called `test/<file name>/...`.
         names = [os.path.basename(os.path.normpath(each)) for each in self.test]
         twice = {name for name in names if [*names, "validation"].count(name) > 1}
         refuse_if(
             bool(twice),
-            f"test is {list(self.test)}; its results are kept by file name, and {sorted(twice)} is there "
-            "twice ('validation' is always taken): rename the file, or name it once",
+            f"test is {list(self.test)}; its results are kept by file name, and {sorted(twice)} is taken "
+            "twice ('validation' always is): rename the file, or name it once",
         )
 
     @property
@@ -188,7 +181,7 @@ class EvaluationConfig:
 
 @section
 class RunConfig:
-    """Say what a run is called, where it goes, and who is told."""
+    """Name the run, its storage, and where its numbers are shown."""
 
     # All machines must share the storage; URIs are s3://, gs:// and others.
     storage: Annotated[Place, Field(description="folder or URI with one folder per run")] = "runs"
@@ -216,9 +209,9 @@ Count = Annotated[int, Field(ge=1)]
 
 @section
 class ResourcesConfig:
-    """Say what a run takes of the machine or cluster."""
+    """Say how many processes, GPUs and CPUs a run uses, and how long it waits for them."""
 
-    # Training processes with one GPU each if there are any; [1, 8]: as many as fit, following the cluster.
+    # Training processes, each with one GPU if there are any. [1, 8] means as many as fit at the moment.
     workers: Count | tuple[Count, Count] = 1
     gpu: Annotated[bool | None, Field(description="null = one per worker if the cluster has any")] = None
     threads_per_worker: Annotated[int | None, Field(ge=1, description="null = an even share")] = None
@@ -233,7 +226,7 @@ class ResourcesConfig:
     hang_minutes: Annotated[float, Field(gt=0, description="silence of a worker before a restart")] = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse a range upside down."""
+        """Refuse a range whose first number is the larger one."""
         fewest, most = self.fewest_workers, self.most_workers
         refuse_if(most < fewest, f"workers is {[fewest, most]}; the fewest come first: [{most}, {fewest}]")
 
@@ -267,14 +260,14 @@ class Config:
         """Refuse sections that do not go together."""
         _check_shares(self.train, self.resources)
         schedule = self.optimizer.schedule
+
+        def place(name: str) -> str:
+            return os.path.abspath(os.path.join(self.data.root, name))
+
         refuse_if(
             schedule.name == "warmup_cosine" and schedule.warmup_epochs > self.train.epochs,
             f"optimizer.schedule.warmup_epochs is {schedule.warmup_epochs}, longer than the run "
             f"(train.epochs = {self.train.epochs}); lower the first or raise the second",
-        )
-        refuse_if(
-            self.train.precision == "fp16" and self.resources.gpu is False,
-            "train.precision is 'fp16', which needs a GPU, and resources.gpu is false; use 'bf16' or 'fp32'",
         )
         evaluation = self.evaluation
         refuse_if(
@@ -283,8 +276,9 @@ class Config:
             "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion",
         )
         refuse_if(
-            is_among(self.data.root, evaluation.validation, evaluation.test)
-            and not evaluation.allow_validation_on_test,
+            not evaluation.allow_validation_on_test
+            and evaluation.validation is not None
+            and place(evaluation.validation) in map(place, evaluation.test),
             f"evaluation.validation and evaluation.test both name {evaluation.validation!r}, and choosing on "
             "test trials makes results look better than they are; use held_out_speakers, or set "
             "allow_validation_on_test=true to do it anyway",
@@ -292,21 +286,19 @@ class Config:
 
 
 def _check_shares(train: TrainConfig, resources: ResourcesConfig) -> None:
-    """Refuse worker counts that cannot share the batch, and a range of them that changes the result."""
+    """Refuse numbers of workers that can't share the batch, and a range of them that changes the result."""
     size, chunk_size = train.batch_size, train.chunk_size
-    for count in (resources.fewest_workers, resources.most_workers):  # `usable_counts` has those between
+    for count in (resources.fewest_workers, resources.most_workers):
         share, rest = divmod(size, count)
         refuse_if(
             rest > 0,
             f"train.batch_size is {size}, which {count} resources.workers cannot share equally; "
             f"use {max(share, 1) * count} or {(share + 1) * count}",
         )
-        sizes = [divisor for divisor in range(2, share + 1) if share % divisor == 0]
         refuse_if(
-            chunk_size is not None and share % chunk_size != 0,
+            share % (chunk_size or 1) != 0,
             f"train.chunk_size is {chunk_size}, which does not divide the {share} utterances of each worker "
-            f"(train.batch_size {size} over {count} resources.workers); use "
-            f"{min(sizes, key=lambda divisor: abs(divisor - (chunk_size or 0)), default='null')}",
+            f"(train.batch_size {size} over {count} resources.workers); use a divisor, or null",
         )
     refuse_if(
         not isinstance(resources.workers, int) and shows_shares(train),
@@ -316,7 +308,7 @@ def _check_shares(train: TrainConfig, resources: ResourcesConfig) -> None:
 
 
 def shows_shares(train: TrainConfig) -> bool:
-    """Return whether the number of workers changes the result: batch statistics are those of one's share."""
+    """Return whether batch statistics, and so the result, depend on the number of workers."""
     return not train.sync_batchnorm and train.chunk_size is None
 
 
@@ -324,12 +316,6 @@ def usable_counts(workers: int | tuple[int, int], batch_size: int, chunk_size: i
     """Return the numbers of workers, rising, whose shares are equal and a whole number of chunks."""
     fewest, most = (workers, workers) if isinstance(workers, int) else workers
     return [n for n in range(fewest, most + 1) if batch_size % (n * (chunk_size or 1)) == 0]
-
-
-def is_among(root: str, name: str | None, names: Sequence[str]) -> bool:
-    """Return whether a list is one of several, however their paths below `root` are spelt."""
-    paths = {os.path.abspath(os.path.join(root, other)) for other in names}
-    return name is not None and os.path.abspath(os.path.join(root, name)) in paths
 
 
 def is_better(criterion: Criterion, value: float, than: float) -> bool:

@@ -32,18 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
         if not given.trace.parent.is_dir():
             raise ValueError(f"--trace is {given.trace}, in a folder that does not exist")
         profile = run(load_config(given.config, given.overrides), given.steps)
-        if "error" not in profile:
-            given.trace.write_bytes(profile["trace"])
-            print(f"{profile['report']}\ntrace: {given.trace}; open it at https://ui.perfetto.dev")
-            return 0
+        if "error" in profile:
+            print(f"error: {profile['error']}", file=sys.stderr)
+            return 1
+        given.trace.write_bytes(profile["trace"])
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    print(f"error: {profile['error']}", file=sys.stderr)
-    return 1
+    print(f"{profile['report']}\ntrace: {given.trace}; open it at https://ui.perfetto.dev")
+    return 0
 
 
 def run(config: Config, steps: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A name in the yaml is a file: `find("models", "vicreg")` is the class in `sslsv/models/vicreg.py`.
+"""Find the file that a name in the yaml means: `find("models", "vicreg")` is in `sslsv/models/vicreg.py`.
 
 Such a file holds one class with a nested `Config`, whose field `name: Literal["vicreg"]` repeats the file's
 name. Nothing is registered anywhere: a new method, encoder or augmentation is a new file.
@@ -8,6 +8,7 @@ import ast
 import difflib
 import importlib
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +20,8 @@ _ROOT = Path(__file__).parent
 @cache
 def names(package: str) -> list[str]:
     """Return the names in a package ("models", "data.augmentations"), sorted, without importing the files."""
-    files = sorted(_folder(package).glob("*.py"))
-    return [
-        file.stem for file in files if f'name: Literal["{file.stem}"]' in file.read_text(encoding="utf-8")
-    ]
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in _folder(package).glob("*.py")}
+    return sorted(name for name, text in texts.items() if f'name: Literal["{name}"]' in text)
 
 
 def find(package: str, name: str) -> Any:
@@ -70,11 +69,14 @@ def _folder(package: str) -> Path:
 
 
 def _check(package: str, name: str) -> None:
-    known = names(package)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(map(repr, known))}"
-        raise ValueError(f"name is {name!r}, which is not known; {hint}")
+    if name not in names(package):
+        raise ValueError(f"name is {name!r}, which is not known{nearest(name, names(package))}")
+
+
+def nearest(given: str, choices: Sequence[str]) -> str:
+    """Return `; did you mean 'x'?` with the most similar choice, else `; choose one of ...`."""
+    close = difflib.get_close_matches(given, choices, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, choices))}"
 
 
 def _component(module: ModuleType) -> Any:

@@ -4,15 +4,14 @@ Exit codes: 0 written, 2 the folder is no run or can't be read or written.
 """
 
 import argparse
-import posixpath
 import sys
 
 from sslsv.reports.training import write_report
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import RunFolder, below
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m sslsv.report", description="Write the report of a run or a sweep."
     )
@@ -32,9 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
                 "give the folder that training or tuning named, such as runs/simclr"
             )
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
         return 2
-    print(posixpath.join(folder.location, "report.html"))
+    print(below(folder.location, "report.html"))
     return 0
 
 

@@ -14,22 +14,24 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError, core_schema
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import SafeRepresenter
 from typing_extensions import dataclass_transform
 
 from sslsv import registry
+from sslsv.registry import nearest
 
 Section = TypeVar("Section")
 
-FOLDER = Path(__file__).resolve().parents[1]  # holds configs/ and tune_spaces/, unless installed without them
+# The project's folder has configs/ and tune_spaces/; an installed package may lack them.
+FOLDER = Path(__file__).resolve().parents[1]
 _SECTIONS: dict[tuple[str, str], Any] = {}  # by module and qualified name
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used: one sentence with what was given, what is wrong and what to do."""
+    """Say in one sentence which setting can't be used: what was given, what is wrong, what to do."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, Field))
@@ -114,28 +116,13 @@ def sections_of(annotation: Any) -> list[type]:
     return [inner for part in get_args(annotation) for inner in sections_of(part)]
 
 
-def describe(kind: type, path: str = "") -> Iterator[tuple[str, str, Any, str]]:
-    """Yield path, type, default and description of each setting; choices as `model[simclr].temperature`."""
-    shapes, defaults = get_type_hints(kind), kind()
-    for key, annotation in annotations_of(kind).items():
-        inner = sections_of(annotation)
-        for each in inner:
-            if each is kind:
-                continue  # a choice may be among its own choices
-            yield from describe(each, f"{path}{key}{f'[{each().name}]' if len(inner) > 1 else ''}.")
-        if not inner:
-            shape = shapes[key].__name__ if isinstance(shapes[key], type) else str(shapes[key])
-            text = "".join(getattr(part, "description", None) or "" for part in get_args(annotation))
-            yield path + key, shape.replace("typing.", ""), getattr(defaults, key), text
-
-
 def refuse_if(is_wrong: bool, sentence: str) -> None:
     """Raise the sentence as ValueError if something is wrong; sections use it in `__post_init__`."""
     if is_wrong:
         raise ValueError(sentence)
 
 
-# A secret with a slash in it, as one in four of Amazon's has, needs the second form.
+# Many of Amazon's secrets have a slash in them, which only the second form allows for.
 _LOGIN = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@")
 _SECRET_OPTION = re.compile(r"(?i)[?&][^=&]*(key|secret|token|password|credential|signature)[^=&]*=")
 
@@ -153,12 +140,6 @@ def check_place(name: str, place: str) -> str:
 Place = Annotated[str, AfterValidator(partial(check_place, "it"))]  # a path or a URI
 
 
-def nearest(given: str, choices: Sequence[str]) -> str:
-    """Return `; did you mean 'x'?` with the most similar choice, else `; choose one of ...`."""
-    close = difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, choices))}"
-
-
 def shown(value: Any) -> str:
     """Return a value as it may stand in a sentence: short, on one line."""
     if isinstance(value, Mapping):
@@ -167,46 +148,32 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_NUMBER_OF_VALUES = ", the wrong number of values; the default shows how many it takes"
-_MISTAKES = {  # by pydantic's type of error
-    "int_type": ", but it must be a whole number such as 32",
-    "float_type": ", but it must be a number such as 0.5 or 1e-3",
-    "bool_type": ", but it must be true or false",
-    "string_type": ", but it must be text",
-    "tuple_type": ", but it must be a list such as [1, 2]",
-    "literal_error": ", which is not known; choose {expected}",
-    "missing": _NUMBER_OF_VALUES,
-    "too_short": _NUMBER_OF_VALUES,
-    "too_long": _NUMBER_OF_VALUES,
-    "greater_than": "; it must be above {gt:g}",
-    "greater_than_equal": "; it must be {ge:g} or more",
-    "less_than": "; it must be below {lt:g}",
-    "less_than_equal": "; it must be {le:g} or less",
-    "finite_number": "; give a finite number",
-    "dataclass_type": ", but it is a section of settings; write keys and values below it, such as {keys}",
+# Sentences for the types of pydantic's errors whose own message would mislead.
+_MISTAKES = {
+    "missing": "it has too few values",
+    "too_long": "it has too many values",
+    "tuple_type": "it should be a list such as [1, 2]",
+    "dataclass_type": "it is a section of settings: write keys and values below it, such as {keys}",
 }
 
 
 def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
     """Say what is wrong first; unknown keys before all else, because they are the cause of the rest."""
     error = min(errors, key=lambda each: (each["type"] != "unexpected_keyword_argument", -len(each["loc"])))
-    kind, given, context = error["type"], error["input"], error.get("ctx", {})
+    kind = error["type"]
     if kind == "unexpected_keyword_argument":
         return _unknown_key(error["loc"][-1], *_follow(error["loc"][:-1], root, raw), root)
     path, annotation, _ = _follow(error["loc"], root, raw)
     if kind == "value_error":
-        message = str(context["error"])
+        message = str(error["ctx"]["error"])
         if message.startswith("it is "):
             return path + message[2:]
         joint = "." if re.match(r"[a-z][a-z0-9_.]* is ", message) else ": "  # it begins with its field's name
         return f"{path}{joint}{message}" if path else message
     path = re.sub(r"\[\d+\]$", "", path) if kind == "missing" else path  # it ends in the item that is missing
     keys = ", ".join([key for each in sections_of(annotation)[:1] for key in annotations_of(each)][:3])
-    mistake = _MISTAKES.get(kind, ", which is wrong: {message}")
-    if kind in ("int_type", "float_type") and re.fullmatch(r"'[-+.eE\d]*\d[-+.eE\d]*'", shown(given)):
-        mistake += ", without quotes"
-    mistake = mistake.format(**context, keys=keys, message=error["msg"])
-    return f"{path or 'the config'} is {shown(given)}{mistake}"
+    mistake = _MISTAKES.get(kind, error["msg"].replace("Input should", "it should")).format(keys=keys)
+    return f"{path or 'the config'} is {shown(error['input'])}; {mistake}"
 
 
 def _follow(loc: Sequence[int | str], root: type, raw: Any) -> tuple[str, Any, Any]:
@@ -235,14 +202,19 @@ def _unknown_key(key: str, path: str, annotation: Any, raw: Any, root: type) -> 
     if owners:
         theirs = " and ".join(each().name for each in owners)
         return f"{prefix}{key} is not a setting here: {own().name} has no {key!r}; it belongs to {theirs}"
-    everywhere: dict[str, str] = {}
-    for parts in (re.sub(r"\[\w+\]", "", row[0]).split(".") for row in describe(root)):
-        for end, part in enumerate(parts, 1):
-            everywhere.setdefault(part, ".".join(parts[:end]))
+    everywhere = {path.rpartition(".")[2]: path for path in reversed([*_key_paths(root)])}
     close = [prefix + other for other in difflib.get_close_matches(key, annotations_of(own), n=1)]
     close += [everywhere[other] for other in difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)]
     there = f"{path or 'the config'} has {', '.join(annotations_of(own))}"
     return f"{prefix}{key} is not a setting; {f'did you mean {close[0]}?' if close else there}"
+
+
+def _key_paths(kind: type, prefix: str = "") -> Iterator[str]:
+    for key, annotation in annotations_of(kind).items():
+        yield prefix + key
+        for each in sections_of(annotation):
+            if each is not kind:  # a choice may be among its own choices
+                yield from _key_paths(each, f"{prefix}{key}.")
 
 
 def apply_overrides(old: Section, overrides: Sequence[str] | Mapping[str, Any]) -> Section:
@@ -261,7 +233,7 @@ def apply_overrides(old: Section, overrides: Sequence[str] | Mapping[str, Any]) 
 
 def leaves_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return key path and plain value of all that overrides set; ConfigError for what is no override."""
-    changes = dict(overrides) if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
+    changes = overrides if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
     return [leaf for key, value in changes.items() for leaf in _flat(key, value)]
 
 
@@ -270,12 +242,12 @@ def differences(old: Any, new: Any) -> list[str]:
 
     A setting that only one of them has, by its choices, is `(none)` in the other.
     """
-    before, after = (dict(_flat("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new))
-    texts = [{key: shown(value) for key, value in tree.items()} for tree in (before, after)]
+    trees = [dict(_flat("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new)]
+    before, after = ({key: shown(value) for key, value in tree.items()} for tree in trees)
     return [
-        f"{key}: {texts[0].get(key, '(none)')} -> {texts[1].get(key, '(none)')}"
+        f"{key}: {before.get(key, '(none)')} -> {after.get(key, '(none)')}"
         for key in before | after
-        if key not in before or key not in after or before[key] != after[key]
+        if trees[0].get(key, ...) != trees[1].get(key, ...)
     ]
 
 
@@ -283,10 +255,7 @@ def _parsed(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"the override {text!r} is not of the form key.path=value, such as train.epochs=20")
-    try:
-        return key.strip(), parse_yaml(value)
-    except ConfigError as error:
-        raise ConfigError(f"the value of the override {text!r} cannot be read: {error}") from error
+    return key.strip(), parse_yaml(value)
 
 
 def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[str, Any]]:
@@ -306,23 +275,20 @@ def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[s
 def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
     """Put one value at its path; keys that do not exist are left for `build` to refuse."""
     *parents, last = path.split(".")
-    above = ""
-    for depth, parent in enumerate(parents):
-        above = ".".join(parents[: depth + 1])
+    for parent in parents:
         if isinstance(raw, list):
             items = {item.get("name"): item for item in raw if isinstance(item, dict)}
             if parent not in items:
-                raise ConfigError(f"{above} is not in the list{nearest(parent, list(map(str, items)))}")
+                hint = nearest(parent, list(map(str, items)))
+                raise ConfigError(f"{path} is not a setting: {parent!r} is not in the list{hint}")
             raw = items[parent]
         else:
             known = [annotations_of(each) for each in sections_of(annotation)]
             annotation = next((keys[parent] for keys in known if parent in keys), None)
-            if annotation is not None and not sections_of(annotation):
-                raise ConfigError(f"{path} is not a setting: {above} is a single value; set {above} itself")
             raw[parent] = _spelt_out(raw.get(parent))
             raw = raw[parent]
     if isinstance(raw, list):
-        raise ConfigError(f"{path} is an item of a list; set its keys, or the whole list {above}")
+        raise ConfigError(f"{path} is an item of a list; set its keys, or the whole list")
     if last == "name" and len(sections_of(annotation)) > 1 and raw.get("name") != value:
         raw.clear()
     raw[last] = value
@@ -336,32 +302,24 @@ def _spelt_out(given: Any) -> Any:
 
 
 class _Constructor(SafeConstructor):
-    """Reads dates as text, and names both lines of a key that is there twice."""
-
-    def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
-        try:
-            return bool(super().check_mapping_key(node, key_node, mapping, key, value))
-        except DuplicateKeyError as error:
-            line = next(first.start_mark.line for first, _ in node.value if first.value == key_node.value) + 1
-            problem = f"the key {key!r} is already there at line {line}; keep one of them"
-            raise MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark) from error
+    pass
 
 
 class _Representer(SafeRepresenter):
-    """Writes lists of plain values on one line."""
-
     def represent_list(self, data: Any) -> Any:
+        # A list of plain values takes one line.
         is_plain = not any(isinstance(item, dict) for item in data)
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=is_plain)
 
 
+# Dates stay text.
 _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 _Representer.add_representer(tuple, _Representer.represent_list)
 _Representer.add_representer(list, _Representer.represent_list)
 
 
 def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)  # version 1.2: 1e-3 is a number, `on` is text
+    yaml = YAML(typ="safe", pure=True)  # This is yaml 1.2: 1e-3 is a number, `on` is text.
     yaml.Constructor, yaml.Representer = _Constructor, _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
@@ -371,8 +329,7 @@ def _yaml() -> YAML:
 def locate(path: str | Path) -> Path:
     """Return a path as it is, or below the project's folder if it is relative and only there.
 
-    `ray submit` copies a command to the head node's home and runs it there, where no configs/ lies; a wrong
-    name is then told beside the names that there are.
+    `ray submit` runs a command in the head node's home, where no configs/ lies.
     """
     path = Path(path)
     if path.is_absolute() or path.exists():

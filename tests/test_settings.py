@@ -64,8 +64,8 @@ def test_parse_yaml__reads_version_1_2(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("seed: 1\nseed: 2", " at line 2, column 1: the key 'seed' is already there at line 1; keep one of them"),
-        ("a: {b: 1, b: 2}", " at line 1, column 11: the key 'b' is already there at line 1; keep one of them"),
+        ("seed: 1\nseed: 2", ' at line 2, column 1: found duplicate key "seed"'),
+        ("a: {b: 1, b: 2}", ' at line 1, column 11: found duplicate key "b"'),
         ("seed: 1\ninner: {rate: 3", " at line 2, column 16: expected ',' or '}', but got '<stream end>'"),
         ("a: *nothing", " at line 1, column 4: found undefined alias 'nothing'"),
         ("a: !!python/object:os.system {}", " at line 1, column 4: could not determine a constructor"),
@@ -101,9 +101,7 @@ def test_section__is_checked_wherever_it_is_made(wrong: Any) -> None:
 
 
 MODELS, ENCODERS = (", ".join(map(repr, registry.names(package))) for package in ("models", "encoders"))
-NO_PAIR = "the wrong number of values; the default shows how many it takes"
-INNER_KEYS = "write keys and values below it, such as rate, pair, kind"
-NO_SECTION = f"but it is a section of settings; {INNER_KEYS}"
+NO_SECTION = "it is a section of settings: write keys and values below it, such as rate, pair, kind"
 
 
 @pytest.mark.parametrize(
@@ -119,27 +117,27 @@ NO_SECTION = f"but it is a section of settings; {INNER_KEYS}"
         ("model: {name: simclrr}", "model.name is 'simclrr', which is not known; did you mean 'simclr'?"),
         ("chain: [gpt]", f"chain[0].name is 'gpt', which is not known; choose one of {MODELS}"),
         ("model: {temperature: 0.1}", f"model.name is missing; choose one of {MODELS}"),
-        ("model: {name: simclr, temperature: '1'}", "model.temperature is '1', but it must be a number such as 0.5 or 1e-3, without quotes"),
-        ("model: {name: simclr, temperature: .inf}", "model.temperature is inf; give a finite number"),
-        ("model: 3", "model is 3, but it is a section of settings; write keys and values below it, such as name, crop_seconds, projector_dims"),
+        ("model: {name: simclr, temperature: '1'}", "model.temperature is '1'; it should be a valid number"),
+        ("model: {name: simclr, temperature: .inf}", "model.temperature is inf; it should be a finite number"),
+        ("model: 3", "model is 3; it is a section of settings: write keys and values below it, such as name, crop_seconds, projector_dims"),
         ("extra: {}", f"extra.name is missing; choose one of {ENCODERS}"),
-        ("seed: 4.0", "seed is 4.0, but it must be a whole number such as 32"),
-        ("seed: true", "seed is true, but it must be a whole number such as 32"),
-        ("seed: ", "seed is empty, but it must be a whole number such as 32"),
-        ("is_on: 1", "is_on is 1, but it must be true or false"),
-        ("inner: {pair: x}", "inner.pair is 'x', but it must be a list such as [1, 2]"),
-        ("inner: {pair: [1, 2, 3]}", f"inner.pair is [1, 2, 3], {NO_PAIR}"),
-        ("inner: {pair: [1, a]}", "inner.pair[1] is 'a', but it must be a number such as 0.5 or 1e-3"),
-        ("inner: {pair: [1, .nan]}", "inner.pair[1] is nan; give a finite number"),
-        ("inner: {kind: tow}", "inner.kind is 'tow', which is not known; choose 'one' or 'two'"),
-        ("inner: {power: 3}", "inner.power is 3, which is not known; choose 1 or 2"),
-        ("inner: {rate: 0}", "inner.rate is 0; it must be above 0"),
-        ("inner: {size: 0}", "inner.size is 0; it must be 1 or more"),
+        ("seed: 4.0", "seed is 4.0; it should be a valid integer"),
+        ("seed: true", "seed is true; it should be a valid integer"),
+        ("seed: ", "seed is empty; it should be a valid integer"),
+        ("is_on: 1", "is_on is 1; it should be a valid boolean"),
+        ("inner: {pair: x}", "inner.pair is 'x'; it should be a list such as [1, 2]"),
+        ("inner: {pair: [1, 2, 3]}", "inner.pair is [1, 2, 3]; it has too many values"),
+        ("inner: {pair: [1, a]}", "inner.pair[1] is 'a'; it should be a valid number"),
+        ("inner: {pair: [1, .nan]}", "inner.pair[1] is nan; it should be a finite number"),
+        ("inner: {kind: tow}", "inner.kind is 'tow'; it should be 'one' or 'two'"),
+        ("inner: {power: 3}", "inner.power is 3; it should be 1 or 2"),
+        ("inner: {rate: 0}", "inner.rate is 0; it should be greater than 0"),
+        ("inner: {size: 0}", "inner.size is 0; it should be greater than or equal to 1"),
         ("inner: {size: 9}", "inner.size is too large; lower it"),
-        ("workers: many", "workers is 'many', but it must be a whole number such as 32"),
-        ("workers: [0, 2]", "workers[0] is 0; it must be 1 or more"),
-        ("inner: 3", f"inner is 3, {NO_SECTION}"),
-        ("- seed", "the config is ['seed'], but it is a section of settings; write keys and values below it, such as seed, is_on, place"),
+        ("workers: many", "workers is 'many'; it should be a valid integer"),
+        ("workers: [0, 2]", "workers[0] is 0; it should be greater than or equal to 1"),
+        ("inner: 3", f"inner is 3; {NO_SECTION}"),
+        ("- seed", "the config is ['seed']; it is a section of settings: write keys and values below it, such as seed, is_on, place"),
         ("seed: &a [*a]", "the settings hold something that is no plain value: Circular reference detected"),
         ("place: 's3://user:secret@host/x'", "place is a URI with a user, password or key in it, which would be saved with the run; take it out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws or the machine's role"),
     ],
@@ -152,7 +150,7 @@ def test_load__names_the_file_and_the_nearest_one(tmp_path: Path) -> None:
     (tmp_path / "simclr.yml").write_text("# nothing\n")
     (tmp_path / "wrong.yml").write_text("seed: a\n")
     assert settings.load(Tree, tmp_path / "simclr.yml") == Tree()
-    with pytest.raises(ConfigError, match=r"wrong.yml: seed is 'a', but"):
+    with pytest.raises(ConfigError, match=r"wrong.yml: seed is 'a'; it"):
         settings.load(Tree, tmp_path / "wrong.yml")
     with pytest.raises(ConfigError, match=r"simclrr.yml is no yaml file; did you mean '.*/simclr.yml'\?$"):
         settings.load(Tree, tmp_path / "simclrr.yml")
@@ -222,11 +220,11 @@ def test_apply_overrides__fills_an_optional_choice_and_empties_it() -> None:
     [
         ("=3", "the override '=3' is not of the form key.path=value, such as train.epochs=20"),
         ("inner.rates=3", "inner.rates is not a setting; did you mean inner.rate?"),
-        ("note.x=3", "note.x is not a setting: note is a single value; set note itself"),
-        ("inner=3", f"inner is 3, {NO_SECTION}"),
-        ("chain.simcl.temperature=3", "chain.simcl is not in the list; did you mean 'simclr'?"),
-        ("chain.simclr=3", "chain.simclr is an item of a list; set its keys, or the whole list chain"),
-        ("seed=[", "the value of the override 'seed=[' cannot be read: the yaml is broken at line 1, column 2: expected the node content, but found '<stream end>'"),
+        ("note.x=3", "note is a section; it should be a valid string"),
+        ("inner=3", f"inner is 3; {NO_SECTION}"),
+        ("chain.simcl.temperature=3", "chain.simcl.temperature is not a setting: 'simcl' is not in the list; did you mean 'simclr'?"),
+        ("chain.simclr=3", "chain.simclr is an item of a list; set its keys, or the whole list"),
+        ("seed=[", "the yaml is broken at line 1, column 2: expected the node content, but found '<stream end>'"),
     ],
 )  # fmt: skip
 def test_apply_overrides__says_what_is_wrong(override: str, expected: str) -> None:
@@ -253,10 +251,3 @@ def test_choice__every_one_is_a_strict_section(package: str) -> None:
     for kind in choice(package).sections():
         with pytest.raises(ValidationError):
             kind(no_such_key=1)
-
-
-def test_describe__lists_every_setting() -> None:
-    rows = {row[0]: row[1:] for row in settings.describe(Tree)}
-    assert rows["inner.rate"] == ("float", 1.0, "steps per second")
-    assert rows["inner.kind"] == ("Literal['one', 'two']", "one", "")
-    assert rows["model[simclr].temperature"][:2] == ("float", 0.03)

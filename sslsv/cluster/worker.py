@@ -22,7 +22,6 @@ from sslsv.cluster.capacity import bundles_of, room_for, total_of, worker_bundle
 from sslsv.cluster.connect import Cluster, ask_for, look
 from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
-from sslsv.runs.display import Notices
 from sslsv.runs.folder import RunFolder
 from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError, start_together
@@ -70,7 +69,6 @@ def open_training(job: dict[str, Any]) -> Training:
         config,
         folder,
         device=device,
-        board=Notices(folder),
         wandb_mode=job["wandb_mode"],
         report=ray.train.report,
         asked_to_stop=lambda: watch.reason,

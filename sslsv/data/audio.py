@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # it loads scipy.signal, which takes a second, when that is used
 import soundfile
-from scipy.signal import firwin, resample_poly
 
 Samples = npt.NDArray[np.int16]
 Waveform = npt.NDArray[np.float32]
@@ -188,7 +188,9 @@ class _DecodedFile(Recording):
         first = max(0, start // up - margin)
         last = -(-(start + count) // up) + margin
         frames = min(last * down, self._file.frames) - first * down
-        converted = resample_poly(self._mono(first * down, frames), up, down, window=low_pass(up, down))
+        converted = scipy.signal.resample_poly(
+            self._mono(first * down, frames), up, down, window=low_pass(up, down)
+        )
         offset = start - first * up
         return np.ascontiguousarray(converted[offset : offset + count], dtype=np.float32)
 
@@ -303,5 +305,5 @@ def low_pass(up: int, down: int) -> npt.NDArray[np.float32]:
     Kaiser 8.6: about 86 dB below; the stop band begins at the lower of both Nyquist frequencies.
     """
     slower = max(up, down)
-    taps = firwin(2 * _HALF_TAPS * slower + 1, 0.92 / slower, window=("kaiser", 8.6))
+    taps = scipy.signal.firwin(2 * _HALF_TAPS * slower + 1, 0.92 / slower, window=("kaiser", 8.6))
     return np.asarray(taps, dtype=np.float32)

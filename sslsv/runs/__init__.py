@@ -1,1 +1,1 @@
-"""The folder of a run: its files, checkpoints, log and live line."""
+"""Keep the folder of a run: its files, checkpoints, log and live line."""

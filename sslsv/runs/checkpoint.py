@@ -1,4 +1,4 @@
-"""Checkpoints: complete, checksummed files that a run goes on from.
+"""Write and read checkpoints: complete, checksummed files that a run goes on from.
 
 One file per checkpoint, `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`: the name carries the step and the
 first 16 digits of the content's SHA-256, so a file that is cut short or altered is recognised.  Such a
@@ -6,12 +6,13 @@ damaged file is passed over with a warning, and the one before it is used.  An O
 files, so it is always raised.  Writing is atomic (folder.py), reading never executes code (`weights_only`).
 """
 
+import contextlib
 import hashlib
 import io
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -26,10 +27,9 @@ NAME = re.compile(r"step_(\d{8,})-([0-9a-f]{16})\.pt")
 
 @dataclass
 class Checkpoint:
-    """Everything that the next step depends on, and what a reader of the file needs to rebuild the model.
+    """Hold all that the next step depends on, and what a reader of the file needs to rebuild the model.
 
-    The stream position is `step` itself: sample k is a function of (seed, k).  Random generators are seeded
-    anew from (seed, step, rank) before every step, so their state is implied as well.
+    The stream's position is `step` itself, and random generators are seeded from (seed, step, rank).
     """
 
     step: int  # optimizer steps taken; the next batch is global batch number `step`
@@ -85,9 +85,7 @@ def decode_checkpoint(content: bytes, name: str, place: str) -> Checkpoint:
     """
     match = NAME.fullmatch(name)
     if match is None:
-        raise ValueError(
-            f"{place} is not named as a checkpoint is (step_00001200-<16 hexadecimal digits>.pt)"
-        )
+        raise ValueError(f"{place} is not named as a checkpoint is, step_00001200-<16 hexadecimal digits>.pt")
     if _checksum(content) != match.group(2):
         raise ValueError(
             f"checkpoint {place} is damaged: its content ({len(content)} bytes) does not have the checksum "
@@ -107,7 +105,6 @@ def _checksum(content: bytes) -> str:
 
 
 def _sound(folder: RunFolder, names: Iterable[str]) -> Iterator[str]:
-    """Yield the names whose checksum holds; warns of each other one."""
     for name in names:
         if _checksum(folder.read(f"{FOLDER}/{name}")) in name:
             yield name
@@ -124,15 +121,13 @@ def newest_sound_checkpoint(folder: RunFolder) -> str | None:
 def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
     """Return the names of the newest `count` sound checkpoints among the newest `kept`, oldest first.
 
-    Raises ValueError for a count below two, and when fewer than two are left: nothing to average.
+    Raises ValueError when fewer than two are asked for or left: there is nothing to average.
     """
-    if count < 2:
-        raise ValueError(f"an average of {count} checkpoints was asked for; it takes 2 or more")
     names = list(_sound(folder, [name for _, name in list_checkpoints(folder)[-kept:]]))
-    if len(names) < 2:
+    if min(count, len(names)) < 2:
         raise ValueError(
-            f"{folder.location} has {len(names)} sound checkpoint(s), and an average "
-            f"needs two; train with run.keep_checkpoints={count} or more, or use 'last'"
+            f"an average of {count} of the {len(names)} sound checkpoint(s) of {folder.location} was asked "
+            "for; it takes 2 or more: train with a larger run.keep_checkpoints, or use 'last'"
         )
     return names[-count:]
 
@@ -142,28 +137,24 @@ def find_checkpoint(folder: RunFolder, which: str) -> str:
 
     Raises ValueError with what there is.
     """
-    found = list_checkpoints(folder)
-    if not found:
-        raise ValueError(f"{folder.location} has no checkpoints: was a training started there?")
-    names = [name for _, name in found]
-    if which in names:
+    steps = {name: step for step, name in list_checkpoints(folder)}
+    if which in steps:
         return which
     if which not in ("last", "best"):
-        raise ValueError(
-            f"checkpoint '{which}' is not in {folder.location}; there are: last, best, {', '.join(names)}"
-        )
-    newest = newest_sound_checkpoint(folder)
-    if newest is None:
-        raise ValueError(f"every checkpoint in {folder.location}/{FOLDER} is damaged")
-    if which == "last":
-        return newest
-    best_step = read_checkpoint(folder, newest).best_step
-    best = next(_sound(folder, [name for step, name in found if step == best_step]), None)
-    if best is None:
-        raise ValueError(
-            f"{folder.location} has no sound best checkpoint (no validation yet, or damaged); use 'last'"
-        )
-    return best
+        there = ", ".join(["last", "best", *steps])
+        raise ValueError(f"checkpoint '{which}' is not in {folder.location}; there are: {there}")
+    found = newest_sound_checkpoint(folder)
+    if found is None:
+        state = "every one is damaged" if steps else "was a training started there?"
+        raise ValueError(f"{folder.location} has no checkpoints to read: {state}")
+    if which == "best":
+        best_step = read_checkpoint(folder, found).best_step
+        found = next(_sound(folder, [name for name, step in steps.items() if step == best_step]), None)
+        if found is None:
+            raise ValueError(
+                f"{folder.location} has no sound best checkpoint (no validation yet, or damaged); use 'last'"
+            )
+    return found
 
 
 def average(states: list[dict[str, Any]]) -> dict[str, Any]:
@@ -182,40 +173,26 @@ def average(states: list[dict[str, Any]]) -> dict[str, Any]:
 def prune_checkpoints(folder: RunFolder, newest: str, keep: int, best_step: int | None) -> None:
     """Delete all checkpoints but `newest`, the `keep - 1` before it, and the best one.
 
-    Files of later steps were damaged and passed over, so they go too.  Raises OSError when some can't be
-    deleted; the others are.
+    Files of later steps were damaged and passed over, so they go too.  What can't be deleted stays.
     """
     found = list_checkpoints(folder)
     names = [name for _, name in found]
     kept = names[: names.index(newest) + 1][-keep:]
-    failed: OSError | None = None
     for step, name in found:
         if name not in kept and step != best_step:
-            try:
+            with contextlib.suppress(OSError):
                 folder.delete(f"{FOLDER}/{name}")
-            except OSError as error:
-                failed = error
-    if failed is not None:
-        raise failed
 
 
 class CheckpointWriter:
     """Write the checkpoints of one run in a thread, so that training waits for no disk or upload.
 
     The state is copied while the loop waits; checksum, file and the deletion of old checkpoints follow in the
-    thread, one checkpoint at a time and in order.  Old ones that can't be deleted stay, and `notice` is told
-    once: the training has lost nothing.
+    thread, one checkpoint at a time and in order.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        keep: int,
-        every_minutes: float,
-        notice: Callable[[str], None] = lambda sentence: None,
-    ) -> None:
-        self.folder, self.keep, self.every_minutes, self.notice = folder, keep, every_minutes, notice
+    def __init__(self, folder: RunFolder, *, keep: int, every_minutes: float) -> None:
+        self.folder, self.keep, self.every_minutes = folder, keep, every_minutes
         self.last_saved = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
@@ -245,10 +222,4 @@ class CheckpointWriter:
         self._thread.shutdown()
 
     def _write(self, content: bytes, step: int, best_step: int | None) -> None:
-        name = write_encoded(self.folder, content, step)
-        try:
-            prune_checkpoints(self.folder, name, self.keep, best_step)
-        except OSError as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self.notice(f"old checkpoints in {self.folder.location} can't be deleted, so they stay: {reason}")
-            self.notice = lambda sentence: None
+        prune_checkpoints(self.folder, write_encoded(self.folder, content, step), self.keep, best_step)

@@ -1,4 +1,4 @@
-"""The live line in the terminal: the command reads how far the run is from the files of its folder."""
+"""Show in the terminal how far a run is, as the files of its folder tell."""
 
 import contextlib
 import json
@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from sslsv.runs.folder import RunFolder
 
-SILENCE_SECONDS = 120.0  # without a new step before the user is told that training waits
-TAIL_BYTES = 2**16  # read from the end of a file; a record has about 1 kB
+SILENCE_SECONDS = 120.0  # The user is told that training waits after so long without a new step.
+TAIL_BYTES = 2**16  # So much is read from the end of a file; a record has about 1 kB.
 FORMS = {
     "epoch": "epoch {:.2f}",
     "loss": "loss {:.4f}",
@@ -24,21 +24,6 @@ FORMS = {
     "data_wait_share": "data wait {:.0%}",
     "eer": "EER {:.2f}%",
 }
-
-
-class Notices:
-    """A worker's end: sentences for the user, one line each in `notices.log` of the run folder."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def show(self, values: dict[str, Any]) -> None:
-        """Do nothing: the command reads the values from metrics.jsonl."""
-
-    def notice(self, text: str) -> None:
-        """Append a sentence, where the storage lets it."""
-        with contextlib.suppress(OSError):
-            self.folder.append_lines("notices.log", [" ".join(text.split())])
 
 
 @contextlib.contextmanager
@@ -66,7 +51,7 @@ def _draw(
     earlier: dict[str, Any],
     num_notices: int,
 ) -> None:
-    """Draw until `stop` is set; `earlier` and so many notices are of an earlier command."""
+    """Draw until `stop` is set, but not the record and the notices that an earlier command has left."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     step, last_line, last_time, last_news = None, "", 0.0, time.monotonic()
     with Progress(*columns, console=console, disable=not (is_shown and console.is_terminal)) as bar:

@@ -1,13 +1,12 @@
-"""The folder that a run leaves behind, on a disk or in object storage: `<storage>/<name>/`.
+"""Read and write the folder that a run leaves behind, on a disk or in object storage: `<storage>/<name>/`.
 
-config.yml        the resolved settings             metrics.jsonl   one JSON object per report
+config.yml        the resolved settings             metrics.jsonl   one JSON object per record
 checkpoints/      see checkpoint.py                 summary.json    best and last metrics, written at the end
 report.html       curves and tables                 run.json        identity: start, versions, wandb id
+notices.log       sentences for the user            failure.txt     the traceback of a crash
 
-A place is a path of a disk or a URI of object storage (`s3://bucket/prefix`, `gs://...`).  Places stand in
-settings, logs and reports, so credentials are never part of a URI.  They come from where the tools of the
-storage look for them: the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`), `~/.aws`, the role of
-the machine, the default credentials of Google.
+A place is a path of a disk or a URI of object storage (`s3://bucket/prefix`, `gs://...`).  Credentials are
+never part of a URI, because places stand in settings, logs and reports; the storage's own tools find them.
 """
 
 import contextlib
@@ -174,6 +173,11 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, as `json_text` makes it."""
         self.write(name, (json_text(value) + "\n").encode())
+
+    def notice(self, sentence: str) -> None:
+        """Append a sentence for the user to notices.log, which the command prints, if the storage lets it."""
+        with contextlib.suppress(OSError):
+            self.append_lines("notices.log", [" ".join(sentence.split())])
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return all records of metrics.jsonl; a line cut short by a crash is left out."""

@@ -1,27 +1,13 @@
-"""Write the numbers of a run: metrics.jsonl, TensorBoard, wandb, live display.
-
-Only the first worker writes.
-"""
+"""Write the numbers of a run to metrics.jsonl, TensorBoard and wandb; only the first worker does."""
 
 import json
 import math
-import netrc
 import os
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from sslsv.runs.folder import RunFolder
 
 WandbMode = Literal["online", "offline", "disabled"]
-
-
-class Board(Protocol):
-    """Tell the user's terminal; see display.py.  Both return at once."""
-
-    def show(self, values: dict[str, Any]) -> None:
-        """Take new values to draw."""
-
-    def notice(self, text: str) -> None:
-        """Take a sentence that the user must see."""
 
 
 class RunLog:
@@ -40,9 +26,8 @@ class RunLog:
         use_tensorboard: bool,
         wandb_mode: WandbMode,
         wandb_project: str,
-        board: Board | None,
     ) -> None:
-        self.folder, self.board = folder, board
+        self.folder = folder
         kept = [record for record in folder.metrics() if record["step"] <= first_step]
         # Steps after the checkpoint are done again: their records go, or they would be there twice.
         folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
@@ -66,10 +51,8 @@ class RunLog:
             self.tensorboard.flush()
         if self.wandb is not None:
             self.wandb.log(numbers, step=step)
-        if self.board is not None:
-            self.board.show(record)
-            if "notice" in record:
-                self.board.notice(record["notice"])
+        if "notice" in record:
+            self.folder.notice(record["notice"])
 
     def close(self) -> None:
         """Finish what is open; the numbers written so far are safe in any case."""
@@ -98,8 +81,7 @@ class RunLog:
             except Exception as error:  # No network, no key, a full disk: none is worth a training.
                 why = " ".join(str(error).split()) or type(error).__name__
                 then = "offline (send it later with `wandb sync`)" if tried != modes[-1] else "without wandb"
-                if self.board is not None:
-                    self.board.notice(f"wandb can't be used {tried}: {why}; the run goes on {then}.")
+                self.folder.notice(f"wandb can't be used {tried}: {why}; the run goes on {then}.")
         return None
 
 
@@ -112,23 +94,16 @@ def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
     if setting != "auto":
         return setting
     import wandb
+    from requests.utils import get_netrc_auth
 
     mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
     if mode in ("offline", "dryrun"):  # Dryrun is the old name of offline.
         return "offline"
-    return "online" if mode != "disabled" and _has_wandb_key() else "disabled"
+    has_key = os.environ.get("WANDB_API_KEY") or get_netrc_auth("https://api.wandb.ai")  # from `wandb login`
+    return "online" if mode != "disabled" and has_key else "disabled"
 
 
 def wandb_environment() -> dict[str, str]:
     """Return the WANDB_* variables of this process, for workers, which may lack them; the API key too."""
     # WANDB_SERVICE is wandb's own: the address of this process's helper, which is on this machine only.
     return {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_SERVICE"}
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None  # `wandb login` keeps the key there.
-    except (OSError, netrc.NetrcParseError):
-        return False

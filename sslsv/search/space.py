@@ -14,9 +14,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import create_trial
 from pydantic import ConfigDict, Field, InstanceOf, ValidationError
 
+from sslsv.registry import nearest
 from sslsv.search.criteria import CRITERIA
 from sslsv.search.schedulers import Halving, RunAll, Scheduler
-from sslsv.settings import leaves_of, locate, nearest, refuse_if
+from sslsv.settings import leaves_of, locate, refuse_if
 
 # Settings that all trials share, or they could not be compared, and settings that belong to the sweep.
 FIXED = {

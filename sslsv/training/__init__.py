@@ -1,1 +1,1 @@
-"""The training loop: one step, its state, validation, optimizer and schedules."""
+"""Train: the loop, one step, its state, validation, optimizer and schedules."""

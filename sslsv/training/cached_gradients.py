@@ -1,4 +1,4 @@
-"""The gradient of a large batch from chunks that fit the memory: two passes with cached gradients.
+"""Compute the gradient of a large batch from chunks that fit the memory, in two passes.
 
 First every chunk without graph, then the loss of all projections together and its gradient with respect to
 them, then every chunk once more, with graph, against its part of that gradient. So the loss sees the whole
@@ -62,7 +62,7 @@ def backward_in_chunks(
     for i, chunk in enumerate(chunks):
         seed_chunk(i)
         statistics = frozen_running_statistics(model) if i else contextlib.nullcontext()
-        # A new autocast each time: it caches weights, those cast here without their graph.
+        # Each pass has its own autocast, whose cache would hold weights that were cast without a graph.
         with torch.no_grad(), autocast(), statistics:
             parts.append(model.project(chunk))
     embeddings, projections = (torch.cat(column) for column in zip(*parts, strict=True))

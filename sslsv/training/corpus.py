@@ -1,21 +1,23 @@
-"""All training utterances at once: what a method may ask for between two epochs."""
+"""Embed all training utterances, which a method may ask for between two epochs."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sslsv.config import Config
 from sslsv.data.lists import Manifest
-from sslsv.data.pipeline import share, train_batches
-from sslsv.data.stream import InOrder
+from sslsv.data.pipeline import Batch, share, train_batches
+from sslsv.data.stream import InOrder, RowSource
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.verification import PRECISIONS
 from sslsv.models.base import CorpusSize, Model
 from sslsv.ops import distributed
 from sslsv.training.step import move
 
-BLOCK_CROPS = 64  # crops of a forward pass; embeddings depend on it in the last bit, so it is fixed
+BLOCK_CROPS = 64  # Crops of a forward pass: embeddings depend on it in the last bit, so it is fixed.
 
 
 class TrainingCorpus:
@@ -25,6 +27,22 @@ class TrainingCorpus:
         self.manifest, self.config, self.device = manifest, config, device
         self.size = CorpusSize(len(manifest), manifest.num_speakers)
 
+    def batches(self, plan: RowSource, maker: Any, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Yield this worker's share of the batches of some steps, made by Ray Data; see `train_batches`."""
+        resources = self.config.resources
+        return train_batches(
+            plan,
+            maker,
+            first_step,
+            last_step,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            utterances_per_block=resources.utterances_per_block,
+            data_tasks=resources.data_tasks,
+            cpus_per_task=resources.cpus_per_data_task,
+            is_pinned=self.device.type == "cuda",
+        )
+
     @torch.no_grad()
     def embed(self, model: Model, *, seconds: float = 4.0, clean: bool = True) -> Tensor:
         """Return `model.embed` of one crop of each utterance, (N, D) float32 on the CPU, the same everywhere.
@@ -33,29 +51,15 @@ class TrainingCorpus:
         same blocks whatever their number, so the rows are the same bit for bit on CPUs. `clean` crops are
         neither augmented nor sped up.
         """
-        data, resources = self.config.data, self.config.resources
-        if clean:
-            data = replace(data, speeds=(1.0,))
+        data = replace(self.config.data, speeds=(1.0,)) if clean else self.config.data
         maker = ViewMaker(self.manifest, [("crop", 1, seconds, clean)], data, self.config.seed)
-        world = distributed.world_size()
-        plan = InOrder(self.size.num_utterances, BLOCK_CROPS * world)
+        plan = InOrder(self.size.num_utterances, BLOCK_CROPS * distributed.world_size())
         dtype = PRECISIONS[self.config.train.precision]
         was_training = model.training
         model.eval()
         blocks = []
         try:
-            for batch in train_batches(
-                plan,
-                share(maker),
-                0,
-                plan.num_steps,
-                rank=distributed.rank(),
-                world_size=world,
-                utterances_per_block=resources.utterances_per_block,
-                data_tasks=resources.data_tasks,
-                cpus_per_task=resources.cpus_per_data_task,
-                is_pinned=self.device.type == "cuda",
-            ):
+            for batch in self.batches(plan, share(maker), 0, plan.num_steps):
                 crops = move(batch["crop"][:, 0], self.device)
                 with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                     embeddings = model.embed(crops)

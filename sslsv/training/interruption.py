@@ -11,7 +11,7 @@ EVERY_STEPS = {"cpu": 1, "cuda": 8}
 
 
 class Interrupted(RuntimeError):
-    """Raised on every worker once their state is saved: start again, wherever there is room."""
+    """End every worker once their state is saved: training starts again wherever there is room."""
 
 
 class Interruption:

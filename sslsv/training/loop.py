@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslsv.config import Config, to_dict
-from sslsv.data.pipeline import share, train_batches
+from sslsv.data.pipeline import share
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.probe import open_probe
@@ -16,7 +16,7 @@ from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
 from sslsv.runs.checkpoint import CheckpointWriter
 from sslsv.runs.folder import RunFolder
-from sslsv.runs.log import Board, RunLog, WandbMode
+from sslsv.runs.log import RunLog, WandbMode
 from sslsv.training import validation
 from sslsv.training.corpus import TrainingCorpus
 from sslsv.training.interruption import Interrupted, Interruption
@@ -42,7 +42,6 @@ class Training:
         folder: RunFolder,
         *,
         device: torch.device,
-        board: Board | None = None,
         wandb_mode: WandbMode = "disabled",
         report: Callable[[dict[str, Any]], None] = lambda record: None,
         asked_to_stop: Callable[[], str | None] = lambda: None,
@@ -71,7 +70,6 @@ class Training:
             folder,
             keep=config.run.keep_checkpoints,
             every_minutes=config.run.checkpoint_every_minutes,
-            notice=board.notice if board is not None else lambda sentence: None,
         )
         self.log: RunLog | None = None
         if distributed.is_main():
@@ -82,7 +80,6 @@ class Training:
                 use_tensorboard=config.run.tensorboard,
                 wandb_mode=wandb_mode,
                 wandb_project=config.run.wandb_project,
-                board=board,
             )
 
     def open_data(self) -> None:
@@ -120,24 +117,12 @@ class Training:
 
     def batches(self) -> Generator[dict[str, Tensor], None, None]:
         """Yield this worker's share of every global batch that is still to come."""
-        config, steps_per_epoch = self.config.resources, self.plan.steps_per_epoch
         maker = share(self.maker)
-        span = steps_at_once(self.config.train.batch_size, steps_per_epoch)
+        span = steps_at_once(self.config.train.batch_size, self.plan.steps_per_epoch)
         step = self.state.step
         while step < self.total_steps:
             last = min(self.total_steps, (step // span + 1) * span)
-            yield from train_batches(
-                self.plan,
-                maker,
-                step,
-                last,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-                utterances_per_block=config.utterances_per_block,
-                data_tasks=config.data_tasks,
-                cpus_per_task=config.cpus_per_data_task,
-                is_pinned=self.device.type == "cuda",
-            )
+            yield from self.corpus.batches(self.plan, maker, step, last)
             step = last
 
     def next_batch(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -163,7 +148,7 @@ class Training:
     def leave(self) -> NoReturn:
         """Raise Interrupted when the checkpoint of this step is in the run's folder."""
         self.checkpoints.wait()
-        distributed.barrier()  # a worker that fails earlier would take the one that writes with it
+        distributed.barrier()  # The first exception ends all workers, also one that is still writing.
         raise Interrupted(f"step {self.state.step}: {self.interruption.reason()}")
 
     def finish_interval(self, is_epoch_end: bool, is_leaving: bool = False) -> None:

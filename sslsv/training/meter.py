@@ -19,7 +19,7 @@ class Meter:
     ) -> None:
         self.batch_size, self.total_steps, self.steps_per_epoch = batch_size, total_steps, steps_per_epoch
         self.step = self.first_step = first_step
-        self.seconds_before = seconds  # of the runs before this restart
+        self.seconds_before = seconds  # before the last restart
         self.start = time.monotonic()
         self.paused_total = 0.0
         self._clear()
@@ -56,12 +56,12 @@ class Meter:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds since the start or restart without the pauses."""
+        """Return seconds since the start or restart without the pauses."""
         return time.monotonic() - self.start - self.paused_total
 
     @property
     def seconds(self) -> float:
-        """Seconds of this run so far, restarts included."""
+        """Return seconds of this run so far, restarts included."""
         return self.seconds_before + time.monotonic() - self.start
 
     def record(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Optimisers: which parameters decay, LARS, and gradient clipping."""
+"""Build the optimiser, LARS among them, and clip gradients."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from sslsv.config import OptimizerConfig
 
+TRUST_COEFFICIENT = 1e-3  # LARS: share of the weights' norm
+
 
 class LARS(torch.optim.Optimizer):
-    """Momentum SGD whose step is scaled, tensor by tensor, to a fixed share of the weights' norm.
+    """Take steps of momentum SGD, scaled tensor by tensor to a fixed share of the weights' norm.
 
-    update = grad + weight_decay * w;  update *= trust_coefficient * |w| / |update|;  then momentum.
+    update = grad + weight_decay * w;  update *= TRUST_COEFFICIENT * |w| / |update|;  then momentum.
     Groups with `adapts: False` are plain momentum SGD. Source: You, Gitman, Ginsburg 2017 (arXiv 1708.03888),
     eq. 6, in the form that SSL papers use (the decayed gradient is what gets normalised).
     """
@@ -23,29 +25,17 @@ class LARS(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        trust_coefficient: float = 1e-3,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient,
-            "adapts": True,
-        }
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, adapts=True)
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; nothing is read back from the device."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if weights:
                 self._update(weights, group)
-        return loss
 
     def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         gradients = [p.grad for p in weights if p.grad is not None]
@@ -53,7 +43,7 @@ class LARS(torch.optim.Optimizer):
         if group["adapts"]:
             weight_norms = torch.stack(torch._foreach_norm(weights))
             update_norms = torch.stack(torch._foreach_norm(updates))
-            ratios = group["trust_coefficient"] * weight_norms / update_norms
+            ratios = TRUST_COEFFICIENT * weight_norms / update_norms
             # A tensor of zeros has no scale to keep: it takes a plain step.
             ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios))
             torch._foreach_mul_(updates, list(ratios.unbind()))

@@ -3,7 +3,6 @@
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from sslsv.ops import distributed
 from sslsv.training.loop import Training
 
 WARM_UP_STEPS = 5  # before the steps that count: files and caches are cold
-WAITING, ENCODER = "waiting for data", "encoder (in forward)"
-# All but these two are marked in `training.step`.
-PARTS = (WAITING, "move batch", "forward", ENCODER, "backward", "forward and backward in chunks", "optimizer")
+WAITING = "waiting for data"
+# `training.step` marks the other parts.
+PARTS = (WAITING, "move batch", "forward", "backward", "forward and backward in chunks", "optimizer")
 MAX_OPERATORS = 20  # rows of the table
 
 
@@ -32,7 +31,6 @@ def profile_steps(training: Training, steps: int) -> dict[str, Any]:
     starts, end = [], 0.0
     with (
         contextlib.closing(training.batches()) as batches,
-        _marked_encoder(training),
         # Kernels that another thread starts in the backward pass would belong to no part.
         torch.autograd.set_multithreading_enabled(False),
         profile(activities=activities, schedule=cycle) as profiler,
@@ -69,23 +67,3 @@ def _report(profiler: profile, training: Training, seconds: float, steps: int) -
         lines.append(f"{row.key:<32}{cpu_ms:10.1f}{share:10.1%}" + f"{gpu_ms:10.1f}" * has_gpu)
     order = f"self_{'device' if has_gpu else 'cpu'}_time_total"
     return "\n".join([*lines, averages.table(order, row_limit=MAX_OPERATORS, max_name_column_width=48)])
-
-
-@contextlib.contextmanager
-def _marked_encoder(training: Training) -> Iterator[None]:
-    """Mark each call of a module named `encoder`; hooks would compile a compiled model anew."""
-    named = training.state.model.named_modules() if not training.config.train.compile else ()
-    marks: list[Any] = []
-
-    def begin(*_: Any) -> None:
-        marks.append(record_function(ENCODER))
-        marks[-1].__enter__()
-
-    def end(*_: Any) -> None:
-        marks.pop().__exit__(None, None, None)
-
-    with contextlib.ExitStack() as hooks:
-        for module in [module for name, module in named if name.rpartition(".")[2] == "encoder"]:
-            hooks.callback(module.register_forward_pre_hook(begin).remove)
-            hooks.callback(module.register_forward_hook(end).remove)
-        yield

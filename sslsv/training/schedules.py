@@ -1,4 +1,4 @@
-"""Learning rate schedules: pure functions of the step, so that nothing has to be saved or restored."""
+"""Compute the learning rate as a pure function of the step, so that nothing has to be saved or restored."""
 
 import math
 
@@ -8,17 +8,12 @@ from sslsv.config import ScheduleConfig
 def learning_rate(
     config: ScheduleConfig, base_learning_rate: float, step: int, total_steps: int, steps_per_epoch: int
 ) -> float:
-    """Learning rate of optimiser step `step`, which counts from 0 to `total_steps - 1`.
+    """Return the learning rate of optimiser step `step`, which counts from 0 to `total_steps - 1`.
 
     The cosines reach `min_learning_rate` exactly at the last step, also after a warm-up; the warm-up starts
     at `base / warmup_steps` (a step of rate 0 would be wasted) and its last step has the base rate.
     Steps past the end keep the last rate.
     """
-    if total_steps < 1 or steps_per_epoch < 1 or step < 0:
-        raise ValueError(
-            f"step {step} of {total_steps} with {steps_per_epoch} steps per epoch is no point of a run; "
-            "steps start at 0 and both counts must be at least 1"
-        )
     match config.name:
         case "constant":
             return base_learning_rate
@@ -36,7 +31,7 @@ def learning_rate(
 
 
 def _cosine(highest: float, lowest: float, step: int, first_step: int, last_step: int) -> float:
-    """Half a cosine from `highest` at `first_step` to `lowest` at `last_step`; exact at both ends."""
+    """Return half a cosine from `highest` at `first_step` to `lowest` at `last_step`; exact at both ends."""
     if last_step <= first_step:
         return highest
     if step >= last_step:

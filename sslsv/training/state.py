@@ -1,6 +1,5 @@
 """Build what changes while training, save it to a checkpoint, restore it from one."""
 
-import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +17,8 @@ from sslsv.runs.folder import RunFolder
 from sslsv.training.cached_gradients import ChunkReplay
 from sslsv.training.optim import build_optimizer
 
+# Plain values that a checkpoint keeps as they are.
+KEPT = ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds")
 SKIPPED_KINDS = ("utterances", "trial_recordings", "bank_files")  # trial recordings: of validation and test
 
 
@@ -47,9 +48,8 @@ def build_state(config: Config, size: CorpusSize, device: torch.device) -> Train
     model = build_model(config, size).to(device)
     if config.train.chunk_size is not None and not model.has_cacheable_projections:
         raise ValueError(
-            f"train.chunk_size is {config.train.chunk_size}, but {config.model.name} has no "
-            "projections whose gradients could be kept; set it to null, and train.recompute to true for less "
-            "memory."
+            f"train.chunk_size is {config.train.chunk_size}, but {config.model.name} has no projections "
+            "whose gradients could be kept; set it to null, and train.recompute to true for less memory"
         )
     if config.train.sync_batchnorm and distributed.world_size() > 1:
         synchronize_batchnorm(model)  # in place; after the move, because GPUs have a faster kind
@@ -73,9 +73,8 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     if distributed.world_size() == 1:
         return wrapped
     # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run
-    # would differ in the last bit from an undisturbed one.  Looking for unused parameters keeps the buckets
-    # as they are; the search costs nothing visible beside a CPU's step.  NCCL promises no bit-exactness
-    # anyway, so GPUs keep the faster form.  Buffers need no broadcast: queues and teachers are equal on all
+    # would differ in the last bit.  Looking for unused parameters, which is cheap on a CPU, keeps the buckets
+    # as they are.  NCCL is not exact anyway.  Buffers need no broadcast: queues and teachers are equal on all
     # workers by contract, and running statistics are shared before they are used (`share_buffers`).
     return DistributedDataParallel(
         wrapped, find_unused_parameters=device.type == "cpu", broadcast_buffers=False
@@ -85,17 +84,12 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
 def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
     """Return the state as a checkpoint, which shares the state's tensors."""
     return Checkpoint(
-        step=state.step,
         config=to_yaml(config),
         corpus_size=(state.size.num_utterances, state.size.num_speakers),
         model=state.model.state_dict(),
         optimizer=state.optimizer.state_dict(),
         scaler=state.scaler.state_dict(),
-        best_value=state.best_value,
-        best_step=state.best_step,
-        stop_reason=state.stop_reason,
-        validations_without_gain=state.validations_without_gain,
-        seconds=state.seconds,
+        **{key: getattr(state, key) for key in KEPT},
         skipped={kind: dict(found) for kind, found in state.skipped.items()},
         environment=describe_environment(),
     )
@@ -114,12 +108,7 @@ def restore_state(state: TrainingState, folder: RunFolder) -> None:
     state.optimizer.load_state_dict(checkpoint.optimizer)
     if checkpoint.scaler and state.scaler.is_enabled():
         state.scaler.load_state_dict(checkpoint.scaler)
-    for key in ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds"):
+    for key in KEPT:
         setattr(state, key, getattr(checkpoint, key))
     for kind, found in checkpoint.skipped.items():
         state.skipped[kind].update(found)
-    before, now = checkpoint.environment, describe_environment()
-    different = [name for name in ("torch", "numpy") if before.get(name) != now.get(name)]
-    changed = {name: f"{before.get(name)} -> {now.get(name)}" for name in different}
-    if changed and distributed.is_main():
-        warnings.warn(f"resuming with other library versions, so not bit for bit: {changed}", stacklevel=2)

@@ -90,7 +90,7 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
     with torch.cuda.stream(_copies(device)):
         moved = tensor.to(device, non_blocking=True)
     torch.cuda.current_stream(device).wait_stream(_copies(device))
-    moved.record_stream(torch.cuda.current_stream(device))  # else its memory could be given away too early
+    moved.record_stream(torch.cuda.current_stream(device))  # Else its memory could be reused too early.
     return moved
 
 

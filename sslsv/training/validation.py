@@ -3,7 +3,7 @@
 import contextlib
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,10 +23,7 @@ from sslsv.training.state import TrainingState
 
 
 class TrainingError(RuntimeError):
-    """Training can't go on, for a reason that all workers see and that a restart would meet again.
-
-    The message is for the user.
-    """
+    """Say to the user why training can't go on; all workers see it, and a restart would meet it again."""
 
 
 def start_together(prepare: Callable[[], None]) -> None:
@@ -41,9 +38,7 @@ def start_together(prepare: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         sentence = f"Training worker {distributed.rank()} on {socket.gethostname()} can't start: {error}"
         problem, cause = (sentence, isinstance(error, OSError)), error
-    first = next(filter(None, distributed.gather_objects(problem)), None)
-    if first is not None:
-        sentence, is_of_storage = first
+    for sentence, is_of_storage in filter(None, distributed.gather_objects(problem)):
         raise TrainingError(sentence) from (cause or (OSError(sentence) if is_of_storage else None))
 
 
@@ -59,7 +54,9 @@ def validate(
         result = _verify(embedder, validation, state)
         record |= result.metrics | collapse_report(torch.from_numpy(result.embeddings))
     if probe is not None:
-        record |= _measure(embedder, probe, state)
+        with _stopping_training():
+            record |= probe.measure(embedder)
+        state.skipped["trial_recordings"].update(probe.sample.bad_recordings)
     criterion = config.evaluation.chosen_by
     if criterion is None:
         return record
@@ -68,12 +65,9 @@ def validate(
 
 
 def note_best(record: dict[str, Any], criterion: Criterion, state: TrainingState, config: Config) -> None:
-    """Note in `state` a criterion better than ever before, or count one more validation without gain.
-
-    The embeddings of a collapsed model are rounding errors in all directions, a high rank: without labels it
-    is never the best.
-    """
+    """Note in `state` a criterion better than ever before, or count one more validation without gain."""
     value = record[criterion]
+    # Embeddings of a collapsed model are rounding errors in all directions, which looks like a high rank.
     can_win = not (criterion.startswith("label_free/") and _has_collapsed(record, config))
     if can_win and (state.best_value is None or is_better(criterion, value, state.best_value)):
         state.best_value, state.best_step, state.validations_without_gain = value, state.step, 0
@@ -91,21 +85,18 @@ def test(embedder: Embedder, tests: list[TrialSet], state: TrainingState) -> dic
 
 
 def _verify(embedder: Embedder, trial_set: TrialSet, state: TrainingState) -> Verification:
-    try:
+    with _stopping_training():
         result = verify(embedder, trial_set)
-    except VerificationError as error:
-        raise TrainingError(str(error)) from error
     state.skipped["trial_recordings"].update(result.bad_recordings)
     return result
 
 
-def _measure(embedder: Embedder, probe: Probe, state: TrainingState) -> dict[str, float]:
+@contextlib.contextmanager
+def _stopping_training() -> Iterator[None]:
     try:
-        values = probe.measure(embedder)
+        yield
     except VerificationError as error:
         raise TrainingError(str(error)) from error
-    state.skipped["trial_recordings"].update(probe.sample.bad_recordings)
-    return values
 
 
 def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config) -> str | None:
@@ -124,21 +115,6 @@ def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config)
         )
         if collapse.action == "stop":
             return str(record["notice"])
-    return out_of_patience(state, config)
-
-
-def _has_collapsed(record: dict[str, Any], config: Config) -> bool:
-    return _spread(record) < config.train.collapse.min_feature_std
-
-
-def _spread(record: dict[str, Any]) -> float:
-    """`feature_std` of the validation recordings; else that of the probe; else that of the batches."""
-    keys = ("feature_std", "label_free/feature_std", "batch_feature_std")
-    return next(float(record[key]) for key in keys if key in record)
-
-
-def out_of_patience(state: TrainingState, config: Config) -> str | None:
-    """Return why early stopping is due, or None."""
     patience = config.train.patience
     if patience is None or state.validations_without_gain < patience:
         return None
@@ -147,6 +123,16 @@ def out_of_patience(state: TrainingState, config: Config) -> str | None:
         f"Stopped early at step {state.step}: {config.evaluation.chosen_by} has not got better in {patience} "
         f"validations (train.patience); {best}."
     )
+
+
+def _has_collapsed(record: dict[str, Any], config: Config) -> bool:
+    return _spread(record) < config.train.collapse.min_feature_std
+
+
+def _spread(record: dict[str, Any]) -> float:
+    """Return `feature_std` of the validation recordings, else of the probe, else of the batches."""
+    keys = ("feature_std", "label_free/feature_std", "batch_feature_std")
+    return next(float(record[key]) for key in keys if key in record)
 
 
 def check_finite(record: dict[str, Any], model: nn.Module, config: Config) -> None:
@@ -164,11 +150,9 @@ def check_finite(record: dict[str, Any], model: nn.Module, config: Config) -> No
 
 
 def check_bad_share(bad_utterances: dict[str, str], seen: int, config: Config) -> None:
-    """Raise TrainingError, with the list, when too large a share of the utterances seen can't be read.
-
-    One alone never stops a run: at its very beginning it would be a large share.
-    """
+    """Raise TrainingError, with the list, when too large a share of the utterances seen can't be read."""
     share = len(bad_utterances) / seen
+    # One alone never stops a run: at its very beginning it would be a large share.
     if share > config.data.max_bad_share and len(bad_utterances) > 1:
         listed = "\n  ".join(bad_utterances.values())
         raise TrainingError(
@@ -188,7 +172,7 @@ def summarize(
     meter: Meter,
     config: Config,
 ) -> dict[str, Any]:
-    """What the run came to: test metrics of the last and the best checkpoint, counts, time, environment.
+    """Return test metrics of the last and the best checkpoint, counts, time and environment.
 
     Leaves the best weights in `state.model`.
     """
@@ -198,13 +182,11 @@ def summarize(
     if state.best_step is not None:
         criterion = config.evaluation.chosen_by
         best = {"step": state.best_step, "criterion": criterion, "value": state.best_value}
-        is_other = state.best_step != state.step
-        name = _best_name(folder) if tests and is_other else None
-        if name is not None:
+        if state.best_step == state.step:
+            best |= last
+        elif tests and (name := _best_name(folder)) is not None:
             state.model.load_state_dict(read_checkpoint(folder, name).model)
             best |= test(embedder, tests, state)
-        elif not is_other:
-            best |= last
     samples = (state.step - meter.first_step) * meter.batch_size
     return {
         "is_finished": True,
@@ -224,7 +206,7 @@ def summarize(
 
 
 def _best_name(folder: RunFolder) -> str | None:
-    """The sound file of the best checkpoint, the same on every worker, or None when it is damaged or gone."""
+    """Return the file of the best checkpoint, the same on every worker; None if it is damaged or gone."""
     name = None
     if distributed.is_main():
         with contextlib.suppress(ValueError):

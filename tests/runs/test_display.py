@@ -1,12 +1,10 @@
-"""What the command shows of a run, read from the files of its folder."""
-
 import json
 import time
 
 import pytest
 
 from sslsv.runs import display
-from sslsv.runs.display import Notices, live_display
+from sslsv.runs.display import live_display
 from sslsv.runs.folder import RunFolder
 
 RECORD = {"step": 7, "total_steps": 40, "epoch": 1.75, "loss": 2.5, "eer": None, "seconds_left": 3725.4}
@@ -17,7 +15,7 @@ def folder(tmp_path):
     folder = RunFolder(str(tmp_path), "run")
     # An earlier command has left these.
     folder.append_lines("metrics.jsonl", [json.dumps(RECORD | {"step": 3})])
-    Notices(folder).notice("an old sentence")
+    folder.notice("an old sentence")
     return folder
 
 
@@ -33,7 +31,7 @@ def shown(capsys, words):
 def test_live_display__draws_the_newest_record_and_prints_new_notices(folder, capsys):
     with live_display(folder, is_shown=True) as notice:
         time.sleep(0.6)  # it has looked once
-        Notices(folder).notice("a sentence of\na worker")
+        folder.notice("a sentence of\na worker")
         notice("a sentence of the command")
         folder.append_lines("metrics.jsonl", [json.dumps(RECORD), '{"step": 8, "lo'])  # being written
         found = shown(capsys, "step 7")

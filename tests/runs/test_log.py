@@ -7,13 +7,7 @@ from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import RunLog, wandb_environment, wandb_mode
 
 
-class Notices(list):
-    """A board that keeps what it is told."""
-
-    notice = list.append
-
-
-def open_log(folder, first_step, wandb="disabled", tensorboard=False, board=None):
+def open_log(folder, first_step, wandb="disabled", tensorboard=False):
     return RunLog(
         folder,
         first_step=first_step,
@@ -21,7 +15,6 @@ def open_log(folder, first_step, wandb="disabled", tensorboard=False, board=None
         use_tensorboard=tensorboard,
         wandb_mode=wandb,
         wandb_project="p",
-        board=board,
     )
 
 
@@ -102,9 +95,10 @@ def test_run_log__a_wandb_that_fails_kills_no_run(
         return object()
 
     monkeypatch.setattr(wandb, "init", init)
-    folder, told = RunFolder(str(tmp_path), "run"), Notices()
+    folder = RunFolder(str(tmp_path), "run")
     folder.write_json("run.json", {"wandb_id": "abc123"})
-    log = open_log(folder, 0, wandb=asked, board=told)
+    log = open_log(folder, 0, wandb=asked)
+    told = folder.read("notices.log").decode().splitlines() if folder.has("notices.log") else []
     assert (log.wandb is not None) == gets_a_run
     assert len(told) == len(sentences)
     assert all(re.search(sentence, text) for sentence, text in zip(sentences, told, strict=True))

@@ -107,7 +107,7 @@ def test_training__in_chunks_a_cut_run_goes_on_to_the_same_weights(
             raise KeyboardInterrupt
         return take_step(state, *arguments, **settings)
 
-    monkeypatch.setattr(train_loop, "train_batches", batches)
+    monkeypatch.setattr("sslsv.training.corpus.train_batches", batches)
     monkeypatch.setattr(train_loop, "share", lambda maker: maker)
     train = TrainConfig(epochs=2, batch_size=8, log_every_steps=2, precision="bf16", channels_last=True)
     train = dataclasses.replace(train, chunk_size=4, sync_batchnorm=False, recompute=True)

@@ -34,7 +34,7 @@ def without_ray(monkeypatch):
     def batches(plan, maker, first, last, *, rank, world_size, **resources):
         return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
 
-    monkeypatch.setattr(train_loop, "train_batches", batches)
+    monkeypatch.setattr("sslsv.training.corpus.train_batches", batches)
     monkeypatch.setattr(train_loop, "share", lambda maker: maker)
 
 

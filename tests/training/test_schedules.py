@@ -69,10 +69,3 @@ def test_learning_rate__is_positive_for_runs_of_one_step(name: str) -> None:
 def test_learning_rate__keeps_the_last_rate_past_the_end(name: str) -> None:
     config = ScheduleConfig(name=name, warmup_epochs=1.0)  # type: ignore[arg-type]
     assert learning_rate(config, BASE, 99, 40, 10) == config.min_learning_rate
-
-
-def test_learning_rate__refuses_points_outside_of_any_run() -> None:
-    with pytest.raises(ValueError, match="step -1 of 40"):
-        learning_rate(ScheduleConfig(), BASE, -1, 40, 10)
-    with pytest.raises(ValueError, match="at least 1"):
-        learning_rate(ScheduleConfig(), BASE, 0, 0, 10)
