@@ -10,7 +10,7 @@ from torch import Tensor
 from sslsv.config import Config
 from sslsv.data.lists import Manifest
 from sslsv.data.pipeline import Batch, share, train_batches
-from sslsv.data.stream import InOrder, RowSource
+from sslsv.data.stream import InOrder, Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.verification import PRECISIONS
 from sslsv.models.base import CorpusSize, Model
@@ -27,7 +27,7 @@ class TrainingCorpus:
         self.manifest, self.config, self.device = manifest, config, device
         self.size = CorpusSize(len(manifest), manifest.num_speakers)
 
-    def batches(self, plan: RowSource, maker: Any, first_step: int, last_step: int) -> Iterator[Batch]:
+    def batches(self, plan: Plan | InOrder, maker: Any, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield this worker's share of the batches of some steps, made by Ray Data; see `train_batches`."""
         resources = self.config.resources
         return train_batches(
