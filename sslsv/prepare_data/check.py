@@ -39,6 +39,7 @@ from sslsv.data.recordings import INDEX
 from sslsv.data.section import BANK_FOLDERS
 from sslsv.prepare_data.convert import map_files
 from sslsv.prepare_data.disk import naming_full_disk, progress, write_whole
+from sslsv.prepare_data.folder import trial_line
 
 Mask = npt.NDArray[np.bool_]
 
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(judged.append_column("is_bad", pa.array(is_bad)), sink)
     write_whole(report / "files.parquet", sink.getvalue())
-    is_good = [_check_list(corpus, name, is_bad, measured, report) for name in corpus.lists]
+    is_good = [_check_list(corpus, name, is_bad, measured) for name in corpus.lists]
     if not is_good:
         print(f"{corpus.root} has no list of these recordings; if another folder has it: --root FOLDER.")
     print(f"{is_bad.sum()} bad files; the report: {report}/files.parquet")
@@ -120,12 +121,11 @@ def find_corpus(target: str, root: str | None) -> Corpus:
     """Return what a folder or list names; raises as the readers of lists do."""
     is_folder = os.path.isdir(target)
     corpus = Corpus(root or (target if is_folder else os.path.dirname(target) or "."))
-    for folder in (target, corpus.root):
-        if os.path.isfile(os.path.join(folder, INDEX)):
-            raise ValueError(
-                f"{folder} is a packed folder, whose recordings are no files: check the folder that it was "
-                "packed from; `prepare_data pack`, repeated, checks every byte of a packed one."
-            )
+    if os.path.isfile(os.path.join(corpus.root, INDEX)):
+        raise ValueError(
+            f"{corpus.root} is a packed folder, whose recordings are no files: check the folder that it was "
+            "packed from; `prepare_data pack`, repeated, checks every byte of a packed one."
+        )
     if is_folder:
         corpus.rows(find_audio_files(os.path.abspath(target)))
     found = set(corpus.files)
@@ -261,14 +261,13 @@ def judge(
     return found
 
 
-def _check_list(corpus: Corpus, name: str, is_bad: Mask, measured: pa.Table, report: Path) -> bool:
+def _check_list(corpus: Corpus, name: str, is_bad: Mask, measured: pa.Table) -> bool:
     """Write LIST.checked if a list has bad lines and say so; returns whether it is good."""
-    trials, num_speakers = corpus.lists[name], 2
+    trials = corpus.lists[name]
     if trials is None:
         rows = [(speaker, path) for _, speaker, path in train_rows(corpus.root, name)]
         is_kept = ~is_bad[corpus.rows(path for _, path in rows)]
         kept = [f"{speaker} {path}" for good, (speaker, path) in zip(is_kept, rows, strict=True) if good]
-        num_speakers = len({speaker for good, (speaker, _) in zip(is_kept, rows, strict=True) if good})
     else:
         faults = find_trial_faults(trials)
         if faults:
@@ -276,19 +275,11 @@ def _check_list(corpus: Corpus, name: str, is_bad: Mask, measured: pa.Table, rep
         is_lost = measured["digest"].is_null().to_numpy()[corpus.rows(trials.paths)]
         is_kept = faults.is_kept & ~is_lost[trials.enrol] & ~is_lost[trials.test]
         lines = zip(is_kept, trial_rows(corpus.root, name), strict=True)
-        trials_kept = [(str(int(label)), *paths) for good, (_, label, *paths) in lines if good]
-        kept = [("\t" if " " in "".join(fields) else " ").join(fields) for fields in trials_kept]
-    if num_speakers < 2:
-        print(f"{name}: its good lines have {num_speakers} speakers; telling speakers apart takes 2 or more.")
+        kept = [trial_line(label, *pair) for good, (_, label, *pair) in lines if good]
     if is_kept.all():
         print(f"{name}: all {len(kept)} lines are good")
-        return num_speakers > 1
-    content = "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape")
+        return True
     place = Path(corpus.root) / f"{name}.checked"
-    try:
-        write_whole(place, content)
-    except OSError:  # the list's folder can't be written
-        place = report / f"{Path(name).name}.checked"
-        write_whole(place, content)
+    write_whole(place, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
     print(f"{place}: {len(kept)} good lines of {name}, {len(is_kept) - len(kept)} left out")
     return False

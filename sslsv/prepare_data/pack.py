@@ -7,37 +7,40 @@ pack goes on when the command is repeated; on a finished one it checks every byt
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
 from sslsv.data.lists import find_lists, is_trial_list, read_trials, train_rows
-from sslsv.data.recordings import INDEX, Folder, Packed
-from sslsv.data.section import BANK_FOLDERS
-from sslsv.prepare_data.disk import check_room, naming_full_disk, progress, readable_bytes, write_whole
-from sslsv.prepare_data.shard_files import Shard, check_shard, write_index, write_shard
+from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Folder, Packed
+from sslsv.data.section import BANK_FOLDERS, RIR_FOLDER
+from sslsv.prepare_data.disk import check_space, naming_full_disk, progress, readable_bytes, write_whole
 
 _UNFINISHED = "packing.json"  # in a folder that is not finished: what it is a pack of
 _NAMED = 10  # unreadable recordings that are named; the index holds all
+_AT_ONCE = 60 * SAMPLE_RATE  # samples read at a time: bounds the memory, whatever the length of a recording
+_CHECKED_AT_ONCE = 2**24  # bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data pack` takes."""
     add = parser.add_argument
     add("root", type=Path, metavar="DATA_ROOT", help="folder of the lists and recordings")
-    add(
-        "--lists",
-        nargs="+",
-        metavar="LIST",
-        help="train and trial lists (*train_list, *trials*, *_test_* in DATA_ROOT)",
-    )
+    lists = "train and trial lists (*train_list, *trials*, *_test_* in DATA_ROOT)"
+    add("--lists", nargs="+", metavar="LIST", help=lists)
     add("--out", type=Path, help="where to write (DATA_ROOT/packed)")
     add("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
     add("--jobs", type=int, default=os.cpu_count(), help="files made at once (%(default)s)")
@@ -51,9 +54,9 @@ def run(options: argparse.Namespace) -> int:
     packed = Packed(os.path.abspath(out))
     bad, shards = packed.unreadable(), packed.facts["shards"]
     size = readable_bytes(2 * sum(shard["num_samples"] for shard in shards))
-    noises, rooms = (len(packed.find(name)) for name in BANK_FOLDERS)
+    noises, rirs = (len(packed.find(name)) for name in BANK_FOLDERS)
     print(
-        f"{out}: {len(packed)} recordings, {noises} noises and {rooms} rooms among them, {size} in "
+        f"{out}: {len(packed)} recordings, {noises} noises and {rirs} rooms among them, {size} in "
         f"{len(shards)} files: {'packed' if is_new else 'is there already; all its checksums hold'}."
     )
     for sentence in list(bad.values())[:_NAMED]:
@@ -76,37 +79,35 @@ def pack(
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
     recordings = Folder(root)
     lists = find_lists(root) if lists is None else lists
-    noises, rooms = (recordings.find(name) for name in BANK_FOLDERS)
-    for name, found in zip(BANK_FOLDERS, (noises, rooms), strict=True):
+    in_banks = [recordings.find(name) for name in BANK_FOLDERS]
+    for name, found in zip(BANK_FOLDERS, in_banks, strict=True):
         if not found:
             print(f"{root / name} holds no audio: packed without it.")
-    names = sorted({*_names_in(root, lists), *noises, *rooms}, key=os.fsencode)
+    names = sorted({*_names_in(root, lists), *in_banks[0], *in_banks[1]}, key=os.fsencode)
     source = _identity(recordings, [*names, *lists])
     if (out / INDEX).exists():
-        packed = Packed(os.path.abspath(out))
-        if packed.facts["source"] != source:
+        facts = Packed(os.path.abspath(out)).facts
+        if facts["source"] != source:
             raise FileExistsError(
                 f"{out} is packed from other lists or recordings, or they changed since: choose another "
                 "--out, or delete it."
             )
         with ThreadPoolExecutor(jobs) as pool:
-            written = [Shard(**shard, recordings=[]) for shard in packed.facts["shards"]]
-            list(pool.map(functools.partial(check_shard, out), written))
+            list(pool.map(lambda shard: _check_shard(out, shard["file"], shard["sha256"]), facts["shards"]))
         return False
     there = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
     # About as much as the files take: 16 bits a sample, as most of them have.
-    check_room(out, sum(_size(recordings, name) for name in names) - there, f"Packing {root}")
+    check_space(out, sum(_size(recordings, name) for name in names) - there, f"Packing {root}")
     _begin(out, {"source": source, "shard_mb": shard_mb})
     parts = _parts(recordings, names, shard_mb * 2**20)
     is_stopped = Event()
     with progress("packing", len(names)) as bar, ThreadPoolExecutor(jobs) as pool:
-
-        def write(number: int) -> Shard:
-            which = (out, number, recordings, parts[number], frozenset(rooms))
-            return write_shard(*which, bar.update, is_stopped)
-
         try:
-            shards = list(pool.map(write, range(len(parts))))
+            writing = [
+                pool.submit(_write_shard, out, number, recordings, part, bar, is_stopped)
+                for number, part in enumerate(parts)
+            ]
+            shards = [each.result() for each in writing]
         except BaseException:
             is_stopped.set()
             pool.shutdown(cancel_futures=True)
@@ -114,7 +115,7 @@ def pack(
     for name in lists:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, out / name)
-    write_index(out, parts, shards, source)
+    _write_index(out, parts, shards, source)
     for leftover in (*out.glob("shard-*.json"), out / _UNFINISHED):
         leftover.unlink()
     return True
@@ -155,14 +156,10 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
     marker = out / _UNFINISHED
     if not out.exists() or not any(out.iterdir()):
         write_whole(marker, json.dumps(job).encode())
-    found = json.loads(marker.read_text()) if marker.exists() else {}
-    if found.get("source") != job["source"]:
-        state = "an unfinished pack of other recordings" if found else "something else"
-        raise FileExistsError(f"{out} holds {state}: choose another --out, or delete it.")
-    if found != job:
+    if not marker.exists() or json.loads(marker.read_text()) != job:
         raise FileExistsError(
-            f"{out} holds a pack that was begun with --shard-mb {found['shard_mb']}, and this is "
-            f"{job['shard_mb']}: give the same to finish it, or delete it."
+            f"{out} holds something else, or an unfinished pack of other recordings or with another "
+            "--shard-mb: choose another --out, or delete it."
         )
 
 
@@ -176,3 +173,92 @@ def _parts(recordings: Folder, names: list[str], part_bytes: int) -> list[list[s
         parts[-1].append(name)
         size += _size(recordings, name)
     return parts
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A written file of samples: name, length, checksum, and the length (or error) of each recording."""
+
+    file: str
+    num_samples: int
+    sha256: str
+    recordings: list[tuple[int, str]]  # samples and "", or 0 and why it is unreadable
+
+
+def _write_shard(
+    out: Path, number: int, recordings: Folder, names: list[str], bar: Any, is_stopped: Event
+) -> _Shard:
+    """Write recordings, one after the other, to a file that appears when it is complete.
+
+    One that an earlier call wrote is checked and kept. InterruptedError soon follows `is_stopped`.
+    """
+    file, notes = f"shard-{number:05d}.int16", out / f"shard-{number:05d}.json"
+    if notes.exists():
+        shard = _Shard(**json.loads(notes.read_text()))
+        with contextlib.suppress(ValueError):
+            _check_shard(out, file, shard.sha256)
+            bar.update(len(names))
+            return shard
+    digest, lengths = hashlib.sha256(), list[tuple[int, str]]()
+    partial = out / f"{file}.partial"
+    with partial.open("wb") as target:
+        for name in names:
+            if is_stopped.is_set():
+                raise InterruptedError("packing was stopped")
+            start, digest_before = target.tell(), digest.copy()
+            try:
+                for piece in _pieces(recordings, name):
+                    data = piece.astype("<i2", copy=False).tobytes()
+                    target.write(data)
+                    digest.update(data)
+                lengths.append(((target.tell() - start) // 2, ""))
+            except AudioError as error:
+                target.seek(start)
+                target.truncate()
+                digest = digest_before
+                lengths.append((0, str(error)))
+            bar.update()
+        num_samples = target.tell() // 2
+    partial.replace(out / file)
+    shard = _Shard(file, num_samples, digest.hexdigest(), lengths)
+    write_whole(notes, json.dumps(asdict(shard)).encode())
+    return shard
+
+
+def _pieces(recordings: Folder, name: str) -> Iterator[Samples]:
+    with recordings.open(name) as recording:
+        if name.startswith(f"{RIR_FOLDER}/"):
+            yield recording.read_rir()
+            return
+        for start in range(0, recording.num_samples, _AT_ONCE):
+            yield recording.read_int16(start, min(_AT_ONCE, recording.num_samples - start))
+
+
+def _check_shard(out: Path, file: str, sha256: str) -> None:
+    """Raise ValueError if a file of samples is not what was written."""
+    digest = hashlib.sha256()
+    with contextlib.suppress(FileNotFoundError), (out / file).open("rb") as samples:
+        while data := samples.read(_CHECKED_AT_ONCE):
+            digest.update(data)
+    if digest.hexdigest() != sha256:
+        raise ValueError(
+            f"{out / file} is damaged: its checksum is not that of the index. Delete {out}, pack again."
+        )
+
+
+def _write_index(out: Path, parts: list[list[str]], shards: list[_Shard], source: str) -> None:
+    """Write the index of shards that hold the recordings named in `parts`; the folder is complete then."""
+    lengths = [np.array([length for length, _ in shard.recordings], dtype=np.int64) for shard in shards]
+    columns = {
+        "name": pa.array([os.fsencode(name) for part in parts for name in part], pa.binary()),
+        "shard": pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])),
+        "first_sample": pa.array(np.concatenate([np.cumsum(each) - each for each in lengths])),
+        "num_samples": pa.array(np.concatenate(lengths)),
+        "error": pa.array([why for shard in shards for _, why in shard.recordings], pa.string()),
+    }
+    files = [{"file": each.file, "num_samples": each.num_samples, "sha256": each.sha256} for each in shards]
+    facts = {"format": FORMAT, "sample_rate": SAMPLE_RATE, "shards": files, "source": source}
+    table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(facts)})
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink, compression="zstd")
+    write_whole(out / INDEX, sink.getvalue())

@@ -9,7 +9,7 @@ import filelock
 import numpy as np
 import pytest
 
-from sslsv.prepare_data.download import SOURCES, DownloadError, Remote, Supply, download, read_sources
+from sslsv.prepare_data.download import SOURCES, DownloadError, Remote, download, read_sources
 from sslsv.settings import parse_yaml
 from tests.prepare_data.corpus_server import Server, md5, serving
 
@@ -19,6 +19,7 @@ NAME = "vox1_test_wav.zip"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("sslsv.prepare_data.download._FIRST_PAUSE_SECONDS", 0.01)
     for name in ("USER", "PASSWORD"):
         monkeypatch.delenv(f"SSLSV_VOXCELEB_{name}", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
@@ -26,11 +27,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield running
 
 
-def fetch(
-    url: str, folder: Path, sum_: str | None = md5(CONTENT), tries: int = 6, takes_secrets: bool = True
-) -> Path:
-    remote = Remote(NAME, f"{url}/{NAME}", sum_, takes_secrets, "Access is requested at https://x")
-    return download(remote, Supply(folder, folder, (), {}, tries), first_pause_seconds=0.01)
+def fetch(url: str, folder: Path, sum_: str | None = md5(CONTENT), takes_secrets: bool = True) -> Path:
+    how_to_get = "Access is requested at https://x"
+    return download(Remote(NAME, f"{url}/{NAME}", sum_, takes_secrets, how_to_get), folder)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -45,9 +44,9 @@ def test_download__goes_on_by_itself_where_the_connection_broke(server: Server, 
 
 
 def test_download__continues_an_earlier_run_without_fetching_twice(server: Server, tmp_path: Path) -> None:
-    server.break_after[NAME] = [1_200_000, 0, 0, 0]
-    with pytest.raises(DownloadError, match=r"broke off 3 times .*; the 1.20MB that came are kept"):
-        fetch(server.url, tmp_path, tries=3)
+    server.break_after[NAME] = [1_200_000, *[0] * 6]
+    with pytest.raises(DownloadError, match=r"broke off 6 times .*; the 1.20MB that came are kept"):
+        fetch(server.url, tmp_path)
     assert (tmp_path / f"{NAME}.part").stat().st_size == 1_200_000
     assert fetch(server.url, tmp_path).read_bytes() == CONTENT
     assert server.sent[NAME] == len(CONTENT)
@@ -75,13 +74,13 @@ def test_download__of_a_file_that_has_become_shorter_begins_anew(server: Server,
 def test_download__tries_again_when_the_server_is_busy(server: Server, tmp_path: Path) -> None:
     server.statuses[NAME] = 503
     threading.Timer(0.2, server.statuses.clear).start()
-    assert fetch(server.url, tmp_path, tries=12).read_bytes() == CONTENT
+    assert fetch(server.url, tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid", "ftp://x"])
-def test_download__dead_link_says_how_to_go_on(tmp_path: Path, address: str) -> None:
-    with pytest.raises(DownloadError, match=rf"{NAME} broke off 2 times .*Access is .*--from DIR"):
-        fetch(address, tmp_path, tries=2)
+def test_download__dead_link_says_how_to_go_on(server: Server, tmp_path: Path, address: str) -> None:
+    with pytest.raises(DownloadError, match=rf"{NAME} broke off 6 times .*Access is .*--from DIR"):
+        fetch(address, tmp_path)
 
 
 def test_download__keeps_what_has_another_md5_and_says_so(server: Server, tmp_path: Path) -> None:
@@ -135,11 +134,11 @@ def test_download__stops_with_a_sentence_when_the_disk_is_full_and_goes_on_later
 ) -> None:
     program = (
         "import resource, sys; from pathlib import Path\n"
-        "from sslsv.prepare_data.download import Remote, Supply, download\n"
+        "from sslsv.prepare_data.download import Remote, download\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))\n"
         "folder = Path(sys.argv[1])\n"
         f"remote = Remote({NAME!r}, '{server.url}/{NAME}', None, False)\n"
-        "try: download(remote, Supply(folder, folder, (), {}, 2))\n"
+        "try: download(remote, folder)\n"
         "except OSError as error: print(error)\n"
     )
     command = [sys.executable, "-c", program, tmp_path]

@@ -8,7 +8,7 @@ import soundfile
 
 from sslsv.data.audio import AudioError, read_whole
 from sslsv.data.recordings import Packed
-from sslsv.prepare_data import shard_files
+from sslsv.prepare_data import pack as packing
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.pack import pack
 from tests.prepare_data.full_disk import largest_file
@@ -82,15 +82,15 @@ def test_pack__never_overwrites(corpus: Path, tmp_path: Path, capsys: pytest.Cap
 def pack_until_it_fails(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Pack with a disk that is full once, at recording 60; returns the list that all names read are put on."""
     read: list[str] = []
-    real = shard_files._pieces
+    real = packing._pieces
 
-    def fail_once(recordings: object, name: str, *, is_room: bool) -> object:
+    def fail_once(recordings: object, name: str) -> object:
         read.append(name)
         if len(read) == 60:
             raise OSError(28, "No space left on device")
-        return real(recordings, name, is_room=is_room)
+        return real(recordings, name)
 
-    monkeypatch.setattr(shard_files, "_pieces", fail_once)
+    monkeypatch.setattr(packing, "_pieces", fail_once)
     with pytest.raises(OSError, match="No space"):
         pack(corpus, out, shard_mb=1, jobs=1)
     assert not (out / "index.parquet").exists()
@@ -131,7 +131,7 @@ def test_pack__interrupted_is_not_mixed_with_shards_of_another_size(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack_until_it_fails(corpus, tmp_path / "out", monkeypatch)
-    with pytest.raises(FileExistsError, match="begun with --shard-mb 1, and this is 2: give the same"):
+    with pytest.raises(FileExistsError, match="or with another --shard-mb"):
         pack(corpus, tmp_path / "out", shard_mb=2, jobs=1)
     assert pack(corpus, tmp_path / "out", shard_mb=1, jobs=1)
 
@@ -164,7 +164,7 @@ def test_pack__unreadable_recordings_are_named(corpus: Path, capsys: pytest.Capt
 
 
 def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_files, "_AT_ONCE", 7000)
+    monkeypatch.setattr(packing, "_AT_ONCE", 7000)
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (44100, 2))
     soundfile.write(tmp_path / "a.wav", stereo, 44100)
     (tmp_path / "a_train_list").write_text("a a.wav\n")
