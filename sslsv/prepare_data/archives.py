@@ -90,9 +90,8 @@ def open_zip(
                 "compare the sizes with those at its source."
             ) from error
         for info in infos:
-            _check_member(
-                label, info.filename, stat.S_ISLNK(info.external_attr >> 16) or info.flag_bits & 0x1
-            )
+            is_encrypted = info.flag_bits % 2 == 1
+            _check_member(label, info.filename, stat.S_ISLNK(info.external_attr >> 16) or is_encrypted)
         places = ((info, None if info.is_dir() else place_of(info.filename)) for info in infos)
         found = [(info, place) for info, place in places if place is not None]
         if not found:
@@ -138,13 +137,10 @@ def read_tar(paths: Sequence[Path], suffix: str) -> Iterator[tuple[str, bytes]]:
 
 def _check_member(label: str, name: str, is_odd: bool) -> None:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name.split("/")[0]:
-        fault = f"a file named {name!r}, which leads out of the folder: refused"
-    elif is_odd:
-        fault = f"a link, a device or an encrypted file ({name}): refused"
-    else:
-        return
-    raise ArchiveError(f"{label} holds {fault}, it is not the archive it should be.")
+    leads_out = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]
+    if leads_out or is_odd:
+        fault = "it leads out of the folder" if leads_out else "it is a link, a device or encrypted"
+        raise ArchiveError(f"{label} holds {name!r}, which is refused: {fault}. It is another archive.")
 
 
 def _label(paths: Sequence[Path]) -> str:

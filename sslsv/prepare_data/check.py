@@ -41,8 +41,6 @@ from sslsv.prepare_data.convert import map_files
 from sslsv.prepare_data.disk import naming_full_disk, progress, write_whole
 from sslsv.prepare_data.folder import trial_line
 
-Mask = npt.NDArray[np.bool_]
-
 SILENCE_DB = -60.0  # a frame below it is silent; full scale is 0 dB
 _FRAME = SAMPLE_RATE // 50  # 20 ms
 _BLOCK = 60 * SAMPLE_RATE  # read at a time, whatever the length of a recording; a multiple of the frame
@@ -77,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("target", metavar="DIR_OR_LIST", help="a folder, a train list or a list of trials")
     add("--root", help="data.root, which paths in lists are relative to (default: their folder)")
     add("--report", type=Path, help="folder for the report (default: checks/NAME)")
-    add("--cpus", type=int, default=os.cpu_count() or 1, help="processes that read (%(default)s)")
+    add("--cpus", type=int, metavar="N", help="processes that read (default: one for each CPU)")
     add("--min-seconds", type=float, default=1.0, help="shortest good recording (%(default)s)")
     add("--max-silent-share", type=float, default=0.95, help="time below -60 dB (%(default)s)")
     add("--max-clipped-share", type=float, default=0.01, help="samples at full scale (%(default)s)")
@@ -85,8 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check, write files.parquet and the checked lists, print what is bad; returns 1 if anything is."""
-    if options.cpus < 1:
-        raise ValueError(f"--cpus is {options.cpus}: at least 1 has to read.")
     corpus = find_corpus(options.target, options.root)
     report = options.report or Path("checks", os.path.basename(os.path.abspath(options.target)))
     with naming_full_disk(report):
@@ -98,18 +94,16 @@ def run(options: argparse.Namespace) -> int:
         counts = ", ".join(f"{rate['counts']} at {rate['values']} Hz" for rate in rates)
         lengths = f"{seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}"
         print(f"seconds: {lengths}; {counts}")
-    is_bad: Mask = np.zeros(len(measured), dtype=np.bool_)
-    judged, paths = measured, measured["path"]
-    for kind, (column, mask, values) in judge(measured, corpus, options).items():
-        is_bad |= mask
-        judged = judged.append_column(f"is_{kind}", pa.array(mask))
-        if mask.any():
-            print(f"{mask.sum()} {kind}:")
-        for i in np.flatnonzero(mask)[:_NAMED].tolist():
-            print(f"  {values[i]}" if kind == "unreadable" else f"  {paths[i]}: {column}{values[i]}")
+    faults = find_faults(measured, corpus, options)
+    kinds = np.full(len(measured), None, dtype=object)
+    for kind, found in faults.items():
+        kinds[list(found)] = kind
+        if found:
+            print(f"{len(found)} {kind}:", *list(found.values())[:_NAMED], sep="\n  ")
     sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(judged.append_column("is_bad", pa.array(is_bad)), sink)
+    pyarrow.parquet.write_table(measured.append_column("fault", pa.array(kinds, pa.string())), sink)
     write_whole(report / "files.parquet", sink.getvalue())
+    is_bad = kinds != None  # noqa: E711 - for each element
     is_good = [_check_list(corpus, name, is_bad, measured) for name in corpus.lists]
     if not is_good:
         print(f"{corpus.root} has no list of these recordings; if another folder has it: --root FOLDER.")
@@ -124,7 +118,7 @@ def find_corpus(target: str, root: str | None) -> Corpus:
     if os.path.isfile(os.path.join(corpus.root, INDEX)):
         raise ValueError(
             f"{corpus.root} is a packed folder, whose recordings are no files: check the folder that it was "
-            "packed from; `prepare_data pack`, repeated, checks every byte of a packed one."
+            "packed from."
         )
     if is_folder:
         corpus.rows(find_audio_files(os.path.abspath(target)))
@@ -148,7 +142,7 @@ def find_corpus(target: str, root: str | None) -> Corpus:
     return corpus
 
 
-def measure(files: list[str], record: Path, cpus: int) -> pa.Table:
+def measure(files: list[str], record: Path, cpus: int | None = None) -> pa.Table:
     """Return a table of SCHEMA with a row for each of `files` (absolute paths), in their order.
 
     `record` gets a JSON line for each file that was read, and is what the next run goes on from. Unreadable
@@ -229,39 +223,37 @@ def inspect(path: str) -> dict[str, Any]:
     return {**stamp(path), **form, **shares}
 
 
-def judge(
-    measured: pa.Table, corpus: Corpus, options: argparse.Namespace
-) -> dict[str, tuple[str, Mask, list[Any]]]:
-    """Return for each kind of fault what its values are, a mask (N,) of the faulty and the values (N,).
+def find_faults(measured: pa.Table, corpus: Corpus, options: argparse.Namespace) -> dict[str, dict[int, str]]:
+    """Return the faulty recordings of each kind: row and sentence, the gravest kind last.
 
     Of recordings with the same samples one stays: that of a trial list, so that the training copy has to go,
-    else the first. Noises and rooms only have to be readable.
+    else the first. Noises and rirs only have to be readable.
     """
     is_speech = np.array([not set(BANK_FOLDERS).intersection(path.split(os.sep)) for path in corpus.files])
+    paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
+    faults: dict[str, dict[int, str]] = {}
+    for kind, column, sign, limit in (
+        ("short", "seconds", -1, options.min_seconds),
+        ("clipped", "clipped_share", 1, options.max_clipped_share),
+        ("silent", "silent_share", 1, options.max_silent_share),
+    ):
+        values = measured[column].to_numpy()
+        rows = np.flatnonzero((sign * values > sign * limit) & is_speech).tolist()
+        faults[kind] = {i: f"{paths[i]}: {column} {values[i]}" for i in rows}
     is_in_trials = np.zeros(len(measured), dtype=np.bool_)
     for trials in corpus.lists.values():
         is_in_trials[corpus.rows(trials.paths if trials else [])] = True
-    paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
     first: dict[str, int] = {}
-    doubles: list[str | None] = [None] * len(paths)
+    faults["doubled"] = {}
     for i in np.argsort(~is_in_trials, kind="stable").tolist():
         if digests[i] is not None and is_speech[i] and first.setdefault(digests[i], i) != i:
-            doubles[i] = paths[first[digests[i]]]
-    found = {
-        "unreadable": ("", measured["digest"].is_null().to_numpy(), measured["error"].to_pylist()),
-        "doubled": ("the same samples as ", np.array([each is not None for each in doubles]), doubles),
-    }
-    values = {name: measured[name].to_numpy() for name in ("seconds", "silent_share", "clipped_share")}
-    for kind, name, is_beyond in (
-        ("short", "seconds", values["seconds"] < options.min_seconds),
-        ("silent", "silent_share", values["silent_share"] > options.max_silent_share),
-        ("clipped", "clipped_share", values["clipped_share"] > options.max_clipped_share),
-    ):
-        found[kind] = (f"{name} ", is_beyond & is_speech, values[name].tolist())
-    return found
+            faults["doubled"][i] = f"{paths[i]}: the same samples as {paths[first[digests[i]]]}"
+    errors = measured["error"].to_pylist()
+    faults["unreadable"] = {i: errors[i] for i, digest in enumerate(digests) if digest is None}
+    return faults
 
 
-def _check_list(corpus: Corpus, name: str, is_bad: Mask, measured: pa.Table) -> bool:
+def _check_list(corpus: Corpus, name: str, is_bad: npt.NDArray[np.bool_], measured: pa.Table) -> bool:
     """Write LIST.checked if a list has bad lines and say so; returns whether it is good."""
     trials = corpus.lists[name]
     if trials is None:

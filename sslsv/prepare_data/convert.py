@@ -7,6 +7,7 @@ Exit status: 0 all is copied, 1 some files could not be read, 2 nothing was done
 """
 
 import argparse
+import contextlib
 import io
 import os
 import zipfile
@@ -19,29 +20,19 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from sslsv.data.audio import (
-    AUDIO_SUFFIXES,
-    SAMPLE_RATE,
-    AudioError,
-    find_audio,
-    find_audio_files,
-    read_whole,
-    to_int16,
-)
+from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, find_audio_files, read_whole, to_int16
 from sslsv.prepare_data.archives import DAMAGED
 from sslsv.prepare_data.disk import check_space, progress, write_whole
 
 COMPRESSED_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr")  # decoded here, not read in training
 
 Item = tuple[str | zipfile.ZipInfo, str]  # a file, or a member of an archive; and where its samples go
-Failure = tuple[str, str]  # where the samples would have gone; why they could not
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 _BLOCK_FILES = 100  # some 8 s of work: starting a task costs milliseconds
 _GROWTH = {"wav": 3.5, "flac": 2.0}  # bytes for one of VoxCeleb2's AAC
 _MISSING_SECONDS = 0.2  # what a complete recording may lack: an AAC frame is 64 ms at 16 kHz
-_NAMED = 10  # failures that are printed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +49,7 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Copy what is not copied yet, rewrite the lists, name the failures; returns the exit status."""
+    """Copy what is not copied yet, and name what can't be read; returns the exit status."""
     folder, out = Path(os.path.abspath(options.folder)), Path(os.path.abspath(options.out))
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--out {out} lies in {folder}, which is to be copied: choose a place outside.")
@@ -70,54 +61,51 @@ def run(options: argparse.Namespace) -> int:
     if not places:
         raise ValueError(f"{folder} holds no audio files.")
     items = [(source, place) for place, source in places.items()]
-    failures = convert(items, out, str(folder), options.cpus)
-    num_done = len(items) - len(failures)
-    print(f"{out}: {num_done} of {len(items)} recordings are there; lists of them: prepare_data folder {out}")
-    for place, why in failures[:_NAMED]:
-        print(f"not copied: {places[place]}: {why}")
-    if failures[_NAMED:]:
-        print(f"not copied: {len(failures) - _NAMED} more")
-    return int(bool(failures))
+    is_whole = convert(items, out, str(folder), options.cpus)
+    print(f"lists of the copy: python -m sslsv.prepare_data folder {out}")
+    return int(not is_whole)
 
 
 def convert(
-    items: Sequence[Item],
-    out: Path,
-    title: str,
-    cpus: int | None = None,
-    archive: zipfile.ZipFile | None = None,
-) -> list[Failure]:
-    """Write the samples of every item that is not in `out` yet, in the format of its name; returns failures.
+    items: Sequence[Item], out: Path, title: str, cpus: int | None, archive: zipfile.ZipFile | None = None
+) -> bool:
+    """Write the samples of every item that is not in `out` yet; returns whether all are there now.
 
-    Raises OSError when the disk is too small or gets full.
+    An item's name says its format. What could not be read is named in OUT_failures.txt. Raises OSError when
+    the disk is too small or gets full.
     """
     out.mkdir(parents=True, exist_ok=True)
     # In whichever format: a recording that is there in another one is not needed twice.
-    present = {os.path.splitext(os.path.relpath(path, out))[0] for path in find_audio(out)}
+    present = {os.path.splitext(os.path.relpath(path, out))[0] for path in find_audio_files(out)}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
-    if not missing:
-        return []
     num_bytes = sum(
         os.path.getsize(source) if isinstance(source, str) else source.compress_size for source, _ in missing
     )
-    check_space(out, _GROWTH[missing[0][1].rpartition(".")[2]] * num_bytes, f"Converting {title}")
+    check_space(out, _GROWTH[items[0][1].rpartition(".")[2]] * num_bytes, f"Converting {title}")
 
-    def load(item: Item) -> tuple[str | bytes | None, Path]:
+    def load(item: Item) -> tuple[str | bytes, Path]:
         source, place = item
-        if archive is None or isinstance(source, str):
-            return str(source), out.resolve() / place
-        try:
-            return archive.read(source), out.resolve() / place
-        except DAMAGED:
-            return None, out.resolve() / place
+        content: str | bytes = b""
+        with contextlib.suppress(*DAMAGED):
+            content = archive.read(source) if archive else str(source)
+        return content, out.resolve() / place
 
-    failures: list[Failure] = []
+    failures = []
     with progress(f"convert {title}", len(items), done=len(items) - len(missing)) as bar:
         for i, why in map_files(_convert_one, missing, cpus, load):
             if why != "":
-                failures.append((missing[i][1], why or "its decoder's process died"))
+                failures.append(f"{missing[i][1]}: {why or 'it killed the process that decodes it'}\n")
             bar.update()
-    return sorted(failures)
+    print(f"{out}: {len(items) - len(failures):,} of {len(items):,} recordings are there.")
+    report = out.with_name(f"{out.name}_failures.txt")
+    report.unlink(missing_ok=True)
+    if failures:
+        write_whole(report, "".join(sorted(failures)).encode("utf-8", "surrogateescape"))
+        print(
+            f"{len(failures):,} could not be converted ({min(failures).strip()} ...); all are named in "
+            f"{report}, and the same command tries them again."
+        )
+    return not failures
 
 
 def map_files(
@@ -132,6 +120,8 @@ def map_files(
     A block whose process dies (a decoder that crashes, no memory left) is done again file by file, so that
     only the file that kills its process is lost. What `work` raises ends everything, as OSError.
     """
+    if cpus is not None and cpus < 1:
+        raise ValueError(f"--cpus is {cpus}: it must be 1 or more.")
     if not items:
         return
     import ray
@@ -179,12 +169,10 @@ def _work_niced(work: Callable[[Any], Result], items: Sequence[Any]) -> list[Res
     return [work(item) for item in items]
 
 
-def _convert_one(job: tuple[str | bytes | None, Path]) -> str:
+def _convert_one(job: tuple[str | bytes, Path]) -> str:
     """Write the samples of a file, by its path or content; returns "", or why they can't be had."""
     source, target = job
     try:
-        if source is None:
-            raise AudioError("damaged in the archive: its checksum differs")
         if isinstance(source, str) and source.lower().endswith(AUDIO_SUFFIXES):
             samples = to_int16(read_whole(source))
         else:
@@ -204,6 +192,8 @@ def decode(content: bytes) -> npt.NDArray[np.int16]:
 
     Raises AudioError when it is damaged, ends before the length in its header, or has no sound.
     """
+    if not content:
+        raise AudioError("it is empty, or damaged in its archive")
     pieces = [np.zeros(0, dtype=np.int16)]
     expected_seconds = 0.0
     try:

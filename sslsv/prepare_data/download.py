@@ -96,7 +96,7 @@ def obtain(set_name: str, options: argparse.Namespace) -> dict[str, list[Path]]:
     downloads = options.folder / "archives"
     places = (*options.given, downloads)
     found = {}
-    for name, parts in read_sources(options.sources)[set_name].items():
+    for name, parts in read_sources(set_name, options.sources).items():
         whole = _find(name, places)
         found[name] = (
             [whole] if whole else [_find(part.name, places) or download(part, downloads) for part in parts]
@@ -113,31 +113,23 @@ def _find(name: str, folders: Sequence[Path]) -> Path | None:
     return None
 
 
-def read_sources(file: Path = SOURCES) -> dict[str, dict[str, list[Remote]]]:
-    """Return the parts of the archives of every set; ValueError for a file of another form than `SOURCES`."""
+def read_sources(set_name: str, file: Path = SOURCES) -> dict[str, list[Remote]]:
+    """Return the parts of each archive of a set; ValueError for a file of another form than `SOURCES`."""
     content = parse_yaml(file.read_text(encoding="utf-8"))
     try:
-        access = content["access"]
+        each = content["sets"][set_name]
+        if not re.match(r"https?://[^/\s]", each["url"]):  # not shown: it may hold a password
+            raise ValueError(f"{file}: the url of {set_name} must begin with http:// or https:// and a host.")
+        takes_secrets, how_to_get = each["access"] == "voxceleb", content["access"][each["access"]]
         return {
-            name: {
-                archive: [
-                    _remote(part, md5, each, access) for part, md5 in (parts or {archive: None}).items()
-                ]
-                for archive, parts in each["archives"].items()
-            }
-            for name, each in content["sets"].items()
+            archive: [
+                Remote(part, each["url"].replace("{name}", part), md5, takes_secrets, how_to_get)
+                for part, md5 in (parts or {archive: None}).items()
+            ]
+            for archive, parts in each["archives"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} has another form than {SOURCES}, of which it is a copy: {error!r}."
-        ) from error
-
-
-def _remote(name: str, md5: str | None, each: dict[str, str], access: dict[str, str]) -> Remote:
-    url = each["url"].replace("{name}", name)
-    if not re.match(r"https?://[^/\s]", url):  # not shown: it may hold a password
-        raise ValueError(f"The address of {name} must begin with http:// or https:// and a host.")
-    return Remote(name, url, md5, each["access"] == "voxceleb", access[each["access"]])
+        raise ValueError(f"{file} has another form than {SOURCES}: {error!r}.") from error
 
 
 def download(remote: Remote, folder: Path) -> Path:

@@ -27,9 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, help="all recordings below it are listed; no hidden ones, noises or rooms")
     kinds = "parent: the folder that a recording lies in; top: the first folder below FOLDER, as in speaker/"
-    kinds += "video/file; regex: see --regex; none: unknown (default: parent, where top means the same)"
-    add("--speaker-from", choices=["parent", "top", "regex", "none"], help=kinds)
-    add("--regex", help="searched in the path below FOLDER; its first group is the speaker: '(id\\d+)'")
+    kinds += "video/file; none: unknown (default: parent, where top means the same)"
+    speakers = parser.add_mutually_exclusive_group()
+    speakers.add_argument("--speaker-from", choices=["parent", "top", "none"], help=kinds)
+    regex = "searched in the path below FOLDER; its first group is the speaker: '(id\\d+)'"
+    speakers.add_argument("--regex", help=regex)
     add("--root", type=Path, help="data.root, which gets the lists (default: the folder above)")
     held_out = "speakers of the trials (default: a twentieth, 2 to 100; 0: no trials, all speakers train)"
     add("--held-out-speakers", type=int, help=held_out)
@@ -43,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     name = re.sub(r"[^\w.-]+", "_", folder.name)
     files = find_speech(folder)
     kind = options.speaker_from or ("regex" if options.regex else one_reading(files, folder))
-    manifest = list_files(files, folder, root, speaker_rule(kind, options.regex))
+    speaker_of = by_pattern(options.regex) if options.regex else by_folder(kind)
+    manifest = list_files(files, folder, root, None if kind == "none" else speaker_of)
     names = manifest.speaker_names
     examples = f"{len(names)} speakers ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     print(f"{len(manifest)} recordings of {'unknown speakers' if kind == 'none' else examples}")
@@ -92,37 +95,41 @@ def one_reading(files: list[str], folder: Path) -> str:
     raise ValueError(
         f"{folder} can be read in two ways: {len(tops)} speakers, the first folders {first}, or "
         f"{len(parents)} speakers, the folders that the files lie in {second}. Sessions taken for speakers "
-        "spoil validation, so say which: --speaker-from top or --speaker-from parent (or regex, or none)."
+        "spoil validation, so say which: --speaker-from top or --speaker-from parent (or none, or --regex)."
     )
 
 
-def speaker_rule(kind: str, regex: str | None) -> Callable[[str], str] | None:
-    """Return the function from a path to its speaker, None if unknown; ValueError for a wrong --regex."""
-    if (kind == "regex") != (regex is not None):
-        raise ValueError("--speaker-from regex and --regex PATTERN go together: give both or neither.")
-    try:
-        pattern = re.compile(regex or "")
-    except re.error as error:
-        raise ValueError(f"--regex {regex!r} is no regular expression: {error}.") from error
-    if regex and pattern.groups < 1:
-        raise ValueError(f"--regex {regex!r} has no group: put brackets around the speaker: '(id\\d+)'.")
+def by_folder(kind: str) -> Callable[[str], str]:
+    """Return the function from a path to its speaker, the `top` or `parent` folder."""
 
-    def by_folder(path: str) -> str:
+    def speaker_of(path: str) -> str:
         folders = path.split(os.sep)[:-1]
         if not folders:
             raise ValueError(
                 f"{path} lies directly in the folder, so --speaker-from {kind} finds no speaker for it: "
-                "choose regex or none, or give each speaker a folder."
+                "choose --regex or none, or give each speaker a folder."
             )
         return folders[0] if kind == "top" else folders[-1]
 
-    def by_pattern(path: str) -> str:
+    return speaker_of
+
+
+def by_pattern(regex: str) -> Callable[[str], str]:
+    """Return the function from a path to its speaker, the first group of a regular expression."""
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise ValueError(f"--regex {regex!r} is no regular expression: {error}.") from error
+    if pattern.groups < 1:
+        raise ValueError(f"--regex {regex!r} has no group: put brackets around the speaker: '(id\\d+)'.")
+
+    def speaker_of(path: str) -> str:
         match = pattern.search(path)
         if match is None or not match[1]:
             raise ValueError(f"--regex {regex!r} finds no speaker in {path}: change the pattern.")
         return str(match[1])
 
-    return None if kind == "none" else by_pattern if regex else by_folder
+    return speaker_of
 
 
 def list_files(
@@ -131,26 +138,18 @@ def list_files(
     """Return recordings, given by paths below `folder`, by paths relative to `root`, or absolute outside.
 
     A blank in a speaker's name becomes `_`. Without `speaker_of` each recording is a speaker of its own,
-    named by its path (percent-encoded). Raises ValueError when a path can't stand in a list and when names of
-    speakers clash.
+    named by its path (percent-encoded). Raises ValueError when a path can't stand in a list.
     """
     prefix = folder.relative_to(root) if folder.is_relative_to(root) else folder
     ids: dict[str, int] = {}
-    origins: dict[str, str] = {}  # name in the list -> name as found
     paths, speakers = [], []
     for file in files:
         path = os.path.join(prefix, file)
         if why := why_unlistable(path):
             raise ValueError(f"{path!r} {why}, so no list can hold it: rename it.")
         found = speaker_of(file) if speaker_of else quote(os.fsencode(path))
-        name = "_".join(found.split())
-        if origins.setdefault(name, found) != found:
-            raise ValueError(
-                f"The speakers {origins[name]!r} and {found!r} would both be {name!r} in the list, where "
-                "blanks separate fields: rename one."
-            )
         paths.append(path)
-        speakers.append(ids.setdefault(name, len(ids)))
+        speakers.append(ids.setdefault("_".join(found.split()), len(ids)))
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
 
 
@@ -160,7 +159,6 @@ def write_lists(
     name: str,
     num_held_out: int | None,
     seed: int,
-    max_targets: int = 5000,
     choose: Callable[[Manifest], Manifest] = lambda held_out: held_out,
 ) -> list[str]:
     """Write ROOT/NAME_train_list and, of held-out speakers, ROOT/NAME_validation_trials; returns their names.
@@ -181,7 +179,7 @@ def write_lists(
     lists = {}
     if num_held_out:  # drawn before anything is written: no train list without trials
         manifest, held_out = hold_out_speakers(manifest, num_held_out, seed)
-        trials = make_trials(choose(held_out), seed, max_targets=max_targets)
+        trials = make_trials(choose(held_out), seed)
         pairs = zip(trials.targets, trials.enrol, trials.test, strict=True)
         lines = [trial_line(target, trials.paths[i], trials.paths[j]) for target, i, j in pairs]
         lists[f"{name}_validation_trials"] = lines

@@ -2,7 +2,7 @@
 a million files, and gets the very same samples (`data.root=PACKED`).
 
 The recordings are those of the lists; unreadable ones are packed as such, with the reason.  An interrupted
-pack goes on when the command is repeated; on a finished one it checks every byte against its checksum.
+pack goes on when the command is repeated.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from sslsv.prepare_data.disk import check_space, naming_full_disk, progress, rea
 _UNFINISHED = "packing.json"  # in a folder that is not finished: what it is a pack of
 _NAMED = 10  # unreadable recordings that are named; the index holds all
 _AT_ONCE = 60 * SAMPLE_RATE  # samples read at a time: bounds the memory, whatever the length of a recording
-_CHECKED_AT_ONCE = 2**24  # bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pack, or check what is packed; returns 1 if some recordings are unreadable."""
+    """Pack, unless it is done already; returns 1 if some recordings are unreadable."""
     out = options.out or options.root / "packed"
     with naming_full_disk(out):
         is_new = pack(options.root, out, options.lists, shard_mb=options.shard_mb, jobs=options.jobs)
@@ -57,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     noises, rirs = (len(packed.find(name)) for name in BANK_FOLDERS)
     print(
         f"{out}: {len(packed)} recordings, {noises} noises and {rirs} rooms among them, {size} in "
-        f"{len(shards)} files: {'packed' if is_new else 'is there already; all its checksums hold'}."
+        f"{len(shards)} files: {'packed' if is_new else 'is there already'}."
     )
     for sentence in list(bad.values())[:_NAMED]:
         print(f"unreadable: {sentence}", file=sys.stderr)
@@ -70,10 +69,10 @@ def run(options: argparse.Namespace) -> int:
 def pack(
     root: Path, out: Path, lists: list[str] | None = None, *, shard_mb: int = 1024, jobs: int | None = None
 ) -> bool:
-    """Pack `root` into `out`; returns False if it was packed already, and checked now.
+    """Pack `root` into `out`; returns False if it was packed already.
 
-    Raises FileExistsError for an `out` that holds anything else, ValueError for one that is damaged, or when
-    there is nothing to pack.
+    Raises FileExistsError for an `out` that holds anything else, ValueError for one that lacks
+    a file, or when there is nothing to pack.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
@@ -92,8 +91,6 @@ def pack(
                 f"{out} is packed from other lists or recordings, or they changed since: choose another "
                 "--out, or delete it."
             )
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda shard: _check_shard(out, shard["file"], shard["sha256"]), facts["shards"]))
         return False
     there = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
     # About as much as the files take: 16 bits a sample, as most of them have.
@@ -177,11 +174,10 @@ def _parts(recordings: Folder, names: list[str], part_bytes: int) -> list[list[s
 
 @dataclass(frozen=True)
 class _Shard:
-    """A written file of samples: name, length, checksum, and the length (or error) of each recording."""
+    """A written file of samples: name, length, and the length (or error) of each recording."""
 
     file: str
     num_samples: int
-    sha256: str
     recordings: list[tuple[int, str]]  # samples and "", or 0 and why it is unreadable
 
 
@@ -190,37 +186,33 @@ def _write_shard(
 ) -> _Shard:
     """Write recordings, one after the other, to a file that appears when it is complete.
 
-    One that an earlier call wrote is checked and kept. InterruptedError soon follows `is_stopped`.
+    One that an earlier call wrote is kept. InterruptedError soon follows `is_stopped`.
     """
     file, notes = f"shard-{number:05d}.int16", out / f"shard-{number:05d}.json"
     if notes.exists():
         shard = _Shard(**json.loads(notes.read_text()))
-        with contextlib.suppress(ValueError):
-            _check_shard(out, file, shard.sha256)
+        if (out / file).is_file() and (out / file).stat().st_size == 2 * shard.num_samples:
             bar.update(len(names))
             return shard
-    digest, lengths = hashlib.sha256(), list[tuple[int, str]]()
+    lengths = list[tuple[int, str]]()
     partial = out / f"{file}.partial"
     with partial.open("wb") as target:
         for name in names:
             if is_stopped.is_set():
                 raise InterruptedError("packing was stopped")
-            start, digest_before = target.tell(), digest.copy()
+            start = target.tell()
             try:
                 for piece in _pieces(recordings, name):
-                    data = piece.astype("<i2", copy=False).tobytes()
-                    target.write(data)
-                    digest.update(data)
+                    target.write(piece.astype("<i2", copy=False).tobytes())
                 lengths.append(((target.tell() - start) // 2, ""))
             except AudioError as error:
                 target.seek(start)
                 target.truncate()
-                digest = digest_before
                 lengths.append((0, str(error)))
             bar.update()
         num_samples = target.tell() // 2
     partial.replace(out / file)
-    shard = _Shard(file, num_samples, digest.hexdigest(), lengths)
+    shard = _Shard(file, num_samples, lengths)
     write_whole(notes, json.dumps(asdict(shard)).encode())
     return shard
 
@@ -234,18 +226,6 @@ def _pieces(recordings: Folder, name: str) -> Iterator[Samples]:
             yield recording.read_int16(start, min(_AT_ONCE, recording.num_samples - start))
 
 
-def _check_shard(out: Path, file: str, sha256: str) -> None:
-    """Raise ValueError if a file of samples is not what was written."""
-    digest = hashlib.sha256()
-    with contextlib.suppress(FileNotFoundError), (out / file).open("rb") as samples:
-        while data := samples.read(_CHECKED_AT_ONCE):
-            digest.update(data)
-    if digest.hexdigest() != sha256:
-        raise ValueError(
-            f"{out / file} is damaged: its checksum is not that of the index. Delete {out}, pack again."
-        )
-
-
 def _write_index(out: Path, parts: list[list[str]], shards: list[_Shard], source: str) -> None:
     """Write the index of shards that hold the recordings named in `parts`; the folder is complete then."""
     lengths = [np.array([length for length, _ in shard.recordings], dtype=np.int64) for shard in shards]
@@ -256,7 +236,7 @@ def _write_index(out: Path, parts: list[list[str]], shards: list[_Shard], source
         "num_samples": pa.array(np.concatenate(lengths)),
         "error": pa.array([why for shard in shards for _, why in shard.recordings], pa.string()),
     }
-    files = [{"file": each.file, "num_samples": each.num_samples, "sha256": each.sha256} for each in shards]
+    files = [{"file": each.file, "num_samples": each.num_samples} for each in shards]
     facts = {"format": FORMAT, "sample_rate": SAMPLE_RATE, "shards": files, "source": source}
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(facts)})
     sink = pa.BufferOutputStream()

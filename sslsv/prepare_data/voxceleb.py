@@ -24,7 +24,7 @@ from sslsv.data.audio import find_audio
 from sslsv.data.lists import Manifest
 from sslsv.prepare_data.archives import extract, open_zip
 from sslsv.prepare_data.convert import add_conversion_arguments, convert
-from sslsv.prepare_data.disk import write_list, write_whole
+from sslsv.prepare_data.disk import write_list
 from sslsv.prepare_data.download import add_source_arguments, install, obtain
 from sslsv.prepare_data.folder import write_lists
 
@@ -60,7 +60,6 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     held_out = "speakers set aside for validation, of each corpus (default: a twentieth, 2 to 100; 0: none)"
     add("--held-out-speakers", type=int, metavar="N", help=held_out)
-    add("--validation-trials", type=int, default=10_000, metavar="N", help="for each corpus (%(default)s)")
     add("--seed", type=int, default=0, help="decides which speakers and trials (%(default)s)")
 
 
@@ -85,18 +84,7 @@ def _extract_all(archives: dict[str, list[Path]], folder: Path) -> bool:
 def _convert_all(archives: dict[str, list[Path]], folder: Path, format_: str, cpus: int | None) -> bool:
     (paths,) = archives.values()
     with open_zip(paths, functools.partial(place_with, suffix=f".{format_}")) as (archive, items):
-        failures = convert(items, folder, "voxceleb2", cpus, archive)
-    report = folder.with_name("voxceleb2_failures.txt")
-    if failures:
-        write_whole(report, "".join(f"{place}\t{reason}\n" for place, reason in failures).encode())
-        print(
-            f"voxceleb2: {len(failures):,} of {len(items):,} recordings could not be converted ("
-            f"{': '.join(failures[0])} ...); all are named in {report}. The others are in place, and the "
-            "same command tries these again."
-        )
-    else:
-        report.unlink(missing_ok=True)
-    return not failures
+        return convert(items, folder, "voxceleb2", cpus, archive)
 
 
 def _trials(options: argparse.Namespace) -> int:
@@ -117,11 +105,6 @@ def _trials(options: argparse.Namespace) -> int:
 
 
 def _lists(options: argparse.Namespace) -> int:
-    if options.validation_trials < 2:
-        raise ValueError(
-            f"--validation-trials is {options.validation_trials}; it must be 2 or more (no trials at all: "
-            "--held-out-speakers 0)."
-        )
     corpora = [corpus for corpus in ("voxceleb1", "voxceleb2") if (options.folder / corpus).is_dir()]
     if not corpora:
         raise ValueError(
@@ -132,15 +115,8 @@ def _lists(options: argparse.Namespace) -> int:
         if not len(utterances):
             print(f"{options.folder / corpus} has no training recordings yet: no list of it is written.")
             continue
-        write_lists(
-            utterances,
-            options.folder,
-            corpus,
-            options.held_out_speakers,
-            options.seed,
-            max_targets=options.validation_trials // 2,
-            choose=_one_of_a_video,
-        )
+        held_out, seed = options.held_out_speakers, options.seed
+        write_lists(utterances, options.folder, corpus, held_out, seed, choose=_one_of_a_video)
     return 0
 
 

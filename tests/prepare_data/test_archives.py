@@ -78,7 +78,7 @@ def test_extract__refuses_what_the_disk_cannot_hold(tmp_path: Path, monkeypatch:
 )
 def test_extract__refuses_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     paths = written(tmp_path, zipped({**FILES, name: b"evil"}))
-    with pytest.raises(ArchiveError, match="leads out of the folder"):
+    with pytest.raises(ArchiveError, match="it leads out of the folder"):
         extract(paths, place_of, tmp_path / "out", "x")
 
 
@@ -88,7 +88,7 @@ def test_extract__refuses_links(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(link, "/etc/passwd")
-    with pytest.raises(ArchiveError, match=r"a link, a device or .* \(wav/link.wav\): refused"):
+    with pytest.raises(ArchiveError, match="'wav/link.wav', which is refused: it is a link"):
         extract(written(tmp_path, buffer.getvalue()), place_of, tmp_path / "out", "x")
 
 
@@ -108,12 +108,12 @@ def test_read_tar__yields_files_of_the_suffix_and_refuses_what_is_wrong(tmp_path
     assert dict(read_tar(written(tmp_path, content, 3), ".wav")) == FILES
     with pytest.raises(ArchiveError, match="damaged or cut off"):
         list(read_tar(written(tmp_path, content[: len(content) // 2]), ".wav"))
-    with pytest.raises(ArchiveError, match="leads out of the folder"):
+    with pytest.raises(ArchiveError, match="it leads out of the folder"):
         list(read_tar(written(tmp_path, tar_gz({"../x.wav": b"x"})), ".wav"))
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         link = tarfile.TarInfo("musan/link.wav")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    with pytest.raises(ArchiveError, match="a link, a device or"):
+    with pytest.raises(ArchiveError, match="it is a link, a device"):
         list(read_tar(written(tmp_path, buffer.getvalue()), ".wav"))

@@ -58,10 +58,10 @@ def test_check__bad_files_leave_the_train_list_and_the_original_stays(
     assert (corpus / "voxceleb2_train_list").read_text() == original
     assert not (corpus / "trials.checked").exists()
     table = pyarrow.parquet.read_table(report / "files.parquet").to_pandas().set_index("path")
-    assert table.loc[str(corpus / manifest.paths[0]), "is_silent"]
+    assert table.loc[str(corpus / manifest.paths[0]), "fault"] == "silent"
     assert "is cut off" in table.loc[str(corpus / manifest.paths[1]), "error"]
-    assert table.loc[str(corpus / manifest.paths[3]), "is_doubled"]
-    assert table["is_bad"].sum() == 4
+    assert table.loc[str(corpus / manifest.paths[3]), "fault"] == "doubled"
+    assert table["fault"].notna().sum() == 4
     printed = capsys.readouterr().out
     assert f"the same samples as {corpus / trials.paths[-1]}" in printed
     assert "does not exist" in printed and "4 good lines of voxceleb2_train_list, 4 left out" in printed

@@ -159,15 +159,11 @@ def test_download__refuses_a_second_process(server: Server, tmp_path: Path) -> N
 
 
 def test_read_sources__have_an_md5_for_every_part_of_every_archive() -> None:
-    sets = read_sources()
-    sums = [
-        part.md5
-        for name in ("voxceleb1", "voxceleb2", "musan", "rirs")
-        for parts in sets[name].values()
-        for part in parts
-    ]
+    archives = [read_sources(name) for name in ("voxceleb1", "voxceleb2", "musan", "rirs")]
+    sums = [part.md5 for each in archives for parts in each.values() for part in parts]
     assert len(sums) == 4 + 1 + 8 + 1 + 1 and all(len(str(each)) == 32 for each in sums)
-    assert sets["musan"]["musan.tar.gz"][0].url == "https://www.openslr.org/resources/17/musan.tar.gz"
+    (musan,) = read_sources("musan")["musan.tar.gz"]
+    assert musan.url == "https://www.openslr.org/resources/17/musan.tar.gz"
 
 
 @pytest.mark.parametrize(
@@ -181,4 +177,4 @@ def test_read_sources__a_file_of_another_form_is_refused(
     content["sets"]["musan"][key] = value
     (tmp_path / "mine.yml").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=sentence):
-        read_sources(tmp_path / "mine.yml")
+        read_sources("musan", tmp_path / "mine.yml")

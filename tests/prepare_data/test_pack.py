@@ -50,18 +50,18 @@ def test_pack__takes_lists_trials_and_banks(corpus: Path, capsys: pytest.Capture
     assert f"data.root={corpus / 'packed'}" in capsys.readouterr().out
 
 
-def test_pack__again_checks_every_byte(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack__again_is_nothing_and_a_shard_that_is_cut_off_is_named(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["pack", str(corpus)]) == 0
     before = files_of(corpus / "packed")
     assert main(["pack", str(corpus)]) == 0
-    assert "there already; all its checksums hold" in capsys.readouterr().out
+    assert "is there already." in capsys.readouterr().out
     assert files_of(corpus / "packed") == before
     shard = corpus / "packed/shard-00000.int16"
-    data = bytearray(shard.read_bytes())
-    data[1000] ^= 1
-    shard.write_bytes(data)
+    shard.write_bytes(shard.read_bytes()[:-2])
     assert main(["pack", str(corpus)]) == 2
-    assert "shard-00000.int16 is damaged" in capsys.readouterr().err
+    assert "delete the folder and pack again" in capsys.readouterr().err
 
 
 def test_pack__never_overwrites(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
