@@ -30,18 +30,6 @@ COMMANDS = {
 }
 
 
-def _command_and_rest(given: list[str]) -> tuple[str, list[str]]:
-    if given[0] in COMMANDS:
-        return given[0], given[1:]
-    near = difflib.get_close_matches(given[0], COMMANDS, n=1)
-    if near and not Path(given[0]).exists():
-        raise ValueError(
-            f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'? "
-            f"(For a new folder of that name give ./{given[0]}.)"
-        )
-    return "all", given
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns 0 when done, 1 with bad files left out, 2 after an error, 130 after Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -53,9 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"usage: python -m sslsv.prepare_data [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")
         return 0 if given else 2
     try:
-        command, rest = _command_and_rest(given)
-        name, _ = COMMANDS[command]
-        module = importlib.import_module(f"sslsv.prepare_data.{name}")
+        command, rest = (given[0], given[1:]) if given[0] in COMMANDS else ("all", given)
+        near = difflib.get_close_matches(given[0], COMMANDS, n=1)
+        if given[0] not in COMMANDS and near and not Path(given[0]).exists():
+            raise ValueError(f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'?")
+        module = importlib.import_module(f"sslsv.prepare_data.{COMMANDS[command][0]}")
         parser = argparse.ArgumentParser(
             f"python -m sslsv.prepare_data {command}",
             description=module.__doc__,

@@ -90,10 +90,7 @@ def run(options: argparse.Namespace) -> int:
     seconds = measured["seconds"].drop_null().to_numpy()
     print(f"{len(measured)} files, {seconds.sum() / 3600:.3g} hours of audio")
     if len(seconds):
-        rates = measured["sample_rate"].drop_null().value_counts().to_pylist()
-        counts = ", ".join(f"{rate['counts']} at {rate['values']} Hz" for rate in rates)
-        lengths = f"{seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}"
-        print(f"seconds: {lengths}; {counts}")
+        print(f"seconds: {seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}")
     faults = find_faults(measured, corpus, options)
     kinds = np.full(len(measured), None, dtype=object)
     for kind, found in faults.items():

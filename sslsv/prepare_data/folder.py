@@ -21,6 +21,8 @@ from sslsv.data.section import BANK_FOLDERS, NOISE_FOLDER, RIR_FOLDER
 from sslsv.prepare_data.convert import COMPRESSED_SUFFIXES
 from sslsv.prepare_data.disk import write_list
 
+_PATTERNS = {"parent": r"([^/]+)/[^/]+$", "top": r"^([^/]+)/"}  # of the speaker, in a path below the folder
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data folder` takes."""
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = "parent: the folder that a recording lies in; top: the first folder below FOLDER, as in speaker/"
     kinds += "video/file; none: unknown (default: parent, where top means the same)"
     speakers = parser.add_mutually_exclusive_group()
-    speakers.add_argument("--speaker-from", choices=["parent", "top", "none"], help=kinds)
+    speakers.add_argument("--speaker-from", choices=[*_PATTERNS, "none"], help=kinds)
     regex = "searched in the path below FOLDER; its first group is the speaker: '(id\\d+)'"
     speakers.add_argument("--regex", help=regex)
     add("--root", type=Path, help="data.root, which gets the lists (default: the folder above)")
@@ -45,8 +47,8 @@ def run(options: argparse.Namespace) -> int:
     name = re.sub(r"[^\w.-]+", "_", folder.name)
     files = find_speech(folder)
     kind = options.speaker_from or ("regex" if options.regex else one_reading(files, folder))
-    speaker_of = by_pattern(options.regex) if options.regex else by_folder(kind)
-    manifest = list_files(files, folder, root, None if kind == "none" else speaker_of)
+    speaker_of = None if kind == "none" else speaker_rule(_PATTERNS.get(kind, options.regex))
+    manifest = list_files(files, folder, root, speaker_of)
     names = manifest.speaker_names
     examples = f"{len(names)} speakers ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     print(f"{len(manifest)} recordings of {'unknown speakers' if kind == 'none' else examples}")
@@ -99,22 +101,7 @@ def one_reading(files: list[str], folder: Path) -> str:
     )
 
 
-def by_folder(kind: str) -> Callable[[str], str]:
-    """Return the function from a path to its speaker, the `top` or `parent` folder."""
-
-    def speaker_of(path: str) -> str:
-        folders = path.split(os.sep)[:-1]
-        if not folders:
-            raise ValueError(
-                f"{path} lies directly in the folder, so --speaker-from {kind} finds no speaker for it: "
-                "choose --regex or none, or give each speaker a folder."
-            )
-        return folders[0] if kind == "top" else folders[-1]
-
-    return speaker_of
-
-
-def by_pattern(regex: str) -> Callable[[str], str]:
+def speaker_rule(regex: str) -> Callable[[str], str]:
     """Return the function from a path to its speaker, the first group of a regular expression."""
     try:
         pattern = re.compile(regex)
@@ -126,7 +113,10 @@ def by_pattern(regex: str) -> Callable[[str], str]:
     def speaker_of(path: str) -> str:
         match = pattern.search(path)
         if match is None or not match[1]:
-            raise ValueError(f"--regex {regex!r} finds no speaker in {path}: change the pattern.")
+            raise ValueError(
+                f"{regex!r} finds no speaker in {path}: give each speaker a folder, change --regex, "
+                "or choose --speaker-from none."
+            )
         return str(match[1])
 
     return speaker_of

@@ -30,7 +30,6 @@ from sslsv.data.section import BANK_FOLDERS, RIR_FOLDER
 from sslsv.prepare_data.disk import check_space, naming_full_disk, progress, readable_bytes, write_whole
 
 _UNFINISHED = "packing.json"  # in a folder that is not finished: what it is a pack of
-_NAMED = 10  # unreadable recordings that are named; the index holds all
 _AT_ONCE = 60 * SAMPLE_RATE  # samples read at a time: bounds the memory, whatever the length of a recording
 
 
@@ -58,10 +57,9 @@ def run(options: argparse.Namespace) -> int:
         f"{out}: {len(packed)} recordings, {noises} noises and {rirs} rooms among them, {size} in "
         f"{len(shards)} files: {'packed' if is_new else 'is there already'}."
     )
-    for sentence in list(bad.values())[:_NAMED]:
-        print(f"unreadable: {sentence}", file=sys.stderr)
-    if len(bad) > _NAMED:
-        print(f"unreadable: {len(bad) - _NAMED} others; see `error` in {out / INDEX}", file=sys.stderr)
+    if bad:
+        first = next(iter(bad.values()))
+        print(f"{len(bad)} are unreadable: {first} ...; see `error` in {out / INDEX}", file=sys.stderr)
     print(f"Train with data.root={out}")
     return 1 if bad else 0
 

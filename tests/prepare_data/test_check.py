@@ -36,7 +36,7 @@ def check(*arguments: str) -> int:
 def test_check__good_folder_is_good(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(str(corpus)) == 0
     printed = capsys.readouterr().out
-    assert "20 files" in printed and "0 bad files" in printed and "20 at 16000 Hz" in printed
+    assert "20 files" in printed and "0 bad files" in printed
     assert "voxceleb2_train_list: all 8 lines are good" in printed
     assert not list(corpus.glob("*.checked"))
 

@@ -1,25 +1,18 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from sslsv.prepare_data.disk import check_space, write_list, write_whole
+from tests.prepare_data.full_disk import largest_file
 
 
 def test_write_whole__leaves_nothing_behind_when_the_disk_is_full(tmp_path: Path) -> None:
-    program = (
-        "import resource, sys; from pathlib import Path\n"
-        "from sslsv.prepare_data.disk import write_whole\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try: write_whole(Path(sys.argv[1]) / 'x', bytes(2000))\n"
-        "except OSError as error: print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
-    )
-    assert "is full: make room, and the same command goes on." in done.stdout
+    with (
+        largest_file(1000),
+        pytest.raises(OSError, match=r"is full: make room, and the same command goes on\."),
+    ):
+        write_whole(tmp_path / "x", bytes(2000))
     assert os.listdir(tmp_path) == []
 
 

@@ -174,19 +174,6 @@ def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pyt
     )
 
 
-def test_pack__says_how_many_noises_and_rooms_and_that_there_are_none(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    counts = [len(list((corpus / name).rglob("*.wav"))) for name in ("musan_split", "simulated_rirs")]
-    assert main(["pack", str(corpus), "--out", str(tmp_path / "both")]) == 0
-    assert f"{counts[0]} noises and {counts[1]} rooms among them" in capsys.readouterr().out
-    (corpus / "musan_split").rename(corpus / "noises")
-    assert main(["pack", str(corpus), "--out", str(tmp_path / "one")]) == 0
-    printed = capsys.readouterr().out
-    assert f"{corpus / 'musan_split'} holds no audio: packed without it." in printed
-    assert f" 0 noises and {counts[1]} rooms among them" in printed
-
-
 def test_pack__wrong_requests_are_refused(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,23 +168,6 @@ def test_voxceleb1__refuses_a_cut_off_part_of_the_users(
     assert (given / "vox1_dev_wav_partaa").exists()
 
 
-def test_voxceleb1__takes_its_password_from_the_environment_and_writes_it_nowhere(
-    server: Server,
-    prepare: Prepare,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    server.password = "Basic dm94OnMzY3JldA=="
-    monkeypatch.setenv("SSLSV_VOXCELEB_USER", "vox")
-    monkeypatch.setenv("SSLSV_VOXCELEB_PASSWORD", "s3cret")
-    assert prepare("voxceleb1") == 0
-    captured = capsys.readouterr()
-    assert "s3cret" not in captured.out + captured.err
-    small = [path for path in (tmp_path / "data").rglob("*") if path.is_file() and path.suffix != ".wav"]
-    assert not any(b"s3cret" in path.read_bytes() for path in small)
-
-
 def test_trials__refuses_a_page_in_place_of_a_list(
     server: Server, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,19 +177,6 @@ def test_trials__refuses_a_page_in_place_of_a_list(
         "list_test_all2.txt, line 1 is no `1|0 enrol test`: '<html>moved</html>'" in capsys.readouterr().err
     )
     assert not (tmp_path / "data/voxceleb1_test_E").exists()
-
-
-def test_lists__keep_what_they_said_before(
-    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare("voxceleb1") == 0
-    mine = tmp_path / "data/voxceleb1_train_list"
-    mine.write_text("my own lines\n")
-    assert prepare("lists", *LISTS) == 0
-    assert "is written anew, what it was is kept as voxceleb1_train_list.old" in capsys.readouterr().out
-    assert (tmp_path / "data/voxceleb1_train_list.old").read_text() == "my own lines\n"
-    assert prepare("lists", *LISTS) == 0
-    assert "voxceleb1_train_list is as it was" in capsys.readouterr().out
 
 
 def test_lists__nothing_is_written_when_trials_cannot_be_drawn(
