@@ -69,8 +69,8 @@ def pack(
 ) -> bool:
     """Pack `root` into `out`; returns False if it was packed already.
 
-    Raises FileExistsError for an `out` that holds anything else, ValueError for one that lacks
-    a file, or when there is nothing to pack.
+    Raises FileExistsError for an `out` that holds anything else, ValueError for one that lacks a file, or
+    when there is nothing to pack.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
@@ -81,7 +81,8 @@ def pack(
         if not found:
             print(f"{root / name} holds no audio: packed without it.")
     names = sorted({*_names_in(root, lists), *in_banks[0], *in_banks[1]}, key=os.fsencode)
-    source = _identity(recordings, [*names, *lists])
+    stamps = {name: _stamp(recordings.location(name)) for name in [*names, *lists]}
+    source = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
     if (out / INDEX).exists():
         facts = Packed(os.path.abspath(out)).facts
         if facts["source"] != source:
@@ -92,9 +93,15 @@ def pack(
         return False
     there = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
     # About as much as the files take: 16 bits a sample, as most of them have.
-    check_space(out, sum(_size(recordings, name) for name in names) - there, f"Packing {root}")
+    check_space(out, sum(stamps[name][0] for name in names) - there, f"Packing {root}")
     _begin(out, {"source": source, "shard_mb": shard_mb})
-    parts = _parts(recordings, names, shard_mb * 2**20)
+    parts, part_bytes = [list[str]()], 0
+    for name in names:
+        if part_bytes >= shard_mb * 2**20:
+            parts.append([])
+            part_bytes = 0
+        parts[-1].append(name)
+        part_bytes += stamps[name][0]
     is_stopped = Event()
     with progress("packing", len(names)) as bar, ThreadPoolExecutor(jobs) as pool:
         try:
@@ -130,21 +137,12 @@ def _names_in(root: Path, lists: list[str]) -> set[str]:
     return names
 
 
-def _identity(recordings: Folder, names: list[str]) -> str:
-    """Return a digest of names, sizes and times of change of all files."""
-    digest = hashlib.sha256()
-    for name in names:
-        stamp = "missing"
-        with contextlib.suppress(OSError):
-            status = os.stat(recordings.location(name))
-            stamp = f"{status.st_size} {status.st_mtime_ns}"
-        digest.update(os.fsencode(name) + f"\0{stamp}\0".encode())
-    return digest.hexdigest()
-
-
-def _size(recordings: Folder, name: str) -> int:
-    place = recordings.location(name)
-    return os.path.getsize(place) if os.path.exists(place) else 0
+def _stamp(path: str) -> tuple[int, int]:
+    """Return size and time of change of a file, zeros if it is missing."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    return 0, 0
 
 
 def _begin(out: Path, job: dict[str, Any]) -> None:
@@ -156,18 +154,6 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
             f"{out} holds something else, or an unfinished pack of other recordings or with another "
             "--shard-mb: choose another --out, or delete it."
         )
-
-
-def _parts(recordings: Folder, names: list[str], part_bytes: int) -> list[list[str]]:
-    """Return the names in parts of about so many bytes of files."""
-    parts, size = [list[str]()], 0
-    for name in names:
-        if size >= part_bytes:
-            parts.append([])
-            size = 0
-        parts[-1].append(name)
-        size += _size(recordings, name)
-    return parts
 
 
 @dataclass(frozen=True)
