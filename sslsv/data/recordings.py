@@ -37,7 +37,7 @@ from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 
 INDEX = "index.parquet"
 FORMAT = 1  # of a packed folder
-METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples, sha256}], source
+METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples}], source
 PATIENCE_SECONDS = 600.0  # time that a lost `data.root` has to come back
 
 _BYTES = np.dtype("<i2").itemsize

@@ -7,14 +7,13 @@ repeated: it goes on where it stopped.
 
 import argparse
 import difflib
-import functools
 import importlib
 import io
 import sys
 from pathlib import Path
 
 # Command: the module beside this file and what it does.  A module has `add_arguments(parser)` and
-# `run(options)`, which returns the exit status; one with several commands also takes the command's name.
+# `run(options)`, which returns the exit status; one with several commands looks at `options.command`.
 COMMANDS = {
     "all": ("all", "VoxCeleb1, VoxCeleb2, MUSAN, rooms and all lists (also when only a folder is given)"),
     "voxceleb1": ("voxceleb", "download, check and extract VoxCeleb1 (WAV)"),
@@ -31,18 +30,6 @@ COMMANDS = {
 }
 
 
-def _command_and_rest(given: list[str]) -> tuple[str, list[str]]:
-    if given[0] in COMMANDS:
-        return given[0], given[1:]
-    near = difflib.get_close_matches(given[0], COMMANDS, n=1)
-    if near and not Path(given[0]).exists():
-        raise ValueError(
-            f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'? "
-            f"(For a new folder of that name give ./{given[0]}.)"
-        )
-    return "all", given
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns 0 when done, 1 with bad files left out, 2 after an error, 130 after Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -53,24 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
         commands = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items())
         print(f"usage: python -m sslsv.prepare_data [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")
         return 0 if given else 2
-    from sslsv.prepare_data.disk import sentence_of
-
     try:
-        command, rest = _command_and_rest(given)
-        name, _ = COMMANDS[command]
-        module = importlib.import_module(f"sslsv.prepare_data.{name}")
-        add_arguments, run = module.add_arguments, module.run
-        if [each for each, _ in COMMANDS.values()].count(name) > 1:
-            add_arguments, run = (functools.partial(each, command=command) for each in (add_arguments, run))
+        command, rest = (given[0], given[1:]) if given[0] in COMMANDS else ("all", given)
+        near = difflib.get_close_matches(given[0], COMMANDS, n=1)
+        if given[0] not in COMMANDS and near and not Path(given[0]).exists():
+            raise ValueError(f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'?")
+        module = importlib.import_module(f"sslsv.prepare_data.{COMMANDS[command][0]}")
         parser = argparse.ArgumentParser(
             f"python -m sslsv.prepare_data {command}",
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        add_arguments(parser)
-        return int(run(parser.parse_args(rest)))
+        parser.set_defaults(command=command)
+        module.add_arguments(parser)
+        return int(module.run(parser.parse_args(rest)))
     except (ValueError, OSError) as error:
-        print(f"error: {sentence_of(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here.", file=sys.stderr)

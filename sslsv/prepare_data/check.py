@@ -39,8 +39,7 @@ from sslsv.data.recordings import INDEX
 from sslsv.data.section import BANK_FOLDERS
 from sslsv.prepare_data.convert import map_files
 from sslsv.prepare_data.disk import naming_full_disk, progress, write_whole
-
-Mask = npt.NDArray[np.bool_]
+from sslsv.prepare_data.folder import trial_line
 
 SILENCE_DB = -60.0  # a frame below it is silent; full scale is 0 dB
 _FRAME = SAMPLE_RATE // 50  # 20 ms
@@ -76,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("target", metavar="DIR_OR_LIST", help="a folder, a train list or a list of trials")
     add("--root", help="data.root, which paths in lists are relative to (default: their folder)")
     add("--report", type=Path, help="folder for the report (default: checks/NAME)")
-    add("--cpus", type=int, default=os.cpu_count() or 1, help="processes that read (%(default)s)")
+    add("--cpus", type=int, metavar="N", help="processes that read (default: one for each CPU)")
     add("--min-seconds", type=float, default=1.0, help="shortest good recording (%(default)s)")
     add("--max-silent-share", type=float, default=0.95, help="time below -60 dB (%(default)s)")
     add("--max-clipped-share", type=float, default=0.01, help="samples at full scale (%(default)s)")
@@ -84,8 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check, write files.parquet and the checked lists, print what is bad; returns 1 if anything is."""
-    if options.cpus < 1:
-        raise ValueError(f"--cpus is {options.cpus}: at least 1 has to read.")
     corpus = find_corpus(options.target, options.root)
     report = options.report or Path("checks", os.path.basename(os.path.abspath(options.target)))
     with naming_full_disk(report):
@@ -93,23 +90,18 @@ def run(options: argparse.Namespace) -> int:
     seconds = measured["seconds"].drop_null().to_numpy()
     print(f"{len(measured)} files, {seconds.sum() / 3600:.3g} hours of audio")
     if len(seconds):
-        rates = measured["sample_rate"].drop_null().value_counts().to_pylist()
-        counts = ", ".join(f"{rate['counts']} at {rate['values']} Hz" for rate in rates)
-        lengths = f"{seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}"
-        print(f"seconds: {lengths}; {counts}")
-    is_bad: Mask = np.zeros(len(measured), dtype=np.bool_)
-    judged, paths = measured, measured["path"]
-    for kind, (column, mask, values) in judge(measured, corpus, options).items():
-        is_bad |= mask
-        judged = judged.append_column(f"is_{kind}", pa.array(mask))
-        if mask.any():
-            print(f"{mask.sum()} {kind}:")
-        for i in np.flatnonzero(mask)[:_NAMED].tolist():
-            print(f"  {values[i]}" if kind == "unreadable" else f"  {paths[i]}: {column}{values[i]}")
+        print(f"seconds: {seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}")
+    faults = find_faults(measured, corpus, options)
+    kinds = np.full(len(measured), None, dtype=object)
+    for kind, found in faults.items():
+        kinds[list(found)] = kind
+        if found:
+            print(f"{len(found)} {kind}:", *list(found.values())[:_NAMED], sep="\n  ")
     sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(judged.append_column("is_bad", pa.array(is_bad)), sink)
+    pyarrow.parquet.write_table(measured.append_column("fault", pa.array(kinds, pa.string())), sink)
     write_whole(report / "files.parquet", sink.getvalue())
-    is_good = [_check_list(corpus, name, is_bad, measured, report) for name in corpus.lists]
+    is_bad = kinds != None  # noqa: E711 - for each element
+    is_good = [_check_list(corpus, name, is_bad, measured) for name in corpus.lists]
     if not is_good:
         print(f"{corpus.root} has no list of these recordings; if another folder has it: --root FOLDER.")
     print(f"{is_bad.sum()} bad files; the report: {report}/files.parquet")
@@ -120,12 +112,11 @@ def find_corpus(target: str, root: str | None) -> Corpus:
     """Return what a folder or list names; raises as the readers of lists do."""
     is_folder = os.path.isdir(target)
     corpus = Corpus(root or (target if is_folder else os.path.dirname(target) or "."))
-    for folder in (target, corpus.root):
-        if os.path.isfile(os.path.join(folder, INDEX)):
-            raise ValueError(
-                f"{folder} is a packed folder, whose recordings are no files: check the folder that it was "
-                "packed from; `prepare_data pack`, repeated, checks every byte of a packed one."
-            )
+    if os.path.isfile(os.path.join(corpus.root, INDEX)):
+        raise ValueError(
+            f"{corpus.root} is a packed folder, whose recordings are no files: check the folder that it was "
+            "packed from."
+        )
     if is_folder:
         corpus.rows(find_audio_files(os.path.abspath(target)))
     found = set(corpus.files)
@@ -148,7 +139,7 @@ def find_corpus(target: str, root: str | None) -> Corpus:
     return corpus
 
 
-def measure(files: list[str], record: Path, cpus: int) -> pa.Table:
+def measure(files: list[str], record: Path, cpus: int | None = None) -> pa.Table:
     """Return a table of SCHEMA with a row for each of `files` (absolute paths), in their order.
 
     `record` gets a JSON line for each file that was read, and is what the next run goes on from. Unreadable
@@ -229,46 +220,43 @@ def inspect(path: str) -> dict[str, Any]:
     return {**stamp(path), **form, **shares}
 
 
-def judge(
-    measured: pa.Table, corpus: Corpus, options: argparse.Namespace
-) -> dict[str, tuple[str, Mask, list[Any]]]:
-    """Return for each kind of fault what its values are, a mask (N,) of the faulty and the values (N,).
+def find_faults(measured: pa.Table, corpus: Corpus, options: argparse.Namespace) -> dict[str, dict[int, str]]:
+    """Return the faulty recordings of each kind: row and sentence, the gravest kind last.
 
     Of recordings with the same samples one stays: that of a trial list, so that the training copy has to go,
-    else the first. Noises and rooms only have to be readable.
+    else the first. Noises and rirs only have to be readable.
     """
     is_speech = np.array([not set(BANK_FOLDERS).intersection(path.split(os.sep)) for path in corpus.files])
+    paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
+    faults: dict[str, dict[int, str]] = {}
+    for kind, column, sign, limit in (
+        ("short", "seconds", -1, options.min_seconds),
+        ("clipped", "clipped_share", 1, options.max_clipped_share),
+        ("silent", "silent_share", 1, options.max_silent_share),
+    ):
+        values = measured[column].to_numpy()
+        rows = np.flatnonzero((sign * values > sign * limit) & is_speech).tolist()
+        faults[kind] = {i: f"{paths[i]}: {column} {values[i]}" for i in rows}
     is_in_trials = np.zeros(len(measured), dtype=np.bool_)
     for trials in corpus.lists.values():
         is_in_trials[corpus.rows(trials.paths if trials else [])] = True
-    paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
     first: dict[str, int] = {}
-    doubles: list[str | None] = [None] * len(paths)
+    faults["doubled"] = {}
     for i in np.argsort(~is_in_trials, kind="stable").tolist():
         if digests[i] is not None and is_speech[i] and first.setdefault(digests[i], i) != i:
-            doubles[i] = paths[first[digests[i]]]
-    found = {
-        "unreadable": ("", measured["digest"].is_null().to_numpy(), measured["error"].to_pylist()),
-        "doubled": ("the same samples as ", np.array([each is not None for each in doubles]), doubles),
-    }
-    values = {name: measured[name].to_numpy() for name in ("seconds", "silent_share", "clipped_share")}
-    for kind, name, is_beyond in (
-        ("short", "seconds", values["seconds"] < options.min_seconds),
-        ("silent", "silent_share", values["silent_share"] > options.max_silent_share),
-        ("clipped", "clipped_share", values["clipped_share"] > options.max_clipped_share),
-    ):
-        found[kind] = (f"{name} ", is_beyond & is_speech, values[name].tolist())
-    return found
+            faults["doubled"][i] = f"{paths[i]}: the same samples as {paths[first[digests[i]]]}"
+    errors = measured["error"].to_pylist()
+    faults["unreadable"] = {i: errors[i] for i, digest in enumerate(digests) if digest is None}
+    return faults
 
 
-def _check_list(corpus: Corpus, name: str, is_bad: Mask, measured: pa.Table, report: Path) -> bool:
+def _check_list(corpus: Corpus, name: str, is_bad: npt.NDArray[np.bool_], measured: pa.Table) -> bool:
     """Write LIST.checked if a list has bad lines and say so; returns whether it is good."""
-    trials, num_speakers = corpus.lists[name], 2
+    trials = corpus.lists[name]
     if trials is None:
         rows = [(speaker, path) for _, speaker, path in train_rows(corpus.root, name)]
         is_kept = ~is_bad[corpus.rows(path for _, path in rows)]
         kept = [f"{speaker} {path}" for good, (speaker, path) in zip(is_kept, rows, strict=True) if good]
-        num_speakers = len({speaker for good, (speaker, _) in zip(is_kept, rows, strict=True) if good})
     else:
         faults = find_trial_faults(trials)
         if faults:
@@ -276,19 +264,11 @@ def _check_list(corpus: Corpus, name: str, is_bad: Mask, measured: pa.Table, rep
         is_lost = measured["digest"].is_null().to_numpy()[corpus.rows(trials.paths)]
         is_kept = faults.is_kept & ~is_lost[trials.enrol] & ~is_lost[trials.test]
         lines = zip(is_kept, trial_rows(corpus.root, name), strict=True)
-        trials_kept = [(str(int(label)), *paths) for good, (_, label, *paths) in lines if good]
-        kept = [("\t" if " " in "".join(fields) else " ").join(fields) for fields in trials_kept]
-    if num_speakers < 2:
-        print(f"{name}: its good lines have {num_speakers} speakers; telling speakers apart takes 2 or more.")
+        kept = [trial_line(label, *pair) for good, (_, label, *pair) in lines if good]
     if is_kept.all():
         print(f"{name}: all {len(kept)} lines are good")
-        return num_speakers > 1
-    content = "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape")
+        return True
     place = Path(corpus.root) / f"{name}.checked"
-    try:
-        write_whole(place, content)
-    except OSError:  # the list's folder can't be written
-        place = report / f"{Path(name).name}.checked"
-        write_whole(place, content)
+    write_whole(place, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
     print(f"{place}: {len(kept)} good lines of {name}, {len(is_kept) - len(kept)} left out")
     return False

@@ -8,14 +8,9 @@ Exit status: 0 all is copied, 1 some files could not be read, 2 nothing was done
 
 import argparse
 import contextlib
-import functools
 import io
-import logging
 import os
-import pickle
-import socket
-import uuid
-import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,28 +20,19 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from sslsv.data.audio import (
-    AUDIO_SUFFIXES,
-    SAMPLE_RATE,
-    AudioError,
-    find_audio_files,
-    read_whole,
-    to_int16,
-)
-from sslsv.prepare_data.archives import ArchiveError, ZipEntry, open_parts, read_entry
-from sslsv.prepare_data.disk import check_room, progress, write_whole
+from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, find_audio_files, read_whole, to_int16
+from sslsv.prepare_data.archives import DAMAGED
+from sslsv.prepare_data.disk import check_space, progress, write_whole
 
 COMPRESSED_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr")  # decoded here, not read in training
 
-Item = tuple[str | ZipEntry, str]  # a file, or its place in the archive; and where its samples go
-Failure = tuple[str, str]  # where the samples would have gone; why they could not
+Item = tuple[str | zipfile.ZipInfo, str]  # a file, or a member of an archive; and where its samples go
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 _BLOCK_FILES = 100  # some 8 s of work: starting a task costs milliseconds
 _GROWTH = {"wav": 3.5, "flac": 2.0}  # bytes for one of VoxCeleb2's AAC
 _MISSING_SECONDS = 0.2  # what a complete recording may lack: an AAC frame is 64 ms at 16 kHz
-_NAMED = 10  # failures that are printed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,12 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every conversion."""
     parser.add_argument("--format", choices=("wav", "flac"), default="wav", help="(default: %(default)s)")
-    cpus = "work on this machine with N processes, whatever RAY_ADDRESS says"
-    parser.add_argument("--cpus", type=int, metavar="N", help=cpus)
+    parser.add_argument("--cpus", type=int, metavar="N", help="processes (default: one for each CPU)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Copy what is not copied yet, rewrite the lists, name the failures; returns the exit status."""
+    """Copy what is not copied yet, and name what can't be read; returns the exit status."""
     folder, out = Path(os.path.abspath(options.folder)), Path(os.path.abspath(options.out))
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--out {out} lies in {folder}, which is to be copied: choose a place outside.")
@@ -76,170 +61,129 @@ def run(options: argparse.Namespace) -> int:
     if not places:
         raise ValueError(f"{folder} holds no audio files.")
     items = [(source, place) for place, source in places.items()]
-    failures = convert([], items, out, str(folder), options.cpus)
-    num_done = len(items) - len(failures)
-    print(f"{out}: {num_done} of {len(items)} recordings are there; lists of them: prepare_data folder {out}")
-    for place, why in failures[:_NAMED]:
-        print(f"not copied: {places[place]}: {why}")
-    if failures[_NAMED:]:
-        print(f"not copied: {len(failures) - _NAMED} more")
-    return int(bool(failures))
+    is_whole = convert(items, out, str(folder), options.cpus)
+    print(f"lists of the copy: python -m sslsv.prepare_data folder {out}")
+    return int(not is_whole)
 
 
 def convert(
-    archive: Sequence[Path], items: Sequence[Item], out: Path, title: str, cpus: int | None = None
-) -> list[Failure]:
-    """Write the samples of every item that is not in `out` yet, in the format of its name; returns failures.
+    items: Sequence[Item], out: Path, title: str, cpus: int | None, archive: zipfile.ZipFile | None = None
+) -> bool:
+    """Write the samples of every item that is not in `out` yet; returns whether all are there now.
 
-    Archive, files and `out` must be seen by all machines under the same path. Raises OSError when the disk
-    is too small or gets full.
+    An item's name says its format. What could not be read is named in OUT_failures.txt. Raises OSError when
+    the disk is too small or gets full.
     """
     out.mkdir(parents=True, exist_ok=True)
     # In whichever format: a recording that is there in another one is not needed twice.
     present = {os.path.splitext(os.path.relpath(path, out))[0] for path in find_audio_files(out)}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
-    if not missing:
-        return []
-    num_bytes = sum(s.compressed_size if isinstance(s, ZipEntry) else os.path.getsize(s) for s, _ in missing)
-    check_room(out, _GROWTH[missing[0][1].rpartition(".")[2]] * num_bytes, f"Converting {title}")
-    witness = out.resolve() / f".converting-{uuid.uuid4().hex}"
-    write_whole(witness, b"")
-    paths = tuple(path.resolve() for path in archive)
-    work = functools.partial(_convert_one, archive=paths, out=out.resolve(), witness=witness)
-    failures: list[Failure] = []
-    try:
-        with progress(f"convert {title}", len(items), done=len(items) - len(missing)) as bar:
-            for i, why in map_files(work, missing, cpus):
-                if why != "":
-                    failures.append((missing[i][1], why or "its decoder's process died"))
-                bar.update()
-    finally:
-        for old in out.glob(".converting-*"):  # also those of runs that were killed
-            old.unlink(missing_ok=True)
-    return sorted(failures)
+    num_bytes = sum(
+        os.path.getsize(source) if isinstance(source, str) else source.compress_size for source, _ in missing
+    )
+    check_space(out, _GROWTH[items[0][1].rpartition(".")[2]] * num_bytes, f"Converting {title}")
+
+    def load(item: Item) -> tuple[str | bytes, Path]:
+        source, place = item
+        content: str | bytes = b""
+        with contextlib.suppress(*DAMAGED):
+            content = archive.read(source) if archive else str(source)
+        return content, out.resolve() / place
+
+    failures = []
+    with progress(f"convert {title}", len(items), done=len(items) - len(missing)) as bar:
+        for i, why in map_files(_convert_one, missing, cpus, load):
+            if why != "":
+                failures.append(f"{missing[i][1]}: {why or 'it killed the process that decodes it'}\n")
+            bar.update()
+    print(f"{out}: {len(items) - len(failures):,} of {len(items):,} recordings are there.")
+    report = out.with_name(f"{out.name}_failures.txt")
+    report.unlink(missing_ok=True)
+    if failures:
+        write_whole(report, "".join(sorted(failures)).encode("utf-8", "surrogateescape"))
+        print(
+            f"{len(failures):,} could not be converted ({min(failures).strip()} ...); all are named in "
+            f"{report}, and the same command tries them again."
+        )
+    return not failures
 
 
 def map_files(
-    work: Callable[[Work], Result], items: Sequence[Work], cpus: int | None = None
+    work: Callable[[Any], Result],
+    items: Sequence[Work],
+    cpus: int | None = None,
+    load: Callable[[Work], Any] = lambda item: item,
 ) -> Iterator[tuple[int, Result | None]]:
-    """Yield (place in `items`, result) as Ray tasks finish, in no particular order; None where one died.
+    """Yield (place in `items`, result) in any order; None for an item that killed its process.
 
+    Ray tasks on this machine do the work; they get what `load` makes of an item here, just before.
     A block whose process dies (a decoder that crashes, no memory left) is done again file by file, so that
-    only the file that kills its process is lost. What `work` raises ends everything.
+    only the file that kills its process is lost. What `work` raises ends everything, as OSError.
     """
-    waiting = dict(enumerate(items))
-    if not waiting:
+    if cpus is not None and cpus < 1:
+        raise ValueError(f"--cpus is {cpus}: it must be 1 or more.")
+    if not items:
         return
     import ray
+    import ray.exceptions
 
-    with _ray_connection(cpus):
+    from sslsv.cluster.connect import connect
+
+    was_connected = ray.is_initialized()
+    if not was_connected:
+        connect(address="local", num_cpus=cpus)
+    try:
         num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-        for block_files in (max(1, min(_BLOCK_FILES, len(items) // (4 * num_cpus))), 1):
-            done = set()
-            for i, result in _map_blocks(work, list(waiting.items()), block_files):
-                done.add(i)
-                yield i, result
-            if not done and len(waiting) > block_files:
-                raise OSError(
-                    "Every process died: every machine of the cluster needs this package, its requirements "
-                    "and enough memory."
-                )
-            waiting = {i: item for i, item in waiting.items() if i not in done}
-            if not waiting:
-                return
-    yield from ((i, None) for i in waiting)
-
-
-def _map_blocks(
-    work: Callable[[Work], Result], items: list[tuple[int, Work]], block_files: int
-) -> Iterator[tuple[int, Result]]:
-    import ray.data
-
-    for name in ("ray.data", "ray.data.exceptions"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    starts = range(0, len(items), block_files)
-    rows = [{"block": pickle.dumps(items[start : start + block_files])} for start in starts]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `max_retries` gets another place in Ray 2.64
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _work_niced,  # type: ignore[arg-type]
-            fn_kwargs={"work": work},
-            batch_size=None,
-            num_cpus=1,
-            max_retries=0,
-        )
-    dataset.context.max_errored_blocks = -1  # any number: a block is lost when its process dies
-    dataset.context.enable_progress_bars = False
-    for row in dataset.iter_rows():
-        i, result, error = pickle.loads(row["result"])
-        if error is not None:
-            raise error
-        yield i, result
-
-
-def _work_niced(batch: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, list[bytes]]:
-    """Do the files of a block in a Ray process, at a lower priority than everything else on that machine."""
-    os.nice(19)  # again and again for one process: it stays at 19
-    results = []
-    for i, item in (pair for block in batch["block"] for pair in pickle.loads(block)):
-        result, error = None, None
-        try:
-            result = work(item)
-        except OSError as cause:
-            error = cause
-        except Exception as cause:  # also for lack of a package on this machine
-            error = OSError(f"A task failed: {type(cause).__name__}: {cause}")
-        results.append(pickle.dumps((i, result, error)))
-    return {"result": results}
-
-
-@contextlib.contextmanager
-def _ray_connection(cpus: int | None) -> Iterator[None]:
-    """Use the Ray cluster of RAY_ADDRESS or running here, else a new one; `cpus`: a new one of that size."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    from sslsv.cluster.connect import check_address, connect
-
-    if cpus is None:
-        check_address(os.environ.get("RAY_ADDRESS", ""))
-    connect(**({} if cpus is None else {"address": "local", "num_cpus": cpus}))
-    try:
-        yield
+        task: Any = ray.remote(num_cpus=1, max_retries=0)(_work_niced)
+        size = max(1, min(_BLOCK_FILES, len(items) // (4 * num_cpus)))
+        waiting: list[Sequence[int]] = [
+            range(start, min(start + size, len(items))) for start in range(0, len(items), size)
+        ]
+        running: dict[Any, Sequence[int]] = {}
+        while waiting or running:
+            while waiting and len(running) < 2 * num_cpus:
+                block = waiting.pop()
+                running[task.remote(work, [load(items[i]) for i in block])] = block
+            (done, *_), _ = ray.wait(list(running))
+            block = running.pop(done)
+            try:
+                yield from zip(block, ray.get(done), strict=True)
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                if len(block) == 1:
+                    yield block[0], None
+                else:
+                    waiting += [[i] for i in block]
+            except ray.exceptions.RayTaskError as error:
+                cause = error.cause
+                if not isinstance(cause, OSError):  # as for lack of a package
+                    cause = OSError(f"A task failed: {type(cause).__name__}: {cause}")
+                raise cause from None
     finally:
-        ray.shutdown()
+        if not was_connected:
+            ray.shutdown()
 
 
-def _convert_one(item: Item, *, archive: tuple[Path, ...], out: Path, witness: Path) -> str:
-    """Write the samples of one item; returns an empty string, or why the recording can't be used.
+def _work_niced(work: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
+    """Do the files of a block in a Ray process, at a lower priority than everything else on the machine."""
+    os.nice(19)  # again and again for one process: it stays at 19
+    return [work(item) for item in items]
 
-    `witness` is a file that the driver has made: a machine that does not see it would write where nobody
-    looks, and raises OSError instead.
-    """
-    if not witness.exists():
-        raise OSError(
-            f"The machine {socket.gethostname()} does not see {out}: it must be on storage that all machines "
-            "of the cluster share, under the same path (or convert on this one: --cpus N)."
-        )
-    source, place = item
+
+def _convert_one(job: tuple[str | bytes, Path]) -> str:
+    """Write the samples of a file, by its path or content; returns "", or why they can't be had."""
+    source, target = job
     try:
-        if isinstance(source, ZipEntry):
-            with open_parts(archive) as file:
-                samples = decode(read_entry(file, source))
-        elif source.lower().endswith(AUDIO_SUFFIXES):
+        if isinstance(source, str) and source.lower().endswith(AUDIO_SUFFIXES):
             samples = to_int16(read_whole(source))
         else:
-            samples = decode(Path(source).read_bytes())
-    except (AudioError, ArchiveError) as error:
+            samples = decode(Path(source).read_bytes() if isinstance(source, str) else source)
+    except AudioError as error:
         return str(error)
     except OSError as error:  # this source alone; an error of writing ends the whole conversion
         return f"it can't be read ({error.strerror or error})"
     buffer = io.BytesIO()
-    kind = place.rpartition(".")[2].upper()
-    soundfile.write(buffer, samples, SAMPLE_RATE, subtype="PCM_16", format=kind)
-    write_whole(out / place, buffer.getvalue())
+    soundfile.write(buffer, samples, SAMPLE_RATE, subtype="PCM_16", format=target.suffix[1:].upper())
+    write_whole(target, buffer.getvalue())
     return ""
 
 
@@ -248,6 +192,8 @@ def decode(content: bytes) -> npt.NDArray[np.int16]:
 
     Raises AudioError when it is damaged, ends before the length in its header, or has no sound.
     """
+    if not content:
+        raise AudioError("it is empty, or damaged in its archive")
     pieces = [np.zeros(0, dtype=np.int16)]
     expected_seconds = 0.0
     try:

@@ -59,8 +59,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the corpus, unless the same one is there already."""
     chosen = DemoOptions(**{option.name: getattr(options, option.name) for option in fields(DemoOptions)})
     is_new = make_demo_corpus(options.folder, chosen)
-    state = "is written" if is_new else "is there already, with the same options"
-    print(f"{options.folder}: the demo corpus {state}.")
+    print(f"{options.folder}: the demo corpus {'is written' if is_new else 'is there already'}.")
     return 0
 
 
@@ -72,18 +71,15 @@ def make_demo_corpus(folder: str | os.PathLike[str], options: DemoOptions) -> bo
     root = Path(folder)
     marker = root / "demo_corpus.json"
     facts = {"layout_version": _LAYOUT_VERSION, **asdict(options)}
-    begun, complete = (
-        json.dumps({**facts, "is_complete": state}, indent=2) + "\n" for state in (False, True)
-    )
-    if root.exists() and any(root.iterdir()):
-        found = marker.read_text(encoding="utf-8") if marker.is_file() else ""
-        if found == complete:
-            return False
-        if found != begun:
-            message = "is not empty and is no demo corpus with these options: choose another, or delete it."
-            raise FileExistsError(f"{root} {message}")
+    found = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+    if found == {**facts, "is_complete": True}:
+        return False
+    if found != {**facts, "is_complete": False} and root.exists() and any(root.iterdir()):
+        message = "is not empty and is no demo corpus with these options: choose another, or delete it."
+        raise FileExistsError(f"{root} {message}")
     root.mkdir(parents=True, exist_ok=True)
-    marker.write_text(begun, encoding="utf-8")  # an interrupted run is known as such, and is written again
+    # An interrupted run is known as such, and is written again.
+    marker.write_text(json.dumps({**facts, "is_complete": False}), encoding="utf-8")
     voices = iter(range(10**6))
     lists = {"voxceleb2": (options.speakers, 12), "voxceleb1": (max(2, options.speakers // 4), 10001)}
     for dataset, (count, first_id) in lists.items():
@@ -93,7 +89,7 @@ def make_demo_corpus(folder: str | os.PathLike[str], options: DemoOptions) -> bo
     paths = _write_speakers(root / "voxceleb1", options.eval_speakers, 10270, voices, options)
     (root / "trials").write_text("".join(_trial_lines(paths, options.seed)), encoding="utf-8")
     _write_bank(root, voices, options)
-    marker.write_text(complete, encoding="utf-8")
+    marker.write_text(json.dumps({**facts, "is_complete": True}), encoding="utf-8")
     return True
 
 

@@ -1,4 +1,4 @@
-"""Writing to the disk: enough room beforehand, whole files only, nothing lost when a list is replaced."""
+"""Writing to the disk: enough space beforehand, whole files only, nothing lost when a list is replaced."""
 
 import contextlib
 import errno
@@ -12,6 +12,8 @@ from typing import Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 _MARGIN_BYTES = 64 * 2**20  # for the file system itself
+# The disk or a quota is used up, or a file has reached the largest size that is allowed.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def progress(title: str, total: int | None, unit: str = "files", done: int = 0) -> Any:
@@ -26,8 +28,8 @@ def readable_bytes(count: float) -> str:
     return str(tqdm.format_sizeof(count, "B"))
 
 
-def check_room(folder: Path, needed_bytes: float, purpose: str) -> None:
-    """Raise OSError when the disk of a folder has not enough room for what is to come."""
+def check_space(folder: Path, needed_bytes: float, purpose: str) -> None:
+    """Raise OSError when the disk of a folder has not enough space for what is to come."""
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if needed_bytes + _MARGIN_BYTES > free:
@@ -37,24 +39,17 @@ def check_room(folder: Path, needed_bytes: float, purpose: str) -> None:
         )
 
 
-def sentence_of(error: Exception, folder: Path | None = None) -> str:
-    """Return what to tell the user of an error; a full disk is named by `folder`, or the error's file."""
-    # No room on the disk or in a quota, or a limit to the size of a file.
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return str(error)
-    place = folder or (os.fsdecode(error.filename) if error.filename else None)
-    disk = f"The disk of {place}" if place else "A disk"
-    return f"{disk} (or a limit set for it) is full: make room, and the same command goes on."
-
-
 @contextlib.contextmanager
 def naming_full_disk(folder: Path) -> Iterator[None]:
     """Replace the system's error by a sentence when the disk of a folder gets full."""
     try:
         yield
     except OSError as error:
-        sentence = sentence_of(error, folder)
-        raise error if sentence == str(error) else OSError(sentence) from error
+        if error.errno not in _FULL:
+            raise
+        raise OSError(
+            f"The disk of {folder} (or a limit set for it) is full: make room, and the same command goes on."
+        ) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -72,17 +67,19 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def write_list(path: Path, lines: Iterable[str]) -> str:
-    """Write a list and return what happened; other content is kept as NAME.old, NAME.old2 ..."""
+def write_list(path: Path, lines: Iterable[str]) -> None:
+    """Write a list and say so; other content is kept as NAME.old, NAME.old2 ..."""
+    lines = list(lines)
     # Names of files need not be valid UTF-8.
     content = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
     state = "is written"
-    if path.exists():
-        if path.read_bytes() == content:
-            return f"{path} is as it was"
-        names = (f"{path.name}.old{number or ''}" for number in (0, *range(2, 10**6)))
-        kept = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-        shutil.copy2(path, kept)
-        state = f"is written anew, what it was is kept as {kept.name}"
-    write_whole(path, content)
-    return f"{path} {state}"
+    if path.exists() and path.read_bytes() == content:
+        state = "is as it was"
+    else:
+        if path.exists():
+            names = (f"{path.name}.old{number or ''}" for number in (0, *range(2, 10**6)))
+            kept = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+            shutil.copy2(path, kept)
+            state = f"is written anew, what it was is kept as {kept.name}"
+        write_whole(path, content)
+    print(f"{path} {state} ({len(lines):,} lines).")

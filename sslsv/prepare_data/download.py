@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ import requests
 import tenacity
 import urllib3
 
-from sslsv.prepare_data.disk import check_room, naming_full_disk, progress, readable_bytes
+from sslsv.prepare_data.disk import check_space, naming_full_disk, progress, readable_bytes
 from sslsv.settings import parse_yaml
 
 SOURCES = Path(__file__).with_name("sources.yml")
 _CHUNK_BYTES = 2**20
 _TIMEOUTS_SECONDS = (15.0, 60.0)  # to connect, and without a byte
+_TRIES = 6
+_FIRST_PAUSE_SECONDS = 1.0
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -48,108 +51,96 @@ class Remote:
     how_to_get: str = ""
 
 
-@dataclass(frozen=True)
-class Supply:
-    """Where archives are looked for and put."""
-
-    root: Path  # data.root
-    archives: Path
-    given: tuple[Path, ...]  # the user's own folders: only read
-    sets: dict[str, dict[str, list[Remote]]]  # set -> archive -> its parts
-    tries: int
-
-
-def add_supply_arguments(parser: argparse.ArgumentParser) -> None:
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that needs archives."""
     add = parser.add_argument
-    add("folder", type=Path, help="becomes data.root")
+    add("folder", type=Path, help="becomes data.root; downloads go into FOLDER/archives")
     given: dict[str, Any] = {"dest": "given", "action": "append", "default": [], "metavar": "DIR"}
-    add("--from", type=Path, **given, help="archives or extracted corpora that you have (may be repeated)")
-    add("--archives", type=Path, metavar="DIR", help="where downloads go (default: FOLDER/archives)")
+    add("--from", type=Path, **given, help="archives that you have (may be repeated)")
     add("--sources", type=Path, default=SOURCES, metavar="YAML", help="a copy of sources.yml, edited")
-    add("--tries", type=int, default=6, help="tries of a file, one after another in vain (%(default)s)")
 
 
-def supply_of(options: argparse.Namespace) -> Supply:
-    """Check the options of `add_supply_arguments`; raises ValueError or FileNotFoundError."""
+def install(
+    set_name: str,
+    folder_name: str,
+    options: argparse.Namespace,
+    unpack: Callable[[dict[str, list[Path]], Path], bool],
+) -> int:
+    """Obtain a set's archives and unpack them below data.root, unless it is there; returns the exit status.
+
+    A folder that is a link, or holds links, is the user's own: it is taken as it is. `unpack` gets the
+    archives and the folder, and returns whether all files are there now.
+    """
+    folder = options.folder / folder_name
+    marker = folder / ".complete"
+    is_own = folder.is_symlink() or (folder.is_dir() and any(path.is_symlink() for path in folder.iterdir()))
+    if is_own or marker.exists():
+        print(f"{folder_name}: {'your own, as linked' if is_own else 'all files are in place'}.")
+        return 0
+    if not unpack(obtain(set_name, options), folder):
+        return 1
+    marker.touch()
+    print(f"{folder_name}: all files are in place; its archives are needed no more.")
+    return 0
+
+
+def obtain(set_name: str, options: argparse.Namespace) -> dict[str, list[Path]]:
+    """Return the files of each archive of a set, by the archive's name.
+
+    What is neither in a folder of --from nor among the downloads is downloaded. Raises DownloadError, or
+    OSError when there is no space.
+    """
     for folder in options.given:
         if not folder.is_dir():
             raise FileNotFoundError(f"--from {folder} is not a folder.")
-    if options.tries < 1:
-        raise ValueError(f"--tries is {options.tries}; it must be 1 or more.")
-    sets = read_sources(options.sources)
-    archives = options.archives or options.folder / "archives"
-    return Supply(options.folder, archives, tuple(options.given), sets, options.tries)
-
-
-def read_sources(file: Path = SOURCES) -> dict[str, dict[str, list[Remote]]]:
-    """Return the parts of the archives of every set; ValueError for a file of another form than `SOURCES`."""
-    content = parse_yaml(file.read_text(encoding="utf-8"))
-    try:
-        access = content["access"]
-        return {
-            name: {
-                archive: [
-                    _remote(part, md5, each, access) for part, md5 in (parts or {archive: None}).items()
-                ]
-                for archive, parts in each["archives"].items()
-            }
-            for name, each in content["sets"].items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} has another form than {SOURCES}, of which it is a copy: {error!r}."
-        ) from error
-
-
-def _remote(name: str, md5: str | None, each: dict[str, str], access: dict[str, str]) -> Remote:
-    url = each["url"].replace("{name}", name)
-    if not re.match(r"https?://[^/\s]", url):  # not shown: it may hold a password
-        raise ValueError(f"The address of {name} must begin with http:// or https:// and a host.")
-    return Remote(name, url, md5, each["access"] == "voxceleb", access[each["access"]])
-
-
-def obtain(set_name: str, supply: Supply) -> dict[str, list[Path]]:
-    """Return the files of each archive of a set, by the archive's name.
-
-    What is neither in a folder of --from nor in the archives' folder is downloaded. Raises DownloadError, or
-    OSError when there is no room.
-    """
+    downloads = options.folder / "archives"
+    places = (*options.given, downloads)
     found = {}
-    for name, parts in supply.sets[set_name].items():
-        whole = find_file(name, supply)
+    for name, parts in read_sources(set_name, options.sources).items():
+        whole = _find(name, places)
         found[name] = (
-            [whole] if whole else [find_file(part.name, supply) or download(part, supply) for part in parts]
+            [whole] if whole else [_find(part.name, places) or download(part, downloads) for part in parts]
         )
     return found
 
 
-def is_at_hand(set_name: str, supply: Supply) -> bool:
-    """Return whether every archive of a set is there, so that nothing need be downloaded."""
-    return all(
-        find_file(name, supply) or all(find_file(part.name, supply) for part in parts)
-        for name, parts in supply.sets[set_name].items()
-    )
-
-
-def find_file(name: str, supply: Supply) -> Path | None:
-    """Find a file of this name in the user's folders (or one folder deeper), or in the archives' folder."""
-    for folder in (*supply.given, supply.archives):
+def _find(name: str, folders: Sequence[Path]) -> Path | None:
+    """Find a file of this name in one of the folders, or one folder deeper."""
+    for folder in folders:
         for path in (folder / name, *sorted(folder.glob(f"*/{name}"))):
             if path.is_file():
                 return path
     return None
 
 
-def download(remote: Remote, supply: Supply, first_pause_seconds: float = 1.0) -> Path:
-    """Bring a file into the archives' folder and return its path.
+def read_sources(set_name: str, file: Path = SOURCES) -> dict[str, list[Remote]]:
+    """Return the parts of each archive of a set; ValueError for a file of another form than `SOURCES`."""
+    content = parse_yaml(file.read_text(encoding="utf-8"))
+    try:
+        each = content["sets"][set_name]
+        if not re.match(r"https?://[^/\s]", each["url"]):  # not shown: it may hold a password
+            raise ValueError(f"{file}: the url of {set_name} must begin with http:// or https:// and a host.")
+        takes_secrets, how_to_get = each["access"] == "voxceleb", content["access"][each["access"]]
+        return {
+            archive: [
+                Remote(part, each["url"].replace("{name}", part), md5, takes_secrets, how_to_get)
+                for part, md5 in (parts or {archive: None}).items()
+            ]
+            for archive, parts in each["archives"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} has another form than {SOURCES}: {error!r}.") from error
 
-    A connection that breaks is taken up again, `tries` times without a byte between, with pauses that double.
-    Raises DownloadError when the server refuses or the md5 is another, OSError when the disk is full:
+
+def download(remote: Remote, folder: Path) -> Path:
+    """Bring a file into a folder and return its path.
+
+    A connection that breaks is taken up again, up to six times without a byte between, with pauses that
+    double. Raises DownloadError when the server refuses or the md5 is another, OSError when the disk is full:
     whatever has arrived stays, and the next call goes on from it.
     """
-    supply.archives.mkdir(parents=True, exist_ok=True)
-    part, target = supply.archives / f"{remote.name}.part", supply.archives / remote.name
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{remote.name}.part"
 
     def receive() -> None:
         while True:
@@ -161,21 +152,21 @@ def download(remote: Remote, supply: Supply, first_pause_seconds: float = 1.0) -
                     raise
 
     try:
-        with filelock.FileLock(supply.archives / ".lock", timeout=0):
+        with filelock.FileLock(folder / ".lock", timeout=0):
             tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type(_PASSING),
-                stop=tenacity.stop_after_attempt(supply.tries),
-                wait=tenacity.wait_exponential(first_pause_seconds, max=60),
+                stop=tenacity.stop_after_attempt(_TRIES),
+                wait=tenacity.wait_exponential(_FIRST_PAUSE_SECONDS, max=60),
                 reraise=True,
             )(receive)
     except filelock.Timeout:
-        message = f"Another process is downloading into {supply.archives}; wait for it, or end it."
+        message = f"Another process is downloading into {folder}; wait for it, or end it."
         raise DownloadError(message) from None
     except _PASSING as error:
         cause = str(error) if isinstance(error, _BrokenOff) else "no connection, or no answer in time"
         # The error is cut off: it may hold the address, with a secret in it.
         raise DownloadError(
-            f"{remote.name} broke off {supply.tries} times ({cause} at {_server(remote)}); the "
+            f"{remote.name} broke off {_TRIES} times ({cause} at {_server(remote)}); the "
             f"{readable_bytes(_size(part))} that came are kept: the same command goes on. {_way_on(remote)}"
         ) from None
     if remote.md5 is not None and (found := _md5(part)) != remote.md5:
@@ -185,7 +176,7 @@ def download(remote: Remote, supply: Supply, first_pause_seconds: float = 1.0) -
             f"{remote.name} has the md5 {found}, expected {remote.md5}: damaged on the way, or the server "
             f"has another version. It is kept as {bad}; the same command downloads it anew."
         )
-    return part.replace(target)
+    return part.replace(folder / remote.name)
 
 
 def _receive(remote: Remote, part: Path) -> None:
@@ -215,7 +206,7 @@ def _receive(remote: Remote, part: Path) -> None:
             part.unlink(missing_ok=True)
             raise _BrokenOff("the file on the server has changed")
         length = int(total) if total.isdigit() else None
-        check_room(part.parent, (length or 0) - size, f"Downloading {remote.name}")
+        check_space(part.parent, (length or 0) - size, f"Downloading {remote.name}")
         bar = progress(f"download {remote.name}", length, "B", size)
         with bar, naming_full_disk(part.parent), part.open("ab" if size else "wb") as file:
             while chunk := answer.raw.read(_CHUNK_BYTES, decode_content=False):
@@ -233,7 +224,7 @@ def _server(remote: Remote) -> str:
 
 
 def _way_on(remote: Remote) -> str:
-    return f"{remote.how_to_get}. With archives or folders that you have already: --from DIR."
+    return f"{remote.how_to_get}. With archives that you have already: --from DIR."
 
 
 def _size(path: Path) -> int:

@@ -16,10 +16,12 @@ from urllib.parse import quote
 import numpy as np
 
 from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files
-from sslsv.data.lists import Manifest, Trials, hold_out_speakers, make_trials, why_unlistable
+from sslsv.data.lists import Manifest, hold_out_speakers, make_trials, why_unlistable
 from sslsv.data.section import BANK_FOLDERS, NOISE_FOLDER, RIR_FOLDER
 from sslsv.prepare_data.convert import COMPRESSED_SUFFIXES
 from sslsv.prepare_data.disk import write_list
+
+_PATTERNS = {"parent": r"([^/]+)/[^/]+$", "top": r"^([^/]+)/"}  # of the speaker, in a path below the folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, help="all recordings below it are listed; no hidden ones, noises or rooms")
     kinds = "parent: the folder that a recording lies in; top: the first folder below FOLDER, as in speaker/"
-    kinds += "video/file; regex: see --regex; none: unknown (default: parent, where top means the same)"
-    add("--speaker-from", choices=["parent", "top", "regex", "none"], help=kinds)
-    add("--regex", help="searched in the path below FOLDER; its first group is the speaker: '(id\\d+)'")
-    add("--root", type=Path, help="data.root, which paths are relative to (default: the folder above)")
-    add("--out", type=Path, help="the train list (default: ROOT/NAME_train_list)")
-    add("--trials", type=Path, help="the validation trials (default: ROOT/NAME_validation_trials)")
+    kinds += "video/file; none: unknown (default: parent, where top means the same)"
+    speakers = parser.add_mutually_exclusive_group()
+    speakers.add_argument("--speaker-from", choices=[*_PATTERNS, "none"], help=kinds)
+    regex = "searched in the path below FOLDER; its first group is the speaker: '(id\\d+)'"
+    speakers.add_argument("--regex", help=regex)
+    add("--root", type=Path, help="data.root, which gets the lists (default: the folder above)")
     held_out = "speakers of the trials (default: a twentieth, 2 to 100; 0: no trials, all speakers train)"
     add("--held-out-speakers", type=int, help=held_out)
     add("--seed", type=int, default=0, help="decides which speakers and trials (%(default)s)")
@@ -45,39 +47,26 @@ def run(options: argparse.Namespace) -> int:
     name = re.sub(r"[^\w.-]+", "_", folder.name)
     files = find_speech(folder)
     kind = options.speaker_from or ("regex" if options.regex else one_reading(files, folder))
-    manifest = list_files(files, folder, root, speaker_rule(kind, options.regex))
+    speaker_of = None if kind == "none" else speaker_rule(_PATTERNS.get(kind, options.regex))
+    manifest = list_files(files, folder, root, speaker_of)
     names = manifest.speaker_names
     examples = f"{len(names)} speakers ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     print(f"{len(manifest)} recordings of {'unknown speakers' if kind == 'none' else examples}")
     if kind == "none" and options.held_out_speakers:
         raise ValueError("--held-out-speakers needs speakers: choose another --speaker-from than none.")
     num_held_out = 0 if kind == "none" else options.held_out_speakers
-    training, held_out = split(manifest, num_held_out, options.seed)
-    lists = {options.out or root / f"{name}_train_list": train_lines(training)}
-    if held_out is not None:
-        trials = trial_lines(make_trials(held_out, options.seed))
-        lists[options.trials or root / f"{name}_validation_trials"] = trials
-    for file, lines in lists.items():
-        print(f"{write_list(file, lines)}: {len(lines)} lines")
-    shown = [os.path.relpath(file, root) for file in lists]  # relative to data.root, if below it
-    shown = [
-        os.path.abspath(file) if each.startswith("..") else each
-        for file, each in zip(lists, shown, strict=True)
-    ]
-    overrides = [f"run.name={name}", f"data.root={root}", f"data.train_lists=[{shown[0]}]"]
-    overrides += ["evaluation.held_out_speakers=0", *(f"evaluation.validation={each}" for each in shown[1:])]
+    lists = write_lists(manifest, root, name, num_held_out, options.seed)
+    overrides = [f"run.name={name}", f"data.root={root}", f"data.train_lists=[{lists[0]}]"]
+    overrides += ["evaluation.held_out_speakers=0", *(f"evaluation.validation={each}" for each in lists[1:])]
     command = shlex.join([*overrides, "evaluation.test=[]", *augmentation_overrides(root)])
     print(f"train on it: python -m sslsv.train CONFIG {command}")
     return 0
 
 
 def augmentation_overrides(root: Path) -> list[str]:
-    """Return the override without which a config that augments would look in vain for noises or rooms."""
-    there = [
-        f"{{name: {name}}}"
-        for name, folder in (("reverb", RIR_FOLDER), ("noise", NOISE_FOLDER))
-        if (root / folder).is_dir()
-    ]
+    """Return the override without which a config that augments would look in vain for noises or rirs."""
+    folders = {"reverb": RIR_FOLDER, "noise": NOISE_FOLDER}
+    there = [f"{{name: {name}}}" for name, folder in folders.items() if (root / folder).is_dir()]
     return [] if len(there) == 2 else [f"data.augment=[{', '.join(there)}]"]
 
 
@@ -108,37 +97,29 @@ def one_reading(files: list[str], folder: Path) -> str:
     raise ValueError(
         f"{folder} can be read in two ways: {len(tops)} speakers, the first folders {first}, or "
         f"{len(parents)} speakers, the folders that the files lie in {second}. Sessions taken for speakers "
-        "spoil validation, so say which: --speaker-from top or --speaker-from parent (or regex, or none)."
+        "spoil validation, so say which: --speaker-from top or --speaker-from parent (or none, or --regex)."
     )
 
 
-def speaker_rule(kind: str, regex: str | None) -> Callable[[str], str] | None:
-    """Return the function from a path to its speaker, None if unknown; ValueError for a wrong --regex."""
-    if (kind == "regex") != (regex is not None):
-        raise ValueError("--speaker-from regex and --regex PATTERN go together: give both or neither.")
+def speaker_rule(regex: str) -> Callable[[str], str]:
+    """Return the function from a path to its speaker, the first group of a regular expression."""
     try:
-        pattern = re.compile(regex or "")
+        pattern = re.compile(regex)
     except re.error as error:
         raise ValueError(f"--regex {regex!r} is no regular expression: {error}.") from error
-    if regex and pattern.groups < 1:
+    if pattern.groups < 1:
         raise ValueError(f"--regex {regex!r} has no group: put brackets around the speaker: '(id\\d+)'.")
 
-    def by_folder(path: str) -> str:
-        folders = path.split(os.sep)[:-1]
-        if not folders:
-            raise ValueError(
-                f"{path} lies directly in the folder, so --speaker-from {kind} finds no speaker for it: "
-                "choose regex or none, or give each speaker a folder."
-            )
-        return folders[0] if kind == "top" else folders[-1]
-
-    def by_pattern(path: str) -> str:
+    def speaker_of(path: str) -> str:
         match = pattern.search(path)
         if match is None or not match[1]:
-            raise ValueError(f"--regex {regex!r} finds no speaker in {path}: change the pattern.")
+            raise ValueError(
+                f"{regex!r} finds no speaker in {path}: give each speaker a folder, change --regex, "
+                "or choose --speaker-from none."
+            )
         return str(match[1])
 
-    return None if kind == "none" else by_pattern if regex else by_folder
+    return speaker_of
 
 
 def list_files(
@@ -147,33 +128,33 @@ def list_files(
     """Return recordings, given by paths below `folder`, by paths relative to `root`, or absolute outside.
 
     A blank in a speaker's name becomes `_`. Without `speaker_of` each recording is a speaker of its own,
-    named by its path (percent-encoded). Raises ValueError when a path can't stand in a list and when names of
-    speakers clash.
+    named by its path (percent-encoded). Raises ValueError when a path can't stand in a list.
     """
     prefix = folder.relative_to(root) if folder.is_relative_to(root) else folder
     ids: dict[str, int] = {}
-    origins: dict[str, str] = {}  # name in the list -> name as found
     paths, speakers = [], []
     for file in files:
         path = os.path.join(prefix, file)
         if why := why_unlistable(path):
             raise ValueError(f"{path!r} {why}, so no list can hold it: rename it.")
         found = speaker_of(file) if speaker_of else quote(os.fsencode(path))
-        name = "_".join(found.split())
-        if origins.setdefault(name, found) != found:
-            raise ValueError(
-                f"The speakers {origins[name]!r} and {found!r} would both be {name!r} in the list, where "
-                "blanks separate fields: rename one."
-            )
         paths.append(path)
-        speakers.append(ids.setdefault(name, len(ids)))
+        speakers.append(ids.setdefault("_".join(found.split()), len(ids)))
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
 
 
-def split(manifest: Manifest, num_held_out: int | None, seed: int) -> tuple[Manifest, Manifest | None]:
-    """Return what is trained on, and the recordings of speakers that are held out, or None.
+def write_lists(
+    manifest: Manifest,
+    root: Path,
+    name: str,
+    num_held_out: int | None,
+    seed: int,
+    choose: Callable[[Manifest], Manifest] = lambda held_out: held_out,
+) -> list[str]:
+    """Write ROOT/NAME_train_list and, of held-out speakers, ROOT/NAME_validation_trials; returns their names.
 
-    `num_held_out` None: a twentieth of the speakers, 2 to 100; 0 where that leaves too few.
+    `num_held_out` None: a twentieth of the speakers, 2 to 100; 0 where that leaves too few. `choose` picks
+    the utterances of the held-out speakers that trials are drawn from.
     """
     if num_held_out is None:
         has_pairs = np.count_nonzero(np.bincount(manifest.speakers) >= 2) >= 2 and manifest.num_speakers >= 4
@@ -185,19 +166,21 @@ def split(manifest: Manifest, num_held_out: int | None, seed: int) -> tuple[Mani
             f"--held-out-speakers is {num_held_out}, but there are {manifest.num_speakers} speakers: hold "
             f"out at most {manifest.num_speakers - 1}, so that some are left to train on."
         )
-    return hold_out_speakers(manifest, num_held_out, seed) if num_held_out else (manifest, None)
+    lists = {}
+    if num_held_out:  # drawn before anything is written: no train list without trials
+        manifest, held_out = hold_out_speakers(manifest, num_held_out, seed)
+        trials = make_trials(choose(held_out), seed)
+        pairs = zip(trials.targets, trials.enrol, trials.test, strict=True)
+        lines = [trial_line(target, trials.paths[i], trials.paths[j]) for target, i, j in pairs]
+        lists[f"{name}_validation_trials"] = lines
+    names = [manifest.speaker_names[i] for i in manifest.speakers]
+    train = [f"{speaker} {path}" for speaker, path in zip(names, manifest.paths, strict=True)]
+    lists = {f"{name}_train_list": train, **lists}
+    for each, lines in lists.items():
+        write_list(root / each, lines)
+    return list(lists)
 
 
-def train_lines(manifest: Manifest) -> list[str]:
-    """Return the lines of a train list."""
-    names = manifest.speaker_names
-    return [f"{names[i]} {path}" for i, path in zip(manifest.speakers.tolist(), manifest.paths, strict=True)]
-
-
-def trial_lines(trials: Trials) -> list[str]:
-    """Return the lines of a trial list; tabs stand between the fields where paths hold blanks."""
-    blank = "\t" if any(" " in path for path in trials.paths) else " "
-    return [
-        blank.join([str(int(is_target)), trials.paths[enrol], trials.paths[test]])
-        for is_target, enrol, test in zip(trials.targets, trials.enrol, trials.test, strict=True)
-    ]
+def trial_line(is_target: bool, enrolment: str, test: str) -> str:
+    """Return a line of a trial list; tabs stand between the fields where paths hold blanks."""
+    return ("\t" if " " in enrolment + test else " ").join([str(int(is_target)), enrolment, test])

@@ -2,64 +2,64 @@
 a million files, and gets the very same samples (`data.root=PACKED`).
 
 The recordings are those of the lists; unreadable ones are packed as such, with the reason.  An interrupted
-pack goes on when the command is repeated; on a finished one it checks every byte against its checksum.
+pack goes on when the command is repeated.
 """
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
 from sslsv.data.lists import find_lists, is_trial_list, read_trials, train_rows
-from sslsv.data.recordings import INDEX, Packed, Recordings
-from sslsv.data.section import BANK_FOLDERS
-from sslsv.prepare_data.disk import check_room, naming_full_disk, progress, readable_bytes, write_whole
-from sslsv.prepare_data.shard_files import Shard, check_shard, write_index, write_shard
+from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Folder, Packed
+from sslsv.data.section import BANK_FOLDERS, RIR_FOLDER
+from sslsv.prepare_data.disk import check_space, naming_full_disk, progress, readable_bytes, write_whole
 
 _UNFINISHED = "packing.json"  # in a folder that is not finished: what it is a pack of
-_NAMED = 10  # unreadable recordings that are named; the index holds all
+_AT_ONCE = 60 * SAMPLE_RATE  # samples read at a time: bounds the memory, whatever the length of a recording
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data pack` takes."""
     add = parser.add_argument
     add("root", type=Path, metavar="DATA_ROOT", help="folder of the lists and recordings")
-    add(
-        "--lists",
-        nargs="+",
-        metavar="LIST",
-        help="train and trial lists (*train_list, *trials*, *_test_* in DATA_ROOT)",
-    )
+    lists = "train and trial lists (*train_list, *trials*, *_test_* in DATA_ROOT)"
+    add("--lists", nargs="+", metavar="LIST", help=lists)
     add("--out", type=Path, help="where to write (DATA_ROOT/packed)")
     add("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
     add("--jobs", type=int, default=os.cpu_count(), help="files made at once (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pack, or check what is packed; returns 1 if some recordings are unreadable."""
+    """Pack, unless it is done already; returns 1 if some recordings are unreadable."""
     out = options.out or options.root / "packed"
     with naming_full_disk(out):
         is_new = pack(options.root, out, options.lists, shard_mb=options.shard_mb, jobs=options.jobs)
     packed = Packed(os.path.abspath(out))
     bad, shards = packed.unreadable(), packed.facts["shards"]
     size = readable_bytes(2 * sum(shard["num_samples"] for shard in shards))
-    noises, rooms = (len(packed.find(name)) for name in BANK_FOLDERS)
+    noises, rirs = (len(packed.find(name)) for name in BANK_FOLDERS)
     print(
-        f"{out}: {len(packed)} recordings, {noises} noises and {rooms} rooms among them, {size} in "
-        f"{len(shards)} files: {'packed' if is_new else 'is there already; all its checksums hold'}."
+        f"{out}: {len(packed)} recordings, {noises} noises and {rirs} rooms among them, {size} in "
+        f"{len(shards)} files: {'packed' if is_new else 'is there already'}."
     )
-    for sentence in list(bad.values())[:_NAMED]:
-        print(f"unreadable: {sentence}", file=sys.stderr)
-    if len(bad) > _NAMED:
-        print(f"unreadable: {len(bad) - _NAMED} others; see `error` in {out / INDEX}", file=sys.stderr)
+    if bad:
+        first = next(iter(bad.values()))
+        print(f"{len(bad)} are unreadable: {first} ...; see `error` in {out / INDEX}", file=sys.stderr)
     print(f"Train with data.root={out}")
     return 1 if bad else 0
 
@@ -67,46 +67,49 @@ def run(options: argparse.Namespace) -> int:
 def pack(
     root: Path, out: Path, lists: list[str] | None = None, *, shard_mb: int = 1024, jobs: int | None = None
 ) -> bool:
-    """Pack `root` into `out`; returns False if it was packed already, and checked now.
+    """Pack `root` into `out`; returns False if it was packed already.
 
-    Raises FileExistsError for an `out` that holds anything else, ValueError for one that is damaged, or when
-    there is nothing to pack.
+    Raises FileExistsError for an `out` that holds anything else, ValueError for one that lacks a file, or
+    when there is nothing to pack.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
-    recordings = Recordings(root)
+    recordings = Folder(root)
     lists = find_lists(root) if lists is None else lists
-    noises, rooms = (recordings.find(name) for name in BANK_FOLDERS)
-    for name, found in zip(BANK_FOLDERS, (noises, rooms), strict=True):
+    in_banks = [recordings.find(name) for name in BANK_FOLDERS]
+    for name, found in zip(BANK_FOLDERS, in_banks, strict=True):
         if not found:
             print(f"{root / name} holds no audio: packed without it.")
-    names = sorted({*_names_in(root, lists), *noises, *rooms}, key=os.fsencode)
-    source = _identity(recordings, [*names, *lists])
+    names = sorted({*_names_in(root, lists), *in_banks[0], *in_banks[1]}, key=os.fsencode)
+    stamps = {name: _stamp(recordings.location(name)) for name in [*names, *lists]}
+    source = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
     if (out / INDEX).exists():
-        packed = Packed(os.path.abspath(out))
-        if packed.facts["source"] != source:
+        facts = Packed(os.path.abspath(out)).facts
+        if facts["source"] != source:
             raise FileExistsError(
                 f"{out} is packed from other lists or recordings, or they changed since: choose another "
                 "--out, or delete it."
             )
-        with ThreadPoolExecutor(jobs) as pool:
-            written = [Shard(**shard, recordings=[]) for shard in packed.facts["shards"]]
-            list(pool.map(functools.partial(check_shard, out), written))
         return False
     there = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
     # About as much as the files take: 16 bits a sample, as most of them have.
-    check_room(out, sum(_size(recordings, name) for name in names) - there, f"Packing {root}")
+    check_space(out, sum(stamps[name][0] for name in names) - there, f"Packing {root}")
     _begin(out, {"source": source, "shard_mb": shard_mb})
-    parts = _parts(recordings, names, shard_mb * 2**20)
+    parts, part_bytes = [list[str]()], 0
+    for name in names:
+        if part_bytes >= shard_mb * 2**20:
+            parts.append([])
+            part_bytes = 0
+        parts[-1].append(name)
+        part_bytes += stamps[name][0]
     is_stopped = Event()
     with progress("packing", len(names)) as bar, ThreadPoolExecutor(jobs) as pool:
-
-        def write(number: int) -> Shard:
-            which = (out, number, recordings, parts[number], frozenset(rooms))
-            return write_shard(*which, bar.update, is_stopped)
-
         try:
-            shards = list(pool.map(write, range(len(parts))))
+            writing = [
+                pool.submit(_write_shard, out, number, recordings, part, bar, is_stopped)
+                for number, part in enumerate(parts)
+            ]
+            shards = [each.result() for each in writing]
         except BaseException:
             is_stopped.set()
             pool.shutdown(cancel_futures=True)
@@ -114,7 +117,7 @@ def pack(
     for name in lists:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, out / name)
-    write_index(out, parts, shards, source)
+    _write_index(out, parts, shards, source)
     for leftover in (*out.glob("shard-*.json"), out / _UNFINISHED):
         leftover.unlink()
     return True
@@ -128,51 +131,98 @@ def _names_in(root: Path, lists: list[str]) -> set[str]:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"The list {name} does not lie below {root}: its copy would have no place.")
         if is_trial_list(root, name):
-            names.update(read_trials(root, name).paths)
+            names.update(read_trials(root, name, is_strict=False).paths)
         else:
             names.update(path for _, _, path in train_rows(root, name))
     return names
 
 
-def _identity(recordings: Recordings, names: list[str]) -> str:
-    """Return a digest of names, sizes and times of change of all files."""
-    digest = hashlib.sha256()
-    for name in names:
-        stamp = "missing"
-        with contextlib.suppress(OSError):
-            status = os.stat(recordings.location(name))
-            stamp = f"{status.st_size} {status.st_mtime_ns}"
-        digest.update(os.fsencode(name) + f"\0{stamp}\0".encode())
-    return digest.hexdigest()
-
-
-def _size(recordings: Recordings, name: str) -> int:
-    place = recordings.location(name)
-    return os.path.getsize(place) if os.path.exists(place) else 0
+def _stamp(path: str) -> tuple[int, int]:
+    """Return size and time of change of a file, zeros if it is missing."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    return 0, 0
 
 
 def _begin(out: Path, job: dict[str, Any]) -> None:
     marker = out / _UNFINISHED
     if not out.exists() or not any(out.iterdir()):
         write_whole(marker, json.dumps(job).encode())
-    found = json.loads(marker.read_text()) if marker.exists() else {}
-    if found.get("source") != job["source"]:
-        state = "an unfinished pack of other recordings" if found else "something else"
-        raise FileExistsError(f"{out} holds {state}: choose another --out, or delete it.")
-    if found != job:
+    if not marker.exists() or json.loads(marker.read_text()) != job:
         raise FileExistsError(
-            f"{out} holds a pack that was begun with --shard-mb {found['shard_mb']}, and this is "
-            f"{job['shard_mb']}: give the same to finish it, or delete it."
+            f"{out} holds something else, or an unfinished pack of other recordings or with another "
+            "--shard-mb: choose another --out, or delete it."
         )
 
 
-def _parts(recordings: Recordings, names: list[str], part_bytes: int) -> list[list[str]]:
-    """Return the names in parts of about so many bytes of files."""
-    parts, size = [list[str]()], 0
-    for name in names:
-        if size >= part_bytes:
-            parts.append([])
-            size = 0
-        parts[-1].append(name)
-        size += _size(recordings, name)
-    return parts
+@dataclass(frozen=True)
+class _Shard:
+    """A written file of samples: name, length, and the length (or error) of each recording."""
+
+    file: str
+    num_samples: int
+    recordings: list[tuple[int, str]]  # samples and "", or 0 and why it is unreadable
+
+
+def _write_shard(
+    out: Path, number: int, recordings: Folder, names: list[str], bar: Any, is_stopped: Event
+) -> _Shard:
+    """Write recordings, one after the other, to a file that appears when it is complete.
+
+    One that an earlier call wrote is kept. InterruptedError soon follows `is_stopped`.
+    """
+    file, notes = f"shard-{number:05d}.int16", out / f"shard-{number:05d}.json"
+    if notes.exists():
+        shard = _Shard(**json.loads(notes.read_text()))
+        if (out / file).is_file() and (out / file).stat().st_size == 2 * shard.num_samples:
+            bar.update(len(names))
+            return shard
+    lengths = list[tuple[int, str]]()
+    partial = out / f"{file}.partial"
+    with partial.open("wb") as target:
+        for name in names:
+            if is_stopped.is_set():
+                raise InterruptedError("packing was stopped")
+            start = target.tell()
+            try:
+                for piece in _pieces(recordings, name):
+                    target.write(piece.astype("<i2", copy=False).tobytes())
+                lengths.append(((target.tell() - start) // 2, ""))
+            except AudioError as error:
+                target.seek(start)
+                target.truncate()
+                lengths.append((0, str(error)))
+            bar.update()
+        num_samples = target.tell() // 2
+    partial.replace(out / file)
+    shard = _Shard(file, num_samples, lengths)
+    write_whole(notes, json.dumps(asdict(shard)).encode())
+    return shard
+
+
+def _pieces(recordings: Folder, name: str) -> Iterator[Samples]:
+    with recordings.open(name) as recording:
+        if name.startswith(f"{RIR_FOLDER}/"):
+            yield recording.read_rir()
+            return
+        for start in range(0, recording.num_samples, _AT_ONCE):
+            yield recording.read_int16(start, min(_AT_ONCE, recording.num_samples - start))
+
+
+def _write_index(out: Path, parts: list[list[str]], shards: list[_Shard], source: str) -> None:
+    """Write the index of shards that hold the recordings named in `parts`; the folder is complete then."""
+    lengths = [np.array([length for length, _ in shard.recordings], dtype=np.int64) for shard in shards]
+    columns = {
+        "name": pa.array([os.fsencode(name) for part in parts for name in part], pa.binary()),
+        "shard": pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])),
+        "first_sample": pa.array(np.concatenate([np.cumsum(each) - each for each in lengths])),
+        "num_samples": pa.array(np.concatenate(lengths)),
+        "error": pa.array([why for shard in shards for _, why in shard.recordings], pa.string()),
+    }
+    files = [{"file": each.file, "num_samples": each.num_samples} for each in shards]
+    facts = {"format": FORMAT, "sample_rate": SAMPLE_RATE, "shards": files, "source": source}
+    table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(facts)})
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink, compression="zstd")
+    write_whole(out / INDEX, sink.getvalue())

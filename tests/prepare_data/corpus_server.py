@@ -171,16 +171,9 @@ def serving(files: dict[str, bytes]) -> Iterator[Server]:
         def log_message(self, *_: object) -> None:
             pass
 
-        def do_HEAD(self) -> None:
-            self.answer(has_body=False)
-
         def do_GET(self) -> None:
-            self.answer(has_body=True)
-
-        def answer(self, *, has_body: bool) -> None:
             name = self.path.split("/")[-1].split("?")[0]
-            if has_body:
-                server.requests.append((self.path, dict(self.headers)))
+            server.requests.append((self.path, dict(self.headers)))
             content = server.files.get(name)
             status = server.statuses.get(name, 200 if content is not None else 404)
             if server.password is not None and server.password not in str(self.headers.get("Authorization")):
@@ -208,8 +201,6 @@ def serving(files: dict[str, bytes]) -> Iterator[Server]:
             self.send_header("ETag", etag)
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
-            if not has_body:
-                return
             limits = server.break_after.get(name, [])
             end = start + limits.pop(0) if limits else len(content)
             body = content[start:end]

@@ -36,7 +36,7 @@ def check(*arguments: str) -> int:
 def test_check__good_folder_is_good(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(str(corpus)) == 0
     printed = capsys.readouterr().out
-    assert "20 files" in printed and "0 bad files" in printed and "20 at 16000 Hz" in printed
+    assert "20 files" in printed and "0 bad files" in printed
     assert "voxceleb2_train_list: all 8 lines are good" in printed
     assert not list(corpus.glob("*.checked"))
 
@@ -58,10 +58,10 @@ def test_check__bad_files_leave_the_train_list_and_the_original_stays(
     assert (corpus / "voxceleb2_train_list").read_text() == original
     assert not (corpus / "trials.checked").exists()
     table = pyarrow.parquet.read_table(report / "files.parquet").to_pandas().set_index("path")
-    assert table.loc[str(corpus / manifest.paths[0]), "is_silent"]
+    assert table.loc[str(corpus / manifest.paths[0]), "fault"] == "silent"
     assert "is cut off" in table.loc[str(corpus / manifest.paths[1]), "error"]
-    assert table.loc[str(corpus / manifest.paths[3]), "is_doubled"]
-    assert table["is_bad"].sum() == 4
+    assert table.loc[str(corpus / manifest.paths[3]), "fault"] == "doubled"
+    assert table["fault"].notna().sum() == 4
     printed = capsys.readouterr().out
     assert f"the same samples as {corpus / trials.paths[-1]}" in printed
     assert "does not exist" in printed and "4 good lines of voxceleb2_train_list, 4 left out" in printed
@@ -124,9 +124,8 @@ def test_check__packed_folder_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(packed_demo_corpus.iterdir())
-    for arguments in ([str(packed_demo_corpus)], [str(packed_demo_corpus / "trials")]):
-        assert check(*arguments) == 2
-        assert f"{packed_demo_corpus} is a packed folder" in capsys.readouterr().err
+    assert check(str(packed_demo_corpus)) == 2
+    assert f"{packed_demo_corpus} is a packed folder" in capsys.readouterr().err
     assert sorted(packed_demo_corpus.iterdir()) == before
 
 
@@ -198,14 +197,12 @@ def test_measure__reads_again_only_what_changed_or_failed_also_after_a_torn_line
         measure(files, record, 1)
 
 
-def test_check__noises_only_have_to_be_readable_and_one_speaker_is_too_few(
+def test_check__noises_only_have_to_be_readable(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("musan_split/noise/a.wav", "musan_split/noise/b.wav", "one/a.wav"):
-        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(tmp_path / "data" / name, tone(0.2 if "noise" in name else 1.5), 16_000)
-    (tmp_path / "data/x_train_list").write_text("one one/a.wav\n")
-    assert check("data") == 1
-    printed = capsys.readouterr().out
-    assert "0 bad files" in printed and "its good lines have 1 speakers" in printed
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / "data/musan_split/noise").mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "data/musan_split/noise" / name, tone(0.2), 16_000)
+    assert check("data") == 0
+    assert "0 bad files" in capsys.readouterr().out

@@ -1,25 +1,18 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from sslsv.prepare_data.disk import check_room, sentence_of, write_list, write_whole
+from sslsv.prepare_data.disk import check_space, write_list, write_whole
+from tests.prepare_data.full_disk import largest_file
 
 
 def test_write_whole__leaves_nothing_behind_when_the_disk_is_full(tmp_path: Path) -> None:
-    program = (
-        "import resource, sys; from pathlib import Path\n"
-        "from sslsv.prepare_data.disk import write_whole\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try: write_whole(Path(sys.argv[1]) / 'x', bytes(2000))\n"
-        "except OSError as error: print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
-    )
-    assert "is full: make room, and the same command goes on." in done.stdout
+    with (
+        largest_file(1000),
+        pytest.raises(OSError, match=r"is full: make room, and the same command goes on\."),
+    ):
+        write_whole(tmp_path / "x", bytes(2000))
     assert os.listdir(tmp_path) == []
 
 
@@ -30,31 +23,23 @@ def test_write_whole__keeps_the_old_content_when_it_fails(tmp_path: Path) -> Non
     assert [(path.name, path.read_bytes()) for path in (tmp_path / "a").iterdir()] == [("x", b"old")]
 
 
-def test_write_list__keeps_every_earlier_version(tmp_path: Path) -> None:
-    path = tmp_path / "list"
-    states = [write_list(path, [text]).removeprefix(f"{path} ") for text in "aabc"]
+def test_write_list__keeps_every_earlier_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in "aabc":
+        write_list(tmp_path / "list", [text])
+    states = [line.removeprefix(f"{tmp_path / 'list'} ") for line in capsys.readouterr().out.splitlines()]
     assert states == [
-        "is written",
-        "is as it was",
-        "is written anew, what it was is kept as list.old",
-        "is written anew, what it was is kept as list.old2",
+        "is written (1 lines).",
+        "is as it was (1 lines).",
+        "is written anew, what it was is kept as list.old (1 lines).",
+        "is written anew, what it was is kept as list.old2 (1 lines).",
     ]
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
-        "list": "c\n",
-        "list.old": "a\n",
-        "list.old2": "b\n",
-    }
+    kept = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert kept == {"list": "c\n", "list.old": "a\n", "list.old2": "b\n"}
 
 
-def test_sentence_of__a_full_disk_says_how_to_go_on() -> None:
-    assert sentence_of(OSError(28, "No space left on device", "/a/b")).startswith("The disk of /a/b (or a")
-    assert sentence_of(OSError(28, "No space left on device")).endswith("the same command goes on.")
-    assert sentence_of(ValueError("as it is")) == "as it is"
-
-
-def test_check_room__says_how_much_is_needed_and_free(tmp_path: Path) -> None:
-    check_room(tmp_path / "not/yet/there", 1e3, "A small thing")
+def test_check_space__says_how_much_is_needed_and_free(tmp_path: Path) -> None:
+    check_space(tmp_path / "not/yet/there", 1e3, "A small thing")
     with pytest.raises(
         OSError, match=r"A large thing needs 1.00EB, but the disk of .* has .* free: make room"
     ):
-        check_room(tmp_path, 1e18, "A large thing")
+        check_space(tmp_path, 1e18, "A large thing")

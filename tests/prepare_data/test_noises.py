@@ -28,10 +28,6 @@ def test_piece_bounds__keep_every_sample(seconds: float, lengths: list[float]) -
     assert (bounds[0][0], bounds[-1][1]) == (0, round(seconds * 16_000))
 
 
-def test_piece_bounds__of_an_empty_file_are_none() -> None:
-    assert piece_bounds(0, 16_000) == []
-
-
 def test_cut__pieces_together_are_the_file(tmp_path: Path) -> None:
     content = wav(speech(1, 20.3))
     cut(content, tmp_path / "noise/fs/a-0001.wav")

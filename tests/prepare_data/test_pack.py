@@ -8,7 +8,7 @@ import soundfile
 
 from sslsv.data.audio import AudioError, read_whole
 from sslsv.data.recordings import Packed
-from sslsv.prepare_data import shard_files
+from sslsv.prepare_data import pack as packing
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.pack import pack
 from tests.prepare_data.full_disk import largest_file
@@ -50,18 +50,18 @@ def test_pack__takes_lists_trials_and_banks(corpus: Path, capsys: pytest.Capture
     assert f"data.root={corpus / 'packed'}" in capsys.readouterr().out
 
 
-def test_pack__again_checks_every_byte(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack__again_is_nothing_and_a_shard_that_is_cut_off_is_named(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["pack", str(corpus)]) == 0
     before = files_of(corpus / "packed")
     assert main(["pack", str(corpus)]) == 0
-    assert "there already; all its checksums hold" in capsys.readouterr().out
+    assert "is there already." in capsys.readouterr().out
     assert files_of(corpus / "packed") == before
     shard = corpus / "packed/shard-00000.int16"
-    data = bytearray(shard.read_bytes())
-    data[1000] ^= 1
-    shard.write_bytes(data)
+    shard.write_bytes(shard.read_bytes()[:-2])
     assert main(["pack", str(corpus)]) == 2
-    assert "shard-00000.int16 is damaged" in capsys.readouterr().err
+    assert "delete the folder and pack again" in capsys.readouterr().err
 
 
 def test_pack__never_overwrites(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,15 +82,15 @@ def test_pack__never_overwrites(corpus: Path, tmp_path: Path, capsys: pytest.Cap
 def pack_until_it_fails(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Pack with a disk that is full once, at recording 60; returns the list that all names read are put on."""
     read: list[str] = []
-    real = shard_files._pieces
+    real = packing._pieces
 
-    def fail_once(recordings: object, name: str, *, is_room: bool) -> object:
+    def fail_once(recordings: object, name: str) -> object:
         read.append(name)
         if len(read) == 60:
             raise OSError(28, "No space left on device")
-        return real(recordings, name, is_room=is_room)
+        return real(recordings, name)
 
-    monkeypatch.setattr(shard_files, "_pieces", fail_once)
+    monkeypatch.setattr(packing, "_pieces", fail_once)
     with pytest.raises(OSError, match="No space"):
         pack(corpus, out, shard_mb=1, jobs=1)
     assert not (out / "index.parquet").exists()
@@ -131,7 +131,7 @@ def test_pack__interrupted_is_not_mixed_with_shards_of_another_size(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack_until_it_fails(corpus, tmp_path / "out", monkeypatch)
-    with pytest.raises(FileExistsError, match="begun with --shard-mb 1, and this is 2: give the same"):
+    with pytest.raises(FileExistsError, match="or with another --shard-mb"):
         pack(corpus, tmp_path / "out", shard_mb=2, jobs=1)
     assert pack(corpus, tmp_path / "out", shard_mb=1, jobs=1)
 
@@ -164,7 +164,7 @@ def test_pack__unreadable_recordings_are_named(corpus: Path, capsys: pytest.Capt
 
 
 def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_files, "_AT_ONCE", 7000)
+    monkeypatch.setattr(packing, "_AT_ONCE", 7000)
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (44100, 2))
     soundfile.write(tmp_path / "a.wav", stereo, 44100)
     (tmp_path / "a_train_list").write_text("a a.wav\n")
@@ -172,19 +172,6 @@ def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pyt
     assert np.array_equal(
         Packed(str(tmp_path / "packed")).read_whole("a.wav"), read_whole(tmp_path / "a.wav")
     )
-
-
-def test_pack__says_how_many_noises_and_rooms_and_that_there_are_none(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    counts = [len(list((corpus / name).rglob("*.wav"))) for name in ("musan_split", "simulated_rirs")]
-    assert main(["pack", str(corpus), "--out", str(tmp_path / "both")]) == 0
-    assert f"{counts[0]} noises and {counts[1]} rooms among them" in capsys.readouterr().out
-    (corpus / "musan_split").rename(corpus / "noises")
-    assert main(["pack", str(corpus), "--out", str(tmp_path / "one")]) == 0
-    printed = capsys.readouterr().out
-    assert f"{corpus / 'musan_split'} holds no audio: packed without it." in printed
-    assert f" 0 noises and {counts[1]} rooms among them" in printed
 
 
 def test_pack__wrong_requests_are_refused(
