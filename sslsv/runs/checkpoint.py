@@ -126,8 +126,8 @@ def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
     names = list(_sound(folder, [name for _, name in list_checkpoints(folder)[-kept:]]))
     if min(count, len(names)) < 2:
         raise ValueError(
-            f"an average of {count} of the {len(names)} sound checkpoint(s) of {folder.location} was asked "
-            "for; it takes 2 or more: train with a larger run.keep_checkpoints, or use 'last'"
+            f"an average of {count} checkpoints was asked for, and {folder.location} has {len(names)} sound "
+            "one(s); it takes 2 or more: train with a larger run.keep_checkpoints, or use 'last'"
         )
     return names[-count:]
 
