@@ -25,7 +25,7 @@ from pyarrow import parquet
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
 from sslsv.data.lists import find_lists, is_trial_list, read_trials, train_rows
-from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Folder, Packed
+from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings
 from sslsv.data.section import BANK_FOLDERS, RIR_FOLDER
 from sslsv.prepare_data.disk import check_space, naming_full_disk, progress, readable_bytes, write_whole
 
@@ -74,7 +74,7 @@ def pack(
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
-    recordings = Folder(root)
+    recordings = Recordings(root)
     lists = find_lists(root) if lists is None else lists
     in_banks = [recordings.find(name) for name in BANK_FOLDERS]
     for name, found in zip(BANK_FOLDERS, in_banks, strict=True):
@@ -131,7 +131,7 @@ def _names_in(root: Path, lists: list[str]) -> set[str]:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"The list {name} does not lie below {root}: its copy would have no place.")
         if is_trial_list(root, name):
-            names.update(read_trials(root, name, is_strict=False).paths)
+            names.update(read_trials(root, name).paths)
         else:
             names.update(path for _, _, path in train_rows(root, name))
     return names
@@ -166,7 +166,7 @@ class _Shard:
 
 
 def _write_shard(
-    out: Path, number: int, recordings: Folder, names: list[str], bar: Any, is_stopped: Event
+    out: Path, number: int, recordings: Recordings, names: list[str], bar: Any, is_stopped: Event
 ) -> _Shard:
     """Write recordings, one after the other, to a file that appears when it is complete.
 
@@ -201,7 +201,7 @@ def _write_shard(
     return shard
 
 
-def _pieces(recordings: Folder, name: str) -> Iterator[Samples]:
+def _pieces(recordings: Recordings, name: str) -> Iterator[Samples]:
     with recordings.open(name) as recording:
         if name.startswith(f"{RIR_FOLDER}/"):
             yield recording.read_rir()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslsv.data.audio import find_audio
+from sslsv.data.audio import find_audio_files
 from sslsv.data.lists import Manifest
 from sslsv.prepare_data.archives import extract, open_zip
 from sslsv.prepare_data.convert import add_conversion_arguments, convert
@@ -126,7 +126,7 @@ def find_utterances(root: Path, corpus: str) -> Manifest:
     Speakers are the folders named by an id (id10001), at whatever depth the archives put them.
     """
     paths: dict[str, str] = {}
-    for path in find_audio(root / corpus):
+    for path in find_audio_files(root / corpus) if (root / corpus).is_dir() else []:
         place = place_with(path)
         if place and place[:7] not in TEST_SPEAKERS:
             paths.setdefault(place, os.path.relpath(path, root))
