@@ -95,6 +95,19 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
 
 
 @pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training makes its batches in the test's own process."""
+    from sslsv.data.pipeline import plain_batches
+
+    def batches(plan, maker, first, last, *, rank, world_size, **resources):
+        return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
+
+    monkeypatch.setattr("sslsv.training.corpus.train_batches", batches)
+    monkeypatch.setattr("sslsv.training.corpus.share", lambda maker: maker)
+    monkeypatch.setattr("sslsv.training.loop.share", lambda maker: maker)
+
+
+@pytest.fixture
 def ray_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A new home, without a token, where Ray's logs go too; processes of the test ask for tokens."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # pytest's own are too deep for a socket

@@ -36,10 +36,10 @@ RAY = {
     "evaluation.embedding",
     "prepare_data.convert",
 }
-# Lines of each package; a tenth more is allowed.
+# Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.
 BUDGETS = {
-    "": 1050, "ops": 360, "models": 650, "encoders": 470, "data": 1700, "runs": 530, "training": 1020,
-    "cluster": 430, "evaluation": 1900, "reports": 500, "search": 1300, "prepare_data": 1600,
+    "": 1710, "ops": 360, "models": 670, "encoders": 490, "data": 2310, "runs": 710, "training": 1130,
+    "cluster": 650, "evaluation": 2360, "reports": 560, "search": 1690, "prepare_data": 1990,
 }  # fmt: skip
 LINES_OF_A_METHOD, LINES_OF_AN_ENCODER = (
     120,
@@ -228,7 +228,7 @@ def test_package__keeps_its_budget_of_lines(package: str) -> None:
         budget += LINES_OF_A_METHOD * (len(registry.names("models")) - 4)
     if package == "encoders":
         budget += LINES_OF_AN_ENCODER * (len(registry.names("encoders")) - 1)
-    assert lines_of(files) <= 1.1 * budget, (
+    assert lines_of(files) <= 1.05 * budget, (
         f"sslsv/{package} has {lines_of(files)} lines, {budget} are planned"
     )
 

@@ -16,7 +16,6 @@ from sslsv.config import (
     TrainConfig,
     to_yaml,
 )
-from sslsv.data.pipeline import plain_batches
 from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.verification import Verification
@@ -27,14 +26,7 @@ from sslsv.runs.log import RunLog
 from sslsv.search.trial import run_segment
 from sslsv.training import loop as train_loop
 
-
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch):
-    def batches(plan, maker, first, last, *, rank, world_size, **resources):
-        return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
-
-    monkeypatch.setattr("sslsv.training.corpus.train_batches", batches)
-    monkeypatch.setattr(train_loop, "share", lambda maker: maker)
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not part of
 from benchmarks import gradient_accumulation as accumulation  # noqa: E402
 from benchmarks.world_size import relative_error  # noqa: E402
 from sslsv.config import Config, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
-from sslsv.data.pipeline import plain_batches  # noqa: E402
 from sslsv.data.section import DataConfig  # noqa: E402
 from sslsv.encoders.thin_resnet34 import ThinResNet34  # noqa: E402
 from sslsv.models.vibcreg import VIbCReg  # noqa: E402
@@ -96,19 +95,15 @@ def run(config: Config, folder: RunFolder) -> dict[str, torch.Tensor]:
     return read_checkpoint(folder, find_checkpoint(folder, "last")).model
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_training__in_chunks_a_cut_run_goes_on_to_the_same_weights(
     demo_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def batches(plan, maker, first, last, *, rank, world_size, **resources):
-        return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
-
     def die_at_seven(state, *arguments, **settings):
         if state.step == 7:
             raise KeyboardInterrupt
         return take_step(state, *arguments, **settings)
 
-    monkeypatch.setattr("sslsv.training.corpus.train_batches", batches)
-    monkeypatch.setattr(train_loop, "share", lambda maker: maker)
     train = TrainConfig(epochs=2, batch_size=8, log_every_steps=2, precision="bf16", channels_last=True)
     train = dataclasses.replace(train, chunk_size=4, sync_batchnorm=False, recompute=True)
     config = Config(

@@ -15,7 +15,6 @@ from sslsv.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from sslsv.data.pipeline import plain_batches
 from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.verification import Verification
@@ -23,19 +22,11 @@ from sslsv.models.simclr import SimCLR
 from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.train import prepare_folder
-from sslsv.training import loop as train_loop
 from sslsv.training.interruption import Interrupted
 from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError
 
-
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch):
-    def batches(plan, maker, first, last, *, rank, world_size, **resources):
-        return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
-
-    monkeypatch.setattr("sslsv.training.corpus.train_batches", batches)
-    monkeypatch.setattr(train_loop, "share", lambda maker: maker)
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture
