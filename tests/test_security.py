@@ -19,7 +19,6 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
 RUNS_CODE_BY_DESIGN = {
     "sslsv/registry.py": {"exec", "compile"},  # runs settings of the package's own files
-    "sslsv/prepare_data/convert.py": {"pickle"},  # rows between its own processes
     "sslsv/search/space.py": {"exec_module"},
 }  # a search space is a Python file of the user
 
