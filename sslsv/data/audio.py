@@ -22,10 +22,11 @@ import numpy.typing as npt
 import scipy  # it loads scipy.signal, which takes a second, when that is used
 import soundfile
 
+from sslsv.ops import SAMPLE_RATE as SAMPLE_RATE
+
 Samples = npt.NDArray[np.int16]
 Waveform = npt.NDArray[np.float32]
 
-SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
 FULL_SCALE = 32768.0  # of int16 samples; 1 in waveforms
 
 # Files that libsndfile reads and people have.

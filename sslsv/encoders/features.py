@@ -7,7 +7,8 @@ import torch.nn.functional as F
 import torchaudio.functional
 from torch import Tensor, nn
 
-SAMPLE_RATE = 16000  # Hz
+from sslsv.ops import SAMPLE_RATE as SAMPLE_RATE
+
 _NUM_FFT = 512
 _WINDOW_LENGTH = 400  # samples: 25 ms
 HOP_LENGTH = 160  # samples: 10 ms

@@ -243,6 +243,33 @@ class TeacherModel(Model):
         torch._foreach_lerp_(teachers, students, 1.0 - self.teacher_momentum(progress))
 
 
+class TwoViewTeacherModel(TeacherModel):
+    """Keep a teacher of encoder and projector, which see two equal views as the student does."""
+
+    def __init__(self, config: TwoViewConfig, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__()
+        self.config: Any = config  # subclasses may state the type, `config: Config`
+        self.views = (ViewGroup("views", 2, config.crop_seconds),)
+        self.encoder = encoder
+        embedding_dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
+        self.projector = projector(embedding_dim, config.projector_dims)
+        self.projection_dim = (embedding_dim, *config.projector_dims)[-1]
+        self.add_teacher("encoder", "projector")
+
+    def project(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the student's embeddings (2B, D) and projections (2B, P), and the teacher's (B, 2, P).
+
+        Views are (B, 2, T); rows of 2B hold all of view a before all of view b. No gradient reaches the
+        teacher.
+        """
+        # One pass over both views: batch norm sees both alike.
+        waveforms = views.transpose(0, 1).flatten(0, 1)
+        embeddings = self.encoder(waveforms)
+        with torch.no_grad():
+            targets = self.teacher["projector"](self.teacher["encoder"](waveforms))
+        return embeddings, self.projector(embeddings), paired(targets)
+
+
 def cosine_momentum(base: float, progress: Progress) -> float:
     """Return the momentum that rises from `base` at step 0 towards 1 at the end, by half a cosine (BYOL)."""
     return 1.0 - (1.0 - base) * (math.cos(math.pi * progress.fraction) + 1.0) / 2.0

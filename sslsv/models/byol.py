@@ -10,14 +10,13 @@ from sslsv.models.base import (
     CorpusSize,
     Progress,
     StepOutput,
-    TeacherModel,
-    ViewGroup,
+    TwoViewTeacherModel,
     cosine_momentum,
     paired,
 )
 from sslsv.models.fields import CropSeconds, LayerDims, Momentum
 from sslsv.models.terms import feature_std
-from sslsv.ops.layers import projector
+from sslsv.ops.layers import full_precision, projector
 from sslsv.settings import section
 
 
@@ -31,7 +30,7 @@ def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     return (2 - 2 * cosines).sum(1).mean()
 
 
-class BYOL(TeacherModel):
+class BYOL(TwoViewTeacherModel):
     """Bootstrap your own latent: no negatives, a predictor, and a teacher that is a moving average."""
 
     @section
@@ -52,14 +51,11 @@ class BYOL(TeacherModel):
                     "both must end with the same number of units"
                 )
 
+    config: Config
+
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
-        super().__init__()
-        self.config = config
-        self.views = (ViewGroup("views", 2, config.crop_seconds),)
-        self.encoder = encoder
-        self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
-        self.predictor = projector(config.projector_dims[-1], config.predictor_dims)
-        self.add_teacher("encoder", "projector")
+        super().__init__(config, encoder, size)
+        self.predictor = projector(self.projection_dim, config.predictor_dims)
 
     def teacher_momentum(self, progress: Progress) -> float:
         """Return the momentum of this step, rising from the configured one to 1."""
@@ -67,13 +63,10 @@ class BYOL(TeacherModel):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's rows: their mean over workers is that of the global batch."""
-        waveforms = batch["views"].transpose(0, 1).flatten(0, 1)  # (2B, T): batch norm sees both views
-        embeddings = self.encoder(waveforms)
-        predictions = self.predictor(self.projector(embeddings))
-        with torch.no_grad():
-            targets = self.teacher["projector"](self.teacher["encoder"](waveforms))
-        with torch.autocast(waveforms.device.type, enabled=False):
-            loss = byol_loss(paired(predictions), paired(targets))
-            spread = feature_std(paired(embeddings.detach()).flatten(0, 1))
-            target_spread = feature_std(paired(targets).flatten(0, 1))
+        embeddings, projections, targets = self.project(batch["views"])
+        predictions = self.predictor(projections)
+        with torch.autocast(predictions.device.type, enabled=False):
+            loss = byol_loss(paired(predictions), targets)
+            spread = feature_std(full_precision(embeddings.detach()))
+            target_spread = feature_std(targets.flatten(0, 1))
         return StepOutput(loss, {"batch_feature_std": spread, "target_feature_std": target_spread})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
 from sslsv.models.fields import CropSeconds
 from sslsv.models.terms import feature_std
-from sslsv.ops import distributed
+from sslsv.ops import SAMPLE_RATE, distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
@@ -78,6 +78,15 @@ class CPC(Model):
         self.views = (ViewGroup("views", 1 if config.target == "same_view" else 2, config.crop_seconds),)
         encoder.freeze_pooling()  # type: ignore[operator]
         self.context = self.build_embedder(config, encoder)
+        with torch.no_grad():
+            silence = torch.zeros(1, round(config.crop_seconds * SAMPLE_RATE))
+            num_frames = encoder.eval().frames(silence).shape[2]  # type: ignore[operator]
+        encoder.train()
+        if num_frames <= config.num_steps:
+            raise ValueError(
+                f"A crop of {config.crop_seconds} s has {num_frames} frames, but model.num_steps is "
+                f"{config.num_steps}: lower it, or raise model.crop_seconds."
+            )
         frame_dim = int(encoder.frame_dim)  # type: ignore[arg-type]
         self.predictors = nn.ModuleList(
             [nn.Linear(config.context_dim, frame_dim, bias=False) for _ in range(config.num_steps)]
@@ -98,11 +107,6 @@ class CPC(Model):
         views = batch["views"]
         frames = self.context.frames(views.transpose(0, 1).flatten(0, 1))  # type: ignore[operator]
         steps = self.config.num_steps
-        if frames.shape[1] <= steps:
-            raise ValueError(
-                f"A crop of {self.config.crop_seconds} s has {frames.shape[1]} frames, but model.num_steps "
-                f"is {steps}: lower it, or raise model.crop_seconds."
-            )
         frames = frames.unflatten(0, (views.shape[1], views.shape[0]))  # (views, B, L, C)
         with torch.autocast(views.device.type, enabled=False):
             context = self.context.context(frames[0, :, :-steps])  # type: ignore[operator]

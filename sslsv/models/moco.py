@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, TeacherModel, ViewGroup, paired
+from sslsv.models.base import CorpusSize, Progress, StepOutput, TwoViewTeacherModel, paired
 from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Temperature
 from sslsv.models.queue import Queue
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
-from sslsv.ops.layers import projector
+from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
 
@@ -34,7 +34,7 @@ def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) 
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 
-class MoCo(TeacherModel):
+class MoCo(TwoViewTeacherModel):
     """Momentum contrast, symmetric: each view is a query against the other view's key and queue."""
 
     @section
@@ -50,15 +50,11 @@ class MoCo(TeacherModel):
         )
         teacher_momentum: Momentum = 0.999
 
+    config: Config
+
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
-        super().__init__()
-        self.config = config
-        self.views = (ViewGroup("views", 2, config.crop_seconds),)
-        self.encoder = encoder
-        self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
-        dim = config.projector_dims[-1] if config.projector_dims else int(encoder.embedding_dim)  # type: ignore[arg-type]
-        self.queues = nn.ModuleList([Queue(config.queue_length, dim) for _ in range(2)])
-        self.add_teacher("encoder", "projector")
+        super().__init__(config, encoder, size)
+        self.queues = nn.ModuleList([Queue(config.queue_length, self.projection_dim) for _ in range(2)])
         self._new_keys: Tensor | None = None
 
     def teacher_momentum(self, progress: Progress) -> float:
@@ -67,14 +63,10 @@ class MoCo(TeacherModel):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's queries against the queues, which are the same everywhere."""
-        waveforms = batch["views"].transpose(0, 1).flatten(0, 1)  # (2B, T): batch norm sees both views
-        embeddings = self.encoder(waveforms)
-        projections = self.projector(embeddings)
-        with torch.no_grad():
-            targets = self.teacher["projector"](self.teacher["encoder"](waveforms))
-        with torch.autocast(waveforms.device.type, enabled=False):
+        embeddings, projections, targets = self.project(batch["views"])
+        with torch.autocast(targets.device.type, enabled=False):
             queries = F.normalize(paired(projections), dim=2)
-            keys = F.normalize(paired(targets), dim=2)
+            keys = F.normalize(targets, dim=2)
             logits = [
                 moco_logits(queries[:, i], keys[:, 1 - i], queue.rows, self.config.temperature)  # type: ignore[arg-type]
                 for i, queue in ((0, self.queues[1]), (1, self.queues[0]))
@@ -82,7 +74,7 @@ class MoCo(TeacherModel):
             own = torch.zeros(len(keys), dtype=torch.int64, device=keys.device)
             loss = torch.stack([F.cross_entropy(each, own) for each in logits]).mean()
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
-            spread = feature_std(paired(embeddings.detach()).flatten(0, 1))
+            spread = feature_std(full_precision(embeddings.detach()))
             self._new_keys = distributed.gather(keys)
         return StepOutput(loss, {"accuracy": accuracy.detach(), "batch_feature_std": spread})
 

@@ -50,10 +50,7 @@ class Training:
         self.interruption = Interruption(asked_to_stop, device)
         # Indices of files that could not be read here since the last record.
         self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
-        validation.start_together(self.open_data)
-        self.state = build_state(config, self.corpus.size, device)
-        model = self.state.model
-        self.maker = ViewMaker(self.manifest, model.views, config.data, config.seed, model.needs_labels)
+        validation.start_together(self.open)
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch
         restore_state(self.state, folder)
         self.model = wrap_model(self.state.model, config, device)
@@ -82,13 +79,19 @@ class Training:
                 wandb_project=config.run.wandb_project,
             )
 
-    def open_data(self) -> None:
-        """Open the corpus: who is trained on, who is held out, and the order of everything."""
+    def open(self) -> None:
+        """Open the corpus, plan the order of everything, and build the model.
+
+        Raises ValueError where lists or crops give the method too little, or a setting asks what it can't do.
+        """
         config = self.config
         self.manifest, self.validation, self.tests = open_trial_sets(config)
         self.corpus = TrainingCorpus(self.manifest, config, self.device)
         self.plan = Plan.of(self.manifest.speakers, config.data, config.train.batch_size, config.seed)
         self.probe = open_probe(self.manifest, config)
+        self.state = build_state(config, self.corpus.size, self.device)
+        model = self.state.model
+        self.maker = ViewMaker(self.manifest, model.views, config.data, config.seed, model.needs_labels)
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary (what `summary.json` holds)."""

@@ -60,4 +60,4 @@ def test_cpc__embedding_is_the_context_of_the_whole_utterance() -> None:
 
 def test_cpc__a_crop_without_enough_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="lower it, or raise model.crop_seconds"):
-        small(num_steps=50)(batch(), PROGRESS)
+        small(num_steps=50)

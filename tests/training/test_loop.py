@@ -14,6 +14,7 @@ from sslsv.config import (
     RunConfig,
     ScheduleConfig,
     TrainConfig,
+    apply_overrides,
 )
 from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.encoders.thin_resnet34 import ThinResNet34
@@ -251,3 +252,19 @@ def test_training__asked_to_stop_at_the_last_step_it_finishes(config, tmp_path):
     done = training(config, tmp_path, "done")
     done.interruption.asked = lambda: "too late" if done.state.step == total else None
     assert done.run()["is_finished"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"model.name": "cpc", "model.num_steps": 500}, "lower it, or raise model.crop_seconds"),
+        (
+            {"model.name": "byol", "train.sync_batchnorm": False, "train.chunk_size": 5},
+            "byol has no projections",
+        ),
+    ],
+)
+def test_training__what_a_method_cannot_do_ends_it_with_a_sentence(config, tmp_path, settings, sentence):
+    folder, config = RunFolder(str(tmp_path), "run"), apply_overrides(config, settings)
+    with pytest.raises(TrainingError, match=sentence):  # another error would be a crash that is tried again
+        Training(config, folder, device=torch.device("cpu"))
