@@ -20,7 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import LogMel
+from sslsv.encoders.features import Spectrogram
+from sslsv.encoders.fields import EmbeddingDim, WideFeatures
 from sslsv.ops.layers import full_precision, recomputed
 from sslsv.settings import section
 
@@ -128,12 +129,12 @@ class ECAPATDNN(Encoder):
         """Settings of the encoder; the defaults have 22,733,952 parameters, 512-d embeddings."""
 
         name: Literal["ecapa_tdnn"] = "ecapa_tdnn"
-        num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 80
+        features: WideFeatures = WideFeatures()
         channels: Annotated[int, Field(ge=8, multiple_of=8, description="channels of the blocks")] = 1024
         aggregation_channels: Annotated[
             int, Field(ge=1, description="channels of the frames, made of all three blocks' outputs")
         ] = 3072
-        embedding_dim: Annotated[int, Field(ge=1, description="size of an embedding")] = 512
+        embedding_dim: EmbeddingDim = 512
 
     pooling_modules = ("pooling", "pooling_norm", "head")
 
@@ -142,8 +143,8 @@ class ECAPATDNN(Encoder):
         self.config = config
         channels, wide = config.channels, config.aggregation_channels
         self.embedding_dim, self.frame_dim = config.embedding_dim, wide
-        self.features = LogMel(config.num_mels)
-        self.stem = nn.Sequential(TDNNBlock(config.num_mels, channels, 5))
+        self.features = Spectrogram(config.features)
+        self.stem = nn.Sequential(TDNNBlock(config.features.num_mels, channels, 5))
         self.blocks = nn.ModuleList([SERes2Block(channels, dilation) for dilation in (2, 3, 4)])
         self.aggregation = TDNNBlock(3 * channels, wide)
         self.pooling = AttentiveStatistics(wide)

@@ -4,9 +4,11 @@ import math
 
 import torch
 import torch.nn.functional as F
+import torchaudio.compliance.kaldi
 import torchaudio.functional
 from torch import Tensor, nn
 
+from sslsv.encoders.fields import Features
 from sslsv.ops import SAMPLE_RATE as SAMPLE_RATE
 
 _NUM_FFT = 512
@@ -25,59 +27,119 @@ def to_float(waveform: Tensor) -> Tensor:
     return waveform
 
 
-class LogMel(nn.Module):
-    """Waveforms (B, T) of 16 kHz -> (B, num_mels, 1 + T // 160), without gradient, float32 in autocast too.
+class Spectrogram(nn.Module):
+    """Turn waveforms (B, T) of 16 kHz into log-mel energies (B, num_mels, L), float32 in autocast too.
 
-    Hamming windows of 25 ms every 10 ms, centred on reflected edges; power spectrum of 512 points; triangular
-    HTK mel filters from 0 to 8000 Hz; natural log of (energy + 1e-6); then every mel bin gets mean 0 and
-    biased variance 1 over the utterance's time. Equal to torchaudio's MelSpectrogram followed by log and
-    InstanceNorm1d, at less than half the cost on a CPU. A `pre_emphasis` above 0 first subtracts that share
-    of the previous sample.
+    Windows of 25 ms every 10 ms, power spectrum of 512 points, triangular mel filters, natural logarithm, and
+    bands normalised over the utterance. No gradient passes. Two kinds (`Features.kind`):
+
+    - "log_mel": L = 1 + T // 160 frames, centred, with reflected edges; filters are triangles over hertz (HTK
+      scale); 1e-6 is added to energies. Equal to torchaudio's MelSpectrogram, log and InstanceNorm1d, at less
+      than half the cost on a CPU. Pre-emphasis filters the waveform.
+    - "kaldi": L = 1 + (T - 400) // 160 frames within the waveform, the mean of each removed, pre-emphasis
+      within a frame; filters are triangles over mel; energies are at least 1.2e-7. Equal to Kaldi's fbank
+      without dither.
     """
 
     window: Tensor
     filterbank: Tensor
 
-    def __init__(self, num_mels: int = 40, pre_emphasis: float = 0.0) -> None:
+    def __init__(self, features: Features = Features()) -> None:  # noqa: B008 (frozen)
         super().__init__()
-        self.num_mels, self.pre_emphasis = num_mels, pre_emphasis
-        margin = (_NUM_FFT - _WINDOW_LENGTH) // 2
-        window = F.pad(torch.hamming_window(_WINDOW_LENGTH), (margin, margin))
-        filterbank = torchaudio.functional.melscale_fbanks(
-            _NUM_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, num_mels, SAMPLE_RATE, norm=None, mel_scale="htk"
-        )
+        self.settings = features
+        self.is_kaldi = features.kind == "kaldi"
+        periodic = not self.is_kaldi  # Kaldi's windows are symmetric
+        match features.window:
+            case "hamming":
+                window = torch.hamming_window(_WINDOW_LENGTH, periodic)
+            case "hann":
+                window = torch.hann_window(_WINDOW_LENGTH, periodic)
+            case "povey":
+                window = torch.hann_window(_WINDOW_LENGTH, periodic).pow(0.85)
+        if not self.is_kaldi:
+            margin = (_NUM_FFT - _WINDOW_LENGTH) // 2
+            window = F.pad(window, (margin, margin))
+        self.min_samples = _WINDOW_LENGTH if self.is_kaldi else _NUM_FFT // 2 + 1
         # Every row twice, for a spectrum's real and imaginary squares: the product then adds the two up as
         # well.
-        filterbank = filterbank.repeat_interleave(2, 0)
+        filterbank = _filters(features).repeat_interleave(2, 0)
         # Constants: a checkpoint need not hold them.
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filterbank", filterbank, persistent=False)
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Normalised log-mel energies; ValueError for fewer than 257 samples, which cannot be reflected."""
-        if waveform.ndim != 2 or waveform.shape[1] <= _NUM_FFT // 2:
+        """Return normalised log-mel energies; ValueError for fewer samples than `min_samples`."""
+        if waveform.ndim != 2 or waveform.shape[1] < self.min_samples:
             raise ValueError(
-                f"Waveforms of shape {tuple(waveform.shape)} have no spectrogram: give (B, T) with T above "
-                f"{_NUM_FFT // 2} samples ({1000 * _NUM_FFT // 2 // SAMPLE_RATE} ms)."
+                f"Waveforms of shape {tuple(waveform.shape)} have no spectrogram: give (B, T) with at least "
+                f"{self.min_samples} samples ({1000 * self.min_samples // SAMPLE_RATE} ms)."
             )
         with torch.autocast(waveform.device.type, enabled=False):
             # Spectra of few seconds stay in the CPU's cache: 2.5 times faster than the whole batch at once.
             seconds = 8 if waveform.device.type == "cpu" else 1024
             rows = max(1, seconds * SAMPLE_RATE // waveform.shape[1])
-            log_mel = torch.cat([self._log_mel(chunk) for chunk in torch.split(waveform, rows)])
-            variance, mean = torch.var_mean(log_mel, 1, correction=0, keepdim=True)
-            return ((log_mel - mean) * (variance + 1e-5).rsqrt()).mT.contiguous()
+            energies = torch.cat([self._energies(chunk) for chunk in torch.split(waveform, rows)])
+            return self.normalized_log(energies).mT.contiguous()
 
-    def _log_mel(self, waveform: Tensor) -> Tensor:
+    def _energies(self, waveform: Tensor) -> Tensor:
+        # Mel energies (B, L, num_mels) before the logarithm.
         waveform = to_float(waveform).to(self.window.dtype)
-        if self.pre_emphasis:
-            previous = torch.cat([waveform[:, 1:2], waveform[:, :-1]], 1)  # reflected at the start
-            waveform = waveform - self.pre_emphasis * previous
-        padded = F.pad(waveform, (_NUM_FFT // 2, _NUM_FFT // 2), mode="reflect")
-        frames = padded.unfold(1, _NUM_FFT, HOP_LENGTH) * self.window  # (B, L, 512)
-        squares = torch.view_as_real(torch.fft.rfft(frames)).flatten(2).square_()  # (B, L, 514)
-        return (squares @ self.filterbank).add_(1e-6).log_()
+        if self.settings.full_scale != 1:
+            waveform = waveform * self.settings.full_scale
+        if self.is_kaldi:
+            frames = waveform.unfold(1, _WINDOW_LENGTH, HOP_LENGTH)
+            frames = self.emphasized(frames - frames.mean(2, keepdim=True))
+        else:
+            waveform = self.emphasized(waveform)
+            padded = F.pad(waveform, (_NUM_FFT // 2, _NUM_FFT // 2), mode="reflect")
+            frames = padded.unfold(1, _NUM_FFT, HOP_LENGTH)
+        spectra = torch.fft.rfft(frames * self.window, _NUM_FFT)
+        squares = torch.view_as_real(spectra).flatten(2).square_()  # (B, L, 514)
+        return squares @ self.filterbank
+
+    def emphasized(self, samples: Tensor) -> Tensor:
+        """Return samples (..., T) less `pre_emphasis` times the sample before each."""
+        if not self.settings.pre_emphasis:
+            return samples
+        # The first one has none before it: Kaldi repeats it there, the other kind reflects.
+        start = samples[..., :1] if self.is_kaldi else samples[..., 1:2]
+        return samples - self.settings.pre_emphasis * torch.cat([start, samples[..., :-1]], -1)
+
+    def normalized_log(self, energies: Tensor) -> Tensor:
+        """Return the logarithm of mel energies (B, L, num_mels), normalised over the L frames."""
+        if self.is_kaldi:
+            log_mel = energies.clamp(min=torch.finfo(torch.float32).eps).log()
+        else:
+            log_mel = (energies + 1e-6).log()
+        match self.settings.normalization:
+            case "instance":
+                variance, mean = torch.var_mean(log_mel, 1, correction=0, keepdim=True)
+                return (log_mel - mean) * (variance + 1e-5).rsqrt()
+            case "mean":
+                return log_mel - log_mel.mean(1, keepdim=True)
+            case "none":
+                return log_mel
+
+
+def _filters(features: Features) -> Tensor:
+    # Returns (257, num_mels).
+    bins = _NUM_FFT // 2 + 1
+    if features.kind == "log_mel":
+        return torchaudio.functional.melscale_fbanks(
+            bins,
+            features.low_hz,
+            features.high_hz,
+            features.num_mels,
+            SAMPLE_RATE,
+            norm=None,
+            mel_scale="htk",
+        )
+    filters, _ = torchaudio.compliance.kaldi.get_mel_banks(
+        features.num_mels, _NUM_FFT, SAMPLE_RATE, features.low_hz, features.high_hz, 100.0, -500.0, 1.0
+    )
+    padded: Tensor = F.pad(filters.T, (0, 0, 0, 1))  # Kaldi leaves the last bin out.
+    return padded
 
 
 def strided_size(size: int, stride: int) -> int:

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import LogMel, strided_size
+from sslsv.encoders.features import Spectrogram, strided_size
+from sslsv.encoders.fields import EmbeddingDim, Features
 from sslsv.encoders.gated_residual import gated_residual
 from sslsv.encoders.pooling import build_pooling
 from sslsv.ops.layers import recomputed
@@ -72,11 +73,7 @@ class ThinResNet34(Encoder):
         """Settings of the encoder; the defaults are Fast ResNet-34 (1,437,078 parameters)."""
 
         name: Literal["thin_resnet34"] = "thin_resnet34"
-        num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 40
-        pre_emphasis: Annotated[
-            float,
-            Field(ge=0, lt=1, description="share of the previous sample that is subtracted; 0.97 is usual"),
-        ] = 0.0
+        features: Features = Features()
         width: Annotated[
             int, Field(ge=1, description="channels of stage 1; stages 2 to 4 have 2, 4, 8 times")
         ] = 16
@@ -94,7 +91,7 @@ class ThinResNet34(Encoder):
         pooling: Annotated[
             Literal["mean", "stats", "sap", "asp", "attentive_mean"], Field(description="pooling over time")
         ] = "sap"
-        embedding_dim: Annotated[int, Field(ge=1, description="size of an embedding")] = 512
+        embedding_dim: EmbeddingDim = 512
         embedding_batchnorm: Annotated[
             bool, Field(description="batch norm without scale at the end: embeddings centred over utterances")
         ] = False
@@ -103,7 +100,7 @@ class ThinResNet34(Encoder):
     def seed_config(cls) -> Config:
         """Return the settings of the first sslsv's encoder (7,045,196 parameters, 1024-d embeddings)."""
         return cls.Config(
-            pre_emphasis=0.97,
+            features=Features(pre_emphasis=0.97),
             width=32,
             stem="3x3",
             last_stride=2,
@@ -117,9 +114,9 @@ class ThinResNet34(Encoder):
         super().__init__()
         self.config = config
         self.embedding_dim = config.embedding_dim
-        self.features = LogMel(config.num_mels, config.pre_emphasis)
+        self.features = Spectrogram(config.features)
         self.stem = _build_stem(config)
-        num_bins = strided_size(config.num_mels, 2 if config.stem == "7x7" else 1)
+        num_bins = strided_size(config.features.num_mels, 2 if config.stem == "7x7" else 1)
         channels = config.width
         blocks: list[nn.Module] = []
         for stage, stride in enumerate((1, 2, 2, config.last_stride)):

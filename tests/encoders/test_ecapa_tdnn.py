@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sslsv.encoders.ecapa_tdnn import ECAPATDNN
+from sslsv.encoders.fields import WideFeatures
 
 torch.set_num_threads(1)
 SIZES = [  # num_mels, channels, aggregation_channels, embedding_dim, parameters
@@ -17,7 +18,7 @@ SIZES = [  # num_mels, channels, aggregation_channels, embedding_dim, parameters
 def build(num_mels: int, channels: int, aggregation_channels: int, embedding_dim: int) -> ECAPATDNN:
     return ECAPATDNN(
         ECAPATDNN.Config(
-            num_mels=num_mels,
+            features=WideFeatures(num_mels=num_mels),
             channels=channels,
             aggregation_channels=aggregation_channels,
             embedding_dim=embedding_dim,

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torchaudio
 
-from sslsv.encoders.features import LogMel, to_float
+from sslsv.encoders.features import Spectrogram, to_float
+from sslsv.encoders.fields import Features, KaldiFeatures
 
 torch.set_num_threads(1)
 
@@ -21,7 +22,42 @@ def test_log_mel__equals_torchaudio(num_mels: int) -> None:
     )
     waveform = speechlike()
     expected = torch.nn.InstanceNorm1d(num_mels)((mel(waveform) + 1e-6).log())
-    torch.testing.assert_close(LogMel(num_mels)(waveform), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        Spectrogram(Features(num_mels=num_mels))(waveform), expected, rtol=0, atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("window", ["hamming", "povey"])
+@pytest.mark.parametrize("num_mels", [60, 80])
+def test_kaldi__equals_torchaudios_fbank(window: str, num_mels: int) -> None:
+    waveform = speechlike()
+    settings = KaldiFeatures(window=window, num_mels=num_mels)  # type: ignore[arg-type]
+    found = Spectrogram(settings)(waveform)
+    for row, expected in zip(waveform, found, strict=True):
+        fbank = torchaudio.compliance.kaldi.fbank(
+            row[None] * 32768, num_mel_bins=num_mels, window_type=window, dither=0.0, sample_frequency=16000
+        )
+        torch.testing.assert_close(expected, (fbank - fbank.mean(0)).mT, rtol=0, atol=1e-4)
+
+
+def test_kaldi__without_normalization_keeps_the_level() -> None:
+    settings = KaldiFeatures(normalization="none")
+    waveform = speechlike(1)
+    louder = Spectrogram(settings)(2 * waveform) - Spectrogram(settings)(waveform)
+    torch.testing.assert_close(louder, torch.full_like(louder, 4.0).log(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("normalization", "has_unit_variance"), [("instance", True), ("mean", False)])
+def test_spectrogram__normalization_is_over_time(normalization: str, has_unit_variance: bool) -> None:
+    settings = Features(normalization=normalization)  # type: ignore[arg-type]
+    features = Spectrogram(settings)(speechlike(2))
+    torch.testing.assert_close(features.mean(2), torch.zeros(2, 40), rtol=0, atol=1e-4)
+    assert bool(torch.allclose(features.var(2), torch.ones(2, 40), atol=0.02)) is has_unit_variance
+
+
+def test_features__bands_without_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="low_hz is 8000 and high_hz 8000"):
+        Features(low_hz=8000.0)
 
 
 def test_log_mel__pre_emphasis_is_a_filter_with_a_reflected_start() -> None:
@@ -29,18 +65,20 @@ def test_log_mel__pre_emphasis_is_a_filter_with_a_reflected_start() -> None:
     filtered = waveform.clone()
     for t in range(8000):
         filtered[:, t] = waveform[:, t] - 0.97 * waveform[:, t - 1 if t else 1]
-    torch.testing.assert_close(LogMel(pre_emphasis=0.97)(waveform), LogMel()(filtered), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        Spectrogram(Features(pre_emphasis=0.97))(waveform), Spectrogram()(filtered), rtol=0, atol=1e-4
+    )
 
 
 def test_log_mel__int16_is_full_scale_32768() -> None:
     integers = (speechlike() * 32768).clamp(-32768, 32767).to(torch.int16)
     assert to_float(torch.tensor([-32768, 16384], dtype=torch.int16)).tolist() == [-1.0, 0.5]
-    torch.testing.assert_close(LogMel()(integers), LogMel()(integers.float() / 32768))
+    torch.testing.assert_close(Spectrogram()(integers), Spectrogram()(integers.float() / 32768))
 
 
 def test_log_mel__rows_do_not_depend_on_the_batch_they_are_in() -> None:
     waveform = speechlike(9)
-    features = LogMel()
+    features = Spectrogram()
     whole = features(waveform)
     assert whole.shape == (9, 40, 201)
     for i in (0, 8):
@@ -49,33 +87,33 @@ def test_log_mel__rows_do_not_depend_on_the_batch_they_are_in() -> None:
 
 def test_log_mel__is_float32_under_autocast_and_float64_on_request() -> None:
     waveform = speechlike(2, 4000)
-    features = LogMel()
+    features = Spectrogram()
     expected = features(waveform)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(features(waveform), expected)
-    double = LogMel().double()(waveform)
+    double = Spectrogram().double()(waveform)
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), expected, rtol=0, atol=1e-4)
 
 
 def test_log_mel__silence_is_zero_and_gain_hardly_matters() -> None:
-    assert torch.equal(LogMel()(torch.zeros(1, 4000)), torch.zeros(1, 40, 26))
+    assert torch.equal(Spectrogram()(torch.zeros(1, 4000)), torch.zeros(1, 40, 26))
     waveform = speechlike(1)
-    assert (LogMel()(waveform) - LogMel()(0.5 * waveform)).abs().max() < 0.01
+    assert (Spectrogram()(waveform) - Spectrogram()(0.5 * waveform)).abs().max() < 0.01
 
 
 def test_log_mel__adds_nothing_to_checkpoints() -> None:
-    assert not LogMel().state_dict()
+    assert not Spectrogram().state_dict()
 
 
 @pytest.mark.parametrize("shape", [(1, 256), (4000,), (1, 1, 4000)], ids=str)
 def test_log_mel__impossible_shapes_are_refused_in_a_sentence(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"give \(B, T\) with T above 256 samples"):
-        LogMel()(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"give \(B, T\) with at least 257 samples"):
+        Spectrogram()(torch.zeros(shape))
 
 
 def test_log_mel__shortest_possible_waveform() -> None:
-    assert torch.isfinite(LogMel()(torch.randn(2, 257))).all()
+    assert torch.isfinite(Spectrogram()(torch.randn(2, 257))).all()
 
 
 def test_to_float__other_integers_are_refused() -> None:

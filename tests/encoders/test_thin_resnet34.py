@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sslsv import registry
+from sslsv.encoders.fields import Features
 from sslsv.encoders.thin_resnet34 import Block, SqueezeExcitation, ThinResNet34
 
 torch.set_num_threads(1)
@@ -37,12 +38,14 @@ def test_thin_resnet34__seed_is_the_wide_one() -> None:
     model = ThinResNet34(ThinResNet34.seed_config())
     assert count(model) == 7_045_196
     assert model.embedding_dim == 1024
-    assert model.features.pre_emphasis == 0.97
+    assert model.features.settings.pre_emphasis == 0.97
     assert model.blocks(model.stem(torch.zeros(1, 1, 40, 201))).shape == (1, 256, 5, 26)
 
 
 def test_thin_resnet34__eighty_mels_with_statistics() -> None:
-    assert count(ThinResNet34(ThinResNet34.Config(num_mels=80, pooling="stats"))) == 2_665_622
+    assert (
+        count(ThinResNet34(ThinResNet34.Config(features=Features(num_mels=80), pooling="stats"))) == 2_665_622
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,11 @@ def test_thin_resnet34__eighty_mels_with_statistics() -> None:
 )
 def test_thin_resnet34__every_shape_embeds_any_length(stem, stem_time_stride, last_stride, pooling) -> None:
     model = small(
-        stem=stem, stem_time_stride=stem_time_stride, last_stride=last_stride, pooling=pooling, num_mels=30
+        stem=stem,
+        stem_time_stride=stem_time_stride,
+        last_stride=last_stride,
+        pooling=pooling,
+        features=Features(num_mels=30),
     )
     model.eval()
     for samples in (300, 4800):
@@ -119,7 +126,7 @@ def test_config__is_frozen_and_refuses_impossible_values() -> None:
     with pytest.raises(ValueError, match="width"):
         ThinResNet34.Config(width=0)
     with pytest.raises(ValueError, match="pre_emphasis"):
-        ThinResNet34.Config(pre_emphasis=1.5)
+        ThinResNet34.Config(features=Features(pre_emphasis=1.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,10 +9,11 @@ import safetensors.torch
 import torch
 
 from sslsv import registry
-from sslsv.encoders.features import LogMel
+from sslsv.encoders.features import Spectrogram
+from sslsv.encoders.fields import Features, KaldiFeatures
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.export import (
-    ConvolutionalLogMel,
+    ConvolutionalSpectrogram,
     load_encoder,
     pack_encoder,
     pack_onnx,
@@ -26,7 +27,7 @@ SETTINGS = {
     "mean": replace(TINY, pooling="mean"),
     "stats": replace(TINY, pooling="stats"),
     "attentive_mean": replace(TINY, pooling="attentive_mean"),
-    "3x3": replace(TINY, stem="3x3", pre_emphasis=0.97, num_mels=30),
+    "3x3": replace(TINY, stem="3x3", features=Features(pre_emphasis=0.97, num_mels=30)),
     "else": replace(
         TINY,
         pooling="asp",
@@ -70,7 +71,9 @@ def test_load_encoder__embeddings_are_equal_bit_for_bit(tmp_path, config):
 
 def test_read_facts__what_was_given_and_what_the_encoder_is(file):
     facts = read_facts(file)
-    assert facts.pop("encoder").startswith('{"name": "thin_resnet34", "num_mels": 40')
+    assert facts.pop("encoder").startswith(
+        '{"name": "thin_resnet34", "features": {"kind": "log_mel", "num_mels": 40'
+    )
     told = {"model": "simclr", "step": "12"}
     assert facts == told | {"format": "sslsv encoder 1", "sample_rate": "16000", "embedding_dim": "8"}
 
@@ -104,14 +107,19 @@ def test_load_encoder__a_file_that_is_none_is_refused_in_a_sentence(file, monkey
         load_encoder(file)
 
 
-@pytest.mark.parametrize("features", [LogMel(), LogMel(80, pre_emphasis=0.97)], ids=["plain", "emphasis"])
-@pytest.mark.parametrize("samples", [257, 400, 4799, 16000])
-def test_convolutional_log_mel__equals_log_mel(features, samples):
+@pytest.mark.parametrize(
+    "settings",
+    [Features(), Features(num_mels=80, pre_emphasis=0.97), KaldiFeatures()],
+    ids=["plain", "emphasis", "kaldi"],
+)
+@pytest.mark.parametrize("samples", [400, 4799, 16000])
+def test_convolutional_spectrogram__equals_the_spectrogram(settings, samples):
+    features = Spectrogram(settings)
     torch.manual_seed(0)
     time = torch.arange(samples) / 16000
     waveforms = torch.stack([torch.randn(samples) / 10, torch.sin(2000 * time) / 2, torch.zeros(samples)])
     expected = features(waveforms)
-    torch.testing.assert_close(ConvolutionalLogMel(features)(waveforms), expected, rtol=0, atol=2e-4)
+    torch.testing.assert_close(ConvolutionalSpectrogram(features)(waveforms), expected, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
@@ -121,7 +129,7 @@ def test_traceable__equals_the_encoder_and_leaves_it_alone(config):
     with torch.no_grad():
         expected = encoder(waveforms)
         torch.testing.assert_close(traceable(encoder)(waveforms), expected, rtol=1e-4, atol=1e-5)
-        assert torch.equal(encoder(waveforms), expected) and isinstance(encoder.features, LogMel)
+        assert torch.equal(encoder(waveforms), expected) and isinstance(encoder.features, Spectrogram)
 
 
 def check_onnx(config):
