@@ -126,7 +126,7 @@ def _filters(features: Features) -> Tensor:
     # Returns (257, num_mels).
     bins = _NUM_FFT // 2 + 1
     if features.kind == "log_mel":
-        return torchaudio.functional.melscale_fbanks(
+        filters: Tensor = torchaudio.functional.melscale_fbanks(
             bins,
             features.low_hz,
             features.high_hz,
@@ -135,6 +135,7 @@ def _filters(features: Features) -> Tensor:
             norm=None,
             mel_scale="htk",
         )
+        return filters
     filters, _ = torchaudio.compliance.kaldi.get_mel_banks(
         features.num_mels, _NUM_FFT, SAMPLE_RATE, features.low_hz, features.high_hz, 100.0, -500.0, 1.0
     )
