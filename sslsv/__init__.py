@@ -11,8 +11,10 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a report waits for one such interval
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",  # it would show the job, wandb's key too, to others
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # until a number of workers that fits is sought again
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns that this will be the default
 }.items():
     os.environ.setdefault(_name, _value)
+
+# Not left to the environment: an actor that anybody in the cluster may ask would show the job, W&B's key too.
+os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
