@@ -118,6 +118,16 @@ class ChannelAttentivePooling(Pooling):
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
 
 
+def mean_and_deviation(frames: Tensor, eps: float = 1e-7) -> Tensor:
+    """Return mean and unbiased standard deviation, sqrt(variance + eps), over time: (B, C, L) -> (B, 2C).
+
+    This is how wespeaker and 3D-Speaker pool; in float32 or float64.
+    """
+    with torch.autocast(frames.device.type, enabled=False):
+        variance, mean = torch.var_mean(full_precision(frames), 2)
+        return torch.cat([mean, (variance + eps).sqrt()], 1)
+
+
 def build_pooling(name: PoolingName, channels: int, num_bins: int) -> Pooling:
     """Return the pooling of that name for maps (B, channels, num_bins, L)."""
     match name:

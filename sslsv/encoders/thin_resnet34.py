@@ -16,7 +16,7 @@ from sslsv.encoders.features import Spectrogram, strided_size
 from sslsv.encoders.fields import EmbeddingDim, Features
 from sslsv.encoders.gated_residual import gated_residual
 from sslsv.encoders.pooling import build_pooling
-from sslsv.ops.layers import recomputed
+from sslsv.ops.layers import in_format_of, recomputed
 from sslsv.settings import section
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
@@ -150,14 +150,11 @@ class ThinResNet34(Encoder):
         return self._embed(frames.view(len(frames), *self.map_shape, -1))
 
     def _map(self, waveforms: Tensor) -> Tensor:
-        # The whole network runs channels-last if its weights were put into that format.
-        x = self.features(waveforms)[:, None]
-        if self.blocks[0].conv1.weight.is_contiguous(memory_format=torch.channels_last):  # type: ignore[union-attr, operator]
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = in_format_of(self.blocks, self.features(waveforms)[:, None])
         is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
         for part in (self.stem, *self.blocks):
             x = recomputed(part, x) if is_recomputed else part(x)
-        return x  # type: ignore[no-any-return]
+        return x
 
     def _embed(self, feature_map: Tensor) -> Tensor:
         return self.head_norm(self.head(self.pooling(feature_map)))  # type: ignore[no-any-return]

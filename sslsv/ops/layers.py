@@ -14,6 +14,18 @@ def full_precision(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def in_format_of(network: nn.Module, x: Tensor) -> Tensor:
+    """Return maps (B, C, F, L) channels-last if the network's convolutions were put into that format.
+
+    The whole network then runs in it.
+    """
+    is_last = any(
+        p.ndim == 4 and p.shape[2] > 1 and p.is_contiguous(memory_format=torch.channels_last)
+        for p in network.parameters()
+    )
+    return x.contiguous(memory_format=torch.channels_last) if is_last else x
+
+
 def projector(input_dim: int, dims: Sequence[int]) -> nn.Sequential:
     """Build Linear-BN-ReLU for each of `dims`, the last one linear only: (B, input_dim) -> (B, dims[-1]).
 
