@@ -1,0 +1,76 @@
+"""TDNN, the x-vector network: convolutions over time, then statistics. Snyder et al., ICASSP 2018.
+
+Parameters with 512-d embeddings:
+
+    num_mels  has_second_layer  parameters
+    40        True               4,516,244   the first sslsv's
+    80        True               4,618,644
+    40        False              4,252,564   SpeechBrain's
+    80        False              4,354,964
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.encoders.base import Encoder
+from sslsv.encoders.features import Spectrogram
+from sslsv.encoders.fields import EmbeddingDim, WideFeatures
+from sslsv.encoders.pooling import mean_and_deviation
+from sslsv.ops.layers import recomputed
+from sslsv.settings import section
+
+# Width, kernel and dilation of each layer.
+_LAYERS = ((512, 5, 1), (512, 3, 2), (512, 3, 3), (512, 1, 1), (1500, 1, 1))
+
+
+class TDNN(Encoder):
+    """Five convolutions over time (LeakyReLU, batch norm), mean and deviation, one or two linear layers."""
+
+    @section
+    class Config:
+        """Settings of the encoder; the defaults have 4,618,644 parameters."""
+
+        name: Literal["tdnn"] = "tdnn"
+        features: WideFeatures = WideFeatures()
+        embedding_dim: EmbeddingDim = 512
+        has_second_layer: Annotated[
+            bool, Field(description="LeakyReLU, batch norm and linear after the first linear layer")
+        ] = True
+
+    pooling_modules = ("head",)
+
+    def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
+        super().__init__()
+        self.config = config
+        self.embedding_dim, self.frame_dim = config.embedding_dim, _LAYERS[-1][0]
+        self.features = Spectrogram(config.features)
+        inputs = config.features.num_mels
+        blocks = []
+        for width, kernel, dilation in _LAYERS:
+            padding = dilation * (kernel - 1) // 2
+            convolution = nn.Conv1d(
+                inputs, width, kernel, dilation=dilation, padding=padding, padding_mode="reflect"
+            )
+            blocks.append(nn.Sequential(convolution, nn.LeakyReLU(inplace=True), nn.BatchNorm1d(width)))
+            inputs = width
+        self.blocks = nn.Sequential(*blocks)
+        dim = config.embedding_dim
+        layers: list[nn.Module] = [nn.Linear(2 * inputs, dim)]
+        if config.has_second_layer:
+            layers += [nn.LeakyReLU(inplace=True), nn.BatchNorm1d(dim), nn.Linear(dim, dim)]
+        self.head = nn.Sequential(*layers)
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Return (B, 1500, L) of waveforms (B, T), every 10 ms."""
+        x = self.features(waveforms)
+        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = recomputed(block, x) if is_recomputed else block(x)
+        return x  # type: ignore[no-any-return]
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_dim) of frames (B, 1500, L)."""
+        return self.head(mean_and_deviation(frames))  # type: ignore[no-any-return]
