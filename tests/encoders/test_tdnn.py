@@ -20,7 +20,7 @@ def test_tdnn__has_the_published_number_of_parameters(
 
 
 @pytest.mark.parametrize("is_training", [False, True])
-def test_tdnn__is_speechbrains_weight_for_weight(is_training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tdnn__is_speechbrains_weight_for_weight(is_training: bool) -> None:
     module = pytest.importorskip("speechbrain.lobes.models.Xvector")
     theirs = module.Xvector(in_channels=80)
     theirs.blocks[-2].eps = 0.0  # else it adds noise of 1e-5 to the means, and 1e-5 to the deviations
