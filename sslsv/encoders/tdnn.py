@@ -73,4 +73,4 @@ class TDNN(Encoder):
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, 1500, L)."""
-        return self.head(mean_and_deviation(frames, eps=1e-10))  # type: ignore[no-any-return]
+        return self.head(mean_and_deviation(frames, eps=1e-14))  # type: ignore[no-any-return]

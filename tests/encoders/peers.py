@@ -57,11 +57,13 @@ def copy_in_order(theirs: nn.Module, ours: Encoder) -> None:
     theirs.load_state_dict({theirs_: state[name] for theirs_, name in zip(their_names, names, strict=True)})
 
 
-def largest_difference(theirs: nn.Module, ours: Encoder, is_training: bool) -> float:
-    """Return the largest absolute difference of embeddings of noise, relative to the largest embedding."""
-    waveforms = 0.1 * torch.randn(3, 24000, generator=torch.Generator().manual_seed(4))
-    ours.train(is_training)
-    theirs.train(is_training)
+def largest_difference(
+    theirs: nn.Module, ours: Encoder, is_training: bool, num_samples: int = 24000
+) -> float:
+    """Return the largest absolute difference of float64 embeddings of noise, relative to the largest value."""
+    waveforms = 0.1 * torch.randn(3, num_samples, generator=torch.Generator().manual_seed(4))
+    ours.double().train(is_training)
+    theirs.double().train(is_training)
     with torch.no_grad():
         expected = theirs(ours.features(waveforms).mT)
         found = ours(waveforms)
