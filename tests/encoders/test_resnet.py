@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from sslsv.encoders.fields import KaldiFeatures
 from sslsv.encoders.resnet import ResNet
 from tests.encoders.peers import copy_in_order, largest_difference, peer_module
 
@@ -24,21 +23,3 @@ def test_resnet__is_wespeakers_weight_for_weight(depth: int, is_training: bool) 
     ours = ResNet(ResNet.Config(depth=depth))  # type: ignore[arg-type]
     copy_in_order(theirs, ours)
     assert largest_difference(theirs, ours, is_training) < 1e-6
-
-
-def test_resnet__recomputing_changes_nothing() -> None:
-    config = ResNet.Config(depth=18, width=4, features=KaldiFeatures(num_mels=40), embedding_dim=8)
-    gradients = []
-    for is_recomputed in (False, True):
-        torch.manual_seed(5)
-        encoder = ResNet(config)
-        encoder.recomputes_activations = is_recomputed
-        encoder(0.1 * torch.randn(2, 8000)).square().sum().backward()
-        gradients.append([p.grad for p in encoder.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-
-
-@pytest.mark.parametrize("num_mels", [72, 80, 41])
-def test_resnet__frames_are_as_wide_as_said(num_mels: int) -> None:
-    encoder = ResNet(ResNet.Config(depth=18, width=4, features=KaldiFeatures(num_mels=num_mels)))
-    assert encoder.frames(torch.randn(1, 16000)).shape[1] == encoder.frame_dim

@@ -1,0 +1,60 @@
+"""Check what every encoder keeps to; the files are found, none is listed."""
+
+import pytest
+import torch
+
+from sslsv import registry
+from sslsv.encoders.base import Encoder
+
+torch.set_num_threads(1)
+NAMES = registry.names("encoders")
+
+
+def build(name: str) -> Encoder:
+    torch.manual_seed(5)
+    encoder: Encoder = registry.find("encoders", name)()
+    return encoder
+
+
+def waveforms(rows: int = 2, samples: int = 8000) -> torch.Tensor:
+    return 0.1 * torch.randn(rows, samples, generator=torch.Generator().manual_seed(6))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoder__gives_the_frames_and_embeddings_that_it_states(name: str) -> None:
+    encoder = build(name).eval()
+    with torch.no_grad():
+        frames = encoder.frames(waveforms())
+        assert frames.shape[:2] == (2, encoder.frame_dim)
+        assert encoder.pool(frames).shape == (2, encoder.embedding_dim)
+        torch.testing.assert_close(encoder.pool(frames), encoder(waveforms()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoder__pooling_modules_are_what_frames_do_not_need(name: str) -> None:
+    encoder = build(name)
+    encoder.freeze_pooling()
+    encoder.frames(waveforms()).square().sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoder__recomputing_changes_nothing(name: str) -> None:
+    states, gradients = [], []
+    for is_recomputed in (False, True):
+        encoder = build(name)
+        encoder.recomputes_activations = is_recomputed
+        encoder(waveforms()).square().sum().backward()
+        gradients.append([p.grad for p in encoder.parameters()])
+        states.append(list(encoder.state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoder__channels_last_is_the_same_network(name: str) -> None:
+    encoder = build(name).eval()
+    with torch.no_grad():
+        expected = encoder(waveforms())
+        found = encoder.to(memory_format=torch.channels_last)(waveforms())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
