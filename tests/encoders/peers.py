@@ -52,9 +52,11 @@ def copy_in_order(theirs: nn.Module, ours: Encoder) -> None:
             is_spread = name.endswith("running_var")
             state[name] = state[name] + noise if is_spread else state[name] + 0.1 * (noise - 0.5)
     ours.load_state_dict(state)
-    their_names = list(theirs.state_dict())
-    assert len(their_names) == len(names)
-    theirs.load_state_dict({theirs_: state[name] for theirs_, name in zip(their_names, names, strict=True)})
+    expected = theirs.state_dict()
+    assert len(expected) == len(names)
+    theirs.load_state_dict(
+        {other: state[name].view_as(expected[other]) for other, name in zip(expected, names, strict=True)}
+    )
 
 
 def largest_difference(

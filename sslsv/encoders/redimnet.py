@@ -1,0 +1,310 @@
+"""ReDimNet: maps and sequences of one size, reshaped into each other. Yakovlev et al., arXiv 2407.18223.
+
+wespeaker's form (its authors' own has a batch norm after pooling). Parameters, and wespeaker's EER on
+VoxCeleb1-O in percent, supervised, after large-margin fine-tuning:
+
+    size  num_mels  parameters  EER
+    b0    60         1,001,850  1.16
+    b1    72         2,123,480  0.85
+    b2    72         4,888,240  0.57
+    b3    72         3,220,412  0.50
+    b4    72         6,432,304  0.51
+    b5    72         7,650,544  0.43
+    b6    72        15,006,256  0.40
+
+wespeaker counts one more: the constant weight of the first stage's only input.
+"""
+
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.encoders.base import Encoder
+from sslsv.encoders.features import Spectrogram
+from sslsv.encoders.fields import EmbeddingDim, KaldiFeatures
+from sslsv.ops.layers import full_precision, recomputed
+from sslsv.settings import section
+
+_KERNELS = (7, 19, 31, 59)  # of the convolutions over time in a stage
+_NUM_HEADS = 4
+_ATTENTION_DIM = 128  # of the pooling
+
+
+class Stage(NamedTuple):
+    """Say how a stage changes its map."""
+
+    stride: int  # over bands; the channels grow by the same factor
+    num_blocks: int
+    expansion: int  # of the channels inside the stage
+    reduction: int  # of the channels of its layers over time; 0 for a stage without any
+
+
+class Size(NamedTuple):
+    """Say what one of the published sizes is made of."""
+
+    channels: int
+    block: Literal["residual", "gated", "convnext"]
+    group_channels: int  # channels of a group in the 3 x 3 convolutions
+    stages: tuple[Stage, ...]
+
+
+def _stages(*rows: tuple[int, int, int, int]) -> tuple[Stage, ...]:
+    return tuple(Stage(*row) for row in rows)
+
+
+_B4 = _stages((1, 4, 2, 48), (2, 4, 2, 48), (1, 6, 2, 48), (2, 6, 1, 32), (1, 8, 1, 24), (2, 4, 1, 16))
+SIZES = {
+    "b0": Size(
+        10, "residual", 1,
+        _stages((1, 2, 1, 30), (2, 3, 2, 30), (1, 3, 3, 30), (2, 4, 2, 10), (1, 3, 1, 10)),
+    ),
+    "b1": Size(
+        12, "convnext", 8,
+        _stages((1, 2, 1, 0), (2, 3, 1, 0), (3, 4, 1, 12), (2, 5, 1, 12), (2, 3, 1, 8)),
+    ),
+    "b2": Size(
+        16, "convnext", 4,
+        _stages((1, 2, 1, 12), (2, 2, 1, 12), (1, 3, 1, 12), (2, 4, 1, 8), (1, 4, 1, 8), (2, 4, 1, 4)),
+    ),
+    "b3": Size(
+        16, "gated", 1,
+        _stages((1, 6, 4, 32), (2, 6, 2, 32), (1, 8, 2, 32), (2, 10, 2, 16), (1, 10, 1, 16), (2, 8, 1, 16)),
+    ),
+    "b4": Size(32, "gated", 1, _B4),
+    "b5": Size(32, "gated", 16, _B4),
+    "b6": Size(
+        32, "residual", 32,
+        _stages((1, 4, 4, 32), (2, 6, 2, 32), (1, 6, 2, 24), (3, 8, 1, 24), (1, 8, 1, 16), (2, 8, 1, 16)),
+    ),
+}  # fmt: skip
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Normalise over the channels of (B, C, ...), at every place by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape."""
+        return super().forward(x.transpose(1, -1)).transpose(1, -1)
+
+
+class ConvNext(nn.Module):
+    """Add a grouped convolution, batch norm, GELU and a 1 x 1 convolution to their input."""
+
+    def __init__(self, convolution: nn.Module, norm: nn.Module, mix: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(convolution, norm, nn.GELU(), mix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape."""
+        return x + self.layers(x)  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    """Add two grouped convolutions, each mixed by a 1 x 1 one, to their input; bands may have gates."""
+
+    def __init__(self, channels: int, num_bins: int, group_channels: int, is_gated: bool) -> None:
+        super().__init__()
+        groups = channels // group_channels
+
+        def convolutions() -> list[nn.Module]:
+            grouped = nn.Conv2d(channels, channels, 3, padding=1, bias=False, groups=groups)
+            return [grouped, nn.Conv2d(channels, channels, 1)]
+
+        self.layers = nn.Sequential(
+            *convolutions(), nn.ReLU(), nn.BatchNorm2d(channels), *convolutions(), nn.BatchNorm2d(channels)
+        )
+        self.gates: nn.Module | None = None
+        if is_gated:
+            hidden = min(64, max(channels, 32))
+            self.gates = nn.Sequential(
+                nn.Linear(num_bins, hidden), nn.ReLU(), nn.Linear(hidden, num_bins), nn.Sigmoid()
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the same shape, (B, C, F, L)."""
+        y = self.layers(x)
+        if self.gates is not None:
+            y = y * self.gates(y.mean((1, 3)))[:, None, :, None]
+        return F.relu(y + x)
+
+
+class SelfAttention(nn.Module):
+    """Attend over time with four heads, then two linear layers; a layer norm after each."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.keys, self.values, self.queries = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.attended = nn.Linear(dim, dim)
+        self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, dim, L) of (B, dim, L)."""
+        x = x.mT
+        queries, keys, values = (
+            torch.unflatten(layer(x), 2, (_NUM_HEADS, -1)).transpose(1, 2)
+            for layer in (self.queries, self.keys, self.values)
+        )
+        y = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
+        x = self.attention_norm(x + self.attended(y))
+        return self.norm(x + self.layers(x)).mT  # type: ignore[no-any-return]
+
+
+class TimeLayers(nn.Module):
+    """Add convolutions over 70 to 590 ms and attention over time, on fewer channels, to their input."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(channels, hidden, 1),
+            ChannelNorm(hidden, eps=1e-6),
+            *(
+                ConvNext(
+                    nn.Conv1d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden),
+                    nn.BatchNorm1d(hidden),
+                    nn.Conv1d(hidden, hidden, 1),
+                )
+                for kernel in _KERNELS
+            ),
+            SelfAttention(hidden),
+            nn.Conv1d(hidden, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, channels, L) of the same."""
+        return x + self.layers(x)  # type: ignore[no-any-return]
+
+
+class AttentiveStatistics(nn.Module):
+    """Average frames with weights that see the utterance's mean and deviation: (B, C, L) -> (B, 2C)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(3 * channels, _ATTENTION_DIM, 1)
+        self.score = nn.Conv1d(_ATTENTION_DIM, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return weighted means and deviations, in float32 or float64."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = full_precision(x)
+            variance, mean = torch.var_mean(x, 2, keepdim=True)
+            of_frames, of_utterance = torch.split(self.hidden.weight, [x.shape[1], 2 * x.shape[1]], 1)
+            # The utterance's part is the same at every frame, so it is multiplied once.
+            context = F.conv1d(torch.cat([mean, (variance + 1e-7).sqrt()], 1), of_utterance, self.hidden.bias)
+            weights = self.score(torch.tanh(F.conv1d(x, of_frames) + context)).softmax(2)
+            mean = (weights * x).sum(2)
+            variance = (weights * (x - mean[:, :, None]).square()).sum(2)
+            return torch.cat([mean, variance.clamp(min=1e-7).sqrt()], 1)
+
+
+class ReDimNet(Encoder):
+    """Stages of 2-D blocks and layers over time; each sees a weighted sum of all stages before it."""
+
+    @section
+    class Config:
+        """Settings of the encoder; the default size has 4,888,240 parameters."""
+
+        name: Literal["redimnet"] = "redimnet"
+        features: KaldiFeatures = KaldiFeatures(num_mels=72)
+        size: Annotated[
+            Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6"],
+            Field(description="one of the published sizes; b0 was published with 60 mel bands"),
+        ] = "b2"
+        embedding_dim: EmbeddingDim = 192
+
+    pooling_modules = ("pooling", "head")
+
+    def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
+        super().__init__()
+        self.config = config
+        size, num_mels = SIZES[config.size], config.features.num_mels
+        _check_bands(config.size, num_mels)
+        self.embedding_dim = config.embedding_dim
+        self.frame_dim = dim = size.channels * num_mels
+        self.features = Spectrogram(config.features)
+        # Of the stem and all stages before, for each channel; a softmax makes weights of them.
+        self.input_weights = nn.ParameterList(
+            torch.zeros(1 + i, dim, 1) for i in range(1, len(size.stages) + 1)
+        )
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, size.channels, 3, padding=1), ChannelNorm(size.channels, eps=1e-6)
+        )
+        channels, num_bins, stages = size.channels, num_mels, []
+        self.map_channels = []  # that each stage takes
+        for stage in size.stages:
+            self.map_channels.append(channels)
+            stages.append(self._stage(stage, size, channels, num_bins))
+            channels, num_bins = channels * stage.stride, num_bins // stage.stride
+        self.stages = nn.ModuleList(stages)
+        self.pooling = AttentiveStatistics(dim)
+        self.head = nn.Linear(2 * dim, config.embedding_dim)
+
+    def _stage(self, stage: Stage, size: Size, channels: int, num_bins: int) -> nn.Sequential:
+        outputs = channels * stage.stride
+        inner, bins = outputs * stage.expansion, num_bins // stage.stride
+        stride = (stage.stride, 1)
+        layers: list[nn.Module] = [nn.Conv2d(channels, inner, stride, stride)]
+        for _ in range(stage.num_blocks):
+            if size.block == "convnext":
+                convolution = nn.Conv2d(inner, inner, 3, padding=1, groups=inner // size.group_channels)
+                layers.append(ConvNext(convolution, nn.BatchNorm2d(inner), nn.Conv2d(inner, inner, 1)))
+            else:
+                layers.append(Residual(inner, bins, size.group_channels, size.block == "gated"))
+        if stage.expansion != 1:
+            layers += [
+                nn.Conv2d(inner, outputs, 3, padding=1, groups=outputs // size.group_channels),
+                nn.BatchNorm2d(outputs, eps=1e-6),
+                nn.GELU(),
+                nn.Conv2d(outputs, outputs, 1),
+            ]
+        layers.append(Flattened())
+        if stage.reduction:
+            layers.append(TimeLayers(self.frame_dim, self.frame_dim // stage.reduction))
+        return nn.Sequential(*layers)
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Return (B, C * F, L) of waveforms (B, T), every 10 ms."""
+        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
+        outputs = [flattened(self.stem(self.features(waveforms)[:, None]))]
+        x = outputs[0]
+        for stage, channels, weights in zip(self.stages, self.map_channels, self.input_weights, strict=True):
+            maps = torch.unflatten(x, 1, (-1, channels)).transpose(1, 2)
+            outputs.append(recomputed(stage, maps) if is_recomputed else stage(maps))
+            shares = weights.softmax(0)
+            x = shares[0] * outputs[0]
+            for share, output in zip(shares[1:], outputs[1:], strict=True):
+                x = torch.addcmul(x, share, output)
+        return x
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_dim) of frames (B, C * F, L)."""
+        return self.head(self.pooling(frames))  # type: ignore[no-any-return]
+
+
+def flattened(maps: Tensor) -> Tensor:
+    """Return sequences (B, F * C, L) of maps (B, C, F, L); the channels of a band lie together."""
+    return maps.transpose(1, 2).flatten(1, 2)
+
+
+class Flattened(nn.Module):
+    """Make `flattened` a layer."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return (B, F * C, L)."""
+        return flattened(maps)
+
+
+def _check_bands(size: str, num_mels: int) -> None:
+    halvings, bins = SIZES[size].stages, num_mels
+    for stage in halvings:
+        hidden = SIZES[size].channels * num_mels // stage.reduction if stage.reduction else _NUM_HEADS
+        if bins % stage.stride or hidden % _NUM_HEADS:
+            raise ValueError(
+                f"encoder.features.num_mels is {num_mels}, which the stages of ReDimNet {size} cannot divide"
+                f"; give {60 if size == 'b0' else 72}"
+            )
+        bins //= stage.stride
