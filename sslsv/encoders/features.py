@@ -70,11 +70,7 @@ class Spectrogram(nn.Module):
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
         """Return normalised log-mel energies; ValueError for fewer samples than `min_samples`."""
-        if waveform.ndim != 2 or waveform.shape[1] < self.min_samples:
-            raise ValueError(
-                f"Waveforms of shape {tuple(waveform.shape)} have no spectrogram: give (B, T) with at least "
-                f"{self.min_samples} samples ({1000 * self.min_samples // SAMPLE_RATE} ms)."
-            )
+        _check_length(waveform, self.min_samples)
         with torch.autocast(waveform.device.type, enabled=False):
             # Spectra of few seconds stay in the CPU's cache: 2.5 times faster than the whole batch at once.
             seconds = 8 if waveform.device.type == "cpu" else 1024
@@ -141,6 +137,27 @@ def _filters(features: Features) -> Tensor:
     )
     padded: Tensor = F.pad(filters.T, (0, 0, 0, 1))  # Kaldi leaves the last bin out.
     return padded
+
+
+class Waveform(nn.Module):
+    """Pass waveforms (B, T) on as one channel (B, 1, T) of floats, for encoders that take no spectrogram."""
+
+    def __init__(self, min_samples: int) -> None:
+        super().__init__()
+        self.min_samples = min_samples
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return (B, 1, T) in [-1, 1); ValueError for fewer samples than `min_samples`."""
+        _check_length(waveform, self.min_samples)
+        return to_float(waveform)[:, None]
+
+
+def _check_length(waveform: Tensor, min_samples: int) -> None:
+    if waveform.ndim != 2 or waveform.shape[1] < min_samples:
+        raise ValueError(
+            f"Waveforms of shape {tuple(waveform.shape)} cannot be encoded: give (B, T) with at least "
+            f"{min_samples} samples ({1000 * min_samples // SAMPLE_RATE} ms)."
+        )
 
 
 def strided_size(size: int, stride: int) -> int:

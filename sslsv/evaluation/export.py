@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sslsv import registry
-from sslsv.encoders.features import HOP_LENGTH, SAMPLE_RATE, Spectrogram
+from sslsv.encoders.features import HOP_LENGTH, SAMPLE_RATE, Spectrogram, Waveform
 from sslsv.settings import build
 
 FORMAT = "sslsv encoder 1"  # the digit changes when older code can't read the file
@@ -121,14 +121,15 @@ class ConvolutionalSpectrogram(nn.Module):
 def traceable(encoder: nn.Module) -> nn.Module:
     """Return a copy of an encoder with `features` that ONNX can hold; ValueError if it has others."""
     features = _innermost(encoder).features
-    if not isinstance(features, Spectrogram):
+    if not isinstance(features, Spectrogram | Waveform):
         names = type(encoder).__name__, type(features).__name__
         raise ValueError(
             f"the features of {names[0]} are {names[1]}, which has no form for ONNX; use safetensors"
         )
     copied = copy.deepcopy(encoder).cpu().to(memory_format=torch.contiguous_format).eval()
     inner = _innermost(copied)
-    inner.features = ConvolutionalSpectrogram(inner.features)  # type: ignore[arg-type]
+    if isinstance(features, Spectrogram):
+        inner.features = ConvolutionalSpectrogram(inner.features)  # type: ignore[arg-type]
     return copied
 
 

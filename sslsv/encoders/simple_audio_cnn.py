@@ -1,0 +1,56 @@
+"""Five convolutions over the waveform, the encoder of CPC. van den Oord et al., 2018, arXiv 1807.03748.
+
+5,253,120 parameters with 512 channels.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.encoders.base import Encoder
+from sslsv.encoders.features import Waveform
+from sslsv.ops.layers import full_precision, recomputed
+from sslsv.settings import section
+
+_KERNELS, _STRIDES = (10, 8, 4, 4, 4), (5, 4, 2, 2, 2)
+
+
+class SimpleAudioCNN(Encoder):
+    """Convolutions with batch norm and ReLU, a frame every 10 ms; an embedding is the mean of the frames."""
+
+    @section
+    class Config:
+        """Settings of the encoder."""
+
+        name: Literal["simple_audio_cnn"] = "simple_audio_cnn"
+        channels: Annotated[
+            int, Field(ge=1, description="channels of all layers, and size of an embedding")
+        ] = 512
+
+    pooling_modules = ()
+
+    def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
+        super().__init__()
+        self.config = config
+        self.embedding_dim = self.frame_dim = config.channels
+        self.features = Waveform(min_samples=465)  # what one frame of the last layer sees
+        inputs, blocks = 1, []
+        for kernel, stride in zip(_KERNELS, _STRIDES, strict=True):
+            convolution = nn.Conv1d(inputs, config.channels, kernel, stride, bias=False)
+            blocks.append(nn.Sequential(convolution, nn.BatchNorm1d(config.channels), nn.ReLU(inplace=True)))
+            inputs = config.channels
+        self.blocks = nn.Sequential(*blocks)
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Return (B, channels, L) of waveforms (B, T), L = 1 + (T - 465) // 160."""
+        x = self.features(waveforms)
+        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = recomputed(block, x) if is_recomputed else block(x)
+        return x  # type: ignore[no-any-return]
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """Return embeddings (B, channels), the mean of frames (B, channels, L), float32 or float64."""
+        return full_precision(frames).mean(2)
