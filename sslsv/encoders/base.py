@@ -15,6 +15,7 @@ class Encoder(nn.Module, ABC):
     frame_dim: int  # C, the channels of `frames`
     features: nn.Module  # waveforms (B, T) -> (B, num_bins, L); an export may replace this module
     pooling_modules: tuple[str, ...]  # the submodules that only `pool` uses
+    min_samples = 400  # of a waveform; shorter recordings are repeated before they are embedded
     recomputes_activations = False  # the trainer sets it: the backward pass runs the blocks again
 
     @abstractmethod

@@ -89,6 +89,7 @@ class CAMPlusPlus(Encoder):
         embedding_dim: EmbeddingDim = 512
 
     pooling_modules = ("head",)
+    min_samples = 720  # two frames after a halving: one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()

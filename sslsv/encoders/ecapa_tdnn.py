@@ -137,6 +137,7 @@ class ECAPATDNN(Encoder):
         embedding_dim: EmbeddingDim = 512
 
     pooling_modules = ("pooling", "pooling_norm", "head")
+    min_samples = 800  # the widest layer reflects four frames
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()

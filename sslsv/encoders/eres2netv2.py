@@ -103,6 +103,7 @@ class ERes2NetV2(Encoder):
         embedding_dim: EmbeddingDim = 192
 
     pooling_modules = ("head",)
+    min_samples = 1680  # two frames after three halvings: one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()

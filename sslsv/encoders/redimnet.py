@@ -217,6 +217,7 @@ class ReDimNet(Encoder):
         embedding_dim: EmbeddingDim = 192
 
     pooling_modules = ("pooling", "head")
+    min_samples = 560  # two frames: one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()

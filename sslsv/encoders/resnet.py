@@ -81,6 +81,7 @@ class ResNet(Encoder):
         embedding_dim: EmbeddingDim = 256
 
     pooling_modules = ("head",)
+    min_samples = 1680  # two frames after three halvings: one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()

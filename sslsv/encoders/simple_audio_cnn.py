@@ -30,12 +30,13 @@ class SimpleAudioCNN(Encoder):
         ] = 512
 
     pooling_modules = ()
+    min_samples = 465  # what one frame of the last layer sees
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()
         self.config = config
         self.embedding_dim = self.frame_dim = config.channels
-        self.features = Waveform(min_samples=465)  # what one frame of the last layer sees
+        self.features = Waveform(self.min_samples)
         inputs, blocks = 1, []
         for kernel, stride in zip(_KERNELS, _STRIDES, strict=True):
             convolution = nn.Conv1d(inputs, config.channels, kernel, stride, bias=False)

@@ -41,6 +41,7 @@ class TDNN(Encoder):
         ] = True
 
     pooling_modules = ("head",)
+    min_samples = 640  # the widest layer reflects three frames
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()

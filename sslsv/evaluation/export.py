@@ -105,7 +105,6 @@ class ConvolutionalSpectrogram(nn.Module):
         kernels = torch.view_as_real(spectra).flatten(1).T
         self.register_buffer("basis", kernels.to(features.window.dtype)[:, None])
         self.register_buffer("filterbank", features.filterbank)
-        self.min_samples = features.min_samples
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return log-mel energies (B, num_mels, L) of waveforms (B, T)."""
@@ -136,14 +135,14 @@ def traceable(encoder: nn.Module) -> nn.Module:
 def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     """Return an ONNX file of opset 18 with the encoder and its weights.
 
-    Input `waveforms`, float32 (batch, samples) of full scale 1 at 16 kHz, at least 257 samples; output
+    Input `waveforms`, float32 (batch, samples) of full scale 1 at 16 kHz, at least `encoder.min_samples`; output
     `embeddings`, float32 (batch, D), not normalised. `facts` and the settings become metadata. Raises
     ValueError for an encoder that can't be exported.
     """
     # The exporter warns of every optional library that is not there.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exported = traceable(encoder)
-    min_samples = int(_innermost(exported).features.min_samples)  # type: ignore[arg-type, union-attr]
+    min_samples: Any = _innermost(encoder).min_samples
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=min_samples)
     try:
         program: Any = torch.onnx.export(

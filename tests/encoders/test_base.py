@@ -31,6 +31,13 @@ def test_encoder__gives_the_frames_and_embeddings_that_it_states(name: str) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_encoder__embeds_the_shortest_waveform_that_it_states(name: str) -> None:
+    encoder = build(name).eval()
+    with torch.no_grad():
+        assert encoder(waveforms(2, encoder.min_samples)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_encoder__pooling_modules_are_what_frames_do_not_need(name: str) -> None:
     encoder = build(name)
     encoder.freeze_pooling()
