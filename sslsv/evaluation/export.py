@@ -135,8 +135,8 @@ def traceable(encoder: nn.Module) -> nn.Module:
 def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     """Return an ONNX file of opset 18 with the encoder and its weights.
 
-    Input `waveforms`, float32 (batch, samples) of full scale 1 at 16 kHz, at least `encoder.min_samples`; output
-    `embeddings`, float32 (batch, D), not normalised. `facts` and the settings become metadata. Raises
+    Input `waveforms`, float32 (batch, samples) of full scale 1 at 16 kHz, at least `encoder.min_samples`;
+    output `embeddings`, float32 (batch, D), not normalised. `facts` and the settings become metadata. Raises
     ValueError for an encoder that can't be exported.
     """
     # The exporter warns of every optional library that is not there.
