@@ -18,7 +18,7 @@ from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.search.space import load_space
 from sslsv.search.sweep import ExecutionError, Sweep
-from sslsv.search.trial_settings import base_config
+from sslsv.search.trial_settings import base_config, with_overrides
 from sslsv.tune import main
 
 SETTINGS = """
@@ -32,7 +32,7 @@ run: {{wandb: disabled}}
 """
 SPACE = """
 from ray import tune
-from sslsv.search import Asha, Halving, RunAll, Space
+from sslsv.search import Asha, Halving, Space
 
 SPACE = Space(
     base={base!r},
@@ -173,12 +173,12 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
         (["model.temprature=0.1"], "did you mean model.temperature"),
         (["run.name=a"], "use --name"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
-        (["train.epochs=1"], "a rung is after epoch 1, but training ends"),
-        (["evaluation.every_epochs=2"], "nothing is validated"),
+        (["train.epochs=1"], "a rung is after epoch 1, but trials are compared below train.epochs = 1"),
+        (["evaluation.every_epochs=2"], "multiples of evaluation.every_epochs = 2"),
         (["evaluation.held_out_speakers=0"], "no validation trials"),
         (["--confirm", "2", "--seeds", "1"], "one training does not tell the noise"),
         (["--confirm", "2", "evaluation.test=[]"], "evaluation.test is empty"),
-        (["--trials", "0"], "trials is 0: Input should be greater than or equal to 1"),
+        (["--trials", "0"], "trials: Input should be greater than or equal to 1"),
         (["train.patience=3"], "train.patience is set to 3, but a sweep sets it to empty"),
         (["evaluation.allow_validation_on_test=true"], "the test trials would choose"),
     ],
@@ -320,10 +320,11 @@ def test_run_sweep__faults_of_the_storage_one_after_another_end_it_without_an_ou
     from sslsv.search.executor import Slots, run_sweep
 
     space = load_space(write_space(tmp_path, demo_corpus))
-    base = base_config(space, ["data.root=" + str(tmp_path / "unmounted")])
+    space = with_overrides(space, ["data.root=" + str(tmp_path / "unmounted")])
+    base = base_config(space)
     sweep = Sweep(space, base, (1, 2, 4), RunFolder(str(tmp_path / "tune"), "a"), base.resources)
     slots = Slots(at_once=1, gpus=0.0, resources=ResourcesConfig())
     with pytest.raises(ExecutionError, match="broke off 3 times in a row, last in trial 0"):
-        run_sweep(sweep, slots, "a", lambda: None)
+        run_sweep(sweep, slots, "a")
     assert not sweep.folder.has("outcomes.jsonl")
     assert "FileNotFoundError" in sweep.trial_folder(0).read("failure.txt").decode()

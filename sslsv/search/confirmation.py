@@ -6,14 +6,14 @@ tell what its settings are worth.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from sslsv.config import Config, read_config
+from sslsv.config import Config
 from sslsv.runs.folder import RunFolder, below
-from sslsv.search.schedulers import RunAll, standing
+from sslsv.search.schedulers import Asha, standing
 from sslsv.search.space import Space
 from sslsv.search.sweep import Sweep
 from sslsv.search.trial_settings import trial_config
@@ -31,6 +31,7 @@ class Comparison:
     test_list: str
     seeds: int  # seeds with which both came to the end
     lost: int  # seeds with which one of them did not
+    verdict: str
     mean: float
     sd: float
     base_mean: float
@@ -38,17 +39,6 @@ class Comparison:
     difference: float  # trial - base: below 0 the trial is better
     low: float  # interval of the difference
     high: float
-
-    @property
-    def verdict(self) -> str:
-        """Put the interval into words; never `better` where only the survivors of the seeds are compared."""
-        if self.low <= 0 <= self.high:
-            return "within the noise of the seeds"
-        if self.difference > 0:
-            return "beyond the noise of the seeds: worse"
-        if self.lost:
-            return "beyond the noise of the seeds that are left, but others were lost"
-        return "beyond the noise of the seeds: better"
 
     def sentence(self) -> str:
         """Put what was found into one sentence."""
@@ -70,8 +60,13 @@ def compare(
     differences, count = ours - theirs, len(ours)
     half = student.ppf((1 + level) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count)
     mean = differences.mean()
+    verdict = "within the noise of the seeds"
+    if abs(mean) > half:
+        # Never `better` where only the survivors of the seeds are compared.
+        better = "better" if not lost else "but other seeds were lost"
+        verdict = f"beyond the noise of the seeds: {'worse' if mean > 0 else better}"
     numbers = ours.mean(), ours.std(ddof=1), theirs.mean(), theirs.std(ddof=1), mean, mean - half, mean + half
-    return Comparison(trial, test_list, count, lost, *map(float, numbers))
+    return Comparison(trial, test_list, count, lost, verdict, *map(float, numbers))
 
 
 class Confirmation(Sweep):
@@ -84,20 +79,20 @@ class Confirmation(Sweep):
         best = [outcome.index for outcome in standing(sweep.history) if outcome.can_win][:num_best]
         self.contestants: list[int | None] = [None, *best]  # trials; None: the base
         self.num_seeds = num_seeds
-        space = replace(sweep.space, scheduler=RunAll(), rung_epochs=())
+        space = replace(sweep.space, scheduler=Asha(), rung_epochs=())
         folder = RunFolder.at(below(sweep.folder.location, "confirm"))
         super().__init__(space, sweep.base, sweep.rungs[-1:], folder, sweep.resources)
-        # The seeds are others than the one by which trials were chosen.
+        # The seeds are others than the one by which trials were chosen.  The lists are noted only.
+        lists = list(self.base.evaluation.test)
         planned = [
-            {**({} if trial is None else sweep.configurations[trial]), "seed": self.base.seed + number}
+            {**(sweep.configurations[trial] if trial is not None else {}), "seed": self.base.seed + number}
+            | {"evaluation.test": lists}
             for number in range(1, num_seeds + 1)
             for trial in self.contestants
         ]
         known = [self.configurations[index] for index in sorted(self.configurations)]
-        first, lists = self.trial_folder(0), self.base.evaluation.test
-        there = read_config(first.read("config.yml").decode()) if first.has("config.yml") else self.base
         refuse_if(
-            known != planned[: len(known)] or there.evaluation.test != lists,
+            known != planned[: len(known)],
             f"{folder.location} holds a confirmation of other trials, seeds or lists; give the same "
             "--confirm and evaluation.test, and at least as many --seeds, or move that folder away",
         )
@@ -161,9 +156,3 @@ def check_confirmation(base: Config, num_best: int, num_seeds: int) -> None:
         num_seeds < FEWEST_SEEDS, f"--seeds {num_seeds}: one training does not tell the noise; give 2 or more"
     )
     refuse_if(not base.evaluation.test, "evaluation.test is empty; name a list of trials to confirm on")
-
-
-def write_comparisons(folder: RunFolder, comparisons: Sequence[Comparison]) -> None:
-    """Write confirmation.json into the folder of the sweep, beside its results."""
-    lines = [asdict(comparison) | {"verdict": comparison.verdict} for comparison in comparisons]
-    folder.write_json("confirmation.json", {"comparisons": lines})
