@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from sslsv.config import to_dict
     from sslsv.runs.folder import RunFolder, absolute, only_command_on
-    from sslsv.search.confirmation import check_confirmation, confirmation_config
+    from sslsv.search.confirmation import check_confirmation
     from sslsv.search.schedulers import forecast
     from sslsv.search.searchers import Searcher
     from sslsv.search.space import load_space
@@ -80,10 +80,11 @@ def run(options: argparse.Namespace) -> int:
     base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
     searcher, rungs = Searcher(space, to_dict(base)), rungs_of(space, base)
     check_trials(space, base, searcher)
+    first = next(searcher.corners())[1]
     if options.confirm is not None:
         check_confirmation(base, options.confirm, options.seeds)
-    settings_of = trial_config if options.confirm is None else confirmation_config
-    check_data(settings_of(base, space, next(searcher.corners())[1]))
+        first["evaluation.test"] = list(base.evaluation.test)
+    check_data(trial_config(base, space, first))
     folder = RunFolder(options.storage, options.name or options.space.stem)
     request = describe_request(space, base, str(options.space), rungs)
     # A sweep that is confirmed has most often ended.

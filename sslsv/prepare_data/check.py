@@ -122,22 +122,20 @@ def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{record} is damaged ({error}): delete it, and all files are read anew.") from error
     newest = {path: i for i, path in enumerate(rows["path"].to_pylist())}
-    stamps = [stamp(path) for path in files]
-    places = np.array([newest.get(each["path"], -1) for each in stamps])
-    rows = rows.take(pa.array(places, mask=places < 0))
+    now = pa.Table.from_pylist([stamp(path) for path in files], schema=pa.schema(list(SCHEMA)[:3]))
+    places = pa.array([newest.get(path) for path in now["path"].to_pylist()], pa.int64())
+    rows = rows.take(places)
     is_old = rows["digest"].is_null().to_numpy()
-    for i, name in enumerate(("path", "size", "mtime_ns")):
-        now = pa.array([each[name] for each in stamps])
-        is_old |= rows[name].to_numpy() != now.to_numpy(zero_copy_only=False)
-        rows = rows.set_column(i, name, now)
+    for i, name in enumerate(now.column_names):
+        is_old |= rows[name].to_numpy() != now[name].to_numpy()
+        rows = rows.set_column(i, name, now[name])
     return np.flatnonzero(is_old).tolist(), rows
 
 
 def stamp(path: str) -> dict[str, Any]:
     """Return path, bytes and time of change of a file, by which a change shows; -1 if it is missing."""
-    size, mtime_ns = -1, -1
-    if os.path.exists(path):
-        size, mtime_ns = os.path.getsize(path), os.stat(path).st_mtime_ns
+    is_there = os.path.exists(path)
+    size, mtime_ns = (os.path.getsize(path), os.stat(path).st_mtime_ns) if is_there else (-1, -1)
     return {"path": _printable(path), "size": size, "mtime_ns": mtime_ns}
 
 

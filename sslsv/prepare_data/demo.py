@@ -6,7 +6,6 @@ It shows that a method learns; figures on it say nothing about real speech.
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -63,14 +62,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def make_demo_corpus(folder: str | os.PathLike[str], options: DemoOptions) -> bool:
+def make_demo_corpus(root: Path, options: DemoOptions) -> bool:
     """Write a demo corpus; returns False when it is there already, with the same options.
 
     Raises FileExistsError for a folder that holds something else, or a demo corpus with other options.
     """
-    root = Path(folder)
-    marker = root / "demo_corpus.json"
-    facts = {"layout_version": _LAYOUT_VERSION, **asdict(options)}
+    marker, facts = root / "demo_corpus.json", {"layout_version": _LAYOUT_VERSION, **asdict(options)}
     found = json.loads(marker.read_text()) if marker.is_file() else {}
     if found == {**facts, "is_complete": True}:
         return False

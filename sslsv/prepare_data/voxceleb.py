@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from sslsv.data.audio import find_audio_files
-from sslsv.data.lists import Manifest
+from sslsv.data.lists import Manifest, trial_rows
 from sslsv.prepare_data.archives import extract, open_zip
 from sslsv.prepare_data.convert import convert
 from sslsv.prepare_data.disk import write_list
 from sslsv.prepare_data.download import Archives, obtain
-from sslsv.prepare_data.folder import write_lists
+from sslsv.prepare_data.folder import trial_line, write_lists
 
 TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))  # of VoxCeleb1
 TRIAL_LISTS = {
@@ -50,13 +50,8 @@ def prepare_trials(options: argparse.Namespace) -> int:
         print("trials: the lists are in place.")
         return 0
     for source, (path,) in obtain("trials", options).items():
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        for number, line in enumerate(lines or [""], start=1):
-            if not re.fullmatch(r"[01]\s+\S+\s+\S+\s*", line):
-                raise ValueError(
-                    f"{path}, line {number} is no `1|0 enrol test`: {line[:80]!r}. Remove the file, and give "
-                    "its right address by --sources or the file itself by --from."
-                )
+        rows = trial_rows("/", os.path.abspath(path))
+        lines = [trial_line(is_target, enrolment, test) for _, is_target, enrolment, test in rows]
         for name in TRIAL_LISTS[source]:
             write_list(options.folder / name, lines)
     return 0

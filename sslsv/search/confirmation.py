@@ -5,18 +5,15 @@ tell what its settings are worth.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from sslsv.config import Config
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.schedulers import Asha, standing
-from sslsv.search.space import Space
 from sslsv.search.sweep import Sweep
-from sslsv.search.trial_settings import trial_config
 from sslsv.settings import refuse_if
 
 LEVEL = 0.95  # confidence of all intervals together
@@ -82,7 +79,7 @@ class Confirmation(Sweep):
         space = replace(sweep.space, scheduler=Asha(), rung_epochs=())
         folder = RunFolder.at(below(sweep.folder.location, "confirm"))
         super().__init__(space, sweep.base, sweep.rungs[-1:], folder, sweep.resources)
-        # The seeds are others than the one by which trials were chosen.  The lists are noted only.
+        # Other seeds than the one by which trials were chosen; the test lists are scored at the end.
         lists = list(self.base.evaluation.test)
         planned = [
             {**(sweep.configurations[trial] if trial is not None else {}), "seed": self.base.seed + number}
@@ -103,11 +100,6 @@ class Confirmation(Sweep):
     def num_trials(self) -> int:
         """Count the trainings."""
         return len(self.contestants) * self.num_seeds
-
-    def config_of(self, index: int) -> Config:
-        """Return the settings of a training: those of a sweep's trial, but tested at the end."""
-        base = replace(self.base, resources=self.resources)
-        return confirmation_config(base, self.space, self.configurations[index])
 
     def comparisons(self) -> tuple[list[Comparison], list[str]]:
         """Compare every trial with the base on every list, over the seeds with which both came to the end.
@@ -138,15 +130,9 @@ class Confirmation(Sweep):
         outcome, folder = self.history.last_outcomes().get(index), self.trial_folder(index)
         if outcome is None or outcome.state != "reached" or not folder.has("summary.json"):
             return {}
-        best = folder.read_json("summary.json")["best"].items()
-        eers = {key.removesuffix("/eer"): value for key, value in best if key.endswith("/eer")}
-        return {key.removeprefix("test/"): eer for key, eer in eers.items() if key.startswith("test/")}
-
-
-def confirmation_config(base: Config, space: Space, configuration: Mapping[str, Any]) -> Config:
-    """Return a trial's settings with the base's test lists, which are scored at its end."""
-    config = trial_config(base, space, configuration)
-    return replace(config, evaluation=replace(config.evaluation, test=base.evaluation.test))
+        best = folder.read_json("summary.json")["best"]
+        names = [key for key in best if key.startswith("test/") and key.endswith("/eer")]
+        return {name.removeprefix("test/").removesuffix("/eer"): best[name] for name in names}
 
 
 def check_confirmation(base: Config, num_best: int, num_seeds: int) -> None:

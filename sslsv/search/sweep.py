@@ -118,9 +118,10 @@ class Sweep:
         self._write("outcomes", lines)
         self.running.discard((segment.index, segment.rung))
         self._faults = 0
-        minutes, best = (time.monotonic() - self._start) / 60, standing(self.history)[0]
-        line = f"{minutes:6.1f} min  epoch {epoch:4d}  {state}  {self.describe(outcome)}"
-        print(line + "  (best so far)" * (best is outcome), file=sys.stderr, flush=True)
+        minutes = (time.monotonic() - self._start) / 60
+        best = "  (best so far)" if standing(self.history)[0] is outcome else ""
+        line = f"{minutes:6.1f} min  epoch {epoch:4d}  {state}  {self.describe(outcome)}{best}"
+        print(line, file=sys.stderr, flush=True)
 
     def put_back(self, segment: Decision, why: str) -> None:
         """Requeue a segment that an error of storage or network interrupted; see `MAX_FAULTS`."""

@@ -61,8 +61,11 @@ def fixed_settings(space: Space) -> dict[str, Any]:
 
 
 def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -> Config:
-    """Return the settings of a trial: it never looks at test trials and ends when it has collapsed."""
-    own = {**configuration, **fixed_settings(space), "evaluation.test": []}
+    """Return the settings of a trial, which ends when it has collapsed.
+
+    No space searches `evaluation.test`: only a configuration of a confirmation has test trials.
+    """
+    own = {"evaluation.test": [], **configuration, **fixed_settings(space)}
     # Another method begins with its own defaults; what all trials share it gets again, as far as it has that.
     began_anew = tuple(
         key.removesuffix("name") for key, _ in leaves_of(configuration) if key.endswith(".name")
