@@ -13,10 +13,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from sslsv.prepare_data.disk import check_space, progress, readable_bytes, write
 Lengths = list[tuple[int, str]]  # of the recordings of a shard; see `_write_shard`
 
 _UNFINISHED = "packing.json"  # in a folder that is not finished: what it is a pack of
-_AT_ONCE = 60 * SAMPLE_RATE  # samples read at a time: bounds the memory, whatever the length of a recording
+_AT_ONCE = 32  # recordings that are held in memory; some corpora have hours in one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lists", nargs="+", metavar="LIST", help=lists)
     add("--out", type=Path, help="where to write (DATA_ROOT/packed)")
     add("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
-    add("--jobs", type=int, default=os.cpu_count(), help="files made at once (%(default)s)")
+    add("--jobs", type=int, default=os.cpu_count(), help="recordings read at once (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -101,14 +100,10 @@ def pack(
             part_bytes = 0
         parts[-1].append(name)
         part_bytes += stamps[name][0]
-    is_stopped = Event()
     with progress("packing", len(names)) as bar, ThreadPoolExecutor(jobs) as pool:
-        try:
-            work = functools.partial(_write_shard, recordings=recordings, bar=bar, is_stopped=is_stopped)
-            shards = list(pool.map(work, (out / f"shard-{i:05d}.int16" for i in range(len(parts))), parts))
-        except BaseException:
-            is_stopped.set()
-            raise
+        files = [out / f"shard-{i:05d}.int16" for i in range(len(parts))]
+        work = functools.partial(_read, recordings)
+        shards = [_write_shard(file, part, pool, work, bar) for file, part in zip(files, parts, strict=True)]
     for name in lists:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, out / name)
@@ -152,12 +147,12 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
 
 
 def _write_shard(
-    file: Path, names: list[str], recordings: Recordings, bar: Any, is_stopped: Event
+    file: Path, names: list[str], pool: Executor, read: Callable[[str], tuple[Samples, str]], bar: Any
 ) -> Lengths:
     """Write recordings, one after the other, to a file that appears when it is complete.
 
     Returns the number of samples of each and "", or 0 and why it is unreadable.  What an earlier call wrote
-    is kept. InterruptedError soon follows `is_stopped`.
+    is kept.
     """
     notes, partial = file.with_suffix(".json"), file.with_suffix(".partial")
     if notes.exists() and file.exists():
@@ -167,31 +162,25 @@ def _write_shard(
             return known
     lengths: Lengths = []
     with partial.open("wb") as target:
-        for name in names:
-            if is_stopped.is_set():
-                raise InterruptedError("packing was stopped")
-            start = target.tell()
-            try:
-                for piece in _pieces(recordings, name):
-                    target.write(piece.astype("<i2", copy=False).tobytes())
-                lengths.append(((target.tell() - start) // 2, ""))
-            except AudioError as error:
-                target.seek(start)
-                target.truncate()
-                lengths.append((0, str(error)))
-            bar.update()
+        for start in range(0, len(names), _AT_ONCE):
+            for samples, why in pool.map(read, names[start : start + _AT_ONCE]):
+                target.write(samples.astype("<i2", copy=False).tobytes())
+                lengths.append((len(samples), why))
+                bar.update()
     partial.replace(file)
     write_whole(notes, json.dumps(lengths).encode())
     return lengths
 
 
-def _pieces(recordings: Recordings, name: str) -> Iterator[Samples]:
-    with recordings.open(name) as recording:
-        if name.startswith(f"{RIR_FOLDER}/"):
-            yield recording.read_rir()
-            return
-        for start in range(0, recording.num_samples, _AT_ONCE):
-            yield recording.read_int16(start, min(_AT_ONCE, recording.num_samples - start))
+def _read(recordings: Recordings, name: str) -> tuple[Samples, str]:
+    """Return the samples of a recording and "", or none and why it is unreadable."""
+    try:
+        with recordings.open(name) as recording:
+            if name.startswith(f"{RIR_FOLDER}/"):
+                return recording.read_rir(), ""
+            return recording.read_int16(0, recording.num_samples), ""
+    except AudioError as error:
+        return np.zeros(0, dtype=np.int16), str(error)
 
 
 def _write_index(out: Path, parts: list[list[str]], shards: list[Lengths], source: str) -> None:

@@ -82,7 +82,7 @@ def test_pack__never_overwrites(corpus: Path, tmp_path: Path, capsys: pytest.Cap
 def pack_until_it_fails(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Pack with a disk that is full once, at recording 60; returns the list that all names read are put on."""
     read: list[str] = []
-    real = packing._pieces
+    real = packing._read
 
     def fail_once(recordings: object, name: str) -> object:
         read.append(name)
@@ -90,7 +90,7 @@ def pack_until_it_fails(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch
             raise OSError(28, "No space left on device")
         return real(recordings, name)
 
-    monkeypatch.setattr(packing, "_pieces", fail_once)
+    monkeypatch.setattr(packing, "_read", fail_once)
     with pytest.raises(OSError, match="No space"):
         pack(corpus, out, shard_mb=1, jobs=1)
     assert not (out / "index.parquet").exists()
@@ -163,8 +163,7 @@ def test_pack__unreadable_recordings_are_named(corpus: Path, capsys: pytest.Capt
                 assert np.array_equal(recording.read_int16(0, recording.num_samples), wanted)
 
 
-def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_AT_ONCE", 7000)
+def test_pack__another_rate_and_channels_give_what_training_hears(tmp_path: Path) -> None:
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (44100, 2))
     soundfile.write(tmp_path / "a.wav", stereo, 44100)
     (tmp_path / "a_train_list").write_text("a a.wav\n")
