@@ -179,7 +179,7 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
         (["--confirm", "2", "--seeds", "1"], "one training does not tell the noise"),
         (["--confirm", "2", "evaluation.test=[]"], "evaluation.test is empty"),
         (["--trials", "0"], "trials: Input should be greater than or equal to 1"),
-        (["train.patience=3"], "train.patience is set to 3, but a sweep sets it to empty"),
+        (["train.patience=3"], "train.patience is 3, but a sweep sets it to empty"),
         (["evaluation.allow_validation_on_test=true"], "the test trials would choose"),
     ],
 )

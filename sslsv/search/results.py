@@ -24,9 +24,9 @@ def write_results(sweep: Sweep) -> Outcome | None:
     writer.writeheader()
     writer.writerows(rows)
     sweep.folder.write("results.csv", text.getvalue().encode())
-    if not best_first or not best_first[0].can_win:
+    best = next((outcome for outcome in best_first if outcome.can_win), None)
+    if best is None:
         return None
-    best = best_first[0]
     # Its best checkpoint is chosen by what has chosen the trial: without labels where the sweep needed none.
     fixed = {"run.name": f"{sweep.folder.name}-best", "evaluation.criterion": sweep.metric}
     config = apply_overrides(sweep.base, {**sweep.configurations[best.index], **fixed})
@@ -46,18 +46,11 @@ def state_of(sweep: Sweep, outcome: Outcome) -> str:
 
 def _row(sweep: Sweep, place: int, outcome: Outcome) -> dict[str, Any]:
     last = (sweep.records_of(outcome.index) or [{}])[-1]
-    settings = sweep.configurations[outcome.index].items()
-    return {
-        "place": place,
-        "trial": outcome.index,
-        "state": state_of(sweep, outcome),
-        "epoch": round(last.get("epoch", 0)),
-        sweep.metric: last.get(sweep.metric),
-        **{metric: last[metric] for metric in CRITERIA if metric in last},
-        "seconds": last.get("seconds"),
-        "why": outcome.why,
-        **{
-            key: json.dumps(value) if isinstance(value, list | dict | bool) else value
-            for key, value in settings
-        },
+    settings = {
+        key: json.dumps(value) if isinstance(value, list | dict | bool) else value
+        for key, value in sweep.configurations[outcome.index].items()
     }
+    found = {"place": place, "trial": outcome.index, "state": state_of(sweep, outcome)}
+    found |= {"epoch": round(last.get("epoch", 0)), sweep.metric: last.get(sweep.metric)}
+    found |= {metric: last[metric] for metric in CRITERIA if metric in last}
+    return {**found, "seconds": last.get("seconds"), "why": outcome.why, **settings}

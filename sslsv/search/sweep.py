@@ -128,9 +128,8 @@ class Sweep:
         self.running.discard((segment.index, segment.rung))
         self._faults += 1
         if self._faults >= MAX_FAULTS:
-            self.halted = (
-                f"training broke off {MAX_FAULTS} times in a row, last in trial {segment.index}: {why}"
-            )
+            place = f"last in trial {segment.index}"
+            self.halted = f"training broke off {MAX_FAULTS} times in a row, {place}: {why}"
 
     def records_of(self, index: int) -> list[dict[str, Any]]:
         """Read the validation records of a trial, in the order of epochs."""

@@ -32,11 +32,10 @@ def base_config(space: Space) -> Config:
     """Return the settings around those that are searched: the base with its changes."""
     fixed = fixed_settings(space)
     for key, value in leaves_of(space.settings):
-        if key in fixed and value != fixed[key]:
-            needed = shown(fixed[key])
-            raise ConfigError(
-                f"{key} is set to {shown(value)}, but a sweep sets it to {needed}; leave it out"
-            )
+        needed = fixed.get(key, value)
+        refuse_if(
+            value != needed, f"{key} is {shown(value)}, but a sweep sets it to {shown(needed)}; leave it out"
+        )
     base = apply_overrides(load_config(space.base), space.settings)
     refuse_if(
         base.evaluation.allow_validation_on_test,
