@@ -24,7 +24,7 @@ from sslsv.data.audio import SAMPLE_RATE, AudioError, find_audio_files, open_aud
 from sslsv.data.lists import is_trial_list, read_train_lists, read_trials
 from sslsv.data.section import BANK_FOLDERS
 from sslsv.prepare_data.convert import map_files
-from sslsv.prepare_data.disk import progress, write_whole
+from sslsv.prepare_data.disk import progress, stamp, write_whole
 
 SILENCE_DB = -60.0  # a frame below it is silent; full scale is 0 dB
 _FRAME = SAMPLE_RATE // 50  # 20 ms
@@ -102,7 +102,7 @@ def measure(files: list[str], record: Path, cpus: int | None = None) -> pa.Table
     with progress("reading", len(files), done=len(files) - len(todo)) as bar, record.open("a") as lines:
         for i, row in map_files(inspect, [files[i] for i in todo], cpus):
             why = "ended the process that read it: its decoder crashes, or there is too little memory"
-            lost = stamp(files[todo[i]])
+            lost = facts_of(files[todo[i]])
             lines.write(json.dumps(row or {**lost, "error": f"{lost['path']} {why}"}) + "\n")
             lines.flush()
             bar.update()
@@ -122,7 +122,7 @@ def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{record} is damaged ({error}): delete it, and all files are read anew.") from error
     newest = {path: i for i, path in enumerate(rows["path"].to_pylist())}
-    now = pa.Table.from_pylist([stamp(path) for path in files], schema=pa.schema(list(SCHEMA)[:3]))
+    now = pa.Table.from_pylist([facts_of(path) for path in files], schema=pa.schema(list(SCHEMA)[:3]))
     places = pa.array([newest.get(path) for path in now["path"].to_pylist()], pa.int64())
     rows = rows.take(places)
     is_old = rows["digest"].is_null().to_numpy()
@@ -132,10 +132,9 @@ def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
     return np.flatnonzero(is_old).tolist(), rows
 
 
-def stamp(path: str) -> dict[str, Any]:
-    """Return path, bytes and time of change of a file, by which a change shows; -1 if it is missing."""
-    is_there = os.path.exists(path)
-    size, mtime_ns = (os.path.getsize(path), os.stat(path).st_mtime_ns) if is_there else (-1, -1)
+def facts_of(path: str) -> dict[str, Any]:
+    """Return path, size and time of change of a file, as the record has them."""
+    size, mtime_ns = stamp(path)
     return {"path": _printable(path), "size": size, "mtime_ns": mtime_ns}
 
 
@@ -160,11 +159,11 @@ def inspect(path: str) -> dict[str, Any]:
                 silent += int(lengths[is_silent].sum())
                 digest.update(samples.astype("<i2").tobytes())
     except AudioError as error:
-        return {**stamp(path), "error": _printable(str(error))}
+        return {**facts_of(path), "error": _printable(str(error))}
     about = soundfile.info(path)
     shares = {"silent_share": silent / file.num_samples, "clipped_share": clipped / file.num_samples}
     form = {"seconds": about.duration, "sample_rate": about.samplerate, "digest": digest.hexdigest()}
-    return {**stamp(path), **form, **shares}
+    return {**facts_of(path), **form, **shares}
 
 
 def find_faults(

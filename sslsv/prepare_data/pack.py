@@ -6,7 +6,6 @@ pack goes on when the command is repeated.
 """
 
 import argparse
-import contextlib
 import functools
 import hashlib
 import json
@@ -26,7 +25,7 @@ from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
 from sslsv.data.lists import find_lists, is_trial_list, read_trials, train_rows
 from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings
 from sslsv.data.section import BANK_FOLDERS, RIR_FOLDER
-from sslsv.prepare_data.disk import check_space, progress, readable_bytes, write_whole
+from sslsv.prepare_data.disk import check_space, progress, readable_bytes, stamp, write_whole
 
 Lengths = list[tuple[int, str]]  # of the recordings of a shard; see `_write_shard`
 
@@ -79,7 +78,7 @@ def pack(
         if not found:
             print(f"{root / name} holds no audio: packed without it.")
     names = sorted({*_names_in(root, lists), *in_banks[0], *in_banks[1]}, key=os.fsencode)
-    stamps = {name: _stamp(recordings.location(name)) for name in [*names, *lists]}
+    stamps = {name: stamp(recordings.location(name)) for name in [*names, *lists]}
     source = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
     if (out / INDEX).exists():
         facts = Packed(os.path.abspath(out)).facts
@@ -125,14 +124,6 @@ def _names_in(root: Path, lists: list[str]) -> set[str]:
         else:
             names.update(path for _, _, path in train_rows(root, name))
     return names
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    """Return size and time of change of a file, zeros if it is missing."""
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    return 0, 0
 
 
 def _begin(out: Path, job: dict[str, Any]) -> None:

@@ -45,10 +45,7 @@ def convert_voxceleb2(archives: Archives, folder: Path, options: argparse.Namesp
 
 
 def prepare_trials(options: argparse.Namespace) -> int:
-    """Write VoxCeleb1's test lists, unless they are there; returns 0."""
-    if all((options.folder / name).is_file() for names in TRIAL_LISTS.values() for name in names):
-        print("trials: the lists are in place.")
-        return 0
+    """Write VoxCeleb1's test lists; returns 0."""
     for source, (path,) in obtain("trials", options).items():
         rows = trial_rows("/", os.path.abspath(path))
         lines = [trial_line(is_target, enrolment, test) for _, is_target, enrolment, test in rows]
