@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{trials} trials of {space.base} by {space.searcher}, chosen by {space.metric}")
         print(slots.describe())
         if options.plan:
-            counts, epochs = forecast(space.scheduler, trials, rungs, space.seed)
+            counts, epochs = forecast(space.decider, trials, rungs, space.seed)
             ladder = ", ".join(f"{n} to epoch {epoch}" for n, epoch in zip(counts, rungs, strict=True))
             print(f"about {ladder}: {epochs} epochs instead of {trials * rungs[-1]}")
             if options.confirm:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sslsv.config import Config
 from sslsv.runs.folder import RunFolder, below
-from sslsv.search.schedulers import Asha, standing
+from sslsv.search.schedulers import standing
 from sslsv.search.sweep import Sweep
 from sslsv.settings import refuse_if
 
@@ -76,7 +76,7 @@ class Confirmation(Sweep):
         best = [outcome.index for outcome in standing(sweep.history) if outcome.can_win][:num_best]
         self.contestants: list[int | None] = [None, *best]  # trials; None: the base
         self.num_seeds = num_seeds
-        space = replace(sweep.space, scheduler=Asha(), rung_epochs=())
+        space = replace(sweep.space, scheduler=None, rung_epochs=())
         folder = RunFolder.at(below(sweep.folder.location, "confirm"))
         super().__init__(space, sweep.base, sweep.rungs[-1:], folder, sweep.resources)
         # Other seeds than the one by which trials were chosen; the test lists are scored at the end.

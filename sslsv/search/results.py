@@ -30,7 +30,7 @@ def write_results(sweep: Sweep) -> Outcome | None:
     # Its best checkpoint is chosen by what has chosen the trial: without labels where the sweep needed none.
     fixed = {"run.name": f"{sweep.folder.name}-best", "evaluation.criterion": sweep.metric}
     config = apply_overrides(sweep.base, {**sweep.configurations[best.index], **fixed})
-    head = f"# Trial {best.index}: {sweep.value_text(best)} at epoch {sweep.rungs[best.rung]}.\n"
+    head = f"# Best: {sweep.describe(best)}; epoch {sweep.rungs[best.rung]}.\n"
     sweep.folder.write("best.yml", (head + to_yaml(config)).encode())
     return best
 

@@ -83,8 +83,8 @@ class Space:
     searcher: Literal["random", "grid", "tpe"] = "random"
     tries_base_first: bool = False  # trial 0 is the base: nothing worse can win unnoticed (not with grid)
     startup_trials: Annotated[int, Field(ge=0)] = 10  # random trials before tpe begins to learn
-    scheduler: InstanceOf[Halving] = Asha()
-    rung_epochs: tuple[int, ...] = ()  # where trials are compared before the end; none: all train to the end
+    scheduler: InstanceOf[Halving] | None = None  # none: every trial is trained to the end
+    rung_epochs: tuple[int, ...] = ()  # where trials are compared, besides the end of training
     gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0  # trials with one worker may share a GPU
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts of a trial whose process dies
     seed: Annotated[int, Field(ge=0)] = 1717  # draws configurations; the seed of training is a setting
@@ -104,7 +104,11 @@ class Space:
             "searcher 'tpe' learns from earlier trials, but Halving starts all at once; use Asha",
         )
         is_rising = all(low < high for low, high in pairwise((0, *self.rung_epochs)))
-        refuse_if(not is_rising, f"rung_epochs is {self.rung_epochs}; give rising epochs, such as (5, 15)")
+        refuse_if(
+            bool(self.rung_epochs) == (self.scheduler is None) or not is_rising,
+            f"rung_epochs is {self.rung_epochs} and the scheduler {self.scheduler}; give both or none, the "
+            "epochs at which trials are compared rising, such as (5, 15)",
+        )
         for dimension in self.dimensions:
             for leaf in dimension.keys:
                 is_fixed = any(f"{leaf}.".startswith(f"{name}.") for name in FIXED)
@@ -113,6 +117,11 @@ class Space:
             refuse_if(
                 is_grid and is_range, f"{dimension.key} is a range; 'grid' needs tune.grid_search([...])"
             )
+
+    @property
+    def decider(self) -> Halving:
+        """Return the scheduler; any trains every trial to the end where the end is the only rung."""
+        return self.scheduler or Asha()
 
     @cached_property
     def dimensions(self) -> list[Dimension]:

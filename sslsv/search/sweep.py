@@ -146,12 +146,9 @@ class Sweep:
             f"{key.rpartition('.')[2]}={f'{value:.3g}' if isinstance(value, float) else value}"
             for key, value in self.configurations[outcome.index].items()
         ]
-        return f"trial {outcome.index}, {self.value_text(outcome)}, {' '.join(parts)}"
-
-    def value_text(self, outcome: Outcome) -> str:
-        """Return the metric's name and value, or why there is none."""
         value = self.value(outcome)
-        return outcome.why if value is None else f"{self.metric} {value:.4g}"
+        result = outcome.why if value is None else f"{self.metric} {value:.4g}"
+        return f"trial {outcome.index}, {result}, {' '.join(parts)}"
 
     def add_configuration(self, index: int, configuration: Configuration) -> None:
         """Write down what a trial tries."""
@@ -163,7 +160,7 @@ class Sweep:
         return next((s for s in segments if (s.index, s.rung) not in self.running), None)
 
     def _decisions(self, at_once: int) -> list[Decision]:
-        return self.space.scheduler.decide(self.history, self.num_trials, len(self.rungs), at_once)
+        return self.space.decider.decide(self.history, self.num_trials, len(self.rungs), at_once)
 
     def _decide(self, at_once: int) -> None:
         """Write down what follows from the history, configurations first: no trial starts without one."""
@@ -195,7 +192,7 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
         "space_file": space_file,
         "space": locate(space_file).read_text(),
         "trials": space.trials,
-        "takes_more_trials": space.scheduler.takes_more_trials and space.searcher != "grid",
+        "takes_more_trials": space.decider.takes_more_trials and space.searcher != "grid",
         "rungs": list(rungs),
         "base": to_yaml(base),
     }

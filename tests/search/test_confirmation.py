@@ -15,7 +15,7 @@ from tests.search.test_sweep import BASE, open_sweep, train
 
 @pytest.fixture
 def sweep(tmp_path):
-    found = open_sweep(tmp_path, rung_epochs=(), trials=4)
+    found = open_sweep(tmp_path, scheduler=None, rung_epochs=(), trials=4)
     while not found.is_over:
         train(found, found.next_segment(at_once=1))
     return found
@@ -76,7 +76,9 @@ def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
 
 def test_confirmation__of_a_grid_trains_what_it_has_to(tmp_path):
     grid = {"model.temperature": tune.grid_search([0.1, 0.2, 0.3])}
-    found = open_sweep(tmp_path, parameters=grid, searcher="grid", trials=None, rung_epochs=())
+    found = open_sweep(
+        tmp_path, parameters=grid, searcher="grid", trials=None, scheduler=None, rung_epochs=()
+    )
     while not found.is_over:
         train(found, found.next_segment(at_once=1))
     confirmation = Confirmation(found, num_best=1, num_seeds=2)

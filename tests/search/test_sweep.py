@@ -112,7 +112,7 @@ def test_sweep__an_interrupted_segment_comes_first_when_it_goes_on(tmp_path):
 
 
 def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train_again(tmp_path):
-    sweep = open_sweep(tmp_path, rung_epochs=(), trials=4)
+    sweep = open_sweep(tmp_path, scheduler=None, rung_epochs=(), trials=4)
     best = min(range(4), key=lambda i: sweep.searcher.choose(i, {}, sweep.history)["model.temperature"])
     while not sweep.is_over:
         segment = sweep.next_segment(at_once=1)
@@ -133,7 +133,7 @@ def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train
 def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them(tmp_path):
     labels = {"evaluation": EvaluationConfig(), "run": RunConfig(max_failures=7)}  # no trials with labels
     base = dataclasses.replace(BASE, resources=ResourcesConfig(data_tasks=3), **labels)
-    plain = open_sweep(tmp_path, metric="label_free/rankme", rung_epochs=(), trials=2)
+    plain = open_sweep(tmp_path, metric="label_free/rankme", scheduler=None, rung_epochs=(), trials=2)
     here = ResourcesConfig(data_tasks=1, threads_per_worker=1, gpu=False)
     sweep = Sweep(plain.space, base, plain.rungs, plain.folder, here)
     for value in (3.0, 7.0):
@@ -151,7 +151,7 @@ def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them
 
 
 def test_write_results__when_all_collapse_nothing_is_best(tmp_path):
-    sweep = open_sweep(tmp_path, rung_epochs=(), trials=2)
+    sweep = open_sweep(tmp_path, scheduler=None, rung_epochs=(), trials=2)
     while not sweep.is_over:
         train(sweep, sweep.next_segment(at_once=1), "collapsed")
     assert write_results(sweep) is None
@@ -164,7 +164,7 @@ def test_sweep__settings_that_do_not_go_together_are_a_failed_trial(tmp_path):
         "optimizer.schedule.name": tune.choice(["step", "cosine"]),
         "optimizer.learning_rate": tune.choice([1e-3, 1e-6]),  # below the cosine's lowest rate
     }
-    sweep = open_sweep(tmp_path, parameters=parameters, rung_epochs=(), trials=24)
+    sweep = open_sweep(tmp_path, parameters=parameters, scheduler=None, rung_epochs=(), trials=24)
     assert finish(sweep)
     failed = {o.index: o.why for o in sweep.history.outcomes if o.state == "failed"}
     assert failed and all("min_learning_rate" in why for why in failed.values())
