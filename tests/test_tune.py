@@ -191,26 +191,6 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_
     assert not (tmp_path / "tune").exists()
 
 
-@pytest.mark.parametrize(
-    ("replaced", "by", "sentence"),
-    [
-        ('"model.temperature"', '"model.temprature"', "did you mean model.temperature"),
-        (
-            "trials=4",
-            "trials=4, metric='test/trials/eer'",
-            "space.py, line 5: metric is 'test/trials/eer', which never",
-        ),
-    ],
-)
-def test_main__mistakes_in_a_space_are_one_sentence_and_exit_code_2(
-    replaced, by, sentence, tmp_path, demo_corpus, capsys
-):
-    space = write_space(tmp_path, demo_corpus)
-    space.write_text(space.read_text().replace(replaced, by))
-    assert main([str(space), "--storage", str(tmp_path / "tune")]) == 2
-    assert sentence in capsys.readouterr().err
-
-
 def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
     tmp_path, demo_corpus, capsys, ray_session
 ):
@@ -257,7 +237,7 @@ def test_tune__killed_at_three_random_moments_it_makes_the_same_decisions(
     resume = []
     for moment in sorted(rng.sample(range(1, 9), 3)):
         killed = Tuning(space, "killed", *options, *resume)
-        # Somewhere inside the leg after so many records.
+        # Somewhere inside the segment after so many records.
         killed.wait_for(lambda count=moment, tuning=killed: tuning.validations() >= count)
         time.sleep(rng.random() * 2)
         killed.kill()
@@ -272,7 +252,7 @@ def test_tune__killed_at_three_random_moments_it_makes_the_same_decisions(
 def test_tune__a_killed_trial_is_started_again_within_the_same_command(whole, demo_corpus):
     space, undisturbed, _ = whole
     tuning = Tuning(space, "one_killed")
-    name = "ImplicitFunc.train"  # what Ray Tune calls a process that runs a leg
+    name = "ImplicitFunc.train"  # what Ray Tune calls a process that runs a segment
     tuning.wait_for(lambda: tuning.validations() and tuning.pids(name))
     os.kill(tuning.pids(name)[0], signal.SIGKILL)
     code, output = tuning.wait()
@@ -280,35 +260,19 @@ def test_tune__a_killed_trial_is_started_again_within_the_same_command(whole, de
     assert_same_sweep(undisturbed, tuning)
 
 
-TWO_WORKERS = (
-    "resources.workers=2",
-    "resources.cpus_per_worker=0.5",
-    "resources.cpus_per_data_task=0.5",
-    "resources.data_tasks=1",
-)
-
-
 @pytest.mark.slow
 def test_tune__a_killed_trial_of_two_workers_gives_back_what_it_had_reserved(tmp_path, demo_corpus):
     space = write_space(tmp_path, demo_corpus, trials=2)
-    tuning = Tuning(space, "one_killed", *TWO_WORKERS, "--concurrent", "1")
+    two_workers = ("resources.workers=2", "resources.cpus_per_worker=0.5")
+    two_workers += ("resources.cpus_per_data_task=0.5", "resources.data_tasks=1")
+    tuning = Tuning(space, "one_killed", *two_workers, "--concurrent", "1")
     name = "ImplicitFunc.train"  # it holds no CPU itself: those of its workers are what it takes with it
     tuning.wait_for(lambda: tuning.validations() and tuning.pids(name))
     os.kill(tuning.pids(name)[0], signal.SIGKILL)
-    code, output = tuning.wait(timeout=900)
-    assert code == 0, output
-    assert "1 finished, 1 stopped" in output
-    assert all(outcome["state"] == "reached" for outcome in tuning.lines("outcomes"))
-
-
-@pytest.mark.slow
-def test_tune__a_trial_of_two_workers_goes_through_ray_train(tmp_path, demo_corpus):
-    space = write_space(tmp_path, demo_corpus, trials=2)
-    options = ("resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
-    tuning = Tuning(space, "two_workers", *options)
     code, output = tuning.wait(timeout=900)  # it once waited for ever
     assert code == 0, output
     assert "1 finished, 1 stopped" in output
+    assert all(outcome["state"] == "reached" for outcome in tuning.lines("outcomes"))
     winner = next(o["index"] for o in tuning.lines("outcomes") if o["epoch"] == 4)
     assert RunFolder(tuning.folder.path("trials"), f"{winner:04d}").read_json("summary.json")["workers"] == 2
 

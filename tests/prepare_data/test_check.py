@@ -11,7 +11,6 @@ import soundfile
 from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.check import SCHEMA, find_files, inspect, measure
-from tests.prepare_data.full_disk import largest_file
 
 
 @pytest.fixture
@@ -49,22 +48,6 @@ def test_check__every_kind_of_bad_file_is_found_and_named_in_the_report(
     assert table["fault"] == ["silent", "unreadable", None, "doubled", "clipped", "short", "unreadable", None]
     assert "is cut off" in table["error"][1] and "does not exist" in table["error"][6]
     assert f"the same samples as {paths[2]}" in capsys.readouterr().out
-
-
-def test_check__full_disk_is_a_sentence_and_the_same_command_goes_on(
-    corpus: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    report = corpus.parent / "checks" / "corpus"
-    assert check(str(corpus)) == 0  # the processes that read are made now: the limit would stay with them
-    table = (report / "files.parquet").read_bytes()
-    record = report / "measurements.jsonl"
-    record.write_text("".join(record.read_text().splitlines(keepends=True)[:4]))
-    for limit in (2000, len(table) - 1):  # within the measurements, within the table of them
-        with largest_file(limit):
-            assert check(str(corpus), "--min-seconds", "0.5") == 2
-        assert "error: The disk is full, or a limit set for it is reached" in capsys.readouterr().err
-        assert (report / "files.parquet").read_bytes() == table
-        assert sorted(path.name for path in report.iterdir()) == ["files.parquet", "measurements.jsonl"]
 
 
 def test_check__list_below_a_root_and_limits_of_ones_own(corpus: Path) -> None:

@@ -1,6 +1,5 @@
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,15 +115,6 @@ def test_pack__full_disk_is_a_sentence_and_the_same_command_goes_on(
         assert main(command) == 2
     assert "error: The disk is full, or a limit set for it is reached" in capsys.readouterr().err
     assert main(command) == 0
-
-
-def test_pack__more_than_the_disk_holds_is_refused_before(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26))
-    assert main(["pack", str(corpus), "--out", str(tmp_path / "out")]) == 2
-    assert f"Packing {corpus} needs" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_pack__interrupted_is_not_mixed_with_shards_of_another_size(
