@@ -38,9 +38,8 @@ def prepare(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
     monkeypatch.setattr("sslsv.prepare_data.download._FIRST_PAUSE_SECONDS", 0.01)
 
-    def run(*options: str, wrong: dict[str, str] | None = None) -> int:
-        file = server.sources(tmp_path / "sources.yml", wrong)
-        return main([str(tmp_path / "data"), "--sources", str(file), *options])
+    def run(*options: str) -> int:
+        return main([str(tmp_path / "data"), "--sources", str(server.sources(tmp_path / "s.yml")), *options])
 
     return run
 
