@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sslsv.data.lists import train_rows
 from sslsv.prepare_data.__main__ import main as prepare_data
-from sslsv.prepare_data.check import stamp
+from sslsv.prepare_data.check import facts_of
 
 
 def check_again(root: Path) -> dict[str, float]:
@@ -16,7 +16,7 @@ def check_again(root: Path) -> dict[str, float]:
     (root / "report").mkdir()
     with (root / "report/measurements.jsonl").open("w") as lines:
         for number, _, path in train_rows(root, "list"):
-            known = {**stamp(str(root / path)), "digest": f"{number:032x}"}
+            known = {**facts_of(str(root / path)), "digest": f"{number:032x}"}
             form = {"seconds": 8.0, "sample_rate": 16_000, "silent_share": number / 3e9, "clipped_share": 0.0}
             lines.write(json.dumps({**known, **form}) + "\n")
     started = time.perf_counter()

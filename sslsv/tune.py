@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,29 +64,29 @@ def run(options: argparse.Namespace) -> int:
     Raises ValueError or OSError, with a sentence, before anything is started.
     """
     from sslsv.config import to_dict
-    from sslsv.runs.folder import RunFolder, absolute
-    from sslsv.search.confirmation import check_confirmation, confirmation_config
+    from sslsv.runs.folder import RunFolder, absolute, only_command_on
+    from sslsv.search.confirmation import check_confirmation
     from sslsv.search.schedulers import forecast
     from sslsv.search.searchers import Searcher
     from sslsv.search.space import load_space
-    from sslsv.search.sweep import Sweep, check_folder, describe_request, prepared_folder
-    from sslsv.search.trial_settings import base_config, check_trials, fix_parameters, rungs_of, trial_config
+    from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
+    from sslsv.search.trial_settings import base_config, check_trials, rungs_of, trial_config, with_overrides
     from sslsv.train import check_data
 
-    space = load_space(options.space)
+    space = with_overrides(load_space(options.space), options.overrides)
     if options.trials is not None:
         space = replace(space, trials=options.trials)
-    base = base_config(space, options.overrides)
-    space = fix_parameters(space, options.overrides)
+    base = base_config(space)
     base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
     searcher, rungs = Searcher(space, to_dict(base)), rungs_of(space, base)
-    check_trials(space, base, searcher, rungs)
+    check_trials(space, base, searcher)
+    first = next(searcher.corners())[1]
     if options.confirm is not None:
         check_confirmation(base, options.confirm, options.seeds)
-    settings_of = trial_config if options.confirm is None else confirmation_config
-    check_data(settings_of(base, space, next(searcher.corners())[1]))
+        first["evaluation.test"] = list(base.evaluation.test)
+    check_data(trial_config(base, space, first))
     folder = RunFolder(options.storage, options.name or options.space.stem)
-    request = describe_request(space, base, str(options.space), options.overrides, rungs)
+    request = describe_request(space, base, str(options.space), rungs)
     # A sweep that is confirmed has most often ended.
     is_resumed = options.resume or (options.confirm and not options.fresh and folder.has("sweep.json"))
     mode = "fresh" if options.fresh else "resume" if is_resumed else "new"
@@ -107,14 +107,15 @@ def run(options: argparse.Namespace) -> int:
         print(f"{trials} trials of {space.base} by {space.searcher}, chosen by {space.metric}")
         print(slots.describe())
         if options.plan:
-            counts, epochs = forecast(space.scheduler, trials, rungs, space.seed)
+            counts, epochs = forecast(space.decider, trials, rungs, space.seed)
             ladder = ", ".join(f"{n} to epoch {epoch}" for n, epoch in zip(counts, rungs, strict=True))
             print(f"about {ladder}: {epochs} epochs instead of {trials * rungs[-1]}")
             if options.confirm:
                 trainings = (options.confirm + 1) * options.seeds
                 print(f"then, to confirm, {trainings} trainings of {rungs[-1]} epochs")
             return 0
-        with prepared_folder(folder, request, mode):
+        with only_command_on(folder):
+            prepare_folder(folder, request, mode)
             sweep = Sweep(space, base, rungs, folder, slots.resources)
             code = search(sweep, slots)
             if code == 0 and options.confirm:
@@ -127,11 +128,11 @@ def search(sweep: "Sweep", slots: "Slots") -> int:
     from sslsv.reports.sweep import write_sweep_report
     from sslsv.runs.folder import below
     from sslsv.search.executor import run_sweep
-    from sslsv.search.results import describe, progress_lines, state_of, write_results
+    from sslsv.search.results import state_of, write_results
     from sslsv.search.schedulers import standing
 
     try:
-        run_sweep(sweep, slots, sweep.folder.name, progress_lines(sweep))
+        run_sweep(sweep, slots, sweep.folder.name)
     except BaseException:  # Ctrl-C, too: what there is so far can be looked at
         with contextlib.suppress(OSError):
             write_results(sweep)
@@ -145,7 +146,7 @@ def search(sweep: "Sweep", slots: "Slots") -> int:
     if best is None:
         print(f"error: no trial can win; {table} says why each ended", file=sys.stderr)
         return 1
-    print(f"best: {describe(sweep, best)}")
+    print(f"best: {sweep.describe(best)}")
     copied = "" if sweep.folder.is_local else "a copy of "
     print(f"train it anew: python -m sslsv.train {copied}{below(sweep.folder.location, 'best.yml')}")
     return 0
@@ -157,16 +158,16 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> in
     Returns the exit code: 1 where nothing can be compared.
     """
     from sslsv.reports.sweep import write_sweep_report
-    from sslsv.search.confirmation import Confirmation, write_comparisons
+    from sslsv.search.confirmation import Confirmation
     from sslsv.search.executor import run_sweep
-    from sslsv.search.results import progress_lines
 
     confirmation = Confirmation(sweep, num_best, num_seeds)
     if (possible := len(confirmation.contestants) - 1) < num_best:
         print(f"{possible} of the {num_best} trials asked for can be confirmed: no other one can win")
-    run_sweep(confirmation, slots, f"{sweep.folder.name}-confirm", progress_lines(confirmation))
+    run_sweep(confirmation, slots, f"{sweep.folder.name}-confirm")
     found, incomparable = confirmation.comparisons()
-    write_comparisons(sweep.folder, found)
+    comparisons = [asdict(comparison) for comparison in found]
+    sweep.folder.write_json("confirmation.json", {"comparisons": comparisons})
     write_sweep_report(sweep.folder)
     print("on test trials:", *[comparison.sentence() for comparison in found], *incomparable, sep="\n  ")
     if not found:

@@ -1,8 +1,8 @@
 """Prepare data: download, check, extract, convert and list the corpora, or make lists of your own recordings.
 
 `python -m sslsv.prepare_data data/` does everything for VoxCeleb1, VoxCeleb2, MUSAN and the simulated rooms;
-`python -m sslsv.prepare_data COMMAND --help` explains one step.  Every step can be
-repeated: it goes on where it stopped.
+`python -m sslsv.prepare_data COMMAND --help` explains a command.  Each can be repeated: it goes on where it
+stopped.
 """
 
 import argparse
@@ -12,21 +12,16 @@ import io
 import sys
 from pathlib import Path
 
-# Command: the module beside this file and what it does.  A module has `add_arguments(parser)` and
-# `run(options)`, which returns the exit status; one with several commands looks at `options.command`.
+from sslsv.prepare_data.disk import sentence_of
+
+# Each command is the module of its name, with `add_arguments(parser)` and `run(options)`, the exit status.
 COMMANDS = {
-    "all": ("all", "VoxCeleb1, VoxCeleb2, MUSAN, rooms and all lists (also when only a folder is given)"),
-    "voxceleb1": ("voxceleb", "download, check and extract VoxCeleb1 (WAV)"),
-    "voxceleb2": ("voxceleb", "download, check, extract and convert VoxCeleb2 (AAC to 16 kHz mono)"),
-    "musan": ("noises", "download MUSAN and cut it into pieces of 8 s"),
-    "rirs": ("noises", "download the simulated room impulse responses"),
-    "trials": ("voxceleb", "download the VoxCeleb1 trial lists O, E and H"),
-    "lists": ("voxceleb", "training lists, and validation trials of held-out training speakers"),
-    "folder": ("folder", "lists of any folder of recordings"),
-    "convert": ("convert", "a copy of a folder at 16 kHz, mono, also of m4a and other compressed files"),
-    "check": ("check", "read every file and report bad ones"),
-    "pack": ("pack", "a corpus into a few large files"),
-    "demo": ("demo", "synthetic speakers, noises and rooms in VoxCeleb's layout"),
+    "all": "VoxCeleb1, VoxCeleb2, MUSAN, rooms and all lists (also when only a folder is given)",
+    "folder": "lists of any folder of recordings",
+    "convert": "a copy of a folder at 16 kHz, mono, also of m4a and other compressed files",
+    "check": "read every file and report bad ones",
+    "pack": "a corpus into a few large files",
+    "demo": "synthetic speakers, noises and rooms in VoxCeleb's layout",
 }
 
 
@@ -37,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if not given or given[0] in ("-h", "--help"):
-        commands = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items())
+        commands = "\n".join(f"  {name:<8} {purpose}" for name, purpose in COMMANDS.items())
         print(f"usage: python -m sslsv.prepare_data [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")
         return 0 if given else 2
     try:
@@ -45,17 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
         near = difflib.get_close_matches(given[0], COMMANDS, n=1)
         if given[0] not in COMMANDS and near and not Path(given[0]).exists():
             raise ValueError(f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'?")
-        module = importlib.import_module(f"sslsv.prepare_data.{COMMANDS[command][0]}")
+        module = importlib.import_module(f"sslsv.prepare_data.{command}")
         parser = argparse.ArgumentParser(
             f"python -m sslsv.prepare_data {command}",
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.set_defaults(command=command)
         module.add_arguments(parser)
         return int(module.run(parser.parse_args(rest)))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence_of(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here.", file=sys.stderr)

@@ -41,10 +41,9 @@ class _JoinedParts(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._starts[-1]}[whence]
-        if base + offset < 0:
-            raise OSError(f"A place in a file is 0 or more: got {base + offset}.")
-        self._position = base + offset
+        self._position = offset + (0, self._position, self._starts[-1])[whence]
+        if self._position < 0:
+            raise OSError(f"A place in a file is 0 or more: got {self._position}.")
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
@@ -89,11 +88,12 @@ def open_zip(
                 f"{label} is no complete zip ({error}): a part is missing, cut off or in the wrong order; "
                 "compare the sizes with those at its source."
             ) from error
+        found = []
         for info in infos:
             is_encrypted = info.flag_bits % 2 == 1
             _check_member(label, info.filename, stat.S_ISLNK(info.external_attr >> 16) or is_encrypted)
-        places = ((info, None if info.is_dir() else place_of(info.filename)) for info in infos)
-        found = [(info, place) for info, place in places if place is not None]
+            if not info.is_dir() and (place := place_of(info.filename)):
+                found.append((info, place))
         if not found:
             raise ArchiveError(f"{label} holds none of the files that are looked for: it is another archive.")
         yield archive, found
@@ -115,9 +115,8 @@ def extract(paths: Sequence[Path], place_of: Callable[[str], str | None], folder
                 except DAMAGED:
                     damaged.append(place)
                 bar.update()
-    print(f"{title}: {len(entries) - len(damaged):,} of {len(entries):,} files are there.")
-    if damaged:
-        print(f"{title}: {len(damaged):,} files are damaged in the archive: {', '.join(damaged[:3])} ...")
+    names = f"; damaged in the archive: {', '.join(damaged[:3])} ..." if damaged else ""
+    print(f"{title}: {len(entries) - len(damaged):,} of {len(entries):,} files are there{names}")
     return not damaged
 
 
@@ -137,9 +136,8 @@ def read_tar(paths: Sequence[Path], suffix: str) -> Iterator[tuple[str, bytes]]:
 
 def _check_member(label: str, name: str, is_odd: bool) -> None:
     path = PurePosixPath(name)
-    leads_out = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]
-    if leads_out or is_odd:
-        fault = "it leads out of the folder" if leads_out else "it is a link, a device or encrypted"
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0] or is_odd:
+        fault = "it is a link, a device or encrypted" if is_odd else "it leads out of the folder"
         raise ArchiveError(f"{label} holds {name!r}, which is refused: {fault}. It is another archive.")
 
 

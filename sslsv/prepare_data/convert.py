@@ -18,11 +18,10 @@ from typing import Any, TypeVar
 import av
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, find_audio_files, read_whole, to_int16
 from sslsv.prepare_data.archives import DAMAGED
-from sslsv.prepare_data.disk import check_space, progress, write_whole
+from sslsv.prepare_data.disk import check_space, progress, write_audio, write_whole
 
 COMPRESSED_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr")  # decoded here, not read in training
 
@@ -136,10 +135,8 @@ def map_files(
         num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         task: Any = ray.remote(num_cpus=1, max_retries=0)(_work_niced)
         size = max(1, min(_BLOCK_FILES, len(items) // (4 * num_cpus)))
-        waiting: list[Sequence[int]] = [
-            range(start, min(start + size, len(items))) for start in range(0, len(items), size)
-        ]
-        running: dict[Any, Sequence[int]] = {}
+        waiting = [list(range(len(items))[start : start + size]) for start in range(0, len(items), size)]
+        running: dict[Any, list[int]] = {}
         while waiting or running:
             while waiting and len(running) < 2 * num_cpus:
                 block = waiting.pop()
@@ -155,7 +152,7 @@ def map_files(
                     waiting += [[i] for i in block]
             except ray.exceptions.RayTaskError as error:
                 cause = error.cause
-                if not isinstance(cause, OSError):  # as for lack of a package
+                if not isinstance(cause, OSError):  # such as the lack of a package
                     cause = OSError(f"A task failed: {type(cause).__name__}: {cause}")
                 raise cause from None
     finally:
@@ -181,9 +178,7 @@ def _convert_one(job: tuple[str | bytes, Path]) -> str:
         return str(error)
     except OSError as error:  # this source alone; an error of writing ends the whole conversion
         return f"it can't be read ({error.strerror or error})"
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, SAMPLE_RATE, subtype="PCM_16", format=target.suffix[1:].upper())
-    write_whole(target, buffer.getvalue())
+    write_audio(target, samples)
     return ""
 
 
@@ -195,7 +190,6 @@ def decode(content: bytes) -> npt.NDArray[np.int16]:
     if not content:
         raise AudioError("it is empty, or damaged in its archive")
     pieces = [np.zeros(0, dtype=np.int16)]
-    expected_seconds = 0.0
     try:
         with av.open(io.BytesIO(content)) as container:
             if not container.streams.audio:
@@ -204,8 +198,7 @@ def decode(content: bytes) -> npt.NDArray[np.int16]:
             if stream.codec_context is None:  # a header that names a codec that FFmpeg lacks
                 raise AudioError("its codec is unknown: its header is damaged")
             stream.codec_context.thread_count = 1
-            if stream.duration and stream.time_base:
-                expected_seconds = float(stream.duration * stream.time_base)
+            expected_seconds = float((stream.duration or 0) * (stream.time_base or 0))
             to_mono = av.AudioResampler("s16", "mono", SAMPLE_RATE)
             for frame in (*container.decode(stream), None):
                 pieces += [out.to_ndarray()[0] for out in to_mono.resample(frame)]

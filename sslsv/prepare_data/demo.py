@@ -6,16 +6,15 @@ It shows that a method learns; figures on it say nothing about real speech.
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from scipy import signal
 
 from sslsv.data.audio import SAMPLE_RATE, Waveform, to_int16
+from sslsv.prepare_data.disk import write_audio, write_whole
 
 _LAYOUT_VERSION = 1  # raise it when the same options give other files
 _VOICE, _NOISE, _MUSIC, _ROOM, _TRIALS = range(5)  # streams of random numbers
@@ -63,23 +62,20 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def make_demo_corpus(folder: str | os.PathLike[str], options: DemoOptions) -> bool:
+def make_demo_corpus(root: Path, options: DemoOptions) -> bool:
     """Write a demo corpus; returns False when it is there already, with the same options.
 
     Raises FileExistsError for a folder that holds something else, or a demo corpus with other options.
     """
-    root = Path(folder)
-    marker = root / "demo_corpus.json"
-    facts = {"layout_version": _LAYOUT_VERSION, **asdict(options)}
-    found = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+    marker, facts = root / "demo_corpus.json", {"layout_version": _LAYOUT_VERSION, **asdict(options)}
+    found = json.loads(marker.read_text()) if marker.is_file() else {}
     if found == {**facts, "is_complete": True}:
         return False
     if found != {**facts, "is_complete": False} and root.exists() and any(root.iterdir()):
         message = "is not empty and is no demo corpus with these options: choose another, or delete it."
         raise FileExistsError(f"{root} {message}")
-    root.mkdir(parents=True, exist_ok=True)
     # An interrupted run is known as such, and is written again.
-    marker.write_text(json.dumps({**facts, "is_complete": False}), encoding="utf-8")
+    write_whole(marker, json.dumps({**facts, "is_complete": False}).encode())
     voices = iter(range(10**6))
     lists = {"voxceleb2": (options.speakers, 12), "voxceleb1": (max(2, options.speakers // 4), 10001)}
     for dataset, (count, first_id) in lists.items():
@@ -89,7 +85,7 @@ def make_demo_corpus(folder: str | os.PathLike[str], options: DemoOptions) -> bo
     paths = _write_speakers(root / "voxceleb1", options.eval_speakers, 10270, voices, options)
     (root / "trials").write_text("".join(_trial_lines(paths, options.seed)), encoding="utf-8")
     _write_bank(root, voices, options)
-    marker.write_text(json.dumps({**facts, "is_complete": True}), encoding="utf-8")
+    write_whole(marker, json.dumps({**facts, "is_complete": True}).encode())
     return True
 
 
@@ -107,7 +103,8 @@ def _write_speakers(
             for utterance in range(1, options.utterances + 1):
                 speech = speak(voice, rng.uniform(2.5, 5.0), rng)
                 paths.append(f"id{speaker:05d}/video{number:04d}_{recording}/{utterance:05d}.wav")
-                _write_wav(folder / paths[-1], record(speech, room, noise_snr_db, level_db, rng))
+                spoken = record(speech, room, noise_snr_db, level_db, rng)
+                write_audio(folder / paths[-1], to_int16(spoken))
     return paths
 
 
@@ -128,22 +125,20 @@ def _write_bank(root: Path, voices: Iterator[int], options: DemoOptions) -> None
     for number in range(options.bank_files):
         keys = ((_NOISE, number), (_MUSIC, number), (_VOICE, next(voices)))
         noise, music, voice = (np.random.default_rng([options.seed, *key]) for key in keys)
-        folder, name = root / "musan_split", f"demo/{number:04d}.wav"
-        _write_wav(folder / "noise" / name, 0.5 * draw_noise(noise, 6.0))
-        _write_wav(folder / "music" / name, 0.5 * draw_music(music, 6.0))
-        _write_wav(folder / "speech" / name, 0.5 * speak(Voice(voice), 6.0, voice))
+        sounds = {
+            "noise": draw_noise(noise, 6.0),
+            "music": draw_music(music, 6.0),
+            "speech": speak(Voice(voice), 6.0, voice),
+        }
+        for kind, sound in sounds.items():
+            write_audio(root / "musan_split" / kind / f"demo/{number:04d}.wav", to_int16(0.5 * sound))
     sizes = {"smallroom": (0.1, 0.3), "mediumroom": (0.3, 0.6), "largeroom": (0.6, 1.0)}
     for size_number, (size, decays) in enumerate(sizes.items()):
         for number in range(options.bank_files):
             rng = np.random.default_rng([options.seed, _ROOM, size_number, number])
-            room = 0.9 * draw_room(rng, decay_seconds=rng.uniform(*decays))
+            room = draw_room(rng, decay_seconds=rng.uniform(*decays))
             name = f"Room{number + 1:03d}"
-            _write_wav(root / "simulated_rirs" / size / name / f"{name}-00001.wav", room)
-
-
-def _write_wav(path: Path, waveform: Waveform) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, to_int16(waveform), SAMPLE_RATE, subtype="PCM_16")
+            write_audio(root / "simulated_rirs" / size / name / f"{name}-00001.wav", to_int16(0.9 * room))
 
 
 class Voice:

@@ -1,15 +1,20 @@
-"""Writing to the disk: enough space beforehand, whole files only, nothing lost when a list is replaced."""
+"""Write to the disk: enough space beforehand, whole files only, nothing lost when a list is replaced."""
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 from tqdm import tqdm  # type: ignore[import-untyped]
+
+from sslsv.data.audio import SAMPLE_RATE
 
 _MARGIN_BYTES = 64 * 2**20  # for the file system itself
 # The disk or a quota is used up, or a file has reached the largest size that is allowed.
@@ -39,17 +44,19 @@ def check_space(folder: Path, needed_bytes: float, purpose: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def naming_full_disk(folder: Path) -> Iterator[None]:
-    """Replace the system's error by a sentence when the disk of a folder gets full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise OSError(
-            f"The disk of {folder} (or a limit set for it) is full: make room, and the same command goes on."
-        ) from error
+def sentence_of(error: Exception) -> str:
+    """Return the message of an error; for a full disk it says how to go on."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return "The disk is full, or a limit set for it is reached: make room, and the same command goes on."
+    return str(error)
+
+
+def stamp(path: str) -> tuple[int, int]:
+    """Return size and time of change of a file (ns), by which a change shows; zeros if it is missing."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    return 0, 0
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -58,13 +65,19 @@ def write_whole(path: Path, content: bytes) -> None:
     # Two processes that make the same file by mistake must not share the temporary one.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming_full_disk(path.parent):
-            temporary.write_bytes(content)
-            temporary.replace(path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def write_audio(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE, subtype: str = "PCM_16") -> None:
+    """Write samples (T,) or (T, channels) as a whole file, in the format of its suffix."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, subtype=subtype, format=path.suffix[1:].upper())
+    write_whole(path, buffer.getvalue())
 
 
 def write_list(path: Path, lines: Iterable[str]) -> None:
@@ -72,14 +85,14 @@ def write_list(path: Path, lines: Iterable[str]) -> None:
     lines = list(lines)
     # Names of files need not be valid UTF-8.
     content = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
-    state = "is written"
     if path.exists() and path.read_bytes() == content:
-        state = "is as it was"
-    else:
-        if path.exists():
-            names = (f"{path.name}.old{number or ''}" for number in (0, *range(2, 10**6)))
-            kept = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-            shutil.copy2(path, kept)
-            state = f"is written anew, what it was is kept as {kept.name}"
-        write_whole(path, content)
-    print(f"{path} {state} ({len(lines):,} lines).")
+        print(f"{path} is as it was ({len(lines):,} lines).")
+        return
+    kept = ""
+    if path.exists():
+        names = (f"{path.name}.old{number or ''}" for number in (0, *range(2, 10**6)))
+        old = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+        shutil.copy2(path, old)
+        kept = f", what it was is kept as {old.name}"
+    write_whole(path, content)
+    print(f"{path} is written{kept} ({len(lines):,} lines).")

@@ -7,18 +7,17 @@ import argparse
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import filelock
 import requests
-import tenacity
 import urllib3
 
-from sslsv.prepare_data.disk import check_space, naming_full_disk, progress, readable_bytes
+from sslsv.prepare_data.disk import check_space, progress, readable_bytes
 from sslsv.settings import parse_yaml
 
 SOURCES = Path(__file__).with_name("sources.yml")
@@ -27,6 +26,9 @@ _TIMEOUTS_SECONDS = (15.0, 60.0)  # to connect, and without a byte
 _TRIES = 6
 _FIRST_PAUSE_SECONDS = 1.0
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
+
+
+Archives = dict[str, list[Path]]  # name of an archive -> its files, one or the parts
 
 
 class DownloadError(OSError):
@@ -51,20 +53,11 @@ class Remote:
     how_to_get: str = ""
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command that needs archives."""
-    add = parser.add_argument
-    add("folder", type=Path, help="becomes data.root; downloads go into FOLDER/archives")
-    given: dict[str, Any] = {"dest": "given", "action": "append", "default": [], "metavar": "DIR"}
-    add("--from", type=Path, **given, help="archives that you have (may be repeated)")
-    add("--sources", type=Path, default=SOURCES, metavar="YAML", help="a copy of sources.yml, edited")
-
-
 def install(
     set_name: str,
     folder_name: str,
+    unpack: Callable[[Archives, Path, argparse.Namespace], bool],
     options: argparse.Namespace,
-    unpack: Callable[[dict[str, list[Path]], Path], bool],
 ) -> int:
     """Obtain a set's archives and unpack them below data.root, unless it is there; returns the exit status.
 
@@ -77,14 +70,14 @@ def install(
     if is_own or marker.exists():
         print(f"{folder_name}: {'your own, as linked' if is_own else 'all files are in place'}.")
         return 0
-    if not unpack(obtain(set_name, options), folder):
+    if not unpack(obtain(set_name, options), folder, options):
         return 1
     marker.touch()
     print(f"{folder_name}: all files are in place; its archives are needed no more.")
     return 0
 
 
-def obtain(set_name: str, options: argparse.Namespace) -> dict[str, list[Path]]:
+def obtain(set_name: str, options: argparse.Namespace) -> Archives:
     """Return the files of each archive of a set, by the archive's name.
 
     What is neither in a folder of --from nor among the downloads is downloaded. Raises DownloadError, or
@@ -98,19 +91,15 @@ def obtain(set_name: str, options: argparse.Namespace) -> dict[str, list[Path]]:
     found = {}
     for name, parts in read_sources(set_name, options.sources).items():
         whole = _find(name, places)
-        found[name] = (
-            [whole] if whole else [_find(part.name, places) or download(part, downloads) for part in parts]
-        )
+        parts_there = (_find(part.name, places) or download(part, downloads) for part in parts)
+        found[name] = [whole] if whole else list(parts_there)
     return found
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path | None:
     """Find a file of this name in one of the folders, or one folder deeper."""
-    for folder in folders:
-        for path in (folder / name, *sorted(folder.glob(f"*/{name}"))):
-            if path.is_file():
-                return path
-    return None
+    places = (path for folder in folders for path in (folder / name, *sorted(folder.glob(f"*/{name}"))))
+    return next(filter(Path.is_file, places), None)
 
 
 def read_sources(set_name: str, file: Path = SOURCES) -> dict[str, list[Remote]]:
@@ -141,34 +130,12 @@ def download(remote: Remote, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{remote.name}.part"
-
-    def receive() -> None:
-        while True:
-            size = _size(part)
-            try:
-                return _receive(remote, part)
-            except _PASSING:
-                if _size(part) <= size:
-                    raise
-
     try:
         with filelock.FileLock(folder / ".lock", timeout=0):
-            tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type(_PASSING),
-                stop=tenacity.stop_after_attempt(_TRIES),
-                wait=tenacity.wait_exponential(_FIRST_PAUSE_SECONDS, max=60),
-                reraise=True,
-            )(receive)
+            _receive_all(remote, part)
     except filelock.Timeout:
         message = f"Another process is downloading into {folder}; wait for it, or end it."
         raise DownloadError(message) from None
-    except _PASSING as error:
-        cause = str(error) if isinstance(error, _BrokenOff) else "no connection, or no answer in time"
-        # The error is cut off: it may hold the address, with a secret in it.
-        raise DownloadError(
-            f"{remote.name} broke off {_TRIES} times ({cause} at {_server(remote)}); the "
-            f"{readable_bytes(_size(part))} that came are kept: the same command goes on. {_way_on(remote)}"
-        ) from None
     if remote.md5 is not None and (found := _md5(part)) != remote.md5:
         bad = part.with_suffix(".bad")
         part.replace(bad)
@@ -179,6 +146,25 @@ def download(remote: Remote, folder: Path) -> Path:
     return part.replace(folder / remote.name)
 
 
+def _receive_all(remote: Remote, part: Path) -> None:
+    tries = 0
+    while True:
+        size = _size(part)
+        try:
+            return _receive(remote, part)
+        except _PASSING as error:
+            tries = 1 if _size(part) > size else tries + 1
+            if tries >= _TRIES:
+                cause = str(error) if isinstance(error, _BrokenOff) else "no connection, or no answer in time"
+                # The error is cut off: it may hold the address, with a secret in it.
+                raise DownloadError(
+                    f"{remote.name} broke off {_TRIES} times ({cause} at {_server(remote)}); the "
+                    f"{readable_bytes(_size(part))} that came are kept: the same command goes on. "
+                    f"{_way_on(remote)}"
+                ) from None
+        time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (tries - 1))
+
+
 def _receive(remote: Remote, part: Path) -> None:
     size = _size(part)
     # Positions in a Range are those of the file itself: no compression on the way.
@@ -186,15 +172,15 @@ def _receive(remote: Remote, part: Path) -> None:
     # Secrets are never shown, never written, never sent to other servers; without any, ~/.netrc counts.
     user, password = (os.environ.get(f"SSLSV_VOXCELEB_{name}", "") for name in ("USER", "PASSWORD"))
     auth = (user, password) if user and remote.takes_secrets else None
-    options: dict[str, Any] = {"headers": headers, "auth": auth, "timeout": _TIMEOUTS_SECONDS}
-    with requests.get(remote.url, stream=True, **options) as answer:
+    with requests.get(
+        remote.url, stream=True, headers=headers, auth=auth, timeout=_TIMEOUTS_SECONDS
+    ) as answer:
         status = answer.status_code
         if status in _BUSY:
             raise _BrokenOff(f"answer {status}")
         if status not in (200, 206, 416):
-            meanings = {401: "asks for a password or token", 404: "has no such file", 410: "has it no more"}
-            meaning = f"{meanings.get(status, 'refuses')} ({status}) for"
-            raise DownloadError(f"{_server(remote)} {meaning} {remote.name}. {_way_on(remote)}")
+            meaning = f"refuses {remote.name}: {status} {answer.reason}"
+            raise DownloadError(f"{_server(remote)} {meaning}. {_way_on(remote)}")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
             raise DownloadError(f"{_server(remote)} sent a web page for {remote.name}. {_way_on(remote)}")
         span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
@@ -208,7 +194,7 @@ def _receive(remote: Remote, part: Path) -> None:
         length = int(total) if total.isdigit() else None
         check_space(part.parent, (length or 0) - size, f"Downloading {remote.name}")
         bar = progress(f"download {remote.name}", length, "B", size)
-        with bar, naming_full_disk(part.parent), part.open("ab" if size else "wb") as file:
+        with bar, part.open("ab" if size else "wb") as file:
             while chunk := answer.raw.read(_CHUNK_BYTES, decode_content=False):
                 file.write(chunk)
                 file.flush()

@@ -28,12 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data folder` takes."""
     add = parser.add_argument
     add("folder", type=Path, help="all recordings below it are listed; no hidden ones, noises or rooms")
-    kinds = "parent: the folder that a recording lies in; top: the first folder below FOLDER, as in speaker/"
-    kinds += "video/file; none: unknown (default: parent, where top means the same)"
-    speakers = parser.add_mutually_exclusive_group()
-    speakers.add_argument("--speaker-from", choices=[*_PATTERNS, "none"], help=kinds)
-    regex = "searched in the path below FOLDER; its first group is the speaker: '(id\\d+)'"
-    speakers.add_argument("--regex", help=regex)
+    add(
+        "--speaker-from",
+        metavar="parent|top|none|REGEX",
+        help="parent: the folder that a recording lies in; top: the first folder below FOLDER, as in "
+        "speaker/video/file; none: unknown; else a regular expression that is searched in the path below "
+        "FOLDER, whose first group is the speaker: '(id\\d+)' (default: parent, where top means the same)",
+    )
     add("--root", type=Path, help="data.root, which gets the lists (default: the folder above)")
     held_out = "speakers of the trials (default: a twentieth, 2 to 100; 0: no trials, all speakers train)"
     add("--held-out-speakers", type=int, help=held_out)
@@ -46,15 +47,14 @@ def run(options: argparse.Namespace) -> int:
     root = Path(os.path.abspath(options.root)) if options.root else folder.parent
     name = re.sub(r"[^\w.-]+", "_", folder.name)
     files = find_speech(folder)
-    kind = options.speaker_from or ("regex" if options.regex else one_reading(files, folder))
-    speaker_of = None if kind == "none" else speaker_rule(_PATTERNS.get(kind, options.regex))
-    manifest = list_files(files, folder, root, speaker_of)
+    rule = options.speaker_from or one_reading(files, folder)
+    manifest = list_files(files, folder, root, None if rule == "none" else _PATTERNS.get(rule, rule))
     names = manifest.speaker_names
     examples = f"{len(names)} speakers ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
-    print(f"{len(manifest)} recordings of {'unknown speakers' if kind == 'none' else examples}")
-    if kind == "none" and options.held_out_speakers:
+    print(f"{len(manifest)} recordings of {'unknown speakers' if rule == 'none' else examples}")
+    if rule == "none" and options.held_out_speakers:
         raise ValueError("--held-out-speakers needs speakers: choose another --speaker-from than none.")
-    num_held_out = 0 if kind == "none" else options.held_out_speakers
+    num_held_out = 0 if rule == "none" else options.held_out_speakers
     lists = write_lists(manifest, root, name, num_held_out, options.seed)
     overrides = [f"run.name={name}", f"data.root={root}", f"data.train_lists=[{lists[0]}]"]
     overrides += ["evaluation.held_out_speakers=0", *(f"evaluation.validation={each}" for each in lists[1:])]
@@ -97,39 +97,26 @@ def one_reading(files: list[str], folder: Path) -> str:
     raise ValueError(
         f"{folder} can be read in two ways: {len(tops)} speakers, the first folders {first}, or "
         f"{len(parents)} speakers, the folders that the files lie in {second}. Sessions taken for speakers "
-        "spoil validation, so say which: --speaker-from top or --speaker-from parent (or none, or --regex)."
+        "spoil validation, so say which: --speaker-from top or parent (or none, or a regular expression)."
     )
 
 
-def speaker_rule(regex: str) -> Callable[[str], str]:
-    """Return the function from a path to its speaker, the first group of a regular expression."""
-    try:
-        pattern = re.compile(regex)
-    except re.error as error:
-        raise ValueError(f"--regex {regex!r} is no regular expression: {error}.") from error
-    if pattern.groups < 1:
-        raise ValueError(f"--regex {regex!r} has no group: put brackets around the speaker: '(id\\d+)'.")
-
-    def speaker_of(path: str) -> str:
-        match = pattern.search(path)
-        if match is None or not match[1]:
-            raise ValueError(
-                f"{regex!r} finds no speaker in {path}: give each speaker a folder, change --regex, "
-                "or choose --speaker-from none."
-            )
-        return str(match[1])
-
-    return speaker_of
-
-
-def list_files(
-    files: list[str], folder: Path, root: Path, speaker_of: Callable[[str], str] | None
-) -> Manifest:
+def list_files(files: list[str], folder: Path, root: Path, regex: str | None) -> Manifest:
     """Return recordings, given by paths below `folder`, by paths relative to `root`, or absolute outside.
 
-    A blank in a speaker's name becomes `_`. Without `speaker_of` each recording is a speaker of its own,
-    named by its path (percent-encoded). Raises ValueError when a path can't stand in a list.
+    The first group of `regex` is the speaker; a blank in it becomes `_`.  Without one each recording is a
+    speaker of its own, named by its path (percent-encoded). Raises ValueError when a path can't stand in a
+    list or holds no speaker.
     """
+    try:
+        pattern = re.compile(regex or "()")
+    except re.error as error:
+        raise ValueError(f"--speaker-from {regex!r} is no regular expression: {error}.") from error
+    if pattern.groups < 1:
+        raise ValueError(
+            f"--speaker-from {regex!r} is not parent, top or none, and as a regular expression it has no "
+            "group: put brackets around the speaker: '(id\\d+)'."
+        )
     prefix = folder.relative_to(root) if folder.is_relative_to(root) else folder
     ids: dict[str, int] = {}
     paths, speakers = [], []
@@ -137,9 +124,14 @@ def list_files(
         path = os.path.join(prefix, file)
         if why := why_unlistable(path):
             raise ValueError(f"{path!r} {why}, so no list can hold it: rename it.")
-        found = speaker_of(file) if speaker_of else quote(os.fsencode(path))
+        match = pattern.search(file)
+        if regex and not (match and match[1]):
+            raise ValueError(
+                f"{regex!r} finds no speaker in {file}: give each a folder, or choose another --speaker-from."
+            )
+        speaker = match[1] if regex and match else quote(os.fsencode(path))
         paths.append(path)
-        speakers.append(ids.setdefault("_".join(found.split()), len(ids)))
+        speakers.append(ids.setdefault("_".join(speaker.split()), len(ids)))
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
 
 

@@ -1,9 +1,7 @@
-"""Download MUSAN (11 GB) and the simulated room impulse responses (OpenSLR 28, 1.3 GB), and unpack them.
+"""Unpack MUSAN and the simulated room impulse responses below data.root; see all.py.
 
-MUSAN is cut into pieces of 8 s below FOLDER/musan_split, and no sample is lost: a file shorter than 8 s is
-one piece, and so is what remains at a file's end; only a rest below 1 s stays with the piece before it.  The
-impulse responses go into FOLDER/simulated_rirs.  Have you extracted them already?  Link them (a whole MUSAN
-serves as well as its pieces): ln -s /my/musan FOLDER/musan_split.
+MUSAN is cut into pieces of 8 s, and no sample is lost: a file shorter than 8 s is one piece, and so is what
+remains at a file's end; only a rest below 1 s stays with the piece before it.
 """
 
 import argparse
@@ -14,8 +12,8 @@ from pathlib import Path
 import soundfile
 
 from sslsv.prepare_data.archives import extract, read_tar
-from sslsv.prepare_data.disk import check_space, progress, write_whole
-from sslsv.prepare_data.download import add_source_arguments, install
+from sslsv.prepare_data.disk import progress, write_audio
+from sslsv.prepare_data.download import Archives
 
 CATEGORIES = ("music", "noise", "speech")
 PIECE_SECONDS = 8
@@ -24,23 +22,9 @@ MIN_LAST_SECONDS = 1
 _NUM_FILES = 2016  # all files of MUSAN, to reckon the time left
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the commands `musan` and `rirs` take."""
-    add_source_arguments(parser)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Run one command; returns 1 when some files could not be read or extracted."""
-    if options.command == "musan":
-        return install("musan", "musan_split", options, _cut_musan)
-    return install("rirs", "simulated_rirs", options, _extract_rirs)
-
-
-def _cut_musan(archives: dict[str, list[Path]], folder: Path) -> bool:
+def cut_musan(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
+    """Write the pieces of MUSAN's files that are not there yet; returns True."""
     (paths,) = archives.values()
-    present = sum(path.stat().st_size for path in folder.rglob("*.wav"))
-    # gzip leaves speech and music hardly smaller.
-    check_space(folder, 1.1 * sum(path.stat().st_size for path in paths) - present, "Cutting MUSAN")
     num_read = 0
     with progress("cut musan", _NUM_FILES) as bar:
         for name, content in read_tar(paths, ".wav"):
@@ -77,12 +61,11 @@ def cut(content: bytes, target: Path) -> None:
                 continue
             file.seek(start)
             samples = file.read(end - start, dtype="int16" if file.subtype == "PCM_16" else "float32")
-            buffer = io.BytesIO()
-            soundfile.write(buffer, samples, file.samplerate, subtype=file.subtype, format="WAV")
-            write_whole(piece, buffer.getvalue())
+            write_audio(piece, samples, file.samplerate, file.subtype)
 
 
-def _extract_rirs(archives: dict[str, list[Path]], folder: Path) -> bool:
+def extract_rirs(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
+    """Write the simulated impulse responses; returns whether all are there."""
     (paths,) = archives.values()
     return extract(paths, _rir_place_of, folder, "rirs")
 

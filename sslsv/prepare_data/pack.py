@@ -6,17 +6,15 @@ pack goes on when the command is repeated.
 """
 
 import argparse
-import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -27,10 +25,12 @@ from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
 from sslsv.data.lists import find_lists, is_trial_list, read_trials, train_rows
 from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings
 from sslsv.data.section import BANK_FOLDERS, RIR_FOLDER
-from sslsv.prepare_data.disk import check_space, naming_full_disk, progress, readable_bytes, write_whole
+from sslsv.prepare_data.disk import check_space, progress, readable_bytes, stamp, write_whole
+
+Lengths = list[tuple[int, str]]  # of the recordings of a shard; see `_write_shard`
 
 _UNFINISHED = "packing.json"  # in a folder that is not finished: what it is a pack of
-_AT_ONCE = 60 * SAMPLE_RATE  # samples read at a time: bounds the memory, whatever the length of a recording
+_AT_ONCE = 32  # recordings that are held in memory; some corpora have hours in one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,27 +41,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lists", nargs="+", metavar="LIST", help=lists)
     add("--out", type=Path, help="where to write (DATA_ROOT/packed)")
     add("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
-    add("--jobs", type=int, default=os.cpu_count(), help="files made at once (%(default)s)")
+    add("--jobs", type=int, default=os.cpu_count(), help="recordings read at once (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Pack, unless it is done already; returns 1 if some recordings are unreadable."""
     out = options.out or options.root / "packed"
-    with naming_full_disk(out):
-        is_new = pack(options.root, out, options.lists, shard_mb=options.shard_mb, jobs=options.jobs)
+    is_new = pack(options.root, out, options.lists, shard_mb=options.shard_mb, jobs=options.jobs)
     packed = Packed(os.path.abspath(out))
-    bad, shards = packed.unreadable(), packed.facts["shards"]
-    size = readable_bytes(2 * sum(shard["num_samples"] for shard in shards))
     noises, rirs = (len(packed.find(name)) for name in BANK_FOLDERS)
+    size = readable_bytes(2 * sum(shard["num_samples"] for shard in packed.facts["shards"]))
     print(
-        f"{out}: {len(packed)} recordings, {noises} noises and {rirs} rooms among them, {size} in "
-        f"{len(shards)} files: {'packed' if is_new else 'is there already'}."
+        f"{out}: {len(packed)} recordings ({size}), {noises} noises and {rirs} rooms among them: "
+        f"{'packed' if is_new else 'is there already'}.\nTrain with data.root={out}"
     )
-    if bad:
+    if bad := packed.unreadable():
         first = next(iter(bad.values()))
         print(f"{len(bad)} are unreadable: {first} ...; see `error` in {out / INDEX}", file=sys.stderr)
-    print(f"Train with data.root={out}")
-    return 1 if bad else 0
+    return int(bool(bad))
 
 
 def pack(
@@ -81,7 +78,7 @@ def pack(
         if not found:
             print(f"{root / name} holds no audio: packed without it.")
     names = sorted({*_names_in(root, lists), *in_banks[0], *in_banks[1]}, key=os.fsencode)
-    stamps = {name: _stamp(recordings.location(name)) for name in [*names, *lists]}
+    stamps = {name: stamp(recordings.location(name)) for name in [*names, *lists]}
     source = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
     if (out / INDEX).exists():
         facts = Packed(os.path.abspath(out)).facts
@@ -102,18 +99,10 @@ def pack(
             part_bytes = 0
         parts[-1].append(name)
         part_bytes += stamps[name][0]
-    is_stopped = Event()
     with progress("packing", len(names)) as bar, ThreadPoolExecutor(jobs) as pool:
-        try:
-            writing = [
-                pool.submit(_write_shard, out, number, recordings, part, bar, is_stopped)
-                for number, part in enumerate(parts)
-            ]
-            shards = [each.result() for each in writing]
-        except BaseException:
-            is_stopped.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+        files = [out / f"shard-{i:05d}.int16" for i in range(len(parts))]
+        work = functools.partial(_read, recordings)
+        shards = [_write_shard(file, part, pool, work, bar) for file, part in zip(files, parts, strict=True)]
     for name in lists:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, out / name)
@@ -137,14 +126,6 @@ def _names_in(root: Path, lists: list[str]) -> set[str]:
     return names
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """Return size and time of change of a file, zeros if it is missing."""
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    return 0, 0
-
-
 def _begin(out: Path, job: dict[str, Any]) -> None:
     marker = out / _UNFINISHED
     if not out.exists() or not any(out.iterdir()):
@@ -156,71 +137,54 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """A written file of samples: name, length, and the length (or error) of each recording."""
-
-    file: str
-    num_samples: int
-    recordings: list[tuple[int, str]]  # samples and "", or 0 and why it is unreadable
-
-
 def _write_shard(
-    out: Path, number: int, recordings: Recordings, names: list[str], bar: Any, is_stopped: Event
-) -> _Shard:
+    file: Path, names: list[str], pool: Executor, read: Callable[[str], tuple[Samples, str]], bar: Any
+) -> Lengths:
     """Write recordings, one after the other, to a file that appears when it is complete.
 
-    One that an earlier call wrote is kept. InterruptedError soon follows `is_stopped`.
+    Returns the number of samples of each and "", or 0 and why it is unreadable.  What an earlier call wrote
+    is kept.
     """
-    file, notes = f"shard-{number:05d}.int16", out / f"shard-{number:05d}.json"
-    if notes.exists():
-        shard = _Shard(**json.loads(notes.read_text()))
-        if (out / file).is_file() and (out / file).stat().st_size == 2 * shard.num_samples:
+    notes, partial = file.with_suffix(".json"), file.with_suffix(".partial")
+    if notes.exists() and file.exists():
+        known: Lengths = json.loads(notes.read_text())
+        if file.stat().st_size == 2 * sum(num_samples for num_samples, _ in known):
             bar.update(len(names))
-            return shard
-    lengths = list[tuple[int, str]]()
-    partial = out / f"{file}.partial"
+            return known
+    lengths: Lengths = []
     with partial.open("wb") as target:
-        for name in names:
-            if is_stopped.is_set():
-                raise InterruptedError("packing was stopped")
-            start = target.tell()
-            try:
-                for piece in _pieces(recordings, name):
-                    target.write(piece.astype("<i2", copy=False).tobytes())
-                lengths.append(((target.tell() - start) // 2, ""))
-            except AudioError as error:
-                target.seek(start)
-                target.truncate()
-                lengths.append((0, str(error)))
-            bar.update()
-        num_samples = target.tell() // 2
-    partial.replace(out / file)
-    shard = _Shard(file, num_samples, lengths)
-    write_whole(notes, json.dumps(asdict(shard)).encode())
-    return shard
+        for start in range(0, len(names), _AT_ONCE):
+            for samples, why in pool.map(read, names[start : start + _AT_ONCE]):
+                target.write(samples.astype("<i2", copy=False).tobytes())
+                lengths.append((len(samples), why))
+                bar.update()
+    partial.replace(file)
+    write_whole(notes, json.dumps(lengths).encode())
+    return lengths
 
 
-def _pieces(recordings: Recordings, name: str) -> Iterator[Samples]:
-    with recordings.open(name) as recording:
-        if name.startswith(f"{RIR_FOLDER}/"):
-            yield recording.read_rir()
-            return
-        for start in range(0, recording.num_samples, _AT_ONCE):
-            yield recording.read_int16(start, min(_AT_ONCE, recording.num_samples - start))
+def _read(recordings: Recordings, name: str) -> tuple[Samples, str]:
+    """Return the samples of a recording and "", or none and why it is unreadable."""
+    try:
+        with recordings.open(name) as recording:
+            if name.startswith(f"{RIR_FOLDER}/"):
+                return recording.read_rir(), ""
+            return recording.read_int16(0, recording.num_samples), ""
+    except AudioError as error:
+        return np.zeros(0, dtype=np.int16), str(error)
 
 
-def _write_index(out: Path, parts: list[list[str]], shards: list[_Shard], source: str) -> None:
+def _write_index(out: Path, parts: list[list[str]], shards: list[Lengths], source: str) -> None:
     """Write the index of shards that hold the recordings named in `parts`; the folder is complete then."""
-    lengths = [np.array([length for length, _ in shard.recordings], dtype=np.int64) for shard in shards]
+    lengths = [np.array([length for length, _ in shard], dtype=np.int64) for shard in shards]
     columns = {
         "name": pa.array([os.fsencode(name) for part in parts for name in part], pa.binary()),
         "shard": pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])),
         "first_sample": pa.array(np.concatenate([np.cumsum(each) - each for each in lengths])),
         "num_samples": pa.array(np.concatenate(lengths)),
-        "error": pa.array([why for shard in shards for _, why in shard.recordings], pa.string()),
+        "error": pa.array([why for shard in shards for _, why in shard], pa.string()),
     }
-    files = [{"file": each.file, "num_samples": each.num_samples} for each in shards]
+    files = [{"file": f"shard-{i:05d}.int16", "num_samples": int(n.sum())} for i, n in enumerate(lengths)]
     facts = {"format": FORMAT, "sample_rate": SAMPLE_RATE, "shards": files, "source": source}
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(facts)})
     sink = pa.BufferOutputStream()

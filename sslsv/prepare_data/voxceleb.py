@@ -1,16 +1,4 @@
-"""Download VoxCeleb1 (30 GB, WAV), VoxCeleb2's development part (73 GB of AAC), the trial lists; list them.
-
-Archives are read where they lie, in parts or whole.  VoxCeleb2 becomes 16-bit WAV (some 270 GB) or FLAC
-(some 160 GB) on all CPUs of this machine.  Have you extracted them already?  Link the folder that holds the
-speakers to FOLDER/voxceleb1, or link the speakers' folders into it; links are only read.  An extracted
-VoxCeleb2 of m4a files: `prepare_data convert /my/aac --out FOLDER/voxceleb2`, then `prepare_data lists
-FOLDER`.
-
-`lists` writes voxceleb1_train_list, voxceleb2_train_list (`speaker path`, without the 40 test speakers) and
-validation trials of speakers that are set aside (`1|0 enrol test`); other content is kept as NAME.old.
-`trials` writes VoxCeleb1's cleaned test lists as voxceleb1_test_O (and `trials`), _E and _H: E and H hold
-speakers of VoxCeleb1's own training list, so evaluate on them what was trained on VoxCeleb2 alone.
-"""
+"""Bring VoxCeleb1, VoxCeleb2 and the trial lists below data.root, and list what is there; see all.py."""
 
 import argparse
 import functools
@@ -21,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from sslsv.data.audio import find_audio_files
-from sslsv.data.lists import Manifest
+from sslsv.data.lists import Manifest, trial_rows
 from sslsv.prepare_data.archives import extract, open_zip
-from sslsv.prepare_data.convert import add_conversion_arguments, convert
+from sslsv.prepare_data.convert import convert
 from sslsv.prepare_data.disk import write_list
-from sslsv.prepare_data.download import add_source_arguments, install, obtain
-from sslsv.prepare_data.folder import write_lists
+from sslsv.prepare_data.download import Archives, obtain
+from sslsv.prepare_data.folder import trial_line, write_lists
 
 TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))  # of VoxCeleb1
 TRIAL_LISTS = {
@@ -43,68 +31,31 @@ def place_with(name: str, suffix: str = "") -> str | None:
     return found[1] + suffix if found else None
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command `voxceleb1`, `voxceleb2`, `trials` or `lists` takes."""
-    command = parser.get_default("command")
-    if command == "lists":
-        parser.add_argument("folder", type=Path, help="data.root, with voxceleb1/ or voxceleb2/ or both")
-        add_list_arguments(parser)
-    else:
-        add_source_arguments(parser)
-    if command == "voxceleb2":
-        add_conversion_arguments(parser)
-
-
-def add_list_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that decide what is in the lists."""
-    add = parser.add_argument
-    held_out = "speakers set aside for validation, of each corpus (default: a twentieth, 2 to 100; 0: none)"
-    add("--held-out-speakers", type=int, metavar="N", help=held_out)
-    add("--seed", type=int, default=0, help="decides which speakers and trials (%(default)s)")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Run one command; returns 1 when some files could not be extracted or converted."""
-    match options.command:
-        case "voxceleb1":
-            return install("voxceleb1", "voxceleb1", options, _extract_all)
-        case "voxceleb2":
-            unpack = functools.partial(_convert_all, format_=options.format, cpus=options.cpus)
-            return install("voxceleb2", "voxceleb2", options, unpack)
-        case "trials":
-            return _trials(options)
-    return _lists(options)
-
-
-def _extract_all(archives: dict[str, list[Path]], folder: Path) -> bool:
+def extract_voxceleb1(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
+    """Write the recordings of VoxCeleb1; returns whether all are there."""
     place_of = functools.partial(place_with, suffix=".wav")
     return all([extract(paths, place_of, folder, name) for name, paths in archives.items()])
 
 
-def _convert_all(archives: dict[str, list[Path]], folder: Path, format_: str, cpus: int | None) -> bool:
+def convert_voxceleb2(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
+    """Write the recordings of VoxCeleb2 at 16 kHz; returns whether all are there."""
     (paths,) = archives.values()
-    with open_zip(paths, functools.partial(place_with, suffix=f".{format_}")) as (archive, items):
-        return convert(items, folder, "voxceleb2", cpus, archive)
+    with open_zip(paths, functools.partial(place_with, suffix=f".{options.format}")) as (archive, items):
+        return convert(items, folder, "voxceleb2", options.cpus, archive)
 
 
-def _trials(options: argparse.Namespace) -> int:
-    if all((options.folder / name).is_file() for names in TRIAL_LISTS.values() for name in names):
-        print("trials: the lists are in place.")
-        return 0
+def prepare_trials(options: argparse.Namespace) -> int:
+    """Write VoxCeleb1's test lists; returns 0."""
     for source, (path,) in obtain("trials", options).items():
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        for number, line in enumerate(lines or [""], start=1):
-            if not re.fullmatch(r"[01]\s+\S+\s+\S+\s*", line):
-                raise ValueError(
-                    f"{path}, line {number} is no `1|0 enrol test`: {line[:80]!r}. Remove the file, and give "
-                    "its right address by --sources or the file itself by --from."
-                )
+        rows = trial_rows("/", os.path.abspath(path))
+        lines = [trial_line(is_target, enrolment, test) for _, is_target, enrolment, test in rows]
         for name in TRIAL_LISTS[source]:
             write_list(options.folder / name, lines)
     return 0
 
 
-def _lists(options: argparse.Namespace) -> int:
+def prepare_lists(options: argparse.Namespace) -> int:
+    """Write train lists and validation trials of the corpora that are there; returns 0."""
     corpora = [corpus for corpus in ("voxceleb1", "voxceleb2") if (options.folder / corpus).is_dir()]
     if not corpora:
         raise ValueError(

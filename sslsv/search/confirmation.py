@@ -5,18 +5,15 @@ tell what its settings are worth.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sslsv.config import Config, read_config
+from sslsv.config import Config
 from sslsv.runs.folder import RunFolder, below
-from sslsv.search.schedulers import RunAll, standing
-from sslsv.search.space import Space
+from sslsv.search.schedulers import standing
 from sslsv.search.sweep import Sweep
-from sslsv.search.trial_settings import trial_config
 from sslsv.settings import refuse_if
 
 LEVEL = 0.95  # confidence of all intervals together
@@ -31,6 +28,7 @@ class Comparison:
     test_list: str
     seeds: int  # seeds with which both came to the end
     lost: int  # seeds with which one of them did not
+    verdict: str
     mean: float
     sd: float
     base_mean: float
@@ -38,17 +36,6 @@ class Comparison:
     difference: float  # trial - base: below 0 the trial is better
     low: float  # interval of the difference
     high: float
-
-    @property
-    def verdict(self) -> str:
-        """Put the interval into words; never `better` where only the survivors of the seeds are compared."""
-        if self.low <= 0 <= self.high:
-            return "within the noise of the seeds"
-        if self.difference > 0:
-            return "beyond the noise of the seeds: worse"
-        if self.lost:
-            return "beyond the noise of the seeds that are left, but others were lost"
-        return "beyond the noise of the seeds: better"
 
     def sentence(self) -> str:
         """Put what was found into one sentence."""
@@ -70,8 +57,13 @@ def compare(
     differences, count = ours - theirs, len(ours)
     half = student.ppf((1 + level) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count)
     mean = differences.mean()
+    verdict = "within the noise of the seeds"
+    if abs(mean) > half:
+        # Never `better` where only the survivors of the seeds are compared.
+        better = "better" if not lost else "but other seeds were lost"
+        verdict = f"beyond the noise of the seeds: {'worse' if mean > 0 else better}"
     numbers = ours.mean(), ours.std(ddof=1), theirs.mean(), theirs.std(ddof=1), mean, mean - half, mean + half
-    return Comparison(trial, test_list, count, lost, *map(float, numbers))
+    return Comparison(trial, test_list, count, lost, verdict, *map(float, numbers))
 
 
 class Confirmation(Sweep):
@@ -84,20 +76,20 @@ class Confirmation(Sweep):
         best = [outcome.index for outcome in standing(sweep.history) if outcome.can_win][:num_best]
         self.contestants: list[int | None] = [None, *best]  # trials; None: the base
         self.num_seeds = num_seeds
-        space = replace(sweep.space, scheduler=RunAll(), rung_epochs=())
+        space = replace(sweep.space, scheduler=None, rung_epochs=())
         folder = RunFolder.at(below(sweep.folder.location, "confirm"))
         super().__init__(space, sweep.base, sweep.rungs[-1:], folder, sweep.resources)
-        # The seeds are others than the one by which trials were chosen.
+        # Other seeds than the one by which trials were chosen; the test lists are scored at the end.
+        lists = list(self.base.evaluation.test)
         planned = [
-            {**({} if trial is None else sweep.configurations[trial]), "seed": self.base.seed + number}
+            {**(sweep.configurations[trial] if trial is not None else {}), "seed": self.base.seed + number}
+            | {"evaluation.test": lists}
             for number in range(1, num_seeds + 1)
             for trial in self.contestants
         ]
         known = [self.configurations[index] for index in sorted(self.configurations)]
-        first, lists = self.trial_folder(0), self.base.evaluation.test
-        there = read_config(first.read("config.yml").decode()) if first.has("config.yml") else self.base
         refuse_if(
-            known != planned[: len(known)] or there.evaluation.test != lists,
+            known != planned[: len(known)],
             f"{folder.location} holds a confirmation of other trials, seeds or lists; give the same "
             "--confirm and evaluation.test, and at least as many --seeds, or move that folder away",
         )
@@ -108,11 +100,6 @@ class Confirmation(Sweep):
     def num_trials(self) -> int:
         """Count the trainings."""
         return len(self.contestants) * self.num_seeds
-
-    def config_of(self, index: int) -> Config:
-        """Return the settings of a training: those of a sweep's trial, but tested at the end."""
-        base = replace(self.base, resources=self.resources)
-        return confirmation_config(base, self.space, self.configurations[index])
 
     def comparisons(self) -> tuple[list[Comparison], list[str]]:
         """Compare every trial with the base on every list, over the seeds with which both came to the end.
@@ -143,15 +130,9 @@ class Confirmation(Sweep):
         outcome, folder = self.history.last_outcomes().get(index), self.trial_folder(index)
         if outcome is None or outcome.state != "reached" or not folder.has("summary.json"):
             return {}
-        best = folder.read_json("summary.json")["best"].items()
-        eers = {key.removesuffix("/eer"): value for key, value in best if key.endswith("/eer")}
-        return {key.removeprefix("test/"): eer for key, eer in eers.items() if key.startswith("test/")}
-
-
-def confirmation_config(base: Config, space: Space, configuration: Mapping[str, Any]) -> Config:
-    """Return a trial's settings with the base's test lists, which are scored at its end."""
-    config = trial_config(base, space, configuration)
-    return replace(config, evaluation=replace(config.evaluation, test=base.evaluation.test))
+        best = folder.read_json("summary.json")["best"]
+        names = [key for key in best if key.startswith("test/") and key.endswith("/eer")]
+        return {name.removeprefix("test/").removesuffix("/eer"): best[name] for name in names}
 
 
 def check_confirmation(base: Config, num_best: int, num_seeds: int) -> None:
@@ -161,9 +142,3 @@ def check_confirmation(base: Config, num_best: int, num_seeds: int) -> None:
         num_seeds < FEWEST_SEEDS, f"--seeds {num_seeds}: one training does not tell the noise; give 2 or more"
     )
     refuse_if(not base.evaluation.test, "evaluation.test is empty; name a list of trials to confirm on")
-
-
-def write_comparisons(folder: RunFolder, comparisons: Sequence[Comparison]) -> None:
-    """Write confirmation.json into the folder of the sweep, beside its results."""
-    lines = [asdict(comparison) | {"verdict": comparison.verdict} for comparison in comparisons]
-    folder.write_json("confirmation.json", {"comparisons": lines})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from sslsv.config import Criterion, LowerIsBetter
 
@@ -29,34 +30,20 @@ class Ranking:
     trials: int
     tau: float | None  # Kendall's tau-b, -1 to 1: 1 where both order alike; None where one is constant
     regret: float  # percent of EER that the criterion's choice loses against the best trial
-    overlap: float  # share of its best `top` that are among the best `top` by EER
-    top: int
 
 
-def rank_criterion(
-    criterion: str, values: Sequence[float], eers: Sequence[float], epoch: int = 0, top: int = 3
-) -> Ranking:
+def rank_criterion(criterion: str, values: npt.ArrayLike, eers: npt.ArrayLike, epoch: int = 0) -> Ranking:
     """Compare the order of values (N,) with that of EERs (N,), of the same trials.
 
-    Where the criterion finds several equally best, the regret is the mean of theirs.  `top` is at most half
-    of the trials, because all of them overlap always.
+    Where the criterion finds several equally best, the regret is the mean of theirs.
     """
     from scipy.stats import kendalltau  # takes half a second, and refusals do not need it
 
     costs = np.asarray(values, dtype=np.float64) * (1 if is_lower_better(criterion) else -1)
     truth = np.asarray(eers, dtype=np.float64)
-    top = max(min(top, len(truth) // 2), 1)
-    chosen, best = (set(np.argsort(order, kind="stable")[:top].tolist()) for order in (costs, truth))
     tau = float(kendalltau(costs, truth).statistic)
-    return Ranking(
-        criterion=criterion,
-        epoch=epoch,
-        trials=len(truth),
-        tau=None if math.isnan(tau) else tau,
-        regret=float(truth[costs == costs.min()].mean() - truth.min()),
-        overlap=len(chosen & best) / top,
-        top=top,
-    )
+    regret = float(truth[costs == costs.min()].mean() - truth.min())
+    return Ranking(criterion, epoch, len(truth), None if math.isnan(tau) else tau, regret)
 
 
 def rank_criteria(at_rungs: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Ranking]:
@@ -67,13 +54,9 @@ def rank_criteria(at_rungs: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[R
     found = []
     for epoch, records in at_rungs.items():
         for criterion in LABEL_FREE:
-            measured = [r for r in records if is_number(r.get(criterion)) and is_number(r.get(TRUTH))]
-            if len(measured) >= FEWEST:
-                values, eers = ([record[key] for record in measured] for key in (criterion, TRUTH))
+            pairs = [(record.get(criterion), record.get(TRUTH)) for record in records]
+            known = np.array(pairs, dtype=np.float64).reshape(-1, 2)  # None becomes NaN
+            values, eers = known[np.isfinite(known).all(axis=1)].T
+            if len(values) >= FEWEST:
                 found.append(rank_criterion(criterion, values, eers, epoch))
     return found
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a value of a record is there and finite."""
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,23 +73,20 @@ def find_slots(
     machines = [{**node, "GPU": int(node.get("GPU", 0.0)) * per_gpu} for node in nodes]
     more_cpus = cpus - total_of(machines, "CPU")  # other jobs hold CPUs somewhere
     fitting = min(room_for(resources, gpus > 0, machines, more_cpus) // workers, trials)
-    limit = (
-        f"{workers * (resources.cpus_per_worker + resources.cpus_per_data_task):g} of the {cpus:g} free CPUs"
-    )
+    own_cpus, free_gpus = resources.cpus_per_worker + resources.cpus_per_data_task, free.get("GPU", 0.0)
     if gpus:
-        fitting = min(fitting, int(free.get("GPU", 0.0) / gpus + 1e-6) // workers)
-        limit += f" and {workers * gpus:g} of the {free.get('GPU', 0.0):g} free GPUs"
+        fitting = min(fitting, int(free_gpus / gpus + 1e-6) // workers)
     at_once = max(fitting, 1) if wanted is None else min(wanted, trials)
     refuse_if(
         not 1 <= at_once <= fitting,
-        f"{at_once} trial(s) at once should run, but {fitting} fit: each takes {limit}; lower --concurrent, "
+        f"{at_once} trial(s) at once should run, but {fitting} fit: each takes {workers * own_cpus:g} of the "
+        f"{cpus:g} free CPUs and {workers * gpus:g} of the {free_gpus:g} free GPUs; lower --concurrent, "
         "resources.workers, or the CPUs reserved for each (they are only counted, not enforced)",
     )
-    cores = (os.cpu_count() or 1) if len(nodes) == 1 else int(sum(node.get("CPU", 0.0) for node in nodes))
+    cores = (os.cpu_count() or 1) if len(nodes) == 1 else int(total_of(nodes, "CPU"))
     threads = resources.threads_per_worker or max(1, cores // (at_once * workers))
-    data_tasks = int(
-        (cpus / at_once - workers * resources.cpus_per_worker) / resources.cpus_per_data_task + 1e-6
-    )
+    left_cpus = cpus / at_once - workers * resources.cpus_per_worker
+    data_tasks = int(left_cpus / resources.cpus_per_data_task + 1e-6)
     data_tasks = max(min(resources.data_tasks or data_tasks, data_tasks), workers)
     filled = replace(resources, gpu=gpus > 0, threads_per_worker=threads, data_tasks=data_tasks)
     return Slots(at_once, gpus, filled)
@@ -98,9 +95,9 @@ def find_slots(
 class Segments(TuneSearcher):
     """Tell Tune which segment to run next, and the sweep how it ended."""
 
-    def __init__(self, sweep: Sweep, at_once: int, changed: Callable[[], None]) -> None:
+    def __init__(self, sweep: Sweep, at_once: int) -> None:
         super().__init__()
-        self.sweep, self.at_once, self.changed = sweep, at_once, changed
+        self.sweep, self.at_once = sweep, at_once
         self.segments: dict[str, Decision] = {}  # by Tune's name for its trial
 
     def suggest(self, trial_id: str) -> Any:
@@ -129,7 +126,6 @@ class Segments(TuneSearcher):
                 self.sweep.put_back(segment, result["why"])
             else:
                 self.sweep.end_segment(segment, result["state"], result["why"])
-        self.changed()
 
     @contextlib.contextmanager
     def _halting(self) -> Iterator[None]:
@@ -153,8 +149,8 @@ class Segments(TuneSearcher):
         """Restore nothing: a restart reads the sweep's own files."""
 
 
-def run_sweep(sweep: Sweep, slots: Slots, group: str, changed: Callable[[], None]) -> None:
-    """Run all segments that are left, and call `changed` after each; `group` names the sweep in wandb.
+def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
+    """Run all segments that are left; `group` names the sweep in wandb.
 
     Raises ExecutionError when all ended at once, or one after another met errors of storage or network.
     """
@@ -173,7 +169,7 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str, changed: Callable[[], None
     tuner = tune.Tuner(
         tune.with_resources(segment, alone if resources.workers == 1 else {"CPU": 0, "memory": 1}),
         tune_config=tune.TuneConfig(
-            search_alg=Segments(sweep, slots.at_once, changed),
+            search_alg=Segments(sweep, slots.at_once),
             num_samples=-1,  # until the searcher says so
             # A segment leaves threads of Ray Data and 0.5 GB of memory behind on CPUs: a process of its own
             # costs seconds, one process for all of them ran out of memory.

@@ -1,11 +1,8 @@
-"""Sum up a sweep: a table of all trials, the settings of the best one, a line for every segment that ends."""
+"""Sum up a sweep: a table of all trials, and the settings of the best one."""
 
 import csv
 import io
 import json
-import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 from sslsv.config import to_yaml
@@ -27,13 +24,13 @@ def write_results(sweep: Sweep) -> Outcome | None:
     writer.writeheader()
     writer.writerows(rows)
     sweep.folder.write("results.csv", text.getvalue().encode())
-    if not best_first or not best_first[0].can_win:
+    best = next((outcome for outcome in best_first if outcome.can_win), None)
+    if best is None:
         return None
-    best = best_first[0]
     # Its best checkpoint is chosen by what has chosen the trial: without labels where the sweep needed none.
     fixed = {"run.name": f"{sweep.folder.name}-best", "evaluation.criterion": sweep.metric}
     config = apply_overrides(sweep.base, {**sweep.configurations[best.index], **fixed})
-    head = f"# Trial {best.index}: {_value(sweep, best)} at epoch {sweep.rungs[best.rung]}.\n"
+    head = f"# Best: {sweep.describe(best)}; epoch {sweep.rungs[best.rung]}.\n"
     sweep.folder.write("best.yml", (head + to_yaml(config)).encode())
     return best
 
@@ -47,50 +44,13 @@ def state_of(sweep: Sweep, outcome: Outcome) -> str:
     return "stopped" if sweep.is_over else "unfinished"
 
 
-def describe(sweep: Sweep, outcome: Outcome) -> str:
-    """Say how a trial stands and what it tries, by the last parts of its keys."""
-    parts = [
-        f"{key.rpartition('.')[2]}={f'{value:.3g}' if isinstance(value, float) else value}"
-        for key, value in sweep.configurations[outcome.index].items()
-    ]
-    return f"trial {outcome.index}, {_value(sweep, outcome)}, {' '.join(parts)}"
-
-
-def progress_lines(sweep: Sweep) -> Callable[[], None]:
-    """Return the function that prints a line for every segment that has ended since it was last called."""
-    start, told = time.monotonic(), len(sweep.history.outcomes)
-
-    def tell() -> None:
-        nonlocal told
-        for outcome in sweep.history.outcomes[told:]:
-            minutes, epoch = (time.monotonic() - start) / 60, sweep.rungs[outcome.rung]
-            best = "  (best so far)" if standing(sweep.history)[0] is outcome else ""
-            line = f"{minutes:6.1f} min  epoch {epoch:4d}  {outcome.state}  {describe(sweep, outcome)}{best}"
-            print(line, file=sys.stderr, flush=True)
-        told = len(sweep.history.outcomes)
-
-    return tell
-
-
-def _value(sweep: Sweep, outcome: Outcome) -> str:
-    value = sweep.value(outcome)
-    return outcome.why if value is None else f"{sweep.metric} {value:.4g}"
-
-
 def _row(sweep: Sweep, place: int, outcome: Outcome) -> dict[str, Any]:
     last = (sweep.records_of(outcome.index) or [{}])[-1]
-    settings = sweep.configurations[outcome.index].items()
-    return {
-        "place": place,
-        "trial": outcome.index,
-        "state": state_of(sweep, outcome),
-        "epoch": round(last.get("epoch", 0)),
-        sweep.metric: last.get(sweep.metric),
-        **{metric: last[metric] for metric in CRITERIA if metric in last},
-        "seconds": last.get("seconds"),
-        "why": outcome.why,
-        **{
-            key: json.dumps(value) if isinstance(value, list | dict | bool) else value
-            for key, value in settings
-        },
+    settings = {
+        key: json.dumps(value) if isinstance(value, list | dict | bool) else value
+        for key, value in sweep.configurations[outcome.index].items()
     }
+    found = {"place": place, "trial": outcome.index, "state": state_of(sweep, outcome)}
+    found |= {"epoch": round(last.get("epoch", 0)), sweep.metric: last.get(sweep.metric)}
+    found |= {metric: last[metric] for metric in CRITERIA if metric in last}
+    return {**found, "seconds": last.get("seconds"), "why": outcome.why, **settings}

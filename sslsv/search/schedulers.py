@@ -6,7 +6,6 @@ trial that waits holds no resources, and a sweep that was killed makes the decis
 from the same history.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -22,7 +21,6 @@ class Decision:
 
     index: int  # number of the trial, from 0
     rung: int  # number of the rung, from 0
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,40 +82,14 @@ def standing(history: History) -> list[Outcome]:
 
 
 @dataclass(frozen=True)
-class Scheduler(ABC):
-    """Decide from a history what happens next."""
-
-    takes_more_trials: ClassVar[bool] = False  # True: a sweep may get more trials after it has begun
-
-    @abstractmethod
-    def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """Return the decisions to add to the history; none where the next outcome has to come first.
-
-        `trials` is how many to try, `rungs` how many rungs there are, `at_once` how many segments fit.  The
-        sweep is over when nothing is decided and no segment is open.
-        """
-
-
-@dataclass(frozen=True)
-class RunAll(Scheduler):
-    """Train every trial to the end."""
-
-    takes_more_trials = True
-
-    def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """Start as many trials as may be open."""
-        first = history.num_started()
-        last = min(first + max(at_once - len(history.open_segments()), 0), trials)
-        return [Decision(index, rungs - 1) for index in range(first, last)]
-
-
-@dataclass(frozen=True)
-class Halving(Scheduler):
+class Halving:
     """Train all trials to the first rung, the best 1/`reduction` of them to the next, and so on.
 
-    A rung waits for all its trials (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943).
+    A rung waits for all its trials (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943).  With the end of
+    training as the only rung every trial is trained to the end, by any scheduler.
     """
 
+    takes_more_trials: ClassVar[bool] = False  # True: a sweep may get more trials after it has begun
     reduction: int = 3
 
     def __post_init__(self) -> None:
@@ -125,56 +97,21 @@ class Halving(Scheduler):
         refuse_if(self.reduction < 2, f"reduction is {self.reduction}; one trial in 2, 3 or 4 should go on")
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """Start all trials; at each rung, when all are there, decide which go on."""
+        """Return the decisions to add to the history; none where the next outcome has to come first.
+
+        `trials` is how many to try, `rungs` how many rungs there are, `at_once` how many segments fit.  The
+        sweep is over when nothing is decided and no segment is open.
+        """
         if not history.decisions:
             return [Decision(index, 0) for index in range(trials)]
-        return self._decide_rung(history, range(trials), rungs)
-
-    def _decide_rung(self, history: History, members: range, rungs: int) -> list[Decision]:
-        """Decide which members leave the highest rung they are at; wait while a segment of theirs is open."""
-        if any(segment.index in members for segment in history.open_segments()):
+        if history.open_segments():
             return []
-        last = [outcome for outcome in history.last_outcomes().values() if outcome.index in members]
-        rung = max(outcome.rung for outcome in last)
-        there = [outcome for outcome in last if outcome.rung == rung]
+        rung = max(outcome.rung for outcome in history.outcomes)
+        there = history.at_rung(rung)
         winners = ranked(there)[: max(len(there) // self.reduction, 1)]
         if rung == rungs - 1 or not winners:
-            return _train_the_furthest(history, members, rungs)
-        return [
-            Decision(outcome.index, rung + 1, f"number {place} of {len(there)}")
-            for place, outcome in enumerate(winners, 1)
-        ]
-
-
-@dataclass(frozen=True)
-class Hyperband(Halving):
-    """Run successive halving in brackets: many trials from the first rung, then fewer from the second ...
-
-    Brackets guard against rungs that are too early to tell (Li et al., JMLR 2018, arXiv 1603.06560).  They
-    run one after another, so that TPE learns from those before, and repeat until all trials are used.
-    """
-
-    def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """Start a bracket when the one before is over; inside a bracket decide as successive halving does."""
-        for first_rung, members in self.brackets(trials, rungs):
-            if members.start >= history.num_started():
-                return [Decision(index, first_rung) for index in members]
-            decisions = self._decide_rung(history, members, rungs)
-            if decisions or any(segment.index in members for segment in history.open_segments()):
-                return decisions
-        return []
-
-    def brackets(self, trials: int, rungs: int) -> list[tuple[int, range]]:
-        """Return first rung and trials of each bracket; the last bracket may be smaller than the paper's."""
-        found: list[tuple[int, range]] = []
-        start = 0
-        while start < trials:
-            first_rung = len(found) % rungs
-            halvings = rungs - 1 - first_rung
-            size = -(-rungs * self.reduction**halvings // (halvings + 1))  # rounded up
-            found.append((first_rung, range(start, min(start + size, trials))))
-            start += size
-        return found
+            return _train_the_furthest(history, rungs)
+        return [Decision(outcome.index, rung + 1) for outcome in winners]
 
 
 @dataclass(frozen=True)
@@ -188,7 +125,7 @@ class Asha(Halving):
     takes_more_trials = True
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """Make at most one promotion or one start."""
+        """Return at most one promotion or one start; see `Halving.decide`."""
         num_open, num_started = len(history.open_segments()), history.num_started()
         if num_open >= at_once:
             return []
@@ -197,28 +134,25 @@ class Asha(Halving):
             best = ranked(there)[: len(there) // self.reduction]
             for outcome in history.waiting(rung):
                 if outcome in best:
-                    why = f"number {best.index(outcome) + 1} of {len(there)} so far"
-                    return [Decision(outcome.index, rung + 1, why)]
+                    return [Decision(outcome.index, rung + 1)]
         if num_started < trials:
             return [Decision(num_started, 0)]
-        return [] if num_open else _train_the_furthest(history, range(trials), rungs)
+        return [] if num_open else _train_the_furthest(history, rungs)
 
 
-def _train_the_furthest(history: History, members: range, rungs: int) -> list[Decision]:
-    """Let the best member at the highest rung go on, unless a member has been trained to the end.
+def _train_the_furthest(history: History, rungs: int) -> list[Decision]:
+    """Let the best trial of the highest rung that is left go on, unless one has been trained to the end.
 
     So one is, even where all that went on collapsed or failed.
     """
-    if any(outcome.can_win and outcome.index in members for outcome in history.at_rung(rungs - 1)):
+    waiting = [history.waiting(rung)[:1] for rung in reversed(range(rungs - 1))]
+    if any(outcome.can_win for outcome in history.at_rung(rungs - 1)) or not any(waiting):
         return []
-    for rung in reversed(range(rungs - 1)):
-        for outcome in history.waiting(rung):
-            if outcome.index in members:
-                return [Decision(outcome.index, rung + 1, "best of those that came furthest")]
-    return []
+    (best,) = next(filter(None, waiting))
+    return [Decision(best.index, best.rung + 1)]
 
 
-def forecast(scheduler: Scheduler, trials: int, rungs: Sequence[int], seed: int) -> tuple[list[int], int]:
+def forecast(scheduler: Halving, trials: int, rungs: Sequence[int], seed: int) -> tuple[list[int], int]:
     """Return how many segments end at each rung, and the epochs of all trials, if every trial lived.
 
     The scheduler decides about trials of random, lasting quality, one segment at a time.

@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sslsv.search.schedulers import History
-from sslsv.search.space import Dimension, Space, plain
+from sslsv.search.space import Space, plain
 from sslsv.settings import refuse_if
 
 Configuration = dict[str, Any]
@@ -28,7 +29,10 @@ class Searcher:
 
     def __init__(self, space: Space, base: Mapping[str, Any]) -> None:
         self.space, self.base, self.dimensions = space, base, space.dimensions
-        self.grid = list(self._combinations({}, self.dimensions)) if space.searcher == "grid" else []
+        self.grid: list[Configuration] = []
+        if space.searcher == "grid":  # every combination of the choices, the last dimension changing fastest
+            combinations = product(*(dimension.ends for dimension in self.dimensions))
+            self.grid = [dict(zip(space.parameters, each, strict=True)) for each in combinations]
 
     @property
     def num_trials(self) -> int:
@@ -56,43 +60,22 @@ class Searcher:
 
     def of_base(self) -> Configuration:
         """Return the base's values of the settings that are searched; raises ValueError for those outside."""
-
-        def own(dimension: Dimension) -> Any:
+        found = {}
+        for dimension in self.dimensions:
             value = plain(value_at(self.base, dimension.key))
             refuse_if(
                 not dimension.holds(value),
                 f"tries_base_first is true, but {dimension.key} is {value!r} in the base, outside the space",
             )
-            return value
-
-        return self.fill(own)
-
-    def fill(self, draw: Callable[[Dimension], Any]) -> Configuration:
-        """Return a configuration with `draw(dimension)` for every dimension that applies, in order."""
-        found: Configuration = {}
-        for dimension in self.dimensions:
-            if self.applies(dimension, found):
-                found[dimension.key] = draw(dimension)
+            found[dimension.key] = value
         return found
 
-    def applies(self, dimension: Dimension, configuration: Configuration) -> bool:
-        """Tell whether a dimension's condition is met, by a configuration or else by the base."""
-        if dimension.condition is None:
-            return True
-        key, wanted = dimension.condition
-        found = configuration[key] if key in configuration else plain(value_at(self.base, key))
-        return bool(found == wanted)
-
-    def corners(self) -> Iterator[tuple[Dimension, Configuration]]:
-        """Yield every dimension at each of its ends once, the other dimensions at their first end."""
+    def corners(self) -> Iterator[tuple[str, Configuration]]:
+        """Yield key and configuration for each end of every dimension, the others at their first end."""
+        first = {dimension.key: dimension.ends[0] for dimension in self.dimensions}
         for dimension in self.dimensions:
-            other, case = dimension.condition or ("", None)
-            pins = {d.key: case for d in self.dimensions if d.key == other and d.holds(case)}
             for end in dimension.ends:
-                fixed = {**pins, dimension.key: end}
-                found = self.fill(lambda d, fixed=fixed: fixed.get(d.key, d.ends[0]))  # type: ignore[misc]
-                if found.get(dimension.key) == end:
-                    yield dimension, found
+                yield dimension.key, {**first, dimension.key: end}
 
     def as_trials(
         self, configurations: Mapping[int, Configuration], history: History, rung: int
@@ -100,18 +83,16 @@ class Searcher:
         """Return trials as Optuna's: with their cost at a rung, still running, or pruned (worthless)."""
         found = []
         for index, configuration in sorted(configurations.items()):
-            known = [d for d in self.dimensions if d.key in configuration and self.applies(d, configuration)]
             outcomes = [outcome for outcome in history.outcomes if outcome.index == index]
-            costs = [outcome.cost for outcome in outcomes if outcome.rung == rung and outcome.can_win]
-            state = TrialState.COMPLETE if costs else TrialState.RUNNING
-            if any(not outcome.can_win for outcome in outcomes):
-                state, costs = TrialState.PRUNED, []
+            costs = [outcome.cost for outcome in outcomes if outcome.rung == rung]
+            is_lost = any(not outcome.can_win for outcome in outcomes)
+            ended = TrialState.COMPLETE if costs else TrialState.RUNNING
             found.append(
                 create_trial(
-                    state=state,
-                    params={d.name: d.encode(configuration[d.key]) for d in known},
-                    distributions={d.name: d.distribution for d in known},
-                    value=costs[0] if costs else None,
+                    state=TrialState.PRUNED if is_lost else ended,
+                    params={d.key: d.encode(configuration[d.key]) for d in self.dimensions},
+                    distributions={d.key: d.distribution for d in self.dimensions},
+                    value=costs[0] if costs and not is_lost else None,
                 )
             )
         return found
@@ -119,22 +100,10 @@ class Searcher:
     def _draw(self, sampler_of: Callable[[str], BaseSampler], told: list[FrozenTrial]) -> Configuration:
         study, new = optuna.create_study(), create_trial(state=TrialState.RUNNING)
         study.add_trials(told)
-
-        def draw(dimension: Dimension) -> Any:
-            sampler, distribution = sampler_of(dimension.key), dimension.distribution
-            return dimension.decode(sampler.sample_independent(study, new, dimension.name, distribution))
-
-        return self.fill(draw)
-
-    def _combinations(self, found: Configuration, left: list[Dimension]) -> Iterator[Configuration]:
-        """Yield every combination of the choices that are left, the last one changing fastest."""
-        if not left:
-            yield found
-        elif not self.applies(left[0], found):
-            yield from self._combinations(found, left[1:])
-        else:
-            for value in left[0].ends:
-                yield from self._combinations({**found, left[0].key: value}, left[1:])
+        return {
+            d.key: d.decode(sampler_of(d.key).sample_independent(study, new, d.key, d.distribution))
+            for d in self.dimensions
+        }
 
 
 def rung_to_learn_from(history: History, enough: int) -> int:
@@ -144,13 +113,11 @@ def rung_to_learn_from(history: History, enough: int) -> int:
 
 
 def value_at(settings: Mapping[str, Any], key: str) -> Any:
-    """Return the value at a key path of nested settings; raises ValueError if there is none."""
+    """Return the value at a key path of nested settings."""
     here: Any = settings
     for part in key.split("."):
         if isinstance(here, list | tuple):  # sections, such as augmentations, each known by its name
-            here = {item["name"]: item for item in here if isinstance(item, Mapping)}
-        if not isinstance(here, Mapping) or part not in here:
-            raise ValueError(f"{key}, on which a parameter depends, is no setting of the base")
+            here = {item["name"]: item for item in here}
         here = here[part]
     return here
 

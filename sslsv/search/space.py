@@ -6,6 +6,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,49 +17,24 @@ from pydantic import ConfigDict, Field, InstanceOf, ValidationError
 
 from sslsv.registry import nearest
 from sslsv.search.criteria import CRITERIA
-from sslsv.search.schedulers import Halving, RunAll, Scheduler
+from sslsv.search.schedulers import Asha, Halving
 from sslsv.settings import leaves_of, locate, refuse_if
 
-# Settings that all trials share, or they could not be compared, and settings that belong to the sweep.
-FIXED = {
-    "seed": "it also draws the held-out speakers and their trials",
-    "data.root": "all trials must hear the same recordings",
-    "data.train_lists": "the held-out speakers are drawn from them",
-    "data.augment.noise.folder": "the noises of validation come from there",
-    "data.augment.reverb.folder": "the rirs of validation come from there",
-    "train.epochs": "it is the length of every trial's schedule, of which the rungs are parts",
-    "train.patience": "the scheduler says when a trial ends",
-    "train.collapse": "a collapsed trial is stopped",
-    "evaluation": "all trials must be measured alike",
-    "run": "the sweep names and keeps its trials",
-    "resources": "all trials take the same resources",
-}
-
-
-@dataclass(frozen=True)
-class When:
-    """Make a parameter depend on another setting: `When("model.name", {"simclr": tune.uniform(...), ...})`.
-
-    For values of the other setting that are not listed, the parameter is left as it is.
-    """
-
-    key: str
-    cases: dict[Any, Any]
+# Settings and sections that all trials share, or they could not be compared: the seed and the lists also draw
+# the held-out speakers, and the noises and rirs of validation come from the folders.
+FIXED = (
+    *("seed", "data.root", "data.train_lists", "data.augment.noise.folder", "data.augment.reverb.folder"),
+    *("train.epochs", "train.patience", "train.collapse", "evaluation", "run", "resources"),
+)
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """Hold the values that a setting may have: always, or while another setting has a certain value."""
+    """Hold the values that a setting may have."""
 
     key: str
     # Choices are JSON text, because Optuna wants them hashable: lists and whole sections may be chosen too.
     distribution: CategoricalDistribution | FloatDistribution | IntDistribution
-    condition: tuple[str, Any] | None = None  # key and value of the other setting
-
-    @property
-    def name(self) -> str:
-        """Name the dimension for Optuna, to which each case of a condition is a parameter of its own."""
-        return self.key if self.condition is None else f"{self.key} ({self.condition[0]}={self.condition[1]})"
 
     @property
     def ends(self) -> list[Any]:
@@ -100,14 +76,14 @@ class Space:
     """Say what is searched; tune_spaces/ has examples."""
 
     base: str  # yaml file of the settings that are not searched
-    parameters: Annotated[dict[str, Any], Field(min_length=1)]  # key -> domain of ray.tune, or When
+    parameters: Annotated[dict[str, Any], Field(min_length=1)]  # key -> domain of ray.tune
     settings: dict[str, Any] = Field(default_factory=dict)  # changes to the base, the same in all trials
     metric: str = "eer"  # metric of validation, or label-free; the results show all that are measured
     trials: Annotated[int, Field(ge=1)] | None = None  # null only with searcher "grid", which tries all
     searcher: Literal["random", "grid", "tpe"] = "random"
-    tries_base_first: bool = False  # trial 0 is the base, so that nothing worse can win unnoticed
+    tries_base_first: bool = False  # trial 0 is the base: nothing worse can win unnoticed (not with grid)
     startup_trials: Annotated[int, Field(ge=0)] = 10  # random trials before tpe begins to learn
-    scheduler: InstanceOf[Scheduler] = RunAll()
+    scheduler: InstanceOf[Halving] | None = None  # none: every trial is trained to the end
     rung_epochs: tuple[int, ...] = ()  # where trials are compared, besides the end of training
     gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0  # trials with one worker may share a GPU
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts of a trial whose process dies
@@ -115,51 +91,42 @@ class Space:
 
     def __post_init__(self) -> None:
         """Refuse what does not go together; keys are checked with the base, in trial_settings.py."""
-        metric, is_grid, rungs = self.metric, self.searcher == "grid", self.rung_epochs
-        scheduler = type(self.scheduler)
+        metric, is_grid = self.metric, self.searcher == "grid"
         refuse_if(
             metric not in CRITERIA, f"metric is {metric!r}, which never chooses{nearest(metric, CRITERIA)}"
         )
-        refuse_if(not is_grid and self.trials is None, "trials is missing; say how many to try")
-        refuse_if(is_grid and self.trials is not None, "trials is given, but 'grid' tries all; leave it out")
         refuse_if(
-            is_grid and self.tries_base_first, "tries_base_first is given, but 'grid' has its own order"
+            is_grid != (self.trials is None),
+            f"trials is {self.trials}; say how many to try, but nothing with 'grid', which tries all",
         )
         refuse_if(
-            self.searcher == "tpe" and scheduler is Halving,
+            self.searcher == "tpe" and type(self.scheduler) is Halving,
             "searcher 'tpe' learns from earlier trials, but Halving starts all at once; use Asha",
         )
+        is_rising = all(low < high for low, high in pairwise((0, *self.rung_epochs)))
         refuse_if(
-            bool(rungs) == (scheduler is RunAll),
-            f"rung_epochs is {rungs} and the scheduler {scheduler.__name__}; give epochs at which trials are "
-            "compared, such as (5, 15), or none for RunAll",
-        )
-        refuse_if(
-            any(low >= high for low, high in zip((0, *rungs), rungs, strict=False)),
-            f"rung_epochs is {rungs}; give numbers from 1 on, each above the one before",
+            bool(self.rung_epochs) == (self.scheduler is None) or not is_rising,
+            f"rung_epochs is {self.rung_epochs} and the scheduler {self.scheduler}; give both or none, the "
+            "epochs at which trials are compared rising, such as (5, 15)",
         )
         for dimension in self.dimensions:
             for leaf in dimension.keys:
-                for name in FIXED:
-                    is_fixed = leaf == name or leaf.startswith(f"{name}.")
-                    refuse_if(is_fixed, f"{leaf} can't be searched: {FIXED[name]}; set it for all trials")
-            other = dimension.condition and self.parameters.get(dimension.condition[0])
-            refuse_if(isinstance(other, When), f"{dimension.name} depends on what has a When(...) itself")
+                is_fixed = any(f"{leaf}.".startswith(f"{name}.") for name in FIXED)
+                refuse_if(is_fixed, f"{leaf} can't be searched, because all trials share it; set it for all")
             is_range = not isinstance(dimension.distribution, CategoricalDistribution)
             refuse_if(
                 is_grid and is_range, f"{dimension.key} is a range; 'grid' needs tune.grid_search([...])"
             )
 
+    @property
+    def decider(self) -> Halving:
+        """Return the scheduler; any trains every trial to the end where the end is the only rung."""
+        return self.scheduler or Asha()
+
     @cached_property
     def dimensions(self) -> list[Dimension]:
-        """Return all dimensions, those without a condition first; a `When` has one for each case."""
-        found = []
-        for key, written in sorted(self.parameters.items(), key=lambda item: isinstance(item[1], When)):
-            cases = written.cases.items() if isinstance(written, When) else [(None, written)]
-            for case, domain in cases:
-                condition = (written.key, plain(case)) if isinstance(written, When) else None
-                found.append(Dimension(key, to_distribution(key, domain), condition))
-        return found
+        """Return all dimensions, in the order of the file."""
+        return [Dimension(key, to_distribution(key, domain)) for key, domain in self.parameters.items()]
 
 
 def to_distribution(key: str, domain: Any) -> CategoricalDistribution | FloatDistribution | IntDistribution:
@@ -206,9 +173,7 @@ def load_space(path: str | Path) -> Space:
     """
     path = locate(path)
     if not path.is_file() or path.suffix != ".py":
-        there = [str(other) for other in sorted(path.parent.glob("*.py"))]
-        hint = nearest(str(path), there) if there else "; give a Python file such as tune_spaces/demo.py"
-        raise FileNotFoundError(f"{path} is no space file{hint}")
+        raise FileNotFoundError(f"{path} is no space file; give a Python file such as tune_spaces/demo.py")
     spec = importlib.util.spec_from_file_location(f"sslsv_space_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
@@ -234,7 +199,4 @@ def sentence_of(error: Exception) -> str:
         return str(error).strip() or type(error).__name__
     found = error.errors(include_url=False)
     first = min(found, key=lambda mistake: mistake["type"] != "unexpected_keyword_argument")
-    if "error" in first.get("ctx", {}):
-        return str(first["ctx"]["error"])
-    given = "" if first["type"].endswith(("argument", "missing")) else f" is {first['input']!r}"
-    return f"{first['loc'][0]}{given}: {first['msg']}"
+    return ": ".join([*map(str, first["loc"][:1]), first["msg"].removeprefix("Value error, ")])

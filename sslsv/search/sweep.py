@@ -4,7 +4,7 @@ A sweep leaves a folder behind, on a disk or in object storage: `<storage>/<name
 
 sweep.json            what was asked for: space file, overrides, rungs ...    base.yml   the other settings
 configurations.jsonl  index and settings of each trial, written before it starts
-decisions.jsonl       index, rung, why: a trial may train up to a rung; in the order they were made
+decisions.jsonl       index, rung: a trial may train up to a rung; in the order they were made
 outcomes.jsonl        index, rung, epoch, state (reached, collapsed, failed), value, why: in order of arrival
 trials/0003/          the run folder of a trial, complete: checkpoints, metrics.jsonl ...
 results.csv, best.yml, report.html, confirmation.json and confirm/ come at the end
@@ -13,21 +13,20 @@ The .jsonl files are the truth: a sweep goes on from them alone.  They are writt
 before what follows from it begins, so that no crash leaves half a line or a trial that nobody knows of.
 """
 
-import contextlib
 import json
 import math
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from sslsv.config import Config, ResourcesConfig, read_config, shows_shares, to_dict, to_yaml
 from sslsv.runs.environment import describe_environment
-from sslsv.runs.folder import RunFolder, below, only_command_on
+from sslsv.runs.folder import RunFolder, below
 from sslsv.search.criteria import is_lower_better
-from sslsv.search.schedulers import Decision, History, Outcome
+from sslsv.search.schedulers import Decision, History, Outcome, standing
 from sslsv.search.searchers import Configuration, Searcher
 from sslsv.search.space import Space
 from sslsv.search.trial_settings import trial_config
@@ -55,6 +54,7 @@ class Sweep:
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
         self.halted: str | None = None  # why no segment begins any more, though some are left
         self._faults = 0  # in a row
+        self._start = time.monotonic()
         self._sign = 1.0 if is_lower_better(space.metric) else -1.0
         self.configurations: dict[int, Configuration] = {
             line["index"]: line["settings"] for line in self._read("configurations")
@@ -108,7 +108,8 @@ class Sweep:
         epoch = self.rungs[segment.rung]
         at_rung = [r for r in self.records_of(segment.index) if round(r["epoch"]) == epoch]
         value = at_rung[-1].get(self.metric) if at_rung and state == "reached" else None
-        self.history.outcomes.append(self._outcome(segment.index, segment.rung, state, value, why))
+        outcome = self._outcome(segment.index, segment.rung, state, value, why)
+        self.history.outcomes.append(outcome)
         lines = [
             {"index": o.index, "rung": o.rung, "epoch": self.rungs[o.rung], "state": o.state}
             | {"value": self.value(o), "why": o.why}
@@ -117,15 +118,18 @@ class Sweep:
         self._write("outcomes", lines)
         self.running.discard((segment.index, segment.rung))
         self._faults = 0
+        minutes = (time.monotonic() - self._start) / 60
+        best = "  (best so far)" if standing(self.history)[0] is outcome else ""
+        line = f"{minutes:6.1f} min  epoch {epoch:4d}  {state}  {self.describe(outcome)}{best}"
+        print(line, file=sys.stderr, flush=True)
 
     def put_back(self, segment: Decision, why: str) -> None:
         """Requeue a segment that an error of storage or network interrupted; see `MAX_FAULTS`."""
         self.running.discard((segment.index, segment.rung))
         self._faults += 1
         if self._faults >= MAX_FAULTS:
-            self.halted = (
-                f"training broke off {MAX_FAULTS} times in a row, last in trial {segment.index}: {why}"
-            )
+            place = f"last in trial {segment.index}"
+            self.halted = f"training broke off {MAX_FAULTS} times in a row, {place}: {why}"
 
     def records_of(self, index: int) -> list[dict[str, Any]]:
         """Read the validation records of a trial, in the order of epochs."""
@@ -135,6 +139,16 @@ class Sweep:
     def value(self, outcome: Outcome) -> float | None:
         """Return the metric of an outcome, in its own direction."""
         return None if outcome.cost is None else self._sign * outcome.cost
+
+    def describe(self, outcome: Outcome) -> str:
+        """Say how a trial stands and what it tries, by the last parts of its keys."""
+        parts = [
+            f"{key.rpartition('.')[2]}={f'{value:.3g}' if isinstance(value, float) else value}"
+            for key, value in self.configurations[outcome.index].items()
+        ]
+        value = self.value(outcome)
+        result = outcome.why if value is None else f"{self.metric} {value:.4g}"
+        return f"trial {outcome.index}, {result}, {' '.join(parts)}"
 
     def add_configuration(self, index: int, configuration: Configuration) -> None:
         """Write down what a trial tries."""
@@ -146,7 +160,7 @@ class Sweep:
         return next((s for s in segments if (s.index, s.rung) not in self.running), None)
 
     def _decisions(self, at_once: int) -> list[Decision]:
-        return self.space.scheduler.decide(self.history, self.num_trials, len(self.rungs), at_once)
+        return self.space.decider.decide(self.history, self.num_trials, len(self.rungs), at_once)
 
     def _decide(self, at_once: int) -> None:
         """Write down what follows from the history, configurations first: no trial starts without one."""
@@ -172,20 +186,13 @@ class Sweep:
         self.folder.write(f"{name}.jsonl", text.encode())
 
 
-def describe_request(
-    space: Space, base: Config, space_file: str, overrides: Sequence[str], rungs: Sequence[int]
-) -> dict[str, Any]:
+def describe_request(space: Space, base: Config, space_file: str, rungs: Sequence[int]) -> dict[str, Any]:
     """Return what is asked for, as sweep.json keeps it."""
     return {
         "space_file": space_file,
         "space": locate(space_file).read_text(),
-        "overrides": list(overrides),
-        "parameters": list(space.parameters),  # without those that the command line fixes
-        "metric": space.metric,
-        "searcher": space.searcher,
-        "scheduler": repr(space.scheduler),
         "trials": space.trials,
-        "takes_more_trials": space.scheduler.takes_more_trials and space.searcher != "grid",
+        "takes_more_trials": space.decider.takes_more_trials and space.searcher != "grid",
         "rungs": list(rungs),
         "base": to_yaml(base),
     }
@@ -205,15 +212,14 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     earlier, changes = folder.read_json("sweep.json"), []
     there, now = read_config(earlier["base"]), read_config(request["base"])
     for line in differences(there, now):
-        key = line.partition(":")[0]
         # Where a sweep runs may change, and trials never see the test lists; a confirmation checks its own.
-        if key == "resources.workers" and shows_shares(now.train):
+        if line.startswith("resources.workers:") and shows_shares(now.train):
             changes.append(f"{line} (with train.sync_batchnorm false, batch statistics depend on it)")
-        elif key.split(".")[0] not in ("resources", "run") and key != "evaluation.test":
+        elif not line.startswith(("resources.", "run.", "evaluation.test:")):
             changes.append(line)
     has_more = request["takes_more_trials"] and request["trials"] > earlier["trials"]
-    asked = ("parameters",) if has_more else ("parameters", "trials")
-    changes += [f"{key}: {earlier[key]} -> {request[key]}" for key in asked if earlier[key] != request[key]]
+    if earlier["trials"] != request["trials"] and not has_more:
+        changes.append(f"trials: {earlier['trials']} -> {request['trials']}")
     if earlier["space"] != request["space"]:
         changes.append(f"the text of {request['space_file']}")
     refuse_if(
@@ -223,20 +229,17 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     )
 
 
-@contextlib.contextmanager
-def prepared_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> Iterator[None]:
-    """Make the sweep's folder, or go on with the one there, and keep other commands out for the block.
+def prepare_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
+    """Make the sweep's folder, or go on with the one there; the caller keeps other commands out.
 
-    Raises ValueError as `check_folder` does, or where another command is at work there.
+    Raises ValueError as `check_folder` does: another command may just have been there.
     """
-    with only_command_on(folder):
-        check_folder(folder, request, mode)  # another command may just have made it
-        if mode == "fresh" and folder.has("sweep.json"):
-            print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
-        if folder.has("sweep.json"):
-            print(f"going on with the sweep in {folder.location}", file=sys.stderr)
-            request = folder.read_json("sweep.json") | {"trials": request["trials"]}
-        else:
-            folder.write("base.yml", request["base"].encode())
-        folder.write_json("sweep.json", request)
-        yield
+    check_folder(folder, request, mode)
+    if mode == "fresh" and folder.has("sweep.json"):
+        print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
+    if mode == "resume":
+        print(f"going on with the sweep in {folder.location}", file=sys.stderr)
+        request = folder.read_json("sweep.json") | {"trials": request["trials"]}
+    else:
+        folder.write("base.yml", request["base"].encode())
+    folder.write_json("sweep.json", request)

@@ -6,42 +6,37 @@ from typing import Any
 
 from sslsv.config import Config, load_config, to_dict
 from sslsv.data.channel import channel_of
-from sslsv.search.searchers import Searcher, value_at
-from sslsv.search.space import Space, plain
+from sslsv.search.searchers import Searcher
+from sslsv.search.space import Space
 from sslsv.settings import ConfigError, apply_overrides, leaves_of, refuse_if, shown
 
 
-def fix_parameters(space: Space, overrides: Sequence[str]) -> Space:
-    """Return the space with the settings of the command line, which are then no longer searched."""
+def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
+    """Return the space with the settings of the command line, which all trials share.
+
+    Raises ValueError for what the space searches.
+    """
     leaves = dict(leaves_of(overrides))
-    for key in leaves.keys() & {"run.name", "run.storage"}:
-        raise ValueError(f"{key} is given, but a sweep names its trials; use --name and --storage")
-    left = {}
-    for dimension in space.dimensions:
-        key, (other, case) = dimension.key, dimension.condition or (None, None)
-        if any(key == leaf or key.startswith(f"{leaf}.") for leaf in leaves):
-            continue
-        for lost in leaves.keys() & dimension.keys:
-            raise ValueError(
-                f"{lost} is given, but the space searches {key} as a whole, which would set it again; change "
-                "it in the space"
-            )
-        if other not in leaves or plain(leaves[other]) == case:  # else its case never comes
-            left[key] = space.parameters[key]
-    refuse_if(not left, "no parameter of the space is left to search beside what the command line gives")
-    return replace(space, parameters=left, settings={**dict(leaves_of(space.settings)), **leaves})
+    for key in leaves:
+        refuse_if(
+            key in ("run.name", "run.storage"),
+            f"{key} is given, but a sweep names its trials; use --name and --storage",
+        )
+        for dimension in space.dimensions:
+            is_searched = any(f"{key}.".startswith(f"{other}.") for other in dimension.keys)
+            refuse_if(is_searched, f"{key} is given, but the space searches {dimension.key}; change it there")
+    return replace(space, settings={**dict(leaves_of(space.settings)), **leaves})
 
 
-def base_config(space: Space, overrides: Sequence[str]) -> Config:
+def base_config(space: Space) -> Config:
     """Return the settings around those that are searched: the base with its changes."""
     fixed = fixed_settings(space)
-    for key, value in [*leaves_of(space.settings), *leaves_of(overrides)]:
-        if key in fixed and value != fixed[key]:
-            needed = shown(fixed[key])
-            raise ConfigError(
-                f"{key} is set to {shown(value)}, but a sweep sets it to {needed}; leave it out"
-            )
-    base = apply_overrides(apply_overrides(load_config(space.base), space.settings), overrides)
+    for key, value in leaves_of(space.settings):
+        needed = fixed.get(key, value)
+        refuse_if(
+            value != needed, f"{key} is {shown(value)}, but a sweep sets it to {shown(needed)}; leave it out"
+        )
+    base = apply_overrides(load_config(space.base), space.settings)
     refuse_if(
         base.evaluation.allow_validation_on_test,
         "evaluation.allow_validation_on_test is true, so the test trials would choose among all trials of a "
@@ -65,8 +60,11 @@ def fixed_settings(space: Space) -> dict[str, Any]:
 
 
 def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -> Config:
-    """Return the settings of a trial: it never looks at test trials and ends when it has collapsed."""
-    own = {**configuration, **fixed_settings(space), "evaluation.test": []}
+    """Return the settings of a trial, which ends when it has collapsed.
+
+    No space searches `evaluation.test`: only a configuration of a confirmation has test trials.
+    """
+    own = {"evaluation.test": [], **configuration, **fixed_settings(space)}
     # Another method begins with its own defaults; what all trials share it gets again, as far as it has that.
     began_anew = tuple(
         key.removesuffix("name") for key, _ in leaves_of(configuration) if key.endswith(".name")
@@ -80,19 +78,11 @@ def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -
     return apply_overrides(base, {**shared, **own})
 
 
-def check_trials(space: Space, base: Config, searcher: Searcher, rungs: Sequence[int]) -> None:
+def check_trials(space: Space, base: Config, searcher: Searcher) -> None:
     """Raise ValueError, in a sentence, where a key or an end of a dimension is not possible in a trial."""
     apply_overrides(base, {"evaluation.criterion": space.metric})  # refuses a metric that is not computed
-    for other, case in [dimension.condition for dimension in space.dimensions if dimension.condition]:
-        value_at(searcher.base, other)  # refuses a setting that is not there
-        apply_overrides(base, {other: case})  # refuses a value that it can't have
-    if space.tries_base_first:
-        searcher.of_base()  # refuses a base outside of the space
     heard = channel_of(base.data.augment)
-    never = {dimension.name for dimension in space.dimensions}
-    for dimension, configuration in searcher.corners():
-        key = dimension.key
-        never.discard(dimension.name)
+    for key, configuration in searcher.corners():
         try:
             config = trial_config(base, space, configuration)
         except ConfigError as error:
@@ -102,16 +92,8 @@ def check_trials(space: Space, base: Config, searcher: Searcher, rungs: Sequence
             f"{key} can't be searched: the probe of a label-free metric takes its rooms and noises from "
             "data.augment, and all trials must be measured alike; set it for all trials, or choose by 'eer'",
         )
-        schedule = config.optimizer.schedule
-        refuse_if(
-            schedule.name == "warmup_cosine" and len(rungs) > 1 and rungs[0] <= schedule.warmup_epochs,
-            f"the first rung is after {rungs[0]} epochs, within the warm-up of {schedule.warmup_epochs} "
-            "(optimizer.schedule.warmup_epochs), where nothing can be compared; move one of them",
-        )
-    for name in sorted(never):
-        raise ValueError(
-            f"{name} is never searched, because no trial meets its condition; mend its When(...)"
-        )
+    if space.tries_base_first:
+        searcher.of_base()  # refuses a base outside of the space
 
 
 def rungs_of(space: Space, base: Config) -> tuple[int, ...]:
@@ -122,12 +104,8 @@ def rungs_of(space: Space, base: Config) -> tuple[int, ...]:
     total, every = base.train.epochs, base.evaluation.every_epochs
     for epoch in space.rung_epochs:
         refuse_if(
-            epoch >= total,
-            f"a rung is after epoch {epoch}, but training ends after train.epochs = {total}; lower the rung",
-        )
-        refuse_if(
-            epoch % every != 0,
-            f"a rung is after epoch {epoch}, where nothing is validated; use multiples of "
-            f"evaluation.every_epochs = {every}, or change that",
+            epoch >= total or epoch % every != 0,
+            f"a rung is after epoch {epoch}, but trials are compared below train.epochs = {total}, at "
+            f"multiples of evaluation.every_epochs = {every}; change one of them",
         )
     return (*space.rung_epochs, total)

@@ -57,7 +57,7 @@ def test_folder__without_speakers_every_recording_is_its_own(folder: Path, tmp_p
 def test_folder__regex_and_another_root(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "other"
     root.mkdir()
-    command = ["folder", str(folder), "--regex", r"(\w+)_\d/", "--root", str(root)]
+    command = ["folder", str(folder), "--speaker-from", r"(\w+)_\d/", "--root", str(root)]
     assert main([*command, "--held-out-speakers", "0"]) == 0
     manifest = read_train_lists(root, ["calls_train_list"])
     assert manifest.speaker_names == ["Ray", "ann", "bob", "cid", "dee", "eve"]
@@ -119,9 +119,12 @@ def test_folder__says_how_to_train_a_published_recipe_with_what_is_there(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--regex", "("], "no regular expression"),
-        (["--regex", "a"], "has no group"),
-        (["--regex", "(ann)"], "finds no speaker in Fay Ray/"),
+        (["--speaker-from", "("], "no regular expression"),
+        (
+            ["--speaker-from", "tpo"],
+            "'tpo' is not parent, top or none, and as a regular expression it has no group",
+        ),
+        (["--speaker-from", "(ann)"], "finds no speaker in Fay Ray/"),
         (["--speaker-from", "none", "--held-out-speakers", "2"], "needs speakers"),
         (
             ["--speaker-from", "top", "--held-out-speakers", "12"],

@@ -1,6 +1,5 @@
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,7 +81,7 @@ def test_pack__never_overwrites(corpus: Path, tmp_path: Path, capsys: pytest.Cap
 def pack_until_it_fails(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Pack with a disk that is full once, at recording 60; returns the list that all names read are put on."""
     read: list[str] = []
-    real = packing._pieces
+    real = packing._read
 
     def fail_once(recordings: object, name: str) -> object:
         read.append(name)
@@ -90,7 +89,7 @@ def pack_until_it_fails(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch
             raise OSError(28, "No space left on device")
         return real(recordings, name)
 
-    monkeypatch.setattr(packing, "_pieces", fail_once)
+    monkeypatch.setattr(packing, "_read", fail_once)
     with pytest.raises(OSError, match="No space"):
         pack(corpus, out, shard_mb=1, jobs=1)
     assert not (out / "index.parquet").exists()
@@ -114,17 +113,8 @@ def test_pack__full_disk_is_a_sentence_and_the_same_command_goes_on(
     command = ["pack", str(corpus), "--out", str(tmp_path / "out"), "--shard-mb", "1", "--jobs", "1"]
     with largest_file(limit):
         assert main(command) == 2
-    assert f"error: The disk of {tmp_path / 'out'} (or a limit set for it) is full" in capsys.readouterr().err
+    assert "error: The disk is full, or a limit set for it is reached" in capsys.readouterr().err
     assert main(command) == 0
-
-
-def test_pack__more_than_the_disk_holds_is_refused_before(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26))
-    assert main(["pack", str(corpus), "--out", str(tmp_path / "out")]) == 2
-    assert f"Packing {corpus} needs" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_pack__interrupted_is_not_mixed_with_shards_of_another_size(
@@ -163,8 +153,7 @@ def test_pack__unreadable_recordings_are_named(corpus: Path, capsys: pytest.Capt
                 assert np.array_equal(recording.read_int16(0, recording.num_samples), wanted)
 
 
-def test_pack__long_recording_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_AT_ONCE", 7000)
+def test_pack__another_rate_and_channels_give_what_training_hears(tmp_path: Path) -> None:
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (44100, 2))
     soundfile.write(tmp_path / "a.wav", stereo, 44100)
     (tmp_path / "a_train_list").write_text("a a.wav\n")

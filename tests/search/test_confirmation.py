@@ -6,7 +6,6 @@ import pytest
 from ray import tune
 
 from sslsv.config import ResourcesConfig
-from sslsv.search import RunAll
 from sslsv.search.confirmation import Confirmation, check_confirmation, compare
 from sslsv.search.executor import Slots
 from sslsv.search.schedulers import standing
@@ -16,19 +15,20 @@ from tests.search.test_sweep import BASE, open_sweep, train
 
 @pytest.fixture
 def sweep(tmp_path):
-    found = open_sweep(tmp_path, scheduler=RunAll(), rung_epochs=(), trials=4)
+    found = open_sweep(tmp_path, scheduler=None, rung_epochs=(), trials=4)
     while not found.is_over:
         train(found, found.next_segment(at_once=1))
     return found
 
 
-def end(confirmation, segment, eer, state="reached"):
-    folder = confirmation.trial_folder(segment.index)
-    if state == "reached":
-        folder.write_json(
-            "summary.json", {"best": {"step": 1, "test/trials/eer": eer, "test/trials/min_dcf": 1.0}}
-        )
-    confirmation.end_segment(segment, state, "")
+def end(confirmation, *eers):
+    """Let one training after the other come to its end; those without an EER collapse."""
+    for eer in eers:
+        segment = confirmation.next_segment(at_once=1)
+        if eer is not None:
+            best = {"step": 1, "test/trials/eer": eer, "test/trials/min_dcf": 1.0}
+            confirmation.trial_folder(segment.index).write_json("summary.json", {"best": best})
+        confirmation.end_segment(segment, "collapsed" if eer is None else "reached", "")
 
 
 def test_compare__by_hand():
@@ -60,14 +60,12 @@ def test_confirmation__trains_base_and_best_with_the_same_new_seeds_and_tests_th
 
 def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
     first = Confirmation(sweep, num_best=1, num_seeds=2)
-    for eer in (20.0, 18.0):
-        end(first, first.next_segment(at_once=1), eer)
+    end(first, 20.0, 18.0)
     lost = first.next_segment(at_once=1)
     again = Confirmation(sweep, num_best=1, num_seeds=3)
     assert again.next_segment(at_once=1) == lost and again.comparisons()[0] == []
-    end(again, lost, 22.0)
-    for eer in (20.5, 21.0, 18.9):
-        end(again, again.next_segment(at_once=1), eer)
+    again.running.clear()
+    end(again, 22.0, 20.5, 21.0, 18.9)
     assert again.is_over
     ((found,), _) = again.comparisons()
     assert (found.seeds, found.mean, found.base_mean) == (3, pytest.approx(19.1333, abs=1e-4), 21.0)
@@ -78,20 +76,20 @@ def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
 def test_confirmation__of_a_grid_trains_what_it_has_to(tmp_path):
     grid = {"model.temperature": tune.grid_search([0.1, 0.2, 0.3])}
     found = open_sweep(
-        tmp_path, parameters=grid, searcher="grid", trials=None, scheduler=RunAll(), rung_epochs=()
+        tmp_path, parameters=grid, searcher="grid", trials=None, scheduler=None, rung_epochs=()
     )
     while not found.is_over:
         train(found, found.next_segment(at_once=1))
     confirmation = Confirmation(found, num_best=1, num_seeds=2)
     while not confirmation.is_over:
-        end(confirmation, confirmation.next_segment(at_once=1), 20.0)
+        end(confirmation, 20.0)
     temperatures = [confirmation.config_of(index).model.temperature for index in range(4)]
     assert temperatures == [BASE.model.temperature, 0.1] * 2
 
 
 def test_confirmation__of_other_lists_than_those_of_the_trainings_there_is_refused(sweep):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
-    end(confirmation, confirmation.next_segment(at_once=1), 20.0)
+    end(confirmation, 20.0)
     others = dataclasses.replace(BASE.evaluation, test=("trials_hard",))
     sweep.base = dataclasses.replace(BASE, evaluation=others)
     with pytest.raises(ValueError, match="holds a confirmation of other trials, seeds or lists"):
@@ -100,10 +98,7 @@ def test_confirmation__of_other_lists_than_those_of_the_trainings_there_is_refus
 
 def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=3)
-    for eer in (20.0, 18.0, 22.0, None, 21.0, 18.5):
-        end(
-            confirmation, confirmation.next_segment(at_once=1), eer, "collapsed" if eer is None else "reached"
-        )
+    end(confirmation, 20.0, 18.0, 22.0, None, 21.0, 18.5)
     ((found,), incomparable) = confirmation.comparisons()
     assert (found.seeds, found.lost, found.base_mean, found.mean) == (2, 1, 20.5, 18.25)
     assert "2 seeds (1 more lost): EER" in found.sentence() and incomparable == []
@@ -111,10 +106,7 @@ def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
 
 def test_confirmation__with_too_few_survivors_a_trial_cannot_be_compared(sweep):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
-    for eer in (20.0, 18.0, 22.0, None):
-        end(
-            confirmation, confirmation.next_segment(at_once=1), eer, "collapsed" if eer is None else "reached"
-        )
+    end(confirmation, 20.0, 18.0, 22.0, None)
     (found, (sentence,)) = confirmation.comparisons()
     assert found == []
     assert f"trial {confirmation.contestants[1]} can't be compared: of 2 seeds it ended with 1," in sentence
@@ -124,10 +116,7 @@ def test_confirmation__with_too_few_survivors_a_trial_cannot_be_compared(sweep):
 @pytest.mark.parametrize(("eers", "code"), [((20.0, 18.0, 22.0, None), 1), ((20.0, 18.0, 22.0, 19.0), 0)])
 def test_confirm__says_how_many_there_are_and_fails_where_nothing_is_comparable(sweep, capsys, eers, code):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
-    for eer in eers:
-        end(
-            confirmation, confirmation.next_segment(at_once=1), eer, "collapsed" if eer is None else "reached"
-        )
+    end(confirmation, *eers)
     sweep.history.outcomes[:] = standing(sweep.history)[:1]  # one that can win
     slots = Slots(at_once=1, gpus=0.0, resources=ResourcesConfig())
     assert confirm(sweep, slots, num_best=3, num_seeds=2) == code
@@ -144,18 +133,14 @@ def test_comparison__of_survivors_is_never_called_better():
 
 
 @pytest.mark.parametrize(
-    ("num_best", "num_seeds", "sentence"),
+    ("num_best", "num_seeds", "lists", "sentence"),
     [
-        (0, 3, "--confirm 0: say how many"),
-        (2, 1, "--seeds 1: one training does not tell"),
+        (0, 3, ("trials",), "--confirm 0: say how many"),
+        (2, 1, ("trials",), "--seeds 1: one training does not tell"),
+        (1, 3, (), r"evaluation\.test is empty"),
     ],
 )
-def test_check_confirmation__impossible_requests_are_a_sentence(num_best, num_seeds, sentence):
+def test_check_confirmation__impossible_requests_are_a_sentence(num_best, num_seeds, lists, sentence):
+    base = dataclasses.replace(BASE, evaluation=dataclasses.replace(BASE.evaluation, test=lists))
     with pytest.raises(ValueError, match=sentence):
-        check_confirmation(BASE, num_best, num_seeds)
-
-
-def test_check_confirmation__without_test_trials_nothing_can_be_confirmed():
-    base = dataclasses.replace(BASE, evaluation=dataclasses.replace(BASE.evaluation, test=()))
-    with pytest.raises(ValueError, match=r"evaluation\.test is empty"):
-        check_confirmation(base, 1, 3)
+        check_confirmation(base, num_best, num_seeds)

@@ -19,26 +19,19 @@ def tau_by_pairs(a, b):
     return agreement / np.sqrt(sum(x != 0 for x, _ in signs) * sum(y != 0 for _, y in signs))
 
 
-def test_rank_criterion__the_same_order_is_perfect():
-    found = rank_criterion(PSEUDO, [1, 2, 3, 4, 5, 6], [10, 11, 20, 30, 40, 41])
-    assert found.tau == pytest.approx(1.0)
-    assert (found.regret, found.overlap, found.top) == (0.0, 1.0, 3)
-
-
-def test_rank_criterion__higher_ranks_are_better():
-    found = rank_criterion(RANKME, [6, 5, 4, 3, 2, 1], [10, 11, 20, 30, 40, 41])
-    assert found.tau == pytest.approx(1.0) and (found.regret, found.overlap) == (0.0, 1.0)
-
-
-def test_rank_criterion__by_hand():
-    # Order by criterion: trials 2, 0, 1, 3; by EER: 0, 1, 2, 3.  Of six pairs two disagree: (6 - 4) / 6.
-    found = rank_criterion(PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], top=2)
-    assert found.tau == pytest.approx(1 / 3) and found.regret == 5.0 and found.overlap == 0.5
-
-
-def test_rank_criterion__the_reversed_order_loses_everything():
-    found = rank_criterion(PSEUDO, [4, 3, 2, 1], [10, 20, 30, 40])
-    assert found.tau == pytest.approx(-1.0) and (found.regret, found.overlap, found.top) == (30.0, 0.0, 2)
+@pytest.mark.parametrize(
+    ("criterion", "values", "eers", "tau", "regret"),
+    [
+        (PSEUDO, [1, 2, 3, 4, 5, 6], [10, 11, 20, 30, 40, 41], 1.0, 0.0),
+        (RANKME, [6, 5, 4, 3, 2, 1], [10, 11, 20, 30, 40, 41], 1.0, 0.0),  # higher ranks are better
+        # Order by criterion: trials 2, 0, 1, 3; by EER: 0, 1, 2, 3.  Of six pairs two disagree: (6 - 4) / 6.
+        (PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], 1 / 3, 5.0),
+        (PSEUDO, [4, 3, 2, 1], [10, 20, 30, 40], -1.0, 30.0),
+    ],
+)
+def test_rank_criterion__by_hand(criterion, values, eers, tau, regret):
+    found = rank_criterion(criterion, values, eers)
+    assert (found.tau, found.regret) == (pytest.approx(tau), regret)
 
 
 def test_rank_criterion__equally_best_trials_share_their_regret():

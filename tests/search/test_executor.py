@@ -56,7 +56,7 @@ def test_find_slots__gpus_may_be_shared_by_trials_of_one_worker(resources, clust
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"wanted": 3}, "3 trial.s. at once should run, but 2 fit: each takes 1 of the 2 free CPUs"),
+        ({"wanted": 3}, "3 trial.s. at once should run, but 2 fit: each takes 1 of the 2 free CPUs and 0 of"),
         ({"cluster": GPUS, "gpus": 1.0, "wanted": 5}, "but 4 fit: .* and 1 of the 4 free GPUs"),
         (
             {"resources": ResourcesConfig(workers=2), "cluster": GPUS, "gpus": 0.5},
@@ -80,7 +80,7 @@ def test_segments__the_third_fault_of_the_storage_in_a_row_halts_and_nothing_is_
         sweep.put_back(first, "the disk is away")
         assert sweep.next_segment(at_once=1) == first
     train(sweep, first)  # it is there again
-    segments = Segments(sweep, at_once=1, changed=lambda: None)
+    segments = Segments(sweep, at_once=1)
     for number in range(3):
         assert isinstance(segments.suggest(str(number)), dict)
         segments.on_trial_complete(str(number), {"state": "interrupted", "why": "the disk is away"})
@@ -93,7 +93,7 @@ def test_segments__the_third_fault_of_the_storage_in_a_row_halts_and_nothing_is_
 
 def test_segments__files_that_cannot_be_written_halt_the_sweep_and_a_restart_goes_on(tmp_path, monkeypatch):
     sweep = open_sweep(tmp_path, scheduler=Asha(3))
-    segments = Segments(sweep, at_once=2, changed=lambda: None)
+    segments = Segments(sweep, at_once=2)
     for name in "ab":
         assert isinstance(segments.suggest(name), dict)
 

@@ -4,17 +4,7 @@ import random
 
 import pytest
 
-from sslsv.search.schedulers import (
-    Asha,
-    Decision,
-    Halving,
-    History,
-    Hyperband,
-    Outcome,
-    RunAll,
-    forecast,
-    standing,
-)
+from sslsv.search.schedulers import Asha, Decision, Halving, History, Outcome, forecast, standing
 
 
 def run(
@@ -64,9 +54,9 @@ def last_rungs(history):
     return {index: outcome.rung for index, outcome in sorted(history.last_outcomes().items())}
 
 
-def test_run_all__trains_every_trial_to_the_end_and_starts_as_many_as_fit():
-    assert last_rungs(run(RunAll(), [3, 1, 2], rungs=1, at_once=2)) == {0: 0, 1: 0, 2: 0}
-    assert [d.index for d in RunAll().decide(History(), 9, 1, at_once=2)] == [0, 1]
+@pytest.mark.parametrize("scheduler", [Asha(), Halving()])
+def test_decide__without_rungs_every_trial_is_trained_to_the_end(scheduler):
+    assert last_rungs(run(scheduler, [3, 1, 2], rungs=1, at_once=2)) == {0: 0, 1: 0, 2: 0}
 
 
 @pytest.mark.parametrize(
@@ -102,24 +92,6 @@ def test_halving__when_all_that_went_on_collapse_the_best_left_behind_goes_on():
     assert last_rungs(history) == {0: 1, 1: 1, 2: 1, 3: 2, **dict.fromkeys(range(4, 9), 0)}
 
 
-def test_hyperband__brackets_are_those_of_the_paper():
-    # Table 1 of the paper: R = 81, eta = 3, five rungs.
-    brackets = Hyperband(3).brackets(trials=81 + 34 + 15 + 8 + 5, rungs=5)
-    assert [(rung, len(members)) for rung, members in brackets] == [(0, 81), (1, 34), (2, 15), (3, 8), (4, 5)]
-    assert Hyperband(3).brackets(trials=12, rungs=3) == [(0, range(9)), (1, range(9, 12))]
-
-
-@pytest.mark.parametrize("late_collapse", [(), (0, 1, 2)])
-def test_hyperband__a_bracket_starts_at_its_rung_when_the_one_before_is_over(late_collapse):
-    history = run(Hyperband(3), list(range(17)), rungs=3, at_once=4, seed=1, late_collapse=late_collapse)
-    best = 3 if late_collapse else 0
-    assert last_rungs(history)[best] == 2 and last_rungs(history)[9] == 2
-    starts = {d.index: d.rung for d in reversed(history.decisions)}
-    assert [starts[i] for i in (0, 8, 9, 13, 14, 16)] == [0, 0, 1, 1, 2, 2]
-    first_of_second = next(i for i, d in enumerate(history.decisions) if d.index == 9)
-    assert all(d.index < 9 for d in history.decisions[:first_of_second])
-
-
 def test_asha__promotes_before_it_starts_another_trial():
     history = run(Asha(2), [5, 3, 4, 1], rungs=2)
     assert [(d.index, d.rung) for d in history.decisions] == [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1)]
@@ -136,7 +108,7 @@ def test_asha__does_not_wait_for_a_slow_trial():
     history = History(
         [Decision(i, 0) for i in range(4)], [Outcome(i, 0, "reached", float(i)) for i in (2, 3)]
     )
-    assert Asha(2).decide(history, 9, 2, at_once=4) == [Decision(2, 1, "number 1 of 2 so far")]
+    assert Asha(2).decide(history, 9, 2, at_once=4) == [Decision(2, 1)]
 
 
 def test_asha__a_promoted_trial_that_collapses_makes_room_for_the_next():
@@ -150,7 +122,7 @@ def test_asha__a_promoted_trial_that_collapses_makes_room_for_the_next():
 COSTS = [[random.Random(i * 7 + r).random() for r in range(3)] for i in range(27)]
 
 
-@pytest.mark.parametrize("scheduler", [Halving(3), Halving(2), Hyperband(3)], ids=repr)
+@pytest.mark.parametrize("scheduler", [Halving(3), Halving(2)], ids=repr)
 @pytest.mark.parametrize("at_once", [1, 3, 16])
 def test_synchronous__decisions_depend_on_no_order_and_no_kill(scheduler, at_once):
     states = {4: "collapsed", 9: "failed"}
@@ -160,20 +132,19 @@ def test_synchronous__decisions_depend_on_no_order_and_no_kill(scheduler, at_onc
         assert disturbed.decisions == expected.decisions
 
 
-@pytest.mark.parametrize("scheduler", [Asha(3), Asha(2), RunAll()], ids=repr)
-def test_asynchronous__one_at_a_time_the_decisions_depend_on_no_kill(scheduler):
-    rungs = 1 if isinstance(scheduler, RunAll) else 3
-    expected = run(scheduler, COSTS, rungs)
+@pytest.mark.parametrize("rungs", [1, 3])
+def test_asha__one_at_a_time_the_decisions_depend_on_no_kill(rungs):
+    expected = run(Asha(3), COSTS, rungs)
     for seed in range(6):
-        assert run(scheduler, COSTS, rungs, seed=seed, kill_probability=0.3).decisions == expected.decisions
+        assert run(Asha(3), COSTS, rungs, seed=seed, kill_probability=0.3).decisions == expected.decisions
 
 
 class WatchedAsha(Asha):
     def decide(self, history, trials, rungs, at_once):
         decisions = super().decide(history, trials, rungs, at_once)
         for decision in decisions:
-            if decision.rung > 0 and "furthest" not in decision.why:
-                there = history.at_rung(decision.rung - 1)
+            there = history.at_rung(decision.rung - 1)
+            if decision.rung > 0 and (history.open_segments() or history.num_started() < trials):
                 best = sorted(there, key=lambda o: (o.cost, o.index))[: len(there) // self.reduction]
                 assert decision.index in {outcome.index for outcome in best}
         return decisions
@@ -189,8 +160,7 @@ def test_asha__in_any_order_every_trial_is_tried_once_and_promotions_are_earned(
 
 
 def test_forecast__counts_segments_and_epochs():
-    assert forecast(RunAll(), 5, (10,), seed=1) == ([5], 50)
+    assert forecast(Asha(), 5, (10,), seed=1) == ([5], 50)
     assert forecast(Halving(3), 9, (1, 3, 9), seed=1) == ([9, 3, 1], 9 + 6 + 6)
-    assert forecast(Hyperband(3), 17, (1, 3, 9), seed=1)[0] == [9, 3 + 5, 1 + 1 + 3]
     counts, epochs = forecast(Asha(3), 27, (1, 3, 9), seed=1)
     assert counts[0] == 27 and counts[1] >= 9 and epochs < 27 * 9 / 2

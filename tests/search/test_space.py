@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from ray import tune
 
-from sslsv.search import Asha, Halving, Hyperband, Space, When
+from sslsv.search import Asha, Halving, Space
 from sslsv.search.space import Dimension, load_space, to_distribution
 
 TEMPERATURE = {"model.temperature": tune.loguniform(0.01, 1.0)}
@@ -62,9 +62,9 @@ def test_dimension__knows_its_values():
     assert (
         steps.decode(0.1 * 3) == 0.3 and steps.holds(0.3) and not steps.holds(0.35) and not steps.holds("x")
     )
-    lists = Dimension("a", choice([8, 8], None), ("model.name", "simclr"))
+    lists = Dimension("a", choice([8, 8], None))
     assert lists.holds((8, 8)) and lists.holds(None) and not lists.holds([8]) and lists.ends == [[8, 8], None]
-    assert lists.decode(lists.encode([8, 8])) == [8, 8] and lists.name == "a (model.name=simclr)"
+    assert lists.decode(lists.encode([8, 8])) == [8, 8]
 
 
 @pytest.mark.parametrize(
@@ -75,26 +75,18 @@ def test_dimension__knows_its_values():
         ({"searcher": "optuna"}, "should be 'random', 'grid' or 'tpe'"),
         ({"searcher": "tpe", "scheduler": Halving(), "rung_epochs": (2,)}, "Halving starts all at once"),
         ({"trials": None}, "say how many to try"),
-        ({"searcher": "grid"}, "'grid' tries all; leave it out"),
+        ({"searcher": "grid"}, "nothing with 'grid', which tries all"),
         ({"searcher": "grid", "trials": None}, "model.temperature is a range"),
         ({"parameters": {}}, "parameters"),
-        (
-            {"parameters": {"train.epochs": tune.randint(1, 9)}},
-            "train.epochs can't be searched: it is the length",
-        ),
-        ({"parameters": {"seed": tune.randint(0, 9)}}, "seed can't be searched: it also draws the held-out"),
+        ({"parameters": {"train.epochs": tune.randint(1, 9)}}, "train.epochs can't be searched"),
+        ({"parameters": {"seed": tune.randint(0, 9)}}, "seed can't be searched, because all trials share it"),
         ({"parameters": {"data": tune.choice([{"root": "a"}])}}, "data.root can't be searched"),
-        ({"parameters": {"train": tune.choice([{"epochs": 3}])}}, "train.epochs can't be searched"),
-        ({"parameters": {"evaluation.every_epochs": tune.randint(1, 9)}}, "measured alike"),
-        (
-            {"parameters": {"a": When("b", {1: tune.choice([1])}), "b": When("c", {2: tune.choice([1])})}},
-            "depends on what has a When",
-        ),
-        ({"scheduler": Asha()}, "give epochs at which trials are compared"),
-        ({"rung_epochs": (2,)}, "or none for RunAll"),
-        ({"scheduler": Asha(), "rung_epochs": (4, 4)}, "each above the one before"),
+        ({"parameters": {"evaluation.every_epochs": tune.randint(1, 9)}}, "evaluation.every_epochs can't be"),
+        ({"scheduler": Asha()}, "give both or none"),
+        ({"rung_epochs": (2,)}, "give both or none"),
+        ({"scheduler": Asha(), "rung_epochs": (4, 4)}, "trials are compared rising"),
         ({"scheduler": Asha(), "rung_epochs": 4}, "should be a valid tuple"),
-        ({"scheduler": Asha, "rung_epochs": (4,)}, "instance of Scheduler"),
+        ({"scheduler": Asha, "rung_epochs": (4,)}, "instance of Halving"),
         ({"gpus_per_trial": 2}, "less than or equal to 1"),
     ],
 )
@@ -103,7 +95,7 @@ def test_space__mistakes_are_sentences(changes, sentence):
         space(**changes)
 
 
-@pytest.mark.parametrize("scheduler", [Asha, Halving, Hyperband])
+@pytest.mark.parametrize("scheduler", [Asha, Halving])
 def test_schedulers__that_choose_nothing_are_refused(scheduler):
     with pytest.raises(ValueError, match="reduction is 1"):
         scheduler(1)
@@ -122,7 +114,7 @@ HEAD = "from ray import tune\nfrom sslsv.search import Space\n"
         (f"{HEAD}SPACE = Space(trails=1)", "a.py, line 3: trails: Unexpected keyword"),
         (
             f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=0)",
-            "line 3: trials is 0: .*greater than",
+            "line 3: trials: .*greater than",
         ),
         (f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=1)", "line 3: a is 1 in the space"),
     ],
@@ -144,7 +136,6 @@ def test_load_space__returns_what_the_file_calls_space(tmp_path):
     assert load_space(tmp_path / "a.py").trials == 2
 
 
-def test_load_space__a_missing_file_names_the_nearest(tmp_path):
-    (tmp_path / "simclr.py").touch()
-    with pytest.raises(FileNotFoundError, match="did you mean .*simclr.py"):
+def test_load_space__a_missing_file_is_a_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="simcrl.py is no space file"):
         load_space(tmp_path / "simcrl.py")
