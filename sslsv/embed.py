@@ -35,11 +35,11 @@ def run(options: argparse.Namespace) -> int:
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
     paths, speakers = find_recordings(options.path, options.root)
-    encoder = load_encoder(options, options.run, options.checkpoint)
+    encoder = load_encoder(options)
     from sslsv.evaluation.embedding import embedding_by
     from sslsv.runs.folder import RunFolder
 
-    with embedding_by(encoder, None, len(paths), options.workers, options.device) as embed:
+    with embedding_by(encoder, len(paths), options.workers, options.device) as embed:
         embeddings, bad = embed(paths, options.root)
     kept = [i for i in range(len(paths)) if i not in bad]
     if not kept:

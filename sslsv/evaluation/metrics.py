@@ -17,12 +17,6 @@ Counts = NDArray[np.int64]
 Labels = NDArray[np.bool_]
 
 
-def det_curve(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Return miss rates, false-alarm rates and the thresholds where they change; see `ErrorCurve`."""
-    curve = ErrorCurve.of(scores, targets)
-    return curve.p_miss, curve.p_fa, curve.thresholds
-
-
 def eer(scores: ArrayLike, targets: ArrayLike) -> float:
     """Return the equal error rate in percent, `ErrorCurve.eer`."""
     return ErrorCurve.of(scores, targets).eer()
@@ -40,14 +34,9 @@ def min_cllr(scores: ArrayLike, targets: ArrayLike) -> float:
     return ErrorCurve.of(scores, targets).min_cllr()
 
 
-def min_dcf_key(p_target: float) -> str:
-    """Return the name of a minimum cost in files and tables: `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
-    return f"min_dcf(p_target={p_target:g},c_miss=1,c_fa=1)"
-
-
-def act_dcf_key(p_target: float) -> str:
-    """Return the name of an actual cost in files and tables: `act_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
-    return f"act_dcf(p_target={p_target:g},c_miss=1,c_fa=1)"
+def dcf_key(kind: str, p_target: float) -> str:
+    """Return the name of a `min` or `act` cost in tables: `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
+    return f"{kind}_dcf(p_target={p_target:g},c_miss=1,c_fa=1)"
 
 
 def bayes_threshold(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
