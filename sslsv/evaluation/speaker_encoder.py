@@ -157,17 +157,14 @@ class SpeakerEncoder:
             )
         return self.embedder().embed_recordings(lambda _: waveform, 1)[0][0]  # type: ignore[no-any-return]
 
-    def enrol(self, recordings: Sequence[Recording]) -> Floats:
-        """Return one unit embedding (D,) of a speaker: the mean direction of several recordings."""
-        if isinstance(recordings, str | os.PathLike) or getattr(recordings, "ndim", 2) == 1:
-            raise ValueError("one enrolment recording is given by itself; put it into a list: [recording]")
-        if not len(recordings):
-            raise ValueError("no enrolment recordings are given; a speaker needs at least one")
-        return _unit(np.mean([_unit(self.embed(recording)) for recording in recordings], axis=0))
-
     def compare(self, enrolment: Sequence[Recording], test: Recording, p_target: float = 0.5) -> Comparison:
-        """Compare one recording with a speaker's enrolment recordings."""
-        cosine = float(np.clip(self.enrol(enrolment) @ _unit(self.embed(test)), -1, 1))
+        """Compare one recording with a speaker's enrolment recordings, of which the mean direction counts."""
+        if isinstance(enrolment, str | os.PathLike) or getattr(enrolment, "ndim", 2) == 1:
+            raise ValueError("one enrolment recording is given by itself; put it into a list: [recording]")
+        if not len(enrolment):
+            raise ValueError("no enrolment recordings are given; a speaker needs at least one")
+        speaker = _unit(np.mean([_unit(self.embed(recording)) for recording in enrolment], axis=0))
+        cosine = float(np.clip(speaker @ _unit(self.embed(test)), -1, 1))
         if self.calibration is None:
             return Comparison(cosine)
         llr = float(self.calibration.apply(np.array([cosine]))[0])
