@@ -27,27 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--allow-missing", action="store_true", help="leave out and count trials that can't be scored")
     add("--norm", choices=["z", "t", "s", "as"], help="normalise scores by those against a cohort")
     add("--centre", action="store_true", help="subtract the cohort's mean embedding")
-    add("--cohort-size", type=int, help="training utterances of the cohort (default 1000)")
-    add("--top", type=int, help="cohort scores that AS-norm keeps (default 300)")
+    add("--cohort-size", type=int, default=1000, help="training utterances of the cohort (default 1000)")
+    add("--top", type=int, default=300, help="cohort scores that AS-norm keeps (default 300)")
     add("--no-calibration", action="store_true", help="do not calibrate on the run's validation trials")
     add("--replicates", type=int, default=1000, help="draws of speakers for the intervals; 0 = no intervals")
     return run_command(run, parser.parse_args(arguments))
-
-
-def check_options(options: argparse.Namespace) -> None:
-    """Raise ValueError for an option that would change nothing, and for lists that share a name."""
-    has_cohort = options.norm is not None or options.centre
-    needs = {"top": ("--norm as", options.norm == "as"), "cohort_size": ("--norm or --centre", has_cohort)}
-    for name, (partner, is_there) in needs.items():
-        if getattr(options, name) is not None and not is_there:
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{option} is given without {partner} and would change nothing: leave it out")
-    names = [posixpath.basename(name.partition("?")[0]) for name in options.trials or ()]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(
-            f"two lists of --trials have the file name {' and '.join(map(repr, twice))}, under which their "
-            "results are kept: rename one, or name it once"
-        )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,7 +40,12 @@ def run(options: argparse.Namespace) -> int:
     Raises ValueError or OSError with a sentence; mistakes in lists are found before anything is embedded.
     """
     started = time.monotonic()
-    check_options(options)
+    files = [posixpath.basename(name.partition("?")[0]) for name in options.trials or ()]
+    if twice := {name for name in files if files.count(name) > 1}:
+        raise ValueError(
+            f"two lists of --trials have the file name {' and '.join(map(repr, twice))}, under which their "
+            "results are kept: rename one, or name it once"
+        )
     encoder = load_encoder(options)
     # These import PyTorch, for which the mistakes found so far need not wait.
     from sslsv.config import to_yaml
@@ -67,12 +56,12 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.runs.environment import describe_environment
     from sslsv.runs.folder import RunFolder, below
 
-    given = {name: getattr(options, name) for name in ("cohort_size", "top")}
     scoring = scorer.Scoring(
         norm=options.norm,
+        cohort_size=options.cohort_size,
+        top=options.top,
         is_centred=options.centre,
         replicates=options.replicates,
-        **{name: value for name, value in given.items() if value is not None},
     )
     if options.train_root:
         data = replace(encoder.config.data, root=options.train_root)

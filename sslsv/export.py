@@ -51,7 +51,8 @@ def export(options: argparse.Namespace) -> int:
     }
     name = trained.config.run.name or trained.config.model.name
     out = out or Path(f"{name}-step_{trained.steps[-1]:08d}.{form}")
-    content = (pack_onnx if form == "onnx" else pack_encoder)(trained.network, facts)
+    network = trained.model.get_submodule(trained.model.embedder)
+    content = (pack_onnx if form == "onnx" else pack_encoder)(network, facts)
     RunFolder.at(str(out.parent)).write(out.name, content)
     print(f"wrote {out} ({len(content) / 1e6:.1f} MB) from {facts['checkpoint']}")
     return 0

@@ -233,13 +233,10 @@ def verified(run, capsys, *options):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--top", "5"], "--top is given without --norm as"),
-        (["--norm", "z", "--top", "5"], "--top is given without --norm as"),
-        (["--cohort-size", "5"], "--cohort-size is given without --norm or --centre"),
         (["--device", "gpu"], "the device gpu can't be used here"),
         (["--workers", "2", "--device", "cpu:0"], "leave out --workers"),
     ],
 )
-def test_evaluate__options_that_would_change_nothing_are_refused(run_folder, capsys, options, sentence):
+def test_evaluate__devices_that_can_not_be_had_are_refused(run_folder, capsys, options, sentence):
     assert main([str(run_folder), *options]) == 2
     assert sentence in capsys.readouterr().err

@@ -36,7 +36,7 @@ def speaker_bootstrap(
 ) -> dict[str, Interval]:
     """Return 95 % percentile intervals of all metrics of scores (N,), by name.
 
-    The names are `eer`, `eer_convex_hull`, `min_cllr`, `cllr`, and the `dcf_key` of both costs at each prior;
+    The names are `eer`, `min_cllr`, `cllr`, and the `dcf_key` of both costs at each prior;
     cllr and act_dcf take the scores for log-likelihood ratios. `enrol_speakers` and `test_speakers` (N,) say
     who speaks in each trial.
 
@@ -69,13 +69,13 @@ def speaker_bootstrap(
             np.append(starts[is_heard], np.inf),
         )
         means = of_targets @ weights[0] / misses[-1] + of_nontargets @ weights[1] / passed[-1]
-        ranks = [drawn.eer(), drawn.eer_convex_hull(), drawn.min_cllr(), *map(drawn.min_dcf, p_targets)]
+        ranks = [drawn.eer(), drawn.min_cllr(), *map(drawn.min_dcf, p_targets)]
         found.append([*ranks, *means.tolist()])
         if len(found) == replicates:
             break
     ends = np.quantile(found, [0.025, 0.975], axis=0).T.tolist()
     costs_of = {kind: [metrics.dcf_key(kind, p) for p in p_targets] for kind in ("min", "act")}
-    names = ["eer", "eer_convex_hull", "min_cllr", *costs_of["min"], "cllr", *costs_of["act"]]
+    names = ["eer", "min_cllr", *costs_of["min"], "cllr", *costs_of["act"]]
     return {name: Interval(low, high) for name, (low, high) in zip(names, ends, strict=True)}
 
 

@@ -44,11 +44,11 @@ CALIBRATED = "_calibrated"
 class Scoring:
     """Say how trials are scored, beyond the cosine that is always there."""
 
-    norm: Kind | None = None
-    cohort_size: int = 1000  # training utterances, as they are: no label is used
-    top: int = 300  # cohort scores that AS-norm keeps per recording
-    is_centred: bool = False  # subtract the cohort's mean embedding first
-    replicates: int = 1000  # draws of speakers for the intervals; 0 = no intervals
+    norm: Kind | None
+    cohort_size: int  # training utterances, as they are: no label is used
+    top: int  # cohort scores that AS-norm keeps per recording
+    is_centred: bool  # subtract the cohort's mean embedding first
+    replicates: int  # draws of speakers for the intervals; 0 = no intervals
 
     @property
     def num_cohort_utterances(self) -> int:
@@ -198,7 +198,6 @@ def _metrics_of(
     curve = ErrorCurve.of(scores, targets)
     table = {
         "eer": {"value": curve.eer(), "threshold": curve.eer_threshold()},
-        "eer_convex_hull": {"value": curve.eer_convex_hull()},
         "min_cllr": {"value": curve.min_cllr()},
     }
     for p in P_TARGETS:

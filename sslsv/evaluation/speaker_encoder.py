@@ -134,11 +134,6 @@ class SpeakerEncoder:
         """Return where the weights are."""
         return next(self.model.parameters()).device
 
-    @property
-    def network(self) -> torch.nn.Module:
-        """Return the part of the model that makes embeddings, (B, T) -> (B, D)."""
-        return self.model.get_submodule(self.model.embedder)
-
     def embedder(self) -> Embedder:
         """Return an embedder of many recordings."""
         return Embedder(self.model, self.device, self.precision, self.config.evaluation.batch_seconds)

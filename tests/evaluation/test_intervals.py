@@ -8,7 +8,6 @@ from scipy.stats import norm
 
 from sslsv.evaluation.intervals import Interval, speaker_bootstrap, speakers_from_trials
 from sslsv.evaluation.metrics import act_dcf, cllr, dcf_key, eer, min_cllr, min_dcf
-from tests.evaluation.test_metrics import eer_convex_hull
 
 SPREAD = 0.8  # deviation of what all trials of a speaker have in common; that of a trial alone is 1
 SEPARATION = 2.5
@@ -33,7 +32,6 @@ def simulated(seed: int, num_speakers: int = 20, per_speaker: int = 20, decimals
 
 METRICS = {
     "eer": eer,
-    "eer_convex_hull": eer_convex_hull,
     "min_cllr": min_cllr,
     dcf_key("min", 0.01): min_dcf,
     "cllr": cllr,

@@ -15,7 +15,6 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_curve
 
 from sslsv.evaluation.metrics import ErrorCurve, cllr, eer, min_cllr, min_dcf
-from tests.evaluation.test_metrics import eer_convex_hull
 
 NUM_SETS = 1000
 
@@ -102,17 +101,3 @@ def test_min_cllr__is_cllr_of_isotonic_regression() -> None:
             odds = np.log(posterior) - np.log1p(-posterior)
         llrs = odds - math.log(targets.sum() / (~targets).sum())
         assert min_cllr(scores, targets) == pytest.approx(cllr(llrs, targets), abs=1e-12)
-
-
-def test_eer_convex_hull__is_where_the_blocks_of_isotonic_regression_cross_the_diagonal() -> None:
-    for scores, targets in score_sets():
-        posterior = IsotonicRegression().fit_transform(scores, targets.astype(float)).round(12)
-        ends = [*np.unique(posterior), np.inf]
-        p_miss = np.array([np.mean(posterior[targets] < end) for end in ends])
-        p_fa = np.array([np.mean(posterior[~targets] >= end) for end in ends])
-        at = np.arange(len(ends))
-        crossing = brentq(
-            lambda share, gap=p_miss - p_fa, at=at: np.interp(share, at, gap), 0, len(ends) - 1, xtol=1e-14
-        )
-        expected = 100 * np.interp(crossing, at, p_miss)
-        assert eer_convex_hull(scores, targets) == pytest.approx(expected, abs=1e-9)

@@ -29,7 +29,7 @@ def embeddings_of(seed):
 
 @pytest.mark.parametrize("norm", [None, "as"])
 def test_scores__centring_takes_a_constant_offset_away(norm):
-    scoring, found = Scoring(norm=norm, cohort_size=180, top=20, is_centred=True), []
+    scoring, found = Scoring(norm=norm, cohort_size=180, top=20, is_centred=True, replicates=0), []
     for length in (0, 1000):  # ten times the embeddings' own
         rows, cohort = (embeddings_of(seed) + np.float32(length / np.sqrt(32)) for seed in (1, 2))
         found.append(next(iter(scoring.scores(rows, some_trials(), cohort).values())))
@@ -39,7 +39,8 @@ def test_scores__centring_takes_a_constant_offset_away(norm):
 
 def test_scores__without_centring_take_embeddings_and_cohort_as_they_are():
     trials, rows, cohort = some_trials(), embeddings_of(1), embeddings_of(2)
-    found = Scoring(norm="as", top=20, cohort_size=180).scores(rows, trials, cohort)
+    scoring = Scoring(norm="as", cohort_size=180, top=20, is_centred=False, replicates=0)
+    found = scoring.scores(rows, trials, cohort)
     plain = cosine_scores(rows, trials.enrol, trials.test)
     normalised = normalise_scores("as", plain, rows, trials.enrol, trials.test, cohort, top=20)
     assert list(found) == ["cosine_as_norm(cohort=utterances,size=180,top=20)", "cosine"]
