@@ -38,12 +38,6 @@ def test_embed__a_folder_becomes_parquet_and_the_unreadable_are_named(
     assert "skipped" in capsys.readouterr().err
 
 
-def test_embed__a_single_file(small_run, demo_corpus, tmp_path):
-    path = demo_corpus / read_trials(demo_corpus, "trials").paths[0]
-    assert main([small_run, str(path), "--out", str(tmp_path / "x.npz")]) == 0
-    assert np.load(tmp_path / "x.npz")["embeddings"].shape == (1, 16)
-
-
 @pytest.mark.parametrize(
     ("content", "out", "sentence"),
     [

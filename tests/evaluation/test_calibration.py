@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from sklearn.linear_model import LogisticRegression
 
 from sslsv.evaluation.calibration import Calibration, fit_calibration, posterior
 from sslsv.evaluation.metrics import cllr
@@ -44,16 +43,6 @@ def test_fit_calibration__has_the_least_cost_that_scipy_finds(p_target: float) -
     calibration = fit_calibration(scores, targets, p_target)
     assert slow_cost(calibration, scores, targets, p_target) <= best.fun + 1e-12
     np.testing.assert_allclose([calibration.scale, calibration.offset], best.x, rtol=1e-4)
-
-
-def test_fit_calibration__is_weighted_logistic_regression_of_scikit_learn() -> None:
-    llrs, targets = gaussian_llrs(3, num=2000)
-    weights = np.where(targets, 0.05 / targets.sum(), 0.95 / (~targets).sum()) * 1e4
-    theirs = LogisticRegression(C=1e8, tol=1e-10, max_iter=10_000).fit(llrs[:, None], targets, weights)
-    calibration = fit_calibration(llrs, targets, p_target=0.05)
-    assert calibration.scale == pytest.approx(theirs.coef_[0, 0], rel=1e-4)
-    # Theirs are posterior odds at the prior that the weights stand for.
-    assert calibration.offset == pytest.approx(theirs.intercept_[0] - math.log(0.05 / 0.95), rel=1e-4)
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(1e-3, 0), (5, -2), (1e4, 1e6)])

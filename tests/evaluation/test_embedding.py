@@ -98,6 +98,11 @@ def test_longest_first__puts_equal_lengths_together_and_unreadable_recordings_la
     assert longest_first(open_recordings(tmp_path), names) == [2, 5, 0, 3, 1, 4]
 
 
+def test_embedding_by__one_gpu_is_not_shared(encoder):
+    with pytest.raises(ValueError, match="leave out --workers"), embedding_by(encoder, 9, 2, "cuda:1"):
+        pass
+
+
 @pytest.mark.slow
 def test_embedding_by__give_every_recording_its_own_row_whatever_order_they_take(
     tmp_path, small_run, ray_session

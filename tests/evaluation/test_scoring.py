@@ -68,10 +68,6 @@ def test_cosine_scores__need_little_memory(
     assert peak < most_bytes
 
 
-def test_cosine_scores__of_no_trials_are_empty() -> None:
-    assert cosine_scores(np.ones((2, 3)), [], []).shape == (0,)
-
-
 @pytest.mark.parametrize(
     ("embeddings", "enrol", "test", "sentence"),
     [
