@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     lists = [open_list(root, name, is_lenient=is_lenient) for name in names]
     manifest, validation = scorer.training_side(config, scoring, is_calibrated=not options.no_calibration)
     notes = scorer.notes(encoder, scoring, lists, validation)
-    count = sum(len(item.trials.paths) for item in lists) + scoring.num_cohort_utterances
+    count = sum(len(item.trials.paths) for item in lists) + scoring.cohort_size * scoring.needs_cohort
     with embedding_by(encoder, count, options.workers, options.device) as embed:
         store = EmbeddingStore(encoder, RunFolder.at(encoder.run), embed)
         scored, calibration = scorer.evaluate(

@@ -37,7 +37,6 @@ Floats = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 
 P_TARGETS = (0.01, 0.05)
-CALIBRATED = "_calibrated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +50,9 @@ class Scoring:
     replicates: int  # draws of speakers for the intervals; 0 = no intervals
 
     @property
-    def num_cohort_utterances(self) -> int:
-        """Return how many training utterances are needed."""
-        return self.cohort_size if self.norm is not None or self.is_centred else 0
+    def needs_cohort(self) -> bool:
+        """Tell whether scores depend on training utterances."""
+        return self.norm is not None or self.is_centred
 
     def scores(self, embeddings: Floats, trials: Trials, cohort: Floats | None) -> dict[str, Scores]:
         """Return scores (J,) by the name of the scoring, the principal one first.
@@ -77,7 +76,7 @@ def training_side(
     config: Config, scoring: Scoring, *, is_calibrated: bool
 ) -> tuple[Manifest | None, TrialSet | None]:
     """Open a run's training utterances and validation trials, each None where it is not needed."""
-    if not scoring.num_cohort_utterances and not is_calibrated:
+    if not scoring.needs_cohort and not is_calibrated:
         return None, None
     try:
         manifest, validation = open_training_side(config)
@@ -86,7 +85,7 @@ def training_side(
             f"the run's training data, for calibration or a cohort, can't be used: {error} If it has moved, "
             "give its folder with --train-root; --no-calibration does without validation trials"
         ) from error
-    return manifest if scoring.num_cohort_utterances else None, validation if is_calibrated else None
+    return manifest if scoring.needs_cohort else None, validation if is_calibrated else None
 
 
 def notes(
@@ -102,7 +101,7 @@ def notes(
     elif config.evaluation.validation is not None:
         with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
             validation = listed_trials(config.data.root, config.evaluation.validation)
-    if scoring.num_cohort_utterances:
+    if scoring.needs_cohort:
         found.append("No labels were used: the cohort is training utterances as they are.")
     for item in lists:
         shared = validation and count_shared(item.trials, item.root, validation.trials, config.data.root)
@@ -133,7 +132,7 @@ def evaluate(
     root, cohort, calibrations = encoder.config.data.root, None, dict[str, Calibration]()
     if manifest is not None:
         order = np.random.default_rng(0).permutation(len(manifest))
-        chosen = [manifest.paths[i] for i in np.sort(order[: scoring.num_cohort_utterances])]
+        chosen = [manifest.paths[i] for i in np.sort(order[: scoring.cohort_size])]
         embeddings, bad = store.get(chosen, root)
         cohort = np.delete(embeddings, list(bad), axis=0)
         if len(cohort) < 2:
@@ -174,7 +173,7 @@ def measure(
     """Measure scores (J,) of a list, by the name of their scoring, and the ratios that calibrations make."""
     trials, targets = item.trials, item.trials.targets
     speakers, _ = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, targets)
-    ratios = {f"{name}{CALIBRATED}": map_.apply(scores[name]) for name, map_ in calibrations.items()}
+    ratios = {f"{name}_calibrated": each.apply(scores[name]) for name, each in calibrations.items()}
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for name, values in (scores | ratios).items():
         table = tables[name] = _metrics_of(values, targets, is_ratio=name in ratios)
