@@ -1,5 +1,4 @@
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -34,16 +33,6 @@ def test_main__without_out_the_file_is_named_after_run_and_step(small_run, tmp_p
     assert main([small_run, "--checkpoint", "last"]) == 0
     facts = facts_of("simclr-step_00000003.safetensors")
     assert facts["checkpoint"].startswith("step_00000003-")
-
-
-def test_main__takes_an_average_and_a_checkpoint_file(small_run, tmp_path):
-    first, *_ = sorted(Path(small_run, "checkpoints").iterdir())
-    for name, arguments in {"file": [str(first)], "average": [small_run, "--checkpoint", "average"]}.items():
-        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
-    assert facts_of(tmp_path / "file")["checkpoint"] == first.name
-    assert len(facts_of(tmp_path / "average")["checkpoint"].split()) == 3
-    one, mean = (load_encoder(tmp_path / name).state_dict()["head.weight"] for name in ("file", "average"))
-    assert not torch.equal(one, mean)
 
 
 @pytest.mark.parametrize(

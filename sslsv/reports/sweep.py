@@ -21,9 +21,7 @@ FEWEST = 8  # With fewer trials the importance of settings is chance.
 
 def write_sweep_report(folder: RunFolder) -> None:
     """Write report.html from what else is in the folder of the sweep."""
-    request: Record = {"space_file": "unknown space", "space": "", "rungs": [1]}
-    request |= folder.read_json("sweep.json") if folder.has("sweep.json") else {}
-    rows = read_results(folder)
+    request, rows = folder.read_json("sweep.json"), read_results(folder)
     columns, rungs = [*rows[0]] if rows else ["epoch", "", "why"], request["rungs"]
     metric = columns[columns.index("epoch") + 1]  # The metric that decides comes first.
     good = [row for row in rows if row["state"] not in LOST and row.get(metric) is not None]

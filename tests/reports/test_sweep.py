@@ -76,13 +76,6 @@ def test_write_sweep_report__of_a_sweep_without_any_trial_yet(tmp_path, content)
     assert "<svg" not in report_of(folder)
 
 
-def test_write_sweep_report__of_one_trial_whose_other_files_are_gone(tmp_path):
-    folder, _ = sweep_folder(tmp_path, num_trials=1)
-    folder.delete("trials/0000/metrics.jsonl")
-    folder.delete("sweep.json")
-    assert "<h2>Trials</h2>" in report_of(folder)
-
-
 def test_importance__finds_the_one_setting_that_matters():
     columns = {"a": [float(i) for i in range(12)], "b": ["x", "y"] * 6, "c": [None, 1.0] * 6}
     shares = importance(columns, [2.0 * i for i in range(11)] + [None])
