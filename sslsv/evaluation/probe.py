@@ -70,13 +70,19 @@ class Probe:
     def measure(self, embedder: Embedder) -> dict[str, float]:
         """Return `label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
 
-        Raises VerificationError, the same on every worker, when fewer than two utterances can be read.
+        Raises VerificationError, the same on every worker, when fewer than two utterances can be read or an
+        embedding is not finite.
         """
         views = self._embed(embedder, self._draw() if self._views is None else self._views)
         if len(views) < 2:
             raise VerificationError(
                 f"Label-free values need 2 utterances or more, and {len(views)} of the training utterances "
                 f"looked at can be read; see {list(self.sample.bad_recordings.values())[:3]}"
+            )
+        if not torch.isfinite(views).all():  # fp16 may leave infinite statistics in a batch norm
+            raise VerificationError(
+                "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
+                "optimizer.clip_norm."
             )
         # One worker measures for all, who must choose alike: machines differ in a decomposition's last bit.
         values = label_free_report(views) if distributed.is_main() else {}

@@ -17,7 +17,7 @@ from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation import probe as probe_module
 from sslsv.evaluation.probe import Probe
-from sslsv.evaluation.verification import Embedder
+from sslsv.evaluation.verification import Embedder, VerificationError
 from sslsv.models.base import CorpusSize
 
 LISTS = ("voxceleb2_train_list",)
@@ -150,6 +150,14 @@ def test_measure__leaves_out_and_names_what_cannot_be_read(damaged):
     without = manifest.paths[:2] + manifest.paths[3:5] + manifest.paths[6:]
     assert len(without) == probe._embed(embedder_of(config), probe._draw()).shape[0]
     assert np.isfinite(list(values.values())).all()
+
+
+def test_measure__refuses_weights_that_are_no_numbers(config):
+    embedder = embedder_of(config)
+    with torch.no_grad():
+        next(embedder.model.parameters()).fill_(torch.nan)
+    with pytest.raises(VerificationError, match="not finite.*learning_rate"):
+        Probe(manifest_of(config), config).measure(embedder)
 
 
 def _two_ranks(rank: int, folder: str, root: str, expected: dict[str, float]) -> None:
