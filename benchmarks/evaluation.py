@@ -106,7 +106,7 @@ def _embeddings(settings: Settings) -> Row:
         paths = [str(Path(folder) / name) for name in names]
         with (
             contestant("naive_embedding", has_trainer_environment=False, paths=paths[:few]) as naive,
-            embedding_by(encoder, None, len(paths), threads, None) as embed,
+            embedding_by(encoder, len(paths), threads, None) as embed,
         ):
             pairs = in_turns(lambda: embed(names, folder), lambda: naive.run(few), settings.pairs)
     return speed_row(

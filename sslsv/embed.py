@@ -34,17 +34,17 @@ def run(options: argparse.Namespace) -> int:
     folder, name = posixpath.split(path)
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
-    paths, speakers = find_recordings(options.path, options.root)
-    encoder = load_encoder(options, options.run, options.checkpoint)
+    rows = find_recordings(options.path, options.root)
+    encoder = load_encoder(options)
     from sslsv.evaluation.embedding import embedding_by
     from sslsv.runs.folder import RunFolder
 
-    with embedding_by(encoder, None, len(paths), options.workers, options.device) as embed:
-        embeddings, bad = embed(paths, options.root)
-    kept = [i for i in range(len(paths)) if i not in bad]
+    with embedding_by(encoder, len(rows), options.workers, options.device) as embed:
+        embeddings, bad = embed([path for _, path in rows], options.root)
+    kept = [i for i in range(len(rows)) if i not in bad]
     if not kept:
-        raise ValueError(f"none of the {len(paths)} recordings can be read; the first: {bad[0]}")
-    content = encoded(name, [paths[i] for i in kept], [speakers[i] for i in kept], embeddings[kept])
+        raise ValueError(f"none of the {len(rows)} recordings can be read; the first: {bad[0]}")
+    content = encoded(name, [rows[i] for i in kept], embeddings[kept])
     RunFolder.at((folder or ".") + "".join(uri_options)).write(name, content)
     for sentence in bad.values():
         print(f"skipped: {sentence}", file=sys.stderr)
@@ -52,48 +52,43 @@ def run(options: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
-def find_recordings(path: str, root: str) -> tuple[list[str], list[str]]:
-    """Return paths and speakers (empty where unknown) of a file, a folder or a list.
+def find_recordings(path: str, root: str) -> list[tuple[str, str]]:
+    """Return (speaker, or "" where unknown; path) of a file, the files of a folder or the lines of a list.
 
     Raises ValueError or FileNotFoundError with a sentence.
     """
     from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files
     from sslsv.data.lists import list_lines, why_unlistable
-    from sslsv.runs.folder import absolute, is_uri
+    from sslsv.runs.folder import absolute
 
-    is_file = os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES
-    if os.path.isdir(path) or (is_file and os.path.isfile(path)):
-        found = [path] if os.path.isfile(path) else find_audio_files(path)
-        if not found:
-            raise ValueError(f"no audio file is below {path}")
-        return [os.path.abspath(file) for file in found], [""] * len(found)
-    if not is_uri(path) and not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} is no file and no folder")
-    paths, speakers, refused = [], [], f"{path} is no list of `speaker path` or `path` lines"
-    for number, line in list_lines(root, absolute(path)):
-        *speaker, name = line.strip().split(maxsplit=1) or [""]
-        if why := name and why_unlistable(name):
-            raise ValueError(f"{refused}: line {number}: the path {name[:120]!r} {why}")
-        if name:
-            paths.append(name)
-            speakers.append("".join(speaker))
-    if not paths:
-        raise ValueError(f"{refused}: it is empty")
-    return paths, speakers
+    is_audio = os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES
+    if os.path.isdir(path) or (is_audio and os.path.isfile(path)):
+        files = find_audio_files(path) if os.path.isdir(path) else [path]
+        rows = [("", os.path.abspath(file)) for file in files]
+    else:
+        rows = []
+        for number, line in list_lines(root, absolute(path)):
+            *speaker, name = line.strip().split(maxsplit=1) or [""]
+            if why := name and why_unlistable(name):
+                raise ValueError(f"{path}, line {number}: the path {name[:120]!r} {why}")
+            rows += [("".join(speaker), name)] if name else []
+    if not rows:
+        raise ValueError(f"{path} holds no recording: no audio file, or no `speaker path` or `path` line")
+    return rows
 
 
-def encoded(name: str, paths: list[str], speakers: list[str], embeddings: Any) -> bytes:
-    """Return the content of a file of that name with paths, speakers and embeddings (N, D)."""
+def encoded(name: str, rows: list[tuple[str, str]], embeddings: Any) -> bytes:
+    """Return the content of a file of that name with speakers, paths and embeddings (N, D)."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import parquet
 
-    buffer = io.BytesIO()
+    buffer, (speakers, paths) = io.BytesIO(), zip(*rows, strict=True)
     if name.endswith(".npz"):
         np.savez(buffer, paths=np.array(paths), speakers=np.array(speakers), embeddings=embeddings)
     else:
-        rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-        parquet.write_table(pa.table({"path": paths, "speaker": speakers, "embedding": rows}), buffer)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
+        parquet.write_table(pa.table({"path": paths, "speaker": speakers, "embedding": column}), buffer)
     return buffer.getvalue()
 
 

@@ -31,15 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write the file; raises ValueError or OSError, with a sentence, before anything is written."""
     out, form = options.out, options.format
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise ValueError(f"--out is {out}; it must be a file in a folder that exists")
     if out is not None and out.suffix in {".onnx", ".safetensors"} - {f".{form}"}:
         raise ValueError(f"--out is {out}, but the format is {form}; set --format {out.suffix[1:]}")
     if form == "onnx" and (missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
         raise ValueError(
             f"ONNX needs {' and '.join(missing)}: pip install {' '.join(ONNX_PACKAGES)}, or take safetensors"
         )
-    trained = load_encoder(options, options.run, options.checkpoint)
+    trained = load_encoder(options)
     from sslsv.evaluation.export import pack_encoder, pack_onnx
     from sslsv.runs.folder import RunFolder
 
@@ -53,7 +51,8 @@ def export(options: argparse.Namespace) -> int:
     }
     name = trained.config.run.name or trained.config.model.name
     out = out or Path(f"{name}-step_{trained.steps[-1]:08d}.{form}")
-    content = (pack_onnx if form == "onnx" else pack_encoder)(trained.network, facts)
+    network = trained.model.get_submodule(trained.model.embedder)
+    content = (pack_onnx if form == "onnx" else pack_encoder)(network, facts)
     RunFolder.at(str(out.parent)).write(out.name, content)
     print(f"wrote {out} ({len(content) / 1e6:.1f} MB) from {facts['checkpoint']}")
     return 0

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sslsv.config import Config, load_config
+from sslsv.config import load_config
+from sslsv.evaluation.arguments import run_command
 
 ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
 
@@ -25,29 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")
     parser.add_argument("--trace", type=Path, default=Path("profile.json.gz"), help="file (%(default)s)")
-    given = parser.parse_intermixed_args(arguments)
-    try:
-        if given.steps < 1:
-            raise ValueError(f"--steps is {given.steps}; give at least 1")
-        if not given.trace.parent.is_dir():
-            raise ValueError(f"--trace is {given.trace}, in a folder that does not exist")
-        profile = run(load_config(given.config, given.overrides), given.steps)
-        if "error" in profile:
-            print(f"error: {profile['error']}", file=sys.stderr)
-            return 1
-        given.trace.write_bytes(profile["trace"])
-    except (ValueError, OSError) as error:
-        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    print(f"{profile['report']}\ntrace: {given.trace}; open it at https://ui.perfetto.dev")
-    return 0
+    return run_command(run, parser.parse_intermixed_args(arguments))
 
 
-def run(config: Config, steps: int) -> dict[str, Any]:
-    """Return what `training.profile.profile_steps` does, or `{"error": sentence}`."""
+def run(options: argparse.Namespace) -> int:
+    """Profile as asked; raises ValueError or OSError, with a sentence, before anything is started."""
+    if options.steps < 1:
+        raise ValueError(f"--steps is {options.steps}; give at least 1")
+    if not options.trace.parent.is_dir():
+        raise ValueError(f"--trace is {options.trace}, in a folder that does not exist")
+    config = load_config(options.config, options.overrides)
     # Ray and torch take seconds to import.
     from sslsv.cluster.connect import connection
     from sslsv.cluster.fit import fit
@@ -59,7 +47,14 @@ def run(config: Config, steps: int) -> dict[str, Any]:
         settings = replace(config.run, storage=storage, name="profile", max_failures=0)
         settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
         config = replace(config, run=settings, train=replace(config.train, epochs=ENDLESS_EPOCHS))
-        return fit(config, RunFolder(storage, "profile"), share, worker=profile_worker, steps=steps)
+        folder = RunFolder(storage, "profile")
+        profile = fit(config, folder, share, worker=profile_worker, steps=options.steps)
+    if "error" in profile:
+        print(f"error: {profile['error']}", file=sys.stderr)
+        return 1
+    options.trace.write_bytes(profile["trace"])
+    print(f"{profile['report']}\ntrace: {options.trace}; open it at https://ui.perfetto.dev")
+    return 0
 
 
 def profile_worker(job: dict[str, Any]) -> dict[str, Any]:

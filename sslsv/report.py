@@ -6,7 +6,7 @@ Exit codes: 0 written, 2 the folder is no run or can't be read or written.
 import argparse
 import sys
 
-from sslsv.reports.training import write_report
+from sslsv.evaluation.arguments import run_command
 from sslsv.runs.folder import RunFolder, below
 
 
@@ -16,23 +16,22 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m sslsv.report", description="Write the report of a run or a sweep."
     )
     parser.add_argument("run", help="the folder, such as runs/simclr or tune/vicreg; it may be in use")
-    location = parser.parse_args(arguments).run
-    try:
-        folder = RunFolder.at(location)
-        if folder.has("sweep.json"):
-            from sslsv.reports.sweep import write_sweep_report
+    return run_command(run, parser.parse_args(arguments))
 
-            write_sweep_report(folder)
-        elif folder.has("config.yml"):
-            write_report(folder)
-        else:
-            raise ValueError(
-                f"{folder.location} is neither a run nor a sweep: it has no config.yml and no sweep.json; "
-                "give the folder that training or tuning named, such as runs/simclr"
-            )
-    except (ValueError, OSError) as error:
-        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
-        return 2
+
+def run(options: argparse.Namespace) -> int:
+    """Write the report and say where; raises ValueError or OSError with a sentence."""
+    folder = RunFolder.at(options.run)
+    if folder.has("sweep.json"):
+        from sslsv.reports.sweep import write_sweep_report as write
+    elif folder.has("config.yml"):
+        from sslsv.reports.training import write_report as write
+    else:
+        raise ValueError(
+            f"{folder.location} is neither a run nor a sweep: it has no config.yml and no sweep.json; give "
+            "the folder that training or tuning named, such as runs/simclr"
+        )
+    write(folder)
     print(below(folder.location, "report.html"))
     return 0
 

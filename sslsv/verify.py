@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     threshold = bayes_threshold(**point)
     if missing := [file for file in options.recordings if not os.path.exists(file)]:
         raise FileNotFoundError(f"{missing[0]} does not exist")
-    encoder = load_encoder(options, options.run, options.checkpoint)
+    encoder = load_encoder(options)
     from sslsv.data.audio import AudioError
     from sslsv.runs.folder import json_text
 
@@ -69,16 +69,16 @@ def run(options: argparse.Namespace) -> int:
 
 def in_words(result: dict[str, Any]) -> str:
     """Write the result for a person."""
-    cosine = f"cosine                 {result['cosine']:.4f}"
+    lines = [f"cosine                 {result['cosine']:.4f}"]
     if "llr" not in result:
-        return (
-            f"{cosine}\nNo calibration is known for these weights, so there is no decision: `python -m "
-            "sslsv.evaluate RUN` makes one from the run's validation trials."
+        lines.append(
+            "No calibration is known for these weights, so there is no decision: `python -m sslsv.evaluate "
+            "RUN` makes one from the run's validation trials."
         )
+        return "\n".join(lines)
     point = result["operating_point"]
     verdict = "same speaker" if result["is_same_speaker"] else "different speakers"
-    lines = [
-        cosine,
+    lines += [
         f"log-likelihood ratio   {result['llr']:.3f}  (natural logarithm)",
         f"probability            {result['probability']:.4f}  of the same speaker, when "
         f"{point['p_target']:g} of such pairs are",

@@ -38,18 +38,12 @@ def test_embed__a_folder_becomes_parquet_and_the_unreadable_are_named(
     assert "skipped" in capsys.readouterr().err
 
 
-def test_embed__a_single_file(small_run, demo_corpus, tmp_path):
-    path = demo_corpus / read_trials(demo_corpus, "trials").paths[0]
-    assert main([small_run, str(path), "--out", str(tmp_path / "x.npz")]) == 0
-    assert np.load(tmp_path / "x.npz")["embeddings"].shape == (1, 16)
-
-
 @pytest.mark.parametrize(
     ("content", "out", "sentence"),
     [
         ("1 a.wav b.wav\n", "x.npz", "line 1: the path 'a.wav b.wav' has a blank after what ends as"),
         ("a\n\n../b\n", "x.npz", "line 3: the path '../b' has a '..' in it"),
-        ("", "x.npz", "it is empty"),
+        ("", "x.npz", "list holds no recording"),
         ("a\n", "x.txt", "must end in .npz or .parquet"),
         ("gone.wav\n", "x.npz", "none of the 1 recordings can be read"),
     ],

@@ -149,14 +149,14 @@ def test_config__tags_of_python_objects_are_refused(tmp_path: Path) -> None:
 
 
 def test_embeddings__kept_by_a_stranger_are_made_again(tmp_path: Path, small_run: str) -> None:
-    from sslsv.evaluation.embedding import EmbeddingStore, embed_files
+    from sslsv.evaluation.embedding import EmbeddingStore
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
     from sslsv.runs.folder import RunFolder
 
     encoder, folder = SpeakerEncoder.load(small_run), RunFolder(str(tmp_path), "run")
-    file = EmbeddingStore(encoder, folder, None, embed_files).file
+    file = EmbeddingStore(encoder, folder, pytest.fail).file
     buffer, mark = io.BytesIO(), tmp_path / "executed"
     np.savez(buffer, paths=np.array([Bomb(mark)], dtype=object))
     folder.write(file, buffer.getvalue())
-    assert EmbeddingStore(encoder, folder, None, embed_files).known == {}
+    assert EmbeddingStore(encoder, folder, pytest.fail).known == {}
     assert not mark.exists()

@@ -14,8 +14,7 @@ def encoder_parser(command: str, description: str, *, has_workers: bool = False)
     parser = argparse.ArgumentParser(prog=f"python -m sslsv.{command}", description=description)
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
-    add("--checkpoint", default="best", help="best (default), last, average, or a file")
-    add("--average", type=int, metavar="N", help="newest checkpoints in an average (default 5)")
+    add("--checkpoint", default="best", help="best (default), last, average, or the name of one")
     precision_help = "arithmetic of the encoder (default: as trained)"
     add("--precision", choices=["fp32", "bf16", "fp16"], help=precision_help)
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
@@ -37,27 +36,21 @@ def run_command(command: Callable[[argparse.Namespace], int], options: argparse.
         return 130
 
 
-def load_encoder(options: argparse.Namespace, run: str, which: str) -> "SpeakerEncoder":
-    """Load a checkpoint of a run as the options say, and print what a user should know of it.
+def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
+    """Load the checkpoint that the options name, and print what a user should know of it.
 
     Raises ValueError or FileNotFoundError with a sentence.
     """
-    if options.average is not None and options.checkpoint != "average":
-        raise ValueError("--average is given without --checkpoint average and would change nothing")
     from sslsv.runs.folder import RunFolder
 
     # Checked before PyTorch is imported, which takes more than a second.
+    run = options.run
     if not run.endswith(".pt") and not RunFolder.at(run).names("checkpoints"):
         raise ValueError(f"{RunFolder.at(run).location} has no checkpoints: was a training started there?")
-    from sslsv.evaluation.speaker_encoder import NUM_AVERAGED, SpeakerEncoder
+    from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
-    encoder = SpeakerEncoder.load(
-        run,
-        which,
-        num_averaged=NUM_AVERAGED if options.average is None else options.average,
-        device=options.device,
-        precision=options.precision,
-    )
+    given = {"device": options.device, "precision": options.precision}
+    encoder = SpeakerEncoder.load(run, options.checkpoint, **given)
     for note in encoder.notes:
         print(f"note: {note}", file=sys.stderr)
     return encoder

@@ -1,4 +1,4 @@
-"""Scores to log-likelihood ratios: affine calibration and fusion by prior-weighted logistic regression.
+"""Scores to log-likelihood ratios: affine calibration by prior-weighted logistic regression.
 
 Fit on trials of speakers that nothing is reported on. The objective is that of the BOSARIS toolkit (arXiv
 1304.2865); it is convex, and Newton's method finds the optimum in float64.
@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from sslsv.evaluation.metrics import Floats, Labels, checked_trials
 
-# Half of this times the squared scales is added to the cost, for scores of deviation 1. It is too small to
+# Half of this times the squared scale is added to the cost, for scores of deviation 1. It is too small to
 # matter where the scores of target and nontarget trials overlap, and enough for a finite optimum elsewhere.
 RIDGE = 1e-10
 MAX_STEPS = 200
@@ -21,52 +21,41 @@ MAX_STEPS = 200
 
 @dataclass(frozen=True)
 class Calibration:
-    """Map scores to natural log-likelihood ratios: scale * score + offset; a fusion has several scales."""
+    """Map scores to natural log-likelihood ratios: scale * score + offset."""
 
-    scale: float | tuple[float, ...]
+    scale: float
     offset: float
 
     def apply(self, scores: ArrayLike) -> Floats:
-        """Return log-likelihood ratios (T,) of scores (T,), or (K, T) for a fusion of K."""
-        values = np.asarray(scores, dtype=np.float64)
-        if not isinstance(self.scale, tuple):
-            return np.asarray(self.scale * values + self.offset)
-        if values.ndim != 2 or len(values) != len(self.scale):
-            raise ValueError(
-                f"scores have shape {values.shape}; this fusion needs ({len(self.scale)}, T), one row each."
-            )
-        return np.asarray(np.asarray(self.scale) @ values + self.offset)
+        """Return log-likelihood ratios (T,) of scores (T,)."""
+        return np.asarray(self.scale * np.asarray(scores, dtype=np.float64) + self.offset)
 
 
 def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.01) -> Calibration:
-    """Fit the calibration of scores (T,), or the fusion of scores (K, T), that costs least on these trials.
+    """Fit the calibration of scores (T,) that costs least on these trials.
 
     Cost is the mean over target trials of p_target * log(1 + exp(-x)) plus that over nontargets of
     (1 - p_target) * log(1 + exp(x)), x = llr + logit(p_target). `p_target` is the effective prior: it takes
     costs of errors in, and says which operating points matter most. Neither the scale and offset of scores
     nor the share of target trials changes the ratios.
 
-    Scores that never change get the scale 0. A single score's scale is never negative: for scores that are
-    higher for different speakers it is 0, and so is every ratio. In a fusion scales may be negative, since a
-    score may correct another. Where a threshold separates the two kinds without error the best scale is
-    infinite; a ridge of 1e-10 makes it finite, and the ratios are far too sure all the same. Raises
-    ValueError for scores that are not finite and trials of one kind.
+    The scale is never negative: for scores that never change, or are higher for different speakers, it is 0,
+    and so is every ratio. Where a threshold separates the two kinds without error the best scale is infinite;
+    a ridge of 1e-10 makes it finite, and the ratios are far too sure all the same. Raises ValueError for
+    scores that are not finite and trials of one kind.
     """
     _logit(p_target)  # This refuses what is no prior.
-    found = [checked_trials(row, targets) for row in np.atleast_2d(np.asarray(scores, dtype=np.float64))]
-    rows, is_target = np.stack([values for values, _ in found]), found[0][1]
+    values, is_target = checked_trials(scores, targets)
+    if np.ptp(values) == 0:
+        return Calibration(0.0, 0.0)
     # Both kinds weigh the same in the unit that the ridge refers to, however many there are of each.
     shares = np.where(is_target, 0.5 / is_target.sum(), 0.5 / (~is_target).sum())
-    means = rows @ shares
-    is_constant = np.ptp(rows, axis=1) == 0
-    centred = np.where(is_constant[:, None], 0, rows - means[:, None])
-    deviations = np.where(is_constant, 1, np.sqrt(centred**2 @ shares))
-    slopes, offset = _least_cost(centred / deviations[:, None], is_target, p_target)
-    if is_constant.all() or (len(slopes) == 1 and slopes[0] < 0):
-        slopes, offset = np.zeros_like(slopes), 0.0
-    scales = slopes / deviations
-    offset -= float(scales @ means)
-    return Calibration(float(scales[0]) if np.ndim(scores) == 1 else tuple(scales.tolist()), offset)
+    mean = float(values @ shares)
+    deviation = math.sqrt((values - mean) ** 2 @ shares)
+    slope, offset = _least_cost((values - mean) / deviation, is_target, p_target)
+    if slope < 0:
+        return Calibration(0.0, 0.0)
+    return Calibration(slope / deviation, offset - slope / deviation * mean)
 
 
 def posterior(llr: ArrayLike, p_target: float) -> Floats:
@@ -74,18 +63,18 @@ def posterior(llr: ArrayLike, p_target: float) -> Floats:
     return np.asarray(expit(np.asarray(llr, dtype=np.float64) + _logit(p_target)))
 
 
-def _least_cost(units: Floats, is_target: Labels, p_target: float) -> tuple[Floats, float]:
-    """Find slopes (K,) and offset of least cost for scores (K, T) of deviation 1, by Newton's method."""
-    rows = np.vstack((units, np.ones(units.shape[1])))
+def _least_cost(units: Floats, is_target: Labels, p_target: float) -> tuple[float, float]:
+    """Find slope and offset of least cost for scores (T,) of deviation 1, by Newton's method."""
+    rows = np.stack((units, np.ones(len(units))))
     signs = np.where(is_target, -1.0, 1.0)
     weights = np.where(is_target, p_target / is_target.sum(), (1 - p_target) / (~is_target).sum())
-    ridge = np.append(np.full(len(units), RIDGE), 0)
+    ridge = np.array([RIDGE, 0])
 
     def cost_at(point: Floats) -> float:
         costs = np.logaddexp(0, signs * (point @ rows + _logit(p_target)))
         return float(weights @ costs + 0.5 * ridge @ point**2)
 
-    point = np.zeros(len(rows))
+    point = np.zeros(2)
     cost = cost_at(point)
     for _ in range(MAX_STEPS):
         wrong = expit(signs * (point @ rows + _logit(p_target)))
@@ -100,7 +89,7 @@ def _least_cost(units: Floats, is_target: Labels, p_target: float) -> tuple[Floa
         while (tried := cost_at(point - length * step)) > cost - 0.1 * length * gain and length > 1e-9:
             length /= 2
         point, cost = point - length * step, tried
-    return point[:-1], float(point[-1])
+    return float(point[0]), float(point[1])
 
 
 def _logit(probability: float) -> float:

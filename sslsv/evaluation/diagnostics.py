@@ -35,7 +35,6 @@ def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
     Source: Thilak et al., ICLR 2024 (arXiv 2312.04000), section 4. There S_w gets delta * I; here delta is a
     share of the mean variance per dimension, so that the scale of embeddings is irrelevant.
     """
-    _at_least_two(views[:, 0])
     views = views - views[0, 0]  # changes nothing, but makes equal rows exactly 0 where means would round
     means = views.mean(1)
     offsets = means - means[0]
@@ -64,7 +63,7 @@ def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
     0 when collapsed; needs two rows, and memory for N * N distances. Source: Wang and Isola, ICML 2020
     (arXiv 2005.10242), section 4.1.
     """
-    count = _at_least_two(embeddings)
+    count = len(embeddings)
     rows = F.normalize(embeddings, dim=1)
     exponents = (2 * t * (rows @ rows.T - 1)).fill_diagonal_(-torch.inf)
     pairs = torch.tensor(float(count * (count - 1)), dtype=rows.dtype, device=rows.device)
@@ -78,7 +77,7 @@ def pseudo_trial_eer(views: Tensor) -> Tensor:
     rooms and noises, else they measure the channel; nontargets are the first view of one utterance and the
     second of another. Where speakers have several utterances a few nontargets are none.
     """
-    count, num_views = _at_least_two(views[:, 0]), views.shape[1]
+    count, num_views = len(views), views.shape[1]
     rows = F.normalize(views, dim=2)
     pairs = list(itertools.combinations(range(num_views), 2))
     targets = torch.cat([(rows[:, a] * rows[:, b]).sum(1) for a, b in pairs])
@@ -113,7 +112,7 @@ def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float
 
     Pairwise and spectral values use at most `max_rows` rows, evenly spaced, so that any N is affordable.
     """
-    some = embeddings[:: -(-_at_least_two(embeddings) // max_rows)]
+    some = embeddings[:: -(-len(embeddings) // max_rows)]
     values = {
         "feature_std": feature_std(embeddings),
         "effective_rank": effective_rank(some),
@@ -125,9 +124,3 @@ def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float
 def _exp_of_entropy(values: Tensor, eps: float) -> Tensor:
     shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + eps
     return torch.exp(-(shares * shares.log()).sum())
-
-
-def _at_least_two(embeddings: Tensor) -> int:
-    if embeddings.ndim != 2 or embeddings.shape[0] < 2:
-        raise ValueError(f"Embeddings have shape {tuple(embeddings.shape)}; give (N, D), N of at least 2.")
-    return embeddings.shape[0]

@@ -42,8 +42,16 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
 
     Raises FileNotFoundError, or ValueError when the content is foreign, damaged or of another version.
     """
-    facts = read_facts(path)
+    place = os.fspath(path)
+    if not os.path.isfile(place):
+        raise FileNotFoundError(f"there is no file {place}; `python -m sslsv.export RUN` writes one")
+    facts: dict[str, str] = {}
     try:
+        with safe_open(place, framework="pt") as file:
+            facts = file.metadata() or {}
+            if facts.get("format") != FORMAT:
+                raise ValueError(f"its format is {facts.get('format')!r}, not {FORMAT!r}")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
             settings = json.loads(facts["encoder"])
             kind = registry.find("encoders", settings["name"])
@@ -52,34 +60,15 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
                 settings = json.loads(facts["method"])
                 method = registry.find("models", settings["name"])
                 encoder = method.build_embedder(build(method.Config, settings), encoder)
-        with safe_open(os.fspath(path), framework="pt") as file:
-            encoder.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:200]
+        encoder.load_state_dict(weights)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{os.fspath(path)} holds an encoder that this version of sslsv can't build ({cause}); it was "
-            f"written by version {facts.get('sslsv_version', 'unknown')}: use that, or export it again"
+            f"{place} is damaged, or no encoder that this version of sslsv can build "
+            f"({' '.join(str(error).split())[:200]}); it was written by version "
+            f"{facts.get('sslsv_version', 'unknown')}: use that, or export it again"
         ) from error
     # SpeakerEncoder keeps this memory format too: then embeddings are equal bit for bit.
     return encoder.to(memory_format=torch.channels_last).eval()
-
-
-def read_facts(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the facts in a file: encoder settings (JSON), checkpoint, step ...; raises as `load_encoder`."""
-    place = os.fspath(path)
-    if not os.path.isfile(place):
-        raise FileNotFoundError(f"there is no file {place}; `python -m sslsv.export RUN` writes one")
-    try:
-        with safe_open(place, framework="pt") as file:
-            facts = dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{place} is damaged, or no safetensors file ({error}); export it again") from error
-    if facts.get("format") != FORMAT:
-        raise ValueError(
-            f"{place} says that its format is {facts.get('format')!r}, not {FORMAT!r}; give a file that "
-            "`python -m sslsv.export` of this version wrote"
-        )
-    return facts
 
 
 class ConvolutionalSpectrogram(nn.Module):
@@ -136,30 +125,23 @@ def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     """Return an ONNX file of opset 18 with the encoder and its weights.
 
     Input `waveforms`, float32 (batch, samples) of full scale 1 at 16 kHz, at least `encoder.min_samples`;
-    output `embeddings`, float32 (batch, D), not normalised. `facts` and the settings become metadata. Raises
-    ValueError for an encoder that can't be exported.
+    output `embeddings`, float32 (batch, D), not normalised. `facts` and the settings become metadata.
     """
     # The exporter warns of every optional library that is not there.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exported = traceable(encoder)
     min_samples: Any = _innermost(encoder).min_samples
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=min_samples)
-    try:
-        program: Any = torch.onnx.export(
-            exported,
-            (torch.zeros(2, 8000),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["waveforms"],
-            output_names=["embeddings"],
-            dynamic_shapes=({0: batch, 1: samples},),
-            verbose=False,
-        )
-    except torch.onnx.OnnxExporterError as error:
-        raise ValueError(
-            f"torch {torch.__version__} can't export this encoder to ONNX: "
-            f"{' '.join(str(error).split())[:300]}; export to safetensors, or try another onnxscript"
-        ) from error
+    program: Any = torch.onnx.export(
+        exported,
+        (torch.zeros(2, 8000),),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["waveforms"],
+        output_names=["embeddings"],
+        dynamic_shapes=({0: batch, 1: samples},),
+        verbose=False,
+    )
     metadata = facts | _described(encoder) | {"min_samples": str(min_samples), "opset": str(OPSET)}
     program.model.metadata_props.update(metadata)
     return program.model_proto.SerializeToString()  # type: ignore[no-any-return]

@@ -36,9 +36,9 @@ def speaker_bootstrap(
 ) -> dict[str, Interval]:
     """Return 95 % percentile intervals of all metrics of scores (N,), by name.
 
-    The names are `eer`, `eer_convex_hull`, `min_cllr`, `cllr`, and `min_dcf_key` and `act_dcf_key` of each
-    prior; cllr and act_dcf take the scores for log-likelihood ratios. `enrol_speakers` and `test_speakers`
-    (N,) say who speaks in each trial.
+    The names are `eer`, `min_cllr`, `cllr`, and the `dcf_key` of both costs at each prior;
+    cllr and act_dcf take the scores for log-likelihood ratios. `enrol_speakers` and `test_speakers` (N,) say
+    who speaks in each trial.
 
     A replicate draws as many speakers as there are, with replacement; target trials of a speaker drawn w
     times weigh w, nontarget trials of speakers a and b weigh w_a * w_b. A draw without target or nontarget
@@ -69,13 +69,13 @@ def speaker_bootstrap(
             np.append(starts[is_heard], np.inf),
         )
         means = of_targets @ weights[0] / misses[-1] + of_nontargets @ weights[1] / passed[-1]
-        ranks = [drawn.eer(), drawn.eer_convex_hull(), drawn.min_cllr(), *map(drawn.min_dcf, p_targets)]
+        ranks = [drawn.eer(), drawn.min_cllr(), *map(drawn.min_dcf, p_targets)]
         found.append([*ranks, *means.tolist()])
         if len(found) == replicates:
             break
     ends = np.quantile(found, [0.025, 0.975], axis=0).T.tolist()
-    names = ["eer", "eer_convex_hull", "min_cllr", *map(metrics.min_dcf_key, p_targets), "cllr"]
-    names += map(metrics.act_dcf_key, p_targets)
+    costs_of = {kind: [metrics.dcf_key(kind, p) for p in p_targets] for kind in ("min", "act")}
+    names = ["eer", "min_cllr", *costs_of["min"], "cllr", *costs_of["act"]]
     return {name: Interval(low, high) for name, (low, high) in zip(names, ends, strict=True)}
 
 

@@ -17,12 +17,6 @@ Counts = NDArray[np.int64]
 Labels = NDArray[np.bool_]
 
 
-def det_curve(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Return miss rates, false-alarm rates and the thresholds where they change; see `ErrorCurve`."""
-    curve = ErrorCurve.of(scores, targets)
-    return curve.p_miss, curve.p_fa, curve.thresholds
-
-
 def eer(scores: ArrayLike, targets: ArrayLike) -> float:
     """Return the equal error rate in percent, `ErrorCurve.eer`."""
     return ErrorCurve.of(scores, targets).eer()
@@ -40,14 +34,9 @@ def min_cllr(scores: ArrayLike, targets: ArrayLike) -> float:
     return ErrorCurve.of(scores, targets).min_cllr()
 
 
-def min_dcf_key(p_target: float) -> str:
-    """Return the name of a minimum cost in files and tables: `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
-    return f"min_dcf(p_target={p_target:g},c_miss=1,c_fa=1)"
-
-
-def act_dcf_key(p_target: float) -> str:
-    """Return the name of an actual cost in files and tables: `act_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
-    return f"act_dcf(p_target={p_target:g},c_miss=1,c_fa=1)"
+def dcf_key(kind: str, p_target: float) -> str:
+    """Return the name of a `min` or `act` cost in tables: `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`."""
+    return f"{kind}_dcf(p_target={p_target:g},c_miss=1,c_fa=1)"
 
 
 def bayes_threshold(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
@@ -130,15 +119,12 @@ class ErrorCurve:
 
         Chance is 50, also for scores that are all the same. Swapping the labels gives 100 minus the rate.
         """
-        return _equal_error_rate(self.p_miss, self.p_fa)
-
-    def eer_convex_hull(self) -> float:
-        """Return the equal error rate in percent on the convex hull of the curve, at most `eer` and 50.
-
-        The best mixture of two thresholds reaches it (BOSARIS toolkit, arXiv 1304.2865, section 2.6).
-        """
-        hull = self._hull()
-        return _equal_error_rate(self.p_miss[hull], self.p_fa[hull])
+        p_miss, p_fa = self.p_miss, self.p_fa
+        after = int(np.argmax(p_miss >= p_fa))  # never 0: the curve begins at (0, 1)
+        gap_before = p_fa[after - 1] - p_miss[after - 1]
+        gap_after = p_miss[after] - p_fa[after]
+        share = gap_before / (gap_before + gap_after)
+        return float(100 * (p_miss[after - 1] + share * (p_miss[after] - p_miss[after - 1])))
 
     def eer_threshold(self) -> float:
         """Return the threshold, one of the scores, where the two rates are closest; of two the lower."""
@@ -160,24 +146,17 @@ class ErrorCurve:
         """Return the Cllr in bits, 0 to 1, after the best rising map of the scores to log-likelihood ratios.
 
         The map is that of pool-adjacent-violators, fitted on the trials themselves (arXiv 1304.2865, section
-        2.5). A block of it is an edge of the hull, with the likelihood ratio target / nontarget.
+        2.5). A block of it is an edge of the curve's hull, with the likelihood ratio target / nontarget.
         """
-        hull = self._hull()
+        # Isotonic regression of the share of target trials at each threshold merges what lies above the hull.
+        hits, alarms = np.diff(self.misses), -np.diff(self.false_alarms)
+        counts = (hits + alarms).astype(np.float64)
+        hull = scipy.optimize.isotonic_regression(hits / counts, weights=counts).blocks
         target, nontarget = np.diff(self.p_miss[hull]), -np.diff(self.p_fa[hull])
         total = target + nontarget
         # x log2(1 + y / x) tends to 0 with x.
         bits = [x[x > 0] * np.log2(total[x > 0] / x[x > 0]) for x in (target, nontarget)]
         return float((bits[0].sum() + bits[1].sum()) / 2)
-
-    def _hull(self) -> Counts:
-        """Return the indices of the curve's vertices on its lower convex hull, by rising threshold.
-
-        Isotonic regression of the share of target trials at each threshold merges what lies above the hull.
-        """
-        hits, alarms = np.diff(self.misses), -np.diff(self.false_alarms)
-        counts = (hits + alarms).astype(np.float64)
-        blocks = scipy.optimize.isotonic_regression(hits / counts, weights=counts).blocks
-        return np.asarray(blocks, dtype=np.int64)
 
     def _costs(self, p_target: float, c_miss: float, c_fa: float) -> Floats:
         miss_weight, fa_weight = dcf_weights(p_target, c_miss, c_fa)
@@ -222,12 +201,3 @@ def checked_trials(
             f"({values[wrong[0]]}); look at the embeddings, the model may have diverged."
         )
     return values, is_target
-
-
-def _equal_error_rate(p_miss: Floats, p_fa: Floats) -> float:
-    # Straight lines between the points cross p_miss = p_fa once.
-    after = int(np.argmax(p_miss >= p_fa))  # never 0: the curve begins at (0, 1)
-    gap_before = p_fa[after - 1] - p_miss[after - 1]
-    gap_after = p_miss[after] - p_fa[after]
-    share = gap_before / (gap_before + gap_after)
-    return float(100 * (p_miss[after - 1] + share * (p_miss[after] - p_miss[after - 1])))

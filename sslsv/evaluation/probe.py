@@ -79,7 +79,7 @@ class Probe:
                 f"Label-free values need 2 utterances or more, and {len(views)} of the training utterances "
                 f"looked at can be read; see {list(self.sample.bad_recordings.values())[:3]}"
             )
-        if not torch.isfinite(views).all():
+        if not torch.isfinite(views).all():  # fp16 may leave infinite statistics in a batch norm
             raise VerificationError(
                 "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
                 "optimizer.clip_norm."

@@ -29,13 +29,7 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> R
     An embedding of zeros scores 0 with everything. Raises ValueError for indices out of range and embeddings
     that are not finite.
     """
-    scores = dot_scores(unit_rows(_rows_of(embeddings)), enrol, test)
-    return np.clip(scores, -1, 1, out=scores)
-
-
-def dot_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Rows:
-    """Return the dot product (T,) of rows `enrol[t]` and `test[t]` of the embeddings; see `cosine_scores`."""
-    rows = _rows_of(embeddings)
+    rows = unit_rows(_rows_of(embeddings))
     first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
     if len(first) != len(second):
         raise ValueError(
@@ -49,7 +43,7 @@ def dot_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Rows
         for start in range(0, len(first), height):
             part = slice(start, start + height)
             scores[part] = np.einsum("td,td->t", rows[first[part]], rows[second[part]])
-        return scores
+        return np.clip(scores, -1, 1, out=scores)
     # Blocks of enrolment rows meet all test rows in one matrix product, from which the trials are picked.
     order = np.argsort(first_at, kind="stable")
     tested, height = rows[seconds].T, max(1, TILE_ELEMENTS // max(len(seconds), 1))
@@ -58,7 +52,7 @@ def dot_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Rows
         trials = order[stops[number] : stops[number + 1]]
         products = rows[firsts[start : start + height]] @ tested
         scores[trials] = products[first_at[trials] - start, second_at[trials]]
-    return scores
+    return np.clip(scores, -1, 1, out=scores)
 
 
 def normalise_scores(
@@ -95,18 +89,6 @@ def normalise_scores(
     mean, deviation = _statistics(unit_rows(rows[heard]), unit_rows(others), count)
     normalised = [(values - mean[i]) / deviation[i] for i in np.split(at, len(sides))]
     return np.asarray(sum(normalised) / len(sides), dtype=np.float64)
-
-
-def speaker_cohort(embeddings: ArrayLike, speakers: ArrayLike) -> Rows:
-    """Return a cohort (C, D) of the mean unit embedding of each speaker: it uses labels, `speakers` (N,).
-
-    A result with such a cohort is not self-supervised; say so beside it.
-    """
-    unit = unit_rows(_rows_of(embeddings))
-    names, at = np.unique(speakers, return_inverse=True)
-    sums = np.zeros((len(names), unit.shape[1]), dtype=np.float32)
-    np.add.at(sums, at, unit)
-    return np.asarray(sums / np.bincount(at)[:, None], dtype=np.float32)
 
 
 def unit_rows(rows: Rows) -> Rows:

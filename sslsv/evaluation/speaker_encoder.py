@@ -41,7 +41,7 @@ from sslsv.settings import ConfigError
 Floats = npt.NDArray[np.float32]
 Recording = str | os.PathLike[str] | Floats
 
-NUM_AVERAGED = 5  # An average is of so many newest checkpoints, unless it is told otherwise.
+NUM_AVERAGED = 5  # newest checkpoints in an average
 CALIBRATION_FILE = "calibration.json"
 # These files and folders turn a file into embeddings: other code makes other embeddings.
 FRONT_END = (
@@ -80,17 +80,16 @@ class SpeakerEncoder:
         *,
         device: str | None = None,
         precision: str | None = None,
-        num_averaged: int = NUM_AVERAGED,
     ) -> "SpeakerEncoder":
         """Load the weights of a run.
 
         `location` is a run folder (or URI) or one checkpoint file; `which` is `best` (by validation; the last
-        where nothing was validated), `last`, `average` (of the newest `num_averaged` checkpoints that were
-        kept) or a file name. `device` defaults to the GPU, if there is one, `precision` to that of the
-        training. Raises ValueError or FileNotFoundError with a sentence.
+        where nothing was validated), `last`, `average` (of the newest 5 checkpoints that were kept) or a file
+        name. `device` defaults to the GPU, if there is one, `precision` to that of the training. Raises
+        ValueError or FileNotFoundError with a sentence.
         """
         target = _device(device)
-        folder, found, notes = _read(os.fspath(location), which, num_averaged)
+        folder, found, notes = _read(os.fspath(location), which)
         checkpoints = list(found.values())
         config = _settings(checkpoints[-1], folder)
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
@@ -135,11 +134,6 @@ class SpeakerEncoder:
         """Return where the weights are."""
         return next(self.model.parameters()).device
 
-    @property
-    def network(self) -> torch.nn.Module:
-        """Return the part of the model that makes embeddings, (B, T) -> (B, D)."""
-        return self.model.get_submodule(self.model.embedder)
-
     def embedder(self) -> Embedder:
         """Return an embedder of many recordings."""
         return Embedder(self.model, self.device, self.precision, self.config.evaluation.batch_seconds)
@@ -158,37 +152,31 @@ class SpeakerEncoder:
             )
         return self.embedder().embed_recordings(lambda _: waveform, 1)[0][0]  # type: ignore[no-any-return]
 
-    def enrol(self, recordings: Sequence[Recording]) -> Floats:
-        """Return one unit embedding (D,) of a speaker: the mean direction of several recordings."""
-        if isinstance(recordings, str | os.PathLike) or getattr(recordings, "ndim", 2) == 1:
-            raise ValueError("one enrolment recording is given by itself; put it into a list: [recording]")
-        if not len(recordings):
-            raise ValueError("no enrolment recordings are given; a speaker needs at least one")
-        return _unit(np.mean([_unit(self.embed(recording)) for recording in recordings], axis=0))
-
     def compare(self, enrolment: Sequence[Recording], test: Recording, p_target: float = 0.5) -> Comparison:
-        """Compare one recording with a speaker's enrolment recordings."""
-        cosine = float(np.clip(self.enrol(enrolment) @ _unit(self.embed(test)), -1, 1))
+        """Compare one recording with a speaker's enrolment recordings, of which the mean direction counts."""
+        if isinstance(enrolment, str | os.PathLike) or getattr(enrolment, "ndim", 2) == 1:
+            raise ValueError("one enrolment recording is given by itself; put it into a list: [recording]")
+        if not len(enrolment):
+            raise ValueError("no enrolment recordings are given; a speaker needs at least one")
+        speaker = _unit(np.mean([_unit(self.embed(recording)) for recording in enrolment], axis=0))
+        cosine = float(np.clip(speaker @ _unit(self.embed(test)), -1, 1))
         if self.calibration is None:
             return Comparison(cosine)
         llr = float(self.calibration.apply(np.array([cosine]))[0])
         return Comparison(cosine, llr, float(posterior(llr, p_target)))
 
 
-def _read(
-    location: str, which: str, num_averaged: int
-) -> tuple[RunFolder, dict[str, Checkpoint], tuple[str, ...]]:
+def _read(location: str, which: str) -> tuple[RunFolder, dict[str, Checkpoint], tuple[str, ...]]:
     """Read the checkpoints asked for, by file name, oldest first, with their folder and notes."""
-    if which.endswith(".pt") and os.path.isfile(which):
-        location = which
     if location.endswith(".pt"):
         place, name = posixpath.split(absolute(location))
-        if not RunFolder.at(place).has(name):
+        folder = RunFolder.at(place)
+        if not folder.has(name):
             raise FileNotFoundError(f"the checkpoint {location} does not exist")
-        checkpoint = decode_checkpoint(RunFolder.at(place).read(name), name, location)
+        checkpoint = decode_checkpoint(folder.read(name), name, location)
         # A checkpoint file belongs to its run, or to the folder that it was copied to.
         is_in_run = posixpath.basename(place) == FOLDER
-        return RunFolder.at(posixpath.dirname(place) if is_in_run else place), {name: checkpoint}, ()
+        return RunFolder.at(posixpath.dirname(place)) if is_in_run else folder, {name: checkpoint}, ()
     folder = RunFolder.at(location)
     last = find_checkpoint(folder, "last")
     newest = read_checkpoint(folder, last)
@@ -200,7 +188,7 @@ def _read(
     if which == "average":
         # The best checkpoint is kept however old it is, and must not be averaged with the newest ones.
         kept = _settings(newest, folder).run.keep_checkpoints
-        names = newest_checkpoints(folder, num_averaged, kept)
+        names = newest_checkpoints(folder, NUM_AVERAGED, kept)
     else:
         names = [find_checkpoint(folder, which)]
     return folder, {name: read_checkpoint(folder, name) for name in names}, ()

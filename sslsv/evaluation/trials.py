@@ -1,10 +1,9 @@
 """Trials: lists that are read, trials that are drawn from held-out speakers, and lists that were scored."""
 
 import functools
-import hashlib
 import os
 import posixpath
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,12 +118,6 @@ class TrialList:
     trials: Trials
     odd: dict[str, int]  # "missing_recordings", "repeated_trials", "skipped_trials" ...: those above 0
 
-    def source(self) -> dict[str, str]:
-        """Return the file and its checksum, for evaluation.json."""
-        filesystem, path = open_filesystem(self.file)
-        with filesystem.open_input_stream(path) as content:
-            return {"file": self.file, "sha256": hashlib.sha256(content.read()).hexdigest()}
-
     def without(self, bad: Collection[int], reason: str) -> "TrialList":
         """Leave out the trials of the recordings `bad`, and count these recordings under the name `reason`.
 
@@ -133,12 +126,35 @@ class TrialList:
         is_bad = np.isin(self.trials.enrol, list(bad)) | np.isin(self.trials.test, list(bad))
         trials, skipped = _kept(self.trials, ~is_bad), self.odd.get("skipped_trials", 0) + int(is_bad.sum())
         if trials.targets.all() or not trials.targets.any():
+            targets = int(trials.targets.sum())
             raise ValueError(
-                f"{self.name}: of {len(self.trials)} trials {int(trials.targets.sum())} target and "
-                f"{int((~trials.targets).sum())} nontarget trials can be scored, and both kinds are needed; "
-                "is --root the folder that its paths are relative to?"
+                f"{self.name}: of {len(self.trials)} trials {targets} target and {len(trials) - targets} "
+                "nontarget trials can be scored, and both kinds are needed; is --root the folder that its "
+                "paths are relative to?"
             )
         return replace(self, trials=trials, odd=self.odd | {reason: len(bad), "skipped_trials": skipped})
+
+    def named(self, culprits: Sequence[tuple[str, ...]]) -> str:
+        """Name the first of some recordings or pairs of them, each with the line where it stands."""
+        named = [f"{' '.join(paths)} (line {self._line_of(paths)})" for paths in culprits[:MAX_NAMED]]
+        return ", ".join([*named, *["..."] * (len(culprits) > MAX_NAMED)])
+
+    def refusal(self, bad: Collection[int], problem: str) -> ValueError:
+        """Return an error that names some of the recordings `bad`, and says what to do."""
+        paths = self.trials.paths
+        return ValueError(
+            f"{len(bad)} of {len(paths)} recordings of {self.file} {problem}: "
+            f"{self.named([(paths[i],) for i in sorted(bad)])}; correct the list, give the right --root, or "
+            "leave their trials out with --allow-missing"
+        )
+
+    def _line_of(self, paths: tuple[str, ...]) -> int:
+        for number, line in list_lines(self.file, self.file):
+            fields = line.split()
+            # A list may leave out the first folder of its paths.
+            if all(path in fields or path.partition("/")[2] in fields for path in paths):
+                return number
+        return 0
 
 
 def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
@@ -154,23 +170,19 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
         file = absolute(name)
     trials, odd = _read(root, file, is_lenient=is_lenient)
     found = TrialList(posixpath.basename(file.partition("?")[0]), file, root, trials, odd)
-    _check_speakers(found)
+    # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
+    _, wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
+    if len(wrong):
+        pairs = [(trials.paths[trials.enrol[j]], trials.paths[trials.test[j]]) for j in wrong]
+        raise ValueError(
+            f"{len(wrong)} nontarget trials of {file} compare recordings that target trials, through others, "
+            f"say are one speaker's: {found.named(pairs)}; correct the labels"
+        )
     recordings = open_recordings(root)
-    missing = [i for i, path in enumerate(found.trials.paths) if not recordings.has(path)]
+    missing = [i for i, path in enumerate(trials.paths) if not recordings.has(path)]
     if missing and not is_lenient:
-        raise ValueError(culprits(found, missing, "do not exist"))
+        raise found.refusal(missing, "do not exist")
     return found.without(missing, "missing_recordings") if missing else found
-
-
-def culprits(trial_list: TrialList, bad: Collection[int], problem: str) -> str:
-    """Name the first of some recordings in a sentence, with the lines where they stand."""
-    paths = [trial_list.trials.paths[i] for i in sorted(bad)[:MAX_NAMED]]
-    named = ", ".join(f"{path} (line {_line_of(trial_list, path)})" for path in paths)
-    return (
-        f"{len(bad)} of {len(trial_list.trials.paths)} recordings of {trial_list.file} {problem}: {named}"
-        f"{', ...' if len(bad) > MAX_NAMED else ''}; correct the list, give the right --root, or leave their "
-        "trials out with --allow-missing"
-    )
 
 
 def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:
@@ -190,6 +202,7 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
 
 
 def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, int]]:
+    """Read trials, without those of a recording against itself and of pairs with both labels."""
     trials = read_trials(root, file)
     faults = find_trial_faults(trials)
     wrong = replace(faults, repeated=faults.repeated[:0])
@@ -207,31 +220,7 @@ def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, 
         "contradicting_trials": len(faults.contradicting),
         "skipped_trials": int(is_wrong.sum()),
     }
-    trials = _kept(trials, ~is_wrong) if wrong else trials
-    return trials, {kind: count for kind, count in odd.items() if count}
-
-
-def _check_speakers(trial_list: TrialList) -> None:
-    # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
-    trials = trial_list.trials
-    _, wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
-    pairs = [(trials.paths[trials.enrol[i]], trials.paths[trials.test[i]]) for i in wrong[:MAX_NAMED]]
-    if pairs:
-        named = ", ".join(f"line {_line_of(trial_list, *pair)} ({' '.join(pair)})" for pair in pairs)
-        raise ValueError(
-            f"{len(wrong)} nontarget trials of {trial_list.file} compare recordings that target trials, "
-            f"through others, say are one speaker's: {named}{', ...' if len(wrong) > MAX_NAMED else ''}; "
-            "correct the labels"
-        )
-
-
-def _line_of(trial_list: TrialList, *paths: str) -> int | str:
-    # A list may leave out the first folder of its paths.
-    for number, line in list_lines(trial_list.file, trial_list.file):
-        fields = line.split()
-        if all(path in fields or path.partition("/")[2] in fields for path in paths):
-            return number
-    return "?"
+    return _kept(trials, ~is_wrong), {kind: count for kind, count in odd.items() if count}
 
 
 def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:

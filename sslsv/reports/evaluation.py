@@ -1,6 +1,6 @@
 """Write the page of an evaluation: every metric with its interval, curves, and where the errors come from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from posixpath import basename
 from typing import Any
 
@@ -53,11 +53,10 @@ def list_section(item: ScoredList) -> Section:
         [{"score": f"{scores[j]:.4f}", "enrolment": paths[enrol[j]], "test": paths[test[j]]} for j in found]
         for found in (lowest, highest)
     ]
-    counts = [f"{value:,} {key.replace('_', ' ')}" for key, value in item.summary["counts"].items()]
-    origin = [f"{key} {item.summary[key]}" for key in ("file", "sha256") if key in item.summary]
+    origin = ", ".join(f"{key} {item.summary[key]}" for key in ("file", "sha256") if key in item.summary)
     return Section(
         item.name,
-        f"{', '.join([*counts, *origin])}. Scores and trials below are those of {first}.",
+        f"{counts_text(item)}, {origin}. Scores and trials below are those of {first}.",
         {"": metric_rows(item.summary["scorings"])},
         [
             det_chart(f"DET, {item.name}", rates, marks),
@@ -77,6 +76,21 @@ def metric_rows(scorings: Mapping[str, Mapping[str, Mapping[str, float]]]) -> li
         for key, metric in metrics.items():
             rows[key][name] = f"{metric_text(key, metric['value'])}\n{interval(key, metric)}"
     return list(rows.values())
+
+
+def terminal_lines(item: ScoredList) -> Iterator[str]:
+    """Yield the lines of a list's table for the terminal."""
+    yield f"{item.name}: {counts_text(item)}"
+    for scoring, metrics in item.summary["scorings"].items():
+        yield f"  {scoring}"
+        for key, metric in metrics.items():
+            ends = interval(key, metric)
+            yield f"    {key:<40}{metric_text(key, metric['value'])}{f' ({ends})' if ends else ''}"
+
+
+def counts_text(item: ScoredList) -> str:
+    """Write how many trials, recordings and speakers a list has, and what was odd in it."""
+    return ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in item.summary["counts"].items())
 
 
 def interval(key: str, metric: Mapping[str, float]) -> str:

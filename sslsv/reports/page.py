@@ -3,8 +3,6 @@
 The template escapes every text that it is given, save the SVG of figures, and explains what the parts show.
 """
 
-import contextlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,12 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from sslsv.runs.folder import RunFolder
-
 Record = dict[str, Any]
 Figure = tuple[str, str]  # caption, SVG
 
-WORDS = {"eer": "EER", "dcf": "DCF", "cllr": "Cllr", "rankme": "RankMe", "lidar": "LiDAR", "req": "ReQ"}
+WORDS = {"eer": "EER", "dcf": "DCF", "cllr": "Cllr", "rankme": "RankMe", "lidar": "LiDAR"}
 
 
 @dataclass(frozen=True)
@@ -76,12 +72,3 @@ def metric_text(key: str, value: float, unit: str = " %") -> str:
     if "eer" in key:
         return f"{value:.2f}{unit}"
     return f"{value:.4f}" if "dcf" in key or "cllr" in key else f"{value:.4g}"
-
-
-def read_lines(folder: RunFolder, name: str) -> list[Record]:
-    """Read the records of a JSON-lines file: none where it is missing, and no line that a crash cut short."""
-    records = []
-    for line in folder.read(name).splitlines() if folder.has(name) else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sslsv.reports.page import Figure, shown
+from sslsv.reports.page import Figure
 
 Floats = NDArray[np.float64]
 Curve = tuple[str, Sequence[float], Sequence[float]]  # label, x (N,), y (N,)
@@ -20,7 +20,7 @@ Axes = Any  # Matplotlib takes half a second to import, so only drawing imports 
 STYLE = Path(__file__).with_name("page.mplstyle")
 INK = "#010203"  # It stands for the page's colour of text, as in the style.
 PALE = {"color": INK, "alpha": 0.2, "label": None}
-SMALL, LARGE, WIDE = (4.6, 2.6), (5.2, 4.4), (8.0, 3.4)  # inches
+SMALL, LARGE = (4.6, 2.6), (5.2, 4.4)  # inches
 MAX_POINTS = 300  # More points of a curve cannot be told apart.
 RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent
 
@@ -125,32 +125,3 @@ def score_chart(title: str, scores: Floats, targets: NDArray[np.bool_], threshol
         axes.legend(loc="center right" if min(thresholds) < middle else "center left")
 
     return "Scores", drawing(paint, title, LARGE)
-
-
-def parallel_chart(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> Figure:
-    """Draw a line per trial across the values of all settings, in their order, and its place at the right.
-
-    A column holds the values of all trials, best first and two at least; the best three are in colour.
-    """
-    axes_at = [*map(unit_places, columns.values()), np.linspace(1, 0, len(names))]
-
-    def paint(axes: Axes) -> None:
-        for place, name in reversed(list(enumerate(names))):
-            look = {"color": f"C{place}", "label": name} if place < 3 else PALE
-            axes.plot([heights[place] for heights in axes_at], **look)
-        axes.set_xticks(range(len(axes_at)), [*(key.rpartition(".")[2] for key in columns), "place"])
-        for x, values in enumerate(columns.values()):
-            for height, y, side in ((0.0, -0.03, "top"), (1.0, 1.03, "bottom")):
-                ends = [v for v, place in zip(values, axes_at[x], strict=True) if place == height]
-                axes.text(x, y, shown(ends[0]) if ends else "", ha="center", va=side, fontsize=8)
-        axes.set(ylim=(-0.14, 1.14), yticks=[])
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=True)
-
-    return "Parallel coordinates", drawing(paint, "Parallel coordinates", WIDE)
-
-
-def unit_places(values: Sequence[Any]) -> Floats:
-    """Return the places of values (N,), numbers or words, in their order, from 0 to 1; NaN for None."""
-    order = sorted(set(values) - {None}, key=lambda value: (isinstance(value, str), value))
-    places = {value: place / max(len(order) - 1, 1) for place, value in enumerate(order)}
-    return np.array([places.get(value, np.nan) for value in values])

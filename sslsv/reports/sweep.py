@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, read_lines, render, shown
-from sslsv.reports.plots import Curve, line_chart, parallel_chart, unit_places
-from sslsv.runs.folder import RunFolder
+from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render, shown
+from sslsv.reports.plots import Curve, line_chart
+from sslsv.runs.folder import RunFolder, below
 from sslsv.search.criteria import rank_criteria
 
 MAX_ROWS = 50  # results.csv has all trials
@@ -21,23 +21,21 @@ FEWEST = 8  # With fewer trials the importance of settings is chance.
 
 def write_sweep_report(folder: RunFolder) -> None:
     """Write report.html from what else is in the folder of the sweep."""
-    request: Record = {"space_file": "unknown space", "space": "", "rungs": [1]}
-    request |= folder.read_json("sweep.json") if folder.has("sweep.json") else {}
-    rows = read_results(folder)
+    request, rows = folder.read_json("sweep.json"), read_results(folder)
     columns, rungs = [*rows[0]] if rows else ["epoch", "", "why"], request["rungs"]
     metric = columns[columns.index("epoch") + 1]  # The metric that decides comes first.
     good = [row for row in rows if row["state"] not in LOST and row.get(metric) is not None]
     settings = columns[columns.index("why") + 1 :]
     keys = [key for key in settings if any(row.get(key) is not None for row in good)]
-    names = [f"trial {row['trial']}" for row in good]
     curves: list[Curve] = []
     at_rungs: dict[int, dict[int, Record]] = {epoch: {} for epoch in rungs}
     for place, row in enumerate(good):
-        records = read_lines(folder, f"trials/{row['trial']:04d}/metrics.jsonl")
+        records = RunFolder.at(below(folder.location, f"trials/{row['trial']:04d}")).metrics()
         found = {record["epoch"]: record for record in records if record.get(metric) is not None}
         if found:
             values = [record[metric] for record in found.values()]
-            curves.append((names[place] if place < 3 else "", [*found], values))
+            label = f"trial {row['trial']}" if place < 3 else ""
+            curves.append((label, [*found], values))
         for epoch, record in found.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
     title, tried = metric_title(metric), {key: [row[key] for row in good] for key in keys}
@@ -52,7 +50,6 @@ def write_sweep_report(folder: RunFolder) -> None:
         Section(
             "Learning curves", figures=[line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
         ),
-        Section("Settings", figures=[parallel_chart(tried, names)] if len(good) > 1 else []),
         Section("Importance of settings", pairs=importance(tried, first)),
         Section("Without labels", tables={"": [vars(ranking) for ranking in rankings]}),
         Section("Confirmed on test trials", tables={"": confirmed}),
@@ -99,3 +96,10 @@ def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | No
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {key: f"{share:.0%}" for key, share in shares.items()}
+
+
+def unit_places(values: Sequence[Any]) -> list[float]:
+    """Return the places of values (N,), numbers or words, in their order, from 0 to 1."""
+    order = sorted(set(values), key=lambda value: (isinstance(value, str), value))
+    places = {value: place / max(len(order) - 1, 1) for place, value in enumerate(order)}
+    return [places[value] for value in values]

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
 
-from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, read_lines, render
+from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render
 from sslsv.reports.plots import Curve, line_chart
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import parse_yaml
@@ -25,7 +25,7 @@ MAX_SKIPPED = 1000  # More skipped files are not named.
 def write_report(folder: RunFolder) -> None:
     """Write report.html from what else is in the run folder."""
     summary, run = (folder.read_json(f) if folder.has(f) else {} for f in ("summary.json", "run.json"))
-    settings, records = folder.read("config.yml").decode(), read_lines(folder, "metrics.jsonl")
+    settings, records = folder.read("config.yml").decode(), folder.metrics()
     best, last = best_and_last(summary, records)
     skipped: dict[str, Record] = {}
     for source in (*records, summary):

@@ -6,7 +6,6 @@ import soundfile
 
 from sslsv.data.recordings import open_recordings
 from sslsv.evaluation.embedding import (
-    Crops,
     EmbeddingStore,
     embed_files,
     embedding_by,
@@ -35,14 +34,14 @@ def folder(tmp_path):
     return RunFolder(str(tmp_path / "runs"), "a")
 
 
-def counting_store(encoder, folder, crops=None):
+def counting_store(encoder, folder):
     asked = []
 
     def embed(paths, root):
         asked.append([os.path.basename(path) for path in paths])
-        return embed_files(encoder, paths, root, crops)
+        return embed_files(encoder, paths, root)
 
-    return EmbeddingStore(encoder, folder, crops, embed), asked
+    return EmbeddingStore(encoder, folder, embed), asked
 
 
 def test_store__makes_each_embedding_once_and_gives_it_back_equal(encoder, folder, files):
@@ -65,16 +64,10 @@ def test_store__a_changed_file_is_embedded_anew(encoder, folder, files):
     assert np.array_equal(counting_store(encoder, folder)[0].get(files, "/")[0], after)
 
 
-def test_store__other_weights_precision_or_crops_have_another_file(small_run, encoder, folder):
-    others = [
-        (SpeakerEncoder.load(small_run, "last"), None),
-        (SpeakerEncoder.load(small_run, precision="bf16"), None),
-        (encoder, Crops(2, 1.0)),
-        (encoder, Crops(3, 1.0)),
-    ]
-    names = {EmbeddingStore(e, folder, crops, embed_files).file for e, crops in [(encoder, None), *others]}
-    assert len(names) == 5
-    assert EmbeddingStore(SpeakerEncoder.load(small_run), folder, None, embed_files).file in names
+def test_store__other_weights_or_another_precision_have_another_file(small_run, folder):
+    loaded = [{}, {}, {"which": "last"}, {"precision": "bf16"}]
+    encoders = [SpeakerEncoder.load(small_run, **options) for options in loaded]
+    assert len({EmbeddingStore(encoder, folder, pytest.fail).file for encoder in encoders}) == 3
 
 
 def test_store__unreadable_files_are_named_and_tried_again(encoder, folder, files):
@@ -97,34 +90,17 @@ def test_store__a_damaged_file_of_embeddings_is_made_again(encoder, folder, file
     assert asked == [["0.wav", "1.wav", "2.wav"]] and "made again" in capsys.readouterr().err
 
 
-def test_crops__are_evenly_spaced_and_short_recordings_are_repeated():
-    waveform = np.arange(48000, dtype=np.float32)
-    crops = Crops(3, 1.0).of(waveform)
-    assert [crop[0] for crop in crops] == [0, 16000, 32000] and all(len(crop) == 16000 for crop in crops)
-    short = Crops(2, 2.0).of(waveform[:16000])
-    assert all(np.array_equal(crop, np.tile(waveform[:16000], 2)) for crop in short)
-    with pytest.raises(ValueError, match="at least 1"):
-        Crops(0, 1.0)
-
-
-def test_embed_files__of_crops_the_product_is_the_mean_cosine_of_all_pairs(encoder, files):
-    crops = Crops(3, 0.5)
-    rows, _ = embed_files(encoder, files, "/", crops)
-    unit = []
-    for path in files:
-        waveform = soundfile.read(path, dtype="float32")[0]
-        embedded = np.stack([encoder.embed(crop) for crop in crops.of(waveform)])
-        unit.append(embedded / np.linalg.norm(embedded, axis=1, keepdims=True))
-    expected = [[(a @ b.T).mean() for b in unit] for a in unit]
-    np.testing.assert_allclose(rows @ rows.T, expected, atol=1e-5)
-
-
 def test_longest_first__puts_equal_lengths_together_and_unreadable_recordings_last(tmp_path):
     for name, samples in {"a": 500, "b": 900, "c": 500, "d": 700}.items():
         soundfile.write(tmp_path / f"{name}.wav", np.zeros(samples), 16_000, subtype="PCM_16")
     (tmp_path / "x.wav").write_text("no audio")
     names = ["a.wav", "x.wav", "b.wav", "c.wav", "missing.wav", "d.wav"]
     assert longest_first(open_recordings(tmp_path), names) == [2, 5, 0, 3, 1, 4]
+
+
+def test_embedding_by__one_gpu_is_not_shared(encoder):
+    with pytest.raises(ValueError, match="leave out --workers"), embedding_by(encoder, 9, 2, "cuda:1"):
+        pass
 
 
 @pytest.mark.slow
@@ -140,7 +116,7 @@ def test_embedding_by__give_every_recording_its_own_row_whatever_order_they_take
     encoder = SpeakerEncoder.load(small_run)
     expected, bad = embed_files(encoder, names, str(tmp_path))
     for count in (2, None):
-        with embedding_by(encoder, None, 10_000, count, None) as embed:
+        with embedding_by(encoder, 10_000, count, None) as embed:
             rows, bad_too = embed(names, str(tmp_path))
         assert bad_too == bad and list(bad) == [5]
         np.testing.assert_allclose(rows, expected, atol=1e-5)

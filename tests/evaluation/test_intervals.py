@@ -7,16 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from sslsv.evaluation.intervals import Interval, speaker_bootstrap, speakers_from_trials
-from sslsv.evaluation.metrics import (
-    act_dcf,
-    act_dcf_key,
-    cllr,
-    eer,
-    min_cllr,
-    min_dcf,
-    min_dcf_key,
-)
-from tests.evaluation.test_metrics import eer_convex_hull
+from sslsv.evaluation.metrics import act_dcf, cllr, dcf_key, eer, min_cllr, min_dcf
 
 SPREAD = 0.8  # deviation of what all trials of a speaker have in common; that of a trial alone is 1
 SEPARATION = 2.5
@@ -41,11 +32,10 @@ def simulated(seed: int, num_speakers: int = 20, per_speaker: int = 20, decimals
 
 METRICS = {
     "eer": eer,
-    "eer_convex_hull": eer_convex_hull,
     "min_cllr": min_cllr,
-    min_dcf_key(0.01): min_dcf,
+    dcf_key("min", 0.01): min_dcf,
     "cllr": cllr,
-    act_dcf_key(0.01): act_dcf,
+    dcf_key("act", 0.01): act_dcf,
 }
 
 
@@ -155,14 +145,6 @@ def test_speakers_from_trials__are_the_groups_that_target_trials_join() -> None:
     assert speakers.dtype == np.int64 and speakers.shape == (7,)
     groups = {tuple(np.flatnonzero(speakers == speaker).tolist()) for speaker in speakers}
     assert groups == {(0, 1, 2), (3, 4), (5,), (6,)}
-
-
-def test_speakers_from_trials__agree_with_known_speakers_of_a_full_list() -> None:
-    known = np.random.default_rng(0).integers(10, size=60)
-    enrol, test = np.array([*itertools.combinations(range(60), 2)]).T
-    speakers, _ = speakers_from_trials(60, enrol, test, known[enrol] == known[test])
-    assert len(np.unique(speakers)) == 10
-    assert len(np.unique(np.stack((known, speakers)), axis=1).T) == 10
 
 
 def test_speakers_from_trials__find_trials_that_contradict_the_others() -> None:

@@ -14,8 +14,7 @@ from scipy.optimize import brentq
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_curve
 
-from sslsv.evaluation.metrics import cllr, det_curve, eer, min_cllr, min_dcf
-from tests.evaluation.test_metrics import eer_convex_hull
+from sslsv.evaluation.metrics import ErrorCurve, cllr, eer, min_cllr, min_dcf
 
 NUM_SETS = 1000
 
@@ -48,13 +47,13 @@ def speechbrain_function(name: str) -> Any:
     return namespace[name]
 
 
-def test_det_curve__is_that_of_scikit_learn() -> None:
+def test_error_curve__is_that_of_scikit_learn() -> None:
     for scores, targets in score_sets():
         false_alarm, hit, thresholds = roc_curve(targets, scores, drop_intermediate=False)
-        p_miss, p_fa, mine = det_curve(scores, targets)
-        np.testing.assert_allclose(p_miss[::-1], 1 - hit, atol=1e-14)
-        np.testing.assert_allclose(p_fa[::-1], false_alarm, atol=1e-14)
-        np.testing.assert_array_equal(mine[::-1], thresholds)
+        curve = ErrorCurve.of(scores, targets)
+        np.testing.assert_allclose(curve.p_miss[::-1], 1 - hit, atol=1e-14)
+        np.testing.assert_allclose(curve.p_fa[::-1], false_alarm, atol=1e-14)
+        np.testing.assert_array_equal(curve.thresholds[::-1], thresholds)
 
 
 def test_eer__is_where_scikit_learns_curve_crosses_the_diagonal() -> None:
@@ -76,7 +75,8 @@ def test_eer__is_within_half_a_step_of_speechbrain() -> None:
     for scores, targets in score_sets():
         single = torch.from_numpy(scores).float()
         expected, _ = theirs(single[targets], single[~targets])
-        p_miss, p_fa, _ = det_curve(single.numpy(), targets)
+        curve = ErrorCurve.of(single.numpy(), targets)
+        p_miss, p_fa = curve.p_miss, curve.p_fa
         # They take the mean of both rates at the closest threshold, and none that accepts all trials.
         gaps = np.abs(p_miss - p_fa)[1:]
         closest = np.flatnonzero(gaps <= gaps.min() + 1e-6)  # they compare in float32
@@ -101,17 +101,3 @@ def test_min_cllr__is_cllr_of_isotonic_regression() -> None:
             odds = np.log(posterior) - np.log1p(-posterior)
         llrs = odds - math.log(targets.sum() / (~targets).sum())
         assert min_cllr(scores, targets) == pytest.approx(cllr(llrs, targets), abs=1e-12)
-
-
-def test_eer_convex_hull__is_where_the_blocks_of_isotonic_regression_cross_the_diagonal() -> None:
-    for scores, targets in score_sets():
-        posterior = IsotonicRegression().fit_transform(scores, targets.astype(float)).round(12)
-        ends = [*np.unique(posterior), np.inf]
-        p_miss = np.array([np.mean(posterior[targets] < end) for end in ends])
-        p_fa = np.array([np.mean(posterior[~targets] >= end) for end in ends])
-        at = np.arange(len(ends))
-        crossing = brentq(
-            lambda share, gap=p_miss - p_fa, at=at: np.interp(share, at, gap), 0, len(ends) - 1, xtol=1e-14
-        )
-        expected = 100 * np.interp(crossing, at, p_miss)
-        assert eer_convex_hull(scores, targets) == pytest.approx(expected, abs=1e-9)

@@ -26,7 +26,6 @@ def test_load__best_last_file_and_average(small_run):
     for which, steps in {"best": (2,), "last": (3,), names[0]: (1,), "average": (1, 2, 3)}.items():
         assert SpeakerEncoder.load(small_run, which).steps == steps
     assert SpeakerEncoder.load(f"{small_run}/checkpoints/{names[0]}").steps == (1,)
-    assert SpeakerEncoder.load(small_run, "average", num_averaged=2).steps == (2, 3)
 
 
 def test_load__what_is_not_there_is_said(small_run, tmp_path):
@@ -47,15 +46,6 @@ def test_load__a_copied_checkpoint_file_is_enough_and_a_renamed_one_is_refused(s
     shutil.copy(tmp_path / name, tmp_path / "mine.pt")
     with pytest.raises(ValueError, match="not named as a checkpoint"):
         SpeakerEncoder.load(tmp_path / "mine.pt")
-
-
-def test_identity__tells_weights_and_precision_apart(small_run):
-    same = {SpeakerEncoder.load(small_run).identity for _ in range(2)}
-    others = {
-        SpeakerEncoder.load(small_run, "last").identity,
-        SpeakerEncoder.load(small_run, precision="bf16").identity,
-    }
-    assert len(same) == 1 and len(same | others) == 3
 
 
 def test_embed__a_file_and_its_waveform_agree(small_run, tmp_path, waveforms):
@@ -152,6 +142,7 @@ def test_load__an_average_leaves_out_a_best_checkpoint_from_long_before(small_ru
         checkpoint.config = checkpoint.config.replace("keep_checkpoints: 3", "keep_checkpoints: 2")
         write_checkpoint(kept, checkpoint)
     assert SpeakerEncoder.load(kept.location, "average").steps == (900, 1000)
-    for count in (1, 0, -1):
-        with pytest.raises(ValueError, match=f"an average of {count} checkpoints"):
-            SpeakerEncoder.load(kept.location, "average", num_averaged=count)
+    kept.delete(f"checkpoints/{list_checkpoints(kept)[-1][1]}")
+    kept.delete(f"checkpoints/{list_checkpoints(kept)[-1][1]}")
+    with pytest.raises(ValueError, match="an average of 5 checkpoints"):
+        SpeakerEncoder.load(kept.location, "average")

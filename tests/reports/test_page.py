@@ -1,7 +1,6 @@
 import pytest
 
-from sslsv.reports.page import Section, duration, metric_text, metric_title, read_lines, render, shown
-from sslsv.runs.folder import RunFolder
+from sslsv.reports.page import Section, duration, metric_text, metric_title, render, shown
 
 
 def test_render__leaves_out_sections_of_nothing_and_escapes_the_rest():
@@ -39,10 +38,3 @@ def test_shown__is_what_a_reader_wants():
 )
 def test_metrics__are_named_and_printed_as_in_papers(key, title, text):
     assert (metric_title(key), metric_text(key, 12.34567)) == (title, text)
-
-
-def test_read_lines__leaves_out_a_line_that_a_crash_cut_short(tmp_path):
-    folder = RunFolder(str(tmp_path), "run")
-    assert read_lines(folder, "a.jsonl") == []
-    folder.write("a.jsonl", b'{"step": 1}\n{"step": 2, "lo')
-    assert read_lines(folder, "a.jsonl") == [{"step": 1}]
