@@ -53,26 +53,15 @@ def run(config: Config, steps: int) -> dict[str, Any]:
     from sslsv.cluster.fit import fit
     from sslsv.evaluation.trials import open_trial_sets
     from sslsv.runs.folder import RunFolder
+    from sslsv.training.profile import profile_steps
 
     open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
-    with tempfile.TemporaryDirectory() as storage, connection(config.resources) as share:
+    with tempfile.TemporaryDirectory() as storage, connection(config.resources) as resources:
         settings = replace(config.run, storage=storage, name="profile", max_failures=0)
         settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
-        config = replace(config, run=settings, train=replace(config.train, epochs=ENDLESS_EPOCHS))
-        return fit(config, RunFolder(storage, "profile"), share, worker=profile_worker, steps=steps)
-
-
-def profile_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Profile the training of a job, as the entry of a Ray Train worker."""
-    from sslsv.cluster.worker import open_training
-    from sslsv.training.profile import profile_steps
-    from sslsv.training.validation import TrainingError
-
-    training = open_training(job)
-    try:
-        return profile_steps(training, job["steps"])
-    except TrainingError as error:
-        return {"error": str(error)}
+        train = replace(config.train, epochs=ENDLESS_EPOCHS)
+        config = replace(config, run=settings, train=train, resources=resources)
+        return fit(config, RunFolder(storage, "profile"), profile_steps, steps=steps)
 
 
 if __name__ == "__main__":

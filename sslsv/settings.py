@@ -122,17 +122,17 @@ def refuse_if(is_wrong: bool, sentence: str) -> None:
         raise ValueError(sentence)
 
 
-# Many of Amazon's secrets have a slash in them, which only the second form allows for.
-_LOGIN = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@")
-_SECRET_OPTION = re.compile(r"(?i)[?&][^=&]*(key|secret|token|password|credential|signature)[^=&]*=")
+# Credentials of a URI.  Many of Amazon's secrets have a slash in them, which only the second form allows for.
+_SECRETS = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@|://[^?#]*\?")
 
 
 def check_place(name: str, place: str) -> str:
-    """Return a path or URI; raise ValueError for a URI with credentials in it, without repeating them."""
+    """Return a path or URI; raise ValueError, without repeating them, for credentials or options in a URI."""
     refuse_if(
-        "://" in place and bool(_LOGIN.search(place) or _SECRET_OPTION.search(place)),
-        f"{name} is a URI with a user, password or key in it, which would be saved with the run; take it "
-        "out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws or the machine's role",
+        bool(_SECRETS.search(place)),
+        f"{name} is a URI with a user, password or key in it, or with options (`?`), which would be saved "
+        "with the run; take it out and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION or "
+        "AWS_ENDPOINT_URL, or use ~/.aws or the machine's role",
     )
     return place
 

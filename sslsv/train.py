@@ -11,6 +11,7 @@ import contextlib
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +77,12 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
         from sslsv.cluster.fit import fit
         from sslsv.reports.training import write_report
 
-        with connection(config.resources, waits_for_growth=True) as share:
+        with connection(config.resources) as resources:
             prepare_folder(folder, config, is_fresh)
             try:
-                return fit(config, folder, share, identity=folder.read_json("run.json"))
+                return fit(
+                    replace(config, resources=resources), folder, identity=folder.read_json("run.json")
+                )
             finally:
                 with contextlib.suppress(OSError):  # a full disk has its own sentence
                     write_report(folder)
@@ -134,8 +137,6 @@ def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool) -> None:
     from sslsv.runs.environment import describe_environment
 
     if folder.has("config.yml") and not is_fresh:
-        folder.delete_parts()
-        folder.delete_parts(FOLDER)
         newest = newest_sound_checkpoint(folder)
         steps = [step for step, name in list_checkpoints(folder) if name == newest]
         where = f"step {steps[0]}" if steps else "the beginning (it has no sound checkpoint)"

@@ -53,17 +53,6 @@ def test_prepare_folder__another_number_of_workers_is_refused_where_it_shows(con
     check_folder(folder, chunked)  # each chunk counts as a worker, whoever has it
 
 
-def test_prepare_folder__what_killed_writers_left_is_deleted(config, tmp_path):
-    folder = RunFolder(str(tmp_path), "a")
-    prepare_folder(folder, config, is_fresh=False)
-    name = write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
-    for left in (f"checkpoints/{name}.12.part", "metrics.jsonl.12.part"):
-        folder.write(left, b"half")
-    prepare_folder(folder, config, is_fresh=False)
-    assert folder.names("checkpoints") == [name]
-    assert folder.names() == ["config.yml", "run.json"]
-
-
 def test_prepare_folder__other_settings_are_refused_with_the_difference(config, tmp_path):
     folder = RunFolder(str(tmp_path), "a")
     prepare_folder(folder, config, is_fresh=False)

@@ -198,7 +198,7 @@ def embedding_by(
     def num_free() -> float:
         return float(ray.available_resources().get(kind, 0.0))  # type: ignore[no-untyped-call]
 
-    with connection(request, waits_for_growth=True):
+    with connection(request):
         before, shared = num_free(), ray.put(encoder)
         remote = ray.remote(num_cpus=cpus, num_gpus=1 if has_gpu else 0)(EmbeddingProcess)
         actors: list[Any] = [remote.remote(shared, crops, has_gpu) for _ in range(workers or 1)]

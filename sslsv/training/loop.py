@@ -70,14 +70,8 @@ class Training:
         )
         self.log: RunLog | None = None
         if distributed.is_main():
-            self.log = RunLog(
-                folder,
-                first_step=self.state.step,
-                config=to_dict(config),
-                use_tensorboard=config.run.tensorboard,
-                wandb_mode=wandb_mode,
-                wandb_project=config.run.wandb_project,
-            )
+            settings = to_dict(config)
+            self.log = RunLog(folder, first_step=self.state.step, config=settings, wandb_mode=wandb_mode)
 
     def open(self) -> None:
         """Open the corpus, plan the order of everything, and build the model.
