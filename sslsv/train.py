@@ -19,12 +19,9 @@ from sslsv import registry
 from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
 from sslsv.settings import ConfigError, differences
 
-# Run folders, PyTorch and Ray take seconds to import: functions do it, once the settings are checked.
+# Run folders, PyTorch and Ray take seconds to import: functions do it, once settings and lists are checked.
 if TYPE_CHECKING:
     from sslsv.runs.folder import RunFolder
-
-# Settings that may change between a run and its continuation: where it runs, not what it computes.
-FREE_SECTIONS: tuple[str, ...] = ("run", "resources")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,10 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the arguments of the command line: `config`, `overrides`, `fresh`."""
+    models = f"Models: {', '.join(registry.names('models'))}."
     parser = argparse.ArgumentParser(
-        prog="python -m sslsv.train",
-        description="Train a self-supervised speaker verification model.",
-        epilog=f"Models: {', '.join(registry.names('models'))}.",
+        prog="python -m sslsv.train", description="Train a model.", epilog=models
     )
     add = parser.add_argument
     add("config", type=Path, help="a yaml file, such as configs/simclr.yml")
@@ -72,7 +68,6 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     with only_command_on(folder):
         if not is_fresh:
             check_folder(folder, config)
-        # PyTorch and Ray take seconds to import: mistakes so far are reported at once.
         from sslsv.cluster.connect import connection
         from sslsv.cluster.fit import fit
         from sslsv.reports.training import write_report
@@ -106,29 +101,27 @@ def check_folder(folder: "RunFolder", config: Config) -> None:
     """Raise ValueError if the run's folder holds a finished run, or one of other settings."""
     if not folder.has("config.yml"):
         return
+    problem = "holds a finished run of the same settings" if folder.has("summary.json") else ""
     try:
-        earlier = read_config(folder.read("config.yml").decode())
+        changed = differences(read_config(folder.read("config.yml").decode()), config)
     except ConfigError as error:
         problem = f"holds a run whose config.yml this version can't read ({error})"
     else:
-        free = FREE_SECTIONS
-        if shows_shares(config.train) and earlier.resources.workers != config.resources.workers:
-            free = ("run",)  # Without train.sync_batchnorm, batch statistics depend on the number of workers.
-        changed = [line for line in differences(earlier, config) if line.split(".")[0] not in free]
+        # Without train.sync_batchnorm, batch statistics depend on the number of workers.
+        matters = "resources.workers:" if shows_shares(config.train) else "-"
+        free = ("run.", "resources.")  # where a run computes, not what
+        changed = [line for line in changed if line.startswith(matters) or not line.startswith(free)]
         if changed:
             problem = f"holds a run with other settings ({'; '.join(changed)})"
-        elif folder.has("summary.json"):
-            problem = "holds a finished run of the same settings"
-        else:
-            return
-    raise ValueError(
-        f"{folder.location} {problem}; use another run.name, or --fresh to start anew (the old run is kept "
-        "under another name)"
-    )
+    if problem:
+        raise ValueError(
+            f"{folder.location} {problem}; use another run.name, or --fresh to start anew (the old run is "
+            "kept under another name)"
+        )
 
 
 def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool) -> None:
-    """Make the run's folder, or say from where the unfinished run in it goes on; see `check_folder`.
+    """Make the run's folder, or say from where the unfinished run in it goes on.
 
     With `is_fresh`, whatever is there is renamed.  So are checkpoints without a config.yml, from which the
     new run would go on otherwise.

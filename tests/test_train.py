@@ -149,7 +149,7 @@ def test_check_data__a_missing_test_list_is_refused(config):
         (["train.batch_size=32.5"], "should be a valid integer"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
         (["data.train_lists=[no_such_list]"], "no_such_list"),
-        (["resources.workers=3"], "cannot share equally"),
+        (["resources.workers=3"], "which cannot share train.batch_size (8) equally"),
     ],
 )
 def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tmp_path, demo_corpus, capsys):

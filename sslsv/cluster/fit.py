@@ -72,7 +72,7 @@ def fit(
         "location": folder.location,
         "task": task,
         "arguments": arguments,
-        "counts": usable_counts(resources.workers, config.train.batch_size, config.train.chunk_size),
+        "counts": usable_counts(resources, config.train),
         "futile": None,  # machines on which no more workers than now were found to fit
         "mark": uuid.uuid4().hex,
         "wandb_mode": wandb_mode(config.run.wandb),
@@ -134,7 +134,7 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     seconds = math.ceil(60 * resources.hang_minutes)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(seconds)  # Ray hands it on to its controller
     trainer = TorchTrainer(
-        run_worker,  # its result comes back as return_value
+        run_worker,  # type: ignore[arg-type]  # Its result comes back as return_value.
         train_loop_config=job,
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=seconds),
         scaling_config=ray.train.ScalingConfig(

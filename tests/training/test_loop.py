@@ -14,7 +14,6 @@ from sslsv.config import (
     RunConfig,
     ScheduleConfig,
     TrainConfig,
-    apply_overrides,
 )
 from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.encoders.thin_resnet34 import ThinResNet34
@@ -22,6 +21,7 @@ from sslsv.evaluation.verification import Verification
 from sslsv.models.simclr import SimCLR
 from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from sslsv.runs.folder import RunFolder
+from sslsv.settings import apply_overrides
 from sslsv.train import prepare_folder
 from sslsv.training.interruption import Interrupted
 from sslsv.training.loop import Training
