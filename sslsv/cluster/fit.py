@@ -29,8 +29,7 @@ from sslsv.runs.checkpoint import list_checkpoints
 from sslsv.runs.display import live_display
 from sslsv.runs.folder import RunFolder, absolute, below
 from sslsv.runs.log import wandb_environment, wandb_mode
-from sslsv.training.interruption import Interrupted
-from sslsv.training.loop import Training
+from sslsv.training.loop import Interrupted, Training
 
 Job = dict[str, Any]
 

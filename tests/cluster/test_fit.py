@@ -16,7 +16,7 @@ from sslsv.cluster.worker import HELD, MARK, Watch, check_sees_run
 from sslsv.config import Config, ResourcesConfig, RunConfig
 from sslsv.runs.checkpoint import Checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
-from sslsv.training.interruption import Interrupted
+from sslsv.training.loop import Interrupted
 
 CONFIG = Config(
     resources=ResourcesConfig(

@@ -23,8 +23,7 @@ from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkp
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import apply_overrides
 from sslsv.train import prepare_folder
-from sslsv.training.interruption import Interrupted
-from sslsv.training.loop import Training
+from sslsv.training.loop import Interrupted, Training, is_any_asked
 from sslsv.training.validation import TrainingError
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -250,7 +249,7 @@ def test_training__asked_to_stop_it_saves_that_very_step_and_goes_on_as_if_never
 def test_training__asked_to_stop_at_the_last_step_it_finishes(config, tmp_path):
     total = training(config, tmp_path).total_steps
     done = training(config, tmp_path, "done")
-    done.interruption.asked = lambda: "too late" if done.state.step == total else None
+    done.asked_to_stop = lambda: "too late" if done.state.step == total else None
     assert done.run()["is_finished"]
 
 
@@ -268,3 +267,15 @@ def test_training__what_a_method_cannot_do_ends_it_with_a_sentence(config, tmp_p
     folder, config = RunFolder(str(tmp_path), "run"), apply_overrides(config, settings)
     with pytest.raises(TrainingError, match=sentence):  # another error would be a crash that is tried again
         Training(config, folder, device=torch.device("cpu"))
+
+
+def _two_ranks(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    device = torch.device("cpu")
+    assert not is_any_asked(False, 1, device) and is_any_asked(rank == 1, 2, device)
+    torch.distributed.destroy_process_group()
+
+
+def test_is_any_asked__one_rank_that_is_asked_stops_both_after_the_same_step(tmp_path):
+    torch.multiprocessing.spawn(_two_ranks, (str(tmp_path),), nprocs=2)
