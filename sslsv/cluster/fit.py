@@ -48,10 +48,7 @@ WORKER_ENVIRONMENT = {
 
 
 def fit(
-    config: Config,
-    folder: RunFolder,
-    task: Callable[..., dict[str, Any]] = Training.run,
-    **arguments: Any,
+    config: Config, folder: RunFolder, task: Callable[..., dict[str, Any]] = Training.run, **arguments: Any
 ) -> dict[str, Any]:
     """Run `task(training, **arguments)` in every training process.
 
@@ -137,9 +134,7 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
         train_loop_config=job,
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=seconds),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=count,
-            use_gpu=bool(resources.gpu),
-            resources_per_worker=worker_bundle(resources),
+            num_workers=count, use_gpu=bool(resources.gpu), resources_per_worker=worker_bundle(resources)
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
             # Ray's own notes about the run; ours are what a restart reads, so these are new each time.

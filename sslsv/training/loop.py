@@ -70,9 +70,7 @@ class Training:
             seconds=self.state.seconds,
         )
         self.checkpoints = CheckpointWriter(
-            folder,
-            keep=config.run.keep_checkpoints,
-            every_minutes=config.run.checkpoint_every_minutes,
+            folder, keep=config.run.keep_checkpoints, every_minutes=config.run.checkpoint_every_minutes
         )
         self.log: RunLog | None = None
         if distributed.is_main():

@@ -212,16 +212,7 @@ def test_check_place__refuses_credentials_without_repeating_them(place):
         load_config("configs/simclr.yml", [f"data.root={place}"])
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "gs://b/x",
-        "s3://b/a@b",
-        "a@b",
-        "/a:b@c",
-        "/a?key=1",
-    ],
-)
+@pytest.mark.parametrize("place", ["gs://b/x", "s3://b/a@b", "a@b", "/a:b@c", "/a?key=1"])
 def test_check_place__lets_others_pass(place):
     check_place("root", place)
 
