@@ -75,9 +75,7 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
         with connection(config.resources) as resources:
             prepare_folder(folder, config, is_fresh)
             try:
-                return fit(
-                    replace(config, resources=resources), folder, identity=folder.read_json("run.json")
-                )
+                return fit(replace(config, resources=resources), folder)
             finally:
                 with contextlib.suppress(OSError):  # a full disk has its own sentence
                     write_report(folder)
