@@ -1,10 +1,8 @@
 """Joining and starting Ray, its token, shared storage, and what an autoscaler is asked for."""
 
-import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +11,8 @@ from sslsv.cluster.capacity import CapacityError
 from sslsv.cluster.connect import Cluster, check_address, keep_token_private
 from sslsv.config import ResourcesConfig
 from tests.clock import Clock
-from tests.listening import is_loopback, listening_addresses
 from tests.local_cluster import local_cluster
+from tests.processes import is_loopback, listening_addresses, pids_with
 from tests.training_command import Training
 
 CONNECT = """
@@ -134,19 +132,12 @@ def start_connected(**environment):
     )
 
 
-def pids_at(home):
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if f"HOME={home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                yield int(pid)
-
-
 @pytest.mark.slow
 def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_private_token(ray_home):
     with start_connected() as owner:
         assert owner.stdout.readline() == "token\n", owner.communicate()[1]
         address = owner.stdout.readline().strip()
-        found = listening_addresses(pids_at(ray_home))
+        found = listening_addresses(pids_with(f"HOME={ray_home}"))
         assert len(found) > 5 and all(map(is_loopback, found)), found
         token = ray_home / ".ray" / "auth_token"
         assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) > 30
