@@ -82,10 +82,10 @@ class RunFolder:
     def __init__(self, storage: str, name: str) -> None:
         place = storage if is_uri(storage) else str(Path(storage).expanduser().resolve())
         self.filesystem, root = open_filesystem(place)
-        self.storage, self.name = storage, name
-        self.root = posixpath.join(root, name)  # for the run's own file system
+        self.name = name
+        self.root = below(root, name)  # for the run's own file system
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
-        # Users and other programs are told this: a plain path, or a URI that is complete again.
+        # Users and other programs are told this: a plain path, or a URI.
         self.location = self.root if self.is_local else below(storage, name)
 
     @classmethod
@@ -96,7 +96,7 @@ class RunFolder:
 
     def path(self, name: str) -> str:
         """Return the full path of a file of the run, for the run's own file system."""
-        return posixpath.join(self.root, name)
+        return below(self.root, name)
 
     def names(self, subfolder: str = "") -> list[str]:
         """Return the sorted names of the files directly below `subfolder`, which need not exist."""
@@ -120,13 +120,9 @@ class RunFolder:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{os.getpid()}.part"
         try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # Else a power cut may leave a renamed file without content.
+            _write_to_disk(temporary, "wb", content)
             os.replace(temporary, path)
         except OSError:
             Path(temporary).unlink(missing_ok=True)
@@ -135,14 +131,10 @@ class RunFolder:
     def append_lines(self, name: str, lines: list[str]) -> None:
         """Append lines to a text file (object storage has no append: there the file is written again)."""
         content = "".join(line + "\n" for line in lines).encode()
-        if not self.is_local:
+        if self.is_local:
+            _write_to_disk(self.path(name), "ab", content)
+        else:
             self.write(name, (self.read(name) if self.has(name) else b"") + content)
-            return
-        os.makedirs(self.root, exist_ok=True)
-        with open(self.path(name), "ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # A checkpoint, written later, must not survive its record.
 
     def delete(self, name: str) -> None:
         """Delete a file; raises FileNotFoundError where the file system tells."""
@@ -172,7 +164,7 @@ class RunFolder:
     def set_aside(self) -> str:
         """Rename the whole run folder to `<name>.old-<date>` and return the new name; nothing is lost."""
         new_name = f"{self.name}.old-{time.strftime('%Y%m%d-%H%M%S')}"
-        new_root = posixpath.join(posixpath.dirname(self.root), new_name)
+        new_root = below(posixpath.dirname(self.root), new_name)
         if self.is_local:
             self.filesystem.move(self.root, new_root)
         else:  # Object stores can rename nothing: every object is copied.
@@ -180,6 +172,15 @@ class RunFolder:
             fs.copy_files(self.root, new_root, source_filesystem=own, destination_filesystem=own)
             own.delete_dir(self.root)
         return new_name
+
+
+def _write_to_disk(path: str, mode: str, content: bytes) -> None:
+    """Write, and wait for the disk: a renamed file must have its content, a checkpoint its records."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, mode) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -154,7 +154,7 @@ def test_object_storage__set_aside_copies_and_then_deletes_everything(stored, ob
     for name in ("checkpoints/a", "config.yml", "run.json"):
         stored.write(name, name.encode())
     before = object_storage.names(stored.location)
-    aside = RunFolder(stored.storage, stored.set_aside())
+    aside = RunFolder(os.path.dirname(stored.location), stored.set_aside())
     assert object_storage.names(aside.location) == before and not object_storage.names(stored.location)
     assert aside.read("config.yml") == b"config.yml"
 
