@@ -102,9 +102,8 @@ def annotations_of(kind: type) -> dict[str, Any]:
 def sections_of(annotation: Any) -> list[type]:
     """Return the sections that an annotation allows: none for a plain value, all of them for a choice."""
     if isinstance(annotation, choice):
-        return [
-            registry.settings_class(annotation.package, name) for name in registry.names(annotation.package)
-        ]
+        package = annotation.package
+        return [registry.settings_class(package, name) for name in registry.names(package)]
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return [annotation]
     return [inner for part in get_args(annotation) for inner in sections_of(part)]
