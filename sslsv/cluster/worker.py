@@ -37,8 +37,13 @@ def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     try:
         result: dict[str, Any] = job["task"](open_training(job), **job["arguments"])
     except TrainingError as error:  # It is no crash that is tried again.
-        return {"error": str(error), "is_of_system": isinstance(error.__cause__, OSError)}
+        return {"error": str(error), "is_of_system": is_io_error(error)}
     return result
+
+
+def is_io_error(error: BaseException | None) -> bool:
+    """Tell whether an error, or what caused it, came from storage or network, which may be back."""
+    return error is not None and (isinstance(error, OSError) or is_io_error(error.__cause__))
 
 
 def open_training(job: dict[str, Any]) -> Training:

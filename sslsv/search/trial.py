@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sslsv.cluster.fit import fit
+from sslsv.cluster.worker import is_io_error
 from sslsv.config import Config, read_config
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import WandbMode
@@ -51,11 +52,6 @@ def run_segment(
     if last.get("has_collapsed"):
         return {"state": "collapsed", "why": str(last["notice"])}
     return {"state": "reached", "why": ""}
-
-
-def is_io_error(error: BaseException | None) -> bool:
-    """Tell whether an error, or what caused it, came from storage or network, which may be back."""
-    return error is not None and (isinstance(error, OSError) or is_io_error(error.__cause__))
 
 
 def train_until(training: Training, until_epoch: int) -> dict[str, Any]:
