@@ -146,6 +146,7 @@ _MISTAKES = {
     "missing": "it has too few values",
     "too_long": "it has too many values",
     "tuple_type": "it should be a list such as [1, 2]",
+    "string_pattern_mismatch": "it should be a plain name, without slashes",
     "dataclass_type": "it is a section of settings: write keys and values below it",
 }
 

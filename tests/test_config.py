@@ -55,6 +55,7 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["train.patience=3"], "train.patience is 3 but nothing is validated; set train.patience=null, evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion"),
         (["evaluation.criterion=min_dcf"], "evaluation.criterion is 'min_dcf', but nothing gives it values; set held_out_speakers or validation for 'eer' and 'min_dcf', label_free.utterances for the others"),
         (["evaluation.criterion=label_free/lidar", "evaluation.label_free.utterances=0"], "evaluation.criterion is 'label_free/lidar', but nothing gives it values; set held_out_speakers or validation for 'eer' and 'min_dcf', label_free.utterances for the others"),
+        (["run.name=a/b"], "run.name is 'a/b'; it should be a plain name, without slashes"),
         (["evaluation.criterion=loss"], "evaluation.criterion is 'loss'; it should be 'eer', 'min_dcf', 'label_free/pseudo_eer', 'label_free/lidar' or 'label_free/rankme'"),
     ],
 )  # fmt: skip
