@@ -65,11 +65,11 @@ def test_keep_token_private__makes_no_file_that_ray_does_not_ask_for(token_file,
     assert not token_file.parent.exists()
 
 
-def cluster_of(*free, coming=0, has_autoscaler=False):
+def cluster_of(*free, coming=0):
     """Machines "0", "1" ... of 3 CPUs with so many left."""
     everything = {str(i): {"CPU": 3.0} for i in range(len(free))}
     left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
-    return Cluster(everything, left, set(), coming, has_autoscaler)
+    return Cluster(everything, left, set(), coming, has_autoscaler=False)
 
 
 @pytest.fixture

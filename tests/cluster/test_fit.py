@@ -26,11 +26,11 @@ CONFIG = Config(
 JOB = {"counts": [1, 2], "futile": None}
 
 
-def cluster_of(*free, coming=0):
+def cluster_of(*free):
     """Machines "0", "1" ... of 3 CPUs with so many left."""
     everything = {str(i): {"CPU": 3.0} for i in range(len(free))}
     left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
-    return Cluster(everything, left, set(), coming, has_autoscaler=False)
+    return Cluster(everything, left, set(), coming=0, has_autoscaler=False)
 
 
 @pytest.fixture
