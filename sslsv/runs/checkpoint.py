@@ -168,16 +168,17 @@ def average(states: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prune_checkpoints(folder: RunFolder, newest: str, keep: int, best_step: int | None) -> None:
-    """Delete all files but `newest`, the `keep - 1` checkpoints before it, and the best one.
+    """Delete all checkpoints but `newest`, the `keep - 1` before it, and the best one.
 
-    So what killed writers left goes, and files of later steps, which were damaged and passed over.  What
-    can't be deleted stays.
+    So files of later steps go, which were damaged and passed over, and what killed writers left.  What can't
+    be deleted stays.
     """
     steps = {name: step for step, name in list_checkpoints(folder)}
     names = list(steps)
     kept = names[: names.index(newest) + 1][-keep:]
+    kept += [name for name in names if steps[name] == best_step]
     for name in folder.names(FOLDER):
-        if name not in kept and (name not in steps or steps[name] != best_step):
+        if name not in kept and (name in steps or name.endswith(".part")):
             with contextlib.suppress(OSError):
                 folder.delete(f"{FOLDER}/{name}")
 
