@@ -15,6 +15,7 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 import torch
@@ -53,12 +54,9 @@ def object_storage() -> "Iterator[ObjectStorage]":
     from tests.object_storage import ObjectStorage
 
     storage = ObjectStorage()
-    earlier = {name: os.environ.get(name) for name in storage.environment}
-    os.environ.update(storage.environment)
-    storage.create_bucket()
-    yield storage
-    for name, value in earlier.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with mock.patch.dict(os.environ, storage.environment):
+        storage.create_bucket()
+        yield storage
     storage.close()
 
 

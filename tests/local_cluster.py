@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ray.cluster_utils import Cluster
 
@@ -80,14 +81,11 @@ class LocalCluster:
 @contextlib.contextmanager
 def local_cluster(*cpus: int, object_store_mb: int = 150) -> Iterator[LocalCluster]:
     """A LocalCluster that RAY_ADDRESS names while it is there."""
-    earlier = {name: os.environ.get(name) for name in ("RAY_ADDRESS", "PYTHONPATH")}
-    cluster = LocalCluster(*cpus, object_store_mb=object_store_mb)  # which sets PYTHONPATH
-    os.environ["RAY_ADDRESS"] = cluster.address
-    try:
-        yield cluster
-    finally:
-        for name, value in earlier.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        cluster.close()
+    with mock.patch.dict(os.environ):
+        cluster = LocalCluster(*cpus, object_store_mb=object_store_mb)  # which sets PYTHONPATH
+        os.environ["RAY_ADDRESS"] = cluster.address
+        try:
+            yield cluster
+        finally:
+            os.environ.pop("RAY_ADDRESS")
+            cluster.close()

@@ -69,13 +69,6 @@ def test_executing_parts__finds_each_kind(source: str) -> None:
     assert executing_parts(source)
 
 
-def test_ray__is_started_on_loopback_alone() -> None:
-    starting = [
-        file.name for file in SOURCES if re.search(r"\bray\.init\(", file.read_text(encoding="utf-8"))
-    ]
-    assert starting == ["connect.py"], "only sslsv.cluster.connect.connect starts or joins a cluster"
-
-
 class Bomb:
     """Unpickled, it makes a file."""
 
