@@ -53,12 +53,13 @@ def _draw(folder: RunFolder, is_shown: bool, console: Console, stop: threading.E
         while not is_last:
             is_last = stop.wait(0.5 if folder.is_local else 5.0)
             lines = _tail(folder)
-            for text in [line for line in lines if line not in seen]:
+            num_seen = max((i for i, line in enumerate(lines, 1) if line in seen), default=0)
+            for text in lines[num_seen:]:
                 with contextlib.suppress(ValueError):  # a line that is being written
                     record = json.loads(text)
                     if "notice" in record:
                         console.print(record["notice"])
-            seen.update(lines)
+            seen = set(lines)
             if not is_shown or not record:
                 continue
             step, total, line = record["step"], record.get("total_steps"), describe(record)
