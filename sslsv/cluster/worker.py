@@ -18,7 +18,7 @@ import ray.train.torch
 import torch
 from ray.exceptions import RayError
 
-from sslsv.cluster.capacity import bundles_of, room_for, total_of, worker_bundle
+from sslsv.cluster.capacity import bundles_of, room_for, total_of
 from sslsv.cluster.connect import Cluster, ask_for, look
 from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
@@ -124,17 +124,13 @@ class Watch:
                     self.reason = self.reason_to_grow(cluster)
 
     def reason_to_grow(self, cluster: Cluster) -> str | None:
-        """Say that more workers would fit in what is free and what these workers and their data hold."""
-        held = worker_bundle(self.resources)
-        machines = [
-            {kind: free.get(kind, 0.0) + self.nodes.count(name) * held.get(kind, 0.0) for kind in free | held}
-            for name, free in cluster.free.items()
-        ]
-        everything = total_of(cluster.machines.values(), "CPU")
-        of_data = self.resources.cpus_per_data_task * (self.resources.data_tasks or 1)
-        more_cpus = min(of_data, everything - total_of(machines, "CPU"))
-        room = room_for(self.resources, machines, more_cpus)
-        count = max((count for count in self.job["counts"] if count <= room), default=0)
-        if count <= len(self.nodes) or sorted(cluster.machines) == self.job["futile"]:
+        """Say that more workers would fit beside these, in what is free and what their data holds."""
+        resources, count, free = self.resources, len(self.nodes), list(cluster.free.values())
+        used = total_of(cluster.machines.values(), "CPU") - total_of(free, "CPU")
+        of_data = resources.cpus_per_data_task * (resources.data_tasks or 1)
+        of_data = min(of_data, used - count * resources.cpus_per_worker)
+        room = count + room_for(resources, free, of_data - count * resources.cpus_per_data_task)
+        most = max((n for n in self.job["counts"] if n <= room), default=0)
+        if most <= count or sorted(cluster.machines) == self.job["futile"]:
             return None
-        return f"there is room for {count} training workers instead of {len(self.nodes)}"
+        return f"there is room for {most} training workers instead of {count}"

@@ -44,6 +44,8 @@ def folder(tmp_path):
         (cluster_of(0.5, 3), None, "there is room for 2 training workers instead of 1"),
         (cluster_of(0.5, 3), ["0", "1"], None),
         (cluster_of(0.5, 1), None, None),
+        (cluster_of(0, 2), None, None),  # the data of a second one would have no CPU
+        (cluster_of(1, 2), None, "there is room for 2 training workers instead of 1"),
     ],
 )
 def test_watch__more_workers_fit_where_the_machines_are_not_known_to_be_futile(cluster, futile, reason):
