@@ -109,7 +109,7 @@ def fit_until_done(
             if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
                 job["futile"] = machines
                 continue
-            interrupted = next((c for c in causes_of(error).values() if isinstance(c, Interrupted)), None)
+            interrupted = next((c for c in causes_of(error) if isinstance(c, Interrupted)), None)
             if interrupted is not None:
                 notice(str(interrupted))
                 last = count
@@ -161,10 +161,10 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     return summary
 
 
-def causes_of(error: Exception) -> dict[int, Any]:
-    """Return what the workers raised, by rank, rising."""
+def causes_of(error: Exception) -> list[Any]:
+    """Return what the workers raised."""
     failures = getattr(error, "worker_failures", None) or {}
-    return {rank: getattr(failures[rank], "cause", None) or failures[rank] for rank in sorted(failures)}
+    return [getattr(failure, "cause", None) or failure for failure in failures.values()]
 
 
 def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
@@ -172,10 +172,10 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
 
     The traceback goes to `failure.txt` in the run folder.
     """
-    causes = causes_of(error)
-    who, cause = "Ray's controller of the training", getattr(error, "controller_failure", None) or error
-    for rank in list(causes)[:1]:
-        who, cause = f"training worker {rank}", error.worker_failures[rank]  # type: ignore[attr-defined]
+    failures = getattr(error, "worker_failures", None) or {}
+    rank = min(failures, default=None)
+    who = "Ray's controller of the training" if rank is None else f"training worker {rank}"
+    cause = failures.get(rank) or getattr(error, "controller_failure", None) or error
     with contextlib.suppress(OSError):
         folder.write("failure.txt", str(cause).encode())
     original = getattr(cause, "cause", None) or cause
@@ -183,7 +183,7 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
     place = below(folder.location, "failure.txt")
     return {
         "error": f"{who} failed: {lines[-1].strip()} (details in {place}); {GOES_ON}",
-        "is_of_system": isinstance(error, RayError) or any(isinstance(c, OSError) for c in causes.values()),
+        "is_of_system": isinstance(error, RayError) or any(isinstance(c, OSError) for c in causes_of(error)),
     }
 
 
