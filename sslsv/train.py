@@ -105,10 +105,13 @@ def check_folder(folder: "RunFolder", config: Config) -> None:
     except ConfigError as error:
         problem = f"holds a run whose config.yml this version can't read ({error})"
     else:
-        # Without train.sync_batchnorm, batch statistics depend on the number of workers.
-        matters = "resources.workers:" if shows_shares(config.train) else "-"
-        free = ("run.", "resources.")  # where a run computes, not what
-        changed = [line for line in changed if line.startswith(matters) or not line.startswith(free)]
+        # Where a run computes is free, but for the number of workers without train.sync_batchnorm.
+        changed = [
+            line
+            for line in changed
+            if not line.startswith(("run.", "resources."))
+            or (shows_shares(config.train) and line.startswith("resources.workers:"))
+        ]
         if changed:
             problem = f"holds a run with other settings ({'; '.join(changed)})"
     if problem:
