@@ -80,7 +80,7 @@ def average_gradients(network: nn.Module, device: torch.device) -> DistributedDa
     Buffers need no broadcast: queues and teachers are equal on all workers by contract, and running
     statistics are shared before they are used (`share_buffers`).
     """
-    # PyTorch 2.14 warns of the older of the two names, which 2.8 alone knows.
+    # PyTorch 2.14 warns of `broadcast_buffers`; 2.8 does not know the other name yet.
     names = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run
