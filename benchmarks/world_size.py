@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from sslsv import registry
 from sslsv.config import OptimizerConfig
@@ -25,6 +24,7 @@ from sslsv.models.base import CorpusSize, Model, Progress
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
 from sslsv.training.optim import build_optimizer
+from sslsv.training.state import average_gradients
 
 GLOBAL_BATCH, CROP_SECONDS, STEPS, STEPS_PER_EPOCH = 16, 0.3, 5, 2
 SIZE = CorpusSize(num_utterances=40, num_speakers=5)
@@ -101,7 +101,7 @@ def train_steps(case: str) -> dict[str, Any]:
     if distributed.is_distributed():
         if case != CONTROL:
             synchronize_batchnorm(model)
-        network = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+        network = average_gradients(model, torch.device("cpu"))
     optimizer = build_optimizer(model.parameter_groups(), OptimizerConfig(name="sgd", learning_rate=0.05))
     generator = torch.Generator().manual_seed(2)
     rows = GLOBAL_BATCH // distributed.world_size()

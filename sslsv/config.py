@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
@@ -12,12 +11,10 @@ from pydantic import Field
 
 from sslsv.data.section import DataConfig
 from sslsv.settings import (
-    ConfigError,
     Place,
     apply_overrides,
     build,
     choice,
-    differences,
     dump_yaml,
     load,
     locate,
@@ -25,8 +22,6 @@ from sslsv.settings import (
     refuse_if,
     section,
 )
-
-__all__ = ["ConfigError", "DataConfig", "apply_overrides", "differences"]
 
 # Values that may choose a checkpoint. Alignment may not: it is best when all embeddings are alike.
 LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
@@ -58,7 +53,6 @@ class OptimizerConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a cosine that would rise."""
         lowest, highest = self.schedule.min_learning_rate, self.learning_rate
         refuse_if(
             "cosine" in self.schedule.name and lowest > highest,
@@ -98,7 +92,6 @@ class TrainConfig:
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
 
     def __post_init__(self) -> None:
-        """Refuse ways to save memory that do not go together."""
         # A compiled step chooses by itself what it keeps.
         refuse_if(
             self.compile and (self.recompute or self.chunk_size is not None),
@@ -121,7 +114,6 @@ class LabelFreeConfig:
     crop_seconds: Annotated[float, Field(ge=0.1, description="length of a view")] = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse a probe that has nothing to compare."""
         refuse_if(self.utterances == 1, "utterances is 1; it must be 0 (no label-free values), or 2 or more")
 
 
@@ -142,7 +134,6 @@ class EvaluationConfig:
     allow_validation_on_test: Annotated[bool, Field(description="permit it; the report then says so")] = False
 
     def __post_init__(self) -> None:
-        """Refuse two kinds of validation, a criterion without values, and test lists that share a name."""
         refuse_if(self.held_out_speakers == 1, "held_out_speakers is 1; nontarget trials need 2 or more")
         refuse_if(
             self.validation is not None and self.held_out_speakers > 0,
@@ -150,22 +141,18 @@ class EvaluationConfig:
             "held_out_speakers=0 or validation=null",
         )
         is_label_free = self.criterion is not None and self.criterion.startswith("label_free/")
+        has_values = self.label_free.utterances > 0 if is_label_free else self.has_validation_trials
         refuse_if(
-            is_label_free and self.label_free.utterances == 0,
-            f"criterion is {self.criterion!r}, but label_free.utterances is 0; give it some, such as 256",
-        )
-        refuse_if(
-            self.criterion is not None and not is_label_free and not self.has_validation_trials,
-            f"criterion is {self.criterion!r}, but there are no validation trials; set held_out_speakers or "
-            "validation, or a criterion without labels, such as 'label_free/pseudo_eer'",
+            self.criterion is not None and not has_values,
+            f"criterion is {self.criterion!r}, but nothing gives it values; set held_out_speakers or "
+            "validation for 'eer' and 'min_dcf', label_free.utterances for the others",
         )
         # Metrics of a list are called `test/<file name>/...`.
-        names = [os.path.basename(os.path.normpath(each)) for each in self.test]
-        twice = {name for name in names if [*names, "validation"].count(name) > 1}
+        names = ["validation", *[os.path.basename(os.path.normpath(each)) for each in self.test]]
         refuse_if(
-            bool(twice),
-            f"test is {list(self.test)}; its results are kept by file name, and {sorted(twice)} is taken "
-            "twice ('validation' always is): rename the file, or name it once",
+            len(set(names)) < len(names),
+            f"test is {list(self.test)}; its results are kept by file name, and one is there twice "
+            "('validation' is taken): rename the file, or name it once",
         )
 
     @property
@@ -185,7 +172,11 @@ class RunConfig:
 
     # All machines must share the storage; URIs are s3://, gs:// and others.
     storage: Annotated[Place, Field(description="folder or URI with one folder per run")] = "runs"
-    name: Annotated[str | None, Field(description="null = the yaml's file name without .yml")] = None
+    # One folder directly below the storage: no slashes, and not only dots.
+    name: Annotated[
+        str | None,
+        Field(pattern=r"^[^/\\]*[^/\\. ][^/\\]*$", description="null = the file name without .yml"),
+    ] = None
     checkpoint_every_minutes: Annotated[float, Field(gt=0, description="besides those of validations")] = 10.0
     keep_checkpoints: Annotated[int, Field(ge=1, description="newest ones kept, besides the best")] = 2
     # With "auto", wandb is online if an API key is set up.
@@ -195,13 +186,6 @@ class RunConfig:
     progress: Annotated[bool, Field(description="progress bar in the terminal")] = True
     # Only crashes without a new checkpoint between them count; -1 is without end.
     max_failures: Annotated[int, Field(ge=-1, description="restarts after crashes")] = 3
-
-    def __post_init__(self) -> None:
-        """Refuse names that are no name of a folder directly below the storage."""
-        refuse_if(
-            self.name is not None and not re.fullmatch(r"(?!\s*\.{0,2}\s*$)[^/\\]+", self.name),
-            f"name is {self.name!r}; it names one folder below run.storage: give a word without slashes",
-        )
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -224,11 +208,6 @@ class ResourcesConfig:
     # The wait is longer while an autoscaler is starting machines.
     wait_minutes: Annotated[float, Field(gt=0, description="wait for machines that were lost")] = 10.0
     hang_minutes: Annotated[float, Field(gt=0, description="silence of a worker before a restart")] = 10.0
-
-    def __post_init__(self) -> None:
-        """Refuse a range whose first number is the larger one."""
-        fewest, most = self.fewest_workers, self.most_workers
-        refuse_if(most < fewest, f"workers is {[fewest, most]}; the fewest come first: [{most}, {fewest}]")
 
     @property
     def fewest_workers(self) -> int:
@@ -257,22 +236,31 @@ class Config:
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
 
     def __post_init__(self) -> None:
-        """Refuse sections that do not go together."""
-        _check_shares(self.train, self.resources)
-        schedule = self.optimizer.schedule
+        train, evaluation, schedule = self.train, self.evaluation, self.optimizer.schedule
+        workers, counts = self.resources.workers, usable_counts(self.resources, train)
+        refuse_if(
+            not {self.resources.fewest_workers, self.resources.most_workers} <= set(counts),
+            f"resources.workers is {workers}, which cannot share train.batch_size ({train.batch_size}) "
+            f"equally, in whole chunks if train.chunk_size ({train.chunk_size}) is set; give divisors, the "
+            "fewest first",
+        )
+        refuse_if(
+            not isinstance(workers, int) and shows_shares(train),
+            "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change "
+            "with the number of workers; set train.sync_batchnorm to true, or give one number",
+        )
 
         def place(name: str) -> str:
             return os.path.abspath(os.path.join(self.data.root, name))
 
         refuse_if(
-            schedule.name == "warmup_cosine" and schedule.warmup_epochs > self.train.epochs,
+            schedule.name == "warmup_cosine" and schedule.warmup_epochs > train.epochs,
             f"optimizer.schedule.warmup_epochs is {schedule.warmup_epochs}, longer than the run "
-            f"(train.epochs = {self.train.epochs}); lower the first or raise the second",
+            f"(train.epochs = {train.epochs}); lower the first or raise the second",
         )
-        evaluation = self.evaluation
         refuse_if(
-            self.train.patience is not None and evaluation.chosen_by is None,
-            f"train.patience is {self.train.patience} but nothing is validated; set train.patience=null, "
+            train.patience is not None and evaluation.chosen_by is None,
+            f"train.patience is {train.patience} but nothing is validated; set train.patience=null, "
             "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion",
         )
         refuse_if(
@@ -285,37 +273,15 @@ class Config:
         )
 
 
-def _check_shares(train: TrainConfig, resources: ResourcesConfig) -> None:
-    """Refuse numbers of workers that can't share the batch, and a range of them that changes the result."""
-    size, chunk_size = train.batch_size, train.chunk_size
-    for count in (resources.fewest_workers, resources.most_workers):
-        share, rest = divmod(size, count)
-        refuse_if(
-            rest > 0,
-            f"train.batch_size is {size}, which {count} resources.workers cannot share equally; "
-            f"use {max(share, 1) * count} or {(share + 1) * count}",
-        )
-        refuse_if(
-            share % (chunk_size or 1) != 0,
-            f"train.chunk_size is {chunk_size}, which does not divide the {share} utterances of each worker "
-            f"(train.batch_size {size} over {count} resources.workers); use a divisor, or null",
-        )
-    refuse_if(
-        not isinstance(resources.workers, int) and shows_shares(train),
-        "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change with "
-        "the number of workers; set train.sync_batchnorm to true, or give one number",
-    )
-
-
 def shows_shares(train: TrainConfig) -> bool:
     """Return whether batch statistics, and so the result, depend on the number of workers."""
     return not train.sync_batchnorm and train.chunk_size is None
 
 
-def usable_counts(workers: int | tuple[int, int], batch_size: int, chunk_size: int | None) -> list[int]:
+def usable_counts(resources: ResourcesConfig, train: TrainConfig) -> list[int]:
     """Return the numbers of workers, rising, whose shares are equal and a whole number of chunks."""
-    fewest, most = (workers, workers) if isinstance(workers, int) else workers
-    return [n for n in range(fewest, most + 1) if batch_size % (n * (chunk_size or 1)) == 0]
+    counts = range(resources.fewest_workers, resources.most_workers + 1)
+    return [n for n in counts if train.batch_size % (n * (train.chunk_size or 1)) == 0]
 
 
 def is_better(criterion: Criterion, value: float, than: float) -> bool:

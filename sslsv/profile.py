@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sslsv.config import load_config
-from sslsv.evaluation.arguments import run_command
+from sslsv.config import Config, load_config
 
 ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
 
@@ -26,48 +25,43 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")
     parser.add_argument("--trace", type=Path, default=Path("profile.json.gz"), help="file (%(default)s)")
-    return run_command(run, parser.parse_intermixed_args(arguments))
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        if given.steps < 1:
+            raise ValueError(f"--steps is {given.steps}; give at least 1")
+        if not given.trace.parent.is_dir():
+            raise ValueError(f"--trace is {given.trace}, in a folder that does not exist")
+        profile = run(load_config(given.config, given.overrides), given.steps)
+        if "error" in profile:
+            print(f"error: {profile['error']}", file=sys.stderr)
+            return 1
+        given.trace.write_bytes(profile["trace"])
+    except (ValueError, OSError) as error:
+        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    print(f"{profile['report']}\ntrace: {given.trace}; open it at https://ui.perfetto.dev")
+    return 0
 
 
-def run(options: argparse.Namespace) -> int:
-    """Profile as asked; raises ValueError or OSError, with a sentence, before anything is started."""
-    if options.steps < 1:
-        raise ValueError(f"--steps is {options.steps}; give at least 1")
-    if not options.trace.parent.is_dir():
-        raise ValueError(f"--trace is {options.trace}, in a folder that does not exist")
-    config = load_config(options.config, options.overrides)
+def run(config: Config, steps: int) -> dict[str, Any]:
+    """Return what `training.profile.profile_steps` does, or `{"error": sentence}`."""
     # Ray and torch take seconds to import.
     from sslsv.cluster.connect import connection
     from sslsv.cluster.fit import fit
     from sslsv.evaluation.trials import open_trial_sets
     from sslsv.runs.folder import RunFolder
+    from sslsv.training.profile import profile_steps
 
     open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
-    with tempfile.TemporaryDirectory() as storage, connection(config.resources) as share:
+    with tempfile.TemporaryDirectory() as storage, connection(config.resources) as resources:
         settings = replace(config.run, storage=storage, name="profile", max_failures=0)
         settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
-        config = replace(config, run=settings, train=replace(config.train, epochs=ENDLESS_EPOCHS))
-        folder = RunFolder(storage, "profile")
-        profile = fit(config, folder, share, worker=profile_worker, steps=options.steps)
-    if "error" in profile:
-        print(f"error: {profile['error']}", file=sys.stderr)
-        return 1
-    options.trace.write_bytes(profile["trace"])
-    print(f"{profile['report']}\ntrace: {options.trace}; open it at https://ui.perfetto.dev")
-    return 0
-
-
-def profile_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Profile the training of a job, as the entry of a Ray Train worker."""
-    from sslsv.cluster.worker import open_training
-    from sslsv.training.profile import profile_steps
-    from sslsv.training.validation import TrainingError
-
-    training = open_training(job)
-    try:
-        return profile_steps(training, job["steps"])
-    except TrainingError as error:
-        return {"error": str(error)}
+        train = replace(config.train, epochs=ENDLESS_EPOCHS)
+        config = replace(config, run=settings, train=train, resources=resources)
+        return fit(config, RunFolder(storage, "profile"), profile_steps, steps=steps)
 
 
 if __name__ == "__main__":

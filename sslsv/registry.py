@@ -14,8 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_ROOT = Path(__file__).parent
-
 
 @cache
 def names(package: str) -> list[str]:
@@ -65,7 +63,7 @@ def settings_class(package: str, name: str) -> Any:
 
 
 def _folder(package: str) -> Path:
-    return _ROOT.joinpath(*package.split("."))
+    return Path(__file__).parent.joinpath(*package.split("."))
 
 
 def _check(package: str, name: str) -> None:
@@ -80,11 +78,8 @@ def nearest(given: str, choices: Sequence[str]) -> str:
 
 
 def _component(module: ModuleType) -> Any:
-    found = [
+    return next(
         value
         for value in vars(module).values()
         if isinstance(value, type) and value.__module__ == module.__name__ and "Config" in vars(value)
-    ]
-    if len(found) != 1:
-        raise TypeError(f"{module.__name__} must have one class with a nested Config, but has {len(found)}.")
-    return found[0]
+    )

@@ -14,9 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError, core_schema
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.representer import SafeRepresenter
 from typing_extensions import dataclass_transform
 
 from sslsv import registry
@@ -62,10 +60,6 @@ class choice:
         """Return the settings of the default with all its own defaults."""
         return registry.settings_class(self.package, self.default)()
 
-    def sections(self) -> list[type]:
-        """Return the sections that may be chosen."""
-        return [registry.settings_class(self.package, name) for name in registry.names(self.package)]
-
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._check)
 
@@ -75,19 +69,17 @@ class choice:
         raw = {"name": given} if isinstance(given, str) else given
         if not isinstance(raw, Mapping):
             raise PydanticKnownError("dataclass_type", {"class_name": self.package})
-        if "name" not in raw:
-            choices = ", ".join(map(repr, registry.names(self.package)))
-            raise ValueError(f"name is missing; choose one of {choices}")
-        chosen = registry.settings_class(self.package, str(raw["name"]))
+        chosen = registry.settings_class(self.package, str(raw.get("name", "")))
         return _adapter(chosen).validate_json(json.dumps(raw))
 
 
 def build(kind: type[Section], raw: Any) -> Section:
     """Return a checked section from plain values; raise ConfigError for the first mistake."""
     try:
-        # The detour through JSON turns NumPy numbers (from a search) and tuples into plain values.
-        text = json.dumps(raw, default=lambda value: value.item())
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        # The detour through JSON turns NumPy numbers (from a search) and tuples into plain values, dates and
+        # paths into text.
+        text = json.dumps(raw, default=lambda value: value.item() if hasattr(value, "item") else str(value))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"the settings hold something that is no plain value: {error}") from error
     try:
         return _adapter(kind).validate_json(text)  # type: ignore[no-any-return, arg-type]
@@ -110,7 +102,8 @@ def annotations_of(kind: type) -> dict[str, Any]:
 def sections_of(annotation: Any) -> list[type]:
     """Return the sections that an annotation allows: none for a plain value, all of them for a choice."""
     if isinstance(annotation, choice):
-        return annotation.sections()
+        package = annotation.package
+        return [registry.settings_class(package, name) for name in registry.names(package)]
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return [annotation]
     return [inner for part in get_args(annotation) for inner in sections_of(part)]
@@ -122,17 +115,17 @@ def refuse_if(is_wrong: bool, sentence: str) -> None:
         raise ValueError(sentence)
 
 
-# Many of Amazon's secrets have a slash in them, which only the second form allows for.
-_LOGIN = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@")
-_SECRET_OPTION = re.compile(r"(?i)[?&][^=&]*(key|secret|token|password|credential|signature)[^=&]*=")
+# Credentials of a URI.  Many of Amazon's secrets have a slash in them, which only the second form allows for.
+_SECRETS = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@|://[^?#]*\?")
 
 
 def check_place(name: str, place: str) -> str:
-    """Return a path or URI; raise ValueError for a URI with credentials in it, without repeating them."""
+    """Return a path or URI; raise ValueError, without repeating them, for credentials or options in a URI."""
     refuse_if(
-        "://" in place and bool(_LOGIN.search(place) or _SECRET_OPTION.search(place)),
-        f"{name} is a URI with a user, password or key in it, which would be saved with the run; take it "
-        "out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws or the machine's role",
+        bool(_SECRETS.search(place)),
+        f"{name} is a URI with a user, password or key in it, or with options (`?`), which would be saved "
+        "with the run; take it out and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION or "
+        "AWS_ENDPOINT_URL, or use ~/.aws or the machine's role",
     )
     return place
 
@@ -153,60 +146,47 @@ _MISTAKES = {
     "missing": "it has too few values",
     "too_long": "it has too many values",
     "tuple_type": "it should be a list such as [1, 2]",
-    "dataclass_type": "it is a section of settings: write keys and values below it, such as {keys}",
+    "string_pattern_mismatch": "it should be a plain name, without slashes",
+    "dataclass_type": "it is a section of settings: write keys and values below it",
 }
 
 
 def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
     """Say what is wrong first; unknown keys before all else, because they are the cause of the rest."""
     error = min(errors, key=lambda each: (each["type"] != "unexpected_keyword_argument", -len(each["loc"])))
-    kind = error["type"]
-    if kind == "unexpected_keyword_argument":
-        return _unknown_key(error["loc"][-1], *_follow(error["loc"][:-1], root, raw), root)
-    path, annotation, _ = _follow(error["loc"], root, raw)
-    if kind == "value_error":
-        message = str(error["ctx"]["error"])
-        if message.startswith("it is "):
-            return path + message[2:]
-        joint = "." if re.match(r"[a-z][a-z0-9_.]* is ", message) else ": "  # it begins with its field's name
-        return f"{path}{joint}{message}" if path else message
-    path = re.sub(r"\[\d+\]$", "", path) if kind == "missing" else path  # it ends in the item that is missing
-    keys = ", ".join([key for each in sections_of(annotation)[:1] for key in annotations_of(each)][:3])
-    mistake = _MISTAKES.get(kind, error["msg"].replace("Input should", "it should")).format(keys=keys)
-    return f"{path or 'the config'} is {shown(error['input'])}; {mistake}"
-
-
-def _follow(loc: Sequence[int | str], root: type, raw: Any) -> tuple[str, Any, Any]:
-    """Return key path, annotation and plain value of a place; pydantic's own words in `loc` are left out."""
-    path, annotation = "", root
-    for part in loc:
+    kind, path, parent = error["type"], "", None
+    for part in error["loc"]:  # Words of pydantic's own stand between keys.
         if isinstance(part, int):
             path += f"[{part}]"
             raw = raw[part] if part < len(raw) else None
         elif isinstance(raw, Mapping) and part in raw:
-            annotation = annotations_of(_chosen(annotation, raw))[part]
-            path, raw = f"{path}.{part}" if path else part, raw[part]
-    return path, annotation, raw
+            path += f".{part}" if path else part
+            parent, raw = raw, raw[part]
+    if kind == "unexpected_keyword_argument":
+        return _unknown_key(path, str(parent and parent.get("name", "the default")), root)
+    if kind == "value_error":
+        message = str(error["ctx"]["error"])
+        if message.startswith("it is "):
+            return path + message[2:]
+        return f"{path}.{message}" if path else message  # it begins with its field's name
+    path = re.sub(r"\[\d+\]$", "", path) if kind == "missing" else path  # it ends in the item that is missing
+    mistake = _MISTAKES.get(kind, error["msg"].replace("Input should", "it should"))
+    return f"{path or 'the config'} is {shown(error['input'])}; {mistake}"
 
 
-def _chosen(annotation: Any, raw: Mapping[str, Any]) -> type:
-    sections = sections_of(annotation)
-    named = [each for each in sections if len(sections) > 1 and each().name == raw.get("name")]
-    return [*named, *sections][0]
-
-
-def _unknown_key(key: str, path: str, annotation: Any, raw: Any, root: type) -> str:
-    """Say whose key it is, what it is spelt like, or which keys there are."""
-    prefix, own = f"{path}." if path else "", _chosen(annotation, raw)
-    owners = [each for each in sections_of(annotation) if each is not own and key in annotations_of(each)]
-    if owners:
-        theirs = " and ".join(each().name for each in owners)
-        return f"{prefix}{key} is not a setting here: {own().name} has no {key!r}; it belongs to {theirs}"
-    everywhere = {path.rpartition(".")[2]: path for path in reversed([*_key_paths(root)])}
-    close = [prefix + other for other in difflib.get_close_matches(key, annotations_of(own), n=1)]
+def _unknown_key(path: str, chosen: str, root: type) -> str:
+    """Say what a key is spelt like, or which keys there are; `chosen` is the name of its section."""
+    section, _, key = path.rpartition(".")
+    known = [*_key_paths(root)]
+    home = re.sub(r"\[\d+\]", "", section)
+    own = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == home]
+    if key in own:
+        return f"{path} is not a setting here: {chosen} has no {key!r}"
+    everywhere = {other.rpartition(".")[2]: other for other in reversed(known)}
+    close = [f"{section}.{other}".lstrip(".") for other in difflib.get_close_matches(key, own, n=1)]
     close += [everywhere[other] for other in difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)]
-    there = f"{path or 'the config'} has {', '.join(annotations_of(own))}"
-    return f"{prefix}{key} is not a setting; {f'did you mean {close[0]}?' if close else there}"
+    there = f"{section or 'the config'} has {', '.join(dict.fromkeys(own))}"
+    return f"{path} is not a setting; {f'did you mean {close[0]}?' if close else there}"
 
 
 def _key_paths(kind: type, prefix: str = "") -> Iterator[str]:
@@ -301,27 +281,9 @@ def _spelt_out(given: Any) -> Any:
     return given if isinstance(given, dict) else {} if given is None else {"name": given}
 
 
-class _Constructor(SafeConstructor):
-    pass
-
-
-class _Representer(SafeRepresenter):
-    def represent_list(self, data: Any) -> Any:
-        # A list of plain values takes one line.
-        is_plain = not any(isinstance(item, dict) for item in data)
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=is_plain)
-
-
-# Dates stay text.
-_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
-_Representer.add_representer(tuple, _Representer.represent_list)
-_Representer.add_representer(list, _Representer.represent_list)
-
-
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)  # This is yaml 1.2: 1e-3 is a number, `on` is text.
-    yaml.Constructor, yaml.Representer = _Constructor, _Representer
-    yaml.default_flow_style = False
+    yaml.default_flow_style, yaml.width = None, 2**16  # a list or section of plain values takes one line
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     return yaml
 
@@ -331,11 +293,8 @@ def locate(path: str | Path) -> Path:
 
     `ray submit` runs a command in the head node's home, where no configs/ lies.
     """
-    path = Path(path)
-    if path.is_absolute() or path.exists():
-        return path
-    is_in_folder = not path.parent.exists() and (FOLDER / path.parent).is_dir()
-    return FOLDER / path if is_in_folder or (FOLDER / path).is_file() else path
+    is_here = Path(path).exists() or Path(path).parent.is_dir()
+    return Path(path) if is_here or not (FOLDER / path).parent.is_dir() else FOLDER / path
 
 
 def load(kind: type[Section], path: Path) -> Section:
@@ -365,5 +324,5 @@ def parse_yaml(text: str) -> Any:
 def dump_yaml(mapping: Mapping[str, Any]) -> str:
     """Return yaml in the mapping's order, from which `parse_yaml` gives the same values back."""
     stream = io.StringIO()
-    _yaml().dump(dict(mapping), stream)
+    _yaml().dump(json.loads(json.dumps(mapping)), stream)  # yaml knows no tuples
     return stream.getvalue()

@@ -11,6 +11,7 @@ import contextlib
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,9 @@ from sslsv import registry
 from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
 from sslsv.settings import ConfigError, differences
 
-# Run folders, PyTorch and Ray take seconds to import: functions do it, once the settings are checked.
+# Run folders, PyTorch and Ray take seconds to import: functions do it, once settings and lists are checked.
 if TYPE_CHECKING:
     from sslsv.runs.folder import RunFolder
-
-# Settings that may change between a run and its continuation: where it runs, not what it computes.
-FREE_SECTIONS: tuple[str, ...] = ("run", "resources")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,10 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the arguments of the command line: `config`, `overrides`, `fresh`."""
+    models = f"Models: {', '.join(registry.names('models'))}."
     parser = argparse.ArgumentParser(
-        prog="python -m sslsv.train",
-        description="Train a self-supervised speaker verification model.",
-        epilog=f"Models: {', '.join(registry.names('models'))}.",
+        prog="python -m sslsv.train", description="Train a model.", epilog=models
     )
     add = parser.add_argument
     add("config", type=Path, help="a yaml file, such as configs/simclr.yml")
@@ -71,15 +68,14 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     with only_command_on(folder):
         if not is_fresh:
             check_folder(folder, config)
-        # PyTorch and Ray take seconds to import: mistakes so far are reported at once.
         from sslsv.cluster.connect import connection
         from sslsv.cluster.fit import fit
         from sslsv.reports.training import write_report
 
-        with connection(config.resources, waits_for_growth=True) as share:
+        with connection(config.resources) as resources:
             prepare_folder(folder, config, is_fresh)
             try:
-                return fit(config, folder, share, identity=folder.read_json("run.json"))
+                return fit(replace(config, resources=resources), folder)
             finally:
                 with contextlib.suppress(OSError):  # a full disk has its own sentence
                     write_report(folder)
@@ -103,29 +99,30 @@ def check_folder(folder: "RunFolder", config: Config) -> None:
     """Raise ValueError if the run's folder holds a finished run, or one of other settings."""
     if not folder.has("config.yml"):
         return
+    problem = "holds a finished run of the same settings" if folder.has("summary.json") else ""
     try:
-        earlier = read_config(folder.read("config.yml").decode())
+        changed = differences(read_config(folder.read("config.yml").decode()), config)
     except ConfigError as error:
         problem = f"holds a run whose config.yml this version can't read ({error})"
     else:
-        free = FREE_SECTIONS
-        if shows_shares(config.train) and earlier.resources.workers != config.resources.workers:
-            free = ("run",)  # Without train.sync_batchnorm, batch statistics depend on the number of workers.
-        changed = [line for line in differences(earlier, config) if line.split(".")[0] not in free]
+        # Where a run computes is free, but for the number of workers without train.sync_batchnorm.
+        changed = [
+            line
+            for line in changed
+            if not line.startswith(("run.", "resources."))
+            or (shows_shares(config.train) and line.startswith("resources.workers:"))
+        ]
         if changed:
             problem = f"holds a run with other settings ({'; '.join(changed)})"
-        elif folder.has("summary.json"):
-            problem = "holds a finished run of the same settings"
-        else:
-            return
-    raise ValueError(
-        f"{folder.location} {problem}; use another run.name, or --fresh to start anew (the old run is kept "
-        "under another name)"
-    )
+    if problem:
+        raise ValueError(
+            f"{folder.location} {problem}; use another run.name, or --fresh to start anew (the old run is "
+            "kept under another name)"
+        )
 
 
 def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool) -> None:
-    """Make the run's folder, or say from where the unfinished run in it goes on; see `check_folder`.
+    """Make the run's folder, or say from where the unfinished run in it goes on.
 
     With `is_fresh`, whatever is there is renamed.  So are checkpoints without a config.yml, from which the
     new run would go on otherwise.
@@ -134,8 +131,6 @@ def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool) -> None:
     from sslsv.runs.environment import describe_environment
 
     if folder.has("config.yml") and not is_fresh:
-        folder.delete_parts()
-        folder.delete_parts(FOLDER)
         newest = newest_sound_checkpoint(folder)
         steps = [step for step, name in list_checkpoints(folder) if name == newest]
         where = f"step {steps[0]}" if steps else "the beginning (it has no sound checkpoint)"

@@ -98,11 +98,11 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.search.executor import find_slots
 
     trials = searcher.num_trials
-    with connection(base.resources) as share:
+    with connection(base.resources) as resources:
         cluster = look()
         nodes = list(cluster.machines.values())
         free = {kind: total_of(cluster.free.values(), kind) for kind in ("CPU", "GPU")}
-        gpus = space.gpus_per_trial if share.has_gpu else 0.0
+        gpus = space.gpus_per_trial if resources.gpu else 0.0
         slots = find_slots(base.resources, gpus, free, nodes, trials, options.concurrent)
         print(f"{trials} trials of {space.base} by {space.searcher}, chosen by {space.metric}")
         print(slots.describe())

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 from tests.conftest import REPOSITORY
 
@@ -73,15 +74,11 @@ def autoscaling_cluster(cpus: int, most: int) -> Iterator[str]:
             stderr=log,
             start_new_session=True,
         )
-    earlier = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = address
     try:
         _wait_for(address, folder)
-        yield address
+        with mock.patch.dict(os.environ, RAY_ADDRESS=address):
+            yield address
     finally:
-        os.environ.pop("RAY_ADDRESS")
-        if earlier is not None:
-            os.environ["RAY_ADDRESS"] = earlier
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         _kill_rest(folder)

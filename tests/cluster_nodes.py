@@ -77,22 +77,12 @@ class Machines:
             subprocess.run(["ip", "link", "del", f"sslsv-v-n{i}"], capture_output=True)
         subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
 
-    def ssh(self, address: str, command: str) -> subprocess.CompletedProcess[str]:
-        """The result of a command on a machine."""
-        options = [
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-            "-o",
-            "LogLevel=ERROR",
-        ]
-        return subprocess.run(
-            ["ssh", "-i", str(self.key), *options, f"root@{address}", command],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+    def ssh(self, address: str, line: str) -> subprocess.CompletedProcess[str]:
+        """The result of a command line on a machine."""
+        settings = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR")
+        options = [f"-o{setting}" for setting in settings]
+        command = ["ssh", "-i", str(self.key), *options, f"root@{address}", line]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     def _start(self, name: str, address: str) -> None:
         own = self.folder / name
@@ -122,18 +112,7 @@ class Machines:
             f"mount --bind {self.shared} {SHARED} && mount --bind {tmp} /tmp && "
             f"mount -t tmpfs -o size=1g tmpfs /dev/shm && exec /usr/sbin/sshd -D -e -f {own}/sshd_config"
         )
-        inside = [
-            "unshare",
-            "--mount",
-            "--uts",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "sh",
-            "-c",
-            script,
-        ]
+        inside = ["unshare", "-m", "-u", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-c", script]
         with (own / "sshd.log").open("wb") as log:
             command = ["ip", "netns", "exec", name, *inside]
             self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))

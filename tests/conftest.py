@@ -12,9 +12,10 @@ os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 import torch
@@ -53,12 +54,9 @@ def object_storage() -> "Iterator[ObjectStorage]":
     from tests.object_storage import ObjectStorage
 
     storage = ObjectStorage()
-    earlier = {name: os.environ.get(name) for name in storage.environment}
-    os.environ.update(storage.environment)
-    storage.create_bucket()
-    yield storage
-    for name, value in earlier.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with mock.patch.dict(os.environ, storage.environment):
+        storage.create_bucket()
+        yield storage
     storage.close()
 
 
@@ -94,17 +92,23 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> st
     return folder.location
 
 
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training makes its batches in the test's own process."""
+def batches_without_ray(set_attribute: Callable[[object, str, object], None]) -> None:
+    """Have training make its batches in the process itself."""
     from sslsv.data.pipeline import plain_batches
+    from sslsv.training import corpus, loop
 
     def batches(plan, maker, first, last, *, rank, world_size, **resources):
         return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
 
-    monkeypatch.setattr("sslsv.training.corpus.train_batches", batches)
-    monkeypatch.setattr("sslsv.training.corpus.share", lambda maker: maker)
-    monkeypatch.setattr("sslsv.training.loop.share", lambda maker: maker)
+    set_attribute(corpus, "train_batches", batches)
+    for module in (corpus, loop):
+        set_attribute(module, "share", lambda maker: maker)
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training makes its batches in the test's own process."""
+    batches_without_ray(monkeypatch.setattr)
 
 
 @pytest.fixture

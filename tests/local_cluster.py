@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ray.cluster_utils import Cluster
 
 from tests.conftest import REPOSITORY
+from tests.processes import environment_of, pids_with
 
 # Where Ray notes the cluster that `ray.init()` would join.
 CURRENT = os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
@@ -65,45 +67,25 @@ class LocalCluster:
                 return None
         return raylets.get(pid)
 
-    def pids(self, mark: str) -> list[int]:
-        """Processes of this cluster that have an entry such as SSLSV_ROLE=trainer in their environment."""
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    environment = file.read().decode(errors="replace").split("\0")
-                with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    is_ours = self.folder in file.read().decode(errors="replace")
-            except OSError:
-                continue
-            if mark in environment and (is_ours or any(self.folder in entry for entry in environment)):
-                found.append(int(pid))
-        return sorted(found)
-
     def close(self) -> None:
-        """Stop all machines."""
+        """Stop all machines, and trainers that have outlived theirs."""
         self.cluster.shutdown()
-        for pid in self.pids("SSLSV_ROLE=trainer"):
-            os.kill(pid, signal.SIGKILL)
-        if os.path.exists(CURRENT):
-            with open(CURRENT) as file:
-                is_ours = file.read().strip() == self.address
-            if is_ours:
-                os.remove(CURRENT)
+        for pid in pids_with("SSLSV_ROLE=trainer"):
+            if any(self.folder in entry for entry in environment_of(pid)):
+                os.kill(pid, signal.SIGKILL)
+        if os.path.exists(CURRENT) and Path(CURRENT).read_text().strip() == self.address:
+            os.remove(CURRENT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def local_cluster(*cpus: int, object_store_mb: int = 150) -> Iterator[LocalCluster]:
     """A LocalCluster that RAY_ADDRESS names while it is there."""
-    earlier = {name: os.environ.get(name) for name in ("RAY_ADDRESS", "PYTHONPATH")}
-    cluster = LocalCluster(*cpus, object_store_mb=object_store_mb)  # which sets PYTHONPATH
-    os.environ["RAY_ADDRESS"] = cluster.address
-    try:
-        yield cluster
-    finally:
-        for name, value in earlier.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        cluster.close()
+    with mock.patch.dict(os.environ):
+        cluster = LocalCluster(*cpus, object_store_mb=object_store_mb)  # which sets PYTHONPATH
+        os.environ["RAY_ADDRESS"] = cluster.address
+        try:
+            yield cluster
+        finally:
+            os.environ.pop("RAY_ADDRESS")
+            cluster.close()

@@ -15,55 +15,50 @@ from typing import Any
 
 from sslsv import train
 from sslsv.cluster import fit
-from sslsv.cluster.worker import open_training
 from sslsv.ops import distributed
-from sslsv.training.validation import TrainingError
+from sslsv.training.loop import Training
 
 
-def record(job: dict[str, Any]) -> dict[str, Any]:
-    """Entry of a Ray Train worker."""
-    try:
-        training = open_training(job)
-        take_step = training.take_step
+def record(training: Training, notes: str, pace: float, data_pace: float) -> dict[str, Any]:
+    """Task of a Ray Train worker."""
+    take_step = training.take_step
 
-        class Slow:  # here, so that it travels to the data processes with the job
-            def __init__(self, maker: Any, seconds: float) -> None:
-                self.maker, self.seconds = maker, seconds
+    class Slow:  # here, so that it travels to the data processes with the job
+        def __init__(self, maker: Any, seconds: float) -> None:
+            self.maker, self.seconds = maker, seconds
 
-            def __getattr__(self, name: str) -> Any:
-                if name.startswith("__"):
-                    raise AttributeError(name)
-                return getattr(self.maker, name)
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return getattr(self.maker, name)
 
-            def make_batch(self, rows: Any) -> Any:
-                time.sleep(self.seconds)
-                return self.maker.make_batch(rows)
+        def make_batch(self, rows: Any) -> Any:
+            time.sleep(self.seconds)
+            return self.maker.make_batch(rows)
 
-        if job["data_pace"]:
-            training.maker = Slow(training.maker, job["data_pace"])  # type: ignore[assignment]
+    if data_pace:
+        training.maker = Slow(training.maker, data_pace)  # type: ignore[assignment]
 
-        def noted(batch: dict[str, Any]) -> Any:
-            start = time.monotonic()
-            views = [value.numpy() for name, value in sorted(batch.items()) if value.ndim == 3]
-            rows = {
-                int(sample): hashlib.sha256(b"".join(view[row].tobytes() for view in views)).hexdigest()[:12]
-                for row, sample in enumerate(batch["sample"].tolist())
-            }
-            line = {"step": training.state.step, "time": time.time(), "rows": rows}
-            with open(Path(job["notes"]) / f"{os.getpid()}.jsonl", "a") as file:
-                file.write(json.dumps(line | {"workers": distributed.world_size()}) + "\n")
-            numbers = take_step(batch)
-            time.sleep(max(0.0, job["pace"] - (time.monotonic() - start)))
-            return numbers
+    def noted(batch: dict[str, Any]) -> Any:
+        start = time.monotonic()
+        views = [value.numpy() for name, value in sorted(batch.items()) if value.ndim == 3]
+        rows = {
+            int(sample): hashlib.sha256(b"".join(view[row].tobytes() for view in views)).hexdigest()[:12]
+            for row, sample in enumerate(batch["sample"].tolist())
+        }
+        line = {"step": training.state.step, "time": time.time(), "rows": rows}
+        with open(Path(notes) / f"{os.getpid()}.jsonl", "a") as file:
+            file.write(json.dumps(line | {"workers": distributed.world_size()}) + "\n")
+        numbers = take_step(batch)
+        time.sleep(max(0.0, pace - (time.monotonic() - start)))
+        return numbers
 
-        training.take_step = noted  # type: ignore[method-assign]
-        return training.run()
-    except TrainingError as error:
-        return {"error": str(error)}
+    training.take_step = noted  # type: ignore[method-assign]
+    return training.run()
 
 
 if __name__ == "__main__":
     notes, *paces = sys.argv[1:4]
     pace, data_pace = map(float, paces)
-    fit.fit = functools.partial(fit.fit, worker=record, notes=notes, pace=pace, data_pace=data_pace)
+    fit.fit = functools.partial(fit.fit, task=record, notes=notes, pace=pace, data_pace=data_pace)
     sys.exit(train.main(sys.argv[4:]))

@@ -20,17 +20,14 @@ def test_cluster_files__pass_rays_own_validator(name):
     # Not ~/sslsv: scripts of `ray submit` run in ~, where such a folder would be taken for the package.
     assert config["file_mounts"]["~/sslsv-project"] == "."
     # `data` without its slash would keep sslsv/data from the machines.
-    assert {"/data", "/tune", "/runs"} <= set(config["rsync_exclude"]) and "data" not in config[
-        "rsync_exclude"
-    ]
+    excluded = set(config["rsync_exclude"])
+    assert {"/data", "/tune", "/runs"} <= excluded and "data" not in excluded
     assert any("requirements.txt" in command for command in config["setup_commands"])
     starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     assert all("--disable-usage-stats" in command for command in starts if "ray start" in command)
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    assert any(
-        "export" in command and "RAY_AUTH_MODE=token" in command for command in config["setup_commands"]
-    )
+    assert any("export" in line and "RAY_AUTH_MODE=token" in line for line in config["setup_commands"])
 
 
 def test_cluster_yaml__has_a_head_that_does_not_train_and_spot_workers_with_a_fallback():
@@ -53,7 +50,7 @@ def test_cluster_yaml__has_a_head_that_does_not_train_and_spot_workers_with_a_fa
     assert config["max_workers"] >= max(kind.get("max_workers", 0) for kind in types.values())
 
 
-def test_kuberay__every_pod_has_the_same_image_storage_and_a_head_without_tasks():
+def test_kuberay__every_pod_has_the_same_image_storage_and_a_token_and_the_head_no_tasks():
     job = yaml.safe_load((ROOT / "deploy" / "kuberay.yaml").read_text(encoding="utf-8"))
     cluster = job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
@@ -62,30 +59,23 @@ def test_kuberay__every_pod_has_the_same_image_storage_and_a_head_without_tasks(
     assert all(pod["volumes"] == pods[0]["volumes"] for pod in pods)
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert "python -m sslsv.train /sslsv/configs/simclr.yml" in job["spec"]["entrypoint"]
+    assert cluster["authOptions"] == {"mode": "token"}
 
 
-def test_slurm_and_kuberay__ask_for_a_token():
-    script = (ROOT / "deploy" / "slurm.sbatch").read_text(encoding="utf-8")
-    assert script.index("export RAY_AUTH_MODE=token") < script.index("srun ray")
-    job = yaml.safe_load((ROOT / "deploy" / "kuberay.yaml").read_text(encoding="utf-8"))
-    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
-
-
-def test_slurm__makes_a_token_once_that_only_its_user_can_read(tmp_path):
-    lines = (ROOT / "deploy" / "slurm.sbatch").read_text(encoding="utf-8").splitlines()
-    command = next(line for line in lines if "get-auth-token" in line)
+def test_slurm__is_a_shell_script_that_makes_a_token_once_which_only_its_user_can_read(tmp_path):
+    script = ROOT / "deploy" / "slurm.sbatch"
+    subprocess.run(["bash", "-n", script], check=True)
+    text = script.read_text(encoding="utf-8")
+    assert text.index("export RAY_AUTH_MODE=token") < text.index("srun ray")
+    command = next(line for line in text.splitlines() if "get-auth-token" in line)
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": search_path, "RAY_AUTH_MODE": "token"}
-    contents = []
+    file, contents = tmp_path / ".ray" / "auth_token", []
     for _ in range(2):
         done = subprocess.run(
             ["bash", "-c", command], env=environment, capture_output=True, text=True, check=True
         )
-        contents.append((tmp_path / ".ray" / "auth_token").read_text(encoding="utf-8"))
+        contents.append(file.read_text(encoding="utf-8"))
         assert contents[0] not in done.stdout + done.stderr
     assert contents[0] == contents[1] and len(contents[0]) > 30
-    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
-
-
-def test_slurm__is_a_shell_script():
-    subprocess.run(["bash", "-n", ROOT / "deploy" / "slurm.sbatch"], check=True)
+    assert file.stat().st_mode & 0o777 == 0o600

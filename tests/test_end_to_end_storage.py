@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sslsv.runs.folder import RunFolder
-from tests.listening import is_loopback, listening_addresses
 from tests.object_storage import SECRET_KEY
+from tests.processes import is_loopback, listening_addresses
 from tests.test_end_to_end import Training, assert_same_weights, final, kill
 from tests.training_command import title
 

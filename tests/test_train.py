@@ -1,4 +1,4 @@
-import dataclasses
+from dataclasses import replace
 
 import pytest
 
@@ -9,111 +9,100 @@ from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.train import check_data, check_folder, main, parse_arguments, prepare_folder
 
+TRAIN = TrainConfig(batch_size=8)
+
 
 @pytest.fixture
 def config(tmp_path, demo_corpus):
     return Config(
         data=DataConfig(root=str(demo_corpus), train_lists=("voxceleb2_train_list",)),
-        train=TrainConfig(batch_size=8),
+        train=TRAIN,
         run=RunConfig(storage=str(tmp_path), name="a"),
     )
 
 
-def test_prepare_folder__a_new_run_gets_its_settings_and_identity(config, tmp_path):
-    folder = RunFolder(str(tmp_path), "a")
-    prepare_folder(folder, config, is_fresh=False)
-    assert folder.has("config.yml")
-    assert len(folder.read_json("run.json")["wandb_id"]) == 12
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(str(tmp_path), "a")
 
 
-def test_prepare_folder__an_unfinished_run_is_continued(config, tmp_path, capsys):
-    folder = RunFolder(str(tmp_path), "a")
+def test_prepare_folder__a_new_run_gets_settings_and_an_identity_with_which_it_goes_on(
+    config, folder, capsys
+):
     prepare_folder(folder, config, is_fresh=False)
     identity = folder.read_json("run.json")
+    assert folder.has("config.yml") and len(identity["wandb_id"]) == 12
     prepare_folder(folder, config, is_fresh=False)
     assert "going on with the unfinished run" in capsys.readouterr().err
     assert folder.read_json("run.json") == identity  # so wandb goes on in the same run
 
 
-def test_prepare_folder__other_resources_do_not_make_another_run(config, tmp_path):
-    folder = RunFolder(str(tmp_path), "a")
+LOCAL = replace(TRAIN, sync_batchnorm=False)
+TWO = ResourcesConfig(workers=2, hang_minutes=3)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "difference"),
+    [
+        ({}, {"resources": TWO}, None),
+        ({"train": LOCAL}, {"train": LOCAL, "resources": TWO}, "resources.workers: 1 -> 2"),
+        # Each chunk counts as a worker, whoever has it.
+        (
+            {"train": replace(LOCAL, chunk_size=4)},
+            {"train": replace(LOCAL, chunk_size=4), "resources": TWO},
+            None,
+        ),
+        ({}, {"train": TrainConfig(batch_size=16)}, "train.batch_size: 8 -> 16"),
+    ],
+)
+def test_check_folder__settings_that_change_what_is_computed_are_refused(
+    there, here, difference, config, folder
+):
+    prepare_folder(folder, replace(config, **there), is_fresh=False)
+    if difference is None:
+        check_folder(folder, replace(config, **here))
+    else:
+        with pytest.raises(
+            ValueError, match=rf"a holds a run with other settings \({difference}\); .*--fresh"
+        ):
+            check_folder(folder, replace(config, **here))
+
+
+def test_check_folder__a_finished_run_and_one_of_another_version_are_refused(config, folder):
     prepare_folder(folder, config, is_fresh=False)
-    check_folder(folder, dataclasses.replace(config, resources=ResourcesConfig(workers=2)))
-
-
-def test_prepare_folder__another_number_of_workers_is_refused_where_it_shows(config, tmp_path):
-    folder = RunFolder(str(tmp_path), "a")
-    local = dataclasses.replace(config, train=TrainConfig(batch_size=8, sync_batchnorm=False))
-    two = dataclasses.replace(local, resources=dataclasses.replace(config.resources, workers=2))
-    prepare_folder(folder, local, is_fresh=False)
-    with pytest.raises(ValueError, match=r"other settings \(resources.workers: 1 -> 2\); use another"):
-        check_folder(folder, two)
-    chunked = dataclasses.replace(two, train=dataclasses.replace(local.train, chunk_size=4))
-    prepare_folder(folder, dataclasses.replace(chunked, resources=config.resources), is_fresh=True)
-    check_folder(folder, chunked)  # each chunk counts as a worker, whoever has it
-
-
-def test_prepare_folder__what_killed_writers_left_is_deleted(config, tmp_path):
-    folder = RunFolder(str(tmp_path), "a")
-    prepare_folder(folder, config, is_fresh=False)
-    name = write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
-    for left in (f"checkpoints/{name}.12.part", "metrics.jsonl.12.part"):
-        folder.write(left, b"half")
-    prepare_folder(folder, config, is_fresh=False)
-    assert folder.names("checkpoints") == [name]
-    assert folder.names() == ["config.yml", "run.json"]
-
-
-def test_prepare_folder__other_settings_are_refused_with_the_difference(config, tmp_path):
-    folder = RunFolder(str(tmp_path), "a")
-    prepare_folder(folder, config, is_fresh=False)
-    with pytest.raises(ValueError, match=r"other settings \(train.batch_size: 8 -> 16\); .*--fresh"):
-        check_folder(folder, dataclasses.replace(config, train=TrainConfig(batch_size=16)))
-
-
-def test_prepare_folder__a_run_of_another_version_is_named_with_the_way_out(config, tmp_path):
-    folder = RunFolder(str(tmp_path), "a")
-    prepare_folder(folder, config, is_fresh=False)
+    folder.write_json("summary.json", {"is_finished": True})
+    with pytest.raises(ValueError, match="finished run of the same settings"):
+        check_folder(folder, config)
     folder.write("config.yml", folder.read("config.yml").replace(b"max_bad_share", b"max_bad_fraction"))
     with pytest.raises(ValueError, match=r"/a holds a run whose .*max_bad_fraction.*--fresh"):
         check_folder(folder, config)
 
 
-def test_prepare_folder__a_finished_run_is_refused(config, tmp_path):
-    folder = RunFolder(str(tmp_path), "a")
-    prepare_folder(folder, config, is_fresh=False)
-    folder.write_json("summary.json", {"is_finished": True})
-    with pytest.raises(ValueError, match="finished run of the same settings"):
-        check_folder(folder, config)
-
-
-def test_prepare_folder__fresh_keeps_the_old_run(config, tmp_path):
-    folder = RunFolder(str(tmp_path), "a")
-    prepare_folder(folder, config, is_fresh=False)
-    folder.write_json("summary.json", {"is_finished": True})
-    prepare_folder(folder, config, is_fresh=True)
-    assert not folder.has("summary.json")
-    old = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
-    assert len(old) == 1 and (old[0] / "summary.json").exists()
-
-
-@pytest.mark.parametrize("is_fresh", [False, True])
-@pytest.mark.parametrize("left", ["checkpoints", "summary.json"])
-def test_prepare_folder__weights_without_settings_are_set_aside(is_fresh, left, config, tmp_path, capsys):
-    folder = RunFolder(str(tmp_path), "a")
+@pytest.mark.parametrize(
+    ("is_fresh", "left"),
+    [
+        (True, "config.yml"),
+        (True, "checkpoints"),
+        (False, "checkpoints"),
+        (True, "summary.json"),
+        (False, "summary.json"),
+    ],
+)
+def test_prepare_folder__fresh_or_without_settings_what_was_there_is_set_aside(
+    is_fresh, left, config, folder, tmp_path, capsys
+):
     if left == "checkpoints":
         write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
     else:
-        folder.write_json(left, {"is_finished": True})
+        folder.write(left, b"{}")
     prepare_folder(folder, config, is_fresh)
     assert "the run that was there is now a.old-" in capsys.readouterr().err
-    assert not list_checkpoints(folder) and not folder.has("summary.json") and folder.has("config.yml")
+    assert not list_checkpoints(folder) and not folder.has("summary.json") and folder.has("run.json")
     (old,) = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
     assert (old / left).exists()
 
 
-def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(config, tmp_path, capsys):
-    folder = RunFolder(str(tmp_path), "a")
+def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(config, folder, capsys):
     prepare_folder(folder, config, is_fresh=False)
     write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
     damaged = write_checkpoint(folder, Checkpoint(step=20, config="", model={}))
@@ -126,8 +115,7 @@ def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(c
     assert "from the beginning" in capsys.readouterr().err
 
 
-def test_prepare_folder__a_run_that_has_settings_has_an_identity(config, tmp_path, monkeypatch):
-    folder = RunFolder(str(tmp_path), "a")
+def test_prepare_folder__a_run_that_has_settings_has_an_identity(config, folder, monkeypatch):
     write = folder.write
 
     def die_after_the_first_file(name, content):
@@ -143,15 +131,11 @@ def test_prepare_folder__a_run_that_has_settings_has_an_identity(config, tmp_pat
     assert folder.has("config.yml") and folder.has("run.json")
 
 
-def test_check_data__a_batch_larger_than_the_list_is_refused(config):
-    too_large = dataclasses.replace(config, train=TrainConfig(batch_size=4096))
+def test_check_data__lists_that_are_missing_or_too_short_are_refused(config):
     with pytest.raises(ValueError, match="4096"):
-        check_data(too_large)
-
-
-def test_check_data__a_missing_test_list_is_refused(config):
+        check_data(replace(config, train=TrainConfig(batch_size=4096)))
     with pytest.raises(FileNotFoundError, match="no_such_trials"):
-        check_data(dataclasses.replace(config, evaluation=EvaluationConfig(test=("no_such_trials",))))
+        check_data(replace(config, evaluation=EvaluationConfig(test=("no_such_trials",))))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +144,8 @@ def test_check_data__a_missing_test_list_is_refused(config):
         (["train.batch_size=32.5"], "should be a valid integer"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
         (["data.train_lists=[no_such_list]"], "no_such_list"),
-        (["resources.workers=3"], "cannot share equally"),
+        (["resources.workers=3"], "which cannot share train.batch_size (8) equally"),
+        (["run.storage=/dev/null"], "/dev/null"),
     ],
 )
 def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tmp_path, demo_corpus, capsys):
@@ -182,9 +167,7 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tm
         (TimeoutError(), "error: TimeoutError\n"),
     ],
 )
-def test_main__what_the_system_refuses_is_one_sentence_and_exit_code_2(
-    error, sentence, tmp_path, monkeypatch, capsys
-):
+def test_main__what_the_system_refuses_is_one_sentence_too(error, sentence, tmp_path, monkeypatch, capsys):
     def refuse(config, *, is_fresh):
         raise error
 
@@ -194,20 +177,6 @@ def test_main__what_the_system_refuses_is_one_sentence_and_exit_code_2(
     assert capsys.readouterr().err == sentence
 
 
-def test_main__storage_that_is_no_folder_is_refused(tmp_path, config, capsys, monkeypatch):
-    (tmp_path / "file").touch()
-    (tmp_path / "a.yml").touch()
-    monkeypatch.setattr(
-        train, "run", lambda config, is_fresh: prepare_folder(folder_of(config), config, is_fresh)
-    )
-    assert main([str(tmp_path / "a.yml"), f"run.storage={tmp_path / 'file'}"]) == 2
-    assert str(tmp_path / "file") in capsys.readouterr().err
-
-
-def folder_of(config):
-    return RunFolder(config.run.storage, config.run.name)
-
-
 @pytest.mark.parametrize(
     "line",
     ["c.yml --fresh a=1 b=2", "c.yml a=1 --fresh b=2", "--fresh c.yml a=1 b=2", "c.yml a=1 b=2 --fresh"],
@@ -215,4 +184,3 @@ def folder_of(config):
 def test_parse_arguments__fresh_may_stand_anywhere(line):
     options = parse_arguments(line.split())
     assert (str(options.config), options.overrides, options.fresh) == ("c.yml", ["a=1", "b=2"], True)
-    assert parse_arguments(["c.yml"]).overrides == []

@@ -13,6 +13,7 @@ import torch
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from tests.conftest import REPOSITORY
+from tests.processes import pids_with
 
 SETTINGS = """
 data: {{root: {root}, train_lists: [voxceleb2_train_list], augment: [{{name: reverb, probability: 0.5}}, {{name: noise, probability: 0.5}}]}}
@@ -60,16 +61,7 @@ class Training:
         raise AssertionError(f"step {step} was not reached in {timeout} s")
 
     def pids(self, *wanted):
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    environment = file.read().decode(errors="replace").split("\0")
-            except OSError:
-                continue
-            if all(entry in environment for entry in (self.mark, *wanted)):
-                found.append(int(pid))
-        return found
+        return pids_with(self.mark, *wanted)
 
 
 def title(pid):

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import AuthenticationError, RayError, RpcError
 
-from sslsv.cluster.capacity import CapacityError, Machine, Share, bundles_of, find_share, wants_gpu
+from sslsv.cluster.capacity import CapacityError, Machine, bundles_of, room_for, total_of, with_device
 from sslsv.config import ResourcesConfig
 
 GROWTH_SECONDS = 12.0  # until a request is refused; an autoscaler looks at it every 5 s
+SETTLING_SECONDS = 10.0  # until what ended workers held is free again
 PAUSE_SECONDS = 0.5  # between two looks at the cluster
 
 
@@ -36,20 +37,21 @@ class Cluster:
 
 def look() -> Cluster:
     """Look at the connected cluster; raises RayError when it has not answered for half a minute."""
+    address = ray.get_runtime_context().gcs_address
     try:
-        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        status = get_cluster_status(address)
     except RpcError:  # too busy
-        status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=20)
+        status = get_cluster_status(address, timeout=20)
     nodes = {node.node_id: node for node in [*status.active_nodes, *status.idle_nodes] if node.node_id}
     leaving = {name for name, node in nodes.items() if node.node_status == "DRAINING"}
     there = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}  # type: ignore[no-untyped-call]
     staying = {name: node for name, node in nodes.items() if name in there - leaving}
     return Cluster(
-        {name: node.total_resources() for name, node in staying.items()},
-        {name: node.available_resources() for name, node in staying.items()},
-        leaving,
-        len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches),
-        status.stats.autoscaler_version != "0",  # it counts its rounds
+        machines={name: node.total_resources() for name, node in staying.items()},
+        free={name: node.available_resources() for name, node in staying.items()},
+        leaving=leaving,
+        coming=len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches),
+        has_autoscaler=status.stats.autoscaler_version != "0",  # it counts its rounds
     )
 
 
@@ -62,46 +64,68 @@ def _answers(node: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def connection(resources: ResourcesConfig, *, waits_for_growth: bool = False) -> Iterator[Share]:
+def connection(resources: ResourcesConfig) -> Iterator[ResourcesConfig]:
     """Connect to a Ray cluster that can hold the request: RAY_ADDRESS, one running here, else a new one.
 
-    Raises CapacityError within seconds when it can't; with `waits_for_growth` not while an autoscaler is
-    starting machines.
+    Yields the request with its `gpu` decided.  Raises CapacityError within seconds when it does not fit, but
+    not while an autoscaler is starting machines.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
         connect()
     try:
-        yield _find_share(resources, waits_for_growth)
+        # Ray publishes no limits of its clusters: what an autoscaler begins is all that can be seen.
+        patience = GROWTH_SECONDS if look().has_autoscaler else 0.0
+        counts = [resources.fewest_workers]
+        _, cluster = wait_for_room(resources, counts, patience, lambda text: print(text, file=sys.stderr))
+        yield with_device(resources, cluster.machines.values())
     except RpcError as error:
         raise CapacityError(f"the Ray cluster does not answer any more: {error}; see `ray status`") from error
     finally:
-        if waits_for_growth:  # a request outlives the command, and would keep its machines
-            ask_for([])
+        ask_for([])  # a request outlives the command, and would keep its machines
         if not was_connected:
             ray.shutdown()
 
 
-def _find_share(resources: ResourcesConfig, waits_for_growth: bool) -> Share:
-    """Return the share that fits, where machines are being started when they are there."""
-    deadline, is_told = time.monotonic() + GROWTH_SECONDS, False
+def wait_for_room(
+    resources: ResourcesConfig, counts: list[int], patience_seconds: float, notice: Callable[[str], None]
+) -> tuple[int, Cluster]:
+    """Return how many workers, of the numbers `counts`, fit into what is free, and the cluster.
+
+    They are fewer than the machines hold only after a moment, in which the places of workers that have ended
+    get free.  Says once what is waited for.  Raises CapacityError when there has been no room for so many
+    seconds, in which no machine was about to start; Ray would wait without a word for what never comes.
+    """
+    start, is_told = time.monotonic(), False
+    deadline = start + patience_seconds
     while True:
-        cluster = look()
-        machines = list(cluster.machines.values())
-        if waits_for_growth:
-            # Ray publishes no limits of its clusters: what an autoscaler begins is all that can be seen.
-            ask_for(bundles_of(resources, wants_gpu(resources, machines), resources.fewest_workers))
-        try:
-            return find_share(resources, machines, list(cluster.free.values()))
-        except CapacityError as error:
-            if not (waits_for_growth and cluster.has_autoscaler) or time.monotonic() > deadline:
-                raise
-            if cluster.coming > 0:
-                deadline = time.monotonic() + GROWTH_SECONDS
-                if not is_told:
-                    print(f"waiting for the autoscaler, which adds machines: {error}", file=sys.stderr)
-                is_told = True
+        cluster, now = look(), time.monotonic()
+        machines, free = list(cluster.machines.values()), list(cluster.free.values())
+        request = with_device(resources, machines)
+        ask_for(bundles_of(request, counts[-1]))
+        room, room_alone = room_for(request, free), room_for(request, machines)
+        count, most = (max((n for n in counts if n <= each), default=0) for each in (room, room_alone))
+        if count and (count == most or now - start >= SETTLING_SECONDS):
+            return count, cluster
+        sentence = (
+            f"{counts[0]} training worker(s) (resources.workers) take {request.cpus_per_worker:g} CPUs each "
+            f"(resources.cpus_per_worker){' and a GPU' if request.gpu else ''} on one machine, and "
+            f"{request.cpus_per_data_task:g} CPUs for a data process (resources.cpus_per_data_task), but "
+            f"{len(machines)} machine(s) with {total_of(machines, 'CPU'):g} CPUs and "
+            f"{total_of(machines, 'GPU'):g} GPUs in all have room for {room_alone}, beside other jobs for "
+            f"{room}"
+        )
+        if cluster.coming > 0:
+            deadline = now + patience_seconds
+        elif not count and now >= deadline:
+            raise CapacityError(
+                f"{sentence}; wait for them, lower resources.workers or the CPUs reserved for each (they are "
+                "only counted, not enforced), or set resources.gpu=false to train on CPUs"
+            )
+        if not is_told and (cluster.coming > 0 or now - start >= SETTLING_SECONDS):
+            notice(f"waiting for machines: {sentence}")
+            is_told = True
         time.sleep(PAUSE_SECONDS)
 
 
@@ -115,8 +139,7 @@ def connect(**options: Any) -> None:
     """Join the cluster that `ray.init` finds, or start one for this machine alone, without a dashboard.
 
     A new one listens on 127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says
-    otherwise.  For a cluster that others reach: `ray start`.  Raises CapacityError when the cluster does not
-    let this process in.
+    otherwise.  Raises CapacityError when the cluster does not let this process in.
     """
     keep_token_private()
     try:
@@ -133,29 +156,23 @@ def keep_token_private() -> None:
     """Let only the owner read `~/.ray/auth_token`, which Ray would write for all users of the machine.
 
     Who can read it runs code in every cluster that asks for it.  Does nothing where Ray takes the token from
-    elsewhere or asks for none.  Raises OSError with a sentence when the file of a new cluster can't be made.
+    elsewhere or asks for none.
     """
     names_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if names_token or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     file = Path.home() / ".ray" / "auth_token"
-    try:
-        if os.environ.get("RAY_ADDRESS", "") in ("", "local") and not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)  # before Ray makes it: Ray takes an empty file for none and fills it
-        if file.exists() and file.stat().st_uid == os.getuid() and file.stat().st_mode & 0o077:
-            file.chmod(0o600)
-    except OSError as error:
-        raise OSError(
-            f"the token that Ray asks for can't be kept in {file} ({error}); set HOME to a folder that you "
-            "can write to, or RAY_AUTH_TOKEN to a long random text"
-        ) from error
+    if os.environ.get("RAY_ADDRESS", "") in ("", "local") and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)  # before Ray makes it: Ray takes an empty file for none and fills it
+    if file.exists() and file.stat().st_uid == os.getuid() and file.stat().st_mode & 0o077:
+        file.chmod(0o600)
 
 
 def check_address(address: str) -> None:
     """Raise CapacityError when nothing answers at RAY_ADDRESS: Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not host or not port.isdigit():
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
         return  # no address, `auto` or `local`
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()

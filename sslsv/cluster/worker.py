@@ -18,7 +18,7 @@ import ray.train.torch
 import torch
 from ray.exceptions import RayError
 
-from sslsv.cluster.capacity import bundles_of, room_for, total_of, worker_bundle
+from sslsv.cluster.capacity import bundles_of, room_for, total_of
 from sslsv.cluster.connect import Cluster, ask_for, look
 from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
@@ -27,20 +27,27 @@ from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError, start_together
 
 LOOK_SECONDS = 5.0  # between two looks for machines that will go
-STORAGE_SECONDS = 30.0  # a network file system may show a new file late
-HELD = "ray/held"  # the reservation of a run's workers, by name
+STORAGE_SECONDS = 30.0  # A network file system may show a new file late.
+# Files in the run folder: a mark by which a machine knows it, and the reservation of a run's workers.
+MARK, HELD = "ray/mark", "ray/held"
 
 
-def train_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Run the loop to its end; return the summary, or a TrainingError, which is no crash, as text."""
+def run_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Run the task of a job (see `fit`) on its training; return its result, or a TrainingError as text."""
     try:
-        return open_training(job).run()
-    except TrainingError as error:
-        return {"error": str(error)}
+        result: dict[str, Any] = job["task"](open_training(job), **job["arguments"])
+    except TrainingError as error:  # It is no crash that is tried again.
+        return {"error": str(error), "is_of_system": is_io_error(error)}
+    return result
+
+
+def is_io_error(error: BaseException | None) -> bool:
+    """Tell whether an error, or what caused it, came from storage or network, which may be back."""
+    return error is not None and (isinstance(error, OSError) or is_io_error(error.__cause__))
 
 
 def open_training(job: dict[str, Any]) -> Training:
-    """Build the training of a job (see `fit`) on this worker's device, from where its folder says."""
+    """Build the training of a job on this worker's device, from where its folder says."""
     os.environ.update(job["environment"])
     config = read_config(job["config"])
     resources = config.resources
@@ -49,17 +56,15 @@ def open_training(job: dict[str, Any]) -> Training:
         resources = replace(resources, data_tasks=max(1, int(free / resources.cpus_per_data_task + 1e-6)))
         config = replace(config, resources=resources)
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 60 * resources.hang_minutes
-    device = ray.train.torch.get_device() if job["has_gpu"] else torch.device("cpu")
+    device = ray.train.torch.get_device() if resources.gpu else torch.device("cpu")
     if device.type == "cpu":
         # Ray allows one thread; the cores of this machine are for its training workers to share.
-        workers_here = ray.train.get_context().get_local_world_size()
-        threads = (os.cpu_count() or 1) // workers_here
+        threads = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
         torch.set_num_threads(resources.threads_per_worker or max(1, threads))
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
-    folder = RunFolder(job["storage"], job["name"])
-    if "identity" in job:
-        start_together(lambda: check_sees_run(folder, job["identity"]))
+    folder = RunFolder.at(job["location"])
+    start_together(lambda: check_sees_run(folder, job["mark"]))
     group = ray.util.get_current_placement_group()
     if distributed.is_main() and group is not None:
         with contextlib.suppress(OSError):  # a full disk has its own sentence, at the first checkpoint
@@ -75,16 +80,13 @@ def open_training(job: dict[str, Any]) -> Training:
     )
 
 
-def check_sees_run(
-    folder: RunFolder, identity: dict[str, Any], patience_seconds: float = STORAGE_SECONDS
-) -> None:
-    """Raise ValueError unless this machine sees the run.json that the command has written.
+def check_sees_run(folder: RunFolder, mark: str, patience_seconds: float = STORAGE_SECONDS) -> None:
+    """Raise ValueError unless this machine sees the mark that the command has written into the run folder.
 
-    A machine that joined after the command looked, and has a disk of its own in that place, would begin the
-    run anew and take its checkpoints with it when it goes.
+    A machine with a disk of its own in that place would begin the run anew and take its checkpoints with it.
     """
     deadline = time.monotonic() + patience_seconds
-    while folder.is_local and not (folder.has("run.json") and folder.read_json("run.json") == identity):
+    while not (folder.has(MARK) and folder.read(MARK).decode() == mark):
         if time.monotonic() >= deadline:
             raise ValueError(
                 f"{folder.location} on this machine is not the run folder that the command has written: "
@@ -111,7 +113,7 @@ class Watch:
         while self.reason is None:
             time.sleep(LOOK_SECONDS)
             if most > len(self.nodes):  # again and again: Ray itself asks for what runs, in place of this
-                ask_for(bundles_of(self.resources, self.job["has_gpu"], most))
+                ask_for(bundles_of(self.resources, most))
             with contextlib.suppress(RayError):  # a cluster too busy to answer is asked again
                 cluster = look()
                 going = len(cluster.leaving & set(self.nodes))
@@ -122,17 +124,13 @@ class Watch:
                     self.reason = self.reason_to_grow(cluster)
 
     def reason_to_grow(self, cluster: Cluster) -> str | None:
-        """Say that more workers would fit in what is free and what these workers and their data hold."""
-        held = worker_bundle(self.resources, self.job["has_gpu"])
-        machines = [
-            {kind: free.get(kind, 0.0) + self.nodes.count(name) * held.get(kind, 0.0) for kind in free | held}
-            for name, free in cluster.free.items()
-        ]
-        everything = total_of(cluster.machines.values(), "CPU")
-        of_data = self.resources.cpus_per_data_task * (self.resources.data_tasks or 1)
-        more_cpus = min(of_data, everything - total_of(machines, "CPU"))
-        room = room_for(self.resources, self.job["has_gpu"], machines, more_cpus)
-        count = max((count for count in self.job["counts"] if count <= room), default=0)
-        if count <= len(self.nodes) or sorted(cluster.machines) == self.job["futile"]:
+        """Say that more workers would fit beside these, in what is free and what their data holds."""
+        resources, count, free = self.resources, len(self.nodes), list(cluster.free.values())
+        used = total_of(cluster.machines.values(), "CPU") - total_of(free, "CPU")
+        of_data = resources.cpus_per_data_task * (resources.data_tasks or 1)
+        of_data = min(of_data, used - count * resources.cpus_per_worker)
+        room = count + room_for(resources, free, of_data - count * resources.cpus_per_data_task)
+        most = max((n for n in self.job["counts"] if n <= room), default=0)
+        if most <= count or sorted(cluster.machines) == self.job["futile"]:
             return None
-        return f"there is room for {count} training workers instead of {len(self.nodes)}"
+        return f"there is room for {most} training workers instead of {count}"

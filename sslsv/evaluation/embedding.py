@@ -137,7 +137,7 @@ def embedding_by(
     request = ResourcesConfig(
         workers=workers or 1, gpu=has_gpu, cpus_per_worker=CPUS_PER_PROCESS, cpus_per_data_task=0.01
     )
-    with connection(request, waits_for_growth=True):
+    with connection(request):
         shared = ray.put(encoder)
         remote = ray.remote(num_cpus=CPUS_PER_PROCESS, num_gpus=int(has_gpu))(EmbeddingProcess)
         actors: list[Any] = [remote.remote(shared, has_gpu) for _ in range(workers or 1)]

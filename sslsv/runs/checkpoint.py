@@ -140,20 +140,17 @@ def find_checkpoint(folder: RunFolder, which: str) -> str:
     steps = {name: step for step, name in list_checkpoints(folder)}
     if which in steps:
         return which
-    if which not in ("last", "best"):
-        there = ", ".join(["last", "best", *steps])
-        raise ValueError(f"checkpoint '{which}' is not in {folder.location}; there are: {there}")
-    found = newest_sound_checkpoint(folder)
-    if found is None:
-        state = "every one is damaged" if steps else "was a training started there?"
-        raise ValueError(f"{folder.location} has no checkpoints to read: {state}")
-    if which == "best":
+    if not steps:
+        raise ValueError(f"{folder.location} has no checkpoints: was a training started there?")
+    found = newest_sound_checkpoint(folder) if which in ("last", "best") else None
+    if which == "best" and found is not None:
         best_step = read_checkpoint(folder, found).best_step
         found = next(_sound(folder, [name for name, step in steps.items() if step == best_step]), None)
-        if found is None:
-            raise ValueError(
-                f"{folder.location} has no sound best checkpoint (no validation yet, or damaged); use 'last'"
-            )
+    if found is None:
+        raise ValueError(
+            f"checkpoint {which!r} is not in {folder.location}, or damaged ('best': or nothing is validated "
+            f"yet); there are: last, best, {', '.join(steps)}"
+        )
     return found
 
 
@@ -173,13 +170,15 @@ def average(states: list[dict[str, Any]]) -> dict[str, Any]:
 def prune_checkpoints(folder: RunFolder, newest: str, keep: int, best_step: int | None) -> None:
     """Delete all checkpoints but `newest`, the `keep - 1` before it, and the best one.
 
-    Files of later steps were damaged and passed over, so they go too.  What can't be deleted stays.
+    So files of later steps go, which were damaged and passed over, and what killed writers left.  What can't
+    be deleted stays.
     """
-    found = list_checkpoints(folder)
-    names = [name for _, name in found]
+    steps = {name: step for step, name in list_checkpoints(folder)}
+    names = list(steps)
     kept = names[: names.index(newest) + 1][-keep:]
-    for step, name in found:
-        if name not in kept and step != best_step:
+    kept += [name for name in names if steps[name] == best_step]
+    for name in folder.names(FOLDER):
+        if name not in kept and (name in steps or name.endswith(".part")):
             with contextlib.suppress(OSError):
                 folder.delete(f"{FOLDER}/{name}")
 

@@ -3,7 +3,7 @@
 config.yml        the resolved settings             metrics.jsonl   one JSON object per record
 checkpoints/      see checkpoint.py                 summary.json    best and last metrics, written at the end
 report.html       curves and tables                 run.json        identity: start, versions, wandb id
-notices.log       sentences for the user            failure.txt     the traceback of a crash
+failure.txt       the traceback of a crash
 
 A place is a path of a disk or a URI of object storage (`s3://bucket/prefix`, `gs://...`).  Credentials are
 never part of a URI, because places stand in settings, logs and reports; the storage's own tools find them.
@@ -41,14 +41,7 @@ def absolute(place: str | os.PathLike[str]) -> str:
 
 def below(place: str, name: str) -> str:
     """Return the place of `name` in a folder."""
-    path, options = _split_options(place)
-    return posixpath.join(path, name) + options
-
-
-def _split_options(place: str) -> tuple[str, str]:
-    """Split a URI from its options (`?endpoint_override=...`), which stay at its end."""
-    path, mark, options = place.partition("?") if is_uri(place) else (place, "", "")
-    return path, mark + options
+    return posixpath.join(place, name)
 
 
 def open_filesystem(place: str) -> tuple[Any, str]:
@@ -71,14 +64,15 @@ def open_filesystem(place: str) -> tuple[Any, str]:
 
 def json_text(value: Any) -> str:
     """Return indented JSON; NaN and infinity become null, and values that JSON lacks become text."""
-    return json.dumps(_finite(value), indent=2, default=str, allow_nan=False)
+    return json.dumps(finite_values(value), indent=2, default=str, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite_values(value: Any) -> Any:
+    """Return nested values with None for numbers that JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite_values(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -88,22 +82,21 @@ class RunFolder:
     def __init__(self, storage: str, name: str) -> None:
         place = storage if is_uri(storage) else str(Path(storage).expanduser().resolve())
         self.filesystem, root = open_filesystem(place)
-        self.storage, self.name = storage, name
-        self.root = posixpath.join(root, name)  # for the run's own file system
+        self.name = name
+        self.root = below(root, name)  # for the run's own file system
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
-        # Users and other programs are told this: a plain path, or a URI that is complete again.
+        # Users and other programs are told this: a plain path, or a URI.
         self.location = self.root if self.is_local else below(storage, name)
 
     @classmethod
     def at(cls, location: str) -> "RunFolder":
         """Return the run folder that has this `location`."""
-        path, options = _split_options(location)
-        storage, name = posixpath.split(path.rstrip("/"))
-        return cls((storage or ".") + options, name)
+        storage, name = posixpath.split(location.rstrip("/"))
+        return cls(storage or ".", name)
 
     def path(self, name: str) -> str:
         """Return the full path of a file of the run, for the run's own file system."""
-        return posixpath.join(self.root, name)
+        return below(self.root, name)
 
     def names(self, subfolder: str = "") -> list[str]:
         """Return the sorted names of the files directly below `subfolder`, which need not exist."""
@@ -127,13 +120,9 @@ class RunFolder:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{os.getpid()}.part"
         try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # Else a power cut may leave a renamed file without content.
+            _write_to_disk(temporary, "wb", content)
             os.replace(temporary, path)
         except OSError:
             Path(temporary).unlink(missing_ok=True)
@@ -142,24 +131,14 @@ class RunFolder:
     def append_lines(self, name: str, lines: list[str]) -> None:
         """Append lines to a text file (object storage has no append: there the file is written again)."""
         content = "".join(line + "\n" for line in lines).encode()
-        if not self.is_local:
+        if self.is_local:
+            _write_to_disk(self.path(name), "ab", content)
+        else:
             self.write(name, (self.read(name) if self.has(name) else b"") + content)
-            return
-        os.makedirs(self.root, exist_ok=True)
-        with open(self.path(name), "ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # A checkpoint, written later, must not survive its record.
 
     def delete(self, name: str) -> None:
         """Delete a file; raises FileNotFoundError where the file system tells."""
         self.filesystem.delete_file(self.path(name))
-
-    def delete_parts(self, subfolder: str = "") -> None:
-        """Delete the temporary files of killed writers below `subfolder`; nobody may be writing there."""
-        for name in self.names(subfolder):
-            if name.endswith(".part"):
-                self.delete(posixpath.join(subfolder, name))
 
     def delete_folder(self, name: str) -> None:
         """Delete a subfolder and all that is in it, if it is there."""
@@ -174,11 +153,6 @@ class RunFolder:
         """Write a JSON file, as `json_text` makes it."""
         self.write(name, (json_text(value) + "\n").encode())
 
-    def notice(self, sentence: str) -> None:
-        """Append a sentence for the user to notices.log, which the command prints, if the storage lets it."""
-        with contextlib.suppress(OSError):
-            self.append_lines("notices.log", [" ".join(sentence.split())])
-
     def metrics(self) -> list[dict[str, Any]]:
         """Return all records of metrics.jsonl; a line cut short by a crash is left out."""
         records = []
@@ -190,7 +164,7 @@ class RunFolder:
     def set_aside(self) -> str:
         """Rename the whole run folder to `<name>.old-<date>` and return the new name; nothing is lost."""
         new_name = f"{self.name}.old-{time.strftime('%Y%m%d-%H%M%S')}"
-        new_root = posixpath.join(posixpath.dirname(self.root), new_name)
+        new_root = below(posixpath.dirname(self.root), new_name)
         if self.is_local:
             self.filesystem.move(self.root, new_root)
         else:  # Object stores can rename nothing: every object is copied.
@@ -198,6 +172,15 @@ class RunFolder:
             fs.copy_files(self.root, new_root, source_filesystem=own, destination_filesystem=own)
             own.delete_dir(self.root)
         return new_name
+
+
+def _write_to_disk(path: str, mode: str, content: bytes) -> None:
+    """Write, and wait for the disk: a renamed file must have its content, a checkpoint its records."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, mode) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -216,12 +199,12 @@ def only_command_on(folder: RunFolder) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        holder = file.read_text().strip() or "another command"
         raise ValueError(
-            f"{folder.location} is in use by {holder}: wait for it, end it, or use another run.name"
+            f"{folder.location} is in use by {file.read_text() or 'another command'}: wait for it, end it, "
+            "or use another run.name"
         ) from error
     try:
-        file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         lock.release()

@@ -1,11 +1,10 @@
 """Write the numbers of a run to metrics.jsonl, TensorBoard and wandb; only the first worker does."""
 
 import json
-import math
 import os
 from typing import Any, Literal
 
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import RunFolder, finite_values
 
 WandbMode = Literal["online", "offline", "disabled"]
 
@@ -13,35 +12,33 @@ WandbMode = Literal["online", "offline", "disabled"]
 class RunLog:
     """Write every record to all the places that the settings ask for.
 
-    A record is a flat dictionary with `step`, `epoch` and numbers; its keys are those of metrics.jsonl.  The
-    id of the wandb run is kept in run.json, so that a resumed training goes on in the same one.
+    A record is a flat dictionary with `step`, `epoch` and numbers; its keys are those of metrics.jsonl.
+    `config` has all settings of the run.  The id of the wandb run is kept in run.json, so that a resumed
+    training goes on in the same one.
     """
 
     def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        first_step: int,
-        config: dict[str, Any],
-        use_tensorboard: bool,
-        wandb_mode: WandbMode,
-        wandb_project: str,
+        self, folder: RunFolder, *, first_step: int, config: dict[str, Any], wandb_mode: WandbMode
     ) -> None:
         self.folder = folder
         kept = [record for record in folder.metrics() if record["step"] <= first_step]
         # Steps after the checkpoint are done again: their records go, or they would be there twice.
         folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self.notice = ""  # goes into the next record
         self.tensorboard = self.wandb = None
-        if use_tensorboard and folder.is_local:  # Event files need a disk.
+        if config["run"]["tensorboard"] and folder.is_local:  # Event files need a disk.
             from tensorboardX import SummaryWriter
 
             self.tensorboard = SummaryWriter(folder.path("tensorboard"), purge_step=first_step + 1)
         if wandb_mode != "disabled":
-            self.wandb = self._open_wandb(config, wandb_mode, wandb_project)
+            self.wandb = self._open_wandb(config, wandb_mode)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record everywhere; NaN and infinity become null, so that JSON readers accept it."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        if self.notice:
+            record["notice"] = f"{self.notice} {record.get('notice', '')}".strip()
+            self.notice = ""
+        finite = finite_values(record)
         self.folder.append_lines("metrics.jsonl", [json.dumps(finite)])
         step = record["step"]
         numbers = {k: v for k, v in finite.items() if type(v) in (int, float) and k != "step"}
@@ -51,45 +48,40 @@ class RunLog:
             self.tensorboard.flush()
         if self.wandb is not None:
             self.wandb.log(numbers, step=step)
-        if "notice" in record:
-            self.folder.notice(record["notice"])
 
     def close(self) -> None:
-        """Finish what is open; the numbers written so far are safe in any case."""
+        """Finish what is open."""
         if self.tensorboard is not None:
             self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish()
 
-    def _open_wandb(self, config: dict[str, Any], mode: WandbMode, project: str) -> Any:
-        """Return the wandb run in the first mode that works, or None; tells the user which fail."""
+    def _open_wandb(self, config: dict[str, Any], mode: WandbMode) -> Any:
+        """Return the wandb run, or None, with a notice for the user, when wandb fails."""
         import wandb
 
-        modes: list[WandbMode] = ["online", "offline"] if mode == "online" else [mode]
-        for tried in modes:
-            try:
-                return wandb.init(
-                    project=project,
-                    name=self.folder.name,
-                    id=self.folder.read_json("run.json")["wandb_id"],
-                    resume="allow",
-                    mode=tried,
-                    dir=self.folder.location if self.folder.is_local else None,
-                    config=config,
-                    settings=wandb.Settings(console="off", quiet=True),  # The terminal is the progress bar's.
-                )
-            except Exception as error:  # No network, no key, a full disk: none is worth a training.
-                why = " ".join(str(error).split()) or type(error).__name__
-                then = "offline (send it later with `wandb sync`)" if tried != modes[-1] else "without wandb"
-                self.folder.notice(f"wandb can't be used {tried}: {why}; the run goes on {then}.")
+        try:
+            return wandb.init(
+                project=config["run"]["wandb_project"],
+                name=self.folder.name,
+                id=self.folder.read_json("run.json")["wandb_id"],
+                resume="allow",
+                mode=mode,
+                dir=self.folder.location if self.folder.is_local else None,
+                config=config,
+                settings=wandb.Settings(console="off", quiet=True),  # The terminal is the progress bar's.
+            )
+        except Exception as error:  # No network, no key, a full disk: none is worth a training.
+            why = " ".join(str(error).split()) or type(error).__name__
+            self.notice = f"wandb can't be used {mode}: {why}; the run goes on without it."
         return None
 
 
 def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
-    """Resolve the setting: `auto` is online if there is an API key, else disabled.
+    """Resolve the setting: `auto` is what WANDB_MODE says, else what `wandb online|offline` has noted here.
 
-    Before that, `auto` asks WANDB_MODE and what `wandb online|offline|disabled` has noted for this folder.
-    Called in the user's own process: workers run in another folder and would miss the note.
+    Without an API key it is never online.  To be called in the user's own process: workers run in another
+    folder and would miss the note.
     """
     if setting != "auto":
         return setting

@@ -72,7 +72,7 @@ def find_slots(
     per_gpu = int(1 / gpus + 1e-6) if gpus else 0
     machines = [{**node, "GPU": int(node.get("GPU", 0.0)) * per_gpu} for node in nodes]
     more_cpus = cpus - total_of(machines, "CPU")  # other jobs hold CPUs somewhere
-    fitting = min(room_for(resources, gpus > 0, machines, more_cpus) // workers, trials)
+    fitting = min(room_for(replace(resources, gpu=gpus > 0), machines, more_cpus) // workers, trials)
     own_cpus, free_gpus = resources.cpus_per_worker + resources.cpus_per_data_task, free.get("GPU", 0.0)
     if gpus:
         fitting = min(fitting, int(free_gpus / gpus + 1e-6) // workers)

@@ -3,13 +3,13 @@
 import contextlib
 import os
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from sslsv.cluster.capacity import Share
 from sslsv.cluster.fit import fit
-from sslsv.cluster.worker import open_training
+from sslsv.cluster.worker import is_io_error
 from sslsv.config import Config, read_config
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import WandbMode
@@ -54,19 +54,14 @@ def run_segment(
     return {"state": "reached", "why": ""}
 
 
-def is_io_error(error: BaseException | None) -> bool:
-    """Tell whether an error, or what caused it, came from storage or network, which may be back."""
-    return error is not None and (isinstance(error, OSError) or is_io_error(error.__cause__))
-
-
-def train_until(training: Training, until_epoch: int) -> None:
+def train_until(training: Training, until_epoch: int) -> dict[str, Any]:
     """Train up to an epoch, at which there is a validation; to the end of training if it is the last one."""
     last_step = until_epoch * training.plan.steps_per_epoch
     is_end = until_epoch >= training.config.train.epochs
     if training.state.step >= last_step and not is_end:  # the sweep was killed after it, before it was noted
         if training.log is not None:
             training.log.close()
-        return
+        return {}
     report = training.report
 
     def report_and_leave(record: dict[str, Any]) -> None:
@@ -78,6 +73,7 @@ def train_until(training: Training, until_epoch: int) -> None:
     training.report = report_and_leave
     with contextlib.suppress(RungReached):
         training.run()
+    return {}
 
 
 def _train_alone(config: Config, folder: RunFolder, until_epoch: int, wandb_mode: WandbMode) -> None:
@@ -91,26 +87,10 @@ def _train_alone(config: Config, folder: RunFolder, until_epoch: int, wandb_mode
 
 def _train_together(config: Config, folder: RunFolder, until_epoch: int, wandb_mode: WandbMode) -> None:
     """Train in several workers, by Ray Train."""
-    resources = config.resources
-    result = fit(
-        config,
-        folder,
-        Share(bool(resources.gpu), resources.data_tasks or resources.most_workers),
-        worker=_worker,
-        until_epoch=until_epoch,
-        wandb_mode=wandb_mode,  # found in the user's own process; this one runs in another folder
-        identity=folder.read_json("run.json"),
-    )
+    # Found in the user's own process; this one runs in another folder.
+    config = replace(config, run=replace(config.run, wandb=wandb_mode))
+    result = fit(config, folder, train_until, until_epoch=until_epoch)
     if "error" in result:
         # The advice at its end is for the command that trains one run.
         sentence = result["error"].partition("; the same command goes on")[0]
-        raise TrainingError(sentence) from (OSError(sentence) if result.get("is_of_system") else None)
-
-
-def _worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Run in a worker of Ray Train: as `cluster.worker.train_worker`, but up to the rung only."""
-    try:
-        train_until(open_training(job), job["until_epoch"])
-    except TrainingError as error:
-        return {"error": str(error), "is_of_system": is_io_error(error)}
-    return {}
+        raise TrainingError(sentence) from (OSError(sentence) if result["is_of_system"] else None)

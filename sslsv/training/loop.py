@@ -19,13 +19,19 @@ from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import RunLog, WandbMode
 from sslsv.training import validation
 from sslsv.training.corpus import TrainingCorpus
-from sslsv.training.interruption import Interrupted, Interruption
 from sslsv.training.meter import Meter
 from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.training.step import take_step
 
 # One execution of Ray Data: starting it costs 0.25 s, and its plan must stay small, at every worker.
 MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
+
+# Asking a GPU waits for all the work that is queued on it, so it is asked more seldom.
+ASK_EVERY_STEPS = {"cpu": 1, "cuda": 8}
+
+
+class Interrupted(RuntimeError):
+    """End every worker once their state is saved: training starts again wherever there is room."""
 
 
 class Training:
@@ -47,7 +53,7 @@ class Training:
         asked_to_stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.config, self.folder, self.device, self.report = config, folder, device, report
-        self.interruption = Interruption(asked_to_stop, device)
+        self.asked_to_stop = asked_to_stop
         # Indices of files that could not be read here since the last record.
         self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
         validation.start_together(self.open)
@@ -64,20 +70,12 @@ class Training:
             seconds=self.state.seconds,
         )
         self.checkpoints = CheckpointWriter(
-            folder,
-            keep=config.run.keep_checkpoints,
-            every_minutes=config.run.checkpoint_every_minutes,
+            folder, keep=config.run.keep_checkpoints, every_minutes=config.run.checkpoint_every_minutes
         )
         self.log: RunLog | None = None
         if distributed.is_main():
-            self.log = RunLog(
-                folder,
-                first_step=self.state.step,
-                config=to_dict(config),
-                use_tensorboard=config.run.tensorboard,
-                wandb_mode=wandb_mode,
-                wandb_project=config.run.wandb_project,
-            )
+            settings = to_dict(config)
+            self.log = RunLog(folder, first_step=self.state.step, config=settings, wandb_mode=wandb_mode)
 
     def open(self) -> None:
         """Open the corpus, plan the order of everything, and build the model.
@@ -101,7 +99,8 @@ class Training:
             while state.step < self.total_steps and state.stop_reason is None:
                 self.meter.add(self.take_step(self.next_batch(batches)))
                 is_epoch_end = state.step % steps_per_epoch == 0
-                is_leaving = self.interruption.is_due(state.step) and state.step < self.total_steps
+                is_asked = is_any_asked(self.asked_to_stop() is not None, state.step, self.device)
+                is_leaving = is_asked and state.step < self.total_steps
                 if is_epoch_end or is_leaving or state.step % self.config.train.log_every_steps == 0:
                     self.finish_interval(is_epoch_end, is_leaving)
                 if is_leaving and state.stop_reason is None:
@@ -152,7 +151,8 @@ class Training:
         """Raise Interrupted when the checkpoint of this step is in the run's folder."""
         self.checkpoints.wait()
         distributed.barrier()  # The first exception ends all workers, also one that is still writing.
-        raise Interrupted(f"step {self.state.step}: {self.interruption.reason()}")
+        reasons = filter(None, distributed.gather_objects(self.asked_to_stop()))
+        raise Interrupted(f"step {self.state.step}: {next(reasons, 'asked to stop')}")
 
     def finish_interval(self, is_epoch_end: bool, is_leaving: bool = False) -> None:
         """Log the last steps; where due, validate, test, decide whether to stop, and save."""
@@ -190,6 +190,15 @@ class Training:
                 known.setdefault(path, reason)
         seen = min(self.state.step * self.config.train.batch_size, len(self.manifest))
         validation.check_bad_share(self.state.skipped["utterances"], seen, self.config)
+
+
+def is_any_asked(is_asked: bool, step: int, device: torch.device) -> bool:
+    """Tell every worker the same: whether any was asked to stop.  All must call it after every step."""
+    if distributed.world_size() == 1:
+        return is_asked
+    if step % ASK_EVERY_STEPS.get(device.type, 1) != 0:
+        return False
+    return bool(distributed.all_reduce_sum(torch.tensor(float(is_asked), device=device)) > 0)
 
 
 def steps_at_once(batch_size: int, steps_per_epoch: int) -> int:

@@ -1,5 +1,6 @@
 """Build what changes while training, save it to a checkpoint, restore it from one."""
 
+import inspect
 from dataclasses import dataclass, field
 
 import torch
@@ -70,15 +71,23 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
         wrapped = ChunkReplay(model)  # type: ignore[arg-type]  # build_state has checked that it can
     elif config.train.compile:
         wrapped = torch.compile(model)  # type: ignore[assignment]
-    if distributed.world_size() == 1:
-        return wrapped
+    return wrapped if distributed.world_size() == 1 else average_gradients(wrapped, device)
+
+
+def average_gradients(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """Wrap a network so that its gradients are averaged over the workers.
+
+    Buffers need no broadcast: queues and teachers are equal on all workers by contract, and running
+    statistics are shared before they are used (`share_buffers`).
+    """
+    # PyTorch 2.14 warns of `broadcast_buffers`; 2.8 does not know the other name yet.
+    names = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run
     # would differ in the last bit.  Looking for unused parameters, which is cheap on a CPU, keeps the buckets
-    # as they are.  NCCL is not exact anyway.  Buffers need no broadcast: queues and teachers are equal on all
-    # workers by contract, and running statistics are shared before they are used (`share_buffers`).
-    return DistributedDataParallel(
-        wrapped, find_unused_parameters=device.type == "cpu", broadcast_buffers=False
-    )
+    # as they are.  NCCL is not exact anyway.
+    is_cpu = device.type == "cpu"
+    return DistributedDataParallel(network, find_unused_parameters=is_cpu, **{buffers: False})  # type: ignore[arg-type]
 
 
 def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:

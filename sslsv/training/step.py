@@ -37,13 +37,7 @@ def take_step(
     if state.step % steps_per_epoch == 0:
         state.model.start_epoch(progress, corpus)
     highest_rate = config.optimizer.learning_rate
-    rate = learning_rate(
-        config.optimizer.schedule,
-        highest_rate,
-        state.step,
-        total_steps,
-        steps_per_epoch,
-    )
+    rate = learning_rate(config.optimizer.schedule, highest_rate, state.step, total_steps, steps_per_epoch)
     for group in state.optimizer.param_groups:
         group["lr"] = group["rate_scale"] * (rate if group["follows_schedule"] else highest_rate)
 

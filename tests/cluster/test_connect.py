@@ -1,10 +1,8 @@
 """Joining and starting Ray, its token, shared storage, and what an autoscaler is asked for."""
 
-import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +10,9 @@ from sslsv.cluster import connect
 from sslsv.cluster.capacity import CapacityError
 from sslsv.cluster.connect import Cluster, check_address, keep_token_private
 from sslsv.config import ResourcesConfig
-from tests.listening import is_loopback, listening_addresses
+from tests.clock import Clock
 from tests.local_cluster import local_cluster
+from tests.processes import is_loopback, listening_addresses, pids_with
 from tests.training_command import Training
 
 CONNECT = """
@@ -66,40 +65,60 @@ def test_keep_token_private__makes_no_file_that_ray_does_not_ask_for(token_file,
     assert not token_file.parent.exists()
 
 
-def test_keep_token_private__a_home_that_cannot_hold_it_is_a_sentence(token_file):
-    token_file.parent.write_text("no folder")
-    with pytest.raises(OSError, match="can't be kept in .*auth_token .*set HOME to a folder"):
-        keep_token_private()
+def cluster_of(*free, coming=0):
+    """Machines "0", "1" ... of 3 CPUs with so many left."""
+    everything = {str(i): {"CPU": 3.0} for i in range(len(free))}
+    left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
+    return Cluster(everything, left, set(), coming, has_autoscaler=False)
 
 
-def size(cpus, coming=0, has_autoscaler=True):
-    machines = {"0": {"CPU": cpus}}
-    return Cluster(machines, machines, set(), coming, has_autoscaler)
+@pytest.fixture
+def waiting(monkeypatch):
+    """Wait for room from look to look, a second apart, the last look for ever; returns what is said and asked."""
+    said, asked, clock = [], [], Clock()
+    resources = ResourcesConfig(workers=(1, 2), cpus_per_worker=2, cpus_per_data_task=1, gpu=False)
+
+    def wait(*looks, patience=0.0):
+        left = list(looks)
+        monkeypatch.setattr(connect, "look", lambda: left.pop(0) if len(left) > 1 else left[0])
+        count, cluster = connect.wait_for_room(resources, [1, 2], patience, said.append)
+        return count, sorted(cluster.machines)
+
+    monkeypatch.setattr(connect, "PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(connect, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(connect, "time", clock)
+    return wait, said, asked
+
+
+def test_wait_for_room__fewer_workers_than_the_machines_hold_start_only_after_a_moment(waiting):
+    wait, said, asked = waiting
+    assert wait(*[cluster_of(3, 0)] * 5, cluster_of(3, 3)) == (2, ["0", "1"]) and said == []
+    assert wait(cluster_of(3, 0)) == (1, ["0", "1"])
+    assert asked[0] == [{"CPU": 3.0}] * 2
 
 
 @pytest.mark.parametrize(
-    ("looks", "is_found", "said"),
+    ("looks", "patience", "is_found", "times_said"),
     [
-        ([size(2)], True, ""),
-        ([size(1, has_autoscaler=False), size(2)], False, ""),
-        ([size(1)], False, ""),  # nothing is begun for the request
-        (
-            [size(1), size(1, coming=1), size(2)],
-            True,
-            "waiting for the autoscaler, which adds machines: 2 tr",
-        ),
-        ([size(1, coming=1), size(1)], False, "waiting for"),  # they were not enough
+        ([cluster_of(0), cluster_of(3)], 0, False, 0),
+        ([cluster_of(0)] * 5 + [cluster_of(3)], 12, True, 0),
+        ([cluster_of(0)] * 50 + [cluster_of(3)], 60, True, 1),
+        ([cluster_of(0)] * 50 + [cluster_of(3)], 12, False, 1),
+        ([cluster_of(0)] + [cluster_of(0, coming=1)] * 50 + [cluster_of(3)], 12, True, 1),
+        ([cluster_of(0, coming=1), cluster_of(0)], 12, False, 1),  # they were not enough
     ],
 )
-def test_find_share__waits_while_machines_are_being_started(looks, is_found, said, monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(connect, "GROWTH_SECONDS", 0.2)
-    monkeypatch.setattr(connect, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(connect, "request_resources", lambda bundles: asked.append(bundles))
-    monkeypatch.setattr(connect, "look", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
-    with contextlib.nullcontext() if is_found else pytest.raises(CapacityError):
-        assert connect._find_share(ResourcesConfig(workers=2), waits_for_growth=True).data_tasks == 2
-    assert asked[0] == [{"CPU": 1.0}] * 2 and said in capsys.readouterr().err
+def test_wait_for_room__is_patient_and_longer_so_while_machines_are_started(
+    looks, patience, is_found, times_said, waiting
+):
+    wait, said, _ = waiting
+    if is_found:
+        assert wait(*looks, patience=patience) == (1, ["0"])
+    else:
+        sentence = "1 training worker.* take 2 CPUs each .* room for 1, beside other jobs for 0; wait for them, lower"
+        with pytest.raises(CapacityError, match=sentence):
+            wait(*looks, patience=patience)
+    assert len(said) == times_said and all("waiting for machines: 1 training" in text for text in said)
 
 
 def start_connected(**environment):
@@ -113,19 +132,12 @@ def start_connected(**environment):
     )
 
 
-def pids_at(home):
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if f"HOME={home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                yield int(pid)
-
-
 @pytest.mark.slow
 def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_private_token(ray_home):
     with start_connected() as owner:
         assert owner.stdout.readline() == "token\n", owner.communicate()[1]
         address = owner.stdout.readline().strip()
-        found = listening_addresses(pids_at(ray_home))
+        found = listening_addresses(pids_with(f"HOME={ray_home}"))
         assert len(found) > 5 and all(map(is_loopback, found)), found
         token = ray_home / ".ray" / "auth_token"
         assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) > 30

@@ -11,60 +11,31 @@ from ray.util.placement_group import placement_group
 
 from sslsv.cluster import fit
 from sslsv.cluster.connect import Cluster
-from sslsv.cluster.fit import NoRoomError, failure_sentence, free_what_is_held
-from sslsv.cluster.worker import HELD, Watch, check_sees_run
+from sslsv.cluster.fit import describe_failure, free_what_is_held
+from sslsv.cluster.worker import HELD, MARK, Watch, check_sees_run
 from sslsv.config import Config, ResourcesConfig, RunConfig
 from sslsv.runs.checkpoint import Checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
-from sslsv.training.interruption import Interrupted
+from sslsv.training.loop import Interrupted
 
 CONFIG = Config(
     resources=ResourcesConfig(
-        workers=(1, 2), cpus_per_worker=2, cpus_per_data_task=1, wait_minutes=1, data_tasks=1
+        workers=(1, 2), cpus_per_worker=2, cpus_per_data_task=1, data_tasks=1, gpu=False
     )
 )
-JOB = {"counts": [1, 2], "has_gpu": False, "futile": None}
+JOB = {"counts": [1, 2], "futile": None}
 
 
-def cluster_of(*free, coming=0):
+def cluster_of(*free):
     """Machines "0", "1" ... of 3 CPUs with so many left."""
     everything = {str(i): {"CPU": 3.0} for i in range(len(free))}
     left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
-    return Cluster(everything, left, set(), coming, has_autoscaler=False)
+    return Cluster(everything, left, set(), coming=0, has_autoscaler=False)
 
 
 @pytest.fixture
 def folder(tmp_path):
     return RunFolder(str(tmp_path), "run")
-
-
-@pytest.fixture
-def waiting(monkeypatch):
-    """Wait for room from look to look, a second apart, the last look for ever; with what is said meanwhile."""
-    said, now = [], [100.0]
-
-    def wait(*looks):
-        left = list(looks)
-        monkeypatch.setattr(fit, "look", lambda: left.pop(0) if len(left) > 1 else left[0])
-        return fit.wait_for_room(JOB, CONFIG.resources, now[0], said.append)
-
-    monkeypatch.setattr(fit, "ask_for", lambda bundles: None)
-    monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(fit.time, "sleep", lambda _: now.__setitem__(0, now[0] + 1))
-    return wait, said
-
-
-def test_wait_for_room__fewer_workers_than_the_machines_hold_start_only_after_a_moment(waiting):
-    wait, said = waiting
-    assert wait(*[cluster_of(3, 0)] * 5, cluster_of(3, 3)) == (2, ["0", "1"]) and said == []
-    assert wait(cluster_of(3, 0)) == (1, ["0", "1"])
-
-
-def test_wait_for_room__says_ever_more_seldom_what_is_waited_for_and_gives_up(waiting):
-    wait, said = waiting
-    with pytest.raises(NoRoomError, match="no room for 1 training worker.* with 2 CPUs each, .* 1 minutes"):
-        wait(*[cluster_of(0, coming=1)] * 200, cluster_of(0))
-    assert [text.rpartition("(")[2] for text in said] == ["10 s so far)", "70 s so far)", "140 s so far)"]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +44,8 @@ def test_wait_for_room__says_ever_more_seldom_what_is_waited_for_and_gives_up(wa
         (cluster_of(0.5, 3), None, "there is room for 2 training workers instead of 1"),
         (cluster_of(0.5, 3), ["0", "1"], None),
         (cluster_of(0.5, 1), None, None),
+        (cluster_of(0, 2), None, None),  # the data of a second one would have no CPU
+        (cluster_of(1, 2), None, "there is room for 2 training workers instead of 1"),
     ],
 )
 def test_watch__more_workers_fit_where_the_machines_are_not_known_to_be_futile(cluster, futile, reason):
@@ -97,7 +70,7 @@ def attempts(folder, monkeypatch):
                 raise outcome
             return outcome
 
-        monkeypatch.setattr(fit, "wait_for_room", lambda *arguments: (2, ["0"]))
+        monkeypatch.setattr(fit, "wait_for_room", lambda *arguments: (2, cluster_of(3)))
         monkeypatch.setattr(fit, "look", lambda: Cluster({}, {}, leaving, 0, has_autoscaler=False))
         monkeypatch.setattr(fit, "fit_once", once)
         job, config = dict(JOB), dataclasses.replace(CONFIG, run=RunConfig(max_failures=max_failures))
@@ -141,9 +114,9 @@ def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_were_preempted_h
         (ActorDiedError(), "Ray's controller of the training failed: The actor died unexpectedly", True),
     ],
 )
-def test_failure_sentence__says_who_failed(error, sentence, is_of_system, folder):
-    assert failure_sentence(error, folder).startswith(sentence)
-    assert fit.is_of_system(error) == is_of_system
+def test_describe_failure__says_who_failed(error, sentence, is_of_system, folder):
+    described = describe_failure(error, folder)
+    assert described["error"].startswith(sentence) and described["is_of_system"] == is_of_system
 
 
 def test_free_what_is_held__gives_back_the_reservation_of_a_killed_trainer(ray_session, folder):
@@ -161,6 +134,7 @@ def test_free_what_is_held__gives_back_the_reservation_of_a_killed_trainer(ray_s
 
 
 def test_check_sees_run__a_folder_of_the_same_name_on_another_disk_is_a_sentence(folder):
-    folder.write_json("run.json", {"wandb_id": "another"})
+    folder.write(MARK, b"another")
+    check_sees_run(folder, "another", patience_seconds=0)
     with pytest.raises(ValueError, match="run on this machine is not .* all machines .* mount"):
-        check_sees_run(folder, {"wandb_id": "mine"}, patience_seconds=0)
+        check_sees_run(folder, "mine", patience_seconds=0)

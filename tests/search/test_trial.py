@@ -151,7 +151,7 @@ def test_run_segment__a_fault_of_the_storage_is_no_fault_of_the_trial(tmp_path, 
     ("answer", "expected"),
     [
         (
-            {"error": "training worker 1 failed: no memory; the same command goes on from the last one"},
+            {"error": "training worker 1 failed: no memory; the same command goes on", "is_of_system": False},
             {"state": "failed", "why": "training worker 1 failed: no memory"},
         ),
         (
@@ -163,9 +163,11 @@ def test_run_segment__a_fault_of_the_storage_is_no_fault_of_the_trial(tmp_path, 
 def test_run_segment__several_workers_fail_without_advice_and_log_as_the_sweep_says(
     tmp_path, config, monkeypatch, answer, expected
 ):
-    jobs = []
-    monkeypatch.setattr("sslsv.search.trial.fit", lambda *ignored, **job: jobs.append(job) or answer)
+    calls = []
+    monkeypatch.setattr(
+        "sslsv.search.trial.fit",
+        lambda config, *ignored, until_epoch: calls.append((config, until_epoch)) or answer,
+    )
     several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
     assert run_segment(trial(tmp_path, several), 2, "offline", {}) == expected
-    assert (jobs[0]["wandb_mode"], jobs[0]["until_epoch"]) == ("offline", 2)
-    assert jobs[0]["identity"] == {"wandb_id": "a"}
+    assert [(config.run.wandb, until_epoch) for config, until_epoch in calls] == [("offline", 2)]

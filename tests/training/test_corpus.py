@@ -9,29 +9,19 @@ import torch.distributed as dist
 from sslsv.build import build_model
 from sslsv.config import Config
 from sslsv.data.lists import read_train_lists
-from sslsv.data.pipeline import plain_batches
 from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.training import corpus as corpus_module
 from sslsv.training.corpus import TrainingCorpus
+from tests.conftest import batches_without_ray
 
 torch.set_num_threads(1)
 LISTS = ("voxceleb1_train_list", "voxceleb2_train_list")
 
 
 @pytest.fixture(autouse=True)
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_plain_batches(monkeypatch.setattr)
-
-
-def use_plain_batches(set_attribute) -> None:
-    set_attribute(corpus_module, "share", lambda maker: maker)
-    set_attribute(corpus_module, "BLOCK_CROPS", 4)
-
-    def batches(plan, maker, first, last, *, rank, world_size, **resources):
-        return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)
-
-    set_attribute(corpus_module, "train_batches", batches)
+def small_blocks(monkeypatch: pytest.MonkeyPatch, without_ray: None) -> None:
+    monkeypatch.setattr(corpus_module, "BLOCK_CROPS", 4)
 
 
 def embed(root: Path, **settings) -> tuple[torch.Tensor, TrainingCorpus]:
@@ -62,7 +52,8 @@ def test_embed__augmented_crops_are_others_than_clean_ones(demo_corpus: Path) ->
 def _rank(rank: int, folder: str, root: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    use_plain_batches(setattr)
+    batches_without_ray(setattr)
+    corpus_module.BLOCK_CROPS = 4
     rows, _ = embed(Path(root))
     torch.save(rows, f"{folder}/rows_{rank}.pt")
     dist.destroy_process_group()

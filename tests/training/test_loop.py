@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from sslsv.config import (
     RunConfig,
     ScheduleConfig,
     TrainConfig,
-    apply_overrides,
 )
 from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.encoders.thin_resnet34 import ThinResNet34
@@ -22,9 +22,9 @@ from sslsv.evaluation.verification import Verification
 from sslsv.models.simclr import SimCLR
 from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from sslsv.runs.folder import RunFolder
+from sslsv.settings import apply_overrides
 from sslsv.train import prepare_folder
-from sslsv.training.interruption import Interrupted
-from sslsv.training.loop import Training
+from sslsv.training.loop import Interrupted, Training, is_any_asked
 from sslsv.training.validation import TrainingError
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -158,7 +158,7 @@ def test_training__steps_on_one_batch_learn_it(config, tmp_path):
 
 def test_training__another_seed_is_another_run(config, tmp_path):
     training(config, tmp_path, "a").run()
-    training(dataclasses.replace(config, seed=2), tmp_path, "b").run()
+    training(dataclasses.replace(config, seed=1_795_000_000_000), tmp_path, "b").run()  # as of a clock
     a, b = weights(tmp_path, "a").model, weights(tmp_path, "b").model
     assert not any(torch.equal(a[name], b[name]) for name in a if name.endswith("conv1.weight"))
 
@@ -170,18 +170,6 @@ def test_training__a_loss_that_is_no_number_stops_it_with_a_sentence(config, tmp
     assert not list_checkpoints(RunFolder(str(tmp_path), "run"))
 
 
-def test_training__early_stopping_says_so_in_the_summary(config, tmp_path, monkeypatch):
-    hopeless = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy(), {})
-    monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, t: hopeless)
-    impatient = dataclasses.replace(
-        config,
-        train=dataclasses.replace(config.train, epochs=50, patience=2),
-        evaluation=dataclasses.replace(config.evaluation, every_epochs=1),
-    )
-    summary = training(impatient, tmp_path).run()
-    assert summary["last"]["step"] == 12 and "train.patience" in summary["stop_reason"]
-
-
 def test_training__test_lists_can_be_watched_without_choosing_anything(config, tmp_path):
     watched = dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, test_every_epochs=1)
@@ -191,18 +179,12 @@ def test_training__test_lists_can_be_watched_without_choosing_anything(config, t
     assert [r["step"] for r in records if "test/trials/eer" in r] == [4, 8, 12]
 
 
-def test_training__a_run_that_stopped_early_stays_stopped(config, tmp_path, monkeypatch):
+def test_training__a_run_that_stopped_early_stays_stopped_and_says_so(config, tmp_path, monkeypatch):
     hopeless = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy(), {})
     monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, t: hopeless)
     impatient = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=50, patience=1))
-
-    def die(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "sslsv.training.validation.summarize", die
-        )  # killed after the decision, before the summary
+    with monkeypatch.context() as patch:  # killed after the decision, before the summary
+        patch.setattr("sslsv.training.validation.summarize", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             training(impatient, tmp_path).run()
     summary = training(impatient, tmp_path).run()
@@ -226,10 +208,6 @@ def test_training__goes_on_after_a_damaged_checkpoint_and_keeps_the_new_ones(con
     assert list_checkpoints(folder)[-1][0] == 16 and not later.exists()
 
 
-def test_training__a_seed_as_large_as_a_clock_works(config, tmp_path):
-    training(dataclasses.replace(config, seed=1_795_000_000_000), tmp_path).run()
-
-
 def test_training__asked_to_stop_it_saves_that_very_step_and_goes_on_as_if_never_stopped(config, tmp_path):
     whole = training(config, tmp_path, "whole")
     whole.run()
@@ -250,7 +228,7 @@ def test_training__asked_to_stop_it_saves_that_very_step_and_goes_on_as_if_never
 def test_training__asked_to_stop_at_the_last_step_it_finishes(config, tmp_path):
     total = training(config, tmp_path).total_steps
     done = training(config, tmp_path, "done")
-    done.interruption.asked = lambda: "too late" if done.state.step == total else None
+    done.asked_to_stop = lambda: "too late" if done.state.step == total else None
     assert done.run()["is_finished"]
 
 
@@ -268,3 +246,15 @@ def test_training__what_a_method_cannot_do_ends_it_with_a_sentence(config, tmp_p
     folder, config = RunFolder(str(tmp_path), "run"), apply_overrides(config, settings)
     with pytest.raises(TrainingError, match=sentence):  # another error would be a crash that is tried again
         Training(config, folder, device=torch.device("cpu"))
+
+
+def _two_ranks(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    device = torch.device("cpu")
+    assert not is_any_asked(False, 1, device) and is_any_asked(rank == 1, 2, device)
+    torch.distributed.destroy_process_group()
+
+
+def test_is_any_asked__one_rank_that_is_asked_stops_both_after_the_same_step(tmp_path):
+    torch.multiprocessing.spawn(_two_ranks, (str(tmp_path),), nprocs=2)

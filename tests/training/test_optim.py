@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,34 +51,13 @@ def test_build_optimizer__weight_decay_leaves_biases_and_norms_alone(name: str) 
         assert is_decayed == (parameter.ndim > 1)
 
 
-def test_build_optimizer__ignores_frozen_parameters() -> None:
+def test_build_optimizer__ignores_frozen_parameters_and_refuses_to_have_none() -> None:
     model = network()
     model[0].requires_grad_(False)
     optimizer = build_optimizer(decay_groups(model.parameters()), OptimizerConfig())
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
-
-
-def test_build_optimizer__refuses_a_model_without_parameters() -> None:
     with pytest.raises(ValueError, match="nothing to optimise"):
         build_optimizer(decay_groups(nn.ReLU().parameters()), OptimizerConfig())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_build_optimizer__state_round_trips(name: str) -> None:
-    config = OptimizerConfig(name=name, learning_rate=0.1)  # type: ignore[arg-type]
-    model, restored = network(), network()
-    optimizer, other = (
-        build_optimizer(decay_groups(model.parameters()), config),
-        build_optimizer(decay_groups(restored.parameters()), config),
-    )
-    train_one_step(model, optimizer)
-    restored.load_state_dict(model.state_dict())
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # as through a file: nothing shared
-    for each, its_optimizer in ((model, optimizer), (restored, other)):
-        torch.manual_seed(1)
-        train_one_step(each, its_optimizer)
-    for a, b in zip(model.parameters(), restored.parameters(), strict=True):
-        assert torch.equal(a, b)
 
 
 def slow_lars(weight: Tensor, gradients: list[Tensor], lr: float, decay: float, momentum: float) -> Tensor:
@@ -104,19 +81,11 @@ def test_lars__equals_the_paper_written_out(start: str) -> None:
     for gradient in gradients:
         parameter.grad = gradient.clone()
         optimizer.step()
+        state = optimizer.state_dict()
+        optimizer = LARS([parameter], lr=0.0)
+        optimizer.load_state_dict(state)  # as a restart does
     expected = slow_lars(weight, gradients, lr=0.5, decay=0.01, momentum=0.9)
     torch.testing.assert_close(parameter.data, expected, rtol=1e-12, atol=1e-15)
-
-
-def test_lars__step_does_not_depend_on_the_gradients_scale() -> None:
-    weight, gradient = torch.randn(3, 4), torch.randn(3, 4)
-    steps = []
-    for scale in (1.0, 1000.0):
-        parameter = nn.Parameter(weight.clone())
-        parameter.grad = gradient * scale
-        LARS([parameter], lr=0.5).step()
-        steps.append(parameter.data - weight)
-    torch.testing.assert_close(steps[0], steps[1], rtol=1e-4, atol=1e-7)
 
 
 def test_lars__treats_biases_as_plain_momentum_sgd() -> None:
@@ -134,27 +103,15 @@ def test_lars__treats_biases_as_plain_momentum_sgd() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_clip_gradients__scales_all_to_the_norm_and_returns_the_one_before() -> None:
+@pytest.mark.parametrize(("clip_norm", "factor"), [(1.0, 0.2), (None, 1.0), (10.0, 1.0)])
+def test_clip_gradients__scales_all_to_the_norm_if_above_and_returns_the_one_before(
+    clip_norm, factor
+) -> None:
     model = nn.Linear(2, 1)
-    model.weight.grad, model.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
-    assert clip_gradients(model, 1.0).item() == pytest.approx(5.0)
-    torch.testing.assert_close(model.weight.grad, torch.tensor([[0.6, 0.0]]), rtol=1e-5, atol=0)
-    torch.testing.assert_close(model.bias.grad, torch.tensor([0.8]), rtol=1e-5, atol=0)
-
-
-@pytest.mark.parametrize("clip_norm", [None, 10.0])
-def test_clip_gradients__leaves_small_gradients_alone(clip_norm: float | None) -> None:
-    model = nn.Linear(2, 1)
+    assert clip_gradients(model, clip_norm).item() == 0.0
     model.weight.grad, model.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
     assert clip_gradients(model, clip_norm).item() == pytest.approx(5.0)
-    assert model.weight.grad.tolist() == [[3.0, 0.0]]
-
-
-def test_clip_gradients__of_no_gradients_is_zero() -> None:
-    assert clip_gradients(nn.Linear(2, 1), 1.0).item() == 0.0
-
-
-def test_clip_gradients__shows_a_gradient_that_is_not_finite() -> None:
-    model = nn.Linear(2, 1)
-    model.weight.grad = torch.tensor([[float("nan"), 0.0]])
-    assert clip_gradients(model, 1.0).isnan()
+    torch.testing.assert_close(model.weight.grad, factor * torch.tensor([[3.0, 0.0]]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(model.bias.grad, factor * torch.tensor([4.0]), rtol=1e-5, atol=0)
+    model.weight.grad[0, 0] = torch.nan
+    assert clip_gradients(model, clip_norm).isnan()

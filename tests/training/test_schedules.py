@@ -22,18 +22,12 @@ def test_step__multiplies_every_n_epochs() -> None:
     assert seen == [BASE] * 20 + [BASE * 0.5] * 20 + [BASE * 0.25] * 20
 
 
-def test_cosine__starts_at_the_base_and_ends_exactly_at_the_minimum() -> None:
-    seen = rates(ScheduleConfig(name="cosine", min_learning_rate=1e-5))
-    assert seen[0] == BASE
-    assert seen[-1] == 1e-5
-    assert all(later < earlier for earlier, later in zip(seen, seen[1:], strict=False))
-
-
-def test_cosine__is_the_formula_in_between() -> None:
+def test_cosine__is_the_formula_and_ends_exactly_at_the_minimum() -> None:
     seen = rates(ScheduleConfig(name="cosine", min_learning_rate=1e-5))
     for step, rate in enumerate(seen):
         expected = 1e-5 + 0.5 * (BASE - 1e-5) * (1 + math.cos(math.pi * step / 39))
         assert rate == pytest.approx(expected, rel=1e-12)
+    assert (seen[0], seen[-1]) == (BASE, 1e-5)
 
 
 def test_warmup__rises_linearly_from_above_zero_to_the_base() -> None:
@@ -48,16 +42,11 @@ def test_warmup__cosine_after_it_ends_exactly_at_the_minimum() -> None:
     assert all(later < earlier for earlier, later in zip(seen[14:], seen[15:], strict=False))
 
 
-def test_warmup__of_no_length_is_the_plain_cosine() -> None:
-    assert rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=0.0)) == rates(
-        ScheduleConfig(name="cosine")
-    )
-
-
-def test_warmup__as_long_as_the_run_ends_at_the_base() -> None:
+def test_warmup__of_no_length_is_the_plain_cosine_and_of_all_of_it_ends_at_the_base() -> None:
+    cosine = rates(ScheduleConfig(name="cosine"))
+    assert rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=0.0)) == cosine
     seen = rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=4.0))
-    assert seen[-1] == BASE
-    assert seen[0] == pytest.approx(BASE / 40)
+    assert (seen[0], seen[-1]) == (pytest.approx(BASE / 40), BASE)
 
 
 @pytest.mark.parametrize("name", ["constant", "step", "cosine", "warmup_cosine"])

@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import pytest
@@ -83,19 +84,20 @@ def test_note_best__a_collapsed_model_wins_no_rank():
     assert reason_to_stop(collapsed, kept, impatient).endswith("none yet.")
 
 
-def test_check_finite__a_nan_loss_is_a_sentence_with_a_cure():
-    record = {"loss": math.nan, "step": 7, "gradient_norm": 1e9, "learning_rate": 0.1}
-    with pytest.raises(TrainingError, match=r"became nan by step 7 .*clip_norm"):
-        check_finite(record, torch.nn.Linear(2, 2), config())
-    check_finite({**record, "loss": 1.0}, torch.nn.Linear(2, 2), config())
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_check_finite__broken_weights_are_never_saved(value):
+@pytest.mark.parametrize(
+    ("loss", "weight", "sentence"),
+    [
+        (1.0, 1.0, None),
+        (math.nan, 1.0, r"loss became nan by step 7 .*clip_norm"),
+        (1.0, math.nan, r"weights became infinite or NaN by step 7 .*is from before"),
+        (1.0, math.inf, r"weights became infinite or NaN"),
+    ],
+)
+def test_check_finite__what_is_broken_is_never_saved(loss, weight, sentence):
     model = torch.nn.Linear(2, 2)
-    torch.nn.init.constant_(model.bias, value)
-    record = {"loss": 1.0, "step": 7, "gradient_norm": 1e9, "learning_rate": 0.1}
-    with pytest.raises(TrainingError, match=r"weights became infinite or NaN by step 7 .*is from before"):
+    torch.nn.init.constant_(model.bias, weight)
+    record = {"loss": loss, "step": 7, "gradient_norm": 1e9, "learning_rate": 0.1}
+    with pytest.raises(TrainingError, match=sentence) if sentence else contextlib.nullcontext():
         check_finite(record, model, config())
 
 

@@ -1,4 +1,4 @@
-"""Addresses that processes listen on, from Linux' own tables."""
+"""Processes of this machine and what they listen on, from Linux' own tables."""
 
 import contextlib
 import ipaddress
@@ -8,6 +8,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LISTENING = "0A"
+
+
+def environment_of(pid: int | str) -> list[str]:
+    """The entries `NAME=value` that a process was started with; none when it is gone or not ours."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    return []
+
+
+def pids_with(*entries: str) -> list[int]:
+    """The processes that were started with all these entries in their environment."""
+    pids = filter(str.isdigit, os.listdir("/proc"))
+    return sorted(int(pid) for pid in pids if set(entries) <= set(environment_of(pid)))
 
 
 def listening_addresses(pids: Iterable[int]) -> dict[str, str]:
