@@ -38,7 +38,8 @@ CASES = (*registry.names("models"), RECOMPUTED, CONTROL)
 def small_settings(name: str) -> Any:
     """Return the settings of a method at a size that a test can afford.
 
-    Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s), warm-up epochs 0.
+    Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s); what begins or
+    ends with a later epoch does so with epoch 1.
     """
     config = registry.find("models", name).Config()
     changes: dict[str, Any] = {}
@@ -48,6 +49,8 @@ def small_settings(name: str) -> Any:
             changes[field.name] = (24, 24, 16)
         elif field.name.endswith("_seconds"):
             changes[field.name] = CROP_SECONDS if value <= 2 else CROP_SECONDS + 0.1
+        elif field.name.endswith(("_epoch", "_epochs")):
+            changes[field.name] = min(value, 1)
         elif isinstance(value, int) and not isinstance(value, bool) and value > 32:
             changes[field.name] = 8
     return dataclasses.replace(config, **changes)
