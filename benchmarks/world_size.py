@@ -22,6 +22,7 @@ from sslsv import registry
 from sslsv.config import OptimizerConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import CorpusSize, Model, Progress
+from sslsv.models.fields import SSPS
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
 from sslsv.training.optim import build_optimizer
@@ -32,7 +33,8 @@ SIZE = CorpusSize(num_utterances=40, num_speakers=5)
 # fail.
 CONTROL = "vicreg, batch norm per process"
 RECOMPUTED = "vicreg, recomputed activations"  # its batch norms meet the other processes twice
-CASES = (*registry.names("models"), RECOMPUTED, CONTROL)
+WITH_POSITIVES = ("simclr + ssps", "moco + ssps", "swav + ssps")
+CASES = (*registry.names("models"), *WITH_POSITIVES, RECOMPUTED, CONTROL)
 
 
 def small_settings(name: str) -> Any:
@@ -59,10 +61,14 @@ def small_settings(name: str) -> Any:
 def build_model(case: str) -> Model:
     """Build a small model with the same random weights in every process, in float64."""
     torch.manual_seed(1)
-    name = case.split(",")[0]
+    name = case.split(",")[0].split(" + ")[0]
+    settings = small_settings(name)
+    if case in WITH_POSITIVES:
+        positives = SSPS(start_epoch=1, num_clusters=6, queue_length=24)
+        settings = dataclasses.replace(settings, positives=positives)
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
     encoder.recomputes_activations = case == RECOMPUTED
-    model: Model = registry.find("models", name)(small_settings(name), encoder, SIZE).double()
+    model: Model = registry.find("models", name)(settings, encoder, SIZE).double()
     return model
 
 

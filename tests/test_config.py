@@ -54,6 +54,9 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["train.patience=3"], "train.patience is 3 but nothing is validated; set train.patience=null, evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion"),
         (["evaluation.criterion=min_dcf"], "evaluation.criterion is 'min_dcf', but there are no validation trials; set held_out_speakers or validation, or a criterion without labels, such as 'label_free/pseudo_eer'"),
         (["evaluation.criterion=label_free/lidar", "evaluation.label_free.utterances=0"], "evaluation.criterion is 'label_free/lidar', but label_free.utterances is 0; give it some, such as 256"),
+        (["model.positives.start_epoch=100"], "model.positives.start_epoch is 100, but the last epoch is 99 (train.epochs = 100); lower the first, raise the second, or set model.positives to null"),
+        (["model.positives={name: ssps, start_epoch: 3, queue_length: 0}"], "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set model.positives to null"),
+        (["model.positives={num_clusters: 4, num_neighbors: 4}"], "model.positives.num_neighbors is 4, but each of the 4 clusters (num_clusters) has only 3 other(s); lower the first or raise the second"),
         (["evaluation.criterion=loss"], "evaluation.criterion is 'loss'; it should be 'eer', 'min_dcf', 'label_free/pseudo_eer', 'label_free/lidar' or 'label_free/rankme'"),
     ],
 )  # fmt: skip

@@ -1,15 +1,15 @@
 """SwAV: predict the cluster of one view from the other. Caron et al., NeurIPS 2020, arXiv 2006.09882."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze, paired
+from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, decay_groups, freeze, paired
 from sslsv.models.clustering import sinkhorn
-from sslsv.models.fields import CropSeconds, LayerDims, Temperature
+from sslsv.models.fields import CropSeconds, LayerDims, Positives, Temperature
 from sslsv.models.queue import Queue
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
@@ -52,6 +52,7 @@ class SwAV(Model):
         frozen_prototype_epochs: Annotated[
             int, Field(ge=0, description="epochs at the start in which prototypes do not move")
         ] = 1
+        positives: Positives = None
 
     config: Config
 
@@ -66,6 +67,7 @@ class SwAV(Model):
         self.prototypes = nn.Parameter(torch.empty(config.num_prototypes, dim).uniform_(-1, 1) / dim**0.5)
         self.queues = nn.ModuleList([Queue(config.queue_length, dim) for _ in range(2)])
         self._new_rows: Tensor | None = None
+        self.add_positives(config.positives, size, dim)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of the global batch.
@@ -79,6 +81,8 @@ class SwAV(Model):
         with torch.autocast(projections.device.type, enabled=False):
             z = F.normalize(distributed.gather(paired(projections)), dim=2).transpose(0, 1)  # (2, W*B, P)
             self._new_rows = z.detach()
+            z_b, sampling = self.sample_positives(z[1], batch, progress)
+            z = torch.stack([z[0], z_b])
             prototypes = F.normalize(full_precision(self.prototypes), dim=1)
             scores = z @ prototypes.T
             codes = torch.stack([self.codes(i, scores[i].detach(), prototypes, progress) for i in (0, 1)])
@@ -88,7 +92,8 @@ class SwAV(Model):
             used = used.detach() / min(len(prototypes), best.numel())
             accuracy = (best == codes.flip(0).argmax(2)).to(loss.dtype).mean()
             spread = feature_std(full_precision(embeddings.detach()))
-        return StepOutput(loss, {"accuracy": accuracy, "used_prototypes": used, "batch_feature_std": spread})
+        metrics = {"accuracy": accuracy, "used_prototypes": used, "batch_feature_std": spread}
+        return StepOutput(loss, metrics | sampling)
 
     @torch.no_grad()
     def codes(self, view: int, scores: Tensor, prototypes: Tensor, progress: Progress) -> Tensor:
@@ -98,6 +103,11 @@ class SwAV(Model):
             rows.append(self.queues[view].rows @ prototypes.T)  # type: ignore[operator]
         balanced = sinkhorn(torch.cat(rows), config.sinkhorn_epsilon, config.sinkhorn_iterations)
         return balanced[: len(scores)]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups; the prototypes, frozen at first, are one, see `freeze`."""
+        others = [p for p in self.parameters() if p is not self.prototypes]
+        return [*decay_groups(others), *decay_groups([self.prototypes])]
 
     def before_step(self, progress: Progress) -> None:
         """Freeze the prototypes in the first epochs: the first embeddings would pull them together."""
