@@ -1,9 +1,9 @@
 """Does the number of processes change what is learnt?  python -m benchmarks.world_size
 
-Trains every method of `sslsv/models/` for five steps in float64 with 1, 2 and 4 processes (gloo, DDP,
-synchronised batch norm) on slices of one global batch, and in one process without any of that on the whole
-batch. Prints how far apart they end: mean loss over ranks, DDP's averaged gradient, running statistics and
-what else the method keeps. Small networks on noise: about exactness, not speed.
+Trains every method of `sslsv/models/`, three of them also with SSPS, for five steps in float64 with 1, 2 and
+4 processes (gloo, DDP, synchronised batch norm) on slices of one global batch, and in one process without any
+of that on the whole batch. Prints how far apart they end: mean loss over ranks, DDP's averaged gradient,
+running statistics and what else the method keeps. Small networks on noise: about exactness, not speed.
 """
 
 import argparse

@@ -142,6 +142,8 @@ class Model(nn.Module, ABC):
         if settings is not None:
             self.positives = PositiveSampler(settings, size.num_utterances, dim)
 
+    # A compiled function would be compiled anew for each step, on which the draws depend.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def sample_positives(
         self, rows: Tensor, batch: dict[str, Tensor], progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor]]:
