@@ -17,6 +17,9 @@ from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision, projector
 from sslsv.ops.whitening import IterNorm
 
+# The purpose of draws for positives (see `Progress.generator`): they are not those of a method's loss.
+POSITIVES = 2
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -41,13 +44,13 @@ class Progress:
         """
         return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.step) * 31 + purpose) % 2**63)
 
-    def draws(self, ids: Tensor, count: int) -> Tensor:
-        """Return uniform numbers in [0, 1), (N, count) float64, that depend on (seed, step, id) alone.
+    def draws(self, ids: Tensor, count: int, purpose: int = 0) -> Tensor:
+        """Return uniform numbers in [0, 1), (N, count) float64, functions of (seed, step, purpose, id) alone.
 
         `ids` (N,) are whole numbers such as utterances; the place of one among the others changes nothing.
         Source: SplitMix64, Steele et al., OOPSLA 2014.
         """
-        key = int(torch.randint(2**62, (), generator=self.generator()))
+        key = int(torch.randint(2**62, (), generator=self.generator(purpose)))
         numbers = ids[:, None] * count + torch.arange(count, device=ids.device)
         # Products wrap around at 64 bits; the masks make shifts of negative numbers those of unsigned ones.
         bits = key + numbers * -0x61C8864680B583EB
@@ -135,7 +138,8 @@ class Model(nn.Module, ABC):
         """
         if self.positives is not None and progress.epoch >= self.positives.settings.start_epoch:
             seconds = self.positives.settings.reference_seconds
-            self.positives.cluster(corpus.embed(self, seconds=seconds, clean=True), progress.generator())
+            embeddings = corpus.embed(self, seconds=seconds, clean=True)
+            self.positives.cluster(embeddings, progress.generator(POSITIVES))
 
     def add_positives(self, settings: SSPS | None, size: CorpusSize, dim: int) -> None:
         """Let `sample_positives` work on rows of `dim` values in all; None leaves every row as it is."""
@@ -154,7 +158,7 @@ class Model(nn.Module, ABC):
         if self.positives is None:
             return rows, {}
         utterances = distributed.gather(batch["utterance"])
-        rows, coverage = self.positives(rows, utterances, progress.draws(utterances, 2))
+        rows, coverage = self.positives(rows, utterances, progress.draws(utterances, 2, POSITIVES))
         return rows, {"coverage": coverage}
 
     def before_step(self, progress: Progress) -> None:
@@ -197,11 +201,7 @@ def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
 
 
 def freeze(parameters: Iterable[nn.Parameter]) -> None:
-    """Drop gradients in `before_step`: the optimizer leaves these tensors alone, weight decay included.
-
-    Those that are to move later need a group of their own in `parameter_groups`: PyTorch's fused SGD fails
-    where only a part of a group has a momentum.
-    """
+    """Drop gradients in `before_step`: the optimizer leaves these tensors alone, weight decay included."""
     for parameter in parameters:
         parameter.grad = None
 

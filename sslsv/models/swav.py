@@ -1,13 +1,13 @@
 """SwAV: predict the cluster of one view from the other. Caron et al., NeurIPS 2020, arXiv 2006.09882."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, decay_groups, freeze, paired
+from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze, paired
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import CropSeconds, LayerDims, Positives, Temperature
 from sslsv.models.queue import Queue
@@ -103,11 +103,6 @@ class SwAV(Model):
             rows.append(self.queues[view].rows @ prototypes.T)  # type: ignore[operator]
         balanced = sinkhorn(torch.cat(rows), config.sinkhorn_epsilon, config.sinkhorn_iterations)
         return balanced[: len(scores)]
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's groups; the prototypes, frozen at first, are one, see `freeze`."""
-        others = [p for p in self.parameters() if p is not self.prototypes]
-        return [*decay_groups(others), *decay_groups([self.prototypes])]
 
     def before_step(self, progress: Progress) -> None:
         """Freeze the prototypes in the first epochs: the first embeddings would pull them together."""
