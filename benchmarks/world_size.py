@@ -1,9 +1,9 @@
 """Does the number of processes change what is learnt?  python -m benchmarks.world_size
 
-Trains every method of `sslsv/models/` for five steps in float64 with 1, 2 and 4 processes (gloo, DDP,
-synchronised batch norm) on slices of one global batch, and in one process without any of that on the whole
-batch. Prints how far apart they end: mean loss over ranks, DDP's averaged gradient, running statistics and
-what else the method keeps. Small networks on noise: about exactness, not speed.
+Trains every method of `sslsv/models/`, three of them also with SSPS, for five steps in float64 with 1, 2 and
+4 processes (gloo, DDP, synchronised batch norm) on slices of one global batch, and in one process without any
+of that on the whole batch. Prints how far apart they end: mean loss over ranks, DDP's averaged gradient,
+running statistics and what else the method keeps. Small networks on noise: about exactness, not speed.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from sslsv import registry
 from sslsv.config import OptimizerConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import CorpusSize, Model, Progress
+from sslsv.models.fields import SSPS
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
 from sslsv.training.optim import build_optimizer
@@ -32,13 +33,15 @@ SIZE = CorpusSize(num_utterances=40, num_speakers=5)
 # fail.
 CONTROL = "vicreg, batch norm per process"
 RECOMPUTED = "vicreg, recomputed activations"  # its batch norms meet the other processes twice
-CASES = (*registry.names("models"), RECOMPUTED, CONTROL)
+WITH_POSITIVES = ("simclr + ssps", "moco + ssps", "swav + ssps")
+CASES = (*registry.names("models"), *WITH_POSITIVES, RECOMPUTED, CONTROL)
 
 
 def small_settings(name: str) -> Any:
     """Return the settings of a method at a size that a test can afford.
 
-    Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s), warm-up epochs 0.
+    Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s); what begins or
+    ends with a later epoch does so with epoch 1.
     """
     config = registry.find("models", name).Config()
     changes: dict[str, Any] = {}
@@ -48,6 +51,8 @@ def small_settings(name: str) -> Any:
             changes[field.name] = (24, 24, 16)
         elif field.name.endswith("_seconds"):
             changes[field.name] = CROP_SECONDS if value <= 2 else CROP_SECONDS + 0.1
+        elif field.name.endswith(("_epoch", "_epochs")):
+            changes[field.name] = min(value, 1)
         elif isinstance(value, int) and not isinstance(value, bool) and value > 32:
             changes[field.name] = 8
     return dataclasses.replace(config, **changes)
@@ -56,10 +61,14 @@ def small_settings(name: str) -> Any:
 def build_model(case: str) -> Model:
     """Build a small model with the same random weights in every process, in float64."""
     torch.manual_seed(1)
-    name = case.split(",")[0]
+    name = case.split(",")[0].split(" + ")[0]
+    settings = small_settings(name)
+    if case in WITH_POSITIVES:
+        positives = SSPS(start_epoch=1, num_clusters=6, queue_length=24)
+        settings = dataclasses.replace(settings, positives=positives)
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
     encoder.recomputes_activations = case == RECOMPUTED
-    model: Model = registry.find("models", name)(small_settings(name), encoder, SIZE).double()
+    model: Model = registry.find("models", name)(settings, encoder, SIZE).double()
     return model
 
 

@@ -271,6 +271,23 @@ class Config:
             "test trials makes results look better than they are; use held_out_speakers, or set "
             "allow_validation_on_test=true to do it anyway",
         )
+        positives = getattr(self.model, "positives", None)
+        if positives is not None:
+            _check_positives(positives, self.train.epochs)
+
+
+def _check_positives(positives: Any, epochs: int) -> None:
+    """Refuse a sampling of positives that would never begin."""
+    refuse_if(
+        positives.start_epoch >= epochs,
+        f"model.positives.start_epoch is {positives.start_epoch}, but the last epoch is {epochs - 1} "
+        f"(train.epochs = {epochs}); lower the first, raise the second, or set model.positives to null",
+    )
+    refuse_if(
+        positives.queue_length == 0,
+        "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set model.positives "
+        "to null",
+    )
 
 
 def shows_shares(train: TrainConfig) -> bool:

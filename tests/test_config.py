@@ -56,6 +56,9 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["evaluation.criterion=min_dcf"], "evaluation.criterion is 'min_dcf', but nothing gives it values; set held_out_speakers or validation for 'eer' and 'min_dcf', label_free.utterances for the others"),
         (["evaluation.criterion=label_free/lidar", "evaluation.label_free.utterances=0"], "evaluation.criterion is 'label_free/lidar', but nothing gives it values; set held_out_speakers or validation for 'eer' and 'min_dcf', label_free.utterances for the others"),
         (["run.name=a/b"], "run.name is 'a/b'; it should be a plain name, without slashes"),
+        (["model.positives.start_epoch=100"], "model.positives.start_epoch is 100, but the last epoch is 99 (train.epochs = 100); lower the first, raise the second, or set model.positives to null"),
+        (["model.positives={name: ssps, start_epoch: 3, queue_length: 0}"], "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set model.positives to null"),
+        (["model.positives={num_clusters: 4, num_neighbors: 4}"], "model.positives.num_neighbors is 4, but each of the 4 clusters (num_clusters) has only 3 other(s); lower the first or raise the second"),
         (["evaluation.criterion=loss"], "evaluation.criterion is 'loss'; it should be 'eer', 'min_dcf', 'label_free/pseudo_eer', 'label_free/lidar' or 'label_free/rankme'"),
     ],
 )  # fmt: skip

@@ -10,10 +10,15 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from sslsv.models.fields import SSPS
+from sslsv.models.positives import PositiveSampler
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision, projector
 from sslsv.ops.whitening import IterNorm
+
+# The purpose of draws for positives (see `Progress.generator`): they are not those of a method's loss.
+POSITIVES = 2
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,21 @@ class Progress:
         (seed, step, purpose) alone, so a resumed run, or one with more workers, draws the same.
         """
         return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.step) * 31 + purpose) % 2**63)
+
+    def draws(self, ids: Tensor, count: int, purpose: int = 0) -> Tensor:
+        """Return uniform numbers in [0, 1), (N, count) float64, functions of (seed, step, purpose, id) alone.
+
+        `ids` (N,) are whole numbers such as utterances; the place of one among the others changes nothing.
+        Source: SplitMix64, Steele et al., OOPSLA 2014.
+        """
+        key = int(torch.randint(2**62, (), generator=self.generator(purpose)))
+        numbers = ids[:, None] * count + torch.arange(count, device=ids.device)
+        # Products wrap around at 64 bits; the masks make shifts of negative numbers those of unsigned ones.
+        bits = key + numbers * -0x61C8864680B583EB
+        bits = (bits ^ (bits >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+        bits = (bits ^ (bits >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+        bits = bits ^ (bits >> 31 & 0x1FFFFFFFF)
+        return (bits >> 11 & (2**53 - 1)).double() * 2.0**-53
 
 
 class StepOutput(NamedTuple):
@@ -90,6 +110,10 @@ class Model(nn.Module, ABC):
     encoder: nn.Module
     views: tuple[ViewGroup, ...]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.positives: PositiveSampler | None = None
+
     @abstractmethod
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return loss and metrics of one batch; with several workers, of all their batches together.
@@ -107,7 +131,35 @@ class Model(nn.Module, ABC):
         return decay_groups(self.parameters())
 
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
-        """Prepare an epoch; called before its first step, not when a run is resumed within it."""
+        """Prepare an epoch; called before its first step, not when a run is resumed within it.
+
+        With `add_positives`, from its start epoch on, all utterances are clustered by what the model as it is
+        now makes of a clean crop of each.
+        """
+        if self.positives is not None and progress.epoch >= self.positives.settings.start_epoch:
+            seconds = self.positives.settings.reference_seconds
+            embeddings = corpus.embed(self, seconds=seconds, clean=True)
+            self.positives.cluster(embeddings, progress.generator(POSITIVES))
+
+    def add_positives(self, settings: SSPS | None, size: CorpusSize, dim: int) -> None:
+        """Let `sample_positives` work on rows of `dim` values in all; None leaves every row as it is."""
+        if settings is not None:
+            self.positives = PositiveSampler(settings, size.num_utterances, dim)
+
+    # A compiled function would be compiled anew for each step, on which the draws depend.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def sample_positives(
+        self, rows: Tensor, batch: dict[str, Tensor], progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return positives (W*B, ...) of all workers, some replaced by other utterances', and metrics.
+
+        `batch` is this worker's. Replaced rows have no gradient; the metric is `coverage`, their share.
+        """
+        if self.positives is None:
+            return rows, {}
+        utterances = distributed.gather(batch["utterance"])
+        rows, coverage = self.positives(rows, utterances, progress.draws(utterances, 2, POSITIVES))
+        return rows, {"coverage": coverage}
 
     def before_step(self, progress: Progress) -> None:
         """Change gradients when they are final and unscaled, before the optimizer's step: clip, freeze."""
@@ -165,7 +217,10 @@ class TwoViewConfig(Protocol):
 
 
 class TwoViewModel(Model):
-    """Pass two views alike through an encoder and a projector; subclasses give the loss of projections."""
+    """Pass two views alike through an encoder and a projector; subclasses give the loss of projections.
+
+    A `Config` with a field `positives` lets view b come from other utterances, see `positives.py`.
+    """
 
     has_cacheable_projections = True
 
@@ -175,10 +230,12 @@ class TwoViewModel(Model):
         self.encoder = encoder
         self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
         self.views = (ViewGroup("views", 2, config.crop_seconds),)
+        projection_dim = (int(encoder.embedding_dim), *config.projector_dims)[-1]  # type: ignore[arg-type]
+        self.add_positives(getattr(config, "positives", None), size, projection_dim)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
-        return self.compare(*self.project(batch["views"]))
+        return self.compare(*self.project(batch["views"]), batch, progress)
 
     def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings and projections, (B, 2, D) and (B, 2, P), of views (B, 2, T).
@@ -191,12 +248,18 @@ class TwoViewModel(Model):
         projections = self.projector[: self._num_local_layers](embeddings)
         return paired(embeddings.detach()), paired(projections)
 
-    def compare(self, embeddings: Tensor, projections: Tensor) -> StepOutput:
-        """Return loss and metrics of what `project` gave for a worker's share, with all other workers'."""
+    def compare(
+        self, embeddings: Tensor, projections: Tensor, batch: dict[str, Tensor], progress: Progress
+    ) -> StepOutput:
+        """Return loss and metrics of what `project` gave for a worker's batch, with all other workers'."""
         with torch.autocast(projections.device.type, enabled=False):
             rows = self.whitening(projections.transpose(0, 1).flatten(0, 1))  # (2B, P)
-            z_a, z_b = distributed.gather(paired(rows)).unbind(1)  # (W*B, P) each
+            pairs = distributed.gather(paired(rows))  # (W*B, 2, P)
+            positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
+            # Rows that nothing replaces must also lie in memory as before, or sums differ in the last bit.
+            z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)
             loss, metrics = self.loss(z_a, z_b)
+            metrics |= sampling
             metrics["batch_feature_std"] = feature_std(embeddings.transpose(0, 1).flatten(0, 1))
         return StepOutput(loss, metrics)
 

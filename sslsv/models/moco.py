@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, TwoViewTeacherModel, paired
-from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Temperature
+from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Positives, Temperature
 from sslsv.models.queue import Queue
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
@@ -49,6 +49,7 @@ class MoCo(TwoViewTeacherModel):
             32768
         )
         teacher_momentum: Momentum = 0.999
+        positives: Positives = None
 
     config: Config
 
@@ -56,6 +57,7 @@ class MoCo(TwoViewTeacherModel):
         super().__init__(config, encoder, size)
         self.queues = nn.ModuleList([Queue(config.queue_length, self.projection_dim) for _ in range(2)])
         self._new_keys: Tensor | None = None
+        self.add_positives(config.positives, size, 2 * self.projection_dim)
 
     def teacher_momentum(self, progress: Progress) -> float:
         """Return the momentum, which is constant."""
@@ -66,7 +68,10 @@ class MoCo(TwoViewTeacherModel):
         embeddings, projections, targets = self.project(batch["views"])
         with torch.autocast(targets.device.type, enabled=False):
             queries = F.normalize(paired(projections), dim=2)
-            keys = F.normalize(targets, dim=2)
+            self._new_keys = distributed.gather(F.normalize(targets, dim=2))
+            keys, sampling = self.sample_positives(self._new_keys, batch, progress)
+            first = distributed.rank() * len(targets)
+            keys = keys[first : first + len(targets)]
             logits = [
                 moco_logits(queries[:, i], keys[:, 1 - i], queue.rows, self.config.temperature)  # type: ignore[arg-type]
                 for i, queue in ((0, self.queues[1]), (1, self.queues[0]))
@@ -75,8 +80,7 @@ class MoCo(TwoViewTeacherModel):
             loss = torch.stack([F.cross_entropy(each, own) for each in logits]).mean()
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
             spread = feature_std(full_precision(embeddings.detach()))
-            self._new_keys = distributed.gather(keys)
-        return StepOutput(loss, {"accuracy": accuracy.detach(), "batch_feature_std": spread})
+        return StepOutput(loss, {"accuracy": accuracy.detach(), "batch_feature_std": spread} | sampling)
 
     def after_step(self, progress: Progress) -> None:
         """Put this step's keys into the queues, in the order of the global batch, and move the teacher."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Queue(nn.Module):
-    """Hold the last `length` rows that were pushed, unit vectors (length, dim); at first random ones.
+    """Hold the last `length` rows that were pushed, (length, dim); at first random unit vectors, or zeros.
 
     It is a ring: the newest rows replace the oldest, in the order of the global batch. All workers must push
     the same rows, so a caller gathers first; then the queue is the same for any number of workers.
@@ -15,24 +15,24 @@ class Queue(nn.Module):
     rows: Tensor
     next_row: Tensor
 
-    def __init__(self, length: int, dim: int) -> None:
+    def __init__(self, length: int, dim: int, *, starts_random: bool = True) -> None:
         super().__init__()
-        self.register_buffer("rows", F.normalize(torch.randn(length, dim), dim=1))
+        rows = F.normalize(torch.randn(length, dim), dim=1) if starts_random else torch.zeros(length, dim)
+        self.register_buffer("rows", rows)
         self.register_buffer("next_row", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def push(self, rows: Tensor) -> None:
-        """Replace the oldest rows by `rows` (N, dim); of more than `length`, the last ones.
+    def push(self, rows: Tensor) -> Tensor:
+        """Replace the oldest rows by `rows` (N, dim), of more than `length` by the last ones; return where.
 
         A loss that has used `rows` must have been backpropagated: the tensor is changed in place.
         """
         length = len(self.rows)
-        if length == 0:
-            return
-        rows = rows[-length:].to(self.rows.dtype)
-        places = (self.next_row + torch.arange(len(rows), device=rows.device)) % length
+        rows = rows[-length:].to(self.rows.dtype) if length else rows[:0]
+        places = (self.next_row + torch.arange(len(rows), device=rows.device)) % max(length, 1)
         self.rows[places] = rows
-        self.next_row.add_(len(rows)).remainder_(length)
+        self.next_row.add_(len(rows)).remainder_(max(length, 1))
+        return places
 
     def in_order(self) -> Tensor:
         """Return the rows from the oldest to the newest, (length, dim)."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sslsv.models.base import StepOutput, TwoViewModel
+from sslsv.models.base import Progress, StepOutput, TwoViewModel
 from sslsv.ops.layers import frozen_running_statistics
 
 
@@ -43,21 +43,22 @@ class ChunkReplay(nn.Module):
 
 def backward_in_chunks(
     network: nn.Module,
-    views: Tensor,
+    batch: dict[str, Tensor],
+    progress: Progress,
     chunk_size: int,
     *,
     scaler: torch.amp.GradScaler,
     autocast: Callable[[], AbstractContextManager[None]],
     seed_chunk: Callable[[int], None],
 ) -> StepOutput:
-    """Add the (scaled) gradient of this worker's views (B, 2, T) to the parameters' `grad`; loss is detached.
+    """Add the (scaled) gradient of this worker's batch to the parameters' `grad`; the loss is detached.
 
     `network` is a `ChunkReplay`, or DDP of one, which averages over workers with the last chunk. `seed_chunk`
     seeds the draws of chunk i: it is called before both passes, so that both draw the same.
     """
     replay = network.module if isinstance(network, DistributedDataParallel) else network
     model: TwoViewModel = replay.model  # type: ignore[assignment]
-    chunks = torch.split(views, chunk_size)
+    chunks = torch.split(batch["views"], chunk_size)
     parts = []
     for i, chunk in enumerate(chunks):
         seed_chunk(i)
@@ -67,7 +68,7 @@ def backward_in_chunks(
             parts.append(model.project(chunk))
     embeddings, projections = (torch.cat(column) for column in zip(*parts, strict=True))
     projections.requires_grad_()
-    output = model.compare(embeddings, projections)
+    output = model.compare(embeddings, projections, batch, progress)
     wanted = [projections, *model.whitening.parameters()]
     gradient, *whitening_gradients = torch.autograd.grad(scaler.scale(output.loss), wanted)
     for i, (chunk, part) in enumerate(zip(chunks, torch.split(gradient, chunk_size), strict=True)):

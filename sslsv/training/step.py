@@ -54,12 +54,12 @@ def take_step(
         with record_function("backward"):
             state.scaler.scale(output.loss).backward()
     else:
-        views = batch["views"]
-        first = distributed.rank() * (len(views) // chunk_size)
+        first = distributed.rank() * (len(batch["views"]) // chunk_size)
         with record_function("forward and backward in chunks"):
             output = backward_in_chunks(
                 network,
-                views,
+                batch,
+                progress,
                 chunk_size,
                 scaler=state.scaler,
                 autocast=autocast,

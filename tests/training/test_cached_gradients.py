@@ -14,6 +14,7 @@ from benchmarks.world_size import relative_error  # noqa: E402
 from sslsv.config import Config, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
 from sslsv.data.section import DataConfig  # noqa: E402
 from sslsv.encoders.thin_resnet34 import ThinResNet34  # noqa: E402
+from sslsv.models.base import Progress  # noqa: E402
 from sslsv.models.vibcreg import VIbCReg  # noqa: E402
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint  # noqa: E402
 from sslsv.runs.folder import RunFolder  # noqa: E402
@@ -59,7 +60,8 @@ def test_backward_in_chunks__both_passes_need_the_same_draws() -> None:
         seeds = iter(range(100))
         output = backward_in_chunks(
             ChunkReplay(model),
-            accumulation.views(),
+            {"views": accumulation.views()},
+            Progress(0, 1, 0, 1),
             4,
             scaler=torch.amp.GradScaler("cpu", enabled=False),
             autocast=contextlib.nullcontext,
@@ -79,7 +81,8 @@ def test_backward_in_chunks__gradients_carry_the_scale_of_the_scaler() -> None:
         model = accumulation.build_model("vibcreg", "undivided")
         backward_in_chunks(
             ChunkReplay(model),
-            accumulation.views(),
+            {"views": accumulation.views()},
+            Progress(0, 1, 0, 1),
             4,
             scaler=scaler,
             autocast=contextlib.nullcontext,

@@ -1,0 +1,115 @@
+"""DeepCluster v2: predict the cluster of a memory's rows. Caron et al., arXiv 1807.05520 and 2006.09882."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.models.base import Corpus, CorpusSize, Model, Progress, StepOutput, ViewGroup, paired
+from sslsv.models.clustering import spherical_kmeans
+from sslsv.models.fields import CropSeconds, LayerDims, Temperature
+from sslsv.models.terms import feature_std
+from sslsv.ops import distributed
+from sslsv.ops.layers import full_precision, projector
+from sslsv.settings import section
+
+
+def deepcluster_loss(z: Tensor, prototypes: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return the mean cross entropy of unit rows (2, B, P) with their clusters, over heads, views and rows.
+
+    Prototypes are (H, K, P), unit vectors of each head; labels (H, B) hold the cluster of each row in each
+    head, the same for both views. Rows with the label -1 have none and are not counted.
+    """
+    logits = torch.einsum("vbp,hkp->hvbk", z, prototypes) / temperature
+    targets = labels[:, None].expand(-1, 2, -1).flatten()
+    total = F.cross_entropy(logits.flatten(0, 2), targets, ignore_index=-1, reduction="sum")
+    return total / (targets >= 0).sum().clamp_min(1)
+
+
+class DeepCluster(Model):
+    """Clusters of a memory of all utterances' projections are the classes of the next epoch.
+
+    The memory has a row for each utterance and view, written whenever a batch holds it. Before each epoch,
+    each head's prototypes and labels come from spherical k-means: head h clusters view h mod 2, from a start
+    of its own. Before the first one, the memory is made of one augmented crop of each utterance.
+
+    It is float16, 2 KB for each utterance and 512 projections: 2.2 GB for VoxCeleb2, in each checkpoint too.
+    """
+
+    memory: Tensor
+    prototypes: Tensor
+    labels: Tensor
+
+    @section
+    class Config:
+        """Settings of DeepCluster; the defaults are those published for VoxCeleb."""
+
+        name: Literal["deepcluster"] = "deepcluster"
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = (2048, 2048, 512)
+        num_prototypes: Annotated[int, Field(ge=2, description="clusters of each head")] = 3000
+        num_heads: Annotated[
+            int, Field(ge=1, le=16, description="clusterings, of view 0, 1, 0 and so on")
+        ] = 3
+        temperature: Temperature = 0.1
+        kmeans_iterations: Annotated[int, Field(ge=1, description="of each clustering")] = 10
+
+    config: Config
+
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize) -> None:
+        super().__init__()
+        if size.num_utterances < config.num_prototypes:
+            raise ValueError(
+                f"model.num_prototypes is {config.num_prototypes}, but the training lists have only "
+                f"{size.num_utterances} utterance(s) to cluster: lower it."
+            )
+        self.config = config
+        self.views = (ViewGroup("views", 2, config.crop_seconds),)
+        self.encoder = encoder
+        embedding_dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
+        self.projector = projector(embedding_dim, config.projector_dims)
+        dim, num_rows = (embedding_dim, *config.projector_dims)[-1], size.num_utterances
+        self.register_buffer("memory", torch.zeros(2, num_rows, dim, dtype=torch.float16))
+        self.register_buffer("prototypes", torch.zeros(config.num_heads, config.num_prototypes, dim))
+        self.register_buffer("labels", torch.full((config.num_heads, num_rows), -1))
+
+    @torch.no_grad()
+    def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
+        """Fill the memory before the first epoch, and cluster it for this one."""
+        if progress.epoch == 0:
+            embeddings = corpus.embed(self, seconds=self.config.crop_seconds, clean=False)
+            self._remember(embeddings)
+        for head in range(self.config.num_heads):
+            clusters = spherical_kmeans(
+                self.memory[head % 2],
+                self.config.num_prototypes,
+                self.config.kmeans_iterations,
+                progress.generator(head),
+            )
+            self.prototypes[head], self.labels[head] = clusters
+
+    def _remember(self, embeddings: Tensor) -> None:
+        """Write the projections of all utterances' embeddings (N, D) as the rows of both views."""
+        self.projector.eval()
+        for start in range(0, len(embeddings), 4096):
+            rows = self.projector(embeddings[start : start + 4096].to(self.memory.device))
+            self.memory[:, start : start + 4096] = F.normalize(rows, dim=1).to(self.memory.dtype)
+        self.projector.train(self.training)
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss of the global batch; `accuracy` is that of the first head."""
+        embeddings = self.encoder(batch["views"].transpose(0, 1).flatten(0, 1))
+        projections = self.projector(embeddings)
+        with torch.autocast(projections.device.type, enabled=False):
+            z = F.normalize(distributed.gather(paired(projections)), dim=2).transpose(0, 1)  # (2, W*B, P)
+            utterances = distributed.gather(batch["utterance"])
+            labels = self.labels[:, utterances]
+            loss = deepcluster_loss(z, self.prototypes, labels, self.config.temperature)
+            with torch.no_grad():
+                self.memory[:, utterances] = z.to(self.memory.dtype)
+                best = (z @ self.prototypes[0].T).argmax(2)
+                accuracy = (best == labels[0]).to(loss.dtype).mean()
+            spread = feature_std(full_precision(embeddings.detach()))
+        return StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})

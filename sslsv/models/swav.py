@@ -1,0 +1,117 @@
+"""SwAV: predict the cluster of one view from the other. Caron et al., NeurIPS 2020, arXiv 2006.09882."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze, paired
+from sslsv.models.clustering import sinkhorn
+from sslsv.models.fields import CropSeconds, LayerDims, Positives, Temperature
+from sslsv.models.queue import Queue
+from sslsv.models.terms import feature_std
+from sslsv.ops import distributed
+from sslsv.ops.layers import full_precision, projector
+from sslsv.settings import section
+
+
+def swav_loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
+    """Return the mean over views and rows of the cross entropy of a view's prediction with the other's code.
+
+    Scores, cosines with prototypes, and codes are (2, B, K), for the views a and b; equation 2, halved.
+    """
+    predictions = F.log_softmax(scores / temperature, dim=2)
+    return -(codes.flip(0) * predictions).sum(2).mean()
+
+
+class SwAV(Model):
+    """Swapped assignments between views: balanced codes of the global batch, and of a queue, are targets.
+
+    Prototypes are directions: they are normalised for each use and keep their lengths (a weight norm), which
+    is what the published speaker results were trained with. The authors' code overwrites the weights by unit
+    rows before each step, which trains otherwise at the same rate.
+    """
+
+    @section
+    class Config:
+        """Settings of SwAV; the defaults are those published for VoxCeleb."""
+
+        name: Literal["swav"] = "swav"
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = (2048, 2048, 512)
+        num_prototypes: Annotated[int, Field(ge=2, description="clusters that are learnt")] = 6000
+        temperature: Temperature = 0.1  # of the predictions
+        sinkhorn_epsilon: Annotated[float, Field(gt=0, description="a lower one makes sharper codes")] = 0.05
+        sinkhorn_iterations: Annotated[int, Field(ge=1, description="rounds of balancing")] = 3
+        queue_length: Annotated[
+            int, Field(ge=0, description="past rows of each view that are balanced with a batch")
+        ] = 3840
+        queue_start_epoch: Annotated[int, Field(ge=0, description="first epoch that uses the queue")] = 15
+        frozen_prototype_epochs: Annotated[
+            int, Field(ge=0, description="epochs at the start in which prototypes do not move")
+        ] = 1
+        positives: Positives = None
+
+    config: Config
+
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__()
+        self.config = config
+        self.views = (ViewGroup("views", 2, config.crop_seconds),)
+        self.encoder = encoder
+        embedding_dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
+        self.projector = projector(embedding_dim, config.projector_dims)
+        dim = (embedding_dim, *config.projector_dims)[-1]
+        self.prototypes = nn.Parameter(torch.empty(config.num_prototypes, dim).uniform_(-1, 1) / dim**0.5)
+        self.queues = nn.ModuleList([Queue(config.queue_length, dim) for _ in range(2)])
+        self._new_rows: Tensor | None = None
+        self.add_positives(config.positives, size, dim)
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss of the global batch.
+
+        `accuracy` is the share of rows whose best prototype is that of the other view's code;
+        `used_prototypes` counts prototypes that win some row, relative to the most that could: near 0 is
+        collapse.
+        """
+        embeddings = self.encoder(batch["views"].transpose(0, 1).flatten(0, 1))
+        projections = self.projector(embeddings)
+        with torch.autocast(projections.device.type, enabled=False):
+            z = F.normalize(distributed.gather(paired(projections)), dim=2).transpose(0, 1)  # (2, W*B, P)
+            self._new_rows = z.detach()
+            z_b, sampling = self.sample_positives(z[1], batch, progress)
+            z = torch.stack([z[0], z_b])
+            prototypes = F.normalize(full_precision(self.prototypes), dim=1)
+            scores = z @ prototypes.T
+            codes = torch.stack([self.codes(i, scores[i].detach(), prototypes, progress) for i in (0, 1)])
+            loss = swav_loss(scores, codes, self.config.temperature)
+            best = scores.detach().argmax(2)
+            used = loss.new_zeros(len(prototypes)).index_fill_(0, best.flatten(), 1.0).sum()
+            used = used.detach() / min(len(prototypes), best.numel())
+            accuracy = (best == codes.flip(0).argmax(2)).to(loss.dtype).mean()
+            spread = feature_std(full_precision(embeddings.detach()))
+        metrics = {"accuracy": accuracy, "used_prototypes": used, "batch_feature_std": spread}
+        return StepOutput(loss, metrics | sampling)
+
+    @torch.no_grad()
+    def codes(self, view: int, scores: Tensor, prototypes: Tensor, progress: Progress) -> Tensor:
+        """Return the codes (B, K) of a view's rows, balanced with its queue's rows once that is in use."""
+        config, rows = self.config, [scores]
+        if progress.epoch >= config.queue_start_epoch:
+            rows.append(self.queues[view].rows @ prototypes.T)  # type: ignore[operator]
+        balanced = sinkhorn(torch.cat(rows), config.sinkhorn_epsilon, config.sinkhorn_iterations)
+        return balanced[: len(scores)]
+
+    def before_step(self, progress: Progress) -> None:
+        """Freeze the prototypes in the first epochs: the first embeddings would pull them together."""
+        if progress.epoch < self.config.frozen_prototype_epochs:
+            freeze([self.prototypes])
+
+    def after_step(self, progress: Progress) -> None:
+        """Put this step's rows into the queues, in the order of the global batch."""
+        if self._new_rows is not None:
+            for rows, queue in zip(self._new_rows, self.queues, strict=True):
+                queue.push(rows)  # type: ignore[operator]
+            self._new_rows = None

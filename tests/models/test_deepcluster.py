@@ -1,0 +1,92 @@
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not part of the installed package
+from benchmarks.world_size import SIZE, NoiseCorpus, noise_batch  # noqa: E402
+from sslsv.encoders.thin_resnet34 import ThinResNet34  # noqa: E402
+from sslsv.models.base import CorpusSize, Progress  # noqa: E402
+from sslsv.models.deepcluster import DeepCluster, deepcluster_loss  # noqa: E402
+
+torch.set_num_threads(1)
+FIRST, SECOND = Progress(0, 10, 0, 2), Progress(5, 10, 1, 2)
+
+
+def small(num_prototypes: int = 6) -> DeepCluster:
+    torch.manual_seed(8)
+    encoder = ThinResNet34(ThinResNet34.Config(width=2, embedding_dim=16, stem_time_stride=2))
+    config = DeepCluster.Config(crop_seconds=0.3, projector_dims=(16, 8), num_prototypes=num_prototypes)
+    return DeepCluster(config, encoder, SIZE)
+
+
+def unit(*shape: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def test_deepcluster_loss__is_the_mean_over_heads_and_views_in_loops() -> None:
+    z, prototypes = unit(2, 5, 4, seed=1), unit(3, 7, 4, seed=2)
+    labels = torch.randint(0, 7, (3, 5), generator=torch.Generator().manual_seed(3))
+    losses = [
+        F.cross_entropy(z[view] @ prototypes[head].T / 0.1, labels[head])
+        for head in range(3)
+        for view in range(2)
+    ]
+    expected = torch.stack(losses).mean().item()
+    assert deepcluster_loss(z, prototypes, labels, 0.1).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_deepcluster_loss__rows_without_a_cluster_are_not_counted() -> None:
+    z, prototypes = unit(2, 5, 4, seed=1), unit(1, 7, 4, seed=2)
+    labels = torch.tensor([[3, -1, 2, -1, 0]])
+    expected = deepcluster_loss(z[:, [0, 2, 4]], prototypes, labels[:, [0, 2, 4]], 0.1).item()
+    assert deepcluster_loss(z, prototypes, labels, 0.1).item() == pytest.approx(expected, rel=1e-12)
+    assert deepcluster_loss(z, prototypes, torch.full((1, 5), -1), 0.1).item() == 0
+
+
+def test_deepcluster_loss__equal_prototypes_are_chance() -> None:
+    prototypes = unit(1, 1, 4, seed=2).expand(3, 3000, 4)
+    loss = deepcluster_loss(unit(2, 5, 4, seed=1), prototypes, torch.zeros(3, 5, dtype=torch.int64), 0.1)
+    assert loss.item() == pytest.approx(math.log(3000))
+
+
+def test_deepcluster__every_utterance_has_a_cluster_before_the_first_step() -> None:
+    model = small()
+    model.start_epoch(FIRST, NoiseCorpus())
+    assert model.labels.min() >= 0 and model.training and model.projector.training
+    assert torch.allclose(model.memory.float().norm(dim=2), torch.ones(2, SIZE.num_utterances), atol=2e-3)
+    assert not torch.equal(model.labels[0], model.labels[2])  # two starts of one view
+    assert torch.isfinite(model(noise_batch(model, torch.Generator().manual_seed(1)), FIRST).loss)
+
+
+def test_deepcluster__the_memory_holds_an_utterances_last_projections() -> None:
+    model = small()
+    model.start_epoch(FIRST, NoiseCorpus())
+    before, data = model.memory.clone(), noise_batch(model, torch.Generator().manual_seed(1))
+    model(data, FIRST)
+    seen = torch.zeros(SIZE.num_utterances, dtype=torch.bool)
+    seen[data["utterance"]] = True
+    assert torch.equal(model.memory[:, ~seen], before[:, ~seen])
+    model.eval()
+    with torch.no_grad():
+        model(data, FIRST)
+        z = model.projector(model.encoder(data["views"][:, 1]))
+    assert torch.allclose(model.memory[1, data["utterance"]].float(), F.normalize(z, dim=1), atol=1e-3)
+
+
+def test_deepcluster__a_later_epoch_clusters_the_memory_without_a_pass_over_the_corpus() -> None:
+    model = small()
+    model.start_epoch(FIRST, NoiseCorpus())
+    labels = model.labels.clone()
+    model.memory.copy_(F.normalize(torch.randn(model.memory.shape), dim=2))
+    model.start_epoch(SECOND, None)  # type: ignore[arg-type]
+    assert not torch.equal(model.labels, labels)
+
+
+def test_deepcluster__more_clusters_than_utterances_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"model.num_prototypes is 3000, but .* only 0 utterance"):
+        DeepCluster(DeepCluster.Config(), torch.nn.Identity(), CorpusSize())
