@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from sslsv.models.simclr import SimCLR, nt_xent_loss
+from sslsv.models.contrast import nt_xent_loss
+from sslsv.models.simclr import SimCLR
 from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)
