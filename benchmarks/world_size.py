@@ -24,6 +24,7 @@ from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import CorpusSize, Model, Progress
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
+from sslsv.settings import build
 from sslsv.training.optim import build_optimizer
 
 GLOBAL_BATCH, CROP_SECONDS, STEPS, STEPS_PER_EPOCH = 16, 0.3, 5, 2
@@ -32,15 +33,22 @@ SIZE = CorpusSize(num_utterances=40, num_speakers=5)
 # fail.
 CONTROL = "vicreg, batch norm per process"
 RECOMPUTED = "vicreg, recomputed activations"  # its batch norms meet the other processes twice
-CASES = (*registry.names("models"), RECOMPUTED, CONTROL)
+# Other settings of a method, beyond its own defaults.
+VARIANTS = {
+    "simclr, many views": {"form": "multi_view", "margin": {"name": "magface", "norm_range": None}},
+    "simclr, asymmetric": {"form": "asymmetric", "margin": {"name": "curricularface"}},
+    "moco, margin by norm": {"margin": {"name": "adaface"}},
+    "moco, margin by mean cosine": {"margin": {"name": "curricularface"}},
+}
+CASES = (*registry.names("models"), *VARIANTS, RECOMPUTED, CONTROL)
 
 
-def small_settings(name: str) -> Any:
-    """Return the settings of a method at a size that a test can afford.
+def small_settings(case: str) -> Any:
+    """Return the settings of a method, or of a variant of it, at a size that a test can afford.
 
     Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s), warm-up epochs 0.
     """
-    config = registry.find("models", name).Config()
+    config = build(registry.find("models", case.split(",")[0]).Config, VARIANTS.get(case, {}))
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -59,7 +67,7 @@ def build_model(case: str) -> Model:
     name = case.split(",")[0]
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
     encoder.recomputes_activations = case == RECOMPUTED
-    model: Model = registry.find("models", name)(small_settings(name), encoder, SIZE).double()
+    model: Model = registry.find("models", name)(small_settings(case), encoder, SIZE).double()
     return model
 
 

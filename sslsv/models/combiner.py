@@ -76,7 +76,7 @@ class Combiner(TwoViewModel):
         losses, metrics = [], {}
         for part, (terms, rows_a, rows_b) in parts.items():
             for term in terms:
-                loss = term_loss(term, rows_a.contiguous(), rows_b.contiguous())
+                loss = term_loss(term, rows_a, rows_b)
                 losses.append(term.weight * loss)
                 metrics[f"{part}_{term.name}"] = loss.detach()
         return StepOutput(torch.stack(losses).sum(), metrics)
