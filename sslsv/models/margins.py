@@ -121,7 +121,7 @@ class Margin(nn.Module):
         if self.config.name == "curricularface":
             seen = self.temperature * self._of_all_workers(positive_logits).mean()[None]
         else:
-            norms = self._of_all_workers(_clipped_norms(anchors))
+            norms = self._of_all_workers(anchors.norm(dim=1))
             seen = torch.stack([norms.mean(), norms.std()])
         self._new_averages = self.averages.lerp(seen.to(self.averages.dtype), _AVERAGE_RATE)
 
@@ -172,11 +172,12 @@ class Margin(nn.Module):
             return multiply_angle(cosines, margin)
         if config.name == "adaface":
             mean, deviation = self._averages.unbind()
-            scores = (_clipped_norms(anchors) - mean) / (deviation + 1e-3) * config.concentration
+            # The authors cut norms at 100, which would make those of some encoders all alike.
+            scores = (anchors.norm(dim=1) - mean) / (deviation + 1e-3) * config.concentration
             return add_by_quality(cosines, margin, scores.clamp(-1, 1).detach()[:, None])
         if config.name == "magface":  # arXiv 2103.06627: the longer the anchor, the larger its margin
             low, high = self.norm_range.unbind()
-            place = (anchors.norm(dim=1, keepdim=True).clamp(low, high) - low) / (high - low)
+            place = (anchors.norm(dim=1, keepdim=True).clamp(low, high) - low) / (high - low).clamp(min=1e-6)
             margin = self.share * (config.lowest_value + (config.value - config.lowest_value) * place)
         return add_angle(cosines, margin)
 
@@ -205,8 +206,3 @@ class Margin(nn.Module):
 
     def _of_all_workers(self, values: Tensor) -> Tensor:
         return values if self.sees_all_rows else distributed.gather(values)
-
-
-def _clipped_norms(anchors: Tensor) -> Tensor:
-    norms: Tensor = anchors.norm(dim=1)
-    return norms.clamp(1e-3, 100.0)
