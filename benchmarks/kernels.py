@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.row import Row, Settings, in_turns, speed_row, time_row
 from sslsv.encoders.features import Spectrogram
-from sslsv.models.barlow_twins import barlow_twins_loss
-from sslsv.models.vicreg import vicreg_loss
+from sslsv.models.terms import barlow_twins_loss, vicreg_loss
 
 
 class NaiveFeatures(nn.Module):

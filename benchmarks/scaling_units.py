@@ -24,8 +24,8 @@ from sslsv.config import Config, load_config
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.diagnostics import label_free_report
 from sslsv.evaluation.verification import Embedder
-from sslsv.models.simclr import nt_xent_loss
-from sslsv.models.vicreg import vicreg_loss
+from sslsv.models.contrast import nt_xent_loss
+from sslsv.models.terms import vicreg_loss
 from sslsv.runs.checkpoint import encode_checkpoint, write_encoded
 from sslsv.runs.folder import RunFolder
 from sslsv.training.state import checkpoint_of

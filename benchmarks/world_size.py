@@ -21,9 +21,9 @@ from sslsv import registry
 from sslsv.config import OptimizerConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import CorpusSize, Model, Progress
-from sslsv.models.fields import SSPS
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
+from sslsv.settings import build
 from sslsv.training.optim import build_optimizer
 from sslsv.training.state import average_gradients
 
@@ -33,17 +33,27 @@ SIZE = CorpusSize(num_utterances=40, num_speakers=5)
 # fail.
 CONTROL = "vicreg, batch norm per process"
 RECOMPUTED = "vicreg, recomputed activations"  # its batch norms meet the other processes twice
-WITH_POSITIVES = ("simclr + ssps", "moco + ssps", "swav + ssps")
-CASES = (*registry.names("models"), *WITH_POSITIVES, RECOMPUTED, CONTROL)
+# Other settings of a method, beyond its own defaults.
+WITH_SSPS = {"positives": {"name": "ssps", "start_epoch": 1, "num_clusters": 6, "queue_length": 24}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "simclr, many views": {"form": "multi_view", "margin": {"name": "magface", "norm_range": None}},
+    "simclr, asymmetric": {"form": "asymmetric", "margin": {"name": "curricularface"}},
+    "moco, margin by norm": {"margin": {"name": "adaface"}},
+    "moco, margin by mean cosine": {"margin": {"name": "curricularface"}},
+    "simclr, ssps": WITH_SSPS,
+    "moco, ssps": WITH_SSPS,
+    "swav, ssps": WITH_SSPS,
+}
+CASES = (*registry.names("models"), *VARIANTS, RECOMPUTED, CONTROL)
 
 
-def small_settings(name: str) -> Any:
-    """Return the settings of a method at a size that a test can afford.
+def small_settings(case: str) -> Any:
+    """Return the settings of a method, or of a variant of it, at a size that a test can afford.
 
     Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s); what begins or
     ends with a later epoch does so with epoch 1.
     """
-    config = registry.find("models", name).Config()
+    config = build(registry.find("models", case.split(",")[0]).Config, VARIANTS.get(case, {}))
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -61,14 +71,10 @@ def small_settings(name: str) -> Any:
 def build_model(case: str) -> Model:
     """Build a small model with the same random weights in every process, in float64."""
     torch.manual_seed(1)
-    name = case.split(",")[0].split(" + ")[0]
-    settings = small_settings(name)
-    if case in WITH_POSITIVES:
-        positives = SSPS(start_epoch=1, num_clusters=6, queue_length=24)
-        settings = dataclasses.replace(settings, positives=positives)
+    name = case.split(",")[0]
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
     encoder.recomputes_activations = case == RECOMPUTED
-    model: Model = registry.find("models", name)(settings, encoder, SIZE).double()
+    model: Model = registry.find("models", name)(small_settings(case), encoder, SIZE).double()
     return model
 
 

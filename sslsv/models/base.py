@@ -309,13 +309,15 @@ class TeacherModel(Model):
 class TwoViewTeacherModel(TeacherModel):
     """Keep a teacher of encoder and projector, which see two equal views as the student does."""
 
+    projector_ends_in_norm = False
+
     def __init__(self, config: TwoViewConfig, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__()
         self.config: Any = config  # subclasses may state the type, `config: Config`
         self.views = (ViewGroup("views", 2, config.crop_seconds),)
         self.encoder = encoder
         embedding_dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
-        self.projector = projector(embedding_dim, config.projector_dims)
+        self.projector = projector(embedding_dim, config.projector_dims, self.projector_ends_in_norm)
         self.projection_dim = (embedding_dim, *config.projector_dims)[-1]
         self.add_teacher("encoder", "projector")
 

@@ -1,5 +1,7 @@
 """Types of settings that several methods share; no torch here (see `registry`)."""
 
+import math
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -39,3 +41,62 @@ class SSPS:
 
 
 Positives = Annotated[SSPS | None, Field(description="where positives come from; null = the own utterance")]
+
+
+@section
+class MarginSchedule:
+    """Let a margin rise from none to its full value."""
+
+    name: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    rise_epochs: Annotated[
+        tuple[float, float], Field(description="epochs at which the rise begins and ends; constant: unused")
+    ] = (0.0, 50.0)
+
+    def __post_init__(self) -> None:
+        """Refuse a rise that ends before it begins."""
+        start, end = self.rise_epochs
+        refuse_if(
+            not 0 <= start < end,
+            f"rise_epochs is {[start, end]}; give the beginning, 0 or later, and then a later end",
+        )
+
+
+@section
+class MarginConfig:
+    """Choose what the positives of a contrastive loss must do better by (see `margins`)."""
+
+    name: Literal["none", "am", "aam", "sphereface", "curricularface", "magface", "adaface"] = "none"
+    value: Annotated[float, Field(ge=0, description="am: cosine; sphereface: factor; others: radians")] = 0.1
+    schedule: MarginSchedule = field(default_factory=MarginSchedule)
+    lowest_value: Annotated[float, Field(ge=0, description="magface: of the shortest anchors, radians")] = (
+        0.01
+    )
+    # Norms depend on the encoder, and those of ECAPA-TDNN without a projector lie far outside 10 to 110.
+    norm_range: Annotated[
+        tuple[float, float] | None,
+        Field(description="magface: norms with the lowest and full margin; null = 5 and 95 % of a batch"),
+    ] = (10.0, 110.0)
+    norm_weight: Annotated[float, Field(ge=0, description="magface: factor of the term for long norms")] = 0.0
+    concentration: Annotated[float, Field(gt=0, description="adaface: h, factor of the norms' z-score")] = (
+        0.333
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse margins that the chosen kind can't have."""
+        refuse_if(
+            self.name == "sphereface" and self.value < 1,
+            f"value is {self.value}; sphereface multiplies the angle by it: give 1 (none) or more, such as 2",
+        )
+        is_angle = self.name in ("aam", "curricularface", "magface", "adaface")
+        refuse_if(
+            is_angle and self.value >= math.pi / 2,
+            f"value is {self.value}; it is an angle for {self.name}: give less than 1.57 radians",
+        )
+        refuse_if(
+            self.name == "magface" and self.lowest_value > self.value,
+            f"lowest_value is {self.lowest_value}, above value ({self.value}); lower it, or raise the other",
+        )
+        refuse_if(
+            self.norm_range is not None and not 0 < self.norm_range[0] < self.norm_range[1],
+            f"norm_range is {self.norm_range}; give a number above 0 and then a larger one, or null",
+        )

@@ -1,5 +1,6 @@
 """MoCo v2+: contrast with a queue of a teacher's past keys. He et al., arXiv 1911.05722 and 2003.04297."""
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 import torch
@@ -8,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, TwoViewTeacherModel, paired
-from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Positives, Temperature
+from sslsv.models.fields import CropSeconds, LayerDims, MarginConfig, Momentum, Positives, Temperature
+from sslsv.models.margins import Margin
 from sslsv.models.queue import Queue
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
@@ -50,12 +52,14 @@ class MoCo(TwoViewTeacherModel):
         )
         teacher_momentum: Momentum = 0.999
         positives: Positives = None
+        margin: MarginConfig = field(default_factory=MarginConfig)
 
     config: Config
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__(config, encoder, size)
         self.queues = nn.ModuleList([Queue(config.queue_length, self.projection_dim) for _ in range(2)])
+        self.margin = Margin(config.margin, config.temperature, sees_all_rows=False)
         self._new_keys: Tensor | None = None
         self.add_positives(config.positives, size, 2 * self.projection_dim)
 
@@ -67,7 +71,8 @@ class MoCo(TwoViewTeacherModel):
         """Return the mean loss of this worker's queries against the queues, which are the same everywhere."""
         embeddings, projections, targets = self.project(batch["views"])
         with torch.autocast(targets.device.type, enabled=False):
-            queries = F.normalize(paired(projections), dim=2)
+            anchors = paired(projections)
+            queries = F.normalize(anchors, dim=2)
             self._new_keys = distributed.gather(F.normalize(targets, dim=2))
             keys, sampling = self.sample_positives(self._new_keys, batch, progress)
             first = distributed.rank() * len(targets)
@@ -77,15 +82,22 @@ class MoCo(TwoViewTeacherModel):
                 for i, queue in ((0, self.queues[1]), (1, self.queues[0]))
             ]
             own = torch.zeros(len(keys), dtype=torch.int64, device=keys.device)
-            loss = torch.stack([F.cross_entropy(each, own) for each in logits]).mean()
+            self.margin.observe(torch.cat([each[:, 0] for each in logits]), anchors.flatten(0, 1))
+            with_margin = [
+                self.margin(each, own[:, None], anchors[:, view]) for view, each in enumerate(logits)
+            ]
+            loss = torch.stack([F.cross_entropy(each, own) for each in with_margin]).mean()
+            loss = loss + self.margin.penalty(anchors.flatten(0, 1))
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
             spread = feature_std(full_precision(embeddings.detach()))
-        return StepOutput(loss, {"accuracy": accuracy.detach(), "batch_feature_std": spread} | sampling)
+        metrics = {"accuracy": accuracy.detach(), "batch_feature_std": spread}
+        return StepOutput(loss, metrics | sampling | self.margin.metrics())
 
     def after_step(self, progress: Progress) -> None:
-        """Put this step's keys into the queues, in the order of the global batch, and move the teacher."""
+        """Put this step's keys into the queues, in the order of the global batch; move teacher and margin."""
         if self._new_keys is not None:  # not in forward: the backward pass needs the old queue
             for view, queue in enumerate(self.queues):
                 queue.push(self._new_keys[:, view])  # type: ignore[operator]
             self._new_keys = None
+        self.margin.after_step(progress)
         super().after_step(progress)

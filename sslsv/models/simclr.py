@@ -1,33 +1,22 @@
 """SimCLR: find the other view of an utterance among all others. Chen et al., ICML 2020, arXiv 2002.05709."""
 
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from sslsv.models.base import StepOutput, TwoViewModel
-from sslsv.models.fields import CropSeconds, LayerDims, Positives, Temperature
-from sslsv.settings import section
+from sslsv.models.base import CorpusSize, Progress, StepOutput, TwoViewModel, ViewGroup
+from sslsv.models.contrast import accuracy, contrastive_loss, nt_xent_logits, view_logits
+from sslsv.models.fields import CropSeconds, LayerDims, MarginConfig, Positives, Temperature
+from sslsv.models.margins import Margin
+from sslsv.models.terms import feature_std
+from sslsv.ops import distributed
+from sslsv.ops.layers import full_precision
+from sslsv.settings import refuse_if, section
 
-
-def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return cosines over temperature, (2B, 2B), -inf on the diagonal; and each row's positive, (2B,)."""
-    # Scaling the rows before the product is 2B * P work and gradients; scaling after it, 2B * 2B.
-    z = F.normalize(torch.cat([z_a, z_b]), dim=1) * temperature**-0.5
-    logits = (z @ z.T).fill_diagonal_(-torch.inf)
-    positives = torch.arange(len(z), device=z.device).roll(len(z_a))
-    return logits, positives
-
-
-def nt_xent_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
-    """Return NT-Xent of projections (B, P), (B, P), equation 1 and algorithm 1.
-
-    Symmetric: all 2B projections are anchors, each against its positive and 2B - 2 negatives of both views;
-    mean over the anchors, natural logarithm. Rows are L2-normalised here. Some code (the first sslsv among
-    it) takes negatives from the other view only, which gives another value.
-    """
-    return F.cross_entropy(*nt_xent_logits(z_a, z_b, temperature))
+_LONG, _SHORT = 2, 4  # views of an utterance in the form with many of them
 
 
 class SimCLR(TwoViewModel):
@@ -35,19 +24,72 @@ class SimCLR(TwoViewModel):
 
     @section
     class Config:
-        """Settings of SimCLR; the defaults are those with the best published result on VoxCeleb."""
+        """Settings of SimCLR; the defaults are those with the best published result on VoxCeleb.
+
+        Forms: `symmetric`, NT-Xent, each view against its partner and all other views; `asymmetric`, the
+        first view against the second ones (InfoNCE); `multi_view`, four short views against two long ones.
+        """
 
         name: Literal["simclr"] = "simclr"
-        crop_seconds: CropSeconds = 2.0
+        crop_seconds: CropSeconds = 2.0  # multi_view: of the short views
+        long_crop_seconds: Annotated[float, Field(ge=0.1, description="multi_view: of the long views")] = 4.0
         projector_dims: LayerDims = ()  # none is best for speakers; images take (2048, 2048, 256)
         temperature: Temperature = 0.03  # a lower one weighs the hardest negatives more
+        form: Literal["symmetric", "asymmetric", "multi_view"] = "symmetric"
+        margin: MarginConfig = field(default_factory=MarginConfig)
         positives: Positives = None
+
+        def __post_init__(self) -> None:
+            """Refuse sampled positives for the form with many views."""
+            refuse_if(
+                self.form == "multi_view" and self.positives is not None,
+                "form is 'multi_view' and positives are sampled, but only a form with two views can have them; "
+                "set positives to null, or form to 'symmetric'",
+            )
 
     config: Config
 
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__(config, encoder, size)
+        self.margin = Margin(config.margin, config.temperature)
+        if config.form == "multi_view":
+            self.views = (
+                ViewGroup("long", _LONG, config.long_crop_seconds),
+                ViewGroup("short", _SHORT, config.crop_seconds),
+            )
+            self.has_cacheable_projections = False
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss of all workers' batches; long views pass the encoder before short ones."""
+        if self.config.form != "multi_view":
+            return super().forward(batch, progress)
+        views = (batch[group.name].transpose(0, 1).flatten(0, 1) for group in self.views)
+        embeddings = torch.cat([self.encoder(waveforms) for waveforms in views])
+        projections = self.projector(embeddings)
+        with torch.autocast(projections.device.type, enabled=False):
+            rows = torch.stack(full_precision(projections).chunk(_LONG + _SHORT), 1)
+            rows = distributed.gather(rows)  # (W*B, views, P)
+            keys, anchors = rows[:, :_LONG], rows[:, _LONG:]
+            loss, metrics = self._contrast(*view_logits(anchors, keys, self.config.temperature), anchors)
+            metrics["batch_feature_std"] = feature_std(full_precision(embeddings.detach()))
+        return StepOutput(loss, metrics)
+
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Return NT-Xent; `accuracy` is the share of anchors whose positive is nearest."""
-        logits, positives = nt_xent_logits(z_a, z_b, self.config.temperature)
-        loss = F.cross_entropy(logits, positives)
-        accuracy = (logits.detach().argmax(1) == positives).to(logits.dtype).mean()
-        return StepOutput(loss, {"accuracy": accuracy})
+        """Return NT-Xent or InfoNCE; `accuracy` is the share of anchors whose positive is nearest."""
+        if self.config.form == "asymmetric":
+            logits = view_logits(z_a[:, None], z_b[:, None], self.config.temperature)
+            return self._contrast(*logits, z_a[:, None])
+        logits = nt_xent_logits(z_a, z_b, self.config.temperature)
+        return self._contrast(*logits, torch.stack([z_a, z_b], 1))
+
+    def after_step(self, progress: Progress) -> None:
+        """Move the margin and what it remembers."""
+        self.margin.after_step(progress)
+
+    def _contrast(self, logits: Tensor, positives: Tensor, anchors: Tensor) -> StepOutput:
+        """Return the loss of logits, their rows' projections being `anchors` (B, views, P)."""
+        rows = anchors.transpose(0, 1).flatten(0, 1)
+        self.margin.observe(logits.gather(1, positives).flatten(), rows)
+        loss = contrastive_loss(self.margin(logits, positives, rows), positives)
+        metrics = {"accuracy": accuracy(logits, positives)} | self.margin.metrics()
+        return StepOutput(loss + self.margin.penalty(rows), metrics)

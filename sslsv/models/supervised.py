@@ -1,6 +1,7 @@
 """Supervised speaker classification with an additive angular margin. Deng et al., arXiv 1801.07698."""
 
 import math
+from dataclasses import field
 from typing import Annotated, Literal
 
 import torch
@@ -9,25 +10,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
+from sslsv.models.fields import MarginSchedule
+from sslsv.models.margins import add_angle, rising_share
 from sslsv.models.terms import feature_std
 from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
 
 def aam_logits(cosines: Tensor, labels: Tensor, margin: float, scale: float) -> Tensor:
-    """Return scale * cosines (B, K) in which the target's angle is larger by `margin` (radians).
-
-    The target's cosine becomes cos(theta + margin); where theta + margin would exceed pi, it becomes
-    cos(theta) - margin * sin(margin), which goes on falling. Margin 0 leaves the cosines alone.
-    """
-    if margin == 0:
-        return scale * cosines
-    # The derivative of the sine is infinite at cosines of 1.
-    target = cosines.gather(1, labels[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
-    shifted = target * math.cos(margin) - (1 - target.square()).sqrt() * math.sin(margin)
-    beyond = target - margin * math.sin(math.pi - margin)
-    shifted = torch.where(target > math.cos(math.pi - margin), shifted, beyond)
-    return scale * cosines.scatter(1, labels[:, None], shifted)
+    """Return scale * cosines (B, K) in which the target's angle is larger by `margin`, see `add_angle`."""
+    target = add_angle(cosines.gather(1, labels[:, None]), margin)
+    return scale * cosines.scatter(1, labels[:, None], target)
 
 
 def aam_loss(cosines: Tensor, labels: Tensor, margin: float, scale: float) -> Tensor:
@@ -50,6 +43,7 @@ class Supervised(Model):
         margin: Annotated[float, Field(ge=0, lt=math.pi / 2, description="angle to the target, radians")] = (
             0.2
         )
+        margin_schedule: MarginSchedule = field(default_factory=MarginSchedule)
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize) -> None:
         super().__init__()
@@ -71,7 +65,9 @@ class Supervised(Model):
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = full_precision(embeddings)
             cosines = F.normalize(embeddings, dim=1) @ F.normalize(full_precision(self.classes), dim=1).T
-            loss = aam_loss(cosines, labels, self.config.margin, self.config.scale)
+            epochs = progress.fraction * progress.total_epochs
+            margin = self.config.margin * rising_share(self.config.margin_schedule, epochs)
+            loss = aam_loss(cosines, labels, margin, self.config.scale)
             accuracy = (cosines.detach().argmax(1) == labels).to(loss.dtype).mean()
             spread = feature_std(embeddings.detach())
         return StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})

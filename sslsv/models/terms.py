@@ -104,6 +104,56 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     return torch.stack(products).sum()
 
 
+def vicreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+    """Return the three terms of `vicreg_loss`, unweighted, by name."""
+    (variance_a, covariance_a), (variance_b, covariance_b) = map(variance_and_covariance, (z_a, z_b))
+    return {
+        "invariance": invariance(z_a, z_b),
+        "variance": variance_a + variance_b,
+        "covariance": covariance_a + covariance_b,
+    }
+
+
+def vicreg_loss(
+    z_a: Tensor, z_b: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
+) -> Tensor:
+    """Return VICReg of projections (B, P), (B, P): arXiv 2105.04906, equation 6, a weighted sum of the terms.
+
+    Variance and covariance are sums over the two views, as in the paper. The authors' code halves the
+    variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over all entries, as in their code;
+    the paper sums over P. Kept this way because the weights published for speakers (1, 1, 0.1) were found
+    with it.
+    """
+    weights = {
+        "invariance": invariance_weight,
+        "variance": variance_weight,
+        "covariance": covariance_weight,
+    }
+    return weighted_sum(vicreg_terms(z_a, z_b), weights)
+
+
+def barlow_twins_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+    """Return the two terms of `barlow_twins_loss`, unweighted, by name."""
+    rows = z_a.shape[0]
+    energy, diagonal = cross_products(standardize(z_a), standardize(z_b))
+    return {"invariance": (1 - diagonal / rows).square().sum(), "redundancy": energy / rows**2}
+
+
+def barlow_twins_loss(z_a: Tensor, z_b: Tensor, redundancy_weight: float, scale: float) -> Tensor:
+    """Return Barlow Twins of projections (B, P), (B, P): arXiv 2103.03230, equation 1, times `scale`.
+
+    scale * [sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2], sums over dimensions, not means. C
+    is the cross-correlation over the batch, of columns standardised here with biased deviations (as a batch
+    norm does, eps 1e-5). The paper has no scale; its authors' code multiplies by 0.024.
+    """
+    return weighted_sum(barlow_twins_terms(z_a, z_b), barlow_twins_weights(redundancy_weight, scale))
+
+
+def barlow_twins_weights(redundancy_weight: float, scale: float) -> dict[str, float]:
+    """Return the weights of `barlow_twins_terms` in the sum."""
+    return {"invariance": scale, "redundancy": scale * redundancy_weight}
+
+
 def feature_std(embeddings: Tensor) -> Tensor:
     """Return the mean over dimensions of the standard deviation of L2-normalised rows, times sqrt(D).
 

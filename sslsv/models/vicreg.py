@@ -6,36 +6,8 @@ from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel
 from sslsv.models.fields import CropSeconds, LayerDims, Positives, Weight
-from sslsv.models.terms import invariance, variance_and_covariance, weighted_sum
+from sslsv.models.terms import vicreg_terms, weighted_sum
 from sslsv.settings import section
-
-
-def vicreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-    """Return the three terms of `vicreg_loss`, unweighted, by name."""
-    (variance_a, covariance_a), (variance_b, covariance_b) = map(variance_and_covariance, (z_a, z_b))
-    return {
-        "invariance": invariance(z_a, z_b),
-        "variance": variance_a + variance_b,
-        "covariance": covariance_a + covariance_b,
-    }
-
-
-def vicreg_loss(
-    z_a: Tensor, z_b: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
-) -> Tensor:
-    """Return VICReg of projections (B, P), (B, P), equation 6: weighted invariance, variance, covariance.
-
-    Variance and covariance are sums over the two views, as in the paper. The authors' code halves the
-    variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over all entries, as in their code;
-    the paper sums over P. Kept this way because the weights published for speakers (1, 1, 0.1) were found
-    with it.
-    """
-    weights = {
-        "invariance": invariance_weight,
-        "variance": variance_weight,
-        "covariance": covariance_weight,
-    }
-    return weighted_sum(vicreg_terms(z_a, z_b), weights)
 
 
 class VICReg(TwoViewModel):

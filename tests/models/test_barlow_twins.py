@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from sslsv.models.barlow_twins import BarlowTwins, barlow_twins_loss
+from sslsv.models.barlow_twins import BarlowTwins
+from sslsv.models.terms import barlow_twins_loss
 from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)

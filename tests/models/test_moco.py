@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ import torch.nn.functional as F
 
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import Progress
-from sslsv.models.moco import MoCo, moco_loss
+from sslsv.models.fields import MarginConfig
+from sslsv.models.moco import MoCo, moco_logits, moco_loss
 from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)
@@ -18,10 +20,10 @@ def unit(*shape: int, seed: int) -> torch.Tensor:
     return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
 
 
-def small(queue_length: int = 10) -> MoCo:
+def small(queue_length: int = 10, **settings: Any) -> MoCo:
     torch.manual_seed(8)
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
-    return MoCo(MoCo.Config(crop_seconds=0.3, queue_length=queue_length), encoder)
+    return MoCo(MoCo.Config(crop_seconds=0.3, queue_length=queue_length, **settings), encoder)
 
 
 def views(seed: int, rows: int = 4) -> dict[str, torch.Tensor]:
@@ -77,3 +79,33 @@ def test_moco__the_loss_uses_the_queue_of_before_the_step() -> None:
     before = model.queues[0].rows.clone()
     model(views(0), PROGRESS)
     assert torch.equal(model.queues[0].rows, before)
+
+
+@pytest.mark.parametrize("name", ["am", "aam", "sphereface", "magface", "adaface"])
+def test_moco__no_margin_of_any_kind_is_the_loss_without_one(name: str) -> None:
+    margin = MarginConfig(name=name, value=1.0 if name == "sphereface" else 0.0, lowest_value=0.0)
+    outputs = [model(views(0), PROGRESS) for model in (small(), small(margin=margin))]
+    assert torch.equal(outputs[0].loss, outputs[1].loss)
+
+
+def test_moco__an_additive_margin_lowers_each_positive_by_it() -> None:
+    model = small(margin=MarginConfig(name="am", value=0.1))
+    output = model(views(0), PROGRESS)
+    _, projections, keys = small().project(views(0)["views"])
+    q, k = F.normalize(torch.stack(projections.chunk(2), 1), dim=2), F.normalize(keys, dim=2)
+    losses = []
+    for view, other in ((0, 1), (1, 0)):
+        logits = moco_logits(q[:, view], k[:, other], model.queues[other].rows, 0.03)
+        logits[:, 0] -= 0.1 / 0.03
+        losses.append(F.cross_entropy(logits, torch.zeros(4, dtype=torch.int64)))
+    assert output.loss.item() == pytest.approx(sum(losses).item() / 2, rel=1e-5)
+
+
+def test_moco__norms_of_anchors_are_those_before_normalisation() -> None:
+    model = small(margin=MarginConfig(name="adaface"))
+    model(views(0), PROGRESS)
+    model.after_step(PROGRESS)
+    _, projections, _ = small().project(views(0)["views"])
+    norms = projections.norm(dim=1)
+    expected = [0.99 * 20 + 0.01 * norms.mean().item(), 0.99 * 100 + 0.01 * norms.std().item()]
+    assert model.margin.averages.tolist() == pytest.approx(expected)

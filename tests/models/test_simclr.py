@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from sslsv.models.simclr import SimCLR, nt_xent_loss
+from sslsv.models.base import Progress
+from sslsv.models.contrast import contrastive_loss, info_nce_loss, nt_xent_loss, view_logits
+from sslsv.models.simclr import SimCLR
 from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)
@@ -66,6 +69,40 @@ def test_simclr__accuracy_is_one_for_identical_views_and_zero_for_swapped_ones()
     assert output.metrics["accuracy"] == 1
     assert output.loss.item() == pytest.approx(nt_xent_loss(z, z, 0.03).item())
     assert model.loss(z, z.roll(1, 0)).metrics["accuracy"] == 0
+
+
+def test_info_nce_loss__is_the_cross_entropy_of_cosines_with_the_other_view() -> None:
+    z_a, z_b = projections()
+    cosines = F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T
+    expected = F.cross_entropy(cosines / 0.1, torch.arange(6))
+    assert info_nce_loss(z_a, z_b, 0.1).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_contrastive_loss__of_many_views_is_the_mean_over_anchors_and_their_positives() -> None:
+    generator = torch.Generator().manual_seed(2)
+    anchors, keys = (torch.randn(3, n, 5, generator=generator, dtype=torch.float64) for n in (4, 2))
+    total = 0.0
+    for i in range(3):
+        for view in range(4):
+            cosines = F.cosine_similarity(anchors[i, view], keys.flatten(0, 1), dim=1) / 0.2
+            total -= cosines.log_softmax(0).view(3, 2)[i].mean().item()
+    assert contrastive_loss(*view_logits(anchors, keys, 0.2)).item() == pytest.approx(total / 12)
+
+
+def test_simclr__many_views_are_contrasted_short_ones_with_long_ones() -> None:
+    class Mean(torch.nn.Module):
+        embedding_dim = 4
+
+        def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+            return waveforms.float().unflatten(1, (4, -1)).mean(2)
+
+    model = SimCLR(SimCLR.Config(form="multi_view", temperature=0.2), Mean())
+    assert [tuple(group)[:3] for group in model.views] == [("long", 2, 4.0), ("short", 4, 2.0)]
+    batch = {n: torch.randint(-99, 99, (3, c, 40)).to(torch.int16) for n, c in (("long", 2), ("short", 4))}
+    keys, anchors = (model.encoder(batch[n].flatten(0, 1)).view(3, -1, 4) for n in ("long", "short"))
+    output = model(batch, Progress(0, 1, 0, 1))
+    assert output.loss.item() == pytest.approx(contrastive_loss(*view_logits(anchors, keys, 0.2)).item())
+    assert not model.has_cacheable_projections
 
 
 def test_simclr_config__temperature_of_zero_is_refused() -> None:

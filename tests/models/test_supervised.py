@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import CorpusSize, Progress
+from sslsv.models.fields import MarginSchedule
 from sslsv.models.supervised import Supervised, aam_logits, aam_loss
 
 torch.set_num_threads(1)
@@ -66,6 +67,19 @@ def test_supervised__accuracy_is_without_the_margin() -> None:
     nearest = (embeddings @ F.normalize(model.classes, dim=1).T).argmax(1)
     output = model(batch | {"speaker": nearest}, PROGRESS)
     assert output.metrics["accuracy"] == 1
+
+
+def test_supervised__the_margin_rises_between_the_epochs_of_its_schedule() -> None:
+    schedule = MarginSchedule(name="linear", rise_epochs=(1, 3))
+    config = Supervised.Config(margin=0.4, margin_schedule=schedule)
+    torch.manual_seed(2)
+    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=4, stem_time_stride=2))
+    model = Supervised(config, encoder, CorpusSize(9, 4)).eval()
+    batch = {"views": torch.randint(-9000, 9000, (6, 1, 8000)).to(torch.int16), "speaker": LABELS}
+    cosines = F.normalize(model.embed(batch["views"][:, 0])) @ F.normalize(model.classes).T
+    for step, margin in ((2, 0.0), (8, 0.2), (18, 0.4)):  # of 20 steps in 5 epochs
+        loss = model(batch, Progress(step, 20, step // 4, 5)).loss
+        assert loss.item() == pytest.approx(aam_loss(cosines, LABELS, margin, 30.0).item(), rel=1e-5)
 
 
 def test_supervised__a_list_of_one_speaker_is_refused() -> None:

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.models.terms import vicreg_loss
 from sslsv.models.vibcreg import VIbCReg, vibcreg_loss
-from sslsv.models.vicreg import vicreg_loss
 from sslsv.ops.whitening import IterNorm
 
 torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sslsv.models.vicreg import vicreg_loss
+from sslsv.models.terms import vicreg_loss
 from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)

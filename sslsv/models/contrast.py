@@ -1,0 +1,58 @@
+"""Contrast anchors with keys: each anchor's positives among all keys of the batch, the others its negatives.
+
+Logits are cosines over temperature, (anchors, keys); `positives` (anchors, R) are the columns of each
+anchor's R positives.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return logits (2B, 2B), all projections against all, -inf on the diagonal; and positives (2B, 1)."""
+    # Scaling the rows before the product is 2B * P work and gradients; scaling after it, 2B * 2B.
+    z = F.normalize(torch.cat([z_a, z_b]), dim=1) * temperature**-0.5
+    logits = (z @ z.T).fill_diagonal_(-torch.inf)
+    positives = torch.arange(len(z), device=z.device).roll(len(z_a))
+    return logits, positives[:, None]
+
+
+def nt_xent_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+    """Return NT-Xent of projections (B, P), (B, P): SimCLR (arXiv 2002.05709), equation 1 and algorithm 1.
+
+    Symmetric: all 2B projections are anchors, each against its positive and 2B - 2 negatives of both views;
+    mean over the anchors, natural logarithm. Rows are L2-normalised here. Some code (the first sslsv among
+    it) takes negatives from the other view only, which gives another value: `info_nce_loss`.
+    """
+    return contrastive_loss(*nt_xent_logits(z_a, z_b, temperature))
+
+
+def view_logits(anchors: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return logits (V*B, U*B) of anchors (B, V, P) against keys (B, U, P); and positives (V*B, U).
+
+    Rows and columns hold all of the first view, then all of the second. The U keys of an anchor's own sample
+    are its positives. Vectors are L2-normalised here.
+    """
+    (samples, num_anchors, _), num_keys = anchors.shape, keys.shape[1]
+    rows, columns = (
+        F.normalize(z.transpose(0, 1).flatten(0, 1), dim=1) * temperature**-0.5 for z in (anchors, keys)
+    )
+    positives = torch.arange(num_keys * samples, device=keys.device).view(num_keys, samples).T
+    return rows @ columns.T, positives.repeat(num_anchors, 1)
+
+
+def info_nce_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE of anchors z_a (B, P) against keys z_b (B, P): one direction, B - 1 negatives."""
+    return contrastive_loss(*view_logits(z_a[:, None], z_b[:, None], temperature))
+
+
+def contrastive_loss(logits: Tensor, positives: Tensor) -> Tensor:
+    """Return the mean over anchors and their positives of -log softmax; other positives count as keys too."""
+    return torch.stack([F.cross_entropy(logits, each) for each in positives.unbind(1)]).mean()
+
+
+def accuracy(logits: Tensor, positives: Tensor) -> Tensor:
+    """Return the share of anchors whose nearest key is a positive, detached."""
+    nearest = logits.detach().argmax(1, keepdim=True)
+    return (nearest == positives).any(1).to(logits.dtype).mean()

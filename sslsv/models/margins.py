@@ -1,0 +1,208 @@
+"""Ask more of positives than to be nearer than negatives: margins of face recognition in contrastive losses.
+
+Source: Lepage and Dehak, arXiv 2306.03664 and 2404.14913. A margin changes the cosine of an anchor and its
+positive before the softmax; negatives stay as they are, but for CurricularFace. Margins of 0 (a factor of 1
+for SphereFace) leave loss and gradient as they are, bit for bit, CurricularFace again excepted.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sslsv.models.base import Progress
+from sslsv.models.fields import MarginConfig, MarginSchedule
+from sslsv.ops import distributed
+
+# What a margin remembers: CurricularFace the mean cosine of positives, AdaFace mean and deviation of norms.
+_FIRST_AVERAGES = {"curricularface": (0.0,), "adaface": (20.0, 100.0)}
+_AVERAGE_RATE = 0.01  # share of this step in those averages
+
+
+def rising_share(schedule: MarginSchedule, epochs: float) -> float:
+    """Return the share of the full margin, 0 to 1, after so many epochs, whole or not.
+
+    The exponential rise is that of wespeaker and 3D-Speaker: 90 % of it lie in its first third.
+    """
+    if schedule.name == "constant":
+        return 1.0
+    start, end = schedule.rise_epochs
+    done = min(max((epochs - start) / (end - start), 0.0), 1.0)
+    if schedule.name == "cosine":
+        return (1.0 - math.cos(math.pi * done)) / 2.0
+    if schedule.name == "exponential" and done < 1:
+        return 1.0 - math.exp(done * math.log(1e-3 / (1 + 1e-6)))
+    return done
+
+
+def add_angle(cosines: Tensor, margin: Tensor | float) -> Tensor:
+    """Return cos(theta + margin), ArcFace (arXiv 1801.07698); the margin is in radians, one or one a row.
+
+    Where theta + margin would exceed pi, it is cos(theta) - margin * sin(margin), which goes on falling.
+    """
+    margin = torch.as_tensor(margin, dtype=cosines.dtype)
+    added = cosines * margin.cos() - _sines(cosines) * margin.sin()
+    beyond = cosines - margin * margin.sin()
+    return torch.where(cosines > -margin.cos(), added, beyond)
+
+
+def multiply_angle(cosines: Tensor, factor: Tensor | float) -> Tensor:
+    """Return cos(factor * theta), going on falling beyond pi: SphereFace (arXiv 1704.08063).
+
+    Only the value: the gradient is that of the cosine itself.
+    """
+    with torch.no_grad():
+        angles = cosines.clamp(-1, 1).acos()
+        turns = (factor * angles / math.pi).floor()
+        multiplied = (1 - 2 * turns.remainder(2)) * (factor * angles).cos() - 2 * turns
+        # Taking off the cosine of the same angle, not the cosine, makes a factor of 1 exact.
+        change = multiplied - angles.cos()
+    return cosines + change
+
+
+def add_by_quality(cosines: Tensor, margin: Tensor | float, quality: Tensor) -> Tensor:
+    """Return cos(theta - margin * q) - margin * (1 + q), AdaFace (arXiv 2204.00964), q from -1 to 1.
+
+    The angle stays within 0 and pi, as in its authors' code.
+    """
+    turn, inner = margin * quality, _inner(cosines)
+    turned = cosines * turn.cos() + _sines(cosines) * turn.sin()
+    turned = torch.where((turn > 0) & (inner > turn.cos()), 1.0, turned)
+    turned = torch.where((turn < 0) & (inner < -turn.cos()), -1.0, turned)
+    return turned - margin * (1 + quality)
+
+
+def _inner(cosines: Tensor) -> Tensor:
+    # The derivatives of sine and angle are infinite at cosines of 1, such as those of identical views.
+    return cosines.clamp(-1 + 1e-7, 1 - 1e-7)
+
+
+def _sines(cosines: Tensor) -> Tensor:
+    return (1 - _inner(cosines).square()).sqrt()
+
+
+class Margin(nn.Module):
+    """Apply a margin to logits; once a step, the method calls `observe` first and `after_step` last.
+
+    A rise and averages between steps are buffers, equal on all workers; no margin has none. With
+    `sees_all_rows` False, the anchors are one worker's share of the batch.
+    """
+
+    share: Tensor
+    averages: Tensor
+    norm_range: Tensor
+
+    def __init__(self, config: MarginConfig, temperature: float, *, sees_all_rows: bool = True) -> None:
+        super().__init__()
+        self.config, self.temperature, self.sees_all_rows = config, temperature, sees_all_rows
+        self.is_active = config.name != "none"
+        if self.is_active:
+            self.register_buffer("share", torch.tensor(rising_share(config.schedule, 0.0)))
+        if config.name in _FIRST_AVERAGES:
+            self.register_buffer("averages", torch.tensor(_FIRST_AVERAGES[config.name]))
+        if config.name == "magface":
+            norm_range = torch.tensor(config.norm_range or (math.nan, math.nan))
+            self.register_buffer("norm_range", norm_range, persistent=False)
+        self._new_averages: Tensor | None = None
+
+    @torch.no_grad()
+    def observe(self, positive_logits: Tensor, anchors: Tensor) -> None:
+        """Take in the batch: logits of all positives, without margin, and projections of anchors (N, P).
+
+        These are not normalised. In training the averages of this step count in its loss, as in the papers'
+        code; `after_step` keeps them. In evaluation nothing moves.
+        """
+        self._new_averages = None
+        if self.config.name == "magface" and self.config.norm_range is None:
+            norms = self._of_all_workers(anchors.norm(dim=1))
+            self.norm_range = norms.quantile(norms.new_tensor([0.05, 0.95]))
+        if self.config.name not in _FIRST_AVERAGES or not self.training:
+            return
+        if self.config.name == "curricularface":
+            seen = self.temperature * self._of_all_workers(positive_logits).mean()[None]
+        else:
+            norms = self._of_all_workers(anchors.norm(dim=1))
+            seen = torch.stack([norms.mean(), norms.std()])
+        self._new_averages = self.averages.lerp(seen.to(self.averages.dtype), _AVERAGE_RATE)
+
+    def forward(self, logits: Tensor, positives: Tensor, anchors: Tensor) -> Tensor:
+        """Return logits (N, K) with the margin.
+
+        `positives` (N, R) are the columns of each row's positives, `anchors` (N, P) the rows' projections,
+        not normalised: MagFace and AdaFace go by their norms.
+        """
+        if not self.is_active:
+            return logits
+        cosines = logits.gather(1, positives) * self.temperature
+        changes = self._with_margin(cosines, anchors) - cosines
+        changed = logits.scatter_add(1, positives, changes / self.temperature)
+        if self.config.name != "curricularface":
+            return changed
+        return changed + self._of_hard_negatives(logits, positives, cosines) / self.temperature
+
+    def penalty(self, anchors: Tensor) -> Tensor:
+        """Return MagFace's term of the loss, mean of 1 / norm + norm / highest^2; 0 for the others."""
+        if self.config.name != "magface" or self.config.norm_weight == 0:
+            return anchors.new_zeros(())
+        low, high = self.norm_range.unbind()
+        norms = anchors.norm(dim=1).clamp(low, high)
+        term: Tensor = (1 / norms + norms / high.square()).mean()
+        return self.config.norm_weight * term
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Return the margin of this step, if there is one."""
+        return {"margin": self._value.clone()} if self.is_active else {}
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """Keep this step's averages, and move the margin to its value in the next step."""
+        if self.is_active:
+            epochs = progress.total_epochs * (progress.step + 1) / max(progress.total_steps, 1)
+            self.share.fill_(rising_share(self.config.schedule, epochs))
+        if self._new_averages is not None:
+            self.averages.copy_(self._new_averages)
+            self._new_averages = None
+
+    def _with_margin(self, cosines: Tensor, anchors: Tensor) -> Tensor:
+        """Return the positives' cosines (N, R) with the margin."""
+        config, margin = self.config, self._value
+        if config.name == "am":  # CosFace, arXiv 1801.09414
+            return cosines - margin
+        if config.name == "sphereface":
+            return multiply_angle(cosines, margin)
+        if config.name == "adaface":
+            mean, deviation = self._averages.unbind()
+            # The authors cut norms at 100, which would make those of some encoders all alike.
+            scores = (anchors.norm(dim=1) - mean) / (deviation + 1e-3) * config.concentration
+            return add_by_quality(cosines, margin, scores.clamp(-1, 1).detach()[:, None])
+        if config.name == "magface":  # arXiv 2103.06627: the longer the anchor, the larger its margin
+            low, high = self.norm_range.unbind()
+            place = (anchors.norm(dim=1, keepdim=True).clamp(low, high) - low) / (high - low).clamp(min=1e-6)
+            margin = self.share * (config.lowest_value + (config.value - config.lowest_value) * place)
+        return add_angle(cosines, margin)
+
+    def _of_hard_negatives(self, logits: Tensor, positives: Tensor, cosines: Tensor) -> Tensor:
+        """Return by how much CurricularFace (arXiv 2004.00288) changes the cosines of negatives, (N, K).
+
+        Those above cos(theta + margin) of the anchor's positive, the farthest if there are more, become
+        cosine * (t + cosine). As t is 0 at first, even a margin of 0 is not NT-Xent.
+        """
+        margin = self._value
+        limits = (cosines * margin.cos() - _sines(cosines) * margin.sin()).amin(1, keepdim=True).detach()
+        negatives = logits * self.temperature
+        is_easy = (negatives <= limits).scatter(1, positives, True)
+        # Masked before the product: where an anchor meets itself, the logit is -inf.
+        hard = negatives.masked_fill(is_easy, 0.0)
+        return hard * (self._averages + hard) - hard
+
+    @property
+    def _value(self) -> Tensor:
+        none = 1.0 if self.config.name == "sphereface" else 0.0
+        return none + (self.config.value - none) * self.share
+
+    @property
+    def _averages(self) -> Tensor:
+        return self.averages if self._new_averages is None else self._new_averages
+
+    def _of_all_workers(self, values: Tensor) -> Tensor:
+        return values if self.sees_all_rows else distributed.gather(values)

@@ -1,0 +1,87 @@
+"""MoCo v3: contrast predictions with a teacher's keys of the same batch. Chen et al., arXiv 2104.02057."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sslsv.models.base import (
+    CorpusSize,
+    Progress,
+    StepOutput,
+    TwoViewTeacherModel,
+    cosine_momentum,
+    paired,
+)
+from sslsv.models.contrast import accuracy, contrastive_loss, view_logits
+from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Temperature
+from sslsv.models.terms import feature_std
+from sslsv.ops import distributed
+from sslsv.ops.layers import full_precision, projector
+from sslsv.settings import refuse_if, section
+
+
+def moco_v3_loss(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Return 2 * temperature * [InfoNCE(q_a, k_b) + InfoNCE(q_b, k_a)], algorithm 1.
+
+    Predictions q of the student and keys k of the teacher are (B, 2, P), for the views a and b, and are
+    normalised here. Negatives of a query are the other samples' keys of the other view, B - 1. The factor is
+    the authors': with it the size of the gradient hardly depends on the temperature.
+    """
+    directions = _directions(queries, keys, temperature)
+    return 2 * temperature * torch.stack([contrastive_loss(*each) for each in directions]).sum()
+
+
+def _directions(queries: Tensor, keys: Tensor, temperature: float) -> list[tuple[Tensor, Tensor]]:
+    return [
+        view_logits(queries[:, [view]], keys[:, [other]], temperature) for view, other in ((0, 1), (1, 0))
+    ]
+
+
+class MoCoV3(TwoViewTeacherModel):
+    """Momentum contrast without a queue: the negatives are the rest of the global batch."""
+
+    projector_ends_in_norm = True
+
+    @section
+    class Config:
+        """Settings of MoCo v3; no result for speakers is published, the defaults are those for ResNets."""
+
+        name: Literal["moco_v3"] = "moco_v3"
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = (4096, 256)
+        # The authors' predictor has no bias in its last layer; here it has one.
+        predictor_dims: LayerDims = (4096, 256)
+        temperature: Temperature = 1.0  # 0.2 for transformers
+        teacher_momentum: Momentum = 0.99  # at the start; it rises to 1 by a half cosine
+
+        def __post_init__(self) -> None:
+            """Refuse predictions that cannot be compared with projections."""
+            refuse_if(
+                not self.predictor_dims or self.projector_dims[-1:] != self.predictor_dims[-1:],
+                f"predictor_dims is {self.predictor_dims} and projector_dims {self.projector_dims}; "
+                "both must end with the same number of units",
+            )
+
+    config: Config
+
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__(config, encoder, size)
+        self.predictor = projector(self.projection_dim, config.predictor_dims)
+
+    def teacher_momentum(self, progress: Progress) -> float:
+        """Return the momentum of this step, rising from the configured one to 1."""
+        return cosine_momentum(self.config.teacher_momentum, progress)
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss of all workers' batches; `accuracy` is the share of queries nearest their key."""
+        embeddings, projections, targets = self.project(batch["views"])
+        predictions = self.predictor(projections)
+        with torch.autocast(targets.device.type, enabled=False):
+            queries, keys = distributed.gather(paired(predictions)), distributed.gather(targets)
+            temperature = self.config.temperature
+            loss = moco_v3_loss(queries, keys, temperature)
+            directions = _directions(queries.detach(), keys, temperature)
+            nearest = torch.stack([accuracy(*each) for each in directions]).mean()
+            spread = feature_std(full_precision(embeddings.detach()))
+        return StepOutput(loss, {"accuracy": nearest, "batch_feature_std": spread})
