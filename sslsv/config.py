@@ -269,6 +269,8 @@ class Config:
             f"optimizer.schedule.warmup_epochs is {schedule.warmup_epochs}, longer than the run "
             f"(train.epochs = {self.train.epochs}); lower the first or raise the second",
         )
+        if hasattr(self.model, "check_batch_size"):  # a method that cuts the global batch into groups has it
+            self.model.check_batch_size(self.train.batch_size)
         evaluation = self.evaluation
         refuse_if(
             self.train.patience is not None and evaluation.chosen_by is None,

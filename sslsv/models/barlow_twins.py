@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel
-from sslsv.models.fields import CropSeconds, LayerDims, Weight
+from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, Weight
 from sslsv.models.terms import cross_products, standardize, weighted_sum
 from sslsv.settings import section
 
@@ -47,6 +47,7 @@ class BarlowTwins(TwoViewModel):
         scale: Annotated[
             float, Field(gt=0, description="factor of the loss, which is a sum over dimensions")
         ] = 0.025
+        regularizers: Regularizers = ()
 
     config: Config
 

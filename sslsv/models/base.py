@@ -10,10 +10,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from sslsv.models.terms import feature_std
+from sslsv.models.regularizers import regularizer_terms
+from sslsv.models.terms import feature_std, weighted_sum
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision, projector
 from sslsv.ops.whitening import IterNorm
+
+# The purpose of draws for regularizers (see `Progress.generator`): they are not those of a method's loss.
+REGULARIZERS = 1
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Model(nn.Module, ABC):
     has_cacheable_projections = False  # True: gives `project` and `compare`, so `train.chunk_size` works
     embedder = "encoder"  # the submodule whose output is the embedding
 
+    config: Any  # the settings of the method, its `Config`
     encoder: nn.Module
     views: tuple[ViewGroup, ...]
 
@@ -97,6 +102,23 @@ class Model(nn.Module, ABC):
         The batch holds the int16 views of each group, (B, count, samples), and int64 columns (B,): `sample`,
         the position in the run; `utterance`, from 0 to N - 1; `speaker` for classes with `needs_labels`.
         """
+
+    def regularized(self, output: StepOutput, embeddings: Tensor, progress: Progress) -> StepOutput:
+        """Add the settings' `regularizers` of this worker's embeddings (B, V, D) to loss and metrics.
+
+        They see the embeddings of the global batch, each of the V views by itself; their mean over the views
+        counts. Settings without regularizers leave the output as it is.
+        """
+        chosen = getattr(self.config, "regularizers", ())
+        if not chosen:
+            return output
+        weights = {each.name: each.weight for each in chosen}
+        with torch.autocast(embeddings.device.type, enabled=False):
+            rows = distributed.gather(full_precision(embeddings)).transpose(0, 1)  # (V, W*B, D)
+            terms = regularizer_terms(tuple(weights), rows, progress.generator(REGULARIZERS))
+            loss = output.loss + weighted_sum(terms, weights)
+        values = {f"embedding_{name}": term.detach() for name, term in terms.items()}
+        return StepOutput(loss, output.metrics | values)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups; by default matrices and kernels decay, vectors and scalars do not.
@@ -178,7 +200,7 @@ class TwoViewModel(Model):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
-        return self.compare(*self.project(batch["views"]))
+        return self.compare(*self.project(batch["views"]), progress)
 
     def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings and projections, (B, 2, D) and (B, 2, P), of views (B, 2, T).
@@ -189,16 +211,16 @@ class TwoViewModel(Model):
         # One pass over both views, (2B, T): faster than two, and batch norm sees both alike.
         embeddings = self.encoder(views.transpose(0, 1).flatten(0, 1))
         projections = self.projector[: self._num_local_layers](embeddings)
-        return paired(embeddings.detach()), paired(projections)
+        return paired(embeddings), paired(projections)
 
-    def compare(self, embeddings: Tensor, projections: Tensor) -> StepOutput:
+    def compare(self, embeddings: Tensor, projections: Tensor, progress: Progress) -> StepOutput:
         """Return loss and metrics of what `project` gave for a worker's share, with all other workers'."""
         with torch.autocast(projections.device.type, enabled=False):
             rows = self.whitening(projections.transpose(0, 1).flatten(0, 1))  # (2B, P)
             z_a, z_b = distributed.gather(paired(rows)).unbind(1)  # (W*B, P) each
-            loss, metrics = self.loss(z_a, z_b)
-            metrics["batch_feature_std"] = feature_std(embeddings.transpose(0, 1).flatten(0, 1))
-        return StepOutput(loss, metrics)
+            loss, metrics = self.loss_at(z_a, z_b, progress)
+            metrics["batch_feature_std"] = feature_std(embeddings.detach().transpose(0, 1).flatten(0, 1))
+        return self.regularized(StepOutput(loss, metrics), embeddings, progress)
 
     @property
     def whitening(self) -> nn.Sequential:
@@ -210,9 +232,13 @@ class TwoViewModel(Model):
         layers = list(self.projector)
         return next((i for i, layer in enumerate(layers) if isinstance(layer, IterNorm)), len(layers))
 
-    @abstractmethod
+    def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
+        """Return `loss`; a method whose loss draws, or changes over the run, gives this instead of it."""
+        return self.loss(z_a, z_b)
+
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return the loss of projections (B, P) of view a and of view b, row i of both from sample i."""
+        raise NotImplementedError(f"{type(self).__name__} has neither `loss` nor `loss_at`.")
 
 
 class TeacherModel(Model):

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, TwoViewTeacherModel, paired
-from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Temperature
+from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Regularizers, Temperature
 from sslsv.models.queue import Queue
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
@@ -49,6 +49,7 @@ class MoCo(TwoViewTeacherModel):
             32768
         )
         teacher_momentum: Momentum = 0.999
+        regularizers: Regularizers = ()
 
     config: Config
 
@@ -76,7 +77,8 @@ class MoCo(TwoViewTeacherModel):
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
             spread = feature_std(full_precision(embeddings.detach()))
             self._new_keys = distributed.gather(keys)
-        return StepOutput(loss, {"accuracy": accuracy.detach(), "batch_feature_std": spread})
+        output = StepOutput(loss, {"accuracy": accuracy.detach(), "batch_feature_std": spread})
+        return self.regularized(output, paired(embeddings), progress)
 
     def after_step(self, progress: Progress) -> None:
         """Put this step's keys into the queues, in the order of the global batch, and move the teacher."""

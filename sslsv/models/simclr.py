@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel
-from sslsv.models.fields import CropSeconds, LayerDims, Temperature
+from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, Temperature
 from sslsv.settings import section
 
 
@@ -41,6 +41,7 @@ class SimCLR(TwoViewModel):
         crop_seconds: CropSeconds = 2.0
         projector_dims: LayerDims = ()  # none is best for speakers; images take (2048, 2048, 256)
         temperature: Temperature = 0.03  # a lower one weighs the hardest negatives more
+        regularizers: Regularizers = ()
 
     config: Config
 

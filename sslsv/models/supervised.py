@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
+from sslsv.models.fields import Regularizers
 from sslsv.models.terms import feature_std
 from sslsv.ops.layers import full_precision
 from sslsv.settings import section
@@ -50,6 +51,7 @@ class Supervised(Model):
         margin: Annotated[float, Field(ge=0, lt=math.pi / 2, description="angle to the target, radians")] = (
             0.2
         )
+        regularizers: Regularizers = ()
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize) -> None:
         super().__init__()
@@ -74,4 +76,5 @@ class Supervised(Model):
             loss = aam_loss(cosines, labels, self.config.margin, self.config.scale)
             accuracy = (cosines.detach().argmax(1) == labels).to(loss.dtype).mean()
             spread = feature_std(embeddings.detach())
-        return StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
+        output = StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
+        return self.regularized(output, embeddings[:, None], progress)

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel
-from sslsv.models.fields import CropSeconds, LayerDims, Weight
+from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, Weight
 from sslsv.models.terms import invariance, variance_and_covariance, weighted_sum
 from sslsv.settings import section
 
@@ -51,6 +51,7 @@ class VICReg(TwoViewModel):
         invariance_weight: Weight = 1.0  # pulls the two views together
         variance_weight: Weight = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
         covariance_weight: Weight = 0.1  # decorrelates dimensions
+        regularizers: Regularizers = ()
 
     config: Config
 

@@ -67,6 +67,7 @@ def take_step(
                 network,
                 views,
                 chunk_size,
+                progress,
                 scaler=state.scaler,
                 autocast=autocast,
                 seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),

@@ -14,6 +14,7 @@ from benchmarks.world_size import relative_error  # noqa: E402
 from sslsv.config import Config, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
 from sslsv.data.section import DataConfig  # noqa: E402
 from sslsv.encoders.thin_resnet34 import ThinResNet34  # noqa: E402
+from sslsv.models.base import Progress  # noqa: E402
 from sslsv.models.vibcreg import VIbCReg  # noqa: E402
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint  # noqa: E402
 from sslsv.runs.folder import RunFolder  # noqa: E402
@@ -61,6 +62,7 @@ def test_backward_in_chunks__both_passes_need_the_same_draws() -> None:
             ChunkReplay(model),
             accumulation.views(),
             4,
+            Progress(0, 1, 0, 1),
             scaler=torch.amp.GradScaler("cpu", enabled=False),
             autocast=contextlib.nullcontext,
             seed_chunk=lambda chunk, r=is_repeated, s=seeds: torch.manual_seed(chunk if r else next(s)),
@@ -81,6 +83,7 @@ def test_backward_in_chunks__gradients_carry_the_scale_of_the_scaler() -> None:
             ChunkReplay(model),
             accumulation.views(),
             4,
+            Progress(0, 1, 0, 1),
             scaler=scaler,
             autocast=contextlib.nullcontext,
             seed_chunk=torch.manual_seed,
