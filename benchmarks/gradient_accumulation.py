@@ -86,9 +86,9 @@ def step(name: str, kind: str, num_chunks: int) -> dict[str, Any]:
     if num_chunks > 1:
         output = backward_in_chunks(
             network,
-            mine,
-            share // num_chunks,
+            {"views": mine},
             Progress(0, 1, 0, 1),
+            share // num_chunks,
             scaler=torch.amp.GradScaler("cpu", enabled=False),
             autocast=contextlib.nullcontext,
             seed_chunk=lambda chunk: seed_draws(3, 0, first + chunk),

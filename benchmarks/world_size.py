@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import tempfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,10 +22,9 @@ from sslsv import registry
 from sslsv.config import OptimizerConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import CorpusSize, Model, Progress
-from sslsv.models.fields import RegularizerConfig
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
-from sslsv.settings import annotations_of
+from sslsv.settings import build
 from sslsv.training.optim import build_optimizer
 
 GLOBAL_BATCH, CROP_SECONDS, STEPS, STEPS_PER_EPOCH = 16, 0.3, 5, 2
@@ -34,17 +33,24 @@ SIZE = CorpusSize(num_utterances=40, num_speakers=5)
 # fail.
 CONTROL = "vicreg, batch norm per process"
 RECOMPUTED = "vicreg, recomputed activations"  # its batch norms meet the other processes twice
-REGULARIZED = "simclr, regularized"
-CASES = (*registry.names("models"), RECOMPUTED, REGULARIZED, CONTROL)
+# Other settings of a method, beyond its own defaults.
+VARIANTS = {
+    "simclr, regularized": {
+        "regularizers": [
+            {"name": name, "weight": 0.1} for name in ("koleo", "variance", "covariance", "sigreg")
+        ]
+    },
+}
+CASES = (*registry.names("models"), *VARIANTS, RECOMPUTED, CONTROL)
 
 
-def small_settings(name: str) -> Any:
-    """Return the settings of a method at a size that a test can afford.
+def small_settings(case: str) -> Any:
+    """Return the settings of a method, or of a variant of it, at a size that a test can afford.
 
     Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s), warm-up epochs 0.
     A last layer that is narrow by default stays so, and groups of the batch become all of it.
     """
-    config = registry.find("models", name).Config()
+    config = build(registry.find("models", case.split(",")[0]).Config, VARIANTS.get(case, {}))
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -52,7 +58,7 @@ def small_settings(name: str) -> Any:
             changes[field.name] = (24, 24, min(16, value[-1] // 8) if value else 16)
         elif field.name.endswith("_seconds"):
             changes[field.name] = CROP_SECONDS if value <= 2 else CROP_SECONDS + 0.1
-        elif field.name.endswith("_size"):
+        elif field.name == "group_size":
             changes[field.name] = GLOBAL_BATCH
         elif isinstance(value, int) and not isinstance(value, bool) and value > 32:
             changes[field.name] = 8
@@ -65,12 +71,7 @@ def build_model(case: str) -> Model:
     name = case.split(",")[0]
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
     encoder.recomputes_activations = case == RECOMPUTED
-    config = small_settings(name)
-    if case == REGULARIZED:
-        names = get_args(annotations_of(RegularizerConfig)["name"])
-        terms = tuple(RegularizerConfig(name=each, weight=0.1) for each in names)
-        config = dataclasses.replace(config, regularizers=terms)
-    model: Model = registry.find("models", name)(config, encoder, SIZE).double()
+    model: Model = registry.find("models", name)(small_settings(case), encoder, SIZE).double()
     return model
 
 

@@ -17,8 +17,8 @@ from sslsv import registry  # noqa: E402
 def test_models__any_number_of_processes_learns_the_same(ranks: int) -> None:
     torch.set_num_threads(1)
     errors = world_size.measure(ranks)
-    variants = {world_size.RECOMPUTED, world_size.REGULARIZED, world_size.CONTROL}
-    assert set(errors) == {*registry.names("models")} | variants
+    cases = {*registry.names("models"), *world_size.VARIANTS, world_size.RECOMPUTED, world_size.CONTROL}
+    assert set(errors) == cases
     control = errors.pop(world_size.CONTROL)
     for case, values in errors.items():
         assert max(values.values()) <= 1e-6, (case, values)

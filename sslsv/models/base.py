@@ -200,7 +200,7 @@ class TwoViewModel(Model):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
-        return self.compare(*self.project(batch["views"]), progress)
+        return self.compare(*self.project(batch["views"]), batch, progress)
 
     def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings and projections, (B, 2, D) and (B, 2, P), of views (B, 2, T).
@@ -213,8 +213,10 @@ class TwoViewModel(Model):
         projections = self.projector[: self._num_local_layers](embeddings)
         return paired(embeddings), paired(projections)
 
-    def compare(self, embeddings: Tensor, projections: Tensor, progress: Progress) -> StepOutput:
-        """Return loss and metrics of what `project` gave for a worker's share, with all other workers'."""
+    def compare(
+        self, embeddings: Tensor, projections: Tensor, batch: dict[str, Tensor], progress: Progress
+    ) -> StepOutput:
+        """Return loss and metrics of what `project` gave for a worker's batch, with all other workers'."""
         with torch.autocast(projections.device.type, enabled=False):
             rows = self.whitening(projections.transpose(0, 1).flatten(0, 1))  # (2B, P)
             z_a, z_b = distributed.gather(paired(rows)).unbind(1)  # (W*B, P) each

@@ -52,22 +52,22 @@ class ChunkReplay(nn.Module):
 
 def backward_in_chunks(
     network: nn.Module,
-    views: Tensor,
-    chunk_size: int,
+    batch: dict[str, Tensor],
     progress: Progress,
+    chunk_size: int,
     *,
     scaler: torch.amp.GradScaler,
     autocast: Callable[[], AbstractContextManager[None]],
     seed_chunk: Callable[[int], None],
 ) -> StepOutput:
-    """Add the (scaled) gradient of this worker's views (B, 2, T) to the parameters' `grad`; loss is detached.
+    """Add the (scaled) gradient of this worker's batch to the parameters' `grad`; the loss is detached.
 
     `network` is a `ChunkReplay`, or DDP of one, which averages over workers with the last chunk. `seed_chunk`
     seeds the draws of chunk i: it is called before both passes, so that both draw the same.
     """
     replay = network.module if isinstance(network, DistributedDataParallel) else network
     model: TwoViewModel = replay.model  # type: ignore[assignment]
-    chunks = torch.split(views, chunk_size)
+    chunks = torch.split(batch["views"], chunk_size)
     parts = []
     for i, chunk in enumerate(chunks):
         seed_chunk(i)
@@ -77,7 +77,7 @@ def backward_in_chunks(
             parts.append(model.project(chunk))
     embeddings, projections = (torch.cat(column) for column in zip(*parts, strict=True))
     wanted = [embeddings.requires_grad_(), projections.requires_grad_(), *model.whitening.parameters()]
-    output = model.compare(embeddings, projections, progress)
+    output = model.compare(embeddings, projections, batch, progress)
     # Embeddings take part only through regularizers; without any, their gradient is None.
     gradients = torch.autograd.grad(scaler.scale(output.loss), wanted, allow_unused=True)
     of_embeddings, of_projections, *of_whitening = gradients

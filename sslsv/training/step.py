@@ -60,14 +60,13 @@ def take_step(
         with record_function("backward"):
             state.scaler.scale(output.loss).backward()
     else:
-        views = batch["views"]
-        first = distributed.rank() * (len(views) // chunk_size)
+        first = distributed.rank() * (len(batch["views"]) // chunk_size)
         with record_function("forward and backward in chunks"):
             output = backward_in_chunks(
                 network,
-                views,
-                chunk_size,
+                batch,
                 progress,
+                chunk_size,
                 scaler=state.scaler,
                 autocast=autocast,
                 seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),

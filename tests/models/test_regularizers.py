@@ -96,16 +96,16 @@ def test_regularized__in_chunks_is_the_undivided_batch(num_chunks: int) -> None:
             temperature=0.1, projector_dims=(8,), regularizers=ALL
         )
         model = registry.find("models", "simclr")(config, accumulation.PlainEncoder()).double()
-        views = accumulation.views()
+        batch = {"views": accumulation.views()}
         if chunks == 1:
-            output = model({"views": views}, PROGRESS)
+            output = model(batch, PROGRESS)
             output.loss.backward()
         else:
             output = backward_in_chunks(
                 ChunkReplay(model),
-                views,
-                len(views) // chunks,
+                batch,
                 PROGRESS,
+                accumulation.BATCH // chunks,
                 scaler=torch.amp.GradScaler("cpu", enabled=False),
                 autocast=contextlib.nullcontext,
                 seed_chunk=torch.manual_seed,

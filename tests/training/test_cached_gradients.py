@@ -60,9 +60,9 @@ def test_backward_in_chunks__both_passes_need_the_same_draws() -> None:
         seeds = iter(range(100))
         output = backward_in_chunks(
             ChunkReplay(model),
-            accumulation.views(),
-            4,
+            {"views": accumulation.views()},
             Progress(0, 1, 0, 1),
+            4,
             scaler=torch.amp.GradScaler("cpu", enabled=False),
             autocast=contextlib.nullcontext,
             seed_chunk=lambda chunk, r=is_repeated, s=seeds: torch.manual_seed(chunk if r else next(s)),
@@ -81,9 +81,9 @@ def test_backward_in_chunks__gradients_carry_the_scale_of_the_scaler() -> None:
         model = accumulation.build_model("vibcreg", "undivided")
         backward_in_chunks(
             ChunkReplay(model),
-            accumulation.views(),
-            4,
+            {"views": accumulation.views()},
             Progress(0, 1, 0, 1),
+            4,
             scaler=scaler,
             autocast=contextlib.nullcontext,
             seed_chunk=torch.manual_seed,
