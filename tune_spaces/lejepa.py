@@ -15,7 +15,7 @@ SPACE = Space(
     parameters={
         "model.sigreg_weight": tune.loguniform(0.005, 0.2),
         "model.projector_dims": tune.choice([[2048, 2048, 16], [2048, 2048, 64], [2048, 2048, 256]]),
-        "model.num_short_views": tune.choice([0, 2, 4]),
+        "model.num_short": tune.choice([0, 2, 4]),
         "optimizer.learning_rate": tune.loguniform(1e-4, 5e-3),
         "data.augment.noise.snr_db": tune.choice([[0.0, 15.0], [5.0, 15.0], [5.0, 20.0]]),
     },

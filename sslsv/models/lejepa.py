@@ -14,12 +14,12 @@ from sslsv.ops.layers import full_precision, projector
 from sslsv.settings import section
 
 
-def centre_distance(projections: Tensor, num_long_views: int) -> Tensor:
+def centre_distance(projections: Tensor, num_long: int) -> Tensor:
     """Return the mean over all entries of (z_v - mean of the long views)^2 of projections (V, B, P).
 
     Long views come first; the gradient passes through both sides.
     """
-    return (projections - projections[:num_long_views].mean(0)).square().mean()
+    return (projections - projections[:num_long].mean(0)).square().mean()
 
 
 class LeJEPA(Model):
@@ -34,12 +34,10 @@ class LeJEPA(Model):
         """Settings of LeJEPA: weight and directions are the paper's, which has no speakers in it."""
 
         name: Literal["lejepa"] = "lejepa"
-        long_crop_seconds: Annotated[float, Field(ge=0.1, description="length of a long view, seconds")] = 4.0
-        short_crop_seconds: Annotated[float, Field(ge=0.1, description="length of a short view, seconds")] = (
-            2.0
-        )
-        num_long_views: Annotated[int, Field(ge=1, description="views whose mean all views approach")] = 2
-        num_short_views: Annotated[int, Field(ge=0, description="views that are not in the mean")] = 4
+        long_seconds: Annotated[float, Field(ge=0.1, description="length of a long view, seconds")] = 4.0
+        short_seconds: Annotated[float, Field(ge=0.1, description="length of a short view, seconds")] = 2.0
+        num_long: Annotated[int, Field(ge=1, description="views whose mean all views approach")] = 2
+        num_short: Annotated[int, Field(ge=0, description="views that are not in the mean")] = 4
         projector_dims: LayerDims = (2048, 2048, 64)
         sigreg_weight: Annotated[
             float,
@@ -52,10 +50,8 @@ class LeJEPA(Model):
 
         def __post_init__(self) -> None:
             """Refuse a single view, which has nothing to agree with."""
-            if self.num_long_views + self.num_short_views < 2:
-                raise ValueError(
-                    "num_long_views is 1 and num_short_views 0; there must be two views or more."
-                )
+            if self.num_long + self.num_short < 2:
+                raise ValueError("num_long is 1 and num_short 0; there must be two views or more.")
 
     config: Config
 
@@ -63,8 +59,8 @@ class LeJEPA(Model):
         super().__init__()
         self.config = config
         groups = (
-            ViewGroup("long_views", config.num_long_views, config.long_crop_seconds),
-            ViewGroup("short_views", config.num_short_views, config.short_crop_seconds),
+            ViewGroup("long", config.num_long, config.long_seconds),
+            ViewGroup("short", config.num_short, config.short_seconds),
         )
         self.views = tuple(group for group in groups if group.count)
         self.encoder = encoder
@@ -75,19 +71,19 @@ class LeJEPA(Model):
         waveforms = [batch[group.name].transpose(0, 1) for group in self.views]  # (views, B, samples) each
         embeddings = torch.cat([self.encoder(views.flatten(0, 1)) for views in waveforms])
         projections = self.projector(embeddings)
-        # Samples come first: the rows of all workers, one after the other, are then the global batch.
-        by_sample = [
-            rows.view(-1, waveforms[0].shape[1], rows.shape[1]).transpose(0, 1)
-            for rows in (embeddings, full_precision(projections))
-        ]
+        num_views = sum(group.count for group in self.views)
         with torch.autocast(projections.device.type, enabled=False):
-            projections = distributed.gather(by_sample[1]).transpose(0, 1)  # (V, W*B, P)
+            # Samples come first, so that the rows of all workers, one after the other, are the global batch.
+            by_sample = torch.stack(full_precision(projections).chunk(num_views), 1)  # (B, V, P)
+            projections = distributed.gather(by_sample).transpose(0, 1)  # (V, W*B, P)
             normality = sigreg(projections, progress.generator(), self.config.num_directions)
-            distance = centre_distance(projections, self.config.num_long_views)
+            distance = centre_distance(projections, self.config.num_long)
             loss = self.config.sigreg_weight * normality + (1 - self.config.sigreg_weight) * distance
             metrics = {
                 "sigreg": normality.detach(),
                 "distance": distance.detach(),
                 "batch_feature_std": feature_std(full_precision(embeddings.detach())),
             }
-        return self.regularized(StepOutput(loss, metrics), by_sample[0], progress)
+        return self.regularized(
+            StepOutput(loss, metrics), torch.stack(embeddings.chunk(num_views), 1), progress
+        )

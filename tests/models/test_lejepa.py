@@ -18,7 +18,7 @@ def projections(views: int = 5, seed: int = 1) -> torch.Tensor:
 def small(**settings: object) -> LeJEPA:
     torch.manual_seed(8)
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
-    lengths = {"long_crop_seconds": 0.4, "short_crop_seconds": 0.3}
+    lengths = {"long_seconds": 0.4, "short_seconds": 0.3}
     config = LeJEPA.Config(**lengths, projector_dims=(12, 4), num_directions=32, **settings)
     return LeJEPA(config, encoder)
 
@@ -44,9 +44,9 @@ def test_centre_distance__equal_views_have_none() -> None:
     assert centre_distance(projections(1).expand(4, -1, -1), 2).item() == 0
 
 
-@pytest.mark.parametrize("num_short_views", [0, 3])
-def test_lejepa__loss_is_that_of_lightly_with_the_same_directions(num_short_views, monkeypatch) -> None:
-    model = small(num_short_views=num_short_views, sigreg_weight=0.2).eval()
+@pytest.mark.parametrize("num_short", [0, 3])
+def test_lejepa__loss_is_that_of_lightly_with_the_same_directions(num_short, monkeypatch) -> None:
+    model = small(num_short=num_short, sigreg_weight=0.2).eval()
     data = batch(model)
     z = [model.projector(model.encoder(v)) for g in model.views for v in data[g.name].unbind(1)]
     z = torch.stack(z).detach()  # (views, B, P), each view by itself
@@ -56,7 +56,7 @@ def test_lejepa__loss_is_that_of_lightly_with_the_same_directions(num_short_view
     monkeypatch.setattr(
         theirs.sigreg, "_generate_unit_vectors", lambda *_, **__: directions / directions.norm(dim=0)
     )
-    if num_short_views:
+    if num_short:
         expected = theirs(local_proj=z[2:], global_proj=z[:2])
     else:
         expected = 0.2 * theirs.sigreg(z) + 0.8 * centre_distance(z, 2)
@@ -82,4 +82,4 @@ def test_lejepa__directions_depend_on_the_step_alone() -> None:
 
 def test_lejepa_config__one_view_is_refused() -> None:
     with pytest.raises(ValueError, match="there must be two views or more"):
-        LeJEPA.Config(num_long_views=1, num_short_views=0)
+        LeJEPA.Config(num_long=1, num_short=0)
