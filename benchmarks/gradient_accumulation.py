@@ -61,6 +61,7 @@ def build_model(name: str, kind: str) -> TwoViewModel:
     settings: dict[str, Any] = {"projector_dims": (10, 8) if kind == "workers" else (8,)}
     settings |= {"whitening_groups": 2} if name == "vibcreg" else {}
     settings |= {"temperature": 0.1} if name == "simclr" else {}
+    settings |= {"group_size": BATCH} if name == "wmse" else {}
     encoder = DrawingEncoder() if kind == "workers" else PlainEncoder()
     return registry.find("models", name)(registry.find("models", name).Config(**settings), encoder).double()
 

@@ -43,6 +43,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "simclr, ssps": WITH_SSPS,
     "moco, ssps": WITH_SSPS,
     "swav, ssps": WITH_SSPS,
+    "simclr, regularized": {
+        "regularizers": [
+            {"name": name, "weight": 0.1} for name in ("koleo", "variance", "covariance", "sigreg")
+        ]
+    },
 }
 CASES = (*registry.names("models"), *VARIANTS, RECOMPUTED, CONTROL)
 
@@ -51,18 +56,21 @@ def small_settings(case: str) -> Any:
     """Return the settings of a method, or of a variant of it, at a size that a test can afford.
 
     Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s); what begins or
-    ends with a later epoch does so with epoch 1.
+    ends with a later epoch does so with epoch 1. A last layer that is narrow by default stays so, and groups
+    of the batch become all of it.
     """
     config = build(registry.find("models", case.split(",")[0]).Config, VARIANTS.get(case, {}))
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name.endswith("_dims"):
-            changes[field.name] = (24, 24, 16)
+            changes[field.name] = (24, 24, min(16, value[-1] // 8) if value else 16)
         elif field.name.endswith("_seconds"):
             changes[field.name] = CROP_SECONDS if value <= 2 else CROP_SECONDS + 0.1
         elif field.name.endswith(("_epoch", "_epochs")):
             changes[field.name] = min(value, 1)
+        elif field.name == "group_size":
+            changes[field.name] = GLOBAL_BATCH
         elif isinstance(value, int) and not isinstance(value, bool) and value > 32:
             changes[field.name] = 8
     return dataclasses.replace(config, **changes)

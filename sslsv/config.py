@@ -258,6 +258,8 @@ class Config:
             f"optimizer.schedule.warmup_epochs is {schedule.warmup_epochs}, longer than the run "
             f"(train.epochs = {train.epochs}); lower the first or raise the second",
         )
+        if hasattr(self.model, "check_batch_size"):  # a method that cuts the global batch into groups has it
+            self.model.check_batch_size(self.train.batch_size)
         refuse_if(
             train.patience is not None and evaluation.chosen_by is None,
             f"train.patience is {train.patience} but nothing is validated; set train.patience=null, "

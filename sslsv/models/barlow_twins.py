@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel
-from sslsv.models.fields import CropSeconds, LayerDims, Positives, Weight
+from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Weight
 from sslsv.models.terms import barlow_twins_terms, barlow_twins_weights, weighted_sum
 from sslsv.settings import section
 
@@ -26,6 +26,7 @@ class BarlowTwins(TwoViewModel):
             float, Field(gt=0, description="factor of the loss, which is a sum over dimensions")
         ] = 0.025
         positives: Positives = None
+        regularizers: Regularizers = ()
 
     config: Config
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from sslsv.models.fields import SSPS
 from sslsv.models.positives import PositiveSampler
-from sslsv.models.terms import feature_std
+from sslsv.models.regularizers import regularizer_terms
+from sslsv.models.terms import feature_std, weighted_sum
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision, projector
 from sslsv.ops.whitening import IterNorm
 
-# The purpose of draws for positives (see `Progress.generator`): they are not those of a method's loss.
-POSITIVES = 2
+# Purposes of draws (see `Progress.generator`): 0 is that of a method's loss.
+REGULARIZERS, POSITIVES = 1, 2
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Model(nn.Module, ABC):
     has_cacheable_projections = False  # True: gives `project` and `compare`, so `train.chunk_size` works
     embedder = "encoder"  # the submodule whose output is the embedding
 
+    config: Any  # the settings of the method, its `Config`
     encoder: nn.Module
     views: tuple[ViewGroup, ...]
 
@@ -121,6 +123,23 @@ class Model(nn.Module, ABC):
         The batch holds the int16 views of each group, (B, count, samples), and int64 columns (B,): `sample`,
         the position in the run; `utterance`, from 0 to N - 1; `speaker` for classes with `needs_labels`.
         """
+
+    def regularized(self, output: StepOutput, embeddings: Tensor, progress: Progress) -> StepOutput:
+        """Add the settings' `regularizers` of this worker's embeddings (B, V, D) to loss and metrics.
+
+        They see the embeddings of the global batch, each of the V views by itself; their mean over the views
+        counts. Settings without regularizers leave the output as it is.
+        """
+        chosen = getattr(self.config, "regularizers", ())
+        if not chosen:
+            return output
+        weights = {each.name: each.weight for each in chosen}
+        with torch.autocast(embeddings.device.type, enabled=False):
+            rows = distributed.gather(full_precision(embeddings)).transpose(0, 1)  # (V, W*B, D)
+            terms = regularizer_terms(tuple(weights), rows, progress.generator(REGULARIZERS))
+            loss = output.loss + weighted_sum(terms, weights)
+        values = {f"embedding_{name}": term.detach() for name, term in terms.items()}
+        return StepOutput(loss, output.metrics | values)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups; by default matrices and kernels decay, vectors and scalars do not.
@@ -246,7 +265,7 @@ class TwoViewModel(Model):
         # One pass over both views, (2B, T): faster than two, and batch norm sees both alike.
         embeddings = self.encoder(views.transpose(0, 1).flatten(0, 1))
         projections = self.projector[: self._num_local_layers](embeddings)
-        return paired(embeddings.detach()), paired(projections)
+        return paired(embeddings), paired(projections)
 
     def compare(
         self, embeddings: Tensor, projections: Tensor, batch: dict[str, Tensor], progress: Progress
@@ -258,10 +277,10 @@ class TwoViewModel(Model):
             positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
             # Rows that nothing replaces must also lie in memory as before, or sums differ in the last bit.
             z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)
-            loss, metrics = self.loss(z_a, z_b)
+            loss, metrics = self.loss_at(z_a, z_b, progress)
             metrics |= sampling
-            metrics["batch_feature_std"] = feature_std(embeddings.transpose(0, 1).flatten(0, 1))
-        return StepOutput(loss, metrics)
+            metrics["batch_feature_std"] = feature_std(embeddings.detach().transpose(0, 1).flatten(0, 1))
+        return self.regularized(StepOutput(loss, metrics), embeddings, progress)
 
     @property
     def whitening(self) -> nn.Sequential:
@@ -273,9 +292,13 @@ class TwoViewModel(Model):
         layers = list(self.projector)
         return next((i for i, layer in enumerate(layers) if isinstance(layer, IterNorm)), len(layers))
 
-    @abstractmethod
+    def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
+        """Return `loss`; a method whose loss draws, or changes over the run, gives this instead of it."""
+        return self.loss(z_a, z_b)
+
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return the loss of projections (B, P) of view a and of view b, row i of both from sample i."""
+        raise NotImplementedError(f"{type(self).__name__} has neither `loss` nor `loss_at`.")
 
 
 class TeacherModel(Model):

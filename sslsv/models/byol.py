@@ -14,7 +14,7 @@ from sslsv.models.base import (
     cosine_momentum,
     paired,
 )
-from sslsv.models.fields import CropSeconds, LayerDims, Momentum
+from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Regularizers
 from sslsv.models.terms import feature_std
 from sslsv.ops.layers import full_precision, projector
 from sslsv.settings import section
@@ -42,6 +42,7 @@ class BYOL(TwoViewTeacherModel):
         projector_dims: LayerDims = (2048, 2048, 512)
         predictor_dims: LayerDims = (4096, 512)
         teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
+        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse predictions that cannot be compared with projections."""
@@ -69,4 +70,5 @@ class BYOL(TwoViewTeacherModel):
             loss = byol_loss(paired(predictions), targets)
             spread = feature_std(full_precision(embeddings.detach()))
             target_spread = feature_std(targets.flatten(0, 1))
-        return StepOutput(loss, {"batch_feature_std": spread, "target_feature_std": target_spread})
+        output = StepOutput(loss, {"batch_feature_std": spread, "target_feature_std": target_spread})
+        return self.regularized(output, paired(embeddings), progress)

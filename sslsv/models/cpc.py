@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
-from sslsv.models.fields import CropSeconds
+from sslsv.models.fields import CropSeconds, Regularizers
 from sslsv.models.terms import feature_std
 from sslsv.ops import SAMPLE_RATE, distributed
 from sslsv.ops.layers import full_precision
@@ -71,6 +71,7 @@ class CPC(Model):
         target: Annotated[
             Literal["same_view", "other_view"], Field(description="crop whose last frames are predicted")
         ] = "same_view"
+        regularizers: Regularizers = ()
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__()
@@ -118,4 +119,5 @@ class CPC(Model):
             loss = F.cross_entropy(logits.flatten(0, 1), own.flatten())
             accuracy = (logits.detach().argmax(2) == own).to(loss.dtype).mean()
             spread = feature_std(context.detach())
-        return StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
+        output = StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
+        return self.regularized(output, context[:, None], progress)

@@ -4,7 +4,7 @@ import math
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sslsv.settings import refuse_if, section
 
@@ -100,3 +100,24 @@ class MarginConfig:
             self.norm_range is not None and not 0 < self.norm_range[0] < self.norm_range[1],
             f"norm_range is {self.norm_range}; give a number above 0 and then a larger one, or null",
         )
+
+
+@section
+class RegularizerConfig:
+    """Choose a term on the embeddings of the global batch, which any loss may have beside its own."""
+
+    name: Literal["koleo", "variance", "covariance", "sigreg"]
+    weight: Weight
+
+
+def _named_once(regularizers: tuple[RegularizerConfig, ...]) -> tuple[RegularizerConfig, ...]:
+    names = [each.name for each in regularizers]
+    refuse_if(len(set(names)) < len(names), f"it is {names}: name each once, with the sum of its weights")
+    return regularizers
+
+
+Regularizers = Annotated[
+    tuple[RegularizerConfig, ...],
+    AfterValidator(_named_once),
+    Field(description="terms on the embeddings, each a name and a weight"),
+]

@@ -9,7 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, TwoViewTeacherModel, paired
-from sslsv.models.fields import CropSeconds, LayerDims, MarginConfig, Momentum, Positives, Temperature
+from sslsv.models.fields import (
+    CropSeconds,
+    LayerDims,
+    MarginConfig,
+    Momentum,
+    Positives,
+    Regularizers,
+    Temperature,
+)
 from sslsv.models.margins import Margin
 from sslsv.models.queue import Queue
 from sslsv.models.terms import feature_std
@@ -53,6 +61,7 @@ class MoCo(TwoViewTeacherModel):
         teacher_momentum: Momentum = 0.999
         positives: Positives = None
         margin: MarginConfig = field(default_factory=MarginConfig)
+        regularizers: Regularizers = ()
 
     config: Config
 
@@ -91,7 +100,8 @@ class MoCo(TwoViewTeacherModel):
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
             spread = feature_std(full_precision(embeddings.detach()))
         metrics = {"accuracy": accuracy.detach(), "batch_feature_std": spread}
-        return StepOutput(loss, metrics | sampling | self.margin.metrics())
+        output = StepOutput(loss, metrics | sampling | self.margin.metrics())
+        return self.regularized(output, paired(embeddings), progress)
 
     def after_step(self, progress: Progress) -> None:
         """Put this step's keys into the queues, in the order of the global batch; move teacher and margin."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, TwoViewModel, ViewGroup
 from sslsv.models.contrast import accuracy, contrastive_loss, nt_xent_logits, view_logits
-from sslsv.models.fields import CropSeconds, LayerDims, MarginConfig, Positives, Temperature
+from sslsv.models.fields import CropSeconds, LayerDims, MarginConfig, Positives, Regularizers, Temperature
 from sslsv.models.margins import Margin
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
@@ -38,12 +38,13 @@ class SimCLR(TwoViewModel):
         form: Literal["symmetric", "asymmetric", "multi_view"] = "symmetric"
         margin: MarginConfig = field(default_factory=MarginConfig)
         positives: Positives = None
+        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse sampled positives for the form with many views."""
             refuse_if(
                 self.form == "multi_view" and self.positives is not None,
-                "form is 'multi_view' and positives are sampled, but only a form with two views can have them; "
+                "form is 'multi_view' and positives are sampled, but only two views can have them; "
                 "set positives to null, or form to 'symmetric'",
             )
 
@@ -72,7 +73,8 @@ class SimCLR(TwoViewModel):
             keys, anchors = rows[:, :_LONG], rows[:, _LONG:]
             loss, metrics = self._contrast(*view_logits(anchors, keys, self.config.temperature), anchors)
             metrics["batch_feature_std"] = feature_std(full_precision(embeddings.detach()))
-        return StepOutput(loss, metrics)
+        by_view = torch.stack(embeddings.chunk(_LONG + _SHORT), 1)
+        return self.regularized(StepOutput(loss, metrics), by_view, progress)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return NT-Xent or InfoNCE; `accuracy` is the share of anchors whose positive is nearest."""

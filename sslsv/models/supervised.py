@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
-from sslsv.models.fields import MarginSchedule
+from sslsv.models.fields import MarginSchedule, Regularizers
 from sslsv.models.margins import add_angle, rising_share
 from sslsv.models.terms import feature_std
 from sslsv.ops.layers import full_precision
@@ -44,6 +44,7 @@ class Supervised(Model):
             0.2
         )
         margin_schedule: MarginSchedule = field(default_factory=MarginSchedule)
+        regularizers: Regularizers = ()
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize) -> None:
         super().__init__()
@@ -70,4 +71,5 @@ class Supervised(Model):
             loss = aam_loss(cosines, labels, margin, self.config.scale)
             accuracy = (cosines.detach().argmax(1) == labels).to(loss.dtype).mean()
             spread = feature_std(embeddings.detach())
-        return StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
+        output = StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
+        return self.regularized(output, embeddings[:, None], progress)

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, StepOutput, TwoViewModel
-from sslsv.models.fields import CropSeconds, LayerDims, Positives, Weight
+from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Weight
 from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted_sum
 from sslsv.ops.whitening import IterNorm
 from sslsv.settings import section
@@ -58,6 +58,7 @@ class VIbCReg(TwoViewModel):
         variance_weight: Weight = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
         covariance_weight: Weight = 8.0  # decorrelates dimensions
         positives: Positives = None
+        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse groups that do not divide the last layer."""

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel
-from sslsv.models.fields import CropSeconds, LayerDims, Positives, Weight
+from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Weight
 from sslsv.models.terms import vicreg_terms, weighted_sum
 from sslsv.settings import section
 
@@ -24,6 +24,7 @@ class VICReg(TwoViewModel):
         variance_weight: Weight = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
         covariance_weight: Weight = 0.1  # decorrelates dimensions
         positives: Positives = None
+        regularizers: Regularizers = ()
 
     config: Config
 

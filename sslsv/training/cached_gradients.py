@@ -28,14 +28,23 @@ class ChunkReplay(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, views: Tensor, gradient: Tensor, whitening_gradients: Sequence[Tensor] = ()) -> Tensor:
+    def forward(
+        self,
+        views: Tensor,
+        gradient: Tensor,
+        embedding_gradient: Tensor | None,
+        whitening_gradients: Sequence[Tensor] = (),
+    ) -> Tensor:
         """Return a surrogate loss: its value is meaningless, its gradient is that of the loss.
 
-        `gradient` is the loss's with respect to this chunk's projections; `whitening_gradients`, given once
-        a step, are those of the layers that come after the projections.
+        `gradient` is the loss's with respect to this chunk's projections, `embedding_gradient` that with
+        respect to its embeddings, None without regularizers; `whitening_gradients`, given once a step, are
+        those of the layers that come after the projections.
         """
-        _, projections = self.model.project(views)
+        embeddings, projections = self.model.project(views)
         sums = [(projections * gradient).sum()]
+        if embedding_gradient is not None:
+            sums.append((embeddings * embedding_gradient).sum())
         parameters = self.model.whitening.parameters() if whitening_gradients else ()
         sums += [(p * g).sum() for p, g in zip(parameters, whitening_gradients, strict=True)]
         return torch.stack(sums).sum()
@@ -67,16 +76,19 @@ def backward_in_chunks(
         with torch.no_grad(), autocast(), statistics:
             parts.append(model.project(chunk))
     embeddings, projections = (torch.cat(column) for column in zip(*parts, strict=True))
-    projections.requires_grad_()
+    wanted = [embeddings.requires_grad_(), projections.requires_grad_(), *model.whitening.parameters()]
     output = model.compare(embeddings, projections, batch, progress)
-    wanted = [projections, *model.whitening.parameters()]
-    gradient, *whitening_gradients = torch.autograd.grad(scaler.scale(output.loss), wanted)
-    for i, (chunk, part) in enumerate(zip(chunks, torch.split(gradient, chunk_size), strict=True)):
+    # Embeddings take part only through regularizers; without any, their gradient is None.
+    gradients = torch.autograd.grad(scaler.scale(output.loss), wanted, allow_unused=True)
+    of_embeddings, of_projections, *of_whitening = gradients
+    for i, chunk in enumerate(chunks):
+        rows = slice(i * chunk_size, (i + 1) * chunk_size)
+        of_rows = None if of_embeddings is None else of_embeddings[rows]
         seed_chunk(i)
         is_last = i == len(chunks) - 1
         with _averaging(network, is_last), frozen_running_statistics(model):
             with autocast():
-                total = network(chunk, part, whitening_gradients if is_last else ())
+                total = network(chunk, of_projections[rows], of_rows, of_whitening if is_last else ())
             total.backward()
     return StepOutput(output.loss.detach(), output.metrics)
 

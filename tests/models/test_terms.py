@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sslsv.models import terms as losses
+from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)
 
@@ -79,3 +80,34 @@ def test_standardize__is_a_batch_norm_without_parameters(views) -> None:
 
 def test_invariance__is_the_mean_over_all_entries() -> None:
     assert losses.invariance(torch.zeros(2, 3), torch.full((2, 3), 2.0)).item() == 4
+
+
+def gaussian(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_sigreg__is_that_of_lightly_with_the_same_directions(monkeypatch) -> None:
+    theirs = lightly_loss("lejepa_loss", "SIGReg")(num_vectors=32).double()
+    directions = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
+    directions = (directions / directions.norm(dim=0)).double()
+    monkeypatch.setattr(theirs, "_generate_unit_vectors", lambda *_, **__: directions)
+    rows = 2 * gaussian(3, 40, 5) + 1  # three views
+    value = losses.sigreg(rows, torch.Generator().manual_seed(2), 32)
+    assert value.item() == pytest.approx(theirs(rows).item(), rel=1e-6)  # their knots are in float32
+
+
+@pytest.mark.parametrize(("count", "dims"), [(20, 3), (200, 16)])
+def test_sigreg__of_normal_rows_has_one_mean_whatever_their_number_and_dimensions(count, dims) -> None:
+    value = losses.sigreg(gaussian(400, count, dims), torch.Generator().manual_seed(2), 16)
+    assert value.item() == pytest.approx(1.0525, abs=0.08)
+
+
+def test_sigreg__of_collapsed_rows_grows_with_their_number() -> None:
+    for count in (10, 100):
+        value = losses.sigreg(torch.zeros(count, 4), torch.Generator().manual_seed(2), 8)
+        assert value.item() == pytest.approx(0.40205 * count, rel=1e-4)
+
+
+def test_sigreg__gradient_is_that_of_finite_differences() -> None:
+    rows = gaussian(6, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: losses.sigreg(z, torch.Generator().manual_seed(2), 4), rows)

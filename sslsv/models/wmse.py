@@ -1,0 +1,102 @@
+"""W-MSE: pull whitened views together. Ermolov et al., ICML 2021, arXiv 2007.06346."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from sslsv.models.base import Progress, StepOutput, TwoViewModel
+from sslsv.models.fields import CropSeconds, LayerDims, Regularizers
+from sslsv.models.terms import feature_std, moved
+from sslsv.settings import section
+
+
+def whiten(rows: Tensor, shrinkage: float = 0.0) -> Tensor:
+    """Return rows (..., n, P) of mean 0 and covariance I, by the Cholesky factor of their covariance.
+
+    The covariance is the unbiased one, S' = (1 - shrinkage) * S + shrinkage * I; with S' = L L^T, rows x
+    become L^-1 (x - mean): the result is the same for rows that were multiplied by any lower triangular
+    matrix with a positive diagonal. In float64, because a factor of 64 dimensions from 128 rows loses 3 to 4
+    digits. NaN where S' is singular, as for n <= P without shrinkage.
+    """
+    rows = rows.double()
+    centred = rows - rows.mean(-2, keepdim=True)
+    covariance = (1 - shrinkage) * (centred.mT @ centred) / (rows.shape[-2] - 1)
+    covariance = covariance + shrinkage * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
+    # Unlike `cholesky` it makes no GPU wait to tell whether it went well.
+    factor, failures = torch.linalg.cholesky_ex(covariance)
+    factor = factor.masked_fill(failures[..., None, None] > 0, torch.nan)
+    white: Tensor = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
+    return white.mT
+
+
+def wmse_loss(z_a: Tensor, z_b: Tensor, order: Tensor, group_size: int, shrinkage: float = 0.0) -> Tensor:
+    """Return 2 - 2 * mean cosine of projections (B, P), (B, P) whitened in groups, from 0 to 4; equation 7.
+
+    The rows in the given `order` (B,), a permutation, are cut into groups of `group_size`, the same for both
+    views; each view of a group is whitened by itself. Independent views give 2. The result is in float64.
+    """
+    groups = order.view(-1, group_size)
+    white_a, white_b = whiten(z_a[groups], shrinkage), whiten(z_b[groups], shrinkage)  # (groups, n, P) each
+    return 2 - 2 * F.cosine_similarity(white_a, white_b, dim=-1).mean()
+
+
+class WMSE(TwoViewModel):
+    """Mean squared distance of whitened projections: whitening keeps them from collapsing."""
+
+    @section
+    class Config:
+        """Settings of W-MSE; the defaults are those published for VoxCeleb."""
+
+        name: Literal["wmse"] = "wmse"
+        crop_seconds: CropSeconds = 2.0
+        projector_dims: LayerDims = (1024, 64)
+        group_size: Annotated[
+            int, Field(ge=2, description="utterances that are whitened together; it divides the batch")
+        ] = 128
+        num_partitions: Annotated[int, Field(ge=1, description="random groupings of a batch, averaged")] = 1
+        shrinkage: Annotated[
+            float, Field(ge=0, lt=1, description="share of the identity in the covariances; 0 whitens fully")
+        ] = 0.0
+        regularizers: Regularizers = ()
+
+        def __post_init__(self) -> None:
+            """Refuse groups whose covariance is not known well enough to be inverted."""
+            if not self.projector_dims:
+                raise ValueError("projector_dims is empty, but whitening needs few dimensions: end with 64.")
+            last = self.projector_dims[-1]
+            if self.group_size < 2 * last:
+                raise ValueError(
+                    f"group_size is {self.group_size}, and whitening the projector's last layer of {last} "
+                    f"units needs twice as many utterances; raise it to {2 * last}, or lower the layer."
+                )
+
+        def check_batch_size(self, batch_size: int) -> None:
+            """Refuse a global batch that groups do not fill."""
+            if batch_size % self.group_size:
+                raise ValueError(
+                    f"train.batch_size is {batch_size}, which groups of model.group_size "
+                    f"{self.group_size} do not fill; use a multiple of it, or other groups."
+                )
+
+    config: Config
+
+    def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
+        """Return the mean loss over the step's partitions, which are the same on all workers.
+
+        `projection_feature_std` shows a collapse, which the loss does not: it is 0 for equal projections. A
+        collapse so complete that it can't be whitened gives NaN.
+        """
+        self.config.check_batch_size(len(z_a))
+        generator = progress.generator()
+        orders = torch.stack(
+            [torch.randperm(len(z_a), generator=generator) for _ in range(self.config.num_partitions)]
+        )
+        losses = [
+            wmse_loss(z_a, z_b, order, self.config.group_size, self.config.shrinkage)
+            for order in moved(orders, z_a.device)
+        ]
+        spread = feature_std(torch.cat([z_a, z_b]).detach())
+        return StepOutput(torch.stack(losses).mean().to(z_a.dtype), {"projection_feature_std": spread})

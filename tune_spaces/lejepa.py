@@ -1,0 +1,27 @@
+"""LeJEPA: its one weight, the size of the projections and the number of short views.
+
+Command   python -m sslsv.tune tune_spaces/lejepa.py --plan   says what would run; then without --plan
+Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
+Hardware  one GPU or more, a trial on each
+Result    not yet run
+"""
+
+from ray import tune
+
+from sslsv.search import Asha, Space
+
+SPACE = Space(
+    base="configs/lejepa.yml",
+    parameters={
+        "model.sigreg_weight": tune.loguniform(0.005, 0.2),
+        "model.projector_dims": tune.choice([[2048, 2048, 16], [2048, 2048, 64], [2048, 2048, 256]]),
+        "model.num_short": tune.choice([0, 2, 4]),
+        "optimizer.learning_rate": tune.loguniform(1e-4, 5e-3),
+        "data.augment.noise.snr_db": tune.choice([[0.0, 15.0], [5.0, 15.0], [5.0, 20.0]]),
+    },
+    metric="eer",
+    trials=32,
+    searcher="tpe",
+    scheduler=Asha(reduction=3),
+    rung_epochs=(11, 33),  # of 100
+)

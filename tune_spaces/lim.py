@@ -1,0 +1,26 @@
+"""LIM: which bound, behind which projector.
+
+Command   python -m sslsv.tune tune_spaces/lim.py --plan   says what would run; then without --plan
+Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
+Hardware  one GPU or more, a trial on each
+Result    not yet run
+"""
+
+from ray import tune
+
+from sslsv.search import Asha, Space
+
+SPACE = Space(
+    base="configs/lim.yml",
+    parameters={
+        "model.objective": tune.choice(["bce", "mine", "nce"]),
+        "model.projector_dims": tune.choice([[], [512], [2048, 512], [2048, 2048, 512]]),
+        "optimizer.learning_rate": tune.loguniform(1e-4, 5e-3),
+        "data.augment.noise.snr_db": tune.choice([[0.0, 15.0], [5.0, 15.0], [5.0, 20.0]]),
+    },
+    metric="eer",
+    trials=32,
+    searcher="tpe",
+    scheduler=Asha(reduction=3),
+    rung_epochs=(11, 33),  # of 100
+)

@@ -1,0 +1,28 @@
+"""SimSiam: sizes of its heads, and what else might keep it from collapsing.
+
+Command   python -m sslsv.tune tune_spaces/simsiam.py --plan   says what would run; then without --plan
+Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
+Hardware  one GPU or more, a trial on each
+Result    not yet run
+"""
+
+from ray import tune
+
+from sslsv.search import Asha, Space
+
+SPACE = Space(
+    base="configs/simsiam.yml",
+    parameters={
+        "model.projector_dims": tune.choice([[2048, 2048], [2048, 2048, 2048]]),
+        "model.predictor_dims": tune.choice([[256, 2048], [512, 2048], [1024, 2048]]),
+        "optimizer.name": tune.choice(["adam", "sgd"]),
+        "optimizer.weight_decay": tune.loguniform(1e-6, 1e-3),
+        "optimizer.learning_rate": tune.loguniform(1e-4, 5e-3),
+        "data.augment.noise.snr_db": tune.choice([[0.0, 15.0], [5.0, 15.0], [5.0, 20.0]]),
+    },
+    metric="eer",
+    trials=32,
+    searcher="tpe",
+    scheduler=Asha(reduction=3),
+    rung_epochs=(11, 33),  # of 100
+)
