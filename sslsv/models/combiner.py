@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sslsv.models.base import StepOutput, TwoViewModel, paired
 from sslsv.models.contrast import info_nce_loss, nt_xent_loss
-from sslsv.models.fields import CropSeconds, LayerDims, Temperature, Weight
+from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, Temperature, Weight
 from sslsv.models.terms import barlow_twins_loss, vicreg_loss
 from sslsv.settings import refuse_if, section
 
@@ -37,6 +37,7 @@ class Combiner(TwoViewModel):
         projector_dims: LayerDims = (2048, 2048, 512)
         embedding_terms: tuple[Term, ...] = (Term(name="info_nce"),)
         projection_terms: tuple[Term, ...] = (Term(name="vicreg"),)
+        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse sums without terms, with a term twice, and a projector that nothing would train."""
@@ -63,7 +64,7 @@ class Combiner(TwoViewModel):
         parts = [paired(embeddings)] if self.config.embedding_terms else []
         if self.config.projection_terms:
             parts.append(paired(self.projector(embeddings)))
-        return paired(embeddings.detach()), torch.cat(parts, 2)
+        return paired(embeddings), torch.cat(parts, 2)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return the weighted sum over rows of `project` (B, D + P); the metrics are the unweighted terms."""

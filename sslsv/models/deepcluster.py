@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslsv.models.base import Corpus, CorpusSize, Model, Progress, StepOutput, ViewGroup, paired
 from sslsv.models.clustering import spherical_kmeans
-from sslsv.models.fields import CropSeconds, LayerDims, Temperature
+from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, Temperature
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision, projector
@@ -55,6 +55,7 @@ class DeepCluster(Model):
         ] = 3
         temperature: Temperature = 0.1
         kmeans_iterations: Annotated[int, Field(ge=1, description="of each clustering")] = 10
+        regularizers: Regularizers = ()
 
     config: Config
 
@@ -112,4 +113,5 @@ class DeepCluster(Model):
                 best = (z @ self.prototypes[0].T).argmax(2)
                 accuracy = (best == labels[0]).to(loss.dtype).mean()
             spread = feature_std(full_precision(embeddings.detach()))
-        return StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
+        output = StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
+        return self.regularized(output, paired(embeddings), progress)

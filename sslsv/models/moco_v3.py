@@ -14,7 +14,7 @@ from sslsv.models.base import (
     paired,
 )
 from sslsv.models.contrast import accuracy, contrastive_loss, view_logits
-from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Temperature
+from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Regularizers, Temperature
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision, projector
@@ -54,6 +54,7 @@ class MoCoV3(TwoViewTeacherModel):
         predictor_dims: LayerDims = (4096, 256)
         temperature: Temperature = 1.0  # 0.2 for transformers
         teacher_momentum: Momentum = 0.99  # at the start; it rises to 1 by a half cosine
+        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse predictions that cannot be compared with projections."""
@@ -84,4 +85,5 @@ class MoCoV3(TwoViewTeacherModel):
             directions = _directions(queries.detach(), keys, temperature)
             nearest = torch.stack([accuracy(*each) for each in directions]).mean()
             spread = feature_std(full_precision(embeddings.detach()))
-        return StepOutput(loss, {"accuracy": nearest, "batch_feature_std": spread})
+        output = StepOutput(loss, {"accuracy": nearest, "batch_feature_std": spread})
+        return self.regularized(output, paired(embeddings), progress)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze, paired
 from sslsv.models.clustering import sinkhorn
-from sslsv.models.fields import CropSeconds, LayerDims, Positives, Temperature
+from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Temperature
 from sslsv.models.queue import Queue
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
@@ -53,6 +53,7 @@ class SwAV(Model):
             int, Field(ge=0, description="epochs at the start in which prototypes do not move")
         ] = 1
         positives: Positives = None
+        regularizers: Regularizers = ()
 
     config: Config
 
@@ -93,7 +94,7 @@ class SwAV(Model):
             accuracy = (best == codes.flip(0).argmax(2)).to(loss.dtype).mean()
             spread = feature_std(full_precision(embeddings.detach()))
         metrics = {"accuracy": accuracy, "used_prototypes": used, "batch_feature_std": spread}
-        return StepOutput(loss, metrics | sampling)
+        return self.regularized(StepOutput(loss, metrics | sampling), paired(embeddings), progress)
 
     @torch.no_grad()
     def codes(self, view: int, scores: Tensor, prototypes: Tensor, progress: Progress) -> Tensor:

@@ -63,7 +63,10 @@ def test_koleo__of_a_view_is_that_of_lightly() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["simclr", "byol", "moco", "cpc", "supervised", "lejepa", "simsiam"])
+@pytest.mark.parametrize(
+    "name",
+    ["simclr", "combiner", "byol", "moco", "cpc", "supervised", "lejepa", "simsiam", "swav", "deepcluster"],
+)
 def test_regularized__adds_weighted_terms_of_the_embeddings_and_their_gradient(name: str) -> None:
     plain_loss, plain, _ = step(regularized(name, ()))
     loss, gradients, metrics = step(regularized(name, ALL))
@@ -76,8 +79,6 @@ def test_regularized__adds_weighted_terms_of_the_embeddings_and_their_gradient(n
 @pytest.mark.parametrize("name", registry.names("models"))
 def test_regularized__without_any_the_output_is_left_alone(name: str) -> None:
     kind = registry.find("models", name)
-    if "regularizers" not in kind.Config.__dataclass_fields__:
-        pytest.skip(f"{name} has no such setting")
     assert kind.Config().regularizers == ()
     model, output = regularized(name, ()), object()
     assert model.regularized(output, torch.zeros(2, 1, 4), PROGRESS) is output
