@@ -15,5 +15,7 @@ def build_model(config: Config, size: CorpusSize) -> Model:
     torch.manual_seed(config.seed)
     encoder = registry.find("encoders", config.encoder.name)(config.encoder)
     encoder.recomputes_activations = config.train.recompute
+    if config.encoder.frozen:
+        encoder.freeze()
     model: Model = registry.find("models", config.model.name)(config.model, encoder, size)
     return model

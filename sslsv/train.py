@@ -82,7 +82,7 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
 
 
 def check_data(config: Config) -> None:
-    """Read every list once, here, so that mistakes in them are reported before Ray starts."""
+    """Read every list, and what `encoder.init` names, so that mistakes are reported before Ray starts."""
     from sslsv.data.augmentations.base import Augmenter
     from sslsv.data.bank import Bank
     from sslsv.data.recordings import open_recordings
@@ -90,6 +90,10 @@ def check_data(config: Config) -> None:
     from sslsv.evaluation.trials import open_trial_sets
 
     manifest, _, _ = open_trial_sets(config)
+    if config.encoder.init is not None:
+        from sslsv.training.initial import load_source
+
+        load_source(config)
     data = config.data
     Augmenter(data.augment, Bank(open_recordings(data.root), data.bank_cache_mb))
     Plan.of(manifest.speakers, data, config.train.batch_size, config.seed)

@@ -1,8 +1,10 @@
 """What a model asks of an encoder: frames of waveforms, and their pooling to one embedding."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
 
 class Encoder(nn.Module, ABC):
@@ -15,7 +17,9 @@ class Encoder(nn.Module, ABC):
     frame_dim: int  # C, the channels of `frames`
     features: nn.Module  # waveforms (B, T) -> (B, num_bins, L); an export may replace this module
     pooling_modules: tuple[str, ...]  # the submodules that only `pool` uses
+    config: Any  # the settings that it was made of, with those of `EncoderConfig`
     min_samples = 400  # of a waveform; shorter recordings are repeated before they are embedded
+    is_frozen = False
     recomputes_activations = False  # the trainer sets it: the backward pass runs the blocks again
 
     @abstractmethod
@@ -25,6 +29,19 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, frame_dim, L)."""
+
+    def rate_scale(self, parameter: str) -> float:
+        """Return the factor of the learning rate for a parameter, by its name in the encoder."""
+        return float(self.config.rate_scale)
+
+    def freeze(self) -> None:
+        """Keep weights, running statistics and dropout as in evaluation, whatever `train` is told."""
+        self.is_frozen = True
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation, as `nn.Module.train`; a frozen encoder stays in evaluation."""
+        return super().train(mode and not self.is_frozen)
 
     def freeze_pooling(self) -> None:
         """Take what only `pool` uses out of training, for methods that use frames alone."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Spectrogram, strided_size
-from sslsv.encoders.fields import EmbeddingDim, KaldiFeatures
+from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import mean_and_deviation
 from sslsv.ops.layers import in_format_of, recomputed
 from sslsv.settings import section
@@ -81,7 +81,7 @@ class CAMPlusPlus(Encoder):
     """Two-dimensional residual layers, then dense blocks over time, mean and deviation, a linear layer."""
 
     @section
-    class Config:
+    class Config(EncoderConfig):
         """Settings of the encoder; the defaults are 3D-Speaker's."""
 
         name: Literal["campplus"] = "campplus"

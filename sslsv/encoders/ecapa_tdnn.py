@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Spectrogram
-from sslsv.encoders.fields import EmbeddingDim, WideFeatures
+from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, WideFeatures
 from sslsv.ops.layers import full_precision, recomputed
 from sslsv.settings import section
 
@@ -125,7 +125,7 @@ class ECAPATDNN(Encoder):
     """Embed waveforms (B, T) of 16 kHz: (B, embedding_dim); frames are (B, aggregation_channels, L)."""
 
     @section
-    class Config:
+    class Config(EncoderConfig):
         """Settings of the encoder; the defaults have 22,733,952 parameters, 512-d embeddings."""
 
         name: Literal["ecapa_tdnn"] = "ecapa_tdnn"

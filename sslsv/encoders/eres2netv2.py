@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Spectrogram, strided_size
-from sslsv.encoders.fields import EmbeddingDim, KaldiFeatures
+from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import mean_and_deviation
 from sslsv.ops.layers import in_format_of, recomputed
 from sslsv.settings import section
@@ -89,7 +89,7 @@ class ERes2NetV2(Encoder):
     """Four stages of Res2Net blocks, the third fused into the fourth; mean, deviation, a linear layer."""
 
     @section
-    class Config:
+    class Config(EncoderConfig):
         """Settings of the encoder; the defaults are 3D-Speaker's."""
 
         name: Literal["eres2netv2"] = "eres2netv2"

@@ -47,6 +47,20 @@ class Features:
 
 
 @section
+class EncoderConfig:
+    """Settings that every encoder has."""
+
+    init: Annotated[
+        str | None,
+        Field(description="trained run, checkpoint or exported file whose encoder a new run starts from"),
+    ] = None
+    frozen: Annotated[
+        bool, Field(description="weights, batch statistics and dropout of the encoder stay as they are")
+    ] = False
+    rate_scale: Annotated[float, Field(gt=0, description="factor of the learning rate for the encoder")] = 1.0
+
+
+@section
 class WideFeatures(Features):
     """Settings of the spectrograms with 80 bands, as ECAPA-TDNN takes them in self-supervised recipes."""
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Spectrogram
-from sslsv.encoders.fields import EmbeddingDim, KaldiFeatures
+from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.ops.layers import full_precision, recomputed
 from sslsv.settings import section
 
@@ -205,7 +205,7 @@ class ReDimNet(Encoder):
     """Stages of 2-D blocks and layers over time; each sees a weighted sum of all stages before it."""
 
     @section
-    class Config:
+    class Config(EncoderConfig):
         """Settings of the encoder; the default size has 4,888,240 parameters."""
 
         name: Literal["redimnet"] = "redimnet"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Spectrogram, strided_size
-from sslsv.encoders.fields import EmbeddingDim, KaldiFeatures
+from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import mean_and_deviation
 from sslsv.ops.layers import in_format_of, recomputed
 from sslsv.settings import section
@@ -66,7 +66,7 @@ class ResNet(Encoder):
     """A ResNet of 32 to 256 channels (four times as many with bottlenecks); see the file's head for sizes."""
 
     @section
-    class Config:
+    class Config(EncoderConfig):
         """Settings of the encoder; the defaults are wespeaker's ResNet34."""
 
         name: Literal["resnet"] = "resnet"

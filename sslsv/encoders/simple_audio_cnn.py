@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Waveform
+from sslsv.encoders.fields import EncoderConfig
 from sslsv.ops.layers import full_precision, recomputed
 from sslsv.settings import section
 
@@ -21,7 +22,7 @@ class SimpleAudioCNN(Encoder):
     """Convolutions with batch norm and ReLU, a frame every 10 ms; an embedding is the mean of the frames."""
 
     @section
-    class Config:
+    class Config(EncoderConfig):
         """Settings of the encoder."""
 
         name: Literal["simple_audio_cnn"] = "simple_audio_cnn"

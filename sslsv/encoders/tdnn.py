@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Spectrogram
-from sslsv.encoders.fields import EmbeddingDim, WideFeatures
+from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, WideFeatures
 from sslsv.encoders.pooling import mean_and_deviation
 from sslsv.ops.layers import recomputed
 from sslsv.settings import section
@@ -30,7 +30,7 @@ class TDNN(Encoder):
     """Five convolutions over time (LeakyReLU, batch norm), mean and deviation, one or two linear layers."""
 
     @section
-    class Config:
+    class Config(EncoderConfig):
         """Settings of the encoder; the defaults have 4,618,644 parameters."""
 
         name: Literal["tdnn"] = "tdnn"

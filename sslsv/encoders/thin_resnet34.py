@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Spectrogram, strided_size
-from sslsv.encoders.fields import EmbeddingDim, Features
+from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, Features
 from sslsv.encoders.gated_residual import gated_residual
 from sslsv.encoders.pooling import build_pooling
 from sslsv.ops.layers import in_format_of, recomputed
@@ -69,7 +69,7 @@ class ThinResNet34(Encoder):
     """A ResNet-34 of a sixteenth or an eighth of the usual width; see the file's head for its two sizes."""
 
     @section
-    class Config:
+    class Config(EncoderConfig):
         """Settings of the encoder; the defaults are Fast ResNet-34 (1,437,078 parameters)."""
 
         name: Literal["thin_resnet34"] = "thin_resnet34"

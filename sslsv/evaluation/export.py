@@ -153,7 +153,9 @@ def _innermost(network: nn.Module) -> nn.Module:
 
 
 def _described(encoder: nn.Module) -> dict[str, str]:
-    settings: Any = _innermost(encoder).config
+    # Where its training started from is nobody's path but the run's.
+    innermost: Any = _innermost(encoder)
+    settings = dataclasses.replace(innermost.config, init=None)
     return {
         "format": FORMAT,
         "encoder": json.dumps(dataclasses.asdict(settings)),

@@ -180,6 +180,10 @@ class Model(nn.Module, ABC):
         rows, coverage = self.positives(rows, utterances, progress.draws(utterances, 2, POSITIVES))
         return rows, {"coverage": coverage}
 
+    def start_from(self, encoder: nn.Module, model: "Model | None") -> None:
+        """Take over a trained encoder's weights, and what else the method wants of the model around it."""
+        self.encoder.load_state_dict(encoder.state_dict())
+
     def before_step(self, progress: Progress) -> None:
         """Change gradients when they are final and unscaled, before the optimizer's step: clip, freeze."""
 
@@ -315,6 +319,12 @@ class TeacherModel(Model):
         """Make `self.teacher[name]`, a frozen copy of the submodule `self.name`, for each name."""
         self.teacher = nn.ModuleDict({name: copy.deepcopy(getattr(self, name)) for name in names})
         self.teacher.requires_grad_(False)
+
+    def start_from(self, encoder: nn.Module, model: Model | None) -> None:
+        """Take over a trained encoder's weights, for student and teacher."""
+        super().start_from(encoder, model)
+        if "encoder" in self.teacher:
+            self.teacher["encoder"].load_state_dict(encoder.state_dict())
 
     @abstractmethod
     def teacher_momentum(self, progress: Progress) -> float:

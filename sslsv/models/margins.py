@@ -46,6 +46,11 @@ def add_angle(cosines: Tensor, margin: Tensor | float) -> Tensor:
     return torch.where(cosines > -margin.cos(), added, beyond)
 
 
+def subtract_angle(cosines: Tensor, margin: float) -> Tensor:
+    """Return cos(theta - margin): a nearer, and so harder, negative; the margin is in radians."""
+    return cosines * math.cos(margin) + _sines(cosines) * math.sin(margin)
+
+
 def multiply_angle(cosines: Tensor, factor: Tensor | float) -> Tensor:
     """Return cos(factor * theta), going on falling beyond pi: SphereFace (arXiv 1704.08063).
 

@@ -58,7 +58,7 @@ class Training:
         self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
         validation.start_together(self.open)
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch
-        restore_state(self.state, folder)
+        restore_state(self.state, folder, config)
         self.model = wrap_model(self.state.model, config, device)
         precision, batch_seconds = config.train.precision, config.evaluation.batch_seconds
         self.embedder = Embedder(self.state.model, device, precision, batch_seconds)

@@ -62,7 +62,10 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
     """Return the optimizer of a model's groups (`Model.parameter_groups`); ValueError when they are empty."""
     trainable = [p for group in groups for p in group["params"]]
     if not trainable:
-        raise ValueError("The model has no parameter that requires a gradient; there is nothing to optimise.")
+        raise ValueError(
+            "The model has no parameter that requires a gradient, so there is nothing to train; set "
+            "encoder.frozen to false, or give the method a projector."
+        )
     settings: list[dict[str, Any]] = []
     for group in groups:
         decays = group.get("decays", True)
@@ -93,6 +96,20 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
             return optimizer
         case "lars":
             return LARS(settings, lr=lr, momentum=config.momentum)
+
+
+def encoder_rates(groups: Sequence[Mapping[str, Any]], encoder: Any) -> list[dict[str, Any]]:
+    """Return a model's groups, cut where the encoder's factors of the learning rate (`rate_scale`) differ."""
+    scales = {parameter: encoder.rate_scale(name) for name, parameter in encoder.named_parameters()}
+    result = []
+    for group in groups:
+        by_scale: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_scale.setdefault(scales.get(parameter, 1.0), []).append(parameter)
+        for scale, parameters in by_scale.items():
+            rate_scale = scale * group.get("rate_scale", 1.0)
+            result.append({**group, "params": parameters, "rate_scale": rate_scale})
+    return result
 
 
 def clip_gradients(model: nn.Module, clip_norm: float | None) -> Tensor:

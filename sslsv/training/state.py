@@ -16,7 +16,8 @@ from sslsv.runs.checkpoint import Checkpoint, newest_sound_checkpoint, read_chec
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
 from sslsv.training.cached_gradients import ChunkReplay
-from sslsv.training.optim import build_optimizer
+from sslsv.training.initial import start_from_source
+from sslsv.training.optim import build_optimizer, encoder_rates
 
 # Plain values that a checkpoint keeps as they are.
 KEPT = ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds")
@@ -56,9 +57,10 @@ def build_state(config: Config, size: CorpusSize, device: torch.device) -> Train
         synchronize_batchnorm(model)  # in place; after the move, because GPUs have a faster kind
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)
+    groups = encoder_rates(model.parameter_groups(), model.encoder)
     return TrainingState(
         model=model,
-        optimizer=build_optimizer(model.parameter_groups(), config.optimizer),
+        optimizer=build_optimizer(groups, config.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
         size=size,
     )
@@ -104,13 +106,14 @@ def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
     )
 
 
-def restore_state(state: TrainingState, folder: RunFolder) -> None:
-    """Go on from the newest sound checkpoint of the run, if there is one.
+def restore_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
+    """Go on from the newest sound checkpoint of the run, or start from what `encoder.init` names.
 
     The first worker chooses, so that all start from the same file even if the folder changes meanwhile.
     """
     name = distributed.broadcast_object(newest_sound_checkpoint(folder) if distributed.is_main() else None)
     if name is None:
+        start_from_source(state.model, config)
         return
     checkpoint = read_checkpoint(folder, name)
     state.model.load_state_dict(checkpoint.model)

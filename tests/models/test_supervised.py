@@ -7,10 +7,23 @@ import torch.nn.functional as F
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import CorpusSize, Progress
 from sslsv.models.fields import MarginSchedule
-from sslsv.models.supervised import Supervised, aam_logits, aam_loss
+from sslsv.models.supervised import (
+    Supervised,
+    aam_logits,
+    aam_loss,
+    harder_negatives,
+    sphereface2_loss,
+)
+from tests.encoders.peers import peer_module
 
 torch.set_num_threads(1)
 PROGRESS = Progress(step=0, total_steps=10, epoch=0, total_epochs=1)
+
+
+def small(**settings: object) -> Supervised:
+    torch.manual_seed(3)
+    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
+    return Supervised(Supervised.Config(crop_seconds=0.3, **settings), encoder, CorpusSize(20, 7))
 
 
 def cosines(rows: int = 6, classes: int = 4) -> torch.Tensor:
@@ -55,6 +68,66 @@ def test_aam_logits__permuting_the_classes_permutes_them() -> None:
     order = torch.tensor([2, 0, 3, 1])
     permuted = aam_logits(cosines()[:, order], order.argsort()[LABELS], 0.2, 30.0)
     assert torch.equal(permuted, aam_logits(cosines(), LABELS, 0.2, 30.0)[:, order])
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_supervised__loss_is_that_of_wespeaker_with_subcenters_and_hard_negatives(margin: float) -> None:
+    projections = peer_module("wespeaker.models.projections")
+    theirs = projections.ArcMarginProduct_intertopk_subcenter(16, 7, scale=32.0, K=3, mp=0.06, k_top=2)
+    theirs.double().update(margin)
+    model = small(scale=32.0, num_subcenters=3, num_hard_negatives=2, margin=margin, hard_margin=0.3 * margin)
+    embeddings = torch.randn(5, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    labels = torch.tensor([0, 6, 1, 2, 0])
+    with torch.no_grad():
+        theirs.weight.copy_(model.classes)
+        logits = theirs(embeddings, labels)
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    expected = F.cross_entropy(logits, labels)
+    cosines = (F.normalize(embeddings) @ F.normalize(model.classes.double()).T).view(5, 7, 3).amax(2)
+    hardened = harder_negatives(cosines, labels, 2, 0.3 * margin)
+    assert aam_loss(hardened, labels, margin, 32.0).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_sphereface2_loss__is_wespeakers() -> None:
+    theirs = peer_module("wespeaker.models.projections").SphereFace2(16, 7, scale=32.0, margin=0.2).double()
+    embeddings = torch.randn(5, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    labels = torch.tensor([0, 6, 1, 2, 0])
+    cosines = F.normalize(embeddings) @ F.normalize(theirs.weight).T
+    _, expected = theirs(embeddings, labels)
+    found = sphereface2_loss(cosines, labels, 0.2, 32.0, torch.zeros(()))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_sphereface2_loss__does_not_overflow() -> None:
+    values = torch.tensor([[-1.0, 1.0]], requires_grad=True)
+    loss = sphereface2_loss(values, torch.tensor([0]), 0.2, 200.0, torch.zeros(()))
+    loss.backward()
+    assert loss.isfinite() and values.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("count", "margin"), [(0, 0.06), (2, 0.0)])
+def test_harder_negatives__none_or_no_margin_changes_nothing(count: int, margin: float) -> None:
+    assert torch.equal(harder_negatives(cosines(), LABELS, count, margin), cosines())
+
+
+def test_harder_negatives__the_target_is_never_one() -> None:
+    values = torch.tensor([[0.9, 0.1, 0.5]])
+    changed = harder_negatives(values, torch.tensor([0]), 1, 0.1) != values
+    assert changed.tolist() == [[False, False, True]]
+
+
+def test_start_from__keeps_the_classes_only_if_asked_and_if_they_fit() -> None:
+    source = small()
+    for keeps in (False, True):
+        model = small(keeps_classes=keeps)
+        with torch.no_grad():
+            model.classes.zero_()
+        model.start_from(source.encoder, source)
+        assert torch.equal(model.classes, source.classes) is keeps
+    with pytest.raises(ValueError, match="of the 21 classes that this run needs, encoder.init has 7"):
+        small(num_subcenters=3, keeps_classes=True).start_from(source.encoder, source)
+    with pytest.raises(ValueError, match="encoder.init has none"):
+        model.start_from(source.encoder, None)
 
 
 def test_supervised__accuracy_is_without_the_margin() -> None:

@@ -1,0 +1,100 @@
+"""A run that starts from the encoder of another: what is taken over, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sslsv.build import build_model
+from sslsv.config import Config, to_yaml
+from sslsv.evaluation.export import pack_encoder
+from sslsv.models.base import CorpusSize
+from sslsv.runs.checkpoint import write_checkpoint
+from sslsv.runs.folder import RunFolder
+from sslsv.settings import apply_overrides
+from sslsv.training.initial import load_source, start_from_source
+from sslsv.training.state import build_state, checkpoint_of
+
+torch.set_num_threads(1)
+SIZE = CorpusSize(20, 5)
+DEVICE = torch.device("cpu")
+SMALL = ["encoder.width=4", "encoder.embedding_dim=16", "evaluation.held_out_speakers=0"]
+
+
+def config(*overrides: str) -> Config:
+    return apply_overrides(Config(), [*SMALL, *overrides])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return the folder of a BYOL run whose teacher differs from its student."""
+    settings = config("model=byol", "model.projector_dims=[8, 8]", "model.predictor_dims=[8, 8]", "seed=5")
+    state = build_state(settings, SIZE, DEVICE)
+    folder = RunFolder(str(tmp_path), "source")
+    folder.write("config.yml", to_yaml(settings).encode())
+    write_checkpoint(folder, checkpoint_of(state, settings))
+    return folder, state.model
+
+
+def test_start_from_source__a_run_gives_the_encoder_of_its_embeddings_to_student_and_teacher(run):
+    folder, source = run
+    settings = config(
+        f"encoder.init={folder.location}", "model=moco", "model.queue_length=8", "encoder.frozen=true"
+    )
+    model = build_model(settings, SIZE)
+    start_from_source(model, settings)
+    for name, weights in source.encoder.state_dict().items():
+        assert torch.equal(model.encoder.state_dict()[name], weights)
+        assert torch.equal(model.teacher["encoder"].state_dict()[name], weights)
+
+
+def test_start_from_source__an_exported_file_will_do(run, tmp_path):
+    _, source = run
+    file = tmp_path / "encoder.safetensors"
+    file.write_bytes(pack_encoder(source.encoder, {}))
+    settings = config(f"encoder.init={file}")
+    model = build_model(settings, SIZE)
+    start_from_source(model, settings)
+    assert torch.equal(model.encoder.head.weight, source.encoder.head.weight)
+
+
+def test_start_from_source__null_leaves_the_weights_alone():
+    model, other = (build_model(config(), SIZE) for _ in range(2))
+    start_from_source(model, config())
+    assert torch.equal(model.encoder.head.weight, other.encoder.head.weight)
+
+
+def test_load_source__another_kind_of_encoder_is_refused_with_the_difference(run):
+    folder, _ = run
+    settings = config(f"encoder.init={folder.location}", "encoder.embedding_dim=8")
+    with pytest.raises(ValueError, match="an encoder with embedding_dim 16, but this run's has 8"):
+        load_source(settings)
+
+
+def test_load_source__a_place_without_a_run_is_refused(tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
+        load_source(config(f"encoder.init={tmp_path / 'nowhere'}"))
+
+
+def test_encoder__frozen_has_no_gradient_and_keeps_its_statistics():
+    settings = config("encoder.frozen=true", "model.projector_dims=[8]", "model.crop_seconds=0.3")
+    state = build_state(settings, SIZE, DEVICE)
+    before = {name: value.clone() for name, value in state.model.encoder.state_dict().items()}
+    state.model.train()
+    views = torch.randint(-9000, 9000, (4, 2, 4800)).to(torch.int16)
+    state.model.project(views)[1].square().sum().backward()
+    assert all(p.grad is None for p in state.model.encoder.parameters())
+    assert all(torch.equal(before[name], value) for name, value in state.model.encoder.state_dict().items())
+
+
+def test_encoder__rate_scale_is_a_factor_of_its_learning_rate_alone():
+    settings = config("encoder.rate_scale=0.1", "model.projector_dims=[8]")
+    state = build_state(settings, SIZE, DEVICE)
+    scales = {p: g["rate_scale"] for g in state.optimizer.param_groups for p in g["params"]}
+    assert {scales[p] for p in state.model.encoder.parameters()} == {0.1}
+    assert {scales[p] for p in state.model.projector.parameters()} == {1.0}
+
+
+def test_encoder__frozen_with_nothing_else_to_train_is_refused():
+    with pytest.raises(ValueError, match="set encoder.frozen to false, or give the method a projector"):
+        build_state(replace(config(), encoder=config("encoder.frozen=true").encoder), SIZE, DEVICE)
