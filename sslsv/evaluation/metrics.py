@@ -119,6 +119,7 @@ class ErrorCurve:
 
         Chance is 50, also for scores that are all the same. Swapping the labels gives 100 minus the rate.
         """
+        # Straight lines between the points cross p_miss = p_fa once.
         p_miss, p_fa = self.p_miss, self.p_fa
         after = int(np.argmax(p_miss >= p_fa))  # never 0: the curve begins at (0, 1)
         gap_before = p_fa[after - 1] - p_miss[after - 1]

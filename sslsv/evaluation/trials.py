@@ -19,11 +19,11 @@ from sslsv.data.lists import (
     Manifest,
     Trials,
     find_trial_faults,
-    list_lines,
     list_location,
     make_trials,
     open_corpus,
     read_trials,
+    trial_rows,
 )
 from sslsv.data.recordings import open_recordings
 from sslsv.evaluation.intervals import speakers_from_trials
@@ -149,12 +149,12 @@ class TrialList:
         )
 
     def _line_of(self, paths: tuple[str, ...]) -> int:
-        for number, line in list_lines(self.file, self.file):
-            fields = line.split()
-            # A list may leave out the first folder of its paths.
-            if all(path in fields or path.partition("/")[2] in fields for path in paths):
-                return number
-        return 0
+        # A list may leave out the first folder of its paths.
+        return next(
+            number
+            for number, _, *listed in trial_rows(self.root, self.file)
+            if all(path in listed or path.partition("/")[2] in listed for path in paths)
+        )
 
 
 def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:

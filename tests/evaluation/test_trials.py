@@ -34,9 +34,9 @@ def test_open_list__takes_a_path_from_the_working_folder(root, tmp_path, monkeyp
 
 
 def test_open_list__missing_recordings_are_named_with_their_lines(root):
-    name = write_list(root, "1 a.wav b.wav", "0 a.wav lost.wav", "0 gone.wav c.wav")
+    name = write_list(root, "1 a.wav b.wav", "0 a.wav lost.wav", "0\tit is gone.wav\tc.wav")
     with pytest.raises(
-        ValueError, match=r"2 of 5 .* lost\.wav \(line 2\), gone\.wav \(line 3\).*--allow-missing"
+        ValueError, match=r"2 of 5 .* lost\.wav \(line 2\), it is gone\.wav \(line 3\).*--allow-missing"
     ):
         open_list(str(root), name, is_lenient=False)
 
