@@ -100,7 +100,7 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
     )
     assert "succeeded" in ray("exec", file, f"ray job submit --working-dir ~/sslsv-project -- {job}")
     said = ray("submit", file, "sslsv/train.py", "configs/no_such.yml", fails=True)
-    assert "configs/no_such.yml does not exist" in said and "Traceback" not in said.partition("Error")[0]
+    assert "configs/no_such.yml is no yaml file" in said and "Traceback" not in said.partition("Error")[0]
 
     running = "pgrep -r D,R,S '^(raylet|gcs_server)'"
     for address in machines.addresses:
