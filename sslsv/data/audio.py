@@ -8,18 +8,18 @@ decoders remember what came before).
 
 import contextlib
 import io
+import math
 import mmap
 import os
 import struct
 from abc import ABC, abstractmethod
 from fractions import Fraction
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # it loads scipy.signal, which takes a second, when that is used
+import scipy  # loads scipy.signal, which takes a second, when it is used
 import soundfile
 
 from sslsv.ops import SAMPLE_RATE as SAMPLE_RATE
@@ -29,14 +29,13 @@ Waveform = npt.NDArray[np.float32]
 
 FULL_SCALE = 32768.0  # of int16 samples; 1 in waveforms
 
-# Files that libsndfile reads and people have.
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
     *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
 )
 
 _HALF_TAPS = 32  # filter half length in samples of the slower rate; more is sharper and slower
-_LOUDEST = 10.0  # a float file above this is in another unit, or damaged: full scale is 1
+_LOUDEST = 10.0  # a file of floats that gets to it is damaged or in another unit: full scale is 1
 _HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
 
 
@@ -83,7 +82,13 @@ class Recording(ABC):
         return to_waveform(self.read_int16(0, self.num_samples))
 
     def read_rir(self) -> Samples:
-        """Return all samples of an impulse response, at any level: it means nothing."""
+        """Return all samples of an impulse response, whose level means nothing; AudioError for silence."""
+        rir = self._read_any_level()
+        if not rir.any():
+            raise AudioError(f"{self.path} is silent: it is no impulse response.")
+        return rir
+
+    def _read_any_level(self) -> Samples:
         return self.read_int16(0, self.num_samples)
 
 
@@ -140,12 +145,12 @@ class _DecodedFile(Recording):
         try:
             self._file = soundfile.SoundFile(path)
         except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
-            place, state = Path(path), f"is not audio that libsndfile can read: {_cause(error)}"
-            if not place.exists():
-                state = "does not exist"
-            elif place.is_file() and place.stat().st_size == 0:
-                state = "is an empty file (0 bytes)"
-            raise AudioError(f"{path} {state}.") from error
+            if not os.path.exists(path):
+                raise AudioError(f"{path} does not exist.") from error
+            size = os.path.getsize(path)
+            raise AudioError(
+                f"{path} ({size} bytes) is not audio that libsndfile reads: {_cause(error)}."
+            ) from error
         if self._file.frames <= 0:
             self.close()
             raise AudioError(f"{path} has an audio header but no samples.")
@@ -158,52 +163,45 @@ class _DecodedFile(Recording):
     def close(self) -> None:
         self._file.close()
 
-    def read_rir(self) -> Samples:
+    def _read_any_level(self) -> Samples:
         if self._is_plain:
-            return super().read_rir()
-        # Files of floats may hold any level: the result uses all bits.
-        rir = self._convert(0, self.num_samples)
+            return super()._read_any_level()
+        rir = self._convert(0, self.num_samples, math.inf)
         peak = np.abs(rir).max()
-        return to_int16(rir / peak if peak > 0 else rir)
+        return to_int16(rir / peak if peak > 0 else rir)  # uses all bits
 
     def _read(self, start: int, count: int) -> Samples:
         if self._is_plain:
             return self._decode(start, count)
-        waveform = self._convert(start, count)
+        rounded = np.rint(self._convert(start, count, _LOUDEST) * np.float32(FULL_SCALE))
+        samples: Samples = np.clip(rounded, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        return samples
+
+    def _convert(self, start: int, count: int, loudest: float) -> Waveform:
+        up, down = self._up, self._down
+        if up == down == 1:
+            waveform = self._mono(start, count)
+        else:
+            # `down` frames become exactly `up` samples: cuts at multiples of `down` keep the sample grid.
+            margin = -(-(_HALF_TAPS + 1) * max(up, down) // (up * down)) + 1
+            first = max(0, start // up - margin)
+            last = -(-(start + count) // up) + margin
+            frames = self._mono(first * down, min(last * down, self._file.frames) - first * down)
+            converted = scipy.signal.resample_poly(frames, up, down, window=low_pass(up, down))
+            offset = start - first * up
+            waveform = np.ascontiguousarray(converted[offset : offset + count], dtype=np.float32)
         peak = float(np.max(np.abs(waveform)))
-        if peak > _LOUDEST:
+        if not peak < loudest:  # nor is NaN
             raise AudioError(
                 f"{self.path} contains values up to {peak:.3g} where full scale is 1: it is damaged or in "
                 "another unit; write it as 16-bit PCM."
             )
-        rounded = np.rint(waveform * np.float32(FULL_SCALE))
-        samples: Samples = np.clip(rounded, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-        return samples
-
-    def _convert(self, start: int, count: int) -> Waveform:
-        up, down = self._up, self._down
-        if up == down == 1:
-            return self._mono(start, count)
-        # `down` frames become exactly `up` samples, so a cut at a multiple of `down` keeps the sample grid.
-        margin = -(-(_HALF_TAPS + 1) * max(up, down) // (up * down)) + 1
-        first = max(0, start // up - margin)
-        last = -(-(start + count) // up) + margin
-        frames = min(last * down, self._file.frames) - first * down
-        converted = scipy.signal.resample_poly(
-            self._mono(first * down, frames), up, down, window=low_pass(up, down)
-        )
-        offset = start - first * up
-        return np.ascontiguousarray(converted[offset : offset + count], dtype=np.float32)
+        return waveform
 
     def _mono(self, start: int, count: int) -> Waveform:
         frames = self._decode(start, count)
         samples = to_waveform(frames) if self._is_16_bit else frames
-        if samples.ndim == 2:
-            samples = samples.mean(axis=1, dtype=np.float32)
-        # NaN and infinity both come through a maximum.
-        if not self._is_16_bit and not np.isfinite(np.max(np.abs(samples))):
-            raise AudioError(f"{self.path} contains values that are not finite (NaN or infinity).")
-        return samples
+        return samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
 
     def _decode(self, start: int, count: int) -> npt.NDArray[Any]:
         # int16 is half the time of float32 in libsndfile, and exact for 16-bit files.
@@ -261,19 +259,18 @@ def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] =
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder} is not a folder: give the folder that holds the recordings.")
     found: list[str] = []
-    entered: set[tuple[int, int]] = set()
+    entered: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in entered:
+        if (target := os.path.realpath(place)) in entered:
             folders.clear()
             continue
-        entered.add((status.st_dev, status.st_ino))
-        # A folder comes before the links to it.
-        folders[:] = sorted(folders, key=lambda name: (os.path.islink(os.path.join(place, name)), name))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                found.append(os.path.join(place, name))
+        entered.add(target)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            os.path.join(place, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+        ]
     return sorted(found)
 
 
@@ -283,8 +280,7 @@ def _cause(error: Exception) -> str:
 
 
 def _find_samples(header: bytes) -> tuple[bool, int, int]:
-    # Returns whether a WAV file is plain, and where its samples begin and how long they are, in bytes; zeros
-    # for any other file.
+    # Returns whether a WAV file is plain, and first byte and number of bytes of its samples; else zeros.
     is_wav = header[:4] == b"RIFF" and header[8:12] == b"WAVE"
     place, is_plain = 12, False
     while is_wav and place + 8 <= len(header):

@@ -9,9 +9,9 @@ import io
 import os
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,11 @@ from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 Indices = npt.NDArray[np.int64]
 Root = str | os.PathLike[str]
 
-_BYTES_AT_ONCE = 2**20  # of a list: a request to object storage
-_NUM_PROBED = 10  # files of a train list that are looked for; to look for a million takes minutes
-_NUM_NAMED = 3  # faults of a kind that a sentence names
-_TRAIN_FORM = "speaker path"
-_TRIAL_FORM = "1|0 enrolment test"
-# The name of an audio file that ends before its line does shows that more than one path stands there.
+_MAX_TARGETS = 5000  # trials that are drawn of each kind
+_NUM_PROBED = 10  # recordings of a train list that are looked for: looking for a million takes minutes
+_NUM_NAMED = 3  # lines that a sentence names
+_TRAIN_FORM, _TRIAL_FORM = "speaker path", "1|0 enrolment test"
+# Where the name of an audio file ends before its line does, the line holds more than one path.
 _NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s", re.IGNORECASE)
 
 
@@ -96,31 +95,27 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
     """Read lists of `speaker path` lines and join them; a speaker named in two lists is one speaker.
 
     Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
-    malformed line or a path that is listed twice, FileNotFoundError for a missing root, list or recordings.
+    malformed line or a path that is listed twice, FileNotFoundError for a missing list or recordings.
     """
-    paths: list[str] = []
-    speakers = array("q")
+    speaker_of: dict[str, int] = {}  # by path
     ids: dict[str, int] = {}
     for name in lists:
-        first = len(paths)
-        for _, speaker, path in train_rows(root, name):
-            speakers.append(ids.setdefault(speaker, len(ids)))
-            paths.append(path)
-        _prefix(root, name, paths[first : first + _NUM_PROBED])
-    if len(set(paths)) < len(paths):
-        twice = next(path for path, count in Counter(paths).items() if count > 1)
-        rows = ((name, number, path) for name in lists for number, _, path in train_rows(root, name))
-        places = [f"{name}, line {number}" for name, number, path in rows if path == twice]
-        raise ValueError(f"{twice} is listed twice: {' and '.join(places)}. Remove one of the lines.")
-    return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
+        num_before = len(speaker_of)
+        for number, speaker, path in train_rows(root, name):
+            if path in speaker_of:
+                raise ValueError(f"{name}, line {number}: {path} is listed twice; remove one of the lines.")
+            speaker_of[path] = ids.setdefault(speaker, len(ids))
+        _prefix(root, name, list(islice(speaker_of, num_before, num_before + _NUM_PROBED)))
+    speakers = np.fromiter(speaker_of.values(), dtype=np.int64)
+    return Manifest(paths=list(speaker_of), speakers=speakers, speaker_names=list(ids))
 
 
 def read_trials(root: Root, file: str) -> Trials:
     """Read `1|0 enrolment test` lines (1: same speaker); the file and its paths are relative to `root`.
 
     VoxCeleb's own lists leave out the leading `voxceleb1/`: it is added when the first recording that is
-    there is only found so. Raises ValueError for a malformed line or an unknown label, FileNotFoundError for
-    a missing file and where none of the recordings is there. For odd trials see `find_trial_faults`.
+    there is only found so. Raises ValueError for a malformed line, FileNotFoundError for a missing list and
+    where none of its recordings is there. For odd trials see `find_trial_faults`.
     """
     index: dict[str, int] = {}
     enrol, test, targets = array("q"), array("q"), bytearray()
@@ -156,23 +151,21 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
     return manifest.of_speakers(preferred[num_speakers:]), manifest.of_speakers(preferred[:num_speakers])
 
 
-def make_trials(manifest: Manifest, seed: int, versions: int = 1, max_targets: int = 5000) -> Trials:
-    """Draw trials, as many nontargets as targets where there are enough, every speaker about equally often.
+def make_trials(manifest: Manifest, seed: int, versions: int = 1) -> Trials:
+    """Draw up to 5,000 target trials and as many nontarget ones, every speaker about equally often.
 
     With `versions` above 1 each utterance is in that many versions; a speaker's two sides are different
     utterances, or two versions of the only one. Raises ValueError when there are fewer than two speakers or
     no target pair.
     """
-    if manifest.num_speakers < 2:
-        raise ValueError(f"Trials need at least 2 speakers: the list has {manifest.num_speakers}.")
     rng = np.random.default_rng([seed, 0x781A15])
     utterances = np.repeat(np.arange(len(manifest), dtype=np.int64), versions)
     speakers = manifest.speakers[utterances]
-    targets = _target_pairs(rng, utterances, speakers, max_targets)
-    if not len(targets):
+    targets = _target_pairs(rng, utterances, speakers)
+    if manifest.num_speakers < 2 or not len(targets):
         raise ValueError(
-            "No speaker has two utterances, so there is no target trial: give lists with several utterances "
-            "of a speaker, or ask for versions=2."
+            "Trials need at least 2 speakers, one of them with two utterances: the speakers held out are "
+            f"{manifest.num_speakers}, with {len(manifest)} utterances; hold out more, or validate on a list."
         )
     nontargets = _all_or_many_pairs(rng, len(speakers), len(targets))
     nontargets = nontargets[speakers[nontargets[:, 0]] != speakers[nontargets[:, 1]]]
@@ -191,23 +184,21 @@ def make_trials(manifest: Manifest, seed: int, versions: int = 1, max_targets: i
     )
 
 
-def _target_pairs(
-    rng: np.random.Generator, utterances: Indices, speakers: Indices, max_targets: int
-) -> Indices:
+def _target_pairs(rng: np.random.Generator, utterances: Indices, speakers: Indices) -> Indices:
     order = np.argsort(speakers, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(speakers[order])) + 1)
-    share = max(1, -(-max_targets // len(groups)))
+    share = max(1, -(-_MAX_TARGETS // len(groups)))
     kept = [np.zeros((0, 2), dtype=np.int64)]
     for group in groups:
         pairs = group[_all_or_many_pairs(rng, len(group), share)]
         differ = utterances[pairs[:, 0]] != utterances[pairs[:, 1]]
         pairs = pairs[differ] if differ.any() else pairs
         kept.append(rng.permutation(pairs)[:share].copy())  # a view would keep all pairs in memory
-    return rng.permutation(np.concatenate(kept))[:max_targets]
+    return rng.permutation(np.concatenate(kept))[:_MAX_TARGETS]
 
 
 def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indices:
-    # Returns all pairs of different numbers below `size`, or where those are too many a random part of them.
+    # Returns all pairs of different numbers below `size`, or a random part of them where those are too many.
     if size <= 2000:
         return np.stack(np.triu_indices(size, k=1), axis=1)
     pairs = np.unique(np.sort(rng.integers(size, size=(4 * wanted, 2)), axis=1), axis=0)
@@ -229,58 +220,37 @@ def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] =
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFaults:
-    """Name the faulty trials of a list, by their numbers 0 .. J - 1, and those that a clean list keeps.
+    """Mark the faulty trials of a list, (J,) each; the order of the two recordings does not matter."""
 
-    The order of the two recordings of a pair does not matter. Of a trial listed several times the first is
-    kept; of a pair with both labels none is.
-    """
-
-    self_trials: Indices  # (S,): a recording against itself
-    repeated: Indices  # (K, 2): a trial, and the one before it of the same pair and label
-    contradicting: Indices  # (C, 2): a trial, and the one before it of the same pair and the other label
-    is_kept: npt.NDArray[np.bool_]  # (J,)
-
-    def __bool__(self) -> bool:
-        return bool(len(self.self_trials) or len(self.repeated) or len(self.contradicting))
+    is_self: npt.NDArray[np.bool_]  # a recording against itself
+    is_repeated: npt.NDArray[np.bool_]  # the same pair with the same label stands before it
+    is_contradicted: npt.NDArray[np.bool_]  # the same pair stands elsewhere with the other label
 
     def describe(self, root: Root, file: str) -> str:
         """Return the faults as a phrase that names the first few lines of the list they were found in."""
-        line = [number for number, *_ in trial_rows(root, file)]
+        lines = np.array([number for number, *_ in trial_rows(root, file)])
         phrases = []
-        for faults, kind, example in (
-            (self.self_trials[:, None], "of a recording against itself", "line {}"),
-            (self.repeated, "listed again", "line {} repeats line {}"),
-            (self.contradicting, "listed with the other label too", "line {} contradicts line {}"),
+        for is_faulty, kind in (
+            (self.is_self, "of a recording against itself"),
+            (self.is_repeated, "listed again"),
+            (self.is_contradicted, "listed with the other label too"),
         ):
-            if len(faults):
-                named = [example.format(*(line[i] for i in fault)) for fault in faults[:_NUM_NAMED].tolist()]
-                named += ["..."] if len(faults) > _NUM_NAMED else []
-                phrases.append(f"{len(faults)} {kind} ({', '.join(named)})")
+            if is_faulty.any():
+                named = [f"line {line}" for line in lines[is_faulty][:_NUM_NAMED]]
+                named += ["..."] if is_faulty.sum() > _NUM_NAMED else []
+                phrases.append(f"{is_faulty.sum()} {kind} ({', '.join(named)})")
         return ", ".join(phrases)
 
 
 def find_trial_faults(trials: Trials) -> TrialFaults:
-    """Return the faults of trials; O(J log J), about 40 bytes of memory a trial."""
+    """Return the faults of trials; O(J log J)."""
     low, high = np.minimum(trials.enrol, trials.test), np.maximum(trials.enrol, trials.test)
-    is_self = low == high
-    pairs = low * len(trials.paths) + high
-    del low, high
-    order = np.argsort(pairs, kind="stable")
-    pairs, labels = pairs[order], trials.targets[order]
-    is_first = np.ones(len(order), dtype=np.bool_)
-    is_first[1:] = pairs[1:] != pairs[:-1]
-    later = np.flatnonzero(~is_first)
-    later = later[np.argsort(order[later])]  # in the order of the list
-    is_contradicting = labels[later] != labels[later - 1]
-    steps = np.stack([order[later], order[later - 1]], axis=1)
-    is_kept = np.empty(len(order), dtype=np.bool_)
-    is_kept[order] = is_first & ~np.isin(pairs, pairs[later[is_contradicting]])
-    return TrialFaults(
-        self_trials=np.flatnonzero(is_self),
-        repeated=steps[~is_contradicting],
-        contradicting=steps[is_contradicting],
-        is_kept=is_kept & ~is_self,
-    )
+    pairs = np.unique(low * len(trials.paths) + high, return_inverse=True)[1]
+    is_repeated = np.ones(len(pairs), dtype=np.bool_)
+    is_repeated[np.unique(2 * pairs + trials.targets, return_index=True)[1]] = False
+    target_share = np.bincount(pairs, trials.targets) / np.bincount(pairs)
+    is_contradicted = ((target_share > 0) & (target_share < 1))[pairs]
+    return TrialFaults(is_self=low == high, is_repeated=is_repeated, is_contradicted=is_contradicted)
 
 
 def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
@@ -289,28 +259,22 @@ def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
     Raises ValueError for a line that is no `speaker path` and for an empty list, FileNotFoundError.
     """
     for number, line in _filled_lines(root, name, _TRAIN_FORM):
-        fields = line.split(maxsplit=1)
-        if len(fields) != 2:
-            raise ValueError(f"{name}, line {number}: expected `{_TRAIN_FORM}`, got {line.strip()[:120]!r}.")
-        path = fields[1].rstrip()
+        speaker, *rest = line.split(maxsplit=1)
+        path = "".join(rest).rstrip()
         _check_path(name, number, path, _TRAIN_FORM)
-        yield number, fields[0], path
+        yield number, speaker, path
 
 
 def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
     """Yield (line number, is target, enrolment path, test path) of a trial list; see `train_rows`."""
     for number, line in _filled_lines(root, name, _TRIAL_FORM):
         fields = _trial_fields(line)
-        if len(fields) != 3:
+        if len(fields) != 3 or fields[0] not in ("0", "1"):
             raise ValueError(
-                f"{name}, line {number}: expected `{_TRIAL_FORM}`, got {len(fields)} fields: "
-                f"{line.strip()[:120]!r}. Paths with blanks in them need tabs between the fields."
+                f"{name}, line {number}: expected `{_TRIAL_FORM}`, got {line.strip()[:120]!r}. Paths with "
+                "blanks in them need tabs between the fields."
             )
         label, enrolment, test = fields
-        if label not in ("0", "1"):
-            raise ValueError(
-                f"{name}, line {number}: the label is {label!r}; it must be 1 (same speaker) or 0."
-            )
         _check_path(name, number, enrolment, _TRIAL_FORM)
         _check_path(name, number, test, _TRIAL_FORM)
         yield number, label == "1", enrolment, test
@@ -325,6 +289,8 @@ def is_trial_list(root: Root, name: str) -> bool:
 
 def why_unlistable(path: str) -> str | None:
     """Return why no list can hold a path, or None where one can."""
+    if not path:
+        return "is missing"
     if "\n" in path or "\r" in path:
         return "has a line break in its name"
     if path != path.strip():
@@ -350,13 +316,13 @@ def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
     place = list_location(root, name)
     filesystem, path = open_filesystem(place)
     try:
-        file = filesystem.open_input_stream(path, compression=None, buffer_size=_BYTES_AT_ONCE)
+        file = filesystem.open_input_stream(path, compression=None, buffer_size=2**20)  # bytes of a request
     except (FileNotFoundError, IsADirectoryError) as error:
-        if not is_uri(absolute(root)) and not os.path.isdir(root):
-            problem = f"data.root is {root}, which is not a folder. Give the folder that holds the lists."
-        else:
-            problem = f"The list {place} does not exist. Lists are looked up below data.root ({root})."
-        raise FileNotFoundError(problem) from error
+        is_folder = is_uri(absolute(root)) or os.path.isdir(root)
+        folder = root if is_folder else f"{root}, which is not a folder"
+        raise FileNotFoundError(
+            f"The list {place} does not exist. Lists are looked up below data.root ({folder})."
+        ) from error
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
         yield from enumerate(lines, start=1)
 

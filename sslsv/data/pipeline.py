@@ -20,7 +20,7 @@ import torch
 from ray.data import DataContext, TaskPoolStrategy
 from ray.data.collate_fn import NumpyBatchCollateFn
 
-from sslsv.data.stream import InOrder, Plan, Rows, rows_of_rank
+from sslsv.data.stream import Plan, Rows, rows_of_rank
 from sslsv.data.views import ViewMaker
 from sslsv.ops import distributed
 
@@ -42,7 +42,7 @@ _SCHEDULER_PAUSE_SECONDS = 0.02
 
 
 def train_batches(
-    plan: Plan | InOrder,
+    plan: Plan,
     maker: "ViewMaker | ray.ObjectRef[ViewMaker]",
     first_step: int,
     last_step: int,
@@ -112,7 +112,7 @@ def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
 
 
 def plain_batches(
-    plan: Plan | InOrder,
+    plan: Plan,
     maker: ViewMaker,
     first_step: int,
     last_step: int,

@@ -41,6 +41,11 @@ def augmentation_settings(name: str, **values: Any) -> Any:
     return build(settings_class("data.augmentations", name), values)
 
 
+def room_and_noise() -> tuple[Any, ...]:
+    """Return the settings of reverb and noise, the usual augmentations."""
+    return augmentation_settings("reverb"), augmentation_settings("noise")
+
+
 @section
 class DataConfig:
     """Say where the recordings are and how samples are drawn from them."""
@@ -51,9 +56,6 @@ class DataConfig:
     ] = ("voxceleb2_train_list",)
     # "same_speaker" uses the labels of the lists: it is supervised.
     positives: Literal["same_utterance", "same_speaker"] = "same_utterance"
-    max_utterances_per_speaker: Annotated[
-        int | None, Field(description="same_speaker: at most so many of each; null = all")
-    ] = None
     crop_overlap: Annotated[
         Literal["any", "disjoint"], Field(description="whether the crops of an utterance may overlap")
     ] = "any"
@@ -64,7 +66,7 @@ class DataConfig:
     ] = 0.01
     # Each augmentation has random numbers of its own. Without any, crops stay as they are.
     augment: Annotated[Augmentations, Field(description="what each view passes through in turn")] = field(
-        default_factory=lambda: (augmentation_settings("reverb"), augmentation_settings("noise"))
+        default_factory=room_and_noise
     )
     bank_cache_mb: Annotated[
         int, Field(ge=0, description="MB of noises and spectra of rirs that each data process keeps")
@@ -72,12 +74,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together."""
-        most = self.max_utterances_per_speaker
-        refuse_if(
-            most is not None and (most < 2 or self.positives != "same_speaker"),
-            f"max_utterances_per_speaker is {most} with positives {self.positives!r}; it needs "
-            "'same_speaker' and at least 2 (a pair), or null for no limit",
-        )
         refuse_if(
             self.crop_overlap == "disjoint" and self.positives == "same_speaker",
             "crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; "

@@ -6,8 +6,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.section import DataConfig
-
 Indices = npt.NDArray[np.int64]
 Rows = dict[str, Indices]
 
@@ -15,11 +13,11 @@ Rows = dict[str, Indices]
 class Plan:
     """Order all samples of a run, epoch after epoch, in global batches of `batch_size`.
 
-    `speakers` (N,) gives the speaker of each utterance. With "same_utterance" the positives are two crops of
-    one recording: an epoch is a permutation, its incomplete last batch dropped. With "same_speaker" they come
-    from two recordings, in disjoint pairs drawn anew each epoch from at most `max_utterances_per_speaker` of
-    each speaker, with no speaker twice in a batch (a second pair of a speaker would be a false negative).
-    Every epoch has `steps_per_epoch` batches. Raises ValueError when not even one batch can be filled.
+    `speakers` (N,) gives the speaker of each utterance. With "same_utterance" the positives are crops of one
+    recording: an epoch is a permutation, its incomplete last batch dropped. With "same_speaker" they come
+    from two recordings, in disjoint pairs drawn anew each epoch, with no speaker twice in a batch (a second
+    pair of a speaker would be a false negative). Every epoch has `steps_per_epoch` batches. Raises ValueError
+    when not even one batch can be filled.
     """
 
     def __init__(
@@ -28,7 +26,6 @@ class Plan:
         batch_size: int,
         seed: int,
         positives: Literal["same_utterance", "same_speaker"] = "same_utterance",
-        max_utterances_per_speaker: int | None = None,
     ) -> None:
         self.speakers = np.asarray(speakers, dtype=np.int64)
         self.batch_size = batch_size
@@ -37,21 +34,15 @@ class Plan:
         self.steps_per_epoch = len(self.speakers) // batch_size
         largest, what = len(self.speakers), "utterances"
         if positives == "same_speaker":
-            counts, most = np.bincount(self.speakers), max_utterances_per_speaker
-            self._pairs = (counts if most is None else np.minimum(counts, most)) // 2
+            self._pairs = np.bincount(self.speakers) // 2
             self.steps_per_epoch = _most_full_batches(self._pairs, batch_size)
-            largest, what = int(np.count_nonzero(self._pairs)), "speakers with two usable utterances"
+            largest, what = int(np.count_nonzero(self._pairs)), "speakers with two utterances"
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"train.batch_size is {batch_size}, but there are only {largest} {what} for a batch: "
                 + (f"choose at most {largest}." if largest else "the lists cannot be trained on like this.")
             )
         self._last_epoch: tuple[int, Indices] | None = None
-
-    @classmethod
-    def of(cls, speakers: npt.ArrayLike, data: DataConfig, batch_size: int, seed: int) -> "Plan":
-        """Return the plan that the settings describe, for the speakers (N,) of the training utterances."""
-        return cls(speakers, batch_size, seed, data.positives, data.max_utterances_per_speaker)
 
     def rows(self, first_step: int, last_step: int) -> Rows:
         """Return the rows of global steps first_step .. last_step (exclusive), over any number of epochs.
@@ -98,22 +89,19 @@ class Plan:
         return pairs
 
 
-class InOrder:
-    """Plan every utterance once, in the order of the lists, for work between epochs.
+class InOrder(Plan):
+    """Take every utterance once, in the order of the lists, for work between epochs.
 
     The last batch is filled up with the first utterances, so that all ranks have whole batches.
     """
 
     def __init__(self, num_utterances: int, batch_size: int) -> None:
         self.num_utterances, self.batch_size = num_utterances, batch_size
-        self.num_steps = -(-num_utterances // batch_size)
+        self.steps_per_epoch = -(-num_utterances // batch_size)
 
-    def rows(self, first_step: int, last_step: int) -> Rows:
-        """Return the rows of steps first_step .. last_step (exclusive); see `Plan.rows`."""
-        samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
-        utterances = samples % self.num_utterances
-        epochs = np.zeros_like(samples)
-        return {"sample": samples, "epoch": epochs, "utterance": utterances, "partner": utterances}
+    def _epoch(self, epoch: int) -> Indices:
+        utterances = np.arange(self.steps_per_epoch * self.batch_size) % self.num_utterances
+        return np.stack([utterances, utterances])
 
 
 def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_size: int) -> Rows:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples
 from sslsv.data.augmentations.base import Augmenter
 from sslsv.data.bank import Bank
-from sslsv.data.draws import Draws, RandomStreams, crop_start, disjoint_starts
+from sslsv.data.draws import Draws, RandomStreams, crop_starts, disjoint_starts
 from sslsv.data.lists import Manifest
 from sslsv.data.recordings import open_recordings
 from sslsv.data.section import MAX_SPEED_DENOMINATOR, DataConfig
@@ -26,10 +26,9 @@ class ViewMaker:
     """Make the views of samples; the maker holds the list, the bank and the settings, and is cheap to send.
 
     `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are. With
-    pairs (partner != utterance) the views of a group come from the utterance and its partner in turn. A
-    `crop_overlap` of "disjoint" keeps the crops of a group from overlapping wherever the utterance is long
-    enough. `needs_labels` adds the speakers to the batches. Raises ValueError and FileNotFoundError for
-    settings that cannot work.
+    pairs (partner != utterance) the views of a group come from the utterance and its partner in turn.
+    `needs_labels` adds the speakers to the batches. Raises ValueError and FileNotFoundError for settings that
+    cannot work.
     """
 
     def __init__(
@@ -72,10 +71,10 @@ class ViewMaker:
         for i, source in enumerate(sources):
             of_sample, bad[0, i] = self._read_crops(*source)
             crops.append(of_sample)
-        batch: dict[str, npt.NDArray[np.generic]] = {}
+        batch: dict[str, npt.NDArray[np.generic]] = {name: rows[name] for name in ("sample", "utterance")}
         for name, group, num_samples, is_clean in self.view_groups:
-            views = np.empty((len(sources) * len(group), num_samples), dtype=np.int16)
             of_group = [of_sample[view] for of_sample in crops for view in group]
+            views = np.empty((len(of_group), num_samples), dtype=np.int16)
             if is_clean:
                 np.stack(of_group, out=views)
             else:
@@ -88,18 +87,19 @@ class ViewMaker:
                     if file >= 0 and bad[1, i // len(group)] < 0:
                         bad[1, i // len(group)] = file
             batch[name] = views.reshape(len(sources), len(group), num_samples)
-        columns = {name: np.asarray(rows[name], dtype=np.int64) for name in ("sample", "utterance")}
         if self.needs_labels:
-            columns["speaker"] = self._speakers[columns["utterance"]]
-        return {**batch, **columns, "bad_utterance": bad[0], "bad_bank_file": bad[1]}
+            batch["speaker"] = self._speakers[rows["utterance"]]
+        return batch | {"bad_utterance": bad[0], "bad_bank_file": bad[1]}
 
     def explain(self, kind: Literal["utterances", "bank_files"], number: int) -> tuple[str, str]:
         """Return the path of an unreadable utterance or file of the bank, and why, by reading it again."""
-        if kind == "bank_files":
-            return self._recordings.location(self._bank.files[number]), self._bank.explain(number)
-        path = self._recordings.location(self._name(number))
+        name = self._name(number) if kind == "utterances" else self._bank.files[number]
+        path = self._recordings.location(name)
         try:
-            self._recordings.read_whole(self._name(number))
+            with self._recordings.open(name) as recording:
+                recording.read_whole()
+                if kind == "bank_files":
+                    recording.read_rir()  # Silence is no fault of a noise, for which this is never asked.
         except AudioError as error:
             return path, str(error)
         return path, f"{path} could not be read during training, but can be now."
@@ -158,7 +158,9 @@ class ViewMaker:
             if self.crops_are_disjoint:
                 starts = disjoint_starts(recording.num_samples, length, places, order)
             else:
-                starts = [crop_start(recording.num_samples, length, place) for place in places]
-            for view, start in zip(group[part], starts, strict=True):
-                crops[view] = recording.read_int16(start, length)
+                starts = crop_starts(recording.num_samples, length, places)
+            crops |= {
+                view: recording.read_int16(start, length)
+                for view, start in zip(group[part], starts, strict=True)
+            }
         return crops

@@ -49,7 +49,6 @@ class Probe:
             config.data,
             crop_overlap="disjoint",
             positives="same_utterance",
-            max_utterances_per_speaker=None,
             speeds=(1.0,),
             augment=channel_of(config.data.augment),
             # Files are used once, but kept as long as the run.

@@ -192,22 +192,15 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
 def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, int]]:
     trials = read_trials(root, file)
     faults = find_trial_faults(trials)
-    wrong = replace(faults, repeated=faults.repeated[:0])
-    if wrong and not is_lenient:
+    is_wrong = faults.is_self | faults.is_contradicted
+    if is_wrong.any() and not is_lenient:
         raise ValueError(
-            f"{file} has faulty trials: {wrong.describe(root, file)}; remove these lines, or take the list "
+            f"{file} has faulty trials: {faults.describe(root, file)}; remove these lines, or take the list "
             f"that `python -m sslsv.prepare_data check {file} --root {root}` writes"
         )
-    low, high = np.minimum(trials.enrol, trials.test), np.maximum(trials.enrol, trials.test)
-    pairs = low * len(trials.paths) + high
-    is_wrong = np.isin(pairs, pairs[faults.contradicting[:, 0]]) | (low == high)
-    odd = {
-        "self_trials": len(faults.self_trials),
-        "repeated_trials": len(faults.repeated),
-        "contradicting_trials": len(faults.contradicting),
-        "skipped_trials": int(is_wrong.sum()),
-    }
-    trials = _kept(trials, ~is_wrong) if wrong else trials
+    kinds = {"self": faults.is_self, "repeated": faults.is_repeated, "contradicting": faults.is_contradicted}
+    odd = {f"{kind}_trials": int(is_odd.sum()) for kind, is_odd in {**kinds, "skipped": is_wrong}.items()}
+    trials = _kept(trials, ~is_wrong) if is_wrong.any() else trials
     return trials, {kind: count for kind, count in odd.items() if count}
 
 

@@ -259,10 +259,11 @@ def _check_list(corpus: Corpus, name: str, is_bad: npt.NDArray[np.bool_], measur
         kept = [f"{speaker} {path}" for good, (speaker, path) in zip(is_kept, rows, strict=True) if good]
     else:
         faults = find_trial_faults(trials)
-        if faults:
-            print(f"{name}: {faults.describe(corpus.root, name)}")
+        if why := faults.describe(corpus.root, name):
+            print(f"{name}: {why}")
         is_lost = measured["digest"].is_null().to_numpy()[corpus.rows(trials.paths)]
-        is_kept = faults.is_kept & ~is_lost[trials.enrol] & ~is_lost[trials.test]
+        is_faulty = faults.is_self | faults.is_repeated | faults.is_contradicted
+        is_kept = ~(is_faulty | is_lost[trials.enrol] | is_lost[trials.test])
         lines = zip(is_kept, trial_rows(corpus.root, name), strict=True)
         kept = [trial_line(label, *pair) for good, (_, label, *pair) in lines if good]
     if is_kept.all():

@@ -42,9 +42,7 @@ def test_train_rows__more_or_less_than_a_path_is_refused(tmp_path: Path, line: s
 
 def test_trial_rows__blank_in_a_path_is_explained(tmp_path: Path) -> None:
     (tmp_path / "trials").write_text("1 a/1.wav a/my 2.wav\n")
-    with pytest.raises(
-        ValueError, match="line 1: expected .* got 4 fields: .* Paths with blanks in them need tabs"
-    ):
+    with pytest.raises(ValueError, match="line 1: expected .* Paths with blanks in them need tabs"):
         list(trial_rows(tmp_path, "trials"))
 
 
@@ -142,7 +140,7 @@ def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> N
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("a c/1.wav\nb c/1.wav\n", ValueError, "listed twice: list, line 1 and list, line 2"),
+        ("a c/1.wav\nb c/1.wav\n", ValueError, "list, line 2: c/1.wav is listed twice"),
         ("a c/1.wav\n\n1 c/1.wav c/2.wav\n", ValueError, "list, line 3: .* expected `speaker path`"),
         ("\n", ValueError, "is empty"),
         ("a wrong/1.wav\na wrong/2.wav\n", FileNotFoundError, "None of the first 2 recordings"),
@@ -177,7 +175,11 @@ def test_read_trials__prefix_of_voxceleb1_is_added_when_missing(root: Path) -> N
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n", ValueError, "line 2: the label is '2'"),
+        (
+            "1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n",
+            ValueError,
+            "line 2: expected `1|0 enrolment test`, got '2 ",
+        ),
         ("1 a/1.wav\n", ValueError, "line 1: expected `1|0 enrolment test`"),
         ("1 x/1.wav x/2.wav\n", FileNotFoundError, "None of the first 2"),
     ],
@@ -222,10 +224,9 @@ def test_make_trials__labels_are_true_balanced_and_unique(versions: int) -> None
 
 
 def test_make_trials__without_pairs_is_refused() -> None:
-    with pytest.raises(ValueError, match="No speaker has two utterances"):
-        make_trials(manifest_of([1, 1, 1]), seed=1)
-    with pytest.raises(ValueError, match="at least 2 speakers"):
-        make_trials(manifest_of([3]), seed=1)
+    for counts in ([1, 1, 1], [3]):
+        with pytest.raises(ValueError, match="need at least 2 speakers, one of them with two utterances"):
+            make_trials(manifest_of(counts), seed=1)
     assert make_trials(manifest_of([1, 1, 1]), seed=1, versions=2).targets.sum() == 3
 
 
@@ -251,16 +252,14 @@ def trials_of(rows: list[tuple[int, int, int]]) -> Trials:
 def test_find_trial_faults__each_kind_is_found_in_either_order_of_the_pair() -> None:
     trials = trials_of([(1, 0, 1), (0, 2, 0), (1, 1, 0), (1, 3, 3), (1, 0, 2), (0, 1, 3), (0, 2, 0)])
     faults = find_trial_faults(trials)
-    assert faults
-    assert faults.self_trials.tolist() == [3]
-    assert faults.repeated.tolist() == [[2, 0]]
-    assert faults.contradicting.tolist() == [[4, 1], [6, 4]]
-    assert faults.is_kept.tolist() == [True, False, False, False, False, True, False]
+    assert np.flatnonzero(faults.is_self).tolist() == [3]
+    assert np.flatnonzero(faults.is_repeated).tolist() == [2, 6]
+    assert np.flatnonzero(faults.is_contradicted).tolist() == [1, 4, 6]
 
 
 def test_find_trial_faults__two_versions_of_a_recording_are_no_self_trial() -> None:
-    assert not find_trial_faults(make_trials(manifest_of([2, 1, 1]), seed=1, versions=2))
-    assert not find_trial_faults(make_trials(manifest_of([4, 4, 4]), seed=1))
+    faults = find_trial_faults(make_trials(manifest_of([2, 1, 1]), seed=1, versions=2))
+    assert not (faults.is_self | faults.is_repeated | faults.is_contradicted).any()
 
 
 def test_trial_faults__are_described_with_their_lines(tmp_path: Path) -> None:
@@ -268,6 +267,6 @@ def test_trial_faults__are_described_with_their_lines(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n")
     assert find_trial_faults(read_trials(tmp_path, "trials")).describe(tmp_path, "trials") == (
-        "1 of a recording against itself (line 5), 1 listed again (line 4 repeats line 1), "
-        "1 listed with the other label too (line 6 contradicts line 3)"
+        "1 of a recording against itself (line 5), 1 listed again (line 4), "
+        "2 listed with the other label too (line 3, line 6)"
     )

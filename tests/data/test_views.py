@@ -167,7 +167,6 @@ def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     maker = ViewMaker(
         ramp_corpus(tmp_path, [20000] * 3), GROUPS, DataConfig(root=str(tmp_path), augment=()), 1
     )
-    (tmp_path / "list").touch()  # an empty folder would be taken for a lost mount, and waited for
     for i in range(3):
         (tmp_path / f"{i}.wav").unlink()
     with pytest.raises(
@@ -184,8 +183,20 @@ def test_make_batch__bad_noise_is_replaced_and_named(demo_corpus: Path, tmp_path
     batch = maker.make_batch(Plan(np.zeros(32, dtype=int), 32, seed=5).rows(0, 1))
     assert set(batch["bad_utterance"]) == {-1} and set(batch["bad_bank_file"]) == {-1, 1}
     path = str(root / "musan_split/noise/demo/0001.wav")
-    assert maker.explain("bank_files", 1) == (path, f"{path} is an empty file (0 bytes).")
+    assert maker.explain("bank_files", 1) == (
+        path,
+        f"{path} (0 bytes) is not audio that libsndfile reads: Format not recognised.",
+    )
     assert "can be now" in maker.explain("bank_files", 0)[1]
+
+
+def test_explain__silence_is_a_fault_of_a_rir(demo_corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    shutil.copytree(demo_corpus, root)
+    maker = maker_of(root, augment=(augmentation_settings("reverb"),))
+    path = Path(maker.explain("bank_files", 2)[0])
+    soundfile.write(path, np.zeros(900), 16000)
+    assert maker.explain("bank_files", 2) == (str(path), f"{path} is silent: it is no impulse response.")
 
 
 def test_make_batch__clean_views_are_crops_at_the_speed_of_their_sample(tmp_path: Path) -> None:

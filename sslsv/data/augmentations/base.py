@@ -23,7 +23,7 @@ class Augmentation(ABC):
     """Change views in one way; a subclass has a nested `Config` with `name` and `probability`.
 
     `draw` makes all random decisions, from a stream that belongs to the view and to the augmentation's name:
-    another augmentation in the list changes nothing for this one. Making one adds its files to the bank.
+    another augmentation in the list changes nothing for this one. `__init__` adds its files to the bank.
     """
 
     Config: ClassVar[Any]
@@ -54,8 +54,7 @@ class Augmentation(ABC):
 
 def make_augmentation(settings: Any, bank: Bank) -> Augmentation:
     """Make the augmentation that settings name; FileNotFoundError if it has no files."""
-    kind = find("data.augmentations", settings.name)
-    augmentation: Augmentation = kind(kind.Config(**vars(settings)), bank)
+    augmentation: Augmentation = find("data.augmentations", settings.name)(settings, bank)
     return augmentation
 
 
@@ -72,7 +71,7 @@ class Augmenter:
 
         `streams[i](name)` gives the random numbers of an augmentation for crop i. A view that would exceed
         full scale is made quieter, not clipped. Returns the first unreadable file of the bank that was drawn
-        for each view, or -1.
+        for each view, or -1; nothing without augmentations.
         """
         rngs = [[stream(each.name) for stream in streams] for each in self.augmentations]
         steps = [
@@ -95,10 +94,8 @@ class Augmenter:
                     views[row] = crop
                 else:
                     round_to_int16(crop, views[row])
-        return [
-            next((rng.bad_files[0] for rng in of_crop if rng.bad_files), -1)
-            for of_crop in ([row[i] for row in rngs] for i in range(len(crops)))
-        ]
+        of_crops = zip(*rngs, strict=True)
+        return [next((rng.bad_files[0] for rng in of_crop if rng.bad_files), -1) for of_crop in of_crops]
 
 
 def mean_square(waveform: Waveform) -> float:

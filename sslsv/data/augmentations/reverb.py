@@ -67,7 +67,7 @@ class Reverb(Augmentation):
         found = {rir.file: cache.get((rir.file, length)) for rir in rirs}
         missing = list({rir.file: rir for rir in rirs if found[rir.file] is None}.values())
         if missing:
-            made = rir_spectra([self._bank.read_rir(rir) for rir in missing], length)
+            made = rir_spectra([self._bank.read_rir(rir.file)[: rir.num_samples] for rir in missing], length)
             for rir, spectrum in zip(missing, made, strict=True):
                 found[rir.file] = cache.put((rir.file, length), spectrum.copy())
         return [found[rir.file] for rir in rirs]  # type: ignore[misc]

@@ -13,7 +13,7 @@ from sslsv.data.recordings import open_recordings
 from sslsv.data.section import augmentation_settings as settings
 
 CROP = np.random.default_rng(0).normal(0.0, 3000.0, 32000).astype(np.int16)
-CHOICE = settings("one_of", choices=["noise", {"name": "reverb", "probability": 0.5}], weights=[1, 2])
+CHOICE = settings("one_of", choices=["noise", {"name": "reverb", "probability": 0.5}])
 
 
 def views_of(root: Path, augment: list[Any], numbers: list[int]) -> np.ndarray:

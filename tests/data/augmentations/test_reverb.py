@@ -71,5 +71,7 @@ def test_apply__crops_of_any_length_and_number_are_each_in_their_room(
     crops = [CROP[: 8000 + 4000 * (number % 3)] for number in range(11)]
     for _ in range(2):
         for crop, rir, wet in zip(crops, draws, reverb.apply(crops, draws), strict=True):
-            assert np.allclose(wet, in_room(crop, reverb._bank.read_rir(rir)), atol=1e-6)
+            assert np.allclose(
+                wet, in_room(crop, reverb._bank.read_rir(rir.file)[: rir.num_samples]), atol=1e-6
+            )
     assert len({rir.file for rir in draws}) > 1
