@@ -71,14 +71,11 @@ def find_recordings(path: str, root: str) -> tuple[list[str], list[str]]:
         raise FileNotFoundError(f"{path} is no file and no folder")
     paths, speakers, refused = [], [], f"{path} is no list of `speaker path` or `path` lines"
     for number, line in list_lines(root, absolute(path)):
-        *speaker, name = line.strip().split(maxsplit=1) or [""]
-        if why := name and why_unlistable(name):
+        *speaker, name = line.strip().split(maxsplit=1)
+        if why := why_unlistable(name):
             raise ValueError(f"{refused}: line {number}: the path {name[:120]!r} {why}")
-        if name:
-            paths.append(name)
-            speakers.append("".join(speaker))
-    if not paths:
-        raise ValueError(f"{refused}: it is empty")
+        paths.append(name)
+        speakers.append("".join(speaker))
     return paths, speakers
 
 

@@ -49,7 +49,7 @@ def test_embed__a_single_file(small_run, demo_corpus, tmp_path):
     [
         ("1 a.wav b.wav\n", "x.npz", "line 1: the path 'a.wav b.wav' has a blank after what ends as"),
         ("a\n\n../b\n", "x.npz", "line 3: the path '../b' has a '..' in it"),
-        ("", "x.npz", "it is empty"),
+        ("", "x.npz", "is empty"),
         ("a\n", "x.txt", "must end in .npz or .parquet"),
         ("gone.wav\n", "x.npz", "none of the 1 recordings can be read"),
     ],

@@ -138,7 +138,7 @@ def test_evaluate__in_two_processes_gives_the_same(run_folder, ray_session):
         (["2 {0} {1}", "0 {0} {2}"], "line 1: expected `1|0 enrolment test`, got '2 "),
         (["1 {0} {1}", "0 {0} gone.wav"], "gone.wav (line 2)"),
         (["1 {0} {0}", "0 {0} {2}"], "1 of a recording against itself (line 1)"),
-        (["1 {0} {1}", "0 {1} {0}"], "other label too (line 1, line 2)"),
+        (["1 {0} {1}", "0 {1} {0}"], "other label too (line 1, 2)"),
         ([], "is empty"),
     ],
 )

@@ -1,18 +1,16 @@
 """Recordings as the package hears them: 16 kHz, mono, 16 bits, from any file that libsndfile reads.
 
-The only place in the package that opens an audio file. A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives
-its very samples. Any other is averaged over channels, converted to 16 kHz and rounded to 16 bits, full scale
-for full scale; a crop has the same samples as the same place of the whole (of lossy files nearly so: their
-decoders remember what came before).
+A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives its very samples. Any other is averaged over channels,
+converted to 16 kHz and rounded to 16 bits, full scale for full scale. A crop has the samples that the whole
+has at its place (of lossy files nearly so: their decoders remember what came before).
 """
 
 import contextlib
 import io
 import math
-import mmap
 import os
 import struct
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -43,8 +41,8 @@ class AudioError(Exception):
     """Report a recording that cannot be used; the message names the file and the cause."""
 
 
-class Recording(ABC):
-    """Read crops of an open recording; a context manager."""
+class Recording(contextlib.AbstractContextManager["Recording"]):
+    """Read crops of an open recording."""
 
     path: str  # for messages
     num_samples: int  # at 16 kHz
@@ -53,14 +51,11 @@ class Recording(ABC):
     def _read(self, start: int, count: int) -> Samples:
         """Return samples that are there; the array may be read-only."""
 
-    def __enter__(self) -> "Recording":
-        return self
+    def close(self) -> None:  # noqa: B027 - a packed recording has nothing to close
+        """Close the recording; reading afterwards is an error."""
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def close(self) -> None:  # noqa: B027 - a packed recording has nothing to close
-        """Close the recording; reading afterwards is an error."""
 
     def mapped(self) -> Samples | None:
         """Return all samples, valid for good, if they lie in a file that can be mapped; else None."""
@@ -71,8 +66,6 @@ class Recording(ABC):
 
         Raises AudioError for a piece that cannot be decoded.
         """
-        if not 0 <= start < self.num_samples or count <= 0:
-            raise ValueError(f"{self.path} has {self.num_samples} samples: no {count} of them at {start}.")
         available = min(count, self.num_samples - start)
         piece = self._read(start, available)
         return piece if available == count else np.resize(piece, count)
@@ -126,15 +119,13 @@ class _PlainWav(Recording):
         try:
             data = os.pread(self._file.fileno(), 2 * count, self._first_byte + 2 * start)
         except OSError as error:
-            raise AudioError(f"{self.path} cannot be read: {_cause(error)}.") from error
+            raise AudioError(f"{self.path} cannot be read: {error}.") from error
         if len(data) < 2 * count:
             raise AudioError(f"{self.path} became shorter while it was read.")
-        return np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
+        return np.frombuffer(data, dtype=np.int16)
 
     def mapped(self) -> Samples:
-        memory = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        samples = np.frombuffer(memory, dtype="<i2", count=self.num_samples, offset=self._first_byte)
-        return samples.astype(np.int16, copy=False)
+        return np.memmap(self.path, np.int16, "r", self._first_byte, self.num_samples).view(np.ndarray)
 
 
 class _DecodedFile(Recording):
@@ -147,10 +138,7 @@ class _DecodedFile(Recording):
         except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
             if not os.path.exists(path):
                 raise AudioError(f"{path} does not exist.") from error
-            size = os.path.getsize(path)
-            raise AudioError(
-                f"{path} ({size} bytes) is not audio that libsndfile reads: {_cause(error)}."
-            ) from error
+            raise AudioError(f"{path} ({os.path.getsize(path)} bytes) is not audio: {error}") from error
         if self._file.frames <= 0:
             self.close()
             raise AudioError(f"{path} has an audio header but no samples.")
@@ -209,7 +197,7 @@ class _DecodedFile(Recording):
             self._file.seek(start)
             frames: npt.NDArray[Any] = self._file.read(count, dtype="int16" if self._is_16_bit else "float32")
         except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as error:
-            raise AudioError(f"{self.path} cannot be decoded at frame {start}: {_cause(error)}.") from error
+            raise AudioError(f"{self.path} cannot be decoded at frame {start}: {error}") from error
         if len(frames) < count:
             raise AudioError(
                 f"{self.path} is truncated: its header promises {self._file.frames} frames, "
@@ -272,11 +260,6 @@ def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] =
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(found)
-
-
-def _cause(error: Exception) -> str:
-    text = str(getattr(error, "error_string", "") or error)
-    return text.strip().rstrip(".")
 
 
 def _find_samples(header: bytes) -> tuple[bool, int, int]:

@@ -8,10 +8,9 @@ tabs between the fields.
 import io
 import os
 import re
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ Root = str | os.PathLike[str]
 _MAX_TARGETS = 5000  # trials that are drawn of each kind
 _NUM_PROBED = 10  # recordings of a train list that are looked for: looking for a million takes minutes
 _NUM_NAMED = 3  # lines that a sentence names
-_TRAIN_FORM, _TRIAL_FORM = "speaker path", "1|0 enrolment test"
+_TRIAL_FORM = "1|0 enrolment test"
 # Where the name of an audio file ends before its line does, the line holds more than one path.
 _NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s", re.IGNORECASE)
 
@@ -48,15 +47,12 @@ class Manifest:
         """Return the number of different speakers."""
         return len(self.speaker_names)
 
-    def of_speakers(self, chosen: npt.ArrayLike) -> "Manifest":
-        """Return the utterances of the chosen speaker ids, renumbered from 0 in ascending order."""
-        ids = np.unique(np.asarray(chosen, dtype=np.int64))
-        kept = np.flatnonzero(np.isin(self.speakers, ids))
-        return Manifest(
-            paths=[self.paths[i] for i in kept],
-            speakers=np.searchsorted(ids, self.speakers[kept]).astype(np.int64),
-            speaker_names=[self.speaker_names[i] for i in ids],
-        )
+    def of_speakers(self, chosen: Indices) -> "Manifest":
+        """Return the utterances of the chosen speakers, who are numbered anew in the order of their ids."""
+        kept = np.flatnonzero(np.isin(self.speakers, chosen))
+        ids, speakers = np.unique(self.speakers[kept], return_inverse=True)
+        names = [self.speaker_names[i] for i in ids]
+        return Manifest(paths=[self.paths[i] for i in kept], speakers=speakers, speaker_names=names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +64,8 @@ class Trials:
     """
 
     paths: list[str]  # (R,) relative to data.root, or absolute
-    enrol: Indices  # (J,), into paths
-    test: Indices  # (J,), into paths
+    enrol: Indices  # (J,) into paths
+    test: Indices  # (J,) into paths
     targets: npt.NDArray[np.bool_]  # (J,), True: the same speaker
     versions: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (R,), 0 unless simulated
 
@@ -82,10 +78,10 @@ class Trials:
 
 
 def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple[Manifest, Manifest | None]:
-    """Return what a run trains on, and the utterances of speakers set aside for validation, if any.
+    """Return what a run trains on, and the utterances of speakers held out for validation, if any.
 
-    Utterance i of the first manifest has the id i wherever the run speaks of it. The same settings give the
-    same split. Raises ValueError and FileNotFoundError with a sentence.
+    Utterance i of the first manifest has the id i wherever the run speaks of it. Raises ValueError and
+    FileNotFoundError with a sentence.
     """
     manifest = read_train_lists(section.root, section.train_lists)
     return hold_out_speakers(manifest, held_out_speakers, seed) if held_out_speakers else (manifest, None)
@@ -118,19 +114,15 @@ def read_trials(root: Root, file: str) -> Trials:
     where none of its recordings is there. For odd trials see `find_trial_faults`.
     """
     index: dict[str, int] = {}
-    enrol, test, targets = array("q"), array("q"), bytearray()
-    for _, is_target, first, second in trial_rows(root, file):
-        targets.append(is_target)
-        enrol.append(index.setdefault(first, len(index)))
-        test.append(index.setdefault(second, len(index)))
-    paths = list(index)
-    prefix = _prefix(root, file, paths, ("", "voxceleb1/"))
-    return Trials(
-        paths=[prefix + path for path in paths] if prefix else paths,
-        enrol=np.array(enrol, dtype=np.int64),
-        test=np.array(test, dtype=np.int64),
-        targets=np.array(targets, dtype=np.bool_),
+    columns = [("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]
+    rows = (
+        (is_target, index.setdefault(first, len(index)), index.setdefault(second, len(index)))
+        for _, is_target, first, second in trial_rows(root, file)
     )
+    table = np.fromiter(rows, dtype=columns)
+    prefix = _prefix(root, file, list(index), ("", "voxceleb1/"))
+    paths = [prefix + path for path in index]
+    return Trials(paths=paths, **{name: np.ascontiguousarray(table[name]) for name, _ in columns})
 
 
 def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:
@@ -208,10 +200,9 @@ def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indi
 def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)) -> str:
     # Returns the folder that is missing before the paths of a list, found by the first recording that exists.
     recordings = open_recordings(root)
-    for path in paths:
-        for prefix in prefixes:
-            if recordings.has(prefix + path):
-                return prefix
+    for path, prefix in product(paths, prefixes):
+        if recordings.has(prefix + path):
+            return prefix
     raise FileNotFoundError(
         f"None of the first {len(paths)} recordings of {name} exists; first: "
         f"{recordings.location(paths[0])}. Paths in lists are relative to data.root ({root})."
@@ -229,17 +220,16 @@ class TrialFaults:
     def describe(self, root: Root, file: str) -> str:
         """Return the faults as a phrase that names the first few lines of the list they were found in."""
         lines = np.array([number for number, *_ in trial_rows(root, file)])
-        phrases = []
-        for is_faulty, kind in (
-            (self.is_self, "of a recording against itself"),
-            (self.is_repeated, "listed again"),
-            (self.is_contradicted, "listed with the other label too"),
-        ):
-            if is_faulty.any():
-                named = [f"line {line}" for line in lines[is_faulty][:_NUM_NAMED]]
-                named += ["..."] if is_faulty.sum() > _NUM_NAMED else []
-                phrases.append(f"{is_faulty.sum()} {kind} ({', '.join(named)})")
-        return ", ".join(phrases)
+        kinds = {
+            "of a recording against itself": self.is_self,
+            "listed again": self.is_repeated,
+            "listed with the other label too": self.is_contradicted,
+        }
+        return ", ".join(
+            f"{is_faulty.sum()} {kind} (line {', '.join(map(str, lines[is_faulty][:_NUM_NAMED]))})"
+            for kind, is_faulty in kinds.items()
+            if is_faulty.any()
+        )
 
 
 def find_trial_faults(trials: Trials) -> TrialFaults:
@@ -258,16 +248,16 @@ def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
 
     Raises ValueError for a line that is no `speaker path` and for an empty list, FileNotFoundError.
     """
-    for number, line in _filled_lines(root, name, _TRAIN_FORM):
+    for number, line in list_lines(root, name):
         speaker, *rest = line.split(maxsplit=1)
         path = "".join(rest).rstrip()
-        _check_path(name, number, path, _TRAIN_FORM)
+        _check_paths(name, number, "speaker path", path)
         yield number, speaker, path
 
 
 def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
     """Yield (line number, is target, enrolment path, test path) of a trial list; see `train_rows`."""
-    for number, line in _filled_lines(root, name, _TRIAL_FORM):
+    for number, line in list_lines(root, name):
         fields = _trial_fields(line)
         if len(fields) != 3 or fields[0] not in ("0", "1"):
             raise ValueError(
@@ -275,14 +265,13 @@ def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
                 "blanks in them need tabs between the fields."
             )
         label, enrolment, test = fields
-        _check_path(name, number, enrolment, _TRIAL_FORM)
-        _check_path(name, number, test, _TRIAL_FORM)
+        _check_paths(name, number, _TRIAL_FORM, enrolment, test)
         yield number, label == "1", enrolment, test
 
 
 def is_trial_list(root: Root, name: str) -> bool:
     """Tell trials from a train list by the first line that is not blank; raises as the readers do."""
-    _, line = next(_filled_lines(root, name, f"{_TRAIN_FORM}` or `{_TRIAL_FORM}"))
+    _, line = next(list_lines(root, name))
     fields = _trial_fields(line)
     return len(fields) == 3 and fields[0] in ("0", "1") and bool(_NAME_THEN_MORE.search(line.strip()))
 
@@ -309,9 +298,10 @@ def find_lists(root: Root) -> list[str]:
 
 
 def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of a list, from 1; raises FileNotFoundError.
+    """Yield (number, line) of the lines of a list that are not blank, numbered from 1.
 
     A byte order mark is ignored. Names of files need not be valid UTF-8: such bytes come through as they are.
+    Raises FileNotFoundError, and ValueError for an empty list.
     """
     place = list_location(root, name)
     filesystem, path = open_filesystem(place)
@@ -324,7 +314,13 @@ def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
             f"The list {place} does not exist. Lists are looked up below data.root ({folder})."
         ) from error
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
-        yield from enumerate(lines, start=1)
+        is_empty = True
+        for number, line in enumerate(lines, start=1):
+            if not line.isspace():
+                is_empty = False
+                yield number, line
+    if is_empty:
+        raise ValueError(f"The list {place} is empty.")
 
 
 def list_location(root: Root, name: str) -> str:
@@ -332,22 +328,12 @@ def list_location(root: Root, name: str) -> str:
     return absolute(name if is_uri(name) else below(absolute(root), name))
 
 
-def _filled_lines(root: Root, name: str, form: str) -> Iterator[tuple[int, str]]:
-    is_empty = True
-    for number, line in list_lines(root, name):
-        if not line.isspace():
-            is_empty = False
-            yield number, line
-    if is_empty:
-        place = list_location(root, name)
-        raise ValueError(f"The list {place} is empty: it needs lines of the form `{form}`.")
-
-
 def _trial_fields(line: str) -> list[str]:
     # Paths with blanks in them need tabs between the fields.
     return line.rstrip("\r\n").split("\t") if line.count("\t") == 2 else line.split()
 
 
-def _check_path(name: str, number: int, path: str, form: str) -> None:
-    if why := why_unlistable(path):
-        raise ValueError(f"{name}, line {number}: the path {path[:120]!r} {why}; expected `{form}`.")
+def _check_paths(name: str, number: int, form: str, *paths: str) -> None:
+    for path in paths:
+        if why := why_unlistable(path):
+            raise ValueError(f"{name}, line {number}: the path {path[:120]!r} {why}; expected `{form}`.")

@@ -56,10 +56,9 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield one rank's part of the global batches first_step .. last_step (exclusive), by Ray Data tasks.
 
-    A batch holds what `ViewMaker.make_batch` says. `data_tasks` is the number of tasks at a time, for all
-    ranks together; None: as many as the free CPUs allow. All tasks run at a lower priority than training.
-    `is_pinned` batches are in memory that a GPU copies from without making the processor wait. Closing the
-    generator stops everything. Raises the AudioError of a data process.
+    A batch holds what `ViewMaker.make_batch` says. At most `data_tasks` tasks run at a time, of all ranks
+    together; None: as many as the free CPUs allow. `is_pinned` batches are in memory that a GPU copies from
+    without making the processor wait. Closing the generator stops the tasks. Raises the AudioError of a task.
     """
     rows = rows_of_rank(plan.rows(first_step, last_step), plan.batch_size, rank, world_size)
     size = plan.batch_size // world_size
@@ -157,20 +156,15 @@ def _make_block(
     rows: "ray.ObjectRef[Rows]",
     maker: "ray.ObjectRef[ViewMaker]",
 ) -> dict[str, npt.NDArray[Any]]:
-    _lower_priority()
     part = slice(int(block["first"][0]), int(block["last"][0]))
     return _maker_of(maker).make_batch({name: column[part] for name, column in ray.get(rows).items()})
 
 
-@functools.cache
-def _lower_priority() -> None:
+@functools.lru_cache(maxsize=2)
+def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
     # Data is made ahead of time: when both want the processor, it is the training step that must not wait.
     os.nice(19)
     torch.set_num_threads(1)
-
-
-@functools.lru_cache(maxsize=2)
-def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
     # The maker is kept while the process lives, with the noises and rirs that it has decoded.
     maker: ViewMaker = ray.get(reference)
     return maker

@@ -1,6 +1,7 @@
 """The `data` section of the settings; it imports neither torch nor Ray, nor any library of audio."""
 
-from dataclasses import field
+from collections.abc import Iterator, Sequence
+from dataclasses import field, replace
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,24 @@ def augmentation_settings(name: str, **values: Any) -> Any:
 def room_and_noise() -> tuple[Any, ...]:
     """Return the settings of reverb and noise, the usual augmentations."""
     return augmentation_settings("reverb"), augmentation_settings("noise")
+
+
+def channel_of(augment: Sequence[Any]) -> tuple[Any, ...]:
+    """Return augmentations that give every recording a channel, with the rooms and noises that training has.
+
+    Noises are of the kind "noise" if training has it (others talking would be voices), at an SNR of 5 to
+    15 dB; the level changes by -15 to 0 dB.
+    """
+    by_name = {each.name: replace(each, probability=1.0) for each in reversed(list(_flat(augment)))}
+    if (noise := by_name.get("noise")) and "noise" in noise.kinds:
+        by_name["noise"] = replace(noise, kinds=("noise",), snr_db=(5.0, 15.0))
+    by_name["gain"] = augmentation_settings("gain", level_db=[-15.0, 0.0])
+    return tuple(by_name[name] for name in ("reverb", "noise", "gain") if name in by_name)
+
+
+def _flat(augment: Sequence[Any]) -> Iterator[Any]:
+    for each in augment:
+        yield from _flat(each.choices) if each.name == "one_of" else [each]
 
 
 @section

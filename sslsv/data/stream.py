@@ -28,9 +28,7 @@ class Plan:
         positives: Literal["same_utterance", "same_speaker"] = "same_utterance",
     ) -> None:
         self.speakers = np.asarray(speakers, dtype=np.int64)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.positives = positives
+        self.batch_size, self.seed, self.positives = batch_size, seed, positives
         self.steps_per_epoch = len(self.speakers) // batch_size
         largest, what = len(self.speakers), "utterances"
         if positives == "same_speaker":
@@ -109,11 +107,6 @@ def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_
 
     The ranks' batches, joined in the order of ranks, are the global batch whatever `world_size` is.
     """
-    if batch_size % world_size:
-        raise ValueError(
-            f"train.batch_size is {batch_size}, which {world_size} workers cannot share equally: "
-            f"choose a multiple of {world_size}."
-        )
     share = batch_size // world_size
     return {
         name: column.reshape(-1, batch_size)[:, rank * share : (rank + 1) * share].reshape(-1)

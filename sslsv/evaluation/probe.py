@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sslsv.config import Config
 from sslsv.data.audio import SAMPLE_RATE, AudioError
-from sslsv.data.channel import channel_of
 from sslsv.data.lists import Manifest
 from sslsv.data.recordings import Recordings, open_recordings
+from sslsv.data.section import channel_of
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.diagnostics import label_free_report
 from sslsv.evaluation.verification import Embedder, VerificationError

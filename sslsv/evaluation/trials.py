@@ -15,7 +15,6 @@ from pyarrow import fs
 
 from sslsv.config import Config
 from sslsv.data.audio import Waveform
-from sslsv.data.channel import ChannelSimulator
 from sslsv.data.lists import (
     Manifest,
     Trials,
@@ -27,6 +26,7 @@ from sslsv.data.lists import (
     read_trials,
 )
 from sslsv.data.recordings import open_recordings
+from sslsv.data.views import ChannelSimulator
 from sslsv.evaluation.intervals import speakers_from_trials
 from sslsv.runs.folder import absolute, open_filesystem
 

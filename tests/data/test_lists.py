@@ -268,5 +268,5 @@ def test_trial_faults__are_described_with_their_lines(tmp_path: Path) -> None:
     (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n")
     assert find_trial_faults(read_trials(tmp_path, "trials")).describe(tmp_path, "trials") == (
         "1 of a recording against itself (line 5), 1 listed again (line 4), "
-        "2 listed with the other label too (line 3, line 6)"
+        "2 listed with the other label too (line 3, 6)"
     )

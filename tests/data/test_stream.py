@@ -74,8 +74,3 @@ def test_rows_of_rank__ranks_joined_are_the_global_batches(world_size: int) -> N
         rows_of_rank(rows, 8, rank, world_size)["utterance"].reshape(3, share) for rank in range(world_size)
     ]
     assert np.array_equal(np.concatenate(parts, axis=1).reshape(-1), rows["utterance"])
-
-
-def test_rows_of_rank__unequal_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 workers cannot share equally: choose a multiple of 3"):
-        rows_of_rank(Plan(UNEVEN, 8, seed=7).rows(0, 1), 8, 0, 3)

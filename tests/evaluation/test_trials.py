@@ -96,7 +96,7 @@ def test_open_list__faulty_trials_are_named_or_left_out_and_counted(root):
         "0 d.wav a.wav",
     ]
     name = write_list(root, *lines)
-    with pytest.raises(ValueError, match=r"line 4.*other label too \(line 5, line 6\)"):
+    with pytest.raises(ValueError, match=r"line 4.*other label too \(line 5, 6\)"):
         open_list(str(root), name, is_lenient=False)
     found = open_list(str(root), name, is_lenient=True)
     assert len(found.trials) == 3 and found.trials.paths == ["a.wav", "b.wav", "c.wav"]

@@ -14,7 +14,7 @@ from sslsv.registry import find
 
 Crop = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
-_ROWS_AT_ONCE = 4  # crops augmented together: few enough for the processor's cache, and a block of FFTs
+ROWS_AT_ONCE = 4  # crops augmented together: few enough for the processor's cache, and a block of FFTs
 # Pieces so short that no BLAS shares them among threads, whose number would change the last bits.
 _PIECE_SAMPLES = 4000
 
@@ -41,7 +41,7 @@ class Augmentation(ABC):
 
     @abstractmethod
     def apply(self, crops: Sequence[Crop], draws: Sequence[Any]) -> list[Waveform]:
-        """Return float32 crops (T,) at the scale of 16 bits, each changed by its own draw.
+        """Return up to four float32 crops (T,) at the scale of 16 bits, each changed by its own draw.
 
         Crops are int16, perhaps read-only, or float32 that may be changed in place. A result must not depend
         on which other crops there are.
@@ -82,8 +82,8 @@ class Augmenter:
         for each, draws in steps:
             keys = [() if drawn is None else each.sort_key(drawn) for drawn in draws]
             order.sort(key=keys.__getitem__)
-        for first in range(0, len(order), _ROWS_AT_ONCE):
-            rows = order[first : first + _ROWS_AT_ONCE]
+        for first in range(0, len(order), ROWS_AT_ONCE):
+            rows = order[first : first + ROWS_AT_ONCE]
             changed: dict[int, Any] = {row: crops[row] for row in rows}
             for each, draws in steps:
                 chosen = [row for row in rows if draws[row] is not None]
