@@ -209,38 +209,30 @@ def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] =
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrialFaults:
-    """Mark the faulty trials of a list, (J,) each; the order of the two recordings does not matter."""
+def find_trial_faults(trials: Trials) -> dict[str, npt.NDArray[np.bool_]]:
+    """Mark the faulty trials, (J,) for each kind; the order of the two recordings does not matter.
 
-    is_self: npt.NDArray[np.bool_]  # a recording against itself
-    is_repeated: npt.NDArray[np.bool_]  # the same pair with the same label stands before it
-    is_contradicted: npt.NDArray[np.bool_]  # the same pair stands elsewhere with the other label
-
-    def describe(self, root: Root, file: str) -> str:
-        """Return the faults as a phrase that names the first few lines of the list they were found in."""
-        lines = np.array([number for number, *_ in trial_rows(root, file)])
-        kinds = {
-            "of a recording against itself": self.is_self,
-            "listed again": self.is_repeated,
-            "listed with the other label too": self.is_contradicted,
-        }
-        return ", ".join(
-            f"{is_faulty.sum()} {kind} (line {', '.join(map(str, lines[is_faulty][:_NUM_NAMED]))})"
-            for kind, is_faulty in kinds.items()
-            if is_faulty.any()
-        )
-
-
-def find_trial_faults(trials: Trials) -> TrialFaults:
-    """Return the faults of trials; O(J log J)."""
+    "self": a recording against itself; "repeated": the pair stands before it with the same label;
+    "contradicting": the pair stands elsewhere with the other label. O(J log J).
+    """
     low, high = np.minimum(trials.enrol, trials.test), np.maximum(trials.enrol, trials.test)
     pairs = np.unique(low * len(trials.paths) + high, return_inverse=True)[1]
     is_repeated = np.ones(len(pairs), dtype=np.bool_)
     is_repeated[np.unique(2 * pairs + trials.targets, return_index=True)[1]] = False
     target_share = np.bincount(pairs, trials.targets) / np.bincount(pairs)
-    is_contradicted = ((target_share > 0) & (target_share < 1))[pairs]
-    return TrialFaults(is_self=low == high, is_repeated=is_repeated, is_contradicted=is_contradicted)
+    is_contradicting = ((target_share > 0) & (target_share < 1))[pairs]
+    return {"self": low == high, "repeated": is_repeated, "contradicting": is_contradicting}
+
+
+def describe_faults(faults: dict[str, npt.NDArray[np.bool_]], root: Root, file: str) -> str:
+    """Return the faults as a phrase that names the first lines of the list they were found in, or ""."""
+    lines = np.array([number for number, *_ in trial_rows(root, file)])
+    words = ("of a recording against itself", "listed again", "listed with the other label too")
+    return ", ".join(
+        f"{is_faulty.sum()} {kind} (line {', '.join(map(str, lines[is_faulty][:_NUM_NAMED]))})"
+        for kind, is_faulty in zip(words, faults.values(), strict=True)
+        if is_faulty.any()
+    )
 
 
 def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:

@@ -18,6 +18,7 @@ from sslsv.data.audio import Waveform
 from sslsv.data.lists import (
     Manifest,
     Trials,
+    describe_faults,
     find_trial_faults,
     list_lines,
     list_location,
@@ -192,14 +193,13 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
 def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, int]]:
     trials = read_trials(root, file)
     faults = find_trial_faults(trials)
-    is_wrong = faults.is_self | faults.is_contradicted
+    is_wrong = faults["self"] | faults["contradicting"]
     if is_wrong.any() and not is_lenient:
         raise ValueError(
-            f"{file} has faulty trials: {faults.describe(root, file)}; remove these lines, or take the list "
-            f"that `python -m sslsv.prepare_data check {file} --root {root}` writes"
+            f"{file} has faulty trials: {describe_faults(faults, root, file)}; remove these lines, or take "
+            f"the list that `python -m sslsv.prepare_data check {file} --root {root}` writes"
         )
-    kinds = {"self": faults.is_self, "repeated": faults.is_repeated, "contradicting": faults.is_contradicted}
-    odd = {f"{kind}_trials": int(is_odd.sum()) for kind, is_odd in {**kinds, "skipped": is_wrong}.items()}
+    odd = {f"{kind}_trials": int(is_odd.sum()) for kind, is_odd in {**faults, "skipped": is_wrong}.items()}
     trials = _kept(trials, ~is_wrong) if is_wrong.any() else trials
     return trials, {kind: count for kind, count in odd.items() if count}
 

@@ -27,6 +27,7 @@ import soundfile
 from sslsv.data.audio import SAMPLE_RATE, AudioError, find_audio_files, open_audio
 from sslsv.data.lists import (
     Trials,
+    describe_faults,
     find_lists,
     find_trial_faults,
     is_trial_list,
@@ -259,11 +260,10 @@ def _check_list(corpus: Corpus, name: str, is_bad: npt.NDArray[np.bool_], measur
         kept = [f"{speaker} {path}" for good, (speaker, path) in zip(is_kept, rows, strict=True) if good]
     else:
         faults = find_trial_faults(trials)
-        if why := faults.describe(corpus.root, name):
+        if why := describe_faults(faults, corpus.root, name):
             print(f"{name}: {why}")
         is_lost = measured["digest"].is_null().to_numpy()[corpus.rows(trials.paths)]
-        is_faulty = faults.is_self | faults.is_repeated | faults.is_contradicted
-        is_kept = ~(is_faulty | is_lost[trials.enrol] | is_lost[trials.test])
+        is_kept = ~np.any([*faults.values(), is_lost[trials.enrol], is_lost[trials.test]], axis=0)
         lines = zip(is_kept, trial_rows(corpus.root, name), strict=True)
         kept = [trial_line(label, *pair) for good, (_, label, *pair) in lines if good]
     if is_kept.all():

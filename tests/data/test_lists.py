@@ -9,6 +9,7 @@ import pytest
 from sslsv.data.lists import (
     Manifest,
     Trials,
+    describe_faults,
     find_lists,
     find_trial_faults,
     hold_out_speakers,
@@ -252,21 +253,20 @@ def trials_of(rows: list[tuple[int, int, int]]) -> Trials:
 def test_find_trial_faults__each_kind_is_found_in_either_order_of_the_pair() -> None:
     trials = trials_of([(1, 0, 1), (0, 2, 0), (1, 1, 0), (1, 3, 3), (1, 0, 2), (0, 1, 3), (0, 2, 0)])
     faults = find_trial_faults(trials)
-    assert np.flatnonzero(faults.is_self).tolist() == [3]
-    assert np.flatnonzero(faults.is_repeated).tolist() == [2, 6]
-    assert np.flatnonzero(faults.is_contradicted).tolist() == [1, 4, 6]
+    marked = {kind: np.flatnonzero(is_faulty).tolist() for kind, is_faulty in faults.items()}
+    assert marked == {"self": [3], "repeated": [2, 6], "contradicting": [1, 4, 6]}
 
 
 def test_find_trial_faults__two_versions_of_a_recording_are_no_self_trial() -> None:
     faults = find_trial_faults(make_trials(manifest_of([2, 1, 1]), seed=1, versions=2))
-    assert not (faults.is_self | faults.is_repeated | faults.is_contradicted).any()
+    assert not np.any(list(faults.values()))
 
 
-def test_trial_faults__are_described_with_their_lines(tmp_path: Path) -> None:
+def test_describe_faults__names_their_lines(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).touch()
     (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n")
-    assert find_trial_faults(read_trials(tmp_path, "trials")).describe(tmp_path, "trials") == (
+    assert describe_faults(find_trial_faults(read_trials(tmp_path, "trials")), tmp_path, "trials") == (
         "1 of a recording against itself (line 5), 1 listed again (line 4), "
         "2 listed with the other label too (line 3, 6)"
     )
