@@ -51,11 +51,6 @@ def test_nt_xent_loss__collapsed_batch_is_chance_among_the_others() -> None:
     assert nt_xent_loss(z, z, 0.03).item() == pytest.approx(math.log(15), rel=1e-5)
 
 
-def test_nt_xent_loss__gradient_is_that_of_finite_differences() -> None:
-    z_a, z_b = (z.requires_grad_() for z in projections(4, 3))
-    assert torch.autograd.gradcheck(lambda a, b: nt_xent_loss(a, b, 0.2), (z_a, z_b))
-
-
 def test_simclr__accuracy_is_one_for_identical_views_and_zero_for_swapped_ones() -> None:
     class Identity(torch.nn.Identity):
         embedding_dim = 4
@@ -66,8 +61,3 @@ def test_simclr__accuracy_is_one_for_identical_views_and_zero_for_swapped_ones()
     assert output.metrics["accuracy"] == 1
     assert output.loss.item() == pytest.approx(nt_xent_loss(z, z, 0.03).item())
     assert model.loss(z, z.roll(1, 0)).metrics["accuracy"] == 0
-
-
-def test_simclr_config__temperature_of_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="temperature"):
-        SimCLR.Config(temperature=0)

@@ -75,7 +75,3 @@ def test_standardize__is_a_batch_norm_without_parameters(views) -> None:
     for z in views:
         expected = torch.nn.functional.batch_norm(z, None, None, training=True)
         torch.testing.assert_close(losses.standardize(z), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_invariance__is_the_mean_over_all_entries() -> None:
-    assert losses.invariance(torch.zeros(2, 3), torch.full((2, 3), 2.0)).item() == 4
