@@ -111,13 +111,7 @@ def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
 
 
 def plain_batches(
-    plan: Plan,
-    maker: ViewMaker,
-    first_step: int,
-    last_step: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
+    plan: Plan, maker: ViewMaker, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """Yield the same batches as `train_batches`, bit for bit, made in this process without Ray."""
     for step in range(first_step, last_step):
@@ -151,10 +145,7 @@ class _Collate(NumpyBatchCollateFn):
 
 
 def _make_block(
-    block: dict[str, npt.NDArray[np.int64]],
-    *,
-    rows: "ray.ObjectRef[Rows]",
-    maker: "ray.ObjectRef[ViewMaker]",
+    block: Rows, *, rows: "ray.ObjectRef[Rows]", maker: "ray.ObjectRef[ViewMaker]"
 ) -> dict[str, npt.NDArray[Any]]:
     part = slice(int(block["first"][0]), int(block["last"][0]))
     return _maker_of(maker).make_batch({name: column[part] for name, column in ray.get(rows).items()})

@@ -1,5 +1,6 @@
 """The training stream: which utterances make sample k of the run, a pure function of (seed, k)."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Literal
 
@@ -117,11 +118,5 @@ def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_
 def _most_full_batches(pairs: Indices, batch_size: int) -> int:
     # Batches S of B different speakers exist exactly while sum_s min(pairs_s, S) >= S * B; the left side is
     # concave in S and 0 at S = 0, so the largest S is found by bisection.
-    low, high = 0, int(pairs.sum()) // batch_size
-    while low < high:
-        middle = (low + high + 1) // 2
-        if int(np.minimum(pairs, middle).sum()) >= middle * batch_size:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    most = int(pairs.sum()) // batch_size
+    return bisect_left(range(1, most + 1), True, key=lambda s: np.minimum(pairs, s).sum() < s * batch_size)

@@ -23,17 +23,17 @@ class Augmentation(ABC):
     """Change views in one way; a subclass has a nested `Config` with `name` and `probability`.
 
     `draw` makes all random decisions, from a stream that belongs to the view and to the augmentation's name:
-    another augmentation in the list changes nothing for this one. `__init__` adds its files to the bank.
+    another augmentation in the list changes nothing for this one. Making one adds its files to the bank.
     """
 
     Config: ClassVar[Any]
 
     def __init__(self, config: Any, bank: Bank) -> None:
-        self.name, self.probability = str(config.name), float(config.probability)
+        self.config, self.bank = config, bank
 
     def draw_or_skip(self, rng: Draws) -> Any | None:
         """Draw for one view, or return None for a view that stays as it is."""
-        return self.draw(rng) if rng.fraction() < self.probability else None
+        return self.draw(rng) if rng.fraction() < self.config.probability else None
 
     @abstractmethod
     def draw(self, rng: Draws) -> Any | None:
@@ -73,7 +73,7 @@ class Augmenter:
         full scale is made quieter, not clipped. Returns the first unreadable file of the bank that was drawn
         for each view, or -1; nothing without augmentations.
         """
-        rngs = [[stream(each.name) for stream in streams] for each in self.augmentations]
+        rngs = [[stream(each.config.name) for stream in streams] for each in self.augmentations]
         steps = [
             (each, [each.draw_or_skip(rng) for rng in row])
             for each, row in zip(self.augmentations, rngs, strict=True)

@@ -33,12 +33,11 @@ class Reverb(Augmentation):
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
-        self._bank, self._folder = bank, config.folder
         bank.add(config.folder)
 
     def draw(self, rng: Draws) -> Rir:
         """Draw a room that can be read."""
-        return self._bank.draw_rir(rng, self._folder)
+        return self.bank.draw_rir(rng, self.config.folder)
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[Rir]) -> list[Waveform]:
         """Convolve each crop with its rir, those of one FFT length together."""
@@ -58,11 +57,11 @@ class Reverb(Augmentation):
         return (drawn.num_samples, drawn.file)
 
     def _spectra(self, rirs: Sequence[Rir], length: int) -> list[Spectrum]:
-        cache = self._bank.cache
+        cache = self.bank.cache
         found = {rir.file: cache.get((rir.file, length)) for rir in rirs}
         missing = list({rir.file: rir for rir in rirs if found[rir.file] is None}.values())
         if missing:
-            made = rir_spectra([self._bank.read_rir(rir.file)[: rir.num_samples] for rir in missing], length)
+            made = rir_spectra([self.bank.read_rir(rir.file)[: rir.num_samples] for rir in missing], length)
             for rir, spectrum in zip(missing, made, strict=True):
                 found[rir.file] = cache.put((rir.file, length), spectrum.copy())
         return [found[rir.file] for rir in rirs]  # type: ignore[misc]

@@ -70,6 +70,6 @@ def test_apply__crops_of_any_length_are_each_in_their_room(demo_corpus: Path, ca
     for _ in range(2):
         for crop, rir, wet in zip(crops, draws, reverb.apply(crops, draws), strict=True):
             assert np.allclose(
-                wet, in_room(crop, reverb._bank.read_rir(rir.file)[: rir.num_samples]), atol=1e-6
+                wet, in_room(crop, reverb.bank.read_rir(rir.file)[: rir.num_samples]), atol=1e-6
             )
     assert len({rir.file for rir in draws}) > 1
