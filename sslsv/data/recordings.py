@@ -8,8 +8,8 @@
     voxceleb2_train_list ...  lists, as they were
 
 The index is written last: a folder with one is complete. On a local disk shards are memory-mapped, so that
-all processes of a machine share what one of them has read; elsewhere (s3://, gs://, hdfs://) crops are read
-by range, and each data process keeps noises and rirs of its own (`data.bank_cache_mb`).
+all processes of a machine share what one of them has read; elsewhere (s3://, gs://, hdfs://) a crop is one
+request.
 """
 
 import functools

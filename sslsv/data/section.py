@@ -1,6 +1,6 @@
 """The `data` section of the settings; it imports neither torch nor Ray, nor any library of audio."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import field, replace
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -53,16 +53,12 @@ def channel_of(augment: Sequence[Any]) -> tuple[Any, ...]:
     Noises are of the kind "noise" if training has it (others talking would be voices), at an SNR of 5 to
     15 dB; the level changes by -15 to 0 dB.
     """
-    by_name = {each.name: replace(each, probability=1.0) for each in reversed(list(_flat(augment)))}
+    flat = [one for each in augment for one in (each.choices if each.name == "one_of" else [each])]
+    by_name = {each.name: replace(each, probability=1.0) for each in reversed(flat)}
     if (noise := by_name.get("noise")) and "noise" in noise.kinds:
         by_name["noise"] = replace(noise, kinds=("noise",), snr_db=(5.0, 15.0))
     by_name["gain"] = augmentation_settings("gain", level_db=[-15.0, 0.0])
     return tuple(by_name[name] for name in ("reverb", "noise", "gain") if name in by_name)
-
-
-def _flat(augment: Sequence[Any]) -> Iterator[Any]:
-    for each in augment:
-        yield from _flat(each.choices) if each.name == "one_of" else [each]
 
 
 @section

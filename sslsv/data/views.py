@@ -30,8 +30,7 @@ class ViewMaker:
 
     `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are. With
     pairs (partner != utterance) the views of a group come from the utterance and its partner in turn.
-    `needs_labels` adds the speakers to the batches. Raises ValueError and FileNotFoundError for settings that
-    cannot work.
+    `needs_labels` adds the speakers to the batches. Raises ValueError and FileNotFoundError.
     """
 
     def __init__(

@@ -59,10 +59,6 @@ def test_augment__probability_is_the_share_of_changed_views(demo_corpus: Path) -
     assert 40 <= sum(not np.array_equal(view, CROP) for view in views) <= 80
 
 
-def test_augment__nothing_leaves_the_crop(demo_corpus: Path) -> None:
-    assert np.array_equal(views_of(demo_corpus, [], [0, 1]), [CROP, CROP])
-
-
 def test_augment__too_loud_is_made_quieter_as_a_whole(demo_corpus: Path) -> None:
     view = views_of(demo_corpus, [settings("gain", level_db=[40, 40])], [0])[0]
     ratio = 32767 / np.abs(CROP.astype(int)).max()
