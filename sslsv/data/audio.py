@@ -32,8 +32,8 @@ AUDIO_SUFFIXES = (
     *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
 )
 
-_HALF_TAPS = 32  # filter half length in samples of the slower rate; more is sharper and slower
-_LOUDEST = 10.0  # a file of floats that gets to it is damaged or in another unit: full scale is 1
+_HALF_TAPS = 32  # Half the length of the filter, in samples of the slower rate; more is sharper and slower.
+_LOUDEST = 10.0  # Files of floats with such a peak are damaged or in another unit: full scale is 1.
 _HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
 
 
@@ -58,11 +58,11 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
         self.close()
 
     def mapped(self) -> Samples | None:
-        """Return all samples, valid for good, if they lie in a file that can be mapped; else None."""
+        """Return all samples, mapped into memory until they are deleted; None for a file that is decoded."""
         return None
 
     def read_int16(self, start: int, count: int) -> Samples:
-        """Return samples start .. start + count, (count,), perhaps read-only; one too short is repeated.
+        """Return `count` samples from `start` on, perhaps read-only; a recording that is too short is repeated.
 
         Raises AudioError for a piece that cannot be decoded.
         """
@@ -227,7 +227,7 @@ def to_int16(waveform: Waveform) -> Samples:
 
 
 def round_to_int16(waveform: Waveform, samples: Samples) -> None:
-    """Round a waveform at the scale of 16 bits into `samples`, quieter if it is too loud; it is used up."""
+    """Round a waveform of full scale 32768 into `samples`, quieter if it exceeds that; overwrites it too."""
     highest, lowest = float(waveform.max(initial=0.0)), float(waveform.min(initial=0.0))
     if highest >= FULL_SCALE - 0.5 or lowest < -FULL_SCALE - 0.5:
         waveform *= np.float32((FULL_SCALE - 1) / max(highest, -lowest))

@@ -62,7 +62,7 @@ class Bank:
         self.files += found
 
     def draw_noise(self, rng: Draws, folder: str, count: int) -> Samples:
-        """Return `count` samples from a random place of a random file of a folder; their level is any."""
+        """Return `count` samples from a random place of a random file of a folder, at the file's level."""
         return self._draw(rng, folder, lambda file: self._read_noise(file, rng.fraction(), count))
 
     def draw_rir(self, rng: Draws, folder: str) -> Rir:
@@ -126,7 +126,7 @@ class Cache:
         return self._arrays.get(key)
 
     def put(self, key: tuple[int, ...], array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Keep an array, and drop those used longest ago while all are too large; returns it."""
+        """Keep an array, drop those used longest ago while there are too many bytes, and return it."""
         self._arrays[key] = array
         self.num_bytes += array.nbytes
         while self.num_bytes > self.capacity_bytes and self._arrays:

@@ -11,7 +11,7 @@ _AT_ONCE = 16  # numbers made at a time, four for each step of the counter
 
 
 class Draws:
-    """Draw numbers from one stream, and note which files of the bank turned out unreadable meanwhile."""
+    """Draw numbers from one stream; `bad_files` are the unreadable files of the bank that were drawn."""
 
     def __init__(self, fractions: Iterator[float]) -> None:
         self._fractions = fractions

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import chain, islice, product
 
 import numpy as np
 import numpy.typing as npt
@@ -305,14 +305,12 @@ def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
         raise FileNotFoundError(
             f"The list {place} does not exist. Lists are looked up below data.root ({folder})."
         ) from error
-    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
-        is_empty = True
-        for number, line in enumerate(lines, start=1):
-            if not line.isspace():
-                is_empty = False
-                yield number, line
-    if is_empty:
-        raise ValueError(f"The list {place} is empty.")
+    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as text:
+        lines = ((number, line) for number, line in enumerate(text, start=1) if not line.isspace())
+        first = next(lines, None)
+        if first is None:
+            raise ValueError(f"The list {place} is empty.")
+        yield from chain([first], lines)
 
 
 def list_location(root: Root, name: str) -> str:
