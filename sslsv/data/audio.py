@@ -62,7 +62,7 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
         return None
 
     def read_int16(self, start: int, count: int) -> Samples:
-        """Return `count` samples from `start` on, perhaps read-only; a recording that is too short is repeated.
+        """Return `count` samples from `start` on, perhaps read-only; what is too short is repeated.
 
         Raises AudioError for a piece that cannot be decoded.
         """
