@@ -133,8 +133,8 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
     """
     if num_speakers < 0 or num_speakers >= manifest.num_speakers:
         raise ValueError(
-            f"evaluation.held_out_speakers is {num_speakers}, but the lists have {manifest.num_speakers} "
-            f"speakers: hold out at most {manifest.num_speakers - 1}, so that some are left to train on."
+            f"{num_speakers} speakers cannot be held out of {manifest.num_speakers}: hold out 0 to "
+            f"{manifest.num_speakers - 1}, so that some are left to train on."
         )
     rng = np.random.default_rng([seed, 0x5EED])
     counts = np.bincount(manifest.speakers, minlength=manifest.num_speakers)

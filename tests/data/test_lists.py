@@ -91,7 +91,7 @@ def test_open_corpus__sets_speakers_aside_as_the_settings_say(root: Path) -> Non
     assert len(manifest) == 5 and held_out is None
     wanted = hold_out_speakers(manifest, 2, 3)
     assert [part.paths for part in open_corpus(data, 2, seed=3)] == [part.paths for part in wanted]
-    with pytest.raises(ValueError, match="held_out_speakers is 3"):
+    with pytest.raises(ValueError, match="3 speakers cannot be held out of 3"):
         open_corpus(data, 3, seed=3)
 
 
