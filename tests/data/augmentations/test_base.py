@@ -13,7 +13,6 @@ from sslsv.data.recordings import open_recordings
 from sslsv.data.section import augmentation_settings as settings
 
 CROP = np.random.default_rng(0).normal(0.0, 3000.0, 32000).astype(np.int16)
-CHOICE = settings("one_of", choices=["noise", {"name": "reverb", "probability": 0.5}])
 
 
 def views_of(root: Path, augment: list[Any], numbers: list[int]) -> np.ndarray:
@@ -27,18 +26,6 @@ def views_of(root: Path, augment: list[Any], numbers: list[int]) -> np.ndarray:
 def test_mean_square__is_the_mean_of_squares(length: int) -> None:
     waveform = CROP[:length].astype(np.float32)
     assert np.isclose(mean_square(waveform), np.mean(waveform.astype(np.float64) ** 2), rtol=1e-6)
-
-
-def test_augment__view_depends_on_its_streams_alone(demo_corpus: Path) -> None:
-    augment = [
-        settings("gain"),
-        settings("reverb", probability=0.5),
-        settings("noise", probability=0.5),
-        CHOICE,
-    ]
-    together = views_of(demo_corpus, augment, list(range(40)))
-    for numbers in ([7], [19, 3], [4, 0, 9, 12, 1], list(range(39, -1, -1))):
-        assert np.array_equal(views_of(demo_corpus, augment, numbers), together[numbers])
 
 
 def test_augment__another_augmentation_leaves_the_draws_of_the_others(demo_corpus: Path) -> None:
