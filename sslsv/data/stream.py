@@ -31,15 +31,15 @@ class Plan:
         self.speakers = np.asarray(speakers, dtype=np.int64)
         self.batch_size, self.seed, self.positives = batch_size, seed, positives
         self.steps_per_epoch = len(self.speakers) // batch_size
-        largest, what = len(self.speakers), "utterances"
+        most = f"{len(self.speakers)} utterances"
         if positives == "same_speaker":
             self._pairs = np.bincount(self.speakers) // 2
             self.steps_per_epoch = _most_full_batches(self._pairs, batch_size)
-            largest, what = int(np.count_nonzero(self._pairs)), "speakers with two utterances"
+            most = f"{np.count_nonzero(self._pairs)} speakers with two utterances"
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"train.batch_size is {batch_size}, but there are only {largest} {what} for a batch: "
-                + (f"choose at most {largest}." if largest else "the lists cannot be trained on like this.")
+                f"train.batch_size is {batch_size}, but there are only {most} for a batch: choose a smaller "
+                "one, or give more lists."
             )
         self._last_epoch: tuple[int, Indices] | None = None
 
