@@ -41,8 +41,11 @@ class SpedUp(Recording):
         window = np.zeros(num_blocks * _ROWS * step + width - step, dtype=np.float32)
         begin, end = max(first, 0), min(first + len(window), self._recording.num_samples)
         window[begin - first : end - first] = self._recording.read_int16(begin, end - begin)
-        rows = np.lib.stride_tricks.sliding_window_view(window, width)[::step]
-        out = (rows.reshape(num_blocks, _ROWS, width) @ phases).reshape(-1)[offset : offset + count]
+        size = window.itemsize  # A third faster than rows of a sliding_window_view.
+        rows = np.lib.stride_tricks.as_strided(
+            window, (num_blocks, _ROWS, width), (_ROWS * step * size, step * size, size), writeable=False
+        )
+        out = (np.ascontiguousarray(rows) @ phases).reshape(-1)[offset : offset + count]
         samples: Samples = np.clip(np.rint(out), -32768, 32767).astype(np.int16)
         return samples
 
