@@ -6,7 +6,6 @@ has at its place (of lossy files nearly so: their decoders remember what came be
 """
 
 import contextlib
-import io
 import math
 import os
 import struct
@@ -108,7 +107,7 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
 class _PlainWav(Recording):
     # A WAV file of 16 bits, 16 kHz, mono: crops are read by their place in it, without libsndfile.
 
-    def __init__(self, path: str, file: io.FileIO, first_byte: int, num_samples: int) -> None:
+    def __init__(self, path: str, file: Any, first_byte: int, num_samples: int) -> None:
         self.path, self.num_samples = path, num_samples
         self._file, self._first_byte = file, first_byte
 
@@ -125,7 +124,7 @@ class _PlainWav(Recording):
         return np.frombuffer(data, dtype=np.int16)
 
     def mapped(self) -> Samples:
-        return np.memmap(self.path, np.int16, "r", self._first_byte, self.num_samples).view(np.ndarray)
+        return np.memmap(self._file, np.int16, "r", self._first_byte, self.num_samples).view(np.ndarray)
 
 
 class _DecodedFile(Recording):
