@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import count, islice
+from itertools import count
 
 import numpy as np
 
@@ -20,10 +20,6 @@ class Draws:
     def fraction(self) -> float:
         """Draw from [0, 1)."""
         return next(self._fractions)
-
-    def fractions(self, count: int) -> list[float]:
-        """Draw several from [0, 1)."""
-        return list(islice(self._fractions, count))
 
     def below(self, count: int) -> int:
         """Draw from 0 .. count - 1, equally likely."""

@@ -113,7 +113,8 @@ class ViewMaker:
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[draws("sample speed").below(len(self.speeds)) if len(self.speeds) > 1 else 0]
         # All fractions are drawn, even if few are used: a view's place depends on nothing else.
-        order, *fractions = draws("sample crops").fractions(1 + self._num_views)
+        places = draws("sample crops")
+        order, *fractions = [places.fraction() for _ in range(1 + self._num_views)]
         chosen = [utterance] if partner == utterance else [utterance, partner]
         bad: list[int] = []
         crops: dict[int, Samples] = {}
