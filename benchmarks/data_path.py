@@ -27,7 +27,7 @@ UTTERANCES = 64
 UNIT = "crops/core-s"
 REVERB, NOISE = augmentation_settings("reverb"), augmentation_settings("noise")
 BABBLE = {"name": "noise", "speech_files": [3, 7]}
-NONE_OR_ONE = {"probability": 0.8, "choices": [{"name": "reverb"}, BABBLE], "weights": [1.0, 3.0]}
+NONE_OR_ONE = {"probability": 0.8, "choices": [{"name": "reverb"}, BABBLE, BABBLE, BABBLE]}
 RECIPES: dict[str, tuple[Any, ...]] = {
     "room and noise on every view": (REVERB, NOISE),
     "none, room, noise, music or babble of 3 to 7": (augmentation_settings("one_of", **NONE_OR_ONE),),

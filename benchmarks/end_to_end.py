@@ -40,7 +40,7 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
     given = overrides(root, size)
     config = load_config(PUBLISHED, given)
     manifest = read_train_lists(root, config.data.train_lists)
-    plan = Plan.of(manifest.speakers, config.data, config.train.batch_size, config.seed)
+    plan = Plan(manifest.speakers, config.train.batch_size, config.seed, config.data.positives)
     maker = ViewMaker(manifest, (("views", 2, 2.0, False),), config.data, config.seed)
     ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:

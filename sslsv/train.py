@@ -96,7 +96,7 @@ def check_data(config: Config) -> None:
         load_source(config)
     data = config.data
     Augmenter(data.augment, Bank(open_recordings(data.root), data.bank_cache_mb))
-    Plan.of(manifest.speakers, data, config.train.batch_size, config.seed)
+    Plan(manifest.speakers, config.train.batch_size, config.seed, data.positives)
 
 
 def check_folder(folder: "RunFolder", config: Config) -> None:

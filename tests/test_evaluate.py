@@ -85,7 +85,7 @@ def test_evaluate__in_two_processes_gives_the_same(run_folder, ray_session):
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        (["2 {0} {1}", "0 {0} {2}"], "line 1: the label is '2'"),
+        (["2 {0} {1}", "0 {0} {2}"], "line 1: expected `1|0 enrolment test`, got '2 "),
         (["1 {0} {1}", "0 {0} gone.wav"], "gone.wav (line 2)"),
     ],
 )

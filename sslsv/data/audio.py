@@ -1,25 +1,22 @@
 """Recordings as the package hears them: 16 kHz, mono, 16 bits, from any file that libsndfile reads.
 
-The only place in the package that opens an audio file. A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives
-its very samples. Any other is averaged over channels, converted to 16 kHz and rounded to 16 bits, full scale
-for full scale; a crop has the same samples as the same place of the whole (of lossy files nearly so: their
-decoders remember what came before).
+A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives its very samples. Any other is averaged over channels,
+converted to 16 kHz and rounded to 16 bits, full scale for full scale. A crop has the samples that the whole
+has at its place (of lossy files nearly so: their decoders remember what came before).
 """
 
 import contextlib
-import io
-import mmap
+import math
 import os
 import struct
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from fractions import Fraction
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # it loads scipy.signal, which takes a second, when that is used
+import scipy  # loads scipy.signal, which takes a second, when it is used
 import soundfile
 
 from sslsv.ops import SAMPLE_RATE as SAMPLE_RATE
@@ -29,14 +26,13 @@ Waveform = npt.NDArray[np.float32]
 
 FULL_SCALE = 32768.0  # of int16 samples; 1 in waveforms
 
-# Files that libsndfile reads and people have.
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
     *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
 )
 
-_HALF_TAPS = 32  # filter half length in samples of the slower rate; more is sharper and slower
-_LOUDEST = 10.0  # a float file above this is in another unit, or damaged: full scale is 1
+_HALF_TAPS = 32  # Half the length of the filter, in samples of the slower rate; more is sharper and slower.
+_LOUDEST = 10.0  # Files of floats with such a peak are damaged or in another unit: full scale is 1.
 _HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
 
 
@@ -44,8 +40,8 @@ class AudioError(Exception):
     """Report a recording that cannot be used; the message names the file and the cause."""
 
 
-class Recording(ABC):
-    """Read crops of an open recording; a context manager."""
+class Recording(contextlib.AbstractContextManager["Recording"]):
+    """Read crops of an open recording."""
 
     path: str  # for messages
     num_samples: int  # at 16 kHz
@@ -54,26 +50,21 @@ class Recording(ABC):
     def _read(self, start: int, count: int) -> Samples:
         """Return samples that are there; the array may be read-only."""
 
-    def __enter__(self) -> "Recording":
-        return self
+    def close(self) -> None:  # noqa: B027 - a packed recording has nothing to close
+        """Close the recording; reading afterwards is an error."""
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:  # noqa: B027 - a packed recording has nothing to close
-        """Close the recording; reading afterwards is an error."""
-
     def mapped(self) -> Samples | None:
-        """Return all samples, valid for good, if they lie in a file that can be mapped; else None."""
+        """Return all samples, mapped into memory until they are deleted; None for a file that is decoded."""
         return None
 
     def read_int16(self, start: int, count: int) -> Samples:
-        """Return samples start .. start + count, (count,), perhaps read-only; one too short is repeated.
+        """Return `count` samples from `start` on, perhaps read-only; what is too short is repeated.
 
         Raises AudioError for a piece that cannot be decoded.
         """
-        if not 0 <= start < self.num_samples or count <= 0:
-            raise ValueError(f"{self.path} has {self.num_samples} samples: no {count} of them at {start}.")
         available = min(count, self.num_samples - start)
         piece = self._read(start, available)
         return piece if available == count else np.resize(piece, count)
@@ -83,7 +74,13 @@ class Recording(ABC):
         return to_waveform(self.read_int16(0, self.num_samples))
 
     def read_rir(self) -> Samples:
-        """Return all samples of an impulse response, at any level: it means nothing."""
+        """Return all samples of an impulse response, whose level means nothing; AudioError for silence."""
+        rir = self._read_any_level()
+        if not rir.any():
+            raise AudioError(f"{self.path} is silent: it is no impulse response.")
+        return rir
+
+    def _read_any_level(self) -> Samples:
         return self.read_int16(0, self.num_samples)
 
 
@@ -110,7 +107,7 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
 class _PlainWav(Recording):
     # A WAV file of 16 bits, 16 kHz, mono: crops are read by their place in it, without libsndfile.
 
-    def __init__(self, path: str, file: io.FileIO, first_byte: int, num_samples: int) -> None:
+    def __init__(self, path: str, file: Any, first_byte: int, num_samples: int) -> None:
         self.path, self.num_samples = path, num_samples
         self._file, self._first_byte = file, first_byte
 
@@ -121,15 +118,13 @@ class _PlainWav(Recording):
         try:
             data = os.pread(self._file.fileno(), 2 * count, self._first_byte + 2 * start)
         except OSError as error:
-            raise AudioError(f"{self.path} cannot be read: {_cause(error)}.") from error
+            raise AudioError(f"{self.path} cannot be read: {error}.") from error
         if len(data) < 2 * count:
             raise AudioError(f"{self.path} became shorter while it was read.")
-        return np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
+        return np.frombuffer(data, dtype=np.int16)
 
     def mapped(self) -> Samples:
-        memory = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        samples = np.frombuffer(memory, dtype="<i2", count=self.num_samples, offset=self._first_byte)
-        return samples.astype(np.int16, copy=False)
+        return np.memmap(self._file, np.int16, "r", self._first_byte, self.num_samples).view(np.ndarray)
 
 
 class _DecodedFile(Recording):
@@ -140,12 +135,9 @@ class _DecodedFile(Recording):
         try:
             self._file = soundfile.SoundFile(path)
         except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
-            place, state = Path(path), f"is not audio that libsndfile can read: {_cause(error)}"
-            if not place.exists():
-                state = "does not exist"
-            elif place.is_file() and place.stat().st_size == 0:
-                state = "is an empty file (0 bytes)"
-            raise AudioError(f"{path} {state}.") from error
+            if not os.path.exists(path):
+                raise AudioError(f"{path} does not exist.") from error
+            raise AudioError(f"{path} ({os.path.getsize(path)} bytes) is not audio: {error}") from error
         if self._file.frames <= 0:
             self.close()
             raise AudioError(f"{path} has an audio header but no samples.")
@@ -158,52 +150,45 @@ class _DecodedFile(Recording):
     def close(self) -> None:
         self._file.close()
 
-    def read_rir(self) -> Samples:
+    def _read_any_level(self) -> Samples:
         if self._is_plain:
-            return super().read_rir()
-        # Files of floats may hold any level: the result uses all bits.
-        rir = self._convert(0, self.num_samples)
+            return super()._read_any_level()
+        rir = self._convert(0, self.num_samples, math.inf)
         peak = np.abs(rir).max()
-        return to_int16(rir / peak if peak > 0 else rir)
+        return to_int16(rir / peak if peak > 0 else rir)  # uses all bits
 
     def _read(self, start: int, count: int) -> Samples:
         if self._is_plain:
             return self._decode(start, count)
-        waveform = self._convert(start, count)
+        rounded = np.rint(self._convert(start, count, _LOUDEST) * np.float32(FULL_SCALE))
+        samples: Samples = np.clip(rounded, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        return samples
+
+    def _convert(self, start: int, count: int, loudest: float) -> Waveform:
+        up, down = self._up, self._down
+        if up == down == 1:
+            waveform = self._mono(start, count)
+        else:
+            # `down` frames become exactly `up` samples: cuts at multiples of `down` keep the sample grid.
+            margin = -(-(_HALF_TAPS + 1) * max(up, down) // (up * down)) + 1
+            first = max(0, start // up - margin)
+            last = -(-(start + count) // up) + margin
+            frames = self._mono(first * down, min(last * down, self._file.frames) - first * down)
+            converted = scipy.signal.resample_poly(frames, up, down, window=low_pass(up, down))
+            offset = start - first * up
+            waveform = np.ascontiguousarray(converted[offset : offset + count], dtype=np.float32)
         peak = float(np.max(np.abs(waveform)))
-        if peak > _LOUDEST:
+        if not peak < loudest:  # nor is NaN
             raise AudioError(
                 f"{self.path} contains values up to {peak:.3g} where full scale is 1: it is damaged or in "
                 "another unit; write it as 16-bit PCM."
             )
-        rounded = np.rint(waveform * np.float32(FULL_SCALE))
-        samples: Samples = np.clip(rounded, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-        return samples
-
-    def _convert(self, start: int, count: int) -> Waveform:
-        up, down = self._up, self._down
-        if up == down == 1:
-            return self._mono(start, count)
-        # `down` frames become exactly `up` samples, so a cut at a multiple of `down` keeps the sample grid.
-        margin = -(-(_HALF_TAPS + 1) * max(up, down) // (up * down)) + 1
-        first = max(0, start // up - margin)
-        last = -(-(start + count) // up) + margin
-        frames = min(last * down, self._file.frames) - first * down
-        converted = scipy.signal.resample_poly(
-            self._mono(first * down, frames), up, down, window=low_pass(up, down)
-        )
-        offset = start - first * up
-        return np.ascontiguousarray(converted[offset : offset + count], dtype=np.float32)
+        return waveform
 
     def _mono(self, start: int, count: int) -> Waveform:
         frames = self._decode(start, count)
         samples = to_waveform(frames) if self._is_16_bit else frames
-        if samples.ndim == 2:
-            samples = samples.mean(axis=1, dtype=np.float32)
-        # NaN and infinity both come through a maximum.
-        if not self._is_16_bit and not np.isfinite(np.max(np.abs(samples))):
-            raise AudioError(f"{self.path} contains values that are not finite (NaN or infinity).")
-        return samples
+        return samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
 
     def _decode(self, start: int, count: int) -> npt.NDArray[Any]:
         # int16 is half the time of float32 in libsndfile, and exact for 16-bit files.
@@ -211,7 +196,7 @@ class _DecodedFile(Recording):
             self._file.seek(start)
             frames: npt.NDArray[Any] = self._file.read(count, dtype="int16" if self._is_16_bit else "float32")
         except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as error:
-            raise AudioError(f"{self.path} cannot be decoded at frame {start}: {_cause(error)}.") from error
+            raise AudioError(f"{self.path} cannot be decoded at frame {start}: {error}") from error
         if len(frames) < count:
             raise AudioError(
                 f"{self.path} is truncated: its header promises {self._file.frames} frames, "
@@ -241,7 +226,7 @@ def to_int16(waveform: Waveform) -> Samples:
 
 
 def round_to_int16(waveform: Waveform, samples: Samples) -> None:
-    """Round a waveform at the scale of 16 bits into `samples`, quieter if it is too loud; it is used up."""
+    """Round a waveform of full scale 32768 into `samples`, quieter if it exceeds that; overwrites it too."""
     highest, lowest = float(waveform.max(initial=0.0)), float(waveform.min(initial=0.0))
     if highest >= FULL_SCALE - 0.5 or lowest < -FULL_SCALE - 0.5:
         waveform *= np.float32((FULL_SCALE - 1) / max(highest, -lowest))
@@ -261,30 +246,23 @@ def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] =
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder} is not a folder: give the folder that holds the recordings.")
     found: list[str] = []
-    entered: set[tuple[int, int]] = set()
+    entered: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in entered:
+        if (target := os.path.realpath(place)) in entered:
             folders.clear()
             continue
-        entered.add((status.st_dev, status.st_ino))
-        # A folder comes before the links to it.
-        folders[:] = sorted(folders, key=lambda name: (os.path.islink(os.path.join(place, name)), name))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                found.append(os.path.join(place, name))
+        entered.add(target)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            os.path.join(place, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+        ]
     return sorted(found)
 
 
-def _cause(error: Exception) -> str:
-    text = str(getattr(error, "error_string", "") or error)
-    return text.strip().rstrip(".")
-
-
 def _find_samples(header: bytes) -> tuple[bool, int, int]:
-    # Returns whether a WAV file is plain, and where its samples begin and how long they are, in bytes; zeros
-    # for any other file.
+    # Returns whether a WAV file is plain, and first byte and number of bytes of its samples; else zeros.
     is_wav = header[:4] == b"RIFF" and header[8:12] == b"WAVE"
     place, is_plain = 12, False
     while is_wav and place + 8 <= len(header):

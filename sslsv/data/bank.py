@@ -1,6 +1,5 @@
 """The bank: noises and room impulse responses (rirs), drawn at random."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +16,6 @@ Drawn = TypeVar("Drawn")
 _MAX_RIR_SECONDS = 2.5  # the tail after it is inaudible and costs FFT length
 _WHOLE_NOISE_SECONDS = 30.0  # encoded files up to this are kept decoded; of longer ones a crop is decoded
 _MAX_MAPPED = 20_000  # files; Linux allows a process 65,530 maps
-_SILENT = "{} is silent: it is no impulse response."
 _TRIES = 20  # draws of another file before unreadable ones stop the run
 
 
@@ -30,12 +28,12 @@ class Rir(NamedTuple):
 
 
 class Bank:
-    """Hold the noises and rirs that augmentations draw from, and open a file when it is drawn.
+    """Hold the noises and rirs that augmentations draw from; file number i is `files[i]`.
 
-    Noises in plain WAV files and in packed folders on a disk are mapped into memory, so that all processes of
-    a machine share them; what has to be decoded or comes from object storage, and the spectra of rirs, are
-    kept by each process in `cache`, the latest used up to `cache_mb`. File number i is `files[i]`. In
-    place of an unreadable file another one is drawn.
+    A file is opened when it is drawn, and replaced by another one if it is unreadable. Noises in plain WAV
+    files and in packed folders on a disk are mapped into memory, so that all processes of a machine share
+    them; what has to be decoded or comes from object storage, and the spectra of rirs, are kept by each
+    process in `cache`, the latest used up to `cache_mb`.
     """
 
     def __init__(self, recordings: Recordings, cache_mb: int) -> None:
@@ -47,44 +45,34 @@ class Bank:
         self._mapped: dict[int, Samples] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        # Sent to other processes with its list of files, without the samples that it holds.
+        # Other processes get the list of files, without the samples that this one holds.
         return {**self.__dict__, "_mapped": {}, "cache": Cache(self.cache.capacity_bytes)}
 
     def add(self, folder: str) -> None:
-        """Add the files below a folder; FileNotFoundError if there is none."""
+        """Add the files below a folder, if they are not there; FileNotFoundError if there is none."""
         if folder in self._in_folder:
             return
         found = self.recordings.find(folder)
         if not found:
-            place = self.recordings.location(folder)
-            state = "holds no audio files" if os.path.isdir(place) else "does not exist"
             raise FileNotFoundError(
-                f"The folder {place} {state}: name another one in data.augment, or leave out what needs it "
-                "(data.augment=[] for no augmentation)."
+                f"There are no audio files below {self.recordings.location(folder)}: name another folder in "
+                "data.augment, or leave out what needs it (data.augment=[] for no augmentation)."
             )
         self._in_folder[folder] = range(len(self.files), len(self.files) + len(found))
         self.files += found
 
     def draw_noise(self, rng: Draws, folder: str, count: int) -> Samples:
-        """Return `count` samples from a random place of a random file of a folder; their level is any."""
+        """Return `count` samples from a random place of a random file of a folder, at the file's level."""
         return self._draw(rng, folder, lambda file: self._read_noise(file, rng.fraction(), count))
 
     def draw_rir(self, rng: Draws, folder: str) -> Rir:
         """Return a random readable impulse response of a folder."""
         return self._draw(rng, folder, self._rir)
 
-    def read_rir(self, rir: Rir) -> Samples:
-        """Return the samples of an impulse response that are used."""
-        return self._read_all(rir.file)[: rir.num_samples]
-
-    def explain(self, file: int) -> str:
-        """Return why a file is unusable, in a sentence, by reading all of it again."""
-        path = self.recordings.location(self.files[file])
-        try:
-            is_silent = not self._read_all(file).any()
-        except AudioError as error:
-            return str(error)
-        return _SILENT.format(path) if is_silent else f"{path} could not be read once, but can be now."
+    def read_rir(self, file: int) -> Samples:
+        """Return all samples of an impulse response."""
+        with self.recordings.open(self.files[file]) as recording:
+            return recording.read_rir()
 
     def _draw(self, rng: Draws, folder: str, use: Callable[[int], Drawn]) -> Drawn:
         files = self._in_folder[folder]
@@ -99,9 +87,7 @@ class Bank:
         raise AudioError(f"{_TRIES} noises or rirs in a row cannot be read; the last: {reason}")
 
     def _read_noise(self, file: int, place: float, count: int) -> Samples:
-        whole = self._mapped.get(file)
-        if whole is None:
-            whole = self.cache.get((file,))
+        whole = self._mapped[file] if file in self._mapped else self.cache.get((file,))
         if whole is None:
             with self.recordings.open(self.files[file]) as noise:
                 length, whole = noise.num_samples, noise.mapped()
@@ -119,26 +105,18 @@ class Bank:
 
     def _rir(self, file: int) -> Rir:
         if file not in self._rirs:
-            samples = self._read_all(file)
-            # In 32 bits: the absolute value of -32768 is no int16.
-            delay = int(np.argmax(np.abs(samples.astype(np.int32))))
-            if not samples[delay]:
-                raise AudioError(_SILENT.format(self.recordings.location(self.files[file])))
+            samples = self.read_rir(file).astype(np.int32)  # The absolute value of -32768 is no int16.
+            delay = int(np.argmax(np.abs(samples)))
             used = min(len(samples), delay + int(_MAX_RIR_SECONDS * SAMPLE_RATE))
             self._rirs[file] = Rir(file, delay, used)
         return self._rirs[file]
-
-    def _read_all(self, file: int) -> Samples:
-        with self.recordings.open(self.files[file]) as recording:
-            return recording.read_rir()
 
 
 class Cache:
     """Keep arrays by key, the latest used ones up to a number of bytes."""
 
     def __init__(self, capacity_bytes: int) -> None:
-        self.capacity_bytes = capacity_bytes
-        self.num_bytes = 0
+        self.capacity_bytes, self.num_bytes = capacity_bytes, 0
         self._arrays: OrderedDict[tuple[int, ...], npt.NDArray[Any]] = OrderedDict()
 
     def get(self, key: tuple[int, ...]) -> npt.NDArray[Any] | None:
@@ -148,7 +126,7 @@ class Cache:
         return self._arrays.get(key)
 
     def put(self, key: tuple[int, ...], array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Keep an array, and drop those used longest ago while all are too large; returns it."""
+        """Keep an array, drop those used longest ago while there are too many bytes, and return it."""
         self._arrays[key] = array
         self.num_bytes += array.nbytes
         while self.num_bytes > self.capacity_bytes and self._arrays:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import count, islice
+from itertools import count
 
 import numpy as np
 
@@ -11,7 +11,7 @@ _AT_ONCE = 16  # numbers made at a time, four for each step of the counter
 
 
 class Draws:
-    """Draw numbers from one stream, and note which files of the bank turned out unreadable meanwhile."""
+    """Draw numbers from one stream; `bad_files` are the unreadable files of the bank that were drawn."""
 
     def __init__(self, fractions: Iterator[float]) -> None:
         self._fractions = fractions
@@ -20,10 +20,6 @@ class Draws:
     def fraction(self) -> float:
         """Draw from [0, 1)."""
         return next(self._fractions)
-
-    def fractions(self, count: int) -> list[float]:
-        """Draw several from [0, 1)."""
-        return list(islice(self._fractions, count))
 
     def below(self, count: int) -> int:
         """Draw from 0 .. count - 1, equally likely."""
@@ -70,9 +66,9 @@ def name_key(name: str | bytes, num_bytes: int) -> int:
     return int.from_bytes(blake2b(text, digest_size=num_bytes).digest(), "big")
 
 
-def crop_start(num_samples: int, crop_samples: int, fraction: float) -> int:
-    """Return the start of a crop at a fraction in [0, 1) of all its places; 0 if the utterance is shorter."""
-    return int(fraction * max(1, num_samples - crop_samples + 1))
+def crop_starts(num_samples: int, crop_samples: int, fractions: Sequence[float]) -> list[int]:
+    """Return starts of crops, each at a fraction in [0, 1) of all places; 0 in a shorter utterance."""
+    return [int(fraction * max(1, num_samples - crop_samples + 1)) for fraction in fractions]
 
 
 def disjoint_starts(
@@ -86,7 +82,7 @@ def disjoint_starts(
     num_crops = len(fractions)
     slack = num_samples - num_crops * crop_samples
     if num_crops < 2:
-        return [crop_start(num_samples, crop_samples, fraction) for fraction in fractions]
+        return crop_starts(num_samples, crop_samples, fractions)
     if slack < 0:
         last = max(0, num_samples - crop_samples)
         starts = [last * i // (num_crops - 1) for i in range(num_crops)]

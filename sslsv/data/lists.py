@@ -8,10 +8,9 @@ tabs between the fields.
 import io
 import os
 import re
-from array import array
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice, product
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +23,11 @@ from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 Indices = npt.NDArray[np.int64]
 Root = str | os.PathLike[str]
 
-_BYTES_AT_ONCE = 2**20  # of a list: a request to object storage
-_NUM_PROBED = 10  # files of a train list that are looked for; to look for a million takes minutes
-_NUM_NAMED = 3  # faults of a kind that a sentence names
-_TRAIN_FORM = "speaker path"
+_MAX_TARGETS = 5000  # trials that are drawn of each kind
+_NUM_PROBED = 10  # recordings of a train list that are looked for: looking for a million takes minutes
+_NUM_NAMED = 3  # lines that a sentence names
 _TRIAL_FORM = "1|0 enrolment test"
-# The name of an audio file that ends before its line does shows that more than one path stands there.
+# Where the name of an audio file ends before its line does, the line holds more than one path.
 _NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s", re.IGNORECASE)
 
 
@@ -49,15 +47,12 @@ class Manifest:
         """Return the number of different speakers."""
         return len(self.speaker_names)
 
-    def of_speakers(self, chosen: npt.ArrayLike) -> "Manifest":
-        """Return the utterances of the chosen speaker ids, renumbered from 0 in ascending order."""
-        ids = np.unique(np.asarray(chosen, dtype=np.int64))
-        kept = np.flatnonzero(np.isin(self.speakers, ids))
-        return Manifest(
-            paths=[self.paths[i] for i in kept],
-            speakers=np.searchsorted(ids, self.speakers[kept]).astype(np.int64),
-            speaker_names=[self.speaker_names[i] for i in ids],
-        )
+    def of_speakers(self, chosen: Indices) -> "Manifest":
+        """Return the utterances of the chosen speakers, who are numbered anew in the order of their ids."""
+        kept = np.flatnonzero(np.isin(self.speakers, chosen))
+        ids, speakers = np.unique(self.speakers[kept], return_inverse=True)
+        names = [self.speaker_names[i] for i in ids]
+        return Manifest(paths=[self.paths[i] for i in kept], speakers=speakers, speaker_names=names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +64,8 @@ class Trials:
     """
 
     paths: list[str]  # (R,) relative to data.root, or absolute
-    enrol: Indices  # (J,), into paths
-    test: Indices  # (J,), into paths
+    enrol: Indices  # (J,) into paths
+    test: Indices  # (J,) into paths
     targets: npt.NDArray[np.bool_]  # (J,), True: the same speaker
     versions: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (R,), 0 unless simulated
 
@@ -83,10 +78,10 @@ class Trials:
 
 
 def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple[Manifest, Manifest | None]:
-    """Return what a run trains on, and the utterances of speakers set aside for validation, if any.
+    """Return what a run trains on, and the utterances of speakers held out for validation, if any.
 
-    Utterance i of the first manifest has the id i wherever the run speaks of it. The same settings give the
-    same split. Raises ValueError and FileNotFoundError with a sentence.
+    Utterance i of the first manifest has the id i wherever the run speaks of it. Raises ValueError and
+    FileNotFoundError with a sentence.
     """
     manifest = read_train_lists(section.root, section.train_lists)
     return hold_out_speakers(manifest, held_out_speakers, seed) if held_out_speakers else (manifest, None)
@@ -96,46 +91,38 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
     """Read lists of `speaker path` lines and join them; a speaker named in two lists is one speaker.
 
     Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
-    malformed line or a path that is listed twice, FileNotFoundError for a missing root, list or recordings.
+    malformed line or a path that is listed twice, FileNotFoundError for a missing list or recordings.
     """
-    paths: list[str] = []
-    speakers = array("q")
+    speaker_of: dict[str, int] = {}  # by path
     ids: dict[str, int] = {}
     for name in lists:
-        first = len(paths)
-        for _, speaker, path in train_rows(root, name):
-            speakers.append(ids.setdefault(speaker, len(ids)))
-            paths.append(path)
-        _prefix(root, name, paths[first : first + _NUM_PROBED])
-    if len(set(paths)) < len(paths):
-        twice = next(path for path, count in Counter(paths).items() if count > 1)
-        rows = ((name, number, path) for name in lists for number, _, path in train_rows(root, name))
-        places = [f"{name}, line {number}" for name, number, path in rows if path == twice]
-        raise ValueError(f"{twice} is listed twice: {' and '.join(places)}. Remove one of the lines.")
-    return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
+        num_before = len(speaker_of)
+        for number, speaker, path in train_rows(root, name):
+            if path in speaker_of:
+                raise ValueError(f"{name}, line {number}: {path} is listed twice; remove one of the lines.")
+            speaker_of[path] = ids.setdefault(speaker, len(ids))
+        _prefix(root, name, list(islice(speaker_of, num_before, num_before + _NUM_PROBED)))
+    speakers = np.fromiter(speaker_of.values(), dtype=np.int64)
+    return Manifest(paths=list(speaker_of), speakers=speakers, speaker_names=list(ids))
 
 
 def read_trials(root: Root, file: str) -> Trials:
     """Read `1|0 enrolment test` lines (1: same speaker); the file and its paths are relative to `root`.
 
     VoxCeleb's own lists leave out the leading `voxceleb1/`: it is added when the first recording that is
-    there is only found so. Raises ValueError for a malformed line or an unknown label, FileNotFoundError for
-    a missing file and where none of the recordings is there. For odd trials see `find_trial_faults`.
+    there is only found so. Raises ValueError for a malformed line, FileNotFoundError for a missing list and
+    where none of its recordings is there. For odd trials see `find_trial_faults`.
     """
     index: dict[str, int] = {}
-    enrol, test, targets = array("q"), array("q"), bytearray()
-    for _, is_target, first, second in trial_rows(root, file):
-        targets.append(is_target)
-        enrol.append(index.setdefault(first, len(index)))
-        test.append(index.setdefault(second, len(index)))
-    paths = list(index)
-    prefix = _prefix(root, file, paths, ("", "voxceleb1/"))
-    return Trials(
-        paths=[prefix + path for path in paths] if prefix else paths,
-        enrol=np.array(enrol, dtype=np.int64),
-        test=np.array(test, dtype=np.int64),
-        targets=np.array(targets, dtype=np.bool_),
+    columns = [("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]
+    rows = (
+        (is_target, index.setdefault(first, len(index)), index.setdefault(second, len(index)))
+        for _, is_target, first, second in trial_rows(root, file)
     )
+    table = np.fromiter(rows, dtype=columns)
+    prefix = _prefix(root, file, list(index), ("", "voxceleb1/"))
+    paths = [prefix + path for path in index]
+    return Trials(paths=paths, **{name: np.ascontiguousarray(table[name]) for name, _ in columns})
 
 
 def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:
@@ -146,8 +133,8 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
     """
     if num_speakers < 0 or num_speakers >= manifest.num_speakers:
         raise ValueError(
-            f"evaluation.held_out_speakers is {num_speakers}, but the lists have {manifest.num_speakers} "
-            f"speakers: hold out at most {manifest.num_speakers - 1}, so that some are left to train on."
+            f"{num_speakers} speakers cannot be held out of {manifest.num_speakers}: hold out 0 to "
+            f"{manifest.num_speakers - 1}, so that some are left to train on."
         )
     rng = np.random.default_rng([seed, 0x5EED])
     counts = np.bincount(manifest.speakers, minlength=manifest.num_speakers)
@@ -156,23 +143,21 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
     return manifest.of_speakers(preferred[num_speakers:]), manifest.of_speakers(preferred[:num_speakers])
 
 
-def make_trials(manifest: Manifest, seed: int, versions: int = 1, max_targets: int = 5000) -> Trials:
-    """Draw trials, as many nontargets as targets where there are enough, every speaker about equally often.
+def make_trials(manifest: Manifest, seed: int, versions: int = 1) -> Trials:
+    """Draw up to 5,000 target trials and as many nontarget ones, every speaker about equally often.
 
     With `versions` above 1 each utterance is in that many versions; a speaker's two sides are different
     utterances, or two versions of the only one. Raises ValueError when there are fewer than two speakers or
     no target pair.
     """
-    if manifest.num_speakers < 2:
-        raise ValueError(f"Trials need at least 2 speakers: the list has {manifest.num_speakers}.")
     rng = np.random.default_rng([seed, 0x781A15])
     utterances = np.repeat(np.arange(len(manifest), dtype=np.int64), versions)
     speakers = manifest.speakers[utterances]
-    targets = _target_pairs(rng, utterances, speakers, max_targets)
-    if not len(targets):
+    targets = _target_pairs(rng, utterances, speakers)
+    if manifest.num_speakers < 2 or not len(targets):
         raise ValueError(
-            "No speaker has two utterances, so there is no target trial: give lists with several utterances "
-            "of a speaker, or ask for versions=2."
+            "Trials need at least 2 speakers, one of them with two utterances: the speakers held out are "
+            f"{manifest.num_speakers}, with {len(manifest)} utterances; hold out more, or validate on a list."
         )
     nontargets = _all_or_many_pairs(rng, len(speakers), len(targets))
     nontargets = nontargets[speakers[nontargets[:, 0]] != speakers[nontargets[:, 1]]]
@@ -191,23 +176,21 @@ def make_trials(manifest: Manifest, seed: int, versions: int = 1, max_targets: i
     )
 
 
-def _target_pairs(
-    rng: np.random.Generator, utterances: Indices, speakers: Indices, max_targets: int
-) -> Indices:
+def _target_pairs(rng: np.random.Generator, utterances: Indices, speakers: Indices) -> Indices:
     order = np.argsort(speakers, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(speakers[order])) + 1)
-    share = max(1, -(-max_targets // len(groups)))
+    share = max(1, -(-_MAX_TARGETS // len(groups)))
     kept = [np.zeros((0, 2), dtype=np.int64)]
     for group in groups:
         pairs = group[_all_or_many_pairs(rng, len(group), share)]
         differ = utterances[pairs[:, 0]] != utterances[pairs[:, 1]]
         pairs = pairs[differ] if differ.any() else pairs
         kept.append(rng.permutation(pairs)[:share].copy())  # a view would keep all pairs in memory
-    return rng.permutation(np.concatenate(kept))[:max_targets]
+    return rng.permutation(np.concatenate(kept))[:_MAX_TARGETS]
 
 
 def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indices:
-    # Returns all pairs of different numbers below `size`, or where those are too many a random part of them.
+    # Returns all pairs of different numbers below `size`, or a random part of them where those are too many.
     if size <= 2000:
         return np.stack(np.triu_indices(size, k=1), axis=1)
     pairs = np.unique(np.sort(rng.integers(size, size=(4 * wanted, 2)), axis=1), axis=0)
@@ -217,69 +200,38 @@ def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indi
 def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)) -> str:
     # Returns the folder that is missing before the paths of a list, found by the first recording that exists.
     recordings = open_recordings(root)
-    for path in paths:
-        for prefix in prefixes:
-            if recordings.has(prefix + path):
-                return prefix
+    for path, prefix in product(paths, prefixes):
+        if recordings.has(prefix + path):
+            return prefix
     raise FileNotFoundError(
         f"None of the first {len(paths)} recordings of {name} exists; first: "
         f"{recordings.location(paths[0])}. Paths in lists are relative to data.root ({root})."
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrialFaults:
-    """Name the faulty trials of a list, by their numbers 0 .. J - 1, and those that a clean list keeps.
+def find_trial_faults(trials: Trials) -> dict[str, npt.NDArray[np.bool_]]:
+    """Mark the faulty trials, (J,) for each kind; the order of the two recordings does not matter.
 
-    The order of the two recordings of a pair does not matter. Of a trial listed several times the first is
-    kept; of a pair with both labels none is.
+    "self": a recording against itself; "repeated": the pair stands before it with the same label;
+    "contradicting": the pair stands elsewhere with the other label. O(J log J).
     """
-
-    self_trials: Indices  # (S,): a recording against itself
-    repeated: Indices  # (K, 2): a trial, and the one before it of the same pair and label
-    contradicting: Indices  # (C, 2): a trial, and the one before it of the same pair and the other label
-    is_kept: npt.NDArray[np.bool_]  # (J,)
-
-    def __bool__(self) -> bool:
-        return bool(len(self.self_trials) or len(self.repeated) or len(self.contradicting))
-
-    def describe(self, root: Root, file: str) -> str:
-        """Return the faults as a phrase that names the first few lines of the list they were found in."""
-        line = [number for number, *_ in trial_rows(root, file)]
-        phrases = []
-        for faults, kind, example in (
-            (self.self_trials[:, None], "of a recording against itself", "line {}"),
-            (self.repeated, "listed again", "line {} repeats line {}"),
-            (self.contradicting, "listed with the other label too", "line {} contradicts line {}"),
-        ):
-            if len(faults):
-                named = [example.format(*(line[i] for i in fault)) for fault in faults[:_NUM_NAMED].tolist()]
-                named += ["..."] if len(faults) > _NUM_NAMED else []
-                phrases.append(f"{len(faults)} {kind} ({', '.join(named)})")
-        return ", ".join(phrases)
-
-
-def find_trial_faults(trials: Trials) -> TrialFaults:
-    """Return the faults of trials; O(J log J), about 40 bytes of memory a trial."""
     low, high = np.minimum(trials.enrol, trials.test), np.maximum(trials.enrol, trials.test)
-    is_self = low == high
-    pairs = low * len(trials.paths) + high
-    del low, high
-    order = np.argsort(pairs, kind="stable")
-    pairs, labels = pairs[order], trials.targets[order]
-    is_first = np.ones(len(order), dtype=np.bool_)
-    is_first[1:] = pairs[1:] != pairs[:-1]
-    later = np.flatnonzero(~is_first)
-    later = later[np.argsort(order[later])]  # in the order of the list
-    is_contradicting = labels[later] != labels[later - 1]
-    steps = np.stack([order[later], order[later - 1]], axis=1)
-    is_kept = np.empty(len(order), dtype=np.bool_)
-    is_kept[order] = is_first & ~np.isin(pairs, pairs[later[is_contradicting]])
-    return TrialFaults(
-        self_trials=np.flatnonzero(is_self),
-        repeated=steps[~is_contradicting],
-        contradicting=steps[is_contradicting],
-        is_kept=is_kept & ~is_self,
+    pairs = np.unique(low * len(trials.paths) + high, return_inverse=True)[1]
+    is_repeated = np.ones(len(pairs), dtype=np.bool_)
+    is_repeated[np.unique(2 * pairs + trials.targets, return_index=True)[1]] = False
+    target_share = np.bincount(pairs, trials.targets) / np.bincount(pairs)
+    is_contradicting = ((target_share > 0) & (target_share < 1))[pairs]
+    return {"self": low == high, "repeated": is_repeated, "contradicting": is_contradicting}
+
+
+def describe_faults(faults: dict[str, npt.NDArray[np.bool_]], root: Root, file: str) -> str:
+    """Return the faults as a phrase that names the first lines of the list they were found in, or ""."""
+    lines = np.array([number for number, *_ in trial_rows(root, file)])
+    words = ("of a recording against itself", "listed again", "listed with the other label too")
+    return ", ".join(
+        f"{is_faulty.sum()} {kind} (line {', '.join(map(str, lines[is_faulty][:_NUM_NAMED]))})"
+        for kind, is_faulty in zip(words, faults.values(), strict=True)
+        if is_faulty.any()
     )
 
 
@@ -288,43 +240,38 @@ def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
 
     Raises ValueError for a line that is no `speaker path` and for an empty list, FileNotFoundError.
     """
-    for number, line in _filled_lines(root, name, _TRAIN_FORM):
-        fields = line.split(maxsplit=1)
-        if len(fields) != 2:
-            raise ValueError(f"{name}, line {number}: expected `{_TRAIN_FORM}`, got {line.strip()[:120]!r}.")
-        path = fields[1].rstrip()
-        _check_path(name, number, path, _TRAIN_FORM)
-        yield number, fields[0], path
+    for number, line in list_lines(root, name):
+        speaker, *rest = line.split(maxsplit=1)
+        path = "".join(rest).rstrip()
+        _check_paths(name, number, "speaker path", path)
+        yield number, speaker, path
 
 
 def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
     """Yield (line number, is target, enrolment path, test path) of a trial list; see `train_rows`."""
-    for number, line in _filled_lines(root, name, _TRIAL_FORM):
+    for number, line in list_lines(root, name):
         fields = _trial_fields(line)
-        if len(fields) != 3:
+        if len(fields) != 3 or fields[0] not in ("0", "1"):
             raise ValueError(
-                f"{name}, line {number}: expected `{_TRIAL_FORM}`, got {len(fields)} fields: "
-                f"{line.strip()[:120]!r}. Paths with blanks in them need tabs between the fields."
+                f"{name}, line {number}: expected `{_TRIAL_FORM}`, got {line.strip()[:120]!r}. Paths with "
+                "blanks in them need tabs between the fields."
             )
         label, enrolment, test = fields
-        if label not in ("0", "1"):
-            raise ValueError(
-                f"{name}, line {number}: the label is {label!r}; it must be 1 (same speaker) or 0."
-            )
-        _check_path(name, number, enrolment, _TRIAL_FORM)
-        _check_path(name, number, test, _TRIAL_FORM)
+        _check_paths(name, number, _TRIAL_FORM, enrolment, test)
         yield number, label == "1", enrolment, test
 
 
 def is_trial_list(root: Root, name: str) -> bool:
     """Tell trials from a train list by the first line that is not blank; raises as the readers do."""
-    _, line = next(_filled_lines(root, name, f"{_TRAIN_FORM}` or `{_TRIAL_FORM}"))
+    _, line = next(list_lines(root, name))
     fields = _trial_fields(line)
     return len(fields) == 3 and fields[0] in ("0", "1") and bool(_NAME_THEN_MORE.search(line.strip()))
 
 
 def why_unlistable(path: str) -> str | None:
     """Return why no list can hold a path, or None where one can."""
+    if not path:
+        return "is missing"
     if "\n" in path or "\r" in path:
         return "has a line break in its name"
     if path != path.strip():
@@ -343,22 +290,27 @@ def find_lists(root: Root) -> list[str]:
 
 
 def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of a list, from 1; raises FileNotFoundError.
+    """Yield (number, line) of the lines of a list that are not blank, numbered from 1.
 
     A byte order mark is ignored. Names of files need not be valid UTF-8: such bytes come through as they are.
+    Raises FileNotFoundError, and ValueError for an empty list.
     """
     place = list_location(root, name)
     filesystem, path = open_filesystem(place)
     try:
-        file = filesystem.open_input_stream(path, compression=None, buffer_size=_BYTES_AT_ONCE)
+        file = filesystem.open_input_stream(path, compression=None, buffer_size=2**20)  # bytes of a request
     except (FileNotFoundError, IsADirectoryError) as error:
-        if not is_uri(absolute(root)) and not os.path.isdir(root):
-            problem = f"data.root is {root}, which is not a folder. Give the folder that holds the lists."
-        else:
-            problem = f"The list {place} does not exist. Lists are looked up below data.root ({root})."
-        raise FileNotFoundError(problem) from error
-    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
-        yield from enumerate(lines, start=1)
+        is_folder = is_uri(absolute(root)) or os.path.isdir(root)
+        folder = root if is_folder else f"{root}, which is not a folder"
+        raise FileNotFoundError(
+            f"The list {place} does not exist. Lists are looked up below data.root ({folder})."
+        ) from error
+    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as text:
+        lines = ((number, line) for number, line in enumerate(text, start=1) if not line.isspace())
+        first = next(lines, None)
+        if first is None:
+            raise ValueError(f"The list {place} is empty.")
+        yield from chain([first], lines)
 
 
 def list_location(root: Root, name: str) -> str:
@@ -366,22 +318,12 @@ def list_location(root: Root, name: str) -> str:
     return absolute(name if is_uri(name) else below(absolute(root), name))
 
 
-def _filled_lines(root: Root, name: str, form: str) -> Iterator[tuple[int, str]]:
-    is_empty = True
-    for number, line in list_lines(root, name):
-        if not line.isspace():
-            is_empty = False
-            yield number, line
-    if is_empty:
-        place = list_location(root, name)
-        raise ValueError(f"The list {place} is empty: it needs lines of the form `{form}`.")
-
-
 def _trial_fields(line: str) -> list[str]:
     # Paths with blanks in them need tabs between the fields.
     return line.rstrip("\r\n").split("\t") if line.count("\t") == 2 else line.split()
 
 
-def _check_path(name: str, number: int, path: str, form: str) -> None:
-    if why := why_unlistable(path):
-        raise ValueError(f"{name}, line {number}: the path {path[:120]!r} {why}; expected `{form}`.")
+def _check_paths(name: str, number: int, form: str, *paths: str) -> None:
+    for path in paths:
+        if why := why_unlistable(path):
+            raise ValueError(f"{name}, line {number}: the path {path[:120]!r} {why}; expected `{form}`.")

@@ -20,7 +20,7 @@ import torch
 from ray.data import DataContext, TaskPoolStrategy
 from ray.data.collate_fn import NumpyBatchCollateFn
 
-from sslsv.data.stream import InOrder, Plan, Rows, rows_of_rank
+from sslsv.data.stream import Plan, Rows, rows_of_rank
 from sslsv.data.views import ViewMaker
 from sslsv.ops import distributed
 
@@ -42,7 +42,7 @@ _SCHEDULER_PAUSE_SECONDS = 0.02
 
 
 def train_batches(
-    plan: Plan | InOrder,
+    plan: Plan,
     maker: "ViewMaker | ray.ObjectRef[ViewMaker]",
     first_step: int,
     last_step: int,
@@ -56,10 +56,9 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield one rank's part of the global batches first_step .. last_step (exclusive), by Ray Data tasks.
 
-    A batch holds what `ViewMaker.make_batch` says. `data_tasks` is the number of tasks at a time, for all
-    ranks together; None: as many as the free CPUs allow. All tasks run at a lower priority than training.
-    `is_pinned` batches are in memory that a GPU copies from without making the processor wait. Closing the
-    generator stops everything. Raises the AudioError of a data process.
+    A batch holds what `ViewMaker.make_batch` says. At most `data_tasks` tasks run at a time, of all ranks
+    together; None: as many as the free CPUs allow. `is_pinned` batches are in memory that a GPU copies from
+    without making the processor wait. Closing the generator stops the tasks. Raises the AudioError of a task.
     """
     rows = rows_of_rank(plan.rows(first_step, last_step), plan.batch_size, rank, world_size)
     size = plan.batch_size // world_size
@@ -112,13 +111,7 @@ def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
 
 
 def plain_batches(
-    plan: Plan | InOrder,
-    maker: ViewMaker,
-    first_step: int,
-    last_step: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
+    plan: Plan, maker: ViewMaker, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """Yield the same batches as `train_batches`, bit for bit, made in this process without Ray."""
     for step in range(first_step, last_step):
@@ -152,25 +145,17 @@ class _Collate(NumpyBatchCollateFn):
 
 
 def _make_block(
-    block: dict[str, npt.NDArray[np.int64]],
-    *,
-    rows: "ray.ObjectRef[Rows]",
-    maker: "ray.ObjectRef[ViewMaker]",
+    block: Rows, *, rows: "ray.ObjectRef[Rows]", maker: "ray.ObjectRef[ViewMaker]"
 ) -> dict[str, npt.NDArray[Any]]:
-    _lower_priority()
     part = slice(int(block["first"][0]), int(block["last"][0]))
     return _maker_of(maker).make_batch({name: column[part] for name, column in ray.get(rows).items()})
 
 
-@functools.cache
-def _lower_priority() -> None:
+@functools.lru_cache(maxsize=2)
+def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
     # Data is made ahead of time: when both want the processor, it is the training step that must not wait.
     os.nice(19)
     torch.set_num_threads(1)
-
-
-@functools.lru_cache(maxsize=2)
-def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
     # The maker is kept while the process lives, with the noises and rirs that it has decoded.
     maker: ViewMaker = ray.get(reference)
     return maker

@@ -8,15 +8,13 @@
     voxceleb2_train_list ...  lists, as they were
 
 The index is written last: a folder with one is complete. On a local disk shards are memory-mapped, so that
-all processes of a machine share what one of them has read; elsewhere (s3://, gs://, hdfs://) crops are read
-by range, and each data process keeps noises and rirs of its own (`data.bank_cache_mb`).
+all processes of a machine share what one of them has read; elsewhere (s3://, gs://, hdfs://) a crop is one
+request.
 """
 
-import contextlib
 import functools
 import json
 import os
-import time
 from bisect import bisect_left
 from typing import Any
 
@@ -38,9 +36,6 @@ from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 INDEX = "index.parquet"
 FORMAT = 1  # of a packed folder
 METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples}], source
-PATIENCE_SECONDS = 600.0  # time that a lost `data.root` has to come back
-
-_BYTES = np.dtype("<i2").itemsize
 
 
 class Recordings:
@@ -50,21 +45,13 @@ class Recordings:
         self.root = absolute(root)
 
     def open(self, name: str) -> Recording:
-        """Open a recording; raises AudioError.
+        """Open a recording; raises AudioError."""
+        return open_audio(self.location(name))
 
-        Where the whole folder is gone, such as a mount that was lost, it waits; OSError after ten minutes.
-        """
-        path = self.location(name)
-        with contextlib.suppress(AudioError):
-            return open_audio(path)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not os.path.exists(path) and not (os.path.isdir(self.root) and os.listdir(self.root)):
-            if time.monotonic() > deadline:
-                raise FileNotFoundError(
-                    f"data.root, {self.root}, has been gone for {PATIENCE_SECONDS / 60:.0f} minutes; mount it"
-                )
-            time.sleep(0.5)
-        return open_audio(path)
+    def read_whole(self, name: str) -> Waveform:
+        """Return all samples of a recording, (T,), full scale 1; raises AudioError."""
+        with self.open(name) as recording:
+            return recording.read_whole()
 
     def find(self, folder: str) -> list[str]:
         """Return the names of all recordings below a folder, in the order of their bytes; perhaps none."""
@@ -80,11 +67,6 @@ class Recordings:
     def location(self, name: str) -> str:
         """Return the full path of a recording, for messages."""
         return below(self.root, name)
-
-    def read_whole(self, name: str) -> Waveform:
-        """Return all samples of a recording, (T,), full scale 1; raises AudioError."""
-        with self.open(name) as recording:
-            return recording.read_whole()
 
 
 def open_recordings(root: str | os.PathLike[str]) -> Recordings:
@@ -107,8 +89,7 @@ class Packed(Recordings):
         filesystem, place = open_filesystem(root)
         try:
             status = filesystem.get_file_info(f"{place}/{INDEX}")
-            with filesystem.open_input_file(f"{place}/{INDEX}") as file:
-                table = parquet.read_table(file)
+            table = parquet.read_table(f"{place}/{INDEX}", filesystem=filesystem)
             self.facts: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA_KEY])
             names, errors = table["name"].to_pylist(), table["error"].to_pylist()
             columns = (table[name].to_numpy() for name in ("shard", "first_sample", "num_samples"))
@@ -125,16 +106,16 @@ class Packed(Recordings):
         self.stamp = status.size, status.mtime_ns or 0  # tells this packed folder from a later one
         # Arrays, not objects: a million names reach other processes through shared memory.
         self._names = np.array(names, dtype=np.bytes_)
-        self._errors = {names[i]: why for i, why in enumerate(errors) if why}
+        self._errors = {os.fsdecode(name): why for name, why in zip(names, errors, strict=True) if why}
         sizes = {info.base_name: info.size for info in filesystem.get_file_info(fs.FileSelector(place))}
         for shard in self.facts["shards"]:
-            shard_file, wanted = shard["file"], _BYTES * shard["num_samples"]
-            if sizes.get(shard_file) != wanted:
+            size, wanted = sizes.get(shard["file"], 0), 2 * shard["num_samples"]
+            if size != wanted:
                 raise ValueError(
-                    f"{root}/{shard_file} has {sizes.get(shard_file, 0)} bytes, but the index says {wanted} "
-                    "bytes: copy it again, or delete the folder and pack again."
+                    f"{root}/{shard['file']} has {size} bytes, but the index says {wanted} bytes: copy it "
+                    "again, or delete the folder and pack again."
                 )
-        self._open_shards: dict[int, Samples | _RemoteShard] = {}
+        self._open_shards: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open_shards": {}}
@@ -144,27 +125,22 @@ class Packed(Recordings):
 
     def unreadable(self) -> dict[str, str]:
         """Return the recordings that were unreadable when they were packed, and why."""
-        return {os.fsdecode(name): why for name, why in self._errors.items()}
+        return self._errors
 
     def open(self, name: str) -> Recording:
         """Open a recording; raises AudioError for one that is not packed, or was unreadable then."""
         row = self._row(name)
         if row is None:
             raise AudioError(f"{name} is not in the packed folder {self.root}.")
-        if not self._lengths[row]:
-            raise AudioError(self._errors[os.fsencode(name)])
-        number = int(self._shards[row])
-        if number not in self._open_shards:
-            self._open_shards[number] = self._open_shard(self.facts["shards"][number]["file"])
-        place = int(self._starts[row]), int(self._lengths[row])
-        return _PackedRecording(self.location(name), self._open_shards[number], *place)
+        if name in self._errors:
+            raise AudioError(self._errors[name])
+        shard = self._open_shard(int(self._shards[row]))
+        return _PackedRecording(self.location(name), shard, int(self._starts[row]), int(self._lengths[row]))
 
     def find(self, folder: str) -> list[str]:
         """Return the names of all packed recordings below a folder, sorted."""
-        prefix = os.fsencode(os.path.join(folder, ""))
-        first = bisect_left(self._names, prefix)
-        last = bisect_left(self._names, prefix[:-1] + bytes([prefix[-1] + 1]))
-        return [os.fsdecode(bytes(name)) for name in self._names[first:last]]
+        is_below = np.char.startswith(self._names, os.fsencode(os.path.join(folder, "")))
+        return [os.fsdecode(name) for name in self._names[is_below].tolist()]
 
     def has(self, name: str) -> bool:
         """Tell whether a recording of this name was packed, readable or not."""
@@ -175,39 +151,35 @@ class Packed(Recordings):
         row = bisect_left(self._names, key)
         return row if row < len(self._names) and self._names[row] == key else None
 
-    def _open_shard(self, file: str) -> "Samples | _RemoteShard":
-        filesystem, place = open_filesystem(self.root)
-        if is_uri(self.root):
-            return _RemoteShard(filesystem, f"{place}/{file}")
-        return np.memmap(f"{place}/{file}", dtype="<i2", mode="r").view(np.ndarray)
+    def _open_shard(self, number: int) -> Any:
+        if number not in self._open_shards:
+            place = below(self.root, self.facts["shards"][number]["file"])
+            filesystem, path = open_filesystem(place)
+            self._open_shards[number] = (
+                filesystem.open_input_file(path)
+                if is_uri(place)
+                else np.memmap(path, dtype=np.int16, mode="r").view(np.ndarray)
+            )
+        return self._open_shards[number]
 
 
 class _PackedRecording(Recording):
-    def __init__(self, path: str, shard: "Samples | _RemoteShard", start: int, num_samples: int) -> None:
+    def __init__(self, path: str, shard: Any, first_sample: int, num_samples: int) -> None:
         self.path, self.num_samples = path, num_samples
-        self._shard, self._start = shard, start
+        self._shard, self._first_sample = shard, first_sample
 
     def mapped(self) -> Samples | None:
-        return None if isinstance(self._shard, _RemoteShard) else self._read(0, self.num_samples)
+        return self._read(0, self.num_samples) if isinstance(self._shard, np.ndarray) else None
 
     def _read(self, start: int, count: int) -> Samples:
-        return self._shard[self._start + start : self._start + start + count]
-
-
-class _RemoteShard:
-    # A shard in object storage: a slice is one request.
-
-    def __init__(self, filesystem: Any, path: str) -> None:
-        self._path = path
-        self._file = filesystem.open_input_file(path)
-
-    def __getitem__(self, place: slice) -> Samples:
-        count = place.stop - place.start
+        first = self._first_sample + start
+        if isinstance(self._shard, np.ndarray):
+            return self._shard[first : first + count]
         try:
-            data = self._file.read_at(_BYTES * count, _BYTES * place.start)
+            data = self._shard.read_at(2 * count, 2 * first)  # one request
         except OSError as error:
-            raise AudioError(f"{self._path} cannot be read: {' '.join(str(error).split())}.") from error
-        return np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
+            raise AudioError(f"{self.path} cannot be read: {' '.join(str(error).split())}.") from error
+        return np.frombuffer(data, dtype=np.int16)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,6 +1,7 @@
 """The `data` section of the settings; it imports neither torch nor Ray, nor any library of audio."""
 
-from dataclasses import field
+from collections.abc import Sequence
+from dataclasses import field, replace
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,25 @@ def augmentation_settings(name: str, **values: Any) -> Any:
     return build(settings_class("data.augmentations", name), values)
 
 
+def room_and_noise() -> tuple[Any, ...]:
+    """Return the settings of reverb and noise, the usual augmentations."""
+    return augmentation_settings("reverb"), augmentation_settings("noise")
+
+
+def channel_of(augment: Sequence[Any]) -> tuple[Any, ...]:
+    """Return augmentations that give every recording a channel, with the rooms and noises that training has.
+
+    Noises are of the kind "noise" if training has it (others talking would be voices), at an SNR of 5 to
+    15 dB; the level changes by -15 to 0 dB.
+    """
+    flat = [one for each in augment for one in (each.choices if each.name == "one_of" else [each])]
+    by_name = {each.name: replace(each, probability=1.0) for each in reversed(flat)}
+    if (noise := by_name.get("noise")) and "noise" in noise.kinds:
+        by_name["noise"] = replace(noise, kinds=("noise",), snr_db=(5.0, 15.0))
+    by_name["gain"] = augmentation_settings("gain", level_db=[-15.0, 0.0])
+    return tuple(by_name[name] for name in ("reverb", "noise", "gain") if name in by_name)
+
+
 @section
 class DataConfig:
     """Say where the recordings are and how samples are drawn from them."""
@@ -51,9 +71,6 @@ class DataConfig:
     ] = ("voxceleb2_train_list",)
     # "same_speaker" uses the labels of the lists: it is supervised.
     positives: Literal["same_utterance", "same_speaker"] = "same_utterance"
-    max_utterances_per_speaker: Annotated[
-        int | None, Field(description="same_speaker: at most so many of each; null = all")
-    ] = None
     crop_overlap: Annotated[
         Literal["any", "disjoint"], Field(description="whether the crops of an utterance may overlap")
     ] = "any"
@@ -64,7 +81,7 @@ class DataConfig:
     ] = 0.01
     # Each augmentation has random numbers of its own. Without any, crops stay as they are.
     augment: Annotated[Augmentations, Field(description="what each view passes through in turn")] = field(
-        default_factory=lambda: (augmentation_settings("reverb"), augmentation_settings("noise"))
+        default_factory=room_and_noise
     )
     bank_cache_mb: Annotated[
         int, Field(ge=0, description="MB of noises and spectra of rirs that each data process keeps")
@@ -72,12 +89,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together."""
-        most = self.max_utterances_per_speaker
-        refuse_if(
-            most is not None and (most < 2 or self.positives != "same_speaker"),
-            f"max_utterances_per_speaker is {most} with positives {self.positives!r}; it needs "
-            "'same_speaker' and at least 2 (a pair), or null for no limit",
-        )
         refuse_if(
             self.crop_overlap == "disjoint" and self.positives == "same_speaker",
             "crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; "

@@ -1,12 +1,11 @@
 """The training stream: which utterances make sample k of the run, a pure function of (seed, k)."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from sslsv.data.section import DataConfig
 
 Indices = npt.NDArray[np.int64]
 Rows = dict[str, Indices]
@@ -15,11 +14,11 @@ Rows = dict[str, Indices]
 class Plan:
     """Order all samples of a run, epoch after epoch, in global batches of `batch_size`.
 
-    `speakers` (N,) gives the speaker of each utterance. With "same_utterance" the positives are two crops of
-    one recording: an epoch is a permutation, its incomplete last batch dropped. With "same_speaker" they come
-    from two recordings, in disjoint pairs drawn anew each epoch from at most `max_utterances_per_speaker` of
-    each speaker, with no speaker twice in a batch (a second pair of a speaker would be a false negative).
-    Every epoch has `steps_per_epoch` batches. Raises ValueError when not even one batch can be filled.
+    `speakers` (N,) gives the speaker of each utterance. With "same_utterance" the positives are crops of one
+    recording: an epoch is a permutation, its incomplete last batch dropped. With "same_speaker" they come
+    from two recordings, in disjoint pairs drawn anew each epoch, with no speaker twice in a batch (a second
+    pair of a speaker would be a false negative). Every epoch has `steps_per_epoch` batches. Raises ValueError
+    when not even one batch can be filled.
     """
 
     def __init__(
@@ -28,30 +27,21 @@ class Plan:
         batch_size: int,
         seed: int,
         positives: Literal["same_utterance", "same_speaker"] = "same_utterance",
-        max_utterances_per_speaker: int | None = None,
     ) -> None:
         self.speakers = np.asarray(speakers, dtype=np.int64)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.positives = positives
+        self.batch_size, self.seed, self.positives = batch_size, seed, positives
         self.steps_per_epoch = len(self.speakers) // batch_size
-        largest, what = len(self.speakers), "utterances"
+        most = f"{len(self.speakers)} utterances"
         if positives == "same_speaker":
-            counts, most = np.bincount(self.speakers), max_utterances_per_speaker
-            self._pairs = (counts if most is None else np.minimum(counts, most)) // 2
+            self._pairs = np.bincount(self.speakers) // 2
             self.steps_per_epoch = _most_full_batches(self._pairs, batch_size)
-            largest, what = int(np.count_nonzero(self._pairs)), "speakers with two usable utterances"
+            most = f"{np.count_nonzero(self._pairs)} speakers with two utterances"
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"train.batch_size is {batch_size}, but there are only {largest} {what} for a batch: "
-                + (f"choose at most {largest}." if largest else "the lists cannot be trained on like this.")
+                f"train.batch_size is {batch_size}, but there are only {most} for a batch: choose a smaller "
+                "one, or give more lists."
             )
         self._last_epoch: tuple[int, Indices] | None = None
-
-    @classmethod
-    def of(cls, speakers: npt.ArrayLike, data: DataConfig, batch_size: int, seed: int) -> "Plan":
-        """Return the plan that the settings describe, for the speakers (N,) of the training utterances."""
-        return cls(speakers, batch_size, seed, data.positives, data.max_utterances_per_speaker)
 
     def rows(self, first_step: int, last_step: int) -> Rows:
         """Return the rows of global steps first_step .. last_step (exclusive), over any number of epochs.
@@ -98,22 +88,19 @@ class Plan:
         return pairs
 
 
-class InOrder:
-    """Plan every utterance once, in the order of the lists, for work between epochs.
+class InOrder(Plan):
+    """Take every utterance once, in the order of the lists, for work between epochs.
 
     The last batch is filled up with the first utterances, so that all ranks have whole batches.
     """
 
     def __init__(self, num_utterances: int, batch_size: int) -> None:
         self.num_utterances, self.batch_size = num_utterances, batch_size
-        self.num_steps = -(-num_utterances // batch_size)
+        self.steps_per_epoch = -(-num_utterances // batch_size)
 
-    def rows(self, first_step: int, last_step: int) -> Rows:
-        """Return the rows of steps first_step .. last_step (exclusive); see `Plan.rows`."""
-        samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
-        utterances = samples % self.num_utterances
-        epochs = np.zeros_like(samples)
-        return {"sample": samples, "epoch": epochs, "utterance": utterances, "partner": utterances}
+    def _epoch(self, epoch: int) -> Indices:
+        utterances = np.arange(self.steps_per_epoch * self.batch_size) % self.num_utterances
+        return np.stack([utterances, utterances])
 
 
 def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_size: int) -> Rows:
@@ -121,11 +108,6 @@ def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_
 
     The ranks' batches, joined in the order of ranks, are the global batch whatever `world_size` is.
     """
-    if batch_size % world_size:
-        raise ValueError(
-            f"train.batch_size is {batch_size}, which {world_size} workers cannot share equally: "
-            f"choose a multiple of {world_size}."
-        )
     share = batch_size // world_size
     return {
         name: column.reshape(-1, batch_size)[:, rank * share : (rank + 1) * share].reshape(-1)
@@ -136,11 +118,5 @@ def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_
 def _most_full_batches(pairs: Indices, batch_size: int) -> int:
     # Batches S of B different speakers exist exactly while sum_s min(pairs_s, S) >= S * B; the left side is
     # concave in S and 0 at S = 0, so the largest S is found by bisection.
-    low, high = 0, int(pairs.sum()) // batch_size
-    while low < high:
-        middle = (low + high + 1) // 2
-        if int(np.minimum(pairs, middle).sum()) >= middle * batch_size:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    most = int(pairs.sum()) // batch_size
+    return bisect_left(range(1, most + 1), True, key=lambda s: np.minimum(pairs, s).sum() < s * batch_size)

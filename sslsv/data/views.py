@@ -1,4 +1,7 @@
-"""Views: the crops of a sample, cut and augmented, each pure in (seed, epoch, utterance, view)."""
+"""Views: the crops of a sample, cut and augmented, each pure in (seed, epoch, utterance, view).
+
+For validation, whole recordings pass through a simulated channel.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,13 +13,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples, Waveform, to_waveform
 from sslsv.data.augmentations.base import Augmenter
 from sslsv.data.bank import Bank
-from sslsv.data.draws import Draws, RandomStreams, crop_start, disjoint_starts
+from sslsv.data.draws import Draws, RandomStreams, crop_starts, disjoint_starts, name_key
 from sslsv.data.lists import Manifest
-from sslsv.data.recordings import open_recordings
-from sslsv.data.section import MAX_SPEED_DENOMINATOR, DataConfig
+from sslsv.data.recordings import Recordings, open_recordings
+from sslsv.data.section import MAX_SPEED_DENOMINATOR, DataConfig, channel_of
 from sslsv.data.speed import SpedUp
 
 _TRIES = 20  # replacements of an unreadable utterance before the run stops
@@ -26,10 +29,8 @@ class ViewMaker:
     """Make the views of samples; the maker holds the list, the bank and the settings, and is cheap to send.
 
     `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are. With
-    pairs (partner != utterance) the views of a group come from the utterance and its partner in turn. A
-    `crop_overlap` of "disjoint" keeps the crops of a group from overlapping wherever the utterance is long
-    enough. `needs_labels` adds the speakers to the batches. Raises ValueError and FileNotFoundError for
-    settings that cannot work.
+    pairs (partner != utterance) the views of a group come from the utterance and its partner in turn.
+    `needs_labels` adds the speakers to the batches. Raises ValueError and FileNotFoundError.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ViewMaker:
         self._streams = RandomStreams(seed)
         self._recordings = open_recordings(data.root)
         self._bank = Bank(self._recordings, data.bank_cache_mb)
-        self._augmenter = Augmenter(data.augment, self._bank)
+        self._augmenter, self._no_augmenter = Augmenter(data.augment, self._bank), Augmenter((), self._bank)
 
     def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
         """Return the batch of rows of a Plan: int16 {group: (B, count, T)} and columns (B,) of int64.
@@ -72,34 +73,33 @@ class ViewMaker:
         for i, source in enumerate(sources):
             of_sample, bad[0, i] = self._read_crops(*source)
             crops.append(of_sample)
-        batch: dict[str, npt.NDArray[np.generic]] = {}
+        batch: dict[str, npt.NDArray[np.generic]] = {name: rows[name] for name in ("sample", "utterance")}
         for name, group, num_samples, is_clean in self.view_groups:
-            views = np.empty((len(sources) * len(group), num_samples), dtype=np.int16)
             of_group = [of_sample[view] for of_sample in crops for view in group]
-            if is_clean:
-                np.stack(of_group, out=views)
-            else:
-                streams = [
-                    partial(self._streams.draws, epoch, utterance, view=view)
-                    for epoch, utterance, _ in sources
-                    for view in group
-                ]
-                for i, file in enumerate(self._augmenter.augment(of_group, streams, views)):
-                    if file >= 0 and bad[1, i // len(group)] < 0:
-                        bad[1, i // len(group)] = file
+            views = np.empty((len(of_group), num_samples), dtype=np.int16)
+            streams = [
+                partial(self._streams.draws, epoch, utterance, view=view)
+                for epoch, utterance, _ in sources
+                for view in group
+            ]
+            augmenter = self._no_augmenter if is_clean else self._augmenter
+            for i, file in enumerate(augmenter.augment(of_group, streams, views)):
+                if file >= 0 and bad[1, i // len(group)] < 0:
+                    bad[1, i // len(group)] = file
             batch[name] = views.reshape(len(sources), len(group), num_samples)
-        columns = {name: np.asarray(rows[name], dtype=np.int64) for name in ("sample", "utterance")}
         if self.needs_labels:
-            columns["speaker"] = self._speakers[columns["utterance"]]
-        return {**batch, **columns, "bad_utterance": bad[0], "bad_bank_file": bad[1]}
+            batch["speaker"] = self._speakers[rows["utterance"]]
+        return batch | {"bad_utterance": bad[0], "bad_bank_file": bad[1]}
 
     def explain(self, kind: Literal["utterances", "bank_files"], number: int) -> tuple[str, str]:
         """Return the path of an unreadable utterance or file of the bank, and why, by reading it again."""
-        if kind == "bank_files":
-            return self._recordings.location(self._bank.files[number]), self._bank.explain(number)
-        path = self._recordings.location(self._name(number))
+        name = self._name(number) if kind == "utterances" else self._bank.files[number]
+        path = self._recordings.location(name)
         try:
-            self._recordings.read_whole(self._name(number))
+            with self._recordings.open(name) as recording:
+                recording.read_whole()
+                if kind == "bank_files":
+                    recording.read_rir()  # Silence is no fault of a noise, for which this is never asked.
         except AudioError as error:
             return path, str(error)
         return path, f"{path} could not be read during training, but can be now."
@@ -113,7 +113,8 @@ class ViewMaker:
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[draws("sample speed").below(len(self.speeds)) if len(self.speeds) > 1 else 0]
         # All fractions are drawn, even if few are used: a view's place depends on nothing else.
-        order, *fractions = draws("sample crops").fractions(1 + self._num_views)
+        places = draws("sample crops")
+        order, *fractions = [places.fraction() for _ in range(1 + self._num_views)]
         chosen = [utterance] if partner == utterance else [utterance, partner]
         bad: list[int] = []
         crops: dict[int, Samples] = {}
@@ -121,7 +122,8 @@ class ViewMaker:
             replacements = draws("sample replacement", view=role)
             for _ in range(_TRIES + 1):
                 try:
-                    with self._open(chosen[role], speed) as recording:
+                    recording = self._recordings.open(self._name(chosen[role]))
+                    with recording if speed == 1 else SpedUp(recording, speed) as recording:
                         crops |= self._cut(recording, slice(role, None, len(chosen)), fractions, order)
                     break
                 except AudioError as error:
@@ -131,10 +133,6 @@ class ViewMaker:
             else:
                 raise AudioError(f"{_TRIES + 1} recordings in a row cannot be read; the last: {reason}")
         return crops, bad[0] if bad else -1
-
-    def _open(self, utterance: int, speed: Fraction) -> Recording:
-        recording = self._recordings.open(self._name(utterance))
-        return recording if speed == 1 else SpedUp(recording, speed)
 
     def _replaced(self, draws: Draws, chosen: list[int], role: int, bad: list[int]) -> list[int]:
         # A pair stays one of one speaker: else a third utterance, else its good one twice, else another's.
@@ -158,7 +156,29 @@ class ViewMaker:
             if self.crops_are_disjoint:
                 starts = disjoint_starts(recording.num_samples, length, places, order)
             else:
-                starts = [crop_start(recording.num_samples, length, place) for place in places]
-            for view, start in zip(group[part], starts, strict=True):
-                crops[view] = recording.read_int16(start, length)
+                starts = crop_starts(recording.num_samples, length, places)
+            crops |= {
+                view: recording.read_int16(start, length)
+                for view, start in zip(group[part], starts, strict=True)
+            }
         return crops
+
+
+class ChannelSimulator:
+    """Read recordings, each through a room, a noise and a level of its own; pure in (seed, name, version).
+
+    Where every speaker has one session, the channel alone would tell who speaks.
+    """
+
+    def __init__(self, recordings: Recordings, data: DataConfig, seed: int) -> None:
+        self._recordings, self._streams = recordings, RandomStreams(seed)
+        self._augmenter = Augmenter(channel_of(data.augment), Bank(recordings, data.bank_cache_mb))
+
+    def read(self, name: str, version: int) -> Waveform:
+        """Return a whole recording (T,), full scale 1; raises AudioError."""
+        with self._recordings.open(name) as recording:
+            samples = recording.read_int16(0, recording.num_samples)
+        draws = partial(self._streams.draws, version, name_key(os.fsencode(name), 8))
+        views = np.empty((1, len(samples)), dtype=np.int16)
+        self._augmenter.augment([samples], [draws], views)
+        return to_waveform(views[0])

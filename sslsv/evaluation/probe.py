@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sslsv.config import Config
 from sslsv.data.audio import SAMPLE_RATE, AudioError
-from sslsv.data.channel import channel_of
 from sslsv.data.lists import Manifest
 from sslsv.data.recordings import Recordings, open_recordings
+from sslsv.data.section import channel_of
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.diagnostics import label_free_report
 from sslsv.evaluation.verification import Embedder, VerificationError
@@ -49,7 +49,6 @@ class Probe:
             config.data,
             crop_overlap="disjoint",
             positives="same_utterance",
-            max_utterances_per_speaker=None,
             speeds=(1.0,),
             augment=channel_of(config.data.augment),
             # Files are used once, but kept as long as the run.

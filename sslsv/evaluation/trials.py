@@ -14,10 +14,10 @@ from pyarrow import fs
 
 from sslsv.config import Config
 from sslsv.data.audio import Waveform
-from sslsv.data.channel import ChannelSimulator
 from sslsv.data.lists import (
     Manifest,
     Trials,
+    describe_faults,
     find_trial_faults,
     list_location,
     make_trials,
@@ -26,6 +26,7 @@ from sslsv.data.lists import (
     trial_rows,
 )
 from sslsv.data.recordings import open_recordings
+from sslsv.data.views import ChannelSimulator
 from sslsv.evaluation.intervals import speakers_from_trials
 from sslsv.runs.folder import absolute, open_filesystem
 
@@ -205,22 +206,15 @@ def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, 
     """Read trials, without those of a recording against itself and of pairs with both labels."""
     trials = read_trials(root, file)
     faults = find_trial_faults(trials)
-    wrong = replace(faults, repeated=faults.repeated[:0])
-    if wrong and not is_lenient:
+    is_wrong = faults["self"] | faults["contradicting"]
+    if is_wrong.any() and not is_lenient:
         raise ValueError(
-            f"{file} has faulty trials: {wrong.describe(root, file)}; remove these lines, or take the list "
-            f"that `python -m sslsv.prepare_data check {file} --root {root}` writes"
+            f"{file} has faulty trials: {describe_faults(faults, root, file)}; remove these lines, or leave "
+            "their trials out with --allow-missing"
         )
-    low, high = np.minimum(trials.enrol, trials.test), np.maximum(trials.enrol, trials.test)
-    pairs = low * len(trials.paths) + high
-    is_wrong = np.isin(pairs, pairs[faults.contradicting[:, 0]]) | (low == high)
-    odd = {
-        "self_trials": len(faults.self_trials),
-        "repeated_trials": len(faults.repeated),
-        "contradicting_trials": len(faults.contradicting),
-        "skipped_trials": int(is_wrong.sum()),
-    }
-    return _kept(trials, ~is_wrong), {kind: count for kind, count in odd.items() if count}
+    odd = {f"{kind}_trials": int(is_odd.sum()) for kind, is_odd in {**faults, "skipped": is_wrong}.items()}
+    trials = _kept(trials, ~is_wrong) if is_wrong.any() else trials
+    return trials, {kind: count for kind, count in odd.items() if count}
 
 
 def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:

@@ -153,11 +153,6 @@ def write_lists(
         num_held_out = min(100, max(2, manifest.num_speakers // 20)) if has_pairs else 0
         if not num_held_out:
             print("no validation trials: too few speakers have two recordings")
-    if not 0 <= num_held_out < manifest.num_speakers:
-        raise ValueError(
-            f"--held-out-speakers is {num_held_out}, but there are {manifest.num_speakers} speakers: hold "
-            f"out at most {manifest.num_speakers - 1}, so that some are left to train on."
-        )
     lists = {}
     if num_held_out:  # drawn before anything is written: no train list without trials
         manifest, held_out = hold_out_speakers(manifest, num_held_out, seed)

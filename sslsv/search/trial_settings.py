@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from sslsv.config import Config, load_config, to_dict
-from sslsv.data.channel import channel_of
+from sslsv.data.section import channel_of
 from sslsv.search.searchers import Searcher
 from sslsv.search.space import Space
 from sslsv.settings import ConfigError, apply_overrides, leaves_of, refuse_if, shown

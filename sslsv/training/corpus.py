@@ -27,7 +27,7 @@ class TrainingCorpus:
         self.manifest, self.config, self.device = manifest, config, device
         self.size = CorpusSize(len(manifest), manifest.num_speakers)
 
-    def batches(self, plan: Plan | InOrder, maker: Any, first_step: int, last_step: int) -> Iterator[Batch]:
+    def batches(self, plan: Plan, maker: Any, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield this worker's share of the batches of some steps, made by Ray Data; see `train_batches`."""
         resources = self.config.resources
         return train_batches(
@@ -59,7 +59,7 @@ class TrainingCorpus:
         model.eval()
         blocks = []
         try:
-            for batch in self.batches(plan, share(maker), 0, plan.num_steps):
+            for batch in self.batches(plan, share(maker), 0, plan.steps_per_epoch):
                 crops = move(batch["crop"][:, 0], self.device)
                 with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                     embeddings = model.embed(crops)

@@ -85,7 +85,8 @@ class Training:
         config = self.config
         self.manifest, self.validation, self.tests = open_trial_sets(config)
         self.corpus = TrainingCorpus(self.manifest, config, self.device)
-        self.plan = Plan.of(self.manifest.speakers, config.data, config.train.batch_size, config.seed)
+        batch_size, positives = config.train.batch_size, config.data.positives
+        self.plan = Plan(self.manifest.speakers, batch_size, config.seed, positives)
         self.probe = open_probe(self.manifest, config)
         self.state = build_state(config, self.corpus.size, self.device)
         model = self.state.model

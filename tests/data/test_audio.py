@@ -97,6 +97,9 @@ def test_read_rir__any_level_of_floats_uses_all_bits(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "b.wav", np.array([5, -700], dtype=np.int16), 16000)
     with open_audio(tmp_path / "b.wav") as file:
         assert file.read_rir().tolist() == [5, -700]
+    soundfile.write(tmp_path / "c.wav", np.zeros(900), 16000, subtype="FLOAT")
+    with open_audio(tmp_path / "c.wav") as file, pytest.raises(AudioError, match="c.wav is silent"):
+        file.read_rir()
 
 
 def test_read__short_file_is_repeated(tmp_path: Path) -> None:
@@ -128,9 +131,9 @@ def bad_file(folder: Path, kind: str) -> Path:
     ("kind", "words"),
     [
         ("text", "is not audio"),
-        ("empty", "empty file"),
+        ("empty", r"\(0 bytes\) is not audio"),
         ("no samples", "no samples"),
-        ("not finite", "not finite"),
+        ("not finite", "values up to nan"),
         ("absurd", "damaged"),
         ("truncated", "truncated|cannot be decoded"),
         ("cut off", "is cut off: 66044 bytes are missing"),
@@ -142,14 +145,6 @@ def test_read__bad_file_is_named_with_its_cause(tmp_path: Path, kind: str, words
     with pytest.raises(AudioError, match=words) as caught:
         read_whole(path)
     assert str(path) in str(caught.value)
-
-
-def test_read__impossible_crop_is_refused(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", tone(300, 16000), 16000)
-    with open_audio(tmp_path / "a.wav") as file:
-        for start, count in ((-1, 10), (24000, 10), (0, 0)):
-            with pytest.raises(ValueError, match=f"24000 samples: no {count} of them at {start}"):
-                file.read_int16(start, count)
 
 
 def test_to_int16__too_loud_is_scaled_not_clipped() -> None:
@@ -240,4 +235,4 @@ def test_find_audio_files__enters_linked_folders_once_and_ends_in_loops(tmp_path
     found = [
         Path(path).relative_to(tmp_path / "top").as_posix() for path in find_audio_files(tmp_path / "top")
     ]
-    assert found == ["lost.wav", "other/2.wav", "z_real/1.wav"]
+    assert found == ["a_link/1.wav", "lost.wav", "other/2.wav"]

@@ -9,6 +9,7 @@ import pytest
 from sslsv.data.lists import (
     Manifest,
     Trials,
+    describe_faults,
     find_lists,
     find_trial_faults,
     hold_out_speakers,
@@ -18,7 +19,6 @@ from sslsv.data.lists import (
     read_train_lists,
     read_trials,
     train_rows,
-    trial_rows,
     why_unlistable,
 )
 from sslsv.data.section import DataConfig
@@ -38,14 +38,6 @@ def test_train_rows__more_or_less_than_a_path_is_refused(tmp_path: Path, line: s
     (tmp_path / "list").write_text(f"a 1.wav\n{line}\n")
     with pytest.raises(ValueError, match="list, line 2: .*expected `speaker path`"):
         list(train_rows(tmp_path, "list"))
-
-
-def test_trial_rows__blank_in_a_path_is_explained(tmp_path: Path) -> None:
-    (tmp_path / "trials").write_text("1 a/1.wav a/my 2.wav\n")
-    with pytest.raises(
-        ValueError, match="line 1: expected .* got 4 fields: .* Paths with blanks in them need tabs"
-    ):
-        list(trial_rows(tmp_path, "trials"))
 
 
 def test_rows__bytes_that_are_no_text_come_through_and_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
@@ -69,6 +61,8 @@ def test_is_trial_list__is_told_by_the_first_line(tmp_path: Path, text: str, is_
         ("a/1.wav b.wav", "blank after"),
         ("a\n.wav", "line break"),
         (" a.wav", "begins or ends"),
+        ("a/../../b.wav", "has a '..' in it"),
+        ("a..b.wav", None),
     ],
 )
 def test_why_unlistable__is_none_exactly_where_a_list_returns_the_path(
@@ -91,24 +85,13 @@ def test_find_lists__are_those_with_the_usual_names(tmp_path: Path) -> None:
     assert find_lists(tmp_path) == lists
 
 
-@pytest.mark.parametrize("path", ["../secret.wav", "a/../../b.wav", "a/.."])
-def test_rows__paths_that_climb_out_of_the_root_are_refused(tmp_path, path):
-    (tmp_path / "train").write_text(f"s1 a..b.wav\ns1 {path}\n")
-    with pytest.raises(ValueError, match=r"train, line 2: the path .* has a '\.\.' in it"):
-        list(train_rows(tmp_path, "train"))
-    for line in (f"1 a.wav {path}", f"1 {path} a.wav"):
-        (tmp_path / "trials").write_text(f"{line}\n")
-        with pytest.raises(ValueError, match=r"trials, line 1: the path .* has a '\.\.' in it"):
-            list(trial_rows(tmp_path, "trials"))
-
-
 def test_open_corpus__sets_speakers_aside_as_the_settings_say(root: Path) -> None:
     data = DataConfig(root=str(root), train_lists=("one", "two"))
     manifest, held_out = open_corpus(data, 0, seed=3)
     assert len(manifest) == 5 and held_out is None
     wanted = hold_out_speakers(manifest, 2, 3)
     assert [part.paths for part in open_corpus(data, 2, seed=3)] == [part.paths for part in wanted]
-    with pytest.raises(ValueError, match="held_out_speakers is 3"):
+    with pytest.raises(ValueError, match="3 speakers cannot be held out of 3"):
         open_corpus(data, 3, seed=3)
 
 
@@ -142,7 +125,7 @@ def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> N
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("a c/1.wav\nb c/1.wav\n", ValueError, "listed twice: list, line 1 and list, line 2"),
+        ("a c/1.wav\nb c/1.wav\n", ValueError, "list, line 2: c/1.wav is listed twice"),
         ("a c/1.wav\n\n1 c/1.wav c/2.wav\n", ValueError, "list, line 3: .* expected `speaker path`"),
         ("\n", ValueError, "is empty"),
         ("a wrong/1.wav\na wrong/2.wav\n", FileNotFoundError, "None of the first 2 recordings"),
@@ -177,8 +160,15 @@ def test_read_trials__prefix_of_voxceleb1_is_added_when_missing(root: Path) -> N
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n", ValueError, "line 2: the label is '2'"),
+        (
+            "1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n",
+            ValueError,
+            "line 2: expected `1|0 enrolment test`, got '2 ",
+        ),
         ("1 a/1.wav\n", ValueError, "line 1: expected `1|0 enrolment test`"),
+        ("1 a/1.wav a/my 2.wav\n", ValueError, "Paths with blanks in them need tabs"),
+        ("1 a/1.wav ../b.wav\n", ValueError, "line 1: the path '../b.wav' has a '..' in it"),
+        ("1 a/.. a/1.wav\n", ValueError, "line 1: the path 'a/..' has a '..' in it"),
         ("1 x/1.wav x/2.wav\n", FileNotFoundError, "None of the first 2"),
     ],
 )
@@ -222,10 +212,9 @@ def test_make_trials__labels_are_true_balanced_and_unique(versions: int) -> None
 
 
 def test_make_trials__without_pairs_is_refused() -> None:
-    with pytest.raises(ValueError, match="No speaker has two utterances"):
-        make_trials(manifest_of([1, 1, 1]), seed=1)
-    with pytest.raises(ValueError, match="at least 2 speakers"):
-        make_trials(manifest_of([3]), seed=1)
+    for counts in ([1, 1, 1], [3]):
+        with pytest.raises(ValueError, match="need at least 2 speakers, one of them with two utterances"):
+            make_trials(manifest_of(counts), seed=1)
     assert make_trials(manifest_of([1, 1, 1]), seed=1, versions=2).targets.sum() == 3
 
 
@@ -251,23 +240,20 @@ def trials_of(rows: list[tuple[int, int, int]]) -> Trials:
 def test_find_trial_faults__each_kind_is_found_in_either_order_of_the_pair() -> None:
     trials = trials_of([(1, 0, 1), (0, 2, 0), (1, 1, 0), (1, 3, 3), (1, 0, 2), (0, 1, 3), (0, 2, 0)])
     faults = find_trial_faults(trials)
-    assert faults
-    assert faults.self_trials.tolist() == [3]
-    assert faults.repeated.tolist() == [[2, 0]]
-    assert faults.contradicting.tolist() == [[4, 1], [6, 4]]
-    assert faults.is_kept.tolist() == [True, False, False, False, False, True, False]
+    marked = {kind: np.flatnonzero(is_faulty).tolist() for kind, is_faulty in faults.items()}
+    assert marked == {"self": [3], "repeated": [2, 6], "contradicting": [1, 4, 6]}
 
 
 def test_find_trial_faults__two_versions_of_a_recording_are_no_self_trial() -> None:
-    assert not find_trial_faults(make_trials(manifest_of([2, 1, 1]), seed=1, versions=2))
-    assert not find_trial_faults(make_trials(manifest_of([4, 4, 4]), seed=1))
+    faults = find_trial_faults(make_trials(manifest_of([2, 1, 1]), seed=1, versions=2))
+    assert not np.any(list(faults.values()))
 
 
-def test_trial_faults__are_described_with_their_lines(tmp_path: Path) -> None:
+def test_describe_faults__names_their_lines(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).touch()
     (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n")
-    assert find_trial_faults(read_trials(tmp_path, "trials")).describe(tmp_path, "trials") == (
-        "1 of a recording against itself (line 5), 1 listed again (line 4 repeats line 1), "
-        "1 listed with the other label too (line 6 contradicts line 3)"
+    assert describe_faults(find_trial_faults(read_trials(tmp_path, "trials")), tmp_path, "trials") == (
+        "1 of a recording against itself (line 5), 1 listed again (line 4), "
+        "2 listed with the other label too (line 3, 6)"
     )

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sslsv.config import Config, read_config, to_yaml
+from sslsv.data.section import augmentation_settings, channel_of
 from sslsv.settings import ConfigError, apply_overrides
 
 
@@ -71,3 +72,27 @@ def test_section__needs_no_large_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ONE_OF = {"choices": [{"name": "noise", "snr_db": [0, 1]}, {"name": "reverb"}], "probability": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("training", "names"),
+    [
+        ([("reverb", {"probability": 0.1}), ("noise", {"probability": 0.1})], ["reverb", "noise", "gain"]),
+        ([("one_of", ONE_OF)], ["reverb", "noise", "gain"]),
+        ([("noise", {}), ("gain", {"level_db": [-3, 3]})], ["noise", "gain"]),
+        ([("reverb", {})], ["reverb", "gain"]),
+        ([], ["gain"]),
+    ],
+)
+def test_channel_of__has_the_rooms_and_noises_that_training_has(training: list, names: list[str]) -> None:
+    channel = channel_of([augmentation_settings(name, **values) for name, values in training])
+    assert [each.name for each in channel] == names
+    assert {each.probability for each in channel} == {1.0} and channel[-1].level_db == (-15.0, 0.0)
+    for noise in channel:
+        if noise.name == "noise":
+            assert (noise.kinds, noise.snr_db) == (("noise",), (5.0, 15.0))
+    music = channel_of([augmentation_settings("noise", kinds=["music"], music_snr_db=[1, 2])])[0]
+    assert music.kinds == ("music",) and music.music_snr_db == (1.0, 2.0)

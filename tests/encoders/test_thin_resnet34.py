@@ -1,10 +1,8 @@
-import dataclasses
 import itertools
 
 import pytest
 import torch
 
-from sslsv import registry
 from sslsv.encoders.fields import Features
 from sslsv.encoders.thin_resnet34 import Block, SqueezeExcitation, ThinResNet34
 
@@ -116,17 +114,6 @@ def test_block__equals_its_parts_and_its_gradient_is_right() -> None:
     assert gates.shape == (2, 8, 1, 1) and gates.min() > 0 and gates.max() < 1
     torch.testing.assert_close(block(x), torch.relu(y * gates + block.shortcut(x)), rtol=1e-10, atol=1e-10)
     assert torch.autograd.gradcheck(block.eval(), (x,))
-
-
-def test_config__is_frozen_and_refuses_impossible_values() -> None:
-    config = ThinResNet34.Config()
-    assert registry.find("encoders", config.name) is ThinResNet34
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.width = 3  # type: ignore[misc]
-    with pytest.raises(ValueError, match="width"):
-        ThinResNet34.Config(width=0)
-    with pytest.raises(ValueError, match="pre_emphasis"):
-        ThinResNet34.Config(features=Features(pre_emphasis=1.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,4 +1,3 @@
-import pickle
 import sys
 from pathlib import Path
 
@@ -98,29 +97,11 @@ def test_model__its_state_is_complete(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_config__is_frozen_and_has_the_files_name(name: str) -> None:
-    config = registry.find("models", name).Config()
-    assert config.name == name
-    assert pickle.loads(pickle.dumps(config)) == config
-    with pytest.raises(AttributeError):
-        config.name = "other"  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("name", METHODS)
 def test_parameter_groups__hold_every_trained_parameter_once(name: str) -> None:
     model = small(name)
     grouped = [p for group in model.parameter_groups() for p in group["params"]]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == {p for p in model.parameters() if p.requires_grad}
-
-
-@pytest.mark.parametrize("name", TWO_VIEW_METHODS)
-def test_two_view_model__impossible_crops_and_layers_are_refused(name: str) -> None:
-    config = registry.find("models", name).Config
-    with pytest.raises(ValueError, match="crop_seconds"):
-        config(crop_seconds=0.0)
-    with pytest.raises(ValueError, match="projector_dims"):
-        config(projector_dims=(16, 0))
 
 
 @pytest.mark.parametrize("name", TWO_VIEW_METHODS)

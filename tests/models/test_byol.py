@@ -59,12 +59,6 @@ def test_byol__no_gradient_reaches_the_teacher_and_its_batch_norms_go_on() -> No
     assert not torch.equal(before, norm.running_mean)
 
 
-def test_byol__teacher_moves_to_the_student_ever_more_slowly() -> None:
-    model = small()
-    assert model.teacher_momentum(PROGRESS) == pytest.approx(0.996)
-    assert model.teacher_momentum(Progress(10, 10, 0, 1)) == pytest.approx(1.0)
-
-
 def test_byol_config__prediction_and_projection_must_have_one_size() -> None:
     with pytest.raises(ValueError, match="same number of units"):
         BYOL.Config(projector_dims=(8, 8), predictor_dims=(8, 4))

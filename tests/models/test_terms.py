@@ -78,10 +78,6 @@ def test_standardize__is_a_batch_norm_without_parameters(views) -> None:
         torch.testing.assert_close(losses.standardize(z), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_invariance__is_the_mean_over_all_entries() -> None:
-    assert losses.invariance(torch.zeros(2, 3), torch.full((2, 3), 2.0)).item() == 4
-
-
 def gaussian(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 

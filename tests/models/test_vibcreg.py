@@ -37,19 +37,6 @@ def test_vibcreg_loss__invariance_and_variance_are_those_of_vicreg() -> None:
     assert vibcreg_loss(z_a, z_b, 2.0, 3.0, 0.0).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_vibcreg_loss__covariance_ignores_the_scale_of_columns() -> None:
-    z_a, z_b = projections(9, 4)
-    scales = torch.tensor([0.1, 1.0, 3.0, 50.0])
-    value = vibcreg_loss(z_a, z_b, 0.0, 0.0, 8.0).item()
-    assert vibcreg_loss(z_a * scales, z_b * scales, 0.0, 0.0, 8.0).item() == pytest.approx(value, rel=1e-10)
-
-
-@pytest.mark.parametrize("shape", [(6, 3), (3, 6)], ids=str)
-def test_vibcreg_loss__gradient_is_that_of_finite_differences(shape) -> None:
-    z_a, z_b = (z.requires_grad_() for z in projections(*shape))
-    assert torch.autograd.gradcheck(lambda a, b: vibcreg_loss(a, b, 1.0, 1.0, 8.0), (z_a, z_b))
-
-
 def test_vibcreg__projector_ends_whitening_unless_switched_off() -> None:
     encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
     model = VIbCReg(VIbCReg.Config(projector_dims=(8, 8), whitening_groups=2), encoder)

@@ -54,9 +54,3 @@ def test_vicreg_loss__identical_views_have_no_invariance_and_a_shift_changes_not
     assert vicreg_loss(z_a, z_a, 1.0, 0.0, 0.0).item() == 0
     loss = vicreg_loss(z_a, z_b, 1.0, 1.0, 0.1).item()
     assert vicreg_loss(z_b + 5, z_a + 5, 1.0, 1.0, 0.1).item() == pytest.approx(loss, rel=1e-10)
-
-
-@pytest.mark.parametrize("shape", [(6, 3), (3, 6)], ids=str)
-def test_vicreg_loss__gradient_is_that_of_finite_differences(shape) -> None:
-    z_a, z_b = (z.requires_grad_() for z in projections(*shape))
-    assert torch.autograd.gradcheck(lambda a, b: vicreg_loss(a, b, 1.0, 1.0, 0.1), (z_a, z_b))

@@ -128,9 +128,9 @@ def test_folder__says_how_to_train_a_published_recipe_with_what_is_there(
         (["--speaker-from", "none", "--held-out-speakers", "2"], "needs speakers"),
         (
             ["--speaker-from", "top", "--held-out-speakers", "12"],
-            "--held-out-speakers is 12, but there are 6",
+            "12 speakers cannot be held out of 6",
         ),
-        (["--speaker-from", "top", "--held-out-speakers", "-1"], "--held-out-speakers is -1"),
+        (["--speaker-from", "top", "--held-out-speakers", "-1"], "-1 speakers cannot be held out"),
     ],
 )
 def test_folder__wrong_request_is_one_sentence(

@@ -14,7 +14,7 @@ from sslsv.registry import find
 
 Crop = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
-_ROWS_AT_ONCE = 4  # crops augmented together: few enough for the processor's cache, and a block of FFTs
+ROWS_AT_ONCE = 4  # crops augmented together: few enough for the processor's cache, and a block of FFTs
 # Pieces so short that no BLAS shares them among threads, whose number would change the last bits.
 _PIECE_SAMPLES = 4000
 
@@ -29,11 +29,11 @@ class Augmentation(ABC):
     Config: ClassVar[Any]
 
     def __init__(self, config: Any, bank: Bank) -> None:
-        self.name, self.probability = str(config.name), float(config.probability)
+        self.config, self.bank = config, bank
 
     def draw_or_skip(self, rng: Draws) -> Any | None:
         """Draw for one view, or return None for a view that stays as it is."""
-        return self.draw(rng) if rng.fraction() < self.probability else None
+        return self.draw(rng) if rng.fraction() < self.config.probability else None
 
     @abstractmethod
     def draw(self, rng: Draws) -> Any | None:
@@ -41,7 +41,7 @@ class Augmentation(ABC):
 
     @abstractmethod
     def apply(self, crops: Sequence[Crop], draws: Sequence[Any]) -> list[Waveform]:
-        """Return float32 crops (T,) at the scale of 16 bits, each changed by its own draw.
+        """Return up to four float32 crops (T,) at the scale of 16 bits, each changed by its own draw.
 
         Crops are int16, perhaps read-only, or float32 that may be changed in place. A result must not depend
         on which other crops there are.
@@ -54,8 +54,7 @@ class Augmentation(ABC):
 
 def make_augmentation(settings: Any, bank: Bank) -> Augmentation:
     """Make the augmentation that settings name; FileNotFoundError if it has no files."""
-    kind = find("data.augmentations", settings.name)
-    augmentation: Augmentation = kind(kind.Config(**vars(settings)), bank)
+    augmentation: Augmentation = find("data.augmentations", settings.name)(settings, bank)
     return augmentation
 
 
@@ -72,9 +71,9 @@ class Augmenter:
 
         `streams[i](name)` gives the random numbers of an augmentation for crop i. A view that would exceed
         full scale is made quieter, not clipped. Returns the first unreadable file of the bank that was drawn
-        for each view, or -1.
+        for each view, or -1; nothing without augmentations.
         """
-        rngs = [[stream(each.name) for stream in streams] for each in self.augmentations]
+        rngs = [[stream(each.config.name) for stream in streams] for each in self.augmentations]
         steps = [
             (each, [each.draw_or_skip(rng) for rng in row])
             for each, row in zip(self.augmentations, rngs, strict=True)
@@ -83,8 +82,8 @@ class Augmenter:
         for each, draws in steps:
             keys = [() if drawn is None else each.sort_key(drawn) for drawn in draws]
             order.sort(key=keys.__getitem__)
-        for first in range(0, len(order), _ROWS_AT_ONCE):
-            rows = order[first : first + _ROWS_AT_ONCE]
+        for first in range(0, len(order), ROWS_AT_ONCE):
+            rows = order[first : first + ROWS_AT_ONCE]
             changed: dict[int, Any] = {row: crops[row] for row in rows}
             for each, draws in steps:
                 chosen = [row for row in rows if draws[row] is not None]
@@ -95,10 +94,8 @@ class Augmenter:
                     views[row] = crop
                 else:
                     round_to_int16(crop, views[row])
-        return [
-            next((rng.bad_files[0] for rng in of_crop if rng.bad_files), -1)
-            for of_crop in ([row[i] for row in rngs] for i in range(len(crops)))
-        ]
+        of_crops = zip(*rngs, strict=True)
+        return [next((rng.bad_files[0] for rng in of_crop if rng.bad_files), -1) for of_crop in of_crops]
 
 
 def mean_square(waveform: Waveform) -> float:

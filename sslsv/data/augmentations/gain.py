@@ -8,7 +8,6 @@ from pydantic import Field
 
 from sslsv.data.audio import Waveform
 from sslsv.data.augmentations.base import Augmentation, Crop
-from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
 from sslsv.data.section import Probability, Range
 from sslsv.settings import section
@@ -25,13 +24,9 @@ class Gain(Augmentation):
         probability: Probability = 1.0
         level_db: Annotated[Range, Field(description="change in dB")] = (-20.0, 5.0)
 
-    def __init__(self, config: Config, bank: Bank) -> None:
-        super().__init__(config, bank)
-        self._level_db = config.level_db
-
     def draw(self, rng: Draws) -> float:
         """Draw the factor of a view."""
-        return float(10.0 ** (rng.between(*self._level_db) / 20.0))
+        return float(10.0 ** (rng.between(*self.config.level_db) / 20.0))
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[float]) -> list[Waveform]:
         """Multiply each crop by its factor."""

@@ -46,7 +46,6 @@ class Noise(Augmentation):
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
-        self._bank, self._num_files = bank, config.speech_files
         ranges = {"noise": config.snr_db, "music": config.music_snr_db, "speech": config.speech_snr_db}
         self._kinds = [(f"{config.folder}/{kind}", kind == "speech", ranges[kind]) for kind in config.kinds]
         for folder, _, _ in self._kinds:
@@ -55,7 +54,7 @@ class Noise(Augmentation):
     def draw(self, rng: Draws) -> NoiseDraw:
         """Draw kind, number of files and ratio."""
         folder, is_babble, snr_db = self._kinds[rng.below(len(self._kinds))]
-        low, high = self._num_files
+        low, high = self.config.speech_files
         num_files = low + rng.below(high - low + 1) if is_babble else 1
         return NoiseDraw(folder, num_files, rng.between(*snr_db), rng)
 
@@ -70,7 +69,7 @@ class Noise(Augmentation):
     def _read(self, drawn: NoiseDraw, num_samples: int) -> Waveform:
         parts = []
         for _ in range(drawn.num_files):
-            parts.append(self._bank.draw_noise(drawn.rng, drawn.folder, num_samples).astype(np.float32))
+            parts.append(self.bank.draw_noise(drawn.rng, drawn.folder, num_samples).astype(np.float32))
             if drawn.num_files > 1 and (power := mean_square(parts[-1])) > 0.0:
                 parts[-1] *= np.float32(1.0 / np.sqrt(power))
         return functools.reduce(np.add, parts)

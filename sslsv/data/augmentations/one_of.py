@@ -1,7 +1,7 @@
 """One of several augmentations, such as either a room or a noise."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,8 +10,8 @@ from sslsv.data.audio import Waveform
 from sslsv.data.augmentations.base import Augmentation, Crop, make_augmentation
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
-from sslsv.data.section import Augmentations, Probability
-from sslsv.settings import refuse_if, section
+from sslsv.data.section import Augmentations, Probability, room_and_noise
+from sslsv.settings import section
 
 
 class OneOf(Augmentation):
@@ -19,34 +19,22 @@ class OneOf(Augmentation):
 
     @section
     class Config:
-        """Hold the settings of a choice; without choices nothing happens."""
+        """Hold the settings of a choice."""
 
         name: Literal["one_of"] = "one_of"
         probability: Probability = 1.0
-        choices: Augmentations = ()
-        # A choice's share is its weight over the sum of weights.
-        weights: Annotated[tuple[float, ...], Field(description="one for each choice; none = equal")] = ()
-
-        def __post_init__(self) -> None:
-            """Refuse weights that are no shares of the choices."""
-            given, count = list(self.weights), len(self.choices)
-            refuse_if(
-                bool(given) and (len(given) != count or min(given) < 0 or not any(given)),
-                f"weights is {given} for {count} choices; give each one a weight of 0 or more, not all "
-                "0, or leave weights out for equal shares",
-            )
+        choices: Annotated[
+            Augmentations,
+            Field(min_length=1, description="equally likely; one listed twice, twice as likely"),
+        ] = field(default_factory=room_and_noise)
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
         self._choices = [make_augmentation(choice, bank) for choice in config.choices]
-        self._bounds = list(accumulate(config.weights or [1.0] * len(self._choices)))
 
     def draw(self, rng: Draws) -> tuple[int, Any] | None:
-        """Draw a choice by its weight, then what the choice draws."""
-        if not self._choices:
-            return None
-        place = rng.between(0.0, self._bounds[-1])
-        number = next(i for i, bound in enumerate(self._bounds) if place < bound)
+        """Draw a choice, then what the choice draws."""
+        number = rng.below(len(self._choices))
         drawn = self._choices[number].draw_or_skip(rng)
         return None if drawn is None else (number, drawn)
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from scipy import fft
 
 from sslsv.data.audio import SAMPLE_RATE, Waveform
-from sslsv.data.augmentations.base import Augmentation, Crop, mean_square
+from sslsv.data.augmentations.base import ROWS_AT_ONCE, Augmentation, Crop, mean_square
 from sslsv.data.bank import Bank, Rir
 from sslsv.data.draws import Draws
 from sslsv.data.section import RIR_FOLDER, Probability
@@ -17,9 +17,6 @@ from sslsv.settings import section
 
 Spectrum = npt.NDArray[np.complex64]
 
-# Every FFT is made for this many rows at once, which takes half the time of single ones. The last bits of a
-# row may depend on the number of rows, as wide instructions work on several, but not on its place among them.
-BLOCK_ROWS = 4
 _RIR_STEP = SAMPLE_RATE // 8  # rirs of about the same length share an FFT length
 
 
@@ -36,26 +33,23 @@ class Reverb(Augmentation):
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
-        self._bank, self._folder = bank, config.folder
         bank.add(config.folder)
 
     def draw(self, rng: Draws) -> Rir:
         """Draw a room that can be read."""
-        return self._bank.draw_rir(rng, self._folder)
+        return self.bank.draw_rir(rng, self.config.folder)
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[Rir]) -> list[Waveform]:
-        """Convolve each crop with its rir, those of one FFT length four at a time."""
-        by_length: dict[int, list[int]] = {}
-        for row, (crop, rir) in enumerate(zip(crops, draws, strict=True)):
-            by_length.setdefault(fft_length(len(crop), rir.num_samples), []).append(row)
+        """Convolve each crop with its rir, those of one FFT length together."""
+        lengths = [fft_length(len(crop), rir.num_samples) for crop, rir in zip(crops, draws, strict=True)]
         wet: dict[int, Waveform] = {}
-        for length, rows in by_length.items():
-            for first in range(0, len(rows), BLOCK_ROWS):
-                block = rows[first : first + BLOCK_ROWS]
-                rirs = [draws[row] for row in block]
-                spectra, delays = self._spectra(rirs, length), [rir.delay for rir in rirs]
-                results = reverberate([crops[row] for row in block], spectra, delays, length)
-                wet.update(zip(block, results, strict=True))
+        for length in set(lengths):
+            rows = [row for row, each in enumerate(lengths) if each == length]
+            rirs = [draws[row] for row in rows]
+            spectra, delays = self._spectra(rirs, length), [rir.delay for rir in rirs]
+            wet.update(
+                zip(rows, reverberate([crops[row] for row in rows], spectra, delays, length), strict=True)
+            )
         return [wet[row] for row in range(len(crops))]
 
     def sort_key(self, drawn: Rir) -> tuple[int, ...]:
@@ -63,11 +57,11 @@ class Reverb(Augmentation):
         return (drawn.num_samples, drawn.file)
 
     def _spectra(self, rirs: Sequence[Rir], length: int) -> list[Spectrum]:
-        cache = self._bank.cache
+        cache = self.bank.cache
         found = {rir.file: cache.get((rir.file, length)) for rir in rirs}
         missing = list({rir.file: rir for rir in rirs if found[rir.file] is None}.values())
         if missing:
-            made = rir_spectra([self._bank.read_rir(rir) for rir in missing], length)
+            made = rir_spectra([self.bank.read_rir(rir.file)[: rir.num_samples] for rir in missing], length)
             for rir, spectrum in zip(missing, made, strict=True):
                 found[rir.file] = cache.put((rir.file, length), spectrum.copy())
         return [found[rir.file] for rir in rirs]  # type: ignore[misc]
@@ -104,9 +98,9 @@ def reverberate(
 
 
 def _block(rows: Sequence[npt.NDArray[np.generic]], length: int) -> Waveform:
-    block = np.empty((BLOCK_ROWS, length), dtype=np.float32)
+    # An FFT of four rows takes half the time of four of one row. The last bits may depend on the number of
+    # rows, as wide instructions work on several, but not on a row's place: there are always four.
+    block = np.zeros((ROWS_AT_ONCE, length), dtype=np.float32)
     for place, row in zip(block, rows, strict=False):
         place[: len(row)] = row
-        place[len(row) :] = 0.0
-    block[len(rows) :] = 0.0
     return block

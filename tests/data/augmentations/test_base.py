@@ -13,7 +13,6 @@ from sslsv.data.recordings import open_recordings
 from sslsv.data.section import augmentation_settings as settings
 
 CROP = np.random.default_rng(0).normal(0.0, 3000.0, 32000).astype(np.int16)
-CHOICE = settings("one_of", choices=["noise", {"name": "reverb", "probability": 0.5}], weights=[1, 2])
 
 
 def views_of(root: Path, augment: list[Any], numbers: list[int]) -> np.ndarray:
@@ -27,18 +26,6 @@ def views_of(root: Path, augment: list[Any], numbers: list[int]) -> np.ndarray:
 def test_mean_square__is_the_mean_of_squares(length: int) -> None:
     waveform = CROP[:length].astype(np.float32)
     assert np.isclose(mean_square(waveform), np.mean(waveform.astype(np.float64) ** 2), rtol=1e-6)
-
-
-def test_augment__view_depends_on_its_streams_alone(demo_corpus: Path) -> None:
-    augment = [
-        settings("gain"),
-        settings("reverb", probability=0.5),
-        settings("noise", probability=0.5),
-        CHOICE,
-    ]
-    together = views_of(demo_corpus, augment, list(range(40)))
-    for numbers in ([7], [19, 3], [4, 0, 9, 12, 1], list(range(39, -1, -1))):
-        assert np.array_equal(views_of(demo_corpus, augment, numbers), together[numbers])
 
 
 def test_augment__another_augmentation_leaves_the_draws_of_the_others(demo_corpus: Path) -> None:
@@ -57,10 +44,6 @@ def test_augment__another_augmentation_leaves_the_draws_of_the_others(demo_corpu
 def test_augment__probability_is_the_share_of_changed_views(demo_corpus: Path) -> None:
     views = views_of(demo_corpus, [settings("noise", probability=0.3)], list(range(200)))
     assert 40 <= sum(not np.array_equal(view, CROP) for view in views) <= 80
-
-
-def test_augment__nothing_leaves_the_crop(demo_corpus: Path) -> None:
-    assert np.array_equal(views_of(demo_corpus, [], [0, 1]), [CROP, CROP])
 
 
 def test_augment__too_loud_is_made_quieter_as_a_whole(demo_corpus: Path) -> None:

@@ -21,7 +21,7 @@ def plain_noise(noise: Noise, number: int) -> np.ndarray:
     drawn = noise.draw(RandomStreams(3).draws(0, number, "noise"))
     total = np.zeros(len(CROP))
     for _ in range(drawn.num_files):
-        part = noise._bank.draw_noise(drawn.rng, drawn.folder, len(CROP)).astype(np.float64)
+        part = noise.bank.draw_noise(drawn.rng, drawn.folder, len(CROP)).astype(np.float64)
         total += part / np.sqrt(np.mean(part**2))
     power = np.mean(CROP.astype(np.float64) ** 2)
     return CROP + total * np.sqrt(power / np.mean(total**2)) * 10 ** (-drawn.snr_db / 20)

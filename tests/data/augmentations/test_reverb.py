@@ -63,13 +63,13 @@ def test_fft_length__is_even_and_long_enough() -> None:
 
 
 @pytest.mark.parametrize("cache_mb", [0, 16])
-def test_apply__crops_of_any_length_and_number_are_each_in_their_room(
-    demo_corpus: Path, cache_mb: int
-) -> None:
+def test_apply__crops_of_any_length_are_each_in_their_room(demo_corpus: Path, cache_mb: int) -> None:
     reverb = Reverb(Reverb.Config(), Bank(open_recordings(demo_corpus), cache_mb))
-    draws = [reverb.draw(RandomStreams(3).draws(0, number, "reverb")) for number in range(11)]
-    crops = [CROP[: 8000 + 4000 * (number % 3)] for number in range(11)]
+    draws = [reverb.draw(RandomStreams(3).draws(0, number, "reverb")) for number in range(4)]
+    crops = [CROP[: 8000 + 4000 * (number % 3)] for number in range(4)]
     for _ in range(2):
         for crop, rir, wet in zip(crops, draws, reverb.apply(crops, draws), strict=True):
-            assert np.allclose(wet, in_room(crop, reverb._bank.read_rir(rir)), atol=1e-6)
+            assert np.allclose(
+                wet, in_room(crop, reverb.bank.read_rir(rir.file)[: rir.num_samples]), atol=1e-6
+            )
     assert len({rir.file for rir in draws}) > 1
