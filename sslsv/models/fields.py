@@ -107,7 +107,7 @@ class RegularizerConfig:
     """Choose a term on the embeddings of the global batch, which any loss may have beside its own."""
 
     name: Literal["koleo", "variance", "covariance", "sigreg"]
-    weight: Weight
+    weight: Weight = 0.1
 
 
 def _named_once(regularizers: tuple[RegularizerConfig, ...]) -> tuple[RegularizerConfig, ...]:
