@@ -69,7 +69,9 @@ class choice:
         raw = {"name": given} if isinstance(given, str) else given
         if not isinstance(raw, Mapping):
             raise PydanticKnownError("dataclass_type", {"class_name": self.package})
-        chosen = registry.settings_class(self.package, str(raw.get("name", "")))
+        if "name" not in raw:
+            raise ValueError(f"name is missing{nearest('', registry.names(self.package))}")
+        chosen = registry.settings_class(self.package, str(raw["name"]))
         return _adapter(chosen).validate_json(json.dumps(raw))
 
 
@@ -182,7 +184,9 @@ def _unknown_key(path: str, chosen: str, root: type) -> str:
     own = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == home]
     if key in own:
         return f"{path} is not a setting here: {chosen} has no {key!r}"
-    everywhere = {other.rpartition(".")[2]: other for other in reversed(known)}
+    # Several keys may have one name: the first of those that lie least deep is kept.
+    by_depth = sorted(reversed(known), key=lambda other: -other.count("."))
+    everywhere = {other.rpartition(".")[2]: other for other in by_depth}
     close = [f"{section}.{other}".lstrip(".") for other in difflib.get_close_matches(key, own, n=1)]
     close += [everywhere[other] for other in difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)]
     there = f"{section or 'the config'} has {', '.join(dict.fromkeys(own))}"

@@ -38,13 +38,11 @@ RAY = {
 }
 # Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.
 BUDGETS = {
-    "": 1710, "ops": 360, "models": 670, "encoders": 490, "data": 2310, "runs": 710, "training": 1130,
-    "cluster": 650, "evaluation": 2360, "reports": 560, "search": 1690, "prepare_data": 1990,
+    "": 1600, "ops": 375, "models": 1300, "encoders": 600, "data": 2080, "runs": 660, "training": 1190,
+    "cluster": 570, "evaluation": 2080, "reports": 530, "search": 1420, "prepare_data": 1800,
 }  # fmt: skip
-LINES_OF_A_METHOD, LINES_OF_AN_ENCODER = (
-    120,
-    180,
-)  # what each one beyond the first four, the first one, may add
+# These come on top, for each method and encoder; what several of them share is in the numbers above.
+LINES_OF_A_METHOD, LINES_OF_AN_ENCODER = 90, 160
 
 
 def module_name(file: Path) -> str:
@@ -225,9 +223,9 @@ def test_package__keeps_its_budget_of_lines(package: str) -> None:
     files = sorted(folder.glob("*.py") if package == "" else folder.rglob("*.py"))
     budget = BUDGETS[package]
     if package == "models":
-        budget += LINES_OF_A_METHOD * (len(registry.names("models")) - 4)
+        budget += LINES_OF_A_METHOD * len(registry.names("models"))
     if package == "encoders":
-        budget += LINES_OF_AN_ENCODER * (len(registry.names("encoders")) - 1)
+        budget += LINES_OF_AN_ENCODER * len(registry.names("encoders"))
     assert lines_of(files) <= 1.05 * budget, (
         f"sslsv/{package} has {lines_of(files)} lines, {budget} are planned"
     )

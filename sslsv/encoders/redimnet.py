@@ -227,7 +227,7 @@ class ReDimNet(Encoder):
         self.embedding_dim = config.embedding_dim
         self.frame_dim = dim = size.channels * num_mels
         self.features = Spectrogram(config.features)
-        # Of the stem and all stages before, for each channel; a softmax makes weights of them.
+        # The stem and all stages before have one for each channel; a softmax makes weights of them.
         self.input_weights = nn.ParameterList(
             torch.zeros(1 + i, dim, 1) for i in range(1, len(size.stages) + 1)
         )

@@ -23,7 +23,9 @@ def open_sweep(tmp_path, name="sweep", **changes):
     values = {"scheduler": Halving(3), "rung_epochs": (1, 3), "trials": 9}
     space = Space(**{"base": "a.yml", "parameters": parameters} | values | changes)
     rungs = (*space.rung_epochs, BASE.train.epochs)
-    return Sweep(space, BASE, rungs, RunFolder(str(tmp_path), name), BASE.resources)
+    folder = RunFolder(str(tmp_path), name)
+    folder.write_json("sweep.json", {"space_file": "a.py", "space": "", "rungs": rungs})
+    return Sweep(space, BASE, rungs, folder, BASE.resources)
 
 
 def train(sweep, segment, state="reached"):
