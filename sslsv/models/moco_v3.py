@@ -45,14 +45,14 @@ class MoCoV3(TwoViewTeacherModel):
 
     @section
     class Config:
-        """Settings of MoCo v3; no result for speakers is published, the defaults are those for ResNets."""
+        """Settings of MoCo v3; the heads are those for ResNets, no result for speakers is published."""
 
         name: Literal["moco_v3"] = "moco_v3"
         crop_seconds: CropSeconds = 2.0
         projector_dims: LayerDims = (4096, 256)
         # The authors' predictor has no bias in its last layer; here it has one.
         predictor_dims: LayerDims = (4096, 256)
-        temperature: Temperature = 1.0  # 0.2 for transformers
+        temperature: Temperature = 0.2  # the authors' for transformers; 1.0 for ResNets
         teacher_momentum: Momentum = 0.99  # at the start; it rises to 1 by a half cosine
         regularizers: Regularizers = ()
 
