@@ -45,7 +45,11 @@ def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) 
 
 
 class MoCo(TwoViewTeacherModel):
-    """Momentum contrast, symmetric: each view is a query against the other view's key and queue."""
+    """Momentum contrast, symmetric: each view is a query against the other view's key and queue.
+
+    With `positives`, another utterance's key may take the place of the own one; it stays in the queue, as a
+    negative.
+    """
 
     @section
     class Config:
