@@ -104,6 +104,19 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     return torch.stack(products).sum()
 
 
+def koleo(rows: Tensor, eps: float = 1e-8) -> Tensor:
+    """Minus the mean log of the distance of each L2-normalised row (N, D) to the nearest of the others.
+
+    Both ends of a distance get a gradient. Equal rows count as 1e-6 apart and get none: it would be huge, in
+    a direction of rounding errors.  Source: Sablayrolles et al., ICLR 2019 (arXiv 1806.03198), KoLeo.
+    """
+    rows = F.normalize(rows, dim=1)
+    with torch.no_grad():
+        nearest = (rows @ rows.T).fill_diagonal_(-2).argmax(1)
+    distances = F.pairwise_distance(rows, rows[nearest], eps=eps)
+    return -(distances.clamp(min=1e-6) + eps).log().mean()
+
+
 def feature_std(embeddings: Tensor) -> Tensor:
     """Return the mean over dimensions of the standard deviation of L2-normalised rows, times sqrt(D).
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sslsv.models import terms as losses
+from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)
 
@@ -79,3 +80,25 @@ def test_standardize__is_a_batch_norm_without_parameters(views) -> None:
 
 def test_invariance__is_the_mean_over_all_entries() -> None:
     assert losses.invariance(torch.zeros(2, 3), torch.full((2, 3), 2.0)).item() == 4
+
+
+def test_koleo__of_two_orthogonal_rows_is_half_a_log_of_two_below_zero() -> None:
+    rows = torch.tensor([[3.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
+    assert losses.koleo(rows).item() == pytest.approx(-0.34657, abs=1e-5)
+
+
+def test_koleo__value_and_gradient_are_those_of_lightly() -> None:
+    ours = torch.randn(9, 5, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    values = losses.koleo(ours), lightly_loss("koleo_loss", "KoLeoLoss")()(theirs)
+    for value in values:
+        value.backward()
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-6)
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+
+
+def test_koleo__equal_rows_get_no_gradient() -> None:
+    rows = torch.ones(3, 5).requires_grad_()
+    value = losses.koleo(rows)
+    value.backward()
+    assert value.item() == pytest.approx(13.8, abs=0.1) and rows.grad.abs().max() == 0

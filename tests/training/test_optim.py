@@ -158,3 +158,17 @@ def test_clip_gradients__shows_a_gradient_that_is_not_finite() -> None:
     model = nn.Linear(2, 1)
     model.weight.grad = torch.tensor([[float("nan"), 0.0]])
     assert clip_gradients(model, 1.0).isnan()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_optimizer__a_tensor_without_gradient_at_first_starts_later_as_any_other(name: str) -> None:
+    moved = []
+    for frozen_steps in (0, 1):
+        weights = [nn.Parameter(torch.ones(3, 3)) for _ in range(2)]
+        optimizer = build_optimizer(decay_groups(weights), OptimizerConfig(name=name, learning_rate=0.1))  # type: ignore[arg-type]
+        for step in range(frozen_steps + 1):
+            for i, weight in enumerate(weights):
+                weight.grad = None if i == 1 and step < frozen_steps else torch.full((3, 3), 0.5)
+            optimizer.step()
+        moved.append(weights[1].detach())
+    assert torch.equal(*moved) and not torch.equal(moved[0], torch.ones(3, 3))
