@@ -107,3 +107,25 @@ def test_sigreg__of_collapsed_rows_grows_with_their_number() -> None:
 def test_sigreg__gradient_is_that_of_finite_differences() -> None:
     rows = gaussian(6, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: losses.sigreg(z, torch.Generator().manual_seed(2), 4), rows)
+
+
+def test_koleo__of_two_orthogonal_rows_is_half_a_log_of_two_below_zero() -> None:
+    rows = torch.tensor([[3.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
+    assert losses.koleo(rows).item() == pytest.approx(-0.34657, abs=1e-5)
+
+
+def test_koleo__value_and_gradient_are_those_of_lightly() -> None:
+    ours = torch.randn(9, 5, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    values = losses.koleo(ours), lightly_loss("koleo_loss", "KoLeoLoss")()(theirs)
+    for value in values:
+        value.backward()
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-6)
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+
+
+def test_koleo__equal_rows_get_no_gradient() -> None:
+    rows = torch.ones(3, 5).requires_grad_()
+    value = losses.koleo(rows)
+    value.backward()
+    assert value.item() == pytest.approx(13.8, abs=0.1) and rows.grad.abs().max() == 0

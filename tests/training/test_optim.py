@@ -115,3 +115,17 @@ def test_clip_gradients__scales_all_to_the_norm_if_above_and_returns_the_one_bef
     torch.testing.assert_close(model.bias.grad, factor * torch.tensor([4.0]), rtol=1e-5, atol=0)
     model.weight.grad[0, 0] = torch.nan
     assert clip_gradients(model, clip_norm).isnan()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_optimizer__a_tensor_without_gradient_at_first_starts_later_as_any_other(name: str) -> None:
+    moved = []
+    for frozen_steps in (0, 1):
+        weights = [nn.Parameter(torch.ones(3, 3)) for _ in range(2)]
+        optimizer = build_optimizer(decay_groups(weights), OptimizerConfig(name=name, learning_rate=0.1))  # type: ignore[arg-type]
+        for step in range(frozen_steps + 1):
+            for i, weight in enumerate(weights):
+                weight.grad = None if i == 1 and step < frozen_steps else torch.full((3, 3), 0.5)
+            optimizer.step()
+        moved.append(weights[1].detach())
+    assert torch.equal(*moved) and not torch.equal(moved[0], torch.ones(3, 3))

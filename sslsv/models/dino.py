@@ -1,0 +1,188 @@
+"""DINO: tell from any crop what a teacher makes of long ones. Caron et al., ICCV 2021, arXiv 2104.14294.
+
+With `regularizer_weight` it is RDINO (Chen et al., ICASSP 2023, arXiv 2211.04168).
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.models.base import (
+    CorpusSize,
+    Progress,
+    StepOutput,
+    TeacherModel,
+    ViewGroup,
+    clip_each,
+    cosine_momentum,
+    freeze,
+)
+from sslsv.models.fields import (
+    HeadDims,
+    LongSeconds,
+    Momentum,
+    NumPrototypes,
+    NumShort,
+    ShortSeconds,
+    Temperature,
+    TensorClipNorm,
+    Weight,
+)
+from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views, log_sum_exp
+from sslsv.models.terms import feature_std, variance_and_covariance
+from sslsv.ops import distributed
+from sslsv.ops.layers import full_precision
+from sslsv.settings import section
+
+_NUM_LONG = 2
+
+
+def dino_targets(rows: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """Return softmax((cosines - centre) / temperature), (G, B, K), of the teacher's unit rows (G, B, P).
+
+    Prototypes are unit rows (K, P), the centre (K,) is that of before the step.
+    """
+    logits = rows @ prototypes.T
+    return logits.sub_(centre).div_(temperature).softmax(2)
+
+
+def dino_loss(rows: Tensor, prototypes: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Return the cross entropy of targets (G, B, K) and softmax(cosines / temperature) of the student.
+
+    The student's unit rows are (V, B, P), its G long views first; prototypes are unit rows (K, P). Mean over
+    the rows and the G * V - G pairs of a target and another view.
+
+    Memory with 128 rows, 6 views and 65,536 prototypes of 256 values, measured in float32: targets, loss and
+    gradients take 0.40 GB at most besides weights and their gradient; 0.92 GB if all logits are kept.
+    """
+    # Sum over k of target_k * (row . prototype_k) = row . (sum over k of target_k * prototype_k): so nothing
+    # but the log partition needs the student's logits.
+    expected = torch.einsum("gbp,vbp->gvb", targets @ prototypes, rows) / temperature
+    terms = (log_sum_exp(rows, prototypes, temperature) - expected).mean(2)  # (G, V)
+    return (terms.sum() - terms.diagonal().sum()) / (terms.numel() - len(terms))
+
+
+def rdino_regularizer(rows: Tensor, num_prototypes: int) -> Tensor:
+    """Return 5 * variance hinge + squared off-diagonal covariances / num_prototypes, of rows (B, H).
+
+    As in the authors' code, the covariances are divided by the number of prototypes, not by H, and the hinge
+    is half of 10 because the other half is the teacher's. The teacher's terms have no gradient and are left
+    out here, so the value of the loss is lower by them.
+    """
+    variance, covariance = variance_and_covariance(rows)
+    return 5.0 * variance + covariance * (rows.shape[1] / num_prototypes)
+
+
+def warmed_up(first: float, last: float, num_epochs: int, epoch: int) -> float:
+    """Return `first` in epoch 0, `last` from epoch num_epochs - 1 on, and equal steps in between."""
+    return last if epoch >= num_epochs else first + (last - first) * epoch / max(num_epochs - 1, 1)
+
+
+class DINO(TeacherModel):
+    """Self-distillation: a student of all crops learns what a centred, sharpened teacher makes of long ones.
+
+    Batch norms of encoder and head see the long views together and the short views together (as the code of
+    the published speaker results; DINO's authors pass all crops through the head at once). The embedding is
+    the teacher's.
+    """
+
+    embedder = "teacher.encoder"
+    centre: Tensor  # (K,), of the teacher's cosines
+
+    @section
+    class Config:
+        """Settings of DINO; the defaults are those with the best published results on VoxCeleb."""
+
+        name: Literal["dino"] = "dino"
+        long_seconds: LongSeconds = 4.0
+        short_seconds: ShortSeconds = 2.0
+        num_short: NumShort = 4
+        head_dims: HeadDims = (2048, 2048, 256)
+        num_prototypes: NumPrototypes = 65536
+        student_temperature: Temperature = 0.1
+        teacher_temperature: Temperature = 0.04
+        first_teacher_temperature: Annotated[float, Field(gt=0, description="in epoch 0")] = 0.04
+        temperature_warmup_epochs: Annotated[int, Field(ge=0, description="from the first to the last")] = 0
+        centre_momentum: Annotated[float, Field(ge=0, le=1, description="share that the centre keeps")] = 0.9
+        teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
+        frozen_epochs: Annotated[int, Field(ge=0, description="first epochs with fixed prototypes")] = 1
+        tensor_clip_norm: TensorClipNorm = 3.0
+        # RDINO has 0.2, from a first 0.05 in 10 epochs.
+        regularizer_weight: Weight = 0.0
+        first_regularizer_weight: Weight = 0.05
+        regularizer_warmup_epochs: Annotated[int, Field(ge=0, description="from the first to the last")] = 10
+        regularizer_dim: Annotated[int, Field(ge=2, description="units that are regularised")] = 8192
+
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__()
+        self.config = config
+        self.views = (
+            ViewGroup("long", _NUM_LONG, config.long_seconds),
+            ViewGroup("short", config.num_short, config.short_seconds),
+        )
+        self.encoder = encoder
+        wide_dim = config.regularizer_dim if config.regularizer_weight else 0
+        self.head = BottleneckHead(int(encoder.embedding_dim), config.head_dims, wide_dim)  # type: ignore[arg-type]
+        self.prototypes = Prototypes(config.num_prototypes, config.head_dims[-1])
+        self.register_buffer("centre", torch.zeros(config.num_prototypes))
+        self.add_teacher("encoder", "head", "prototypes")
+
+    def teacher_momentum(self, progress: Progress) -> float:
+        """Return the momentum of this step, rising from the configured one to 1."""
+        return cosine_momentum(self.config.teacher_momentum, progress)
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the mean loss of this worker's rows, given the old centre, and move the centre.
+
+        Rows know nothing of each other but through the centre and the regulariser, which are of the global
+        batch. `teacher_entropy`, in nats, is ln K when the teacher tells nothing apart.
+        """
+        config, num_rows = self.config, len(batch["long"])
+        long, short = by_view(batch["long"]), by_view(batch["short"])
+        embeddings = [self.encoder(long), self.encoder(short)]
+        hidden = [self.head.hidden(each) for each in embeddings]
+        rows = torch.cat([self.head.to_bottleneck(each) for each in hidden])
+        with torch.no_grad():
+            teacher_rows = self.teacher["head"](self.teacher["encoder"](long))
+        with torch.autocast(rows.device.type, enabled=False):
+            targets = self.targets(in_views(teacher_rows, num_rows), progress)
+            loss = dino_loss(in_views(rows, num_rows), self.prototypes(), targets, config.student_temperature)
+            entropy = torch.special.entr(targets).sum(2).mean()
+            spread = feature_std(full_precision(torch.cat(embeddings).detach()))
+            metrics = {"teacher_entropy": entropy, "batch_feature_std": spread}
+            if config.regularizer_weight:
+                means = in_views(full_precision(hidden[0]), num_rows).mean(0)
+                penalty = rdino_regularizer(distributed.gather(means), config.num_prototypes)
+                loss = loss + self.penalty_weight(progress) * penalty
+                metrics["regularizer"] = penalty.detach()
+        return StepOutput(loss, metrics)
+
+    @torch.no_grad()
+    def targets(self, rows: Tensor, progress: Progress) -> Tensor:
+        """Return the targets of the teacher's unit rows (G, B, P), then move the centre by them."""
+        config, prototypes = self.config, self.teacher["prototypes"]()
+        temperature = warmed_up(
+            config.first_teacher_temperature,
+            config.teacher_temperature,
+            config.temperature_warmup_epochs,
+            progress.epoch,
+        )
+        targets = dino_targets(rows, prototypes, self.centre, temperature)
+        # The mean of all logits is that of the logits of the mean row, which is K / P times smaller to share.
+        mean_logits = prototypes @ distributed.all_reduce_mean(rows.mean((0, 1)))
+        self.centre.lerp_(mean_logits, 1.0 - config.centre_momentum)
+        return targets
+
+    def penalty_weight(self, progress: Progress) -> float:
+        """Return the weight of RDINO's terms in this epoch."""
+        config = self.config
+        first, last = config.first_regularizer_weight, config.regularizer_weight
+        return warmed_up(first, last, config.regularizer_warmup_epochs, progress.epoch)
+
+    def before_step(self, progress: Progress) -> None:
+        """Clip each tensor's gradient by itself; leave the prototypes alone at first."""
+        clip_each(self.parameters(), self.config.tensor_clip_norm)
+        if progress.epoch < self.config.frozen_epochs:
+            freeze(self.prototypes.parameters())

@@ -1,0 +1,106 @@
+"""Parts of DINO's head, which its kin share: a bottleneck of unit vectors, and prototypes of its size."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sslsv.ops.layers import full_precision
+
+
+class BottleneckHead(nn.Module):
+    """Map embeddings (N, D) to unit vectors (N, P): Linear-BN-GELU for all dims but the last, then Linear.
+
+    `hidden` and `to_bottleneck` are its two halves. A `wide_dim` above 0 ends the first half with a plain
+    linear layer of that size (RDINO's). Weights begin as in DINO: truncated normal of deviation 0.02, biases
+    0. Source: Caron et al., ICCV 2021 (arXiv 2104.14294); batch norm is on, as for speakers.
+    """
+
+    def __init__(self, input_dim: int, dims: Sequence[int], wide_dim: int = 0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for dim in dims[:-1]:
+            # A batch norm would cancel a bias: DINO's own layers have such biases all the same.
+            layers += [nn.Linear(input_dim, dim, bias=False), nn.BatchNorm1d(dim), nn.GELU()]
+            input_dim = dim
+        if wide_dim:
+            layers.append(nn.Linear(input_dim, wide_dim))
+            input_dim = wide_dim
+        self.hidden = nn.Sequential(*layers)
+        self.bottleneck = nn.Linear(input_dim, dims[-1])
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Return unit vectors, at least float32."""
+        return self.to_bottleneck(self.hidden(embeddings))
+
+    def to_bottleneck(self, hidden: Tensor) -> Tensor:
+        """Return the unit vectors of what `hidden` gave."""
+        return F.normalize(full_precision(self.bottleneck(hidden)), dim=1)
+
+
+class Prototypes(nn.Module):
+    """Hold `count` directions: calling it gives unit rows (count, dim), at least float32.
+
+    That is a weight-normalised linear layer without bias whose gains are fixed at 1; its products with unit
+    vectors are cosines.
+    """
+
+    def __init__(self, count: int, dim: int) -> None:
+        super().__init__()
+        bound = dim**-0.5
+        self.weight = nn.Parameter(torch.empty(count, dim).uniform_(-bound, bound))
+
+    def forward(self) -> Tensor:
+        """Return the prototypes as unit rows."""
+        return F.normalize(full_precision(self.weight), dim=1)
+
+
+class _LogSumExp(torch.autograd.Function):
+    """Make the cosines of one view at a time, and make them again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+        sums = torch.stack([(view / temperature @ prototypes.T).logsumexp(1) for view in rows])
+        ctx.save_for_backward(rows, prototypes, sums)
+        ctx.temperature = temperature
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows, prototypes, sums = ctx.saved_tensors
+        scaled = gradients / ctx.temperature
+        of_rows, of_prototypes = torch.empty_like(rows), torch.zeros_like(prototypes)
+        for i, view in enumerate(rows):
+            softmax = (view / ctx.temperature @ prototypes.T).sub_(sums[i, :, None]).exp_()
+            weights = softmax.mul_(scaled[i, :, None])
+            of_rows[i] = weights @ prototypes
+            of_prototypes.addmm_(weights.T, view)
+        return of_rows, of_prototypes, None
+
+
+def log_sum_exp(rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+    """Return log sum over k of exp(row . prototype_k / temperature): (V, B, P), (K, P) -> (V, B).
+
+    Only the (B, K) logits of one view are there at any time, also in the backward pass, where one more matrix
+    product of four makes them again. Of 6 views, 128 rows and 65,536 prototypes, all would be 201 MB a copy.
+    """
+    return _LogSumExp.apply(rows, prototypes, temperature)  # type: ignore[no-any-return]
+
+
+def by_view(views: Tensor) -> Tensor:
+    """Return views (B, count, T) as rows (count * B, T): all of the first view, then all of the second."""
+    return views.transpose(0, 1).flatten(0, 1)
+
+
+def in_views(rows: Tensor, num_samples: int) -> Tensor:
+    """Return what was made of such rows, (count * B, D), as (count, B, D)."""
+    return rows.view(-1, num_samples, rows.shape[1])

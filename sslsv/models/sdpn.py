@@ -1,0 +1,171 @@
+"""SDPN: share prototypes between a student and its teacher. Chen et al., ICASSP 2025, arXiv 2308.02774."""
+
+import math
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.models.base import (
+    CorpusSize,
+    Progress,
+    StepOutput,
+    TeacherModel,
+    ViewGroup,
+    clip_each,
+    cosine_momentum,
+    decay_groups,
+)
+from sslsv.models.fields import (
+    HeadDims,
+    LongSeconds,
+    Momentum,
+    NumPrototypes,
+    NumShort,
+    ShortSeconds,
+    Temperature,
+    TensorClipNorm,
+    Weight,
+)
+from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views
+from sslsv.models.terms import correlation_penalty, feature_std, koleo
+from sslsv.ops import distributed
+from sslsv.ops.layers import full_precision
+from sslsv.settings import section
+
+
+def balance(probabilities: Tensor, iterations: int) -> Tensor:
+    """Return rows (B, K) that still sum to 1, while prototypes come closer to equal shares of them.
+
+    Sinkhorn's iterations: first each column is divided by its sum, then each row. The start is rows that sum
+    to 1, as in the authors' code; from exp(cosines / temperature) three iterations lead elsewhere.
+    """
+    smallest = torch.finfo(probabilities.dtype).tiny  # A prototype may have lost every row's last bit.
+    for _ in range(iterations):
+        probabilities = probabilities / probabilities.sum(0).clamp(min=smallest)
+        probabilities = probabilities / probabilities.sum(1, keepdim=True).clamp(min=smallest)
+    return probabilities
+
+
+def sdpn_targets(rows: Tensor, prototypes: Tensor, temperature: float, iterations: int) -> Tensor:
+    """Return the balanced softmax(cosines / temperature), (B, K), of the teacher's unit rows (B, P).
+
+    Temperature 0.025 equals the authors' softmax at 0.1, sharpened by the power 1 / 0.25.
+    """
+    return balance(torch.softmax(rows @ prototypes.T / temperature, 1), iterations)
+
+
+def cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Return -sum over k of target * log p, mean over views and rows: (V, B, K), (B, K) -> scalar."""
+    return -(targets * log_probabilities).sum(2).mean()
+
+
+def memax(mean_probabilities: Tensor) -> Tensor:
+    """Return ln K minus the entropy of the mean prediction (K,): 0 if uniform, ln K if on one prototype."""
+    smallest = torch.finfo(mean_probabilities.dtype).tiny  # The slope of -p log p is infinite at 0.
+    entropy: Tensor = torch.special.entr(mean_probabilities.clamp(min=smallest)).sum()
+    return math.log(len(mean_probabilities)) - entropy
+
+
+class SDPN(TeacherModel):
+    """Predict from short augmented crops to which prototypes a clean long crop belongs.
+
+    Student and teacher share the prototypes. Mean prediction, balance and nearest neighbours are of the
+    global batch; the authors' code looks for neighbours on each GPU alone, which spreads embeddings less. The
+    embedding is the teacher's.
+    """
+
+    embedder = "teacher.encoder"
+
+    @section
+    class Config:
+        """Settings of SDPN; the defaults are those published for VoxCeleb."""
+
+        name: Literal["sdpn"] = "sdpn"
+        long_seconds: LongSeconds = 4.0  # one view, clean, for the teacher
+        short_seconds: ShortSeconds = 2.0
+        num_short: NumShort = 4
+        head_dims: HeadDims = (2048, 2048, 256)
+        num_prototypes: NumPrototypes = 1024
+        student_temperature: Temperature = 0.1
+        teacher_temperature: Temperature = 0.025
+        balance_iterations: Annotated[int, Field(ge=0, description="of Sinkhorn, on the targets")] = 3
+        teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
+        memax_weight: Weight = 1.0
+        koleo_weight: Weight = 0.1
+        # The second paper (arXiv 2505.13826) has this instead of koleo; its code and weight are not public.
+        correlation_weight: Weight = 0.0
+        # The authors add up the prototypes' gradients of their 4 GPUs, and average all others.
+        prototype_rate_scale: Annotated[
+            float, Field(ge=0, description="learning rate of the prototypes, times that of the rest")
+        ] = 4.0
+        tensor_clip_norm: TensorClipNorm = 3.0
+
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+        super().__init__()
+        self.config = config
+        self.views = (
+            ViewGroup("long", 1, config.long_seconds, is_clean=True),
+            ViewGroup("short", config.num_short, config.short_seconds),
+        )
+        self.encoder = encoder
+        self.head = BottleneckHead(int(encoder.embedding_dim), config.head_dims)  # type: ignore[arg-type]
+        self.prototypes = Prototypes(config.num_prototypes, config.head_dims[-1])
+        self.add_teacher("encoder", "head")
+
+    def teacher_momentum(self, progress: Progress) -> float:
+        """Return the momentum of this step, rising from the configured one to 1."""
+        return cosine_momentum(self.config.teacher_momentum, progress)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the default groups, and one of the prototypes: no decay, a learning rate of their own."""
+        prototypes = self.prototypes.weight
+        others = [parameter for parameter in self.parameters() if parameter is not prototypes]
+        scale = self.config.prototype_rate_scale
+        return [*decay_groups(others), {"params": [prototypes], "decays": False, "rate_scale": scale}]
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss: this worker's rows in the cross entropy, the global batch in all other terms.
+
+        `mean_entropy`, in nats, is ln K when all prototypes are in use; `target_entropy` is that of a target.
+        """
+        config, num_rows = self.config, len(batch["long"])
+        embeddings = self.encoder(by_view(batch["short"]))
+        rows = self.head(embeddings)
+        with torch.no_grad():
+            teacher_rows = self.teacher["head"](self.teacher["encoder"](batch["long"][:, 0]))
+        with torch.autocast(rows.device.type, enabled=False):
+            prototypes = self.prototypes()
+            targets = self.targets(teacher_rows, prototypes)
+            cosines = in_views(rows, num_rows) @ prototypes.T
+            log_probabilities = F.log_softmax(cosines / config.student_temperature, 2)
+            prediction = distributed.all_reduce_mean(log_probabilities.exp().mean((0, 1)))
+            by_row = in_views(full_precision(embeddings), num_rows).transpose(0, 1)
+            views = distributed.gather(by_row).unbind(1)  # (W*B, D) each
+            loss = cross_entropy(log_probabilities, targets) + config.memax_weight * memax(prediction)
+            if config.koleo_weight:
+                loss = loss + config.koleo_weight * torch.stack([koleo(view) for view in views]).sum()
+            if config.correlation_weight:
+                penalties = torch.stack([correlation_penalty(view) for view in views])
+                loss = loss + config.correlation_weight * penalties.sum()
+            metrics = {
+                "target_entropy": torch.special.entr(targets).sum(1).mean(),
+                "mean_entropy": torch.special.entr(prediction.detach()).sum(),
+                "batch_feature_std": feature_std(by_row.detach().flatten(0, 1)),
+            }
+        return StepOutput(loss, metrics)
+
+    @torch.no_grad()
+    def targets(self, rows: Tensor, prototypes: Tensor) -> Tensor:
+        """Return this worker's targets (B, K) of its teacher's unit rows (B, P); the balance is global."""
+        first, config = distributed.rank() * len(rows), self.config
+        targets = sdpn_targets(
+            distributed.gather(rows), prototypes, config.teacher_temperature, config.balance_iterations
+        )
+        return targets[first : first + len(rows)]
+
+    def before_step(self, progress: Progress) -> None:
+        """Clip each tensor's gradient by itself."""
+        clip_each(self.parameters(), self.config.tensor_clip_norm)

@@ -1,0 +1,62 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views, log_sum_exp
+
+torch.set_num_threads(1)
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_bottleneck_head__has_the_published_size_but_for_biases_before_batch_norms() -> None:
+    assert count(BottleneckHead(512, (2048, 2048, 256))) == 5_779_712 - 2 * 2048
+    assert count(Prototypes(65536, 256)) == 16_777_216
+
+
+def test_bottleneck_head__of_rdino_has_the_published_size() -> None:
+    with torch.device("meta"):
+        head = BottleneckHead(512, (2048, 2048, 256), wide_dim=8192)
+        total = count(head) + count(Prototypes(65536, 256))
+    assert total == 40_980_736 - 65_536 - 2 * 2048  # gains fixed at 1 are no parameters here
+    assert [head.hidden[-1].out_features, head.bottleneck.in_features] == [8192, 8192]
+
+
+def test_bottleneck_head__gives_unit_vectors_and_begins_as_in_dino() -> None:
+    torch.manual_seed(1)
+    head = BottleneckHead(64, (128, 128, 16))
+    rows = head(torch.randn(8, 64))
+    assert torch.allclose(rows.norm(dim=1), torch.ones(8), atol=1e-6)
+    assert head.bottleneck.bias.abs().max() == 0
+    assert head.hidden[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_bottleneck_head__its_two_halves_make_the_whole() -> None:
+    head = BottleneckHead(8, (12, 4), wide_dim=6).eval()
+    x = torch.randn(5, 8)
+    assert head.hidden(x).shape == (5, 6)
+    assert torch.equal(head(x), head.to_bottleneck(head.hidden(x)))
+
+
+def test_prototypes__are_directions_alone() -> None:
+    prototypes = Prototypes(7, 4)
+    (prototypes() * torch.randn(7, 4)).sum().backward()
+    assert torch.allclose(prototypes().norm(dim=1), torch.ones(7), atol=1e-6)
+    along = (prototypes.weight * prototypes.weight.grad).sum(1)
+    assert along.abs().max() < 1e-6  # so a step never shortens them
+
+
+def test_log_sum_exp__equals_the_plain_one_and_its_gradients() -> None:
+    torch.manual_seed(2)
+    rows = F.normalize(torch.randn(3, 4, 5, dtype=torch.float64), dim=2).requires_grad_()
+    prototypes = F.normalize(torch.randn(6, 5, dtype=torch.float64), dim=1).requires_grad_()
+    plain = (rows @ prototypes.T / 0.1).logsumexp(2)
+    assert torch.allclose(log_sum_exp(rows, prototypes, 0.1), plain, rtol=1e-12)
+    assert torch.autograd.gradcheck(lambda a, b: log_sum_exp(a, b, 0.1), (rows, prototypes))
+
+
+def test_by_view__and_in_views_undo_each_other() -> None:
+    views = torch.arange(2 * 3 * 4).view(2, 3, 4)
+    assert torch.equal(in_views(by_view(views), 2), views.transpose(0, 1))
