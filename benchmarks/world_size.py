@@ -43,6 +43,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "simclr, ssps": WITH_SSPS,
     "moco, ssps": WITH_SSPS,
     "swav, ssps": WITH_SSPS,
+    "dino, ssps": WITH_SSPS,
+    "dino, rdino": {"regularizer_weight": 0.2},
     "simclr, regularized": {
         "regularizers": [
             {"name": name, "weight": 0.1} for name in ("koleo", "variance", "covariance", "sigreg")

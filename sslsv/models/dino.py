@@ -25,6 +25,8 @@ from sslsv.models.fields import (
     Momentum,
     NumPrototypes,
     NumShort,
+    Positives,
+    Regularizers,
     ShortSeconds,
     Temperature,
     TensorClipNorm,
@@ -34,7 +36,7 @@ from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views, lo
 from sslsv.models.terms import feature_std, variance_and_covariance
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
-from sslsv.settings import section
+from sslsv.settings import refuse_if, section
 
 _NUM_LONG = 2
 
@@ -114,6 +116,17 @@ class DINO(TeacherModel):
         first_regularizer_weight: Weight = 0.05
         regularizer_warmup_epochs: Annotated[int, Field(ge=0, description="from the first to the last")] = 10
         regularizer_dim: Annotated[int, Field(ge=2, description="units that are regularised")] = 8192
+        positives: Positives = None
+        regularizers: Regularizers = ()
+
+        def __post_init__(self) -> None:
+            """Refuse a teacher that is less sure than its student: both would become uniform."""
+            highest = max(self.teacher_temperature, self.first_teacher_temperature)
+            refuse_if(
+                highest > self.student_temperature,
+                f"teacher_temperature is {highest}, above student_temperature ({self.student_temperature}), "
+                "so the teacher would be the less certain of the two; lower it",
+            )
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__()
@@ -128,6 +141,7 @@ class DINO(TeacherModel):
         self.prototypes = Prototypes(config.num_prototypes, config.head_dims[-1])
         self.register_buffer("centre", torch.zeros(config.num_prototypes))
         self.add_teacher("encoder", "head", "prototypes")
+        self.add_positives(config.positives, size, _NUM_LONG * config.head_dims[-1])
 
     def teacher_momentum(self, progress: Progress) -> float:
         """Return the momentum of this step, rising from the configured one to 1."""
@@ -147,21 +161,27 @@ class DINO(TeacherModel):
         with torch.no_grad():
             teacher_rows = self.teacher["head"](self.teacher["encoder"](long))
         with torch.autocast(rows.device.type, enabled=False):
-            targets = self.targets(in_views(teacher_rows, num_rows), progress)
+            own = in_views(teacher_rows, num_rows)
+            everywhere = distributed.gather(own.transpose(0, 1))  # (W*B, G, P)
+            positives, sampling = self.sample_positives(everywhere, batch, progress)
+            first = distributed.rank() * num_rows
+            targets = self.targets(positives[first : first + num_rows].transpose(0, 1), progress)
+            self.move_centre(own)
             loss = dino_loss(in_views(rows, num_rows), self.prototypes(), targets, config.student_temperature)
             entropy = torch.special.entr(targets).sum(2).mean()
             spread = feature_std(full_precision(torch.cat(embeddings).detach()))
-            metrics = {"teacher_entropy": entropy, "batch_feature_std": spread}
+            metrics = {"teacher_entropy": entropy, "batch_feature_std": spread} | sampling
             if config.regularizer_weight:
                 means = in_views(full_precision(hidden[0]), num_rows).mean(0)
                 penalty = rdino_regularizer(distributed.gather(means), config.num_prototypes)
                 loss = loss + self.penalty_weight(progress) * penalty
                 metrics["regularizer"] = penalty.detach()
-        return StepOutput(loss, metrics)
+        by_row = in_views(embeddings[0], num_rows).transpose(0, 1)
+        return self.regularized(StepOutput(loss, metrics), by_row, progress)
 
     @torch.no_grad()
     def targets(self, rows: Tensor, progress: Progress) -> Tensor:
-        """Return the targets of the teacher's unit rows (G, B, P), then move the centre by them."""
+        """Return the targets (G, B, K) of the teacher's unit rows (G, B, P)."""
         config, prototypes = self.config, self.teacher["prototypes"]()
         temperature = warmed_up(
             config.first_teacher_temperature,
@@ -169,11 +189,14 @@ class DINO(TeacherModel):
             config.temperature_warmup_epochs,
             progress.epoch,
         )
-        targets = dino_targets(rows, prototypes, self.centre, temperature)
+        return dino_targets(rows, prototypes, self.centre, temperature)
+
+    @torch.no_grad()
+    def move_centre(self, rows: Tensor) -> None:
+        """Move the centre by the teacher's unit rows (G, B, P) of all workers, after the targets are made."""
         # The mean of all logits is that of the logits of the mean row, which is K / P times smaller to share.
-        mean_logits = prototypes @ distributed.all_reduce_mean(rows.mean((0, 1)))
-        self.centre.lerp_(mean_logits, 1.0 - config.centre_momentum)
-        return targets
+        mean_logits = self.teacher["prototypes"]() @ distributed.all_reduce_mean(rows.mean((0, 1)))
+        self.centre.lerp_(mean_logits, 1.0 - self.config.centre_momentum)
 
     def penalty_weight(self, progress: Progress) -> float:
         """Return the weight of RDINO's terms in this epoch."""

@@ -24,6 +24,7 @@ from sslsv.models.fields import (
     Momentum,
     NumPrototypes,
     NumShort,
+    Regularizers,
     ShortSeconds,
     Temperature,
     TensorClipNorm,
@@ -33,7 +34,7 @@ from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views
 from sslsv.models.terms import correlation_penalty, feature_std, koleo
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
-from sslsv.settings import section
+from sslsv.settings import refuse_if, section
 
 
 def balance(probabilities: Tensor, iterations: int) -> Tensor:
@@ -102,6 +103,16 @@ class SDPN(TeacherModel):
             float, Field(ge=0, description="learning rate of the prototypes, times that of the rest")
         ] = 4.0
         tensor_clip_norm: TensorClipNorm = 3.0
+        regularizers: Regularizers = ()
+
+        def __post_init__(self) -> None:
+            """Refuse a teacher that is less sure than its student: both would become uniform."""
+            highest = self.teacher_temperature
+            refuse_if(
+                highest > self.student_temperature,
+                f"teacher_temperature is {highest}, above student_temperature ({self.student_temperature}), "
+                "so the teacher would be the less certain of the two; lower it",
+            )
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__()
@@ -155,7 +166,7 @@ class SDPN(TeacherModel):
                 "mean_entropy": torch.special.entr(prediction.detach()).sum(),
                 "batch_feature_std": feature_std(by_row.detach().flatten(0, 1)),
             }
-        return StepOutput(loss, metrics)
+        return self.regularized(StepOutput(loss, metrics), by_row, progress)
 
     @torch.no_grad()
     def targets(self, rows: Tensor, prototypes: Tensor) -> Tensor:

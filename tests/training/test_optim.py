@@ -56,7 +56,7 @@ def test_build_optimizer__ignores_frozen_parameters_and_refuses_to_have_none() -
     model[0].requires_grad_(False)
     optimizer = build_optimizer(decay_groups(model.parameters()), OptimizerConfig())
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
-    with pytest.raises(ValueError, match="nothing to optimise"):
+    with pytest.raises(ValueError, match="nothing to train"):
         build_optimizer(decay_groups(nn.ReLU().parameters()), OptimizerConfig())
 
 
