@@ -82,18 +82,16 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
 
 
 def check_data(config: Config) -> None:
-    """Read every list, and what `encoder.init` names, so that mistakes are reported before Ray starts."""
+    """Read every list, and the weights to start from, so that mistakes are reported before Ray starts."""
     from sslsv.data.augmentations.base import Augmenter
     from sslsv.data.bank import Bank
     from sslsv.data.recordings import open_recordings
     from sslsv.data.stream import Plan
     from sslsv.evaluation.trials import open_trial_sets
+    from sslsv.training.initial import load_source
 
     manifest, _, _ = open_trial_sets(config)
-    if config.encoder.init is not None:
-        from sslsv.training.initial import load_source
-
-        load_source(config)
+    load_source(config)
     data = config.data
     Augmenter(data.augment, Bank(open_recordings(data.root), data.bank_cache_mb))
     Plan(manifest.speakers, config.train.batch_size, config.seed, data.positives)

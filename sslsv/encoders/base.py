@@ -17,6 +17,8 @@ class Encoder(nn.Module, ABC):
     frame_dim: int  # C, the channels of `frames`
     features: nn.Module  # waveforms (B, T) -> (B, num_bins, L); an export may replace this module
     pooling_modules: tuple[str, ...]  # the submodules that only `pool` uses
+    # Settings of how it is trained; the others say what it is, and `init` wants them to be the same.
+    training_settings: tuple[str, ...] = ("init", "frozen", "rate_scale")
     config: Any  # the settings that it was made of, with those of `EncoderConfig`
     min_samples = 400  # of a waveform; shorter recordings are repeated before they are embedded
     is_frozen = False

@@ -155,7 +155,8 @@ def _innermost(network: nn.Module) -> nn.Module:
 def _described(encoder: nn.Module) -> dict[str, str]:
     # Where its training started from is nobody's path but the run's.
     innermost: Any = _innermost(encoder)
-    settings = dataclasses.replace(innermost.config, init=None)
+    paths = {key: None for key in ("init", "weights") if hasattr(innermost.config, key)}
+    settings = dataclasses.replace(innermost.config, **paths)
     return {
         "format": FORMAT,
         "encoder": json.dumps(dataclasses.asdict(settings)),

@@ -1,24 +1,51 @@
-"""Start a run from the encoder of another: fine-tuning, and training in stages."""
+"""Start a run from the encoder of another, or from another project's weights: fine-tuning, stages."""
 
 import dataclasses
+import os
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
+from sslsv.build import build_encoder
 from sslsv.config import Config
-from sslsv.encoders.fields import EncoderConfig
 from sslsv.evaluation.export import load_encoder
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.models.base import Model
 
 
-def load_source(config: Config) -> tuple[Any, Model | None]:
-    """Return the encoder that `encoder.init` names and, if it is a run's, the model around it; on the CPU.
+def load_source(config: Config) -> tuple[Any, Model | None] | None:
+    """Return the encoder that a new run starts from, and the model around it if that is a run's; on the CPU.
 
-    The encoder is the one that gives the run's embeddings, such as a teacher's, by the checkpoint that
-    validation chose. Raises ValueError or FileNotFoundError, with a sentence, where there is none or it is
-    another kind of encoder.
+    None if neither `encoder.init` nor `encoder.weights`, which some encoders have, names one. Raises
+    ValueError or FileNotFoundError, with a sentence, where there is none or it is another kind of encoder.
     """
+    settings = config.encoder
+    if settings.init is not None:
+        return _trained_encoder(config)
+    if getattr(settings, "weights", None) is not None:
+        return _pretrained_encoder(config), None
+    for key in ("trunk_frozen", "front_frozen"):
+        if getattr(settings, key, False):
+            raise ValueError(
+                f"encoder.{key} is true, but random weights would stay as they are, because neither "
+                f"encoder.weights nor encoder.init is given; give one, or set encoder.{key} to false"
+            )
+    return None
+
+
+def start_from_source(model: Model, config: Config) -> None:
+    """Load what the settings name (`load_source`) into the model of a new run; nothing if that is none."""
+    source = load_source(config)
+    if source is not None:
+        with torch.no_grad():
+            model.start_from(*source)
+
+
+def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
+    # The encoder is the one that gives the run's embeddings, such as a teacher's, by the checkpoint that
+    # validation chose.
     place = str(config.encoder.init)
     if place.endswith(".safetensors"):
         model, network = None, load_encoder(place)
@@ -26,10 +53,9 @@ def load_source(config: Config) -> tuple[Any, Model | None]:
         model = SpeakerEncoder.load(place, device="cpu").model
         network = model.get_submodule(model.embedder)
     encoder: Any = getattr(network, "encoder", network)  # a method may put a network of its own around it
-    free = {field.name for field in dataclasses.fields(EncoderConfig)}
     theirs, ours = dataclasses.asdict(encoder.config), dataclasses.asdict(config.encoder)
     for key in dict.fromkeys([*ours, *theirs]):
-        if key not in free and theirs.get(key) != ours.get(key):
+        if key not in encoder.training_settings and theirs.get(key) != ours.get(key):
             raise ValueError(
                 f"encoder.init is {place}, an encoder with {key} {theirs.get(key)!r}, but this run's has "
                 f"{ours.get(key)!r}; give both the same settings, or another encoder.init"
@@ -37,8 +63,34 @@ def load_source(config: Config) -> tuple[Any, Model | None]:
     return encoder, model
 
 
-def start_from_source(model: Model, config: Config) -> None:
-    """Load what `encoder.init` names into the model of a new run; nothing if it is null."""
-    if config.encoder.init is not None:
-        with torch.no_grad():
-            model.start_from(*load_source(config))
+def _pretrained_encoder(config: Config) -> Any:
+    settings = config.encoder
+    with torch.random.fork_rng(devices=[]):  # what the file does not hold is as the model has drawn it
+        encoder = build_encoder(config)
+    try:
+        encoder.load_weights(read_weights(settings.weights))
+    except ValueError as error:
+        raise ValueError(
+            f"encoder.weights is {settings.weights}, which is not of the trunk {settings.trunk}: it {error}; "
+            "give torchaudio's state dict, or pytorch_model.bin or model.safetensors of transformers, and "
+            "the encoder.trunk they belong to"
+        ) from error
+    return encoder
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, or of a state dict that `torch.save` wrote, on the CPU.
+
+    FileNotFoundError for no file; ValueError, the rest of a sentence that begins with it, for anything else.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"encoder.weights is {path}, but there is no such file; nothing is downloaded, so fetch it first"
+        )
+    try:
+        if path.endswith(".safetensors"):
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    except Exception as error:  # damaged files raise nearly anything
+        raise ValueError(f"can't be read as weights ({' '.join(str(error).split())[:100]})") from error

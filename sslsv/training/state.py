@@ -107,7 +107,7 @@ def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
 
 
 def restore_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
-    """Go on from the newest sound checkpoint of the run, or start from what `encoder.init` names.
+    """Go on from the newest sound checkpoint of the run, or start from the weights that the settings name.
 
     The first worker chooses, so that all start from the same file even if the folder changes meanwhile.
     """

@@ -8,11 +8,14 @@ from sslsv.encoders.base import Encoder
 
 torch.set_num_threads(1)
 NAMES = registry.names("encoders")
+# Where the defaults take seconds to build, or keep parts from training.
+SETTINGS = {"speech_transformer": {"num_layers": 1, "front_frozen": False}}
 
 
 def build(name: str) -> Encoder:
     torch.manual_seed(5)
-    encoder: Encoder = registry.find("encoders", name)()
+    kind = registry.find("encoders", name)
+    encoder: Encoder = kind(kind.Config(**SETTINGS.get(name, {})))
     return encoder
 
 

@@ -1,0 +1,276 @@
+"""Pre-trained speech transformers, WavLM, HuBERT and wav2vec 2.0, with a pooling of all their layers.
+
+Sources: Baevski et al., arXiv 2006.11477; Hsu et al., arXiv 2106.07447; Chen et al., arXiv 2110.13900;
+pooling with multi-head factorized attention (MHFA), Peng et al., arXiv 2210.01273. The networks are
+torchaudio's classes. WavLM Base has 94,381,168 parameters and MHFA with 64 heads 2,302,554 more.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+import torchaudio.models
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from typing_extensions import Self
+
+from sslsv.encoders.base import Encoder
+from sslsv.encoders.features import Waveform
+from sslsv.encoders.fields import EmbeddingDim, EncoderConfig
+from sslsv.ops.layers import full_precision
+from sslsv.settings import refuse_if, section
+
+# Beginnings of names in files, and what torchaudio calls them; a model with a head puts its own name first.
+_RENAMED = (
+    (r"^(wavlm|hubert|wav2vec2)\.", ""),
+    (r"^feature_projection\.", "encoder.feature_projection."),
+    (r"^encoder\.(?=layers\.|layer_norm\.|pos_conv_embed\.)", "encoder.transformer."),
+    (r"(pos_conv_embed\.conv)\.weight_g$", r"\1.parametrizations.weight.original0"),
+    (r"(pos_conv_embed\.conv)\.weight_v$", r"\1.parametrizations.weight.original1"),
+)
+_LAYERS = "encoder.transformer.layers."
+
+
+def hidden_states(trunk: nn.Module, waveforms: Tensor, *, is_recomputed: bool = False) -> list[Tensor]:
+    """Return what enters the first layer and what leaves each, (B, L, C), of a torchaudio model.
+
+    `waveforms` are (B, T) in [-1, 1), L = 1 + (T - 400) // 320. Models that normalise before their layers
+    want waveforms of mean 0 and variance 1, which they get here; the norm behind their last layer is left
+    out, as fairseq, S3PRL and torchaudio do.
+    """
+    network: Any = trunk
+    transformer = network.encoder.transformer
+    run = partial(checkpoint, use_reentrant=False) if is_recomputed else _call
+    if not transformer.layer_norm_first:  # torchaudio's word for a norm in front of all layers
+        waveforms = F.layer_norm(waveforms, waveforms.shape[1:])
+    x = run(partial(_input_of_layers, network), waveforms)
+    states, position_bias = [x], None
+    for layer in transformer.layers:
+        x, position_bias = run(layer, x, None, position_bias)
+        states.append(x)
+    return states
+
+
+def _call(function: Any, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _input_of_layers(network: Any, waveforms: Tensor) -> Tensor:
+    transformer = network.encoder.transformer
+    x = network.encoder.feature_projection(network.feature_extractor(waveforms, None)[0])
+    x = x + transformer.pos_conv_embed(x)
+    if transformer.layer_norm_first:
+        x = transformer.layer_norm(x)
+    return transformer.dropout(x)  # type: ignore[no-any-return]
+
+
+def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = False) -> dict[str, Tensor]:
+    """Return the weights of a torchaudio model from its own state dict, or from one of transformers.
+
+    Heads of other tasks are left out and, if the trunk `is_cut`, the layers that it lacks. ValueError, the
+    rest of a sentence that begins with the file, for weights of anything else.
+    """
+    wanted = trunk.state_dict()
+    found: dict[str, Tensor] = {}
+    for name, tensor in given.items():
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        found[name] = tensor
+    for name in wanted:  # WavLM: one matrix for queries, keys and values, in a module of its own
+        if name not in found and ".attention.attention." in name:
+            parts = [name.replace("attention.attention.", "attention.")]
+            if "in_proj_" in name:
+                parts = [parts[0].replace("in_proj_", f"{letter}_proj.") for letter in "qkv"]
+            if all(part in found for part in parts):
+                found[name] = torch.cat([found.pop(part) for part in parts])
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise ValueError(f"lacks {len(missing)} of its {len(wanted)} tensors, such as {missing[0]}")
+    depth = len({name.split(".")[3] for name in wanted if name.startswith(_LAYERS)})
+    for name in found:
+        is_above = is_cut and name.startswith(_LAYERS) and int(name.split(".")[3]) >= depth
+        if name not in wanted and name.startswith(("encoder.", "feature_extractor.")) and not is_above:
+            raise ValueError(f"has {name}, which it does not have")
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            shapes = tuple(found[name].shape), tuple(tensor.shape)
+            raise ValueError(f"has {name} in the shape {shapes[0]}, not {shapes[1]}")
+    return {name: found[name] for name in wanted}
+
+
+class MeanOverTime(nn.Module):
+    """Mean over time of one mixture of the layers, then a linear layer."""
+
+    num_mixtures = 1
+
+    def __init__(self, channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(channels, embedding_dim)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, C, L) -> (B, embedding_dim)."""
+        return self.head(frames.mean(2))  # type: ignore[no-any-return]
+
+
+class FactorizedAttention(nn.Module):
+    """Means over time of one mixture of the layers, weighted by heads that look at another (MHFA)."""
+
+    num_mixtures = 2  # keys, values
+
+    def __init__(self, channels: int, embedding_dim: int, num_heads: int, head_dim: int = 128) -> None:
+        super().__init__()
+        self.keys = nn.Linear(channels, head_dim)
+        self.values = nn.Linear(channels, head_dim)
+        self.attention = nn.Linear(head_dim, num_heads)
+        self.head = nn.Linear(num_heads * head_dim, embedding_dim)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, 2C, L), the mixture of the keys first, -> (B, embedding_dim)."""
+        keys, values = frames.mT.chunk(2, 2)
+        weights = self.attention(self.keys(keys)).softmax(1)  # (B, L, heads), over time
+        return self.head((weights.mT @ self.values(values)).flatten(1))  # type: ignore[no-any-return]
+
+
+class SpeechTransformer(Encoder):
+    """Convolutions over the waveform and a transformer; mixtures of all its layers are pooled over time.
+
+    A mixture has a weight for each layer, softmax of a parameter. There is no layer drop: GPUs could not
+    average the gradients of layers that only some workers skip.
+    """
+
+    @section
+    class Config(EncoderConfig):
+        """Settings of the encoder; the pooling's are those published with WavLM-MHFA."""
+
+        name: Literal["speech_transformer"] = "speech_transformer"
+        trunk: Annotated[
+            Literal[
+                "wavlm_base",
+                "wavlm_large",
+                "hubert_base",
+                "hubert_large",
+                "wav2vec2_base",
+                "wav2vec2_large",
+                "wav2vec2_large_lv60k",
+            ],
+            Field(description="the transformer; Base and Base+ are one, and lv60k is XLSR's and XLS-R's too"),
+        ] = "wavlm_base"
+        weights: Annotated[
+            str | None,
+            Field(description="the trunk's weights, torchaudio's or Hugging Face's; a file on every machine"),
+        ] = None
+        num_layers: Annotated[int | None, Field(ge=1, description="first layers kept; null = all")] = None
+        dropout: Annotated[float, Field(ge=0, lt=1, description="in the trunk, wherever it trains")] = 0.1
+        trunk_frozen: Annotated[bool, Field(description="only mixtures and pooling are trained")] = False
+        front_frozen: Annotated[
+            bool,
+            Field(description="convolutions and positions, all before the first layer, stay as they are"),
+        ] = True
+        trunk_rate_scale: Annotated[
+            float, Field(gt=0, description="factor of the learning rate for the trunk, besides rate_scale")
+        ] = 1.0
+        layer_rate_factor: Annotated[
+            float, Field(gt=0, le=1, description="a layer's learning rate by that of the layer above")
+        ] = 1.0
+        pooling: Annotated[
+            Literal["mhfa", "mean"], Field(description="attention over time with many heads, or a mean")
+        ] = "mhfa"
+        num_heads: Annotated[int, Field(ge=1, description="heads of mhfa")] = 64
+        embedding_dim: EmbeddingDim = 256
+
+        def __post_init__(self) -> None:
+            """Refuse two beginnings, and layers that the trunk does not have."""
+            refuse_if(
+                self.weights is not None and self.init is not None,
+                "weights and init both name a file, but an encoder starts from one: set weights to null to "
+                "go on from a trained encoder",
+            )
+            depth = 24 if "_large" in self.trunk else 12
+            refuse_if(
+                (self.num_layers or 1) > depth,
+                f"num_layers is {self.num_layers}, but {self.trunk} has {depth}; lower it, or set it to null",
+            )
+
+    pooling_modules = ("pooling",)
+    training_settings = (
+        *Encoder.training_settings,
+        *("weights", "dropout", "trunk_frozen", "front_frozen", "trunk_rate_scale", "layer_rate_factor"),
+    )
+    min_samples = 400  # what one frame sees
+
+    def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
+        super().__init__()
+        self.config = config
+        self.features = Waveform(self.min_samples)
+        trunk: Any = getattr(torchaudio.models, config.trunk)(
+            encoder_projection_dropout=config.dropout,
+            encoder_attention_dropout=config.dropout,
+            encoder_ff_interm_dropout=config.dropout,
+            encoder_dropout=config.dropout,
+            encoder_layer_drop=0.0,
+        )
+        transformer = trunk.encoder.transformer
+        transformer.layers = transformer.layers[: config.num_layers]
+        self.trunk = trunk
+        if not transformer.layer_norm_first:
+            transformer.layer_norm.requires_grad_(False)  # of the last state, which is taken before it
+        front = (trunk.feature_extractor, trunk.encoder.feature_projection, transformer.pos_conv_embed)
+        parts = (trunk,) if config.trunk_frozen else (*front, transformer.layer_norm)
+        self.frozen_parts = parts if config.trunk_frozen or config.front_frozen else ()
+        for part in self.frozen_parts:
+            part.requires_grad_(False)
+        channels = transformer.pos_conv_embed.embed_dim
+        self.embedding_dim = config.embedding_dim
+        self.pooling: MeanOverTime | FactorizedAttention
+        match config.pooling:
+            case "mhfa":
+                self.pooling = FactorizedAttention(channels, config.embedding_dim, config.num_heads)
+            case "mean":
+                self.pooling = MeanOverTime(channels, config.embedding_dim)
+        self.frame_dim = channels * self.pooling.num_mixtures
+        self.layer_weights = nn.Parameter(torch.ones(self.pooling.num_mixtures, len(transformer.layers) + 1))
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation; frozen parts stay in evaluation, so nothing in them is dropped."""
+        super().train(mode)
+        for part in self.frozen_parts:
+            part.eval()
+        return self
+
+    def rate_scale(self, parameter: str) -> float:
+        """Return the factor of the learning rate for a parameter, by its name in the encoder."""
+        scale = super().rate_scale(parameter)
+        if not parameter.startswith("trunk."):
+            return scale
+        depth = self.layer_weights.shape[1] - 1
+        layer = re.match(rf"trunk\.{re.escape(_LAYERS)}(\d+)\.", parameter)
+        below = depth if layer is None else depth - 1 - int(layer[1])  # layers between it and the last
+        return scale * float(self.config.trunk_rate_scale * self.config.layer_rate_factor**below)
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the trunk from the tensors of a file, see `trunk_weights`; ValueError for another's."""
+        is_cut = self.config.num_layers is not None
+        self.trunk.load_state_dict(trunk_weights(weights, self.trunk, is_cut))
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Return the mixtures (B, C or 2C, L) of the layers, every 20 ms, of waveforms (B, T)."""
+        samples = self.features(waveforms)[:, 0]
+        is_trained = torch.is_grad_enabled() and not (self.config.trunk_frozen or self.is_frozen)
+        states = hidden_states(self.trunk, samples, is_recomputed=self.recomputes_activations and is_trained)
+        mixtures = []
+        for weights in full_precision(self.layer_weights).softmax(1):
+            mixture = weights[0] * full_precision(states[0])
+            for weight, state in zip(weights[1:], states[1:], strict=True):
+                mixture = mixture + weight * full_precision(state)
+            mixtures.append(mixture)
+        return torch.cat(mixtures, 2).mT
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_dim) of frames (B, frame_dim, L), outside autocast."""
+        with torch.autocast(frames.device.type, enabled=False):
+            return self.pooling(full_precision(frames))  # type: ignore[no-any-return]
