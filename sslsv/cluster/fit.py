@@ -63,8 +63,7 @@ def fit(
             "train.precision is 'fp16', which needs a GPU, and there is none; use 'bf16' or 'fp32'"
         )
     job = {
-        # Workers run in another folder.
-        "config": to_yaml(replace(config, data=replace(config.data, root=absolute(config.data.root)))),
+        "config": to_yaml(anywhere(config)),
         "location": folder.location,
         "task": task,
         "arguments": arguments,
@@ -87,6 +86,14 @@ def fit(
             with contextlib.suppress(RayError, OSError):  # what can't be deleted is only litter
                 free_what_is_held(folder)
                 folder.delete_folder("ray")
+
+
+def anywhere(config: Config) -> Config:
+    """Return the settings with absolute paths: workers run in another folder."""
+    given = {key: getattr(config.encoder, key, None) for key in ("init", "weights")}
+    places = {key: absolute(place) for key, place in given.items() if place is not None}
+    data = replace(config.data, root=absolute(config.data.root))
+    return replace(config, data=data, encoder=replace(config.encoder, **places))
 
 
 def fit_until_done(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslsv import registry
 from sslsv.encoders.features import HOP_LENGTH, SAMPLE_RATE, Spectrogram, Waveform
@@ -132,16 +133,18 @@ def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     exported = traceable(encoder)
     min_samples: Any = _innermost(encoder).min_samples
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=min_samples)
-    program: Any = torch.onnx.export(
-        exported,
-        (torch.zeros(2, 8000),),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["waveforms"],
-        output_names=["embeddings"],
-        dynamic_shapes=({0: batch, 1: samples},),
-        verbose=False,
-    )
+    # The layout of what fused attention returns has no form in ONNX.
+    with sdpa_kernel(SDPBackend.MATH):
+        program: Any = torch.onnx.export(
+            exported,
+            (torch.zeros(2, 8000),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["waveforms"],
+            output_names=["embeddings"],
+            dynamic_shapes=({0: batch, 1: samples},),
+            verbose=False,
+        )
     metadata = facts | _described(encoder) | {"min_samples": str(min_samples), "opset": str(OPSET)}
     program.model.metadata_props.update(metadata)
     return program.model_proto.SerializeToString()  # type: ignore[no-any-return]

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from sslsv.build import build_model
+from sslsv.build import build_encoder, build_model
 from sslsv.config import Config, to_yaml
 from sslsv.evaluation.export import pack_encoder
 from sslsv.models.base import CorpusSize
@@ -98,3 +99,64 @@ def test_encoder__rate_scale_is_a_factor_of_its_learning_rate_alone():
 def test_encoder__frozen_with_nothing_else_to_train_is_refused():
     with pytest.raises(ValueError, match="set encoder.frozen to false, or give the method a projector"):
         build_state(replace(config(), encoder=config("encoder.frozen=true").encoder), SIZE, DEVICE)
+
+
+TRANSFORMER = ["encoder=speech_transformer", "encoder.num_layers=1", "evaluation.held_out_speakers=0"]
+
+
+def transformer(*overrides: str) -> Config:
+    return apply_overrides(Config(), [*TRANSFORMER, *overrides])
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    """Return another WavLM's weights."""
+    return build_encoder(transformer("seed=7")).trunk.state_dict()
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_start_from_source__weights_of_a_trunk_go_to_student_and_teacher(trunk, tmp_path, name):
+    (torch.save if name == "w.pt" else save_file)(trunk, tmp_path / name)
+    settings = transformer("model=moco", "model.queue_length=8", f"encoder.weights={tmp_path / name}")
+    model = build_model(settings, SIZE)
+    pooling = model.encoder.pooling.head.weight.clone()
+    start_from_source(model, settings)
+    for encoder in (model.encoder, model.teacher["encoder"]):
+        assert all(torch.equal(encoder.trunk.state_dict()[key], value) for key, value in trunk.items())
+        assert torch.equal(encoder.pooling.head.weight, pooling)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "sentence"),
+    [
+        (None, [], "but there is no such file; nothing is downloaded"),
+        (b"", [], "it can't be read as weights"),
+        ({"a": torch.ones(1)}, [], "not of the trunk wavlm_base: it lacks 34 of its 34 tensors"),
+        ("trunk", ["encoder.trunk=wavlm_large"], "not of the trunk wavlm_large: it"),
+    ],
+    ids=["absent", "empty", "foreign", "size"],
+)
+def test_load_source__weights_that_do_not_fit_are_refused(trunk, tmp_path, content, settings, sentence):
+    file = tmp_path / "w.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(trunk if content == "trunk" else content, file)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        load_source(transformer(f"encoder.weights={file}", *settings))
+
+
+def test_load_source__random_weights_are_not_frozen():
+    with pytest.raises(ValueError, match="front_frozen is true, but random weights would stay"):
+        load_source(transformer())
+    assert load_source(transformer("encoder.front_frozen=false")) is None
+
+
+def test_load_source__a_later_stage_may_train_otherwise(tmp_path):
+    file = tmp_path / "encoder.safetensors"
+    file.write_bytes(pack_encoder(build_encoder(transformer("encoder.weights=secret/w.pt")), {}))
+    assert b"secret" not in file.read_bytes()
+    encoder, _ = load_source(transformer(f"encoder.init={file}", "encoder.trunk_frozen=true"))
+    assert encoder.config.num_layers == 1
+    with pytest.raises(ValueError, match="an encoder with num_heads 64, but this run's has 8"):
+        load_source(transformer(f"encoder.init={file}", "encoder.num_heads=8"))
