@@ -6,7 +6,7 @@ torchaudio's classes. WavLM Base has 94,381,168 parameters and MHFA with 64 head
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -44,7 +44,9 @@ def hidden_states(trunk: nn.Module, waveforms: Tensor, *, is_recomputed: bool = 
     """
     network: Any = trunk
     transformer = network.encoder.transformer
-    run = partial(checkpoint, use_reentrant=False) if is_recomputed else _call
+    run: Callable[..., Any] = lambda function, *inputs: function(*inputs)  # noqa: E731
+    if is_recomputed:
+        run = partial(checkpoint, use_reentrant=False)
     if not transformer.layer_norm_first:  # torchaudio's word for a norm in front of all layers
         waveforms = F.layer_norm(waveforms, waveforms.shape[1:])
     x = run(partial(_input_of_layers, network), waveforms)
@@ -53,10 +55,6 @@ def hidden_states(trunk: nn.Module, waveforms: Tensor, *, is_recomputed: bool = 
         x, position_bias = run(layer, x, None, position_bias)
         states.append(x)
     return states
-
-
-def _call(function: Any, *arguments: Any) -> Any:
-    return function(*arguments)
 
 
 def _input_of_layers(network: Any, waveforms: Tensor) -> Tensor:
@@ -89,12 +87,12 @@ def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = 
                 found[name] = torch.cat([found.pop(part) for part in parts])
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise ValueError(f"lacks {len(missing)} of its {len(wanted)} tensors, such as {missing[0]}")
+        raise ValueError(f"lacks {len(missing)} of {len(wanted)} tensors, such as {missing[0]}")
     depth = len({name.split(".")[3] for name in wanted if name.startswith(_LAYERS)})
     for name in found:
         is_above = is_cut and name.startswith(_LAYERS) and int(name.split(".")[3]) >= depth
         if name not in wanted and name.startswith(("encoder.", "feature_extractor.")) and not is_above:
-            raise ValueError(f"has {name}, which it does not have")
+            raise ValueError(f"has {name}, which the trunk lacks")
     for name, tensor in wanted.items():
         if found[name].shape != tensor.shape:
             shapes = tuple(found[name].shape), tuple(tensor.shape)
@@ -183,11 +181,16 @@ class SpeechTransformer(Encoder):
         embedding_dim: EmbeddingDim = 256
 
         def __post_init__(self) -> None:
-            """Refuse two beginnings, and layers that the trunk does not have."""
+            """Refuse two beginnings, a pooling that never learns, and layers that the trunk does not have."""
             refuse_if(
                 self.weights is not None and self.init is not None,
                 "weights and init both name a file, but an encoder starts from one: set weights to null to "
                 "go on from a trained encoder",
+            )
+            refuse_if(
+                self.weights is not None and self.frozen,
+                "frozen is true, but weights hold no pooling, which would stay random; set frozen to false "
+                "and trunk_frozen to true",
             )
             depth = 24 if "_large" in self.trunk else 12
             refuse_if(

@@ -11,11 +11,12 @@ from ray.util.placement_group import placement_group
 
 from sslsv.cluster import fit
 from sslsv.cluster.connect import Cluster
-from sslsv.cluster.fit import describe_failure, free_what_is_held
+from sslsv.cluster.fit import anywhere, describe_failure, free_what_is_held
 from sslsv.cluster.worker import HELD, MARK, Watch, check_sees_run
 from sslsv.config import Config, ResourcesConfig, RunConfig
 from sslsv.runs.checkpoint import Checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
+from sslsv.settings import apply_overrides
 from sslsv.training.loop import Interrupted
 
 CONFIG = Config(
@@ -31,6 +32,15 @@ def cluster_of(*free):
     everything = {str(i): {"CPU": 3.0} for i in range(len(free))}
     left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
     return Cluster(everything, left, set(), coming=0, has_autoscaler=False)
+
+
+def test_anywhere__weights_of_a_relative_path_are_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    transformer = {"encoder.name": "speech_transformer", "encoder.weights": "w.pt"}
+    config = anywhere(apply_overrides(CONFIG, transformer))
+    assert config.encoder.weights == str(tmp_path / "w.pt") and config.encoder.init is None
+    assert config.data.root == str(tmp_path / CONFIG.data.root)
+    assert anywhere(apply_overrides(CONFIG, {"encoder.init": "a"})).encoder.init == str(tmp_path / "a")
 
 
 @pytest.fixture

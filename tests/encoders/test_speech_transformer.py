@@ -11,6 +11,7 @@ from sslsv.encoders.speech_transformer import (
     hidden_states,
     trunk_weights,
 )
+from sslsv.evaluation.export import pack_onnx
 from sslsv.settings import ConfigError, build
 
 torch.set_num_threads(1)
@@ -123,15 +124,15 @@ def test_trunk_weights__of_a_cut_trunk_leave_the_other_layers_out() -> None:
     whole, cut = small_trunk("wavlm", "base"), small_trunk("wavlm", "base")
     cut.encoder.transformer.layers = cut.encoder.transformer.layers[:1]
     assert trunk_weights(whole.state_dict(), cut, is_cut=True).keys() == cut.state_dict().keys()
-    with pytest.raises(ValueError, match=r"has encoder\.transformer\.layers\.1\..*, which it does not have"):
+    with pytest.raises(ValueError, match=r"has encoder\.transformer\.layers\.1\..*, which the trunk lacks"):
         trunk_weights(whole.state_dict(), cut)
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda weights: {}, "lacks 60 of its 60 tensors, such as feature_extractor"),
-        (lambda weights: small_trunk("wav2vec2", "base").state_dict(), "lacks 10 of its 60 tensors"),
+        (lambda weights: {}, "lacks 60 of 60 tensors, such as feature_extractor"),
+        (lambda weights: small_trunk("wav2vec2", "base").state_dict(), "lacks 10 of 60 tensors"),
         (lambda weights: {n: w[:1] for n, w in weights.items()}, r"in the shape \(1,\), not"),
         (lambda weights: weights | {"encoder.layers.3.norm": torch.ones(1)}, r"has encoder.*3\.norm, which"),
     ],
@@ -191,18 +192,39 @@ def test_speech_transformer__by_default_all_before_the_layers_is_frozen() -> Non
     assert not torch.equal(encoder(waveforms()), encoder(waveforms()))
 
 
+@pytest.mark.parametrize("trunk", ["wavlm_large", "hubert_large", "wav2vec2_large"])
+def test_speech_transformer__all_that_is_trained_gets_a_gradient(trunk: str) -> None:
+    # Else the average of the gradients over several GPUs would wait for it for ever.
+    config = SpeechTransformer.Config(trunk=trunk, num_layers=2, front_frozen=False)
+    with torch.device("meta"):
+        encoder = SpeechTransformer(config)
+        encoder.pooling(encoder.frames(torch.zeros(2, 1000))).sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in encoder.parameters())
+
+
+@pytest.mark.slow
+def test_speech_transformer__has_an_onnx_form_for_any_length() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="in requirements-dev.txt")
+    encoder = SpeechTransformer(SpeechTransformer.Config(num_layers=2)).eval()
+    session = onnxruntime.InferenceSession(pack_onnx(encoder, {}))
+    for samples in [torch.randn(1, 400), torch.randn(3, 7001)]:
+        with torch.no_grad():
+            expected = encoder(samples)
+        (found,) = session.run(["embeddings"], {"waveforms": samples.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_rate_scale__falls_from_layer_to_layer() -> None:
     config = SpeechTransformer.Config(
         num_layers=3, rate_scale=0.5, trunk_rate_scale=0.1, layer_rate_factor=0.5, front_frozen=False
     )
     with torch.device("meta"):
         encoder = SpeechTransformer(config)
-    scales = {}
+    scales: dict[str, set[float]] = {}
     for name, _ in encoder.named_parameters():
-        layer = re.search(r"layers\.(\d)\.(?!.*conv)", name)
-        scales.setdefault(layer[1] if layer and "transformer" in name else name.split(".")[0], set()).add(
-            encoder.rate_scale(name)
-        )
+        layer = re.search(r"transformer\.layers\.(\d)", name)
+        part = layer[1] if layer else name.split(".")[0]
+        scales.setdefault(part, set()).add(encoder.rate_scale(name))
     assert scales == {
         "pooling": {0.5},
         "layer_weights": {0.5},
@@ -218,6 +240,7 @@ def test_rate_scale__falls_from_layer_to_layer() -> None:
     [
         ({"num_layers": 13}, "num_layers is 13, but wavlm_base has 12; lower it"),
         ({"weights": "a.bin", "init": "runs/b"}, "weights and init both name a file"),
+        ({"weights": "a.bin", "frozen": True}, "frozen is true, but weights hold no pooling"),
     ],
 )
 def test_config__what_does_not_fit_is_refused(settings, sentence) -> None:

@@ -131,7 +131,7 @@ def test_start_from_source__weights_of_a_trunk_go_to_student_and_teacher(trunk, 
     [
         (None, [], "but there is no such file; nothing is downloaded"),
         (b"", [], "it can't be read as weights"),
-        ({"a": torch.ones(1)}, [], "not of the trunk wavlm_base: it lacks 34 of its 34 tensors"),
+        ({"a": torch.ones(1)}, [], "not of the trunk wavlm_base: it lacks 34 of 34 tensors"),
         ("trunk", ["encoder.trunk=wavlm_large"], "not of the trunk wavlm_large: it"),
     ],
     ids=["absent", "empty", "foreign", "size"],
