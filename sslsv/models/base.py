@@ -195,6 +195,11 @@ class Model(nn.Module, ABC):
         """Return D, the number of values in an embedding."""
         return int(self.get_submodule(self.embedder).embedding_dim)  # type: ignore[arg-type]
 
+    @property
+    def min_samples(self) -> int:
+        """Return the length of the shortest waveform that can be embedded."""
+        return int(self.encoder.min_samples)  # type: ignore[arg-type]
+
     @classmethod
     def build_embedder(cls, config: Any, encoder: nn.Module) -> nn.Module:
         """Return a module like the submodule `embedder`, around a new encoder: an export is made with it."""
