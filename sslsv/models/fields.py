@@ -1,4 +1,4 @@
-"""Types of settings that several methods share; no torch here (see `registry`)."""
+"""Types of settings that several methods share; settings are read before torch is imported."""
 
 import math
 from dataclasses import field
@@ -16,7 +16,7 @@ Weight = Annotated[float, Field(ge=0, description="factor of this term in the lo
 Temperature = Annotated[float, Field(gt=0, description="divisor of the cosines; a lower one sharpens")]
 Momentum = Annotated[float, Field(ge=0, le=1, description="share that the teacher keeps in a step")]
 
-# What DINO and its kin share: views of two lengths, and a head that ends in unit vectors.
+# What DINO and SDPN share: views of two lengths, and a head that ends in unit vectors.
 LongSeconds = Annotated[float, Field(ge=0.1, description="length of a long view, seconds")]
 ShortSeconds = Annotated[float, Field(ge=0.1, description="length of a short view, seconds")]
 NumShort = Annotated[int, Field(ge=1, description="short views of each utterance")]
@@ -74,7 +74,7 @@ class MarginSchedule:
 
 @section
 class MarginConfig:
-    """Choose what the positives of a contrastive loss must do better by (see `margins`)."""
+    """Choose the margin by which positives must beat negatives in a contrastive loss (see `margins`)."""
 
     name: Literal["none", "am", "aam", "sphereface", "curricularface", "magface", "adaface"] = "none"
     value: Annotated[float, Field(ge=0, description="am: cosine; sphereface: factor; others: radians")] = 0.1

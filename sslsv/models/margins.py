@@ -114,8 +114,8 @@ class Margin(nn.Module):
     def observe(self, positive_logits: Tensor, anchors: Tensor) -> None:
         """Take in the batch: logits of all positives, without margin, and projections of anchors (N, P).
 
-        These are not normalised. In training the averages of this step count in its loss, as in the papers'
-        code; `after_step` keeps them. In evaluation nothing moves.
+        The projections are not normalised. In training the averages of this step count in its loss, as in the
+        papers' code; `after_step` keeps them. In evaluation nothing moves.
         """
         self._new_averages = None
         if self.config.name == "magface" and self.config.norm_range is None:
@@ -190,7 +190,8 @@ class Margin(nn.Module):
         """Return by how much CurricularFace (arXiv 2004.00288) changes the cosines of negatives, (N, K).
 
         Those above cos(theta + margin) of the anchor's positive, the farthest if there are more, become
-        cosine * (t + cosine). As t is 0 at first, even a margin of 0 is not NT-Xent.
+        cosine * (t + cosine), t the running mean of the positives' cosines. As t is 0 at first, even a margin
+        of 0 is not NT-Xent.
         """
         margin = self._value
         limits = (cosines * margin.cos() - _sines(cosines) * margin.sin()).amin(1, keepdim=True).detach()

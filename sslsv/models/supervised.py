@@ -63,7 +63,7 @@ class Supervised(Model):
 
     @section
     class Config:
-        """Settings of supervised training; the defaults are those published for VoxCeleb2."""
+        """Hold the settings of supervised training; the defaults are those published for VoxCeleb2."""
 
         name: Literal["supervised"] = "supervised"
         crop_seconds: Annotated[float, Field(ge=0.1, description="length of the one view, seconds")] = 2.0
