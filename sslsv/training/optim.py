@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sslsv.config import OptimizerConfig
 
-TRUST_COEFFICIENT = 1e-3  # LARS: share of the weights' norm
+TRUST_COEFFICIENT = 1e-3  # of LARS: norm of a step over that of the weights, at a learning rate of 1
 
 
 class LARS(torch.optim.Optimizer):
@@ -80,7 +80,7 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
         if config.name == "lars":
             settings[-1]["adapts"] = decays
     lr = config.learning_rate
-    # One kernel for all tensors; other devices get PyTorch's own default.
+    # Fused: one kernel for all tensors. Devices that lack it get PyTorch's own default.
     fused = True if all(p.device.type in ("cpu", "cuda") for p in trainable) else None
     match config.name:
         case "adam":
