@@ -227,7 +227,7 @@ class ReDimNet(Encoder):
         self.embedding_dim = config.embedding_dim
         self.frame_dim = dim = size.channels * num_mels
         self.features = Spectrogram(config.features)
-        # Stem and stages before have a value for each channel, of which a softmax makes their weights.
+        # A stage weighs the stem and the stages before it, each channel by itself; a softmax makes shares.
         self.input_weights = nn.ParameterList(
             torch.zeros(1 + i, dim, 1) for i in range(1, len(size.stages) + 1)
         )

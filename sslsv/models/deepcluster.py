@@ -51,11 +51,9 @@ class DeepCluster(Model):
         crop_seconds: CropSeconds = 2.0
         projector_dims: LayerDims = (2048, 2048, 512)
         num_prototypes: Annotated[int, Field(ge=2, description="clusters of each head")] = 3000
-        num_heads: Annotated[
-            int, Field(ge=1, le=16, description="clusterings, of view 0, 1, 0 and so on")
-        ] = 3
+        num_heads: Annotated[int, Field(ge=1, le=16, description="clusterings, of the two views in turn")] = 3
         temperature: Temperature = 0.1
-        kmeans_iterations: Annotated[int, Field(ge=1, description="of each clustering")] = 10
+        kmeans_iterations: Annotated[int, Field(ge=1, description="rounds of k-means")] = 10
         regularizers: Regularizers = ()
 
     config: Config

@@ -105,8 +105,8 @@ class DINO(TeacherModel):
         num_prototypes: NumPrototypes = 65536
         student_temperature: Temperature = 0.1
         teacher_temperature: Temperature = 0.04
-        first_teacher_temperature: Annotated[float, Field(gt=0, description="the one of epoch 0")] = 0.04
-        temperature_warmup_epochs: Annotated[int, Field(ge=0, description="epochs from it to the last")] = 0
+        first_teacher_temperature: Annotated[float, Field(gt=0, description="that of epoch 0")] = 0.04
+        temperature_warmup_epochs: Annotated[int, Field(ge=0, description="epochs it takes to change")] = 0
         centre_momentum: Annotated[float, Field(ge=0, le=1, description="share kept in a step")] = 0.9
         teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
         frozen_epochs: Annotated[int, Field(ge=0, description="first epochs with fixed prototypes")] = 1

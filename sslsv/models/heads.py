@@ -23,7 +23,7 @@ class BottleneckHead(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for dim in dims[:-1]:
-            # A batch norm would cancel a bias: DINO's own layers have such biases all the same.
+            # The batch norm would cancel a bias, so there is none; DINO's own layers have one.
             layers += [nn.Linear(input_dim, dim, bias=False), nn.BatchNorm1d(dim), nn.GELU()]
             input_dim = dim
         if wide_dim:

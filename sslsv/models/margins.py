@@ -60,7 +60,7 @@ def multiply_angle(cosines: Tensor, factor: Tensor | float) -> Tensor:
         angles = cosines.clamp(-1, 1).acos()
         turns = (factor * angles / math.pi).floor()
         multiplied = (1 - 2 * turns.remainder(2)) * (factor * angles).cos() - 2 * turns
-        # Taking off the cosine of the same angle, not the cosine, makes a factor of 1 exact.
+        # The rounded angle's cosine is subtracted, not the cosine itself: a factor of 1 changes no bit.
         change = multiplied - angles.cos()
     return cosines + change
 

@@ -92,7 +92,7 @@ class SDPN(TeacherModel):
         num_prototypes: NumPrototypes = 1024
         student_temperature: Temperature = 0.1
         teacher_temperature: Temperature = 0.025
-        balance_iterations: Annotated[int, Field(ge=0, description="of Sinkhorn, on the targets")] = 3
+        balance_iterations: Annotated[int, Field(ge=0, description="rounds of Sinkhorn on targets")] = 3
         teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
         memax_weight: Weight = 1.0
         koleo_weight: Weight = 0.1

@@ -32,7 +32,7 @@ class SimCLR(TwoViewModel):
 
         name: Literal["simclr"] = "simclr"
         crop_seconds: CropSeconds = 2.0  # multi_view: of the short views
-        long_crop_seconds: Annotated[float, Field(ge=0.1, description="multi_view: of the long views")] = 4.0
+        long_crop_seconds: Annotated[float, Field(ge=0.1, description="multi_view: the long views")] = 4.0
         projector_dims: LayerDims = ()  # none is best for speakers; images take (2048, 2048, 256)
         temperature: Temperature = 0.03  # a lower one weighs the hardest negatives more
         form: Literal["symmetric", "asymmetric", "multi_view"] = "symmetric"

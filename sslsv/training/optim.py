@@ -89,8 +89,8 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
             return torch.optim.AdamW(settings, lr=lr, fused=fused)
         case "sgd":
             optimizer = torch.optim.SGD(settings, lr=lr, momentum=config.momentum, fused=fused)
-            # The fused kernel takes no group in which only some tensors have a momentum yet, as when a method
-            # freezes others at first. From zeros the first step is the same.
+            # The fused kernel refuses a group in which only some tensors have a momentum, as when a method
+            # freezes others at first. With zeros for all, the first step is the same.
             for parameter in trainable if config.momentum else ():
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
             return optimizer
