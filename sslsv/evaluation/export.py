@@ -153,7 +153,7 @@ def _innermost(network: nn.Module) -> nn.Module:
 
 
 def _described(encoder: nn.Module) -> dict[str, str]:
-    # Where its training started from is nobody's path but the run's.
+    # The place that training started from stays out: it is a path of the machine that trained.
     innermost: Any = _innermost(encoder)
     settings = dataclasses.replace(innermost.config, init=None)
     return {

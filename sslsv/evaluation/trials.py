@@ -36,7 +36,7 @@ NUM_VERSIONS = 2  # Each held-out utterance is heard in two channels: few speake
 
 @dataclass(frozen=True)
 class TrialSet:
-    """Trials and how to read their recordings; recording i is `read(i)`, float32 (T,) at 16 kHz."""
+    """Hold trials and a reader of their recordings; recording i is `read(i)`, float32 (T,) at 16 kHz."""
 
     name: str
     trials: Trials
