@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sslsv.settings import refuse_if, section
+from sslsv.settings import Place, refuse_if, section
 
 EmbeddingDim = Annotated[int, Field(ge=1, description="size of an embedding")]
 
@@ -51,7 +51,7 @@ class EncoderConfig:
     """Hold the settings that every encoder has."""
 
     init: Annotated[
-        str | None,
+        Place | None,
         Field(description="trained run, checkpoint or exported file whose encoder a new run starts from"),
     ] = None
     frozen: Annotated[
