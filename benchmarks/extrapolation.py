@@ -116,7 +116,7 @@ def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
         "cores",
         cluster.gpus * rate / per_core,
         cluster.cores,
-        "machines without GPUs; `cpus_per_data_task=1`; `augment.strategy`; packed shards",
+        "machines without GPUs; `cpus_per_data_task=1`; fewer of `data.augment`; packed shards",
     )
     yield Demand(
         "blocks through one iterator",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import extrapolation
 from benchmarks.extrapolation import Cluster, Units
 
-# A validation's report waits for a health check of Ray Train, whose interval `sslsv/cluster/connect.py` sets.
+# A validation's report waits for a health check of Ray Train, whose interval `sslsv/__init__.py` sets.
 REPORT_SECONDS = 1.0
 
 

@@ -29,9 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Embed and write; returns the exit code, and raises ValueError or OSError with a sentence."""
-    # Options of a URI (`?endpoint_override=...`) belong to its folder.
-    path, *uri_options = options.out.partition("?") if "://" in options.out else (options.out,)
-    folder, name = posixpath.split(path)
+    folder, name = posixpath.split(options.out)
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
     rows = find_recordings(options.path, options.root)
@@ -45,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     if not kept:
         raise ValueError(f"none of the {len(rows)} recordings can be read; the first: {bad[0]}")
     content = encoded(name, [rows[i] for i in kept], embeddings[kept])
-    RunFolder.at((folder or ".") + "".join(uri_options)).write(name, content)
+    RunFolder.at(folder or ".").write(name, content)
     for sentence in bad.values():
         print(f"skipped: {sentence}", file=sys.stderr)
     print(options.out)

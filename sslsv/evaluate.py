@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     Raises ValueError or OSError with a sentence; mistakes in lists are found before anything is embedded.
     """
     started = time.monotonic()
-    files = [posixpath.basename(name.partition("?")[0]) for name in options.trials or ()]
+    files = [posixpath.basename(name) for name in options.trials or ()]
     if twice := {name for name in files if files.count(name) > 1}:
         raise ValueError(
             f"two lists of --trials have the file name {' and '.join(map(repr, twice))}, under which their "

@@ -98,7 +98,7 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
         if is_plain and num_bytes >= 2 and missing <= 0:
             return _PlainWav(name, file, first_byte, num_bytes // 2)
         file.close()
-        # libsndfile would not tell. Programs that write into a pipe promise 2 GB or more.
+        # libsndfile would not tell. Programs that write into a pipe can't know the size: they promise 2 GB.
         if missing > 0 and num_bytes < 2**31 - 2**16:
             raise AudioError(f"{name} is cut off: {missing} bytes are missing of what its header promises.")
     return _DecodedFile(name)

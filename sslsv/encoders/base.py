@@ -1,4 +1,4 @@
-"""What a model asks of an encoder: frames of waveforms, and their pooling to one embedding."""
+"""What a model asks of an encoder: frames of waveforms, and their pooling to one embedding each."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -8,7 +8,7 @@ from typing_extensions import Self
 
 
 class Encoder(nn.Module, ABC):
-    """Base of the encoders: waveforms (B, T) of 16 kHz, int16 or floats in [-1, 1) -> embeddings (B, D).
+    """Embed waveforms (B, T) of 16 kHz, int16 or floats in [-1, 1): (B, D); this is the base of all encoders.
 
     Subclasses take their `Config` and give `features`, `frames` and `pool`. Embeddings are not normalised.
     """
@@ -17,9 +17,9 @@ class Encoder(nn.Module, ABC):
     frame_dim: int  # C, the channels of `frames`
     features: nn.Module  # waveforms (B, T) -> (B, num_bins, L); an export may replace this module
     pooling_modules: tuple[str, ...]  # the submodules that only `pool` uses
-    # Settings of how it is trained; the others say what it is, and `init` wants them to be the same.
+    config: Any  # the encoder's `Config`, which derives from `EncoderConfig`
+    # These settings say how it is trained. The others say what it is, and must be those of `init`.
     training_settings: tuple[str, ...] = ("init", "frozen", "rate_scale")
-    config: Any  # the settings that it was made of, with those of `EncoderConfig`
     min_samples = 400  # of a waveform; shorter recordings are repeated before they are embedded
     is_frozen = False
     recomputes_activations = False  # the trainer sets it: the backward pass runs the blocks again
@@ -37,7 +37,7 @@ class Encoder(nn.Module, ABC):
         return float(self.config.rate_scale)
 
     def freeze(self) -> None:
-        """Keep weights, running statistics and dropout as in evaluation, whatever `train` is told."""
+        """Keep weights and running statistics as they are, dropout off, whatever `train` is told."""
         self.is_frozen = True
         self.requires_grad_(False).eval()
 
@@ -46,7 +46,7 @@ class Encoder(nn.Module, ABC):
         return super().train(mode and not self.is_frozen)
 
     def freeze_pooling(self) -> None:
-        """Take what only `pool` uses out of training, for methods that use frames alone."""
+        """Take what only `pool` uses out of training: methods that use frames alone give it no gradient."""
         for name in self.pooling_modules:
             self.get_submodule(name).requires_grad_(False)
 

@@ -20,7 +20,7 @@ from sslsv.settings import section
 _MAP_CHANNELS = 32  # of the two-dimensional layers
 _GROWTH, _BOTTLENECK = 32, 128  # channels that a dense layer adds, and those inside it
 _DENSE_BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation of each
-_SEGMENT_FRAMES = 100  # 2 s: a mask sees the mean of its own segment and that of the utterance
+_SEGMENT_FRAMES = 100  # 2 s; a mask is made of the means of its segment and of the utterance
 
 
 class MapBlock(nn.Module):
@@ -78,18 +78,18 @@ class DenseLayer(nn.Module):
 
 
 class CAMPlusPlus(Encoder):
-    """Two-dimensional residual layers, then dense blocks over time, mean and deviation, a linear layer."""
+    """Embed by 2-D residual layers, then dense blocks over time, mean and deviation, a linear layer."""
 
     @section
     class Config(EncoderConfig):
-        """Settings of the encoder; the defaults are 3D-Speaker's."""
+        """Hold the settings of the encoder; the defaults are 3D-Speaker's."""
 
         name: Literal["campplus"] = "campplus"
         features: KaldiFeatures = KaldiFeatures(full_scale=1.0, window="povey")
         embedding_dim: EmbeddingDim = 512
 
     pooling_modules = ("head",)
-    min_samples = 720  # two frames after a halving: one has no deviation
+    min_samples = 720  # two frames after a halving, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()

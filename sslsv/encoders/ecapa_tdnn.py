@@ -126,7 +126,7 @@ class ECAPATDNN(Encoder):
 
     @section
     class Config(EncoderConfig):
-        """Settings of the encoder; the defaults have 22,733,952 parameters, 512-d embeddings."""
+        """Hold the settings of the encoder; the defaults have 22,733,952 parameters, 512-d embeddings."""
 
         name: Literal["ecapa_tdnn"] = "ecapa_tdnn"
         features: WideFeatures = WideFeatures()

@@ -86,11 +86,11 @@ class Block(nn.Module):
 
 
 class ERes2NetV2(Encoder):
-    """Four stages of Res2Net blocks, the third fused into the fourth; mean, deviation, a linear layer."""
+    """Embed by four stages of Res2Net blocks, the third fused into the fourth, then mean and deviation."""
 
     @section
     class Config(EncoderConfig):
-        """Settings of the encoder; the defaults are 3D-Speaker's."""
+        """Hold the settings of the encoder; the defaults are 3D-Speaker's."""
 
         name: Literal["eres2netv2"] = "eres2netv2"
         features: KaldiFeatures = KaldiFeatures(full_scale=1.0, window="povey")
@@ -103,7 +103,7 @@ class ERes2NetV2(Encoder):
         embedding_dim: EmbeddingDim = 192
 
     pooling_modules = ("head",)
-    min_samples = 1680  # two frames after three halvings: one has no deviation
+    min_samples = 1680  # two frames after three halvings, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()

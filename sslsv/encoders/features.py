@@ -17,7 +17,7 @@ HOP_LENGTH = 160  # samples: 10 ms
 
 
 def to_float(waveform: Tensor) -> Tensor:
-    """Waveform of any shape in [-1, 1): int16 is divided by 32768, floats are passed on."""
+    """Return a waveform of any shape in [-1, 1): int16 is divided by 32768, floats are passed on."""
     if waveform.dtype == torch.int16:
         return waveform.float().mul_(1 / 32768)
     if not waveform.is_floating_point():
@@ -60,10 +60,9 @@ class Spectrogram(nn.Module):
             margin = (_NUM_FFT - _WINDOW_LENGTH) // 2
             window = F.pad(window, (margin, margin))
         self.min_samples = _WINDOW_LENGTH if self.is_kaldi else _NUM_FFT // 2 + 1
-        # Every row twice, for a spectrum's real and imaginary squares: the product then adds the two up as
-        # well.
+        # Every row is there twice, for the real and the imaginary square of a bin: the product adds them up.
         filterbank = _filters(features).repeat_interleave(2, 0)
-        # Constants: a checkpoint need not hold them.
+        # Both are constants, which a checkpoint need not hold.
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filterbank", filterbank, persistent=False)
 
@@ -79,7 +78,7 @@ class Spectrogram(nn.Module):
             return self.normalized_log(energies).mT.contiguous()
 
     def _energies(self, waveform: Tensor) -> Tensor:
-        # Mel energies (B, L, num_mels) before the logarithm.
+        # Returns mel energies (B, L, num_mels) before the logarithm.
         waveform = to_float(waveform).to(self.window.dtype)
         if self.settings.full_scale != 1:
             waveform = waveform * self.settings.full_scale
@@ -98,7 +97,7 @@ class Spectrogram(nn.Module):
         """Return samples (..., T) less `pre_emphasis` times the sample before each."""
         if not self.settings.pre_emphasis:
             return samples
-        # The first one has none before it: Kaldi repeats it there, the other kind reflects.
+        # The first sample has none before it: Kaldi repeats it there, the other kind reflects.
         start = samples[..., :1] if self.is_kaldi else samples[..., 1:2]
         return samples - self.settings.pre_emphasis * torch.cat([start, samples[..., :-1]], -1)
 
@@ -161,5 +160,5 @@ def _check_length(waveform: Tensor, min_samples: int) -> None:
 
 
 def strided_size(size: int, stride: int) -> int:
-    """Length of an axis after a convolution that pads to keep it and then steps by `stride`."""
+    """Return the length of an axis after a convolution that pads to keep it and then steps by `stride`."""
     return math.ceil(size / stride)

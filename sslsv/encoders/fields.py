@@ -1,17 +1,17 @@
-"""Settings that several encoders share; no torch here (see `registry`)."""
+"""Settings that several encoders share; settings are read before torch is imported."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sslsv.settings import refuse_if, section
+from sslsv.settings import Place, refuse_if, section
 
 EmbeddingDim = Annotated[int, Field(ge=1, description="size of an embedding")]
 
 
 @section
 class Features:
-    """Settings of the spectrograms; the defaults are those of Fast ResNet-34's published recipes."""
+    """Hold the settings of spectrograms; the defaults are those of Fast ResNet-34's published recipes."""
 
     kind: Annotated[
         Literal["log_mel", "kaldi"],
@@ -48,10 +48,10 @@ class Features:
 
 @section
 class EncoderConfig:
-    """Settings that every encoder has."""
+    """Hold the settings that every encoder has."""
 
     init: Annotated[
-        str | None,
+        Place | None,
         Field(description="trained run, checkpoint or exported file whose encoder a new run starts from"),
     ] = None
     frozen: Annotated[
@@ -62,14 +62,14 @@ class EncoderConfig:
 
 @section
 class WideFeatures(Features):
-    """Settings of the spectrograms with 80 bands, as ECAPA-TDNN takes them in self-supervised recipes."""
+    """Hold the settings of spectrograms with 80 bands, as ECAPA-TDNN has them in self-supervised recipes."""
 
     num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 80
 
 
 @section
 class KaldiFeatures(Features):
-    """Settings of Kaldi's filterbank energies, as wespeaker takes them (3D-Speaker: window povey)."""
+    """Hold the settings of Kaldi's filterbank energies, as wespeaker has them (3D-Speaker: window povey)."""
 
     kind: Literal["log_mel", "kaldi"] = "kaldi"
     num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 80

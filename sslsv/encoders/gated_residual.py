@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 
 
 def gated_residual(y: Tensor, shortcut: Tensor, squeeze: nn.Linear, excite: nn.Linear) -> Tensor:
-    """relu(shortcut + y * sigmoid(excite(relu(squeeze(mean of y over its map))))), maps (B, C, F, L).
+    """Return relu(shortcut + y * sigmoid(excite(relu(squeeze(mean of y over its map))))), (B, C, F, L).
 
-    Differentiable once, in float32 or float64 but for the maps themselves; equal to the separate operations.
+    Maps y and shortcut keep their precision, all else is float32 or float64. Second derivatives can't be had.
     """
     with torch.autocast(y.device.type, enabled=False):
         parameters = (squeeze.weight, squeeze.bias, excite.weight, excite.bias)
@@ -49,10 +49,10 @@ class _GatedResidual(torch.autograd.Function):
 
 
 def _sum_of_map(x: Tensor) -> Tensor:
-    """(B, C, F, L) -> (B, C)."""
-    rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # summed like this, a CPU is six times faster than over (2, 3)
+    """Return the sums (B, C) of maps (B, C, F, L), at least float32 but for bfloat16 on a CPU."""
+    rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # A CPU adds these up six times faster than over (2, 3).
     if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-        return rows.sum(1)  # added up in float32; asked for a float32 result, it takes a slow path
+        return rows.sum(1)  # It adds in float32 anyway; asked for a float32 result, it takes a slow path.
     return rows.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
 
 

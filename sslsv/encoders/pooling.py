@@ -16,7 +16,7 @@ PoolingName = Literal["mean", "stats", "sap", "asp", "attentive_mean"]
 
 
 class Pooling(nn.Module, ABC):
-    """Base of the poolings: `output_dim` says the width of what `pool` returns."""
+    """Pool the map of an utterance to one vector of `output_dim` values; the base of all poolings."""
 
     output_dim: int
 
@@ -27,23 +27,23 @@ class Pooling(nn.Module, ABC):
 
     @abstractmethod
     def pool(self, frames: Tensor) -> Tensor:
-        """Pool frames, of float32 or float64 frames (B, C, F, L)."""
+        """Return vectors (B, output_dim) of frames (B, C, F, L), float32 or float64."""
 
 
 class MeanPooling(Pooling):
-    """Mean over frequency and time: C values."""
+    """Take the mean over frequency and time: C values."""
 
     def __init__(self, channels: int, num_bins: int) -> None:
         super().__init__()
         self.output_dim = channels
 
     def pool(self, frames: Tensor) -> Tensor:
-        """(B, C, F, L) -> (B, C)."""
+        """Return (B, C) of (B, C, F, L)."""
         return frames.mean((2, 3))
 
 
 class StatisticsPooling(Pooling):
-    """Mean and biased standard deviation over time of each channel at each frequency: 2 * C * F values.
+    """Take mean and biased standard deviation over time of each channel and frequency: 2 * C * F values.
 
     Source: Snyder et al., Interspeech 2017 (x-vector). Variances are at least 1e-5, for a gradient that
     exists.
@@ -54,13 +54,13 @@ class StatisticsPooling(Pooling):
         self.output_dim = 2 * channels * num_bins
 
     def pool(self, frames: Tensor) -> Tensor:
-        """(B, C, F, L) -> (B, 2CF)."""
+        """Return (B, 2CF) of (B, C, F, L)."""
         variance, mean = torch.var_mean(frames.flatten(1, 2), 2, correction=0)
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
 
 
 class SelfAttentivePooling(Pooling):
-    """Mean over frequency, then a mean over time weighted by one learned score per frame: C values.
+    """Take the mean over frequency, then one over time weighted by a learned score of each frame: C values.
 
     score_t = v . tanh(W x_t + b), softmax over time. Source: Cai et al., Odyssey 2018 (arXiv 1804.05160).
     """
@@ -78,8 +78,8 @@ class SelfAttentivePooling(Pooling):
             return self.pool(frames)
 
     def pool(self, frames: Tensor) -> Tensor:
-        """(B, C, F, L) -> (B, C); frames of any precision."""
-        # Divided after the sum: the gradient is then divided before it is spread over the map.
+        """Return (B, C) of frames (B, C, F, L) of any precision."""
+        # The division comes after the sum: its gradient is then divided before it is spread over the map.
         total = frames.sum(2, dtype=torch.promote_types(frames.dtype, torch.float32))
         frames = (total / frames.shape[2]).mT  # (B, L, C)
         weights = torch.softmax(torch.tanh(self.hidden(frames)) @ self.score, 1)  # (B, L, 1)
@@ -87,7 +87,7 @@ class SelfAttentivePooling(Pooling):
 
 
 class ChannelAttentivePooling(Pooling):
-    """Weighted mean over time, and deviation if `has_std`; each channel and frequency has its own weights.
+    """Weigh frames for each channel and frequency by itself: mean over time, and deviation if `has_std`.
 
     C * F values, or 2 * C * F. Source: Okabe et al., Interspeech 2018 (arXiv 1803.10963), attention per
     channel.
@@ -107,13 +107,13 @@ class ChannelAttentivePooling(Pooling):
         )
 
     def pool(self, frames: Tensor) -> Tensor:
-        """(B, C, F, L) -> (B, CF) or (B, 2CF)."""
+        """Return (B, CF) or (B, 2CF) of (B, C, F, L)."""
         frames = frames.flatten(1, 2)
         weights = self.attention(frames)
         mean: Tensor = (frames * weights).sum(2)
         if not self.has_std:
             return mean
-        # Around the mean: E[x^2] - mean^2 would lose the digits of small variances.
+        # Deviations are from the mean: E[x^2] - mean^2 would lose the digits of small variances.
         variance = ((frames - mean[:, :, None]).square() * weights).sum(2)
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
 

@@ -202,11 +202,11 @@ class AttentiveStatistics(nn.Module):
 
 
 class ReDimNet(Encoder):
-    """Stages of 2-D blocks and layers over time; each sees a weighted sum of all stages before it."""
+    """Embed by stages of 2-D blocks and layers over time; each sees a weighted sum of all before it."""
 
     @section
     class Config(EncoderConfig):
-        """Settings of the encoder; the default size has 4,888,240 parameters."""
+        """Hold the settings of the encoder; the default size has 4,888,240 parameters."""
 
         name: Literal["redimnet"] = "redimnet"
         features: KaldiFeatures = KaldiFeatures(num_mels=72)
@@ -217,7 +217,7 @@ class ReDimNet(Encoder):
         embedding_dim: EmbeddingDim = 192
 
     pooling_modules = ("pooling", "head")
-    min_samples = 560  # two frames: one has no deviation
+    min_samples = 560  # two frames, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()
@@ -227,7 +227,7 @@ class ReDimNet(Encoder):
         self.embedding_dim = config.embedding_dim
         self.frame_dim = dim = size.channels * num_mels
         self.features = Spectrogram(config.features)
-        # The stem and all stages before have one for each channel; a softmax makes weights of them.
+        # A stage weighs the stem and the stages before it, each channel by itself; a softmax makes shares.
         self.input_weights = nn.ParameterList(
             torch.zeros(1 + i, dim, 1) for i in range(1, len(size.stages) + 1)
         )
@@ -235,7 +235,7 @@ class ReDimNet(Encoder):
             nn.Conv2d(1, size.channels, 3, padding=1), ChannelNorm(size.channels, eps=1e-6)
         )
         channels, num_bins, stages = size.channels, num_mels, []
-        self.map_channels = []  # that each stage takes
+        self.map_channels = []  # of the map that each stage takes
         for stage in size.stages:
             self.map_channels.append(channels)
             stages.append(self._stage(stage, size, channels, num_bins))

@@ -50,7 +50,7 @@ class Block(nn.Module):
             layers.append(nn.Conv2d(widths[i], widths[i + 1], kernel, step, kernel // 2, bias=False))
             layers.append(nn.BatchNorm2d(widths[i + 1]))
             layers.append(nn.ReLU(inplace=True))
-        self.layers = nn.Sequential(*layers[:-1])  # the last ReLU comes after the shortcut
+        self.layers = nn.Sequential(*layers[:-1])  # The last ReLU comes after the shortcut.
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
@@ -63,11 +63,11 @@ class Block(nn.Module):
 
 
 class ResNet(Encoder):
-    """A ResNet of 32 to 256 channels (four times as many with bottlenecks); see the file's head for sizes."""
+    """Embed by a ResNet of 32 to 256 channels, 4 times as many with bottlenecks; sizes: head of the file."""
 
     @section
     class Config(EncoderConfig):
-        """Settings of the encoder; the defaults are wespeaker's ResNet34."""
+        """Hold the settings of the encoder; the defaults are wespeaker's ResNet34."""
 
         name: Literal["resnet"] = "resnet"
         features: KaldiFeatures = KaldiFeatures()
@@ -81,7 +81,7 @@ class ResNet(Encoder):
         embedding_dim: EmbeddingDim = 256
 
     pooling_modules = ("head",)
-    min_samples = 1680  # two frames after three halvings: one has no deviation
+    min_samples = 1680  # two frames after three halvings, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__()

@@ -19,11 +19,11 @@ _KERNELS, _STRIDES = (10, 8, 4, 4, 4), (5, 4, 2, 2, 2)
 
 
 class SimpleAudioCNN(Encoder):
-    """Convolutions with batch norm and ReLU, a frame every 10 ms; an embedding is the mean of the frames."""
+    """Convolve waveforms (batch norm, ReLU) to a frame every 10 ms; an embedding is the mean of frames."""
 
     @section
     class Config(EncoderConfig):
-        """Settings of the encoder."""
+        """Hold the settings of the encoder."""
 
         name: Literal["simple_audio_cnn"] = "simple_audio_cnn"
         channels: Annotated[

@@ -24,7 +24,7 @@ from sslsv.encoders.fields import EmbeddingDim, EncoderConfig
 from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
 
-# Beginnings of names in files, and what torchaudio calls them; a model with a head puts its own name first.
+# Names in transformers' files become torchaudio's; a model with a head puts its own name in front.
 _RENAMED = (
     (r"^(wavlm|hubert|wav2vec2)\.", ""),
     (r"^feature_projection\.", "encoder.feature_projection."),
@@ -78,7 +78,7 @@ def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = 
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
         found[name] = tensor
-    for name in wanted:  # WavLM: one matrix for queries, keys and values, in a module of its own
+    for name in wanted:  # Torchaudio's WavLM has one matrix for queries, keys and values.
         if name not in found and ".attention.attention." in name:
             parts = [name.replace("attention.attention.", "attention.")]
             if "in_proj_" in name:
@@ -101,7 +101,7 @@ def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = 
 
 
 class MeanOverTime(nn.Module):
-    """Mean over time of one mixture of the layers, then a linear layer."""
+    """Take the mean over time of one mixture of the layers, then a linear layer."""
 
     num_mixtures = 1
 
@@ -110,12 +110,12 @@ class MeanOverTime(nn.Module):
         self.head = nn.Linear(channels, embedding_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(B, C, L) -> (B, embedding_dim)."""
+        """Return (B, embedding_dim) of frames (B, C, L)."""
         return self.head(frames.mean(2))  # type: ignore[no-any-return]
 
 
 class FactorizedAttention(nn.Module):
-    """Means over time of one mixture of the layers, weighted by heads that look at another (MHFA)."""
+    """Take means over time of one mixture of the layers, weighted by heads that look at another (MHFA)."""
 
     num_mixtures = 2  # keys, values
 
@@ -127,22 +127,22 @@ class FactorizedAttention(nn.Module):
         self.head = nn.Linear(num_heads * head_dim, embedding_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(B, 2C, L), the mixture of the keys first, -> (B, embedding_dim)."""
+        """Return (B, embedding_dim) of frames (B, 2C, L), the mixture of the keys first."""
         keys, values = frames.mT.chunk(2, 2)
         weights = self.attention(self.keys(keys)).softmax(1)  # (B, L, heads), over time
         return self.head((weights.mT @ self.values(values)).flatten(1))  # type: ignore[no-any-return]
 
 
 class SpeechTransformer(Encoder):
-    """Convolutions over the waveform and a transformer; mixtures of all its layers are pooled over time.
+    """Embed by convolutions over the waveform, a transformer, and mixtures of its layers, pooled over time.
 
-    A mixture has a weight for each layer, softmax of a parameter. There is no layer drop: GPUs could not
-    average the gradients of layers that only some workers skip.
+    A mixture has a weight for each layer, softmax of a parameter; what enters the first layer counts as one.
+    There is no layer drop: GPUs could not average the gradients of layers that some workers skip.
     """
 
     @section
     class Config(EncoderConfig):
-        """Settings of the encoder; the pooling's are those published with WavLM-MHFA."""
+        """Hold the settings of the encoder; the pooling's are those published with WavLM-MHFA."""
 
         name: Literal["speech_transformer"] = "speech_transformer"
         trunk: Annotated[

@@ -27,11 +27,11 @@ _LAYERS = ((512, 5, 1), (512, 3, 2), (512, 3, 3), (512, 1, 1), (1500, 1, 1))
 
 
 class TDNN(Encoder):
-    """Five convolutions over time (LeakyReLU, batch norm), mean and deviation, one or two linear layers."""
+    """Embed by five convolutions over time (LeakyReLU, batch norm), mean, deviation, 1 or 2 linear layers."""
 
     @section
     class Config(EncoderConfig):
-        """Settings of the encoder; the defaults have 4,618,644 parameters."""
+        """Hold the settings of the encoder; the defaults have 4,618,644 parameters."""
 
         name: Literal["tdnn"] = "tdnn"
         features: WideFeatures = WideFeatures()

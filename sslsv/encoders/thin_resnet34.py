@@ -23,7 +23,7 @@ _BLOCKS_PER_STAGE = (3, 4, 6, 3)
 
 
 class SqueezeExcitation(nn.Module):
-    """A gate in (0, 1) per channel, from its mean: (B, C, F, L) -> (B, C, 1, 1). arXiv 1709.01507."""
+    """Make gates in (0, 1) of the channels' means: (B, C, F, L) -> (B, C, 1, 1). arXiv 1709.01507."""
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut; in the order conv-ReLU-BN, as VoxCeleb's ResNets."""
+    """Add a shortcut to two 3 x 3 convolutions, in the order conv-ReLU-BN, as VoxCeleb's ResNets."""
 
     def __init__(self, inputs: int, channels: int, stride: int, has_squeeze_excitation: bool) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, F, L) -> (B, channels, F / stride, L / stride)."""
-        # In place where autograd allows it: on a CPU, a third of a step is traffic of elementwise operations.
+        """Return (B, channels, F / stride, L / stride) of (B, inputs, F, L)."""
+        # In place where autograd allows: on a CPU a third of a step is memory traffic of such operations.
         y = self.norm1(F.relu(self.conv1(x), inplace=True))
         y = self.norm2(self.conv2(y))
         if self.gates is not None:
@@ -66,11 +66,11 @@ class Block(nn.Module):
 
 
 class ThinResNet34(Encoder):
-    """A ResNet-34 of a sixteenth or an eighth of the usual width; see the file's head for its two sizes."""
+    """Embed by a ResNet-34 of a quarter or half of the usual width; see the file's head for its two sizes."""
 
     @section
     class Config(EncoderConfig):
-        """Settings of the encoder; the defaults are Fast ResNet-34 (1,437,078 parameters)."""
+        """Hold the settings of the encoder; the defaults are Fast ResNet-34 (1,437,078 parameters)."""
 
         name: Literal["thin_resnet34"] = "thin_resnet34"
         features: Features = Features()

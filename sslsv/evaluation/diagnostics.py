@@ -22,7 +22,7 @@ def effective_rank(embeddings: Tensor, eps: float = 1e-7) -> Tensor:
     Rows are taken as they are, neither centred nor normalised. Compare runs of one method only.
     Source: Garrido et al., ICML 2023 (arXiv 2210.02885), equations 1 and 2, which add eps to each share.
     """
-    # A complete decomposition of the thin side costs D^3, once per validation.
+    # All singular values are computed: N * D^2 operations, once for each validation.
     return _exp_of_entropy(torch.linalg.svdvals(embeddings), eps)
 
 

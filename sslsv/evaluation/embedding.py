@@ -1,4 +1,4 @@
-"""Embeddings of many recordings: made once, kept on disk, by many processes if need be.
+"""Embeddings of many recordings: made once, by several processes where it pays, and kept in the run folder.
 
 One file per set of weights, front end and precision, named by a digest of them all. A recording is the same
 while its path, size and time of change are.

@@ -156,7 +156,7 @@ def _innermost(network: nn.Module) -> nn.Module:
 
 
 def _described(encoder: nn.Module) -> dict[str, str]:
-    # Where its training started from is nobody's path but the run's.
+    # The place that training started from stays out: it is a path of the machine that trained.
     innermost: Any = _innermost(encoder)
     paths = {key: None for key in ("init", "weights") if hasattr(innermost.config, key)}
     settings = dataclasses.replace(innermost.config, **paths)

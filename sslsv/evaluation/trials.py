@@ -36,7 +36,7 @@ NUM_VERSIONS = 2  # Each held-out utterance is heard in two channels: few speake
 
 @dataclass(frozen=True)
 class TrialSet:
-    """Trials and how to read their recordings; recording i is `read(i)`, float32 (T,) at 16 kHz."""
+    """Hold trials and a reader of their recordings; recording i is `read(i)`, float32 (T,) at 16 kHz."""
 
     name: str
     trials: Trials
@@ -170,7 +170,7 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     if os.path.isfile(name) and filesystem.get_file_info(path).type != fs.FileType.File:
         file = absolute(name)
     trials, odd = _read(root, file, is_lenient=is_lenient)
-    found = TrialList(posixpath.basename(file.partition("?")[0]), file, root, trials, odd)
+    found = TrialList(posixpath.basename(file), file, root, trials, odd)
     # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
     _, wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
     if len(wrong):

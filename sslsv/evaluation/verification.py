@@ -17,7 +17,6 @@ from sslsv.models.base import Model
 from sslsv.ops import distributed
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MIN_SAMPLES = 400  # one analysis window; shorter recordings are repeated
 NUM_AHEAD = 8  # recordings that a thread reads while others are embedded
 
 
@@ -58,18 +57,22 @@ class Embedder:
         mine = range(distributed.rank(), count, distributed.world_size())
         embeddings = torch.zeros(count, self.model.embedding_dim)
         bad: dict[int, str] = {}
-        for indices, waveforms in _equal_lengths(read, mine, self.batch_seconds, bad):
+        for indices, waveforms in _equal_lengths(read, mine, self.batch_seconds, self.model.min_samples, bad):
             embeddings[torch.tensor(indices)] = self.embed(waveforms)
         everywhere = {index: why for part in distributed.gather_objects(bad) for index, why in part.items()}
         return distributed.all_reduce_sum(embeddings.to(self.device)).cpu().numpy(), everywhere
 
 
 def _equal_lengths(
-    read: Callable[[int], Waveform], indices: range, batch_seconds: float, bad: dict[int, str]
+    read: Callable[[int], Waveform],
+    indices: range,
+    batch_seconds: float,
+    min_samples: int,
+    bad: dict[int, str],
 ) -> Iterator[tuple[list[int], list[Waveform]]]:
     """Yield groups of equally long recordings, of at most `batch_seconds` or one alone; a thread reads ahead.
 
-    Recordings that can't be read are put into `bad`; those shorter than `MIN_SAMPLES` are repeated.
+    Recordings that can't be read are put into `bad`; those shorter than `min_samples` are repeated.
     """
     waiting: dict[int, tuple[list[int], list[Waveform]]] = {}  # by length: indices and their waveforms
     most = batch_seconds * SAMPLE_RATE
@@ -85,8 +88,8 @@ def _equal_lengths(
             except AudioError as error:
                 bad[index] = str(error)
                 continue
-            if len(waveform) < MIN_SAMPLES:
-                waveform = np.resize(waveform, MIN_SAMPLES)
+            if len(waveform) < min_samples:
+                waveform = np.resize(waveform, min_samples)
             group = waiting.setdefault(len(waveform), ([], []))
             group[0].append(index)
             group[1].append(waveform)

@@ -12,11 +12,11 @@ from sslsv.settings import section
 
 
 class BarlowTwins(TwoViewModel):
-    """Redundancy reduction between two views, correlated over the global batch."""
+    """Make the cross-correlation of two views, taken over the global batch, the identity."""
 
     @section
     class Config:
-        """Settings of Barlow Twins; the defaults are those published for VoxCeleb."""
+        """Hold the settings of Barlow Twins; the defaults are those published for VoxCeleb."""
 
         name: Literal["barlow_twins"] = "barlow_twins"
         crop_seconds: CropSeconds = 2.0

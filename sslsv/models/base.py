@@ -152,8 +152,8 @@ class Model(nn.Module, ABC):
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
         """Prepare an epoch; called before its first step, not when a run is resumed within it.
 
-        With `add_positives`, from its start epoch on, all utterances are clustered by what the model as it is
-        now makes of a clean crop of each.
+        With `add_positives`, from its start epoch on, all utterances are clustered by embeddings of a clean
+        crop of each, made by the model as it is now.
         """
         if self.positives is not None and progress.epoch >= self.positives.settings.start_epoch:
             seconds = self.positives.settings.reference_seconds
@@ -165,7 +165,7 @@ class Model(nn.Module, ABC):
         if settings is not None:
             self.positives = PositiveSampler(settings, size.num_utterances, dim)
 
-    # A compiled function would be compiled anew for each step, on which the draws depend.
+    # Compiled, it would be compiled anew in every step, because the draws depend on the step.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def sample_positives(
         self, rows: Tensor, batch: dict[str, Tensor], progress: Progress
@@ -194,6 +194,11 @@ class Model(nn.Module, ABC):
     def embedding_dim(self) -> int:
         """Return D, the number of values in an embedding."""
         return int(self.get_submodule(self.embedder).embedding_dim)  # type: ignore[arg-type]
+
+    @property
+    def min_samples(self) -> int:
+        """Return the length of the shortest waveform that can be embedded."""
+        return int(self.encoder.min_samples)  # type: ignore[arg-type]
 
     @classmethod
     def build_embedder(cls, config: Any, encoder: nn.Module) -> nn.Module:
@@ -279,7 +284,7 @@ class TwoViewModel(Model):
             rows = self.whitening(projections.transpose(0, 1).flatten(0, 1))  # (2B, P)
             pairs = distributed.gather(paired(rows))  # (W*B, 2, P)
             positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
-            # Rows that nothing replaces must also lie in memory as before, or sums differ in the last bit.
+            # Stacked again, rows lie in memory as they do without sampling: sums are the same bit for bit.
             z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)
             loss, metrics = self.loss_at(z_a, z_b, progress)
             metrics |= sampling

@@ -24,18 +24,18 @@ def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Return [2 - 2 cos(p_a, z_b)] + [2 - 2 cos(p_b, z_a)], mean over rows, from 0 to 8.
 
     Predictions p of the student and targets z of the teacher are (B, 2, P), for the views a and b: equation
-    2, made symmetric as in the paper. Rows know nothing of each other.
+    2, made symmetric as in the paper. The loss of a row depends on no other row.
     """
     cosines = F.cosine_similarity(predictions, targets.flip(1), dim=2)
     return (2 - 2 * cosines).sum(1).mean()
 
 
 class BYOL(TwoViewTeacherModel):
-    """Bootstrap your own latent: no negatives, a predictor, and a teacher that is a moving average."""
+    """Predict a teacher's projections of the other view; no negatives (bootstrap your own latent)."""
 
     @section
     class Config:
-        """Settings of BYOL; the defaults are those published for VoxCeleb."""
+        """Hold the settings of BYOL; the defaults are those published for VoxCeleb."""
 
         name: Literal["byol"] = "byol"
         crop_seconds: CropSeconds = 2.0
@@ -63,7 +63,7 @@ class BYOL(TwoViewTeacherModel):
         return cosine_momentum(self.config.teacher_momentum, progress)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean loss of this worker's rows: their mean over workers is that of the global batch."""
+        """Return the mean loss of this worker's rows; averaged over workers, that of the global batch."""
         embeddings, projections, targets = self.project(batch["views"])
         predictions = self.predictor(projections)
         with torch.autocast(predictions.device.type, enabled=False):

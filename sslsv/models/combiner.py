@@ -17,7 +17,7 @@ class Combiner(TwoViewModel):
 
     @section
     class Config:
-        """Settings of the combination; each setting of a term counts only for the losses it names."""
+        """Hold the settings of the combination; comments name the losses that use a setting of a term."""
 
         @section
         class Term:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return logits (2B, 2B), all projections against all, -inf on the diagonal; and positives (2B, 1)."""
-    # Scaling the rows before the product is 2B * P work and gradients; scaling after it, 2B * 2B.
+    # Scaled before the product, 2B * P values are multiplied; after it there would be 2B * 2B.
     z = F.normalize(torch.cat([z_a, z_b]), dim=1) * temperature**-0.5
     logits = (z @ z.T).fill_diagonal_(-torch.inf)
     positives = torch.arange(len(z), device=z.device).roll(len(z_a))

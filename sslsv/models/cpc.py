@@ -48,7 +48,7 @@ class ContextNetwork(nn.Module):
 
 
 class CPC(Model):
-    """Contrastive predictive coding: find the coming frames of an utterance among those of the batch.
+    """Find the coming frames of an utterance among those of the batch: contrastive predictive coding.
 
     The context is the GRU's state after all frames of a crop but the last `num_steps`; a matrix for each step
     k predicts frame k of those. As published, these are the last frames of the same crop; with `target`
@@ -60,7 +60,7 @@ class CPC(Model):
 
     @section
     class Config:
-        """Settings of CPC; the defaults are those published for VoxCeleb, except for the target."""
+        """Hold the settings of CPC; the defaults are those published for VoxCeleb, except for the target."""
 
         name: Literal["cpc"] = "cpc"
         crop_seconds: CropSeconds = 2.0
@@ -104,7 +104,7 @@ class CPC(Model):
         return self.context.encoder  # type: ignore[return-value]
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean over steps of the cross entropy of the own frame among all of the global batch."""
+        """Return the mean cross entropy of an utterance's own frame among those of the global batch."""
         views = batch["views"]
         frames = self.context.frames(views.transpose(0, 1).flatten(0, 1))  # type: ignore[operator]
         steps = self.config.num_steps

@@ -29,13 +29,14 @@ def deepcluster_loss(z: Tensor, prototypes: Tensor, labels: Tensor, temperature:
 
 
 class DeepCluster(Model):
-    """Clusters of a memory of all utterances' projections are the classes of the next epoch.
+    """Classify utterances into the clusters that a memory of their projections had before the epoch.
 
     The memory has a row for each utterance and view, written whenever a batch holds it. Before each epoch,
     each head's prototypes and labels come from spherical k-means: head h clusters view h mod 2, from a start
     of its own. Before the first one, the memory is made of one augmented crop of each utterance.
 
-    It is float16, 2 KB for each utterance and 512 projections: 2.2 GB for VoxCeleb2, in each checkpoint too.
+    The memory is float16: 2 KB for an utterance with projections of 512 values, 2.2 GB for VoxCeleb2, in each
+    checkpoint too.
     """
 
     memory: Tensor
@@ -44,17 +45,15 @@ class DeepCluster(Model):
 
     @section
     class Config:
-        """Settings of DeepCluster; the defaults are those published for VoxCeleb."""
+        """Hold the settings of DeepCluster; the defaults are those published for VoxCeleb."""
 
         name: Literal["deepcluster"] = "deepcluster"
         crop_seconds: CropSeconds = 2.0
         projector_dims: LayerDims = (2048, 2048, 512)
         num_prototypes: Annotated[int, Field(ge=2, description="clusters of each head")] = 3000
-        num_heads: Annotated[
-            int, Field(ge=1, le=16, description="clusterings, of view 0, 1, 0 and so on")
-        ] = 3
+        num_heads: Annotated[int, Field(ge=1, le=16, description="clusterings, of the two views in turn")] = 3
         temperature: Temperature = 0.1
-        kmeans_iterations: Annotated[int, Field(ge=1, description="of each clustering")] = 10
+        kmeans_iterations: Annotated[int, Field(ge=1, description="rounds of k-means")] = 10
         regularizers: Regularizers = ()
 
     config: Config

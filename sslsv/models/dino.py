@@ -83,7 +83,7 @@ def warmed_up(first: float, last: float, num_epochs: int, epoch: int) -> float:
 
 
 class DINO(TeacherModel):
-    """Self-distillation: a student of all crops learns what a centred, sharpened teacher makes of long ones.
+    """Teach a student of all crops what a centred, sharpened teacher makes of the long ones.
 
     Batch norms of encoder and head see the long views together and the short views together (as the code of
     the published speaker results; DINO's authors pass all crops through the head at once). The embedding is
@@ -95,7 +95,7 @@ class DINO(TeacherModel):
 
     @section
     class Config:
-        """Settings of DINO; the defaults are those with the best published results on VoxCeleb."""
+        """Hold the settings of DINO; the defaults are those with the best published results on VoxCeleb."""
 
         name: Literal["dino"] = "dino"
         long_seconds: LongSeconds = 4.0
@@ -105,16 +105,16 @@ class DINO(TeacherModel):
         num_prototypes: NumPrototypes = 65536
         student_temperature: Temperature = 0.1
         teacher_temperature: Temperature = 0.04
-        first_teacher_temperature: Annotated[float, Field(gt=0, description="in epoch 0")] = 0.04
-        temperature_warmup_epochs: Annotated[int, Field(ge=0, description="from the first to the last")] = 0
-        centre_momentum: Annotated[float, Field(ge=0, le=1, description="share that the centre keeps")] = 0.9
+        first_teacher_temperature: Annotated[float, Field(gt=0, description="that of epoch 0")] = 0.04
+        temperature_warmup_epochs: Annotated[int, Field(ge=0, description="epochs it takes to change")] = 0
+        centre_momentum: Annotated[float, Field(ge=0, le=1, description="share kept in a step")] = 0.9
         teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
         frozen_epochs: Annotated[int, Field(ge=0, description="first epochs with fixed prototypes")] = 1
         tensor_clip_norm: TensorClipNorm = 3.0
-        # RDINO has 0.2, from a first 0.05 in 10 epochs.
+        # 0 is plain DINO. RDINO's weight is 0.2, to which it rises from 0.05 in 10 epochs.
         regularizer_weight: Weight = 0.0
         first_regularizer_weight: Weight = 0.05
-        regularizer_warmup_epochs: Annotated[int, Field(ge=0, description="from the first to the last")] = 10
+        regularizer_warmup_epochs: Annotated[int, Field(ge=0, description="epochs of its rise")] = 10
         regularizer_dim: Annotated[int, Field(ge=2, description="units that are regularised")] = 8192
         positives: Positives = None
         regularizers: Regularizers = ()
@@ -150,8 +150,8 @@ class DINO(TeacherModel):
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's rows, given the old centre, and move the centre.
 
-        Rows know nothing of each other but through the centre and the regulariser, which are of the global
-        batch. `teacher_entropy`, in nats, is ln K when the teacher tells nothing apart.
+        A row's loss depends on other rows only through the centre and the regulariser, both of the global
+        batch. `teacher_entropy`, in nats, is ln K where the targets are uniform.
         """
         config, num_rows = self.config, len(batch["long"])
         long, short = by_view(batch["long"]), by_view(batch["short"])
@@ -194,7 +194,7 @@ class DINO(TeacherModel):
     @torch.no_grad()
     def move_centre(self, rows: Tensor) -> None:
         """Move the centre by the teacher's unit rows (G, B, P) of all workers, after the targets are made."""
-        # The mean of all logits is that of the logits of the mean row, which is K / P times smaller to share.
+        # The mean of all logits equals the logits of the mean row: workers share P values in place of K.
         mean_logits = self.teacher["prototypes"]() @ distributed.all_reduce_mean(rows.mean((0, 1)))
         self.centre.lerp_(mean_logits, 1.0 - self.config.centre_momentum)
 

@@ -1,4 +1,4 @@
-"""Types of settings that several methods share; no torch here (see `registry`)."""
+"""Types of settings that several methods share; settings are read before torch is imported."""
 
 import math
 from dataclasses import field
@@ -16,7 +16,7 @@ Weight = Annotated[float, Field(ge=0, description="factor of this term in the lo
 Temperature = Annotated[float, Field(gt=0, description="divisor of the cosines; a lower one sharpens")]
 Momentum = Annotated[float, Field(ge=0, le=1, description="share that the teacher keeps in a step")]
 
-# What DINO and its kin share: views of two lengths, and a head that ends in unit vectors.
+# What DINO and SDPN share: views of two lengths, and a head that ends in unit vectors.
 LongSeconds = Annotated[float, Field(ge=0.1, description="length of a long view, seconds")]
 ShortSeconds = Annotated[float, Field(ge=0.1, description="length of a short view, seconds")]
 NumShort = Annotated[int, Field(ge=1, description="short views of each utterance")]
@@ -34,12 +34,12 @@ class SSPS:
 
     name: Literal["ssps"] = "ssps"
     start_epoch: Annotated[int, Field(ge=0, description="first epoch that clusters and samples")] = 100
-    num_clusters: Annotated[int, Field(ge=1, description="of all training utterances")] = 25000
+    num_clusters: Annotated[int, Field(ge=1, description="clusters of the corpus")] = 25000
     num_neighbors: Annotated[
         int, Field(ge=0, description="other clusters, next to the own one, to sample from; 0 = the own one")
     ] = 1
     queue_length: Annotated[int, Field(ge=0, description="past positives that may be sampled")] = 25000
-    kmeans_iterations: Annotated[int, Field(ge=1, description="in each epoch")] = 10
+    kmeans_iterations: Annotated[int, Field(ge=1, description="rounds in each epoch")] = 10
     reference_seconds: Annotated[float, Field(ge=0.1, description="clean crop that is clustered")] = 4.0
 
     def __post_init__(self) -> None:
@@ -74,18 +74,18 @@ class MarginSchedule:
 
 @section
 class MarginConfig:
-    """Choose what the positives of a contrastive loss must do better by (see `margins`)."""
+    """Choose the margin by which positives must beat negatives in a contrastive loss (see `margins`)."""
 
     name: Literal["none", "am", "aam", "sphereface", "curricularface", "magface", "adaface"] = "none"
     value: Annotated[float, Field(ge=0, description="am: cosine; sphereface: factor; others: radians")] = 0.1
     schedule: MarginSchedule = field(default_factory=MarginSchedule)
-    lowest_value: Annotated[float, Field(ge=0, description="magface: of the shortest anchors, radians")] = (
-        0.01
-    )
+    lowest_value: Annotated[
+        float, Field(ge=0, description="magface: the shortest anchors' margin, radians")
+    ] = 0.01
     # Norms depend on the encoder, and those of ECAPA-TDNN without a projector lie far outside 10 to 110.
     norm_range: Annotated[
         tuple[float, float] | None,
-        Field(description="magface: norms with the lowest and full margin; null = 5 and 95 % of a batch"),
+        Field(description="magface: norms with the lowest and full margin; null = a batch's 5 and 95 %"),
     ] = (10.0, 110.0)
     norm_weight: Annotated[float, Field(ge=0, description="magface: factor of the term for long norms")] = 0.0
     concentration: Annotated[float, Field(gt=0, description="adaface: h, factor of the norms' z-score")] = (

@@ -1,4 +1,4 @@
-"""Parts of DINO's head, which its kin share: a bottleneck of unit vectors, and prototypes of its size."""
+"""The head that DINO and SDPN share: a bottleneck of unit vectors, and prototypes to compare them with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ class BottleneckHead(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for dim in dims[:-1]:
-            # A batch norm would cancel a bias: DINO's own layers have such biases all the same.
+            # The batch norm would cancel a bias, so there is none; DINO's own layers have one.
             layers += [nn.Linear(input_dim, dim, bias=False), nn.BatchNorm1d(dim), nn.GELU()]
             input_dim = dim
         if wide_dim:
@@ -90,8 +90,9 @@ class _LogSumExp(torch.autograd.Function):
 def log_sum_exp(rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
     """Return log sum over k of exp(row . prototype_k / temperature): (V, B, P), (K, P) -> (V, B).
 
-    Only the (B, K) logits of one view are there at any time, also in the backward pass, where one more matrix
-    product of four makes them again. Of 6 views, 128 rows and 65,536 prototypes, all would be 201 MB a copy.
+    Only the (B, K) logits of one view are there at any time, also in the backward pass, which makes them
+    again: four matrix products in place of three. Of 6 views, 128 rows and 65,536 prototypes, all would be
+    201 MB a copy.
     """
     return _LogSumExp.apply(rows, prototypes, temperature)  # type: ignore[no-any-return]
 

@@ -23,7 +23,7 @@ def centre_distance(projections: Tensor, num_long: int) -> Tensor:
 
 
 class LeJEPA(Model):
-    """Joint embedding without teacher, predictor or negatives: one weight is all there is to choose.
+    """Pull views together and keep them normally distributed: no teacher, predictor or negatives, one weight.
 
     The loss is sigreg_weight * SIGReg + (1 - sigreg_weight) * `centre_distance` of projections that are not
     normalised. Views pass through the encoder by length, then all of them together through the projector.
@@ -31,7 +31,7 @@ class LeJEPA(Model):
 
     @section
     class Config:
-        """Settings of LeJEPA: weight and directions are the paper's, which has no speakers in it."""
+        """Hold the settings of LeJEPA; weight and directions are the paper's, which is not about speakers."""
 
         name: Literal["lejepa"] = "lejepa"
         long_seconds: Annotated[float, Field(ge=0.1, description="length of a long view, seconds")] = 4.0

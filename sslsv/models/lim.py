@@ -57,11 +57,11 @@ OBJECTIVES = {"bce": bce_loss, "mine": mine_loss, "nce": nce_loss}
 
 
 class LIM(TwoViewModel):
-    """Local info max: one positive and one random negative for each utterance of the global batch."""
+    """Tell the positive of each utterance from one random negative of the global batch (local info max)."""
 
     @section
     class Config:
-        """Settings of LIM; the defaults are those published for VoxCeleb."""
+        """Hold the settings of LIM; the defaults are those published for VoxCeleb."""
 
         name: Literal["lim"] = "lim"
         crop_seconds: CropSeconds = 2.0

@@ -60,7 +60,7 @@ def multiply_angle(cosines: Tensor, factor: Tensor | float) -> Tensor:
         angles = cosines.clamp(-1, 1).acos()
         turns = (factor * angles / math.pi).floor()
         multiplied = (1 - 2 * turns.remainder(2)) * (factor * angles).cos() - 2 * turns
-        # Taking off the cosine of the same angle, not the cosine, makes a factor of 1 exact.
+        # The rounded angle's cosine is subtracted, not the cosine itself: a factor of 1 changes no bit.
         change = multiplied - angles.cos()
     return cosines + change
 
@@ -114,8 +114,8 @@ class Margin(nn.Module):
     def observe(self, positive_logits: Tensor, anchors: Tensor) -> None:
         """Take in the batch: logits of all positives, without margin, and projections of anchors (N, P).
 
-        These are not normalised. In training the averages of this step count in its loss, as in the papers'
-        code; `after_step` keeps them. In evaluation nothing moves.
+        The projections are not normalised. In training the averages of this step count in its loss, as in the
+        papers' code; `after_step` keeps them. In evaluation nothing moves.
         """
         self._new_averages = None
         if self.config.name == "magface" and self.config.norm_range is None:
@@ -190,7 +190,8 @@ class Margin(nn.Module):
         """Return by how much CurricularFace (arXiv 2004.00288) changes the cosines of negatives, (N, K).
 
         Those above cos(theta + margin) of the anchor's positive, the farthest if there are more, become
-        cosine * (t + cosine). As t is 0 at first, even a margin of 0 is not NT-Xent.
+        cosine * (t + cosine), t the running mean of the positives' cosines. As t is 0 at first, even a margin
+        of 0 is not NT-Xent.
         """
         margin = self._value
         limits = (cosines * margin.cos() - _sines(cosines) * margin.sin()).amin(1, keepdim=True).detach()

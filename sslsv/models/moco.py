@@ -45,7 +45,7 @@ def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) 
 
 
 class MoCo(TwoViewTeacherModel):
-    """Momentum contrast, symmetric: each view is a query against the other view's key and queue.
+    """Contrast each view, as a query, with the other view's key and queue of past keys (momentum contrast).
 
     With `positives`, another utterance's key may take the place of the own one; it stays in the queue, as a
     negative.
@@ -53,7 +53,7 @@ class MoCo(TwoViewTeacherModel):
 
     @section
     class Config:
-        """Settings of MoCo; the defaults are those with the best published result on VoxCeleb."""
+        """Hold the settings of MoCo; the defaults are those with the best published result on VoxCeleb."""
 
         name: Literal["moco"] = "moco"
         crop_seconds: CropSeconds = 2.0
@@ -109,7 +109,7 @@ class MoCo(TwoViewTeacherModel):
 
     def after_step(self, progress: Progress) -> None:
         """Put this step's keys into the queues, in the order of the global batch; move teacher and margin."""
-        if self._new_keys is not None:  # not in forward: the backward pass needs the old queue
+        if self._new_keys is not None:  # Not pushed in `forward`: the backward pass needs the old queue.
             for view, queue in enumerate(self.queues):
                 queue.push(self._new_keys[:, view])  # type: ignore[operator]
             self._new_keys = None

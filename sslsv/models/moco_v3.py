@@ -39,13 +39,13 @@ def _directions(queries: Tensor, keys: Tensor, temperature: float) -> list[tuple
 
 
 class MoCoV3(TwoViewTeacherModel):
-    """Momentum contrast without a queue: the negatives are the rest of the global batch."""
+    """Contrast predictions with a teacher's keys; negatives are the rest of the global batch, not a queue."""
 
     projector_ends_in_norm = True
 
     @section
     class Config:
-        """Settings of MoCo v3; the heads are those for ResNets, no result for speakers is published."""
+        """Hold the settings of MoCo v3; heads are those for ResNets; no result for speakers is published."""
 
         name: Literal["moco_v3"] = "moco_v3"
         crop_seconds: CropSeconds = 2.0

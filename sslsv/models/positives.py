@@ -40,7 +40,7 @@ class PositiveSampler(nn.Module):
         self.queue = Queue(settings.queue_length, dim, starts_random=False)
         self.register_buffer("utterances", torch.full((settings.queue_length,), -1))  # of the queue's rows
         self.register_buffer("labels", torch.full((num_utterances,), -1))  # cluster of each utterance
-        # Clusters that each one samples from; -1 for none.
+        # The clusters that members of a cluster sample from; -1 for none.
         self.register_buffer(
             "neighbors", torch.full((settings.num_clusters, max(settings.num_neighbors, 1)), -1)
         )

@@ -23,7 +23,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> Tensor:
-        """Replace the oldest rows by `rows` (N, dim), of more than `length` by the last ones; return where.
+        """Replace the oldest rows by `rows` (N, dim), or by the last `length` of them; return their places.
 
         A loss that has used `rows` must have been backpropagated: the tensor is changed in place.
         """

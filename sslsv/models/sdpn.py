@@ -43,7 +43,7 @@ def balance(probabilities: Tensor, iterations: int) -> Tensor:
     Sinkhorn's iterations: first each column is divided by its sum, then each row. The start is rows that sum
     to 1, as in the authors' code; from exp(cosines / temperature) three iterations lead elsewhere.
     """
-    smallest = torch.finfo(probabilities.dtype).tiny  # A prototype may have lost every row's last bit.
+    smallest = torch.finfo(probabilities.dtype).tiny  # The shares of a prototype may all underflow to 0.
     for _ in range(iterations):
         probabilities = probabilities / probabilities.sum(0).clamp(min=smallest)
         probabilities = probabilities / probabilities.sum(1, keepdim=True).clamp(min=smallest)
@@ -82,7 +82,7 @@ class SDPN(TeacherModel):
 
     @section
     class Config:
-        """Settings of SDPN; the defaults are those published for VoxCeleb."""
+        """Hold the settings of SDPN; the defaults are those published for VoxCeleb."""
 
         name: Literal["sdpn"] = "sdpn"
         long_seconds: LongSeconds = 4.0  # one view, clean, for the teacher
@@ -92,7 +92,7 @@ class SDPN(TeacherModel):
         num_prototypes: NumPrototypes = 1024
         student_temperature: Temperature = 0.1
         teacher_temperature: Temperature = 0.025
-        balance_iterations: Annotated[int, Field(ge=0, description="of Sinkhorn, on the targets")] = 3
+        balance_iterations: Annotated[int, Field(ge=0, description="rounds of Sinkhorn on targets")] = 3
         teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
         memax_weight: Weight = 1.0
         koleo_weight: Weight = 0.1

@@ -16,15 +16,15 @@ from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
 
-_LONG, _SHORT = 2, 4  # views of an utterance in the form with many of them
+_LONG, _SHORT = 2, 4  # views of an utterance in the form `multi_view`
 
 
 class SimCLR(TwoViewModel):
-    """Contrastive learning with the negatives of the global batch."""
+    """Contrast each view with the other view of its utterance and with all utterances of the global batch."""
 
     @section
     class Config:
-        """Settings of SimCLR; the defaults are those with the best published result on VoxCeleb.
+        """Hold the settings of SimCLR; the defaults are those with the best published result on VoxCeleb.
 
         Forms: `symmetric`, NT-Xent, each view against its partner and all other views; `asymmetric`, the
         first view against the second ones (InfoNCE); `multi_view`, four short views against two long ones.
@@ -32,7 +32,7 @@ class SimCLR(TwoViewModel):
 
         name: Literal["simclr"] = "simclr"
         crop_seconds: CropSeconds = 2.0  # multi_view: of the short views
-        long_crop_seconds: Annotated[float, Field(ge=0.1, description="multi_view: of the long views")] = 4.0
+        long_crop_seconds: Annotated[float, Field(ge=0.1, description="multi_view: the long views")] = 4.0
         projector_dims: LayerDims = ()  # none is best for speakers; images take (2048, 2048, 256)
         temperature: Temperature = 0.03  # a lower one weighs the hardest negatives more
         form: Literal["symmetric", "asymmetric", "multi_view"] = "symmetric"
@@ -89,7 +89,7 @@ class SimCLR(TwoViewModel):
         self.margin.after_step(progress)
 
     def _contrast(self, logits: Tensor, positives: Tensor, anchors: Tensor) -> StepOutput:
-        """Return the loss of logits, their rows' projections being `anchors` (B, views, P)."""
+        """Return the loss of logits whose rows are those of the projections `anchors` (B, views, P)."""
         rows = anchors.transpose(0, 1).flatten(0, 1)
         self.margin.observe(logits.gather(1, positives).flatten(), rows)
         loss = contrastive_loss(self.margin(logits, positives, rows), positives)

@@ -17,13 +17,13 @@ def simsiam_loss(predictions: Tensor, projections: Tensor) -> Tensor:
     """Return [-cos(p_a, z_b) - cos(p_b, z_a)] / 2, mean over rows, from -1 to 1.
 
     Predictions p and projections z are (B, 2, P), for the views a and b; no gradient passes through z
-    (equation 4). Rows know nothing of each other.
+    (equation 4). The loss of a row depends on no other row.
     """
     return -F.cosine_similarity(predictions, projections.detach().flip(1), dim=2).mean()
 
 
 class SimSiam(Model):
-    """Siamese networks with a predictor on one side and no gradient through the other.
+    """Predict the projection of the other view, through which no gradient passes.
 
     It does not work well for speakers: the best published result of this recipe is an EER of 28.94 %, while
     methods with negatives reach 6 to 9 %. It is here for comparisons. Both views pass through the network
@@ -32,7 +32,7 @@ class SimSiam(Model):
 
     @section
     class Config:
-        """Settings of SimSiam; the defaults are the authors'."""
+        """Hold the settings of SimSiam; the defaults are the authors'."""
 
         name: Literal["simsiam"] = "simsiam"
         crop_seconds: CropSeconds = 2.0
@@ -67,7 +67,7 @@ class SimSiam(Model):
         return decay_groups(rest) + decay_groups(self.predictor.parameters(), follows_schedule=False)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean loss of this worker's rows: their mean over workers is that of the global batch.
+        """Return the mean loss of this worker's rows; averaged over workers, that of the global batch.
 
         `projection_feature_std` is near 1 when projections spread evenly, 0 when they have collapsed.
         """

@@ -63,7 +63,7 @@ class Supervised(Model):
 
     @section
     class Config:
-        """Settings of supervised training; the defaults are those published for VoxCeleb2."""
+        """Hold the settings of supervised training; the defaults are those published for VoxCeleb2."""
 
         name: Literal["supervised"] = "supervised"
         crop_seconds: Annotated[float, Field(ge=0.1, description="length of the one view, seconds")] = 2.0
@@ -74,7 +74,7 @@ class Supervised(Model):
         ] = "aam"
         margin: Annotated[
             float,
-            Field(ge=0, lt=math.pi / 2, description="to the target: radians; sphereface2: cosine"),
+            Field(ge=0, lt=math.pi / 2, description="of the target class: radians; sphereface2: cosine"),
         ] = 0.2
         margin_schedule: MarginSchedule = field(default_factory=MarginSchedule)
         num_subcenters: Annotated[
@@ -84,7 +84,7 @@ class Supervised(Model):
             int, Field(ge=0, description="nearest other classes that get a margin too (inter-top-k)")
         ] = 0
         hard_margin: Annotated[
-            float, Field(ge=0, lt=math.pi / 2, description="of those, radians; it rises as the margin does")
+            float, Field(ge=0, lt=math.pi / 2, description="their margin, radians; it rises as `margin` does")
         ] = 0.06
         keeps_classes: Annotated[
             bool,

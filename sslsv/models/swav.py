@@ -27,16 +27,16 @@ def swav_loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
 
 
 class SwAV(Model):
-    """Swapped assignments between views: balanced codes of the global batch, and of a queue, are targets.
+    """Predict each view's cluster code from the other view; codes are balanced over batch and queue.
 
-    Prototypes are directions: they are normalised for each use and keep their lengths (a weight norm), which
-    is what the published speaker results were trained with. The authors' code overwrites the weights by unit
-    rows before each step, which trains otherwise at the same rate.
+    Prototypes are directions: they are normalised for each use, and the lengths of the weights mean nothing
+    (a weight norm), as for the published speaker results. The authors' code overwrites the weights by unit
+    rows before each step, so there the same learning rate turns prototypes by other angles.
     """
 
     @section
     class Config:
-        """Settings of SwAV; the defaults are those published for VoxCeleb."""
+        """Hold the settings of SwAV; the defaults are those published for VoxCeleb."""
 
         name: Literal["swav"] = "swav"
         crop_seconds: CropSeconds = 2.0

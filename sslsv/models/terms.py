@@ -11,12 +11,12 @@ from torch.autograd.function import once_differentiable
 
 
 def invariance(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Mean over all B * P entries of (z_a - z_b)^2, as VICReg's authors' code; the paper sums over P."""
+    """Return the mean over all B * P entries of (z_a - z_b)^2, as VICReg's code; the paper sums over P."""
     return F.mse_loss(z_a, z_b)
 
 
 def variance_hinge(z: Tensor, target_std: float = 1.0, eps: float = 1e-4) -> Tensor:
-    """Mean over dimensions of max(0, target_std - sqrt(Var + eps)), unbiased variance over the batch.
+    """Return the mean over dimensions of max(0, target_std - sqrt(Var + eps)), with unbiased variances.
 
     Source: VICReg (arXiv 2105.04906), equation 1. Needs at least two rows.
     """
@@ -30,7 +30,7 @@ def _hinge(variance: Tensor, target_std: float, eps: float) -> Tensor:
 
 
 class _GramProducts(torch.autograd.Function):
-    """Off-diagonal energy and diagonal of z_a^T z_b, or of z_a^T z_a for None, from the Gram matrices.
+    """Compute off-diagonal energy and diagonal of z_a^T z_b (z_a^T z_a for None) from the Gram matrices.
 
     Its gradient is written out because autograd takes twice the matrix products: it does not know that a
     Gram matrix is symmetric.
@@ -59,10 +59,10 @@ class _GramProducts(torch.autograd.Function):
 
 
 def cross_products(z_a: Tensor, z_b: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Sum over i != j of ((z_a^T z_b)_ij)^2, and the diagonal of z_a^T z_b: (B, P), (B, P) -> scalar, (P,).
+    """Return the sum over i != j of ((z_a^T z_b)_ij)^2, and the diagonal of z_a^T z_b, scalar and (P,).
 
-    Without `z_b`, those of z_a^T z_a. For B < P the P * P matrix is never built: its energy is that of the
-    Gram matrices, <z_a z_a^T, z_b z_b^T>, less the diagonal's: P / B times cheaper, and exact.
+    Both are (B, P); without `z_b`, those of z_a^T z_a. For B < P the P * P matrix is never built: its energy
+    is that of the Gram matrices, <z_a z_a^T, z_b z_b^T>, less the diagonal's: P / B times cheaper, and exact.
     """
     rows, dims = z_a.shape
     if rows < dims:
@@ -74,9 +74,10 @@ def cross_products(z_a: Tensor, z_b: Tensor | None = None) -> tuple[Tensor, Tens
 
 
 def variance_and_covariance(z: Tensor, target_std: float = 1.0, eps: float = 1e-4) -> tuple[Tensor, Tensor]:
-    """`variance_hinge`, and the sum of the squared off-diagonal entries of the unbiased covariance over P.
+    """Return `variance_hinge`, and the sum of the squared off-diagonal entries of the covariance over P.
 
-    Both come from one centred copy of `z` (B, P).  Source: VICReg (arXiv 2105.04906), equations 1, 3 and 4.
+    Both come from one centred copy of `z` (B, P); the covariance is unbiased. Source: VICReg (arXiv
+    2105.04906), equations 1, 3 and 4.
     """
     rows, dims = z.shape
     energy, squares = cross_products(z - z.mean(0))
@@ -84,7 +85,7 @@ def variance_and_covariance(z: Tensor, target_std: float = 1.0, eps: float = 1e-
 
 
 def correlation_penalty(z: Tensor, eps: float = 1e-12) -> Tensor:
-    """Mean over all P * P entries of the squared off-diagonal correlations (the diagonal counts as 0).
+    """Return the mean over all P * P entries of the squared correlations, the diagonal counted as 0.
 
     Columns are centred and L2-normalised over the batch, so the value lies in [0, 1) whatever their scale.
     Source: VIbCReg (arXiv 2109.00783), the normalised covariance.
@@ -94,12 +95,12 @@ def correlation_penalty(z: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
-    """Columns of mean 0 and biased variance 1 over the batch, (z - mean) / sqrt(Var + eps)."""
+    """Return columns of mean 0 and biased variance 1 over the batch, (z - mean) / sqrt(Var + eps)."""
     return F.batch_norm(z, None, None, training=True, eps=eps)
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Sum of named loss terms, each times its weight; both have the same names."""
+    """Return the sum of named loss terms, each times its weight; both have the same names."""
     products = [weights[name] * term for name, term in terms.items()]
     return torch.stack(products).sum()
 
@@ -155,7 +156,7 @@ def barlow_twins_weights(redundancy_weight: float, scale: float) -> dict[str, fl
 
 
 def koleo(rows: Tensor, eps: float = 1e-8) -> Tensor:
-    """Minus the mean log of the distance of each L2-normalised row (N, D) to the nearest of the others.
+    """Return minus the mean log distance of each L2-normalised row (N, D) to the nearest of the others.
 
     Both ends of a distance get a gradient. Equal rows count as 1e-6 apart and get none: it would be huge, in
     a direction of rounding errors.  Source: Sablayrolles et al., ICLR 2019 (arXiv 1806.03198), KoLeo.

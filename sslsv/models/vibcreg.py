@@ -39,11 +39,11 @@ def vibcreg_loss(
 
 
 class VIbCReg(TwoViewModel):
-    """Variance-invariance-better-covariance regularisation over the global batch."""
+    """Pull views together, keep each dimension's deviation up, decorrelate dimensions, behind a whitening."""
 
     @section
     class Config:
-        """Settings of VIbCReg."""
+        """Hold the settings of VIbCReg; none are published for speakers."""
 
         name: Literal["vibcreg"] = "vibcreg"
         crop_seconds: CropSeconds = 2.0

@@ -11,11 +11,11 @@ from sslsv.settings import section
 
 
 class VICReg(TwoViewModel):
-    """Variance-invariance-covariance regularisation over the global batch."""
+    """Pull views together, keep each dimension's deviation up, decorrelate dimensions."""
 
     @section
     class Config:
-        """Settings of VICReg; the defaults are those published for VoxCeleb."""
+        """Hold the settings of VICReg; the defaults are those published for VoxCeleb."""
 
         name: Literal["vicreg"] = "vicreg"
         crop_seconds: CropSeconds = 2.0

@@ -44,11 +44,11 @@ def wmse_loss(z_a: Tensor, z_b: Tensor, order: Tensor, group_size: int, shrinkag
 
 
 class WMSE(TwoViewModel):
-    """Mean squared distance of whitened projections: whitening keeps them from collapsing."""
+    """Pull whitened projections of two views together: whitening keeps them from collapsing."""
 
     @section
     class Config:
-        """Settings of W-MSE; the defaults are those published for VoxCeleb."""
+        """Hold the settings of W-MSE; the defaults are those published for VoxCeleb."""
 
         name: Literal["wmse"] = "wmse"
         crop_seconds: CropSeconds = 2.0

@@ -65,7 +65,7 @@ def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
 
 def _pretrained_encoder(config: Config) -> Any:
     settings = config.encoder
-    with torch.random.fork_rng(devices=[]):  # what the file does not hold is as the model has drawn it
+    with torch.random.fork_rng(devices=[]):  # the pooling is the one that the model has drawn
         encoder = build_encoder(config)
     try:
         encoder.load_weights(read_weights(settings.weights))

@@ -23,10 +23,10 @@ from sslsv.training.meter import Meter
 from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.training.step import take_step
 
-# One execution of Ray Data: starting it costs 0.25 s, and its plan must stay small, at every worker.
+# Most of one execution of Ray Data: each start costs 0.25 s, but every worker holds its plan in memory.
 MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
 
-# Asking a GPU waits for all the work that is queued on it, so it is asked more seldom.
+# How often workers ask each other whether to stop: on GPUs the answer waits for all queued work.
 ASK_EVERY_STEPS = {"cpu": 1, "cuda": 8}
 
 
@@ -54,7 +54,7 @@ class Training:
     ) -> None:
         self.config, self.folder, self.device, self.report = config, folder, device, report
         self.asked_to_stop = asked_to_stop
-        # Indices of files that could not be read here since the last record.
+        # Numbers of the files that this worker could not read since the last record.
         self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
         validation.start_together(self.open)
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch

@@ -12,7 +12,7 @@ from sslsv.ops import distributed
 
 
 class Meter:
-    """Average the tensors of the steps on request; until then none is read, which would make a GPU wait."""
+    """Average the numbers of steps when asked; no tensor is read before, because a GPU would have to wait."""
 
     def __init__(
         self, *, batch_size: int, total_steps: int, steps_per_epoch: int, first_step: int, seconds: float

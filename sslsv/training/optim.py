@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sslsv.config import OptimizerConfig
 
-TRUST_COEFFICIENT = 1e-3  # LARS: share of the weights' norm
+TRUST_COEFFICIENT = 1e-3  # of LARS: norm of a step over that of the weights, at a learning rate of 1
 
 
 class LARS(torch.optim.Optimizer):
@@ -80,7 +80,7 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
         if config.name == "lars":
             settings[-1]["adapts"] = decays
     lr = config.learning_rate
-    # One kernel for all tensors; other devices get PyTorch's own default.
+    # Fused: one kernel for all tensors. Devices that lack it get PyTorch's own default.
     fused = True if all(p.device.type in ("cpu", "cuda") for p in trainable) else None
     match config.name:
         case "adam":
@@ -89,8 +89,8 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
             return torch.optim.AdamW(settings, lr=lr, fused=fused)
         case "sgd":
             optimizer = torch.optim.SGD(settings, lr=lr, momentum=config.momentum, fused=fused)
-            # The fused kernel takes no group in which only some tensors have a momentum yet, as when a method
-            # freezes others at first. From zeros the first step is the same.
+            # The fused kernel refuses a group in which only some tensors have a momentum, as when a method
+            # freezes others at first. With zeros for all, the first step is the same.
             for parameter in trainable if config.momentum else ():
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
             return optimizer

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 from sslsv.ops import distributed
 from sslsv.training.loop import Training
 
-WARM_UP_STEPS = 5  # before the steps that count: files and caches are cold
+WARM_UP_STEPS = 5  # not counted, because files and caches are still cold
 WAITING = "waiting for data"
 # `training.step` marks the other parts.
 PARTS = (WAITING, "move batch", "forward", "backward", "forward and backward in chunks", "optimizer")
@@ -42,7 +42,7 @@ def profile_steps(training: Training, steps: int) -> dict[str, Any]:
             training.meter.add(training.take_step(batch))
             if has_gpu:
                 torch.cuda.synchronize()
-            end = time.perf_counter()  # The last `profiler.step` reads the whole trace.
+            end = time.perf_counter()  # Taken here, because the last `profiler.step` reads the whole trace.
             profiler.step()
     seconds = (end - starts[WARM_UP_STEPS]) / steps
     with tempfile.TemporaryDirectory() as folder:

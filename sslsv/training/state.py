@@ -33,7 +33,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     size: CorpusSize
     step: int = 0  # optimizer steps taken
-    best_value: float | None = None  # best value of evaluation.criterion so far
+    best_value: float | None = None  # of `evaluation.criterion`, so far
     best_step: int | None = None
     stop_reason: str | None = None  # why training ended before its last step, if it did
     validations_without_gain: int = 0
@@ -85,9 +85,9 @@ def average_gradients(network: nn.Module, device: torch.device) -> DistributedDa
     # PyTorch 2.14 warns of `broadcast_buffers`; 2.8 does not know the other name yet.
     names = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    # DDP rearranges its buckets after its first step, which changes the order of additions: a resumed run
-    # would differ in the last bit.  Looking for unused parameters, which is cheap on a CPU, keeps the buckets
-    # as they are.  NCCL is not exact anyway.
+    # DDP rearranges its buckets of gradients after its first step, which changes the order of additions, so
+    # that a resumed run would differ in the last bit. With a look for unused parameters, cheap on a CPU, the
+    # buckets stay as they are. On GPUs, NCCL's sums are not exact anyway.
     is_cpu = device.type == "cpu"
     return DistributedDataParallel(network, find_unused_parameters=is_cpu, **{buffers: False})  # type: ignore[arg-type]
 
@@ -107,7 +107,7 @@ def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
 
 
 def restore_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
-    """Go on from the newest sound checkpoint of the run, or start from the weights that the settings name.
+    """Load the newest sound checkpoint of the run; without one, start from the weights that settings name.
 
     The first worker chooses, so that all start from the same file even if the folder changes meanwhile.
     """

@@ -78,13 +78,14 @@ def take_step(
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return `tensor` on `device`; copy pinned memory while a GPU still computes the step before."""
+    """Return `tensor` on `device`; a copy from pinned memory overlaps with what a GPU still computes."""
     if device.type != "cuda":
         return tensor.to(device)
     with torch.cuda.stream(_copies(device)):
         moved = tensor.to(device, non_blocking=True)
     torch.cuda.current_stream(device).wait_stream(_copies(device))
-    moved.record_stream(torch.cuda.current_stream(device))  # Else its memory could be reused too early.
+    # Without it the memory could be used again before the step that reads it is done.
+    moved.record_stream(torch.cuda.current_stream(device))
     return moved
 
 
@@ -96,7 +97,7 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
 def seed_draws(seed: int, step: int, rank: int) -> None:
     """Seed PyTorch's draws by (seed, step, rank) alone, so that a resumed run draws the same.
 
-    A chunk counts as a worker of its own.
+    `rank` is the worker's number; a chunk of a batch (`train.chunk_size`) counts as a worker of its own.
     """
     key = (seed * 1_000_003 + step) * 65_537 + rank
     torch.manual_seed(key % 2**63)

@@ -25,7 +25,7 @@ class Recorder(nn.Module):
     def __init__(self):
         super().__init__()
         self.shapes = []
-        self.embedding_dim = 2
+        self.embedding_dim, self.min_samples = 2, 400
 
     def embed(self, waveforms):
         self.shapes.append(tuple(waveforms.shape))
@@ -40,6 +40,13 @@ def test_embed_recordings__batches_only_equal_lengths_and_bounds_the_audio():
     embeddings, bad = embedder.embed_recordings(lambda i: waveforms[i], len(waveforms))
     assert not bad and embeddings[:, 0].tolist() == list(range(7))
     assert sorted(model.shapes) == [(1, 4000), (2, 8000), (2, 16000), (2, 16000)]
+
+
+def test_embed_recordings__one_too_short_for_the_encoder_is_repeated():
+    model = Recorder()
+    embedder = Embedder(model, torch.device("cpu"), "fp32", batch_seconds=2.0)
+    embedder.embed_recordings(lambda i: np.ones(399, dtype=np.float32), 1)
+    assert model.shapes == [(1, 400)]
 
 
 def test_embed_recordings__equal_to_one_at_a_time_and_leaves_the_model_training():
