@@ -175,7 +175,7 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
         (["data.root=/no/such/folder"], "/no/such/folder"),
         (["train.epochs=1"], "a rung is after epoch 1, but trials are compared below train.epochs = 1"),
         (["evaluation.every_epochs=2"], "multiples of evaluation.every_epochs = 2"),
-        (["evaluation.held_out_speakers=0"], "no validation trials"),
+        (["evaluation.held_out_speakers=0"], "nothing gives it values"),
         (["--confirm", "2", "--seeds", "1"], "one training does not tell the noise"),
         (["--confirm", "2", "evaluation.test=[]"], "evaluation.test is empty"),
         (["--trials", "0"], "trials: Input should be greater than or equal to 1"),

@@ -64,7 +64,7 @@ def test_verify__several_enrolments_are_said_to_be_calibrated_as_one(calibrated_
         (["a.wav"], "only a.wav is given"),
         (["a.wav", "b.wav"], "a.wav does not exist"),
         (["a.wav", "b.wav", "--p-target", "2"], "p_target"),
-        (["here.wav", "here.wav"], "here.wav is an empty file"),
+        (["here.wav", "here.wav"], "here.wav (0 bytes) is not audio"),
     ],
 )
 def test_verify__mistakes_are_told_in_a_sentence(

@@ -170,7 +170,8 @@ def test_trials__refuses_a_page_in_place_of_a_list(
     server.files["list_test_all2.txt"] = b"<html>moved</html>\n"
     assert prepare("--only", "trials") == 2
     assert (
-        "list_test_all2.txt, line 1: expected `1|0 enrolment test`, got 1 fields" in capsys.readouterr().err
+        "list_test_all2.txt, line 1: expected `1|0 enrolment test`, got '<html>moved"
+        in capsys.readouterr().err
     )
     assert not (tmp_path / "data/voxceleb1_test_E").exists()
 
