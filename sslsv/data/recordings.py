@@ -12,9 +12,11 @@ all processes of a machine share what one of them has read; elsewhere (s3://, gs
 request.
 """
 
+import contextlib
 import functools
 import json
 import os
+import time
 from bisect import bisect_left
 from typing import Any
 
@@ -36,6 +38,7 @@ from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 INDEX = "index.parquet"
 FORMAT = 1  # of a packed folder
 METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples}], source
+PATIENCE_SECONDS = 600.0  # time that a lost `data.root` has to come back
 
 
 class Recordings:
@@ -45,8 +48,21 @@ class Recordings:
         self.root = absolute(root)
 
     def open(self, name: str) -> Recording:
-        """Open a recording; raises AudioError."""
-        return open_audio(self.location(name))
+        """Open a recording; raises AudioError.
+
+        Where the whole folder is gone, such as a mount that was lost, it waits; OSError after ten minutes.
+        """
+        path = self.location(name)
+        with contextlib.suppress(AudioError):
+            return open_audio(path)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not os.path.exists(path) and not (os.path.isdir(self.root) and os.listdir(self.root)):
+            if time.monotonic() > deadline:
+                raise FileNotFoundError(
+                    f"data.root, {self.root}, has been gone for {PATIENCE_SECONDS / 60:.0f} minutes; mount it"
+                )
+            time.sleep(0.5)
+        return open_audio(path)
 
     def read_whole(self, name: str) -> Waveform:
         """Return all samples of a recording, (T,), full scale 1; raises AudioError."""

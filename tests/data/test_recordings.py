@@ -1,11 +1,14 @@
 import pickle
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from sslsv.data import recordings
 from sslsv.data.audio import AudioError, open_audio
 from sslsv.data.lists import read_train_lists
 from sslsv.data.recordings import Packed, open_recordings
@@ -183,3 +186,21 @@ def test_open_recordings__damage_is_named(packed_corpus: Path, tmp_path: Path) -
         open_recordings(copy)
     with pytest.raises(FileNotFoundError, match="is no packed folder"):
         Packed(str(tmp_path))
+
+
+def test_folder__that_is_gone_for_a_while_is_waited_for(tmp_path, demo_corpus):
+    (tmp_path / "corpus").symlink_to(demo_corpus)
+    folder = Recordings(tmp_path / "corpus")
+    name = folder.find("voxceleb2")[0]
+    whole = folder.read_whole(name)
+    (tmp_path / "corpus").rename(tmp_path / "elsewhere")
+    start = time.monotonic()
+    threading.Timer(0.7, (tmp_path / "elsewhere").rename, [tmp_path / "corpus"]).start()
+    assert (folder.read_whole(name) == whole).all()
+    assert time.monotonic() - start > 0.6
+
+
+def test_folder__gone_for_good_is_an_error_that_is_no_bad_recording(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "PATIENCE_SECONDS", 0.1)
+    with pytest.raises(FileNotFoundError, match="data.root, .*corpus, has been gone"):
+        Recordings(tmp_path / "corpus").open("a.wav")
