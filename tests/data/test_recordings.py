@@ -11,7 +11,7 @@ import soundfile
 from sslsv.data import recordings
 from sslsv.data.audio import AudioError, open_audio
 from sslsv.data.lists import read_train_lists
-from sslsv.data.recordings import Packed, open_recordings
+from sslsv.data.recordings import Packed, Recordings, open_recordings
 from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.trials import open_list
