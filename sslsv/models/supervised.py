@@ -117,7 +117,8 @@ class Supervised(Model):
             found = "has none" if classes is None else f"has {len(classes)}"
             raise ValueError(
                 f"model.keeps_classes is true, but of the {len(self.classes)} classes that this run needs, "
-                f"encoder.init {found}; set it to false, or start from a supervised run on the same lists"
+                f"encoder.init {found}; set it to false, or start from a supervised run on the same lists "
+                "with the same data.speeds_are_classes"
             )
         with torch.no_grad():
             self.classes.copy_(classes)
