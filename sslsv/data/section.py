@@ -69,6 +69,14 @@ class DataConfig:
     train_lists: Annotated[
         tuple[Place, ...], Field(min_length=1, description="`speaker path` lines; below root, or absolute")
     ] = ("voxceleb2_train_list",)
+    # Of two fractions with one seed, the smaller is part of the larger; held-out speakers stay the same.
+    fraction: Annotated[
+        float, Field(gt=0, le=1, description="share of the training utterances that is used")
+    ] = 1.0
+    fraction_of: Annotated[
+        Literal["utterances", "each_speaker"],
+        Field(description="utterances: a share of all, whoever speaks; each_speaker: of each, at least one"),
+    ] = "utterances"
     # "same_speaker" uses the labels of the lists: it is supervised.
     positives: Literal["same_utterance", "same_speaker"] = "same_utterance"
     crop_overlap: Annotated[

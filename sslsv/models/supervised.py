@@ -96,8 +96,8 @@ class Supervised(Model):
         super().__init__()
         if size.num_speakers < 2:
             raise ValueError(
-                f"The training lists have {size.num_speakers} speaker(s), and a classifier needs two: "
-                "give lists with two or more."
+                f"The training utterances have {size.num_speakers} speaker(s), and a classifier needs two: "
+                "give lists with two or more, or a larger data.fraction."
             )
         self.config = config
         self.views = (ViewGroup("views", 1, config.crop_seconds),)
