@@ -166,7 +166,7 @@ def keep_fraction(manifest: Manifest, fraction: float, seed: int, of_each_speake
         kept = order[: round(fraction * len(manifest))]
     if not len(kept):
         raise ValueError(
-            f"data.fraction is {fraction:g}, which leaves none of {len(manifest)} utterances: give a larger one."
+            f"data.fraction is {fraction:g}, which leaves no utterance of {len(manifest)}: give a larger one."
         )
     return manifest.of_utterances(np.sort(kept))
 
