@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render, shown
+from sslsv.reports.page import Figure, Record, Section, duration, metric_text, metric_title, render, shown
 from sslsv.reports.plots import Curve, line_chart
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.criteria import rank_criteria
@@ -38,6 +38,7 @@ def write_sweep_report(folder: RunFolder) -> None:
             curves.append((label, [*found], values))
         for epoch, record in found.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
+    is_grid = request.get("searcher") == "grid"
     title, tried = metric_title(metric), {key: [row[key] for row in good] for key in keys}
     shown_keys = ("trial", "state", "epoch", metric, *keys)
     table = [{key: row.get(key) for key in shown_keys} for row in rows[:MAX_ROWS]]
@@ -50,6 +51,7 @@ def write_sweep_report(folder: RunFolder) -> None:
         Section(
             "Learning curves", figures=[line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
         ),
+        Section("Over the grid", figures=grid_charts(good, keys, metric) if is_grid else []),
         Section("Importance of settings", pairs=importance(tried, first)),
         Section("Without labels", tables={"": [vars(ranking) for ranking in rankings]}),
         Section("Confirmed on test trials", tables={"": confirmed}),
@@ -75,6 +77,33 @@ def read_results(folder: RunFolder) -> list[Record]:
     options = csv.ConvertOptions(strings_can_be_null=True)
     table = csv.read_csv(pa.BufferReader(text), convert_options=options)
     return list(table.to_pylist())
+
+
+def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> list[Figure]:
+    """Draw the metric of finished trials over each searched number, a line for each set of other settings."""
+    finished, figures = [row for row in rows if row["state"] == "finished"], []
+    varied = [key for key in keys if len({row[key] for row in finished}) > 1]
+    for key in varied:
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in finished:
+            others = [_told(other, row[other]) for other in varied if other != key]
+            if isinstance(row[key], int | float) and not isinstance(row[key], bool):
+                label = ", ".join(others) or metric_title(metric)
+                lines.setdefault(label, []).append((row[key], row[metric]))
+        curves: list[Curve] = []
+        for label, points in lines.items():
+            if len(points) > 1:
+                x, y = zip(*sorted(points), strict=True)
+                curves.append((label, x, y))
+        if curves:
+            ends = [end(x) for _, x, _ in curves for end in (min, max)]
+            is_log = 0 < 20 * min(ends) < max(ends)
+            figures.append(line_chart(f"{metric_title(metric)} over {key}", curves, (), key, is_log=is_log))
+    return figures
+
+
+def _told(key: str, value: Any) -> str:
+    return value if isinstance(value, str) else f"{key.rpartition('.')[2]} {shown(value)}"
 
 
 def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | None]) -> dict[str, str]:
