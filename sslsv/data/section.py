@@ -69,7 +69,7 @@ class DataConfig:
     train_lists: Annotated[
         tuple[Place, ...], Field(min_length=1, description="`speaker path` lines; below root, or absolute")
     ] = ("voxceleb2_train_list",)
-    # Of two fractions with one seed, the smaller is part of the larger; held-out speakers stay the same.
+    # With one seed, a smaller fraction is part of a larger one, and held-out speakers stay the same.
     fraction: Annotated[
         float, Field(gt=0, le=1, description="share of the training utterances that is used")
     ] = 1.0

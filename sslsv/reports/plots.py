@@ -51,15 +51,12 @@ def line_chart(
     curves: Sequence[Curve],
     marks: Sequence[int] = (),
     xlabel: str = "step",
-    *,
     is_log: bool = False,
 ) -> Figure:
     """Draw curves, those without a label in the background, and a dotted line at each of the marks.
 
-    `is_log` makes the axis of x logarithmic.
-
     A curve of too many points is shown as the means of consecutive ones, on a band from the lowest to the
-    highest of them.
+    highest of them. `is_log` makes the axis of x logarithmic.
     """
     from matplotlib.ticker import LogLocator
 
@@ -80,8 +77,7 @@ def line_chart(
             axes.yaxis.set_minor_formatter("")
         if is_log:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_minor_formatter("")
+            axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_formatter="")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}")
         axes.set_xlabel(xlabel)
         if sum(bool(label) for label, _, _ in curves) > 1:

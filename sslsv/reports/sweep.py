@@ -4,6 +4,7 @@ It reads sweep.json, results.csv, confirmation.json and the metrics.jsonl of the
 """
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -38,7 +39,7 @@ def write_sweep_report(folder: RunFolder) -> None:
             curves.append((label, [*found], values))
         for epoch, record in found.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
-    is_grid = request.get("searcher") == "grid"
+    charts = grid_charts(good, keys, metric) if request.get("searcher") == "grid" else []
     title, tried = metric_title(metric), {key: [row[key] for row in good] for key in keys}
     shown_keys = ("trial", "state", "epoch", metric, *keys)
     table = [{key: row.get(key) for key in shown_keys} for row in rows[:MAX_ROWS]]
@@ -51,7 +52,7 @@ def write_sweep_report(folder: RunFolder) -> None:
         Section(
             "Learning curves", figures=[line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
         ),
-        Section("Over the grid", figures=grid_charts(good, keys, metric) if is_grid else []),
+        Section("Over the grid", figures=charts),
         Section("Importance of settings", pairs=importance(tried, first)),
         Section("Without labels", tables={"": [vars(ranking) for ranking in rankings]}),
         Section("Confirmed on test trials", tables={"": confirmed}),
@@ -84,26 +85,19 @@ def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> lis
     finished, figures = [row for row in rows if row["state"] == "finished"], []
     varied = [key for key in keys if len({row[key] for row in finished}) > 1]
     for key in varied:
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for row in finished:
-            others = [_told(other, row[other]) for other in varied if other != key]
-            if isinstance(row[key], int | float) and not isinstance(row[key], bool):
-                label = ", ".join(others) or metric_title(metric)
-                lines.setdefault(label, []).append((row[key], row[metric]))
-        curves: list[Curve] = []
-        for label, points in lines.items():
-            if len(points) > 1:
-                x, y = zip(*sorted(points), strict=True)
-                curves.append((label, x, y))
-        if curves:
+        lines: dict[str, tuple[list[float], list[float]]] = {}
+        numbers = [row for row in finished if type(row[key]) in (int, float)]
+        for row in sorted(numbers, key=itemgetter(key)):
+            others = [f"{other.rpartition('.')[2]} {shown(row[other])}" for other in varied if other != key]
+            label = ", ".join(others).removeprefix("alternative ")  # its names say enough
+            x, y = lines.setdefault(label or metric_title(metric), ([], []))
+            x.append(row[key])
+            y.append(row[metric])
+        if curves := [(label, x, y) for label, (x, y) in lines.items() if len(x) > 1]:
             ends = [end(x) for _, x, _ in curves for end in (min, max)]
             is_log = 0 < 20 * min(ends) < max(ends)
             figures.append(line_chart(f"{metric_title(metric)} over {key}", curves, (), key, is_log=is_log))
     return figures
-
-
-def _told(key: str, value: Any) -> str:
-    return value if isinstance(value, str) else f"{key.rpartition('.')[2]} {shown(value)}"
 
 
 def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | None]) -> dict[str, str]:

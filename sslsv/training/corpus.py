@@ -25,8 +25,7 @@ class TrainingCorpus:
 
     def __init__(self, manifest: Manifest, config: Config, device: torch.device) -> None:
         self.manifest, self.config, self.device = manifest, config, device
-        num_classes = manifest.num_speakers * config.data.classes_per_speaker
-        self.size = CorpusSize(len(manifest), num_classes)
+        self.size = CorpusSize(len(manifest), manifest.num_speakers * config.data.classes_per_speaker)
 
     def batches(self, plan: Plan, maker: Any, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield this worker's share of the batches of some steps, made by Ray Data; see `train_batches`."""
