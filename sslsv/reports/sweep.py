@@ -82,21 +82,20 @@ def read_results(folder: RunFolder) -> list[Record]:
 
 def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> list[Figure]:
     """Draw the metric of finished trials over each searched number, a line for each set of other settings."""
-    finished, figures = [row for row in rows if row["state"] == "finished"], []
+    title, finished, figures = metric_title(metric), [row for row in rows if row["state"] == "finished"], []
     varied = [key for key in keys if len({row[key] for row in finished}) > 1]
     for key in varied:
         lines: dict[str, tuple[list[float], list[float]]] = {}
         numbers = [row for row in finished if type(row[key]) in (int, float)]
         for row in sorted(numbers, key=itemgetter(key)):
             others = [f"{other.rpartition('.')[2]} {shown(row[other])}" for other in varied if other != key]
-            label = ", ".join(others).removeprefix("alternative ")  # its names say enough
-            x, y = lines.setdefault(label or metric_title(metric), ([], []))
+            x, y = lines.setdefault(", ".join(others).removeprefix("alternative ") or title, ([], []))
             x.append(row[key])
             y.append(row[metric])
         if curves := [(label, x, y) for label, (x, y) in lines.items() if len(x) > 1]:
             ends = [end(x) for _, x, _ in curves for end in (min, max)]
             is_log = 0 < 20 * min(ends) < max(ends)
-            figures.append(line_chart(f"{metric_title(metric)} over {key}", curves, (), key, is_log=is_log))
+            figures.append(line_chart(f"{title} over {key}", curves, (), key, is_log))
     return figures
 
 
