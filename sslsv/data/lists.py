@@ -48,8 +48,11 @@ class Manifest:
         return len(self.speaker_names)
 
     def of_speakers(self, chosen: Indices) -> "Manifest":
-        """Return the utterances of the chosen speakers, who are numbered anew in the order of their ids."""
-        kept = np.flatnonzero(np.isin(self.speakers, chosen))
+        """Return the utterances of the chosen speakers; see `of_utterances`."""
+        return self.of_utterances(np.flatnonzero(np.isin(self.speakers, chosen)))
+
+    def of_utterances(self, kept: Indices) -> "Manifest":
+        """Return some utterances, rising; speakers with any are numbered anew in the order of their ids."""
         ids, speakers = np.unique(self.speakers[kept], return_inverse=True)
         names = [self.speaker_names[i] for i in ids]
         return Manifest(paths=[self.paths[i] for i in kept], speakers=speakers, speaker_names=names)
@@ -80,11 +83,16 @@ class Trials:
 def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple[Manifest, Manifest | None]:
     """Return what a run trains on, and the utterances of speakers held out for validation, if any.
 
-    Utterance i of the first manifest has the id i wherever the run speaks of it. Raises ValueError and
-    FileNotFoundError with a sentence.
+    Utterance i of the first manifest has the id i wherever the run speaks of it. `data.fraction` counts
+    without the held-out speakers, who are the same for all fractions. Raises ValueError and FileNotFoundError
+    with a sentence.
     """
-    manifest = read_train_lists(section.root, section.train_lists)
-    return hold_out_speakers(manifest, held_out_speakers, seed) if held_out_speakers else (manifest, None)
+    manifest, held_out = read_train_lists(section.root, section.train_lists), None
+    if held_out_speakers:
+        manifest, held_out = hold_out_speakers(manifest, held_out_speakers, seed)
+    if section.fraction < 1:
+        manifest = keep_fraction(manifest, section.fraction, seed, section.fraction_of == "each_speaker")
+    return manifest, held_out
 
 
 def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest:
@@ -141,6 +149,26 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
     shuffled = rng.permutation(manifest.num_speakers)
     preferred = shuffled[np.argsort(counts[shuffled] < 2, kind="stable")]
     return manifest.of_speakers(preferred[num_speakers:]), manifest.of_speakers(preferred[:num_speakers])
+
+
+def keep_fraction(manifest: Manifest, fraction: float, seed: int, of_each_speaker: bool) -> Manifest:
+    """Return a share of the utterances, up to 1, or of each speaker's, of whom one stays at least.
+
+    With one seed, a smaller share is part of a larger one. Speakers of whom nothing is left are none any
+    more: the classes of a classifier are those that are left. Raises ValueError where no utterance is.
+    """
+    order = np.random.default_rng([seed, 0xF4AC]).permutation(len(manifest))
+    if of_each_speaker:
+        by_speaker = order[np.argsort(manifest.speakers[order], kind="stable")]
+        groups = np.split(by_speaker, np.cumsum(np.bincount(manifest.speakers))[:-1])
+        kept = np.concatenate([group[: max(round(fraction * len(group)), 1)] for group in groups])
+    else:
+        kept = order[: round(fraction * len(manifest))]
+    if not len(kept):
+        raise ValueError(
+            f"data.fraction is {fraction:g}, which leaves no utterance of {len(manifest)}: give a larger one."
+        )
+    return manifest.of_utterances(np.sort(kept))
 
 
 def make_trials(manifest: Manifest, seed: int, versions: int = 1) -> Trials:

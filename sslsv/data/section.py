@@ -69,6 +69,14 @@ class DataConfig:
     train_lists: Annotated[
         tuple[Place, ...], Field(min_length=1, description="`speaker path` lines; below root, or absolute")
     ] = ("voxceleb2_train_list",)
+    # With one seed, a smaller fraction is part of a larger one, and held-out speakers stay the same.
+    fraction: Annotated[
+        float, Field(gt=0, le=1, description="share of the training utterances that is used")
+    ] = 1.0
+    fraction_of: Annotated[
+        Literal["utterances", "each_speaker"],
+        Field(description="utterances: a share of all, whoever speaks; each_speaker: of each, at least one"),
+    ] = "utterances"
     # "same_speaker" uses the labels of the lists: it is supervised.
     positives: Literal["same_utterance", "same_speaker"] = "same_utterance"
     crop_overlap: Annotated[
@@ -76,6 +84,13 @@ class DataConfig:
     ] = "any"
     # Each sample draws one speed for all its views, because a resampled voice is another voice.
     speeds: Annotated[tuple[Speed, ...], Field(min_length=1, description="n/d with d up to 20")] = (1.0,)
+    speeds_are_classes: Annotated[
+        bool, Field(description="with labels: a speaker at another speed is another class")
+    ] = False
+    # At 0 nothing is sped up, but the classes of all speeds are there, as when large margins fine-tune.
+    speed_probability: Annotated[
+        float, Field(ge=0, le=1, description="share of the samples that draw a speed; others have the first")
+    ] = 1.0
     max_bad_share: Annotated[
         float, Field(ge=0, le=1, description="unreadable share of the samples above which the run stops")
     ] = 0.01
@@ -94,9 +109,19 @@ class DataConfig:
             "crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; "
             "leave it at 'any'",
         )
+        refuse_if(
+            self.speeds_are_classes and not 1 < len(self.speeds) == len(set(self.speeds)),
+            f"speeds_are_classes is true and speeds {list(self.speeds)}; give two or more different speeds, "
+            "such as [1.0, 0.9, 1.1]",
+        )
         names = [each.name for each in self.augment]
         refuse_if(
             len(set(names)) < len(names),
             f"augment is {names}; two of one name would draw the same numbers: leave one out, or make them "
             "choices of a one_of",
         )
+
+    @property
+    def classes_per_speaker(self) -> int:
+        """Return how many classes the labels make of one speaker."""
+        return len(self.speeds) if self.speeds_are_classes else 1

@@ -39,7 +39,7 @@ class Plan:
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"train.batch_size is {batch_size}, but there are only {most} for a batch: choose a smaller "
-                "one, or give more lists."
+                "one, or give more lists or a larger data.fraction."
             )
         self._last_epoch: tuple[int, Indices] | None = None
 

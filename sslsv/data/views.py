@@ -30,7 +30,8 @@ class ViewMaker:
 
     `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are. With
     pairs (partner != utterance) the views of a group come from the utterance and its partner in turn.
-    `needs_labels` adds the speakers to the batches. Raises ValueError and FileNotFoundError.
+    `needs_labels` adds the speakers, or the classes that `data.speeds_are_classes` makes of them, to the
+    batches. Raises ValueError and FileNotFoundError.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class ViewMaker:
         self.needs_labels = needs_labels
         self.crops_are_disjoint = data.crop_overlap == "disjoint"
         self.speeds = tuple(Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR) for speed in data.speeds)
+        self.speed_probability = data.speed_probability
+        self._class_step = manifest.num_speakers if data.speeds_are_classes else 0
         # Byte strings and integers in two arrays: a million paths reach a process without a million objects.
         self._names = np.array([os.fsencode(path) for path in manifest.paths])
         self._speakers = manifest.speakers
@@ -62,10 +65,11 @@ class ViewMaker:
     def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
         """Return the batch of rows of a Plan: int16 {group: (B, count, T)} and columns (B,) of int64.
 
-        `sample` and `utterance` are the row's; `speaker` is its utterance's, if labels are needed.
-        `bad_utterance` and `bad_bank_file` are the first unreadable ones that were met for it, or -1: see
-        `explain`. An unreadable utterance is replaced by one drawn for this sample: of the same speaker if
-        the sample is a pair of two, else any. Raises AudioError after 20 replacements in a row.
+        `sample` and `utterance` are the row's; `speaker` is its utterance's, if labels are needed. Where
+        speeds are classes, speaker s at speed number i is s + i * number of speakers. `bad_utterance` and
+        `bad_bank_file` are the first unreadable ones that were met for it, or -1: see `explain`. An
+        unreadable utterance is replaced by one drawn for this sample: of the same speaker if the sample is a
+        pair of two, else any. Raises AudioError after 20 replacements in a row.
         """
         sources = list(zip(*(rows[name].tolist() for name in ("epoch", "utterance", "partner")), strict=True))
         bad = np.full((2, len(sources)), -1, dtype=np.int64)
@@ -88,7 +92,8 @@ class ViewMaker:
                     bad[1, i // len(group)] = file
             batch[name] = views.reshape(len(sources), len(group), num_samples)
         if self.needs_labels:
-            batch["speaker"] = self._speakers[rows["utterance"]]
+            numbers = [self._speed_number(epoch, utterance) for epoch, utterance, _ in sources]
+            batch["speaker"] = self._speakers[rows["utterance"]] + self._class_step * np.array(numbers)
         return batch | {"bad_utterance": bad[0], "bad_bank_file": bad[1]}
 
     def explain(self, kind: Literal["utterances", "bank_files"], number: int) -> tuple[str, str]:
@@ -111,7 +116,7 @@ class ViewMaker:
         # Returns the crop of each view of a sample, and the first unreadable utterance, or -1.
         # A blank keeps the purposes of a sample apart from the names of augmentations.
         draws = partial(self._streams.draws, epoch, utterance)
-        speed = self.speeds[draws("sample speed").below(len(self.speeds)) if len(self.speeds) > 1 else 0]
+        speed = self.speeds[self._speed_number(epoch, utterance)]
         # All fractions are drawn, even if few are used: a view's place depends on nothing else.
         places = draws("sample crops")
         order, *fractions = [places.fraction() for _ in range(1 + self._num_views)]
@@ -133,6 +138,13 @@ class ViewMaker:
             else:
                 raise AudioError(f"{_TRIES + 1} recordings in a row cannot be read; the last: {reason}")
         return crops, bad[0] if bad else -1
+
+    def _speed_number(self, epoch: int, utterance: int) -> int:
+        if len(self.speeds) == 1:
+            return 0
+        draws = self._streams.draws(epoch, utterance, "sample speed")
+        number = draws.below(len(self.speeds))
+        return number if draws.fraction() < self.speed_probability else 0
 
     def _replaced(self, draws: Draws, chosen: list[int], role: int, bad: list[int]) -> list[int]:
         # A pair stays one of one speaker: else a third utterance, else its good one twice, else another's.

@@ -50,6 +50,7 @@ class Probe:
             crop_overlap="disjoint",
             positives="same_utterance",
             speeds=(1.0,),
+            speeds_are_classes=False,
             augment=channel_of(config.data.augment),
             # Files are used once, but kept as long as the run.
             bank_cache_mb=min(config.data.bank_cache_mb, 16),

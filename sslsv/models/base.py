@@ -78,7 +78,7 @@ class ViewGroup(NamedTuple):
 
 
 class CorpusSize(NamedTuple):
-    """Count what memories and classifiers are sized by."""
+    """Count what memories and classifiers are sized by; a speaker counts once for each class of theirs."""
 
     num_utterances: int = 0
     num_speakers: int = 0

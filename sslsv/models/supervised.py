@@ -96,8 +96,8 @@ class Supervised(Model):
         super().__init__()
         if size.num_speakers < 2:
             raise ValueError(
-                f"The training lists have {size.num_speakers} speaker(s), and a classifier needs two: "
-                "give lists with two or more."
+                f"The training utterances have {size.num_speakers} speaker(s), and a classifier needs two: "
+                "give lists with two or more, or a larger data.fraction."
             )
         self.config = config
         self.views = (ViewGroup("views", 1, config.crop_seconds),)
@@ -117,7 +117,8 @@ class Supervised(Model):
             found = "has none" if classes is None else f"has {len(classes)}"
             raise ValueError(
                 f"model.keeps_classes is true, but of the {len(self.classes)} classes that this run needs, "
-                f"encoder.init {found}; set it to false, or start from a supervised run on the same lists"
+                f"encoder.init {found}; set it to false, or start from a supervised run on the same lists "
+                "with the same data.speeds_are_classes"
             )
         with torch.no_grad():
             self.classes.copy_(classes)

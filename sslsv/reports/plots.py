@@ -47,12 +47,16 @@ def drawing(paint: Callable[[Axes], Any], title: str, size: tuple[float, float] 
 
 
 def line_chart(
-    caption: str, curves: Sequence[Curve], marks: Sequence[int] = (), xlabel: str = "step"
+    caption: str,
+    curves: Sequence[Curve],
+    marks: Sequence[int] = (),
+    xlabel: str = "step",
+    is_log: bool = False,
 ) -> Figure:
     """Draw curves, those without a label in the background, and a dotted line at each of the marks.
 
     A curve of too many points is shown as the means of consecutive ones, on a band from the lowest to the
-    highest of them.
+    highest of them. `is_log` makes the axis of x logarithmic.
     """
     from matplotlib.ticker import LogLocator
 
@@ -71,6 +75,9 @@ def line_chart(
             axes.set_yscale("log")  # The default labels, 10^-1, need mathtext.
             axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
             axes.yaxis.set_minor_formatter("")
+        if is_log:
+            axes.set_xscale("log")
+            axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_formatter="")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}")
         axes.set_xlabel(xlabel)
         if sum(bool(label) for label, _, _ in curves) > 1:

@@ -4,12 +4,13 @@ It reads sweep.json, results.csv, confirmation.json and the metrics.jsonl of the
 """
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv
 
-from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render, shown
+from sslsv.reports.page import Figure, Record, Section, duration, metric_text, metric_title, render, shown
 from sslsv.reports.plots import Curve, line_chart
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.criteria import rank_criteria
@@ -38,6 +39,7 @@ def write_sweep_report(folder: RunFolder) -> None:
             curves.append((label, [*found], values))
         for epoch, record in found.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
+    charts = grid_charts(good, keys, metric) if request.get("searcher") == "grid" else []
     title, tried = metric_title(metric), {key: [row[key] for row in good] for key in keys}
     shown_keys = ("trial", "state", "epoch", metric, *keys)
     table = [{key: row.get(key) for key in shown_keys} for row in rows[:MAX_ROWS]]
@@ -50,6 +52,7 @@ def write_sweep_report(folder: RunFolder) -> None:
         Section(
             "Learning curves", figures=[line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
         ),
+        Section("Over the grid", figures=charts),
         Section("Importance of settings", pairs=importance(tried, first)),
         Section("Without labels", tables={"": [vars(ranking) for ranking in rankings]}),
         Section("Confirmed on test trials", tables={"": confirmed}),
@@ -75,6 +78,25 @@ def read_results(folder: RunFolder) -> list[Record]:
     options = csv.ConvertOptions(strings_can_be_null=True)
     table = csv.read_csv(pa.BufferReader(text), convert_options=options)
     return list(table.to_pylist())
+
+
+def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> list[Figure]:
+    """Draw the metric of finished trials over each searched number, a line for each set of other settings."""
+    title, finished, figures = metric_title(metric), [row for row in rows if row["state"] == "finished"], []
+    varied = [key for key in keys if len({row[key] for row in finished}) > 1]
+    for key in varied:
+        lines: dict[str, tuple[list[float], list[float]]] = {}
+        numbers = [row for row in finished if type(row[key]) in (int, float)]
+        for row in sorted(numbers, key=itemgetter(key)):
+            others = [f"{other.rpartition('.')[2]} {shown(row[other])}" for other in varied if other != key]
+            x, y = lines.setdefault(", ".join(others).removeprefix("alternative ") or title, ([], []))
+            x.append(row[key])
+            y.append(row[metric])
+        if curves := [(label, x, y) for label, (x, y) in lines.items() if len(x) > 1]:
+            ends = [end(x) for _, x, _ in curves for end in (min, max)]
+            is_log = 0 < 20 * min(ends) < max(ends)
+            figures.append(line_chart(f"{title} over {key}", curves, (), key, is_log))
+    return figures
 
 
 def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | None]) -> dict[str, str]:

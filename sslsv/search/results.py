@@ -29,7 +29,8 @@ def write_results(sweep: Sweep) -> Outcome | None:
         return None
     # Its best checkpoint is chosen by what has chosen the trial: without labels where the sweep needed none.
     fixed = {"run.name": f"{sweep.folder.name}-best", "evaluation.criterion": sweep.metric}
-    config = apply_overrides(sweep.base, {**sweep.configurations[best.index], **fixed})
+    searched = sweep.space.settings_of(sweep.configurations[best.index])
+    config = apply_overrides(sweep.base, {**searched, **fixed})
     head = f"# Best: {sweep.describe(best)}; epoch {sweep.rungs[best.rung]}.\n"
     sweep.folder.write("best.yml", (head + to_yaml(config)).encode())
     return best

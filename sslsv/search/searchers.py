@@ -31,8 +31,9 @@ class Searcher:
         self.space, self.base, self.dimensions = space, base, space.dimensions
         self.grid: list[Configuration] = []
         if space.searcher == "grid":  # every combination of the choices, the last dimension changing fastest
+            keys = [dimension.key for dimension in self.dimensions]
             combinations = product(*(dimension.ends for dimension in self.dimensions))
-            self.grid = [dict(zip(space.parameters, each, strict=True)) for each in combinations]
+            self.grid = [dict(zip(keys, each, strict=True)) for each in combinations]
 
     @property
     def num_trials(self) -> int:

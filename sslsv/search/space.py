@@ -4,6 +4,7 @@ import importlib.util
 import json
 import traceback
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -26,6 +27,9 @@ FIXED = (
     *("seed", "data.root", "data.train_lists", "data.augment.noise.folder", "data.augment.reverb.folder"),
     *("train.epochs", "train.patience", "train.collapse", "evaluation", "run", "resources"),
 )
+
+
+ALTERNATIVE = "alternative"  # key of the dimension whose values are names of alternatives
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Space:
 
     base: str  # yaml file of the settings that are not searched
     parameters: Annotated[dict[str, Any], Field(min_length=1)]  # key -> domain of ray.tune
+    # Name -> settings that belong together: a trial takes one of them, and its name stands in the results.
+    alternatives: dict[str, dict[str, Any]] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)  # changes to the base, the same in all trials
     metric: str = "eer"  # metric of validation, or label-free; the results show all that are measured
     trials: Annotated[int, Field(ge=1)] | None = None  # null only with searcher "grid", which tries all
@@ -109,8 +115,15 @@ class Space:
             f"rung_epochs is {self.rung_epochs} and the scheduler {self.scheduler}; give both or none, the "
             "epochs at which trials are compared rising, such as (5, 15)",
         )
+        refuse_if(
+            self.tries_base_first and bool(self.alternatives),
+            "tries_base_first is true, but the base is none of the alternatives; set it to false",
+        )
+        by_name = {leaf for settings in self.alternatives.values() for leaf, _ in leaves_of(settings)}
         for dimension in self.dimensions:
-            for leaf in dimension.keys:
+            both = sorted(by_name & dimension.keys)
+            refuse_if(bool(both), f"{', '.join(both)} is searched and set by an alternative; leave one out")
+            for leaf in dimension.keys | by_name:
                 is_fixed = any(f"{leaf}.".startswith(f"{name}.") for name in FIXED)
                 refuse_if(is_fixed, f"{leaf} can't be searched, because all trials share it; set it for all")
             is_range = not isinstance(dimension.distribution, CategoricalDistribution)
@@ -125,8 +138,15 @@ class Space:
 
     @cached_property
     def dimensions(self) -> list[Dimension]:
-        """Return all dimensions, in the order of the file."""
-        return [Dimension(key, to_distribution(key, domain)) for key, domain in self.parameters.items()]
+        """Return all dimensions, in the order of the file; the alternatives, if there are any, come first."""
+        named = {ALTERNATIVE: {"grid_search": list(self.alternatives)}} if self.alternatives else {}
+        domains = {**named, **self.parameters}
+        return [Dimension(key, to_distribution(key, domain)) for key, domain in domains.items()]
+
+    def settings_of(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a configuration, those of its alternative in place of the name."""
+        named = self.alternatives.get(configuration.get(ALTERNATIVE, ""), {})
+        return {**named, **{key: value for key, value in configuration.items() if key != ALTERNATIVE}}
 
 
 def to_distribution(key: str, domain: Any) -> CategoricalDistribution | FloatDistribution | IntDistribution:

@@ -75,7 +75,9 @@ class Sweep:
     def config_of(self, index: int) -> Config:
         """Return all settings of a trial; raises ConfigError where they do not go together."""
         base = replace(self.base, resources=self.resources)
-        return trial_config(base, self.space, self.configurations[index])
+        from sslsv.cluster.fit import anywhere  # with Ray, which takes a second to import
+
+        return anywhere(trial_config(base, self.space, self.configurations[index]))
 
     def trial_folder(self, index: int) -> RunFolder:
         """Return the run folder of a trial."""
@@ -191,6 +193,7 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
     return {
         "space_file": space_file,
         "space": locate(space_file).read_text(),
+        "searcher": space.searcher,
         "trials": space.trials,
         "takes_more_trials": space.decider.takes_more_trials and space.searcher != "grid",
         "rungs": list(rungs),

@@ -17,7 +17,13 @@ def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
     Raises ValueError for what the space searches.
     """
     leaves = dict(leaves_of(overrides))
+    by_name = [dict(leaves_of(settings)) for settings in space.alternatives.values()]
     for key in leaves:
+        # What only some alternatives set is for the others, such as the run that they start from.
+        refuse_if(
+            bool(by_name) and all(key in settings for settings in by_name),
+            f"{key} is given, but each alternative of the space sets it; change it there",
+        )
         refuse_if(
             key in ("run.name", "run.storage"),
             f"{key} is given, but a sweep names its trials; use --name and --storage",
@@ -64,11 +70,10 @@ def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -
 
     No space searches `evaluation.test`: only a configuration of a confirmation has test trials.
     """
-    own = {"evaluation.test": [], **configuration, **fixed_settings(space)}
+    searched = space.settings_of(configuration)
+    own = {"evaluation.test": [], **searched, **fixed_settings(space)}
     # Another method begins with its own defaults; what all trials share it gets again, as far as it has that.
-    began_anew = tuple(
-        key.removesuffix("name") for key, _ in leaves_of(configuration) if key.endswith(".name")
-    )
+    began_anew = tuple(key.removesuffix("name") for key, _ in leaves_of(searched) if key.endswith(".name"))
     known = dict(leaves_of(to_dict(apply_overrides(base, own))))
     shared = {
         key: value
@@ -81,19 +86,23 @@ def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -
 def check_trials(space: Space, base: Config, searcher: Searcher) -> None:
     """Raise ValueError, in a sentence, where a key or an end of a dimension is not possible in a trial."""
     apply_overrides(base, {"evaluation.criterion": space.metric})  # refuses a metric that is not computed
-    heard = channel_of(base.data.augment)
+    heard = _heard_by_probe(base)
     for key, configuration in searcher.corners():
         try:
             config = trial_config(base, space, configuration)
         except ConfigError as error:
             raise ConfigError(f"{key}={configuration[key]!r}, which the space allows: {error}") from error
         refuse_if(
-            space.metric.startswith("label_free/") and channel_of(config.data.augment) != heard,
-            f"{key} can't be searched: the probe of a label-free metric takes its rooms and noises from "
-            "data.augment, and all trials must be measured alike; set it for all trials, or choose by 'eer'",
+            space.metric.startswith("label_free/") and _heard_by_probe(config) != heard,
+            f"{key} can't be searched: the probe of a label-free metric takes utterances, rooms and noises "
+            "of training, and all trials must be measured alike; set it for all trials, or choose by 'eer'",
         )
     if space.tries_base_first:
         searcher.of_base()  # refuses a base outside of the space
+
+
+def _heard_by_probe(config: Config) -> tuple[Any, ...]:
+    return channel_of(config.data.augment), config.data.fraction, config.data.fraction_of
 
 
 def rungs_of(space: Space, base: Config) -> tuple[int, ...]:

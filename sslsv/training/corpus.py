@@ -25,7 +25,7 @@ class TrainingCorpus:
 
     def __init__(self, manifest: Manifest, config: Config, device: torch.device) -> None:
         self.manifest, self.config, self.device = manifest, config, device
-        self.size = CorpusSize(len(manifest), manifest.num_speakers)
+        self.size = CorpusSize(len(manifest), manifest.num_speakers * config.data.classes_per_speaker)
 
     def batches(self, plan: Plan, maker: Any, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield this worker's share of the batches of some steps, made by Ray Data; see `train_batches`."""
@@ -51,7 +51,9 @@ class TrainingCorpus:
         same blocks whatever their number, so the rows are the same bit for bit on CPUs. `clean` crops are
         neither augmented nor sped up.
         """
-        data = replace(self.config.data, speeds=(1.0,)) if clean else self.config.data
+        data = self.config.data
+        if clean:
+            data = replace(data, speeds=(1.0,), speeds_are_classes=False)
         maker = ViewMaker(self.manifest, [("crop", 1, seconds, clean)], data, self.config.seed)
         plan = InOrder(self.size.num_utterances, BLOCK_CROPS * distributed.world_size())
         dtype = PRECISIONS[self.config.train.precision]

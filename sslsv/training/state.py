@@ -53,6 +53,10 @@ def build_state(config: Config, size: CorpusSize, device: torch.device) -> Train
             f"train.chunk_size is {config.train.chunk_size}, but {config.model.name} has no projections "
             "whose gradients could be kept; set it to null, and train.recompute to true for less memory"
         )
+    if config.data.speeds_are_classes and not model.needs_labels:
+        raise ValueError(
+            f"data.speeds_are_classes is true, but {config.model.name} sees no labels; set it to false"
+        )
     if config.train.sync_batchnorm and distributed.world_size() > 1:
         synchronize_batchnorm(model)  # in place; after the move, because GPUs have a faster kind
     if config.train.channels_last:

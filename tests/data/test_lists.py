@@ -1,6 +1,7 @@
 import codecs
 import os
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sslsv.data.lists import (
     find_trial_faults,
     hold_out_speakers,
     is_trial_list,
+    keep_fraction,
     make_trials,
     open_corpus,
     read_train_lists,
@@ -191,6 +193,42 @@ def test_hold_out_speakers__split_is_disjoint_complete_and_repeatable() -> None:
         ]
     assert hold_out_speakers(manifest, 3, seed=5)[1].paths == held_out.paths
     assert any(hold_out_speakers(manifest, 3, seed=s)[1].paths != held_out.paths for s in range(5))
+
+
+@pytest.mark.parametrize("of_each_speaker", [False, True])
+def test_keep_fraction__smaller_ones_are_part_of_larger_ones(of_each_speaker: bool) -> None:
+    manifest = manifest_of([1, 40, 3, 25, 131])
+    speaker_of = {
+        path: manifest.speaker_names[s] for path, s in zip(manifest.paths, manifest.speakers, strict=True)
+    }
+    larger = list(manifest.paths)
+    for fraction in (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01):
+        kept = keep_fraction(manifest, fraction, 7, of_each_speaker)
+        assert kept.paths == [path for path in larger if path in set(kept.paths)]  # in the order of the lists
+        assert [kept.speaker_names[s] for s in kept.speakers] == [speaker_of[path] for path in kept.paths]
+        assert set(kept.speakers) == set(range(kept.num_speakers))  # no class without an utterance
+        larger = kept.paths
+    assert (
+        keep_fraction(manifest, 0.1, 8, of_each_speaker).paths
+        != keep_fraction(manifest, 0.1, 7, of_each_speaker).paths
+    )
+
+
+def test_keep_fraction__counts_utterances_or_those_of_each_speaker() -> None:
+    manifest = manifest_of([1, 40, 10, 149])
+    assert len(keep_fraction(manifest, 0.05, 7, of_each_speaker=False)) == 10
+    of_each = keep_fraction(manifest, 0.1, 7, of_each_speaker=True)
+    assert np.bincount(of_each.speakers).tolist() == [1, 4, 1, 15]
+    with pytest.raises(ValueError, match="data.fraction is 0.001, which leaves no utterance of 200"):
+        keep_fraction(manifest, 0.001, 7, of_each_speaker=False)
+
+
+def test_open_corpus__a_fraction_leaves_out_training_utterances_and_no_held_out_speakers(root: Path) -> None:
+    whole = DataConfig(root=str(root), train_lists=("one", "two"))
+    part = replace(whole, fraction=0.5)
+    (training, held_out), (fewer, same) = open_corpus(whole, 1, seed=3), open_corpus(part, 1, seed=3)
+    assert held_out is not None and same is not None and same.paths == held_out.paths
+    assert len(fewer) == round(len(training) / 2) and set(fewer.paths) < set(training.paths)
 
 
 @pytest.mark.parametrize("versions", [1, 3])

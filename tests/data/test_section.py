@@ -38,6 +38,14 @@ def test_speeds__impossible_ones_are_named(value: list, sentence: str) -> None:
         apply_overrides(Config(), {"data.speeds": value})
 
 
+@pytest.mark.parametrize("speeds", [[1.0], [1.0, 0.9, 1.0]])
+def test_speeds__as_classes_must_be_several_different_ones(speeds: list[float]) -> None:
+    changes = {"data.speeds": speeds, "data.speeds_are_classes": True}
+    with pytest.raises(ConfigError, match=r"^data.speeds_are_classes is true and speeds \[1.0"):
+        apply_overrides(Config(), changes)
+    assert apply_overrides(Config(), {**changes, "data.speeds": [1.0, 0.9]}).data.classes_per_speaker == 2
+
+
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [

@@ -223,6 +223,39 @@ def test_make_batch__tells_utterances_and_only_if_asked_speakers(tmp_path: Path)
     assert digest(labelled) == digest(batch)
 
 
+def speakers_and_views(root: Path, **settings: object) -> tuple[np.ndarray, np.ndarray]:
+    manifest = ramp_corpus(root, [32700] * 4, speakers=[0, 0, 1, 1])
+    count = np.arange(24)
+    rows = {"sample": count, "epoch": count // 4, "utterance": count % 4, "partner": count % 4}
+    data = DataConfig(root=str(root), augment=(), **settings)
+    batch = ViewMaker(manifest, GROUPS, data, 1, needs_labels=True).make_batch(rows)
+    return batch["speaker"], batch["views"]
+
+
+def test_make_batch__speeds_as_classes_are_those_that_are_heard(tmp_path: Path) -> None:
+    speeds = (1.0, 2.0, 0.5)
+    plain, views = speakers_and_views(tmp_path, speeds=speeds)
+    classes, same_views = speakers_and_views(tmp_path, speeds=speeds, speeds_are_classes=True)
+    assert plain.tolist() == [0, 0, 1, 1] * 6 and np.array_equal(views, same_views)
+    # The slope of a ramp is its speed.
+    slopes = np.diff(views[:, 0].astype(float))[:, 100:-100].mean(axis=1)
+    heard = [int(np.argmin(np.abs(np.array(speeds) - slope))) for slope in slopes]
+    assert classes.tolist() == (plain + 2 * np.array(heard)).tolist() and set(heard) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_make_batch__speed_probability_is_the_share_that_draws_a_speed(
+    tmp_path: Path, probability: float
+) -> None:
+    settings = {"speeds": (1.0, 2.0), "speeds_are_classes": True}
+    always, views = speakers_and_views(tmp_path, **settings)
+    classes, some_views = speakers_and_views(tmp_path, **settings, speed_probability=probability)
+    kept = classes == always
+    assert np.array_equal(views[kept], some_views[kept]) and set(classes[~kept]) <= {0, 1}
+    num_fast = [(column > 1).sum() for column in (classes, always)]
+    assert num_fast[0] == probability * num_fast[1] if probability != 0.5 else 0 < num_fast[0] < num_fast[1]
+
+
 def simulator_of(root: Path, seed: int = 1) -> ChannelSimulator:
     return ChannelSimulator(open_recordings(root), DataConfig(root=str(root)), seed)
 

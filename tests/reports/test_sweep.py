@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sslsv.reports.sweep import importance, write_sweep_report
+from sslsv.reports.sweep import grid_charts, importance, write_sweep_report
 from sslsv.runs.folder import RunFolder
 
 KEYS = ["model.temperature", "optimizer.name", "optimizer.momentum"]
@@ -72,6 +72,27 @@ def test_write_sweep_report__of_a_sweep_without_any_trial_yet(tmp_path, content)
     if content is not None:
         folder.write("results.csv", content)
     assert "<svg" not in report_of(folder)
+
+
+def test_grid_charts__a_number_has_a_line_for_each_alternative():
+    rows = [
+        {"state": "finished", "eer": 10.0 - fraction, "alternative": way, "data.fraction": fraction}
+        for way in ("frozen", "from scratch")
+        for fraction in (1.0, 0.01, 0.1)
+    ]
+    rows.append({"state": "stopped", "eer": 3.0, "alternative": "lost", "data.fraction": 1.0})
+    ((caption, svg),) = grid_charts(rows, ["alternative", "data.fraction"], "eer")
+    assert caption == "EER over data.fraction" and ">data.fraction</text>" in svg
+    assert ">frozen</text>" in svg and ">from scratch</text>" in svg and "lost" not in svg
+    assert ">0.01</text>" in svg and ">0.1</text>" in svg  # the axis is logarithmic
+    assert grid_charts(rows[:1], ["data.fraction"], "eer") == []
+
+
+def test_write_sweep_report__draws_the_metric_over_numbers_of_a_grid_only(tmp_path):
+    folder, _ = sweep_folder(tmp_path)
+    assert "Over the grid" not in report_of(folder)
+    folder.write_json("sweep.json", {**folder.read_json("sweep.json"), "searcher": "grid"})
+    assert "<h2>Over the grid</h2>" in report_of(folder)
 
 
 def test_importance__finds_the_one_setting_that_matters():

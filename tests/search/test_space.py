@@ -82,6 +82,13 @@ def test_dimension__knows_its_values():
         ({"parameters": {"seed": tune.randint(0, 9)}}, "seed can't be searched, because all trials share it"),
         ({"parameters": {"data": tune.choice([{"root": "a"}])}}, "data.root can't be searched"),
         ({"parameters": {"evaluation.every_epochs": tune.randint(1, 9)}}, "evaluation.every_epochs can't be"),
+        ({"alternatives": {"a": {"seed": 3}}}, "seed can't be searched, because all trials share it"),
+        (
+            {"alternatives": {"a": {"model": {"temperature": 1.0}}}},
+            "model.temperature is searched and set by",
+        ),
+        ({"alternatives": {"a": {}}, "tries_base_first": True}, "the base is none of the alternatives"),
+        ({"alternatives": ["a"]}, "should be a valid dictionary"),
         ({"scheduler": Asha()}, "give both or none"),
         ({"rung_epochs": (2,)}, "give both or none"),
         ({"scheduler": Asha(), "rung_epochs": (4, 4)}, "trials are compared rising"),
@@ -93,6 +100,16 @@ def test_dimension__knows_its_values():
 def test_space__mistakes_are_sentences(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         space(**changes)
+
+
+def test_alternatives__a_name_is_searched_and_stands_for_its_settings():
+    named = {"frozen": {"encoder": {"frozen": True}}, "not frozen": {"encoder": {"frozen": False}}}
+    searched = space(alternatives=named)
+    first, temperature = searched.dimensions
+    assert first.ends == ["frozen", "not frozen"] and temperature.key == "model.temperature"
+    configuration = {"alternative": "frozen", "model.temperature": 0.1}
+    assert searched.settings_of(configuration) == {"encoder": {"frozen": True}, "model.temperature": 0.1}
+    assert space().settings_of({"model.temperature": 0.1}) == {"model.temperature": 0.1}
 
 
 @pytest.mark.parametrize("scheduler", [Asha, Halving])

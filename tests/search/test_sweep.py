@@ -8,7 +8,7 @@ from ray import tune
 
 import sslsv.tune
 from sslsv.config import Config, EvaluationConfig, ResourcesConfig, RunConfig, TrainConfig, read_config
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import RunFolder, absolute
 from sslsv.search import Asha, Halving, Space
 from sslsv.search.executor import Slots
 from sslsv.search.results import state_of, write_results
@@ -202,3 +202,14 @@ def test_end_segment__tells_what_came_of_it_and_which_is_best(tmp_path, capsys):
     assert [line.endswith("(best so far)") for line in lines] == is_best
     assert "epoch    1  reached  trial 0, eer " in lines[0] and "temperature=" in lines[0]
     assert [state_of(sweep, outcome) for outcome in standing(sweep.history)] == ["unfinished"] * 3
+
+
+def test_alternatives__trials_and_the_best_settings_have_what_their_names_stand_for(tmp_path):
+    ways = {"tuned": {"encoder.init": "runs/a", "encoder.rate_scale": 0.5}}
+    sweep = open_sweep(tmp_path, alternatives=ways, trials=2, scheduler=None, rung_epochs=())
+    assert finish(sweep) and sweep.configurations[0]["alternative"] == "tuned"
+    assert sweep.config_of(0).encoder.init == absolute("runs/a")  # trials run in another folder
+    write_results(sweep)
+    best = read_config(sweep.folder.read("best.yml").decode())
+    assert (best.encoder.init, best.encoder.rate_scale) == ("runs/a", 0.5)
+    assert b",tuned," in sweep.folder.read("results.csv")

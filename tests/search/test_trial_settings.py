@@ -47,7 +47,12 @@ def test_spaces_of_the_project__fit_their_base_and_draw_valid_trials(file, monke
 def test_spaces_of_the_project__there_is_one_for_every_model():
     from sslsv import registry
 
-    assert {file.stem for file in SPACES} == {*registry.names("models"), "all_models", "demo"}
+    assert {file.stem for file in SPACES} == {
+        *registry.names("models"),
+        "all_models",
+        "demo",
+        "label_efficient",
+    }
 
 
 @pytest.mark.parametrize(
@@ -125,6 +130,34 @@ def test_with_overrides__what_the_space_searches_or_the_sweep_names_is_refused()
         with pytest.raises(ValueError, match="run.name is given.*--name"):
             with_overrides(space(), [override])
     assert with_overrides(whole, ["seed=3"]).settings == {"seed": 3}
+
+
+WAYS = {
+    "scratch": {"encoder.init": None, "encoder.rate_scale": 1.0},
+    "tuned": {"encoder.rate_scale": 0.1},
+}
+
+
+def test_with_overrides__only_what_each_alternative_sets_is_refused(tmp_path):
+    (tmp_path / "a.yml").write_text(to_yaml(BASE))
+    searched = space(base=str(tmp_path / "a.yml"), alternatives=WAYS)
+    with pytest.raises(ValueError, match="encoder.rate_scale is given, but each alternative of the space"):
+        with_overrides(searched, ["encoder.rate_scale=0.5"])
+    given = with_overrides(searched, ["encoder.init=runs/a"])
+    trials = [trial_config(base_config(given), given, {"alternative": name}).encoder for name in WAYS]
+    assert [(each.init, each.rate_scale) for each in trials] == [(None, 1.0), ("runs/a", 0.1)]
+
+
+def test_check_trials__mistakes_in_alternatives_are_named():
+    with pytest.raises(ValueError, match="alternative='b', which the space allows: encoder.frozn is not a"):
+        check(space(alternatives={"a": {}, "b": {"encoder.frozn": True}}))
+
+
+def test_check_trials__a_label_free_metric_needs_the_same_utterances():
+    parts = space(parameters={"data.fraction": tune.choice([0.5, 1.0])}, metric="label_free/lidar")
+    with pytest.raises(ValueError, match="data.fraction can't be searched: the probe"):
+        check(parts)
+    check(dataclasses.replace(parts, metric="eer"))
 
 
 def test_trial_config__another_method_keeps_what_all_trials_share(tmp_path):

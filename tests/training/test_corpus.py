@@ -49,6 +49,14 @@ def test_embed__augmented_crops_are_others_than_clean_ones(demo_corpus: Path) ->
     assert not torch.allclose(clean, augmented)
 
 
+@pytest.mark.parametrize("are_classes", [False, True])
+def test_size__counts_a_speaker_once_for_each_of_their_classes(demo_corpus: Path, are_classes: bool) -> None:
+    manifest = read_train_lists(demo_corpus, LISTS)
+    data = DataConfig(speeds=(1.0, 0.9, 1.1), speeds_are_classes=are_classes)
+    size = TrainingCorpus(manifest, Config(data=data), torch.device("cpu")).size
+    assert size == (len(manifest), manifest.num_speakers * (3 if are_classes else 1))
+
+
 def _rank(rank: int, folder: str, root: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

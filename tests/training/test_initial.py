@@ -96,6 +96,13 @@ def test_encoder__rate_scale_is_a_factor_of_its_learning_rate_alone():
     assert {scales[p] for p in state.model.projector.parameters()} == {1.0}
 
 
+def test_build_state__speeds_as_classes_without_labels_are_refused():
+    settings = config("data.speeds=[1.0, 0.9]", "data.speeds_are_classes=true")
+    with pytest.raises(ValueError, match=r"data.speeds_are_classes is true, but \w+ sees no labels"):
+        build_state(settings, SIZE, DEVICE)
+    assert build_state(apply_overrides(settings, ["model=supervised"]), SIZE, DEVICE).size == SIZE
+
+
 def test_encoder__frozen_with_nothing_else_to_train_is_refused():
     with pytest.raises(ValueError, match="set encoder.frozen to false, or give the method a projector"):
         build_state(replace(config(), encoder=config("encoder.frozen=true").encoder), SIZE, DEVICE)

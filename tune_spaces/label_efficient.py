@@ -1,0 +1,25 @@
+"""Label-efficient fine-tuning: the ladder of fractions, fine-tuned, frozen and from scratch; 21 trials.
+
+Command   python -m sslsv.tune tune_spaces/label_efficient.py encoder.init=RUN --plan
+          says what would run; then without --plan
+Data      VoxCeleb2 dev; measured on held-out training speakers, the same in all trials
+Hardware  one GPU or more, a trial on each
+Report    the metric over data.fraction, a line for each of the three ways
+Result    not yet run
+"""
+
+from ray import tune
+
+from sslsv.search import Space
+
+SPACE = Space(
+    base="configs/supervised/label_efficient.yml",
+    alternatives={
+        "fine-tuned": {"encoder.frozen": False, "encoder.rate_scale": 0.1},  # new classes at the full rate
+        "frozen": {"encoder.frozen": True, "encoder.rate_scale": 1.0},
+        "from scratch": {"encoder.init": None, "encoder.frozen": False, "encoder.rate_scale": 1.0},
+    },
+    parameters={"data.fraction": tune.grid_search([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])},
+    metric="eer",
+    searcher="grid",
+)
