@@ -3,6 +3,9 @@
 Embeds every recording of the trial lists once, whole, scores every trial, and writes evaluation.json, the
 scores, report.html and, for `verify`, a calibration fitted to the run's validation trials.
 
+`--task probe --train LIST --test LIST` tells labels from embeddings instead, by a linear classifier: lists of
+`label path` or `label path speaker` lines; writes probe.json and probe.html.
+
 Exit codes: 0 done, 2 the request can't be met, 130 interrupted (what was embedded completely is kept).
 """
 
@@ -12,6 +15,7 @@ import sys
 import time
 from dataclasses import replace
 
+from sslsv import registry
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
 
 
@@ -30,8 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--cohort-size", type=int, default=1000, help="training utterances of the cohort (default 1000)")
     add("--top", type=int, default=300, help="cohort scores that AS-norm keeps (default 300)")
     add("--no-calibration", action="store_true", help="do not calibrate on the run's validation trials")
+    add("--task", choices=registry.names("tasks"), help="what to do instead of scoring trials")
+    add("--train", metavar="LIST", help="with --task: `label path [speaker]` list to fit a classifier to")
+    add("--test", metavar="LIST", help="with --task: such a list to measure it on")
     add("--replicates", type=int, default=1000, help="draws of speakers for the intervals; 0 = no intervals")
-    return run_command(run, parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    return run_command(run_task if options.task else run, options)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
     Raises ValueError or OSError with a sentence; mistakes in lists are found before anything is embedded.
     """
     started = time.monotonic()
+    if options.train or options.test:
+        raise ValueError("--train and --test are lists of a task: add --task probe, or name --trials")
     files = [posixpath.basename(name) for name in options.trials or ()]
     if twice := {name for name in files if files.count(name) > 1}:
         raise ValueError(
@@ -98,6 +108,42 @@ def run(options: argparse.Namespace) -> int:
     lines = [line for item in scored for line in terminal_lines(item)]
     print("\n".join([*lines, *[f"note: {note}" for note in notes]]))
     print(f"results: {out.location}\nreport: {below(out.location, 'report.html')}")
+    return 0
+
+
+def run_task(options: argparse.Namespace) -> int:
+    """Do the task asked for, write its results and print them; returns the exit code, raises as `run`."""
+    started, name = time.monotonic(), options.task
+    if not options.train or not options.test:
+        raise ValueError(f"--task {name} needs both lists: --train LIST --test LIST")
+    if options.trials or options.norm or options.centre:
+        raise ValueError(f"--trials, --norm and --centre are for trials, and --task {name} scores none")
+    encoder = load_encoder(options)
+    from sslsv.config import to_yaml
+    from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
+    from sslsv.reports.task import task_lines, task_page
+    from sslsv.runs.environment import describe_environment
+    from sslsv.runs.folder import RunFolder, below
+
+    kind, root = registry.find("tasks", name), options.root or encoder.config.data.root
+    settings = kind.Config(replicates=options.replicates)
+    task = kind(settings, root, options.train, options.test, is_lenient=options.allow_missing)
+    with embedding_by(encoder, len(task), options.workers, options.device) as embed:
+        found = task.run(EmbeddingStore(encoder, RunFolder.at(encoder.run), embed))
+    result = {
+        "task": name,
+        **encoder.describe(),
+        **found,
+        "notes": [*encoder.notes, *found["notes"]],
+        "environment": describe_environment(),
+        "settings": to_yaml(encoder.config),
+        "seconds": time.monotonic() - started,
+    }
+    out = RunFolder.at(options.out or below(encoder.run, "evaluation"))
+    out.write_json(f"{name}.json", result)
+    out.write(f"{name}.html", task_page(result))
+    print("\n".join(task_lines(result)))
+    print(f"results: {below(out.location, f'{name}.json')}\nreport: {below(out.location, f'{name}.html')}")
     return 0
 
 

@@ -224,3 +224,39 @@ def verified(run, capsys, *options):
     recordings = [f"{root}/{path}" for path in manifest.paths[:2]]
     assert verify.main([run, *recordings, *options, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+def label_lists(demo_corpus, tmp_path):
+    """Lists of every other recording of the training corpus, with its speaker as the label."""
+    lines = (demo_corpus / "voxceleb2_train_list").read_text().splitlines(keepends=True)
+    for name, part in (("train", lines[::2]), ("test", lines[1::2])):
+        (tmp_path / name).write_text("".join(part))
+    return ["--task", "probe", "--train", str(tmp_path / "train"), "--test", str(tmp_path / "test")]
+
+
+def test_evaluate__a_probe_leaves_its_result_and_a_page(run_folder, demo_corpus, tmp_path, capsys):
+    arguments = label_lists(demo_corpus, tmp_path)
+    assert main([str(run_folder), *arguments, "--replicates", "20"]) == 0
+    found = json.loads((run_folder / "evaluation" / "probe.json").read_text())
+    assert np.sum(found["confusion"]) == found["lists"]["test"]["counts"]["recordings"]
+    share = np.trace(found["confusion"]) / np.sum(found["confusion"])
+    assert found["metrics"]["accuracy"]["value"] == pytest.approx(share)
+    assert found["identity"] and found["lists"]["train"]["sha256"]
+    page = (run_folder / "evaluation" / "probe.html").read_text()
+    assert "<svg" in page and found["labels"][0] in page
+    printed = capsys.readouterr().out
+    assert "macro_f1" in printed and "note: A list names no speakers" in printed and "probe.html" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--task", "probe", "--train", "x"], "needs both lists"),
+        (["--train", "x"], "add --task probe"),
+        (["--task", "probe", "--train", "x", "--test", "y", "--norm", "s"], "scores none"),
+        (["--task", "probe", "--train", "gone", "--test", "gone"], "gone does not exist"),
+    ],
+)
+def test_evaluate__a_probe_says_what_it_needs(run_folder, capsys, arguments, sentence):
+    assert main([str(run_folder), *arguments]) == 2
+    assert sentence in capsys.readouterr().err

@@ -5,7 +5,6 @@ Validation trials and the cohort are the only things that anything is fitted to;
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,8 +29,9 @@ from sslsv.evaluation.trials import (
     count_trials,
     listed_trials,
     open_training_side,
+    source_of,
 )
-from sslsv.runs.folder import RunFolder, open_filesystem
+from sslsv.runs.folder import RunFolder
 
 Floats = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
@@ -182,11 +182,8 @@ def measure(
             found = speaker_bootstrap(values, targets, *sides, p_targets=P_TARGETS, replicates=replicates)
             for metric in table:
                 table[metric] |= found[metric]._asdict()
-    filesystem, path = open_filesystem(item.file)
-    with filesystem.open_input_stream(path) as content:
-        source = {"file": item.file, "sha256": hashlib.sha256(content.read()).hexdigest()}
     counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.odd
-    summary = {**source, "counts": counts, "scorings": tables}
+    summary = {**source_of(item.file), "counts": counts, "scorings": tables}
     return ScoredList(name=item.name, trials=trials, scores=scores | ratios, summary=summary)
 
 
