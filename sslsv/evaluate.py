@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     add("--train-root", help=train_root_help)
     add("--out", help="folder for the results (default: RUN/evaluation)")
     add("--allow-missing", action="store_true", help="leave out and count trials that can't be scored")
+    scoring_help = "plda: log-likelihood ratios, fitted to the training lists' speakers (uses labels)"
+    add("--scoring", choices=["cosine", "plda"], default="cosine", help=scoring_help)
+    add("--lda-dim", type=int, help="dimensions that plda keeps (default: all that speakers differ in)")
     add("--norm", choices=["z", "t", "s", "as"], help="normalise scores by those against a cohort")
     add("--centre", action="store_true", help="subtract the cohort's mean embedding")
     add("--cohort-size", type=int, default=1000, help="training utterances of the cohort (default 1000)")
@@ -50,6 +53,11 @@ def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     if options.train or options.test:
         raise ValueError("--train and --test are lists of a task: add --task probe, or name --trials")
+    is_plda = options.scoring == "plda"
+    if is_plda and (options.norm or options.centre):
+        raise ValueError("--norm and --centre change cosines, and --scoring plda has none: leave them out")
+    if options.lda_dim is not None and not is_plda:
+        raise ValueError("--lda-dim is a setting of PLDA: add --scoring plda")
     files = [posixpath.basename(name) for name in options.trials or ()]
     if twice := {name for name in files if files.count(name) > 1}:
         raise ValueError(
@@ -61,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.config import to_yaml
     from sslsv.evaluation import scorer
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
+    from sslsv.evaluation.plda import check_speakers
     from sslsv.evaluation.trials import open_list
     from sslsv.reports.evaluation import evaluation_page, terminal_lines
     from sslsv.runs.environment import describe_environment
@@ -72,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
         top=options.top,
         is_centred=options.centre,
         replicates=options.replicates,
+        is_plda=is_plda,
+        lda_dim=options.lda_dim,
     )
     if options.train_root:
         data = replace(encoder.config.data, root=options.train_root)
@@ -82,8 +93,10 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.run} was trained without test lists; name some with --trials")
     lists = [open_list(root, name, is_lenient=is_lenient) for name in names]
     manifest, validation = scorer.training_side(config, scoring, is_calibrated=not options.no_calibration)
+    if is_plda and manifest is not None:
+        check_speakers(manifest.speakers, encoder.model.embedding_dim, options.lda_dim)
     notes = scorer.notes(encoder, scoring, lists, validation)
-    count = sum(len(item.trials.paths) for item in lists) + scoring.cohort_size * scoring.needs_cohort
+    count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:
         store = EmbeddingStore(encoder, RunFolder.at(encoder.run), embed)
         scored, calibration = scorer.evaluate(
@@ -94,6 +107,11 @@ def run(options: argparse.Namespace) -> int:
         "environment": describe_environment(),
         "settings": to_yaml(config),
         "notes": notes,
+        "labels_were_used": {
+            "training": encoder.model.needs_labels,
+            "scoring": is_plda,
+            "calibration": validation is not None,
+        },
         "lists": {item.name: item.summary for item in scored},
         "seconds": time.monotonic() - started,
     }
@@ -116,8 +134,10 @@ def run_task(options: argparse.Namespace) -> int:
     started, name = time.monotonic(), options.task
     if not options.train or not options.test:
         raise ValueError(f"--task {name} needs both lists: --train LIST --test LIST")
-    if options.trials or options.norm or options.centre:
-        raise ValueError(f"--trials, --norm and --centre are for trials, and --task {name} scores none")
+    if options.trials or options.norm or options.centre or options.scoring != "cosine":
+        raise ValueError(
+            f"--trials, --scoring, --norm and --centre are for trials, and --task {name} scores none"
+        )
     encoder = load_encoder(options)
     from sslsv.config import to_yaml
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
