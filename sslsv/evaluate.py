@@ -4,7 +4,7 @@ Embeds every recording of the trial lists once, whole, scores every trial, and w
 scores, report.html and, for `verify`, a calibration fitted to the run's validation trials.
 
 `--task probe --train LIST --test LIST` tells labels from embeddings instead, by a linear classifier: lists of
-`label path` or `label path speaker` lines; writes probe.json and probe.html.
+`label path` or `label path speaker` lines; writes probe.json and probe.html (several need an --out each).
 
 Exit codes: 0 done, 2 the request can't be met, 130 interrupted (what was embedded completely is kept).
 """
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--trials", nargs="+", metavar="LIST", help="`1|0 enrol test` lists (default: the run's test lists)")
     add("--root", help="folder that paths in these lists are relative to (default: the run's data.root)")
-    train_root_help = "where the training data is now, for calibration and cohort (default: data.root)"
+    train_root_help = "where the training data is now, for calibration, cohort, PLDA (default: data.root)"
     add("--train-root", help=train_root_help)
     add("--out", help="folder for the results (default: RUN/evaluation)")
     add("--allow-missing", action="store_true", help="leave out and count trials that can't be scored")
@@ -134,7 +134,8 @@ def run_task(options: argparse.Namespace) -> int:
     started, name = time.monotonic(), options.task
     if not options.train or not options.test:
         raise ValueError(f"--task {name} needs both lists: --train LIST --test LIST")
-    if options.trials or options.norm or options.centre or options.scoring != "cosine":
+    is_scoring = options.norm or options.centre or options.lda_dim or options.scoring != "cosine"
+    if options.trials or is_scoring:
         raise ValueError(
             f"--trials, --scoring, --norm and --centre are for trials, and --task {name} scores none"
         )

@@ -26,6 +26,7 @@ from sslsv.tasks.labels import LabelList, check_lists, read_label_list
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 MAX_ITERATIONS = 2000
+FEW_UNITS = 10  # Intervals over draws of so few speakers are too narrow.
 
 
 class Probe:
@@ -148,10 +149,11 @@ class Probe:
         ends = min(self.config.strengths), max(self.config.strengths)
         if strength in ends and len(self.config.strengths) > 1:
             found.append(f"The strength chosen, {strength:g}, is an end of the range tried.")
-        if self.config.replicates:
-            found.append(
-                f"Intervals are 95 %, over draws of the test {'speakers' if test.speakers else 'recordings'}."
-            )
+        count = len(set(test.speakers or test.paths))
+        drawn = f"{count} test {'speakers' if test.speakers else 'recordings'}"
+        if self.config.replicates and count > 1:
+            narrow = "; of so few they are too narrow" if count <= FEW_UNITS else ""
+            found.append(f"Intervals are 95 %, over draws of the {drawn}{narrow}.")
         return found
 
 
@@ -184,7 +186,6 @@ def bootstrap(
     """Return 95 % percentile intervals of `accuracy_and_f1`, over draws of units with replacement.
 
     `units` (N,) says whose each recording is, 0 to U - 1: what a speaker says succeeds and fails together.
-    With ten units or fewer intervals are too narrow.
     """
     generator, count = np.random.default_rng(seed), int(units.max()) + 1
     found = []

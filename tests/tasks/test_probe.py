@@ -58,6 +58,25 @@ def test_run__labels_that_embeddings_tell_are_found(tmp_path, has_speakers):
     assert ("names no speakers" in " ".join(found["notes"])) != has_speakers
 
 
+@pytest.mark.parametrize(
+    ("speakers", "sentence"), [(2, "the 2 test speakers; of so few"), (12, "the 12 test speakers.")]
+)
+def test_run__intervals_over_few_speakers_are_called_too_narrow(tmp_path, speakers, sentence):
+    rows = corpus(tmp_path, 20 * np.eye(2, DIM), speakers=max(speakers, 4))
+    lines = (tmp_path / "test").read_text().splitlines(keepends=True)
+    (tmp_path / "test").write_text("".join(lines[: 6 * speakers]))
+    assert sentence in " ".join(probe(tmp_path).run(Store(rows))["notes"])
+
+
+def test_run__one_test_speaker_gives_no_intervals(tmp_path):
+    rows = corpus(tmp_path, 20 * np.eye(2, DIM))
+    lines = (tmp_path / "test").read_text().splitlines(keepends=True)
+    (tmp_path / "test").write_text("".join(lines[:6]))
+    found = probe(tmp_path).run(Store(rows))
+    assert found["metrics"]["accuracy"].keys() == {"value"}
+    assert "Intervals" not in " ".join(found["notes"])
+
+
 def test_run__is_the_same_every_time(tmp_path):
     rows = corpus(tmp_path, np.eye(2, DIM))
     assert probe(tmp_path).run(Store(rows)) == probe(tmp_path).run(Store(rows))
