@@ -3,6 +3,9 @@
 Embeds every recording of the trial lists once, whole, scores every trial, and writes evaluation.json, the
 scores, report.html and, for `verify`, a calibration fitted to the run's validation trials.
 
+`--task probe --train LIST --test LIST` tells labels from embeddings instead, by a linear classifier: lists of
+`label path` or `label path speaker` lines; writes probe.json and probe.html (several need an --out each).
+
 Exit codes: 0 done, 2 the request can't be met, 130 interrupted (what was embedded completely is kept).
 """
 
@@ -12,6 +15,7 @@ import sys
 import time
 from dataclasses import replace
 
+from sslsv import registry
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
 
 
@@ -21,17 +25,24 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--trials", nargs="+", metavar="LIST", help="`1|0 enrol test` lists (default: the run's test lists)")
     add("--root", help="folder that paths in these lists are relative to (default: the run's data.root)")
-    train_root_help = "where the training data is now, for calibration and cohort (default: data.root)"
+    train_root_help = "where the training data is now, for calibration, cohort, PLDA (default: data.root)"
     add("--train-root", help=train_root_help)
     add("--out", help="folder for the results (default: RUN/evaluation)")
     add("--allow-missing", action="store_true", help="leave out and count trials that can't be scored")
+    scoring_help = "plda: log-likelihood ratios, fitted to the training lists' speakers (uses labels)"
+    add("--scoring", choices=["cosine", "plda"], default="cosine", help=scoring_help)
+    add("--lda-dim", type=int, help="dimensions that plda keeps (default: all that speakers differ in)")
     add("--norm", choices=["z", "t", "s", "as"], help="normalise scores by those against a cohort")
     add("--centre", action="store_true", help="subtract the cohort's mean embedding")
     add("--cohort-size", type=int, default=1000, help="training utterances of the cohort (default 1000)")
     add("--top", type=int, default=300, help="cohort scores that AS-norm keeps (default 300)")
     add("--no-calibration", action="store_true", help="do not calibrate on the run's validation trials")
+    add("--task", choices=registry.names("tasks"), help="what to do instead of scoring trials")
+    add("--train", metavar="LIST", help="with --task: `label path [speaker]` list to fit a classifier to")
+    add("--test", metavar="LIST", help="with --task: such a list to measure it on")
     add("--replicates", type=int, default=1000, help="draws of speakers for the intervals; 0 = no intervals")
-    return run_command(run, parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    return run_command(run_task if options.task else run, options)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,6 +51,13 @@ def run(options: argparse.Namespace) -> int:
     Raises ValueError or OSError with a sentence; mistakes in lists are found before anything is embedded.
     """
     started = time.monotonic()
+    if options.train or options.test:
+        raise ValueError("--train and --test are lists of a task: add --task probe, or name --trials")
+    is_plda = options.scoring == "plda"
+    if is_plda and (options.norm or options.centre):
+        raise ValueError("--norm and --centre change cosines, and --scoring plda has none: leave them out")
+    if options.lda_dim is not None and not is_plda:
+        raise ValueError("--lda-dim is a setting of PLDA: add --scoring plda")
     files = [posixpath.basename(name) for name in options.trials or ()]
     if twice := {name for name in files if files.count(name) > 1}:
         raise ValueError(
@@ -51,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.config import to_yaml
     from sslsv.evaluation import scorer
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
+    from sslsv.evaluation.plda import check_speakers
     from sslsv.evaluation.trials import open_list
     from sslsv.reports.evaluation import evaluation_page, terminal_lines
     from sslsv.runs.environment import describe_environment
@@ -62,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
         top=options.top,
         is_centred=options.centre,
         replicates=options.replicates,
+        is_plda=is_plda,
+        lda_dim=options.lda_dim,
     )
     if options.train_root:
         data = replace(encoder.config.data, root=options.train_root)
@@ -72,8 +93,10 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.run} was trained without test lists; name some with --trials")
     lists = [open_list(root, name, is_lenient=is_lenient) for name in names]
     manifest, validation = scorer.training_side(config, scoring, is_calibrated=not options.no_calibration)
+    if is_plda and manifest is not None:
+        check_speakers(manifest.speakers, encoder.model.embedding_dim, options.lda_dim)
     notes = scorer.notes(encoder, scoring, lists, validation)
-    count = sum(len(item.trials.paths) for item in lists) + scoring.cohort_size * scoring.needs_cohort
+    count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:
         store = EmbeddingStore(encoder, RunFolder.at(encoder.run), embed)
         scored, calibration = scorer.evaluate(
@@ -84,6 +107,11 @@ def run(options: argparse.Namespace) -> int:
         "environment": describe_environment(),
         "settings": to_yaml(config),
         "notes": notes,
+        "labels_were_used": {
+            "training": encoder.model.needs_labels,
+            "scoring": is_plda,
+            "calibration": validation is not None,
+        },
         "lists": {item.name: item.summary for item in scored},
         "seconds": time.monotonic() - started,
     }
@@ -98,6 +126,45 @@ def run(options: argparse.Namespace) -> int:
     lines = [line for item in scored for line in terminal_lines(item)]
     print("\n".join([*lines, *[f"note: {note}" for note in notes]]))
     print(f"results: {out.location}\nreport: {below(out.location, 'report.html')}")
+    return 0
+
+
+def run_task(options: argparse.Namespace) -> int:
+    """Do the task asked for, write its results and print them; returns the exit code, raises as `run`."""
+    started, name = time.monotonic(), options.task
+    if not options.train or not options.test:
+        raise ValueError(f"--task {name} needs both lists: --train LIST --test LIST")
+    is_scoring = options.norm or options.centre or options.lda_dim or options.scoring != "cosine"
+    if options.trials or is_scoring:
+        raise ValueError(
+            f"--trials, --scoring, --norm and --centre are for trials, and --task {name} scores none"
+        )
+    encoder = load_encoder(options)
+    from sslsv.config import to_yaml
+    from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
+    from sslsv.reports.task import task_lines, task_page
+    from sslsv.runs.environment import describe_environment
+    from sslsv.runs.folder import RunFolder, below
+
+    kind, root = registry.find("tasks", name), options.root or encoder.config.data.root
+    settings = kind.Config(replicates=options.replicates)
+    task = kind(settings, root, options.train, options.test, is_lenient=options.allow_missing)
+    with embedding_by(encoder, len(task), options.workers, options.device) as embed:
+        found = task.run(EmbeddingStore(encoder, RunFolder.at(encoder.run), embed))
+    result = {
+        "task": name,
+        **encoder.describe(),
+        **found,
+        "notes": [*encoder.notes, *found["notes"]],
+        "environment": describe_environment(),
+        "settings": to_yaml(encoder.config),
+        "seconds": time.monotonic() - started,
+    }
+    out = RunFolder.at(options.out or below(encoder.run, "evaluation"))
+    out.write_json(f"{name}.json", result)
+    out.write(f"{name}.html", task_page(result))
+    print("\n".join(task_lines(result)))
+    print(f"results: {below(out.location, f'{name}.json')}\nreport: {below(out.location, f'{name}.html')}")
     return 0
 
 

@@ -24,7 +24,7 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"cluster.worker", "cluster.fit"},
-    {"search", "prepare_data", "reports"},
+    {"search", "prepare_data", "tasks", "reports"},
     COMMANDS,
 ]
 # Law 3: the packages and files that know Ray.
@@ -39,8 +39,11 @@ RAY = {
 # Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.
 BUDGETS = {
     "": 1600, "ops": 375, "models": 1520, "encoders": 600, "data": 2080, "runs": 660, "training": 1190,
-    "cluster": 570, "evaluation": 2080, "reports": 530, "search": 1420, "prepare_data": 1800,
+    "cluster": 570, "evaluation": 2170, "reports": 600, "search": 1420, "prepare_data": 1800,
+    "tasks": 340,
 }  # fmt: skip
+# Half of tasks reads label lists and says what is wrong with them. Of what came to other parts, PLDA is in
+# evaluation, and the page of a task with its confusion matrix in reports.
 # These come on top, for each method and encoder; what several of them share is in the numbers above.
 LINES_OF_A_METHOD, LINES_OF_AN_ENCODER = 90, 160
 
@@ -187,7 +190,7 @@ def test_method__has_one_file_with_settings_two_configs_and_a_test(name: str) ->
         assert load_config(ROOT / folder / f"{name}.yml").model.name == name
 
 
-@pytest.mark.parametrize("package", ["encoders", "data.augmentations"])
+@pytest.mark.parametrize("package", ["encoders", "data.augmentations", "tasks"])
 def test_component__has_one_file_with_settings_and_a_test(package: str) -> None:
     for name in registry.names(package):
         assert registry.find(package, name).Config().name == name
@@ -197,7 +200,7 @@ def test_component__has_one_file_with_settings_and_a_test(package: str) -> None:
         ).is_file()
 
 
-@pytest.mark.parametrize("package", ["models", "encoders", "data.augmentations"])
+@pytest.mark.parametrize("package", ["models", "encoders", "data.augmentations", "tasks"])
 def test_settings_class__is_read_without_the_rest_of_the_file_and_equals_it(package: str) -> None:
     for name in registry.names(package):
         light, full = registry.settings_class.__wrapped__(package, name), registry.find(package, name).Config

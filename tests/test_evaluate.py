@@ -224,3 +224,79 @@ def verified(run, capsys, *options):
     recordings = [f"{root}/{path}" for path in manifest.paths[:2]]
     assert verify.main([run, *recordings, *options, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+def label_lists(demo_corpus, tmp_path):
+    """Lists of every other recording of the training corpus, with its speaker as the label."""
+    lines = (demo_corpus / "voxceleb2_train_list").read_text().splitlines(keepends=True)
+    for name, part in (("train", lines[::2]), ("test", lines[1::2])):
+        (tmp_path / name).write_text("".join(part))
+    return ["--task", "probe", "--train", str(tmp_path / "train"), "--test", str(tmp_path / "test")]
+
+
+def test_evaluate__a_probe_leaves_its_result_and_a_page(run_folder, demo_corpus, tmp_path, capsys):
+    arguments = label_lists(demo_corpus, tmp_path)
+    assert main([str(run_folder), *arguments, "--replicates", "20"]) == 0
+    found = json.loads((run_folder / "evaluation" / "probe.json").read_text())
+    assert np.sum(found["confusion"]) == found["lists"]["test"]["counts"]["recordings"]
+    share = np.trace(found["confusion"]) / np.sum(found["confusion"])
+    assert found["metrics"]["accuracy"]["value"] == pytest.approx(share)
+    assert found["identity"] and found["lists"]["train"]["sha256"]
+    page = (run_folder / "evaluation" / "probe.html").read_text()
+    assert "<svg" in page and found["labels"][0] in page
+    printed = capsys.readouterr().out
+    assert "macro_f1" in printed and "note: A list names no speakers" in printed and "probe.html" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--task", "probe", "--train", "x"], "needs both lists"),
+        (["--train", "x"], "add --task probe"),
+        (["--task", "probe", "--train", "x", "--test", "y", "--norm", "s"], "scores none"),
+        (["--task", "probe", "--train", "gone", "--test", "gone"], "gone does not exist"),
+    ],
+)
+def test_evaluate__a_probe_says_what_it_needs(run_folder, capsys, arguments, sentence):
+    assert main([str(run_folder), *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_evaluate__plda_comes_first_and_says_that_labels_were_used(small_run, tmp_path, capsys):
+    run_folder = run_with(small_run, tmp_path, "held_out_speakers: 3", "held_out_speakers: 2")
+    found = evaluate(run_folder, "--scoring", "plda", "--lda-dim", "4")
+    scorings = found["lists"]["trials"]["scorings"]
+    assert list(scorings) == ["plda(dim=4)", "cosine", "plda(dim=4)_calibrated", "cosine_calibrated"]
+    assert found["labels_were_used"] == {"training": False, "scoring": True, "calibration": True}
+    assert "Labels were used: PLDA was fitted" in " ".join(found["notes"])
+    assert "no self-supervised results" in capsys.readouterr().out
+    page = (run_folder / "evaluation" / "report.html").read_text()
+    assert "Labels were used to score these trials." in page
+    found = evaluate(run_folder, "--no-calibration")
+    assert found["labels_were_used"] == {"training": False, "scoring": False, "calibration": False}
+    page = (run_folder / "evaluation" / "report.html").read_text()
+    assert "Labels were used to score these trials." not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--scoring", "plda", "--norm", "as"], "--norm and --centre change cosines"),
+        (["--lda-dim", "4"], "add --scoring plda"),
+        (["--scoring", "plda", "--lda-dim", "99"], "--lda-dim is 99; it must be from 1 to"),
+    ],
+)
+def test_evaluate__plda_says_what_does_not_go_with_it(small_run, tmp_path, capsys, arguments, sentence):
+    run_folder = run_with(small_run, tmp_path, "held_out_speakers: 3", "held_out_speakers: 2")
+    assert main([str(run_folder), *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_evaluate__plda_is_refused_where_lists_tell_no_speakers(small_run, demo_corpus, tmp_path, capsys):
+    lines = (demo_corpus / "voxceleb2_train_list").read_text().splitlines()
+    paths = [line.split()[1] for line in lines]
+    (tmp_path / "unknown").write_text("".join(f"{path} {path}\n" for path in paths))
+    changes = ("train_lists: [voxceleb2_train_list]", f"train_lists: [{tmp_path / 'unknown'}]")
+    run = run_with(small_run, tmp_path, *changes, "held_out_speakers: 3", "held_out_speakers: 0")
+    assert main([str(run), "--scoring", "plda", "--no-calibration"]) == 2
+    assert "the lists tell no speakers" in capsys.readouterr().err

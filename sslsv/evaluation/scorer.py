@@ -1,11 +1,11 @@
 """Scores and errors of trial lists: one encoder's scorings of a list, their metrics with intervals.
 
-Validation trials and the cohort are the only things that anything is fitted to; test trials are only counted.
+Validation trials, the cohort and, for PLDA, training utterances are all that anything is fitted to; test
+trials are only counted.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.embedding import EmbeddingStore
 from sslsv.evaluation.intervals import speaker_bootstrap, speakers_from_trials
 from sslsv.evaluation.metrics import ErrorCurve, act_dcf, cllr, dcf_key
+from sslsv.evaluation.plda import Plda, fit_plda
 from sslsv.evaluation.scoring import Kind, cosine_scores, normalise_scores, unit_rows
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.evaluation.trials import (
@@ -30,13 +31,16 @@ from sslsv.evaluation.trials import (
     count_trials,
     listed_trials,
     open_training_side,
+    source_of,
 )
-from sslsv.runs.folder import RunFolder, open_filesystem
+from sslsv.runs.folder import RunFolder
 
 Floats = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 
 P_TARGETS = (0.01, 0.05)
+# PLDA gains little from more, which take hours to embed: of VoxCeleb2's speakers these are 17 each.
+MAX_PLDA_UTTERANCES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +52,26 @@ class Scoring:
     top: int  # cohort scores that AS-norm keeps per recording
     is_centred: bool  # subtract the cohort's mean embedding first
     replicates: int  # draws of speakers for the intervals; 0 = no intervals
+    is_plda: bool = False  # fit PLDA to the speakers of training utterances: labels are used
+    lda_dim: int | None = None  # dimensions that PLDA keeps
 
     @property
     def needs_cohort(self) -> bool:
-        """Tell whether scores depend on training utterances."""
+        """Tell whether scores depend on training utterances, heard without their labels."""
         return self.norm is not None or self.is_centred
 
-    def scores(self, embeddings: Floats, trials: Trials, cohort: Floats | None) -> dict[str, Scores]:
+    def num_training(self, manifest: Manifest | None) -> int:
+        """Return how many training utterances the scores depend on."""
+        most = MAX_PLDA_UTTERANCES if self.is_plda else self.cohort_size
+        return 0 if manifest is None else min(len(manifest), most)
+
+    def scores(
+        self, embeddings: Floats, trials: Trials, cohort: Floats | None, plda: Plda | None = None
+    ) -> dict[str, Scores]:
         """Return scores (J,) by the name of the scoring, the principal one first.
 
-        `embeddings` (R, D) are of the trials' recordings, `cohort` (C, D) of training utterances.
+        `embeddings` (R, D) are of the trials' recordings, `cohort` (C, D) of training utterances. With `plda`
+        its ratios come first.
         """
         name, pairs = "cosine", (trials.enrol, trials.test)
         if self.is_centred and cohort is not None:
@@ -65,6 +79,8 @@ class Scoring:
             mean = cohort.mean(axis=0, keepdims=True)
             embeddings, cohort, name = unit_rows(embeddings) - mean, cohort - mean, "centred_cosine"
         plain = cosine_scores(embeddings, *pairs).astype(np.float64)
+        if plda is not None:
+            return {f"plda(dim={len(plda.between)})": plda.scores(embeddings, *pairs), name: plain}
         if self.norm is None or cohort is None:
             return {name: plain}
         top = f",top={min(self.top, len(cohort))}" if self.norm == "as" else ""
@@ -76,16 +92,17 @@ def training_side(
     config: Config, scoring: Scoring, *, is_calibrated: bool
 ) -> tuple[Manifest | None, TrialSet | None]:
     """Open a run's training utterances and validation trials, each None where it is not needed."""
-    if not scoring.needs_cohort and not is_calibrated:
+    needs_training = scoring.needs_cohort or scoring.is_plda
+    if not needs_training and not is_calibrated:
         return None, None
     try:
         manifest, validation = open_training_side(config)
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"the run's training data, for calibration or a cohort, can't be used: {error} If it has moved, "
-            "give its folder with --train-root; --no-calibration does without validation trials"
+            f"the run's training data, for calibration, a cohort or PLDA, can't be used: {error} If it has "
+            "moved, give its folder with --train-root; --no-calibration does without validation trials"
         ) from error
-    return manifest if scoring.needs_cohort else None, validation if is_calibrated else None
+    return manifest if needs_training else None, validation if is_calibrated else None
 
 
 def notes(
@@ -101,6 +118,16 @@ def notes(
     elif config.evaluation.validation is not None:
         with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
             validation = listed_trials(config.data.root, config.evaluation.validation)
+    if scoring.is_plda:
+        name = config.model.name
+        found.append(
+            "Labels were used: PLDA was fitted to the speakers, or clusters, of the training lists. "
+            + (
+                f"The run itself was trained with them ({name})."
+                if encoder.model.needs_labels
+                else f"The training itself, by {name}, used none: these are no self-supervised results."
+            )
+        )
     if scoring.needs_cohort:
         found.append("No labels were used: the cohort is training utterances as they are.")
     for item in lists:
@@ -125,21 +152,24 @@ def evaluate(
 ) -> tuple[list[ScoredList], Calibration | None]:
     """Score and measure every list; the calibration of cosines is returned too.
 
-    The cohort is a seeded sample of the training `manifest`, if any. If `is_lenient`, lists lose the
-    recordings that can't be read. Raises ValueError for such recordings elsewhere: in lists otherwise, in
-    validation trials, and where fewer than two of the cohort are left.
+    The cohort, or what PLDA learns from, is a seeded sample of the training `manifest`, if any. If
+    `is_lenient`, lists lose the recordings that can't be read. Raises ValueError for such recordings
+    elsewhere: in lists otherwise, in validation trials, where fewer than two of the cohort are left, and
+    where PLDA can't be fitted.
     """
-    root, cohort, calibrations = encoder.config.data.root, None, dict[str, Calibration]()
+    root, cohort, plda, calibrations = encoder.config.data.root, None, None, dict[str, Calibration]()
     if manifest is not None:
         order = np.random.default_rng(0).permutation(len(manifest))
-        chosen = [manifest.paths[i] for i in np.sort(order[: scoring.cohort_size])]
-        embeddings, bad = store.get(chosen, root)
+        chosen = np.sort(order[: scoring.num_training(manifest)])
+        embeddings, bad = store.get([manifest.paths[i] for i in chosen], root)
         cohort = np.delete(embeddings, list(bad), axis=0)
         if len(cohort) < 2:
             raise ValueError(
-                f"{len(bad)} of the {len(chosen)} training utterances for the cohort cannot be read, the "
+                f"{len(bad)} of the {len(chosen)} training utterances needed cannot be read, the "
                 f"first: {next(iter(bad.values()), 'none was found')} Give their folder with --train-root"
             )
+        if scoring.is_plda:
+            plda = fit_plda(cohort, np.delete(manifest.speakers[chosen], list(bad)), scoring.lda_dim)
     if validation is not None:
         trials = validation.trials
         if validation.is_simulated:
@@ -151,7 +181,7 @@ def evaluate(
                 f"{len(bad)} recordings of the validation trials cannot be read, the first: "
                 f"{next(iter(bad.values()))} Repair them, or give --no-calibration"
             )
-        scores = scoring.scores(embeddings, trials, cohort)
+        scores = scoring.scores(embeddings, trials, cohort, plda)
         calibrations = {name: fit_calibration(values, trials.targets) for name, values in scores.items()}
     scored = []
     for item in lists:
@@ -162,7 +192,7 @@ def evaluate(
             row_of = {path: i for i, path in enumerate(item.trials.paths)}
             item = item.without(bad, "unreadable_recordings")
             embeddings = embeddings[[row_of[path] for path in item.trials.paths]]
-        scores = scoring.scores(embeddings, item.trials, cohort)
+        scores = scoring.scores(embeddings, item.trials, cohort, plda)
         scored.append(measure(item, scores, calibrations, scoring.replicates))
     return scored, calibrations.get("cosine")
 
@@ -182,11 +212,8 @@ def measure(
             found = speaker_bootstrap(values, targets, *sides, p_targets=P_TARGETS, replicates=replicates)
             for metric in table:
                 table[metric] |= found[metric]._asdict()
-    filesystem, path = open_filesystem(item.file)
-    with filesystem.open_input_stream(path) as content:
-        source = {"file": item.file, "sha256": hashlib.sha256(content.read()).hexdigest()}
     counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.odd
-    summary = {**source, "counts": counts, "scorings": tables}
+    summary = {**source_of(item.file), "counts": counts, "scorings": tables}
     return ScoredList(name=item.name, trials=trials, scores=scores | ratios, summary=summary)
 
 

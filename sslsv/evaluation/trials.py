@@ -1,6 +1,7 @@
 """Trials: lists that are read, trials that are drawn from held-out speakers, and lists that were scored."""
 
 import functools
+import hashlib
 import os
 import posixpath
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -165,10 +166,7 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     are errors that name lines; else their trials are left out and counted. A pair listed twice is counted,
     and scored as listed. Raises ValueError or FileNotFoundError.
     """
-    file = list_location(root, name)
-    filesystem, path = open_filesystem(file)
-    if os.path.isfile(name) and filesystem.get_file_info(path).type != fs.FileType.File:
-        file = absolute(name)
+    file = find_list(root, name)
     trials, odd = _read(root, file, is_lenient=is_lenient)
     found = TrialList(posixpath.basename(file), file, root, trials, odd)
     # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
@@ -184,6 +182,22 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     if missing and not is_lenient:
         raise found.refusal(missing, "do not exist")
     return found.without(missing, "missing_recordings") if missing else found
+
+
+def find_list(root: str, name: str) -> str:
+    """Return where a list lies: below `root`, else where a path from the working directory leads."""
+    file = list_location(root, name)
+    filesystem, path = open_filesystem(file)
+    if os.path.isfile(name) and filesystem.get_file_info(path).type != fs.FileType.File:
+        return absolute(name)
+    return file
+
+
+def source_of(file: str) -> dict[str, str]:
+    """Return a list's place and a digest of its content, for results."""
+    filesystem, path = open_filesystem(file)
+    with filesystem.open_input_stream(path) as content:
+        return {"file": file, "sha256": hashlib.sha256(content.read()).hexdigest()}
 
 
 def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:

@@ -28,8 +28,10 @@ def evaluation_page(evaluation: Mapping[str, Any], lists: Sequence[ScoredList]) 
         Section("Environment", pairs=evaluation.get("environment", {})),
     ]
     sentences = [*evaluation.get("notes", []), f"It took {duration(seconds)}."]
-    page = render(f"Evaluation of {basename(run)}", sections, sentences=sentences, facts=facts)
-    return page.decode()
+    is_labelled = evaluation.get("labels_were_used", {}).get("scoring")
+    notes = ["Labels were used to score these trials."] * bool(is_labelled)
+    title = f"Evaluation of {basename(run)}"
+    return render(title, sections, sentences=sentences, notes=notes, facts=facts).decode()
 
 
 def list_section(item: ScoredList) -> Section:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 Record = dict[str, Any]
 Figure = tuple[str, str]  # caption, SVG
 
-WORDS = {"eer": "EER", "dcf": "DCF", "cllr": "Cllr", "rankme": "RankMe", "lidar": "LiDAR"}
+WORDS = {"eer": "EER", "dcf": "DCF", "cllr": "Cllr", "f1": "F1", "rankme": "RankMe", "lidar": "LiDAR"}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ INK = "#010203"  # It stands for the page's colour of text, as in the style.
 PALE = {"color": INK, "alpha": 0.2, "label": None}
 SMALL, LARGE = (4.6, 2.6), (5.2, 4.4)  # inches
 MAX_POINTS = 300  # More points of a curve cannot be told apart.
+MAX_WRITTEN, MAX_NAMES = 12, 40  # labels of a confusion matrix with numbers in it, and with all names
 RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent
 
 
@@ -132,3 +133,25 @@ def score_chart(title: str, scores: Floats, targets: NDArray[np.bool_], threshol
         axes.legend(loc="center right" if min(thresholds) < middle else "center left")
 
     return "Scores", drawing(paint, title, LARGE)
+
+
+def confusion_chart(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Figure:
+    """Draw which label (rows) was taken for which (columns), as shares of each row of counts (K, K)."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    rows, size = np.asarray(counts, dtype=np.float64), len(labels)
+    shares = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
+
+    def paint(axes: Axes) -> None:
+        clear = LinearSegmentedColormap.from_list("share", ["#2f7fc100", "#2f7fc1ff"])  # to the page below
+        axes.imshow(shares, cmap=clear, vmin=0, vmax=1)
+        for row, column in np.argwhere(rows > 0) if size <= MAX_WRITTEN else ():
+            axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center")
+        step = -(-size // MAX_NAMES)  # of more labels every second, third ... is named
+        places = range(0, size, step)
+        axes.set_xticks(places, labels[::step], rotation=90)
+        axes.set_yticks(places, labels[::step])
+        axes.set(xlabel="predicted", ylabel="label")
+        axes.grid(visible=False)
+
+    return "Confusion", drawing(paint, title, LARGE)

@@ -1,10 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from sslsv.data.lists import Trials
 from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.metrics import ErrorCurve, bayes_threshold
-from sslsv.evaluation.scorer import Scoring, measure
+from sslsv.evaluation.plda import fit_plda
+from sslsv.evaluation.scorer import Scoring, measure, notes
 from sslsv.evaluation.scoring import cosine_scores, normalise_scores
 from sslsv.evaluation.trials import TrialList
 
@@ -79,3 +82,27 @@ def test_measure__a_calibration_that_says_nothing_has_the_errors_of_chance(tmp_p
     for table in (raw, calibrated):
         for metric in table.values():
             assert metric["low"] <= metric["value"] <= metric["high"]
+
+
+def test_scores__ratios_of_plda_come_before_cosines():
+    trials, rows = some_trials(), embeddings_of(1)
+    plda = fit_plda(embeddings_of(2), np.repeat(np.arange(SPEAKERS), RECORDINGS), 8)
+    scoring = Scoring(norm=None, cohort_size=1, top=1, is_centred=False, replicates=0, is_plda=True)
+    found = scoring.scores(rows, trials, None, plda)
+    assert list(found) == ["plda(dim=8)", "cosine"]
+    assert np.array_equal(found["plda(dim=8)"], plda.scores(rows, trials.enrol, trials.test))
+
+
+@pytest.mark.parametrize(
+    ("needs_labels", "sentence"),
+    [(True, "itself was trained with them (simclr)"), (False, "by simclr, used none")],
+)
+def test_notes__say_whether_the_training_used_the_labels_that_plda_did(needs_labels, sentence):
+    config = SimpleNamespace(
+        model=SimpleNamespace(name="simclr"), evaluation=SimpleNamespace(validation=None)
+    )
+    model = SimpleNamespace(needs_labels=needs_labels)
+    encoder = SimpleNamespace(config=config, notes=(), model=model)
+    scoring = Scoring(norm=None, cohort_size=1, top=1, is_centred=False, replicates=0, is_plda=True)
+    (note,) = notes(encoder, scoring, [], None)
+    assert note.startswith("Labels were used: PLDA") and sentence in note

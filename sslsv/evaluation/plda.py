@@ -1,0 +1,137 @@
+"""Log-likelihood ratios of trials by probabilistic linear discriminant analysis (PLDA), learnt with labels.
+
+An embedding is the speaker's voice plus what differs between recordings, both Gaussian, with covariances B
+and W (the two-covariance model, Bruemmer and de Villiers, Odyssey 2010). Before it come unit length, LDA, and
+unit length again, which makes embeddings more Gaussian (Garcia-Romero and Espy-Wilson, Interspeech 2011).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import eigh
+
+from sslsv.evaluation.scoring import Floats, Indices, checked_rows, unit_rows
+
+ITERATIONS = 20  # of expectation and maximisation; with tens of utterances per speaker, few are needed
+TILE_ROWS = 10_000  # trials scored at a time
+
+
+@dataclass(frozen=True)
+class Plda:
+    """Score pairs of embeddings by how much likelier one speaker makes them than two."""
+
+    mean: Floats  # (D,) of the training embeddings at unit length
+    lda: Floats  # (D, P) projection, in which the covariance of recordings is I
+    basis: Floats  # (P, P) from there to coordinates in which W is I and B is diagonal
+    centre: Floats  # (P,) mean of the voices in these coordinates
+    between: Floats  # (P,) diagonal of B
+
+    def normalised(self, embeddings: ArrayLike) -> Floats:
+        """Return embeddings (N, P) projected by LDA, of length sqrt(P)."""
+        rows = unit_rows(np.asarray(embeddings, dtype=np.float32)).astype(np.float64)
+        return _of_length_sqrt_dim((rows - self.mean) @ self.lda)
+
+    def scores(self, embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
+        """Return natural log-likelihood ratios (T,) of rows `enrol[t]` and `test[t]` of embeddings (N, D)."""
+        rows = self.normalised(embeddings) @ self.basis - self.centre
+        first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
+        b = self.between
+        # In each coordinate the pair has variances 1 + b and, if of one speaker, covariance b.
+        constant = np.sum(np.log1p(b) - 0.5 * np.log1p(2 * b))
+        alone = -0.5 * np.square(rows) @ (b**2 / ((1 + 2 * b) * (1 + b)))
+        weighted, found = rows * (b / (1 + 2 * b)), np.empty(len(first))
+        for start in range(0, len(first), TILE_ROWS):
+            part = slice(start, start + TILE_ROWS)
+            i, j = first[part], second[part]
+            found[part] = constant + alone[i] + alone[j] + np.einsum("tp,tp->t", weighted[i], rows[j])
+        return found
+
+
+def check_speakers(speakers: ArrayLike, dim: int, lda_dim: int | None = None) -> None:
+    """Raise ValueError where PLDA can't be fitted to utterances of these speakers (N,), embedded in `dim`."""
+    num_utterances, num_speakers = np.size(speakers), len(np.unique(speakers))
+    if num_speakers < 2 or num_speakers == num_utterances:
+        raise ValueError(
+            f"PLDA learns from speakers with several recordings, and the {num_utterances} training "
+            f"utterances are of {num_speakers} speaker(s): the lists tell no speakers. Score without "
+            "--scoring plda"
+        )
+    if num_utterances - num_speakers < dim:
+        raise ValueError(
+            f"PLDA of {dim}-dimensional embeddings needs {dim} training utterances more than speakers, and "
+            f"there are {num_utterances} of {num_speakers}. Score without --scoring plda"
+        )
+    most = min(dim, num_speakers - 1)
+    if lda_dim is not None and not 1 <= lda_dim <= most:
+        raise ValueError(
+            f"--lda-dim is {lda_dim}; it must be from 1 to {most}: no larger than the embedding ({dim}), and "
+            f"less than the training speakers ({num_speakers})"
+        )
+
+
+def fit_plda(embeddings: ArrayLike, speakers: ArrayLike, lda_dim: int | None = None) -> Plda:
+    """Fit to training embeddings (N, D) of `speakers` (N,), by expectation and maximisation.
+
+    `lda_dim` None keeps min(D, speakers - 1) dimensions. Raises ValueError as `check_speakers`, and for
+    embeddings that are not finite or do not differ between recordings.
+    """
+    rows = unit_rows(np.asarray(embeddings, dtype=np.float32)).astype(np.float64)
+    check_speakers(speakers, rows.shape[1], lda_dim)
+    labels = np.unique(np.asarray(speakers), return_inverse=True)[1]
+    mean = rows.mean(axis=0)
+    rows = rows - mean
+    counts, means, scatter = _statistics(rows, labels)
+    within, spread = scatter / (len(rows) - len(counts)), (means * counts[:, None]).T @ means / len(rows)
+    try:
+        lda = eigh(spread, within)[1][:, ::-1][:, : lda_dim or min(rows.shape[1], len(counts) - 1)]
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            "the embeddings of a speaker do not differ in every dimension, so PLDA can't be fitted; the "
+            "model may have collapsed. Score without --scoring plda"
+        ) from error
+    rows = _of_length_sqrt_dim(rows @ lda)
+    return Plda(mean, lda, *_two_covariances(*_statistics(rows, labels)))
+
+
+def _two_covariances(counts: Floats, means: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return basis, centre and diagonal of B by maximum likelihood; see `Plda`.
+
+    Every round goes on in coordinates where W is I and B diagonal, so that all that is inverted is numbers.
+    """
+    num_speakers, dim = means.shape
+    num_rows, times = counts.sum(), counts[:, None]
+    basis, centre = np.eye(dim), means.mean(axis=0)
+    means = means - centre
+    between, within = means.T @ means / num_speakers, scatter / (num_rows - num_speakers)
+    for _ in range(ITERATIONS):
+        b, turn = _diagonal(between, within)
+        basis, centre, means, scatter = basis @ turn, centre @ turn, means @ turn, turn.T @ scatter @ turn
+        variances = b / (1 + times * b)  # of a speaker's voice, given the recordings
+        voices = times * variances * means
+        shift, rest = voices.mean(axis=0), means - voices
+        between = (voices - shift).T @ (voices - shift) / num_speakers + np.diag(variances.mean(axis=0))
+        within = (scatter + (times * rest).T @ rest + np.diag((times * variances).sum(axis=0))) / num_rows
+        centre, means = centre + shift, means - shift
+    b, turn = _diagonal(between, within)
+    return basis @ turn, centre @ turn, b
+
+
+def _diagonal(between: Floats, within: Floats) -> tuple[Floats, Floats]:
+    variances, turn = eigh(between, within)
+    return np.maximum(variances, 0), turn
+
+
+def _statistics(rows: Floats, labels: Indices) -> tuple[Floats, Floats, Floats]:
+    # Returns each speaker's count (S,) and mean (S, P), and the scatter (P, P) of recordings around them.
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels).astype(np.float64)
+    starts = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.int64)
+    means = np.add.reduceat(rows[order], starts, axis=0) / counts[:, None]
+    around = rows - means[labels]
+    return counts, means, around.T @ around
+
+
+def _of_length_sqrt_dim(rows: Floats) -> Floats:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(np.sqrt(rows.shape[1]) * rows / np.maximum(lengths, 1e-12), dtype=np.float64)

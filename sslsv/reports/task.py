@@ -1,0 +1,67 @@
+"""Write the page of a task such as a probe: how well labels are told, and which are taken for which."""
+
+from collections.abc import Iterator, Mapping
+from posixpath import basename
+from typing import Any
+
+import numpy as np
+
+from sslsv.reports.evaluation import interval
+from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render
+from sslsv.reports.plots import confusion_chart
+
+
+def task_page(result: Mapping[str, Any]) -> bytes:
+    """Return the HTML of a task's result, which is the content of its json."""
+    run, task = str(result["run"]).rstrip("/"), result["task"]
+    facts = [
+        (metric_title(k), metric_text(k, m["value"]), interval(k, m)) for k, m in result["metrics"].items()
+    ]
+    facts.append(("baseline accuracy", f"{result['baseline_accuracy']:.4g}", "most frequent label"))
+    chart = confusion_chart(f"confusion of labels, {basename(run)}", result["labels"], result["confusion"])
+    lists = [
+        {"list": role, "file": each["file"], "sha256": each["sha256"], **each["counts"]}
+        for role, each in result["lists"].items()
+    ]
+    sections = [
+        Section("Labels", tables={"": label_rows(result)}, figures=[chart]),
+        Section("Lists", tables={"": lists}),
+        Section(
+            "Regularisation",
+            f"Macro F1 on held-out parts of the training list; {result['strength']:g} was chosen.",
+            pairs=result["macro_f1_of_strengths"],
+        ),
+        Section("Checkpoint", pairs={"run": run, **result["checkpoint"]}),
+        Section("Settings", text=result["settings"]),
+        Section("Environment", pairs=result["environment"]),
+    ]
+    sentences = [*result["notes"], f"It took {duration(result['seconds'])}."]
+    return render(f"{task.capitalize()} of {basename(run)}", sections, sentences=sentences, facts=facts)
+
+
+def label_rows(result: Mapping[str, Any]) -> list[Record]:
+    """Return a row per label: how many recordings are tested, and which shares of them are told."""
+    counts = np.asarray(result["confusion"])
+    right, named, guessed = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    return [
+        {
+            "label": label,
+            "recordings": int(named[i]),
+            "recall": float(right[i] / named[i]) if named[i] else None,
+            "precision": float(right[i] / guessed[i]) if guessed[i] else None,
+            "F1": float(2 * right[i] / (named[i] + guessed[i])) if named[i] + guessed[i] else None,
+        }
+        for i, label in enumerate(result["labels"])
+    ]
+
+
+def task_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines for the terminal."""
+    for role, each in result["lists"].items():
+        counts = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in each["counts"].items())
+        yield f"{role}: {each['file']}, {counts}"
+    for key, metric in result["metrics"].items():
+        ends = interval(key, metric)
+        yield f"  {key:<20}{metric_text(key, metric['value'])}{f' ({ends})' if ends else ''}"
+    yield f"  {'baseline_accuracy':<20}{result['baseline_accuracy']:.4g}"
+    yield from (f"note: {note}" for note in result["notes"])

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from sslsv.evaluation import plda as plda_module
+from sslsv.evaluation.metrics import ErrorCurve
+from sslsv.evaluation.plda import Plda, check_speakers, fit_plda
+
+DIM = 5
+
+
+def drawn(num_speakers=300, dim=DIM, seed=0):
+    """Embeddings (N, D) of the model, of speakers with 1 to 8 recordings, around a mean; and the speakers."""
+    rng = np.random.default_rng(seed)
+    speakers = np.repeat(np.arange(num_speakers), rng.integers(1, 9, size=num_speakers))
+    root_b, root_w = rng.normal(size=(2, dim, dim)) / np.sqrt(dim)
+    voices = rng.normal(size=(num_speakers, dim)) @ root_b
+    rows = 6.0 + voices[speakers] + 0.7 * rng.normal(size=(len(speakers), dim)) @ root_w
+    return rows, speakers
+
+
+def covariances(plda: Plda) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B, W and mean of the normalised embeddings."""
+    back = np.linalg.inv(plda.basis)
+    return back.T @ np.diag(plda.between) @ back, back.T @ back, plda.centre @ back
+
+
+@pytest.mark.parametrize("lda_dim", [None, 2])
+def test_scores__are_ratios_of_gaussian_densities(lda_dim):
+    rows, speakers = drawn()
+    plda = fit_plda(rows, speakers, lda_dim)
+    between, within, mean = covariances(plda)
+    dim = lda_dim or DIM
+    assert plda.lda.shape == (DIM, dim)
+    total = between + within
+    same = np.block([[total, between], [between, total]])
+    apart = multivariate_normal(mean, total)
+    found = plda.normalised(rows)
+    enrol, test = np.arange(40), np.arange(40)[::-1] + 5
+    expected = [
+        multivariate_normal(np.tile(mean, 2), same).logpdf(np.concatenate([found[i], found[j]]))
+        - apart.logpdf(found[i])
+        - apart.logpdf(found[j])
+        for i, j in zip(enrol, test, strict=True)
+    ]
+    assert plda.scores(rows, enrol, test) == pytest.approx(expected, abs=1e-6)
+    assert plda.scores(rows, test, enrol) == pytest.approx(expected, abs=1e-6)
+
+
+def log_likelihood(basis, centre, between, rows, speakers):
+    """Log density of all rows (N, P), each speaker's together, by one large Gaussian per speaker."""
+    back = np.linalg.inv(basis)
+    b, w, mean = back.T @ np.diag(between) @ back, back.T @ back, centre @ back
+    total = 0.0
+    for speaker in np.unique(speakers):
+        own = rows[speakers == speaker]
+        covariance = np.kron(np.ones((len(own), len(own))), b) + np.kron(np.eye(len(own)), w)
+        total += multivariate_normal(np.tile(mean, len(own)), covariance).logpdf(own.ravel())
+    return total
+
+
+def test_two_covariances__every_round_makes_the_data_likelier(monkeypatch):
+    rows, speakers = drawn(num_speakers=40)
+    found = []
+    for rounds in (0, 1, 2, 5, 20):
+        monkeypatch.setattr(plda_module, "ITERATIONS", rounds)
+        parts = plda_module._two_covariances(*plda_module._statistics(rows, speakers))
+        found.append(log_likelihood(*parts, rows, speakers))
+    assert np.all(np.diff(found) > -1e-9) and found[-1] > found[0] + 0.01
+
+
+def test_two_covariances__finds_the_model_that_data_were_drawn_from():
+    rng = np.random.default_rng(1)
+    b, w = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[0.5, -0.2], [-0.2, 0.4]])
+    speakers = np.repeat(np.arange(4000), 5)
+    rows = rng.multivariate_normal([3.0, -1.0], b, 4000)[speakers]
+    rows = rows + rng.multivariate_normal([0.0, 0.0], w, len(speakers))
+    basis, centre, between = plda_module._two_covariances(*plda_module._statistics(rows, speakers))
+    back = np.linalg.inv(basis)
+    assert back.T @ np.diag(between) @ back == pytest.approx(b, abs=0.1)
+    assert back.T @ back == pytest.approx(w, abs=0.02)
+    assert centre @ back == pytest.approx([3.0, -1.0], abs=0.1)
+
+
+def test_fit_plda__tells_unseen_speakers_apart_better_than_cosines_where_channels_are_loud():
+    rng = np.random.default_rng(2)
+    speakers = np.repeat(np.arange(120), 6)
+    spread = np.array([1.0] * 10 + [0.1] * 10)  # voices lie in the first half, channels in the other
+    rows = (rng.normal(size=(120, 20)) * spread)[speakers] + rng.normal(size=(720, 20)) * spread[::-1]
+    train, test = speakers < 90, np.flatnonzero(speakers >= 90)
+    plda = fit_plda(rows[train], speakers[train])
+    first, second = test[np.stack(np.triu_indices(len(test), 1))]
+    targets = speakers[first] == speakers[second]
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = np.sum(unit[first] * unit[second], axis=1)
+    error = ErrorCurve.of(plda.scores(rows, first, second), targets).eer()
+    assert error < ErrorCurve.of(cosines, targets).eer() / 3
+
+
+def test_fit_plda__knows_no_order_of_the_training_utterances():
+    rows, speakers = drawn(num_speakers=30)
+    order = np.random.default_rng(0).permutation(len(rows))
+    pairs = np.arange(10), np.arange(10, 20)
+    expected = fit_plda(rows, speakers).scores(rows, *pairs)
+    assert fit_plda(rows[order], speakers[order]).scores(rows, *pairs) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("speakers", "lda_dim", "sentence"),
+    [
+        (np.arange(40), None, r"40 training utterances are of 40 speaker\(s\): the lists tell no speakers"),
+        (np.zeros(40), None, r"40 training utterances are of 1 speaker"),
+        (np.repeat(np.arange(4), 2), None, "needs 5 training utterances more than speakers.*8 of 4"),
+        (np.repeat(np.arange(4), 10), 4, "--lda-dim is 4; it must be from 1 to 3"),
+        (np.repeat(np.arange(9), 10), 0, "--lda-dim is 0; it must be from 1 to 5"),
+    ],
+)
+def test_check_speakers__says_what_plda_lacks(speakers, lda_dim, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_speakers(speakers, DIM, lda_dim)
+
+
+def test_fit_plda__collapsed_embeddings_are_told():
+    with pytest.raises(ValueError, match="collapsed"):
+        fit_plda(np.ones((40, DIM)), np.repeat(np.arange(8), 5))

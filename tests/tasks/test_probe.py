@@ -1,0 +1,163 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+from sslsv.tasks.probe import Probe, accuracy_and_f1, bootstrap
+
+DIM = 4
+
+
+class Store:
+    """Gives embeddings by path; those of `bad` can't be read."""
+
+    def __init__(self, rows, bad=()):
+        self.rows, self.bad = rows, bad
+
+    def get(self, paths, root):
+        found = np.array([self.rows[path] for path in paths], dtype=np.float32)
+        return found, {i: f"{path} is no audio" for i, path in enumerate(paths) if path in self.bad}
+
+
+def corpus(root, offsets, *, speakers=8, recordings=6, has_speakers=True, seed=0):
+    """Lists of speakers who each have one of the labels, by turns, and embeddings of their recordings.
+
+    `offsets` (labels, dimensions) is where a label's embeddings lie; a speaker's are close together around it.
+    """
+    rng, rows = np.random.default_rng(seed), {}
+    for role in ("train", "test"):
+        lines = []
+        for speaker in range(speakers):
+            label = speaker % len(offsets)
+            voice = offsets[label] + rng.normal(size=offsets.shape[1])
+            for i in range(recordings):
+                path = f"{role}_{speaker}_{i}.wav"
+                (root / path).touch()
+                rows[path] = voice + 0.1 * rng.normal(size=offsets.shape[1])
+                lines.append(f"label{label} {path}{f' {role}{speaker}' * has_speakers}\n")
+        (root / role).write_text("".join(lines))
+    return rows
+
+
+def probe(root, *, is_lenient=False, **settings):
+    config = Probe.Config(**{"replicates": 50, "strengths": (0.01, 1.0), **settings})
+    return Probe(config, str(root), "train", "test", is_lenient=is_lenient)
+
+
+@pytest.mark.parametrize("has_speakers", [True, False])
+def test_run__labels_that_embeddings_tell_are_found(tmp_path, has_speakers):
+    rows = corpus(tmp_path, 20 * np.eye(3, DIM), speakers=9, has_speakers=has_speakers)
+    found = probe(tmp_path).run(Store(rows))
+    assert found["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert found["metrics"]["macro_f1"]["value"] == 1.0
+    assert found["labels"] == ["label0", "label1", "label2"]
+    assert found["confusion"] == [[18, 0, 0], [0, 18, 0], [0, 0, 18]]
+    assert found["baseline_accuracy"] == pytest.approx(1 / 3)
+    assert found["strength"] == 0.01  # both are right: the stronger penalty is taken
+    assert ("names no speakers" in " ".join(found["notes"])) != has_speakers
+
+
+@pytest.mark.parametrize(
+    ("speakers", "sentence"), [(2, "the 2 test speakers; of so few"), (12, "the 12 test speakers.")]
+)
+def test_run__intervals_over_few_speakers_are_called_too_narrow(tmp_path, speakers, sentence):
+    rows = corpus(tmp_path, 20 * np.eye(2, DIM), speakers=max(speakers, 4))
+    lines = (tmp_path / "test").read_text().splitlines(keepends=True)
+    (tmp_path / "test").write_text("".join(lines[: 6 * speakers]))
+    assert sentence in " ".join(probe(tmp_path).run(Store(rows))["notes"])
+
+
+def test_run__one_test_speaker_gives_no_intervals(tmp_path):
+    rows = corpus(tmp_path, 20 * np.eye(2, DIM))
+    lines = (tmp_path / "test").read_text().splitlines(keepends=True)
+    (tmp_path / "test").write_text("".join(lines[:6]))
+    found = probe(tmp_path).run(Store(rows))
+    assert found["metrics"]["accuracy"].keys() == {"value"}
+    assert "Intervals" not in " ".join(found["notes"])
+
+
+def test_run__is_the_same_every_time(tmp_path):
+    rows = corpus(tmp_path, np.eye(2, DIM))
+    assert probe(tmp_path).run(Store(rows)) == probe(tmp_path).run(Store(rows))
+
+
+def test_run__known_speakers_are_never_on_both_sides_of_a_fold(tmp_path):
+    # Embeddings tell the voice alone: what a known voice says of its label is no knowledge of the label.
+    rows = corpus(tmp_path, np.zeros((2, 32)), speakers=16)
+    with_speakers = probe(tmp_path).run(Store(rows))["macro_f1_of_strengths"]
+    corpus(tmp_path, np.zeros((2, 32)), speakers=16, has_speakers=False)
+    without = probe(tmp_path).run(Store(rows))["macro_f1_of_strengths"]
+    assert without["1"] > 0.9 and with_speakers["1"] < 0.7
+
+
+def test_run__what_is_confused_stands_in_the_row_of_its_label(tmp_path):
+    rows = corpus(tmp_path, 20 * np.eye(3, DIM), speakers=9)
+    text = (tmp_path / "test").read_text()
+    (tmp_path / "test").write_text(text.replace("label0 test_0_0.wav", "label2 test_0_0.wav"))
+    assert probe(tmp_path).run(Store(rows))["confusion"] == [[17, 0, 0], [0, 18, 0], [1, 0, 18]]
+
+
+def test_run__unreadable_recordings_are_named_or_left_out(tmp_path):
+    rows = corpus(tmp_path, 20 * np.eye(2, DIM))
+    store = Store(rows, bad={"test_0_0.wav"})
+    with pytest.raises(ValueError, match=r"1 of 48 recordings .* cannot be read \(test_0_0.wav is no audio"):
+        probe(tmp_path).run(store)
+    found = probe(tmp_path, is_lenient=True).run(store)
+    assert found["lists"]["test"]["counts"] == {
+        "recordings": 47, "labels": 2, "speakers": 8, "left_out_recordings": 1,
+    }  # fmt: skip
+
+
+def test_run__a_training_list_that_is_unreadable_is_told_and_not_learnt_from(tmp_path):
+    rows = corpus(tmp_path, 20 * np.eye(2, DIM))
+    store = Store(rows, bad={path for path in rows if path.startswith("train_1")})
+    with pytest.raises(ValueError, match=r"cannot be read"):
+        probe(tmp_path).run(store)
+    bad = {path for path in rows if path.startswith(("train_1", "train_3", "train_5", "train_7"))}
+    with pytest.raises(ValueError, match=r"has 1 label\(s\) \(label0\)"):
+        probe(tmp_path, is_lenient=True).run(Store(rows, bad))
+
+
+def test_run__embeddings_that_are_no_numbers_are_refused(tmp_path):
+    rows = corpus(tmp_path, np.eye(2, DIM))
+    rows["train_0_0.wav"] = np.full(DIM, np.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        probe(tmp_path).run(Store(rows))
+
+
+def test_run__speakers_of_both_lists_are_counted(tmp_path):
+    rows = corpus(tmp_path, 20 * np.eye(2, DIM))
+    text = (tmp_path / "test").read_text()
+    (tmp_path / "test").write_text(text.replace(" test0\n", " train0\n"))
+    assert "1 speakers are in both lists" in " ".join(probe(tmp_path).run(Store(rows))["notes"])
+
+
+def test_accuracy_and_f1__equal_those_of_a_list_with_each_recording_that_often():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(4, size=(2, 200))
+    weights = rng.integers(3, size=200) * (truth != 3) * (predicted != 3)  # the last label is not met
+    many = np.repeat(truth, weights), np.repeat(predicted, weights)
+    found = accuracy_and_f1(truth, predicted, weights.astype(float), 4)
+    assert found["accuracy"] == pytest.approx(accuracy_score(*many))
+    assert found["macro_f1"] == pytest.approx(f1_score(*many, average="macro"))
+
+
+def test_bootstrap__speakers_who_fail_as_a_whole_make_wide_intervals():
+    speakers = np.repeat(np.arange(20), 10)
+    truth = np.zeros(200, dtype=np.int64)
+    predicted = (speakers < 4).astype(np.int64)  # 4 of 20 speakers are wrong throughout
+    by_speaker = bootstrap(truth, predicted, speakers, 2, 2000, 0)["accuracy"]
+    by_recording = bootstrap(truth, predicted, np.arange(200), 2, 2000, 0)["accuracy"]
+    # Of binomial draws: 0.8 +- 1.96 sqrt(0.16 / units)
+    assert by_speaker.high - by_speaker.low == pytest.approx(0.351, abs=0.06)
+    assert by_recording.high - by_recording.low == pytest.approx(0.111, abs=0.02)
+
+
+def test_try_strengths__speakers_that_cannot_be_divided_are_told():
+    # Every two of four speakers share a label, so one is lost with each half of the speakers.
+    item = Probe.__new__(Probe)
+    item.config = replace(Probe.Config(), num_folds=2)
+    truth, groups = np.repeat(np.arange(6), 2), np.stack(np.triu_indices(4, 1), 1).ravel()
+    with pytest.raises(ValueError, match="can't be divided"):
+        item._try_strengths(np.zeros((12, DIM)), truth, groups)
