@@ -166,6 +166,7 @@ def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     maker = ViewMaker(
         ramp_corpus(tmp_path, [20000] * 3), GROUPS, DataConfig(root=str(tmp_path), augment=()), 1
     )
+    (tmp_path / "list").touch()  # an empty folder would be taken for a lost mount, and waited for
     for i in range(3):
         (tmp_path / f"{i}.wav").unlink()
     with pytest.raises(
