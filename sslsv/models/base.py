@@ -331,9 +331,12 @@ class TeacherModel(Model):
         if "encoder" in self.teacher:
             self.teacher["encoder"].load_state_dict(encoder.state_dict())
 
-    @abstractmethod
     def teacher_momentum(self, progress: Progress) -> float:
-        """Return the share of its own weights that the teacher keeps in this step, 0 to 1."""
+        """Return the share of its own weights that the teacher keeps in this step, 0 to 1.
+
+        It rises from the settings' `teacher_momentum` to 1 by half a cosine, unless a subclass differs.
+        """
+        return cosine_momentum(self.config.teacher_momentum, progress)
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:

@@ -11,10 +11,9 @@ from sslsv.models.base import (
     Progress,
     StepOutput,
     TwoViewTeacherModel,
-    cosine_momentum,
     paired,
 )
-from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Regularizers
+from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Regularizers, check_predictor
 from sslsv.models.terms import feature_std
 from sslsv.ops.layers import full_precision, projector
 from sslsv.settings import section
@@ -46,21 +45,13 @@ class BYOL(TwoViewTeacherModel):
 
         def __post_init__(self) -> None:
             """Refuse predictions that cannot be compared with projections."""
-            if not self.predictor_dims or self.projector_dims[-1:] != self.predictor_dims[-1:]:
-                raise ValueError(
-                    f"predictor_dims is {self.predictor_dims} and projector_dims {self.projector_dims}; "
-                    "both must end with the same number of units"
-                )
+            check_predictor(self.predictor_dims, self.projector_dims)
 
     config: Config
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__(config, encoder, size)
         self.predictor = projector(self.projection_dim, config.predictor_dims)
-
-    def teacher_momentum(self, progress: Progress) -> float:
-        """Return the momentum of this step, rising from the configured one to 1."""
-        return cosine_momentum(self.config.teacher_momentum, progress)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's rows; averaged over workers, that of the global batch."""

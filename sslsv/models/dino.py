@@ -16,7 +16,6 @@ from sslsv.models.base import (
     TeacherModel,
     ViewGroup,
     clip_each,
-    cosine_momentum,
     freeze,
 )
 from sslsv.models.fields import (
@@ -31,12 +30,13 @@ from sslsv.models.fields import (
     Temperature,
     TensorClipNorm,
     Weight,
+    check_temperatures,
 )
 from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views, log_sum_exp
 from sslsv.models.terms import feature_std, variance_and_covariance
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
-from sslsv.settings import refuse_if, section
+from sslsv.settings import section
 
 _NUM_LONG = 2
 
@@ -122,11 +122,7 @@ class DINO(TeacherModel):
         def __post_init__(self) -> None:
             """Refuse a teacher that is less sure than its student: both would become uniform."""
             highest = max(self.teacher_temperature, self.first_teacher_temperature)
-            refuse_if(
-                highest > self.student_temperature,
-                f"teacher_temperature is {highest}, above student_temperature ({self.student_temperature}), "
-                "so the teacher would be the less certain of the two; lower it",
-            )
+            check_temperatures(highest, self.student_temperature)
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__()
@@ -142,10 +138,6 @@ class DINO(TeacherModel):
         self.register_buffer("centre", torch.zeros(config.num_prototypes))
         self.add_teacher("encoder", "head", "prototypes")
         self.add_positives(config.positives, size, _NUM_LONG * config.head_dims[-1])
-
-    def teacher_momentum(self, progress: Progress) -> float:
-        """Return the momentum of this step, rising from the configured one to 1."""
-        return cosine_momentum(self.config.teacher_momentum, progress)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's rows, given the old centre, and move the centre.

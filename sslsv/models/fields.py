@@ -28,6 +28,24 @@ NumPrototypes = Annotated[int, Field(ge=1, description="prototypes that embeddin
 TensorClipNorm = Annotated[float, Field(gt=0, description="largest L2 norm of each tensor's gradient")]
 
 
+def check_predictor(predictor_dims: tuple[int, ...], projector_dims: tuple[int, ...]) -> None:
+    """Refuse predictions that cannot be compared with projections."""
+    refuse_if(
+        not predictor_dims or projector_dims[-1:] != predictor_dims[-1:],
+        f"predictor_dims is {predictor_dims} and projector_dims {projector_dims}; both must end with the "
+        "same number of units",
+    )
+
+
+def check_temperatures(teacher_temperature: float, student_temperature: float) -> None:
+    """Refuse a teacher that is less sure than its student: both would become uniform."""
+    refuse_if(
+        teacher_temperature > student_temperature,
+        f"teacher_temperature is {teacher_temperature}, above student_temperature ({student_temperature}), "
+        "so the teacher would be the less certain of the two; lower it",
+    )
+
+
 @section
 class SSPS:
     """Take positives from other utterances of a nearby cluster; the defaults are those published."""

@@ -15,9 +15,9 @@ from sslsv.models.base import (
     TeacherModel,
     ViewGroup,
     clip_each,
-    cosine_momentum,
     decay_groups,
 )
+from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import (
     HeadDims,
     LongSeconds,
@@ -29,25 +29,13 @@ from sslsv.models.fields import (
     Temperature,
     TensorClipNorm,
     Weight,
+    check_temperatures,
 )
 from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views
 from sslsv.models.terms import correlation_penalty, feature_std, koleo
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
-from sslsv.settings import refuse_if, section
-
-
-def balance(probabilities: Tensor, iterations: int) -> Tensor:
-    """Return rows (B, K) that still sum to 1, while prototypes come closer to equal shares of them.
-
-    Sinkhorn's iterations: first each column is divided by its sum, then each row. The start is rows that sum
-    to 1, as in the authors' code; from exp(cosines / temperature) three iterations lead elsewhere.
-    """
-    smallest = torch.finfo(probabilities.dtype).tiny  # The shares of a prototype may all underflow to 0.
-    for _ in range(iterations):
-        probabilities = probabilities / probabilities.sum(0).clamp(min=smallest)
-        probabilities = probabilities / probabilities.sum(1, keepdim=True).clamp(min=smallest)
-    return probabilities
+from sslsv.settings import section
 
 
 def sdpn_targets(rows: Tensor, prototypes: Tensor, temperature: float, iterations: int) -> Tensor:
@@ -55,7 +43,8 @@ def sdpn_targets(rows: Tensor, prototypes: Tensor, temperature: float, iteration
 
     Temperature 0.025 equals the authors' softmax at 0.1, sharpened by the power 1 / 0.25.
     """
-    return balance(torch.softmax(rows @ prototypes.T / temperature, 1), iterations)
+    # From exp(cosines / temperature), whose rows do not sum to 1, a few iterations would lead elsewhere.
+    return sinkhorn(F.log_softmax(rows @ prototypes.T / temperature, 1), 1.0, iterations)
 
 
 def cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
@@ -107,12 +96,7 @@ class SDPN(TeacherModel):
 
         def __post_init__(self) -> None:
             """Refuse a teacher that is less sure than its student: both would become uniform."""
-            highest = self.teacher_temperature
-            refuse_if(
-                highest > self.student_temperature,
-                f"teacher_temperature is {highest}, above student_temperature ({self.student_temperature}), "
-                "so the teacher would be the less certain of the two; lower it",
-            )
+            check_temperatures(self.teacher_temperature, self.student_temperature)
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__()
@@ -125,10 +109,6 @@ class SDPN(TeacherModel):
         self.head = BottleneckHead(int(encoder.embedding_dim), config.head_dims)  # type: ignore[arg-type]
         self.prototypes = Prototypes(config.num_prototypes, config.head_dims[-1])
         self.add_teacher("encoder", "head")
-
-    def teacher_momentum(self, progress: Progress) -> float:
-        """Return the momentum of this step, rising from the configured one to 1."""
-        return cosine_momentum(self.config.teacher_momentum, progress)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the default groups, and one of the prototypes: no decay, a learning rate of their own."""

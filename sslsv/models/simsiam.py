@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, decay_groups, paired
-from sslsv.models.fields import CropSeconds, LayerDims, Regularizers
+from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, check_predictor
 from sslsv.models.terms import feature_std
 from sslsv.ops.layers import full_precision, projector
 from sslsv.settings import section
@@ -42,11 +42,7 @@ class SimSiam(Model):
 
         def __post_init__(self) -> None:
             """Refuse predictions that cannot be compared with projections."""
-            if not self.predictor_dims or self.projector_dims[-1:] != self.predictor_dims[-1:]:
-                raise ValueError(
-                    f"predictor_dims is {self.predictor_dims} and projector_dims {self.projector_dims}; "
-                    "both must end with the same number of units"
-                )
+            check_predictor(self.predictor_dims, self.projector_dims)
 
     config: Config
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import Progress
-from sslsv.models.sdpn import SDPN, balance, cross_entropy, memax, sdpn_targets
+from sslsv.models.sdpn import SDPN, cross_entropy, memax, sdpn_targets
 from sslsv.models.terms import correlation_penalty, koleo
 from tests.models.lightly_losses import lightly_loss
 
@@ -76,26 +76,22 @@ def test_sdpn_targets__are_the_softmax_at_a_tenth_sharpened_by_a_quarter() -> No
     assert torch.allclose(sdpn_targets(teacher, prototypes, 0.025, 0), sharp, atol=1e-14)
 
 
-def test_balance__is_sinkhorns_scaling_of_the_transposed_shares_in_loops() -> None:
-    rows = torch.softmax(5 * unit(6, 7, seed=2), 1)
+def test_sdpn_targets__are_sinkhorns_scaling_of_the_transposed_shares_in_loops() -> None:
+    teacher, prototypes = unit(6, 5, seed=2), unit(7, 5, seed=1)
+    rows = torch.softmax(teacher @ prototypes.T / 0.2, 1)
     shares = rows.T / rows.sum()
     for _ in range(3):
         for k in range(7):
             shares[k] /= shares[k].sum() * 7
         for i in range(6):
             shares[:, i] /= shares[:, i].sum() * 6
-    assert torch.allclose(balance(rows, 3), 6 * shares.T, rtol=1e-12)
+    assert torch.allclose(sdpn_targets(teacher, prototypes, 0.2, 3), 6 * shares.T, rtol=1e-12)
 
 
-def test_balance__rows_sum_to_one_and_prototypes_get_equal_shares_in_the_end() -> None:
-    rows = torch.softmax(5 * unit(6, 4, seed=2), 1)
-    assert torch.allclose(balance(rows, 1).sum(1), torch.ones(6, dtype=torch.float64))
-    assert torch.allclose(balance(rows, 200).sum(0), torch.full((4,), 1.5, dtype=torch.float64), rtol=1e-6)
-
-
-def test_balance__a_prototype_that_no_row_can_reach_is_left_at_zero() -> None:
-    rows = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
-    assert torch.isfinite(balance(rows, 3)).all()
+def test_sdpn_targets__a_prototype_whose_shares_all_underflow_leaves_them_finite() -> None:
+    teacher, prototypes = torch.tensor([[1.0, 0.0]]).repeat(3, 1), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    targets = sdpn_targets(teacher, prototypes, 0.001, 3)
+    assert torch.isfinite(targets).all() and torch.allclose(targets.sum(1), torch.ones(3))
 
 
 def test_memax__is_zero_for_uniform_and_ln_k_for_one_prototype() -> None:
