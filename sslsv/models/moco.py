@@ -35,15 +35,6 @@ def moco_logits(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float
     return torch.cat([positives, queries @ queue.T], 1) / temperature
 
 
-def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Return InfoNCE of unit rows, equation 1: mean of -log softmax of the own key among it and the queue.
-
-    The other keys of the batch are no negatives. An empty queue gives 0.
-    """
-    logits = moco_logits(queries, keys, queue, temperature)
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
-
-
 class MoCo(TwoViewTeacherModel):
     """Contrast each view, as a query, with the other view's key and queue of past keys (momentum contrast).
 

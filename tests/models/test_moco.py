@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import Progress
 from sslsv.models.fields import MarginConfig
-from sslsv.models.moco import MoCo, moco_logits, moco_loss
+from sslsv.models.moco import MoCo, moco_logits
 from tests.models.lightly_losses import lightly_loss
 
 torch.set_num_threads(1)
@@ -29,6 +29,12 @@ def small(queue_length: int = 10, **settings: Any) -> MoCo:
 def views(seed: int, rows: int = 4) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {"views": torch.randint(-9000, 9000, (rows, 2, 4800), generator=generator).to(torch.int16)}
+
+
+def moco_loss(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float) -> torch.Tensor:
+    """InfoNCE as the method takes it: the own key is class 0 of the logits."""
+    logits = moco_logits(q, k, queue, temperature)
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
 
 
 def test_moco_loss__is_the_sum_in_loops() -> None:
