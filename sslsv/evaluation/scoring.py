@@ -36,8 +36,13 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> R
             f"There are {len(first)} enrol indices but {len(second)} test ones; a trial has both."
         )
     scores = np.empty(len(first), dtype=np.float32)
-    firsts, first_at = np.unique(first, return_inverse=True)
-    seconds, second_at = np.unique(second, return_inverse=True)
+    firsts, first_at = _used_rows(first, len(rows))
+    seconds, second_at = _used_rows(second, len(rows))
+    both, at = _used_rows(np.concatenate((first, second)), len(rows))
+    is_folded = len(both) ** 2 < 2 * len(firsts) * len(seconds)
+    if is_folded:  # A trial scores the same either way round: half the products do.
+        firsts = seconds = both
+        first_at, second_at = np.maximum(*np.split(at, 2)), np.minimum(*np.split(at, 2))
     if len(firsts) * len(seconds) > GEMM_ADVANTAGE * len(first):
         height = max(1, TILE_ELEMENTS // (2 * rows.shape[1]))
         for start in range(0, len(first), height):
@@ -45,12 +50,13 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> R
             scores[part] = np.einsum("td,td->t", rows[first[part]], rows[second[part]])
         return np.clip(scores, -1, 1, out=scores)
     # Blocks of enrolment rows meet all test rows in one matrix product, from which the trials are picked.
-    order = np.argsort(first_at, kind="stable")
     tested, height = rows[seconds].T, max(1, TILE_ELEMENTS // max(len(seconds), 1))
-    stops = np.searchsorted(first_at[order], np.arange(0, len(firsts) + height, height))
-    for number, start in enumerate(range(0, len(firsts), height)):
-        trials = order[stops[number] : stops[number + 1]]
-        products = rows[firsts[start : start + height]] @ tested
+    block = (first_at // height).astype(np.uint16 if len(firsts) < 2**16 else np.int64)
+    order = np.argsort(block, kind="stable")  # ten times as fast where 16 bits hold the numbers
+    parts = np.split(order, np.cumsum(np.bincount(block)))
+    for start, trials in zip(range(0, len(firsts), height), parts, strict=False):
+        stop = start + height
+        products = rows[firsts[start:stop]] @ (tested[:, :stop] if is_folded else tested)
         scores[trials] = products[first_at[trials] - start, second_at[trials]]
     return np.clip(scores, -1, 1, out=scores)
 
@@ -117,6 +123,13 @@ def checked_rows(indices: ArrayLike, num_rows: int, name: str, content: str = "e
             f"they must be from 0 to {num_rows - 1}."
         )
     return rows.astype(np.int64)
+
+
+def _used_rows(indices: Indices, num_rows: int) -> tuple[Indices, Indices]:
+    # Returns what `np.unique` does with `return_inverse`, without its sort: a third of the time of scoring.
+    is_used = np.zeros(num_rows, dtype=bool)
+    is_used[indices] = True
+    return np.flatnonzero(is_used), (np.cumsum(is_used) - 1)[indices]
 
 
 def _rows_of(embeddings: ArrayLike) -> Rows:
