@@ -65,6 +65,11 @@ def run(options: argparse.Namespace) -> int:
             "results are kept: rename one, or name it once"
         )
     encoder = load_encoder(options)
+    if not encoder.is_calibratable and not options.no_calibration:
+        raise ValueError(
+            "the runs hold out different speakers for validation (other lists, number or seed), so that one "
+            "has trained on the other's validation trials: add --no-calibration"
+        )
     # These import PyTorch, for which the mistakes found so far need not wait.
     from sslsv.config import to_yaml
     from sslsv.evaluation import scorer

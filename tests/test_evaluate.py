@@ -300,3 +300,20 @@ def test_evaluate__plda_is_refused_where_lists_tell_no_speakers(small_run, demo_
     run = run_with(small_run, tmp_path, *changes, "held_out_speakers: 3", "held_out_speakers: 0")
     assert main([str(run), "--scoring", "plda", "--no-calibration"]) == 2
     assert "the lists tell no speakers" in capsys.readouterr().err
+
+
+def test_evaluate__a_run_fused_with_itself_scores_as_alone(run_folder):
+    options = ["--no-calibration"]
+    evaluate(run_folder, *options)
+    alone = written_scores(run_folder, "trials")
+    evaluate(run_folder, "--with", str(run_folder), *options)
+    assert written_scores(run_folder, "trials") == pytest.approx(alone, abs=1e-5)
+
+
+def test_evaluate__runs_of_different_held_out_speakers_are_fused_without_calibration(
+    small_run, run_folder, tmp_path, capsys
+):
+    reseeded = run_with(small_run, tmp_path, "seed: 1717", "seed: 1718")
+    assert main([str(run_folder), "--with", str(reseeded)]) == 2
+    assert "hold out different speakers" in capsys.readouterr().err
+    assert evaluate(run_folder, "--with", str(reseeded), "--no-calibration")["fused_with"]

@@ -9,11 +9,20 @@ if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
 
-def encoder_parser(command: str, description: str, *, has_workers: bool = False) -> argparse.ArgumentParser:
-    """Return a parser of `python -m sslsv.<command>` that knows run, checkpoint, device and precision."""
+def encoder_parser(
+    command: str, description: str, *, has_workers: bool = False, is_for_one: bool = False
+) -> argparse.ArgumentParser:
+    """Return a parser of `python -m sslsv.<command>` that knows run, checkpoint, device and precision.
+
+    Unless the command `is_for_one` encoder, it knows runs to fuse, too.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m sslsv.{command}", description=description)
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
+    parser.set_defaults(others=[])
+    if not is_for_one:
+        with_help = "a further run, whose cosines are averaged with those of the first; may be repeated"
+        add("--with", dest="others", action="append", metavar="RUN", help=with_help)
     add("--checkpoint", default="best", help="best (default), last, average, or the name of one")
     precision_help = "arithmetic of the encoder (default: as trained)"
     add("--precision", choices=["fp32", "bf16", "fp16"], help=precision_help)
@@ -44,13 +53,17 @@ def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
     from sslsv.runs.folder import RunFolder
 
     # Checked before PyTorch is imported, which takes more than a second.
-    run = options.run
-    if not run.endswith(".pt") and not RunFolder.at(run).names("checkpoints"):
-        raise ValueError(f"{RunFolder.at(run).location} has no checkpoints: was a training started there?")
+    runs = [options.run, *options.others]
+    for run in runs:
+        if not run.endswith(".pt") and not RunFolder.at(run).names("checkpoints"):
+            raise ValueError(
+                f"{RunFolder.at(run).location} has no checkpoints: was a training started there?"
+            )
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
     given = {"device": options.device, "precision": options.precision}
-    encoder = SpeakerEncoder.load(run, options.checkpoint, **given)
+    encoder, *others = [SpeakerEncoder.load(run, options.checkpoint, **given) for run in runs]
+    encoder = encoder.fuse(others) if others else encoder
     for note in encoder.notes:
         print(f"note: {note}", file=sys.stderr)
     return encoder

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import sslsv
 from sslsv.build import build_model
@@ -25,7 +27,7 @@ from sslsv.config import Config, read_config
 from sslsv.data.audio import read_whole
 from sslsv.evaluation.calibration import Calibration, posterior
 from sslsv.evaluation.verification import Embedder
-from sslsv.models.base import CorpusSize, Model
+from sslsv.models.base import CorpusSize, Model, Progress, StepOutput
 from sslsv.runs.checkpoint import (
     FOLDER,
     Checkpoint,
@@ -71,6 +73,7 @@ class SpeakerEncoder:
     calibration: Calibration | None = None  # from cosines; an evaluation fits and writes it
     run: str = ""  # location of the folder that the weights were found in
     notes: tuple[str, ...] = ()  # sentences that a user should read, such as "the last one is used"
+    fused: tuple["SpeakerEncoder", ...] = ()  # the encoders that this one joins, itself the first; or none
 
     @classmethod
     def load(
@@ -108,19 +111,41 @@ class SpeakerEncoder:
         # This memory format is a fifth faster on CPUs, in fp32 too.
         model = model.to(memory_format=torch.channels_last).to(target).eval()
         encoder = cls(model, config, tuple(found), steps, precision, run=folder.location, notes=notes)
-        known = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
-        saved = known.get(encoder.identity)
-        return encoder if saved is None else replace(encoder, calibration=Calibration(**saved["calibration"]))
+        return replace(encoder, calibration=_known_calibration(encoder))
+
+    def fuse(self, others: Sequence["SpeakerEncoder"]) -> "SpeakerEncoder":
+        """Join this encoder and others: cosines of the new one are the means of theirs.
+
+        Settings, precision and run stay this one's.
+        """
+        encoders = (self, *others)
+        joined = _Joined([each.model for each in encoders])
+        notes = tuple(dict.fromkeys(note for each in encoders for note in each.notes))
+        encoder = replace(self, model=joined, fused=encoders, notes=notes, calibration=None)
+        return replace(encoder, calibration=_known_calibration(encoder))
 
     def describe(self) -> dict[str, Any]:
         """Return which weights these are, for evaluation.json and calibrations."""
         checkpoint = {"files": list(self.checkpoints), "steps": list(self.steps)}
         known = {"run": self.run, "checkpoint": checkpoint}
-        return known | {"identity": self.identity, "precision": self.precision}
+        known |= {"identity": self.identity, "precision": self.precision}
+        others = [each.describe() for each in self.fused[1:]]
+        return known | {"fused_with": others} if others else known
+
+    @property
+    def is_calibratable(self) -> bool:
+        """Tell whether no part of it has trained on the speakers that the run held out for validation."""
+        held_out = {
+            (each.config.data.train_lists, each.config.evaluation.held_out_speakers, each.config.seed)
+            for each in self.fused
+        }
+        return len(held_out) <= 1
 
     @cached_property
     def identity(self) -> str:
         """Return a digest of the weights, the code that turns files into embeddings, and the precision."""
+        if self.fused:
+            return hashlib.sha256(" ".join(each.identity for each in self.fused).encode()).hexdigest()[:16]
         digest = hashlib.sha256(" ".join([*self.checkpoints, self.precision]).encode())
         package = Path(sslsv.__file__).parent
         method = Path(inspect.getfile(type(self.model))).relative_to(Path(__file__).parents[1])
@@ -164,6 +189,42 @@ class SpeakerEncoder:
             return Comparison(cosine)
         llr = float(self.calibration.apply(np.array([cosine]))[0])
         return Comparison(cosine, llr, float(posterior(llr, p_target)))
+
+
+class _Joined(Model):
+    # Embeds by several models; the parts have equal lengths, so that their cosines are averaged.
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.needs_labels = any(model.needs_labels for model in models)
+
+    @property
+    def _parts(self) -> list[Model]:
+        return cast(list[Model], list(self.models))
+
+    @property
+    def embedding_dim(self) -> int:
+        return sum(model.embedding_dim for model in self._parts)
+
+    @property
+    def min_samples(self) -> int:
+        return max(model.min_samples for model in self._parts)
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        raise NotImplementedError("joined encoders embed; they do not train")
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        parts = [F.normalize(model.embed(waveforms).float(), dim=1) for model in self._parts]
+        joined: Tensor = torch.cat(parts, dim=1) / len(parts) ** 0.5
+        return joined
+
+
+def _known_calibration(encoder: SpeakerEncoder) -> Calibration | None:
+    folder = RunFolder.at(encoder.run)
+    known = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
+    saved = known.get(encoder.identity)
+    return None if saved is None else Calibration(**saved["calibration"])
 
 
 def _read(location: str, which: str) -> tuple[RunFolder, dict[str, Checkpoint], tuple[str, ...]]:

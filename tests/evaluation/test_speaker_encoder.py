@@ -146,3 +146,21 @@ def test_load__an_average_leaves_out_a_best_checkpoint_from_long_before(small_ru
     kept.delete(f"checkpoints/{list_checkpoints(kept)[-1][1]}")
     with pytest.raises(ValueError, match="an average of 5 checkpoints"):
         SpeakerEncoder.load(kept.location, "average")
+
+
+def test_fuse__the_cosine_is_the_mean_of_the_cosines(small_run, waveforms):
+    one, other = (SpeakerEncoder.load(small_run, which) for which in ("best", "last"))
+    other.model.load_state_dict({name: -2 * value for name, value in other.model.state_dict().items()})
+    cosines = [encoder.compare([waveforms[0]], waveforms[1]).cosine for encoder in (one, other)]
+    fused = one.fuse([other])
+    assert fused.compare([waveforms[0]], waveforms[1]).cosine == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert cosines[0] != pytest.approx(cosines[1], abs=1e-3)
+    assert fused.identity not in {one.identity, other.identity}
+    assert fused.describe()["fused_with"] == [other.describe()]
+
+
+def test_fuse__runs_of_other_held_out_speakers_have_no_validation_in_common(small_run):
+    one = SpeakerEncoder.load(small_run)
+    config = replace(one.config, seed=one.config.seed + 1)
+    assert one.fuse([one]).is_calibratable
+    assert not one.fuse([replace(one, config=config)]).is_calibratable
