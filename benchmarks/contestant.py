@@ -1,7 +1,7 @@
 """The other end of `benchmarks.contestants`: builds one kind of work and does rounds of it on request.
 
-Answers with a line of JSON for each line that it reads: the seconds that so many rounds took, and what else
-the work knows of itself (`facts`); the first one, 0 seconds, says that it is warm.
+Answers with a line of JSON for each line that it reads: the seconds that so many rounds took, those of its
+CPUs, and what else the work knows of itself (`facts`); the first one, 0 seconds, says that it is warm.
 """
 
 import json
@@ -104,15 +104,16 @@ def main() -> None:
     for _ in range(WARM_UP_ROUNDS):
         work()
 
-    def answer(seconds: float) -> None:
-        print(json.dumps({"seconds": seconds, **getattr(work, "facts", {})}), file=answers, flush=True)
+    def answer(seconds: float, cpu_seconds: float) -> None:
+        found = {"seconds": seconds, "cpu_seconds": cpu_seconds, **getattr(work, "facts", {})}
+        print(json.dumps(found), file=answers, flush=True)
 
-    answer(0.0)
+    answer(0.0, 0.0)
     for line in sys.stdin:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             work()
-        answer(time.perf_counter() - started)
+        answer(time.perf_counter() - started, time.process_time() - cpu_started)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What does each config learn in the same time?  python -m benchmarks.learning --corpus DIR --out FILE.jsonl
 
 Trains configs (default: all of configs/corpus) for `--minutes` each, evaluates them, and prints a table in
-Markdown. The minutes are steps: so many as a step's time allows, which is measured first, in turns with the
-first config's, so that a noisy machine changes neither a ratio nor, later, the length of a run. What is in
-FILE is not done again: the same command goes on where it was stopped.
+Markdown. The minutes are steps: so many as a step's time allows, which is measured first, as CPU time and in
+turns with the first config's, so that a noisy machine changes little, and the length of a run not at all.
+What is in FILE is not done again: the same command goes on where it was stopped.
 """
 
 import argparse
@@ -134,8 +134,8 @@ def step_times(
         return times
     with stepper(first, plans[first], given) as reference:
         if first not in times:
-            measured = min(reference.run(1) for _ in range(2 * ROUNDS)) * 1000
-            note(first, given.step_ms or measured, times, given)
+            measured = statistics.median(cpu_seconds(reference) for _ in range(2 * ROUNDS))
+            note(first, given.step_ms or 1000 * measured / given.threads, times, given)
         for path, plan in plans.items():
             if path not in times:
                 share = after = 0.0
@@ -164,7 +164,13 @@ def ratio_of(
 ) -> float:
     """The time of a step by that of the reference: the median of pairs that took turns."""
     with stepper(path, plan, given, *more) as ours:
-        return statistics.median(ours.run(1) / reference.run(1) for _ in range(ROUNDS))
+        return statistics.median(cpu_seconds(ours) / cpu_seconds(reference) for _ in range(ROUNDS))
+
+
+def cpu_seconds(stepper: Contestant) -> float:
+    """What a step takes of all CPUs: other processes that want them too change it little."""
+    stepper.run(1)
+    return stepper.facts["cpu_seconds"]
 
 
 def note(path: Path, step_ms: float, times: dict[Path, float], given: argparse.Namespace) -> None:
