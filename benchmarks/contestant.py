@@ -101,7 +101,7 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     torch.set_num_threads(job["threads"])
     work = KINDS[job["kind"]](job)
-    for _ in range(WARM_UP_ROUNDS):
+    for _ in range(job.get("warm_up_rounds", WARM_UP_ROUNDS)):
         work()
 
     def answer(seconds: float, cpu_seconds: float) -> None:

@@ -42,6 +42,7 @@ def rows(settings: Settings) -> Iterator[Row]:
             ("embedding", count, "utterances/s", 2.0),
         ):
             job: dict[str, Any] = {"config": CONFIG, "overrides": overrides, "name": name, "count": amount}
+            job["warm_up_rounds"] = 2
             ours = "method_step" if kind == "step" else "embedding"
             with (
                 contestant(ours, **job) as mine,

@@ -46,7 +46,7 @@ def rows(settings: Settings) -> Iterator[Row]:
             for variant in ["", *VARIANTS.get(name, [])]:
                 case = f"{name}, {variant}" if variant else name
                 with contestant("method_step", **job_of(name, size, *MORE.get(variant, []))) as ours:
-                    pairs = [(ours.run(1), reference.run(1)) for _ in range(settings.pairs)]
+                    pairs = [(ours.run(1), reference.run(1)) for _ in range(min(3, settings.pairs))]
                     mine, theirs = ours.facts, reference.facts
                 audio = mine["audio_seconds"] / theirs["audio_seconds"]
                 peaks = f"peak {mine['peak_mb']:.0f} MB, SimCLR's {theirs['peak_mb']:.0f}"
@@ -71,7 +71,7 @@ def job_of(name: str, batch_size: int, *more: str) -> dict[str, Any]:
         "encoder={name: thin_resnet34, stem_time_stride: 2}",
         *(f"model.{key}=0" for key in begun),
     ]
-    return {"config": path, "overrides": [*overrides, *more]}
+    return {"config": path, "overrides": [*overrides, *more], "warm_up_rounds": 3}
 
 
 class MethodStep:
