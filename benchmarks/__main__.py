@@ -29,6 +29,8 @@ GROUPS = {
     "evaluation": "evaluation",
     "driver": "driver",
     "training": "training",
+    "methods": "methods",
+    "encoders": "encoders",
     "end-to-end": "end_to_end",
 }
 

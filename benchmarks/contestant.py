@@ -1,7 +1,7 @@
 """The other end of `benchmarks.contestants`: builds one kind of work and does rounds of it on request.
 
-Answers with a line for each line that it reads: the seconds that so many rounds took; the first one, 0, says
-that it is warm.
+Answers with a line of JSON for each line that it reads: the seconds that so many rounds took, those of its
+CPUs, and what else the work knows of itself (`facts`); the first one, 0 seconds, says that it is warm.
 """
 
 import json
@@ -17,6 +17,8 @@ import soundfile
 import torch
 import torch.distributed as dist
 
+from benchmarks.encoders import embedding, peer_embedding, peer_step
+from benchmarks.methods import MethodStep
 from benchmarks.naive_step import NaiveEncoder, NaiveStep
 from sslsv.config import load_config
 from sslsv.data.pipeline import plain_batches
@@ -82,8 +84,12 @@ def naive_embedding(job: dict[str, Any]) -> Callable[[], object]:
     return embed
 
 
-KINDS = {
+KINDS: dict[str, Callable[[dict[str, Any]], Callable[[], object]]] = {
     "training_step": training_step,
+    "method_step": MethodStep,
+    "embedding": embedding,
+    "peer_step": peer_step,
+    "peer_embedding": peer_embedding,
     "naive_step": naive_step,
     "batches": batches,
     "naive_embedding": naive_embedding,
@@ -95,14 +101,19 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     torch.set_num_threads(job["threads"])
     work = KINDS[job["kind"]](job)
-    for _ in range(WARM_UP_ROUNDS):
+    for _ in range(job.get("warm_up_rounds", WARM_UP_ROUNDS)):
         work()
-    print(0.0, file=answers, flush=True)
+
+    def answer(seconds: float, cpu_seconds: float) -> None:
+        found = {"seconds": seconds, "cpu_seconds": cpu_seconds, **getattr(work, "facts", {})}
+        print(json.dumps(found), file=answers, flush=True)
+
+    answer(0.0, 0.0)
     for line in sys.stdin:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             work()
-        print(time.perf_counter() - started, file=answers, flush=True)
+        answer(time.perf_counter() - started, time.process_time() - cpu_started)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "moco, ssps": WITH_SSPS,
     "swav, ssps": WITH_SSPS,
     "dino, ssps": WITH_SSPS,
+    "simclr, ssps nearest": {"positives": WITH_SSPS["positives"] | {"sampling": "nearest"}},
+    "swav, multi-crop": {"num_short": 2},
     "dino, rdino": {"regularizer_weight": 0.2},
     "simclr, regularized": {
         "regularizers": [

@@ -12,7 +12,7 @@ from sslsv.config import load_config
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
-COMMANDS = {"train", "tune", "evaluate", "verify", "embed", "export", "profile", "report"}
+COMMANDS = {"train", "tune", "evaluate", "verify", "embed", "export", "profile", "report", "import_encoder"}
 COMMANDS |= {"prepare_data.__main__"}
 
 # Law 1: a part imports parts of its own floor or of lower ones.

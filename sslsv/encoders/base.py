@@ -1,10 +1,13 @@
 """What a model asks of an encoder: frames of waveforms, and their pooling to one embedding each."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import Self
+
+from sslsv.encoders.peers import Names
 
 
 class Encoder(nn.Module, ABC):
@@ -20,6 +23,7 @@ class Encoder(nn.Module, ABC):
     config: Any  # the encoder's `Config`, which derives from `EncoderConfig`
     # These settings say how it is trained. The others say what it is, and must be those of `init`.
     training_settings: tuple[str, ...] = ("init", "frozen", "rate_scale")
+    peer_names: ClassVar[dict[str, Names]] = {}  # by project, where its files can be imported
     min_samples = 400  # of a waveform; shorter recordings are repeated before they are embedded
     is_frozen = False
     recomputes_activations = False  # the trainer sets it: the backward pass runs the blocks again
@@ -31,6 +35,11 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, frame_dim, L)."""
+
+    @classmethod
+    def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        raise KeyError
 
     def rate_scale(self, parameter: str) -> float:
         """Return the factor of the learning rate for a parameter, by its name in the encoder."""
@@ -44,6 +53,9 @@ class Encoder(nn.Module, ABC):
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation, as `nn.Module.train`; a frozen encoder stays in evaluation."""
         return super().train(mode and not self.is_frozen)
+
+    def merge(self) -> None:
+        """Add weights that were trained beside others (LoRA) to those, so that plain ones are left."""
 
     def freeze_pooling(self) -> None:
         """Take what only `pool` uses out of training: methods that use frames alone give it no gradient."""

@@ -4,7 +4,8 @@ Parameters with 80 bands: 7,176,224 (512-d embeddings), 6,848,544 (192-d). Publi
 supervised: 0.73 % by 3D-Speaker, 0.65 % by wespeaker with large-margin fine-tuning.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,17 @@ _MAP_CHANNELS = 32  # of the two-dimensional layers
 _GROWTH, _BOTTLENECK = 32, 128  # channels that a dense layer adds, and those inside it
 _DENSE_BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation of each
 _SEGMENT_FRAMES = 100  # 2 s; a mask is made of the means of its segment and of the utterance
+_NAMES = """
+    ^projection= ^head.conv1=maps.0.0 ^head.bn1=maps.0.1 ^head.conv2=maps.5.0 ^head.bn2=maps.5.1
+    ^head.layer1.0=maps.1 ^head.layer1.1=maps.2 ^head.layer2.0=maps.3 ^head.layer2.1=maps.4
+    conv1=layers.0 bn1=layers.1 conv2=layers.3 bn2=layers.4
+    ^xvector.tdnn.linear=layer0.0.0 ^xvector.tdnn.nonlinear.batchnorm=layer0.0.1
+    ^xvector.block*.tdnnd*=layer*.* ^xvector.transit*.nonlinear.batchnorm=layer*.99.0
+    ^xvector.transit*.linear=layer*.99.2 ^xvector.out_nonlinear.batchnorm=layer9.0.0 ^layer*.*=blocks.#
+    nonlinear1.batchnorm=bottleneck.0 nonlinear2.batchnorm=bottleneck.3 cam_layer.linear_local=local
+    cam_layer.linear1=mask.0 cam_layer.linear2=mask.2 linear1=bottleneck.2
+    ^xvector.dense.linear=head.0 ^xvector.dense.nonlinear.batchnorm=head.1
+"""
 
 
 class MapBlock(nn.Module):
@@ -88,6 +100,7 @@ class CAMPlusPlus(Encoder):
         features: KaldiFeatures = KaldiFeatures(full_scale=1.0, window="povey")
         embedding_dim: EmbeddingDim = 512
 
+    peer_names: ClassVar = {"3dspeaker": _NAMES, "wespeaker": _NAMES}
     pooling_modules = ("head",)
     min_samples = 720  # two frames after a halving, because one has no deviation
 
@@ -137,6 +150,12 @@ class CAMPlusPlus(Encoder):
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight)
+
+    @classmethod
+    def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        num_mels = weights["blocks.0.0.weight"].shape[1] // _MAP_CHANNELS * 8
+        return [{"features": {"num_mels": num_mels}, "embedding_dim": len(weights["head.0.weight"])}]
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, 512, L) of waveforms (B, T), every 20 ms."""

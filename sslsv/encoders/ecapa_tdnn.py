@@ -2,17 +2,22 @@
 
 Several networks go by one name, such as "ECAPA-1024"; with 80 mel bands this file builds (parameters):
 
-    channels  aggregation_channels  embedding_dim
-    512       1536                  192               6,194,048   SpeechBrain's form
-    512       1536                  512               7,177,408
-    1024      3072                  192              20,767,552   3D-Speaker's form
-    1024      3072                  512              22,733,952   encoder of the published DINO, SSPS, SDPN
-    1024      1536                  512              15,643,776
+    form         channels  aggregation_channels  embedding_dim
+    speechbrain  512       1536                  192             6,194,048
+    speechbrain  512       1536                  512             7,177,408
+    speechbrain  1024      3072                  192            20,767,552   SpeechBrain, 3D-Speaker
+    speechbrain  1024      3072                  512            22,733,952   the published DINO, SSPS and SDPN
+    speechbrain  1024      1536                  512            15,643,776
+    wespeaker    512       1536                  192             6,190,720   5,797,504 without global context
+    wespeaker    1024      1536                  192            14,657,088   14,263,872 without
 
-wespeaker's form (other padding, other order of layers) is a different network and not built here.
+The first sslsv's and 3D-Speaker's network is SpeechBrain's, weight for weight. wespeaker's is another one:
+convolutions see zeros at the ends; the last part of a Res2Net block is passed on, not the first; and neither
+the layer before the pooling nor its attention has a batch norm.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,23 +27,37 @@ from torch import Tensor, nn
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Spectrogram
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, WideFeatures
+from sslsv.encoders.pooling import ContextAttention, with_context
 from sslsv.ops.layers import full_precision, recomputed
-from sslsv.settings import section
+from sslsv.settings import refuse_if, section
 
 _SCALE = 8  # parts of a Res2Net block
 _GATE_DIM = _ATTENTION_DIM = 128
+_SPEECHBRAIN_NAMES = """
+    ^features_extractor= ^instance_norm= ^projection= conv.conv=conv norm.norm=norm ^blocks.0=stem.0
+    ^blocks.*=blocks.#.layers tdnn1=0 res2net_block=1 tdnn2=2 se_block.conv1.conv=3.squeeze
+    se_block.conv2.conv=3.excite ^mfa=aggregation ^asp_bn.norm=pooling_norm ^asp_bn=pooling_norm
+    ^asp.conv=pooling.score ^asp=pooling ^fc.conv=head
+"""
+_WESPEAKER_NAMES = """
+    ^projection= ^layer1=stem.0 ^layer*.se_res2block=blocks.#.layers convs.*=blocks.*.conv bns.*=blocks.*.norm
+    ^bn2=head_norm ^bn=pooling_norm bn=norm 3.linear1=3.squeeze 3.linear2=3.excite ^conv=aggregation.conv
+    ^pool.linear1=pooling.hidden ^pool.linear2=pooling.score ^linear=head
+"""
 
 
 class TDNNBlock(nn.Module):
-    """Convolve over time, then ReLU and batch norm: (B, C, L) -> (B, outputs, L), reflected at the ends."""
+    """Convolve over time, then ReLU and batch norm: (B, C, L) -> (B, outputs, L)."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, padding_mode: str = "reflect"
+    ) -> None:
         super().__init__()
         padding = dilation * (kernel - 1) // 2
         self.conv = nn.Conv1d(
-            inputs, outputs, kernel, dilation=dilation, padding=padding, padding_mode="reflect"
+            inputs, outputs, kernel, dilation=dilation, padding=padding, padding_mode=padding_mode
         )
-        self.norm = nn.BatchNorm1d(outputs)
+        self.norm: nn.Module = nn.BatchNorm1d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, L)."""
@@ -46,19 +65,25 @@ class TDNNBlock(nn.Module):
 
 
 class Res2Block(nn.Module):
-    """Cut the channels into 8 parts; each but the first is convolved, with the part before it added."""
+    """Cut the channels into 8 parts; each but one is convolved, with what the part before it became added.
 
-    def __init__(self, channels: int, dilation: int) -> None:
+    The one that is passed on is the first; in wespeaker's form the last.
+    """
+
+    def __init__(self, channels: int, dilation: int, form: str) -> None:
         super().__init__()
         width = channels // _SCALE
-        self.blocks = nn.ModuleList([TDNNBlock(width, width, 3, dilation) for _ in range(_SCALE - 1)])
+        self.passes_first, padding = (True, "reflect") if form == "speechbrain" else (False, "zeros")
+        self.blocks = nn.ModuleList(
+            [TDNNBlock(width, width, 3, dilation, padding) for _ in range(_SCALE - 1)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, L)."""
-        first, *rest = torch.chunk(x, _SCALE, dim=1)
-        parts = [first]
-        for i, (block, part) in enumerate(zip(self.blocks, rest, strict=True)):
-            parts.append(block(part if i == 0 else part + parts[-1]))
+        parts = list(torch.chunk(x, _SCALE, dim=1))
+        first = 1 if self.passes_first else 0
+        for i, block in enumerate(self.blocks, first):
+            parts[i] = block(parts[i] if i == first else parts[i] + parts[i - 1])
         return torch.cat(parts, 1)
 
 
@@ -79,11 +104,11 @@ class ChannelGates(nn.Module):
 class SERes2Block(nn.Module):
     """Pass a Res2Net block between two 1 x 1 convolutions, then channel gates, around a shortcut."""
 
-    def __init__(self, channels: int, dilation: int) -> None:
+    def __init__(self, channels: int, dilation: int, form: str) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             TDNNBlock(channels, channels),
-            Res2Block(channels, dilation),
+            Res2Block(channels, dilation, form),
             TDNNBlock(channels, channels),
             ChannelGates(channels),
         )
@@ -109,16 +134,13 @@ class AttentiveStatistics(nn.Module):
         """Return (B, 2C)."""
         with torch.autocast(x.device.type, enabled=False):
             x = full_precision(x)
-            uniform = torch.full_like(x[:, :1], 1 / x.shape[2])
-            context = torch.cat([part[:, :, None].expand_as(x) for part in _mean_and_std(x, uniform)], 1)
-            weights = torch.softmax(self.score(torch.tanh(self.tdnn(torch.cat([x, context], 1)))), 2)
-            return torch.cat(_mean_and_std(x, weights), 1)
-
-
-def _mean_and_std(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    mean = (x * weights).sum(2)
-    variance = ((x - mean[:, :, None]).square() * weights).sum(2)
-    return mean, variance.clamp(min=1e-12).sqrt()
+            variance, mean = torch.var_mean(x, 2, correction=0, keepdim=True)
+            context = torch.cat([mean, variance.clamp(min=1e-12).sqrt()], 1)
+            hidden = self.tdnn.norm(F.relu(with_context(self.tdnn.conv, x, context), inplace=True))
+            weights = torch.softmax(self.score(torch.tanh(hidden)), 2)
+            mean = (x * weights).sum(2)
+            variance = ((x - mean[:, :, None]).square() * weights).sum(2)
+            return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], 1)
 
 
 class ECAPATDNN(Encoder):
@@ -135,8 +157,34 @@ class ECAPATDNN(Encoder):
             int, Field(ge=1, description="channels of the frames, made of all three blocks' outputs")
         ] = 3072
         embedding_dim: EmbeddingDim = 512
+        form: Annotated[
+            Literal["speechbrain", "wespeaker"],
+            Field(
+                description="which network: SpeechBrain's, also 3D-Speaker's and the first sslsv's, or not"
+            ),
+        ] = "speechbrain"
+        has_global_context: Annotated[
+            bool, Field(description="wespeaker: the attention sees the utterance's mean and deviation")
+        ] = True
+        embedding_batchnorm: Annotated[
+            bool, Field(description="wespeaker: batch norm at the end, as in its self-supervised recipes")
+        ] = False
 
-    pooling_modules = ("pooling", "pooling_norm", "head")
+        def __post_init__(self) -> None:
+            """Refuse variants that the form does not have."""
+            refuse_if(
+                self.form != "wespeaker" and (self.embedding_batchnorm or not self.has_global_context),
+                "has_global_context and embedding_batchnorm are variants of wespeaker's form; set form to "
+                "wespeaker, or leave them out",
+            )
+
+    peer_names: ClassVar = {
+        "speechbrain": _SPEECHBRAIN_NAMES,
+        "upstream": _SPEECHBRAIN_NAMES,
+        "3dspeaker": _SPEECHBRAIN_NAMES,
+        "wespeaker": _WESPEAKER_NAMES,
+    }
+    pooling_modules = ("pooling", "pooling_norm", "head", "head_norm")
     min_samples = 800  # the widest layer reflects four frames
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
@@ -145,12 +193,36 @@ class ECAPATDNN(Encoder):
         channels, wide = config.channels, config.aggregation_channels
         self.embedding_dim, self.frame_dim = config.embedding_dim, wide
         self.features = Spectrogram(config.features)
-        self.stem = nn.Sequential(TDNNBlock(config.features.num_mels, channels, 5))
-        self.blocks = nn.ModuleList([SERes2Block(channels, dilation) for dilation in (2, 3, 4)])
+        is_wespeaker = config.form == "wespeaker"
+        padding = "zeros" if is_wespeaker else "reflect"
+        self.stem = nn.Sequential(TDNNBlock(config.features.num_mels, channels, 5, padding_mode=padding))
+        self.blocks = nn.ModuleList([SERes2Block(channels, dilation, config.form) for dilation in (2, 3, 4)])
         self.aggregation = TDNNBlock(3 * channels, wide)
-        self.pooling = AttentiveStatistics(wide)
+        self.pooling: nn.Module = AttentiveStatistics(wide)
+        if is_wespeaker:
+            self.aggregation.norm = nn.Identity()
+            self.pooling = ContextAttention(wide, config.has_global_context)
         self.pooling_norm = nn.BatchNorm1d(2 * wide)
         self.head = nn.Conv1d(2 * wide, config.embedding_dim, 1)
+        dim = config.embedding_dim
+        self.head_norm = nn.BatchNorm1d(dim) if config.embedding_batchnorm else nn.Identity()
+
+    @classmethod
+    def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        channels, num_mels, _ = weights["stem.0.conv.weight"].shape
+        wide = len(weights["aggregation.conv.weight"])
+        attention = weights.get("pooling.hidden.weight")
+        found = {
+            "features": {"num_mels": num_mels},
+            "channels": channels,
+            "aggregation_channels": wide,
+            "embedding_dim": len(weights["head.weight"]),
+            "form": "speechbrain" if attention is None else "wespeaker",
+            "has_global_context": attention is None or attention.shape[1] > wide,
+            "embedding_batchnorm": "head_norm.weight" in weights,
+        }
+        return [found]
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, aggregation_channels, L) of waveforms (B, T)."""
@@ -165,4 +237,4 @@ class ECAPATDNN(Encoder):
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, aggregation_channels, L)."""
         statistics = self.pooling_norm(self.pooling(frames))
-        return self.head(statistics[:, :, None])[:, :, 0]  # type: ignore[no-any-return]
+        return self.head_norm(self.head(statistics[:, :, None])[:, :, 0])  # type: ignore[no-any-return]

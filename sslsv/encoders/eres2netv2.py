@@ -7,7 +7,9 @@ Parameters with 80 bands and 192-d embeddings:
     24          4      4          53,513,632
 """
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,10 @@ from sslsv.settings import section
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
 _FUSION_REDUCTION = 4
+_3D_SPEAKER_NAMES = """
+    ^conv1=stem.0 ^bn1=stem.1 ^layer*=stages.# conv1=conv_in bn1=norm_in bns=norms fuse_models=fusions
+    local_att=attention conv3=conv_out bn3=norm_out ^layer3_ds=third_stage_halved ^fuse34=fusion ^seg_1=head
+"""
 
 
 def _clipped_relu(x: Tensor) -> Tensor:
@@ -102,6 +108,7 @@ class ERes2NetV2(Encoder):
         expansion: Annotated[int, Field(ge=1, description="channels that leave a block, for each plane")] = 2
         embedding_dim: EmbeddingDim = 192
 
+    peer_names: ClassVar = {"3dspeaker": _3D_SPEAKER_NAMES}
     pooling_modules = ("head",)
     min_samples = 1680  # two frames after three halvings, because one has no deviation
 
@@ -128,6 +135,23 @@ class ERes2NetV2(Encoder):
         self.fusion = Fusion(channels)
         self.frame_dim = channels * num_bins
         self.head = nn.Linear(2 * self.frame_dim, config.embedding_dim)
+
+    @classmethod
+    def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        width, part = len(weights["stem.0.weight"]), len(weights["stages.0.0.convs.0.weight"])
+        expansion = len(weights["stages.0.0.conv_out.weight"]) // width
+        found = {
+            "features": {"num_mels": weights["head.weight"].shape[1] // (2 * 8 * width * expansion) * 8},
+            "width": width,
+            "scale": len(weights["stages.0.0.conv_in.weight"]) // part,
+            "expansion": expansion,
+            "embedding_dim": len(weights["head.weight"]),
+        }
+        # Several base widths give the same first stage: the later ones tell.
+        lowest, last = math.ceil(64 * part / width), len(weights["stages.3.0.convs.0.weight"])
+        fitting = [base for base in range(lowest, lowest + 64) if 8 * width * base // 64 == last]
+        return [found | {"base_width": base} for base in fitting[:1]]
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""

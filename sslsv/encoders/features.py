@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from sslsv.encoders.fields import Features
 from sslsv.ops import SAMPLE_RATE as SAMPLE_RATE
 
-_NUM_FFT = 512
 _WINDOW_LENGTH = 400  # samples: 25 ms
 HOP_LENGTH = 160  # samples: 10 ms
 
@@ -31,7 +30,7 @@ class Spectrogram(nn.Module):
     """Turn waveforms (B, T) of 16 kHz into log-mel energies (B, num_mels, L), float32 in autocast too.
 
     Windows of 25 ms every 10 ms, power spectrum of 512 points, triangular mel filters, natural logarithm, and
-    bands normalised over the utterance. No gradient passes. Two kinds (`Features.kind`):
+    bands normalised over the utterance. No gradient passes. Three kinds (`Features.kind`):
 
     - "log_mel": L = 1 + T // 160 frames, centred, with reflected edges; filters are triangles over hertz (HTK
       scale); 1e-6 is added to energies. Equal to torchaudio's MelSpectrogram, log and InstanceNorm1d, at less
@@ -39,6 +38,8 @@ class Spectrogram(nn.Module):
     - "kaldi": L = 1 + (T - 400) // 160 frames within the waveform, the mean of each removed, pre-emphasis
       within a frame; filters are triangles over mel; energies are at least 1.2e-7. Equal to Kaldi's fbank
       without dither.
+    - "speechbrain": L = 1 + T // 160 frames, centred, with zeros beyond the edges; 400 points; energies in
+      decibels, at least 1e-10 and at most 80 dB below the utterance's loudest. Equal to SpeechBrain's Fbank.
     """
 
     window: Tensor
@@ -48,6 +49,7 @@ class Spectrogram(nn.Module):
         super().__init__()
         self.settings = features
         self.is_kaldi = features.kind == "kaldi"
+        self.num_fft = 400 if features.kind == "speechbrain" else 512
         periodic = not self.is_kaldi  # Kaldi's windows are symmetric
         match features.window:
             case "hamming":
@@ -57,9 +59,9 @@ class Spectrogram(nn.Module):
             case "povey":
                 window = torch.hann_window(_WINDOW_LENGTH, periodic).pow(0.85)
         if not self.is_kaldi:
-            margin = (_NUM_FFT - _WINDOW_LENGTH) // 2
+            margin = (self.num_fft - _WINDOW_LENGTH) // 2
             window = F.pad(window, (margin, margin))
-        self.min_samples = _WINDOW_LENGTH if self.is_kaldi else _NUM_FFT // 2 + 1
+        self.min_samples = self.num_fft // 2 + 1 if features.kind == "log_mel" else _WINDOW_LENGTH
         # Every row is there twice, for the real and the imaginary square of a bin: the product adds them up.
         filterbank = _filters(features).repeat_interleave(2, 0)
         # Both are constants, which a checkpoint need not hold.
@@ -86,12 +88,15 @@ class Spectrogram(nn.Module):
             frames = waveform.unfold(1, _WINDOW_LENGTH, HOP_LENGTH)
             frames = self.emphasized(frames - frames.mean(2, keepdim=True))
         else:
-            waveform = self.emphasized(waveform)
-            padded = F.pad(waveform, (_NUM_FFT // 2, _NUM_FFT // 2), mode="reflect")
-            frames = padded.unfold(1, _NUM_FFT, HOP_LENGTH)
-        spectra = torch.fft.rfft(frames * self.window, _NUM_FFT)
-        squares = torch.view_as_real(spectra).flatten(2).square_()  # (B, L, 514)
+            frames = self.padded(self.emphasized(waveform)).unfold(1, self.num_fft, HOP_LENGTH)
+        spectra = torch.fft.rfft(frames * self.window, self.num_fft)
+        squares = torch.view_as_real(spectra).flatten(2).square_()  # (B, L, 514), (B, L, 402)
         return squares @ self.filterbank
+
+    def padded(self, waveform: Tensor) -> Tensor:
+        """Return waveforms (B, T) with half a frame more at both ends: a mirror image, or zeros."""
+        mode = "reflect" if self.settings.kind == "log_mel" else "constant"
+        return F.pad(waveform[:, None], (self.num_fft // 2, self.num_fft // 2), mode=mode)[:, 0]
 
     def emphasized(self, samples: Tensor) -> Tensor:
         """Return samples (..., T) less `pre_emphasis` times the sample before each."""
@@ -103,10 +108,14 @@ class Spectrogram(nn.Module):
 
     def normalized_log(self, energies: Tensor) -> Tensor:
         """Return the logarithm of mel energies (B, L, num_mels), normalised over the L frames."""
-        if self.is_kaldi:
-            log_mel = energies.clamp(min=torch.finfo(torch.float32).eps).log()
-        else:
-            log_mel = (energies + 1e-6).log()
+        match self.settings.kind:
+            case "kaldi":
+                log_mel = energies.clamp(min=torch.finfo(torch.float32).eps).log()
+            case "log_mel":
+                log_mel = (energies + 1e-6).log()
+            case "speechbrain":
+                log_mel = 10 * energies.clamp(min=1e-10).log10()
+                log_mel = torch.maximum(log_mel, log_mel.amax((1, 2), keepdim=True) - 80)
         match self.settings.normalization:
             case "instance":
                 variance, mean = torch.var_mean(log_mel, 1, correction=0, keepdim=True)
@@ -118,8 +127,13 @@ class Spectrogram(nn.Module):
 
 
 def _filters(features: Features) -> Tensor:
-    # Returns (257, num_mels).
-    bins = _NUM_FFT // 2 + 1
+    # Returns (257, num_mels), (201, num_mels) of SpeechBrain's.
+    if features.kind == "speechbrain":  # a filter is as wide below its centre as above, so they overlap
+        ends = [2595 * math.log10(1 + hz / 700) for hz in (features.low_hz, features.high_hz)]
+        hz = 700 * (10 ** (torch.linspace(ends[0], ends[1], features.num_mels + 2) / 2595) - 1)
+        slopes = (torch.linspace(0, SAMPLE_RATE // 2, 201)[:, None] - hz[1:-1]) / (hz[1:] - hz[:-1])[:-1]
+        return (1 - slopes.abs()).clamp(min=0)
+    bins = 257
     if features.kind == "log_mel":
         filters: Tensor = torchaudio.functional.melscale_fbanks(
             bins,
@@ -132,7 +146,7 @@ def _filters(features: Features) -> Tensor:
         )
         return filters
     filters, _ = torchaudio.compliance.kaldi.get_mel_banks(
-        features.num_mels, _NUM_FFT, SAMPLE_RATE, features.low_hz, features.high_hz, 100.0, -500.0, 1.0
+        features.num_mels, 512, SAMPLE_RATE, features.low_hz, features.high_hz, 100.0, -500.0, 1.0
     )
     padded: Tensor = F.pad(filters.T, (0, 0, 0, 1))  # Kaldi leaves the last bin out.
     return padded

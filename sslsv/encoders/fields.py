@@ -14,10 +14,10 @@ class Features:
     """Hold the settings of spectrograms; the defaults are those of Fast ResNet-34's published recipes."""
 
     kind: Annotated[
-        Literal["log_mel", "kaldi"],
+        Literal["log_mel", "kaldi", "speechbrain"],
         Field(
             description="log_mel: frames centred on samples 0, 160 ..., as torchaudio's MelSpectrogram; "
-            "kaldi: whole frames only, each with its mean removed, as Kaldi's fbank"
+            "kaldi: whole frames only, each with its mean removed, as Kaldi's fbank; speechbrain: its Fbank"
         ),
     ] = "log_mel"
     num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 40
@@ -71,7 +71,7 @@ class WideFeatures(Features):
 class KaldiFeatures(Features):
     """Hold the settings of Kaldi's filterbank energies, as wespeaker has them (3D-Speaker: window povey)."""
 
-    kind: Literal["log_mel", "kaldi"] = "kaldi"
+    kind: Literal["log_mel", "kaldi", "speechbrain"] = "kaldi"
     num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 80
     low_hz: Annotated[float, Field(ge=0, description="lower end of the lowest band")] = 20.0
     pre_emphasis: Annotated[

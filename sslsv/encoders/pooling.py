@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslsv.ops.layers import full_precision
@@ -126,6 +127,42 @@ def mean_and_deviation(frames: Tensor, eps: float = 1e-7) -> Tensor:
     with torch.autocast(frames.device.type, enabled=False):
         variance, mean = torch.var_mean(full_precision(frames), 2)
         return torch.cat([mean, (variance + eps).sqrt()], 1)
+
+
+class ContextAttention(nn.Module):
+    """Average frames with weights for each channel: (B, C, L) -> means and deviations (B, 2C).
+
+    The weights see a frame and, with `has_context`, the utterance's mean and deviation. In full precision;
+    this is how wespeaker's ECAPA-TDNN and ReDimNet pool.
+    """
+
+    def __init__(self, channels: int, has_context: bool = True, attention_dim: int = 128) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(3 * channels if has_context else channels, attention_dim, 1)
+        self.score = nn.Conv1d(attention_dim, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return weighted means and deviations."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = full_precision(x)
+            variance, mean = torch.var_mean(x, 2, keepdim=True)
+            context = torch.cat([mean, (variance + 1e-7).sqrt()], 1)
+            hidden = with_context(self.hidden, x, context if self.hidden.in_channels > x.shape[1] else None)
+            weights = self.score(torch.tanh(hidden)).softmax(2)
+            mean = (weights * x).sum(2)
+            variance = (weights * (x - mean[:, :, None]).square()).sum(2)
+            return torch.cat([mean, variance.clamp(min=1e-7).sqrt()], 1)
+
+
+def with_context(layer: nn.Conv1d, x: Tensor, context: Tensor | None) -> Tensor:
+    """Return a 1 x 1 convolution of frames (B, C, L) beside a context (B, D, 1) that all frames have.
+
+    The context is multiplied once, where a concatenation would be multiplied, and kept, at every frame.
+    """
+    if context is None:
+        return layer(x)  # type: ignore[no-any-return]
+    of_frames, of_context = torch.split(layer.weight, [x.shape[1], context.shape[1]], 1)
+    return F.conv1d(x, of_frames) + F.conv1d(context, of_context, layer.bias)
 
 
 def build_pooling(name: PoolingName, channels: int, num_bins: int) -> Pooling:

@@ -15,7 +15,8 @@ VoxCeleb1-O in percent, supervised, after large-margin fine-tuning:
 wespeaker counts one more: the constant weight of the first stage's only input.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +26,23 @@ from torch import Tensor, nn
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Spectrogram
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
-from sslsv.ops.layers import full_precision, recomputed
+from sslsv.encoders.pooling import ContextAttention
+from sslsv.ops.layers import recomputed
 from sslsv.settings import section
 
 _KERNELS = (7, 19, 31, 59)  # of the convolutions over time in a stage
 _NUM_HEADS = 4
-_ATTENTION_DIM = 128  # of the pooling
+_WESPEAKER_NAMES = """
+    ^projection= ^backbone.inputs_weights.0= ^backbone.inputs_weights.*=input_weights.# ^backbone.stem=stem
+    ^backbone.stage*=stages.* norm=layers.1 final_layer_norm=norm layer_norm=attention_norm
+    feed_forward.intermediate_dense=layers.0 feed_forward.output_dense=layers.2 attention.k_proj=keys
+    attention.v_proj=values attention.q_proj=queries attention.out_proj=attended conv_block.se.squeeze=gates.0
+    conv_block.se.exitation=gates.2 conv_block.dwconvs=dwconvs conv_block.pwconv1=pwconv1
+    conv_block.layers=layers conv_block.conv1=layers.0 conv_block.conv1pw=layers.1 conv_block.bn1=layers.3
+    conv_block.conv2=layers.4 conv_block.conv2pw=layers.5 conv_block.bn2=layers.6 dwconvs.0=layers.0
+    pwconv1=layers.3 red_dim_conv=layers.0 tcm=layers.1 exp_dim_conv=layers.2 ^pool.linear1=pooling.hidden
+    ^pool.linear2=pooling.score ^seg_1=head
+"""
 
 
 class Stage(NamedTuple):
@@ -159,46 +171,23 @@ class TimeLayers(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
+        convolutions = [
+            ConvNext(
+                nn.Conv1d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden),
+                nn.BatchNorm1d(hidden),
+                nn.Conv1d(hidden, hidden, 1),
+            )
+            for kernel in _KERNELS
+        ]
         self.layers = nn.Sequential(
-            nn.Conv1d(channels, hidden, 1),
-            ChannelNorm(hidden, eps=1e-6),
-            *(
-                ConvNext(
-                    nn.Conv1d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden),
-                    nn.BatchNorm1d(hidden),
-                    nn.Conv1d(hidden, hidden, 1),
-                )
-                for kernel in _KERNELS
-            ),
-            SelfAttention(hidden),
+            nn.Sequential(nn.Conv1d(channels, hidden, 1), ChannelNorm(hidden, eps=1e-6)),
+            nn.Sequential(*convolutions, SelfAttention(hidden)),
             nn.Conv1d(hidden, channels, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, channels, L) of the same."""
         return x + self.layers(x)  # type: ignore[no-any-return]
-
-
-class AttentiveStatistics(nn.Module):
-    """Average frames with weights that see the utterance's mean and deviation: (B, C, L) -> (B, 2C)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.hidden = nn.Conv1d(3 * channels, _ATTENTION_DIM, 1)
-        self.score = nn.Conv1d(_ATTENTION_DIM, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return weighted means and deviations, in float32 or float64."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = full_precision(x)
-            variance, mean = torch.var_mean(x, 2, keepdim=True)
-            of_frames, of_utterance = torch.split(self.hidden.weight, [x.shape[1], 2 * x.shape[1]], 1)
-            # The utterance's part is the same at every frame, so it is multiplied once.
-            context = F.conv1d(torch.cat([mean, (variance + 1e-7).sqrt()], 1), of_utterance, self.hidden.bias)
-            weights = self.score(torch.tanh(F.conv1d(x, of_frames) + context)).softmax(2)
-            mean = (weights * x).sum(2)
-            variance = (weights * (x - mean[:, :, None]).square()).sum(2)
-            return torch.cat([mean, variance.clamp(min=1e-7).sqrt()], 1)
 
 
 class ReDimNet(Encoder):
@@ -216,6 +205,7 @@ class ReDimNet(Encoder):
         ] = "b2"
         embedding_dim: EmbeddingDim = 192
 
+    peer_names: ClassVar = {"wespeaker": _WESPEAKER_NAMES}
     pooling_modules = ("pooling", "head")
     min_samples = 560  # two frames, because one has no deviation
 
@@ -241,7 +231,7 @@ class ReDimNet(Encoder):
             stages.append(self._stage(stage, size, channels, num_bins))
             channels, num_bins = channels * stage.stride, num_bins // stage.stride
         self.stages = nn.ModuleList(stages)
-        self.pooling = AttentiveStatistics(dim)
+        self.pooling = ContextAttention(dim)
         self.head = nn.Linear(2 * dim, config.embedding_dim)
 
     def _stage(self, stage: Stage, size: Size, channels: int, num_bins: int) -> nn.Sequential:
@@ -256,16 +246,25 @@ class ReDimNet(Encoder):
             else:
                 layers.append(Residual(inner, bins, size.group_channels, size.block == "gated"))
         if stage.expansion != 1:
-            layers += [
-                nn.Conv2d(inner, outputs, 3, padding=1, groups=outputs // size.group_channels),
-                nn.BatchNorm2d(outputs, eps=1e-6),
-                nn.GELU(),
-                nn.Conv2d(outputs, outputs, 1),
-            ]
+            narrowing = nn.Conv2d(inner, outputs, 3, padding=1, groups=outputs // size.group_channels)
+            norm = nn.BatchNorm2d(outputs, eps=1e-6)
+            layers.append(nn.Sequential(narrowing, norm, nn.GELU(), nn.Conv2d(outputs, outputs, 1)))
         layers.append(Flattened())
         if stage.reduction:
             layers.append(TimeLayers(self.frame_dim, self.frame_dim // stage.reduction))
         return nn.Sequential(*layers)
+
+    @classmethod
+    def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        channels, (embedding_dim, statistics) = len(weights["stem.0.weight"]), weights["head.weight"].shape
+        num_mels = statistics // 2 // channels
+        # The first stages of two sizes may be alike, but not their number of tensors.
+        return [
+            {"features": {"num_mels": num_mels}, "size": name, "embedding_dim": embedding_dim}
+            for name, size in SIZES.items()
+            if size.channels == channels
+        ]
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, C * F, L) of waveforms (B, T), every 10 ms."""

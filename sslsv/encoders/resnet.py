@@ -11,7 +11,8 @@ With 80 bands and 256-d embeddings (EER on VoxCeleb1-O in percent, supervised, p
     293    bottleneck  28,626,016   0.595
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,10 @@ _BLOCKS_PER_STAGE = {
     221: (6, 16, 48, 3),
     293: (10, 20, 64, 3),
 }
+_WESPEAKER_NAMES = """
+    ^projection= ^conv1=stem.0 ^bn1=stem.1 ^layer*.*=blocks.# conv1=layers.0 bn1=layers.1 conv2=layers.3
+    bn2=layers.4 conv3=layers.6 bn3=layers.7 ^seg_1=head
+"""
 
 
 class Block(nn.Module):
@@ -80,6 +85,7 @@ class ResNet(Encoder):
         ] = 32
         embedding_dim: EmbeddingDim = 256
 
+    peer_names: ClassVar = {"wespeaker": _WESPEAKER_NAMES}
     pooling_modules = ("head",)
     min_samples = 1680  # two frames after three halvings, because one has no deviation
 
@@ -102,6 +108,20 @@ class ResNet(Encoder):
         self.blocks = nn.Sequential(*blocks)
         self.frame_dim = channels * num_bins
         self.head = nn.Linear(2 * self.frame_dim, config.embedding_dim)
+
+    @classmethod
+    def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        width, (dim, statistics) = len(weights["stem.0.weight"]), weights["head.weight"].shape
+        num_blocks = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+        is_bottleneck = "blocks.0.layers.6.weight" in weights
+        num_mels = statistics // (8 * width * (4 if is_bottleneck else 1) * 2) * 8
+        features = {"num_mels": num_mels}
+        return [
+            {"features": features, "depth": depth, "width": width, "embedding_dim": dim}
+            for depth, blocks in _BLOCKS_PER_STAGE.items()
+            if sum(blocks) == num_blocks and is_bottleneck == (depth >= 50)
+        ]
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""

@@ -7,6 +7,7 @@ torchaudio's classes. WavLM Base has 94,381,168 parameters and MHFA with 64 head
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 import torchaudio.models
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
@@ -33,6 +35,9 @@ _RENAMED = (
     (r"(pos_conv_embed\.conv)\.weight_v$", r"\1.parametrizations.weight.original1"),
 )
 _LAYERS = "encoder.transformer.layers."
+# An adapted matrix and what is trained beside it have these names in a state dict.
+_ADAPTED, _ADAPTER = r"\.parametrizations\.(\w+)\.original$", r"\.parametrizations\.\w+\.0\."
+_LORA_SCALE = 2.0  # factor of a product of low rank; wespeaker's, whatever the rank
 
 
 def hidden_states(trunk: nn.Module, waveforms: Tensor, *, is_recomputed: bool = False) -> list[Tensor]:
@@ -72,7 +77,11 @@ def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = 
     Heads of other tasks are left out and, if the trunk `is_cut`, the layers that it lacks. ValueError, the
     rest of a sentence that begins with the file, for weights of anything else.
     """
-    wanted = trunk.state_dict()
+    wanted = {
+        re.sub(_ADAPTED, r".\1", name): tensor
+        for name, tensor in trunk.state_dict().items()
+        if not re.search(_ADAPTER, name)
+    }
     found: dict[str, Tensor] = {}
     for name, tensor in given.items():
         for pattern, replacement in _RENAMED:
@@ -98,6 +107,38 @@ def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = 
             shapes = tuple(found[name].shape), tuple(tensor.shape)
             raise ValueError(f"has {name} in the shape {shapes[0]}, not {shapes[1]}")
     return {name: found[name] for name in wanted}
+
+
+class Adapter(nn.Module):
+    """Add a trained matrix of low rank, zero at first, to a fixed one (LoRA). Hu et al., arXiv 2106.09685."""
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        outputs, inputs = weight.shape
+        parts = outputs // inputs  # WavLM has one matrix for queries, keys and values: each gets its own
+        self.down = nn.Parameter(torch.empty(parts, rank, inputs).uniform_(-1, 1) * inputs**-0.5)
+        self.up = nn.Parameter(torch.zeros(parts, inputs, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the adapted matrix."""
+        return weight + _LORA_SCALE * (self.up @ self.down).flatten(0, 1)
+
+
+def projections(attention: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return where the matrices of queries, keys, values and outputs are: modules and parameter names."""
+    modules = dict(attention.named_modules())
+    whole = [(each, "in_proj_weight") for each in modules.values() if isinstance(each, nn.MultiheadAttention)]
+    return [*whole, *[(each, "weight") for name, each in modules.items() if name.endswith("_proj")]]
+
+
+def _adopt_plain(trunk: nn.Module, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    # Weights without adapters become the matrices that adapters change; the adapters stay as they are.
+    for name, tensor in trunk.state_dict().items():
+        plain = re.sub(_ADAPTED, r".\1", name)
+        if plain != name and prefix + plain in weights:
+            weights[prefix + name] = weights.pop(prefix + plain)
+        elif re.search(_ADAPTER, name):
+            weights.setdefault(prefix + name, tensor)
 
 
 class MeanOverTime(nn.Module):
@@ -168,6 +209,10 @@ class SpeechTransformer(Encoder):
             bool,
             Field(description="convolutions and positions, all before the first layer, stay as they are"),
         ] = True
+        lora_rank: Annotated[
+            int,
+            Field(ge=0, description="of matrices trained beside the attention's, all else fixed; 0 = none"),
+        ] = 0
         trunk_rate_scale: Annotated[
             float, Field(gt=0, description="factor of the learning rate for the trunk, besides rate_scale")
         ] = 1.0
@@ -192,6 +237,11 @@ class SpeechTransformer(Encoder):
                 "frozen is true, but weights hold no pooling, which would stay random; set frozen to false "
                 "and trunk_frozen to true",
             )
+            refuse_if(
+                self.lora_rank > 0 and self.trunk_frozen,
+                f"lora_rank is {self.lora_rank} and trunk_frozen true, which would leave adapters at zero; "
+                "set lora_rank to 0, or trunk_frozen to false",
+            )
             depth = 24 if "_large" in self.trunk else 12
             refuse_if(
                 (self.num_layers or 1) > depth,
@@ -201,7 +251,8 @@ class SpeechTransformer(Encoder):
     pooling_modules = ("pooling",)
     training_settings = (
         *Encoder.training_settings,
-        *("weights", "dropout", "trunk_frozen", "front_frozen", "trunk_rate_scale", "layer_rate_factor"),
+        *("weights", "dropout", "trunk_frozen", "front_frozen", "lora_rank"),
+        *("trunk_rate_scale", "layer_rate_factor"),
     )
     min_samples = 400  # what one frame sees
 
@@ -223,9 +274,16 @@ class SpeechTransformer(Encoder):
             transformer.layer_norm.requires_grad_(False)  # of the last state, which is taken before it
         front = (trunk.feature_extractor, trunk.encoder.feature_projection, transformer.pos_conv_embed)
         parts = (trunk,) if config.trunk_frozen else (*front, transformer.layer_norm)
-        self.frozen_parts = parts if config.trunk_frozen or config.front_frozen else ()
-        for part in self.frozen_parts:
+        is_adapted = config.lora_rank > 0
+        self.frozen_parts = parts if config.trunk_frozen or config.front_frozen or is_adapted else ()
+        for part in (trunk,) if is_adapted else self.frozen_parts:
             part.requires_grad_(False)
+        if is_adapted:
+            for layer in transformer.layers:
+                for module, name in projections(layer.attention):
+                    adapter = Adapter(getattr(module, name), config.lora_rank)
+                    parametrize.register_parametrization(module, name, adapter)
+            trunk.register_load_state_dict_pre_hook(_adopt_plain)
         channels = transformer.pos_conv_embed.embed_dim
         self.embedding_dim = config.embedding_dim
         self.pooling: MeanOverTime | FactorizedAttention
@@ -254,6 +312,14 @@ class SpeechTransformer(Encoder):
         layer = re.match(rf"trunk\.{re.escape(_LAYERS)}(\d+)\.", parameter)
         below = depth if layer is None else depth - 1 - int(layer[1])  # layers between it and the last
         return scale * float(self.config.trunk_rate_scale * self.config.layer_rate_factor**below)
+
+    def merge(self) -> None:
+        """Add the adapters to the matrices beside which they were trained."""
+        for module in list(self.trunk.modules()):
+            for name, parts in list(getattr(module, "parametrizations", {}).items()):
+                if isinstance(parts[0], Adapter):
+                    parametrize.remove_parametrizations(module, name)
+        self.config = replace(self.config, lora_rank=0)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Load the trunk from the tensors of a file, see `trunk_weights`; ValueError for another's."""

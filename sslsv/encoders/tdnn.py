@@ -9,7 +9,8 @@ Parameters with 512-d embeddings:
     80        False              4,354,964
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +23,7 @@ from sslsv.encoders.pooling import mean_and_deviation
 from sslsv.ops.layers import recomputed
 from sslsv.settings import section
 
+_SPEECHBRAIN_NAMES = "^blocks.*.conv=blocks.#.0 ^blocks.*.norm=blocks.#.2 ^blocks.*.w=head.0"
 # Width, kernel and dilation of each layer.
 _LAYERS = ((512, 5, 1), (512, 3, 2), (512, 3, 3), (512, 1, 1), (1500, 1, 1))
 
@@ -40,6 +42,7 @@ class TDNN(Encoder):
             bool, Field(description="LeakyReLU, batch norm and linear after the first linear layer")
         ] = True
 
+    peer_names: ClassVar = {"speechbrain": _SPEECHBRAIN_NAMES}
     pooling_modules = ("head",)
     min_samples = 640  # the widest layer reflects three frames
 
@@ -63,6 +66,13 @@ class TDNN(Encoder):
         if config.has_second_layer:
             layers += [nn.LeakyReLU(inplace=True), nn.BatchNorm1d(dim), nn.Linear(dim, dim)]
         self.head = nn.Sequential(*layers)
+
+    @classmethod
+    def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        features = {"num_mels": weights["blocks.0.0.weight"].shape[1]}
+        dim = len(weights["head.0.weight"])
+        return [{"features": features, "embedding_dim": dim, "has_second_layer": False}]
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, 1500, L) of waveforms (B, T), every 10 ms."""

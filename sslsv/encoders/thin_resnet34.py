@@ -4,7 +4,8 @@ The default is "Fast ResNet-34" (Chung et al., Interspeech 2020, arXiv 2003.1198
 `seed_config()` is the wider one of 7 M that does no striding at its start and costs five times as much.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,11 @@ from sslsv.ops.layers import in_format_of, recomputed
 from sslsv.settings import section
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
+_UPSTREAM_NAMES = """
+    ^features_extractor= ^instance_norm= ^conv=stem.0 ^bn=stem.1 ^block*.*=blocks.# bn*=norm*
+    se.fc.0=gates.squeeze se.fc.2=gates.excite downsample=shortcut ^pooling.attention=pooling.score
+    ^pooling.sap_linear=pooling.hidden ^fc=head
+"""
 
 
 class SqueezeExcitation(nn.Module):
@@ -108,6 +114,7 @@ class ThinResNet34(Encoder):
             embedding_dim=1024,
         )
 
+    peer_names: ClassVar = {"upstream": _UPSTREAM_NAMES}
     pooling_modules = ("pooling", "head", "head_norm")
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
@@ -136,6 +143,23 @@ class ThinResNet34(Encoder):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @classmethod
+    def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        width, (dim, pooled) = len(weights["stem.0.weight"]), weights["head.weight"].shape
+        is_attentive = "pooling.score" in weights
+        # Attention is over the mean of all bands: it does not tell how many there were.
+        num_mels = 40 if is_attentive else pooled // (16 * width) * 8
+        pooling = "sap" if is_attentive else "stats"
+        return [
+            {
+                "features": {"num_mels": num_mels},
+                "width": width,
+                "pooling": pooling,
+                "embedding_dim": dim,
+            }
+        ]
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return embeddings (B, D), without a copy that `frames` makes of channels-last maps."""

@@ -93,7 +93,7 @@ def training_side(
 ) -> tuple[Manifest | None, TrialSet | None]:
     """Open a run's training utterances and validation trials, each None where it is not needed."""
     needs_training = scoring.needs_cohort or scoring.is_plda
-    if not needs_training and not is_calibrated:
+    if not needs_training and not (is_calibrated and config.evaluation.has_validation_trials):
         return None, None
     try:
         manifest, validation = open_training_side(config)

@@ -41,11 +41,14 @@ class Embedder:
         was_training = self.model.training
         self.model.eval()
         try:
-            is_mixed = self.dtype != torch.float32
-            with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, is_mixed):
+            with torch.inference_mode(), self.arithmetic():
                 return self.model.embed(batch).float().cpu()
         finally:
             self.model.train(was_training)
+
+    def arithmetic(self) -> torch.autocast:
+        """Return the context of the encoder's precision; within one, weights are converted only once."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def embed_recordings(
         self, read: Callable[[int], Waveform], count: int
@@ -57,8 +60,10 @@ class Embedder:
         mine = range(distributed.rank(), count, distributed.world_size())
         embeddings = torch.zeros(count, self.model.embedding_dim)
         bad: dict[int, str] = {}
-        for indices, waveforms in _equal_lengths(read, mine, self.batch_seconds, self.model.min_samples, bad):
-            embeddings[torch.tensor(indices)] = self.embed(waveforms)
+        groups = _equal_lengths(read, mine, self.batch_seconds, self.model.min_samples, bad)
+        with self.arithmetic():
+            for indices, waveforms in groups:
+                embeddings[torch.tensor(indices)] = self.embed(waveforms)
         everywhere = {index: why for part in distributed.gather_objects(bad) for index, why in part.items()}
         return distributed.all_reduce_sum(embeddings.to(self.device)).cpu().numpy(), everywhere
 

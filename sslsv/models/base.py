@@ -163,7 +163,7 @@ class Model(nn.Module, ABC):
     def add_positives(self, settings: SSPS | None, size: CorpusSize, dim: int) -> None:
         """Let `sample_positives` work on rows of `dim` values in all; None leaves every row as it is."""
         if settings is not None:
-            self.positives = PositiveSampler(settings, size.num_utterances, dim)
+            self.positives = PositiveSampler(settings, size.num_utterances, dim, self.embedding_dim)
 
     # Compiled, it would be compiled anew in every step, because the draws depend on the step.
     @torch.compiler.disable  # type: ignore[untyped-decorator]

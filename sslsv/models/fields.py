@@ -53,8 +53,13 @@ class SSPS:
     name: Literal["ssps"] = "ssps"
     start_epoch: Annotated[int, Field(ge=0, description="first epoch that clusters and samples")] = 100
     num_clusters: Annotated[int, Field(ge=1, description="clusters of the corpus")] = 25000
+    sampling: Annotated[
+        Literal["clusters", "nearest"],
+        Field(description="of utterances in the queue: a cluster's, or those most similar to the anchor"),
+    ] = "clusters"
     num_neighbors: Annotated[
-        int, Field(ge=0, description="other clusters, next to the own one, to sample from; 0 = the own one")
+        int,
+        Field(ge=0, description="other clusters (0 = the own one), or utterances, to sample from"),
     ] = 1
     queue_length: Annotated[int, Field(ge=0, description="past positives that may be sampled")] = 25000
     kmeans_iterations: Annotated[int, Field(ge=1, description="rounds in each epoch")] = 10
@@ -63,7 +68,11 @@ class SSPS:
     def __post_init__(self) -> None:
         """Refuse more neighbours than there are."""
         refuse_if(
-            self.num_neighbors >= self.num_clusters,
+            self.sampling == "nearest" and self.num_neighbors == 0,
+            'num_neighbors is 0 and sampling "nearest"; give the number of utterances to sample from',
+        )
+        refuse_if(
+            self.sampling == "clusters" and self.num_neighbors >= self.num_clusters,
             f"num_neighbors is {self.num_neighbors}, but each of the {self.num_clusters} clusters "
             f"(num_clusters) has only {self.num_clusters - 1} other(s); lower the first or raise the second",
         )

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze, paired
 from sslsv.models.clustering import sinkhorn
-from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Temperature
+from sslsv.models.fields import (
+    CropSeconds,
+    LayerDims,
+    Positives,
+    Regularizers,
+    ShortSeconds,
+    Temperature,
+)
+from sslsv.models.heads import by_view, in_views
 from sslsv.models.queue import Queue
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
@@ -18,12 +26,14 @@ from sslsv.settings import section
 
 
 def swav_loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
-    """Return the mean over views and rows of the cross entropy of a view's prediction with the other's code.
+    """Return the mean over pairs of views and rows of the cross entropy of a prediction with another's code.
 
-    Scores, cosines with prototypes, and codes are (2, B, K), for the views a and b; equation 2, halved.
+    Scores, cosines with prototypes, are (V, B, K), codes (2, B, K) those of the first two views; a pair is
+    one of these and any other view. Equation 2, halved, if there are two views; equation 6 for more.
     """
     predictions = F.log_softmax(scores / temperature, dim=2)
-    return -(codes.flip(0) * predictions).sum(2).mean()
+    terms = -torch.einsum("cbk,vbk->cv", codes, predictions) / scores.shape[1]
+    return (terms.sum() - terms.diagonal().sum()) / (terms.numel() - len(terms))
 
 
 class SwAV(Model):
@@ -40,6 +50,10 @@ class SwAV(Model):
 
         name: Literal["swav"] = "swav"
         crop_seconds: CropSeconds = 2.0
+        num_short: Annotated[
+            int, Field(ge=0, description="further views, which predict codes but have none (multi-crop)")
+        ] = 0
+        short_seconds: ShortSeconds = 1.0
         projector_dims: LayerDims = (2048, 2048, 512)
         num_prototypes: Annotated[int, Field(ge=2, description="clusters that are learnt")] = 6000
         temperature: Temperature = 0.1  # of the predictions
@@ -60,7 +74,8 @@ class SwAV(Model):
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
         super().__init__()
         self.config = config
-        self.views = (ViewGroup("views", 2, config.crop_seconds),)
+        short = ViewGroup("short", config.num_short, config.short_seconds)
+        self.views = (ViewGroup("views", 2, config.crop_seconds), *[short] * (config.num_short > 0))
         self.encoder = encoder
         embedding_dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
         self.projector = projector(embedding_dim, config.projector_dims)
@@ -73,22 +88,26 @@ class SwAV(Model):
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of the global batch.
 
+        The encoder takes views of a length together, the projector all. Metrics are of the two long views.
         `accuracy` is the share of rows whose best prototype is that of the other view's code;
         `used_prototypes` counts prototypes that win some row, relative to the most that could: near 0 is
         collapse.
         """
-        embeddings = self.encoder(batch["views"].transpose(0, 1).flatten(0, 1))
-        projections = self.projector(embeddings)
+        num_rows = len(batch["views"])
+        by_length = [self.encoder(by_view(batch[group.name])) for group in self.views]
+        embeddings = by_length[0]
+        projections = self.projector(torch.cat(by_length))
         with torch.autocast(projections.device.type, enabled=False):
-            z = F.normalize(distributed.gather(paired(projections)), dim=2).transpose(0, 1)  # (2, W*B, P)
-            self._new_rows = z.detach()
+            rows = in_views(full_precision(projections), num_rows).transpose(0, 1)
+            z = F.normalize(distributed.gather(rows), dim=2).transpose(0, 1)  # (V, W*B, P)
+            self._new_rows = z[:2].detach()
             z_b, sampling = self.sample_positives(z[1], batch, progress)
-            z = torch.stack([z[0], z_b])
+            z = torch.cat([torch.stack([z[0], z_b]), z[2:]])
             prototypes = F.normalize(full_precision(self.prototypes), dim=1)
             scores = z @ prototypes.T
             codes = torch.stack([self.codes(i, scores[i].detach(), prototypes, progress) for i in (0, 1)])
             loss = swav_loss(scores, codes, self.config.temperature)
-            best = scores.detach().argmax(2)
+            best = scores[:2].detach().argmax(2)
             used = loss.new_zeros(len(prototypes)).index_fill_(0, best.flatten(), 1.0).sum()
             used = used.detach() / min(len(prototypes), best.numel())
             accuracy = (best == codes.flip(0).argmax(2)).to(loss.dtype).mean()

@@ -26,11 +26,12 @@ def load_source(config: Config) -> tuple[Any, Model | None] | None:
         return _trained_encoder(config)
     if getattr(settings, "weights", None) is not None:
         return _pretrained_encoder(config), None
-    for key in ("trunk_frozen", "front_frozen"):
+    for key, off in (("trunk_frozen", "false"), ("front_frozen", "false"), ("lora_rank", "0")):
         if getattr(settings, key, False):
             raise ValueError(
-                f"encoder.{key} is true, but random weights would stay as they are, because neither "
-                f"encoder.weights nor encoder.init is given; give one, or set encoder.{key} to false"
+                f"encoder.{key} is {str(getattr(settings, key)).lower()}, but random weights would stay as "
+                "they are, because neither encoder.weights nor encoder.init is given; give one, or set "
+                f"encoder.{key} to {off}"
             )
     return None
 
@@ -53,6 +54,7 @@ def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
         model = SpeakerEncoder.load(place, device="cpu").model
         network = model.get_submodule(model.embedder)
     encoder: Any = getattr(network, "encoder", network)  # a method may put a network of its own around it
+    encoder.merge()
     theirs, ours = dataclasses.asdict(encoder.config), dataclasses.asdict(config.encoder)
     for key in dict.fromkeys([*ours, *theirs]):
         if key not in encoder.training_settings and theirs.get(key) != ours.get(key):

@@ -3,6 +3,9 @@ import torch
 
 from sslsv.encoders.ecapa_tdnn import ECAPATDNN
 from sslsv.encoders.fields import WideFeatures
+from sslsv.encoders.peers import find_encoders
+from sslsv.settings import build as build_settings
+from tests.encoders.peers import largest_difference, peer_module
 
 torch.set_num_threads(1)
 SIZES = [  # num_mels, channels, aggregation_channels, embedding_dim, parameters
@@ -32,6 +35,35 @@ def test_ecapa_tdnn__has_the_published_number_of_parameters(
 ) -> None:
     encoder = build(num_mels, channels, aggregation, dim)
     assert sum(p.numel() for p in encoder.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("channels", "has_context", "parameters"),
+    [(512, False, 5_797_504), (512, True, 6_190_720), (1024, False, 14_263_872), (1024, True, 14_657_088)],
+)
+def test_ecapa_tdnn__of_wespeaker_has_the_published_number_of_parameters(
+    channels: int, has_context: bool, parameters: int
+) -> None:
+    settings = {"channels": channels, "aggregation_channels": 1536, "embedding_dim": 192}
+    config = ECAPATDNN.Config(form="wespeaker", has_global_context=has_context, **settings)
+    assert sum(p.numel() for p in ECAPATDNN(config).parameters()) == parameters
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("has_context", [False, True])
+def test_ecapa_tdnn__of_wespeaker_is_its_own_weight_for_weight(has_context: bool, is_training: bool) -> None:
+    theirs = peer_module("wespeaker.models.ecapa_tdnn").ECAPA_TDNN(
+        channels=64, embed_dim=24, global_context_att=has_context, emb_bn=True
+    )
+    found = find_encoders(theirs.state_dict(), "wespeaker", [ECAPATDNN])[""]
+    ours = ECAPATDNN(build_settings(ECAPATDNN.Config, found.settings))
+    ours.load_state_dict(found.weights)
+    assert largest_difference(theirs, ours, is_training) < 1e-6
+
+
+def test_ecapa_tdnn__variants_of_wespeakers_form_are_refused_in_the_other() -> None:
+    with pytest.raises(ValueError, match="are variants of wespeaker's form; set form to wespeaker"):
+        ECAPATDNN.Config(has_global_context=False)
 
 
 @pytest.mark.parametrize(("channels", "aggregation"), [(512, 1536), (1024, 3072)])

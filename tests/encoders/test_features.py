@@ -119,3 +119,14 @@ def test_log_mel__shortest_possible_waveform() -> None:
 def test_to_float__other_integers_are_refused() -> None:
     with pytest.raises(ValueError, match="int32 has no known full scale"):
         to_float(torch.zeros(3, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("num_mels", [40, 80])
+def test_spectrogram__of_speechbrain_is_its_fbank(num_mels: int) -> None:
+    theirs = pytest.importorskip("speechbrain.lobes.features", reason="make test installs it")
+    waveform = speechlike(3, 12345)
+    waveform[1, 6000:] = 0  # what is 80 dB below the loudest
+    expected = theirs.Fbank(n_mels=num_mels)(waveform)
+    expected = (expected - expected.mean(1, keepdim=True)).mT
+    found = Spectrogram(Features(kind="speechbrain", num_mels=num_mels, normalization="mean"))(waveform)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-2)  # of decibels, up to 80

@@ -11,7 +11,7 @@ from sslsv.encoders.speech_transformer import (
     hidden_states,
     trunk_weights,
 )
-from sslsv.evaluation.export import pack_onnx
+from sslsv.evaluation.export import load_encoder, pack_encoder, pack_onnx
 from sslsv.settings import ConfigError, build
 
 torch.set_num_threads(1)
@@ -202,6 +202,61 @@ def test_speech_transformer__all_that_is_trained_gets_a_gradient(trunk: str) -> 
     assert all((p.grad is not None) == p.requires_grad for p in encoder.parameters())
 
 
+def adapted(trunk: str = "wavlm_base", **settings) -> SpeechTransformer:
+    torch.manual_seed(6)
+    return SpeechTransformer(SpeechTransformer.Config(trunk=trunk, num_layers=2, lora_rank=4, **settings))
+
+
+@pytest.mark.parametrize("trunk", ["wavlm_base", "hubert_base"])
+def test_speech_transformer__adapters_change_nothing_at_first_and_alone_are_trained(trunk: str) -> None:
+    torch.manual_seed(6)
+    plain = SpeechTransformer(SpeechTransformer.Config(trunk=trunk, num_layers=2)).eval()
+    encoder = adapted(trunk, dropout=0.0)
+    encoder.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(encoder.eval()(waveforms()), plain(waveforms()), rtol=0, atol=1e-6)
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):  # the first step moves only one of the two factors: the other one is zero
+        optimizer.zero_grad()
+        encoder.train()(waveforms()).square().sum().backward()
+        optimizer.step()
+    moved = {name for name, tensor in encoder.state_dict().items() if not torch.equal(tensor, before[name])}
+    adapters = {name for name in before if name.endswith((".up", ".down"))}
+    assert len(adapters) == 2 * 2 * (2 if trunk == "wavlm_base" else 4)  # of two layers
+    assert {name for name in moved if name.startswith("trunk.")} == adapters
+    assert {name.split(".")[0] for name in moved - adapters} == {"layer_weights", "pooling"}
+
+
+def test_speech_transformer__without_a_rank_there_are_no_adapters() -> None:
+    encoder = SpeechTransformer(SpeechTransformer.Config(num_layers=1))
+    assert not any("original" in name and "pos_conv" not in name for name in encoder.state_dict())
+
+
+def test_merge__adds_the_adapters_and_an_export_holds_no_others(tmp_path) -> None:
+    encoder = adapted().eval()
+    for name, parameter in encoder.named_parameters():
+        if name.endswith(".up"):
+            torch.nn.init.normal_(parameter, std=0.02)
+    expected = encoder(waveforms()).detach()
+    (tmp_path / "encoder.safetensors").write_bytes(pack_encoder(encoder, {}))
+    loaded = load_encoder(tmp_path / "encoder.safetensors")
+    assert loaded.config.lora_rank == 0
+    torch.testing.assert_close(loaded(waveforms()), expected, rtol=1e-5, atol=1e-6)
+    assert encoder.config.lora_rank == 4  # the one that is trained stays as it is
+    again = adapted().eval()
+    again.load_state_dict(loaded.state_dict())
+    torch.testing.assert_close(again(waveforms()), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["wavlm", "hubert"])
+def test_load_weights__of_a_plain_trunk_go_below_the_adapters(kind: str) -> None:
+    encoder, trunk = adapted(f"{kind}_base"), getattr(torchaudio.models, f"{kind}_base")()
+    encoder.load_weights(trunk.state_dict())
+    with torch.no_grad():
+        found = hidden_states(encoder.eval().trunk, waveforms())[1]
+        torch.testing.assert_close(found, hidden_states(trunk.eval(), waveforms())[1], rtol=0, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_speech_transformer__has_an_onnx_form_for_any_length() -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="in requirements-dev.txt")
@@ -241,6 +296,7 @@ def test_rate_scale__falls_from_layer_to_layer() -> None:
         ({"num_layers": 13}, "num_layers is 13, but wavlm_base has 12; lower it"),
         ({"weights": "a.bin", "init": "runs/b"}, "weights and init both name a file"),
         ({"weights": "a.bin", "frozen": True}, "frozen is true, but weights hold no pooling"),
+        ({"lora_rank": 8, "trunk_frozen": True}, "lora_rank is 8 and trunk_frozen true"),
     ],
 )
 def test_config__what_does_not_fit_is_refused(settings, sentence) -> None:

@@ -31,6 +31,7 @@ METHODS = [name for name in registry.names("models") if hasattr(small_settings(n
 NEVER = SSPS(start_epoch=9, num_clusters=6, queue_length=24)
 EMPTY = SSPS(start_epoch=0, num_clusters=6, queue_length=0)
 FROM_START = SSPS(start_epoch=0, num_clusters=6, queue_length=24)
+NEAREST = SSPS(sampling="nearest", start_epoch=0, queue_length=24)
 
 
 def small(name: str, positives: SSPS | None) -> Model:
@@ -82,8 +83,9 @@ def test_positives__that_replace_something_change_the_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_positives__a_resumed_run_goes_on_bit_for_bit(name: str) -> None:
-    model, resumed = small(name, FROM_START), small(name, FROM_START)
+@pytest.mark.parametrize("settings", [FROM_START, NEAREST], ids=["clusters", "nearest"])
+def test_positives__a_resumed_run_goes_on_bit_for_bit(name: str, settings: SSPS) -> None:
+    model, resumed = small(name, settings), small(name, settings)
     steps(model, 0, 3)  # into the middle of an epoch
     resumed.load_state_dict(model.state_dict())
     assert steps(model, 3, 6)[0] == steps(resumed, 3, 6)[0]
@@ -100,7 +102,7 @@ def sampler(labels: torch.Tensor, num_neighbors: int = 0, queue_length: int = 20
         num_neighbors=num_neighbors,
         queue_length=queue_length,
     )
-    result = PositiveSampler(settings, len(labels), DIM)
+    result = PositiveSampler(settings, len(labels), DIM, DIM)
     result.labels.copy_(labels)
     result.neighbors.copy_(torch.arange(settings.num_clusters)[:, None])
     return result
@@ -152,9 +154,42 @@ def test_sample__takes_the_newest_positive_of_an_utterance() -> None:
 
 
 def test_sample__before_the_first_clustering_there_is_nothing() -> None:
-    target = PositiveSampler(SSPS(num_clusters=3, queue_length=8), NUM, DIM)
+    target = PositiveSampler(SSPS(num_clusters=3, queue_length=8), NUM, DIM, DIM)
     push(target, torch.arange(8))
     assert (target.sample(torch.arange(NUM), draws(NUM)) == -1).all()
+
+
+def nearest_sampler(num_neighbors: int) -> PositiveSampler:
+    """Return one of utterances whose directions turn with their number."""
+    settings = SSPS(sampling="nearest", num_neighbors=num_neighbors, queue_length=20)
+    target = PositiveSampler(settings, NUM, DIM, 2)
+    angles = torch.arange(NUM) / NUM
+    target.cluster(torch.stack([angles.cos(), angles.sin()], 1), torch.Generator())
+    return target
+
+
+@pytest.mark.parametrize("num_neighbors", [1, 3])
+def test_sample__nearest_takes_one_of_the_most_similar_others_in_the_queue(num_neighbors: int) -> None:
+    target, queued = nearest_sampler(num_neighbors), torch.arange(0, NUM, 2)
+    push(target, queued)
+    found = [set[int]() for _ in range(NUM)]
+    for step in range(30):
+        places = target.sample(torch.arange(NUM), draws(NUM, step))
+        for utterance, other in enumerate(target.utterances[places].tolist()):
+            found[utterance].add(other)
+    for utterance in range(NUM):
+        others = [int(other) for other in queued if other != utterance]
+        gaps = sorted(abs(other - utterance) for other in others)
+        assert max(abs(other - utterance) for other in found[utterance]) <= gaps[num_neighbors - 1]
+        assert utterance not in found[utterance] and len(found[utterance]) >= min(num_neighbors, 2)
+
+
+def test_sample__nearest_of_a_queue_with_itself_alone_is_nothing() -> None:
+    target = nearest_sampler(2)
+    assert (target.sample(torch.arange(NUM), draws(NUM)) == -1).all()  # the queue is empty
+    push(target, torch.tensor([7]))
+    places = target.sample(torch.arange(NUM), draws(NUM))
+    assert places[7] == -1 and (target.utterances[places[places >= 0]] == 7).all()
 
 
 def test_sampler__pushes_the_own_positives_and_not_what_replaced_them() -> None:
@@ -179,7 +214,7 @@ def test_sampler__replaced_rows_have_no_gradient() -> None:
 
 def test_cluster__neighbours_are_other_clusters_and_labels_those_of_the_embeddings() -> None:
     directions = torch.tensor([0.0, 0.2, 1.5, 1.8])
-    target = PositiveSampler(SSPS(num_clusters=4, num_neighbors=1, queue_length=8), 40, DIM)
+    target = PositiveSampler(SSPS(num_clusters=4, num_neighbors=1, queue_length=8), 40, DIM, DIM)
     angles = directions.repeat_interleave(10) + 0.001 * torch.arange(40)
     for seed in range(20):  # until the four first centroids are of four directions
         target.cluster(torch.stack([angles.cos(), angles.sin()], 1), torch.Generator().manual_seed(seed))
@@ -194,7 +229,9 @@ def test_positives__what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"num_neighbors is 5, but each of the 5 clusters .* only 4 other"):
         SSPS(num_clusters=5, num_neighbors=5)
     with pytest.raises(ValueError, match=r"model.positives.num_clusters is 41, .* only 40 utterance"):
-        PositiveSampler(SSPS(num_clusters=41), 40, DIM)
+        PositiveSampler(SSPS(num_clusters=41), 40, DIM, DIM)
+    with pytest.raises(ValueError, match='num_neighbors is 0 and sampling "nearest"'):
+        SSPS(sampling="nearest", num_neighbors=0)
 
 
 def test_draws__are_uniform_and_depend_on_seed_step_and_utterance_alone() -> None:

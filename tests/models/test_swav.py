@@ -44,6 +44,27 @@ def test_swav_loss__with_a_queue_is_that_of_lightly() -> None:
     assert swav_loss(scores, codes, 0.1).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_swav_loss__of_many_views_is_that_of_lightly() -> None:
+    scores = torch.cat([both_scores(8), both_scores(8).flip(1, 2)])
+    loss = lightly_loss("swav_loss", "SwaVLoss")(0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)
+    expected = loss(list(scores[:2]), list(scores[2:]))
+    codes = torch.stack([sinkhorn(each, 0.05, 3) for each in scores[:2]])
+    assert swav_loss(scores, codes, 0.1).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_swav__short_views_predict_codes_but_have_none() -> None:
+    model = small(num_short=2, short_seconds=0.2)
+    views = batch(1) | {"short": torch.randint(-9000, 9000, (4, 2, 3200)).to(torch.int16)}
+    assert [(group.name, group.count) for group in model.views] == [("views", 2), ("short", 2)]
+    output = model(views, LATE)
+    output.loss.backward()
+    model.after_step(LATE)
+    other = small(num_short=2, short_seconds=0.2)
+    changed = other(views | {"short": views["short"].flip(0)}, LATE)
+    assert changed.loss != output.loss
+    assert [len(queue.rows) for queue in model.queues] == [10, 10]
+
+
 def test_swav_loss__is_the_same_with_the_views_swapped() -> None:
     scores = both_scores(8)
     codes = torch.stack([sinkhorn(each, 0.05, 3) for each in scores])

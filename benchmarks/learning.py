@@ -1,0 +1,291 @@
+"""What does each config learn in the same time?  python -m benchmarks.learning --corpus DIR --out FILE.jsonl
+
+Trains configs (default: all of configs/corpus) for `--minutes` each, evaluates them, and prints a table in
+Markdown. The minutes are steps: so many as a step's time allows, which is measured first, as CPU time and in
+turns with the first config's, so that a noisy machine changes little, and the length of a run not at all.
+What is in FILE is not done again: the same command goes on where it was stopped.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import Contestant, contestant
+from sslsv.config import Config, load_config, to_dict
+from sslsv.data.stream import Plan
+from sslsv.evaluation.trials import open_trial_sets
+from sslsv.runs.environment import describe_environment
+
+ROUNDS = 5
+VALIDATIONS = 8  # in a run, the last one at its end
+EPOCHS_OF = ("model", "optimizer.schedule")  # Settings in epochs there keep their share of the run.
+
+
+def main() -> int:
+    """Measure, train and evaluate what FILE does not hold yet; print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.learning",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="key=value", help="settings of all trainings")
+    add("--corpus", type=Path, required=True, metavar="DIR", help="data.root of all trainings")
+    add("--out", type=Path, required=True, metavar="FILE.jsonl", help="results, a line each; appended")
+    add("--configs", type=Path, nargs="+", metavar="FILE.yml", help="default: configs/corpus/*.yml")
+    add("--minutes", type=float, default=15.0, help="of training, without validations (%(default)s)")
+    add("--seeds", type=int, nargs="+", default=[1717], help="a run for each (%(default)s)")
+    add("--threads", type=int, default=1, help="of the training process (%(default)s)")
+    add("--step-ms", type=float, help="a step of the first config, if it is known (else measured)")
+    add("--storage", default="runs/learning", help="folder of the runs (%(default)s)")
+    given = parser.parse_intermixed_args()
+    configs = given.configs or sorted(Path("configs/corpus").glob("*.yml"))
+    configs.sort(key=lambda path: path.stem != "simclr")  # stable: the others stay in their order
+    known = read(given.out)
+    plans = {path: plan_of(path, given) for path in configs}
+    try:
+        times = step_times(plans, known, given)
+        for seed in given.seeds:  # all with the first seed before any with the second
+            for path, plan in plans.items():
+                epochs = plan.epochs_in(given.minutes, times[path])
+                wanted = {"config": str(path), "seed": seed, "epochs": epochs, "threads": given.threads}
+                if not any(wanted.items() <= line.items() and "tests" in line for line in known):
+                    found = {**wanted, "step_ms": times[path], **trained(path, plan, wanted, given)}
+                    known.append(found)
+                    append(given.out, found)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(table([line for line in known if "tests" in line and Path(line["config"]) in plans]))
+    return 0
+
+
+class RunPlan:
+    """The settings of a config's trainings, before their length is known, and the steps of an epoch."""
+
+    def __init__(self, path: Path, overrides: list[str]) -> None:
+        self.overrides = overrides
+        self.config: Config = load_config(path, overrides)
+        manifest = open_trial_sets(self.config)[0]
+        self.num_utterances = len(manifest)
+        train, data = self.config.train, self.config.data
+        plan = Plan(manifest.speakers, train.batch_size, self.config.seed, data.positives)
+        self.steps_per_epoch = plan.steps_per_epoch
+
+    def epochs_in(self, minutes: float, step_ms: float) -> int:
+        """Epochs that fit, at least one."""
+        return max(1, round(60_000 * minutes / step_ms / self.steps_per_epoch))
+
+    def scaled(self, epochs: int) -> list[str]:
+        """Overrides for a run of so many epochs: settings in epochs (above 1) keep their share of it."""
+        factor, found = epochs / self.config.train.epochs, [f"train.epochs={epochs}"]
+        for place in EPOCHS_OF:
+            section: Any = to_dict(self.config)
+            for key in place.split("."):
+                section = section[key]
+            for key, value in in_epochs(place, section):
+                found.append(f"{key}={type(value)(max(1, round(value * factor)))}")
+        return [*found, f"evaluation.every_epochs={max(1, epochs // VALIDATIONS)}"]
+
+
+def in_epochs(place: str, section: dict[str, Any]) -> list[tuple[str, float]]:
+    """Keys and values of the settings below a section that count epochs, and more than one."""
+    found: list[tuple[str, float]] = []
+    for key, value in section.items():
+        if isinstance(value, dict):
+            found += in_epochs(f"{place}.{key}", value)
+        elif key.endswith(("_epoch", "_epochs")) and isinstance(value, int | float) and value > 1:
+            found.append((f"{place}.{key}", value))
+    return found
+
+
+def plan_of(path: Path, given: argparse.Namespace) -> RunPlan:
+    """The plan of a config, with what all runs here have: one process, so many threads."""
+    return RunPlan(
+        path,
+        [
+            f"data.root={given.corpus.resolve()}",
+            "resources.workers=1",
+            f"resources.threads_per_worker={given.threads}",
+            "evaluation.test_every_epochs=0",
+            "run.tensorboard=false",
+            "run.wandb=disabled",
+            "run.progress=false",
+            *given.overrides,
+        ],
+    )
+
+
+def step_times(
+    plans: dict[Path, RunPlan], known: list[dict[str, Any]], given: argparse.Namespace
+) -> dict[Path, float]:
+    """Milliseconds of a step of each config: those in the file, else the first config's times a ratio."""
+    times = {
+        Path(line["config"]): line["measured_ms"]
+        for line in known
+        if "measured_ms" in line and line["threads"] == given.threads
+    }
+    first, *_ = plans
+    if all(path in times for path in plans):
+        return times
+    with stepper(first, plans[first], given) as reference:
+        if first not in times:
+            measured = statistics.median(cpu_seconds(reference) for _ in range(2 * ROUNDS))
+            note(first, given.step_ms or 1000 * measured / given.threads, times, given)
+        for path, plan in plans.items():
+            if path not in times:
+                share = after = 0.0
+                positives = getattr(plan.config.model, "positives", None)
+                if positives is not None:  # SSPS costs only from its first epoch on
+                    share = 1 - positives.start_epoch / plan.config.train.epochs
+                    after = ratio_of(path, plan, reference, given, "model.positives.start_epoch=0")
+                before = ratio_of(path, plan, reference, given, *["model.positives=null"] * bool(positives))
+                note(path, ((1 - share) * before + share * after) * times[first], times, given)
+    return times
+
+
+def stepper(path: Path, plan: RunPlan, given: argparse.Namespace, *more: str) -> Any:
+    """A contestant that takes this config's steps."""
+    return contestant(
+        "method_step",
+        threads=given.threads,
+        config=str(path),
+        overrides=[*plan.overrides, *more],
+        num_utterances=plan.num_utterances,
+    )
+
+
+def ratio_of(
+    path: Path, plan: RunPlan, reference: Contestant, given: argparse.Namespace, *more: str
+) -> float:
+    """The time of a step by that of the reference: the median of pairs that took turns."""
+    with stepper(path, plan, given, *more) as ours:
+        return statistics.median(cpu_seconds(ours) / cpu_seconds(reference) for _ in range(ROUNDS))
+
+
+def cpu_seconds(stepper: Contestant) -> float:
+    """What a step takes of all CPUs: other processes that want them too change it little."""
+    stepper.run(1)
+    return stepper.facts["cpu_seconds"]
+
+
+def note(path: Path, step_ms: float, times: dict[Path, float], given: argparse.Namespace) -> None:
+    """Keep a measured time."""
+    times[path] = step_ms
+    append(given.out, {"config": str(path), "measured_ms": step_ms, "threads": given.threads})
+
+
+def trained(path: Path, plan: RunPlan, wanted: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate one run as a user would; returns its numbers, or the error."""
+    epochs, seed = wanted["epochs"], wanted["seed"]
+    name = f"{path.parent.name}-{path.stem}-{epochs}x{plan.steps_per_epoch}-seed{seed}"
+    folder = Path(given.storage) / name
+    settings = [
+        *plan.overrides,
+        *plan.scaled(epochs),
+        f"seed={seed}",
+        f"run.name={name}",
+        f"run.storage={given.storage}",
+    ]
+    commands = [["evaluate", str(folder), "--norm", "as", "--no-calibration", "--workers", "1"]]
+    if not (folder / "summary.json").exists():  # An earlier call may have been stopped within `evaluate`.
+        commands.insert(0, ["train", str(path), *settings])
+    print(f"{name}: about {epochs * plan.steps_per_epoch} steps", file=sys.stderr, flush=True)
+    for module, *arguments in commands:
+        command = [sys.executable, "-m", f"sslsv.{module}", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode == 130:
+            raise KeyboardInterrupt
+        if done.returncode:
+            print(done.stdout[-2000:], file=sys.stderr, flush=True)
+            return {"error": f"sslsv.{module} ended with {done.returncode}: {done.stdout[-300:]}"}
+    return numbers_of(folder)
+
+
+def numbers_of(folder: Path) -> dict[str, Any]:
+    """What a finished and evaluated run says."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    steps = [record for record in records if "loss" in record]
+    summary = json.loads((folder / "summary.json").read_text())
+    evaluation = json.loads((folder / "evaluation/evaluation.json").read_text())
+    tests = {}
+    for name, found in evaluation["lists"].items():
+        scorings = {key: table["eer"] for key, table in found["scorings"].items()}
+        normed = next(key for key in scorings if "as_norm" in key)
+        tests[name] = {"eer": scorings["cosine"], "as_norm_eer": scorings[normed]}
+    return {
+        "commit": describe_environment().get("commit", ""),
+        "run": str(folder),
+        "steps": summary["last"]["step"],
+        "minutes": summary["seconds"] / 60,
+        "first_loss": steps[0]["loss"],
+        "last_loss": steps[-1]["loss"],
+        "feature_std": steps[-1].get("batch_feature_std"),
+        "validation": summary["best"],
+        "tests": tests,
+    }
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """The results as Markdown, a row for each config and length; seeds as mean (smallest to largest)."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault((line["config"], line["epochs"]), []).append(line)
+    lists = list(dict.fromkeys(name for line in lines for name in line["tests"]))
+    header = ["config", "steps", "ms", "loss", "spread", "validation EER"]
+    header += [text for name in lists for text in (f"{name} EER", "AS-norm")]
+    rows = [header, ["---"] * len(header)]
+    for (config, _), runs in groups.items():
+        cells = [Path(config).stem, f"{runs[0]['steps']}", f"{runs[0]['step_ms']:.0f}"]
+        cells.append(f"{mean(runs, 'first_loss'):.2f} to {mean(runs, 'last_loss'):.2f}")
+        stds = [run["feature_std"] for run in runs if run["feature_std"] is not None]
+        cells.append(f"{statistics.mean(stds):.2f}" if stds else "")
+        cells.append(spread([run["validation"].get("value") for run in runs]))
+        for name in lists:
+            for kind in ("eer", "as_norm_eer"):
+                found = [run["tests"][name][kind] for run in runs if name in run["tests"]]
+                cells.append(spread([each["value"] for each in found], found))
+        rows.append(cells)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def mean(runs: list[dict[str, Any]], key: str) -> float:
+    """The mean of a number over runs."""
+    return statistics.mean(run[key] for run in runs)
+
+
+def spread(values: list[float | None], intervals: list[dict[str, float]] | None = None) -> str:
+    """Values of seeds as mean (smallest to largest); of one seed with its interval over speakers."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return ""
+    text = f"{statistics.mean(numbers):.1f}"
+    if len(numbers) > 1:
+        return f"{text} ({min(numbers):.1f} to {max(numbers):.1f})"
+    if intervals and "low" in intervals[0]:
+        text += f" ({intervals[0]['low']:.1f} to {intervals[0]['high']:.1f})"
+    return text
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The lines that are there; a last one that was cut off is none."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def append(file: Path, line: dict[str, Any]) -> None:
+    """Add a line, on its own even if the one before was cut off."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = file.read_text() if file.exists() else ""
+    if text and not text.endswith("\n"):
+        file.write_text(text[: text.rfind("\n") + 1])
+    with file.open("a") as opened:
+        opened.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

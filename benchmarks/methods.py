@@ -1,0 +1,158 @@
+"""A step of every method beside SimCLR's: same encoder, batch and crops, in turns, with the peak of memory.
+
+Methods encode different amounts of audio, so a row's ratio is per second of it: SimCLR's time for so much,
+over the method's time. With gradients a second counts three times (forward, twice as much backward), without
+them, as in a teacher, once. Each has its published settings; what begins in a later epoch has begun.
+"""
+
+import resource
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.contestants import contestant
+from benchmarks.row import Row, Settings
+from sslsv import registry
+from sslsv.config import Config, load_config
+from sslsv.encoders.features import SAMPLE_RATE, Spectrogram
+from sslsv.models.base import CorpusSize, Model
+from sslsv.training.state import build_state, wrap_model
+from sslsv.training.step import take_step
+
+REFERENCE = "simclr"
+SSPS = "model.positives={name: ssps, start_epoch: 0, num_clusters: 1000, kmeans_iterations: 1}"
+VARIANTS = {  # method: what else it is measured with
+    "simclr": ["ssps", "multi_view"],
+    "moco": ["ssps"],
+    "swav": ["ssps"],
+    "dino": ["ssps", "rdino"],
+}
+MORE = {
+    "ssps": [SSPS],
+    "multi_view": ["model.form=multi_view"],
+    "rdino": ["model.regularizer_weight=0.2"],
+}
+SIZE = CorpusSize(num_utterances=8192, num_speakers=5994)
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """One method after the other, each in a process of its own, in turns with SimCLR's."""
+    size = 128  # a group of W-MSE
+    with contestant("method_step", **job_of(REFERENCE, size)) as reference:
+        for name in registry.names("models"):
+            for variant in ["", *VARIANTS.get(name, [])]:
+                case = f"{name}, {variant}" if variant else name
+                with contestant("method_step", **job_of(name, size, *MORE.get(variant, []))) as ours:
+                    pairs = [(ours.run(1), reference.run(1)) for _ in range(min(3, settings.pairs))]
+                    mine, theirs = ours.facts, reference.facts
+                audio = mine["audio_seconds"] / theirs["audio_seconds"]
+                peaks = f"peak {mine['peak_mb']:.0f} MB, SimCLR's {theirs['peak_mb']:.0f}"
+                yield Row(
+                    case,
+                    "SimCLR's step",
+                    *(1000 * statistics.median(column) for column in zip(*pairs, strict=True)),
+                    unit="ms",
+                    ratios=[audio * b / a for a, b in pairs],
+                    target=0.8,
+                    limit=f"{audio:.2f}x the audio, {peaks}",
+                )
+
+
+def job_of(name: str, batch_size: int, *more: str) -> dict[str, Any]:
+    """What a contestant is told: the published settings, with the encoder and the batch that all share."""
+    path = f"configs/{name}.yml"
+    method = load_config(path).model
+    begun = [key for key in vars(method) if key.endswith("start_epoch") or key.startswith("frozen_")]
+    overrides = [
+        f"train.batch_size={batch_size}",
+        "encoder={name: thin_resnet34, stem_time_stride: 2}",
+        *(f"model.{key}=0" for key in begun),
+    ]
+    return {"config": path, "overrides": [*overrides, *more], "warm_up_rounds": 3}
+
+
+class MethodStep:
+    """One training step on noise, on the GPU if there is one; `facts` are those of the last step.
+
+    With SSPS, every step also embeds a clean crop of as many utterances: its share of an epoch's pass.
+    """
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.config: Config = load_config(job["config"], job["overrides"])
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        size = CorpusSize(job.get("num_utterances", SIZE.num_utterances), SIZE.num_speakers)
+        self.state = build_state(self.config, size, self.device)
+        self.network = wrap_model(self.state.model, self.config, self.device)
+        self.batch = noise(self.state.model, self.config.train.batch_size, size)
+        self.corpus, self.audio_seconds = NoiseCorpus(size), 0.0
+        for module in self.state.model.modules():
+            if isinstance(module, Spectrogram):
+                module.register_forward_pre_hook(self._count)
+
+    def _count(self, module: object, inputs: tuple[Tensor]) -> None:
+        passes = 3 if torch.is_grad_enabled() else 1
+        self.audio_seconds += passes * inputs[0].numel() / SAMPLE_RATE
+
+    def __call__(self) -> None:
+        """Take the step."""
+        self.audio_seconds = 0.0
+        take_step(
+            self.state,
+            self.network,
+            dict(self.batch),
+            config=self.config,
+            steps_per_epoch=10**6,
+            device=self.device,
+            corpus=self.corpus,
+        )
+        positives = self.state.model.positives
+        if positives is not None:
+            samples = round(SAMPLE_RATE * positives.settings.reference_seconds)
+            crops = torch.zeros(len(self.batch["sample"]), samples, dtype=torch.int16, device=self.device)
+            dtype = torch.bfloat16 if self.config.train.precision == "bf16" else torch.float32
+            self.state.model.eval()
+            with torch.no_grad(), torch.autocast(self.device.type, dtype, dtype != torch.float32):
+                self.state.model.embed(crops)
+            self.state.model.train()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """Peak memory of the process (of the GPU, where there is one), and seconds of audio of a step."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated()
+        return {"peak_mb": peak / 1e6, "audio_seconds": self.audio_seconds}
+
+
+def noise(model: Model, rows: int, size: CorpusSize) -> dict[str, Tensor]:
+    """A batch of a method: views whose noise is in part that of the utterance."""
+    generator = torch.Generator().manual_seed(3)
+    longest = max(round(SAMPLE_RATE * group.seconds) for group in model.views)
+    own = torch.randn(rows, 1, longest, generator=generator)
+    batch: dict[str, Tensor] = {}
+    for group in model.views:
+        samples = round(SAMPLE_RATE * group.seconds)
+        other = torch.randn(rows, group.count, samples, generator=generator)
+        batch[group.name] = (2000 * (own[..., :samples] + 0.5 * other)).to(torch.int16)
+    batch["sample"] = torch.arange(rows)
+    batch["utterance"] = torch.randperm(size.num_utterances, generator=generator)[:rows]
+    if model.needs_labels:
+        batch["speaker"] = batch["utterance"] % size.num_speakers
+    return batch
+
+
+class NoiseCorpus:
+    """A corpus whose embeddings are random directions: memories and clusters are filled without a pass."""
+
+    def __init__(self, size: CorpusSize) -> None:
+        self.size = size
+
+    def embed(self, model: Model, *, seconds: float = 4.0, clean: bool = True) -> Tensor:
+        """Embeddings of all utterances, (N, D)."""
+        generator = torch.Generator().manual_seed(4)
+        return torch.randn(self.size.num_utterances, model.embedding_dim, generator=generator)

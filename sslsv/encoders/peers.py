@@ -1,0 +1,119 @@
+"""Read the weights of other projects: their names become this project's, shapes tell the settings."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from sslsv.settings import build
+
+# Rules `theirs=ours` for parts of dotted names, applied in turn to every name. A part that begins with ^ must
+# be at the beginning; * is a number, and in `ours` the same one; # is the number of the match among all
+# different ones, in natural order. An empty `ours` leaves the whole name out.
+Names = str
+
+# What each project's recipes give to its encoders, where it is not the encoder's own default here.
+_KALDI = {"kind": "kaldi", "low_hz": 20.0, "pre_emphasis": 0.97, "normalization": "mean"}
+FEATURES: dict[str, dict[str, Any]] = {
+    "speechbrain": {"kind": "speechbrain", "normalization": "mean"},
+    "wespeaker": {**_KALDI, "full_scale": 32768.0},
+    "3dspeaker": {**_KALDI, "full_scale": 1.0, "window": "povey"},
+    "upstream": {},
+}
+_UPSTREAM_WINDOW = "features_extractor.0.spectrogram.window"
+_COUNTER = "num_batches_tracked"  # of batch norms; nothing here depends on it, and some files lack it
+_FEWEST_TENSORS = 20  # that any encoder has
+
+
+class Found(NamedTuple):
+    """Hold an encoder of another project: its settings and weights, as this project has them."""
+
+    settings: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+class NoEncoderError(ValueError):
+    """Say what is missing, the rest of a sentence; `num_known` tensors were those of the encoder."""
+
+    def __init__(self, sentence: str, num_known: int = 0) -> None:
+        super().__init__(sentence)
+        self.num_known = num_known
+
+
+def renamed(names: Iterable[str], rules: Names) -> dict[str, str]:
+    """Return the new name of each name, without those that are left out; `Names` says what rules mean."""
+    result = {name: name for name in names}
+    for rule in rules.split():
+        theirs, ours = rule.split("=")
+        start = "^" if theirs.startswith("^") else r"(?:^|(?<=\.))"
+        pattern = start + re.escape(theirs.removeprefix("^")).replace(r"\*", r"(\d+)") + r"(?=\.|$)"
+        found = {old: match for old, name in result.items() if (match := re.search(pattern, name))}
+        matches = {match[0] for match in found.values()}
+        in_order = sorted(matches, key=lambda text: [int(number) for number in re.findall(r"\d+", text)])
+        for old, match in found.items():
+            new = ours.replace("#", str(in_order.index(match[0])))
+            for number in match.groups():
+                new = new.replace("*", number, 1)
+            result[old] = new and result[old][: match.start()] + new + result[old][match.end() :]
+    return {old: name for old, name in result.items() if name}
+
+
+def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]) -> dict[str, Found]:
+    """Return the encoders in another project's tensors, by what their names begin with ("", "encoder.").
+
+    `kinds` are classes of encoders. Raises NoEncoderError, with the best of all reasons, if there is none.
+    """
+    found: dict[str, Found] = {}
+    reason = NoEncoderError("no tensor has the name of one of its layers")
+    for prefix in _prefixes(tensors):
+        part = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        for kind in kinds if len(part) >= _FEWEST_TENSORS else ():
+            weights = {name: part[old] for old, name in renamed(part, kind.peer_names[peer]).items()}
+            features = dict(FEATURES[peer])
+            if _UPSTREAM_WINDOW in part:
+                features["window"] = "hann" if part[_UPSTREAM_WINDOW][0] < 0.01 else "hamming"
+            for settings in _possible(kind, weights):
+                settings["features"] = features | settings["features"]
+                try:
+                    found[prefix] = Found(settings, _fitted(weights, kind, settings))
+                except NoEncoderError as error:
+                    reason = max(reason, error, key=lambda each: each.num_known)
+    if not found:
+        raise reason
+    return found
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    # The names of a network's tensors begin alike, if it is part of another.
+    parts = [name.split(".") for name in names]
+    return sorted({"".join(f"{part}." for part in name[:i]) for name in parts for i in range(len(name))})
+
+
+def _possible(kind: Any, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    try:
+        return kind.possible_settings(weights)  # type: ignore[no-any-return]
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):  # The shapes are of another encoder.
+        return []
+
+
+def _fitted(weights: Mapping[str, Tensor], kind: Any, settings: dict[str, Any]) -> dict[str, Tensor]:
+    config = build(kind.Config, settings)
+    try:
+        expected, name = kind(config).state_dict(), config.name
+    except ValueError as error:
+        raise NoEncoderError(f"of {config.name} it has no size that can be built ({error})") from error
+    known = [key for key in expected if key in weights]
+    missing = [key for key in expected if key not in weights and not key.endswith(_COUNTER)]
+    if missing:
+        raise NoEncoderError(f"of {name} it lacks {len(missing)} tensors, such as {missing[0]}", len(known))
+    if extra := [key for key in weights if key not in expected]:
+        raise NoEncoderError(f"of {name} it has {extra[0]}, which that encoder lacks", len(known))
+    result = dict(expected)
+    for key in known:
+        # Linear layers and convolutions of one frame are the same but for axes of size 1.
+        if weights[key].squeeze().shape != expected[key].squeeze().shape:
+            shapes = f"{tuple(weights[key].shape)}, not {tuple(expected[key].shape)}"
+            raise NoEncoderError(f"of {name} it has {key} in the shape {shapes}", len(known))
+        result[key] = weights[key].reshape(expected[key].shape).to(expected[key].dtype)
+    return result

@@ -1,0 +1,131 @@
+"""Import an encoder: `python -m sslsv.import_encoder FILE --from PROJECT --out RUN [key=value ...]`.
+
+FILE is a checkpoint of SpeechBrain, wespeaker, 3D-Speaker or the first sslsv (`upstream`). RUN becomes a run
+folder that evaluate, verify, embed, export and `encoder.init` take. Settings that a file does not show may be
+given, such as encoder.features.window=hann, or data.root=DATA evaluation.validation=LIST to calibrate on.
+
+Exit codes: 0 imported, 2 the request can't be met.
+"""
+
+import argparse
+import os
+import posixpath
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sslsv import registry
+from sslsv.evaluation.arguments import run_command
+
+PROJECTS = ("speechbrain", "wespeaker", "3dspeaker", "upstream")
+SIZE = (0, 2)  # of a corpus that there is not: a classifier needs two speakers
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sslsv.import_encoder", description="Make a run of another project's encoder."
+    )
+    add = parser.add_argument
+    add("file", help="a checkpoint with the encoder's weights; nothing in it is executed")
+    add("--from", dest="project", choices=PROJECTS, required=True, help="whose names the weights have")
+    add("--out", required=True, metavar="RUN", help="the run folder, which must not hold a run yet")
+    add("--part", metavar="NAME", help="which encoder, if there are several: encoder_momentum, say")
+    add("--labels", choices=("used", "unused"), help="in its training; default: used, upstream unused")
+    add("overrides", nargs="*", metavar="key=value", help="settings that the file does not show")
+    return run_command(run, parser.parse_intermixed_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Import and write; raises ValueError or OSError, with a sentence, before anything is written."""
+    from sslsv.encoders.peers import NoEncoderError, find_encoders
+    from sslsv.runs.checkpoint import FOLDER, Checkpoint, write_checkpoint
+    from sslsv.runs.folder import RunFolder
+
+    folder = RunFolder.at(options.out)
+    if folder.has("config.yml") or folder.names(FOLDER):
+        raise ValueError(f"--out is {folder.location}, which holds a run; name another folder")
+    tensors = read_tensors(options.file)
+    every = [registry.find("encoders", name) for name in registry.names("encoders")]
+    kinds = [kind for kind in every if options.project in kind.peer_names]
+    try:
+        found = find_encoders(tensors, options.project, kinds)
+    except NoEncoderError as error:
+        names = ", ".join(kind().config.name for kind in kinds)
+        raise ValueError(
+            f"{options.file} holds no encoder of {options.project} that is known here ({names}): {error}"
+        ) from error
+    prefix = f"{options.part}." if options.part else next(iter(found))
+    if prefix not in found or (len(found) > 1 and not options.part):
+        parts = ", ".join(name.removesuffix(".") or "the whole" for name in found)
+        raise ValueError(
+            f"--part is {options.part}, and the encoders in {options.file} are: {parts}; name one"
+        )
+    is_labelled = (options.labels or ("unused" if options.project == "upstream" else "used")) == "used"
+    config, model = built(found[prefix], is_labelled, folder.name, options.overrides)
+    from sslsv.config import to_yaml
+    from sslsv.runs.environment import describe_environment
+
+    source = {"imported_from": options.project, "file": posixpath.basename(options.file)}
+    text, environment = to_yaml(config), describe_environment()
+    write_checkpoint(folder, Checkpoint(0, text, model.state_dict(), SIZE, environment=environment))
+    folder.write_json("run.json", environment | source)
+    folder.write("config.yml", text.encode())
+    count = sum(parameter.numel() for parameter in model.encoder.parameters())
+    print(
+        f"{config.encoder.name}, {count:,} parameters, {model.embedding_dim}-d embeddings: {folder.location}"
+    )
+    return 0
+
+
+def built(found: Any, is_labelled: bool, name: str, overrides: list[str]) -> tuple[Any, Any]:
+    """Return the settings of the run and its model, with the weights of `peers.find_encoders`."""
+    from sslsv.build import build_model
+    from sslsv.config import Config
+    from sslsv.models.base import CorpusSize
+    from sslsv.settings import apply_overrides, build
+
+    # The method only says whether labels were used; its classifier, if it has one, is empty of meaning.
+    method = {"name": "supervised"} if is_labelled else {"name": "simclr", "projector_dims": []}
+    config = build(Config, {"encoder": found.settings, "model": method, "run": {"name": name}})
+    config = apply_overrides(config, overrides)
+    model = build_model(config, CorpusSize(*SIZE))
+    try:
+        model.encoder.load_state_dict(found.weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the settings given make another encoder: {' '.join(str(error).split())[:200]}"
+        ) from error
+    return config, model
+
+
+def read_tensors(path: str) -> dict[str, Any]:
+    """Return all tensors of a file, those of nested dictionaries as `model.encoder.conv.weight`.
+
+    FileNotFoundError for no file; ValueError for one that is neither safetensors nor plain tensors.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path} is no file")
+    import torch
+    from safetensors.torch import load_file
+
+    def flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                yield from flattened(inner, f"{name}.{key}" if name else str(key))
+
+    try:
+        is_plain = path.endswith(".safetensors")
+        content = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise nearly anything
+        raise ValueError(
+            f"{path} can't be read as weights ({' '.join(str(error).split())[:150]}); give safetensors, "
+            "or dictionaries of tensors alone: other objects can run code, so save its state dict anew"
+        ) from error
+    return dict(flattened(content, ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Checkpoints of other projects become runs that every command takes."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from sslsv.build import build_model
+from sslsv.config import Config
+from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+from sslsv.import_encoder import main
+from sslsv.models.base import CorpusSize
+from sslsv.settings import build
+from sslsv.training.initial import start_from_source
+
+torch.set_num_threads(1)
+WIDTHS = {"channels": [32] * 4 + [96], "lin_neurons": 16}
+
+
+@pytest.fixture
+def peer():
+    module = pytest.importorskip("speechbrain.lobes.models.ECAPA_TDNN", reason="make test installs it")
+    torch.manual_seed(1)
+    return module.ECAPA_TDNN(80, **WIDTHS).eval()
+
+
+@pytest.fixture
+def file(peer, tmp_path):
+    path = tmp_path / "embedding_model.ckpt"
+    torch.save(peer.state_dict(), path)
+    return str(path)
+
+
+def test_main__a_file_of_speechbrain_gives_its_embeddings(peer, file, tmp_path, capsys):
+    features = pytest.importorskip("speechbrain.lobes.features").Fbank(n_mels=80)
+    assert main([file, "--from", "speechbrain", "--out", str(tmp_path / "run")]) == 0
+    assert "ecapa_tdnn, " in capsys.readouterr().out
+    waveform = 0.1 * torch.randn(20000, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        bands = features(waveform[None])
+        expected = peer(bands - bands.mean(1, keepdim=True))[0, 0]
+    encoder = SpeakerEncoder.load(tmp_path / "run", device="cpu")
+    found = torch.from_numpy(encoder.embed(waveform.numpy()))
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert encoder.model.needs_labels  # so that results say so
+
+
+def test_main__a_new_run_starts_from_it(peer, file, tmp_path):
+    run = tmp_path / "run"
+    assert main([file, "--from", "speechbrain", "--labels", "unused", "--out", str(run)]) == 0
+    source = SpeakerEncoder.load(run, device="cpu")
+    assert not source.model.needs_labels
+    settings = dataclasses.asdict(source.config.encoder) | {"init": str(run)}
+    config = build(Config, {"encoder": settings})
+    model = build_model(config, CorpusSize(4, 2))
+    start_from_source(model, config)
+    assert torch.equal(model.encoder.head.weight, peer.state_dict()["fc.conv.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "sentence"),
+    [
+        (None, [], "weights.pt is no file"),
+        ({"a": object()}, [], "other objects can run code, so save its state dict anew"),
+        ({"a": torch.zeros(2)}, [], "of speechbrain that is known here (ecapa_tdnn, tdnn): no tensor"),
+        ("twice", [], "the encoders in weights.pt are: student, teacher; name one"),
+        ("twice", ["--part", "pupil"], "--part is pupil, and the encoders"),
+        ("once", ["encoder.channels=64"], "the settings given make another encoder"),
+        ("once", ["encoder.size=b2"], "encoder.size"),
+    ],
+)
+def test_main__what_can_not_be_imported_is_a_sentence(
+    peer, tmp_path, monkeypatch, capsys, content, arguments, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    if content == "twice":
+        content = {part: peer.state_dict() for part in ("student", "teacher")}
+    if content is not None:
+        torch.save(peer.state_dict() if content == "once" else content, "weights.pt")
+    assert main(["weights.pt", "--from", "speechbrain", "--out", "run", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and sentence in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_main__a_run_is_not_overwritten(file, tmp_path, capsys):
+    arguments = [file, "--from", "speechbrain", "--out", str(tmp_path / "run")]
+    assert (main(arguments), main(arguments)) == (0, 2)
+    assert "which holds a run; name another folder" in capsys.readouterr().err
