@@ -45,6 +45,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "swav, ssps": WITH_SSPS,
     "dino, ssps": WITH_SSPS,
     "dino, rdino": {"regularizer_weight": 0.2},
+    "supervised, gated": {
+        "gate": {"name": "fixed", "start_epoch": 0, "threshold": 6.0},
+        "correction": {"start_epoch": 1, "threshold": 0.21},
+    },
+    "supervised, gated by a mixture": {"gate": {"name": "mixture", "start_epoch": 1}},
     "simclr, regularized": {
         "regularizers": [
             {"name": name, "weight": 0.1} for name in ("koleo", "variance", "covariance", "sigreg")
