@@ -47,6 +47,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "simclr, ssps nearest": {"positives": WITH_SSPS["positives"] | {"sampling": "nearest"}},
     "swav, multi-crop": {"num_short": 2},
     "dino, rdino": {"regularizer_weight": 0.2},
+    "supervised, gated": {
+        "gate": {"name": "fixed", "start_epoch": 0, "threshold": 6.0},
+        "correction": {"start_epoch": 1, "threshold": 0.21},
+    },
+    "supervised, gated by a mixture": {"gate": {"name": "mixture", "start_epoch": 1}},
     "simclr, regularized": {
         "regularizers": [
             {"name": name, "weight": 0.1} for name in ("koleo", "variance", "covariance", "sigreg")

@@ -1,4 +1,4 @@
-"""Write the report of a run or a sweep that is still going on or was stopped: `python -m sslsv.report RUN`.
+"""Write the report of a run, sweep or loop that still goes on or was stopped: `python -m sslsv.report RUN`.
 
 Exit codes: 0 written, 2 the folder is no run or can't be read or written.
 """
@@ -13,7 +13,7 @@ from sslsv.runs.folder import RunFolder, below
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m sslsv.report", description="Write the report of a run or a sweep."
+        prog="python -m sslsv.report", description="Write the report of a run, sweep or loop."
     )
     parser.add_argument("run", help="the folder, such as runs/simclr or tune/vicreg; it may be in use")
     return run_command(run, parser.parse_args(arguments))
@@ -24,12 +24,14 @@ def run(options: argparse.Namespace) -> int:
     folder = RunFolder.at(options.run)
     if folder.has("sweep.json"):
         from sslsv.reports.sweep import write_sweep_report as write
+    elif folder.has("loop.yml"):
+        from sslsv.reports.rounds import write_rounds_report as write
     elif folder.has("config.yml"):
         from sslsv.reports.training import write_report as write
     else:
         raise ValueError(
-            f"{folder.location} is neither a run nor a sweep: it has no config.yml and no sweep.json; give "
-            "the folder that training or tuning named, such as runs/simclr"
+            f"{folder.location} is no run, sweep or loop: it has no config.yml, sweep.json or loop.yml; give "
+            "the folder that the command named, such as runs/simclr"
         )
     write(folder)
     print(below(folder.location, "report.html"))

@@ -245,8 +245,8 @@ def _parsed(text: str) -> tuple[str, Any]:
 def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield key paths and plain values; a list of choices, if split, as its order and its items by name."""
     if splits_lists and isinstance(value, tuple) and value and isinstance(value[0], Mapping):
-        items = {item["name"]: item for item in value}
-        if len(items) == len(value):
+        items = {item.get("name"): item for item in value}
+        if len(items) == len(value) and None not in items:
             yield path, list(items)
             value = items
     if isinstance(value, Mapping):

@@ -4,11 +4,13 @@ from sslsv.report import main
 from sslsv.runs.folder import RunFolder
 
 
-@pytest.mark.parametrize("kind", ["run", "sweep"])
-def test_main__writes_the_report_of_a_run_or_a_sweep_and_says_where(tmp_path, capsys, kind):
+@pytest.mark.parametrize("kind", ["run", "sweep", "loop"])
+def test_main__writes_the_report_of_what_is_there_and_says_where(tmp_path, capsys, kind):
     folder = RunFolder(str(tmp_path), "some")
     if kind == "run":
         folder.write("config.yml", b"seed: 1\n")
+    elif kind == "loop":
+        folder.write("loop.yml", b"seed: 1\n")
     else:
         folder.write_json("sweep.json", {"space_file": "a.py", "space": "", "rungs": [1]})
     assert main([str(tmp_path / "some")]) == 0
@@ -16,6 +18,6 @@ def test_main__writes_the_report_of_a_run_or_a_sweep_and_says_where(tmp_path, ca
     assert folder.has("report.html")
 
 
-def test_main__a_folder_that_is_neither_is_refused(tmp_path, capsys):
+def test_main__a_folder_that_is_none_is_refused(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
-    assert "no config.yml and no sweep.json" in capsys.readouterr().err
+    assert "no config.yml, sweep.json or loop.yml" in capsys.readouterr().err

@@ -88,7 +88,13 @@ def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple
     with a sentence.
     """
     manifest, held_out = read_train_lists(section.root, section.train_lists), None
-    if held_out_speakers:
+    if held_out_speakers and section.held_out_lists:
+        others = read_train_lists(section.root, section.held_out_lists)
+        held_out = hold_out_speakers(others, held_out_speakers, seed)[1]
+        known = set(held_out.paths)
+        kept = [i for i, path in enumerate(manifest.paths) if path not in known]
+        manifest = manifest.of_utterances(np.array(kept, dtype=np.int64))
+    elif held_out_speakers:
         manifest, held_out = hold_out_speakers(manifest, held_out_speakers, seed)
     if section.fraction < 1:
         manifest = keep_fraction(manifest, section.fraction, seed, section.fraction_of == "each_speaker")

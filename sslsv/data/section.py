@@ -69,6 +69,10 @@ class DataConfig:
     train_lists: Annotated[
         tuple[Place, ...], Field(min_length=1, description="`speaker path` lines; below root, or absolute")
     ] = ("voxceleb2_train_list",)
+    # Where train_lists hold clusters instead of speakers, evaluation.held_out_speakers come from these.
+    held_out_lists: Annotated[
+        tuple[Place, ...], Field(description="lists with those who are held out; empty = train_lists")
+    ] = ()
     # With one seed, a smaller fraction is part of a larger one, and held-out speakers stay the same.
     fraction: Annotated[
         float, Field(gt=0, le=1, description="share of the training utterances that is used")

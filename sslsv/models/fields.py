@@ -141,6 +141,38 @@ class MarginConfig:
 
 
 @section
+class GateConfig:
+    """Leave utterances of a high loss out, because their label is likely wrong (see `gates`)."""
+
+    name: Annotated[
+        Literal["none", "fixed", "mixture"],
+        Field(description="fixed: by a threshold that is set; mixture: by two Gaussians of log losses"),
+    ] = "none"
+    start_epoch: Annotated[int, Field(ge=0, description="first epoch that leaves any out")] = 4
+    threshold: Annotated[float, Field(gt=0, description="fixed: highest cross entropy that is kept")] = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuse a mixture of losses that nobody has seen."""
+        refuse_if(
+            self.name == "mixture" and self.start_epoch < 1,
+            "start_epoch is 0, but mixture goes by the losses of the epoch before; give 1 or more",
+        )
+
+
+@section
+class CorrectionConfig:
+    """Give utterances that the gate leaves out the class that a clean crop of them sounds like."""
+
+    start_epoch: Annotated[int, Field(ge=0, description="first epoch that corrects labels")] = 8
+    threshold: Annotated[
+        float, Field(gt=0, le=1, description="probability that the class must exceed; 1 = no correction")
+    ] = 0.5
+    temperature: Annotated[
+        float, Field(gt=0, description="divisor of the cosines; of many classes only a low one is ever sure")
+    ] = 0.1
+
+
+@section
 class RegularizerConfig:
     """Choose a term on the embeddings of the global batch, which any loss may have beside its own."""
 

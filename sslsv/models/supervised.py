@@ -2,6 +2,7 @@
 
 Sources: additive angular margin, Deng et al., arXiv 1801.07698; sub-centres, Deng et al., ECCV 2020;
 inter-top-k, Zhao et al., arXiv 2110.05042; SphereFace2, Wen et al., arXiv 2108.01513, as wespeaker has it.
+Labels that are clusters, and wrong here and there: `gates`.
 """
 
 import math
@@ -13,12 +14,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
-from sslsv.models.fields import MarginSchedule, Regularizers
+from sslsv.models.base import Corpus, CorpusSize, Model, Progress, StepOutput, ViewGroup
+from sslsv.models.fields import CorrectionConfig, GateConfig, MarginSchedule, Regularizers
+from sslsv.models.gates import CORRECTED, KEPT, LEFT_OUT, Gate
 from sslsv.models.margins import add_angle, rising_share, subtract_angle
 from sslsv.models.terms import feature_std
+from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
-from sslsv.settings import section
+from sslsv.settings import refuse_if, section
 
 
 def aam_logits(cosines: Tensor, labels: Tensor, margin: float, scale: float) -> Tensor:
@@ -27,9 +30,9 @@ def aam_logits(cosines: Tensor, labels: Tensor, margin: float, scale: float) -> 
     return scale * cosines.scatter(1, labels[:, None], target)
 
 
-def aam_loss(cosines: Tensor, labels: Tensor, margin: float, scale: float) -> Tensor:
-    """Return the mean cross entropy of `aam_logits` against the labels (B,)."""
-    return F.cross_entropy(aam_logits(cosines, labels, margin, scale), labels)
+def aam_loss(cosines: Tensor, labels: Tensor, margin: float, scale: float, reduction: str = "mean") -> Tensor:
+    """Return the cross entropy of `aam_logits` against the labels (B,): its mean, or (B,) with "none"."""
+    return F.cross_entropy(aam_logits(cosines, labels, margin, scale), labels, reduction=reduction)
 
 
 def harder_negatives(cosines: Tensor, labels: Tensor, count: int, margin: float) -> Tensor:
@@ -90,7 +93,25 @@ class Supervised(Model):
             bool,
             Field(description="with encoder.init: start from that run's classes too (large margin)"),
         ] = False
+        gate: GateConfig = field(default_factory=GateConfig)
+        correction: Annotated[
+            CorrectionConfig | None, Field(description="what becomes of utterances left out; null = nothing")
+        ] = None
         regularizers: Regularizers = ()
+
+        def __post_init__(self) -> None:
+            """Refuse a gate without the loss that it goes by, and a correction of what no gate leaves out."""
+            is_gated = self.gate.name != "none"
+            refuse_if(
+                is_gated and self.loss != "aam",
+                f"gate.name is {self.gate.name!r} and loss {self.loss!r}; gates go by the cross entropy of "
+                "aam: set loss to aam, or gate.name to none",
+            )
+            refuse_if(
+                self.correction is not None and not is_gated,
+                "correction is set, but gate.name is none, so that no utterance is left out; choose a gate, "
+                "or set correction to null",
+            )
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize) -> None:
         super().__init__()
@@ -101,11 +122,15 @@ class Supervised(Model):
             )
         self.config = config
         self.views = (ViewGroup("views", 1, config.crop_seconds),)
+        if config.correction is not None:
+            self.views += (ViewGroup("clean", 1, config.crop_seconds, is_clean=True),)
         self.encoder = encoder
         dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
         rows = size.num_speakers * config.num_subcenters  # those of a class lie together
         self.classes = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim)))
         self.bias = nn.Parameter(torch.zeros(())) if config.loss == "sphereface2" else None
+        is_gated = config.gate.name != "none"
+        self.gate = Gate(config.gate, size.num_utterances) if is_gated else None
 
     def start_from(self, encoder: nn.Module, model: Model | None) -> None:
         """Take over a trained encoder and, with `keeps_classes`, the classes of its supervised run."""
@@ -123,24 +148,87 @@ class Supervised(Model):
         with torch.no_grad():
             self.classes.copy_(classes)
 
+    def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
+        """Let the gate find its threshold."""
+        super().start_epoch(progress, corpus)
+        if self.gate is not None:
+            self.gate.start_epoch(progress)
+
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean loss of this worker's rows; `accuracy` is without the margin."""
+        """Return the mean loss of this worker's rows; `accuracy` is without the margin.
+
+        With a gate it is this worker's part of the mean over all rows that are kept, times the workers, so
+        that the mean over workers is that mean. Once labels are corrected, it is the sum over all rows.
+        """
+        config, labels = self.config, batch["speaker"]
         embeddings = self.encoder(batch["views"][:, 0])
-        labels = batch["speaker"]
+        cosines = self.cosines(embeddings)
+        share = rising_share(config.margin_schedule, progress.fraction * progress.total_epochs)
+        targets, weights, gated = labels, None, {}
+        if self.gate is not None:
+            targets, weights, gated = self.judge(self.gate, cosines, batch, share, progress)
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = full_precision(embeddings)
-            config = self.config
-            cosines = F.normalize(embeddings, dim=1) @ F.normalize(full_precision(self.classes), dim=1).T
-            cosines = torch.unflatten(cosines, 1, (-1, config.num_subcenters)).amax(2)
-            share = rising_share(config.margin_schedule, progress.fraction * progress.total_epochs)
-            hardened = harder_negatives(
-                cosines, labels, config.num_hard_negatives, share * config.hard_margin
-            )
-            if self.bias is None:
-                loss = aam_loss(hardened, labels, share * config.margin, config.scale)
-            else:
+            if self.bias is not None:
+                hardened = self._hardened(cosines, labels, share)
                 loss = sphereface2_loss(hardened, labels, share * config.margin, config.scale, self.bias)
+            elif weights is None:
+                loss = self._losses(cosines, labels, share, "mean")
+            else:
+                loss = (weights * self._losses(cosines, targets, share)).sum()
             accuracy = (cosines.detach().argmax(1) == labels).to(loss.dtype).mean()
-            spread = feature_std(embeddings.detach())
-        output = StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
-        return self.regularized(output, embeddings[:, None], progress)
+            spread = feature_std(full_precision(embeddings.detach()))
+        output = StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread, **gated})
+        return self.regularized(output, full_precision(embeddings)[:, None], progress)
+
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """Return the cosine of each embedding (B, D) with the nearest centre of each class, (B, K)."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            rows = F.normalize(full_precision(embeddings), dim=1)
+            cosines = rows @ F.normalize(full_precision(self.classes), dim=1).T
+            return torch.unflatten(cosines, 1, (-1, self.config.num_subcenters)).amax(2)
+
+    # Compiled, it would be compiled anew whenever another number of rows is left out.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def judge(
+        self, gate: Gate, cosines: Tensor, batch: dict[str, Tensor], share: float, progress: Progress
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return labels (B,), some corrected, weights of the rows' losses (B,), and what the gate did.
+
+        Only rows that are left out are heard again, in evaluation mode, so that a clean crop changes no
+        running statistics.
+        """
+        labels, correction = batch["speaker"], self.config.correction
+        losses = self._losses(cosines, labels, share)
+        outcomes = gate.judge(losses, progress)
+        is_correcting = correction is not None and progress.epoch >= correction.start_epoch
+        if correction is not None and is_correcting:
+            out = torch.nonzero(outcomes == LEFT_OUT)[:, 0]
+            predicted, probabilities = self.predict(batch["clean"][out, 0], correction.temperature)
+            is_sure = probabilities > correction.threshold
+            labels = labels.index_put((out[is_sure],), predicted[is_sure])
+            outcomes[out[is_sure]] = CORRECTED
+        everywhere = gate.remember(batch["utterance"], losses, outcomes)
+        kept, corrected = ((everywhere == code).to(losses.dtype) for code in (KEPT, CORRECTED))
+        count = len(everywhere) if is_correcting else kept.sum().clamp_min(1)
+        weights = (outcomes != LEFT_OUT).to(losses.dtype) * distributed.world_size() / count
+        metrics = {"kept": kept.mean(), "gate_threshold": gate.threshold.clone()}
+        return labels, weights, metrics | ({"corrected": corrected.mean()} if correction is not None else {})
+
+    def predict(self, crops: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return the nearest class of clean crops (R, T), and its probability by softmax, both (R,)."""
+        if not len(crops):
+            return crops.new_zeros(0, dtype=torch.int64), self.classes.new_zeros(0)
+        was_training = self.encoder.training
+        cosines = self.cosines(self.encoder.eval()(crops))
+        self.encoder.train(was_training)
+        surest = (cosines / temperature).softmax(1).max(1)
+        return surest.indices, surest.values
+
+    def _hardened(self, cosines: Tensor, labels: Tensor, share: float) -> Tensor:
+        config = self.config
+        return harder_negatives(cosines, labels, config.num_hard_negatives, share * config.hard_margin)
+
+    def _losses(self, cosines: Tensor, labels: Tensor, share: float, reduction: str = "none") -> Tensor:
+        hardened = self._hardened(cosines, labels, share)
+        return aam_loss(hardened, labels, share * self.config.margin, self.config.scale, reduction)

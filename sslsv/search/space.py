@@ -24,7 +24,8 @@ from sslsv.settings import leaves_of, locate, refuse_if
 # Settings and sections that all trials share, or they could not be compared: the seed and the lists also draw
 # the held-out speakers, and the noises and rirs of validation come from the folders.
 FIXED = (
-    *("seed", "data.root", "data.train_lists", "data.augment.noise.folder", "data.augment.reverb.folder"),
+    *("seed", "data.root", "data.train_lists", "data.held_out_lists"),
+    *("data.augment.noise.folder", "data.augment.reverb.folder"),
     *("train.epochs", "train.patience", "train.collapse", "evaluation", "run", "resources"),
 )
 

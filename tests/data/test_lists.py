@@ -116,6 +116,17 @@ def manifest_of(counts: list[int]) -> Manifest:
     )
 
 
+def test_open_corpus__speakers_are_held_out_of_other_lists_where_these_hold_clusters(root: Path) -> None:
+    data = DataConfig(root=str(root), train_lists=("one", "two"))
+    manifest, held_out = open_corpus(data, 1, seed=3)
+    clusters = [f"cluster {path}" for path in [*held_out.paths[:1], *manifest.paths]]
+    (root / "clusters").write_text("\n".join(clusters))
+    data = DataConfig(root=str(root), train_lists=("clusters",), held_out_lists=("one", "two"))
+    clustered, same = open_corpus(data, 1, seed=3)
+    assert same.paths == held_out.paths and clustered.paths == manifest.paths
+    assert clustered.speaker_names == ["cluster"]
+
+
 def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> None:
     manifest = read_train_lists(root, ("one", str(root / "two")))
     voxceleb = ["voxceleb1/a/1.wav", "voxceleb1/a/2.wav", "voxceleb1/b/1.wav"]

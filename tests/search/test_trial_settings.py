@@ -51,6 +51,7 @@ def test_spaces_of_the_project__there_is_one_for_every_model():
         *registry.names("models"),
         "all_models",
         "demo",
+        "gates",
         "label_efficient",
     }
 

@@ -1,0 +1,66 @@
+"""Clustering for pseudo-labels, on paper: units, times operations.  python -m benchmarks.clustering
+
+Each part runs once on random rows of 512 values, on all cores of this machine (or on its GPU), and is
+multiplied for VoxCeleb2: by N x K for k-means and silhouette, N x N for neighbours, K x K for Ward's method.
+"""
+
+import argparse
+import os
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+
+from sslsv.models.clustering import half_unit_rows, spherical_kmeans
+from sslsv.tasks.clustering import cluster, neighbors, silhouette
+from sslsv.tasks.pseudo_labels import ClusteringConfig
+
+CORPUS, DIM = 1_092_009, 512
+
+
+def seconds_of(part: Callable[[], object]) -> float:
+    start = time.monotonic()
+    part()
+    return time.monotonic() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--clusters", type=int, default=2500)
+    parser.add_argument("--ward-rows", type=int, default=5000)
+    options = parser.parse_args()
+    count, clusters, ward_rows = options.rows, options.clusters, options.ward_rows
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator = torch.Generator().manual_seed(0)
+    rows = half_unit_rows(torch.randn(count, DIM, generator=generator), device)
+    labels = torch.randint(clusters, (count,), generator=generator).numpy()
+    one, two = (
+        seconds_of(lambda n=n: spherical_kmeans(rows, clusters, n, generator).assignments.sum().item())
+        for n in (1, 2)
+    )
+    iteration, index = two - one, seconds_of(lambda: silhouette(rows, labels))
+    some = rows[: 2**14]
+    graph = seconds_of(lambda: neighbors(some, 30))
+    config = ClusteringConfig(name="kmeans_agglomerative", num_clusters=(ward_rows // 4,), min_members=1)
+    ward = seconds_of(lambda: cluster(rows[:ward_rows], config, 0))
+    where = f"{os.cpu_count()} cores" if device.type == "cpu" else "one GPU"
+    print(f"{where}, {count} rows, {clusters} clusters: an iteration {iteration:.1f} s,", end=" ")
+    print(f"silhouette {index:.1f} s;")
+    print(f"neighbours of {len(some)} rows {graph:.1f} s; Ward's method on {ward_rows} rows {ward:.1f} s;")
+    print(
+        f"largest memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB"
+    )
+    for wanted in (7500, 20_000, 50_000):
+        factor = CORPUS / count * wanted / clusters
+        hours = (20 * iteration + index) * factor / 3600
+        print(f"{CORPUS} rows, {wanted} clusters, 20 iterations and the silhouette: {hours:.1f} h")
+    print(f"their neighbours: {graph * (CORPUS / len(some)) ** 2 / 3600:.1f} h", end="; ")
+    print(f"Ward of 20,000: {ward * (20_000 / ward_rows) ** 2 / 60:.1f} min")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Train a verifier without labels: `python -m sslsv.pseudo_label CONFIG [init=RUN] [key=value ...]`.
+
+In each round all training utterances are embedded and clustered, and a supervised run learns the clusters;
+its embeddings make the next round's clusters. The same command goes on where an earlier one was ended.
+
+Exit codes: 0 finished, 1 a stage failed, 2 the request can't be met, 130 interrupted.
+"""
+
+import argparse
+import contextlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sslsv.settings import ConfigError, differences
+from sslsv.tasks.pseudo_labels import (
+    STATISTICS,
+    PseudoLabelConfig,
+    first_config,
+    is_config_file,
+    load_loop,
+    loop_to_yaml,
+    read_loop,
+    training_settings,
+)
+
+if TYPE_CHECKING:  # PyTorch takes seconds: functions import what needs it, once the settings are checked
+    from sslsv.runs.folder import RunFolder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sslsv.pseudo_label", description="Train a verifier without labels."
+    )
+    add = parser.add_argument
+    add("config", type=Path, help="a yaml file, such as configs/pseudo_label/dlg_lc.yml")
+    add("overrides", nargs="*", metavar="key=value", help="settings to change, such as init=runs/dino")
+    add("--fresh", action="store_true", help="start anew; a loop that is there is renamed, not lost")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        config = load_loop(options.config, options.overrides)
+        return run(config, is_fresh=options.fresh)
+    except (ValueError, OSError) as error:
+        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
+    """Take the stages that are left, say what each came to, return the exit code.
+
+    Raises ValueError or OSError, with a sentence, before anything is started.
+    """
+    from sslsv.runs.folder import RunFolder, only_command_on
+
+    folder = RunFolder(config.run.storage, str(config.run.name))
+    with only_command_on(folder):
+        if not is_fresh:
+            check_folder(folder, config)
+        check_request(config)
+
+        from sslsv import train
+        from sslsv.cluster.connect import connection
+        from sslsv.reports.rounds import round_line, write_rounds_report
+        from sslsv.tasks.rounds import Loop, StageError
+
+        def tell(record: dict[str, Any]) -> None:
+            print(round_line(record), flush=True)
+            with contextlib.suppress(OSError):  # a full disk has its own sentence
+                write_rounds_report(folder)
+
+        with connection(config.resources):
+            if is_fresh and (folder.has("loop.yml") or folder.has("config.yml")):
+                print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
+            elif folder.has("loop.yml"):
+                print(f"going on with the unfinished loop in {folder.location}", file=sys.stderr)
+            folder.write("loop.yml", loop_to_yaml(config).encode())
+            try:
+                summary = Loop(config, folder, train.run).run(tell)
+            except StageError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+            write_rounds_report(folder)
+    print(f"best: {summary['run']}\nreport: {folder.location}/report.html")
+    return 0
+
+
+def check_folder(folder: "RunFolder", config: PseudoLabelConfig) -> None:
+    """Raise ValueError if the folder holds a run, a finished loop, or one of other settings."""
+    problem = "holds a training run" if folder.has("config.yml") else ""
+    if folder.has("loop.yml"):
+        problem = "holds a finished loop of the same settings" if folder.has("summary.json") else ""
+        try:
+            changed = differences(read_loop(folder.read("loop.yml").decode()), config)
+        except ConfigError as error:
+            problem = f"holds a loop whose loop.yml this version can't read ({error})"
+        else:  # where a loop computes is free
+            changed = [line for line in changed if not line.startswith(("run.", "resources."))]
+            problem = f"holds a loop with other settings ({'; '.join(changed)})" if changed else problem
+    if problem:
+        raise ValueError(
+            f"{folder.location} {problem}; use another run.name, or --fresh to start anew (what is there is "
+            "kept under another name)"
+        )
+
+
+def check_request(config: PseudoLabelConfig) -> None:
+    """Check lists, settings of every stage, and what embeds first; raises ValueError or OSError."""
+    from sslsv.evaluation.trials import find_list, open_training_side, source_of
+    from sslsv.runs.folder import absolute
+    from sslsv.tasks.clustering import check_packages
+    from sslsv.train import check_data
+
+    check_packages(config.clustering)
+    if config.labels is not None:
+        source_of(find_list(config.data.root, config.labels))
+    base = training_settings(config)
+    if is_config_file(config.init):
+        check_data(first_config(config, "."))
+    elif config.init != STATISTICS:
+        from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+
+        SpeakerEncoder.load(config.init, device="cpu")
+        if config.encoders_start_from != "nothing":
+            base = replace(base, encoder=replace(base.encoder, init=absolute(config.init)))
+    check_data(base)
+    count, most = len(open_training_side(base)[0]), max(config.clustering.num_clusters)
+    if config.clustering.name.startswith("kmeans") and count < most:
+        raise ValueError(
+            f"clustering.num_clusters is {most}, but there are only {count} utterances to cluster: lower it"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

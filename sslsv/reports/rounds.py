@@ -1,0 +1,103 @@
+"""Write the page of a loop of pseudo-labels, which may still be going on, from its folder."""
+
+import json
+
+from sslsv.reports.page import Figure, Record, Section, duration, metric_text, metric_title, render
+from sslsv.reports.plots import Curve, line_chart
+from sslsv.runs.folder import RunFolder
+
+SHARES = {
+    "kept": "kept",
+    "corrected": "corrected",
+    "nmi_before": "NMI with the round before",
+    "nmi": "NMI with speakers",
+    "purity": "purity",
+    "kept_purity": "purity of what is kept",
+}
+PARTS = ("embedding", "clustering", "training")
+
+
+def write_rounds_report(folder: RunFolder) -> None:
+    """Write report.html from what else is in the folder of the loop."""
+    lines = folder.read("rounds.jsonl").splitlines() if folder.has("rounds.jsonl") else []
+    records: list[Record] = [json.loads(line) for line in lines]
+    summary = folder.read_json("summary.json") if folder.has("summary.json") else {}
+    notes = []
+    if any("purity" in record for record in records):
+        notes.append("Purity and NMI with speakers are by a list of labels. They chose nothing.")
+    facts = [("best stage", summary["best"]["stage"], summary["run"])] if summary else []
+    clustered = [record for record in records if "clusters" in record]
+    sections = [
+        Section("Stages", tables={"": [stage_row(record) for record in records]}),
+        Section("Over the rounds", figures=round_charts(clustered)),
+        Section("Clusters", tables={"": [clusters_row(record) for record in clustered]}),
+        Section("Time", tables={"": [times_row(record) for record in records]}),
+        *(
+            Section(f"Unreadable in {r['stage']}", pairs=r["unreadable"])
+            for r in clustered
+            if r["unreadable"]
+        ),
+        Section("Settings", text=folder.read("loop.yml").decode()),
+    ]
+    told = f"Loop of pseudo-labels, {'finished' if summary else 'not finished'}. Test trials chose nothing."
+    folder.write("report.html", render(folder.name, sections, sentences=[told], notes=notes, facts=facts))
+
+
+def stage_row(record: Record) -> Record:
+    """Return what a stage came to, by column: validation, shares, test trials."""
+    criterion = record["criterion"] or "none"
+    row = {"stage": record["stage"], "chosen by": metric_title(criterion)}
+    row["value"] = None if record["value"] is None else metric_text(criterion, record["value"])
+    row |= {title: record[key] for key, title in SHARES.items() if record.get(key) is not None}
+    for key, value in record["test"].items():
+        name = key.split("/", 2)
+        row[f"{name[1]}, {metric_title(name[2])}"] = metric_text(name[2], value)
+    return row
+
+
+def clusters_row(record: Record) -> Record:
+    """Return numbers and sizes of the clusters, and the silhouettes of those that were tried."""
+    names = ("smallest", "quarter", "median", "three quarters", "largest")
+    counts = {key.replace("_", " "): record[key] for key in ("clusters", "utterances", "left_out")}
+    sizes = dict(zip(names, record["sizes"], strict=True))
+    return {"stage": record["stage"], **counts, **sizes, "silhouettes": record["silhouettes"]}
+
+
+def times_row(record: Record) -> Record:
+    """Return how long each part of a stage took, and its share of the stage."""
+    seconds = {part: record[f"{part}_seconds"] for part in PARTS if f"{part}_seconds" in record}
+    total = max(sum(seconds.values()), 1e-9)
+    parts = {part: f"{duration(value)} ({value / total:.0%})" for part, value in seconds.items()}
+    return {"stage": record["stage"], **parts}
+
+
+def round_charts(records: list[Record]) -> list[Figure]:
+    """Draw error rates and shares over the rounds."""
+    errors: dict[str, list[Record]] = {"validation": [r for r in records if r["eer"] is not None]}
+    curves = [curve(label, found, [r["eer"] for r in found]) for label, found in errors.items() if found]
+    for key in sorted({key for record in records for key in record["test"] if key.endswith("/eer")}):
+        found = [record for record in records if key in record["test"]]
+        curves.append(curve(key.split("/")[1], found, [record["test"][key] for record in found]))
+    figures = [line_chart("EER", curves, xlabel="round")] if curves else []
+    curves = []
+    for key, title in SHARES.items():
+        if found := [record for record in records if record.get(key) is not None]:
+            curves.append(curve(title, found, [record[key] for record in found]))
+    return [*figures, line_chart("shares", curves, xlabel="round")] if curves else figures
+
+
+def curve(label: str, records: list[Record], values: list[float]) -> Curve:
+    """Return values over the numbers of the rounds."""
+    return label, [int(record["stage"].partition("_")[2]) for record in records], values
+
+
+def round_line(record: Record) -> str:
+    """Return what a stage came to as a line for the terminal."""
+    told = [f"{record['stage']}:"]
+    if "clusters" in record:
+        told.append(f"{record['clusters']:,} clusters of {record['utterances']:,} utterances,")
+    told += [f"{title} {record[key]:.3f}," for key, title in SHARES.items() if record.get(key) is not None]
+    if record["value"] is not None:
+        text = metric_text(record["criterion"], record["value"])
+        told.append(f"{metric_title(record['criterion'])} {text} in validation")
+    return " ".join(told).rstrip(",")

@@ -1,0 +1,169 @@
+"""Settings of a loop of pseudo-labels: those of its supervised runs, and of the rounds around them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sslsv.config import Config, load_config
+from sslsv.settings import (
+    Place,
+    apply_overrides,
+    build,
+    dump_yaml,
+    load,
+    locate,
+    parse_yaml,
+    refuse_if,
+    section,
+)
+
+# Ward's method holds the distances of all pairs: 1.6 GB for so many rows, twice while it works.
+MAX_WARD_ROWS = 20_000
+STATISTICS = "statistics"
+
+Settings = Annotated[dict[str, Any], Field(description="settings that differ, such as model.margin: 0.5")]
+
+
+@section
+class ClusteringConfig:
+    """Choose how utterances become pseudo-speakers."""
+
+    name: Annotated[
+        Literal["kmeans", "kmeans_agglomerative", "leiden", "infomap"],
+        Field(description="the last two find the number of clusters on a graph of neighbours"),
+    ] = "kmeans"
+    num_clusters: Annotated[
+        tuple[Annotated[int, Field(ge=2)], ...],
+        Field(min_length=1, description="of several the one with the best silhouette is taken"),
+    ] = (7500,)
+    iterations: Annotated[int, Field(ge=1, description="rounds of k-means")] = 20
+    num_centroids: Annotated[
+        int,
+        Field(
+            ge=2, le=MAX_WARD_ROWS, description="kmeans_agglomerative: clusters of k-means that are merged"
+        ),
+    ] = MAX_WARD_ROWS
+    num_neighbors: Annotated[int, Field(ge=1, description="leiden, infomap: edges of each utterance")] = 30
+    resolution: Annotated[float, Field(gt=0, description="leiden: a higher one gives more clusters")] = 1.0
+    min_members: Annotated[int, Field(ge=1, description="utterances below which a cluster is small")] = 4
+    small_clusters: Annotated[
+        Literal["drop", "merge"],
+        Field(description="leave their utterances out, or give them to the nearest other cluster"),
+    ] = "drop"
+
+    def __post_init__(self) -> None:
+        """Refuse merging into more clusters than are merged."""
+        refuse_if(
+            self.name == "kmeans_agglomerative" and max(self.num_clusters) > self.num_centroids,
+            f"num_clusters is {list(self.num_clusters)}, more than the {self.num_centroids} centroids "
+            "(num_centroids) that are merged into them; lower the first or raise the second",
+        )
+
+
+@section
+class PseudoLabelConfig(Config):
+    """Hold the settings of a loop: all those of its supervised runs, and those of the rounds."""
+
+    init: Annotated[
+        Place,
+        Field(description="what embeds first: a run, a config (x.yml) to train, or `statistics` of log-mels"),
+    ] = STATISTICS
+    encoders_start_from: Annotated[
+        Literal["first", "last", "nothing"],
+        Field(description="weights of a round's encoder: those of init, of the round before, or drawn anew"),
+    ] = "first"
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    num_rounds: Annotated[int, Field(ge=1, description="rounds of embedding, clustering and training")] = 5
+    round_patience: Annotated[
+        int | None, Field(ge=1, description="rounds without gain before the last stage; null = all rounds")
+    ] = None
+    round_settings: Annotated[
+        tuple[Settings, ...], Field(description="of round 1, 2 ...; later rounds have the last of them")
+    ] = ()
+    large_margin: Annotated[
+        Settings | None, Field(description="of a last stage, from the best round's run; null = none")
+    ] = None
+    labels: Annotated[
+        Place | None,
+        Field(description="`speaker path` list by which reports, and nothing else, judge the clusters"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse another model, and settings that a stage can't have."""
+        super().__post_init__()
+        refuse_if(
+            self.model.name != "supervised",
+            f"model.name is {self.model.name!r}; what learns clusters is 'supervised'",
+        )
+        for settings in (*self.round_settings, self.large_margin or {}):
+            apply_overrides(training_settings(self), settings)
+
+
+def training_settings(loop: PseudoLabelConfig) -> Config:
+    """Return the part of the settings that a training run has."""
+    return Config(**{each.name: getattr(loop, each.name) for each in dataclasses.fields(Config)})
+
+
+def load_loop(path: str | Path, overrides: Sequence[str] = ()) -> PseudoLabelConfig:
+    """Return settings from a yaml file and overrides, as `config.load_config` does for a run."""
+    path = locate(path)
+    loop = apply_overrides(load(PseudoLabelConfig, path), overrides)
+    return loop if loop.run.name is not None else apply_overrides(loop, {"run.name": path.stem})
+
+
+def loop_to_yaml(loop: PseudoLabelConfig) -> str:
+    """Return every setting as yaml that `read_loop` reads back."""
+    return dump_yaml(dataclasses.asdict(loop))
+
+
+def read_loop(text: str) -> PseudoLabelConfig:
+    """Return the settings that `loop_to_yaml` wrote."""
+    return build(PseudoLabelConfig, parse_yaml(text))
+
+
+def first_config(loop: PseudoLabelConfig, storage: str) -> Config:
+    """Return the settings of the run `round_0` that `init` describes, on the loop's data and validation."""
+    first, ours, evaluation = load_config(loop.init), loop.data, loop.evaluation
+    return replace(
+        first,
+        seed=loop.seed,
+        data=replace(first.data, root=ours.root, train_lists=ours.train_lists, fraction=ours.fraction),
+        evaluation=replace(
+            first.evaluation,
+            held_out_speakers=evaluation.held_out_speakers,
+            held_out_is_shifted=evaluation.held_out_is_shifted,
+            validation=evaluation.validation,
+            test=evaluation.test,
+        ),
+        run=replace(loop.run, storage=storage, name="round_0"),
+        resources=loop.resources,
+    )
+
+
+def round_config(loop: PseudoLabelConfig, storage: str, name: str, train_list: str, init: str) -> Config:
+    """Return the settings of a stage's run in `storage`, on a list of clusters, from the encoder of `init`.
+
+    Validation keeps to the speakers that it has had: they are held out of the loop's own lists.
+    """
+    base, data = training_settings(loop), loop.data
+    own = (data.held_out_lists or data.train_lists) if loop.evaluation.held_out_speakers else ()
+    return replace(
+        base,
+        data=replace(data, train_lists=(train_list,), held_out_lists=own, fraction=1.0),
+        encoder=base.encoder if init == STATISTICS else replace(base.encoder, init=init),
+        run=replace(loop.run, storage=storage, name=name),
+    )
+
+
+def is_config_file(init: str) -> bool:
+    """Tell a file of settings from a run."""
+    return init.endswith((".yml", ".yaml"))
+
+
+def changes_of_round(loop: PseudoLabelConfig, number: int) -> Mapping[str, Any]:
+    """Return the settings that differ in a round, from 1."""
+    return loop.round_settings[min(number, len(loop.round_settings)) - 1] if loop.round_settings else {}

@@ -1,0 +1,262 @@
+"""Take the rounds of a loop of pseudo-labels: embed, cluster, train; again, from better embeddings.
+
+A loop leaves a folder behind, on a disk or in object storage: `<storage>/<name>/`.
+
+loop.yml              the resolved settings             round_0/     the run that `init` describes, if it does
+lists/round_1         `cluster path` lines              lists/round_1.json   what clustering found
+round_1/              the supervised run on that list, complete: checkpoints, metrics.jsonl ...
+large_margin/         the last stage                    rounds.jsonl  a record per stage that has ended
+summary.json, report.html come at the end; embeddings/ is there while a round clusters
+
+These files are the truth: a loop goes on from them alone.  Each is written as a whole, and only when all that
+it follows from is there, so a stage that was interrupted is taken again from what it had finished.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslsv.config import Config, is_better
+from sslsv.data.lists import train_rows
+from sslsv.evaluation.embedding import embedding_by
+from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+from sslsv.evaluation.trials import find_list, open_training_side
+from sslsv.models.clustering import half_unit_rows
+from sslsv.models.gates import CORRECTED, KEPT
+from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.runs.folder import RunFolder, absolute, below
+from sslsv.settings import apply_overrides
+from sslsv.tasks.clustering import Labels, agreement, cluster, purity
+from sslsv.tasks.pseudo_labels import (
+    STATISTICS,
+    PseudoLabelConfig,
+    changes_of_round,
+    first_config,
+    is_config_file,
+    round_config,
+)
+from sslsv.tasks.statistics import statistics_encoder
+
+Record = dict[str, Any]
+# The door of training: it returns the summary of a run, or `{"error": sentence}`.
+Train = Callable[[Config], Record]
+
+PART_UTTERANCES = 2**16  # embedded, and written, at a time: 134 MB of 512 values
+LARGE_MARGIN = "large_margin"
+
+
+class StageError(RuntimeError):
+    """Say why a stage can't go on."""
+
+
+class Loop:
+    """Take the stages of a loop that are left; `train` is called for each run that is not finished."""
+
+    def __init__(self, config: PseudoLabelConfig, folder: RunFolder, train: Train) -> None:
+        self.config, self.folder, self.train = config, folder, train
+        self.manifest, _ = open_training_side(config)
+        lines = folder.read("rounds.jsonl").splitlines() if folder.has("rounds.jsonl") else []
+        self.records: list[Record] = [json.loads(line) for line in lines]
+
+    def run(self, notice: Callable[[Record], None] = lambda record: None) -> Record:
+        """Take what is left of the rounds and the last stage; return the summary; `notice` gets each record.
+
+        Raises StageError for a training that failed, and where utterances can't be clustered.
+        """
+        config = self.config
+        while len(self.rounds) < config.num_rounds and not self.has_stopped:
+            self.note(self.take_round(len(self.rounds) + 1), notice)
+        if config.large_margin is not None and len(self.records) == len(self.rounds):
+            self.note(self.take_large_margin(config.large_margin), notice)
+        self.folder.delete_folder("embeddings")
+        best = best_of(self.records)
+        summary = {"is_finished": True, "run": self.place(best["stage"]), "best": best}
+        self.folder.write_json("summary.json", summary)
+        return summary
+
+    @property
+    def rounds(self) -> list[Record]:
+        """Return the records of the rounds that have ended."""
+        return [record for record in self.records if record["stage"] != LARGE_MARGIN]
+
+    @property
+    def has_stopped(self) -> bool:
+        """Tell whether as many rounds in a row as the settings allow have brought no gain."""
+        patience, rounds = self.config.round_patience, self.rounds
+        return bool(patience and rounds and len(rounds) - 1 - rounds.index(best_of(rounds)) >= patience)
+
+    def place(self, name: str) -> str:
+        """Return the full path of a file or run of the loop."""
+        return below(self.folder.location, name)
+
+    def note(self, record: Record, notice: Callable[[Record], None]) -> None:
+        """Write down that a stage has ended."""
+        self.records.append(record)
+        self.folder.write("rounds.jsonl", "".join(json.dumps(r) + "\n" for r in self.records).encode())
+        notice(record)
+
+    def take_round(self, number: int) -> Record:
+        """Embed, cluster, train; return what there is to say of it."""
+        config, stage, first = self.config, f"round_{number}", self.first_source()
+        source = self.place(f"round_{number - 1}") if number > 1 else first
+        train_list = f"lists/{stage}"
+        found = self.cluster(number, train_list, source)
+        torch.cuda.empty_cache()  # which this process would keep from the training
+        init = {"nothing": STATISTICS, "first": first, "last": source}[config.encoders_start_from]
+        settings = round_config(config, self.folder.location, stage, self.place(train_list), init)
+        settings = apply_overrides(settings, changes_of_round(config, number))
+        return {"stage": stage, "source": source, **found, **self.trained(settings, train_list)}
+
+    def take_large_margin(self, settings: Record) -> Record:
+        """Train the best round's run further, with its list and its classes."""
+        best = best_of(self.rounds)
+        source, train_list = self.place(best["stage"]), best["list"]
+        config = round_config(self.config, self.folder.location, LARGE_MARGIN, self.place(train_list), source)
+        changes = changes_of_round(self.config, self.rounds.index(best) + 1)
+        for each in (changes, {"model.keeps_classes": True}, settings):
+            config = apply_overrides(config, each)
+        return {"stage": LARGE_MARGIN, "source": source, **self.trained(config, train_list)}
+
+    def first_source(self) -> str:
+        """Return the run that embeds first, trained if `init` describes it, or `statistics`."""
+        init = self.config.init
+        if is_config_file(init):
+            self.trained(first_config(self.config, self.folder.location))
+            return self.place("round_0")
+        return init if init == STATISTICS else absolute(init)
+
+    def trained(self, config: Config, train_list: str | None = None) -> Record:
+        """Train a run, unless it is finished, and return its results; raises StageError."""
+        folder = RunFolder(self.folder.location, str(config.run.name))
+        summary = folder.read_json("summary.json") if folder.has("summary.json") else self.train(config)
+        if "error" in summary:
+            raise StageError(summary["error"])
+        chosen = summary["best"] or summary["last"]
+        at_step = [r for r in folder.metrics() if r["step"] == chosen["step"] and r.get("eer") is not None]
+        record = {
+            "list": train_list,
+            "criterion": chosen.get("criterion"),
+            "value": chosen.get("value"),
+            "eer": at_step[-1]["eer"] if at_step else None,
+            "test": {key: value for key, value in chosen.items() if key.startswith("test/")},
+            "training_seconds": summary["seconds"],
+        }
+        return record | (self.gated(folder, train_list) if train_list is not None else {})
+
+    def gated(self, folder: RunFolder, train_list: str) -> Record:
+        """Return what the gate of a run did with each utterance the last time; empty without a gate."""
+        model = read_checkpoint(folder, find_checkpoint(folder, "last")).model
+        if "gate.outcomes" not in model:
+            return {}
+        outcomes = model["gate.outcomes"].numpy()  # in the order of the list, which is that of the corpus
+        record: Record = {
+            "kept": float((outcomes == KEPT).mean()),
+            "corrected": float((outcomes == CORRECTED).mean()),
+        }
+        if self.config.labels is not None:
+            labels = self.labels_of(self.place(train_list))
+            labels[np.flatnonzero(labels >= 0)[outcomes != KEPT]] = -1
+            record |= {"kept_purity": purity(labels, self.truth())}
+        return record
+
+    def cluster(self, number: int, train_list: str, source: str) -> Record:
+        """Write the list of a round, if it is not there, and return what clustering found."""
+        if not self.folder.has(train_list):
+            start = time.monotonic()
+            rows, unreadable = self.embed(number, source)
+            embedded = time.monotonic()
+            readable = np.setdiff1d(np.arange(len(rows)), list(unreadable))
+            rows = rows[torch.from_numpy(readable).to(rows.device)] if unreadable else rows
+            labels = np.full(len(self.manifest), -1)
+            try:
+                labels[readable], silhouettes = cluster(rows, self.config.clustering, self.config.seed)
+            except ValueError as error:
+                raise StageError(f"round {number}: {error}") from error
+            found = self.describe(labels, number) | {
+                "silhouettes": silhouettes,
+                "unreadable": {self.manifest.paths[i]: why for i, why in unreadable.items()},
+                "embedding_seconds": embedded - start,
+                "clustering_seconds": time.monotonic() - embedded,
+            }
+            self.folder.write_json(f"{train_list}.json", found)
+            lines = (
+                f"cluster_{labels[i]:06d} {self.manifest.paths[i]}\n" for i in np.flatnonzero(labels >= 0)
+            )
+            self.folder.write(train_list, "".join(lines).encode(errors="surrogateescape"))
+        self.folder.delete_folder("embeddings")
+        result: Record = self.folder.read_json(f"{train_list}.json")
+        return result
+
+    def embed(self, number: int, source: str) -> tuple[Tensor, dict[int, str]]:
+        """Return unit embeddings (N, D), float16, of all training utterances, and why some can't be read.
+
+        What an interrupted command has written is taken as it is.
+        """
+        paths, root = self.manifest.paths, self.config.data.root
+        parts = {f"embeddings/{number}_{i:09d}.npz": i for i in range(0, len(paths), PART_UTTERANCES)}
+        missing = [name for name in parts if not self.folder.has(name)]
+        if missing:
+            is_plain = source == STATISTICS
+            encoder = statistics_encoder(self.config) if is_plain else SpeakerEncoder.load(source)
+            count = min(len(missing) * PART_UTTERANCES, len(paths))
+            with embedding_by(encoder, count, None, None) as embed:
+                for name in missing:
+                    rows, bad = embed(paths[parts[name] : parts[name] + PART_UTTERANCES], root)
+                    buffer = io.BytesIO()
+                    np.savez(buffer, rows=rows, bad=list(bad), why=np.array(list(bad.values()), dtype=str))
+                    self.folder.write(name, buffer.getvalue())
+        everything, unreadable = np.empty((0, 0), dtype=np.float32), dict[int, str]()
+        for name, first in parts.items():
+            with np.load(io.BytesIO(self.folder.read(name))) as part:
+                if not first:
+                    everything = np.empty((len(paths), part["rows"].shape[1]), dtype=np.float32)
+                everything[first : first + PART_UTTERANCES] = part["rows"]
+                places = (first + part["bad"].astype(int)).tolist()
+                unreadable |= dict(zip(places, part["why"].tolist(), strict=True))
+        if source == STATISTICS:  # each has a unit of its own
+            everything = (everything - everything.mean(0)) / everything.std(0).clip(1e-6)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return half_unit_rows(torch.from_numpy(everything), device), unreadable
+
+    def describe(self, labels: Labels, number: int) -> Record:
+        """Return sizes of the clusters (N,), and how alike they are to those of the round before."""
+        sizes = np.bincount(labels[labels >= 0])
+        record: Record = {
+            "clusters": len(sizes),
+            "utterances": int(sizes.sum()),
+            "left_out": int((labels < 0).sum()),
+            "sizes": np.quantile(sizes, [0, 0.25, 0.5, 0.75, 1]).tolist(),
+            "nmi_before": None,
+        }
+        if number > 1:
+            record["nmi_before"] = agreement(labels, self.labels_of(self.place(f"lists/round_{number - 1}")))
+        if self.config.labels is not None:
+            truth = self.truth()
+            record |= {"nmi": agreement(labels, truth), "purity": purity(labels, truth)}
+        return record
+
+    def truth(self) -> Labels:
+        """Return who speaks, by the list that the settings name for reports; -1 where it does not tell."""
+        return self.labels_of(find_list(self.config.data.root, str(self.config.labels)))
+
+    def labels_of(self, file: str) -> Labels:
+        """Return the number of the speaker, by a train list, of each training utterance (N,); -1 for none."""
+        ids: dict[str, int] = {}
+        rows = train_rows(self.config.data.root, file)
+        known = {path: ids.setdefault(speaker, len(ids)) for _, speaker, path in rows}
+        return np.array([known.get(path, -1) for path in self.manifest.paths])
+
+
+def best_of(records: Sequence[Record]) -> Record:
+    """Return the record with the best value, the first of equals; without values, the last."""
+    valued = [record for record in records if record["value"] is not None]
+    best = valued[0] if valued else records[-1]
+    for record in valued:
+        best = record if is_better(record["criterion"], record["value"], best["value"]) else best
+    return best

@@ -1,0 +1,253 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.models.base import CorpusSize, Progress
+from sslsv.models.fields import CorrectionConfig, GateConfig
+from sslsv.models.gates import CORRECTED, KEPT, LEFT_OUT, UNSEEN, Gate, Mixture, crossing, fit_mixture
+from sslsv.models.supervised import Supervised
+
+torch.set_num_threads(1)
+NUM_UTTERANCES, NUM_SPEAKERS = 40, 4
+MIXTURE = GateConfig(name="mixture", start_epoch=1)
+
+
+def progress(epoch: int) -> Progress:
+    return Progress(step=epoch, total_steps=10, epoch=epoch, total_epochs=10)
+
+
+def two_gaussians(low: tuple[float, float], high: tuple[float, float], weight: float = 0.5) -> Mixture:
+    parts = ([weight, 1 - weight], [low[0], high[0]], [low[1], high[1]])
+    return Mixture(*(torch.tensor(part, dtype=torch.float64) for part in parts))
+
+
+def drawn(count: int = 4000) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    normal = torch.randn(count, generator=generator, dtype=torch.float64)
+    return torch.cat([-2 + 0.3 * normal[: count // 2], 1 + 0.3 * normal[count // 2 :]])
+
+
+class Vectors(torch.nn.Module):
+    """An encoder whose waveforms are the embeddings."""
+
+    embedding_dim = 8
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        return waveforms
+
+
+def on_vectors(**settings: object) -> Supervised:
+    torch.manual_seed(3)
+    size = CorpusSize(NUM_UTTERANCES, NUM_SPEAKERS)
+    return Supervised(Supervised.Config(scale=10.0, **settings), Vectors(), size)
+
+
+def batch(speakers: torch.Tensor | None = None, noise: float = 0.3) -> dict[str, torch.Tensor]:
+    """All utterances: speakers by turns, whose voices are unit vectors; `clean` has no noise."""
+    true = torch.arange(NUM_UTTERANCES) % NUM_SPEAKERS
+    clean = F.one_hot(true, 8).float()
+    noisy = clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    labels = true if speakers is None else speakers
+    utterances = torch.arange(NUM_UTTERANCES)
+    return {"views": noisy[:, None], "clean": clean[:, None], "speaker": labels, "utterance": utterances}
+
+
+def taught(model: Supervised) -> Supervised:
+    """Its classes are the true voices."""
+    with torch.no_grad():
+        model.classes.copy_(torch.eye(NUM_SPEAKERS, 8))
+    return model
+
+
+def flipped(share: float) -> torch.Tensor:
+    """True labels, but for a share of the utterances, which have another speaker's."""
+    true = torch.arange(NUM_UTTERANCES) % NUM_SPEAKERS
+    wrong = torch.randperm(NUM_UTTERANCES, generator=torch.Generator().manual_seed(5))
+    wrong = wrong[: round(share * NUM_UTTERANCES)]
+    return true.index_put((wrong,), (true[wrong] + 1) % NUM_SPEAKERS)
+
+
+def test_crossing__of_equal_gaussians_is_in_the_middle() -> None:
+    assert crossing(two_gaussians((-2, 0.3), (1, 0.3))) == pytest.approx(-0.5, abs=1e-9)
+
+
+def test_crossing__densities_are_equal_there() -> None:
+    mixture = two_gaussians((-2, 0.7), (1, 0.3), weight=0.8)
+    place = crossing(mixture)
+    densities = [
+        w * math.exp(-(((place - m) / d) ** 2) / 2) / d
+        for w, m, d in zip(*(part.tolist() for part in mixture), strict=True)
+    ]
+    assert -2 < place < 1 and densities[0] == pytest.approx(densities[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        two_gaussians((0, 1), (0, 1)),  # everywhere
+        two_gaussians((0, 1), (0.1, 1), weight=0.99),  # only beyond the means
+        two_gaussians((0, 0.1), (0.5, 3), weight=0.01),
+    ],
+)
+def test_crossing__unless_it_is_one_between_the_means_there_is_none(mixture: Mixture) -> None:
+    assert crossing(mixture) is None
+
+
+def test_fit_mixture__finds_what_was_drawn_whatever_its_order() -> None:
+    values = drawn()
+    mixture = fit_mixture(values)
+    for part, expected in zip(mixture, two_gaussians((-2, 0.3), (1, 0.3)), strict=True):
+        assert torch.allclose(part, expected, atol=0.03)
+    assert crossing(mixture) == pytest.approx(-0.5, abs=0.03)
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(2))
+    for part, same in zip(fit_mixture(values[order]), mixture, strict=True):
+        assert torch.equal(part, same)
+
+
+def test_fit_mixture__is_that_of_scikit_learn() -> None:
+    from sklearn.mixture import GaussianMixture
+
+    generator = torch.Generator().manual_seed(4)
+    values = torch.cat(
+        [torch.randn(900, generator=generator), 2 + 0.5 * torch.randn(300, generator=generator)]
+    )
+    theirs = GaussianMixture(2, tol=1e-6, max_iter=500, random_state=0).fit(values.double()[:, None].numpy())
+    order = theirs.means_[:, 0].argsort()
+    ours = fit_mixture(values)
+    assert ours.means.tolist() == pytest.approx(theirs.means_[order, 0].tolist(), abs=0.02)
+    assert ours.weights.tolist() == pytest.approx(theirs.weights_[order].tolist(), abs=0.02)
+
+
+def test_gate__threshold_lies_between_the_losses_of_two_kinds_and_stays_where_there_is_one() -> None:
+    gate = Gate(MIXTURE, 4000)
+    gate.remember(torch.arange(4000), drawn().exp(), torch.zeros(4000))
+    gate.start_epoch(progress(0))
+    assert gate.threshold == 0  # not before its epoch
+    gate.start_epoch(progress(1))
+    assert gate.threshold.log().item() == pytest.approx(-0.5, abs=0.03)
+    before = gate.threshold.clone()
+    gate.remember(torch.arange(4000), torch.ones(4000), torch.zeros(4000))
+    gate.start_epoch(progress(2))
+    assert torch.equal(gate.threshold, before)
+
+
+def test_gate__losses_of_0_are_no_obstacle() -> None:
+    gate = Gate(MIXTURE, 100)
+    losses = torch.cat([torch.zeros(50), torch.linspace(4, 6, 50)])
+    gate.remember(torch.arange(100), losses, torch.zeros(100))
+    gate.start_epoch(progress(1))
+    assert 0 < gate.threshold < 4
+
+
+def test_gate__remembers_by_utterance_and_only_in_training() -> None:
+    gate = Gate(GateConfig(name="fixed"), 5)
+    gate.remember(torch.tensor([3, 1]), torch.tensor([0.5, 2.0]), torch.tensor([KEPT, LEFT_OUT]))
+    assert gate.losses.tolist() == [-1, 2, -1, 0.5, -1]
+    assert gate.outcomes.tolist() == [UNSEEN, LEFT_OUT, UNSEEN, KEPT, UNSEEN]
+    gate.eval().remember(torch.tensor([0]), torch.tensor([9.0]), torch.tensor([KEPT]))
+    assert gate.losses[0] == -1
+
+
+def test_supervised__an_infinite_gate_is_none() -> None:
+    gated = on_vectors(gate=GateConfig(name="fixed", start_epoch=0, threshold=1e9))
+    output, plain = gated(batch(), progress(3)), on_vectors()(batch(), progress(3))
+    assert output.loss.item() == pytest.approx(plain.loss.item(), rel=1e-6)
+    assert output.metrics["kept"] == 1
+
+
+def test_supervised__the_loss_is_the_mean_over_what_is_kept() -> None:
+    model = on_vectors(gate=GateConfig(name="fixed", start_epoch=2, threshold=4.0))
+    model(batch(), progress(1))
+    losses, is_kept = model.gate.losses.clone(), model.gate.losses <= 4.0
+    assert 0 < is_kept.sum() < NUM_UTTERANCES and (model.gate.outcomes == KEPT).all()  # it has not begun
+    output = model(batch(), progress(2))
+    assert output.loss.item() == pytest.approx(losses[is_kept].mean().item(), rel=1e-6)
+    assert torch.equal(model.gate.outcomes == KEPT, is_kept)
+
+
+def test_supervised__a_batch_of_which_nothing_is_kept_has_a_loss_of_0() -> None:
+    model = on_vectors(gate=GateConfig(name="fixed", start_epoch=0, threshold=1e-9))
+    output = model(batch(), progress(0))
+    output.loss.backward()
+    assert output.loss == 0 and model.classes.grad.abs().max() == 0
+
+
+def test_supervised__a_correction_that_is_never_sure_is_the_gate_alone() -> None:
+    gate = GateConfig(name="fixed", start_epoch=0, threshold=4.0)
+    alone = on_vectors(gate=gate)
+    never = on_vectors(gate=gate, correction=CorrectionConfig(start_epoch=0, threshold=1.0))
+    outputs = [model(batch(), progress(0)) for model in (alone, never)]
+    kept = outputs[0].metrics["kept"].item()
+    assert 0 < kept < 1 and outputs[1].metrics["corrected"] == 0
+    assert torch.equal(alone.gate.outcomes, never.gate.outcomes)
+    # The correction divides by all rows, the gate alone by those that it keeps.
+    assert outputs[1].loss.item() == pytest.approx(kept * outputs[0].loss.item(), rel=1e-6)
+
+
+def test_supervised__wrong_labels_are_corrected_by_the_clean_crop() -> None:
+    labels = flipped(0.2)
+    correction = CorrectionConfig(start_epoch=2, threshold=0.5)
+    model = taught(
+        on_vectors(gate=GateConfig(name="fixed", start_epoch=0, threshold=3.0), correction=correction)
+    )
+    right = labels == torch.arange(NUM_UTTERANCES) % NUM_SPEAKERS
+    before = model(batch(labels), progress(1))
+    assert before.metrics["kept"] == 0.8 and before.metrics["corrected"] == 0
+    after = model(batch(labels), progress(2))
+    assert after.metrics["corrected"].item() == pytest.approx(0.2)
+    assert torch.equal(model.gate.outcomes == CORRECTED, ~right)
+    true = taught(on_vectors())(batch(), progress(2))
+    assert after.loss.item() == pytest.approx(true.loss.item(), rel=1e-6)
+
+
+def test_supervised__perfect_labels_are_all_kept() -> None:
+    model = taught(on_vectors(gate=GateConfig(name="fixed", start_epoch=0, threshold=3.0)))
+    assert model(batch(), progress(0)).metrics["kept"] == 1
+
+
+def test_supervised__a_mixture_keeps_purer_labels_than_it_was_given() -> None:
+    """A fifth of the labels is wrong; a few epochs of plain training come before the gate."""
+    model = on_vectors(gate=GateConfig(name="mixture", start_epoch=20))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    labels = flipped(0.2)
+    for epoch in range(25):
+        model.start_epoch(progress(epoch), None)
+        optimizer.zero_grad()
+        model(batch(labels), progress(epoch)).loss.backward()
+        optimizer.step()
+    is_right = labels == torch.arange(NUM_UTTERANCES) % NUM_SPEAKERS
+    is_kept = model.gate.outcomes == KEPT
+    assert is_kept.float().mean() > 0.7
+    assert is_right[is_kept].float().mean() > 0.95 > is_right.float().mean()
+
+
+def test_supervised__a_clean_crop_changes_no_running_statistics() -> None:
+    torch.manual_seed(3)
+    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
+    config = Supervised.Config(gate=GateConfig(name="fixed"), correction=CorrectionConfig())
+    model = Supervised(config, encoder, CorpusSize(20, 7))
+    before = [buffer.clone() for buffer in model.encoder.buffers()]
+    model.predict(torch.randint(-9000, 9000, (3, 8000)).to(torch.int16), 0.1)
+    assert all(map(torch.equal, before, model.encoder.buffers())) and model.encoder.training
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"loss": "sphereface2", "gate": GateConfig(name="fixed")}, "gates go by the cross entropy of aam"),
+        ({"correction": CorrectionConfig()}, "gate.name is none"),
+    ],
+)
+def test_settings__a_gate_without_its_loss_and_a_correction_without_a_gate_are_refused(
+    settings: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        Supervised.Config(**settings)
+
+
+def test_settings__a_mixture_needs_an_epoch_of_losses() -> None:
+    with pytest.raises(ValueError, match="start_epoch is 0"):
+        GateConfig(name="mixture", start_epoch=0)

@@ -1,0 +1,28 @@
+"""Which gate for pseudo-labels, and whether to correct them: by validation trials, on the list of a round.
+
+Command   python -m sslsv.tune tune_spaces/gates.py data.train_lists=[/full/path/runs/dlg_lc/lists/round_1] \
+          data.held_out_lists=[voxceleb2_train_list] encoder.init=runs/ecapa_dino encoder.features.num_mels=80
+          with --plan it says what would run; the winner's `model` goes into configs/pseudo_label/dlg_lc.yml
+Data      VoxCeleb2 dev without labels; measured on held-out training speakers, the same in all trials
+Hardware  one GPU or more, a trial on each
+Report    the metric for each gate: its thresholds beside none and two Gaussians, these with and without correction
+Result    not yet run
+"""
+
+from sslsv.search import Space
+
+SPACE = Space(
+    base="configs/supervised/ecapa.yml",
+    settings={"train.epochs": 30, "model.crop_seconds": 3.0},
+    alternatives={
+        "none": {"model.gate.name": "none"},
+        "1": {"model.gate": {"name": "fixed", "threshold": 1.0}},
+        "3": {"model.gate": {"name": "fixed", "threshold": 3.0}},
+        "6": {"model.gate": {"name": "fixed", "threshold": 6.0}},
+        "mixture": {"model.gate.name": "mixture"},
+        "corrected": {"model.gate.name": "mixture", "model.correction": {"temperature": 0.05}},
+    },
+    parameters={},
+    metric="eer",
+    searcher="grid",
+)
