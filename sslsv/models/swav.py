@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze, paired
+from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Temperature
 from sslsv.models.queue import Queue
+from sslsv.models.rows import by_view, paired
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision, projector
@@ -57,7 +58,7 @@ class SwAV(Model):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__()
         self.config = config
         self.views = (ViewGroup("views", 2, config.crop_seconds),)
@@ -77,7 +78,7 @@ class SwAV(Model):
         `used_prototypes` counts prototypes that win some row, relative to the most that could: near 0 is
         collapse.
         """
-        embeddings = self.encoder(batch["views"].transpose(0, 1).flatten(0, 1))
+        embeddings = self.encoder(by_view(batch["views"]))
         projections = self.projector(embeddings)
         with torch.autocast(projections.device.type, enabled=False):
             z = F.normalize(distributed.gather(paired(projections)), dim=2).transpose(0, 1)  # (2, W*B, P)
