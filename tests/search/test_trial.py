@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("without_ray")
 
 @pytest.fixture
 def config(small_config):
-    return apply_overrides(small_config, ["train={epochs: 6, batch_size: 10}"])
+    return apply_overrides(small_config, ["train={epochs: 6, batch_size: 10, log_every_steps: 50}"])
 
 
 def trial(tmp_path, config, name="0000"):
