@@ -14,7 +14,7 @@ $(VENV)/.runtime: requirements.txt
 $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'lightly>=1.5.20' lightly-utils  # its losses, as a check; not its dependencies
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'speechbrain>=1.0' hyperpyyaml ruamel.yaml speakerlab wespeaker-unofficial  # metrics and encoders, likewise
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'speechbrain>=1.0' hyperpyyaml ruamel.yaml speakerlab wespeaker-unofficial  # margins and encoders, likewise
 	$(BIN)/pip install --quiet --disable-pip-version-check 'transformers>=5'  # its WavLM, HuBERT and wav2vec 2.0, likewise; no weights
 	touch $@
 

@@ -21,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.world_size import relative_error
 from sslsv import registry
 from sslsv.encoders.thin_resnet34 import ThinResNet34
-from sslsv.models.base import Progress, TwoViewModel
+from sslsv.models.base import Progress
+from sslsv.models.two_view import TwoViewModel
 from sslsv.ops import distributed
 from sslsv.training.cached_gradients import ChunkReplay, backward_in_chunks
 from sslsv.training.step import seed_draws

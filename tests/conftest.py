@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 
 # Before the first import of ray: no token file, no usage report, no progress bars.
@@ -23,9 +24,11 @@ import torch
 from sslsv.prepare_data.demo import DemoOptions, make_demo_corpus
 
 if TYPE_CHECKING:
+    from sslsv.config import Config
     from tests.object_storage import ObjectStorage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # benchmarks/ and tests/ are not part of the installed package
 
 torch.set_num_threads(1)
 
@@ -61,25 +64,36 @@ def object_storage() -> "Iterator[ObjectStorage]":
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> str:
+def small_config(demo_corpus: Path) -> "Config":
+    """Settings of a tiny SimCLR on the demo corpus, validated on three held-out speakers after each epoch."""
+    from sslsv.config import Config
+    from sslsv.settings import apply_overrides, parse_yaml
+
+    text = f"""
+    data: {{root: {demo_corpus}}}
+    encoder: {{width: 2, embedding_dim: 16}}
+    model: {{crop_seconds: 0.3, temperature: 0.1}}
+    optimizer.schedule.name: cosine
+    train: {{epochs: 4, batch_size: 5, log_every_steps: 3}}
+    evaluation: {{held_out_speakers: 3, label_free: {{utterances: 0}}}}
+    run: {{tensorboard: false}}
+    """
+    return apply_overrides(Config(), parse_yaml(text))
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, small_config: "Config") -> str:
     """The folder of a run with a tiny encoder and three checkpoints, the second the best; do not write into it."""
     import dataclasses
 
-    from sslsv.config import Config, EvaluationConfig, RunConfig, TrainConfig, to_yaml
-    from sslsv.data.section import DataConfig
-    from sslsv.encoders.thin_resnet34 import ThinResNet34
+    from sslsv.config import to_yaml
     from sslsv.models.base import CorpusSize
     from sslsv.runs.checkpoint import write_checkpoint
     from sslsv.runs.folder import RunFolder
+    from sslsv.settings import apply_overrides
     from sslsv.training.state import build_state, checkpoint_of
 
-    config = Config(
-        data=DataConfig(root=str(demo_corpus)),
-        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
-        train=TrainConfig(batch_size=8),
-        evaluation=EvaluationConfig(held_out_speakers=3, test=("trials",)),
-        run=RunConfig(keep_checkpoints=3),
-    )
+    config = apply_overrides(small_config, ["evaluation.test=[trials]", "run.keep_checkpoints=3"])
     folder = RunFolder(str(tmp_path_factory.mktemp("runs")), "small")
     folder.write("config.yml", to_yaml(config).encode())
     state = build_state(config, CorpusSize(), torch.device("cpu"))

@@ -2,8 +2,6 @@
 
 import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +46,6 @@ class Recorded(Training):
             for sample, checksum in line["rows"].items():
                 found.setdefault(line["step"], {}).setdefault(sample, set()).add(checksum)
         return found
-
-    def wait_until(self, is_true: Callable[[], bool], what: str, timeout: float = 180) -> None:
-        """Return when something is so; fails when the command ends before, or after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while not is_true():
-            assert self.process.poll() is None, self.process.communicate()[0]
-            assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
-            time.sleep(0.05)
 
     def has_done(self, step: int, workers: int | None = None) -> bool:
         """Whether the newest step is at least this one, and taken by so many workers."""

@@ -9,8 +9,7 @@ import pytest
 from sslsv.runs.folder import RunFolder
 from tests.object_storage import SECRET_KEY
 from tests.processes import is_loopback, listening_addresses
-from tests.test_end_to_end import Training, assert_same_weights, final, kill
-from tests.training_command import title
+from tests.training_command import Training, assert_same_weights, final, kill, title
 
 SECRETS = {
     "WANDB_API_KEY": "FAKEwandbFAKEwandbFAKEwandbFAKEwandb0000",

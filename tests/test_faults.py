@@ -150,9 +150,7 @@ def test_train__the_driver_is_killed(rng, undisturbed, outcomes, tmp_path, demo_
 def test_train__the_newest_checkpoint_is_damaged(rng, undisturbed, outcomes, tmp_path, demo_corpus):
     killed = start(tmp_path, demo_corpus, *ALONE)
     moment = reach(killed, rng, undisturbed[1].step)
-    for pid in [killed.process.pid, *killed.pids()]:
-        kill(pid)
-    killed.process.wait(timeout=30)
+    killed.kill()
     (saved, _), (_, name) = list_checkpoints(killed.folder)[-2:]
     newest = killed.folder.path(f"checkpoints/{name}")
     os.truncate(newest, os.path.getsize(newest) // 2)

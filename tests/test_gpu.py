@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 
@@ -111,29 +110,14 @@ def test_train__on_a_gpu_is_evaluated_on_a_cpu_and_on_the_gpu(demo_corpus, tmp_p
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     run = RunFolder(str(tmp_path), "run")
-    assert (
-        run.read_json("summary.json")["is_finished"] and "gpu" in run.read_json("summary.json")["environment"]
-    )
+    summary = run.read_json("summary.json")
+    assert summary["is_finished"] and "gpu" in summary["environment"]
     errors = []
     for device in ("cpu", "cuda"):
         out = tmp_path / device
-        evaluate = [
-            sys.executable,
-            "-m",
-            "sslsv.evaluate",
-            run.location,
-            "--device",
-            device,
-            "--out",
-            str(out),
-        ]
-        done = subprocess.run(
-            [*evaluate, "--precision", "fp32"],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=dict(os.environ),
-        )
+        command = [sys.executable, "-m", "sslsv.evaluate", run.location, "--device", device]
+        command += ["--out", str(out), "--precision", "fp32"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         lists = json.loads((out / "evaluation.json").read_text())["lists"]["trials"]["scorings"]
         errors.append(lists["cosine"]["eer"]["value"])

@@ -1,14 +1,10 @@
 """The number of processes must not change what is learnt: loss, gradients, running statistics, for every model."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is not part of the installed package
-from benchmarks import world_size  # noqa: E402
-from sslsv import registry  # noqa: E402
+from benchmarks import world_size
+from sslsv import registry
 
 
 @pytest.mark.parametrize(

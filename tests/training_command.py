@@ -1,4 +1,4 @@
-"""`python -m sslsv.train` as a test starts it, watches it and ends it."""
+"""Commands as a test starts, watches and ends them, above all `python -m sslsv.train`."""
 
 import contextlib
 import os
@@ -28,40 +28,62 @@ run: {{storage: {storage}, checkpoint_every_minutes: 0.001, wandb: disabled, kee
 COMMAND = (sys.executable, "-m", "sslsv.train", "{yaml}")
 
 
-class Training:
-    """`python -m sslsv.train` in a process of its own; its Ray processes carry a mark in their environment."""
+class Command:
+    """A command line in a process of its own; all its processes carry a mark in their environment."""
 
-    def __init__(self, tmp_path, corpus, name, *overrides, model="simclr", epochs=20, command=COMMAND):
-        yaml = tmp_path / "settings.yml"
-        yaml.write_text(SETTINGS.format(root=corpus, storage=tmp_path / "runs", model=model, epochs=epochs))
-        self.folder = RunFolder(str(tmp_path / "runs"), name)
+    def __init__(self, *command):
         self.mark = f"SSLSV_TEST_MARK={uuid.uuid4().hex}"
         key, value = self.mark.split("=")
         self.process = subprocess.Popen(
-            [part.format(yaml=yaml) for part in command] + [f"run.name={name}", *overrides],
+            command,
             env={**os.environ, key: value, "PYTHONPATH": str(REPOSITORY)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def wait(self, timeout=240):
-        output, _ = self.process.communicate(timeout=timeout)
+    def wait(self, timeout=600):
+        """Return exit code and output."""
+        try:
+            output, _ = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
         return self.process.returncode, output
 
-    def wait_for_step(self, step, timeout=180):
+    def wait_until(self, is_true, what, timeout=300):
+        """Return when something is so; fails when the command ends before, or after `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            records = self.folder.metrics()
-            if records and records[-1]["step"] >= step:
-                return
-            if self.process.poll() is not None:
-                raise AssertionError(f"ended before step {step}: {self.process.communicate()[0]}")
-            time.sleep(0.02)
-        raise AssertionError(f"step {step} was not reached in {timeout} s")
+        while not is_true():
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
+            time.sleep(0.05)
 
     def pids(self, *wanted):
         return pids_with(self.mark, *wanted)
+
+    def kill(self):
+        """SIGKILL to every process."""
+        for pid in [self.process.pid, *self.pids()]:
+            kill(pid)
+        self.process.wait(timeout=30)
+
+
+class Training(Command):
+    """`python -m sslsv.train` with a small network."""
+
+    def __init__(self, tmp_path, corpus, name, *overrides, model="simclr", epochs=20, command=COMMAND):
+        yaml = tmp_path / "settings.yml"
+        yaml.write_text(SETTINGS.format(root=corpus, storage=tmp_path / "runs", model=model, epochs=epochs))
+        self.folder = RunFolder(str(tmp_path / "runs"), name)
+        super().__init__(*(part.format(yaml=yaml) for part in command), f"run.name={name}", *overrides)
+
+    def wait_for_step(self, step):
+        def is_there():
+            records = self.folder.metrics()
+            return bool(records) and records[-1]["step"] >= step
+
+        self.wait_until(is_there, f"step {step}")
 
 
 def title(pid):

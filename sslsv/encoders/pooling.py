@@ -178,4 +178,3 @@ def build_pooling(name: PoolingName, channels: int, num_bins: int) -> Pooling:
             return ChannelAttentivePooling(channels, num_bins, has_std=True)
         case "attentive_mean":
             return ChannelAttentivePooling(channels, num_bins, has_std=False)
-    raise ValueError(f"There is no pooling {name!r}; choose mean, stats, sap, asp or attentive_mean.")

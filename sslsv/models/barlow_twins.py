@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from sslsv.models.base import StepOutput, TwoViewModel
+from sslsv.models.base import StepOutput
 from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Weight
 from sslsv.models.terms import barlow_twins_terms, barlow_twins_weights, weighted_sum
+from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import section
 
 

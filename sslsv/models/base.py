@@ -1,7 +1,5 @@
-"""What the trainer asks of a method, and what methods with two equal views, or with a teacher, share."""
+"""What the trainer asks of a method."""
 
-import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,10 +11,10 @@ from torch import Tensor, nn
 from sslsv.models.fields import SSPS
 from sslsv.models.positives import PositiveSampler
 from sslsv.models.regularizers import regularizer_terms
+from sslsv.models.rows import by_view
 from sslsv.models.terms import feature_std, weighted_sum
 from sslsv.ops import distributed
-from sslsv.ops.layers import full_precision, projector
-from sslsv.ops.whitening import IterNorm
+from sslsv.ops.layers import full_precision
 
 # Purposes of draws (see `Progress.generator`): 0 is that of a method's loss.
 REGULARIZERS, POSITIVES = 1, 2
@@ -125,21 +123,23 @@ class Model(nn.Module, ABC):
         """
 
     def regularized(self, output: StepOutput, embeddings: Tensor, progress: Progress) -> StepOutput:
-        """Add the settings' `regularizers` of this worker's embeddings (B, V, D) to loss and metrics.
+        """Add what counts of this worker's embeddings (B, V, D), whatever the method.
 
-        They see the embeddings of the global batch, each of the V views by itself; their mean over the views
-        counts. Settings without regularizers leave the output as it is.
+        The metric `batch_feature_std` is their spread, unless the method has measured it. The settings'
+        `regularizers` are added to loss and metrics: they see the embeddings of the global batch, each of the
+        V views by itself; their mean over the views counts.
         """
-        chosen = getattr(self.config, "regularizers", ())
-        if not chosen:
-            return output
-        weights = {each.name: each.weight for each in chosen}
+        weights = {each.name: each.weight for each in getattr(self.config, "regularizers", ())}
         with torch.autocast(embeddings.device.type, enabled=False):
-            rows = distributed.gather(full_precision(embeddings)).transpose(0, 1)  # (V, W*B, D)
+            embeddings = full_precision(embeddings)
+            metrics = {"batch_feature_std": feature_std(by_view(embeddings.detach()))} | output.metrics
+            if not weights:
+                return StepOutput(output.loss, metrics)
+            rows = distributed.gather(embeddings).transpose(0, 1)  # (V, W*B, D)
             terms = regularizer_terms(tuple(weights), rows, progress.generator(REGULARIZERS))
             loss = output.loss + weighted_sum(terms, weights)
         values = {f"embedding_{name}": term.detach() for name, term in terms.items()}
-        return StepOutput(loss, output.metrics | values)
+        return StepOutput(loss, metrics | values)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups; by default matrices and kernels decay, vectors and scalars do not.
@@ -232,155 +232,3 @@ def freeze(parameters: Iterable[nn.Parameter]) -> None:
     """Drop gradients in `before_step`: the optimizer leaves these tensors alone, weight decay included."""
     for parameter in parameters:
         parameter.grad = None
-
-
-class TwoViewConfig(Protocol):
-    """Name the settings of every method with two equal views."""
-
-    @property
-    def crop_seconds(self) -> float: ...  # noqa: D102
-
-    @property
-    def projector_dims(self) -> tuple[int, ...]: ...  # noqa: D102
-
-
-class TwoViewModel(Model):
-    """Pass two views alike through an encoder and a projector; subclasses give the loss of projections.
-
-    A `Config` with a field `positives` lets view b come from other utterances, see `positives.py`.
-    """
-
-    has_cacheable_projections = True
-
-    def __init__(self, config: TwoViewConfig, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
-        super().__init__()
-        self.config: Any = config  # subclasses may state the type, `config: Config`
-        self.encoder = encoder
-        self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
-        self.views = (ViewGroup("views", 2, config.crop_seconds),)
-        projection_dim = (int(encoder.embedding_dim), *config.projector_dims)[-1]  # type: ignore[arg-type]
-        self.add_positives(getattr(config, "positives", None), size, projection_dim)
-
-    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
-        return self.compare(*self.project(batch["views"]), batch, progress)
-
-    def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embeddings and projections, (B, 2, D) and (B, 2, P), of views (B, 2, T).
-
-        A worker, or a chunk of its share, does this alone: layers from the first IterNorm on, which need
-        the whole batch, belong to `compare`.
-        """
-        # One pass over both views, (2B, T): faster than two, and batch norm sees both alike.
-        embeddings = self.encoder(views.transpose(0, 1).flatten(0, 1))
-        projections = self.projector[: self._num_local_layers](embeddings)
-        return paired(embeddings), paired(projections)
-
-    def compare(
-        self, embeddings: Tensor, projections: Tensor, batch: dict[str, Tensor], progress: Progress
-    ) -> StepOutput:
-        """Return loss and metrics of what `project` gave for a worker's batch, with all other workers'."""
-        with torch.autocast(projections.device.type, enabled=False):
-            rows = self.whitening(projections.transpose(0, 1).flatten(0, 1))  # (2B, P)
-            pairs = distributed.gather(paired(rows))  # (W*B, 2, P)
-            positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
-            # Stacked again, rows lie in memory as they do without sampling: sums are the same bit for bit.
-            z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)
-            loss, metrics = self.loss_at(z_a, z_b, progress)
-            metrics |= sampling
-            metrics["batch_feature_std"] = feature_std(embeddings.detach().transpose(0, 1).flatten(0, 1))
-        return self.regularized(StepOutput(loss, metrics), embeddings, progress)
-
-    @property
-    def whitening(self) -> nn.Sequential:
-        """Return the projector's layers from the first IterNorm on: their batch is that of all workers."""
-        return self.projector[self._num_local_layers :]
-
-    @property
-    def _num_local_layers(self) -> int:
-        layers = list(self.projector)
-        return next((i for i, layer in enumerate(layers) if isinstance(layer, IterNorm)), len(layers))
-
-    def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
-        """Return `loss`; a method whose loss draws, or changes over the run, gives this instead of it."""
-        return self.loss(z_a, z_b)
-
-    def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Return the loss of projections (B, P) of view a and of view b, row i of both from sample i."""
-        raise NotImplementedError(f"{type(self).__name__} has neither `loss` nor `loss_at`.")
-
-
-class TeacherModel(Model):
-    """Keep a teacher: copies of some of the student's modules that follow them as moving averages.
-
-    A subclass calls `add_teacher` once its modules are there. The teacher's weights move after each
-    optimizer step; its batch norms stay in training mode with running statistics of their own, which are not
-    averaged. It is in `state_dict()`, and neither the optimizer nor DDP sees it.
-    """
-
-    teacher: nn.ModuleDict
-
-    def add_teacher(self, *names: str) -> None:
-        """Make `self.teacher[name]`, a frozen copy of the submodule `self.name`, for each name."""
-        self.teacher = nn.ModuleDict({name: copy.deepcopy(getattr(self, name)) for name in names})
-        self.teacher.requires_grad_(False)
-
-    def start_from(self, encoder: nn.Module, model: Model | None) -> None:
-        """Take over a trained encoder's weights, for student and teacher."""
-        super().start_from(encoder, model)
-        if "encoder" in self.teacher:
-            self.teacher["encoder"].load_state_dict(encoder.state_dict())
-
-    def teacher_momentum(self, progress: Progress) -> float:
-        """Return the share of its own weights that the teacher keeps in this step, 0 to 1.
-
-        It rises from the settings' `teacher_momentum` to 1 by half a cosine, unless a subclass differs.
-        """
-        return cosine_momentum(self.config.teacher_momentum, progress)
-
-    @torch.no_grad()
-    def after_step(self, progress: Progress) -> None:
-        """Move the teacher: teacher = m * teacher + (1 - m) * student, for all parameters."""
-        teachers: list[Tensor] = list(self.teacher.parameters())
-        students: list[Tensor] = [p for name in self.teacher for p in getattr(self, name).parameters()]
-        # A weight of 1 or 0 is exact: momentum 0 copies the student, momentum 1 leaves the teacher alone.
-        torch._foreach_lerp_(teachers, students, 1.0 - self.teacher_momentum(progress))
-
-
-class TwoViewTeacherModel(TeacherModel):
-    """Keep a teacher of encoder and projector, which see two equal views as the student does."""
-
-    projector_ends_in_norm = False
-
-    def __init__(self, config: TwoViewConfig, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
-        super().__init__()
-        self.config: Any = config  # subclasses may state the type, `config: Config`
-        self.views = (ViewGroup("views", 2, config.crop_seconds),)
-        self.encoder = encoder
-        embedding_dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
-        self.projector = projector(embedding_dim, config.projector_dims, self.projector_ends_in_norm)
-        self.projection_dim = (embedding_dim, *config.projector_dims)[-1]
-        self.add_teacher("encoder", "projector")
-
-    def project(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the student's embeddings (2B, D) and projections (2B, P), and the teacher's (B, 2, P).
-
-        Views are (B, 2, T); rows of 2B hold all of view a before all of view b. No gradient reaches the
-        teacher.
-        """
-        # One pass over both views: batch norm sees both alike.
-        waveforms = views.transpose(0, 1).flatten(0, 1)
-        embeddings = self.encoder(waveforms)
-        with torch.no_grad():
-            targets = self.teacher["projector"](self.teacher["encoder"](waveforms))
-        return embeddings, self.projector(embeddings), paired(targets)
-
-
-def cosine_momentum(base: float, progress: Progress) -> float:
-    """Return the momentum that rises from `base` at step 0 towards 1 at the end, by half a cosine (BYOL)."""
-    return 1.0 - (1.0 - base) * (math.cos(math.pi * progress.fraction) + 1.0) / 2.0
-
-
-def paired(rows: Tensor) -> Tensor:
-    """Return (B, 2, D) of rows (2B, D) in which all of view a come before all of view b; at least float32."""
-    return torch.stack(full_precision(rows).chunk(2), 1)

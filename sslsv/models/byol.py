@@ -6,16 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslsv.models.base import (
-    CorpusSize,
-    Progress,
-    StepOutput,
-    TwoViewTeacherModel,
-    paired,
-)
+from sslsv.models.base import CorpusSize, Progress, StepOutput
 from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Regularizers, check_predictor
+from sslsv.models.rows import paired
+from sslsv.models.teacher import TwoViewTeacherModel
 from sslsv.models.terms import feature_std
-from sslsv.ops.layers import full_precision, projector
+from sslsv.ops.layers import projector
 from sslsv.settings import section
 
 
@@ -49,7 +45,7 @@ class BYOL(TwoViewTeacherModel):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder, size)
         self.predictor = projector(self.projection_dim, config.predictor_dims)
 
@@ -59,7 +55,6 @@ class BYOL(TwoViewTeacherModel):
         predictions = self.predictor(projections)
         with torch.autocast(predictions.device.type, enabled=False):
             loss = byol_loss(paired(predictions), targets)
-            spread = feature_std(full_precision(embeddings.detach()))
             target_spread = feature_std(targets.flatten(0, 1))
-        output = StepOutput(loss, {"batch_feature_std": spread, "target_feature_std": target_spread})
+        output = StepOutput(loss, {"target_feature_std": target_spread})
         return self.regularized(output, paired(embeddings), progress)

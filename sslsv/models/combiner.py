@@ -5,10 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sslsv.models.base import StepOutput, TwoViewModel, paired
+from sslsv.models.base import StepOutput
 from sslsv.models.contrast import info_nce_loss, nt_xent_loss
 from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, Temperature, Weight
+from sslsv.models.rows import by_view, paired
 from sslsv.models.terms import barlow_twins_loss, vicreg_loss
+from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import refuse_if, section
 
 
@@ -60,7 +62,7 @@ class Combiner(TwoViewModel):
 
         What the losses do not use is left out of the second.
         """
-        embeddings = self.encoder(views.transpose(0, 1).flatten(0, 1))
+        embeddings = self.encoder(by_view(views))
         parts = [paired(embeddings)] if self.config.embedding_terms else []
         if self.config.projection_terms:
             parts.append(paired(self.projector(embeddings)))

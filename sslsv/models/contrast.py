@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslsv.models.rows import by_view
+
 
 def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return logits (2B, 2B), all projections against all, -inf on the diagonal; and positives (2B, 1)."""
@@ -35,9 +37,7 @@ def view_logits(anchors: Tensor, keys: Tensor, temperature: float) -> tuple[Tens
     are its positives. Vectors are L2-normalised here.
     """
     (samples, num_anchors, _), num_keys = anchors.shape, keys.shape[1]
-    rows, columns = (
-        F.normalize(z.transpose(0, 1).flatten(0, 1), dim=1) * temperature**-0.5 for z in (anchors, keys)
-    )
+    rows, columns = (F.normalize(by_view(z), dim=1) * temperature**-0.5 for z in (anchors, keys))
     positives = torch.arange(num_keys * samples, device=keys.device).view(num_keys, samples).T
     return rows @ columns.T, positives.repeat(num_anchors, 1)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
 from sslsv.models.fields import CropSeconds, Regularizers
-from sslsv.models.terms import feature_std
+from sslsv.models.rows import by_view
 from sslsv.ops import SAMPLE_RATE, distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import section
@@ -73,7 +73,7 @@ class CPC(Model):
         ] = "same_view"
         regularizers: Regularizers = ()
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__()
         self.config = config
         self.views = (ViewGroup("views", 1 if config.target == "same_view" else 2, config.crop_seconds),)
@@ -106,7 +106,7 @@ class CPC(Model):
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean cross entropy of an utterance's own frame among those of the global batch."""
         views = batch["views"]
-        frames = self.context.frames(views.transpose(0, 1).flatten(0, 1))  # type: ignore[operator]
+        frames = self.context.frames(by_view(views))  # type: ignore[operator]
         steps = self.config.num_steps
         frames = frames.unflatten(0, (views.shape[1], views.shape[0]))  # (views, B, L, C)
         with torch.autocast(views.device.type, enabled=False):
@@ -118,6 +118,4 @@ class CPC(Model):
             own = torch.arange(first, first + views.shape[0], device=views.device).expand(steps, -1)
             loss = F.cross_entropy(logits.flatten(0, 1), own.flatten())
             accuracy = (logits.detach().argmax(2) == own).to(loss.dtype).mean()
-            spread = feature_std(context.detach())
-        output = StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
-        return self.regularized(output, context[:, None], progress)
+        return self.regularized(StepOutput(loss, {"accuracy": accuracy}), context[:, None], progress)

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import Corpus, CorpusSize, Model, Progress, StepOutput, ViewGroup, paired
+from sslsv.models.base import Corpus, CorpusSize, Progress, StepOutput
 from sslsv.models.clustering import spherical_kmeans
 from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, Temperature
-from sslsv.models.terms import feature_std
+from sslsv.models.rows import by_view, paired
+from sslsv.models.two_view import ProjectedViews
 from sslsv.ops import distributed
-from sslsv.ops.layers import full_precision, projector
 from sslsv.settings import section
 
 
@@ -28,7 +28,7 @@ def deepcluster_loss(z: Tensor, prototypes: Tensor, labels: Tensor, temperature:
     return total / (targets >= 0).sum().clamp_min(1)
 
 
-class DeepCluster(Model):
+class DeepCluster(ProjectedViews):
     """Classify utterances into the clusters that a memory of their projections had before the epoch.
 
     The memory has a row for each utterance and view, written whenever a batch holds it. Before each epoch,
@@ -59,18 +59,13 @@ class DeepCluster(Model):
     config: Config
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize) -> None:
-        super().__init__()
         if size.num_utterances < config.num_prototypes:
             raise ValueError(
                 f"model.num_prototypes is {config.num_prototypes}, but the training lists have only "
                 f"{size.num_utterances} utterance(s) to cluster: lower it."
             )
-        self.config = config
-        self.views = (ViewGroup("views", 2, config.crop_seconds),)
-        self.encoder = encoder
-        embedding_dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
-        self.projector = projector(embedding_dim, config.projector_dims)
-        dim, num_rows = (embedding_dim, *config.projector_dims)[-1], size.num_utterances
+        super().__init__(config, encoder)
+        dim, num_rows = self.projection_dim, size.num_utterances
         self.register_buffer("memory", torch.zeros(2, num_rows, dim, dtype=torch.float16))
         self.register_buffer("prototypes", torch.zeros(config.num_heads, config.num_prototypes, dim))
         self.register_buffer("labels", torch.full((config.num_heads, num_rows), -1))
@@ -100,7 +95,7 @@ class DeepCluster(Model):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of the global batch; `accuracy` is that of the first head."""
-        embeddings = self.encoder(batch["views"].transpose(0, 1).flatten(0, 1))
+        embeddings = self.encoder(by_view(batch["views"]))
         projections = self.projector(embeddings)
         with torch.autocast(projections.device.type, enabled=False):
             z = F.normalize(distributed.gather(paired(projections)), dim=2).transpose(0, 1)  # (2, W*B, P)
@@ -111,6 +106,4 @@ class DeepCluster(Model):
                 self.memory[:, utterances] = z.to(self.memory.dtype)
                 best = (z @ self.prototypes[0].T).argmax(2)
                 accuracy = (best == labels[0]).to(loss.dtype).mean()
-            spread = feature_std(full_precision(embeddings.detach()))
-        output = StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread})
-        return self.regularized(output, paired(embeddings), progress)
+        return self.regularized(StepOutput(loss, {"accuracy": accuracy}), paired(embeddings), progress)

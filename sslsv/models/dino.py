@@ -9,15 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import (
-    CorpusSize,
-    Progress,
-    StepOutput,
-    TeacherModel,
-    ViewGroup,
-    clip_each,
-    freeze,
-)
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, clip_each, freeze
 from sslsv.models.fields import (
     HeadDims,
     LongSeconds,
@@ -32,7 +24,9 @@ from sslsv.models.fields import (
     Weight,
     check_temperatures,
 )
-from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views, log_sum_exp
+from sslsv.models.heads import BottleneckHead, Prototypes, log_sum_exp
+from sslsv.models.rows import by_view, in_views
+from sslsv.models.teacher import TeacherModel
 from sslsv.models.terms import feature_std, variance_and_covariance
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
@@ -124,7 +118,7 @@ class DINO(TeacherModel):
             highest = max(self.teacher_temperature, self.first_teacher_temperature)
             check_temperatures(highest, self.student_temperature)
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__()
         self.config = config
         self.views = (

@@ -95,13 +95,3 @@ def log_sum_exp(rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
     201 MB a copy.
     """
     return _LogSumExp.apply(rows, prototypes, temperature)  # type: ignore[no-any-return]
-
-
-def by_view(views: Tensor) -> Tensor:
-    """Return views (B, count, T) as rows (count * B, T): all of the first view, then all of the second."""
-    return views.transpose(0, 1).flatten(0, 1)
-
-
-def in_views(rows: Tensor, num_samples: int) -> Tensor:
-    """Return what was made of such rows, (count * B, D), as (count, B, D)."""
-    return rows.view(-1, num_samples, rows.shape[1])

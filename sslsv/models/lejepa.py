@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
 from sslsv.models.fields import LayerDims, Regularizers
-from sslsv.models.terms import feature_std, sigreg
+from sslsv.models.terms import sigreg
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision, projector
 from sslsv.settings import section
@@ -40,8 +40,7 @@ class LeJEPA(Model):
         num_short: Annotated[int, Field(ge=0, description="views that are not in the mean")] = 4
         projector_dims: LayerDims = (2048, 2048, 64)
         sigreg_weight: Annotated[
-            float,
-            Field(ge=0, le=1, description="share of SIGReg in the loss; the distance has the rest"),
+            float, Field(ge=0, le=1, description="share of SIGReg in the loss; the distance has the rest")
         ] = 0.05
         num_directions: Annotated[int, Field(ge=1, description="random directions of SIGReg in a step")] = (
             1024
@@ -55,7 +54,7 @@ class LeJEPA(Model):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__()
         self.config = config
         groups = (
@@ -79,11 +78,7 @@ class LeJEPA(Model):
             normality = sigreg(projections, progress.generator(), self.config.num_directions)
             distance = centre_distance(projections, self.config.num_long)
             loss = self.config.sigreg_weight * normality + (1 - self.config.sigreg_weight) * distance
-            metrics = {
-                "sigreg": normality.detach(),
-                "distance": distance.detach(),
-                "batch_feature_std": feature_std(full_precision(embeddings.detach())),
-            }
+        metrics = {"sigreg": normality.detach(), "distance": distance.detach()}
         return self.regularized(
             StepOutput(loss, metrics), torch.stack(embeddings.chunk(num_views), 1), progress
         )

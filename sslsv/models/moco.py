@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, TwoViewTeacherModel, paired
+from sslsv.models.base import CorpusSize, Progress, StepOutput
 from sslsv.models.fields import (
     CropSeconds,
     LayerDims,
@@ -20,9 +20,9 @@ from sslsv.models.fields import (
 )
 from sslsv.models.margins import Margin
 from sslsv.models.queue import Queue
-from sslsv.models.terms import feature_std
+from sslsv.models.rows import paired
+from sslsv.models.teacher import TwoViewTeacherModel
 from sslsv.ops import distributed
-from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
 
@@ -60,7 +60,7 @@ class MoCo(TwoViewTeacherModel):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder, size)
         self.queues = nn.ModuleList([Queue(config.queue_length, self.projection_dim) for _ in range(2)])
         self.margin = Margin(config.margin, config.temperature, sees_all_rows=False)
@@ -93,9 +93,7 @@ class MoCo(TwoViewTeacherModel):
             loss = torch.stack([F.cross_entropy(each, own) for each in with_margin]).mean()
             loss = loss + self.margin.penalty(anchors.flatten(0, 1))
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
-            spread = feature_std(full_precision(embeddings.detach()))
-        metrics = {"accuracy": accuracy.detach(), "batch_feature_std": spread}
-        output = StepOutput(loss, metrics | sampling | self.margin.metrics())
+        output = StepOutput(loss, {"accuracy": accuracy.detach()} | sampling | self.margin.metrics())
         return self.regularized(output, paired(embeddings), progress)
 
     def after_step(self, progress: Progress) -> None:

@@ -5,18 +5,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sslsv.models.base import (
-    CorpusSize,
-    Progress,
-    StepOutput,
-    TwoViewTeacherModel,
-    paired,
-)
+from sslsv.models.base import CorpusSize, Progress, StepOutput
 from sslsv.models.contrast import accuracy, contrastive_loss, view_logits
 from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Regularizers, Temperature, check_predictor
-from sslsv.models.terms import feature_std
+from sslsv.models.rows import paired
+from sslsv.models.teacher import TwoViewTeacherModel
 from sslsv.ops import distributed
-from sslsv.ops.layers import full_precision, projector
+from sslsv.ops.layers import projector
 from sslsv.settings import section
 
 
@@ -61,7 +56,7 @@ class MoCoV3(TwoViewTeacherModel):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder, size)
         self.predictor = projector(self.projection_dim, config.predictor_dims)
 
@@ -75,6 +70,4 @@ class MoCoV3(TwoViewTeacherModel):
             loss = moco_v3_loss(queries, keys, temperature)
             directions = _directions(queries.detach(), keys, temperature)
             nearest = torch.stack([accuracy(*each) for each in directions]).mean()
-            spread = feature_std(full_precision(embeddings.detach()))
-        output = StepOutput(loss, {"accuracy": nearest, "batch_feature_std": spread})
-        return self.regularized(output, paired(embeddings), progress)
+        return self.regularized(StepOutput(loss, {"accuracy": nearest}), paired(embeddings), progress)

@@ -8,15 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import (
-    CorpusSize,
-    Progress,
-    StepOutput,
-    TeacherModel,
-    ViewGroup,
-    clip_each,
-    decay_groups,
-)
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, clip_each, decay_groups
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import (
     HeadDims,
@@ -31,7 +23,9 @@ from sslsv.models.fields import (
     Weight,
     check_temperatures,
 )
-from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views
+from sslsv.models.heads import BottleneckHead, Prototypes
+from sslsv.models.rows import by_view, in_views
+from sslsv.models.teacher import TeacherModel
 from sslsv.models.terms import correlation_penalty, feature_std, koleo
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
@@ -98,7 +92,7 @@ class SDPN(TeacherModel):
             """Refuse a teacher that is less sure than its student: both would become uniform."""
             check_temperatures(self.teacher_temperature, self.student_temperature)
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__()
         self.config = config
         self.views = (

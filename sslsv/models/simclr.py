@@ -7,11 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, TwoViewModel, ViewGroup
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup
 from sslsv.models.contrast import accuracy, contrastive_loss, nt_xent_logits, view_logits
 from sslsv.models.fields import CropSeconds, LayerDims, MarginConfig, Positives, Regularizers, Temperature
 from sslsv.models.margins import Margin
-from sslsv.models.terms import feature_std
+from sslsv.models.rows import by_view
+from sslsv.models.two_view import TwoViewModel
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
@@ -50,7 +51,7 @@ class SimCLR(TwoViewModel):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder, size)
         self.margin = Margin(config.margin, config.temperature)
         if config.form == "multi_view":
@@ -64,7 +65,7 @@ class SimCLR(TwoViewModel):
         """Return the loss of all workers' batches; long views pass the encoder before short ones."""
         if self.config.form != "multi_view":
             return super().forward(batch, progress)
-        views = (batch[group.name].transpose(0, 1).flatten(0, 1) for group in self.views)
+        views = (by_view(batch[group.name]) for group in self.views)
         embeddings = torch.cat([self.encoder(waveforms) for waveforms in views])
         projections = self.projector(embeddings)
         with torch.autocast(projections.device.type, enabled=False):
@@ -72,9 +73,8 @@ class SimCLR(TwoViewModel):
             rows = distributed.gather(rows)  # (W*B, views, P)
             keys, anchors = rows[:, :_LONG], rows[:, _LONG:]
             loss, metrics = self._contrast(*view_logits(anchors, keys, self.config.temperature), anchors)
-            metrics["batch_feature_std"] = feature_std(full_precision(embeddings.detach()))
-        by_view = torch.stack(embeddings.chunk(_LONG + _SHORT), 1)
-        return self.regularized(StepOutput(loss, metrics), by_view, progress)
+        of_views = torch.stack(embeddings.chunk(_LONG + _SHORT), 1)
+        return self.regularized(StepOutput(loss, metrics), of_views, progress)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return NT-Xent or InfoNCE; `accuracy` is the share of anchors whose positive is nearest."""
@@ -90,7 +90,7 @@ class SimCLR(TwoViewModel):
 
     def _contrast(self, logits: Tensor, positives: Tensor, anchors: Tensor) -> StepOutput:
         """Return the loss of logits whose rows are those of the projections `anchors` (B, views, P)."""
-        rows = anchors.transpose(0, 1).flatten(0, 1)
+        rows = by_view(anchors)
         self.margin.observe(logits.gather(1, positives).flatten(), rows)
         loss = contrastive_loss(self.margin(logits, positives, rows), positives)
         metrics = {"accuracy": accuracy(logits, positives)} | self.margin.metrics()

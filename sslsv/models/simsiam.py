@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, decay_groups, paired
+from sslsv.models.base import CorpusSize, Progress, StepOutput, decay_groups
 from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, check_predictor
+from sslsv.models.rows import by_view, paired
 from sslsv.models.terms import feature_std
+from sslsv.models.two_view import ProjectedViews
 from sslsv.ops.layers import full_precision, projector
 from sslsv.settings import section
 
@@ -22,7 +24,7 @@ def simsiam_loss(predictions: Tensor, projections: Tensor) -> Tensor:
     return -F.cosine_similarity(predictions, projections.detach().flip(1), dim=2).mean()
 
 
-class SimSiam(Model):
+class SimSiam(ProjectedViews):
     """Predict the projection of the other view, through which no gradient passes.
 
     It does not work well for speakers: the best published result of this recipe is an EER of 28.94 %, while
@@ -46,12 +48,8 @@ class SimSiam(Model):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
-        super().__init__()
-        self.config = config
-        self.views = (ViewGroup("views", 2, config.crop_seconds),)
-        self.encoder = encoder
-        self.projector = projector(int(encoder.embedding_dim), config.projector_dims)  # type: ignore[arg-type]
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
+        super().__init__(config, encoder)
         # The batch norm that follows would cancel the last layer's bias, so it is not trained.
         self.projector[-1].bias.requires_grad_(False)
         self.projector.append(nn.BatchNorm1d(config.projector_dims[-1], affine=False))
@@ -67,13 +65,11 @@ class SimSiam(Model):
 
         `projection_feature_std` is near 1 when projections spread evenly, 0 when they have collapsed.
         """
-        embeddings = self.encoder(batch["views"].transpose(0, 1).flatten(0, 1))
+        embeddings = self.encoder(by_view(batch["views"]))
         projections = self.projector(embeddings)
         predictions = self.predictor(projections)
         with torch.autocast(predictions.device.type, enabled=False):
             loss = simsiam_loss(paired(predictions), paired(projections))
-            metrics = {
-                "batch_feature_std": feature_std(full_precision(embeddings.detach())),
-                "projection_feature_std": feature_std(full_precision(projections.detach())),
-            }
-        return self.regularized(StepOutput(loss, metrics), paired(embeddings), progress)
+            spread = feature_std(full_precision(projections.detach()))
+        output = StepOutput(loss, {"projection_feature_std": spread})
+        return self.regularized(output, paired(embeddings), progress)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze, paired
+from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import (
     CropSeconds,
@@ -17,8 +17,8 @@ from sslsv.models.fields import (
     ShortSeconds,
     Temperature,
 )
-from sslsv.models.heads import by_view, in_views
 from sslsv.models.queue import Queue
+from sslsv.models.rows import by_view, in_views, paired
 from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision, projector
@@ -71,7 +71,7 @@ class SwAV(Model):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__()
         self.config = config
         short = ViewGroup("short", config.num_short, config.short_seconds)

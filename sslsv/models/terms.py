@@ -125,11 +125,7 @@ def vicreg_loss(
     the paper sums over P. Kept this way because the weights published for speakers (1, 1, 0.1) were found
     with it.
     """
-    weights = {
-        "invariance": invariance_weight,
-        "variance": variance_weight,
-        "covariance": covariance_weight,
-    }
+    weights = {"invariance": invariance_weight, "variance": variance_weight, "covariance": covariance_weight}
     return weighted_sum(vicreg_terms(z_a, z_b), weights)
 
 

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, StepOutput, TwoViewModel
+from sslsv.models.base import CorpusSize, StepOutput
 from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Weight
 from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted_sum
+from sslsv.models.two_view import TwoViewModel
 from sslsv.ops.whitening import IterNorm
 from sslsv.settings import section
 
@@ -30,11 +31,7 @@ def vibcreg_loss(
     The covariance term is made of correlations and is divided by P^2, not by P as VICReg's: it does not grow
     with P, which is why its usual weight (8) is so much larger.
     """
-    weights = {
-        "invariance": invariance_weight,
-        "variance": variance_weight,
-        "covariance": covariance_weight,
-    }
+    weights = {"invariance": invariance_weight, "variance": variance_weight, "covariance": covariance_weight}
     return weighted_sum(vibcreg_terms(z_a, z_b), weights)
 
 
@@ -72,7 +69,7 @@ class VIbCReg(TwoViewModel):
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:  # noqa: B008
+    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder, size)
         if config.projector_dims and config.whitening_groups:
             self.projector.append(IterNorm(config.projector_dims[-1], config.whitening_groups))

@@ -4,9 +4,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from sslsv.models.base import StepOutput, TwoViewModel
+from sslsv.models.base import StepOutput
 from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Weight
 from sslsv.models.terms import vicreg_terms, weighted_sum
+from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import section
 
 

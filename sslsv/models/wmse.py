@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from sslsv.models.base import Progress, StepOutput, TwoViewModel
+from sslsv.models.base import Progress, StepOutput
 from sslsv.models.fields import CropSeconds, LayerDims, Regularizers
 from sslsv.models.terms import feature_std, moved
+from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import section
 
 

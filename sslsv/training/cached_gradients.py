@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sslsv.models.base import Progress, StepOutput, TwoViewModel
+from sslsv.models.base import Progress, StepOutput
+from sslsv.models.two_view import TwoViewModel
 from sslsv.ops.layers import frozen_running_statistics
 
 

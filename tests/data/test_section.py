@@ -56,10 +56,7 @@ def test_speeds__as_classes_must_be_several_different_ones(speeds: list[float]) 
             r"augment\[0\].snr is not a setting; did you mean data.augment\[0\].snr_db",
         ),
         ([{"name": "noise", "snr_db": [5, 2]}], r"augment\[0\].snr_db is \(5.0, 2.0\): the first must not"),
-        (
-            [{"name": "noise", "speech_files": [0, 2]}],
-            r"augment\[0\].speech_files\[0\] is 0",
-        ),
+        ([{"name": "noise", "speech_files": [0, 2]}], r"augment\[0\].speech_files\[0\] is 0"),
         (
             [{"name": "noise", "probability": 2}],
             r"augment\[0\].probability is 2; it should be less than or equal to 1",

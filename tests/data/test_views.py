@@ -36,6 +36,11 @@ def ramp_corpus(root: Path, lengths: list[int], speakers: list[int] | None = Non
     )
 
 
+def dry_maker(root: Path, manifest: Manifest, groups: tuple = GROUPS, **settings: object) -> ViewMaker:
+    """A maker of crops as they are, unless the settings augment them."""
+    return ViewMaker(manifest, groups, DataConfig(root=str(root), **{"augment": (), **settings}), 1)
+
+
 def made(maker: ViewMaker, epoch: int, utterance: int, partner: int) -> tuple[dict[str, np.ndarray], int]:
     """The views of one sample, and the unreadable utterance that was met, or -1."""
     row = {"sample": 0, "epoch": epoch, "utterance": utterance, "partner": partner}
@@ -77,7 +82,7 @@ def test_make__epoch_utterance_view_and_seed_all_matter(demo_corpus: Path) -> No
 
 def test_make__without_augmentation_is_the_file_itself(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [30000, 8000])
-    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=()), 1)
+    maker = dry_maker(tmp_path, manifest)
     for view in made(maker, 0, 0, 0)[0]["views"]:
         assert np.array_equal(np.diff(view.astype(int)), np.ones(15999))
     for view in made(maker, 0, 1, 1)[0]["views"]:
@@ -85,9 +90,7 @@ def test_make__without_augmentation_is_the_file_itself(tmp_path: Path) -> None:
 
 
 def test_make__disjoint_crops_do_not_overlap(tmp_path: Path) -> None:
-    manifest = ramp_corpus(tmp_path, [32000, 32767, 20000])
-    data = DataConfig(root=str(tmp_path), augment=(), crop_overlap="disjoint")
-    maker = ViewMaker(manifest, GROUPS, data, 1)
+    maker = dry_maker(tmp_path, ramp_corpus(tmp_path, [32000, 32767, 20000]), crop_overlap="disjoint")
     for epoch in range(30):
         starts = [sorted(int(view[0]) for view in made(maker, epoch, i, i)[0]["views"]) for i in range(3)]
         assert starts[0] == [0, 16000]
@@ -99,7 +102,7 @@ def test_make__pairs_take_views_from_both_recordings(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [16000, 16000])
     soundfile.write(tmp_path / "1.wav", np.full(16000, -7, dtype=np.int16), 16000)
     groups = (("views", 2, 1.0, False), ("more", 3, 0.5, False))
-    views = made(ViewMaker(manifest, groups, DataConfig(root=str(tmp_path), augment=()), 1), 0, 0, 1)[0]
+    views = made(dry_maker(tmp_path, manifest, groups), 0, 0, 1)[0]
     assert views["views"].shape == (2, 16000) and views["more"].shape == (3, 8000)
     assert [int(view[0] == -7) for view in (*views["views"], *views["more"])] == [0, 1, 0, 1, 0]
 
@@ -108,8 +111,7 @@ def test_make__one_speed_for_all_views_of_a_sample(tmp_path: Path) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(48000) / 16000)
     soundfile.write(tmp_path / "0.wav", tone, 16000)
     manifest = Manifest(paths=["0.wav"], speakers=np.array([0]), speaker_names=["a"])
-    data = DataConfig(root=str(tmp_path), augment=(), speeds=(0.9, 1.0, 1.1))
-    maker = ViewMaker(manifest, GROUPS, data, 1)
+    maker = dry_maker(tmp_path, manifest, speeds=(0.9, 1.0, 1.1))
     seen = set()
     for epoch in range(20):
         views = made(maker, epoch, 0, 0)[0]["views"]
@@ -123,7 +125,7 @@ def test_make__bad_utterance_is_replaced_and_named(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [20000] * 6, speakers=[0, 0, 0, 1, 1, 1])
     for i in (3, 4, 5):
         soundfile.write(tmp_path / f"{i}.wav", np.full(20000, -i, dtype=np.int16), 16000)
-    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=()), 1)
+    maker = dry_maker(tmp_path, manifest)
     (tmp_path / "4.wav").write_text("nothing")
     # A pair keeps its speaker: 4 is replaced by 5, never by 3, which is the other side.
     for epoch in range(10):
@@ -146,7 +148,7 @@ def test_make__a_pair_stays_of_one_speaker_where_a_speaker_has_no_third_utteranc
     manifest = ramp_corpus(tmp_path, [20000] * 6, speakers=[0, 0, 1, 1, 2, 2])
     for i in range(6):
         soundfile.write(tmp_path / f"{i}.wav", np.full(20000, -1 - i, dtype=np.int16), 16000)
-    maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=()), 1)
+    maker = dry_maker(tmp_path, manifest)
     (tmp_path / "1.wav").write_text("nothing")
     for epoch in range(5):
         for pair in ((0, 1), (1, 0)):
@@ -201,11 +203,10 @@ def test_make_batch__clean_views_are_crops_at_the_speed_of_their_sample(tmp_path
     manifest = ramp_corpus(tmp_path, [30000])
     groups = (("views", 2, 1.0, False), ("clean", 2, 1.0, True))
     gain = (augmentation_settings("gain", level_db=[-6.0206, -6.0206]),)
-    maker = ViewMaker(manifest, groups, DataConfig(root=str(tmp_path), augment=gain), 1)
-    batch, _ = made(maker, 0, 0, 0)
+    batch, _ = made(dry_maker(tmp_path, manifest, groups, augment=gain), 0, 0, 0)
     slopes = [np.diff(view.astype(float)).mean() for view in (*batch["views"], *batch["clean"])]
     assert np.allclose(slopes, [0.5, 0.5, 1.0, 1.0], atol=1e-3)
-    fast = ViewMaker(manifest, groups, DataConfig(root=str(tmp_path), augment=gain, speeds=(2.0,)), 1)
+    fast = dry_maker(tmp_path, manifest, groups, augment=gain, speeds=(2.0,))
     for view in made(fast, 0, 0, 0)[0]["clean"]:
         assert np.allclose(np.diff(view.astype(float))[100:12000].mean(), 2.0, atol=0.01)
 

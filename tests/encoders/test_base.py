@@ -6,7 +6,6 @@ import torch
 from sslsv import registry
 from sslsv.encoders.base import Encoder
 
-torch.set_num_threads(1)
 NAMES = registry.names("encoders")
 # Where the defaults take seconds to build, or keep parts from training.
 SETTINGS = {"speech_transformer": {"num_layers": 1, "front_frozen": False}}

@@ -7,7 +7,6 @@ from sslsv.encoders.peers import find_encoders
 from sslsv.settings import build as build_settings
 from tests.encoders.peers import largest_difference, peer_module
 
-torch.set_num_threads(1)
 SIZES = [  # num_mels, channels, aggregation_channels, embedding_dim, parameters
     (40, 512, 1536, 512, 7_075_008),
     (80, 512, 1536, 192, 6_194_048),
@@ -18,22 +17,17 @@ SIZES = [  # num_mels, channels, aggregation_channels, embedding_dim, parameters
 ]
 
 
-def build(num_mels: int, channels: int, aggregation_channels: int, embedding_dim: int) -> ECAPATDNN:
-    return ECAPATDNN(
-        ECAPATDNN.Config(
-            features=WideFeatures(num_mels=num_mels),
-            channels=channels,
-            aggregation_channels=aggregation_channels,
-            embedding_dim=embedding_dim,
-        )
-    )
+def build(num_mels: int, channels: int, aggregation: int, dim: int) -> ECAPATDNN:
+    settings = {"channels": channels, "aggregation_channels": aggregation, "embedding_dim": dim}
+    return ECAPATDNN(ECAPATDNN.Config(features=WideFeatures(num_mels=num_mels), **settings))
 
 
 @pytest.mark.parametrize(("num_mels", "channels", "aggregation", "dim", "parameters"), SIZES)
 def test_ecapa_tdnn__has_the_published_number_of_parameters(
     num_mels: int, channels: int, aggregation: int, dim: int, parameters: int
 ) -> None:
-    encoder = build(num_mels, channels, aggregation, dim)
+    with torch.device("meta"):
+        encoder = build(num_mels, channels, aggregation, dim)
     assert sum(p.numel() for p in encoder.parameters()) == parameters
 
 
@@ -83,22 +77,6 @@ def test_ecapa_tdnn__is_speechbrains_weight_for_weight(channels: int, aggregatio
     expected = theirs(features.mT)[:, 0]
     assert (ours(waveforms) - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (ours.eval()(waveforms) - theirs.eval()(features.mT)[:, 0]).abs().max() < 1e-4
-
-
-def test_ecapa_tdnn__pools_its_frames_and_recomputing_changes_no_bit() -> None:
-    torch.manual_seed(6)
-    encoder = build(40, 16, 24, 12)
-    waveforms = torch.randn(2, 8000)
-    gradients = []
-    for recomputes in (False, True):
-        encoder.recomputes_activations = recomputes
-        encoder.zero_grad()
-        encoder(waveforms).square().sum().backward()
-        gradients.append([p.grad.clone() for p in encoder.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    frames = encoder.eval().frames(waveforms)
-    assert frames.shape == (2, encoder.frame_dim, 51)
-    assert torch.equal(encoder.pool(frames), encoder(waveforms))
 
 
 def test_ecapa_tdnn__channels_that_cannot_be_cut_in_eight_are_refused() -> None:

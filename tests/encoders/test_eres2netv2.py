@@ -4,8 +4,6 @@ import torch
 from sslsv.encoders.eres2netv2 import ERes2NetV2
 from tests.encoders.peers import copy_in_order, largest_difference, peer_module
 
-torch.set_num_threads(1)
-
 
 @pytest.mark.parametrize(
     ("base_width", "scale", "expansion", "parameters"), [(26, 2, 2, 17_859_632), (24, 4, 4, 53_513_632)]

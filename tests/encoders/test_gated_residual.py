@@ -5,8 +5,6 @@ from torch import Tensor
 from sslsv.encoders.gated_residual import gated_residual
 from sslsv.encoders.thin_resnet34 import SqueezeExcitation
 
-torch.set_num_threads(1)
-
 
 def maps(dtype: torch.dtype, layout: torch.memory_format, shape=(3, 8, 5, 7)) -> list[Tensor]:
     """y, shortcut and a gradient."""

@@ -5,7 +5,6 @@ from sslsv.encoders.fields import KaldiFeatures
 from sslsv.encoders.redimnet import ReDimNet
 from tests.encoders.peers import copy_in_order, largest_difference, peer_module
 
-torch.set_num_threads(1)
 SIZES = {
     "b0": 1_001_851, "b1": 2_123_481, "b2": 4_888_241, "b3": 3_220_413, "b4": 6_432_305, "b5": 7_650_545,
     "b6": 15_006_257,

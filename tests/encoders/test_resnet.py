@@ -4,7 +4,6 @@ import torch
 from sslsv.encoders.resnet import ResNet
 from tests.encoders.peers import copy_in_order, largest_difference, peer_module
 
-torch.set_num_threads(1)
 SIZES = {18: 4_105_440, 34: 6_634_336, 50: 11_131_360, 101: 15_892_448, 221: 23_792_224, 293: 28_626_016}
 
 

@@ -2,8 +2,6 @@ import torch
 
 from sslsv.encoders.simple_audio_cnn import SimpleAudioCNN
 
-torch.set_num_threads(1)
-
 
 def test_simple_audio_cnn__has_the_published_number_of_parameters() -> None:
     assert sum(p.numel() for p in SimpleAudioCNN().parameters()) == 5_253_120

@@ -14,7 +14,6 @@ from sslsv.encoders.speech_transformer import (
 from sslsv.evaluation.export import load_encoder, pack_encoder, pack_onnx
 from sslsv.settings import ConfigError, build
 
-torch.set_num_threads(1)
 CONVOLUTIONS = [(8, 10, 5), (8, 8, 4), (8, 4, 2)]
 # Of torchaudio's models: with a norm after each layer (as Base) and before it (as Large).
 LAYOUTS = {

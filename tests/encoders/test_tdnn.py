@@ -5,8 +5,6 @@ from sslsv.encoders.fields import WideFeatures
 from sslsv.encoders.tdnn import TDNN
 from tests.encoders.peers import copy_in_order
 
-torch.set_num_threads(1)
-
 
 @pytest.mark.parametrize(
     ("num_mels", "has_second_layer", "parameters"),
@@ -16,7 +14,9 @@ def test_tdnn__has_the_published_number_of_parameters(
     num_mels: int, has_second_layer: bool, parameters: int
 ) -> None:
     config = TDNN.Config(features=WideFeatures(num_mels=num_mels), has_second_layer=has_second_layer)
-    assert sum(p.numel() for p in TDNN(config).parameters()) == parameters
+    with torch.device("meta"):
+        encoder = TDNN(config)
+    assert sum(p.numel() for p in encoder.parameters()) == parameters
 
 
 @pytest.mark.parametrize("is_training", [False, True])

@@ -6,8 +6,6 @@ import torch
 from sslsv.encoders.fields import Features
 from sslsv.encoders.thin_resnet34 import Block, SqueezeExcitation, ThinResNet34
 
-torch.set_num_threads(1)
-
 
 def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
@@ -41,9 +39,8 @@ def test_thin_resnet34__seed_is_the_wide_one() -> None:
 
 
 def test_thin_resnet34__eighty_mels_with_statistics() -> None:
-    assert (
-        count(ThinResNet34(ThinResNet34.Config(features=Features(num_mels=80), pooling="stats"))) == 2_665_622
-    )
+    config = ThinResNet34.Config(features=Features(num_mels=80), pooling="stats")
+    assert count(ThinResNet34(config)) == 2_665_622
 
 
 @pytest.mark.parametrize(
@@ -55,42 +52,17 @@ def test_thin_resnet34__eighty_mels_with_statistics() -> None:
     ],
 )
 def test_thin_resnet34__every_shape_embeds_any_length(stem, stem_time_stride, last_stride, pooling) -> None:
-    model = small(
-        stem=stem,
-        stem_time_stride=stem_time_stride,
-        last_stride=last_stride,
-        pooling=pooling,
-        features=Features(num_mels=30),
-    )
-    model.eval()
+    strides = {"stem_time_stride": stem_time_stride, "last_stride": last_stride}
+    model = small(stem=stem, **strides, pooling=pooling, features=Features(num_mels=30)).eval()
     for samples in (300, 4800):
         assert model(waveforms(2, samples)).shape == (2, 16)
 
 
-def test_thin_resnet34__rows_are_independent_when_evaluating() -> None:
-    model = small().eval()
-    whole = model(waveforms())
-    torch.testing.assert_close(model(waveforms()[1:2]), whole[1:2], rtol=1e-4, atol=1e-5)
-
-
-def test_thin_resnet34__channels_last_gives_the_same_embeddings() -> None:
-    model = small().eval()
-    expected = model(waveforms())
-    model = model.to(memory_format=torch.channels_last)
-    formats = []
-    model.blocks[3].register_forward_hook(
-        lambda *arguments: formats.append(arguments[2].is_contiguous(memory_format=torch.channels_last))
-    )
-    torch.testing.assert_close(model(waveforms()), expected, rtol=1e-3, atol=1e-5)
-    assert formats == [True]
-
-
-def test_thin_resnet34__bfloat16_autocast_is_close() -> None:
-    model = small().eval()
-    expected = model(waveforms())
-    with torch.autocast("cpu", torch.bfloat16):
-        embeddings = model(waveforms())
-    assert torch.nn.functional.cosine_similarity(embeddings.float(), expected).min() > 0.999
+def test_thin_resnet34__channels_last_goes_through_all_blocks() -> None:
+    model, maps = small().to(memory_format=torch.channels_last), []
+    model.blocks[3].register_forward_hook(lambda *arguments: maps.append(arguments[2]))
+    model(waveforms())
+    assert maps[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_thin_resnet34__embedding_batchnorm_centres_and_has_no_parameters() -> None:

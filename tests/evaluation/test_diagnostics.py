@@ -8,8 +8,6 @@ import torch
 from sslsv.evaluation import diagnostics, metrics
 from sslsv.models.terms import feature_std
 
-torch.set_num_threads(1)
-
 
 def isotropic(rows: int = 3000, dims: int = 32) -> torch.Tensor:
     return torch.randn(rows, dims, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

@@ -13,13 +13,7 @@ from sslsv import registry
 from sslsv.encoders.features import Spectrogram
 from sslsv.encoders.fields import Features, KaldiFeatures
 from sslsv.encoders.thin_resnet34 import ThinResNet34
-from sslsv.evaluation.export import (
-    ConvolutionalSpectrogram,
-    load_encoder,
-    pack_encoder,
-    pack_onnx,
-    traceable,
-)
+from sslsv.evaluation.export import ConvolutionalSpectrogram, load_encoder, pack_encoder, pack_onnx, traceable
 
 TINY = ThinResNet34.Config(width=2, embedding_dim=8)
 SETTINGS = {

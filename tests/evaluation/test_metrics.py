@@ -5,15 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sslsv.evaluation.metrics import (
-    ErrorCurve,
-    act_dcf,
-    bayes_threshold,
-    cllr,
-    eer,
-    min_cllr,
-    min_dcf,
-)
+from sslsv.evaluation.metrics import ErrorCurve, act_dcf, bayes_threshold, cllr, eer, min_cllr, min_dcf
 from sslsv.evaluation.scoring import cosine_scores
 
 METRICS = [eer, min_dcf, min_cllr]

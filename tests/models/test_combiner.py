@@ -3,42 +3,25 @@ from typing import Any
 import pytest
 import torch
 
-from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.barlow_twins import BarlowTwins
-from sslsv.models.base import Progress, TwoViewModel
 from sslsv.models.combiner import Combiner
 from sslsv.models.simclr import SimCLR
+from sslsv.models.two_view import TwoViewModel
 from sslsv.models.vicreg import VICReg
+from tests.models.networks import PROGRESS, batch, small
 
-torch.set_num_threads(1)
-PROGRESS = Progress(step=0, total_steps=10, epoch=0, total_epochs=1)
 Term = Combiner.Config.Term
 # A term, and the method that it is with its settings.
 SAME: dict[str, tuple[Term, type[TwoViewModel], dict[str, Any]]] = {
     "nt_xent": (Term(name="nt_xent", temperature=0.1), SimCLR, {"temperature": 0.1}),
-    "info_nce": (
-        Term(name="info_nce", temperature=0.1),
-        SimCLR,
-        {"temperature": 0.1, "form": "asymmetric"},
-    ),
+    "info_nce": (Term(name="info_nce", temperature=0.1), SimCLR, {"temperature": 0.1, "form": "asymmetric"}),
     "vicreg": (Term(name="vicreg", covariance_weight=0.7), VICReg, {"covariance_weight": 0.7}),
     "barlow_twins": (Term(name="barlow_twins", scale=0.5), BarlowTwins, {"scale": 0.5}),
 }
 
 
-def build(kind: type[TwoViewModel], **settings: Any) -> TwoViewModel:
-    torch.manual_seed(5)
-    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=8, stem_time_stride=2))
-    return kind(kind.Config(crop_seconds=0.3, **settings), encoder)
-
-
-def batch() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(6)
-    return {"views": torch.randint(-9000, 9000, (5, 2, 4800), generator=generator).to(torch.int16)}
-
-
 def loss_and_gradients(model: TwoViewModel) -> list[torch.Tensor]:
-    loss = model(batch(), PROGRESS).loss
+    loss = model(batch(model), PROGRESS).loss
     loss.backward()
     return [loss.detach(), *(p.grad for p in model.parameters())]
 
@@ -49,21 +32,19 @@ def test_combiner__one_term_of_weight_1_is_that_method_bit_for_bit(name: str, pl
     term, kind, settings = SAME[name]
     dims = (12, 6) if place == "projection_terms" else ()
     terms = {"embedding_terms": (), "projection_terms": ()} | {place: (term,)}
-    found = loss_and_gradients(build(Combiner, projector_dims=dims, **terms))
-    expected = loss_and_gradients(build(kind, projector_dims=dims, **settings))
+    found = loss_and_gradients(small(Combiner, projector_dims=dims, **terms))
+    expected = loss_and_gradients(small(kind, projector_dims=dims, **settings))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_combiner__the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    embedding_terms = (Term(name="info_nce", weight=2.0), Term(name="barlow_twins", weight=0.5))
-    projection_terms = (Term(name="vicreg", weight=3.0),)
-    model = build(
+    model = small(
         Combiner,
         projector_dims=(12, 6),
-        embedding_terms=embedding_terms,
-        projection_terms=projection_terms,
+        embedding_terms=(Term(name="info_nce", weight=2.0), Term(name="barlow_twins", weight=0.5)),
+        projection_terms=(Term(name="vicreg", weight=3.0),),
     )
-    output = model(batch(), PROGRESS)
+    output = model(batch(model), PROGRESS)
     terms = {name: value.item() for name, value in output.metrics.items()}
     expected = 2 * terms["embedding_info_nce"] + 0.5 * terms["embedding_barlow_twins"]
     assert output.loss.item() == pytest.approx(expected + 3 * terms["projection_vicreg"])

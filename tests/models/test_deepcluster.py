@@ -1,31 +1,20 @@
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not part of the installed package
-from benchmarks.world_size import SIZE, NoiseCorpus, noise_batch  # noqa: E402
-from sslsv.encoders.thin_resnet34 import ThinResNet34  # noqa: E402
-from sslsv.models.base import CorpusSize, Progress  # noqa: E402
-from sslsv.models.deepcluster import DeepCluster, deepcluster_loss  # noqa: E402
+from benchmarks.world_size import SIZE, NoiseCorpus, noise_batch
+from sslsv.models.base import CorpusSize, Progress
+from sslsv.models.deepcluster import DeepCluster, deepcluster_loss
+from tests.models import networks
+from tests.models.networks import unit
 
-torch.set_num_threads(1)
 FIRST, SECOND = Progress(0, 10, 0, 2), Progress(5, 10, 1, 2)
 
 
-def small(num_prototypes: int = 6) -> DeepCluster:
-    torch.manual_seed(8)
-    encoder = ThinResNet34(ThinResNet34.Config(width=2, embedding_dim=16, stem_time_stride=2))
-    config = DeepCluster.Config(crop_seconds=0.3, projector_dims=(16, 8), num_prototypes=num_prototypes)
-    return DeepCluster(config, encoder, SIZE)
-
-
-def unit(*shape: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+def small() -> DeepCluster:
+    return networks.small(DeepCluster, SIZE, width=2, projector_dims=(16, 8), num_prototypes=6)
 
 
 def test_deepcluster_loss__is_the_mean_over_heads_and_views_in_loops() -> None:

@@ -5,49 +5,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import Progress
 from sslsv.models.dino import DINO, dino_loss, dino_targets, rdino_regularizer, warmed_up
 from tests.models.lightly_losses import lightly_loss
-
-torch.set_num_threads(1)
-PROGRESS = Progress(step=0, total_steps=10, epoch=0, total_epochs=2)
-LATER = Progress(step=5, total_steps=10, epoch=1, total_epochs=2)
+from tests.models.networks import LATER, PROGRESS, batch, small, unit
 
 
-def unit(*shape: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
-
-
-def small(**settings: object) -> DINO:
-    torch.manual_seed(8)
-    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
-    sizes = {"long_seconds": 0.4, "short_seconds": 0.3, "head_dims": (12, 6), "num_prototypes": 10}
-    return DINO(DINO.Config(**{**sizes, **settings}), encoder)
-
-
-def batch(seed: int, rows: int = 4) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {"long": (rows, 2, 6400), "short": (rows, 4, 4800)}
-    return {k: torch.randint(-9000, 9000, s, generator=generator).to(torch.int16) for k, s in shapes.items()}
-
-
-def test_dino_loss__is_the_sum_in_loops_without_pairs_of_one_view() -> None:
-    rows, prototypes = unit(4, 3, 5, seed=1), unit(7, 5, seed=2)
-    targets = torch.softmax(torch.randn(2, 3, 7, dtype=torch.float64), 2)
-    expected = 0.0
-    for j in range(2):
-        for i in range(4):
-            for row in range(3):
-                logs = torch.log_softmax(prototypes @ rows[i, row] / 0.1, 0)
-                expected -= float(targets[j, row] @ logs) / 3 / 6 if i != j else 0.0
-    assert dino_loss(rows, prototypes, targets, 0.1).item() == pytest.approx(expected, rel=1e-12)
+def model(**settings: object) -> DINO:
+    return small(DINO, **{"head_dims": (12, 6), "num_prototypes": 10, **settings})
 
 
 def test_dino_loss__value_gradient_and_centre_are_those_of_lightly_over_three_steps() -> None:
     theirs = lightly_loss("dino_loss", "DINOLoss")(output_dim=7)
-    ours, prototypes = small(num_prototypes=7, head_dims=(5,)), unit(7, 5, seed=2).float()
+    ours, prototypes = model(num_prototypes=7, head_dims=(5,)), unit(7, 5, seed=2).float()
     ours.teacher["prototypes"].weight.data.copy_(prototypes)
     for step in range(3):
         teacher, a = unit(2, 3, 5, seed=10 + step).float(), unit(6, 3, 5, seed=20 + step).float()
@@ -104,12 +74,12 @@ def test_dino_targets__a_shift_of_cosines_and_centre_changes_nothing() -> None:
 def test_dino__the_centre_moves_after_the_loss_to_the_mean_cosines_of_both_long_views(
     momentum: float, share: float
 ) -> None:
-    model, rows = small(centre_momentum=momentum), unit(2, 4, 6, seed=1).float()
-    cosines = rows @ model.teacher["prototypes"]().T
-    targets = model.targets(rows, PROGRESS)
-    model.move_centre(rows)
+    dino, rows = model(centre_momentum=momentum), unit(2, 4, 6, seed=1).float()
+    cosines = rows @ dino.teacher["prototypes"]().T
+    targets = dino.targets(rows, PROGRESS)
+    dino.move_centre(rows)
     assert torch.allclose(targets, torch.softmax(cosines / 0.04, 2), atol=1e-6)
-    assert torch.allclose(model.centre, share * cosines.mean((0, 1)), atol=1e-7)
+    assert torch.allclose(dino.centre, share * cosines.mean((0, 1)), atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -147,42 +117,24 @@ def test_dino__only_centring_and_sharpening_together_prevent_collapse(
 
 def test_dino__prototypes_stand_still_in_the_first_epoch_and_each_gradient_is_clipped() -> None:
     for progress, is_frozen in ((PROGRESS, True), (LATER, False)):
-        model = small(tensor_clip_norm=1e-3)
-        model(batch(0), progress).loss.backward()
-        model.before_step(progress)
-        assert (model.prototypes.weight.grad is None) == is_frozen
-        norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        dino = model(tensor_clip_norm=1e-3)
+        dino(batch(dino), progress).loss.backward()
+        dino.before_step(progress)
+        assert (dino.prototypes.weight.grad is None) == is_frozen
+        norms = [p.grad.norm() for p in dino.parameters() if p.grad is not None]
         assert max(norms) <= 1.001e-3 and sum(norm > 0.9e-3 for norm in norms) > 5
 
 
 def test_dino__embeds_with_the_teacher_which_gets_no_gradient_and_only_long_views() -> None:
-    model, seen = small(), []
-    model.teacher["encoder"].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
-    model(batch(0), PROGRESS).loss.backward()
-    assert all(p.grad is None for p in model.teacher.parameters())
+    dino, seen = model(), []
+    dino.teacher["encoder"].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
+    dino(batch(dino), PROGRESS).loss.backward()
+    assert all(p.grad is None for p in dino.teacher.parameters())
     assert seen == [(8, 6400)]
-    model.eval()
+    dino.eval()
     waveforms = torch.randn(2, 4800)
-    assert torch.equal(model.embed(waveforms), model.teacher["encoder"](waveforms))
-    assert model.embedding_dim == 16
-
-
-def test_dino__a_resumed_run_takes_the_same_step() -> None:
-    model, other = small(), small()
-    for step in range(3):
-        if step == 2:
-            other.load_state_dict(copy.deepcopy(model.state_dict()))
-        for each in (model, other) if step == 2 else (model,):
-            each.zero_grad()
-            each(batch(step), LATER).loss.backward()
-            each.before_step(LATER)
-            with torch.no_grad():
-                for parameter in each.parameters():
-                    if parameter.grad is not None:
-                        parameter -= 0.1 * parameter.grad
-            each.after_step(LATER)
-    states = model.state_dict(), other.state_dict()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert torch.equal(dino.embed(waveforms), dino.teacher["encoder"](waveforms))
+    assert dino.embedding_dim == 16
 
 
 def test_rdino_regularizer__is_the_authors_sum_of_the_student() -> None:
@@ -196,13 +148,13 @@ def test_rdino_regularizer__is_the_authors_sum_of_the_student() -> None:
 
 
 def test_dino__the_regularizer_is_added_with_a_weight_that_rises_by_epochs() -> None:
-    model = small(regularizer_weight=0.2, regularizer_dim=9)
-    weights = [model.penalty_weight(Progress(0, 1, epoch, 20)) for epoch in (0, 3, 9, 12)]
+    dino = model(regularizer_weight=0.2, regularizer_dim=9)
+    weights = [dino.penalty_weight(Progress(0, 1, epoch, 20)) for epoch in (0, 3, 9, 12)]
     assert weights == pytest.approx([0.05, 0.1, 0.2, 0.2])
-    state = copy.deepcopy(model.state_dict())
-    first = model(batch(0), PROGRESS)
-    model.load_state_dict(state)
-    last = model(batch(0), Progress(0, 10, 12, 20))
+    state = copy.deepcopy(dino.state_dict())
+    first = dino(batch(dino), PROGRESS)
+    dino.load_state_dict(state)
+    last = dino(batch(dino), Progress(0, 10, 12, 20))
     rise = 0.15 * first.metrics["regularizer"].item()
     assert (last.loss - first.loss).item() == pytest.approx(rise, rel=1e-4)
 

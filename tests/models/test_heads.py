@@ -2,9 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslsv.models.heads import BottleneckHead, Prototypes, by_view, in_views, log_sum_exp
-
-torch.set_num_threads(1)
+from sslsv.models.heads import BottleneckHead, Prototypes, log_sum_exp
 
 
 def count(module: torch.nn.Module) -> int:
@@ -33,13 +31,6 @@ def test_bottleneck_head__gives_unit_vectors_and_begins_as_in_dino() -> None:
     assert head.hidden[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_bottleneck_head__its_two_halves_make_the_whole() -> None:
-    head = BottleneckHead(8, (12, 4), wide_dim=6).eval()
-    x = torch.randn(5, 8)
-    assert head.hidden(x).shape == (5, 6)
-    assert torch.equal(head(x), head.to_bottleneck(head.hidden(x)))
-
-
 def test_prototypes__are_directions_alone() -> None:
     prototypes = Prototypes(7, 4)
     (prototypes() * torch.randn(7, 4)).sum().backward()
@@ -55,8 +46,3 @@ def test_log_sum_exp__equals_the_plain_one_and_its_gradients() -> None:
     plain = (rows @ prototypes.T / 0.1).logsumexp(2)
     assert torch.allclose(log_sum_exp(rows, prototypes, 0.1), plain, rtol=1e-12)
     assert torch.autograd.gradcheck(lambda a, b: log_sum_exp(a, b, 0.1), (rows, prototypes))
-
-
-def test_by_view__and_in_views_undo_each_other() -> None:
-    views = torch.arange(2 * 3 * 4).view(2, 3, 4)
-    assert torch.equal(in_views(by_view(views), 2), views.transpose(0, 1))

@@ -10,7 +10,6 @@ from sslsv.models.fields import MarginConfig, MarginSchedule
 from sslsv.models.margins import Margin, add_angle, add_by_quality, multiply_angle, rising_share
 from sslsv.models.simclr import SimCLR
 
-torch.set_num_threads(1)
 KINDS = ("am", "aam", "sphereface", "curricularface", "magface", "adaface")
 EXACT = ("am", "aam", "sphereface", "magface", "adaface")  # none of theirs is NT-Xent
 COSINES = torch.linspace(-1, 1, 41, dtype=torch.float64)

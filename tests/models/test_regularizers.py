@@ -1,34 +1,28 @@
-import contextlib
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not part of the installed package
-from benchmarks import gradient_accumulation as accumulation  # noqa: E402
-from benchmarks.world_size import SIZE, noise_batch, relative_error, small_settings  # noqa: E402
-from sslsv import registry  # noqa: E402
-from sslsv.config import Config  # noqa: E402
-from sslsv.encoders.thin_resnet34 import ThinResNet34  # noqa: E402
-from sslsv.models.base import REGULARIZERS, Model, Progress  # noqa: E402
-from sslsv.models.fields import RegularizerConfig  # noqa: E402
-from sslsv.models.regularizers import NUM_DIRECTIONS, regularizer_terms  # noqa: E402
-from sslsv.models.terms import koleo, sigreg, variance_and_covariance  # noqa: E402
-from sslsv.settings import ConfigError, apply_overrides  # noqa: E402
-from sslsv.training.cached_gradients import ChunkReplay, backward_in_chunks  # noqa: E402
-from tests.models.lightly_losses import lightly_loss  # noqa: E402
+from benchmarks import gradient_accumulation as accumulation
+from benchmarks.world_size import SIZE, noise_batch, relative_error, small_settings
+from sslsv import registry
+from sslsv.config import Config
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.models.base import Model, StepOutput
+from sslsv.models.fields import RegularizerConfig
+from sslsv.models.regularizers import NUM_DIRECTIONS, regularizer_terms
+from sslsv.models.terms import koleo, sigreg, variance_and_covariance
+from sslsv.settings import ConfigError, apply_overrides
+from tests.models import networks
+from tests.models.networks import PROGRESS
 
-torch.set_num_threads(1)
-PROGRESS = Progress(step=3, total_steps=10, epoch=0, total_epochs=1)
 NAMES = ("koleo", "variance", "covariance", "sigreg")
 ALL = tuple(RegularizerConfig(name=name, weight=0.1 * (i + 1)) for i, name in enumerate(NAMES))
 
 
 def regularized(name: str, regularizers: tuple[RegularizerConfig, ...]) -> Model:
     torch.manual_seed(30)
-    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
+    encoder = ThinResNet34(ThinResNet34.Config(width=2, embedding_dim=16, stem_time_stride=2))
     config = replace(small_settings(name), regularizers=regularizers)
     return registry.find("models", name)(config, encoder, SIZE).double()
 
@@ -55,14 +49,6 @@ def test_regularizer_terms__are_means_over_views_of_the_terms_alone() -> None:
         assert term.item() == pytest.approx(expected[name].item(), rel=1e-12), name
 
 
-def test_koleo__of_a_view_is_that_of_lightly() -> None:
-    rows = torch.randn(9, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    theirs = lightly_loss("koleo_loss", "KoLeoLoss")()(rows).item()
-    assert regularizer_terms(["koleo"], rows[None], PROGRESS.generator())["koleo"].item() == pytest.approx(
-        theirs, rel=1e-9
-    )
-
-
 @pytest.mark.parametrize(
     "name",
     ["simclr", "combiner", "byol", "moco", "cpc", "supervised", "lejepa", "simsiam", "swav", "deepcluster"],
@@ -77,16 +63,11 @@ def test_regularized__adds_weighted_terms_of_the_embeddings_and_their_gradient(n
 
 
 @pytest.mark.parametrize("name", registry.names("models"))
-def test_regularized__without_any_the_output_is_left_alone(name: str) -> None:
-    kind = registry.find("models", name)
-    assert kind.Config().regularizers == ()
-    model, output = regularized(name, ()), object()
-    assert model.regularized(output, torch.zeros(2, 1, 4), PROGRESS) is output
-
-
-def test_regularized__draws_are_not_those_of_the_methods_loss() -> None:
-    draws = {torch.randn(2, generator=PROGRESS.generator(each)) for each in (0, REGULARIZERS)}
-    assert len({tuple(each.tolist()) for each in draws}) == 2
+def test_regularized__without_any_the_loss_is_left_alone(name: str) -> None:
+    assert registry.find("models", name).Config().regularizers == ()
+    output = StepOutput(torch.ones(()), {})
+    found = regularized(name, ()).regularized(output, torch.zeros(2, 1, 4), PROGRESS)
+    assert found.loss is output.loss and found.metrics == {"batch_feature_std": 0}
 
 
 @pytest.mark.parametrize("num_chunks", [2, 8])
@@ -99,19 +80,8 @@ def test_regularized__in_chunks_is_the_undivided_batch(num_chunks: int) -> None:
         )
         model = registry.find("models", "simclr")(config, accumulation.PlainEncoder()).double()
         batch = {"views": accumulation.views()}
-        if chunks == 1:
-            output = model(batch, PROGRESS)
-            output.loss.backward()
-        else:
-            output = backward_in_chunks(
-                ChunkReplay(model),
-                batch,
-                PROGRESS,
-                accumulation.BATCH // chunks,
-                scaler=torch.amp.GradScaler("cpu", enabled=False),
-                autocast=contextlib.nullcontext,
-                seed_chunk=torch.manual_seed,
-            )
+        chunk_size = None if chunks == 1 else accumulation.BATCH // chunks
+        output = networks.step(model, batch, PROGRESS, chunk_size)
         results.append((output.loss.item(), {n: p.grad.clone() for n, p in model.named_parameters()}))
     assert results[1][0] == pytest.approx(results[0][0], rel=1e-9)
     assert relative_error(results[1][1], results[0][1]) < 1e-9

@@ -1,40 +1,21 @@
-import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sslsv.encoders.thin_resnet34 import ThinResNet34
-from sslsv.models.base import Progress
 from sslsv.models.sdpn import SDPN, cross_entropy, memax, sdpn_targets
 from sslsv.models.terms import correlation_penalty, koleo
 from tests.models.lightly_losses import lightly_loss
-
-torch.set_num_threads(1)
-PROGRESS = Progress(step=0, total_steps=10, epoch=0, total_epochs=2)
-
-
-def unit(*shape: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+from tests.models.networks import PROGRESS, batch, small, unit
 
 
 def logs(rows: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
     return torch.log_softmax(rows @ prototypes.T / 0.1, -1)
 
 
-def small(**settings: object) -> SDPN:
-    torch.manual_seed(8)
-    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
-    sizes = {"long_seconds": 0.4, "short_seconds": 0.3, "head_dims": (12, 6), "num_prototypes": 10}
-    return SDPN(SDPN.Config(**{**sizes, **settings}), encoder)
-
-
-def batch(seed: int, rows: int = 4) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {"long": (rows, 1, 6400), "short": (rows, 4, 4800)}
-    return {k: torch.randint(-9000, 9000, s, generator=generator).to(torch.int16) for k, s in shapes.items()}
+def model(**settings: object) -> SDPN:
+    return small(SDPN, head_dims=(12, 6), num_prototypes=10, **settings)
 
 
 def test_sdpn_loss__cross_entropy_and_memax_and_their_gradients_are_those_of_lightly() -> None:
@@ -76,18 +57,6 @@ def test_sdpn_targets__are_the_softmax_at_a_tenth_sharpened_by_a_quarter() -> No
     assert torch.allclose(sdpn_targets(teacher, prototypes, 0.025, 0), sharp, atol=1e-14)
 
 
-def test_sdpn_targets__are_sinkhorns_scaling_of_the_transposed_shares_in_loops() -> None:
-    teacher, prototypes = unit(6, 5, seed=2), unit(7, 5, seed=1)
-    rows = torch.softmax(teacher @ prototypes.T / 0.2, 1)
-    shares = rows.T / rows.sum()
-    for _ in range(3):
-        for k in range(7):
-            shares[k] /= shares[k].sum() * 7
-        for i in range(6):
-            shares[:, i] /= shares[:, i].sum() * 6
-    assert torch.allclose(sdpn_targets(teacher, prototypes, 0.2, 3), 6 * shares.T, rtol=1e-12)
-
-
 def test_sdpn_targets__a_prototype_whose_shares_all_underflow_leaves_them_finite() -> None:
     teacher, prototypes = torch.tensor([[1.0, 0.0]]).repeat(3, 1), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     targets = sdpn_targets(teacher, prototypes, 0.001, 3)
@@ -102,18 +71,22 @@ def test_memax__is_zero_for_uniform_and_ln_k_for_one_prototype() -> None:
     assert value.item() == pytest.approx(math.log(8)) and torch.isfinite(one.grad).all()
 
 
-def test_sdpn__loss_is_the_sum_of_its_terms_with_koleo_of_each_views_embeddings() -> None:
-    for settings in ({}, {"koleo_weight": 0.0, "correlation_weight": 0.3}):
-        model, data = small(**settings).eval(), batch(0)
-        views = [model.encoder(data["short"][:, i]) for i in range(4)]
-        prototypes = model.prototypes()
-        predicted = logs(torch.stack([model.head(view) for view in views]), prototypes)
-        teacher = model.teacher["head"](model.teacher["encoder"](data["long"][:, 0]))
-        expected = cross_entropy(predicted, sdpn_targets(teacher, prototypes, 0.025, 3))
-        expected = expected + memax(predicted.exp().mean((0, 1)))
-        term, weight = (correlation_penalty, 0.3) if settings else (koleo, 0.1)
-        expected = expected + weight * sum(term(view) for view in views)
-        assert model(data, PROGRESS).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+@pytest.mark.parametrize(
+    ("settings", "term", "weight"),
+    [({}, koleo, 0.1), ({"koleo_weight": 0.0, "correlation_weight": 0.3}, correlation_penalty, 0.3)],
+)
+def test_sdpn__loss_is_the_sum_of_its_terms_with_koleo_of_each_views_embeddings(
+    settings, term, weight
+) -> None:
+    sdpn = model(**settings).eval()
+    data = batch(sdpn)
+    views = [sdpn.encoder(data["short"][:, i]) for i in range(4)]
+    prototypes = sdpn.prototypes()
+    predicted = logs(torch.stack([sdpn.head(view) for view in views]), prototypes)
+    teacher = sdpn.teacher["head"](sdpn.teacher["encoder"](data["long"][:, 0]))
+    expected = cross_entropy(predicted, sdpn_targets(teacher, prototypes, 0.025, 3))
+    expected = expected + memax(predicted.exp().mean((0, 1))) + weight * sum(map(term, views))
+    assert sdpn(data, PROGRESS).loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_sdpn__begins_at_ln_k_with_random_rows() -> None:
@@ -124,44 +97,26 @@ def test_sdpn__begins_at_ln_k_with_random_rows() -> None:
 
 
 def test_sdpn__the_teacher_hears_the_clean_long_view_and_the_student_the_short_ones() -> None:
-    model, seen = small(), []
-    for encoder in (model.encoder, model.teacher["encoder"]):
+    sdpn, seen = model(), []
+    for encoder in (sdpn.encoder, sdpn.teacher["encoder"]):
         encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
-    model(batch(0), PROGRESS).loss.backward()
+    sdpn(batch(sdpn), PROGRESS).loss.backward()
     assert seen == [(16, 4800), (4, 6400)]
-    assert [group.is_clean for group in model.views] == [True, False]
-    assert all(p.grad is None for p in model.teacher.parameters())
-    assert model.embedder == "teacher.encoder" and "prototypes" not in model.teacher
+    assert [group.is_clean for group in sdpn.views] == [True, False]
+    assert all(p.grad is None for p in sdpn.teacher.parameters())
+    assert sdpn.embedder == "teacher.encoder" and "prototypes" not in sdpn.teacher
 
 
 def test_sdpn__prototypes_do_not_decay_and_have_a_rate_of_their_own() -> None:
-    model = small(prototype_rate_scale=4.0)
-    *others, last = model.parameter_groups()
-    assert last == {"params": [model.prototypes.weight], "decays": False, "rate_scale": 4.0}
+    sdpn = model(prototype_rate_scale=4.0)
+    *others, last = sdpn.parameter_groups()
+    assert last == {"params": [sdpn.prototypes.weight], "decays": False, "rate_scale": 4.0}
     assert all(group.get("rate_scale", 1.0) == 1.0 for group in others)
 
 
 def test_sdpn__each_gradient_is_clipped_by_itself() -> None:
-    model = small(tensor_clip_norm=1e-3)
-    model(batch(0), PROGRESS).loss.backward()
-    model.before_step(PROGRESS)
-    norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+    sdpn = model(tensor_clip_norm=1e-3)
+    sdpn(batch(sdpn), PROGRESS).loss.backward()
+    sdpn.before_step(PROGRESS)
+    norms = [p.grad.norm() for p in sdpn.parameters() if p.grad is not None]
     assert max(norms) <= 1.001e-3 and sum(norm > 0.9e-3 for norm in norms) > 5
-
-
-def test_sdpn__a_resumed_run_takes_the_same_step() -> None:
-    model, other = small(), small()
-    for step in range(3):
-        if step == 2:
-            other.load_state_dict(copy.deepcopy(model.state_dict()))
-        for each in (model, other) if step == 2 else (model,):
-            each.zero_grad()
-            each(batch(step), PROGRESS).loss.backward()
-            each.before_step(PROGRESS)
-            with torch.no_grad():
-                for parameter in each.parameters():
-                    if parameter.grad is not None:
-                        parameter -= 0.1 * parameter.grad
-            each.after_step(PROGRESS)
-    states = model.state_dict(), other.state_dict()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

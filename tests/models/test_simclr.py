@@ -8,41 +8,18 @@ from sslsv.models.base import Progress
 from sslsv.models.contrast import contrastive_loss, info_nce_loss, nt_xent_loss, view_logits
 from sslsv.models.simclr import SimCLR
 from tests.models.lightly_losses import lightly_loss
-
-torch.set_num_threads(1)
-
-
-def projections(rows: int = 6, dims: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(20)
-    a = torch.randn(rows, dims, generator=generator, dtype=torch.float64)
-    return a, a + 0.5 * torch.randn(rows, dims, generator=generator, dtype=torch.float64)
+from tests.models.networks import pair
 
 
 @pytest.mark.parametrize("temperature", [0.03, 0.5])
-def test_nt_xent_loss__equals_algorithm_1_in_loops(temperature: float) -> None:
-    z_a, z_b = projections()
-    z = [*z_a, *z_b]
-    count = len(z_a)
-
-    def similarity(i: int, j: int) -> float:
-        return ((z[i] @ z[j]) / (z[i].norm() * z[j].norm())).item() / temperature
-
-    total = 0.0
-    for i in range(2 * count):
-        positive = (i + count) % (2 * count)
-        denominator = sum(math.exp(similarity(i, k)) for k in range(2 * count) if k != i)
-        total += -math.log(math.exp(similarity(i, positive)) / denominator)
-    assert nt_xent_loss(z_a, z_b, temperature).item() == pytest.approx(total / (2 * count), rel=1e-10)
-
-
-def test_nt_xent_loss__equals_lightly() -> None:
-    z_a, z_b = (z.float() for z in projections(16, 32))
-    expected = lightly_loss("ntx_ent_loss", "NTXentLoss")(temperature=0.1)(z_a, z_b)
-    assert nt_xent_loss(z_a, z_b, 0.1).item() == pytest.approx(expected.item(), rel=1e-5)
+def test_nt_xent_loss__equals_lightly(temperature: float) -> None:
+    z_a, z_b = (z.float() for z in pair(16, 32))
+    expected = lightly_loss("ntx_ent_loss", "NTXentLoss")(temperature=temperature)(z_a, z_b)
+    assert nt_xent_loss(z_a, z_b, temperature).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_nt_xent_loss__ignores_length_order_of_views_and_of_rows() -> None:
-    z_a, z_b = projections()
+    z_a, z_b = pair(6, 5)
     loss = nt_xent_loss(z_a, z_b, 0.1).item()
     order = torch.tensor([3, 1, 5, 0, 2, 4])
     for a, b in ((z_b, z_a), (7 * z_a, 0.1 * z_b), (z_a[order], z_b[order])):
@@ -67,7 +44,7 @@ def test_simclr__accuracy_is_one_for_identical_views_and_zero_for_swapped_ones()
 
 
 def test_info_nce_loss__is_the_cross_entropy_of_cosines_with_the_other_view() -> None:
-    z_a, z_b = projections()
+    z_a, z_b = pair(6, 5)
     cosines = F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T
     expected = F.cross_entropy(cosines / 0.1, torch.arange(6))
     assert info_nce_loss(z_a, z_b, 0.1).item() == pytest.approx(expected.item(), rel=1e-12)

@@ -10,7 +10,6 @@ from sslsv.models.clustering import sinkhorn
 from sslsv.models.swav import SwAV, swav_loss
 from tests.models.lightly_losses import lightly_loss
 
-torch.set_num_threads(1)
 EARLY, LATE = Progress(0, 10, 0, 3), Progress(8, 10, 2, 3)
 
 

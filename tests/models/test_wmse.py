@@ -4,14 +4,10 @@ import pytest
 import torch
 
 from sslsv.config import Config
-from sslsv.encoders.thin_resnet34 import ThinResNet34
-from sslsv.models.base import Progress
 from sslsv.models.wmse import WMSE, whiten, wmse_loss
 from sslsv.settings import ConfigError, apply_overrides
 from tests.models.lightly_losses import lightly_loss
-
-torch.set_num_threads(1)
-PROGRESS = Progress(step=3, total_steps=10, epoch=0, total_epochs=1)
+from tests.models.networks import PROGRESS, small
 
 
 def rows(count: int = 16, seed: int = 1, dim: int = 4) -> torch.Tensor:
@@ -20,11 +16,8 @@ def rows(count: int = 16, seed: int = 1, dim: int = 4) -> torch.Tensor:
     return torch.randn(count, dim, generator=generator, dtype=torch.float64) @ mixing + 3.0
 
 
-def small(**settings: object) -> WMSE:
-    torch.manual_seed(8)
-    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16, stem_time_stride=2))
-    config = WMSE.Config(crop_seconds=0.3, projector_dims=(12, 4), group_size=8)
-    return WMSE(dataclasses.replace(config, **settings), encoder)
+def model(**settings: object) -> WMSE:
+    return small(WMSE, **{"projector_dims": (12, 4), "group_size": 8, **settings})
 
 
 def test_whiten__mean_is_0_and_covariance_the_identity() -> None:
@@ -63,21 +56,15 @@ def test_whiten__too_few_rows_give_nan_unless_they_are_shrunk(count, shrinkage, 
     assert bool(whiten(rows(count), shrinkage).isfinite().all()) == is_finite
 
 
-def test_wmse_loss__is_that_of_lightly() -> None:
-    theirs = lightly_loss("wmse_loss", "WMSELoss")(embedding_dim=4, w_size=16, track_running_stats=False)
-    z_a, z_b = rows(seed=1), rows(seed=2)
-    expected = theirs(torch.cat([z_a, z_b])).item()  # a single group: its order does not matter
-    assert wmse_loss(z_a, z_b, torch.arange(16), 16).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_wmse_loss__is_that_of_lightly_group_by_group() -> None:
-    theirs = lightly_loss("wmse_loss", "WMSELoss")(embedding_dim=4, w_size=8, track_running_stats=False)
+@pytest.mark.parametrize("group_size", [8, 16])
+def test_wmse_loss__is_that_of_lightly_group_by_group(group_size: int) -> None:
+    theirs = lightly_loss("wmse_loss", "WMSELoss")(4, w_size=group_size, track_running_stats=False)
     z_a, z_b = rows(seed=1), rows(seed=2)
     torch.manual_seed(9)
     order = torch.randperm(16)
     torch.manual_seed(9)
     expected = theirs(torch.cat([z_a, z_b])).item()
-    assert wmse_loss(z_a, z_b, order, 8).item() == pytest.approx(expected, rel=1e-6)
+    assert wmse_loss(z_a, z_b, order, group_size).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_wmse_loss__equal_views_cost_nothing_and_independent_ones_2() -> None:
@@ -88,20 +75,20 @@ def test_wmse_loss__equal_views_cost_nothing_and_independent_ones_2() -> None:
 
 
 def test_wmse__partitions_depend_on_the_step_alone_and_are_averaged() -> None:
-    model, (z_a, z_b) = small(num_partitions=3), (rows(seed=1), rows(seed=2))
+    wmse, (z_a, z_b) = model(num_partitions=3), (rows(seed=1), rows(seed=2))
     generator = PROGRESS.generator()
     orders = [torch.randperm(16, generator=generator) for _ in range(3)]
     expected = sum(wmse_loss(z_a, z_b, order, 8).item() for order in orders) / 3
     for seed in (1, 2):
         torch.manual_seed(seed)  # workers differ in PyTorch's own draws
-        assert model.loss_at(z_a, z_b, PROGRESS).loss.item() == pytest.approx(expected, rel=1e-12)
+        assert wmse.loss_at(z_a, z_b, PROGRESS).loss.item() == pytest.approx(expected, rel=1e-12)
     later = dataclasses.replace(PROGRESS, step=4)
-    assert model.loss_at(z_a, z_b, later).loss.item() != pytest.approx(expected, rel=1e-3)
+    assert wmse.loss_at(z_a, z_b, later).loss.item() != pytest.approx(expected, rel=1e-3)
 
 
 def test_wmse__a_collapse_is_not_finite_and_no_exception() -> None:
     constant = torch.ones(16, 4)
-    output = small().loss_at(constant, constant, PROGRESS)
+    output = model().loss_at(constant, constant, PROGRESS)
     assert output.loss.isnan() and output.metrics["projection_feature_std"] == 0
 
 
@@ -114,7 +101,7 @@ def test_wmse__a_collapse_is_not_finite_and_no_exception() -> None:
 )
 def test_wmse_config__groups_too_small_for_their_dimensions_are_refused(settings, sentence) -> None:
     with pytest.raises(ValueError, match=sentence):
-        small(**settings)
+        model(**settings)
 
 
 def test_wmse_config__groups_must_fill_the_batch() -> None:
@@ -122,4 +109,4 @@ def test_wmse_config__groups_must_fill_the_batch() -> None:
     with pytest.raises(ConfigError, match=sentence):
         apply_overrides(Config(), ["model.name=wmse", "train.batch_size=192"])
     with pytest.raises(ValueError, match="train.batch_size is 6, which groups"):
-        small().loss_at(rows(6), rows(6), PROGRESS)
+        model().loss_at(rows(6), rows(6), PROGRESS)

@@ -8,8 +8,6 @@ from torch import nn
 from sslsv.ops.batchnorm import GlobalBatchNorm
 from sslsv.ops.layers import frozen_running_statistics, full_precision, projector, recomputed
 
-torch.set_num_threads(1)
-
 
 def test_projector__ends_linear_and_no_dims_are_the_identity() -> None:
     kinds = [type(layer) for layer in projector(8, (6, 5, 4))]

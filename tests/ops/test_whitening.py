@@ -3,8 +3,6 @@ import torch
 
 from sslsv.ops.whitening import IterNorm
 
-torch.set_num_threads(1)
-
 
 def test_iternorm__whitens_within_groups_only() -> None:
     generator = torch.Generator().manual_seed(8)
@@ -41,9 +39,8 @@ def test_iternorm__running_statistics_serve_single_rows() -> None:
 
 
 def test_iternorm__gradient_is_that_of_finite_differences() -> None:
-    x = torch.randn(
-        6, 4, generator=torch.Generator().manual_seed(11), dtype=torch.float64, requires_grad=True
-    )
+    generator = torch.Generator().manual_seed(11)
+    x = torch.randn(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(IterNorm(4, num_groups=2).double(), (x,))
 
 

@@ -118,10 +118,7 @@ def test_download__secrets_go_to_voxceleb_alone_and_netrc_counts(
 def test_download__stops_with_a_sentence_when_the_disk_is_full_and_goes_on_later(
     server: Server, tmp_path: Path
 ) -> None:
-    with (
-        largest_file(1_500_000),
-        pytest.raises(OSError, match="File too large"),
-    ):
+    with largest_file(1_500_000), pytest.raises(OSError, match="File too large"):
         fetch(server.url, tmp_path)
     arrived, sent_before = (tmp_path / f"{NAME}.part").stat().st_size, server.sent[NAME]
     assert arrived > 1_000_000 and fetch(server.url, tmp_path).read_bytes() == CONTENT

@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from sslsv import train
 from sslsv.config import load_config
 from sslsv.runs.checkpoint import (
     Checkpoint,
@@ -262,14 +261,3 @@ def test_only_command_on__a_second_command_is_told_who_is_there(tmp_path, holder
     sentence = f"process {os.getpid()} "
     with only_command_on(folder), pytest.raises(ValueError, match=sentence), only_command_on(folder):
         pass
-
-
-def test_main__a_second_command_is_a_sentence_and_exit_code_2(tmp_path, demo_corpus, holder, capsys):
-    yaml = tmp_path / "run.yml"
-    yaml.write_text(
-        f"data: {{root: {demo_corpus}}}\ntrain: {{batch_size: 8}}\nrun: {{storage: {tmp_path}}}\n"
-    )
-    for options in ([], ["--fresh"]):
-        assert train.main([str(yaml), *options]) == 2
-        assert f"error: {tmp_path}/run is in use by process {holder.pid}" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

@@ -27,20 +27,13 @@ def tau_by_pairs(a, b):
         # Order by criterion: trials 2, 0, 1, 3; by EER: 0, 1, 2, 3.  Of six pairs two disagree: (6 - 4) / 6.
         (PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], 1 / 3, 5.0),
         (PSEUDO, [4, 3, 2, 1], [10, 20, 30, 40], -1.0, 30.0),
+        (PSEUDO, [1, 1, 2], [10, 14, 20], 2 / 6**0.5, 2.0),  # equally best ones share their regret
+        (PSEUDO, [1, 1, 1], [10, 14, 21], None, 5.0),  # a constant has no order
     ],
 )
 def test_rank_criterion__by_hand(criterion, values, eers, tau, regret):
     found = rank_criterion(criterion, values, eers)
     assert (found.tau, found.regret) == (pytest.approx(tau), regret)
-
-
-def test_rank_criterion__equally_best_trials_share_their_regret():
-    assert rank_criterion(PSEUDO, [1, 1, 2], [10, 14, 20]).regret == 2.0
-
-
-def test_rank_criterion__a_constant_has_no_tau():
-    found = rank_criterion(PSEUDO, [1, 1, 1], [10, 14, 21])
-    assert found.tau is None and found.regret == 5.0
 
 
 def test_rank_criterion__tau_is_that_of_its_definition_with_ties():

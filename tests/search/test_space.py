@@ -129,10 +129,7 @@ HEAD = "from ray import tune\nfrom sslsv.search import Space\n"
         ("x = 1\nSPACE = (", "a.py, line 2: SyntaxError"),
         ("\n\nSPACE = Spce()", "a.py, line 3: NameError"),
         (f"{HEAD}SPACE = Space(trails=1)", "a.py, line 3: trails: Unexpected keyword"),
-        (
-            f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=0)",
-            "line 3: trials: .*greater than",
-        ),
+        (f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=0)", "line 3: trials: .*greater than"),
         (f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=1)", "line 3: a is 1 in the space"),
     ],
 )

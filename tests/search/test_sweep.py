@@ -63,11 +63,7 @@ def content(sweep):
 
 LISTS = {"model.temperature": tune.uniform(0.01, 1.0), "model.projector_dims": tune.choice([(8, 8), ()])}
 TPE = {"searcher": "tpe", "startup_trials": 2}
-SEARCHES = [
-    {},
-    {"scheduler": Asha(3)},
-    {"scheduler": Asha(2), "parameters": LISTS, **TPE},
-]
+SEARCHES = [{}, {"scheduler": Asha(3)}, {"scheduler": Asha(2), "parameters": LISTS, **TPE}]
 
 
 @pytest.mark.parametrize("changes", SEARCHES, ids=str)

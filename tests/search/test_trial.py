@@ -1,47 +1,22 @@
 """Segments of a trial in this process, its batches made without Ray."""
 
-import dataclasses
-
 import pytest
 import torch
 
-from sslsv.config import (
-    Config,
-    EvaluationConfig,
-    LabelFreeConfig,
-    OptimizerConfig,
-    ResourcesConfig,
-    RunConfig,
-    ScheduleConfig,
-    TrainConfig,
-    to_yaml,
-)
-from sslsv.data.section import DataConfig
-from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.config import to_yaml
 from sslsv.evaluation.verification import Verification
-from sslsv.models.simclr import SimCLR
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder
-from sslsv.runs.log import RunLog
 from sslsv.search.trial import run_segment
+from sslsv.settings import apply_overrides
 from sslsv.training import loop as train_loop
 
 pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture
-def config(demo_corpus):
-    return Config(
-        data=DataConfig(root=str(demo_corpus)),
-        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
-        model=SimCLR.Config(crop_seconds=0.3, temperature=0.1),
-        optimizer=OptimizerConfig(schedule=ScheduleConfig(name="cosine")),
-        train=TrainConfig(epochs=6, batch_size=10),
-        evaluation=EvaluationConfig(
-            held_out_speakers=3, every_epochs=1, label_free=LabelFreeConfig(utterances=0)
-        ),
-        run=RunConfig(tensorboard=False),
-    )
+def config(small_config):
+    return apply_overrides(small_config, ["train={epochs: 6, batch_size: 10, log_every_steps: 50}"])
 
 
 def trial(tmp_path, config, name="0000"):
@@ -81,38 +56,17 @@ def test_run_segment__that_had_ended_when_the_driver_died_ends_again_without_tra
     assert folder.metrics() == before and final(folder).step == 4
 
 
-def test_run_segment__killed_inside_it_goes_on_from_the_last_checkpoint(tmp_path, config, monkeypatch):
-    whole, killed = trial(tmp_path, config, "whole"), trial(tmp_path, config, "killed")
-    run_segment(whole, 4, "disabled", {})
-
-    def die(self, record):
-        if record["step"] > 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            RunLog, "write", lambda self, record, write=RunLog.write: (write(self, record), die(self, record))
-        )
-        run_segment(killed, 4, "disabled", {})
-    assert final(killed).step == 2
-    run_segment(killed, 4, "disabled", {})
-    assert [r["eer"] for r in killed.metrics()] == [r["eer"] for r in whole.metrics()]
-
-
 def test_run_segment__a_collapsed_trial_says_so(tmp_path, config, monkeypatch):
     alike = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.ones(4, 4).numpy(), {})
     monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, trials: alike)
-    stopping = dataclasses.replace(config.train.collapse, action="stop")
-    folder = trial(
-        tmp_path, dataclasses.replace(config, train=dataclasses.replace(config.train, collapse=stopping))
-    )
+    folder = trial(tmp_path, apply_overrides(config, ["train.collapse.action=stop"]))
     for _ in range(2):  # again after a restart, too
         ended = run_segment(folder, 4, "disabled", {})
         assert ended["state"] == "collapsed" and "have collapsed at step 2" in ended["why"]
 
 
 def test_run_segment__a_mistake_that_would_come_again_is_a_failed_trial(tmp_path, config):
-    wild = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=1e30))
+    wild = apply_overrides(config, ["optimizer={name: sgd, learning_rate: 1e30}"])
     ended = run_segment(trial(tmp_path, wild), 4, "disabled", {})
     assert ended["state"] == "failed" and "learning_rate" in ended["why"] and "\n" not in ended["why"]
 
@@ -168,6 +122,6 @@ def test_run_segment__several_workers_fail_without_advice_and_log_as_the_sweep_s
         "sslsv.search.trial.fit",
         lambda config, *ignored, until_epoch: calls.append((config, until_epoch)) or answer,
     )
-    several = dataclasses.replace(config, resources=ResourcesConfig(workers=2))
+    several = apply_overrides(config, ["resources.workers=2"])
     assert run_segment(trial(tmp_path, several), 2, "offline", {}) == expected
     assert [(config.run.wandb, until_epoch) for config, until_epoch in calls] == [("offline", 2)]

@@ -1,30 +1,21 @@
 """Chunks must add up to the batch: loss, every gradient, running statistics, for every model."""
 
-import contextlib
-import dataclasses
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is not part of the installed package
-from benchmarks import gradient_accumulation as accumulation  # noqa: E402
-from benchmarks.world_size import relative_error  # noqa: E402
-from sslsv.config import Config, EvaluationConfig, LabelFreeConfig, RunConfig, TrainConfig
-from sslsv.data.section import DataConfig  # noqa: E402
-from sslsv.encoders.thin_resnet34 import ThinResNet34  # noqa: E402
-from sslsv.models.base import Progress  # noqa: E402
-from sslsv.models.vibcreg import VIbCReg  # noqa: E402
-from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint  # noqa: E402
-from sslsv.runs.folder import RunFolder  # noqa: E402
-from sslsv.train import prepare_folder  # noqa: E402
-from sslsv.training import loop as train_loop  # noqa: E402
-from sslsv.training.cached_gradients import ChunkReplay, backward_in_chunks  # noqa: E402
-from sslsv.training.loop import Training  # noqa: E402
-from sslsv.training.step import take_step  # noqa: E402
-
-torch.set_num_threads(1)
+from benchmarks import gradient_accumulation as accumulation
+from benchmarks.world_size import relative_error
+from sslsv.config import Config
+from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.runs.folder import RunFolder
+from sslsv.settings import apply_overrides
+from sslsv.train import prepare_folder
+from sslsv.training import loop as train_loop
+from sslsv.training.loop import Training
+from sslsv.training.step import take_step
+from tests.models.networks import PROGRESS, step
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -58,13 +49,11 @@ def test_backward_in_chunks__both_passes_need_the_same_draws() -> None:
     for is_repeated in (True, False):
         model.zero_grad()
         seeds = iter(range(100))
-        output = backward_in_chunks(
-            ChunkReplay(model),
+        output = step(
+            model,
             {"views": accumulation.views()},
-            Progress(0, 1, 0, 1),
+            PROGRESS,
             4,
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
-            autocast=contextlib.nullcontext,
             seed_chunk=lambda chunk, r=is_repeated, s=seeds: torch.manual_seed(chunk if r else next(s)),
         )
         assert not output.loss.requires_grad
@@ -79,15 +68,7 @@ def test_backward_in_chunks__gradients_carry_the_scale_of_the_scaler() -> None:
         torch.amp.GradScaler("cpu", init_scale=1024.0),
     ):
         model = accumulation.build_model("vibcreg", "undivided")
-        backward_in_chunks(
-            ChunkReplay(model),
-            {"views": accumulation.views()},
-            Progress(0, 1, 0, 1),
-            4,
-            scaler=scaler,
-            autocast=contextlib.nullcontext,
-            seed_chunk=torch.manual_seed,
-        )
+        step(model, {"views": accumulation.views()}, PROGRESS, 4, scaler=scaler)
         gradients.append({n: p.grad / scaler.get_scale() for n, p in model.named_parameters()})
     assert relative_error(gradients[1], gradients[0]) < 1e-12
 
@@ -100,23 +81,18 @@ def run(config: Config, folder: RunFolder) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("without_ray")
 def test_training__in_chunks_a_cut_run_goes_on_to_the_same_weights(
-    demo_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die_at_seven(state, *arguments, **settings):
         if state.step == 7:
             raise KeyboardInterrupt
         return take_step(state, *arguments, **settings)
 
-    train = TrainConfig(epochs=2, batch_size=8, log_every_steps=2, precision="bf16", channels_last=True)
-    train = dataclasses.replace(train, chunk_size=4, sync_batchnorm=False, recompute=True)
-    config = Config(
-        data=DataConfig(root=str(demo_corpus)),
-        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
-        model=VIbCReg.Config(crop_seconds=0.3, projector_dims=(8, 8), whitening_groups=2),
-        train=train,
-        evaluation=EvaluationConfig(label_free=LabelFreeConfig(utterances=0)),
-        run=RunConfig(tensorboard=False, checkpoint_every_minutes=1e-9),
-    )
+    chunks = "chunk_size: 4, sync_batchnorm: false, precision: bf16, channels_last: true, recompute: true"
+    changes = [f"train={{epochs: 2, batch_size: 8, log_every_steps: 2, {chunks}}}"]
+    changes += ["model={name: vibcreg, crop_seconds: 0.3, projector_dims: [8, 8], whitening_groups: 2}"]
+    changes += ["evaluation.held_out_speakers=0", "run.checkpoint_every_minutes=1e-9"]
+    config = apply_overrides(small_config, changes)
     whole = run(config, RunFolder(str(tmp_path), "whole"))
     cut = RunFolder(str(tmp_path), "cut")
     monkeypatch.setattr(train_loop, "take_step", die_at_seven)

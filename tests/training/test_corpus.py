@@ -15,7 +15,6 @@ from sslsv.training import corpus as corpus_module
 from sslsv.training.corpus import TrainingCorpus
 from tests.conftest import batches_without_ray
 
-torch.set_num_threads(1)
 LISTS = ("voxceleb1_train_list", "voxceleb2_train_list")
 
 
@@ -67,6 +66,7 @@ def _rank(rank: int, folder: str, root: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_embed__two_workers_have_the_rows_of_one_bit_for_bit(demo_corpus: Path, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_rank, (str(tmp_path), str(demo_corpus)), nprocs=2)
     expected, _ = embed(demo_corpus)

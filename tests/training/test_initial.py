@@ -16,7 +16,6 @@ from sslsv.settings import apply_overrides
 from sslsv.training.initial import load_source, start_from_source
 from sslsv.training.state import build_state, checkpoint_of
 
-torch.set_num_threads(1)
 SIZE = CorpusSize(20, 5)
 DEVICE = torch.device("cpu")
 SMALL = ["encoder.width=4", "encoder.embedding_dim=16", "evaluation.held_out_speakers=0"]

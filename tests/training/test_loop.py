@@ -1,25 +1,13 @@
 """The loop in this process, its batches made without Ray; the whole command is in test_end_to_end.py."""
 
-import dataclasses
 import math
 from unittest import mock
 
 import pytest
 import torch
 
-from sslsv.config import (
-    Config,
-    EvaluationConfig,
-    LabelFreeConfig,
-    OptimizerConfig,
-    RunConfig,
-    ScheduleConfig,
-    TrainConfig,
-)
-from sslsv.data.section import DataConfig, augmentation_settings
-from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.verification import Verification
-from sslsv.models.simclr import SimCLR
+from sslsv.ops import distributed
 from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import apply_overrides
@@ -31,27 +19,11 @@ pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture
-def config(demo_corpus):
-    return Config(
-        data=DataConfig(
-            root=str(demo_corpus),
-            augment=(
-                augmentation_settings("reverb", probability=0.5),
-                augmentation_settings("noise", probability=0.5),
-            ),
-        ),
-        encoder=ThinResNet34.Config(width=2, embedding_dim=16),
-        model=SimCLR.Config(crop_seconds=0.3, temperature=0.1),
-        optimizer=OptimizerConfig(schedule=ScheduleConfig(name="cosine")),
-        train=TrainConfig(epochs=4, batch_size=5, log_every_steps=3),
-        evaluation=EvaluationConfig(
-            held_out_speakers=3,
-            every_epochs=2,
-            label_free=LabelFreeConfig(utterances=8, views=2, crop_seconds=0.5),
-            test=("trials",),
-        ),
-        run=RunConfig(tensorboard=False),
-    )
+def config(small_config):
+    probe = "{utterances: 8, views: 2, crop_seconds: 0.5}"
+    changes = ["data.augment=[{name: reverb, probability: 0.5}, {name: noise, probability: 0.5}]"]
+    changes += [f"evaluation={{every_epochs: 2, test: [trials], label_free: {probe}}}"]
+    return apply_overrides(small_config, changes)
 
 
 def training(config, tmp_path, name="run", **values):
@@ -78,10 +50,10 @@ def stop_at(step, monkeypatch):
     return original
 
 
-@pytest.mark.parametrize("dies_at", [4, 9, 14])
+@pytest.mark.parametrize("dies_at", [4, 9])
 def test_training__stopped_anywhere_it_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, dies_at):
     """20 training utterances, 4 steps an epoch, 16 in all; checkpoints at every record, so also inside epochs."""
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_every_minutes=1e-9))
+    config = apply_overrides(config, ["run.checkpoint_every_minutes=1e-9"])
     whole = training(config, tmp_path, "whole").run()
     original = stop_at(dies_at, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
@@ -113,14 +85,13 @@ def test_training__reports_every_validation_and_keeps_the_best_checkpoint(config
     assert best["step"] in steps and 16 in steps
 
 
-def without_trials(config, **label_free):
-    return dataclasses.replace(
-        config, evaluation=EvaluationConfig(every_epochs=2, label_free=LabelFreeConfig(**label_free))
-    )
+def without_trials(config, utterances):
+    changes = ["evaluation.held_out_speakers=0", "evaluation.test=[]"]
+    return apply_overrides(config, [*changes, f"evaluation.label_free.utterances={utterances}"])
 
 
 def test_training__without_trials_the_label_free_values_are_logged_and_nothing_is_chosen(config, tmp_path):
-    summary = training(without_trials(config, utterances=8, crop_seconds=0.5), tmp_path).run()
+    summary = training(without_trials(config, 8), tmp_path).run()
     validated = [r for r in RunFolder(str(tmp_path), "run").metrics() if "label_free/lidar" in r]
     assert [record["step"] for record in validated] == [12, 24]
     assert all("eer" not in record and "best_value" not in record for record in validated)
@@ -131,9 +102,8 @@ def test_training__without_trials_the_label_free_values_are_logged_and_nothing_i
 
 
 def test_training__chooses_by_a_label_free_value_if_asked(config, tmp_path):
-    every = dataclasses.replace(config.evaluation, every_epochs=1, criterion="label_free/rankme")
-    reports = []
-    summary = training(dataclasses.replace(config, evaluation=every), tmp_path, report=reports.append).run()
+    changes, reports = ["evaluation={every_epochs: 1, criterion: label_free/rankme}"], []
+    summary = training(apply_overrides(config, changes), tmp_path, report=reports.append).run()
     best = max(reports, key=lambda record: record["label_free/rankme"])
     assert summary["best"]["step"] == best["step"] and summary["best"]["criterion"] == "label_free/rankme"
     assert summary["best"]["value"] == best["label_free/rankme"]
@@ -142,39 +112,36 @@ def test_training__chooses_by_a_label_free_value_if_asked(config, tmp_path):
 
 
 def test_training__the_probe_changes_nothing_of_the_training(config, tmp_path):
-    training(without_trials(config, utterances=8, crop_seconds=0.5), tmp_path, "with").run()
-    training(without_trials(config, utterances=0), tmp_path, "without").run()
+    training(without_trials(config, 8), tmp_path, "with").run()
+    training(without_trials(config, 0), tmp_path, "without").run()
     a, b = weights(tmp_path, "with").model, weights(tmp_path, "without").model
     assert all(torch.equal(weight, b[name]) for name, weight in a.items())
 
 
 def test_training__steps_on_one_batch_learn_it(config, tmp_path):
-    optimizer = OptimizerConfig(learning_rate=1e-2, schedule=ScheduleConfig(name="constant"))
-    loop = training(dataclasses.replace(config, optimizer=optimizer), tmp_path)
+    constant = ["optimizer={learning_rate: 1e-2, schedule: {name: constant}}"]
+    loop = training(apply_overrides(config, constant), tmp_path)
     batch = next(loop.batches())
     losses = [loop.take_step(batch)["loss"].item() for _ in range(60)]
     assert losses[-1] < 0.5 * math.log(9)  # the loss of one positive that looks like the 8 negatives
 
 
 def test_training__another_seed_is_another_run(config, tmp_path):
-    training(config, tmp_path, "a").run()
-    training(dataclasses.replace(config, seed=1_795_000_000_000), tmp_path, "b").run()  # as of a clock
-    a, b = weights(tmp_path, "a").model, weights(tmp_path, "b").model
-    assert not any(torch.equal(a[name], b[name]) for name in a if name.endswith("conv1.weight"))
+    other = apply_overrides(config, ["seed=1795000000000"])  # such as one of a clock
+    loops = [training(each, tmp_path, name) for each, name in ((config, "a"), (other, "b"))]
+    assert not torch.equal(*(loop.state.model.encoder.stem[0].weight for loop in loops))
+    assert not torch.equal(*(next(loop.batches())["views"] for loop in loops))
 
 
 def test_training__a_loss_that_is_no_number_stops_it_with_a_sentence(config, tmp_path):
-    wild = dataclasses.replace(config, optimizer=OptimizerConfig(name="sgd", learning_rate=1e30))
+    wild = apply_overrides(config, ["optimizer={name: sgd, learning_rate: 1e30}"])
     with pytest.raises(TrainingError, match="optimizer.learning_rate"):
         training(wild, tmp_path).run()
     assert not list_checkpoints(RunFolder(str(tmp_path), "run"))
 
 
 def test_training__test_lists_can_be_watched_without_choosing_anything(config, tmp_path):
-    watched = dataclasses.replace(
-        config, evaluation=dataclasses.replace(config.evaluation, test_every_epochs=1)
-    )
-    training(watched, tmp_path).run()
+    training(apply_overrides(config, ["evaluation.test_every_epochs=1"]), tmp_path).run()
     records = RunFolder(str(tmp_path), "run").metrics()
     assert [r["step"] for r in records if "test/trials/eer" in r] == [4, 8, 12]
 
@@ -182,7 +149,7 @@ def test_training__test_lists_can_be_watched_without_choosing_anything(config, t
 def test_training__a_run_that_stopped_early_stays_stopped_and_says_so(config, tmp_path, monkeypatch):
     hopeless = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy(), {})
     monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, t: hopeless)
-    impatient = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=50, patience=1))
+    impatient = apply_overrides(config, ["train={epochs: 50, patience: 1}"])
     with monkeypatch.context() as patch:  # killed after the decision, before the summary
         patch.setattr("sslsv.training.validation.summarize", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -192,9 +159,7 @@ def test_training__a_run_that_stopped_early_stays_stopped_and_says_so(config, tm
 
 
 def test_training__goes_on_after_a_damaged_checkpoint_and_keeps_the_new_ones(config, tmp_path, monkeypatch):
-    config = dataclasses.replace(
-        config, run=dataclasses.replace(config.run, checkpoint_every_minutes=1e-9, keep_checkpoints=1)
-    )
+    config = apply_overrides(config, ["run={checkpoint_every_minutes: 1e-9, keep_checkpoints: 1}"])
     original = stop_at(9, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         training(config, tmp_path).run()
@@ -248,13 +213,11 @@ def test_training__what_a_method_cannot_do_ends_it_with_a_sentence(config, tmp_p
         Training(config, folder, device=torch.device("cpu"))
 
 
-def _two_ranks(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    device = torch.device("cpu")
-    assert not is_any_asked(False, 1, device) and is_any_asked(rank == 1, 2, device)
-    torch.distributed.destroy_process_group()
-
-
-def test_is_any_asked__one_rank_that_is_asked_stops_both_after_the_same_step(tmp_path):
-    torch.multiprocessing.spawn(_two_ranks, (str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize(("every", "step", "is_stopped"), [(1, 1, True), (8, 7, False), (8, 8, True)])
+def test_is_any_asked__one_rank_that_is_asked_stops_all_after_the_same_step(
+    monkeypatch, every, step, is_stopped
+):
+    monkeypatch.setattr("sslsv.training.loop.ASK_EVERY_STEPS", {"cpu": every})
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda asked: asked + 1)  # the other one is
+    assert is_any_asked(False, step, torch.device("cpu")) is is_stopped

@@ -50,8 +50,9 @@ def test_reason_to_stop__without_validation_the_batches_tell_of_a_collapse():
     assert record["has_collapsed"] and "collapsed" in record["notice"]
 
 
-def chosen_by(criterion):
-    return Config(evaluation=EvaluationConfig(held_out_speakers=2, criterion=criterion))
+def chosen_by(criterion, **train):
+    evaluation = EvaluationConfig(held_out_speakers=2, criterion=criterion)
+    return Config(train=TrainConfig(**train), evaluation=evaluation)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +79,7 @@ def test_note_best__a_collapsed_model_wins_no_rank():
     collapsed = {"label_free/feature_std": 0.001, "label_free/lidar": 500.0}
     note_best(collapsed, "label_free/lidar", kept, chosen_by("label_free/lidar"))
     assert (kept.best_value, kept.best_step, kept.validations_without_gain) == (None, None, 1)
-    impatient = Config(
-        train=TrainConfig(patience=1), evaluation=EvaluationConfig(criterion="label_free/lidar")
-    )
+    impatient = chosen_by("label_free/lidar", patience=1)
     assert reason_to_stop(collapsed, kept, impatient).endswith("none yet.")
 
 

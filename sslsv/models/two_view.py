@@ -1,0 +1,96 @@
+"""What methods with two equal views share: encoder and projector, and losses of all projections."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
+from sslsv.models.rows import by_view, paired
+from sslsv.ops import distributed
+from sslsv.ops.layers import projector
+from sslsv.ops.whitening import IterNorm
+
+
+class TwoViewConfig(Protocol):
+    """Name the settings of every method with two equal views."""
+
+    @property
+    def crop_seconds(self) -> float: ...  # noqa: D102
+
+    @property
+    def projector_dims(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
+class ProjectedViews(Model):
+    """Hold an encoder and a projector, which get two equal views."""
+
+    projector_ends_in_norm = False
+
+    def __init__(self, config: TwoViewConfig, encoder: nn.Module) -> None:
+        super().__init__()
+        self.config: Any = config  # subclasses may state the type, `config: Config`
+        self.views = (ViewGroup("views", 2, config.crop_seconds),)
+        self.encoder = encoder
+        dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
+        self.projector = projector(dim, config.projector_dims, self.projector_ends_in_norm)
+        self.projection_dim = (dim, *config.projector_dims)[-1]
+
+
+class TwoViewModel(ProjectedViews):
+    """Pass two views alike through an encoder and a projector; subclasses give the loss of projections.
+
+    A `Config` with a field `positives` lets view b come from other utterances, see `positives.py`.
+    """
+
+    has_cacheable_projections = True
+
+    def __init__(self, config: TwoViewConfig, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
+        super().__init__(config, encoder)
+        self.add_positives(getattr(config, "positives", None), size, self.projection_dim)
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
+        return self.compare(*self.project(batch["views"]), batch, progress)
+
+    def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings and projections, (B, 2, D) and (B, 2, P), of views (B, 2, T).
+
+        A worker, or a chunk of its share, does this alone: layers from the first IterNorm on, which need
+        the whole batch, belong to `compare`.
+        """
+        embeddings = self.encoder(by_view(views))
+        projections = self.projector[: self._num_local_layers](embeddings)
+        return paired(embeddings), paired(projections)
+
+    def compare(
+        self, embeddings: Tensor, projections: Tensor, batch: dict[str, Tensor], progress: Progress
+    ) -> StepOutput:
+        """Return loss and metrics of what `project` gave for a worker's batch, with all other workers'."""
+        with torch.autocast(projections.device.type, enabled=False):
+            rows = self.whitening(by_view(projections))  # (2B, P)
+            pairs = distributed.gather(paired(rows))  # (W*B, 2, P)
+            positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
+            # Stacked again, rows lie in memory as they do without sampling: sums are the same bit for bit.
+            z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)
+            loss, metrics = self.loss_at(z_a, z_b, progress)
+            metrics |= sampling
+        return self.regularized(StepOutput(loss, metrics), embeddings, progress)
+
+    @property
+    def whitening(self) -> nn.Sequential:
+        """Return the projector's layers from the first IterNorm on: their batch is that of all workers."""
+        return self.projector[self._num_local_layers :]
+
+    @property
+    def _num_local_layers(self) -> int:
+        layers = list(self.projector)
+        return next((i for i, layer in enumerate(layers) if isinstance(layer, IterNorm)), len(layers))
+
+    def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
+        """Return `loss`; a method whose loss draws, or changes over the run, gives this instead of it."""
+        return self.loss(z_a, z_b)
+
+    def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
+        """Return the loss of projections (B, P) of view a and of view b, row i of both from sample i."""
+        raise NotImplementedError(f"{type(self).__name__} has neither `loss` nor `loss_at`.")

@@ -1,0 +1,65 @@
+"""Small networks and noise, for tests of methods."""
+
+import contextlib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.models.base import CorpusSize, Progress, StepOutput
+from sslsv.training.cached_gradients import ChunkReplay, backward_in_chunks
+
+PROGRESS = Progress(step=3, total_steps=10, epoch=0, total_epochs=2)
+LATER = Progress(step=8, total_steps=10, epoch=1, total_epochs=2)
+SECONDS = {"crop_seconds": 0.3, "long_seconds": 0.4, "short_seconds": 0.3}
+
+
+def normal(*shape: int, seed: int = 1) -> torch.Tensor:
+    """Float64 numbers, normally distributed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unit(*shape: int, seed: int = 1) -> torch.Tensor:
+    """Float64 rows of length 1."""
+    return F.normalize(normal(*shape, seed=seed), dim=-1)
+
+
+def pair(rows: int, dims: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Projections of two views that are somewhat alike."""
+    a = 0.7 * normal(rows, dims, seed=20) + 2
+    return a, a + 0.5 * normal(rows, dims, seed=21)
+
+
+def small(kind: Any, size: CorpusSize = CorpusSize(20, 7), width: int = 4, **settings: Any) -> Any:
+    """A model of a method with short crops, the same weights each time, embeddings of 16 values."""
+    torch.manual_seed(8)
+    encoder = ThinResNet34(ThinResNet34.Config(width=width, embedding_dim=16, stem_time_stride=2))
+    seconds = {name: value for name, value in SECONDS.items() if hasattr(kind.Config, name)}
+    return kind(kind.Config(**{**seconds, **settings}), encoder, size)
+
+
+def batch(model: Any, seed: int = 1, rows: int = 4) -> dict[str, torch.Tensor]:
+    """Noise as int16, for each group of views (rows, count, samples)."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {group.name: (rows, group.count, round(group.seconds * 16000)) for group in model.views}
+    return {
+        name: torch.randint(-9000, 9000, shape, generator=generator).to(torch.int16)
+        for name, shape in shapes.items()
+    }
+
+
+def step(
+    model: Any, data: Any, progress: Progress, chunk_size: int | None = None, **settings: Any
+) -> StepOutput:
+    """Loss and gradients of a batch, undivided or in chunks."""
+    if chunk_size is None:
+        output = model(data, progress)
+        output.loss.backward()
+        return output
+    settings = {
+        "scaler": torch.amp.GradScaler("cpu", enabled=False),
+        "autocast": contextlib.nullcontext,
+        "seed_chunk": torch.manual_seed,
+    } | settings
+    return backward_in_chunks(ChunkReplay(model), data, progress, chunk_size, **settings)
