@@ -64,7 +64,7 @@ def test_embed__a_path_may_hold_blanks_and_a_list_any_name_that_is_no_audio_file
         (tmp_path / "my talks" / name).write_bytes((demo_corpus / path).read_bytes())
     (tmp_path / "list.txt").write_text("anna my talks/one.wav\nbert my talks/two of 2.wav\n")
     monkeypatch.setattr(
-        "sslsv.data.audio.find_audio_files", lambda _: pytest.fail("walked through the folder")
+        "sslsv.data.lists.find_audio_files", lambda _: pytest.fail("walked through the folder")
     )
     out = tmp_path / "x.npz"
     assert main([small_run, str(tmp_path / "list.txt"), "--root", str(tmp_path), "--out", str(out)]) == 0

@@ -14,6 +14,10 @@ from sslsv.settings import Place, build, choice, refuse_if, section
 NOISE_FOLDER, RIR_FOLDER = BANK_FOLDERS = ("musan_split", "simulated_rirs")
 NoiseKind = Literal["noise", "music", "speech"]
 
+# Where those folders are not there, what the archives of MUSAN and of the rooms unpack is read.
+ORIGINAL_FOLDERS = {NOISE_FOLDER: "musan", RIR_FOLDER: "RIRS_NOISES/simulated_rirs"}
+NO_SPEECH = frozenset({*BANK_FOLDERS, "musan", "RIRS_NOISES"})  # folders that hold no training speech
+
 # A speed is an exact ratio of two rates; its filter grows with the denominator.
 MAX_SPEED_DENOMINATOR = 20
 

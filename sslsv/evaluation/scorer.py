@@ -131,6 +131,7 @@ def notes(
     if scoring.needs_cohort:
         found.append("No labels were used: the cohort is training utterances as they are.")
     for item in lists:
+        found += item.trials.notes
         shared = validation and count_shared(item.trials, item.root, validation.trials, config.data.root)
         if shared:
             found.append(
@@ -248,7 +249,7 @@ def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[Sc
             numbers = " ".join(f"{values[j]:.6f}" for values in item.scores.values())
             pair = f"{trials.paths[trials.enrol[j]]} {trials.paths[trials.test[j]]}"
             text.write(f"{int(target)} {pair} {numbers}\n")
-        out.write(f"scores/{item.name}.txt", text.getvalue().encode(errors="surrogateescape"))
+        out.write(f"scores/{item.name}.txt", text.getvalue().encode())
     out.write_json("evaluation.json", evaluation)
 
 
