@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from abc import abstractmethod
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -258,12 +259,17 @@ def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] =
             for name in files
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
         ]
-    if odd := next((path for path in found if not is_utf8(path)), None):
+    check_names(found)
+    return sorted(found)
+
+
+def check_names(paths: Iterable[str]) -> None:
+    """Raise ValueError for the first path that is not UTF-8."""
+    if odd := next((path for path in paths if not is_utf8(path)), None):
         raise ValueError(
             f"{os.fsencode(odd)!r} has a name that is not UTF-8, which lists, tables and reports can't hold: "
             "rename it, for a whole folder by `convmv -f LATIN1 -t UTF-8 -r --notest FOLDER`."
         )
-    return sorted(found)
 
 
 def is_utf8(name: str) -> bool:

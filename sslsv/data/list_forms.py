@@ -103,8 +103,9 @@ class Rows:
             if not values:
                 self.num_left_out += 1
                 continue
-            values = [value.removeprefix("./") if i in paths else value for i, value in enumerate(values)]
             for i in paths:
+                if values[i].startswith("./"):  # as `find .` writes them
+                    values = [*values[:i], values[i][2:], *values[i + 1 :]]
                 if why := why_unlistable(values[i]):
                     path = f"the path {values[i][:120]!r} {why}"
                     raise self._error(number, f"{path}; expected `{self.kind.form}`.")
@@ -218,7 +219,7 @@ class Rows:
                 "it may be `path label speaker` or `path speaker label`: name the columns in a first line."
             )
         # A number behind the path is a length rather than a speaker.
-        is_last = is_last and (is_label or not re.fullmatch(r"[\d.]*\.\d+", first[1]))
+        is_last = is_last and (is_label or not re.fullmatch(r"\d*\.\d+", first[1]))
         self.form = f"`path {'label' if is_label else 'speaker'}` lines" if is_last else ""
 
         def values(line: str) -> Values:
@@ -228,6 +229,8 @@ class Rows:
             if not all(fields) or len(fields) not in ((2, 3) if is_label else (2,)):
                 return None
             who, path = fields[1::-1] if is_last else fields[:2]
+            if is_last and " " in who and "\t" not in line:  # more paths, or trials
+                return None
             if is_label:
                 return who, path, *fields[2:], *[""] * (3 - len(fields))
             return None if is_audio(who) else (path, who) if self.kind is RECORDINGS else (who, path)
@@ -250,9 +253,9 @@ class Rows:
             if len(places) <= 1:
                 break
         if len(places) > 1:
-            fields = ", ".join(f"field {i + 1}" for i in sorted(places))
+            readings = " or ".join(f"field {i + 1}" for i in sorted(places))
             raise ValueError(
-                f"the label may be {fields}: name the columns in a first line, such as "
+                f"the label may be {readings}: name the columns in a first line, such as "
                 "`target enrolment test score`."
             )
         label, first = min(places, default=0), _split_all(lines[0], 2)
@@ -348,12 +351,15 @@ def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
     filesystem, path = open_filesystem(place)
     try:
         file = filesystem.open_input_stream(path, compression=None, buffer_size=2**20)  # bytes of a request
-    except (FileNotFoundError, IsADirectoryError) as error:
-        if filesystem.get_file_info(path).type == fs.FileType.Directory:
+    except OSError as error:
+        kind = filesystem.get_file_info(path).type
+        if kind == fs.FileType.Directory:
             raise ValueError(
                 f"The list {place} is a folder, and no Kaldi folder, which has a wav.scp: `python -m "
                 "sslsv.prepare_data folder` makes lists of a folder of recordings."
             ) from error
+        if kind != fs.FileType.NotFound:
+            raise
         is_folder = is_uri(absolute(root)) or os.path.isdir(root)
         folder = root if is_folder else f"{root}, which is not a folder"
         raise FileNotFoundError(

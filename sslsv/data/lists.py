@@ -14,7 +14,7 @@ from itertools import chain, islice, product
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio import find_audio_files
+from sslsv.data.audio import check_names, find_audio_files
 from sslsv.data.list_forms import (
     IS_TARGET,
     RECORDINGS,
@@ -167,6 +167,7 @@ def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tup
     """
     place = absolute(target)
     if os.path.isfile(place) and is_audio(place):
+        check_names([place])
         return [("", place)], ()
     files = find_audio_files(place) if os.path.isdir(place) else []
     if files and kaldi_folder(place):

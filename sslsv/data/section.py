@@ -71,7 +71,11 @@ class DataConfig:
 
     root: Annotated[Place, Field(description="folder of all paths in lists, or URI of a packed one")] = "data"
     train_lists: Annotated[
-        tuple[Place, ...], Field(min_length=1, description="`speaker path` lines; below root, or absolute")
+        tuple[Place, ...],
+        Field(
+            min_length=1,
+            description="`speaker path` lines, or a form of docs/data.md; below root, or absolute",
+        ),
     ] = ("voxceleb2_train_list",)
     # With one seed, a smaller fraction is part of a larger one, and held-out speakers stay the same.
     fraction: Annotated[

@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 from urllib.parse import quote
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files
 from sslsv.data.list_forms import kaldi_folder, why_unlistable
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials
-from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, ORIGINAL_FOLDERS, RIR_FOLDER
+from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, ORIGINAL_FOLDERS, RIR_FOLDER, NoiseKind
 from sslsv.prepare_data.convert import COMPRESSED_SUFFIXES
 from sslsv.prepare_data.disk import write_list
 from sslsv.settings import parse_yaml
@@ -98,13 +99,16 @@ def training_command(root: Path, name: str, lists: dict[str, int]) -> str:
 
 def augmentation_overrides(root: Path) -> list[str]:
     """Return the override without which a config that augments would look in vain for noises or rirs."""
-    folders = {"reverb": RIR_FOLDER, "noise": NOISE_FOLDER}
-    there = [
-        f"{{name: {name}}}"
-        for name, folder in folders.items()
-        if (root / folder).is_dir() or (root / ORIGINAL_FOLDERS[folder]).is_dir()
-    ]
-    return [] if len(there) == 2 else [f"data.augment=[{', '.join(there)}]"]
+    rirs, noises = (
+        next((root / place for place in (name, ORIGINAL_FOLDERS[name]) if (root / place).is_dir()), None)
+        for name in (RIR_FOLDER, NOISE_FOLDER)
+    )
+    kinds = [kind for kind in get_args(NoiseKind) if noises and (noises / kind).is_dir()]
+    if rirs and len(kinds) == len(get_args(NoiseKind)):
+        return []
+    there = [*(["{name: reverb}"] if rirs else [])]
+    there += [f"{{name: noise, kinds: [{', '.join(kinds)}]}}"] if kinds else []
+    return [f"data.augment=[{', '.join(there)}]"]
 
 
 def find_speech(folder: Path) -> list[str]:
@@ -170,8 +174,11 @@ def one_reading(files: list[str], folder: Path) -> str:
             readings[rule] = names
     if len(readings) < 2:
         return next(iter(readings), "parent")
+    called = {
+        rule: "the last folders" if rule == "parent" else f"folders of level {rule}" for rule in readings
+    }
     shown = (
-        f"{len(set(names))} speakers, the folders of level {rule} ({', '.join(sorted(set(names))[:3])} ...)"
+        f"{len(set(names))} speakers, {called[rule]} ({', '.join(sorted(set(names))[:3])} ...)"
         for rule, names in readings.items()
     )
     raise ValueError(
