@@ -211,7 +211,7 @@ class Rows:
     def _plain(self, lines: list[str]) -> ValuesOf:
         """Return how a line gives a path with a speaker or label before it; or after it, as line 1 has it."""
         is_label = self.kind is LABELS
-        split = partial(_split_all, num_tabs=1) if is_label else _split_once
+        split = _splitter(lines[0], num_blanks=-1 if is_label else 1)
         first = split(lines[0])
         is_last = len(first) > 1 and is_audio(first[0]) and not is_audio(first[1])
         if is_last and len(first) > 2:
@@ -247,7 +247,8 @@ class Rows:
     def _trials(self, lines: list[str]) -> ValuesOf:
         """Return how a line gives label and recordings: the label is first or behind both."""
         places: set[int] = set()
-        for fields in (_split_all(line, 2) for line in lines):
+        split = _splitter(lines[0], num_tabs=2)
+        for fields in map(split, lines):
             found = {i for i in range(len(fields)) if i != 1 and fields[i].lower() in IS_TARGET}
             places = places & found or places or found
             if len(places) <= 1:
@@ -258,13 +259,13 @@ class Rows:
                 f"the label may be {readings}: name the columns in a first line, such as "
                 "`target enrolment test score`."
             )
-        label, first = min(places, default=0), _split_all(lines[0], 2)
+        label, first = min(places, default=0), split(lines[0])
         words = [*(["the label last"] if label else []), *(["scores, not used"] if len(first) > 3 else [])]
         words += ["target/nontarget"] if first[label].lower() not in ("0", "1") else []
         self.form = f"trials with {', '.join(words)}" if words else ""
 
         def values(line: str) -> Values:
-            fields = _split_all(line, 2)
+            fields = split(line)
             if len(fields) <= max(label, 2) or (target := fields.pop(label).lower()) not in IS_TARGET:
                 return None
             return (target, *fields[:2]) if all(map(_is_number, fields[2:])) else None
@@ -428,19 +429,14 @@ def _split(line: str, separator: str | None) -> list[str]:
     return [field.strip() for field in line.split(separator)]
 
 
-def _split_once(line: str) -> list[str]:
-    # Returns what stands before the path, which may hold blanks, and the path.
-    if "\t" in line:
-        return _split(line, "\t")
-    fields = line.strip().split(maxsplit=1)
-    return fields if len(fields) > 1 else _split(line, ",")
-
-
-def _split_all(line: str, num_tabs: int) -> list[str]:
-    if line.count("\t") >= num_tabs:
-        return _split(line, "\t")
-    fields = line.split()
-    return fields if len(fields) > 1 else _split(line, ",")
+def _splitter(first: str, num_tabs: int = 1, num_blanks: int = -1) -> Callable[[str], list[str]]:
+    # Commas separate where the first line holds no blank that does not follow one; else tabs, if there are so
+    # many in a line, or blanks.
+    if "," in first and len(first.replace(", ", ",").split()) == 1:
+        return partial(_split, separator=",")
+    return lambda line: (
+        _split(line, "\t") if line.count("\t") >= num_tabs else line.strip().split(maxsplit=num_blanks)
+    )
 
 
 def _of_json(line: str, keys: list[str]) -> list[str]:

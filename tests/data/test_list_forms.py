@@ -91,7 +91,7 @@ TRIAL_FORMS = {
         "trials",
         WORDS,
     ),
-    "whole scores": ("1 a/1.wav a/2.wav 1\n0 a/1.wav b/1.wav 1\n", "trials with scores", PAIRS),
+    "whole scores": ("1 a/1.wav a/2.wav 1\n0 a/1.wav b/1.wav -3\n", "trials with scores", PAIRS),
     "a table": ("label,enroll,test\n1,a/1.wav,a/2.wav\n0,a/1.wav,b/1.wav\n", "a table (target: label", PAIRS),
     "a table of pandas": (
         "file_1;file_2;is target\na/1.wav;a/2.wav;True\na/1.wav;b/1.wav;False\n",
@@ -343,5 +343,5 @@ def test_list_files__of_a_kaldi_folder_are_its_texts(kaldi: Path) -> None:
 
 
 def test_list_lines__a_folder_that_is_no_list_says_what_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a folder, and no Kaldi folder, .* prepare_data folder"):
+    with pytest.raises(ValueError, match="is a folder, and no Kaldi folder, .*prepare_data folder"):
         list(list_lines(tmp_path.parent, tmp_path.name))
