@@ -229,11 +229,12 @@ class Rows:
             if not all(fields) or len(fields) not in ((2, 3) if is_label else (2,)):
                 return None
             who, path = fields[1::-1] if is_last else fields[:2]
-            if is_last and " " in who and "\t" not in line:  # more paths, or trials
+            # More than two fields, or another order than that of line 1; a speaker may be named by a path.
+            if (is_last and " " in who and "\t" not in line) or (is_audio(who) and not is_audio(path)):
                 return None
             if is_label:
                 return who, path, *fields[2:], *[""] * (3 - len(fields))
-            return None if is_audio(who) else (path, who) if self.kind is RECORDINGS else (who, path)
+            return (path, who) if self.kind is RECORDINGS else (who, path)
 
         if len(lines) > 1 and (rows := [values(lines[0]), values(lines[1])]) and all(rows):
             top, second = (dict(zip(self.kind.all_columns, row or (), strict=True))["path"] for row in rows)

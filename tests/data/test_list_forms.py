@@ -124,6 +124,7 @@ def test_rows__trials_are_read_in_every_form(
 OTHER_FORMS = {
     "paths": (RECORDINGS, "a/1.wav\nb/my 1.wav\n", [("a/1.wav", ""), ("1.wav", "b/my")]),
     "paths below a name": (RECORDINGS, "path\na/1.wav\nb/1.wav\n", [("a/1.wav", ""), ("b/1.wav", "")]),
+    "speakers named by paths": (TRAIN, "a/1.wav a/1.wav\n", [("a/1.wav", "a/1.wav")]),
     "speaker last": (RECORDINGS, "a/1.wav ann\n", [("a/1.wav", "ann")]),
     "labels": (LABELS, "loud a/1.wav\nlow b/1.wav\n", [("loud", "a/1.wav", ""), ("low", "b/1.wav", "")]),
     "labels last": (LABELS, "a/1.wav loud\n", [("loud", "a/1.wav", "")]),
