@@ -13,10 +13,9 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyarrow import fs
 
@@ -25,28 +24,22 @@ from sslsv.data.recordings import segment_name
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 
 Root = str | os.PathLike[str]
-Values = Sequence[str] | None  # of a row, by `Kind.all_columns`; empty: left out; None: it has another form
+Values = Sequence[str] | None  # of a row, by `Kind.columns`; empty: left out; None: it has another form
 ValuesOf = Callable[[str], Values]  # of a line
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Describe what a list is read for: the columns that it must have, and those that it may have."""
+class Kind(NamedTuple):
+    """Describe what a list is read for: its plain lines, and the columns that a row has."""
 
+    form: str
     columns: tuple[str, ...]
-    form: str  # of its plain lines
-    optional: tuple[str, ...] = ()
-
-    @property
-    def all_columns(self) -> tuple[str, ...]:
-        """Return the columns that a row has; an optional one is "" where a list does not tell it."""
-        return (*self.columns, *self.optional)
+    num_needed: int  # columns that every list has; the others may be ""
 
 
-TRAIN = Kind(("speaker", "path"), "speaker path")
-TRIALS = Kind(("target", "enrolment", "test"), "1|0 enrolment test")
-RECORDINGS = Kind(("path",), "speaker path` or `path", ("speaker",))
-LABELS = Kind(("label", "path"), "label path` or `label path speaker", ("speaker",))
+TRAIN = Kind("speaker path", ("speaker", "path"), 2)
+TRIALS = Kind("1|0 enrolment test", ("target", "enrolment", "test"), 3)
+RECORDINGS = Kind("speaker path` or `path", ("path", "speaker"), 1)
+LABELS = Kind("label path` or `label path speaker", ("label", "path", "speaker"), 2)
 
 IS_TARGET = {"1": True, "target": True, "true": True, "0": False, "nontarget": False, "false": False}
 
@@ -71,7 +64,7 @@ _NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s
 
 
 class Rows:
-    """Iterate over the rows of a list, (line number, *values by `kind.all_columns`).
+    """Iterate over the rows of a list, (line number, *values by `kind.columns`).
 
     `form` says as what it is read, "" for plain lines. Raises ValueError for lines of another form, for what
     can be read in two ways and for an empty list, FileNotFoundError for a missing one.
@@ -97,8 +90,7 @@ class Rows:
             self._rows = ((i, row and [row[0], *map(kaldi.name_of, row[1:])]) for i, row in self._rows)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        paths = [i for i, each in enumerate(self.kind.all_columns) if each in ("path", "enrolment", "test")]
-        is_empty = True
+        paths = [i for i, each in enumerate(self.kind.columns) if each in ("path", "enrolment", "test")]
         for number, values in self._rows:
             if not values:
                 self.num_left_out += 1
@@ -107,12 +99,9 @@ class Rows:
                 if values[i].startswith("./"):  # as `find .` writes them
                     values = [*values[:i], values[i][2:], *values[i + 1 :]]
                 if why := why_unlistable(values[i]):
-                    path = f"the path {values[i][:120]!r} {why}"
-                    raise self._error(number, f"{path}; expected `{self.kind.form}`.")
-            is_empty = False
+                    why = f"the path {values[i][:120]!r} {why}; expected `{self.kind.form}`."
+                    raise self._error(number, why)
             yield number, *values
-        if is_empty:
-            raise ValueError(f"{self.name} has no row to read: if a column names sets, none is `train`.")
 
     def note(self, counts: str) -> tuple[str, ...]:
         """Return a sentence that says as what the list was read, or none for plain lines."""
@@ -131,11 +120,12 @@ class Rows:
             except ValueError as error:
                 raise self._error(number, str(error)) from error
             if values is None:
+                what = (
+                    f"expected `{self.kind.form}`, got {line.strip()[:120]!r}. Paths with blanks in them need"
+                )
+                names = ", ".join(self.kind.columns)
                 raise self._error(
-                    number,
-                    f"expected `{self.kind.form}`, got {line.strip()[:120]!r}. Paths with blanks in them "
-                    "need tabs between the fields; the first line may name the columns: "
-                    f"{', '.join(self.kind.columns)}.",
+                    number, f"{what} tabs between the fields; line 1 may name columns: {names}."
                 )
             yield number, values
 
@@ -176,16 +166,14 @@ class Rows:
         if self.kind is TRAIN and not found["speaker"]:
             found["speaker"] = found["label"]
         extra = ("start", "stop", "duration", *(["set"] if self.kind is TRAIN else []))
-        for role in (*self.kind.all_columns, *extra):
-            if len(found[role]) > 1:
-                both = " and ".join(repr(names[i]) for i in found[role])
-                raise ValueError(f"the columns {both} can both be the {role}: rename one of them.")
-        if missing := [role for role in self.kind.columns if not found[role]]:
-            raise ValueError(
-                f"of the columns {', '.join(map(repr, names))} none is known as {missing[0]}: call it so."
-            )
-        place = {role: found[role][0] for role in (*self.kind.all_columns, *extra) if found[role]}
-        columns = [place.get(role) for role in self.kind.all_columns]
+        place = {role: found[role][0] for role in (*self.kind.columns, *extra) if found[role]}
+        if odd := [role for role in place if len(found[role]) > 1]:
+            both = " and ".join(repr(names[i]) for i in found[odd[0]])
+            raise ValueError(f"the columns {both} can both be the {odd[0]}: rename one of them.")
+        if odd := [role for role in self.kind.columns[: self.kind.num_needed] if role not in place]:
+            known = ", ".join(map(repr, names))
+            raise ValueError(f"of the columns {known} none is known as {odd[0]}: call it so.")
+        columns = [place.get(role) for role in self.kind.columns]
         self.form = f"{form} ({', '.join(f'{role}: {names[place[role]]}' for role in place)})"
 
         def values(line: str) -> Values:
@@ -199,10 +187,8 @@ class Rows:
                 row[0] = row[0].lower()
                 return row if row[0] in IS_TARGET else None
             if "start" in place and fields[place["start"]]:
-                times = [
-                    fields[place[role]] if role in place else "" for role in ("start", "stop", "duration")
-                ]
-                path = self.kind.all_columns.index("path")
+                times = (fields[place[role]] if role in place else "" for role in extra[:3])
+                path = self.kind.columns.index("path")
                 row[path] = segment_name(row[path], *_seconds(*times))
             return row
 
@@ -216,7 +202,7 @@ class Rows:
         is_last = len(first) > 1 and is_audio(first[0]) and not is_audio(first[1])
         if is_last and len(first) > 2:
             raise ValueError(
-                "it may be `path label speaker` or `path speaker label`: name the columns in a first line."
+                "`path label speaker` or `path speaker label`? Name the columns in a first line."
             )
         # A number behind the path is a length rather than a speaker.
         is_last = is_last and (is_label or not re.fullmatch(r"\d*\.\d+", first[1]))
@@ -237,12 +223,10 @@ class Rows:
             return (path, who) if self.kind is RECORDINGS else (who, path)
 
         if len(lines) > 1 and (rows := [values(lines[0]), values(lines[1])]) and all(rows):
-            top, second = (dict(zip(self.kind.all_columns, row or (), strict=True))["path"] for row in rows)
+            top, second = (row[self.kind.columns.index("path")] for row in rows if row)
             if is_audio(second) and not is_audio(top):
-                raise ValueError(
-                    f"{lines[0].strip()[:120]!r} is no recording, and names no columns that are known: call "
-                    f"them {' and '.join(self.kind.columns)}."
-                )
+                what = f"{lines[0].strip()[:120]!r} is no recording, and names no columns that are known"
+                raise ValueError(f"{what}: call them {' and '.join(self.kind.columns)}.")
         return values
 
     def _trials(self, lines: list[str]) -> ValuesOf:
@@ -256,10 +240,8 @@ class Rows:
                 break
         if len(places) > 1:
             readings = " or ".join(f"field {i + 1}" for i in sorted(places))
-            raise ValueError(
-                f"the label may be {readings}: name the columns in a first line, such as "
-                "`target enrolment test score`."
-            )
+            how = "name the columns in a first line, such as `target enrolment test score`"
+            raise ValueError(f"the label may be {readings}: {how}.")
         label, first = min(places, default=0), split(lines[0])
         words = [*(["the label last"] if label else []), *(["scores, not used"] if len(first) > 3 else [])]
         words += ["target/nontarget"] if first[label].lower() not in ("0", "1") else []
@@ -305,12 +287,12 @@ class _Kaldi:
     def _pairs(self, name: str) -> dict[str, str]:
         if not _exists(below(self.folder, name)):
             return {}
-        rows = ((number, line.split(maxsplit=1)) for number, line in list_lines(self.folder, name))
         pairs = {}
-        for number, row in rows:
-            if len(row) < 2:
-                raise ValueError(f"{self.folder}/{name}, line {number}: expected two fields, got {row[0]!r}.")
-            pairs[row[0]] = row[1].strip()
+        for number, line in list_lines(self.folder, name):
+            key, *value = line.split(maxsplit=1)
+            if not value:
+                raise ValueError(f"{self.folder}/{name}, line {number}: expected two fields, got {key!r}.")
+            pairs[key] = value[0].strip()
         return pairs
 
 
@@ -454,19 +436,12 @@ def _is_number(text: str) -> bool:
 
 def _seconds(start: str, stop: str, duration: str) -> tuple[float, float]:
     # Tables of some tools have seconds, of others samples: the duration, in seconds, tells which.
-    try:
-        begin, length = float(start), float(duration or "nan")
-        end = float(stop) if stop else begin + length
-    except ValueError:
-        raise ValueError(
-            f"start {start!r}, stop {stop!r} and duration {duration!r} must be numbers."
-        ) from None
+    begin, length = float(start), float(duration or "nan")
+    end = float(stop) if stop else begin + length
     for unit in (1, SAMPLE_RATE):
         if abs((end - begin) / unit - length) < 0.02 * length + 0.01:
             return begin / unit, end / unit
     if not duration and "." in start + stop:
         return begin, end
-    raise ValueError(
-        f"start {start} and stop {stop} may be seconds or samples: add a column duration, in seconds, which "
-        "they agree with, or leave them out."
-    )
+    how = "add a column duration, in seconds, which they agree with"
+    raise ValueError(f"start {start} and stop {stop} may be seconds or samples: {how}, or leave them out.")

@@ -120,7 +120,8 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
         num_before, speakers = len(speaker_of), set[str]()
         rows = Rows(root, name, TRAIN)
         remaining = iter(rows)
-        first = list(islice(remaining, _NUM_PROBED))
+        if not (first := list(islice(remaining, _NUM_PROBED))):
+            raise ValueError(f"{name} lists nothing to train on; does a column of sets not say `train`?")
         spelt = spelling(root, name, [path for _, _, path in first])
         for number, speaker, path in chain(first, remaining):
             path = spelt(path)

@@ -164,7 +164,6 @@ WRONG = {
     "no speaker": (TRAIN, "id,file\nx,a/1.wav\n", "'id', 'file' none is known as speaker"),
     "two paths in a table": (TRAIN, "file,wav,spk\nx,a/1.wav,ann\n", "'file' and 'wav' can both be the path"),
     "a short line": (TRAIN, "file,spk\na/1.wav\n", "line 2: expected `speaker path`"),
-    "no training set": (TRAIN, "file,spk,set\na/1.wav,ann,dev\n", "none is `train`"),
     "broken JSON": (TRAIN, '{"wav": "a/1.wav",\n"spk": "ann"}\n', "line 1: "),
     "start of what": (TRAIN, "file,spk,start,stop\na/1.wav,ann,0,48000\n", "line 2: .* seconds or samples"),
     "bad label": (TRIALS, "1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n", "line 2: expected `1.0 enrolment test`"),

@@ -72,6 +72,7 @@ def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> N
         ("a c/1.wav\nb c/1.wav\n", ValueError, "list, line 2: c/1.wav is listed twice"),
         ("a c/1.wav\n\n1 c/1.wav c/2.wav\n", ValueError, "list, line 3: .* expected `speaker path`"),
         ("\n", ValueError, "is empty"),
+        ("file,spk,set\nc/1.wav,c,dev\n", ValueError, "list lists nothing to train on"),
         ("a wrong/1.wav\na wrong/2.wav\n", FileNotFoundError, "None of the first 2 recordings"),
     ],
 )
