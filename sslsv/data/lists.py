@@ -144,18 +144,11 @@ def read_trials(root: Root, file: str) -> Trials:
     index: dict[str, int] = {}
     columns = [("lines", np.int64), ("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]
     rows = Rows(root, file, TRIALS)
-    table = np.fromiter(
-        (
-            (
-                line,
-                IS_TARGET[target],
-                index.setdefault(first, len(index)),
-                index.setdefault(second, len(index)),
-            )
-            for line, target, first, second in rows
-        ),
-        dtype=columns,
+    numbered = (
+        (line, IS_TARGET[target], *(index.setdefault(path, len(index)) for path in pair))
+        for line, target, *pair in rows
     )
+    table = np.fromiter(numbered, dtype=columns)
     paths = list(map(spelling(root, file, list(index), _PREFIXES), index))
     values = {name: np.ascontiguousarray(table[name]) for name, _ in columns}
     return Trials(paths=paths, notes=rows.note(f"{len(table):,} trials"), **values)
@@ -170,16 +163,17 @@ def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tup
     if os.path.isfile(place) and is_audio(place):
         check_names([place])
         return [("", place)], ()
-    files = find_audio_files(place) if os.path.isdir(place) else []
-    if files and kaldi_folder(place):
-        raise ValueError(
-            f"{target} can be read in two ways, as a Kaldi folder and as {len(files):,} recordings: "
-            f"give {target}/wav.scp for the first, and move wav.scp elsewhere for the second."
-        )
-    if files or (os.path.isdir(place) and not kaldi_folder(place)):
-        if not files:
+    if os.path.isdir(place):
+        files, is_kaldi = find_audio_files(place), bool(kaldi_folder(place))
+        if files and is_kaldi:
+            raise ValueError(
+                f"{target} can be read in two ways, as a Kaldi folder and as {len(files):,} recordings: "
+                f"give {target}/wav.scp for the first, and move wav.scp elsewhere for the second."
+            )
+        if files:
+            return [("", file) for file in files], ()
+        if not is_kaldi:
             raise ValueError(f"{target} holds no audio files, nor a Kaldi folder's wav.scp.")
-        return [("", file) for file in files], ()
     if is_trial_list(root, place):
         trials = read_trials(root, place)
         return [("", path) for path in trials.paths], trials.notes
