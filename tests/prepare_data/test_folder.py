@@ -119,16 +119,25 @@ KINDS = ("noise", "music", "speech")
         ([f"musan/{kind}/a.wav" for kind in KINDS] + ["RIRS_NOISES/simulated_rirs/a.wav"], None),
     ],
 )
-@pytest.mark.parametrize("config", sorted(Path("configs").glob("*.yml")), ids=lambda config: config.stem)
-def test_folder__the_printed_command_runs_with_every_config_and_the_noises_that_are_there(
-    folder: Path, capsys: pytest.CaptureFixture[str], config: Path, sounds: list[str], names: list[str] | None
+def test_folder__the_printed_command_augments_with_the_noises_that_are_there(
+    folder: Path, capsys: pytest.CaptureFixture[str], sounds: list[str], names: list[str] | None
 ) -> None:
     put_sounds(folder.parent, *sounds)
     assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
-    found = load_config(config, overrides_of(capsys.readouterr().out))
+    config = load_config("configs/simclr.yml", overrides_of(capsys.readouterr().out))
     if names is not None:
-        assert [each.name for each in found.data.augment] == names
-    assert (found.run.name, found.evaluation.test) == ("calls", ())
+        assert [each.name for each in config.data.augment] == names
+    check_data(config)
+
+
+@pytest.mark.parametrize("config", sorted(Path("configs").glob("*.yml")), ids=lambda config: config.stem)
+def test_folder__the_overrides_that_are_printed_go_with_every_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    put(tmp_path / "calls", *[f"{speaker}/{n}.wav" for speaker in "abcdef" for n in range(64)])
+    assert main(["folder", str(tmp_path / "calls")]) == 0
+    found = load_config(config, overrides_of(capsys.readouterr().out))
+    assert (found.run.name, found.evaluation.test, found.train.batch_size) == ("calls", (), 128)
     check_data(found)
 
 
