@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from sslsv.data.lists import train_rows
+from sslsv.data.list_forms import TRAIN, Rows
 from sslsv.prepare_data.__main__ import main as prepare_data
 from sslsv.prepare_data.check import facts_of
 
@@ -15,7 +15,7 @@ def check_again(root: Path) -> dict[str, float]:
     """Check a list whose recordings, as the record says, have all been measured before."""
     (root / "report").mkdir()
     with (root / "report/measurements.jsonl").open("w") as lines:
-        for number, _, path in train_rows(root, "list"):
+        for number, _, path in Rows(root, "list", TRAIN):
             known = {**facts_of(str(root / path)), "digest": f"{number:032x}"}
             form = {"seconds": 8.0, "sample_rate": 16_000, "silent_share": number / 3e9, "clipped_share": 0.0}
             lines.write(json.dumps({**known, **form}) + "\n")

@@ -1,7 +1,7 @@
 """Embed recordings: `python -m sslsv.embed RUN PATH --out x.npz`.
 
-PATH is an audio file, a folder (every audio file below it), or a list (also a URI): `speaker path` or `path`
-per line.
+PATH is an audio file, a folder (every audio file below it), a Kaldi folder, or a list (also a URI): `speaker
+path` or `path` per line, trials, or another form of docs/data.md.
 
 Exit codes: 0 done, 1 some recordings can't be read (named; the others are written), 2 the request can't be
 met.
@@ -9,7 +9,6 @@ met.
 
 import argparse
 import io
-import os
 import posixpath
 import sys
 from typing import Any
@@ -32,7 +31,11 @@ def run(options: argparse.Namespace) -> int:
     folder, name = posixpath.split(options.out)
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
-    rows = find_recordings(options.path, options.root)
+    from sslsv.data.lists import find_recordings
+
+    rows, notes = find_recordings(options.path, options.root)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     encoder = load_encoder(options)
     from sslsv.evaluation.embedding import embedding_by
     from sslsv.runs.folder import RunFolder
@@ -48,31 +51,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"skipped: {sentence}", file=sys.stderr)
     print(options.out)
     return 1 if bad else 0
-
-
-def find_recordings(path: str, root: str) -> list[tuple[str, str]]:
-    """Return (speaker, or "" where unknown; path) of a file, the files of a folder or the lines of a list.
-
-    Raises ValueError or FileNotFoundError with a sentence.
-    """
-    from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files
-    from sslsv.data.lists import list_lines, why_unlistable
-    from sslsv.runs.folder import absolute
-
-    is_audio = os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES
-    if os.path.isdir(path) or (is_audio and os.path.isfile(path)):
-        files = find_audio_files(path) if os.path.isdir(path) else [path]
-        rows = [("", os.path.abspath(file)) for file in files]
-    else:
-        rows = []
-        for number, line in list_lines(root, absolute(path)):
-            *speaker, name = line.strip().split(maxsplit=1) or [""]
-            if why := name and why_unlistable(name):
-                raise ValueError(f"{path}, line {number}: the path {name[:120]!r} {why}")
-            rows += [("".join(speaker), name)] if name else []
-    if not rows:
-        raise ValueError(f"{path} holds no recording: no audio file, or no `speaker path` or `path` line")
-    return rows
 
 
 def encoded(name: str, rows: list[tuple[str, str]], embeddings: Any) -> bytes:

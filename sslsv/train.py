@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,11 +91,15 @@ def check_data(config: Config) -> None:
     from sslsv.evaluation.trials import open_trial_sets
     from sslsv.training.initial import load_source
 
-    manifest, _, _ = open_trial_sets(config)
+    manifest, validation, tests = open_trial_sets(config)
+    of_trials = [each.trials.notes for each in (validation, *tests) if each]
     load_source(config)
     data = config.data
-    Augmenter(data.augment, Bank(open_recordings(data.root), data.bank_cache_mb))
+    bank = Bank(open_recordings(data.root), data.bank_cache_mb)
+    Augmenter(data.augment, bank)
     Plan(manifest.speakers, config.train.batch_size, config.seed, data.positives)
+    for note in chain(manifest.notes, *of_trials, bank.notes):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def check_folder(folder: "RunFolder", config: Config) -> None:

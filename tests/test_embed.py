@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ def test_embed__a_folder_becomes_parquet_and_the_unreadable_are_named(
         ("a\n\n../b\n", "x.npz", "line 3: the path '../b' has a '..' in it"),
         ("", "x.npz", "is empty"),
         ("a\n", "x.txt", "must end in .npz or .parquet"),
-        ("gone.wav\n", "x.npz", "none of the 1 recordings can be read"),
+        ("gone.wav\n", "x.npz", "None of the first 1 recordings of"),
     ],
 )
 def test_embed__mistakes_are_told_in_a_sentence(small_run, tmp_path, capsys, content, out, sentence):
@@ -64,7 +65,7 @@ def test_embed__a_path_may_hold_blanks_and_a_list_any_name_that_is_no_audio_file
         (tmp_path / "my talks" / name).write_bytes((demo_corpus / path).read_bytes())
     (tmp_path / "list.txt").write_text("anna my talks/one.wav\nbert my talks/two of 2.wav\n")
     monkeypatch.setattr(
-        "sslsv.data.audio.find_audio_files", lambda _: pytest.fail("walked through the folder")
+        "sslsv.data.lists.find_audio_files", lambda _: pytest.fail("walked through the folder")
     )
     out = tmp_path / "x.npz"
     assert main([small_run, str(tmp_path / "list.txt"), "--root", str(tmp_path), "--out", str(out)]) == 0
@@ -72,6 +73,32 @@ def test_embed__a_path_may_hold_blanks_and_a_list_any_name_that_is_no_audio_file
     assert np.load(out)["speakers"].tolist() == ["anna", "bert"]
     assert main([small_run, str(tmp_path / "my talks" / "two of 2.wav"), "--out", str(out)]) == 0
     assert np.load(out)["embeddings"].shape == (1, 16)
+
+
+def test_embed__a_kaldi_folder_or_trials_are_lists_and_said_to_be_read_so(
+    small_run, demo_corpus, tmp_path, capsys
+):
+    paths = read_trials(demo_corpus, "trials").paths[:2]
+    (tmp_path / "kaldi").mkdir()
+    (tmp_path / "kaldi/wav.scp").write_text("".join(f"{path.replace('/', '-')} {path}\n" for path in paths))
+    (tmp_path / "kaldi/utt2spk").write_text("".join(f"{path.replace('/', '-')} ann\n" for path in paths))
+    (tmp_path / "mine").write_text(f"{paths[0]} {paths[1]} target\n")
+    out = tmp_path / "x.npz"
+    for name, speakers, form in (
+        ("kaldi", ["ann", "ann"], "a Kaldi folder: 2 recordings"),
+        ("mine", ["", ""], "trials"),
+    ):
+        assert main([small_run, str(tmp_path / name), "--root", str(demo_corpus), "--out", str(out)]) == 0
+        assert f"{name} is read as {form}" in capsys.readouterr().err
+        assert np.load(out)["paths"].tolist() == paths and np.load(out)["speakers"].tolist() == speakers
+
+
+@pytest.mark.parametrize("name", [b"Andr\xe9.wav", b""])
+def test_embed__a_name_that_is_not_utf8_is_refused_first(tmp_path, capsys, name):
+    (tmp_path / os.fsdecode(b"Andr\xe9.wav")).touch()
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+    assert main(["no run is looked for", path, "--out", str(tmp_path / "x.parquet")]) == 2
+    assert r"Andr\xe9.wav' has a name that is not UTF-8" in capsys.readouterr().err
 
 
 def test_embed__writes_into_object_storage(

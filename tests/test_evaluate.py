@@ -82,6 +82,25 @@ def test_evaluate__in_two_processes_gives_the_same(run_folder, ray_session):
     assert evaluate(run_folder, "--workers", "2")["lists"]["trials"]["scorings"]["cosine"]["eer"] == alone
 
 
+def test_evaluate__trials_of_another_form_with_blanks_and_repeats_are_scored_as_listed(
+    run_folder, demo_corpus, tmp_path
+):
+    root, (path, other, *_) = tmp_path / "my corpus", read_trials(demo_corpus, "trials").paths
+    (root / "my voices").mkdir(parents=True)
+    names = [f"my voices/take {n}.wav" for n in range(3)]
+    for name, source in zip(names, (path, other, path), strict=True):
+        shutil.copy(demo_corpus / source, root / name)
+    pairs = [(0, 1, "nontarget"), (0, 2, "target"), (2, 0, "target")]
+    (root / "mine").write_text("".join(f"{names[a]}\t{names[b]}\t{label}\n" for a, b, label in pairs))
+    options = ("--root", str(root), "--trials", "mine", "--no-calibration", "--replicates", "0")
+    found = evaluate(run_folder, *options)
+    assert found["lists"]["mine"]["counts"]["repeated_trials"] == 1
+    assert any("is read as trials with the label last" in note for note in found["notes"])
+    assert any("1 of the 3 trials" in note and "(line 3)" in note for note in found["notes"])
+    scores = run_folder / "evaluation/scores/mine.txt"
+    assert read_trials(root, str(scores)).paths == names
+
+
 def test_evaluate__a_bad_recording_is_named_or_counted(run_folder, demo_corpus, tmp_path, capsys):
     root = tmp_path / "corpus"
     shutil.copytree(demo_corpus, root)

@@ -138,6 +138,17 @@ def test_check_data__lists_that_are_missing_or_too_short_are_refused(config):
         check_data(replace(config, evaluation=EvaluationConfig(test=("no_such_trials",))))
 
 
+def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
+    lines = (tmp_path / config.data.root / "trials").read_text().splitlines()
+    (tmp_path / "mine").write_text(
+        "\n".join(" ".join([*line.split()[1:], line[0]]) for line in [*lines, lines[0]])
+    )
+    check_data(replace(config, evaluation=EvaluationConfig(test=(str(tmp_path / "mine"),))))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("note: ") and "is read as trials with the label last" in first
+    assert "note: 1 of the" in second and "they are scored as listed" in second
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

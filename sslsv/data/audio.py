@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from abc import abstractmethod
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -237,7 +238,7 @@ def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] =
     """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
 
     Links are followed, but every folder is entered once: a loop of links ends. Raises FileNotFoundError if
-    the folder does not exist, OSError for one that can't be read.
+    the folder does not exist, OSError for one that can't be read, ValueError for a name that is not UTF-8.
     """
 
     def refuse(error: OSError) -> None:
@@ -258,7 +259,22 @@ def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] =
             for name in files
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
         ]
+    check_names(found)
     return sorted(found)
+
+
+def check_names(paths: Iterable[str]) -> None:
+    """Raise ValueError for the first path that is not UTF-8."""
+    if odd := next((path for path in paths if not is_utf8(path)), None):
+        raise ValueError(
+            f"{os.fsencode(odd)!r} has a name that is not UTF-8, which lists, tables and reports can't hold: "
+            "rename it, for a whole folder by `convmv -f LATIN1 -t UTF-8 -r --notest FOLDER`."
+        )
+
+
+def is_utf8(name: str) -> bool:
+    """Tell whether a name of a file is text in UTF-8; file systems allow any bytes."""
+    return name.isascii() or not any("\ud800" <= each <= "\udfff" for each in name)
 
 
 def _find_samples(header: bytes) -> tuple[bool, int, int]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
 from sslsv.data.draws import Draws
 from sslsv.data.recordings import Recordings
+from sslsv.data.section import ORIGINAL_FOLDERS
 
 Drawn = TypeVar("Drawn")
 
@@ -40,6 +41,7 @@ class Bank:
         self.recordings = recordings
         self.files: list[str] = []
         self.cache = Cache(cache_mb * 2**20)
+        self.notes: list[str] = []  # sentences: what is read in place of what
         self._in_folder: dict[str, range] = {}
         self._rirs: dict[int, Rir] = {}
         self._mapped: dict[int, Samples] = {}
@@ -52,7 +54,9 @@ class Bank:
         """Add the files below a folder, if they are not there; FileNotFoundError if there is none."""
         if folder in self._in_folder:
             return
-        found = self.recordings.find(folder)
+        place, found = find_noises(self.recordings, folder)
+        if place != folder:
+            self.notes.append(f"{folder} is not there: {place} is read in its place")
         if not found:
             raise FileNotFoundError(
                 f"There are no audio files below {self.recordings.location(folder)}: name another folder in "
@@ -110,6 +114,16 @@ class Bank:
             used = min(len(samples), delay + int(_MAX_RIR_SECONDS * SAMPLE_RATE))
             self._rirs[file] = Rir(file, delay, used)
         return self._rirs[file]
+
+
+def find_noises(recordings: Recordings, folder: str) -> tuple[str, list[str]]:
+    """Return the folder that is there, the one named or what an archive unpacks, and the names in it."""
+    kind, slash, below = folder.partition("/")
+    original = f"{ORIGINAL_FOLDERS.get(kind, kind)}{slash}{below}"
+    for place in (folder, original):
+        if found := recordings.find(place):
+            return place, found
+    return folder, []
 
 
 class Cache:

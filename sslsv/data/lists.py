@@ -2,33 +2,41 @@
 
 A train list has `speaker path` lines, a trial list `1|0 enrolment test` lines, blanks between the fields.
 The path of a train list is the rest of its line and may hold blanks; paths with blanks in a trial list need
-tabs between the fields.
+tabs between the fields. Lists of other tools are read too, see list_forms.py.
 """
 
-import io
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product
 
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio import AUDIO_SUFFIXES
+from sslsv.data.audio import check_names, find_audio_files
+from sslsv.data.list_forms import (
+    IS_TARGET,
+    RECORDINGS,
+    TRAIN,
+    TRIALS,
+    Root,
+    Rows,
+    is_audio,
+    is_trial_list,
+    kaldi_folder,
+)
 from sslsv.data.recordings import open_recordings
 from sslsv.data.section import DataConfig
-from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
+from sslsv.runs.folder import absolute
 
 Indices = npt.NDArray[np.int64]
-Root = str | os.PathLike[str]
 
 _MAX_TARGETS = 5000  # trials that are drawn of each kind
 _NUM_PROBED = 10  # recordings of a train list that are looked for: looking for a million takes minutes
 _NUM_NAMED = 3  # lines that a sentence names
-_TRIAL_FORM = "1|0 enrolment test"
-# Where the name of an audio file ends before its line does, the line holds more than one path.
-_NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s", re.IGNORECASE)
+# Folders that VoxCeleb's own lists leave out, in front of their paths.
+_PREFIXES = ("", "voxceleb1/", "voxceleb1/wav/", "wav/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,7 @@ class Manifest:
     paths: list[str]  # relative to data.root, or absolute
     speakers: Indices  # (N,), 0 .. number of speakers - 1
     speaker_names: list[str]
+    notes: tuple[str, ...] = ()  # sentences: as what the lists were read
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -55,7 +64,7 @@ class Manifest:
         """Return some utterances, rising; speakers with any are numbered anew in the order of their ids."""
         ids, speakers = np.unique(self.speakers[kept], return_inverse=True)
         names = [self.speaker_names[i] for i in ids]
-        return Manifest(paths=[self.paths[i] for i in kept], speakers=speakers, speaker_names=names)
+        return replace(self, paths=[self.paths[i] for i in kept], speakers=speakers, speaker_names=names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +80,13 @@ class Trials:
     test: Indices  # (J,) into paths
     targets: npt.NDArray[np.bool_]  # (J,), True: the same speaker
     versions: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (R,), 0 unless simulated
+    lines: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (J,) of the list, from 1
+    notes: tuple[str, ...] = ()  # sentences: as what the list was read, and what is odd about it
 
     def __post_init__(self) -> None:
-        if len(self.versions) != len(self.paths):
-            object.__setattr__(self, "versions", np.zeros(len(self.paths), dtype=np.int64))
+        for name, count in (("versions", len(self.paths)), ("lines", len(self.targets))):
+            if len(getattr(self, name)) != count:
+                object.__setattr__(self, name, np.zeros(count, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -102,41 +114,79 @@ def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple
 
 
 def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest:
-    """Read lists of `speaker path` lines and join them; a speaker named in two lists is one speaker.
+    """Read lists of speakers and recordings, and join them; a speaker named in two lists is one speaker.
 
     Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
     malformed line or a path that is listed twice, FileNotFoundError for a missing list or recordings.
     """
     speaker_of: dict[str, int] = {}  # by path
     ids: dict[str, int] = {}
+    notes: list[str] = []
     for name in lists:
-        num_before = len(speaker_of)
-        for number, speaker, path in train_rows(root, name):
+        num_before, speakers = len(speaker_of), set[str]()
+        rows = Rows(root, name, TRAIN)
+        remaining = iter(rows)
+        if not (first := list(islice(remaining, _NUM_PROBED))):
+            raise ValueError(f"{name} lists nothing to train on; does a column of sets not say `train`?")
+        spelt = spelling(root, name, [path for _, _, path in first])
+        for number, speaker, path in chain(first, remaining):
+            path = spelt(path)
             if path in speaker_of:
                 raise ValueError(f"{name}, line {number}: {path} is listed twice; remove one of the lines.")
             speaker_of[path] = ids.setdefault(speaker, len(ids))
-        _prefix(root, name, list(islice(speaker_of, num_before, num_before + _NUM_PROBED)))
-    speakers = np.fromiter(speaker_of.values(), dtype=np.int64)
-    return Manifest(paths=list(speaker_of), speakers=speakers, speaker_names=list(ids))
+            speakers.add(speaker)
+        notes += rows.note(f"{len(speakers):,} speakers, {len(speaker_of) - num_before:,} recordings")
+    numbers = np.fromiter(speaker_of.values(), dtype=np.int64)
+    return Manifest(paths=list(speaker_of), speakers=numbers, speaker_names=list(ids), notes=tuple(notes))
 
 
 def read_trials(root: Root, file: str) -> Trials:
-    """Read `1|0 enrolment test` lines (1: same speaker); the file and its paths are relative to `root`.
+    """Read pairs and whether they are of one speaker; the file and its paths are relative to `root`.
 
-    VoxCeleb's own lists leave out the leading `voxceleb1/`: it is added when the first recording that is
-    there is only found so. Raises ValueError for a malformed line, FileNotFoundError for a missing list and
-    where none of its recordings is there. For odd trials see `find_trial_faults`.
+    VoxCeleb's own lists leave out the folders before the speakers: these are added when the first recording
+    that is there is only found so. Raises ValueError for a malformed line, FileNotFoundError for a missing
+    list and where none of its recordings is there. For odd trials see `find_trial_faults`.
     """
     index: dict[str, int] = {}
-    columns = [("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]
-    rows = (
-        (is_target, index.setdefault(first, len(index)), index.setdefault(second, len(index)))
-        for _, is_target, first, second in trial_rows(root, file)
+    columns = [("lines", np.int64), ("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]
+    rows = Rows(root, file, TRIALS)
+    numbered = (
+        (line, IS_TARGET[target], *(index.setdefault(path, len(index)) for path in pair))
+        for line, target, *pair in rows
     )
-    table = np.fromiter(rows, dtype=columns)
-    prefix = _prefix(root, file, list(index), ("", "voxceleb1/"))
-    paths = [prefix + path for path in index]
-    return Trials(paths=paths, **{name: np.ascontiguousarray(table[name]) for name, _ in columns})
+    table = np.fromiter(numbered, dtype=columns)
+    paths = list(map(spelling(root, file, list(index), _PREFIXES), index))
+    values = {name: np.ascontiguousarray(table[name]) for name, _ in columns}
+    return Trials(paths=paths, notes=rows.note(f"{len(table):,} trials"), **values)
+
+
+def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Return (speaker or "", path) of a file, the files of a folder or the recordings of any list, and notes.
+
+    Paths are absolute, or for a list as it has them, below `root`. Raises ValueError and FileNotFoundError.
+    """
+    place = absolute(target)
+    if os.path.isfile(place) and is_audio(place):
+        check_names([place])
+        return [("", place)], ()
+    if os.path.isdir(place):
+        files, is_kaldi = find_audio_files(place), bool(kaldi_folder(place))
+        if files and is_kaldi:
+            raise ValueError(
+                f"{target} can be read in two ways, as a Kaldi folder and as {len(files):,} recordings: "
+                f"give {target}/wav.scp for the first, and move wav.scp elsewhere for the second."
+            )
+        if files:
+            return [("", file) for file in files], ()
+        if not is_kaldi:
+            raise ValueError(f"{target} holds no audio files, nor a Kaldi folder's wav.scp.")
+    if is_trial_list(root, place):
+        trials = read_trials(root, place)
+        return [("", path) for path in trials.paths], trials.notes
+    rows = Rows(root, place, RECORDINGS)
+    found = [(speaker, path) for _, path, speaker in rows]
+    spelt = spelling(root, target, [path for _, path in found[:_NUM_PROBED]])
+    return [(speaker, spelt(path)) for speaker, path in found], rows.note(f"{len(found):,} recordings")
 
 
 def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:
@@ -231,12 +281,20 @@ def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indi
     return pairs[pairs[:, 0] < pairs[:, 1]]
 
 
-def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)) -> str:
-    # Returns the folder that is missing before the paths of a list, found by the first recording that exists.
+def spelling(
+    root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)
+) -> Callable[[str], str]:
+    """Return what makes names of the paths of a list, told by the first recording that exists.
+
+    Perhaps a folder is missing before them, perhaps Windows has written them. Raises FileNotFoundError where
+    none exists.
+    """
     recordings = open_recordings(root)
     for path, prefix in product(paths, prefixes):
         if recordings.has(prefix + path):
-            return prefix
+            return lambda listed: prefix + listed
+        if "\\" in path and recordings.has(prefix + path.replace("\\", "/")):
+            return lambda listed: prefix + listed.replace("\\", "/")
     raise FileNotFoundError(
         f"None of the first {len(paths)} recordings of {name} exists; first: "
         f"{recordings.location(paths[0])}. Paths in lists are relative to data.root ({root})."
@@ -244,120 +302,29 @@ def _prefix(root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] =
 
 
 def find_trial_faults(trials: Trials) -> dict[str, npt.NDArray[np.bool_]]:
-    """Mark the faulty trials, (J,) for each kind; the order of the two recordings does not matter.
+    """Mark the odd trials, (J,) for each kind; the order of the two recordings does not matter.
 
-    "self": a recording against itself; "repeated": the pair stands before it with the same label;
-    "contradicting": the pair stands elsewhere with the other label. O(J log J).
+    "repeated": the pair stands before it with the same label; "self": a recording against itself, as target;
+    "contradicting": the pair stands elsewhere with the other label, or a recording is to be of another
+    speaker than itself. O(J log J).
     """
     low, high = np.minimum(trials.enrol, trials.test), np.maximum(trials.enrol, trials.test)
     pairs = np.unique(low * len(trials.paths) + high, return_inverse=True)[1]
     is_repeated = np.ones(len(pairs), dtype=np.bool_)
     is_repeated[np.unique(2 * pairs + trials.targets, return_index=True)[1]] = False
     target_share = np.bincount(pairs, trials.targets) / np.bincount(pairs)
-    is_contradicting = ((target_share > 0) & (target_share < 1))[pairs]
-    return {"self": low == high, "repeated": is_repeated, "contradicting": is_contradicting}
+    is_self = low == high
+    is_contradicting = ((target_share > 0) & (target_share < 1))[pairs] | (is_self & ~trials.targets)
+    return {"repeated": is_repeated, "self": is_self & trials.targets, "contradicting": is_contradicting}
 
 
-def describe_faults(faults: dict[str, npt.NDArray[np.bool_]], root: Root, file: str) -> str:
-    """Return the faults as a phrase that names the first lines of the list they were found in, or ""."""
-    lines = np.array([number for number, *_ in trial_rows(root, file)])
-    words = ("of a recording against itself", "listed again", "listed with the other label too")
-    return ", ".join(
-        f"{is_faulty.sum()} {kind} (line {', '.join(map(str, lines[is_faulty][:_NUM_NAMED]))})"
-        for kind, is_faulty in zip(words, faults.values(), strict=True)
-        if is_faulty.any()
-    )
-
-
-def train_rows(root: Root, name: str) -> Iterator[tuple[int, str, str]]:
-    """Yield (line number, speaker, path) of a train list below `root`, or given by an absolute path.
-
-    Raises ValueError for a line that is no `speaker path` and for an empty list, FileNotFoundError.
-    """
-    for number, line in list_lines(root, name):
-        speaker, *rest = line.split(maxsplit=1)
-        path = "".join(rest).rstrip()
-        _check_paths(name, number, "speaker path", path)
-        yield number, speaker, path
-
-
-def trial_rows(root: Root, name: str) -> Iterator[tuple[int, bool, str, str]]:
-    """Yield (line number, is target, enrolment path, test path) of a trial list; see `train_rows`."""
-    for number, line in list_lines(root, name):
-        fields = _trial_fields(line)
-        if len(fields) != 3 or fields[0] not in ("0", "1"):
-            raise ValueError(
-                f"{name}, line {number}: expected `{_TRIAL_FORM}`, got {line.strip()[:120]!r}. Paths with "
-                "blanks in them need tabs between the fields."
-            )
-        label, enrolment, test = fields
-        _check_paths(name, number, _TRIAL_FORM, enrolment, test)
-        yield number, label == "1", enrolment, test
-
-
-def is_trial_list(root: Root, name: str) -> bool:
-    """Tell trials from a train list by the first line that is not blank; raises as the readers do."""
-    _, line = next(list_lines(root, name))
-    fields = _trial_fields(line)
-    return len(fields) == 3 and fields[0] in ("0", "1") and bool(_NAME_THEN_MORE.search(line.strip()))
-
-
-def why_unlistable(path: str) -> str | None:
-    """Return why no list can hold a path, or None where one can."""
-    if not path:
-        return "is missing"
-    if "\n" in path or "\r" in path:
-        return "has a line break in its name"
-    if path != path.strip():
-        return "begins or ends with a blank"
-    if ".." in path and ".." in path.split("/"):
-        return "has a '..' in it"  # it hides where the path leads; an absolute one shows it
-    if (" " in path or "\t" in path) and _NAME_THEN_MORE.search(path):
-        return "has a blank after what ends as an audio file's name does"
-    return None
+def describe_lines(trials: Trials, is_odd: npt.NDArray[np.bool_]) -> str:
+    """Name the first lines of the list in which odd trials (J,) stand."""
+    lines = trials.lines[is_odd].tolist()
+    return f"line {', '.join(map(str, lines[:_NUM_NAMED]))}{', ...' if lines[_NUM_NAMED:] else ''}"
 
 
 def find_lists(root: Root) -> list[str]:
     """Return the names of the lists directly in a folder: `*train_list`, `*trials*`, `*_test_*`, sorted."""
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
     return [name for name in names if re.search(r"train_list$|trials|_test_", name) and "." not in name]
-
-
-def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of the lines of a list that are not blank, numbered from 1.
-
-    A byte order mark is ignored. Names of files need not be valid UTF-8: such bytes come through as they are.
-    Raises FileNotFoundError, and ValueError for an empty list.
-    """
-    place = list_location(root, name)
-    filesystem, path = open_filesystem(place)
-    try:
-        file = filesystem.open_input_stream(path, compression=None, buffer_size=2**20)  # bytes of a request
-    except (FileNotFoundError, IsADirectoryError) as error:
-        is_folder = is_uri(absolute(root)) or os.path.isdir(root)
-        folder = root if is_folder else f"{root}, which is not a folder"
-        raise FileNotFoundError(
-            f"The list {place} does not exist. Lists are looked up below data.root ({folder})."
-        ) from error
-    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape") as text:
-        lines = ((number, line) for number, line in enumerate(text, start=1) if not line.isspace())
-        first = next(lines, None)
-        if first is None:
-            raise ValueError(f"The list {place} is empty.")
-        yield from chain([first], lines)
-
-
-def list_location(root: Root, name: str) -> str:
-    """Return where a list lies: below `root`, unless its name is an absolute path or a URI."""
-    return absolute(name if is_uri(name) else below(absolute(root), name))
-
-
-def _trial_fields(line: str) -> list[str]:
-    # Paths with blanks in them need tabs between the fields.
-    return line.rstrip("\r\n").split("\t") if line.count("\t") == 2 else line.split()
-
-
-def _check_paths(name: str, number: int, form: str, *paths: str) -> None:
-    for path in paths:
-        if why := why_unlistable(path):
-            raise ValueError(f"{name}, line {number}: the path {path[:120]!r} {why}; expected `{form}`.")

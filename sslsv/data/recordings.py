@@ -16,6 +16,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import time
 from bisect import bisect_left
 from typing import Any
@@ -38,6 +39,7 @@ from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 INDEX = "index.parquet"
 FORMAT = 1  # of a packed folder
 METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples}], source
+_SEGMENT = re.compile(r"(.+)#t=([\d.]+),([\d.]*)", re.DOTALL)  # as in media fragments of URIs
 PATIENCE_SECONDS = 600.0  # time that a lost `data.root` has to come back
 
 
@@ -52,7 +54,11 @@ class Recordings:
 
         Where the whole folder is gone, such as a mount that was lost, it waits; OSError after ten minutes.
         """
-        path = self.location(name)
+        path, times = split_segment(self.location(name))
+        recording = self._open_file(path)
+        return Segment(recording, *times) if times else recording
+
+    def _open_file(self, path: str) -> Recording:
         with contextlib.suppress(AudioError):
             return open_audio(path)
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -78,10 +84,10 @@ class Recordings:
 
     def has(self, name: str) -> bool:
         """Tell whether there is a recording of this name, readable or not."""
-        return os.path.exists(self.location(name))
+        return os.path.exists(split_segment(self.location(name))[0])
 
     def location(self, name: str) -> str:
-        """Return the full path of a recording, for messages."""
+        """Return the full path of a recording, for messages; a segment's ends in its times."""
         return below(self.root, name)
 
 
@@ -177,6 +183,42 @@ class Packed(Recordings):
                 else np.memmap(path, dtype=np.int16, mode="r").view(np.ndarray)
             )
         return self._open_shards[number]
+
+
+class Segment(Recording):
+    """Read a part of a recording, from `start` to `stop` in seconds, None being its end."""
+
+    def __init__(self, whole: Recording, start: float, stop: float | None) -> None:
+        self.path, self._whole, self._first = whole.path, whole, round(start * SAMPLE_RATE)
+        last = whole.num_samples if stop is None else round(stop * SAMPLE_RATE)
+        self.num_samples = min(last, whole.num_samples) - self._first
+        if self.num_samples <= 0:
+            whole.close()
+            raise AudioError(f"{self.path} ends before its segment begins, at {start:g} s.")
+
+    def close(self) -> None:
+        """Close the whole recording."""
+        self._whole.close()
+
+    def mapped(self) -> Samples | None:
+        """Return the part's samples where the whole is mapped into memory."""
+        whole = self._whole.mapped()
+        return None if whole is None else whole[self._first : self._first + self.num_samples]
+
+    def _read(self, start: int, count: int) -> Samples:
+        return self._whole.read_int16(self._first + start, count)
+
+
+def segment_name(name: str, start: float, stop: float) -> str:
+    """Return the name of a part of a recording, in seconds: `a.wav#t=1.5,4`; a `stop` below 0 is its end."""
+    end = f"{stop:.4f}".rstrip("0").rstrip(".") if stop >= 0 else ""
+    return f"{name}#t={start:.4f}".rstrip("0").rstrip(".") + f",{end}"
+
+
+def split_segment(name: str) -> tuple[str, tuple[float, float | None] | None]:
+    """Return the file of a name, and where the name is a segment's, (start, stop or None) in seconds."""
+    found = _SEGMENT.fullmatch(name) if "#t=" in name else None
+    return (found[1], (float(found[2]), float(found[3]) if found[3] else None)) if found else (name, None)
 
 
 class _PackedRecording(Recording):

@@ -14,6 +14,10 @@ from sslsv.settings import Place, build, choice, refuse_if, section
 NOISE_FOLDER, RIR_FOLDER = BANK_FOLDERS = ("musan_split", "simulated_rirs")
 NoiseKind = Literal["noise", "music", "speech"]
 
+# Where those folders are not there, what the archives of MUSAN and of the rooms unpack is read.
+ORIGINAL_FOLDERS = {NOISE_FOLDER: "musan", RIR_FOLDER: "RIRS_NOISES/simulated_rirs"}
+NO_SPEECH = frozenset({*BANK_FOLDERS, "musan", "RIRS_NOISES"})  # folders that hold no training speech
+
 # A speed is an exact ratio of two rates; its filter grows with the denominator.
 MAX_SPEED_DENOMINATOR = 20
 
@@ -67,7 +71,11 @@ class DataConfig:
 
     root: Annotated[Place, Field(description="folder of all paths in lists, or URI of a packed one")] = "data"
     train_lists: Annotated[
-        tuple[Place, ...], Field(min_length=1, description="`speaker path` lines; below root, or absolute")
+        tuple[Place, ...],
+        Field(
+            min_length=1,
+            description="`speaker path` lines, or a form of docs/data.md; below root, or absolute",
+        ),
     ] = ("voxceleb2_train_list",)
     # Where train_lists hold clusters instead of speakers, evaluation.held_out_speakers come from these.
     held_out_lists: Annotated[

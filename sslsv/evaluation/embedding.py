@@ -19,7 +19,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sslsv.config import ResourcesConfig
 from sslsv.data.audio import AudioError
-from sslsv.data.recordings import Packed, Recordings, open_recordings
+from sslsv.data.recordings import Packed, Recordings, open_recordings, split_segment
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder, absolute
 
@@ -90,7 +90,7 @@ def _stamp(recordings: Recordings, place: str) -> tuple[int, int]:
     if isinstance(recordings, Packed):
         return recordings.stamp
     try:
-        status = os.stat(place)
+        status = os.stat(split_segment(place)[0])
     except OSError:
         return -1, -1
     return status.st_size, status.st_mtime_ns

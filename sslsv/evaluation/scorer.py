@@ -131,6 +131,7 @@ def notes(
     if scoring.needs_cohort:
         found.append("No labels were used: the cohort is training utterances as they are.")
     for item in lists:
+        found += item.trials.notes
         shared = validation and count_shared(item.trials, item.root, validation.trials, config.data.root)
         if shared:
             found.append(
@@ -237,18 +238,19 @@ def _metrics_of(
 def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[ScoredList]) -> None:
     """Write evaluation.json and scores into the folder `out`, in place of an earlier evaluation.
 
-    A file of scores is the list again, `1|0 enrol test`, with a column per scoring, named by the first line.
+    A file of scores is the list again, `1|0 enrol test` between tabs, with a column per scoring; the first
+    line names them, so that it can be read as a list.
     """
     if out.has("evaluation.json"):  # Without it the folder may be anyone's, and nothing in it is deleted.
         out.delete_folder("scores")
     for item in lists:
         trials, text = item.trials, io.StringIO()
-        text.write(" ".join(["#target", "enrolment", "test", *item.scores]) + "\n")
+        text.write("\t".join(["#target", "enrolment", "test", *item.scores]) + "\n")
         for j, target in enumerate(trials.targets.tolist()):
-            numbers = " ".join(f"{values[j]:.6f}" for values in item.scores.values())
-            pair = f"{trials.paths[trials.enrol[j]]} {trials.paths[trials.test[j]]}"
-            text.write(f"{int(target)} {pair} {numbers}\n")
-        out.write(f"scores/{item.name}.txt", text.getvalue().encode(errors="surrogateescape"))
+            numbers = "\t".join(f"{values[j]:.6f}" for values in item.scores.values())
+            pair = f"{trials.paths[trials.enrol[j]]}\t{trials.paths[trials.test[j]]}"
+            text.write(f"{int(target)}\t{pair}\t{numbers}\n")
+        out.write(f"scores/{item.name}.txt", text.getvalue().encode())
     out.write_json("evaluation.json", evaluation)
 
 

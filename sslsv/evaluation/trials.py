@@ -15,16 +15,15 @@ from pyarrow import fs
 
 from sslsv.config import Config
 from sslsv.data.audio import Waveform
+from sslsv.data.list_forms import list_files, list_location
 from sslsv.data.lists import (
     Manifest,
     Trials,
-    describe_faults,
+    describe_lines,
     find_trial_faults,
-    list_location,
     make_trials,
     open_corpus,
     read_trials,
-    trial_rows,
 )
 from sslsv.data.recordings import open_recordings
 from sslsv.data.views import ChannelSimulator
@@ -151,20 +150,18 @@ class TrialList:
         )
 
     def _line_of(self, paths: tuple[str, ...]) -> int:
-        # A list may leave out the first folder of its paths.
-        return next(
-            number
-            for number, _, *listed in trial_rows(self.root, self.file)
-            if all(path in listed or path.partition("/")[2] in listed for path in paths)
-        )
+        trials = self.trials
+        recordings = map(trials.paths.index, paths)
+        has_all = np.logical_and.reduce([(trials.enrol == i) | (trials.test == i) for i in recordings])
+        return int(trials.lines[has_all][0])
 
 
 def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     """Read a list given by its name below `root`, or by a path, with every recording looked for.
 
-    Unless `is_lenient`, a recording that is not there, a recording against itself and a pair with both labels
-    are errors that name lines; else their trials are left out and counted. A pair listed twice is counted,
-    and scored as listed. Raises ValueError or FileNotFoundError.
+    Unless `is_lenient`, a recording that is not there and a pair with both labels are errors that name lines;
+    else their trials are left out and counted. A pair listed twice, or a recording against itself, is
+    counted, told of in the trials' notes, and scored as listed. Raises ValueError or FileNotFoundError.
     """
     file = find_list(root, name)
     trials, odd = _read(root, file, is_lenient=is_lenient)
@@ -188,16 +185,19 @@ def find_list(root: str, name: str) -> str:
     """Return where a list lies: below `root`, else where a path from the working directory leads."""
     file = list_location(root, name)
     filesystem, path = open_filesystem(file)
-    if os.path.isfile(name) and filesystem.get_file_info(path).type != fs.FileType.File:
+    if os.path.exists(name) and filesystem.get_file_info(path).type == fs.FileType.NotFound:
         return absolute(name)
     return file
 
 
 def source_of(file: str) -> dict[str, str]:
     """Return a list's place and a digest of its content, for results."""
-    filesystem, path = open_filesystem(file)
-    with filesystem.open_input_stream(path) as content:
-        return {"file": file, "sha256": hashlib.sha256(content.read()).hexdigest()}
+    digest = hashlib.sha256()
+    for each in list_files(file):
+        filesystem, path = open_filesystem(each)
+        with filesystem.open_input_stream(path, compression=None) as content:
+            digest.update(content.read())
+    return {"file": file, "sha256": digest.hexdigest()}
 
 
 def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:
@@ -217,17 +217,29 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
 
 
 def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, int]]:
-    """Read trials, without those of a recording against itself and of pairs with both labels."""
+    """Read trials, without pairs that have both labels, and count what is odd."""
     trials = read_trials(root, file)
     faults = find_trial_faults(trials)
-    is_wrong = faults["self"] | faults["contradicting"]
+    is_wrong = faults["contradicting"]
     if is_wrong.any() and not is_lenient:
         raise ValueError(
-            f"{file} has faulty trials: {describe_faults(faults, root, file)}; remove these lines, or leave "
-            "their trials out with --allow-missing"
+            f"{file}: {is_wrong.sum()} trials contradict others, target and nontarget of one pair, or are "
+            f"nontarget of a recording and itself ({describe_lines(trials, is_wrong)}); correct the list, or "
+            "leave them out with --allow-missing"
         )
     odd = {f"{kind}_trials": int(is_odd.sum()) for kind, is_odd in {**faults, "skipped": is_wrong}.items()}
+    told = {
+        "repeated": "stand in it before, perhaps the other way round",
+        "self": "are of one file and itself",
+    }
+    notes = [
+        f"{odd[f'{kind}_trials']:,} of the {len(trials):,} trials of {file} {what} "
+        f"({describe_lines(trials, faults[kind])}): they are scored as listed"
+        for kind, what in told.items()
+        if faults[kind].any()
+    ]
     trials = _kept(trials, ~is_wrong) if is_wrong.any() else trials
+    trials = replace(trials, notes=(*trials.notes, *notes))
     return trials, {kind: count for kind, count in odd.items() if count}
 
 
@@ -235,5 +247,12 @@ def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:
     # Recordings that are in no trial any more are left out too.
     used, places = np.unique(np.stack([trials.enrol[is_kept], trials.test[is_kept]]), return_inverse=True)
     enrol, test = places.reshape(2, -1).astype(np.int64)
-    paths, versions = [trials.paths[i] for i in used], trials.versions[used]
-    return Trials(paths=paths, enrol=enrol, test=test, targets=trials.targets[is_kept], versions=versions)
+    return replace(
+        trials,
+        paths=[trials.paths[i] for i in used],
+        versions=trials.versions[used],
+        enrol=enrol,
+        test=test,
+        targets=trials.targets[is_kept],
+        lines=trials.lines[is_kept],
+    )

@@ -13,9 +13,9 @@ lists      voxceleb1_train_list, voxceleb2_train_list (`speaker path`, without t
            validation trials of speakers that are set aside (`1|0 enrol test`)
 
 Archives are read where they lie, in parts or whole.  Corpora that you have extracted already: link the folder
-(that of VoxCeleb holds the speakers) to FOLDER/voxceleb1, voxceleb2, musan_split or simulated_rirs; links are
-only read.  A VoxCeleb2 of m4a files: `prepare_data convert /my/aac --out FOLDER/voxceleb2`, then
---only lists.
+to FOLDER/voxceleb1 or voxceleb2 (with speakers in it, or wav/, dev/aac/ ... as archives unpack), musan_split
+or simulated_rirs, or leave musan/ and RIRS_NOISES/ below FOLDER; links are only read.  A VoxCeleb2 of m4a
+files: `prepare_data convert /my/aac --out FOLDER/voxceleb2`, then --only lists.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Interrupted, the same command goes on; later only new and changed files are read.  What is measured is what
 training hears: 16 kHz, mono.  The report, files.parquet, has a row for each file, with what is wrong as
-`fault`.  Noises and rooms (musan_split, simulated_rirs) need only be readable.
+`fault`.  Noises and rooms (musan, RIRS_NOISES ...) need only be readable.
 
 Exit status: 0 all is good, 1 there are bad files, 2 the check could not be made.
 """
@@ -20,9 +20,10 @@ import pyarrow.json
 import pyarrow.parquet
 import soundfile
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, find_audio_files, open_audio
-from sslsv.data.lists import is_trial_list, read_train_lists, read_trials
-from sslsv.data.section import BANK_FOLDERS
+from sslsv.data.audio import SAMPLE_RATE, AudioError, open_audio
+from sslsv.data.lists import find_recordings
+from sslsv.data.recordings import split_segment
+from sslsv.data.section import NO_SPEECH
 from sslsv.prepare_data.convert import map_files
 from sslsv.prepare_data.disk import progress, stamp, write_whole
 
@@ -43,7 +44,7 @@ SCHEMA = pa.schema(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data check` takes."""
     add = parser.add_argument
-    add("target", metavar="DIR_OR_LIST", help="a folder, a train list or a list of trials")
+    add("target", metavar="DIR_OR_LIST", help="a folder, or any list of recordings or trials")
     add("--root", help="data.root, which the paths in a list are relative to (default: its folder)")
     add("--report", type=Path, help="folder for the report (default: checks/NAME)")
     add("--cpus", type=int, metavar="N", help="processes that read (default: one for each CPU)")
@@ -76,16 +77,12 @@ def run(options: argparse.Namespace) -> int:
 
 def find_files(target: str, root: str | None) -> list[str]:
     """Return the absolute paths of the recordings of a folder or list; raises as the readers of lists do."""
-    if os.path.isdir(target):
-        found = find_audio_files(os.path.abspath(target))
-        if not found:
-            raise ValueError(f"{target} holds no audio files.")
-        return found
-    name = target if root is not None and not os.path.exists(target) else os.path.abspath(target)
     root = os.path.abspath(root or os.path.dirname(target))
-    has_trials = is_trial_list(root, name)
-    paths = read_trials(root, name).paths if has_trials else read_train_lists(root, [name]).paths
-    return list(dict.fromkeys(os.path.normpath(os.path.join(root, path)) for path in paths))
+    rows, notes = find_recordings(target if os.path.exists(target) else os.path.join(root, target), root)
+    for note in notes:
+        print(f"note: {note}")
+    paths = (split_segment(os.path.join(root, path))[0] for _, path in rows)
+    return list(dict.fromkeys(map(os.path.normpath, paths)))
 
 
 def measure(files: list[str], record: Path, cpus: int | None = None) -> pa.Table:
@@ -135,12 +132,7 @@ def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
 def facts_of(path: str) -> dict[str, Any]:
     """Return path, size and time of change of a file, as the record has them."""
     size, mtime_ns = stamp(path)
-    return {"path": _printable(path), "size": size, "mtime_ns": mtime_ns}
-
-
-def _printable(text: str) -> str:
-    # Names of files need not be valid UTF-8, strings of a table have to be.
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return {"path": path, "size": size, "mtime_ns": mtime_ns}
 
 
 def inspect(path: str) -> dict[str, Any]:
@@ -159,7 +151,7 @@ def inspect(path: str) -> dict[str, Any]:
                 silent += int(lengths[is_silent].sum())
                 digest.update(samples.astype("<i2").tobytes())
     except AudioError as error:
-        return {**facts_of(path), "error": _printable(str(error))}
+        return {**facts_of(path), "error": str(error)}
     about = soundfile.info(path)
     shares = {"silent_share": silent / file.num_samples, "clipped_share": clipped / file.num_samples}
     form = {"seconds": about.duration, "sample_rate": about.samplerate, "digest": digest.hexdigest()}
@@ -173,7 +165,7 @@ def find_faults(
 
     Of recordings with the same samples the first is no fault. Noises and rirs only have to be readable.
     """
-    is_speech = np.array([not set(BANK_FOLDERS).intersection(path.split(os.sep)) for path in files])
+    is_speech = np.array([NO_SPEECH.isdisjoint(path.split(os.sep)) for path in files])
     paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
     faults: dict[str, dict[int, str]] = {}
     for kind, column, sign, limit in (

@@ -99,7 +99,7 @@ def convert(
     report = out.with_name(f"{out.name}_failures.txt")
     report.unlink(missing_ok=True)
     if failures:
-        write_whole(report, "".join(sorted(failures)).encode("utf-8", "surrogateescape"))
+        write_whole(report, "".join(sorted(failures)).encode())
         print(
             f"{len(failures):,} could not be converted ({min(failures).strip()} ...); all are named in "
             f"{report}, and the same command tries them again."

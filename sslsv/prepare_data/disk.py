@@ -83,8 +83,7 @@ def write_audio(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE, subtyp
 def write_list(path: Path, lines: Iterable[str]) -> None:
     """Write a list and say so; other content is kept as NAME.old, NAME.old2 ..."""
     lines = list(lines)
-    # Names of files need not be valid UTF-8.
-    content = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    content = "".join(f"{line}\n" for line in lines).encode()
     if path.exists() and path.read_bytes() == content:
         print(f"{path} is as it was ({len(lines):,} lines).")
         return

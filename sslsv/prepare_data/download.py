@@ -17,6 +17,7 @@ import filelock
 import requests
 import urllib3
 
+from sslsv.data.section import ORIGINAL_FOLDERS
 from sslsv.prepare_data.disk import check_space, progress, readable_bytes
 from sslsv.settings import parse_yaml
 
@@ -65,6 +66,10 @@ def install(
     archives and the folder, and returns whether all files are there now.
     """
     folder = options.folder / folder_name
+    original = options.folder / ORIGINAL_FOLDERS.get(folder_name, folder_name)
+    if original != folder and original.is_dir() and not folder.exists():
+        print(f"{folder_name}: not needed, {original} is read as it is.")
+        return 0
     marker = folder / ".complete"
     is_own = folder.is_symlink() or (folder.is_dir() and any(path.is_symlink() for path in folder.iterdir()))
     if is_own or marker.exists():

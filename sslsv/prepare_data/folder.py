@@ -6,22 +6,30 @@ not in the train list.
 """
 
 import argparse
+import json
+import math
 import os
 import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 from urllib.parse import quote
 
 import numpy as np
 
 from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files
-from sslsv.data.lists import Manifest, hold_out_speakers, make_trials, why_unlistable
-from sslsv.data.section import BANK_FOLDERS, NOISE_FOLDER, RIR_FOLDER
+from sslsv.data.list_forms import kaldi_folder, why_unlistable
+from sslsv.data.lists import Manifest, hold_out_speakers, make_trials
+from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, ORIGINAL_FOLDERS, RIR_FOLDER, NoiseKind
 from sslsv.prepare_data.convert import COMPRESSED_SUFFIXES
 from sslsv.prepare_data.disk import write_list
+from sslsv.settings import parse_yaml
 
-_PATTERNS = {"parent": r"([^/]+)/[^/]+$", "top": r"^([^/]+)/"}  # of the speaker, in a path below the folder
+_FEW = 512  # utterances; with fewer, a recipe's batch is too large
+# A recording as VoxCeleb's archives name it: SPEAKER/VIDEO/NUMBER, at whatever depth.
+VOXCELEB = re.compile(r"(?:^|/)(id[01]\d{4})(/[^/]+/[^/]+)\.(?:wav|flac|m4a|mp3|ogg|opus)$")
+TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))  # of VoxCeleb1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folder", type=Path, help="all recordings below it are listed; no hidden ones, noises or rooms")
     add(
         "--speaker-from",
-        metavar="parent|top|none|REGEX",
-        help="parent: the folder that a recording lies in; top: the first folder below FOLDER, as in "
-        "speaker/video/file; none: unknown; else a regular expression that is searched in the path below "
-        "FOLDER, whose first group is the speaker: '(id\\d+)' (default: parent, where top means the same)",
+        metavar="LEVEL|parent|none|REGEX",
+        help="LEVEL: 1 for the folders in FOLDER, as in speaker/video/file, 2 for those in them ...; parent: "
+        "the folder that a recording lies in; none: unknown; else a regular expression that is searched in "
+        "the path below FOLDER, whose first group is the speaker: '(id\\d+)' (default: the only level that "
+        "tells recordings apart; in VoxCeleb's layout the ids, without the test speakers)",
     )
     add("--root", type=Path, help="data.root, which gets the lists (default: the folder above)")
     held_out = "speakers of the trials (default: a twentieth, 2 to 100; 0: no trials, all speakers train)"
@@ -46,59 +55,144 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(os.path.abspath(options.folder))
     root = Path(os.path.abspath(options.root)) if options.root else folder.parent
     name = re.sub(r"[^\w.-]+", "_", folder.name)
-    files = find_speech(folder)
-    rule = options.speaker_from or one_reading(files, folder)
-    manifest = list_files(files, folder, root, None if rule == "none" else _PATTERNS.get(rule, rule))
+    files, choose = find_speech(folder), lambda held_out: held_out
+    if not files and kaldi_folder(str(folder)):
+        raise ValueError(
+            f"{folder} is a Kaldi folder, which is a list as it is: data.train_lists=[{folder}]."
+        )
+    if not files:
+        raise ValueError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
+    rule = options.speaker_from
+    if rule is None and all(map(VOXCELEB.search, files)):
+        print("read as VoxCeleb: the folders named by ids are the speakers")
+        rule, files, choose = VOXCELEB.pattern, training_part(files), one_of_a_video
+        if not files:
+            raise ValueError("Nothing is left; --speaker-from '(id\\d+)' lists test speakers all the same.")
+    rule = rule or one_reading(files, folder)
+    manifest = list_files(files, folder, root, None if rule == "none" else pattern_of(rule))
     names = manifest.speaker_names
     examples = f"{len(names)} speakers ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     print(f"{len(manifest)} recordings of {'unknown speakers' if rule == 'none' else examples}")
     if rule == "none" and options.held_out_speakers:
         raise ValueError("--held-out-speakers needs speakers: choose another --speaker-from than none.")
     num_held_out = 0 if rule == "none" else options.held_out_speakers
-    lists = write_lists(manifest, root, name, num_held_out, options.seed)
-    overrides = [f"run.name={name}", f"data.root={root}", f"data.train_lists=[{lists[0]}]"]
-    overrides += ["evaluation.held_out_speakers=0", *(f"evaluation.validation={each}" for each in lists[1:])]
-    command = shlex.join([*overrides, "evaluation.test=[]", *augmentation_overrides(root)])
-    print(f"train on it: python -m sslsv.train CONFIG {command}")
+    lists = write_lists(manifest, root, name, num_held_out, options.seed, choose)
+    print(f"train on it: {training_command(root, name, lists)}")
     return 0
+
+
+def training_command(root: Path, name: str, lists: dict[str, int]) -> str:
+    """Return a command for a shell that trains on the first of some lists (name: number of lines)."""
+    (train_list, num_utterances), *validation = lists.items()
+    changes = {"run.name": name, "data.root": str(root)}
+    # A path may look like a number or a comment of yaml.
+    overrides = [
+        f"{key}={each if parse_yaml(each) == each else json.dumps(each)}" for key, each in changes.items()
+    ]
+    overrides += [f"data.train_lists=[{train_list}]", "evaluation.held_out_speakers=0"]
+    overrides += [f"evaluation.validation={each}" for each, _ in validation] or ["train.patience=null"]
+    overrides += ["evaluation.test=[]", *augmentation_overrides(root)]
+    if num_utterances < _FEW:  # The recipes' batches are for VoxCeleb.
+        overrides.append(f"train.batch_size={max(2, 2 ** int(math.log2(num_utterances / 2)))}")
+    return shlex.join(["python", "-m", "sslsv.train", "configs/simclr.yml", *overrides])
 
 
 def augmentation_overrides(root: Path) -> list[str]:
     """Return the override without which a config that augments would look in vain for noises or rirs."""
-    folders = {"reverb": RIR_FOLDER, "noise": NOISE_FOLDER}
-    there = [f"{{name: {name}}}" for name, folder in folders.items() if (root / folder).is_dir()]
-    return [] if len(there) == 2 else [f"data.augment=[{', '.join(there)}]"]
+    rirs, noises = (
+        next((root / place for place in (name, ORIGINAL_FOLDERS[name]) if (root / place).is_dir()), None)
+        for name in (RIR_FOLDER, NOISE_FOLDER)
+    )
+    kinds = [kind for kind in get_args(NoiseKind) if noises and (noises / kind).is_dir()]
+    if rirs and len(kinds) == len(get_args(NoiseKind)):
+        return []
+    there = [*(["{name: reverb}"] if rirs else [])]
+    there += [f"{{name: noise, kinds: [{', '.join(kinds)}]}}"] if kinds else []
+    return [f"data.augment=[{', '.join(there)}]"]
 
 
 def find_speech(folder: Path) -> list[str]:
     """Return the recordings' paths below a folder, without noises and rooms; says what is left out."""
     found = [os.path.relpath(file, folder) for file in find_audio_files(folder)]
-    kept = [file for file in found if not set(BANK_FOLDERS).intersection(file.split(os.sep))]
+    kept = [file for file in found if NO_SPEECH.isdisjoint(file.split(os.sep))]
     if len(kept) < len(found):
-        print(f"{len(found) - len(kept)} noises and rooms below {' and '.join(BANK_FOLDERS)} are left out")
+        places = " and ".join(sorted(NO_SPEECH.intersection(os.sep.join(found).split(os.sep))))
+        print(f"{len(found) - len(kept)} noises and rooms below {places} are left out")
     if compressed := find_audio_files(folder, COMPRESSED_SUFFIXES):
         print(
             f"{len(compressed)} compressed files are left out, because training does not read their format; "
             f"the first: {compressed[0]}. A copy that it reads: python -m sslsv.prepare_data "
             f"{shlex.join(['convert', str(folder), '--out', f'{folder}_16k'])}"
         )
-    if not kept:
-        raise ValueError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
     return kept
 
 
+def training_part(files: list[str]) -> list[str]:
+    """Return VoxCeleb's training recordings, given by paths below a folder, each once; says what is left out.
+
+    Test recordings are those of VoxCeleb1's test speakers and what lies in a folder `test` of an archive.
+    """
+    kept: dict[str, str] = {}
+    num_test = num_again = 0
+    for file in files:
+        if not (found := VOXCELEB.search(file)):
+            continue
+        if found[1] in TEST_SPEAKERS or "test" in file[: found.start()].split("/"):
+            num_test += 1
+        elif kept.setdefault(found[1] + found[2], file) != file:
+            num_again += 1
+    if num_test:
+        print(f"{num_test} recordings of VoxCeleb's test speakers are left out")
+    if num_again:
+        print(f"{num_again} recordings are there in two formats or places, and listed once")
+    return list(kept.values())
+
+
+def one_of_a_video(manifest: Manifest) -> Manifest:
+    """Return an utterance of each video: two of one share room and noise, too easy for a target trial."""
+    _, rows = np.unique([os.path.dirname(path) for path in manifest.paths], return_index=True)
+    return manifest if np.bincount(manifest.speakers[rows]).max() < 2 else manifest.of_utterances(rows)
+
+
 def one_reading(files: list[str], folder: Path) -> str:
-    """Return `parent` where it means the same speakers as `top`; else ValueError shows both readings."""
+    """Return the level of folders that means the speakers; ValueError shows several readings.
+
+    A level may do where all files have it and it has two names or more; levels that part the files alike are
+    one reading.
+    """
     folders = [file.split(os.sep)[:-1] for file in files]
-    tops, parents = ({"/".join(each[:end]) for each in folders} for end in (1, None))
-    if len(tops) == len(parents) or len(tops - {""}) <= 1:
-        return "parent"
-    first, second = (f"({', '.join(sorted(each)[:3])} ...)" for each in (tops, parents))
-    raise ValueError(
-        f"{folder} can be read in two ways: {len(tops)} speakers, the first folders {first}, or "
-        f"{len(parents)} speakers, the folders that the files lie in {second}. Sessions taken for speakers "
-        "spoil validation, so say which: --speaker-from top or parent (or none, or a regular expression)."
+    depth = min(map(len, folders))
+    names_of = {str(i + 1): [each[i] for each in folders] for i in range(depth)}
+    names_of |= {"parent": [each[-1] for each in folders]} if depth else {}
+    readings: dict[str, list[str]] = {}
+    for rule, names in names_of.items():
+        count = len(set(names))
+        is_new = all(
+            len(set(zip(names, each, strict=True))) > min(count, len(set(each))) for each in readings.values()
+        )
+        if count > 1 and is_new:
+            readings[rule] = names
+    if len(readings) < 2:
+        return next(iter(readings), "parent")
+    called = {
+        rule: "the last folders" if rule == "parent" else f"folders of level {rule}" for rule in readings
+    }
+    shown = (
+        f"{len(set(names))} speakers, {called[rule]} ({', '.join(sorted(set(names))[:3])} ...)"
+        for rule, names in readings.items()
     )
+    raise ValueError(
+        f"{folder} can be read in {len(readings)} ways: {', or '.join(shown)}. Sessions taken for speakers "
+        f"spoil validation, so say which: --speaker-from {' or '.join(readings)} (or none, or a regular "
+        "expression)."
+    )
+
+
+def pattern_of(rule: str) -> str:
+    """Return the regular expression of a value of --speaker-from, whose first group is the speaker."""
+    if rule.isdecimal() and int(rule) > 0:
+        return rf"^(?:[^/]+/){{{int(rule) - 1}}}([^/]+)/"
+    return r"([^/]+)/[^/]+$" if rule == "parent" else rule
 
 
 def list_files(files: list[str], folder: Path, root: Path, regex: str | None) -> Manifest:
@@ -114,7 +208,7 @@ def list_files(files: list[str], folder: Path, root: Path, regex: str | None) ->
         raise ValueError(f"--speaker-from {regex!r} is no regular expression: {error}.") from error
     if pattern.groups < 1:
         raise ValueError(
-            f"--speaker-from {regex!r} is not parent, top or none, and as a regular expression it has no "
+            f"--speaker-from {regex!r} is no level, parent or none, and as a regular expression it has no "
             "group: put brackets around the speaker: '(id\\d+)'."
         )
     prefix = folder.relative_to(root) if folder.is_relative_to(root) else folder
@@ -129,7 +223,7 @@ def list_files(files: list[str], folder: Path, root: Path, regex: str | None) ->
             raise ValueError(
                 f"{regex!r} finds no speaker in {file}: give each a folder, or choose another --speaker-from."
             )
-        speaker = match[1] if regex and match else quote(os.fsencode(path))
+        speaker = match[1] if regex and match else quote(path)
         paths.append(path)
         speakers.append(ids.setdefault("_".join(speaker.split()), len(ids)))
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
@@ -142,8 +236,10 @@ def write_lists(
     num_held_out: int | None,
     seed: int,
     choose: Callable[[Manifest], Manifest] = lambda held_out: held_out,
-) -> list[str]:
-    """Write ROOT/NAME_train_list and, of held-out speakers, ROOT/NAME_validation_trials; returns their names.
+) -> dict[str, int]:
+    """Write ROOT/NAME_train_list and, of held-out speakers, ROOT/NAME_validation_trials.
+
+    Returns the number of lines of each, by its name.
 
     `num_held_out` None: a twentieth of the speakers, 2 to 100; 0 where that leaves too few. `choose` picks
     the utterances of the held-out speakers that trials are drawn from.
@@ -165,7 +261,7 @@ def write_lists(
     lists = {f"{name}_train_list": train, **lists}
     for each, lines in lists.items():
         write_list(root / each, lines)
-    return list(lists)
+    return {each: len(lines) for each, lines in lists.items()}
 
 
 def trial_line(is_target: bool, enrolment: str, test: str) -> str:

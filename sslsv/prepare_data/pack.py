@@ -22,9 +22,11 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
-from sslsv.data.lists import find_lists, is_trial_list, read_trials, train_rows
-from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings
-from sslsv.data.section import BANK_FOLDERS, RIR_FOLDER
+from sslsv.data.bank import find_noises
+from sslsv.data.list_forms import list_files, list_location
+from sslsv.data.lists import find_lists, find_recordings
+from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings, split_segment
+from sslsv.data.section import BANK_FOLDERS, ORIGINAL_FOLDERS, RIR_FOLDER
 from sslsv.prepare_data.disk import check_space, progress, readable_bytes, stamp, write_whole
 
 Lengths = list[tuple[int, str]]  # of the recordings of a shard; see `_write_shard`
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or options.root / "packed"
     is_new = pack(options.root, out, options.lists, shard_mb=options.shard_mb, jobs=options.jobs)
     packed = Packed(os.path.abspath(out))
-    noises, rirs = (len(packed.find(name)) for name in BANK_FOLDERS)
+    noises, rirs = (len(find_noises(packed, name)[1]) for name in BANK_FOLDERS)
     size = readable_bytes(2 * sum(shard["num_samples"] for shard in packed.facts["shards"]))
     print(
         f"{out}: {len(packed)} recordings ({size}), {noises} noises and {rirs} rooms among them: "
@@ -73,12 +75,13 @@ def pack(
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
     recordings = Recordings(root)
     lists = find_lists(root) if lists is None else lists
-    in_banks = [recordings.find(name) for name in BANK_FOLDERS]
+    in_banks = [find_noises(recordings, name)[1] for name in BANK_FOLDERS]
     for name, found in zip(BANK_FOLDERS, in_banks, strict=True):
         if not found:
             print(f"{root / name} holds no audio: packed without it.")
     names = sorted({*_names_in(root, lists), *in_banks[0], *in_banks[1]}, key=os.fsencode)
-    stamps = {name: stamp(recordings.location(name)) for name in [*names, *lists]}
+    texts = [os.path.relpath(file, root) for name in lists for file in list_files(list_location(root, name))]
+    stamps = {name: _stamp(recordings.location(name)) for name in [*names, *texts]}
     source = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
     if (out / INDEX).exists():
         facts = Packed(os.path.abspath(out)).facts
@@ -103,13 +106,22 @@ def pack(
         files = [out / f"shard-{i:05d}.int16" for i in range(len(parts))]
         work = functools.partial(_read, recordings)
         shards = [_write_shard(file, part, pool, work, bar) for file, part in zip(files, parts, strict=True)]
-    for name in lists:
+    for name in texts:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, out / name)
     _write_index(out, parts, shards, source)
     for leftover in (*out.glob("shard-*.json"), out / _UNFINISHED):
         leftover.unlink()
     return True
+
+
+def _stamp(place: str) -> tuple[int, int]:
+    # A segment is at most as large as its time: many may be parts of one file.
+    file, times = split_segment(place)
+    size, mtime_ns = stamp(file)
+    if times and times[1]:
+        size = min(size, int(2 * SAMPLE_RATE * (times[1] - times[0])))
+    return size, mtime_ns
 
 
 def _names_in(root: Path, lists: list[str]) -> set[str]:
@@ -119,10 +131,8 @@ def _names_in(root: Path, lists: list[str]) -> set[str]:
     for name in lists:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"The list {name} does not lie below {root}: its copy would have no place.")
-        if is_trial_list(root, name):
-            names.update(read_trials(root, name).paths)
-        else:
-            names.update(path for _, _, path in train_rows(root, name))
+        rows, _ = find_recordings(os.path.join(root, name), root)
+        names.update(path for _, path in rows)
     return names
 
 
@@ -167,7 +177,7 @@ def _read(recordings: Recordings, name: str) -> tuple[Samples, str]:
     """Return the samples of a recording and "", or none and why it is unreadable."""
     try:
         with recordings.open(name) as recording:
-            if name.startswith(f"{RIR_FOLDER}/"):
+            if name.startswith((f"{RIR_FOLDER}/", f"{ORIGINAL_FOLDERS[RIR_FOLDER]}/")):
                 return recording.read_rir(), ""
             return recording.read_int16(0, recording.num_samples), ""
     except AudioError as error:

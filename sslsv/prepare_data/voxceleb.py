@@ -3,32 +3,35 @@
 import argparse
 import functools
 import os
-import re
 from pathlib import Path
 
-import numpy as np
-
-from sslsv.data.audio import find_audio_files
-from sslsv.data.lists import Manifest, trial_rows
+from sslsv.data.list_forms import IS_TARGET, TRIALS, Rows
+from sslsv.data.lists import Manifest
 from sslsv.prepare_data.archives import extract, open_zip
 from sslsv.prepare_data.convert import convert
 from sslsv.prepare_data.disk import write_list
 from sslsv.prepare_data.download import Archives, obtain
-from sslsv.prepare_data.folder import trial_line, write_lists
+from sslsv.prepare_data.folder import (
+    VOXCELEB,
+    find_speech,
+    list_files,
+    one_of_a_video,
+    training_part,
+    trial_line,
+    write_lists,
+)
 
-TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))  # of VoxCeleb1
 TRIAL_LISTS = {
     "veri_test2.txt": ("voxceleb1_test_O", "trials"),
     "list_test_all2.txt": ("voxceleb1_test_E",),
     "list_test_hard2.txt": ("voxceleb1_test_H",),
 }
-_PLACE = re.compile(r"(?:^|/)(id[01]\d{4}/[^/]+/[^/]+)\.(?:wav|flac|m4a)$")
 
 
 def place_with(name: str, suffix: str = "") -> str | None:
     """Return SPEAKER/VIDEO/NUMBER and the suffix for a recording's path (`dev/aac/id00012/...`), or None."""
-    found = _PLACE.search(name)
-    return found[1] + suffix if found else None
+    found = VOXCELEB.search(name)
+    return found[1] + found[2] + suffix if found else None
 
 
 def extract_voxceleb1(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
@@ -47,8 +50,8 @@ def convert_voxceleb2(archives: Archives, folder: Path, options: argparse.Namesp
 def prepare_trials(options: argparse.Namespace) -> int:
     """Write VoxCeleb1's test lists; returns 0."""
     for source, (path,) in obtain("trials", options).items():
-        rows = trial_rows("/", os.path.abspath(path))
-        lines = [trial_line(is_target, enrolment, test) for _, is_target, enrolment, test in rows]
+        rows = Rows("/", os.path.abspath(path), TRIALS)
+        lines = [trial_line(IS_TARGET[target], enrolment, test) for _, target, enrolment, test in rows]
         for name in TRIAL_LISTS[source]:
             write_list(options.folder / name, lines)
     return 0
@@ -67,7 +70,7 @@ def prepare_lists(options: argparse.Namespace) -> int:
             print(f"{options.folder / corpus} has no training recordings yet: no list of it is written.")
             continue
         held_out, seed = options.held_out_speakers, options.seed
-        write_lists(utterances, options.folder, corpus, held_out, seed, choose=_one_of_a_video)
+        write_lists(utterances, options.folder, corpus, held_out, seed, choose=one_of_a_video)
     return 0
 
 
@@ -76,20 +79,6 @@ def find_utterances(root: Path, corpus: str) -> Manifest:
 
     Speakers are the folders named by an id (id10001), at whatever depth the archives put them.
     """
-    paths: dict[str, str] = {}
-    for path in find_audio_files(root / corpus) if (root / corpus).is_dir() else []:
-        place = place_with(path)
-        if place and place[:7] not in TEST_SPEAKERS:
-            paths.setdefault(place, os.path.relpath(path, root))
-    names, speakers = np.unique([place[:7] for place in paths], return_inverse=True)
-    return Manifest(paths=list(paths.values()), speakers=speakers, speaker_names=names.tolist())
-
-
-def _one_of_a_video(manifest: Manifest) -> Manifest:
-    """Return an utterance of each video: two of one share room and noise, too easy for a target trial."""
-    _, rows = np.unique([os.path.dirname(path) for path in manifest.paths], return_index=True)
-    speakers = manifest.speakers[rows]
-    if np.bincount(speakers).max() < 2:
-        return manifest
-    paths = [manifest.paths[i] for i in rows]
-    return Manifest(paths=paths, speakers=speakers, speaker_names=manifest.speaker_names)
+    folder = root / corpus
+    files = training_part(find_speech(folder)) if folder.is_dir() else []
+    return list_files(files, folder, root, VOXCELEB.pattern)

@@ -1,20 +1,21 @@
 """Label lists: recordings, what is to be told from them, and who speaks.
 
 A line is `label path` or `label path speaker`, with blanks between the fields; where a label or a path holds
-blanks, tabs. The speaker is a column and not read from the folders: in a corpus of languages or emotions the
-folder often is the label, and such folds would part the classes instead of the voices.
+blanks, tabs. Tables whose first line names these columns are read too. The speaker is a column and not read
+from the folders: in a corpus of languages or emotions the folder often is the label, and such folds would
+part the classes instead of the voices.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sslsv.data.lists import list_lines, why_unlistable
+from sslsv.data.list_forms import LABELS, Rows
+from sslsv.data.lists import spelling
 from sslsv.data.recordings import open_recordings
 from sslsv.evaluation.trials import MAX_NAMED, find_list
-
-FORM = "label path` or `label path speaker"
 
 
 class Row(NamedTuple):
@@ -34,6 +35,7 @@ class LabelList:
     root: str  # folder that the recordings are below
     rows: list[Row]
     num_left_out: int = 0  # recordings that do not exist or can't be read
+    notes: tuple[str, ...] = ()  # as what the list was read
 
     @property
     def labels(self) -> list[str]:
@@ -83,29 +85,26 @@ def read_label_list(root: str, name: str, *, is_lenient: bool) -> LabelList:
     """
     file = find_list(root, name)
     rows: dict[str, Row] = {}  # by path
-    for number, line in list_lines(root, file):
-        fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
-        if len(fields) not in (2, 3) or not all(fields):
+    listed = Rows(root, file, LABELS)
+    for row in itertools.starmap(Row, listed):
+        if row.path in rows:
             raise ValueError(
-                f"{file}, line {number}: expected `{FORM}`, got {line.strip()[:120]!r}. Labels and paths "
-                "with blanks in them need tabs between the fields."
-            )
-        label, path, speaker = [*fields, ""][:3]
-        row = Row(number, label, path, speaker)
-        if why := why_unlistable(path):
-            raise ValueError(f"{file}, line {number}: the path {path[:120]!r} {why}; expected `{FORM}`.")
-        if path in rows:
-            raise ValueError(
-                f"{file}, line {number}: {path} is listed twice, first in line {rows[path].line}; "
+                f"{file}, line {row.line}: {row.path} is listed twice, first in line {rows[row.path].line}; "
                 "remove one of the lines."
             )
-        rows[path] = row
-        if bool(speaker) != bool(next(iter(rows.values())).speaker):
+        rows[row.path] = row
+        if bool(row.speaker) != bool(next(iter(rows.values())).speaker):
             raise ValueError(
-                f"{file}, line {number}: this line {'names' if speaker else 'lacks'} a speaker, unlike "
+                f"{file}, line {row.line}: this line {'names' if row.speaker else 'lacks'} a speaker, unlike "
                 "those above it; name the speaker in every line, or in none."
             )
-    found = LabelList(file=file, root=root, rows=list(rows.values()))
+    spelt = spelling(root, file, list(rows))
+    found = LabelList(
+        file=file,
+        root=root,
+        rows=[row._replace(path=spelt(row.path)) for row in rows.values()],
+        notes=listed.note(f"{len(rows):,} recordings"),
+    )
     recordings = open_recordings(root)
     missing = [i for i, path in enumerate(found.paths) if not recordings.has(path)]
     if missing and not is_lenient:

@@ -135,8 +135,10 @@ class Probe:
         """Return sentences that a reader of the results needs."""
         units = "speakers" if train.speakers else "recordings"
         found = [
+            *train.notes,
+            *test.notes,
             "Labels were used to fit the probe, not the encoder. Regularisation was chosen on held-out "
-            f"{units} of the training list, by macro F1."
+            f"{units} of the training list, by macro F1.",
         ]
         if not train.speakers or not test.speakers:
             found.append(

@@ -27,6 +27,28 @@ def test_bank__missing_folder_is_named_at_once(tmp_path: Path) -> None:
         bank_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("folder", "original"),
+    [
+        ("musan_split/noise", "musan/noise"),
+        ("simulated_rirs", "RIRS_NOISES/simulated_rirs"),
+        ("simulated_rirs/smallroom", "RIRS_NOISES/simulated_rirs/smallroom"),
+    ],
+)
+def test_bank__reads_what_archives_unpack_where_its_own_folder_is_not_there(
+    tmp_path: Path, folder: str, original: str
+) -> None:
+    (tmp_path / original).mkdir(parents=True)
+    (tmp_path / original / "a.wav").touch()
+    bank = bank_of(tmp_path, folder)
+    assert bank.files == [f"{original}/a.wav"]
+    assert bank.notes == [f"{folder} is not there: {original} is read in its place"]
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "b.wav").touch()
+    bank = bank_of(tmp_path, folder)
+    assert (bank.files, bank.notes) == ([f"{folder}/b.wav"], [])
+
+
 def test_bank__a_folder_that_two_ask_for_is_there_once(demo_corpus: Path) -> None:
     bank = bank_of(demo_corpus)
     files = list(bank.files)

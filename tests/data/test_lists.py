@@ -1,5 +1,3 @@
-import codecs
-import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -10,74 +8,18 @@ import pytest
 from sslsv.data.lists import (
     Manifest,
     Trials,
-    describe_faults,
+    describe_lines,
     find_lists,
+    find_recordings,
     find_trial_faults,
     hold_out_speakers,
-    is_trial_list,
     keep_fraction,
     make_trials,
     open_corpus,
     read_train_lists,
     read_trials,
-    train_rows,
-    why_unlistable,
 )
 from sslsv.data.section import DataConfig
-
-
-def test_train_rows__path_is_the_rest_of_the_line_with_its_blanks(tmp_path: Path) -> None:
-    (tmp_path / "list").write_text("a my file  1.wav \r\n\nb\tplain.wav\nc 1 take 2.flac\n")
-    assert list(train_rows(tmp_path, "list")) == [
-        (1, "a", "my file  1.wav"),
-        (3, "b", "plain.wav"),
-        (4, "c", "1 take 2.flac"),
-    ]
-
-
-@pytest.mark.parametrize("line", ["alone", "1 a/1.wav a/2.wav", "a 1.wav 3.2", "a 1.FLAC\tx"])
-def test_train_rows__more_or_less_than_a_path_is_refused(tmp_path: Path, line: str) -> None:
-    (tmp_path / "list").write_text(f"a 1.wav\n{line}\n")
-    with pytest.raises(ValueError, match="list, line 2: .*expected `speaker path`"):
-        list(train_rows(tmp_path, "list"))
-
-
-def test_rows__bytes_that_are_no_text_come_through_and_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
-    (tmp_path / "list").write_bytes(codecs.BOM_UTF8 + b"a a/\xff.wav\n")
-    assert list(train_rows(tmp_path, "list")) == [(1, "a", os.fsdecode(b"a/\xff.wav"))]
-
-
-@pytest.mark.parametrize(
-    ("text", "is_trials"),
-    [("\n1 a/1.wav a/2.wav\n", True), ("a a/1.wav\n", False), ("1 my 1.wav\n", False)],
-)
-def test_is_trial_list__is_told_by_the_first_line(tmp_path: Path, text: str, is_trials: bool) -> None:
-    (tmp_path / "list").write_text(text)
-    assert is_trial_list(tmp_path, "list") is is_trials
-
-
-@pytest.mark.parametrize(
-    ("path", "why"),
-    [
-        ("a/my file.wav", None),
-        ("a/1.wav b.wav", "blank after"),
-        ("a\n.wav", "line break"),
-        (" a.wav", "begins or ends"),
-        ("a/../../b.wav", "has a '..' in it"),
-        ("a..b.wav", None),
-    ],
-)
-def test_why_unlistable__is_none_exactly_where_a_list_returns_the_path(
-    tmp_path: Path, path: str, why: str | None
-) -> None:
-    reason = why_unlistable(path)
-    assert reason is None if why is None else why in str(reason)
-    (tmp_path / "list").write_bytes(os.fsencode(f"a {path}\n"))
-    try:
-        came_back = [row[2] for row in train_rows(tmp_path, "list")] == [path]
-    except ValueError:
-        came_back = False
-    assert came_back is (why is None)
 
 
 def test_find_lists__are_those_with_the_usual_names(tmp_path: Path) -> None:
@@ -141,6 +83,7 @@ def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> N
         ("a c/1.wav\nb c/1.wav\n", ValueError, "list, line 2: c/1.wav is listed twice"),
         ("a c/1.wav\n\n1 c/1.wav c/2.wav\n", ValueError, "list, line 3: .* expected `speaker path`"),
         ("\n", ValueError, "is empty"),
+        ("file,spk,set\nc/1.wav,c,dev\n", ValueError, "list lists nothing to train on"),
         ("a wrong/1.wav\na wrong/2.wav\n", FileNotFoundError, "None of the first 2 recordings"),
     ],
 )
@@ -287,10 +230,10 @@ def trials_of(rows: list[tuple[int, int, int]]) -> Trials:
 
 
 def test_find_trial_faults__each_kind_is_found_in_either_order_of_the_pair() -> None:
-    trials = trials_of([(1, 0, 1), (0, 2, 0), (1, 1, 0), (1, 3, 3), (1, 0, 2), (0, 1, 3), (0, 2, 0)])
-    faults = find_trial_faults(trials)
+    rows = [(1, 0, 1), (0, 2, 0), (1, 1, 0), (1, 3, 3), (1, 0, 2), (0, 1, 3), (0, 2, 0), (0, 1, 1)]
+    faults = find_trial_faults(trials_of(rows))
     marked = {kind: np.flatnonzero(is_faulty).tolist() for kind, is_faulty in faults.items()}
-    assert marked == {"self": [3], "repeated": [2, 6], "contradicting": [1, 4, 6]}
+    assert marked == {"self": [3], "repeated": [2, 6], "contradicting": [1, 4, 6, 7]}
 
 
 def test_find_trial_faults__two_versions_of_a_recording_are_no_self_trial() -> None:
@@ -298,11 +241,52 @@ def test_find_trial_faults__two_versions_of_a_recording_are_no_self_trial() -> N
     assert not np.any(list(faults.values()))
 
 
-def test_describe_faults__names_their_lines(tmp_path: Path) -> None:
+def test_describe_lines__names_the_first_of_the_file(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).touch()
-    (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n")
-    assert describe_faults(find_trial_faults(read_trials(tmp_path, "trials")), tmp_path, "trials") == (
-        "1 of a recording against itself (line 5), 1 listed again (line 4), "
-        "2 listed with the other label too (line 3, 6)"
-    )
+    (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n1 a b\n")
+    trials = read_trials(tmp_path, "trials")
+    assert trials.lines.tolist() == [1, 3, 4, 5, 6, 7]
+    assert describe_lines(trials, find_trial_faults(trials)["repeated"]) == "line 4, 7"
+    assert describe_lines(trials, trials.targets) == "line 1, 4, 5, ..."
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        ("voxceleb1\\a\\1.wav", "voxceleb1/a/1.wav"),
+        ("voxceleb1/a\\1.wav", "voxceleb1/a/1.wav"),
+        ("./voxceleb1/a/1.wav", "voxceleb1/a/1.wav"),
+        ("odd\\name.wav", "odd\\name.wav"),
+    ],
+)
+def test_readers__spell_paths_as_the_recordings_that_are_there(root: Path, listed: str, names: str) -> None:
+    (root / "odd\\name.wav").touch()
+    (root / "train").write_text(f"a {listed}\n")
+    (root / "trials").write_text(f"1 {listed} {listed}\n")
+    assert read_train_lists(root, ["train"]).paths == [names]
+    assert read_trials(root, "trials").paths == [names]
+    for name in ("train", "trials"):
+        assert [path for _, path in find_recordings(str(root / name), root)[0]] == [names]
+
+
+@pytest.mark.parametrize("folders", ["", "voxceleb1/", "voxceleb1/wav/", "wav/"])
+def test_read_trials__folders_that_voxcelebs_lists_leave_out_are_found(tmp_path: Path, folders: str) -> None:
+    for name in "12":
+        (tmp_path / folders / "id10270").mkdir(parents=True, exist_ok=True)
+        (tmp_path / folders / "id10270" / f"{name}.wav").touch()
+    (tmp_path / "trials").write_text("1 id10270/1.wav id10270/2.wav\n")
+    assert read_trials(tmp_path, "trials").paths == [f"{folders}id10270/{name}.wav" for name in "12"]
+
+
+def test_find_recordings__of_a_file_a_folder_or_any_list(root: Path) -> None:
+    (root / "paths").write_text("c/1.wav\n")
+    (root / "trials").write_text("1 voxceleb1/a/1.wav c/1.wav\n")
+    named = {"one": [("a", "voxceleb1/a/1.wav"), ("a", "voxceleb1/a/2.wav"), ("b", "voxceleb1/b/1.wav")]}
+    named |= {"paths": [("", "c/1.wav")], "trials": [("", "voxceleb1/a/1.wav"), ("", "c/1.wav")]}
+    named |= {"c": [("", str(root / "c/1.wav"))], "c/1.wav": [("", str(root / "c/1.wav"))]}
+    for target, rows in named.items():
+        assert find_recordings(str(root / target), root) == (rows, ())
+    (root / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no audio files, nor a Kaldi folder"):
+        find_recordings(str(root / "empty"), root)

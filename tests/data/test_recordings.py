@@ -11,7 +11,7 @@ import soundfile
 from sslsv.data import recordings
 from sslsv.data.audio import AudioError, open_audio
 from sslsv.data.lists import read_train_lists
-from sslsv.data.recordings import Packed, Recordings, open_recordings
+from sslsv.data.recordings import Packed, Recordings, open_recordings, segment_name, split_segment
 from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.trials import open_list
@@ -204,3 +204,49 @@ def test_folder__gone_for_good_is_an_error_that_is_no_bad_recording(tmp_path, mo
     monkeypatch.setattr(recordings, "PATIENCE_SECONDS", 0.1)
     with pytest.raises(FileNotFoundError, match="data.root, .*corpus, has been gone"):
         Recordings(tmp_path / "corpus").open("a.wav")
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "name"),
+    [(0.5, 2.25, "a.wav#t=0.5,2.25"), (3, -1, "a.wav#t=3,"), (10, 3600.1234, "a.wav#t=10,3600.1234")],
+)
+def test_segment_name__is_split_into_what_made_it(start: float, stop: float, name: str) -> None:
+    assert segment_name("a.wav", start, stop) == name
+    assert split_segment(name) == ("a.wav", (start, stop if stop >= 0 else None))
+    assert split_segment("b#t=x.wav") == ("b#t=x.wav", None)
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_16"), ("wav", "FLOAT")])
+def test_segment__has_the_samples_of_its_time(tmp_path: Path, suffix: str, subtype: str) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
+    soundfile.write(tmp_path / f"a.{suffix}", noise, 16_000, subtype=subtype)
+    files, name = open_recordings(tmp_path), f"a.{suffix}"
+    whole = files.read_whole(name)
+    for times, part in (("0.5,1.25", whole[8000:20_000]), ("1.5,", whole[24_000:]), ("1,9", whole[16_000:])):
+        assert files.has(f"{name}#t={times}") and np.array_equal(files.read_whole(f"{name}#t={times}"), part)
+        with files.open(f"{name}#t={times}") as recording:
+            assert recording.num_samples == len(part)
+            assert np.array_equal(recording.read_int16(100, 50), np.rint(part[100:150] * 32768))
+    with pytest.raises(AudioError, match=r"ends before its segment begins, at 2 s"):
+        files.open(f"{name}#t=2,3")
+
+
+def test_segment__of_a_packed_folder_is_packed_as_such(demo_corpus: Path, tmp_path: Path) -> None:
+    path = read_train_lists(demo_corpus, (LIST,)).paths[0]
+    kaldi = tmp_path / "root" / "kaldi"
+    shutil.copytree(demo_corpus / "voxceleb2", tmp_path / "root" / "voxceleb2")
+    kaldi.mkdir()
+    (kaldi / "wav.scp").write_text(f"rec {path}\n")
+    (kaldi / "segments").write_text("x rec 0.25 0.75\ny rec 1 -1\n")
+    (kaldi / "utt2spk").write_text("x ann\ny ann\n")
+    (kaldi / "trials").write_text("x y target\n")
+    assert pack(kaldi.parent, tmp_path / "packed", ["kaldi"], jobs=1)
+    names = [f"{path}#t=0.25,0.75", f"{path}#t=1,"]
+    for root in (kaldi.parent, tmp_path / "packed"):
+        assert read_train_lists(root, ["kaldi"]).paths == names
+    files, packed = open_recordings(kaldi.parent), open_recordings(tmp_path / "packed")
+    for name in names:
+        assert np.array_equal(files.read_whole(name), packed.read_whole(name))
+    assert [file.name for file in sorted((tmp_path / "packed/kaldi").iterdir())] == sorted(
+        ("wav.scp", "segments", "utt2spk", "trials")
+    )

@@ -81,29 +81,36 @@ def test_count_shared__finds_pairs_either_way_round_wherever_the_folders_are():
     assert count_shared(mine, "/here", others, "/elsewhere") == 0
 
 
-def test_open_list__faulty_trials_are_named_or_left_out_and_counted(root):
-    lines = [
-        "1 a.wav b.wav",
-        "1 b.wav a.wav",
-        "0 a.wav c.wav",
-        "0 a.wav a.wav",
-        "1 a.wav d.wav",
-        "0 d.wav a.wav",
-    ]
-    name = write_list(root, *lines)
-    with pytest.raises(ValueError, match=r"line 4.*other label too \(line 5, 6\)"):
+@pytest.mark.parametrize("line", ["0 b.wav a.wav", "0 a.wav b.wav", "0 c.wav c.wav"])
+def test_open_list__labels_that_contradict_are_named_or_left_out_and_counted(root, line):
+    name = write_list(root, "1 a.wav b.wav", "0 a.wav c.wav", "1 a.wav d.wav", line)
+    with pytest.raises(ValueError, match=r"list: \d trials contradict others, .*\(line (1, )?4\)"):
         open_list(str(root), name, is_lenient=False)
     found = open_list(str(root), name, is_lenient=True)
-    assert len(found.trials) == 3 and found.trials.paths == ["a.wav", "b.wav", "c.wav"]
-    counts = {"self_trials": 1, "repeated_trials": 1, "contradicting_trials": 2, "skipped_trials": 3}
-    assert found.odd == counts
+    num_wrong = 2 if "b.wav" in line else 1
+    assert found.odd == {"contradicting_trials": num_wrong, "skipped_trials": num_wrong}
+    assert len(found.trials) == len(found.trials.lines) == 4 - num_wrong
 
 
 @pytest.mark.parametrize("is_lenient", [False, True])
-def test_open_list__a_pair_listed_twice_is_counted_and_scored_as_listed(root, is_lenient):
-    name = write_list(root, "1 a.wav b.wav", "1 b.wav a.wav", "0 a.wav c.wav")
+@pytest.mark.parametrize("again", ["1 a.wav b.wav", "1 b.wav a.wav", "1 a.wav a.wav"])
+def test_open_list__a_pair_listed_twice_or_a_file_and_itself_is_told_of_and_scored_as_listed(
+    root, is_lenient, again
+):
+    name = write_list(root, "1 a.wav b.wav", "0 a.wav c.wav", again)
     found = open_list(str(root), name, is_lenient=is_lenient)
-    assert len(found.trials) == 3 and found.odd == {"repeated_trials": 1}
+    kind = "self" if again == "1 a.wav a.wav" else "repeated"
+    assert len(found.trials) == 3 and found.odd == {f"{kind}_trials": 1}
+    (note,) = found.trials.notes
+    assert note.startswith("1 of the 3 trials of ") and note.endswith("(line 3): they are scored as listed")
+
+
+def test_open_list__backslashes_leave_line_numbers_right(root):
+    (root / "a").mkdir()
+    (root / "a/x.wav").touch()
+    name = write_list(root, "1 a\\x.wav a.wav", "0 a\\x.wav a\\lost.wav")
+    with pytest.raises(ValueError, match=r"a/lost\.wav \(line 2\)"):
+        open_list(str(root), name, is_lenient=False)
 
 
 def test_open_list__the_prefix_that_voxceleb_leaves_out_is_found_in_line_numbers(root):

@@ -1,3 +1,4 @@
+import os
 import shlex
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def lists_of(root: Path) -> tuple[list[str], list[str]]:
 
 
 def test_folder__held_out_speakers_are_in_the_trials_and_not_in_the_train_list(folder: Path) -> None:
-    assert main(["folder", str(folder), "--speaker-from", "top", "--seed", "1"]) == 0
+    assert main(["folder", str(folder), "--speaker-from", "1", "--seed", "1"]) == 0
     root = folder.parent
     manifest = read_train_lists(root, ["calls_train_list"])
     assert manifest.paths == sorted(manifest.paths) and manifest.num_speakers == 4
@@ -67,7 +68,7 @@ def test_folder__regex_and_another_root(folder: Path, tmp_path: Path) -> None:
 def test_folder__trials_of_paths_with_blanks_have_tabs(folder: Path) -> None:
     for file in sorted(folder.rglob("0.wav")):
         file.rename(file.with_name("number 0.wav"))
-    assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
+    assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
     trials = read_trials(folder.parent, "calls_validation_trials")
     assert all((folder.parent / path).exists() for path in trials.paths)
     assert any(" " in path for path in trials.paths)
@@ -76,12 +77,12 @@ def test_folder__trials_of_paths_with_blanks_have_tabs(folder: Path) -> None:
 def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_named(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
+    assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
     before = lists_of(folder.parent)
     for name in ("musan_split/noise/a/1.wav", "simulated_rirs/small/r.wav", "ann/ann_0/9.m4a", "zoe/a/1.WMA"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
+    assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
     assert lists_of(folder.parent) == before
     printed = capsys.readouterr().out
     assert "2 noises and rooms below musan_split and simulated_rirs are left out" in printed
@@ -90,30 +91,54 @@ def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_nam
     )
 
 
+def overrides_of(printed: str) -> list[str]:
+    """Return the overrides of the command that is printed, as a shell passes them on."""
+    command = shlex.split(next(line for line in printed.splitlines() if "sslsv.train" in line))
+    assert command[3:7] == ["python", "-m", "sslsv.train", "configs/simclr.yml"]
+    return command[7:]
+
+
+def put_sounds(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / name, np.ones(16_000) / 2, 16_000)
+
+
+KINDS = ("noise", "music", "speech")
+
+
 @pytest.mark.parametrize(
-    ("banks", "names"),
+    ("sounds", "names"),
     [
         ([], []),
-        (["musan_split"], ["noise"]),
-        (["simulated_rirs"], ["reverb"]),
-        (["musan_split", "simulated_rirs"], ["reverb", "noise"]),
+        (["musan_split/noise/a.wav"], ["noise"]),
+        (["simulated_rirs/small/a.wav"], ["reverb"]),
+        (["musan_split/music/a.wav", "simulated_rirs/a.wav"], ["reverb", "noise"]),
+        (["musan/speech/librivox/a.wav"], ["noise"]),
+        (["RIRS_NOISES/simulated_rirs/a.wav", "RIRS_NOISES/pointsource_noises/b.wav"], ["reverb"]),
+        ([f"musan/{kind}/a.wav" for kind in KINDS] + ["RIRS_NOISES/simulated_rirs/a.wav"], None),
     ],
 )
-def test_folder__says_how_to_train_a_published_recipe_with_what_is_there(
-    folder: Path, capsys: pytest.CaptureFixture[str], banks: list[str], names: list[str]
+def test_folder__the_printed_command_augments_with_the_noises_that_are_there(
+    folder: Path, capsys: pytest.CaptureFixture[str], sounds: list[str], names: list[str] | None
 ) -> None:
-    for bank in banks:
-        place = folder.parent / bank / ("noise" if bank == "musan_split" else "small")
-        place.mkdir(parents=True)
-        soundfile.write(place / "a.wav", np.ones(16_000) / 2, 16_000)
-    assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
-    command = next(line for line in capsys.readouterr().out.splitlines() if "sslsv.train" in line)
-    overrides = shlex.split(command.partition("CONFIG ")[2])
-    kinds = ["train.batch_size=4", *["data.augment.noise.kinds=[noise]"] * ("noise" in names)]
-    config = load_config("configs/simclr.yml", [*overrides, *kinds])
-    assert [each.name for each in config.data.augment] == names
-    assert (config.run.name, config.evaluation.test) == ("calls", ())
+    put_sounds(folder.parent, *sounds)
+    assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
+    config = load_config("configs/simclr.yml", overrides_of(capsys.readouterr().out))
+    if names is not None:
+        assert [each.name for each in config.data.augment] == names
     check_data(config)
+
+
+@pytest.mark.parametrize("config", sorted(Path("configs").glob("*.yml")), ids=lambda config: config.stem)
+def test_folder__the_overrides_that_are_printed_go_with_every_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    put(tmp_path / "calls", *[f"{speaker}/{n}.wav" for speaker in "abcdef" for n in range(64)])
+    assert main(["folder", str(tmp_path / "calls")]) == 0
+    found = load_config(config, overrides_of(capsys.readouterr().out))
+    assert (found.run.name, found.evaluation.test, found.train.batch_size) == ("calls", (), 128)
+    check_data(found)
 
 
 @pytest.mark.parametrize(
@@ -122,15 +147,15 @@ def test_folder__says_how_to_train_a_published_recipe_with_what_is_there(
         (["--speaker-from", "("], "no regular expression"),
         (
             ["--speaker-from", "tpo"],
-            "'tpo' is not parent, top or none, and as a regular expression it has no group",
+            "'tpo' is no level, parent or none, and as a regular expression it has no group",
         ),
         (["--speaker-from", "(ann)"], "finds no speaker in Fay Ray/"),
         (["--speaker-from", "none", "--held-out-speakers", "2"], "needs speakers"),
         (
-            ["--speaker-from", "top", "--held-out-speakers", "12"],
+            ["--speaker-from", "1", "--held-out-speakers", "12"],
             "12 speakers cannot be held out of 6",
         ),
-        (["--speaker-from", "top", "--held-out-speakers", "-1"], "-1 speakers cannot be held out"),
+        (["--speaker-from", "1", "--held-out-speakers", "-1"], "-1 speakers cannot be held out"),
     ],
 )
 def test_folder__wrong_request_is_one_sentence(
@@ -154,30 +179,124 @@ def test_folder__name_that_a_list_cannot_hold_is_refused(
 ) -> None:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).touch()
-    assert main(["folder", str(folder), "--speaker-from", "top"]) == 2
+    assert main(["folder", str(folder), "--speaker-from", "1"]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_folder__sessions_that_may_be_speakers_are_shown_in_both_readings(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+def put(folder: Path, *files: str) -> Path:
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    return folder
+
+
+SPEAKERS = {  # files, and the speakers that are read from their folders, or the sentence
+    "speaker/file": (["ann/1.wav", "bob/1.wav"], ["ann", "bob"]),
+    "folder/speaker/file": (["wav/ann/1.wav", "wav/bob/1.wav"], ["ann", "bob"]),
+    "speaker/folder/file": (["ann/wav/1.wav", "bob/wav/1.wav"], ["ann", "bob"]),
+    "speaker/its only session/file": (["ann/x/1.wav", "bob/y/1.wav"], ["ann", "bob"]),
+    "speakers at two depths": (["ann/1.wav", "bob/2020/1.wav"], ["ann", "bob"]),
+    "speaker/session/file": (
+        ["ann/x/1.wav", "ann/y/1.wav", "bob/z/1.wav"],
+        "2 speakers, folders of level 1 (ann, bob ...), or 3 speakers, folders of level 2 (x, y, z ...)",
+    ),
+    "speaker/session of one name/file": (
+        ["ann/s1/1.wav", "ann/s2/1.wav", "bob/s1/1.wav", "bob/s2/1.wav"],
+        "of level 1 (ann, bob ...), or 2 speakers, folders of level 2 (s1, s2 ...)",
+    ),
+    "folder/speaker/session/file": (
+        ["wav/ann/x/1.wav", "wav/ann/y/1.wav", "wav/bob/z/1.wav"],
+        "--speaker-from 2 or 3 (or none",
+    ),
+    "set/speaker/chapter/file": (
+        ["dev/ann/1/1.wav", "dev/bob/2/1.wav", "dev/bob/3/1.wav", "train/cid/4/1.wav"],
+        "--speaker-from 1 or 2 or 3 (or none",
+    ),
+    "sessions at two depths": (
+        ["ann/1.wav", "bob/2020/1.wav", "bob/2021/1.wav"],
+        "2 speakers, folders of level 1 (ann, bob ...), or 3 speakers, the last folders (2020, 2021, ann ...)",
+    ),
+    "no folders": (["1.wav", "2.wav"], "finds no speaker in 1.wav"),
+    "VoxCeleb1": (
+        ["wav/id10001/x/1.wav", "wav/id10002/y/1.wav", "wav/id10270/x/1.wav"],
+        ["id10001", "id10002"],
+    ),
+    "VoxCeleb2": (
+        ["dev/aac/id00012/x/1.wav", "dev/aac/id00012/y/1.wav", "test/aac/id00017/x/1.wav"],
+        ["id00012"],
+    ),
+    "VoxCeleb in two places and formats": (
+        ["id00012/x/1.wav", "a/id00012/x/1.wav", "a/id00012/x/1.flac"],
+        ["id00012"],
+    ),
+    "VoxCeleb's test speakers": (["id10270/x/1.wav", "id10271/x/1.wav"], "--speaker-from '(id"),
+    "Kaldi": (["wav.scp"], "is a Kaldi folder, which is a list as it is: data.train_lists=["),
+    "nothing": (["readme.txt"], "holds no recordings"),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), SPEAKERS.values(), ids=SPEAKERS)
+def test_folder__levels_of_folders_are_looked_at(
+    tmp_path: Path, files: list[str], expected: list[str] | str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["folder", str(folder)]) == 2
+    put(tmp_path / "calls", *files)
+    status = main(["folder", str(tmp_path / "calls"), "--held-out-speakers", "0"])
+    if isinstance(expected, str):
+        assert status == 2 and expected in capsys.readouterr().err
+        assert not (tmp_path / "calls_train_list").exists()
+        return
+    assert status == 0
+    manifest = read_train_lists(tmp_path, ["calls_train_list"])
+    assert manifest.speaker_names == expected
+    assert len({path.removesuffix(".flac") for path in manifest.paths}) == len(manifest.paths)
+
+
+@pytest.mark.parametrize(("level", "names"), [("1", ["dev", "train"]), ("2", ["ann", "bob", "cid"])])
+def test_folder__a_level_is_chosen(tmp_path: Path, level: str, names: list[str]) -> None:
+    put(tmp_path / "calls", *SPEAKERS["set/speaker/chapter/file"][0])
+    command = ["folder", str(tmp_path / "calls"), "--held-out-speakers", "0", "--speaker-from", level]
+    assert main(command) == 0
+    assert read_train_lists(tmp_path, ["calls_train_list"]).speaker_names == names
+
+
+def test_folder__of_voxceleb_says_what_is_left_out_and_pairs_videos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "v", *[f"wav/id1000{i}/v{n}/{k}.wav" for i in range(5) for n in "12" for k in "12"])
+    put(tmp_path / "v", "wav/id10270/x/1.wav", "wav/id10001/v1/1.flac")
+    assert main(["folder", str(tmp_path / "v")]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "read as VoxCeleb" in printed and "1 recordings of VoxCeleb's test speakers are left out" in printed
+    )
+    assert "1 recordings are there in two formats or places, and listed once" in printed
+    trials = read_trials(tmp_path, "v_validation_trials")
+    for i, j in zip(trials.enrol[trials.targets], trials.test[trials.targets], strict=True):
+        assert trials.paths[i].split("/")[3] != trials.paths[j].split("/")[3]
+
+
+@pytest.mark.parametrize("name", ["My Voices", "a: b #c", "2024", "it's [1, 2]", "-x", "é"])
+def test_folder__of_any_name_has_lists_and_a_command_that_runs(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / name
+    put(root / name, *[f"Speaker {i}/take {n}.wav" for i in range(5) for n in range(3)])
+    assert main(["folder", str(root / name)]) == 0
+    config = load_config("configs/simclr.yml", overrides_of(capsys.readouterr().out))
+    assert config.data.root == str(root)
+    check_data(config)
+    assert len(read_train_lists(root, config.data.train_lists)) == 9
+    trials = read_trials(root, str(config.evaluation.validation))
+    assert trials.paths[0].startswith(f"{name}/Speaker ") and len(trials) > 0
+
+
+@pytest.mark.parametrize("command", [["folder"], ["check"], ["convert", "--out", "copy"]])
+def test_commands__name_the_first_file_whose_name_is_not_utf8(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "calls" / os.fsdecode(b"Andr\xe9") / "1.wav"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert main([command[0], str(tmp_path / "calls"), *command[1:]]) == 2
     error = capsys.readouterr().err
-    assert "6 speakers, the first folders (Fay Ray, ann, bob ...), or 12 speakers" in error
-    assert "(Fay Ray/Fay Ray_0, Fay Ray/Fay Ray_1, ann/ann_0 ...)" in error and "--speaker-from top" in error
-    for file in sorted(folder.rglob("*.wav")):
-        file.rename(file.parent.parent / f"{file.parent.name}_{file.name}")
-    assert main(["folder", str(folder)]) == 0
-    assert "6 speakers (Fay_Ray, ann, bob, ...)" in capsys.readouterr().out
-
-
-def test_folder__of_a_name_with_blanks_has_lists_and_a_command_that_runs(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    voices = folder.rename(folder.with_name("My Voices"))
-    assert main(["folder", str(voices), "--speaker-from", "top"]) == 0
-    command = next(line for line in capsys.readouterr().out.splitlines() if "sslsv.train" in line)
-    overrides = shlex.split(command.partition("CONFIG ")[2])
-    assert "run.name=My_Voices" in overrides and "data.train_lists=[My_Voices_train_list]" in overrides
-    assert len(read_train_lists(voices.parent, ["My_Voices_train_list"])) == 12
-    assert len(read_trials(voices.parent, "My_Voices_validation_trials")) == 12
+    assert r"Andr\xe9/1.wav' has a name that is not UTF-8" in error and "convmv -f LATIN1" in error

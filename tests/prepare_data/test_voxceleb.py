@@ -10,7 +10,6 @@ import soundfile
 from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.convert import decode
-from sslsv.prepare_data.voxceleb import find_utterances
 from tests.prepare_data.corpus_server import (
     Server,
     everything,
@@ -186,15 +185,37 @@ def test_lists__nothing_is_written_when_trials_cannot_be_drawn(
     assert not (tmp_path / "voxceleb2_train_list").exists()
 
 
-def test_lists__speakers_are_the_ids_wherever_the_archives_put_them_and_no_recording_counts_twice(
-    tmp_path: Path,
+def test_lists__of_archives_as_they_unpack_are_the_ids_without_test_speakers_each_recording_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for inner, kind in (("", "wav"), ("", "flac"), ("dev/aac/", "wav")):
         put(tmp_path, {f"voxceleb2/{inner}id0001{i}/v/1.{kind}": b"" for i in range(3)})
-    put(tmp_path, {"voxceleb1/wav/id10270/v/1.wav": b"", "voxceleb1/wav/id10001/v/1.wav": b""})
-    found = find_utterances(tmp_path, "voxceleb2")
+    put(tmp_path, {"voxceleb2/test/aac/id00017/v/1.wav": b"", "voxceleb1/wav/id10001/v/1.wav": b""})
+    put(tmp_path, {f"voxceleb1/wav/id{speaker}/v/1.wav": b"" for speaker in (10270, 10309, 10310)})
+    assert main([str(tmp_path), "--only", "lists"]) == 0
+    found = read_train_lists(tmp_path, ["voxceleb2_train_list"])
     assert (len(found), found.speaker_names) == (3, ["id00010", "id00011", "id00012"])
-    assert find_utterances(tmp_path, "voxceleb1").speaker_names == ["id10001"]
+    assert read_train_lists(tmp_path, ["voxceleb1_train_list"]).speaker_names == ["id10001", "id10310"]
+    printed = capsys.readouterr().out
+    assert (
+        "2 recordings of VoxCeleb's test speakers" in printed and "6 recordings are there in two" in printed
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "place"), [("musan", "musan/noise"), ("rirs", "RIRS_NOISES/simulated_rirs/smallroom")]
+)
+def test_install__archives_unpacked_by_hand_are_read_as_they_are(
+    prepare: Prepare,
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    step: str,
+    place: str,
+) -> None:
+    put(tmp_path / "data", {f"{place}/1.wav": b""})
+    assert prepare("--only", step) == 0
+    assert "is read as it is" in capsys.readouterr().out and not server.requests
 
 
 def test_lists__validation_targets_are_of_two_videos(tmp_path: Path) -> None:
