@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     RunFolder.at(folder or ".").write(name, content)
     for sentence in bad.values():
         print(f"skipped: {sentence}", file=sys.stderr)
+    if bad:
+        print(f"{len(bad)} of {len(rows)} recordings are left out: they can't be read", file=sys.stderr)
     print(options.out)
     return 1 if bad else 0
 
@@ -55,13 +57,16 @@ def find_recordings(path: str, root: str) -> list[tuple[str, str]]:
 
     Raises ValueError or FileNotFoundError with a sentence.
     """
-    from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files
+    from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files, left_out
     from sslsv.data.lists import list_lines, why_unlistable
     from sslsv.runs.folder import absolute
 
     is_audio = os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES
     if os.path.isdir(path) or (is_audio and os.path.isfile(path)):
-        files = find_audio_files(path) if os.path.isdir(path) else [path]
+        files = [path]
+        if os.path.isdir(path):
+            files = find_audio_files(path)
+            print(left_out(path), end="", file=sys.stderr)
         rows = [("", os.path.abspath(file)) for file in files]
     else:
         rows = []

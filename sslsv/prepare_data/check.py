@@ -18,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet
-import soundfile
 
-from sslsv.data.audio import SAMPLE_RATE, AudioError, find_audio_files, open_audio
+from sslsv.data.audio import SAMPLE_RATE, AudioError, find_audio_files, open_audio, printable
 from sslsv.data.lists import is_trial_list, read_train_lists, read_trials
 from sslsv.data.section import BANK_FOLDERS
 from sslsv.prepare_data.convert import map_files
@@ -135,12 +134,7 @@ def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
 def facts_of(path: str) -> dict[str, Any]:
     """Return path, size and time of change of a file, as the record has them."""
     size, mtime_ns = stamp(path)
-    return {"path": _printable(path), "size": size, "mtime_ns": mtime_ns}
-
-
-def _printable(text: str) -> str:
-    # Names of files need not be valid UTF-8, strings of a table have to be.
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return {"path": printable(path), "size": size, "mtime_ns": mtime_ns}
 
 
 def inspect(path: str) -> dict[str, Any]:
@@ -158,11 +152,11 @@ def inspect(path: str) -> dict[str, Any]:
                 is_silent = powers - means**2 < 10.0 ** (SILENCE_DB / 10)  # a constant offset is silence
                 silent += int(lengths[is_silent].sum())
                 digest.update(samples.astype("<i2").tobytes())
+            seconds, rate = file.num_samples / SAMPLE_RATE, file.file_rate
     except AudioError as error:
-        return {**facts_of(path), "error": _printable(str(error))}
-    about = soundfile.info(path)
+        return {**facts_of(path), "error": printable(str(error))}
     shares = {"silent_share": silent / file.num_samples, "clipped_share": clipped / file.num_samples}
-    form = {"seconds": about.duration, "sample_rate": about.samplerate, "digest": digest.hexdigest()}
+    form = {"seconds": seconds, "sample_rate": rate, "digest": digest.hexdigest()}
     return {**facts_of(path), **form, **shares}
 
 

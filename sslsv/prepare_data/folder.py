@@ -15,10 +15,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files
+from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files, left_out
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials, why_unlistable
 from sslsv.data.section import BANK_FOLDERS, NOISE_FOLDER, RIR_FOLDER
-from sslsv.prepare_data.convert import COMPRESSED_SUFFIXES
 from sslsv.prepare_data.disk import write_list
 
 _PATTERNS = {"parent": r"([^/]+)/[^/]+$", "top": r"^([^/]+)/"}  # of the speaker, in a path below the folder
@@ -76,12 +75,7 @@ def find_speech(folder: Path) -> list[str]:
     kept = [file for file in found if not set(BANK_FOLDERS).intersection(file.split(os.sep))]
     if len(kept) < len(found):
         print(f"{len(found) - len(kept)} noises and rooms below {' and '.join(BANK_FOLDERS)} are left out")
-    if compressed := find_audio_files(folder, COMPRESSED_SUFFIXES):
-        print(
-            f"{len(compressed)} compressed files are left out, because training does not read their format; "
-            f"the first: {compressed[0]}. A copy that it reads: python -m sslsv.prepare_data "
-            f"{shlex.join(['convert', str(folder), '--out', f'{folder}_16k'])}"
-        )
+    print(left_out(folder), end="")
     if not kept:
         raise ValueError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
     return kept

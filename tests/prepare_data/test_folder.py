@@ -73,12 +73,12 @@ def test_folder__trials_of_paths_with_blanks_have_tabs(folder: Path) -> None:
     assert any(" " in path for path in trials.paths)
 
 
-def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_named(
+def test_folder__noises_rooms_and_what_is_no_audio_are_left_out_and_named(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
     before = lists_of(folder.parent)
-    for name in ("musan_split/noise/a/1.wav", "simulated_rirs/small/r.wav", "ann/ann_0/9.m4a", "zoe/a/1.WMA"):
+    for name in ("musan_split/noise/a/1.wav", "simulated_rirs/small/r.wav", "ann/ann_0/9.txt", "zoe/a/1.pdf"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
@@ -86,8 +86,12 @@ def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_nam
     printed = capsys.readouterr().out
     assert "2 noises and rooms below musan_split and simulated_rirs are left out" in printed
     assert (
-        "2 compressed files are left out" in printed and "9.m4a. A copy that it reads: python -m" in printed
+        "2 files are left out: their names are not of audio files (ann/ann_0/9.txt, zoe/a/1.pdf)" in printed
     )
+    for name in ("ann/ann_0/9.m4a", "zoe/a/1.WMA"):
+        (folder / name).touch()
+    assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
+    assert lists_of(folder.parent) != before
 
 
 @pytest.mark.parametrize(
