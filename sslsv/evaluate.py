@@ -97,9 +97,10 @@ def run(options: argparse.Namespace) -> int:
         check_speakers(manifest.speakers, encoder.model.embedding_dim, options.lda_dim)
     sources, unknown = overlap.trained_on(config, RunFolder.at(encoder.run))
     overlaps = {item.name: overlap.find_overlap(item.trials, item.root, sources) for item in lists}
-    warnings = [line for name, found in overlaps.items() for line in overlap.warnings_of(name, found)]
-    remarks = [line for name, found in overlaps.items() for line in overlap.remarks_on(name, found)]
-    notes = [*scorer.notes(encoder, scoring, lists, validation), *unknown, *remarks]
+    told = [overlap.describe(name, found) for name, found in overlaps.items()]
+    warnings = [sentence for found, _ in told for sentence in found]
+    notes = [*scorer.notes(encoder, scoring, lists, validation), *unknown]
+    notes += [sentence for _, found in told for sentence in found]
     count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:
         store = EmbeddingStore(encoder, RunFolder.at(encoder.run), embed)
@@ -129,8 +130,8 @@ def run(options: argparse.Namespace) -> int:
         except OSError as error:
             print(f"the calibration is not kept for sslsv.verify: {error}", file=sys.stderr)
     lines = [line for item in scored for line in terminal_lines(item)]
-    told = [*[f"warning: {text}" for text in warnings], *[f"note: {note}" for note in notes]]
-    print("\n".join([*lines, *told]))
+    lines += [f"warning: {sentence}" for sentence in warnings]
+    print("\n".join([*lines, *[f"note: {note}" for note in notes]]))
     print(f"results: {out.location}\nreport: {below(out.location, 'report.html')}")
     return 0
 

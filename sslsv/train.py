@@ -217,7 +217,11 @@ def prepare_folder(folder: "RunFolder", config: Config, manifest: "Manifest", is
         if old.data.root != config.data.root:
             print(f"its data has moved from {old.data.root} to {config.data.root}", file=sys.stderr)
         if old.train.epochs != config.train.epochs:
-            print(describe_extension(old, config, manifest, steps), file=sys.stderr)
+            print(
+                f"train.epochs is now {config.train.epochs} instead of {old.train.epochs}, from here on with the "
+                "schedule of a run of so many: the learning rate may rise at once",
+                file=sys.stderr,
+            )
         if folder.has("summary.json"):
             folder.delete("summary.json")  # before the new settings: without it, this command can be repeated
         warnings = folder.read_json("run.json").get("warnings", []) if folder.has("run.json") else []
@@ -243,25 +247,8 @@ def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
     sentences = list[str]()
     for name in dict.fromkeys(filter(None, [config.evaluation.validation, *config.evaluation.test])):
         trials = listed_trials(root, name)
-        sentences += overlap.warnings_of(trials.name, overlap.find_overlap(trials.trials, root, sources))
+        sentences += overlap.describe(trials.name, overlap.find_overlap(trials.trials, root, sources))[0]
     return sentences
-
-
-def describe_extension(old: Config, new: Config, manifest: "Manifest", steps: list[int]) -> str:
-    """Return a sentence on more epochs: the new schedule changes the learning rate at once."""
-    from sslsv.data.stream import Plan
-    from sslsv.training.schedules import learning_rate
-
-    plan = Plan(manifest.speakers, new.train.batch_size, new.seed, new.data.positives)
-    step, size = (steps or [0])[0], plan.steps_per_epoch
-    before, after = (
-        learning_rate(c.optimizer.schedule, c.optimizer.learning_rate, at, c.train.epochs * size, size)
-        for c, at in ((old, max(step - 1, 0)), (new, step))
-    )
-    return (
-        f"train.epochs is now {new.train.epochs} instead of {old.train.epochs}, with the schedule of a run "
-        f"of {new.train.epochs}: the learning rate goes from {before:.2e} to {after:.2e}"
-    )
 
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:

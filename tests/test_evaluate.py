@@ -172,11 +172,11 @@ def run_with(small_run, tmp_path, *changes):
         (None, []),
         (
             "dev voxceleb1/{}\n",
-            ["speakers of trials were in training", "12 of 12 recordings of trials were in"],
+            ["speakers of trials were in training", "12 of 12 paths of recordings of trials were in"],
         ),
         (
             "x copies/{}\n",
-            ["speakers of trials were in training", "12 of 12 recordings of trials are copies of"],
+            ["speakers of trials were in training", "12 of 12 contents of recordings of trials were in"],
         ),
     ],
 )

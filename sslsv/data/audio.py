@@ -121,7 +121,7 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
             raise ValueError("libsndfile takes the delay of an mp3 in a WAV file for sound.")
         return _DecodedFile(name, decoded)
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
-        return _WholeFile(name, str(error))
+        return _WholeFile(name, getattr(error, "error_string", str(error)))
 
 
 class _PlainWav(Recording):

@@ -130,28 +130,26 @@ def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Ove
     }
 
 
-def warnings_of(name: str, overlap: Overlap) -> list[str]:
-    """Return a sentence for each kind of overlap of a list."""
-    words = {"contents": "recordings of {} are copies of training recordings"}
-    words |= {"speakers": "speakers of {} were in training", "paths": "recordings of {} were in training"}
-    return [
-        f"{found['shared']:,} of {found['all']:,} {words[kind].format(name)}: {', '.join(found['examples'])}"
-        f"{', ...' if found['shared'] > NUM_NAMED else ''}. Errors on it are no test results."
-        for kind, found in overlap.items()
-        if found["shared"]
-    ]
-
-
-def remarks_on(name: str, overlap: Overlap) -> list[str]:
-    """Return what was compared in vain, and what could not be compared."""
-    clean, unknown = list[str](), list[str]()
+def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
+    """Return warnings of what a list shares, and remarks on what was compared in vain or could not be."""
+    warnings, clean, unknown = list[str](), list[str](), list[str]()
     for kind, found in overlap.items():
-        what, left = kind if kind == "speakers" else f"{kind} of recordings", found["all"] - found["compared"]
-        clean += [f"{found['compared']:,} {what}"] if found["compared"] and not found["shared"] else []
-        unknown += [f"{left:,} {what}"] if left else []
-        unknown += ["speakers (no part of its paths tells them)"] if not found["all"] else []
+        shared, compared, everything = found["shared"], found["compared"], found["all"]
+        what = kind if kind == "speakers" else f"{kind} of recordings"
+        if shared:
+            others = ", ..." if shared > NUM_NAMED else ""
+            warnings.append(
+                f"{shared:,} of {everything:,} {what} of {name} were in training: "
+                f"{', '.join(found['examples'])}{others}. Errors on it are no test results."
+            )
+        elif compared:
+            clean.append(f"{compared:,} {what}")
+        if compared < everything or not everything:
+            unknown.append(
+                f"{everything - compared:,} {what}" if everything else f"{what} (no path tells them)"
+            )
     told = {"shares none of these with the training": clean, "was not compared with the training by": unknown}
-    return [f"{name} {words}: {', '.join(parts)}." for words, parts in told.items() if parts]
+    return warnings, [f"{name} {words}: {', '.join(parts)}." for words, parts in told.items() if parts]
 
 
 def speaker_columns(trials: Trials) -> dict[int, set[str]]:

@@ -82,13 +82,15 @@ def test_read_int16__of_any_codec_a_crop_has_the_samples_of_the_whole(tmp_path: 
 def test_read_whole__of_any_codec_gives_what_was_written_at_its_place(tmp_path: Path, name: str) -> None:
     written = speech()
     found = read_whole(write_codec(tmp_path, name, written))
-    delay = 1024 if name == "a.aac" else 0  # of the encoder, which a stream without a container can't tell
+    # Delays of the encoders: a stream without a container can't tell it, and FFmpeg's wma cuts a frame off.
+    late, early = {"a.aac": 1024}.get(name, 0), {"a.wma": 512}.get(name, 0)
     assert abs(len(found) - len(written)) <= 2048
     if name in ("a.amr", "a.3gp"):  # This codec keeps the spectrum, not the wave.
         assert np.std(found) == pytest.approx(np.std(written), rel=0.3)
         return
-    length = min(len(written), len(found) - delay)
-    assert np.corrcoef(found[delay : delay + length], written[:length])[0, 1] > 0.97
+    found, written = found[late:], written[early:]
+    length = min(len(written), len(found))
+    assert np.corrcoef(found[:length], written[:length])[0, 1] > 0.97
 
 
 def test_open_audio__a_playlist_opens_no_other_file(tmp_path: Path) -> None:

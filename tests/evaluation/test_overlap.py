@@ -11,14 +11,7 @@ from sslsv.data.lists import Manifest, read_trials
 from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation import overlap
-from sslsv.evaluation.overlap import (
-    TrainedOn,
-    find_overlap,
-    remarks_on,
-    speaker_columns,
-    trained_on,
-    warnings_of,
-)
+from sslsv.evaluation.overlap import TrainedOn, describe, find_overlap, speaker_columns, trained_on
 from sslsv.runs.folder import RunFolder
 
 
@@ -89,15 +82,15 @@ def test_speaker_columns__are_what_target_trials_have_in_common(
     assert speaker_columns(read_trials(root, "list")) == {place: {"anna", "bert"}}
 
 
-def test_remarks_on__names_what_no_path_tells(tmp_path: Path) -> None:
+def test_describe__names_what_no_path_tells(tmp_path: Path) -> None:
     for i in range(4):
         voice(tmp_path / f"{i}.wav", i)
     (tmp_path / "list").write_text("1 0.wav 1.wav\n1 2.wav 3.wav\n0 0.wav 2.wav\n")
     found = find_overlap(read_trials(tmp_path, "list"), str(tmp_path), [source(tmp_path, a="a")])
     assert found["speakers"]["all"] == 0 and found["contents"]["compared"] == 0
-    assert remarks_on("list", found) == [
+    assert describe("list", found)[1] == [
         "list shares none of these with the training: 4 paths of recordings.",
-        "list was not compared with the training by: speakers (no part of its paths tells them), 4 contents of "
+        "list was not compared with the training by: speakers (no path tells them), 4 contents of "
         "recordings.",
     ]
     assert find_overlap(read_trials(tmp_path, "list"), str(tmp_path), [])["paths"]["compared"] == 0
@@ -132,8 +125,8 @@ def test_find_overlap__a_copy_under_another_name_is_found_by_its_content(tmp_pat
         "all": 4,
         "examples": ["anna/v1/1.wav (other/7.wav)"],
     }
-    assert warnings_of("list", found) == [
-        "1 of 4 recordings of list are copies of training recordings: anna/v1/1.wav (other/7.wav). Errors on it "
+    assert describe("list", found)[0] == [
+        "1 of 4 contents of recordings of list were in training: anna/v1/1.wav (other/7.wav). Errors on it "
         "are no test results."
     ]
 

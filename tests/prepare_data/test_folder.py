@@ -110,6 +110,8 @@ def test_folder__says_how_to_train_a_published_recipe_with_what_is_there(
         place = folder.parent / bank / ("noise" if bank == "musan_split" else "small")
         place.mkdir(parents=True)
         soundfile.write(place / "a.wav", np.ones(16_000) / 2, 16_000)
+    for file in folder.rglob("*.wav"):
+        soundfile.write(file, np.ones(800) / 2, 16_000)
     assert main(["folder", str(folder), "--speaker-from", "top"]) == 0
     command = next(line for line in capsys.readouterr().out.splitlines() if "sslsv.train" in line)
     overrides = shlex.split(command.partition("CONFIG ")[2])
