@@ -218,8 +218,8 @@ def prepare_folder(folder: "RunFolder", config: Config, manifest: "Manifest", is
             print(f"its data has moved from {old.data.root} to {config.data.root}", file=sys.stderr)
         if old.train.epochs != config.train.epochs:
             print(
-                f"train.epochs is now {config.train.epochs} instead of {old.train.epochs}, from here on with the "
-                "schedule of a run of so many: the learning rate may rise at once",
+                f"train.epochs is now {config.train.epochs} instead of {old.train.epochs}, from here on with "
+                "the schedule of a run of so many: the learning rate may rise at once",
                 file=sys.stderr,
             )
         if folder.has("summary.json"):
