@@ -243,9 +243,10 @@ def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
     from sslsv.evaluation import overlap
     from sslsv.evaluation.trials import listed_trials
 
-    (sources, _), root = overlap.trained_on(config, folder), config.data.root
-    sentences = list[str]()
-    for name in dict.fromkeys(filter(None, [config.evaluation.validation, *config.evaluation.test])):
+    root, sentences = config.data.root, list[str]()
+    names = dict.fromkeys(filter(None, [config.evaluation.validation, *config.evaluation.test]))
+    sources, _ = overlap.trained_on(config, folder) if names else ([], [])
+    for name in names:
         trials = listed_trials(root, name)
         sentences += overlap.describe(trials.name, overlap.find_overlap(trials.trials, root, sources))[0]
     return sentences
