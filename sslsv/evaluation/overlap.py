@@ -178,7 +178,9 @@ def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
     # that tells speakers in the trials, and anywhere those that are no mere numbers, which mean anything.
     found = set(source.speakers)
     words = {name for names in columns.values() for name in names if not name.isdigit()}
-    for path in source.paths if 1 in columns else {f"{os.path.dirname(path)}/" for path in source.paths}:
+    pairs = [path.rpartition("/") for path in source.paths]
+    # Folders and names of files hold few different ones each, together a million.
+    for path in {f"{folder}/" for folder, *_ in pairs} | {name for *_, name in pairs}:
         parts = _parts(path)
         found |= words.intersection(parts)
         found |= {parts[-place] for place in columns if place <= len(parts)}
