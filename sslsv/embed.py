@@ -9,6 +9,7 @@ met.
 
 import argparse
 import io
+import os
 import posixpath
 import sys
 from typing import Any
@@ -31,9 +32,12 @@ def run(options: argparse.Namespace) -> int:
     folder, name = posixpath.split(options.out)
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
+    from sslsv.data.audio import left_out
     from sslsv.data.lists import find_recordings
 
     rows, notes = find_recordings(options.path, options.root)
+    if os.path.isdir(options.path):
+        print(left_out(options.path), end="", file=sys.stderr)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     encoder = load_encoder(options)
@@ -49,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     RunFolder.at(folder or ".").write(name, content)
     for sentence in bad.values():
         print(f"skipped: {sentence}", file=sys.stderr)
+    if bad:
+        print(f"{len(bad)} of {len(rows)} recordings are left out: they can't be read", file=sys.stderr)
     print(options.out)
     return 1 if bad else 0
 

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         )
     # These import PyTorch, for which the mistakes found so far need not wait.
     from sslsv.config import to_yaml
-    from sslsv.evaluation import scorer
+    from sslsv.evaluation import overlap, scorer
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.evaluation.plda import check_speakers
     from sslsv.evaluation.trials import open_list
@@ -100,7 +100,12 @@ def run(options: argparse.Namespace) -> int:
     manifest, validation = scorer.training_side(config, scoring, is_calibrated=not options.no_calibration)
     if is_plda and manifest is not None:
         check_speakers(manifest.speakers, encoder.model.embedding_dim, options.lda_dim)
-    notes = scorer.notes(encoder, scoring, lists, validation)
+    sources, unknown = overlap.trained_on(config, RunFolder.at(encoder.run))
+    overlaps = {item.name: overlap.find_overlap(item.trials, item.root, sources) for item in lists}
+    told = [overlap.describe(name, found) for name, found in overlaps.items()]
+    warnings = [sentence for found, _ in told for sentence in found]
+    notes = [*scorer.notes(encoder, scoring, lists, validation), *unknown]
+    notes += [sentence for _, found in told for sentence in found]
     count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:
         store = EmbeddingStore(encoder, RunFolder.at(encoder.run), embed)
@@ -111,13 +116,14 @@ def run(options: argparse.Namespace) -> int:
         **encoder.describe(),
         "environment": describe_environment(),
         "settings": to_yaml(config),
+        "warnings": warnings,
         "notes": notes,
         "labels_were_used": {
             "training": encoder.model.needs_labels,
             "scoring": is_plda,
             "calibration": validation is not None,
         },
-        "lists": {item.name: item.summary for item in scored},
+        "lists": {item.name: item.summary | {"overlap": overlaps[item.name]} for item in scored},
         "seconds": time.monotonic() - started,
     }
     out = RunFolder.at(options.out or below(encoder.run, "evaluation"))
@@ -129,6 +135,7 @@ def run(options: argparse.Namespace) -> int:
         except OSError as error:
             print(f"the calibration is not kept for sslsv.verify: {error}", file=sys.stderr)
     lines = [line for item in scored for line in terminal_lines(item)]
+    lines += [f"warning: {sentence}" for sentence in warnings]
     print("\n".join([*lines, *[f"note: {note}" for note in notes]]))
     print(f"results: {out.location}\nreport: {below(out.location, 'report.html')}")
     return 0

@@ -20,8 +20,12 @@ from sslsv import registry
 from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
 from sslsv.settings import ConfigError, differences
 
+NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
+
 # Run folders, PyTorch and Ray take seconds to import: functions do it, once settings and lists are checked.
 if TYPE_CHECKING:
+    from sslsv.data.lists import Manifest
+    from sslsv.data.recordings import Recordings
     from sslsv.runs.folder import RunFolder
 
 
@@ -30,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         config = load_config(options.config, options.overrides)
-        summary = run(config, is_fresh=options.fresh)
+        summary = run(config, is_fresh=options.fresh, extends=options.extend)
     except (ValueError, OSError) as error:  # among them storage that is not there, a cluster without answer
         print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
         return 2
@@ -45,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the arguments of the command line: `config`, `overrides`, `fresh`."""
+    """Read the arguments of the command line: `config`, `overrides`, `fresh`, `extend`."""
     models = f"Models: {', '.join(registry.names('models'))}."
     parser = argparse.ArgumentParser(
         prog="python -m sslsv.train", description="Train a model.", epilog=models
@@ -53,28 +57,32 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("config", type=Path, help="a yaml file, such as configs/simclr.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
-    add("--fresh", action="store_true", help="start anew; a run folder that is there is renamed, not lost")
+    how = parser.add_mutually_exclusive_group()
+    fresh_help = "start anew; a run folder that is there is renamed, not lost"
+    how.add_argument("--fresh", action="store_true", help=fresh_help)
+    extend_help = "go on with a run, finished or not, that is to have more train.epochs than before"
+    how.add_argument("--extend", action="store_true", help=extend_help)
     return parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
 
 
-def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
+def run(config: Config, *, is_fresh: bool = False, extends: bool = False) -> dict[str, Any]:
     """Train under Ray Train and return the summary (what `summary.json` holds), or `{"error": sentence}`.
 
     Raises ValueError or OSError, with a sentence, before anything is started.
     """
     from sslsv.runs.folder import RunFolder, only_command_on
 
-    check_data(config)
+    manifest = check_data(config)
     folder = RunFolder(config.run.storage, str(config.run.name))
     with only_command_on(folder):
         if not is_fresh:
-            check_folder(folder, config)
+            check_folder(folder, config, manifest, extends)
         from sslsv.cluster.connect import connection
         from sslsv.cluster.fit import fit
         from sslsv.reports.training import write_report
 
         with connection(config.resources) as resources:
-            prepare_folder(folder, config, is_fresh)
+            prepare_folder(folder, config, manifest, is_fresh)
             try:
                 return fit(replace(config, resources=resources), folder)
             finally:
@@ -82,8 +90,11 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
                     write_report(folder)
 
 
-def check_data(config: Config) -> None:
-    """Read every list, and the weights to start from, so that mistakes are reported before Ray starts."""
+def check_data(config: Config) -> "Manifest":
+    """Read every list, some recordings and the weights to start from: mistakes are told before Ray starts.
+
+    Returns what will be trained on.
+    """
     from sslsv.data.augmentations.base import Augmenter
     from sslsv.data.bank import Bank
     from sslsv.data.recordings import open_recordings
@@ -92,48 +103,112 @@ def check_data(config: Config) -> None:
     from sslsv.training.initial import load_source
 
     manifest, validation, tests = open_trial_sets(config)
-    of_trials = [each.trials.notes for each in (validation, *tests) if each]
+    trial_sets = [each for each in (validation, *tests) if each]
     load_source(config)
-    data = config.data
-    bank = Bank(open_recordings(data.root), data.bank_cache_mb)
+    data, recordings = config.data, open_recordings(config.data.root)
+    bank = Bank(recordings, data.bank_cache_mb)
     Augmenter(data.augment, bank)
     Plan(manifest.speakers, config.train.batch_size, config.seed, data.positives)
-    for note in chain(manifest.notes, *of_trials, bank.notes):
+    for note in chain(manifest.notes, *(each.trials.notes for each in trial_sets), bank.notes):
         print(f"note: {note}", file=sys.stderr)
+    check_recordings(recordings, "the train lists", manifest.paths, data.max_bad_share)
+    for each in trial_sets:
+        check_recordings(recordings, each.name, each.trials.paths, 1.0)
+    return manifest
 
 
-def check_folder(folder: "RunFolder", config: Config) -> None:
-    """Raise ValueError if the run's folder holds a finished run, or one of other settings."""
+def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_bad_share: float) -> None:
+    """Raise ValueError where far more of a list's recordings can't be read than may be skipped, or none can.
+
+    Says what can't be read, and whether their codec takes long.
+    """
+    from sslsv.data.audio import SAMPLE_RATE, AudioError
+
+    chosen = paths[:: -(-len(paths) // NUM_TRIED)]
+    bad, slow = list[str](), list[str]()
+    for path in chosen:
+        try:
+            with recordings.open(path) as recording:
+                recording.read_int16(0, min(recording.num_samples, SAMPLE_RATE))
+                slow += [path] if recording.is_slow else []
+        except AudioError as error:
+            bad.append(str(error))
+    tried = f"of {len(chosen)} recordings of {name} that were tried"
+    sentence = f"{len(bad)} {tried} can't be read, the first: {' '.join(bad[:1])}"
+    # A tenth more than the limit is no chance; a smaller share shows while it trains.
+    if len(bad) == len(chosen) or (len(bad) > 1 and len(bad) > (max_bad_share + 0.1) * len(chosen)):
+        raise ValueError(
+            f"{sentence} Correct data.root or the list, or repair the files: `python -m "
+            "sslsv.prepare_data check LIST` names them all"
+        )
+    if bad:
+        print(f"warning: {sentence}", file=sys.stderr)
+    if slow:
+        print(
+            f"{len(slow)} {tried} ({slow[0]} ...) have a codec that costs speed, "
+            "ten times as much as FLAC: `python -m sslsv.prepare_data convert FOLDER --out COPY` mends that",
+            file=sys.stderr,
+        )
+
+
+def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", extends: bool = False) -> None:
+    """Raise ValueError if the run's folder holds a finished run, or one of other settings or lists.
+
+    Where lists and recordings lie is free while the lists hold the same. With `extends`, more epochs are not
+    refused.
+    """
+    from sslsv.evaluation.overlap import TrainedOn
+
     if not folder.has("config.yml"):
+        if extends:
+            raise ValueError(f"{folder.location} holds no run that --extend could go on with; leave it out")
         return
-    problem = "holds a finished run of the same settings" if folder.has("summary.json") else ""
+    summary, problem, cure = folder.read_json("summary.json") if folder.has("summary.json") else None, "", ""
     try:
-        changed = differences(read_config(folder.read("config.yml").decode()), config)
+        old = read_config(folder.read("config.yml").decode())
     except ConfigError as error:
         problem = f"holds a run whose config.yml this version can't read ({error})"
     else:
         # Where a run computes is free, but for the number of workers without train.sync_batchnorm.
         changed = [
             line
-            for line in changed
+            for line in differences(old, config)
             if not line.startswith(("run.", "resources."))
             or (shows_shares(config.train) and line.startswith("resources.workers:"))
         ]
-        if changed:
+        kept = TrainedOn.read(folder, config.data.root)
+        if kept is not None:
+            changed = [line for line in changed if not line.startswith(("data.root:", "data.train_lists:"))]
+        is_longer = len(changed) == 1 and config.train.epochs > old.train.epochs
+        if changed and not (is_longer and extends):
             problem = f"holds a run with other settings ({'; '.join(changed)})"
+            cure = " --extend to go on with it up to these epochs," if is_longer else ""
+        elif kept is not None and not kept.is_of(manifest):
+            problem = (
+                f"holds a run whose train lists were others: {len(kept.paths):,} utterances then, "
+                f"{len(manifest):,} now, or in another order, or of other speakers"
+            )
+        elif summary and is_longer and summary.get("stop_reason"):
+            problem = (
+                f"holds a run that ended early, so --extend can't go on with it: {summary['stop_reason']}"
+            )
+        elif summary is not None and not is_longer:
+            problem = "holds a finished run of the same settings"
+            cure = " a larger train.epochs with --extend to go on with it,"
     if problem:
         raise ValueError(
-            f"{folder.location} {problem}; use another run.name, or --fresh to start anew (the old run is "
-            "kept under another name)"
+            f"{folder.location} {problem}; use another run.name (encoder.init={folder.location} starts it "
+            f"from this encoder),{cure} or --fresh to start anew (the old run is kept under another name)"
         )
 
 
-def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool) -> None:
-    """Make the run's folder, or say from where the unfinished run in it goes on.
+def prepare_folder(folder: "RunFolder", config: Config, manifest: "Manifest", is_fresh: bool) -> None:
+    """Make the run's folder, or say from where the unfinished or extended run in it goes on.
 
     With `is_fresh`, whatever is there is renamed.  So are checkpoints without a config.yml, from which the
     new run would go on otherwise.
     """
+    from sslsv.evaluation.overlap import TrainedOn
     from sslsv.runs.checkpoint import FOLDER, list_checkpoints, newest_sound_checkpoint
     from sslsv.runs.environment import describe_environment
 
@@ -141,14 +216,45 @@ def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool) -> None:
         newest = newest_sound_checkpoint(folder)
         steps = [step for step, name in list_checkpoints(folder) if name == newest]
         where = f"step {steps[0]}" if steps else "the beginning (it has no sound checkpoint)"
-        print(f"going on with the unfinished run in {folder.location} from {where}", file=sys.stderr)
+        old = read_config(folder.read("config.yml").decode())
+        kind = "finished" if folder.has("summary.json") else "unfinished"
+        print(f"going on with the {kind} run in {folder.location} from {where}", file=sys.stderr)
+        if old.data.root != config.data.root:
+            print(f"its data has moved from {old.data.root} to {config.data.root}", file=sys.stderr)
+        if old.train.epochs != config.train.epochs:
+            print(
+                f"train.epochs is now {config.train.epochs} instead of {old.train.epochs}, from here on with "
+                "the schedule of a run of so many: the learning rate may rise at once",
+                file=sys.stderr,
+            )
+        if folder.has("summary.json"):
+            folder.delete("summary.json")  # before the new settings: without it, this command can be repeated
+        warnings = folder.read_json("run.json").get("warnings", []) if folder.has("run.json") else []
     else:
         if folder.has("config.yml") or folder.has("summary.json") or folder.names(FOLDER):
             print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
+        TrainedOn.of(config.data.root, manifest).write(folder)
+        warnings = find_leaks(config, folder)
         # The identity comes before config.yml, which makes the folder a run.
         identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
-        folder.write_json("run.json", identity | describe_environment())
+        folder.write_json("run.json", identity | describe_environment() | {"warnings": warnings})
+    for sentence in warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
     folder.write("config.yml", to_yaml(config).encode())
+
+
+def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
+    """Return a sentence for everything in the lists of trials that the run in a folder trains on."""
+    from sslsv.evaluation import overlap
+    from sslsv.evaluation.trials import listed_trials
+
+    root, sentences = config.data.root, list[str]()
+    names = dict.fromkeys(filter(None, [config.evaluation.validation, *config.evaluation.test]))
+    sources, _ = overlap.trained_on(config, folder) if names else ([], [])
+    for name in names:
+        trials = listed_trials(root, name)
+        sentences += overlap.describe(trials.name, overlap.find_overlap(trials.trials, root, sources))[0]
+    return sentences
 
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.search.space import load_space
     from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
     from sslsv.search.trial_settings import base_config, check_trials, rungs_of, trial_config, with_overrides
-    from sslsv.train import check_data
+    from sslsv.train import check_data, find_leaks
 
     space = with_overrides(load_space(options.space), options.overrides)
     if options.trials is not None:
@@ -86,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
         first["evaluation.test"] = list(base.evaluation.test)
     check_data(trial_config(base, space, first))
     folder = RunFolder(options.storage, options.name or options.space.stem)
+    for sentence in find_leaks(trial_config(base, space, first), folder):
+        print(f"warning: {sentence}", file=sys.stderr)
     request = describe_request(space, base, str(options.space), rungs)
     # A sweep that is confirmed has most often ended.
     is_resumed = options.resume or (options.confirm and not options.fresh and folder.has("sweep.json"))

@@ -10,6 +10,7 @@ from sslsv.data.lists import read_trials
 from sslsv.embed import main
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder
+from tests.codecs import speech, write_codec
 
 
 def test_embed__a_list_becomes_npz_with_speakers(small_run, demo_corpus, tmp_path, capsys):
@@ -32,11 +33,15 @@ def test_embed__a_folder_becomes_parquet_and_the_unreadable_are_named(
     for i, path in enumerate(paths):
         (tmp_path / f"{i}.wav").write_bytes((demo_corpus / path).read_bytes())
     (tmp_path / "bad.wav").write_text("no audio")
+    (tmp_path / "notes.txt").write_text("no audio either")
+    write_codec(tmp_path, "a.m4a", speech())
     assert main([small_run, str(tmp_path), "--out", str(tmp_path / "x.parquet")]) == 1
     table = pyarrow.parquet.read_table(tmp_path / "x.parquet")
-    assert [path.rpartition("/")[2] for path in table["path"].to_pylist()] == ["0.wav", "1.wav"]
+    assert [path.rpartition("/")[2] for path in table["path"].to_pylist()] == ["0.wav", "1.wav", "a.m4a"]
     assert len(table["embedding"][0].as_py()) == 16
-    assert "skipped" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "skipped: " in errors and "1 of 4 recordings are left out: they can't be read" in errors
+    assert "1 files are left out: their names are not of audio files (notes.txt)" in errors
 
 
 @pytest.mark.parametrize(

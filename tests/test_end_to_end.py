@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from sslsv import embed, evaluate, export, verify
+from sslsv.data.lists import read_trials
 from tests.training_command import Training, assert_same_weights, final
 
 
@@ -58,6 +61,31 @@ def test_train__killed_and_started_again_ends_with_the_same_weights(undisturbed,
     assert steps == [record["step"] for record in whole.metrics()]
     losses = [[record["loss"] for record in folder.metrics()] for folder in (whole, again.folder)]
     assert losses[0] == losses[1]
+
+
+def test_train__extended_where_its_data_is_now_it_goes_on_and_without_validation_the_last_one_is_used(
+    tmp_path, demo_corpus, capsys
+):
+    root = shutil.copytree(demo_corpus, tmp_path / "scratch")
+    options = ("evaluation.held_out_speakers=0", "evaluation.test=[]")
+    first = Training(tmp_path, root, "more", *options, epochs=2)
+    code, output = first.wait()
+    assert code == 0, output
+    steps = first.folder.metrics()[-1]["step"]
+    root = root.rename(tmp_path / "elsewhere")
+    again = Training(tmp_path, root, "more", "--extend", *options, epochs=4)
+    code, output = again.wait()
+    assert code == 0 and f"from step {steps}" in output, output
+    assert [record["step"] for record in again.folder.metrics()] == list(range(1, 2 * steps + 1))
+    run, note = again.folder.location, f"the last, step {2 * steps}, is used"
+    recording = str(root / read_trials(root, "trials").paths[0])
+    for main, arguments in (
+        (verify.main, [run, recording, recording]),
+        (embed.main, [run, recording, "--out", str(tmp_path / "x.npz")]),
+        (export.main, [run, "--out", str(tmp_path / "x.safetensors")]),
+        (evaluate.main, [run, "--trials", "trials", "--replicates", "0"]),
+    ):
+        assert main(arguments) == 0 and note in capsys.readouterr().err
 
 
 @pytest.mark.slow

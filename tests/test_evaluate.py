@@ -170,6 +170,48 @@ def run_with(small_run, tmp_path, *changes):
     return tmp_path / "other"
 
 
+@pytest.mark.parametrize(
+    ("train_list", "warned"),
+    [
+        (None, []),
+        (
+            "dev voxceleb1/{}\n",
+            ["speakers of trials were in training", "12 of 12 paths of recordings of trials were in"],
+        ),
+        (
+            "x copies/{}\n",
+            ["speakers of trials were in training", "12 of 12 contents of recordings of trials were in"],
+        ),
+    ],
+)
+def test_evaluate__says_what_the_run_has_trained_on(
+    small_run, demo_corpus, tmp_path, capsys, train_list, warned
+):
+    root = shutil.copytree(demo_corpus, tmp_path / "corpus")
+    shutil.copytree(root / "voxceleb1", root / "copies")
+    paths = [path.removeprefix("voxceleb1/") for path in read_trials(demo_corpus, "trials").paths]
+    lines = (root / "voxceleb2_train_list").read_text()
+    (root / "mine").write_text(lines + "".join((train_list or "").format(path) for path in paths))
+    changes = (f"root: {demo_corpus}", f"root: {root}", "[voxceleb2_train_list]", "[mine]")
+    run = run_with(small_run, tmp_path, *changes)
+    found = evaluate(run, "--no-calibration")
+    kinds = found["lists"]["trials"]["overlap"]
+    page, printed = (run / "evaluation" / "report.html").read_text(), capsys.readouterr().out
+    assert len(found["warnings"]) == len(warned)
+    for sentence, words in zip(found["warnings"], warned, strict=True):
+        assert words in sentence and sentence in page and f"warning: {sentence}" in printed
+    if not warned:
+        assert {kind: (part["shared"], part["compared"]) for kind, part in kinds.items()} == {
+            "speakers": (0, 3),
+            "paths": (0, 12),
+            "contents": (0, 12),
+        }
+        remark = (
+            "trials shares none of these with the training: 3 speakers, 12 paths of recordings, 12 contents"
+        )
+        assert remark in page and f"note: {remark}" in printed
+
+
 def test_evaluate__own_lists_have_their_own_root_and_faulty_test_lists_are_not_asked(
     small_run, demo_corpus, tmp_path, capsys
 ):

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from sslsv.data.section import DataConfig
 from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.train import check_data, check_folder, main, parse_arguments, prepare_folder
+from tests.codecs import speech, write_codec
 
 TRAIN = TrainConfig(batch_size=8)
 
@@ -22,17 +24,22 @@ def config(tmp_path, demo_corpus):
 
 
 @pytest.fixture
+def manifest(config):
+    return check_data(config)
+
+
+@pytest.fixture
 def folder(tmp_path):
     return RunFolder(str(tmp_path), "a")
 
 
 def test_prepare_folder__a_new_run_gets_settings_and_an_identity_with_which_it_goes_on(
-    config, folder, capsys
+    config, manifest, folder, capsys
 ):
-    prepare_folder(folder, config, is_fresh=False)
+    prepare_folder(folder, config, manifest, is_fresh=False)
     identity = folder.read_json("run.json")
     assert folder.has("config.yml") and len(identity["wandb_id"]) == 12
-    prepare_folder(folder, config, is_fresh=False)
+    prepare_folder(folder, config, manifest, is_fresh=False)
     assert "going on with the unfinished run" in capsys.readouterr().err
     assert folder.read_json("run.json") == identity  # so wandb goes on in the same run
 
@@ -56,26 +63,26 @@ TWO = ResourcesConfig(workers=2, hang_minutes=3)
     ],
 )
 def test_check_folder__settings_that_change_what_is_computed_are_refused(
-    there, here, difference, config, folder
+    there, here, difference, config, manifest, folder
 ):
-    prepare_folder(folder, replace(config, **there), is_fresh=False)
+    prepare_folder(folder, replace(config, **there), manifest, is_fresh=False)
     if difference is None:
-        check_folder(folder, replace(config, **here))
+        check_folder(folder, replace(config, **here), manifest)
     else:
         with pytest.raises(
             ValueError, match=rf"a holds a run with other settings \({difference}\); .*--fresh"
         ):
-            check_folder(folder, replace(config, **here))
+            check_folder(folder, replace(config, **here), manifest)
 
 
-def test_check_folder__a_finished_run_and_one_of_another_version_are_refused(config, folder):
-    prepare_folder(folder, config, is_fresh=False)
+def test_check_folder__a_finished_run_and_one_of_another_version_are_refused(config, manifest, folder):
+    prepare_folder(folder, config, manifest, is_fresh=False)
     folder.write_json("summary.json", {"is_finished": True})
     with pytest.raises(ValueError, match="finished run of the same settings"):
-        check_folder(folder, config)
+        check_folder(folder, config, manifest)
     folder.write("config.yml", folder.read("config.yml").replace(b"max_bad_share", b"max_bad_fraction"))
     with pytest.raises(ValueError, match=r"/a holds a run whose .*max_bad_fraction.*--fresh"):
-        check_folder(folder, config)
+        check_folder(folder, config, manifest)
 
 
 @pytest.mark.parametrize(
@@ -89,33 +96,35 @@ def test_check_folder__a_finished_run_and_one_of_another_version_are_refused(con
     ],
 )
 def test_prepare_folder__fresh_or_without_settings_what_was_there_is_set_aside(
-    is_fresh, left, config, folder, tmp_path, capsys
+    is_fresh, left, config, manifest, folder, tmp_path, capsys
 ):
     if left == "checkpoints":
         write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
     else:
         folder.write(left, b"{}")
-    prepare_folder(folder, config, is_fresh)
+    prepare_folder(folder, config, manifest, is_fresh)
     assert "the run that was there is now a.old-" in capsys.readouterr().err
     assert not list_checkpoints(folder) and not folder.has("summary.json") and folder.has("run.json")
     (old,) = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
     assert (old / left).exists()
 
 
-def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(config, folder, capsys):
-    prepare_folder(folder, config, is_fresh=False)
+def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(
+    config, manifest, folder, capsys
+):
+    prepare_folder(folder, config, manifest, is_fresh=False)
     write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
     damaged = write_checkpoint(folder, Checkpoint(step=20, config="", model={}))
     folder.write(f"checkpoints/{damaged}", b"cut")
     with pytest.warns(UserWarning, match=f"damaged checkpoint .*{damaged}"):
-        prepare_folder(folder, config, is_fresh=False)
+        prepare_folder(folder, config, manifest, is_fresh=False)
     assert "from step 10" in capsys.readouterr().err
     folder.delete_folder("checkpoints")
-    prepare_folder(folder, config, is_fresh=False)
+    prepare_folder(folder, config, manifest, is_fresh=False)
     assert "from the beginning" in capsys.readouterr().err
 
 
-def test_prepare_folder__a_run_that_has_settings_has_an_identity(config, folder, monkeypatch):
+def test_prepare_folder__a_run_that_has_settings_has_an_identity(config, manifest, folder, monkeypatch):
     write = folder.write
 
     def die_after_the_first_file(name, content):
@@ -124,11 +133,156 @@ def test_prepare_folder__a_run_that_has_settings_has_an_identity(config, folder,
 
     monkeypatch.setattr(folder, "write", die_after_the_first_file)
     with pytest.raises(KeyboardInterrupt):
-        prepare_folder(folder, config, is_fresh=False)
+        prepare_folder(folder, config, manifest, is_fresh=False)
     monkeypatch.undo()
     assert not folder.has("config.yml")
-    prepare_folder(folder, config, is_fresh=False)
+    prepare_folder(folder, config, manifest, is_fresh=False)
     assert folder.has("config.yml") and folder.has("run.json")
+
+
+def finish(folder, config, manifest, **summary):
+    prepare_folder(folder, config, manifest, is_fresh=False)
+    write_checkpoint(folder, Checkpoint(step=400, config="", model={}))
+    folder.write_json("summary.json", {"is_finished": True, "stop_reason": None} | summary)
+
+
+def test_extend__a_finished_run_goes_on_with_more_epochs_and_says_what_that_changes(
+    config, manifest, folder, capsys
+):
+    finish(folder, config, manifest)
+    longer = replace(config, train=replace(TRAIN, epochs=200))
+    with pytest.raises(ValueError, match=r"\(train.epochs: 100 -> 200\); .* --extend to go on .*--fresh"):
+        check_folder(folder, longer, manifest)
+    with pytest.raises(ValueError, match="same settings; .* a larger train.epochs with --extend"):
+        check_folder(folder, config, manifest, extends=True)
+    check_folder(folder, longer, manifest, extends=True)
+    prepare_folder(folder, longer, manifest, is_fresh=False)
+    printed = capsys.readouterr().err
+    assert "going on with the finished run in " in printed and "from step 400" in printed
+    assert "train.epochs is now 200 instead of 100" in printed
+    for extends in (True, False):  # interrupted, the same command goes on, with the switch or without
+        check_folder(folder, longer, manifest, extends)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "sentence"),
+    [
+        ({"epochs": 200}, {"epochs": 100}, r"\(train.epochs: 200 -> 100\)"),
+        ({}, {"epochs": 200, "patience": 3}, r"train.epochs: 100 -> 200; train.patience"),
+        (
+            {"stop_reason": "Stopped early."},
+            {"epochs": 200},
+            "ended early, .* can't go on .*: Stopped early",
+        ),
+    ],
+)
+def test_extend__nothing_but_more_epochs_of_a_run_that_did_not_end_early(
+    there, here, sentence, config, manifest, folder
+):
+    there = dict(there)
+    summary = {"stop_reason": there.pop("stop_reason", None)}
+    config = replace(config, evaluation=EvaluationConfig(held_out_speakers=2))
+    finish(folder, replace(config, train=replace(TRAIN, **there)), manifest, **summary)
+    with pytest.raises(
+        ValueError, match=f"{sentence}.*; use another run.name \\(encoder.init={folder.location}"
+    ):
+        check_folder(folder, replace(config, train=replace(TRAIN, **here)), manifest, extends=True)
+
+
+def test_extend__without_a_run_it_is_refused(config, manifest, folder):
+    with pytest.raises(ValueError, match="a holds no run that --extend could go on with"):
+        check_folder(folder, config, manifest, extends=True)
+
+
+def test_check_folder__data_may_move_while_the_lists_hold_the_same(
+    config, manifest, folder, tmp_path, demo_corpus, capsys
+):
+    prepare_folder(folder, config, manifest, is_fresh=False)
+    root = shutil.copytree(demo_corpus, tmp_path / "scratch")
+    (root / "voxceleb2_train_list").rename(root / "renamed")
+    data = replace(config.data, root=str(root), train_lists=("renamed",))
+    moved = replace(config, data=data)
+    check_folder(folder, moved, check_data(moved))
+    prepare_folder(folder, moved, check_data(moved), is_fresh=False)
+    assert f"its data has moved from {demo_corpus} to {root}" in capsys.readouterr().err
+    lines = (root / "renamed").read_text().splitlines(keepends=True)
+    for changed in (lines[1:], [*lines[1:], lines[0]], [f"x{lines[0]}", *lines[1:]]):
+        (root / "renamed").write_text("".join(changed))
+        with pytest.raises(
+            ValueError, match=r"a holds a run whose train lists were others: 32 .* then, 3[12] "
+        ):
+            check_folder(folder, moved, check_data(moved))
+
+
+def test_prepare_folder__what_test_lists_share_with_the_training_is_said_and_kept(
+    config, folder, tmp_path, demo_corpus, capsys
+):
+    lines = [line.split()[1:] for line in (demo_corpus / "trials").read_text().splitlines()]
+    paths = sorted({path for pair in lines for path in pair})
+    (tmp_path / "leaking").write_text("".join(f"voxceleb1 voxceleb1/{path}\n" for path in paths[:10]))
+    data = replace(config.data, train_lists=("voxceleb2_train_list", str(tmp_path / "leaking")))
+    config = replace(config, data=data, evaluation=EvaluationConfig(test=("trials",)))
+    prepare_folder(folder, config, check_data(config), is_fresh=False)
+    printed = capsys.readouterr().err
+    assert "warning: 3 of 3 speakers of trials were in training: " in printed
+    assert "warning: 10 of 12 paths of recordings of trials were in training: voxceleb1/" in printed
+    assert len(folder.read_json("run.json")["warnings"]) == 2
+    prepare_folder(folder, config, check_data(config), is_fresh=False)
+    assert "speakers of trials were in training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        (
+            0,
+            r"32 of 32 recordings of the train lists that were tried can't be read, the first: \S+ \(0 bytes\) is not",
+        ),
+        (1, r"31 of 32 recordings .* tried can't be read, the first: .* does not exist\. Correct data.root"),
+        (30, None),
+    ],
+)
+def test_check_data__recordings_that_are_not_there_are_named_and_counted(
+    kept, sentence, config, tmp_path, demo_corpus, capsys
+):
+    root = shutil.copytree(demo_corpus, tmp_path / "corpus")
+    paths = [line.split()[1] for line in (root / "voxceleb2_train_list").read_text().splitlines()]
+    for path in paths[max(kept, 1) :]:
+        (root / path).unlink()
+    if not kept:
+        (root / paths[0]).write_bytes(b"")
+    config = replace(config, data=replace(config.data, root=str(root)))
+    if sentence is None:
+        check_data(config)
+        assert (
+            "warning: 2 of 32 recordings of the train lists that were tried can't" in capsys.readouterr().err
+        )
+        return
+    with pytest.raises(ValueError, match=sentence):
+        check_data(config)
+
+
+def test_check_data__a_test_list_of_which_nothing_can_be_read_is_refused_before_the_training(
+    config, tmp_path, demo_corpus
+):
+    root = shutil.copytree(demo_corpus, tmp_path / "corpus")
+    for path in (root / "voxceleb1").rglob("*.wav"):
+        path.write_text("nothing")
+    data, evaluation = replace(config.data, root=str(root)), EvaluationConfig(test=("trials",))
+    with pytest.raises(ValueError, match=r"12 of 12 recordings of trials .*, the first: .* is not audio"):
+        check_data(replace(config, data=data, evaluation=evaluation))
+
+
+def test_check_data__a_codec_that_costs_speed_is_said_once(config, tmp_path, demo_corpus, capsys):
+    root = shutil.copytree(demo_corpus, tmp_path / "corpus")
+    for name, suffix, is_slow in (("a.m4a", "wma", True), ("a.opus", "opus", True), ("a.mp3", "mp3", False)):
+        for i in range(8):
+            write_codec(root / f"{suffix}{i}", name, speech(1))
+        (root / "list").write_text("".join(f"s{i % 4} {suffix}{i}/{name}\n" for i in range(8)))
+        check_data(replace(config, data=replace(config.data, root=str(root), train_lists=("list",))))
+        printed = capsys.readouterr().err
+        assert printed.count("prepare_data convert FOLDER") == is_slow
+        assert ("8 of 8 recordings of the train lists" in printed) == is_slow
 
 
 def test_check_data__lists_that_are_missing_or_too_short_are_refused(config):
@@ -179,7 +333,7 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tm
     ],
 )
 def test_main__what_the_system_refuses_is_one_sentence_too(error, sentence, tmp_path, monkeypatch, capsys):
-    def refuse(config, *, is_fresh):
+    def refuse(config, *, is_fresh, extends):
         raise error
 
     monkeypatch.setattr(train, "run", refuse)

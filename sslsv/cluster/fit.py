@@ -25,6 +25,7 @@ from sslsv.cluster.capacity import CapacityError, worker_bundle
 from sslsv.cluster.connect import ask_for, look, wait_for_room
 from sslsv.cluster.worker import HELD, MARK, run_worker
 from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
+from sslsv.data.audio import AudioError
 from sslsv.runs.checkpoint import list_checkpoints
 from sslsv.runs.display import live_display
 from sslsv.runs.folder import RunFolder, absolute, below
@@ -32,8 +33,6 @@ from sslsv.runs.log import wandb_environment, wandb_mode
 from sslsv.training.loop import Interrupted, Training
 
 Job = dict[str, Any]
-
-GOES_ON = "the same command goes on from the last checkpoint"
 
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {
@@ -78,7 +77,7 @@ def fit(
         try:
             return fit_until_done(job, config, folder, notice)
         except CapacityError as error:
-            return {"error": f"training stopped: {error}; {GOES_ON}", "is_of_system": True}
+            return {"error": f"training stopped: {error}; {what_now(folder)}", "is_of_system": True}
         except (TrainingFailedError, RayError) as error:
             return describe_failure(error, folder)
         finally:
@@ -120,6 +119,8 @@ def fit_until_done(
             if interrupted is not None:
                 notice(str(interrupted))
                 last = count
+            elif any(isinstance(cause, AudioError) for cause in causes_of(error)):
+                raise  # The next try would meet the same files.
             # A machine may go before its workers could say that they saved because it will.
             elif not isinstance(error, PreemptionError) and not look().leaving & set(machines):
                 step = -1
@@ -188,10 +189,18 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
     original = getattr(cause, "cause", None) or cause
     lines = [line for line in str(original).splitlines() if line.strip()] or [type(original).__name__]
     place = below(folder.location, "failure.txt")
-    return {
-        "error": f"{who} failed: {lines[-1].strip()} (details in {place}); {GOES_ON}",
-        "is_of_system": isinstance(error, RayError) or any(isinstance(c, OSError) for c in causes_of(error)),
-    }
+    is_of_system = isinstance(error, RayError) or any(isinstance(c, OSError) for c in causes_of(error))
+    condition = "" if is_of_system else " once that is mended"
+    sentence = f"{who} failed: {lines[-1].strip()} (details in {place}); {what_now(folder)}{condition}"
+    return {"error": sentence, "is_of_system": is_of_system}
+
+
+def what_now(folder: RunFolder) -> str:
+    """Say what the same command does after a failure."""
+    step = -1
+    with contextlib.suppress(OSError):  # storage that does not answer shows no progress
+        step = max((step for step, _ in list_checkpoints(folder)), default=-1)
+    return f"the same command goes on from step {step}" if step >= 0 else "the same command begins anew"
 
 
 def free_what_is_held(folder: RunFolder) -> None:

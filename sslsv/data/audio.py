@@ -1,11 +1,13 @@
-"""Recordings as the package hears them: 16 kHz, mono, 16 bits, from any file that libsndfile reads.
+"""Recordings as the package hears them: 16 kHz, mono, 16 bits, from any file that libsndfile or FFmpeg reads.
 
 A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives its very samples. Any other is averaged over channels,
 converted to 16 kHz and rounded to 16 bits, full scale for full scale. A crop has the samples that the whole
-has at its place (of lossy files nearly so: their decoders remember what came before).
+has at its place, of mp3 within rounding. What libsndfile can't read (AAC, WMA, AMR ...) FFmpeg decodes as a
+whole, however short the crop.
 """
 
 import contextlib
+import io
 import math
 import os
 import struct
@@ -27,14 +29,24 @@ Waveform = npt.NDArray[np.float32]
 
 FULL_SCALE = 32768.0  # of int16 samples; 1 in waveforms
 
-AUDIO_SUFFIXES = (
+SEEKABLE_SUFFIXES = (
     *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
     *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
 )
+# These are decoded as a whole for every crop.
+COMPRESSED_SUFFIXES = (
+    *(".m4a", ".m4b", ".aac", ".mp4", ".mov", ".3gp", ".wma", ".webm", ".mka", ".mkv", ".amr"),
+)
+AUDIO_SUFFIXES = (*SEEKABLE_SUFFIXES, *COMPRESSED_SUFFIXES)
 
 _HALF_TAPS = 32  # Half the length of the filter, in samples of the slower rate; more is sharper and slower.
 _LOUDEST = 10.0  # Files of floats with such a peak are damaged or in another unit: full scale is 1.
 _HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
+# Decoders of these need what came before a crop: without it the first samples are wrong, up to full scale.
+_LOSSY, _LEAD_FRAMES = ("MP3", "OGG"), 4096
+_MISSING_SECONDS = 0.2  # what a complete recording may lack: an AAC frame is 64 ms at 16 kHz
+# FFmpeg also reads playlists, which name other files and addresses: it must not open these.
+_FFMPEG_FORMATS = "aac,ac3,aiff,amr,amrnb,amrwb,asf,au,avi,caf,flac,matroska,mov,mp3,mpegts,ogg,w64,wav"
 
 
 class AudioError(Exception):
@@ -46,6 +58,8 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
 
     path: str  # for messages
     num_samples: int  # at 16 kHz
+    file_rate: int = SAMPLE_RATE  # samples per second in the file itself
+    is_slow = False  # True: a crop takes about ten times as long as one of a FLAC file, or longer
 
     @abstractmethod
     def _read(self, start: int, count: int) -> Samples:
@@ -102,7 +116,13 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
         # libsndfile would not tell. Programs that write into a pipe can't know the size: they promise 2 GB.
         if missing > 0 and num_bytes < 2**31 - 2**16:
             raise AudioError(f"{name} is cut off: {missing} bytes are missing of what its header promises.")
-    return _DecodedFile(name)
+    try:
+        decoded = soundfile.SoundFile(name)
+        if decoded.format == "WAV" and decoded.subtype.startswith("MPEG"):
+            raise ValueError("libsndfile takes the delay of an mp3 in a WAV file for sound.")
+        return _DecodedFile(name, decoded)
+    except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
+        return _WholeFile(name, getattr(error, "error_string", str(error)))
 
 
 class _PlainWav(Recording):
@@ -131,14 +151,8 @@ class _PlainWav(Recording):
 class _DecodedFile(Recording):
     # Any file that libsndfile decodes.
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        try:
-            self._file = soundfile.SoundFile(path)
-        except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
-            if not os.path.exists(path):
-                raise AudioError(f"{path} does not exist.") from error
-            raise AudioError(f"{path} ({os.path.getsize(path)} bytes) is not audio: {error}") from error
+    def __init__(self, path: str, file: Any) -> None:
+        self.path, self._file, self.file_rate = path, file, file.samplerate
         if self._file.frames <= 0:
             self.close()
             raise AudioError(f"{path} has an audio header but no samples.")
@@ -146,6 +160,8 @@ class _DecodedFile(Recording):
         self._up, self._down = ratio.numerator, ratio.denominator
         self.num_samples = -(-self._file.frames * self._up // self._down)
         self._is_16_bit = self._file.subtype == "PCM_16"
+        self.is_slow = self._file.subtype == "OPUS"
+        self._lead_frames = _LEAD_FRAMES if self._file.format in _LOSSY else 0
         self._is_plain = self._is_16_bit and ratio == 1 and self._file.channels == 1
 
     def close(self) -> None:
@@ -193,9 +209,11 @@ class _DecodedFile(Recording):
 
     def _decode(self, start: int, count: int) -> npt.NDArray[Any]:
         # int16 is half the time of float32 in libsndfile, and exact for 16-bit files.
+        lead = min(self._lead_frames, start)
+        dtype = "int16" if self._is_16_bit else "float32"
         try:
-            self._file.seek(start)
-            frames: npt.NDArray[Any] = self._file.read(count, dtype="int16" if self._is_16_bit else "float32")
+            self._file.seek(start - lead)
+            frames: npt.NDArray[Any] = self._file.read(lead + count, dtype=dtype)[lead:]
         except (soundfile.SoundFileError, RuntimeError, OSError, ValueError) as error:
             raise AudioError(f"{self.path} cannot be decoded at frame {start}: {error}") from error
         if len(frames) < count:
@@ -204,6 +222,65 @@ class _DecodedFile(Recording):
                 f"the data ends at {start + len(frames)}."
             )
         return frames
+
+
+class _WholeFile(Recording):
+    # A file that libsndfile can't read, for the reason given: FFmpeg decodes all of it.
+
+    is_slow = True
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+            self._samples, self.file_rate = decode(content)
+        except FileNotFoundError as error:
+            raise AudioError(f"{path} does not exist.") from error
+        except OSError as error:
+            raise AudioError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except AudioError as error:
+            is_compressed = path.lower().endswith(COMPRESSED_SUFFIXES)
+            cause = f"cannot be read: {error}." if is_compressed and content else f"is not audio: {reason}"
+            raise AudioError(f"{path} ({len(content)} bytes) {cause}") from error
+        self.num_samples = len(self._samples)
+
+    def _read(self, start: int, count: int) -> Samples:
+        return self._samples[start : start + count]
+
+
+def decode(content: bytes) -> tuple[Samples, int]:
+    """Return the samples of an audio file by FFmpeg, (T,) at 16 kHz, channels averaged, and the file's rate.
+
+    Raises AudioError when it is damaged, ends before the length in its header, or has no sound.
+    """
+    import av  # a tenth of a second that most corpora need not wait for
+
+    if not content:
+        raise AudioError("it is empty, or damaged in its archive")
+    pieces = [np.zeros(0, dtype=np.int16)]
+    try:
+        with av.open(io.BytesIO(content), options={"format_whitelist": _FFMPEG_FORMATS}) as container:
+            if not container.streams.audio:
+                raise AudioError("it has no sound")
+            stream = container.streams.audio[0]
+            if stream.codec_context is None:  # a header that names a codec that FFmpeg lacks
+                raise AudioError("its codec is unknown: its header is damaged")
+            stream.codec_context.thread_count = 1
+            expected_seconds, rate = float((stream.duration or 0) * (stream.time_base or 0)), stream.rate
+            to_mono = av.AudioResampler("s16", "mono", SAMPLE_RATE)
+            for frame in (*container.decode(stream), None):
+                pieces += [out.to_ndarray()[0] for out in to_mono.resample(frame)]
+    except (av.FFmpegError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise AudioError(f"it can't be decoded ({reason})") from error
+    samples = np.concatenate(pieces)
+    seconds = len(samples) / SAMPLE_RATE
+    if not seconds:
+        raise AudioError("it holds no samples")
+    if seconds < expected_seconds - _MISSING_SECONDS:
+        raise AudioError(f"it ends after {seconds:.2f} of {expected_seconds:.2f} s")
+    return samples, rate
 
 
 def read_whole(path: str | os.PathLike[str]) -> Waveform:
@@ -234,8 +311,12 @@ def round_to_int16(waveform: Waveform, samples: Samples) -> None:
     samples[:] = np.rint(waveform, out=waveform)
 
 
-def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[str]:
+def find_audio_files(
+    folder: str | os.PathLike[str], suffixes: tuple[str, ...] | None = AUDIO_SUFFIXES
+) -> list[str]:
     """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
+
+    Recordings are files with one of the `suffixes`, or all files (None).
 
     Links are followed, but every folder is entered once: a loop of links ends. Raises FileNotFoundError if
     the folder does not exist, OSError for one that can't be read, ValueError for a name that is not UTF-8.
@@ -257,9 +338,11 @@ def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] =
         found += [
             os.path.join(place, name)
             for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+            if not name.startswith(".")
+            and (suffixes is None or os.path.splitext(name)[1].lower() in suffixes)
         ]
-    check_names(found)
+    if suffixes is not None:
+        check_names(found)
     return sorted(found)
 
 
@@ -275,6 +358,23 @@ def check_names(paths: Iterable[str]) -> None:
 def is_utf8(name: str) -> bool:
     """Tell whether a name of a file is text in UTF-8; file systems allow any bytes."""
     return name.isascii() or not any("\ud800" <= each <= "\udfff" for each in name)
+
+
+def left_out(folder: str | os.PathLike[str]) -> str:
+    """Return a line that counts and names the files that `find_audio_files` leaves out, or nothing."""
+    others = sorted(set(find_audio_files(folder, None)) - set(find_audio_files(folder)))
+    named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
+    more = ", ..." if others[3:] else ""
+    return (
+        f"{len(others)} files are left out: their names are not of audio files ({named}{more})\n"
+        if others
+        else ""
+    )
+
+
+def printable(name: str) -> str:
+    """Return the name of a file, which need not be valid UTF-8, as text that every terminal takes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _find_samples(header: bytes) -> tuple[bool, int, int]:

@@ -122,6 +122,7 @@ class ViewMaker:
         order, *fractions = [places.fraction() for _ in range(1 + self._num_views)]
         chosen = [utterance] if partner == utterance else [utterance, partner]
         bad: list[int] = []
+        reasons: list[str] = []
         crops: dict[int, Samples] = {}
         for role in range(len(chosen)):
             replacements = draws("sample replacement", view=role)
@@ -132,11 +133,11 @@ class ViewMaker:
                         crops |= self._cut(recording, slice(role, None, len(chosen)), fractions, order)
                     break
                 except AudioError as error:
-                    reason = str(error)
+                    reasons.append(str(error))
                 bad.append(chosen[role])
                 chosen = self._replaced(replacements, chosen, role, bad)
             else:
-                raise AudioError(f"{_TRIES + 1} recordings in a row cannot be read; the last: {reason}")
+                raise AudioError(f"{len(bad)} recordings in a row cannot be read; the first: {reasons[0]}")
         return crops, bad[0] if bad else -1
 
     def _speed_number(self, epoch: int, utterance: int) -> int:

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet
-import soundfile
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, open_audio
 from sslsv.data.lists import find_recordings
@@ -150,11 +149,11 @@ def inspect(path: str) -> dict[str, Any]:
                 is_silent = powers - means**2 < 10.0 ** (SILENCE_DB / 10)  # a constant offset is silence
                 silent += int(lengths[is_silent].sum())
                 digest.update(samples.astype("<i2").tobytes())
+            seconds, rate = file.num_samples / SAMPLE_RATE, file.file_rate
     except AudioError as error:
         return {**facts_of(path), "error": str(error)}
-    about = soundfile.info(path)
     shares = {"silent_share": silent / file.num_samples, "clipped_share": clipped / file.num_samples}
-    form = {"seconds": about.duration, "sample_rate": about.samplerate, "digest": digest.hexdigest()}
+    form = {"seconds": seconds, "sample_rate": rate, "digest": digest.hexdigest()}
     return {**facts_of(path), **form, **shares}
 
 

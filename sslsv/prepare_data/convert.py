@@ -1,29 +1,23 @@
 """Copy a folder of recordings to 16 kHz, mono, 16 bits: AAC and other formats, on all CPUs.
 
-The copy has the same folders and names with the suffix of its format.  Files that training can't read (m4a,
-wma, webm ...) are decoded too.  Interrupted, the same command goes on: a file that is there is kept.
+The copy has the same folders and names with the suffix of its format, and the samples that training hears
+of the original, which it reads more slowly.  Interrupted, the same command goes on: a file that is there is
+kept.
 
 Exit status: 0 all is copied, 1 some files could not be read, 2 nothing was done.
 """
 
 import argparse
 import contextlib
-import io
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import av
-import numpy as np
-import numpy.typing as npt
-
-from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, find_audio_files, read_whole, to_int16
+from sslsv.data.audio import SEEKABLE_SUFFIXES, AudioError, decode, find_audio_files, open_audio
 from sslsv.prepare_data.archives import DAMAGED
 from sslsv.prepare_data.disk import check_space, progress, write_audio, write_whole
-
-COMPRESSED_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr")  # decoded here, not read in training
 
 Item = tuple[str | zipfile.ZipInfo, str]  # a file, or a member of an archive; and where its samples go
 Work = TypeVar("Work")
@@ -31,7 +25,6 @@ Result = TypeVar("Result")
 
 _BLOCK_FILES = 100  # some 8 s of work: starting a task costs milliseconds
 _GROWTH = {"wav": 3.5, "flac": 2.0}  # bytes for one of VoxCeleb2's AAC
-_MISSING_SECONDS = 0.2  # what a complete recording may lack: an AAC frame is 64 ms at 16 kHz
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--out {out} lies in {folder}, which is to be copied: choose a place outside.")
     places: dict[str, str] = {}  # in the copy -> source
-    for source in find_audio_files(folder, (*AUDIO_SUFFIXES, *COMPRESSED_SUFFIXES)):
+    for source in find_audio_files(folder):
         place = f"{os.path.splitext(os.path.relpath(source, folder))[0]}.{options.format}"
         if places.setdefault(place, source) != source:
             raise ValueError(f"{places[place]} and {source} would both become {place}: rename or move one.")
@@ -75,7 +68,8 @@ def convert(
     """
     out.mkdir(parents=True, exist_ok=True)
     # In whichever format: a recording that is there in another one is not needed twice.
-    present = {os.path.splitext(os.path.relpath(path, out))[0] for path in find_audio_files(out)}
+    found = find_audio_files(out, SEEKABLE_SUFFIXES)
+    present = {os.path.splitext(os.path.relpath(path, out))[0] for path in found}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
     num_bytes = sum(
         os.path.getsize(source) if isinstance(source, str) else source.compress_size for source, _ in missing
@@ -170,45 +164,12 @@ def _convert_one(job: tuple[str | bytes, Path]) -> str:
     """Write the samples of a file, by its path or content; returns "", or why they can't be had."""
     source, target = job
     try:
-        if isinstance(source, str) and source.lower().endswith(AUDIO_SUFFIXES):
-            samples = to_int16(read_whole(source))
+        if isinstance(source, str):
+            with open_audio(source) as recording:
+                samples = recording.read_int16(0, recording.num_samples)
         else:
-            samples = decode(Path(source).read_bytes() if isinstance(source, str) else source)
+            samples, _ = decode(source)
     except AudioError as error:
         return str(error)
-    except OSError as error:  # this source alone; an error of writing ends the whole conversion
-        return f"it can't be read ({error.strerror or error})"
     write_audio(target, samples)
     return ""
-
-
-def decode(content: bytes) -> npt.NDArray[np.int16]:
-    """Return the samples of an audio file in any of FFmpeg's formats, (T,) at 16 kHz, channels averaged.
-
-    Raises AudioError when it is damaged, ends before the length in its header, or has no sound.
-    """
-    if not content:
-        raise AudioError("it is empty, or damaged in its archive")
-    pieces = [np.zeros(0, dtype=np.int16)]
-    try:
-        with av.open(io.BytesIO(content)) as container:
-            if not container.streams.audio:
-                raise AudioError("it has no sound")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:  # a header that names a codec that FFmpeg lacks
-                raise AudioError("its codec is unknown: its header is damaged")
-            stream.codec_context.thread_count = 1
-            expected_seconds = float((stream.duration or 0) * (stream.time_base or 0))
-            to_mono = av.AudioResampler("s16", "mono", SAMPLE_RATE)
-            for frame in (*container.decode(stream), None):
-                pieces += [out.to_ndarray()[0] for out in to_mono.resample(frame)]
-    except (av.FFmpegError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise AudioError(f"it can't be decoded ({reason})") from error
-    samples = np.concatenate(pieces)
-    seconds = len(samples) / SAMPLE_RATE
-    if not seconds:
-        raise AudioError("it holds no samples")
-    if seconds < expected_seconds - _MISSING_SECONDS:
-        raise AudioError(f"it ends after {seconds:.2f} of {expected_seconds:.2f} s")
-    return samples

@@ -18,11 +18,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sslsv.data.audio import AUDIO_SUFFIXES, find_audio_files
+from sslsv.data.audio import AUDIO_SUFFIXES, COMPRESSED_SUFFIXES, find_audio_files, left_out
 from sslsv.data.list_forms import kaldi_folder, why_unlistable
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials
 from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, ORIGINAL_FOLDERS, RIR_FOLDER, NoiseKind
-from sslsv.prepare_data.convert import COMPRESSED_SUFFIXES
 from sslsv.prepare_data.disk import write_list
 from sslsv.settings import parse_yaml
 
@@ -118,12 +117,7 @@ def find_speech(folder: Path) -> list[str]:
     if len(kept) < len(found):
         places = " and ".join(sorted(NO_SPEECH.intersection(os.sep.join(found).split(os.sep))))
         print(f"{len(found) - len(kept)} noises and rooms below {places} are left out")
-    if compressed := find_audio_files(folder, COMPRESSED_SUFFIXES):
-        print(
-            f"{len(compressed)} compressed files are left out, because training does not read their format; "
-            f"the first: {compressed[0]}. A copy that it reads: python -m sslsv.prepare_data "
-            f"{shlex.join(['convert', str(folder), '--out', f'{folder}_16k'])}"
-        )
+    print(left_out(folder), end="")
     return kept
 
 
@@ -134,7 +128,7 @@ def training_part(files: list[str]) -> list[str]:
     """
     kept: dict[str, str] = {}
     num_test = num_again = 0
-    for file in files:
+    for file in sorted(files, key=lambda file: file.endswith(COMPRESSED_SUFFIXES)):  # these are slow to read
         if not (found := VOXCELEB.search(file)):
             continue
         if found[1] in TEST_SPEAKERS or "test" in file[: found.start()].split("/"):

@@ -29,7 +29,8 @@ def evaluation_page(evaluation: Mapping[str, Any], lists: Sequence[ScoredList]) 
     ]
     sentences = [*evaluation.get("notes", []), f"It took {duration(seconds)}."]
     is_labelled = evaluation.get("labels_were_used", {}).get("scoring")
-    notes = ["Labels were used to score these trials."] * bool(is_labelled)
+    notes = [*evaluation.get("warnings", [])]
+    notes += ["Labels were used to score these trials."] * bool(is_labelled)
     title = f"Evaluation of {basename(run)}"
     return render(title, sections, sentences=sentences, notes=notes, facts=facts).decode()
 

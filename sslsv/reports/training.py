@@ -26,6 +26,7 @@ def write_report(folder: RunFolder) -> None:
     """Write report.html from what else is in the run folder."""
     summary, run = (folder.read_json(f) if folder.has(f) else {} for f in ("summary.json", "run.json"))
     settings, records = folder.read("config.yml").decode(), folder.metrics()
+    warnings = run.pop("warnings", [])
     best, last = best_and_last(summary, records)
     skipped: dict[str, Record] = {}
     for source in (*records, summary):
@@ -40,7 +41,7 @@ def write_report(folder: RunFolder) -> None:
         Section("Settings", text=settings),
         Section("Environment", pairs=summary.get("environment") or run),
     ]
-    notes = [*doubts(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
+    notes = [*warnings, *doubts(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
     notes += [summary["stop_reason"]] if summary.get("stop_reason") else []
     notes += [f"{len(found):,} {kind} could not be read, see below." for kind, found in skipped.items()]
     notes = list(dict.fromkeys(notes))  # A run may stop for the reason that its last notice told.

@@ -3,7 +3,7 @@
 config.yml        the resolved settings             metrics.jsonl   one JSON object per record
 checkpoints/      see checkpoint.py                 summary.json    best and last metrics, written at the end
 report.html       curves and tables                 run.json        identity: start, versions, wandb id
-failure.txt       the traceback of a crash
+failure.txt       the traceback of a crash          trained_on.parquet   see evaluation/overlap.py
 
 A place is a path of a disk or a URI of object storage (`s3://bucket/prefix`, `gs://...`).  Credentials are
 never part of a URI, because places stand in settings, logs and reports; the storage's own tools find them.

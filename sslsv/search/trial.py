@@ -92,5 +92,5 @@ def _train_together(config: Config, folder: RunFolder, until_epoch: int, wandb_m
     result = fit(config, folder, train_until, until_epoch=until_epoch)
     if "error" in result:
         # The advice at its end is for the command that trains one run.
-        sentence = result["error"].partition("; the same command goes on")[0]
+        sentence = result["error"].partition("; the same command")[0]
         raise TrainingError(sentence) from (OSError(sentence) if result["is_of_system"] else None)

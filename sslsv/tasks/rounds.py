@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sslsv.config import Config, is_better
-from sslsv.data.lists import train_rows
+from sslsv.data.lists import read_train_lists
 from sslsv.evaluation.embedding import embedding_by
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.evaluation.trials import find_list, open_training_side
@@ -247,9 +247,8 @@ class Loop:
 
     def labels_of(self, file: str) -> Labels:
         """Return the number of the speaker, by a train list, of each training utterance (N,); -1 for none."""
-        ids: dict[str, int] = {}
-        rows = train_rows(self.config.data.root, file)
-        known = {path: ids.setdefault(speaker, len(ids)) for _, speaker, path in rows}
+        labelled = read_train_lists(self.config.data.root, [file])
+        known = dict(zip(labelled.paths, labelled.speakers.tolist(), strict=True))
         return np.array([known.get(path, -1) for path in self.manifest.paths])
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from typing import Any
 
 import torch
@@ -51,7 +52,10 @@ def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
     if place.endswith(".safetensors"):
         model, network = None, load_encoder(place)
     else:
-        model = SpeakerEncoder.load(place, device="cpu").model
+        source = SpeakerEncoder.load(place, device="cpu")
+        for note in source.notes:
+            print(f"encoder.init: {note}", file=sys.stderr)
+        model = source.model
         network = model.get_submodule(model.embedder)
     encoder: Any = getattr(network, "encoder", network)  # a method may put a network of its own around it
     encoder.merge()

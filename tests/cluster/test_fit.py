@@ -14,6 +14,7 @@ from sslsv.cluster.connect import Cluster
 from sslsv.cluster.fit import anywhere, describe_failure, free_what_is_held
 from sslsv.cluster.worker import HELD, MARK, Watch, check_sees_run
 from sslsv.config import Config, ResourcesConfig, RunConfig
+from sslsv.data.audio import AudioError
 from sslsv.runs.checkpoint import Checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import apply_overrides
@@ -100,6 +101,9 @@ def test_fit__crashes_are_counted_since_the_last_new_checkpoint(attempts):
         attempts((9, CRASH), (None, CRASH), (None, DONE))
     with pytest.raises(WorkerGroupError):
         attempts((12, CRASH), (None, DONE), max_failures=0)
+    unreadable = WorkerGroupError("", {0: AudioError("21 recordings in a row cannot be read")})
+    with pytest.raises(WorkerGroupError):  # another try would meet the same files
+        attempts((15, unreadable), (None, DONE), max_failures=9)
 
 
 def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_were_preempted_have_not_crashed(attempts):
@@ -124,9 +128,15 @@ def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_were_preempted_h
         (ActorDiedError(), "Ray's controller of the training failed: The actor died unexpectedly", True),
     ],
 )
-def test_describe_failure__says_who_failed(error, sentence, is_of_system, folder):
-    described = describe_failure(error, folder)
-    assert described["error"].startswith(sentence) and described["is_of_system"] == is_of_system
+def test_describe_failure__says_who_failed_and_what_the_same_command_does(
+    error, sentence, is_of_system, folder
+):
+    condition = "" if is_of_system else " once that is mended"
+    for now in ("begins anew", "goes on from step 7"):
+        described = describe_failure(error, folder)
+        assert described["error"].startswith(sentence) and described["is_of_system"] == is_of_system
+        assert described["error"].endswith(f"; the same command {now}{condition}")
+        write_checkpoint(folder, Checkpoint(step=7, config="", model={}))
 
 
 def test_free_what_is_held__gives_back_the_reservation_of_a_killed_trainer(ray_session, folder):

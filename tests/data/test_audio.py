@@ -9,10 +9,12 @@ import soundfile
 from sslsv.data.audio import (
     AudioError,
     find_audio_files,
+    left_out,
     open_audio,
     read_whole,
     to_int16,
 )
+from tests.codecs import CODECS, WHOLE, speech, write_codec
 
 
 def tone(frequency_hz: float, rate: int, seconds: float = 1.5, level: float = 0.5) -> np.ndarray:
@@ -62,6 +64,52 @@ def test_read_int16__crop_equals_the_crop_of_the_whole_bit_for_bit(
         assert whole.dtype == np.int16
         for start, count in [(0, 1000), (1, 160), (5003, 4001), (file.num_samples - 777, 777)]:
             assert np.array_equal(file.read_int16(start, count), whole[start : start + count])
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_read_int16__of_any_codec_a_crop_has_the_samples_of_the_whole(tmp_path: Path, name: str) -> None:
+    path = write_codec(tmp_path, name, speech())
+    with open_audio(path) as file:
+        whole = file.read_int16(0, file.num_samples).astype(int)
+        assert file.is_slow == (name in WHOLE or name == "a.opus")
+        for start in (1, 5003, 17001, 28000):
+            crop = file.read_int16(start, 3000)
+            # The decoder of mp3 adds floats in another order; without a lead the first would be quite others.
+            assert np.abs(crop - whole[start : start + 3000]).max() <= (1 if name.endswith(".mp3") else 0)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_read_whole__of_any_codec_gives_what_was_written_at_its_place(tmp_path: Path, name: str) -> None:
+    written = speech()
+    found = read_whole(write_codec(tmp_path, name, written))
+    # Delays of the encoders: a stream without a container can't tell it, and FFmpeg's wma cuts a frame off.
+    late, early = {"a.aac": 1024}.get(name, 0), {"a.wma": 512}.get(name, 0)
+    assert abs(len(found) - len(written)) <= 2048
+    if name in ("a.amr", "a.3gp"):  # This codec keeps the spectrum, not the wave.
+        assert np.std(found) == pytest.approx(np.std(written), rel=0.3)
+        return
+    found, written = found[late:], written[early:]
+    length = min(len(written), len(found))
+    assert np.corrcoef(found[:length], written[:length])[0, 1] > 0.97
+
+
+def test_open_audio__a_playlist_opens_no_other_file(tmp_path: Path) -> None:
+    write_codec(tmp_path, "a.aac", speech())
+    for name, text in {
+        "hls.m4a": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n",
+        "concat.mka": "ffconcat version 1.0\nfile '{}'\n",
+    }.items():
+        (tmp_path / name).write_text(text.format(tmp_path / "a.aac"))
+        with pytest.raises(AudioError, match=f"{name} .* cannot be read: it can't be decoded"):
+            open_audio(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.m4a", "a.mp4", "a.webm", "a.wma", "alac.m4a"])
+def test_open_audio__a_compressed_file_that_ends_early_is_no_shorter_one(tmp_path: Path, name: str) -> None:
+    path = write_codec(tmp_path, name, speech(6))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=f"{name} .* cannot be read: it (can't be decoded|ends after)"):
+        open_audio(path)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])
@@ -221,6 +269,10 @@ def test_find_audio_files__finds_by_suffix_sorted_and_skips_what_is_hidden(tmp_p
         (tmp_path / name).touch()
     found = [Path(path).relative_to(tmp_path).as_posix() for path in find_audio_files(tmp_path)]
     assert found == ["a.mp3", "b/1.flac", "b/2.WAV"]
+    assert left_out(tmp_path) == (
+        "2 files are left out: their names are not of audio files (b/wav, notes.txt)\n"
+    )
+    assert left_out(tmp_path / "b" / "..").startswith("2 files") and not left_out(tmp_path / ".trash")
 
 
 def test_find_audio_files__enters_linked_folders_once_and_ends_in_loops(tmp_path: Path) -> None:

@@ -110,6 +110,6 @@ def test_train_batches__an_error_in_a_data_process_keeps_its_own_words(
     plan, maker = plan_and_maker(root)
     for file in (root / "voxceleb2").rglob("*.wav"):
         file.write_text("nothing")
-    with pytest.raises(AudioError, match="^21 recordings in a row cannot be read; the last: ") as caught:
+    with pytest.raises(AudioError, match="^21 recordings in a row cannot be read; the first: ") as caught:
         next(train_batches(plan, maker, 0, 3, data_tasks=1))
     assert type(caught.value) is AudioError and "retry" not in str(caught.value)

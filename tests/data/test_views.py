@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.audio import AudioError, read_whole
+from sslsv.data.audio import AudioError, open_audio, read_whole
 from sslsv.data.lists import Manifest, read_train_lists, read_trials
 from sslsv.data.recordings import open_recordings
 from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.data.stream import Plan
 from sslsv.data.views import ChannelSimulator, ViewMaker
+from tests.codecs import speech, write_codec
 
 GROUPS = (("views", 2, 1.0, False),)
 
@@ -164,6 +165,24 @@ def test_make__a_pair_stays_of_one_speaker_where_a_speaker_has_no_third_utteranc
     assert len(owners) > 1
 
 
+def test_make__crops_of_a_codec_that_cannot_seek_are_those_of_its_copy(tmp_path: Path) -> None:
+    paths = [write_codec(tmp_path, name, speech(3)).name for name in ("a.m4a", "a.aac", "a.webm")]
+    for path in paths:
+        with open_audio(tmp_path / path) as file:
+            samples = file.read_int16(0, file.num_samples)
+        soundfile.write(tmp_path / f"{path}.wav", samples, 16000)
+    made_of = []
+    for suffix in ("", ".wav"):
+        manifest = Manifest(
+            paths=[path + suffix for path in paths],
+            speakers=np.arange(3),
+            speaker_names=[str(i) for i in range(3)],
+        )
+        maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=()), 1)
+        made_of.append([made(maker, epoch, i, i)[0]["views"] for epoch in range(3) for i in range(3)])
+    assert all(np.array_equal(a, b) for a, b in zip(*made_of, strict=True))
+
+
 def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     maker = ViewMaker(
         ramp_corpus(tmp_path, [20000] * 3), GROUPS, DataConfig(root=str(tmp_path), augment=()), 1
@@ -172,7 +191,7 @@ def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.wav").unlink()
     with pytest.raises(
-        AudioError, match=r"21 recordings in a row cannot be read; the last: .*does not exist"
+        AudioError, match=r"21 recordings in a row cannot be read; the first: .*does not exist"
     ):
         made(maker, 0, 1, 1)
 

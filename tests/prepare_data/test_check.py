@@ -11,6 +11,7 @@ import soundfile
 from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.check import SCHEMA, find_files, inspect, measure
+from tests.codecs import write_codec
 
 
 @pytest.fixture
@@ -93,6 +94,12 @@ def test_inspect__measures_known_signals_however_much_is_read_at_a_time(
     assert row["clipped_share"] == pytest.approx(160 / 32_000)
     monkeypatch.setattr("sslsv.prepare_data.check._BLOCK", 320 * 7)
     assert inspect(str(tmp_path / "a.wav")) == row
+
+
+@pytest.mark.parametrize(("name", "rate"), [("a.m4a", 16_000), ("a.mp4", 44_100), ("a.amr", 8_000)])
+def test_inspect__of_compressed_files_too(tmp_path: Path, name: str, rate: int) -> None:
+    row = inspect(str(write_codec(tmp_path, name, tone(2.0))))
+    assert row["sample_rate"] == rate and row["seconds"] == pytest.approx(2.0, abs=0.1) and row["digest"]
 
 
 def test_inspect__digest_is_the_samples_whatever_the_format(tmp_path: Path) -> None:

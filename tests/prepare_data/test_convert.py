@@ -11,11 +11,12 @@ import pytest
 import soundfile
 from scipy.signal import correlate
 
-from sslsv.data.audio import AudioError, read_whole, to_int16
+from sslsv.data.audio import AudioError, decode, read_whole, to_int16
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.archives import open_zip
-from sslsv.prepare_data.convert import _convert_one, convert, decode, map_files
+from sslsv.prepare_data.convert import _convert_one, convert, map_files
 from sslsv.prepare_data.voxceleb import place_with
+from tests.codecs import CODECS, write_codec
 from tests.prepare_data.corpus_server import m4a, parts_of, speech, zipped
 
 
@@ -45,7 +46,7 @@ def test_convert__decodes_out_of_the_parts_and_lists_failures(
     for i in (0, 1, 3):
         samples, rate = soundfile.read(out / f"id0001{i}/v/0000{i}.{kind}", dtype="int16")
         assert rate == 16_000
-        assert np.array_equal(samples, decode(files[f"dev/aac/id0001{i}/v/0000{i}.m4a"]))
+        assert np.array_equal(samples, decode(files[f"dev/aac/id0001{i}/v/0000{i}.m4a"])[0])
     assert sorted(path.name for path in out.rglob("*") if path.is_file()) == [
         f"0000{i}.{kind}" for i in (0, 1, 3)
     ]
@@ -63,15 +64,20 @@ def test_convert__skips_what_is_there_and_makes_what_is_missing(ray_session: Non
     assert [path.parts[-3] for path in times if times[path] != after[path]] == ["id00011"]
 
 
-def test_convert__a_source_that_cannot_be_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken_disk(_: Path) -> bytes:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(Path, "read_bytes", broken_disk)
+def test_convert__a_source_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.m4a").mkdir()
     why = _convert_one((str(tmp_path / "a.m4a"), tmp_path / "a.wav"))
-    assert why == "it can't be read (Input/output error)"
+    assert why == f"{tmp_path}/a.m4a cannot be read: Is a directory."
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_convert__the_copy_has_the_samples_that_training_hears_of_the_original(
+    tmp_path: Path, name: str
+) -> None:
+    path = write_codec(tmp_path, name, speech(1))
+    assert _convert_one((str(path), tmp_path / "copy/a.wav")) == ""
+    samples, rate = soundfile.read(tmp_path / "copy/a.wav", dtype="int16")
+    assert rate == 16_000 and np.array_equal(samples, to_int16(read_whole(path)))
 
 
 def die_of_two(number: int) -> int:
@@ -119,7 +125,7 @@ def test_convert__a_folder_of_any_formats_is_what_training_reads(
         )
         assert rate == 16_000
         np.testing.assert_array_equal(samples, to_int16(read_whole(folder / source)))
-    assert np.array_equal(soundfile.read(out / "b/3.wav", dtype="int16")[0], decode(m4a(speech(1))))
+    assert np.array_equal(soundfile.read(out / "b/3.wav", dtype="int16")[0], decode(m4a(speech(1)))[0])
 
 
 def test_convert__requests_that_would_mix_things_up_are_refused(
@@ -140,7 +146,8 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_decode__gives_the_samples_that_were_encoded_at_their_place() -> None:
     original = speech(1, 2.0)
-    samples = decode(m4a(original))
+    samples, rate = decode(m4a(original))
+    assert rate == 16_000
     assert samples.dtype == np.int16
     # AAC codes 1024 samples at a time: the last ones are filled up; the encoder's delay is taken off.
     assert 0 <= len(samples) - len(original) <= 1024
@@ -153,8 +160,8 @@ def test_decode__gives_the_samples_that_were_encoded_at_their_place() -> None:
 def test_decode__brings_other_rates_and_channels_to_16_khz_mono() -> None:
     time = np.arange(2 * 44_100) / 44_100
     tone = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
-    samples = decode(m4a(tone, rate=44_100, channels=2))
-    assert samples.ndim == 1
+    samples, rate = decode(m4a(tone, rate=44_100, channels=2))
+    assert samples.ndim == 1 and rate == 44_100
     assert len(samples) == pytest.approx(32_000, abs=1024)
     spectrum = np.abs(np.fft.rfft(samples[8_000:24_000] * np.hanning(16_000)))
     assert np.argmax(spectrum) == 440
@@ -201,7 +208,7 @@ def test_decode__refuses_a_file_that_ends_before_its_length(tmp_path: object) ->
     with open(path, "rb") as file:
         content = file.read()
     assert content.index(b"moov") < content.index(b"mdat")
-    assert len(decode(content)) == pytest.approx(64_000, abs=1024)
+    assert len(decode(content)[0]) == pytest.approx(64_000, abs=1024)
     with pytest.raises(AudioError, match=r"ends after \d\.\d\d of 4\.\d\d s|can't be decoded"):
         decode(content[: len(content) * 2 // 3])
 

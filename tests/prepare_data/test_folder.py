@@ -74,12 +74,12 @@ def test_folder__trials_of_paths_with_blanks_have_tabs(folder: Path) -> None:
     assert any(" " in path for path in trials.paths)
 
 
-def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_named(
+def test_folder__noises_rooms_and_what_is_no_audio_are_left_out_and_named(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
     before = lists_of(folder.parent)
-    for name in ("musan_split/noise/a/1.wav", "simulated_rirs/small/r.wav", "ann/ann_0/9.m4a", "zoe/a/1.WMA"):
+    for name in ("musan_split/noise/a/1.wav", "simulated_rirs/small/r.wav", "ann/ann_0/9.txt", "zoe/a/1.pdf"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
@@ -87,8 +87,12 @@ def test_folder__noises_rooms_and_formats_that_are_not_read_are_left_out_and_nam
     printed = capsys.readouterr().out
     assert "2 noises and rooms below musan_split and simulated_rirs are left out" in printed
     assert (
-        "2 compressed files are left out" in printed and "9.m4a. A copy that it reads: python -m" in printed
+        "2 files are left out: their names are not of audio files (ann/ann_0/9.txt, zoe/a/1.pdf)" in printed
     )
+    for name in ("ann/ann_0/9.m4a", "zoe/a/1.WMA"):
+        (folder / name).touch()
+    assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
+    assert lists_of(folder.parent) != before
 
 
 def overrides_of(printed: str) -> list[str]:
@@ -123,6 +127,8 @@ def test_folder__the_printed_command_augments_with_the_noises_that_are_there(
     folder: Path, capsys: pytest.CaptureFixture[str], sounds: list[str], names: list[str] | None
 ) -> None:
     put_sounds(folder.parent, *sounds)
+    for file in folder.rglob("*.wav"):
+        soundfile.write(file, np.ones(800) / 2, 16_000)
     assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
     config = load_config("configs/simclr.yml", overrides_of(capsys.readouterr().out))
     if names is not None:

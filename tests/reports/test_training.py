@@ -104,6 +104,12 @@ def test_write_report__says_when_the_best_was_chosen_on_test_trials(tmp_path, va
     assert ("chosen on the test trials" in page) == (validation != "other")
 
 
+def test_write_report__says_what_test_lists_share_with_the_training(tmp_path):
+    run = {"started": "today", "warnings": ["3 of 3 speakers of trials were in training: a, b, c."]}
+    RunFolder(str(tmp_path), "run").write_json("run.json", run)
+    assert page_of(tmp_path).count("3 of 3 speakers of trials were in training: a, b, c.") == 1
+
+
 def test_best_and_last__without_a_summary_follow_the_criterion_of_the_records():
     records = [
         {"step": step, "eer": 9.0 - step, "label_free/lidar": lidar, "criterion": "label_free/lidar"}

@@ -48,6 +48,12 @@ def test_start_from_source__a_run_gives_the_encoder_of_its_embeddings_to_student
         assert torch.equal(model.teacher["encoder"].state_dict()[name], weights)
 
 
+def test_load_source__says_which_weights_of_a_run_without_a_best_checkpoint_are_taken(run, capsys):
+    folder, _ = run
+    load_source(config(f"encoder.init={folder.location}"))
+    assert "encoder.init: nothing chose a best checkpoint" in capsys.readouterr().err
+
+
 def test_start_from_source__an_exported_file_will_do(run, tmp_path):
     _, source = run
     file = tmp_path / "encoder.safetensors"

@@ -1,0 +1,219 @@
+"""What a run trained on, and what of it stands in a test list: speakers, paths, contents.
+
+A run keeps its training utterances in `trained_on.parquet`, with the size of each file. Whoever wrote the
+lists, a test list is compared with it when training begins and in every evaluation. Speakers of trials are
+told from the paths: they are the folder that is the same in target trials and differs in the others.
+Contents are compared by the size of files and pieces of them: a copy in another format is not found so, nor
+one in a packed folder.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import parquet
+
+from sslsv.config import Config, read_config
+from sslsv.data.audio import printable
+from sslsv.data.lists import Manifest, Trials
+from sslsv.data.recordings import Recordings
+from sslsv.evaluation.trials import open_training_side
+from sslsv.runs.folder import RunFolder, absolute, below
+
+FILE = "trained_on.parquet"
+MAX_READ = (
+    20_000  # training files whose pieces are read for a list: seconds on a disk, a minute over a network
+)
+AGREEMENT = 0.99  # share of the trials, of each kind, that the folder of the speakers must agree with
+MAX_STAGES = 20  # runs of which each started from the one before
+NUM_NAMED = 5
+
+# What is shared by kind: how many are `shared` and `compared`, how many there are (`all`), and `examples`.
+Overlap = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Hold the utterances that a run trained on, below the folder where they are now."""
+
+    root: str
+    paths: list[str]
+    speakers: list[str]  # of each path
+    sizes: npt.NDArray[np.int64]  # (N,) bytes when training began; -1 of a file that was not there
+
+    @classmethod
+    def of(cls, root: str, manifest: Manifest) -> "TrainedOn":
+        """Look at the files of a manifest; a million take seconds to minutes."""
+        return cls(root, manifest.paths, _speakers(manifest), Recordings(root).sizes(manifest.paths))
+
+    @classmethod
+    def read(cls, folder: RunFolder, root: str) -> "TrainedOn | None":
+        """Read what a run has kept, if it has."""
+        if not folder.has(FILE):
+            return None
+        table = parquet.read_table(pa.BufferReader(folder.read(FILE)))
+        paths, speakers = ([os.fsdecode(x) for x in table[name].to_pylist()] for name in ("path", "speaker"))
+        return cls(root, paths, speakers, table["size"].to_numpy())
+
+    def is_of(self, manifest: Manifest) -> bool:
+        """Tell whether lists hold the same utterances of the same speakers, in the same order."""
+        return self.paths == manifest.paths and self.speakers == _speakers(manifest)
+
+    def write(self, folder: RunFolder) -> None:
+        """Keep it in a run's folder: about 10 MB for a million utterances."""
+        # Names of files need not be valid UTF-8.
+        paths, speakers = (
+            pa.array(map(os.fsencode, each), pa.binary()) for each in (self.paths, self.speakers)
+        )
+        sink = pa.BufferOutputStream()
+        table = pa.table({"path": paths, "speaker": speakers, "size": self.sizes})
+        parquet.write_table(table, sink, compression="zstd")
+        folder.write(FILE, sink.getvalue().to_pybytes())
+
+
+def _speakers(manifest: Manifest) -> list[str]:
+    return [manifest.speaker_names[i] for i in manifest.speakers.tolist()]
+
+
+def trained_on(config: Config, folder: RunFolder) -> tuple[list[TrainedOn], list[str]]:
+    """Return what the weights of a run learnt from, the runs before it by `encoder.init` included.
+
+    Where a run has kept nothing (a trial of a sweep, a copied checkpoint), its lists are read as they are
+    now. The second value are sentences on what can't be known.
+    """
+    found: list[TrainedOn] = []
+    for _ in range(MAX_STAGES):
+        root = config.data.root
+        try:
+            found.append(TrainedOn.read(folder, root) or TrainedOn.of(root, open_training_side(config)[0]))
+        except (ValueError, OSError) as error:
+            return found, [f"What {folder.location} was trained on is not known: {error}"]
+        start = config.encoder.init or getattr(config.encoder, "weights", None)
+        if start is None:
+            return found, []
+        folder = RunFolder.at(re.sub(r"(/checkpoints)?/[^/]+\.pt$", "", str(start)))
+        try:
+            config = read_config(folder.read("config.yml").decode())
+        except (ValueError, OSError):
+            break
+    return found, [f"What {start}, from which the run started, was trained on is not known."]
+
+
+def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Overlap:
+    """Compare the recordings of trials, below `root`, with what was trained on: speakers, paths, contents."""
+    paths, columns = trials.paths, speaker_columns(trials)
+    speakers, known = set[str]().union(*columns.values()), bool(sources)
+    same_speaker, same_path, same_content = set[str](), set[int](), dict[int, str]()
+    compared = set(range(len(paths) if sources else 0))
+    for source in sources:
+        same_speaker |= speakers & _speakers_of(source, columns)
+        same_path |= _same_paths(root, paths, source)
+        found, able = _same_contents(root, paths, source)
+        same_content, compared = found | same_content, compared & able
+    copies = {i: same_content[i] for i in sorted(same_content.keys() - same_path)}
+    parts = {
+        "speakers": (sorted(same_speaker), len(speakers) * known, len(speakers)),
+        "paths": ([paths[i] for i in sorted(same_path)], len(paths) * known, len(paths)),
+        "contents": ([f"{paths[i]} ({other})" for i, other in copies.items()], len(compared), len(paths)),
+    }
+    return {
+        kind: {
+            **{"shared": len(names), "compared": count, "all": everything},
+            "examples": [printable(name) for name in names[:NUM_NAMED]],
+        }
+        for kind, (names, count, everything) in parts.items()
+    }
+
+
+def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
+    """Return warnings of what a list shares, and remarks on what was compared in vain or could not be."""
+    warnings, clean, unknown = list[str](), list[str](), list[str]()
+    for kind, found in overlap.items():
+        shared, compared, everything = found["shared"], found["compared"], found["all"]
+        what = kind if kind == "speakers" else f"{kind} of recordings"
+        if shared:
+            others = ", ..." if shared > NUM_NAMED else ""
+            warnings.append(
+                f"{shared:,} of {everything:,} {what} of {name} were in training: "
+                f"{', '.join(found['examples'])}{others}. Errors on it are no test results."
+            )
+        elif compared:
+            clean.append(f"{compared:,} {what}")
+        if compared < everything or not everything:
+            unknown.append(
+                f"{everything - compared:,} {what}" if everything else f"{what} (no path tells them)"
+            )
+    told = {"shares none of these with the training": clean, "was not compared with the training by": unknown}
+    return warnings, [f"{name} {words}: {', '.join(parts)}." for words, parts in told.items() if parts]
+
+
+def speaker_columns(trials: Trials) -> dict[int, set[str]]:
+    """Return the parts of the paths that tell speakers, by their place from the end (1: the file's name).
+
+    Such a part is the same in target trials and another in nontarget trials. Of a file's name it is what
+    stands before the first `-`, `_` or dot.
+    """
+    parts = [_parts(path) for path in trials.paths]
+    found: dict[int, set[str]] = {}
+    for place in range(1, min(map(len, parts)) + 1):
+        names, codes = np.unique([each[-place] for each in parts], return_inverse=True)
+        is_same = codes[trials.enrol] == codes[trials.test]
+        if min(np.mean(is_same[trials.targets]), np.mean(~is_same[~trials.targets])) >= AGREEMENT:
+            found[place] = set(names.tolist())
+    return found
+
+
+def _parts(path: str) -> list[str]:
+    *folders, name = path.split("/")
+    return [*folders, re.split(r"[-_.]", name, maxsplit=1)[0]]
+
+
+def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
+    # Returns the speakers that the lists name, and the parts of paths that may name some: those at the place
+    # that tells speakers in the trials, and anywhere those that are no mere numbers, which mean anything.
+    found = set(source.speakers)
+    words = {name for names in columns.values() for name in names if not name.isdigit()}
+    pairs = [path.rpartition("/") for path in source.paths]
+    # Folders and names of files hold few different ones each, together a million.
+    for path in {f"{folder}/" for folder, *_ in pairs} | {name for *_, name in pairs}:
+        parts = _parts(path)
+        found |= words.intersection(parts)
+        found |= {parts[-place] for place in columns if place <= len(parts)}
+    return found
+
+
+def _same_paths(root: str, paths: Sequence[str], source: TrainedOn) -> set[int]:
+    # A recording is the same by its path below the folder, or by all of it, with whatever suffix.
+    def stems(folder: str, of: Iterable[str]) -> list[str]:
+        return [os.path.splitext(below(folder, path))[0] for path in of]
+
+    places: dict[str, int] = {}
+    for folder in ("", absolute(root)):
+        places |= {stem: i for i, stem in enumerate(stems(folder, paths))}
+    folders = ("", absolute(source.root))
+    return {places[stem] for folder in folders for stem in stems(folder, source.paths) if stem in places}
+
+
+def _same_contents(root: str, paths: Sequence[str], source: TrainedOn) -> tuple[dict[int, str], set[int]]:
+    # Returns the training recording of the same content, by the number of the recording, and the numbers of
+    # those that could be compared. Sizes that few training files have come first, up to MAX_READ files.
+    sizes = Recordings(root).sizes(paths)
+    values, counts = np.unique(source.sizes[source.sizes >= 0], return_counts=True)
+    if not len(values):  # their files were not there either when the list was made
+        return {}, set()
+    rivals = np.where(np.isin(sizes, values), counts[np.searchsorted(values, sizes) % len(values)], 0)
+    compared = set(np.flatnonzero((rivals == 0) & (sizes >= 0)).tolist())
+    groups = np.array(sorted({*zip(rivals.tolist(), sizes.tolist(), strict=True)})).T
+    chosen = groups[1, (groups[0] > 0) & (np.cumsum(groups[0]) <= MAX_READ)]
+    mine, theirs = (np.flatnonzero(np.isin(of, chosen)).tolist() for of in (sizes, source.sizes))
+    digests = Recordings(source.root).fingerprints([source.paths[i] for i in theirs])
+    known = {digest: source.paths[i] for i, digest in zip(theirs, digests, strict=True)}
+    gone = {int(source.sizes[i]) for i, digest in zip(theirs, digests, strict=True) if not digest}
+    found = dict(zip(mine, Recordings(root).fingerprints([paths[i] for i in mine]), strict=True))
+    same = {i: known[digest] for i, digest in found.items() if digest and digest in known}
+    return same, compared | same.keys() | {i for i, d in found.items() if d and int(sizes[i]) not in gone}

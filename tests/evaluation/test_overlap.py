@@ -1,0 +1,180 @@
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sslsv.config import Config, read_config
+from sslsv.data.lists import Manifest, read_trials
+from sslsv.data.section import DataConfig
+from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.evaluation import overlap
+from sslsv.evaluation.overlap import TrainedOn, describe, find_overlap, speaker_columns, trained_on
+from sslsv.runs.folder import RunFolder
+
+
+def voice(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    soundfile.write(path, rng.uniform(-0.5, 0.5, 8000 + 10 * seed), 16000)
+
+
+def trials_of(root: Path, *people: str, form: str = "{}/v{}/1.wav") -> Path:
+    """Two recordings of each of some people, all compared with all."""
+    paths = [(who, form.format(who, i)) for who in people for i in range(2)]
+    for seed, (_, path) in enumerate(paths):
+        voice(root / path, seed)
+    pairs = [(a, b) for i, a in enumerate(paths) for b in paths[i + 1 :]]
+    (root / "list").write_text("".join(f"{int(a[0] == b[0])} {a[1]} {b[1]}\n" for a, b in pairs))
+    return root
+
+
+def source(root: Path, **speaker_of: str) -> TrainedOn:
+    """Training utterances, given as path=speaker with `__` for a slash."""
+    paths = [name.replace("__", "/") + ".wav" for name in speaker_of]
+    manifest = Manifest(paths=paths, speakers=np.arange(len(paths)), speaker_names=list(speaker_of.values()))
+    return TrainedOn.of(str(root), manifest)
+
+
+def shared(root: Path, *sources: TrainedOn) -> dict[str, int]:
+    found = find_overlap(read_trials(root, "list"), str(root), sources)
+    return {kind: part["shared"] for kind, part in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("trained", "speakers"),
+    [
+        ({"train__x__1": "id10270"}, 1),  # the list names the speaker, whatever its folders
+        ({"wav__id10270__x__1": "wav"}, 1),  # sessions or archives taken for speakers
+        ({"id10270__1": "1"}, 1),  # without speakers, at another depth
+        ({"id10270-x-1": "1"}, 1),
+        ({"id10270__x__1": "a", "id10271__x__1": "b"}, 2),
+        ({"id99999__x__1": "id99999"}, 0),
+        ({"id102701__x__1": "id102701"}, 0),
+        ({"x__v0__9": "x"}, 0),  # a session's name is no speaker's
+    ],
+)
+def test_find_overlap__speakers_are_told_from_lists_and_paths(
+    tmp_path: Path, trained: dict[str, str], speakers: int
+) -> None:
+    root = trials_of(tmp_path, "id10270", "id10271", "id10272")
+    found = find_overlap(read_trials(root, "list"), str(root), [source(root, **trained)])["speakers"]
+    assert (found["shared"], found["compared"], found["all"]) == (speakers, 3, 3)
+
+
+@pytest.mark.parametrize(("trained", "speakers"), [("84__9__1", 1), ("9__84__1", 0), ("84__1", 0)])
+def test_find_overlap__mere_numbers_are_speakers_only_at_their_place(
+    tmp_path: Path, trained: str, speakers: int
+) -> None:
+    root = trials_of(tmp_path, "84", "85")
+    assert shared(root, source(root, **{trained: "none"}))["speakers"] == speakers
+
+
+@pytest.mark.parametrize(
+    ("form", "place"), [("{}/v{}/1.wav", 3), ("deep/{}/{}.wav", 2), ("{}-{}-1.wav", 1), ("{}_x{}.flac", 1)]
+)
+def test_speaker_columns__are_what_target_trials_have_in_common(
+    tmp_path: Path, form: str, place: int
+) -> None:
+    root = trials_of(tmp_path, "anna", "bert", form=form)
+    assert speaker_columns(read_trials(root, "list")) == {place: {"anna", "bert"}}
+
+
+def test_describe__names_what_no_path_tells(tmp_path: Path) -> None:
+    for i in range(4):
+        voice(tmp_path / f"{i}.wav", i)
+    (tmp_path / "list").write_text("1 0.wav 1.wav\n1 2.wav 3.wav\n0 0.wav 2.wav\n")
+    found = find_overlap(read_trials(tmp_path, "list"), str(tmp_path), [source(tmp_path, a="a")])
+    assert found["speakers"]["all"] == 0 and found["contents"]["compared"] == 0
+    assert describe("list", found)[1] == [
+        "list shares none of these with the training: 4 paths of recordings.",
+        "list was not compared with the training by: speakers (no path tells them), 4 contents of "
+        "recordings.",
+    ]
+    assert find_overlap(read_trials(tmp_path, "list"), str(tmp_path), [])["paths"]["compared"] == 0
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_find_overlap__a_path_is_the_same_in_another_format_and_below_another_root(
+    tmp_path: Path, moved: bool
+) -> None:
+    root = trials_of(tmp_path, "anna", "bert")
+    theirs = dataclasses.replace(source(root, anna__v0__1="x"), paths=["anna/v0/1.m4a"])
+    theirs = dataclasses.replace(theirs, root="/elsewhere" if moved else str(root))
+    assert shared(root, theirs)["paths"] == 1
+    within = dataclasses.replace(theirs, root=str(root.parent), paths=[f"{root.name}/anna/v0/1.wav"])
+    assert shared(root, within)["paths"] == 1
+
+
+def test_find_overlap__a_copy_under_another_name_is_found_by_its_content(tmp_path: Path) -> None:
+    root = trials_of(tmp_path, "anna", "bert")
+    (root / "other").mkdir()
+    shutil.copy(root / "anna/v1/1.wav", root / "other/7.wav")
+    shutil.copy(root / "bert/v0/1.wav", root / "other/8.wav")
+    content = bytearray((root / "other/8.wav").read_bytes())
+    content[-9] ^= 1
+    (root / "other/8.wav").write_bytes(content)
+    found = find_overlap(
+        read_trials(root, "list"), str(root), [source(root, other__7="p", other__8="q", other__gone="r")]
+    )
+    assert found["contents"] == {
+        "shared": 1,
+        "compared": 4,
+        "all": 4,
+        "examples": ["anna/v1/1.wav (other/7.wav)"],
+    }
+    assert describe("list", found)[0] == [
+        "1 of 4 contents of recordings of list were in training: anna/v1/1.wav (other/7.wav). Errors on it "
+        "are no test results."
+    ]
+
+
+def test_find_overlap__content_that_cannot_be_compared_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = trials_of(tmp_path, "anna", "bert")
+    for i, name in enumerate(("anna/v1/1.wav", "bert/v0/1.wav", "bert/v0/1.wav")):
+        shutil.copy(root / name, root / f"{i}.wav")
+    theirs = source(root, **{str(i): "x" for i in range(3)})
+    trials = read_trials(root, "list")
+    assert find_overlap(trials, str(root), [theirs])["contents"]["shared"] == 2
+    monkeypatch.setattr(overlap, "MAX_READ", 2)  # the size of fewer training files comes first
+    found = find_overlap(trials, str(root), [theirs])["contents"]
+    assert (found["shared"], found["compared"]) == (1, 3)
+    (root / "0.wav").unlink()  # after the training; its size alone can't tell
+    found = find_overlap(trials, str(root), [theirs])["contents"]
+    assert (found["shared"], found["compared"]) == (0, 2)
+
+
+def test_trained_on__comes_back_with_names_that_are_no_utf8(tmp_path: Path) -> None:
+    theirs = TrainedOn(str(tmp_path), ["a\udce9/1.wav", "b/2.wav"], ["a\udce9", "b"], np.array([5, -1]))
+    folder = RunFolder(str(tmp_path), "run")
+    theirs.write(folder)
+    read = TrainedOn.read(folder, str(tmp_path))
+    assert read is not None and (read.paths, read.speakers) == (theirs.paths, theirs.speakers)
+    assert read.sizes.tolist() == [5, -1]
+
+
+def test_trained_on__follows_the_runs_that_a_run_started_from(
+    small_run: str, demo_corpus: Path, tmp_path: Path
+) -> None:
+    folder = RunFolder.at(small_run)
+    first = read_config(folder.read("config.yml").decode())
+    (own,), unknown = trained_on(first, folder)  # no record: the lists as they are, without held-out speakers
+    assert len(own.paths) == 20 and not unknown and own.sizes.min() > 0
+
+    def config(init: str) -> Config:
+        return Config(data=DataConfig(root=str(demo_corpus)), encoder=ThinResNet34.Config(width=2, init=init))
+
+    second = RunFolder(str(tmp_path), "second")
+    TrainedOn(str(demo_corpus), ["x.wav"], ["x"], np.array([1])).write(second)
+    for init in (small_run, f"{small_run}/checkpoints/step_1.pt"):
+        both, unknown = trained_on(config(init), second)
+        assert [len(each.paths) for each in both] == [1, 20] and not unknown
+    one, unknown = trained_on(config(str(tmp_path / "w.safetensors")), second)
+    assert len(one) == 1 and "w.safetensors, from which the run started" in unknown[0]
+    lost = dataclasses.replace(first, data=DataConfig(root=str(tmp_path / "gone")))
+    nothing, unknown = trained_on(lost, RunFolder(str(tmp_path), "third"))
+    assert not nothing and "third was trained on is not known: " in unknown[0]
