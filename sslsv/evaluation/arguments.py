@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def encoder_parser(command: str, description: str, *, has_workers: bool = False) -> argparse.ArgumentParser:
-    """Return a parser of `python -m sslsv.<command>` that knows run, checkpoint, device and precision."""
-    parser = argparse.ArgumentParser(prog=f"python -m sslsv.{command}", description=description)
+    """Return a parser of `sslsv <command>` that knows run, checkpoint, device and precision."""
+    parser = argparse.ArgumentParser(prog=f"sslsv {command}", description=description)
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
     add("--checkpoint", default="best", help="best (default), last, average, or the name of one")
