@@ -1,14 +1,27 @@
-# make demo: a first run, from nothing to a report.  make test: the tests.  make bench: speed, in ratios.  Python 3.10 to 3.13 is all that must be there.
+# make demo: a first run, from nothing to a report.  make test: the tests.  make docs: the documentation site.  make bench: speed, in
+# ratios.  Python 3.10 to 3.13 is all that must be there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python deploy/install.py
+# PyTorch without CUDA: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+CPU := 0.5 GB to download, 2.1 GB on disk
+ifeq ($(TORCH_INDEX),)
+SIZES := 3.4 GB to download, 6.7 GB on disk (without CUDA, by make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu: $(CPU))
+else
+SIZES := $(CPU), if $(TORCH_INDEX) has PyTorch without CUDA
+endif
 
-.PHONY: demo bench test test-all test-faults lint format types clean
+.PHONY: demo bench docs test test-all test-faults lint format types clean
 
-$(VENV)/.runtime: requirements.txt
+$(VENV)/.runtime: requirements.txt setup.py
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}: set PYTHON=python3.12, say")'
+	@echo "installing PyTorch, Ray and what else sslsv needs into $(VENV): $(SIZES)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) $$(grep -oE '^torch[^ ]+' requirements.txt))
+	$(INSTALL) -e .
 	touch $@
 
 $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
@@ -19,8 +32,10 @@ $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
 	touch $@
 
 demo: $(VENV)/.runtime
-	$(BIN)/python -m sslsv.prepare_data demo data/demo
-	$(BIN)/python -m sslsv.train configs/demo.yml --fresh
+	$(BIN)/sslsv prepare_data demo data/demo
+	@if [ -e runs/demo/summary.json ]; then \
+		echo "trained already: runs/demo/report.html; to train anew (the old run is kept under another name): $(BIN)/sslsv train configs/demo.yml --fresh"; \
+	else echo $(BIN)/sslsv train configs/demo.yml; $(BIN)/sslsv train configs/demo.yml; fi
 
 $(VENV)/.bench: $(VENV)/.development
 	$(BIN)/pip install --quiet --disable-pip-version-check 'audiomentations>=0.43'  # a rival of the benchmark, nothing else
@@ -28,6 +43,9 @@ $(VENV)/.bench: $(VENV)/.development
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --out benchmark.json
+
+docs: $(VENV)/.development  # site/index.html; `.venv/bin/python -m mkdocs serve` shows it while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
 
 test: $(VENV)/.development
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -38,7 +56,7 @@ test-all: $(VENV)/.development test-faults
 test-faults: $(VENV)/.development  # SSLSV_FAULT_REPEATS=5 for more random moments of each
 	$(BIN)/python -m pytest -q -s tests/test_faults.py
 
-lint: $(VENV)/.development
+lint: $(VENV)/.development docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy sslsv
@@ -48,4 +66,4 @@ format: $(VENV)/.development
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build site

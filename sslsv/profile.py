@@ -18,9 +18,7 @@ ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sslsv.profile", description=(__doc__ or "").partition(":")[0]
-    )
+    parser = argparse.ArgumentParser(prog="sslsv profile", description=(__doc__ or "").partition(":")[0])
     parser.add_argument("config", type=Path, help="a yaml file, such as configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")

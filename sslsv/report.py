@@ -13,7 +13,7 @@ from sslsv.runs.folder import RunFolder, below
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m sslsv.report", description="Write the report of a run, sweep or loop."
+        prog="sslsv report", description="Write the report of a run, sweep or loop."
     )
     parser.add_argument("run", help="the folder, such as runs/simclr or tune/vicreg; it may be in use")
     return run_command(run, parser.parse_args(arguments))

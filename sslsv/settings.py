@@ -5,6 +5,7 @@ import difflib
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from sslsv.registry import nearest
 
 Section = TypeVar("Section")
 
-# The project's folder has configs/ and tune_spaces/; an installed package may lack them.
-FOLDER = Path(__file__).resolve().parents[1]
+# What holds configs/ and tune_spaces/: the package where it is installed (setup.py), else the checkout.
+PACKAGE = Path(__file__).resolve().parent
+FOLDER = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent
 _SECTIONS: dict[tuple[str, str], Any] = {}  # by module and qualified name
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -293,12 +295,22 @@ def _yaml() -> YAML:
 
 
 def locate(path: str | Path) -> Path:
-    """Return a path as it is, or below the project's folder if it is relative and only there.
+    """Return a path as it is, or that of the project's own file if it is relative and only there.
 
-    `ray submit` runs a command in the head node's home, where no configs/ lies.
+    So `configs/demo.yml` can be named in any folder; that it is not of this folder is said once, on standard
+    error.
     """
-    is_here = Path(path).exists() or Path(path).parent.is_dir()
-    return Path(path) if is_here or not (FOLDER / path).parent.is_dir() else FOLDER / path
+    given, own = Path(path), FOLDER / path
+    if own.exists() and not given.exists():
+        _tell_once(f"{path} is not in this folder; taken from the installed sslsv: {own}")
+        return own
+    is_here = given.exists() or given.parent.is_dir() or not own.parent.is_dir()
+    return given if is_here else own  # what is in neither is told beside the right names
+
+
+@cache
+def _tell_once(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 def load(kind: type[Section], path: Path) -> Section:

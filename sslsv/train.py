@@ -51,9 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the arguments of the command line: `config`, `overrides`, `fresh`, `extend`."""
     models = f"Models: {', '.join(registry.names('models'))}."
-    parser = argparse.ArgumentParser(
-        prog="python -m sslsv.train", description="Train a model.", epilog=models
-    )
+    parser = argparse.ArgumentParser(prog="sslsv train", description="Train a model.", epilog=models)
     add = parser.add_argument
     add("config", type=Path, help="a yaml file, such as configs/simclr.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")

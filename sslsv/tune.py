@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the arguments of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m sslsv.tune", description="Search hyperparameters.")
+    parser = argparse.ArgumentParser(prog="sslsv tune", description="Search hyperparameters.")
     add = parser.add_argument
     add("space", type=Path, help="a Python file, such as tune_spaces/vicreg.py")
     add("overrides", nargs="*", metavar="key=value", help="settings of all trials, such as train.epochs=20")

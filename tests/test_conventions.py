@@ -14,11 +14,11 @@ from sslsv.tasks.pseudo_labels import load_loop
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
 COMMANDS = {"train", "tune", "evaluate", "verify", "embed", "export", "profile", "report", "import_encoder"}
-COMMANDS |= {"pseudo_label", "prepare_data.__main__"}
+COMMANDS |= {"pseudo_label", "prepare_data.__main__", "__main__"}
 
 # Law 1: a part imports parts of its own floor or of lower ones.
 FLOORS = [
-    {"__init__", "settings", "registry", "ops", "runs"},
+    {"__init__", "sslsv", "settings", "registry", "ops", "runs"},
     {"models", "encoders", "data"},
     {"config", "build"},
     {"cluster.connect", "cluster.capacity"},

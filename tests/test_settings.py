@@ -173,6 +173,7 @@ def test_locate__what_is_here_comes_first_then_the_projects_own(tmp_path, monkey
     (tmp_path / "configs/simclr.yml").touch()
     assert locate("configs/simclr.yml") == Path("configs/simclr.yml")
     assert locate("configs/simcrl.yml") == Path("configs/simcrl.yml")
+    assert locate("configs/vicreg.yml") == FOLDER / "configs/vicreg.yml"  # told on standard error
 
 
 CHAIN = build(Tree, {"chain": ["simclr", "vicreg"]})

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 def encoder_parser(
     command: str, description: str, *, has_workers: bool = False, is_for_one: bool = False
 ) -> argparse.ArgumentParser:
-    """Return a parser of `python -m sslsv.<command>` that knows run, checkpoint, device and precision.
+    """Return a parser of `sslsv <command>` that knows run, checkpoint, device and precision.
 
     Unless the command `is_for_one` encoder, it knows runs to fuse, too.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m sslsv.{command}", description=description)
+    parser = argparse.ArgumentParser(prog=f"sslsv {command}", description=description)
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
     parser.set_defaults(others=[])

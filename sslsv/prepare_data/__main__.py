@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     if not given or given[0] in ("-h", "--help"):
         commands = "\n".join(f"  {name:<8} {purpose}" for name, purpose in COMMANDS.items())
-        print(f"usage: python -m sslsv.prepare_data [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")
+        print(f"usage: sslsv prepare_data [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")
         return 0 if given else 2
     try:
         command, rest = (given[0], given[1:]) if given[0] in COMMANDS else ("all", given)
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'?")
         module = importlib.import_module(f"sslsv.prepare_data.{command}")
         parser = argparse.ArgumentParser(
-            f"python -m sslsv.prepare_data {command}",
+            f"sslsv prepare_data {command}",
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

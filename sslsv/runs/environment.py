@@ -7,6 +7,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from sslsv import __version__
+
 
 @functools.cache
 def describe_environment() -> dict[str, str]:
@@ -14,7 +16,8 @@ def describe_environment() -> dict[str, str]:
     import torch  # It takes a second: command lines that only refuse must not wait for it.
 
     result = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
-    for package in ("sslsv", "torch", "torchaudio", "ray", "numpy", "scipy", "soundfile"):
+    result["sslsv"] = __version__
+    for package in ("torch", "torchaudio", "ray", "numpy", "scipy", "soundfile"):
         try:
             result[package] = version(package)
         except PackageNotFoundError:

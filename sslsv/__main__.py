@@ -1,0 +1,59 @@
+"""Run a command: `sslsv COMMAND ...`, or `python -m sslsv COMMAND ...`; without one, list them all.
+
+A command is a file of this folder that also runs by itself: `sslsv train` is `python -m sslsv.train`.
+
+Exit codes: those of the command; 2 for a command that is not there.
+"""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from sslsv import __version__
+from sslsv.registry import nearest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command, list all of them, or print the version; returns the exit code."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-V", "--version"):
+        print(f"sslsv {__version__}")
+        return 0
+    found = commands()
+    if name in ("-h", "--help"):
+        print("usage: sslsv COMMAND ...    (sslsv COMMAND --help explains one; sslsv --version)\n")
+        for command, purpose in found.items():
+            print(f"  {command:<{max(map(len, found))}}   {purpose}")
+        return 0
+    if name not in found:
+        print(f"error: {name!r} is no command{nearest(name, list(found))}", file=sys.stderr)
+        return 2
+    try:
+        return int(module_of(name).main(rest))
+    except KeyboardInterrupt:  # while modules are imported, of which the command knows nothing yet
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def module_of(command: str) -> ModuleType:
+    """Import the file of a command."""
+    is_package = (Path(__file__).parent / command).is_dir()
+    return importlib.import_module(f"sslsv.{command}{'.__main__' if is_package else ''}")
+
+
+def commands() -> dict[str, str]:
+    """Return each command and what it does, by the first line of its file, without importing it."""
+    folder, found = Path(__file__).parent, {}
+    for file in sorted([*folder.glob("[!_]*.py"), *folder.glob("*/__main__.py")]):
+        text = file.read_text(encoding="utf-8")
+        if '\nif __name__ == "__main__":\n' in text:
+            first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+            name = file.parent.name if file.stem == "__main__" else file.stem
+            found[name] = first.partition("`python")[0].rstrip(" :.")
+    return dict(sorted(found.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
