@@ -8,6 +8,7 @@ Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interr
 
 import argparse
 import contextlib
+import shlex
 import sys
 import time
 import uuid
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
 from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
-from sslsv.settings import ConfigError, differences
+from sslsv.settings import ConfigError, differences, named
 
 # Run folders, PyTorch and Ray take seconds to import: functions do it, once settings and lists are checked.
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     options = parse_arguments(arguments)
     try:
-        config = load_config(options.config, options.overrides)
-        summary = run(config, is_fresh=options.fresh)
+        config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
+        given = sys.argv[1:] if arguments is None else arguments
+        command = shlex.join(["python", "-m", "sslsv.train", *given])
+        summary = run(config, is_fresh=options.fresh, command=command)
     except (ValueError, OSError) as error:  # among them storage that is not there, a cluster without answer
         print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
         return 2
@@ -50,35 +53,40 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m sslsv.train", description="Train a model.", epilog=models
     )
     add = parser.add_argument
-    add("config", type=Path, help="a yaml file, such as configs/simclr.yml")
+    add("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
     add("--fresh", action="store_true", help="start anew; a run folder that is there is renamed, not lost")
     return parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
 
 
-def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
+def run(config: Config, *, is_fresh: bool = False, command: str = "") -> dict[str, Any]:
     """Train under Ray Train and return the summary (what `summary.json` holds), or `{"error": sentence}`.
 
-    Raises ValueError or OSError, with a sentence, before anything is started.
+    The report names `command`. Raises ValueError or OSError, with a sentence, before anything is started.
     """
-    from sslsv.runs.folder import RunFolder, only_command_on
+    from sslsv.runs.display import live_line
 
-    check_data(config)
-    folder = RunFolder(config.run.storage, str(config.run.name))
-    with only_command_on(folder):
-        if not is_fresh:
-            check_folder(folder, config)
-        from sslsv.cluster.connect import connection
-        from sslsv.cluster.fit import fit
-        from sslsv.reports.training import write_report
+    with live_line("reading the lists", config.run.progress) as line:
+        from sslsv.runs.folder import RunFolder, only_command_on
 
-        with connection(config.resources) as resources:
-            prepare_folder(folder, config, is_fresh)
-            try:
-                return fit(replace(config, resources=resources), folder)
-            finally:
-                with contextlib.suppress(OSError):  # a full disk has its own sentence
-                    write_report(folder)
+        check_data(config)
+        folder = RunFolder(config.run.storage, str(config.run.name))
+        with only_command_on(folder):
+            if not is_fresh:
+                check_folder(folder, config)
+            line.stage("starting Ray")
+            from sslsv.cluster.connect import connection
+            from sslsv.cluster.fit import fit
+            from sslsv.reports.training import write_report
+
+            with connection(config.resources) as resources:
+                prepare_folder(folder, config, is_fresh, command)
+                try:
+                    return fit(replace(config, resources=resources), folder, line)
+                finally:
+                    line.stage("writing the report")
+                    with contextlib.suppress(OSError):  # a full disk has its own sentence
+                        write_report(folder)
 
 
 def check_data(config: Config) -> None:
@@ -98,8 +106,11 @@ def check_data(config: Config) -> None:
 
 
 def check_folder(folder: "RunFolder", config: Config) -> None:
-    """Raise ValueError if the run's folder holds a finished run, or one of other settings."""
-    if not folder.has("config.yml"):
+    """Raise ValueError if the run's folder holds a finished run, or one of other settings.
+
+    A run that was stopped before its first checkpoint holds nothing that could go on.
+    """
+    if not folder.has("config.yml") or not is_begun(folder):
         return
     problem = "holds a finished run of the same settings" if folder.has("summary.json") else ""
     try:
@@ -123,46 +134,47 @@ def check_folder(folder: "RunFolder", config: Config) -> None:
         )
 
 
-def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool) -> None:
+def is_begun(folder: "RunFolder") -> bool:
+    """Tell whether a run has left anything to go on from, or its end."""
+    return folder.has("summary.json") or bool(folder.names("checkpoints"))
+
+
+def prepare_folder(folder: "RunFolder", config: Config, is_fresh: bool, command: str = "") -> None:
     """Make the run's folder, or say from where the unfinished run in it goes on.
 
     With `is_fresh`, whatever is there is renamed.  So are checkpoints without a config.yml, from which the
     new run would go on otherwise.
     """
-    from sslsv.runs.checkpoint import FOLDER, list_checkpoints, newest_sound_checkpoint
+    from sslsv.runs.checkpoint import list_checkpoints, newest_sound_checkpoint
     from sslsv.runs.environment import describe_environment
 
-    if folder.has("config.yml") and not is_fresh:
+    settings, has_config = to_yaml(config).encode(), folder.has("config.yml")
+    if has_config and not is_fresh and (is_begun(folder) or folder.read("config.yml") == settings):
         newest = newest_sound_checkpoint(folder)
         steps = [step for step, name in list_checkpoints(folder) if name == newest]
         where = f"step {steps[0]}" if steps else "the beginning (it has no sound checkpoint)"
         print(f"going on with the unfinished run in {folder.location} from {where}", file=sys.stderr)
     else:
-        if folder.has("config.yml") or folder.has("summary.json") or folder.names(FOLDER):
+        if is_begun(folder) or (has_config and is_fresh):
             print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
         # The identity comes before config.yml, which makes the folder a run.
         identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
-        folder.write_json("run.json", identity | describe_environment())
-    folder.write("config.yml", to_yaml(config).encode())
+        folder.write_json("run.json", {**identity, "command": command, **describe_environment()})
+    folder.write("config.yml", settings)
 
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:
     """Print the few lines that a user wants to see at the end."""
-    from sslsv.runs.folder import RunFolder, below
+    from sslsv.reports.training import summary_lines
+    from sslsv.runs.folder import RunFolder, below, here
 
-    location = RunFolder(config.run.storage, str(config.run.name)).location
-    if summary["stop_reason"]:
-        print(summary["stop_reason"])
-    if best := summary["best"]:
-        name, unit = ("EER", " %") if best["criterion"] == "eer" else (best["criterion"], "")
-        print(f"best validation {name} {best['value']:.2f}{unit} at step {best['step']}")
-    for key, value in summary["last"].items():
-        if key.startswith("test/"):
-            print(f"{key} {value:.4f}")
+    folder = RunFolder(config.run.storage, str(config.run.name))
+    location = here(folder.location)
     for sentence in [each for found in summary["skipped"].values() for each in found.values()]:
         print(f"skipped: {sentence}")
-    print(f"{summary['samples_per_second']:.1f} samples/s, {summary['seconds'] / 60:.1f} minutes")
+    print("\n".join(summary_lines(folder)))
     print(f"run folder: {location}\nreport: {below(location, 'report.html')}")
+    print(f"next: python -m sslsv.evaluate {shlex.quote(location)}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def test_main__writes_the_report_of_a_run_or_a_sweep_and_says_where(tmp_path, ca
     else:
         folder.write_json("sweep.json", {"space_file": "a.py", "space": "", "rungs": [1]})
     assert main([str(tmp_path / "some")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "some" / "report.html")
+    assert capsys.readouterr().out.strip() == f"report: {tmp_path}/some/report.html"
     assert folder.has("report.html")
 
 

@@ -3,15 +3,30 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
 
+class Parser(argparse.ArgumentParser):
+    """Name the runs that there are where an argument is missing."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a mistake in the arguments, and end with exit code 2."""
+        super().error(f"{message}. {known_runs()}" if "required: run" in message else message)
+
+
+def known_runs() -> str:
+    """Say in a sentence which runs with checkpoints there are below runs/."""
+    found = sorted({str(file.parent.parent) for file in Path("runs").glob("*/checkpoints/*.pt")})
+    return f"Runs here: {', '.join(found)}." if found else "There is no run below runs/ yet."
+
+
 def encoder_parser(command: str, description: str, *, has_workers: bool = False) -> argparse.ArgumentParser:
     """Return a parser of `python -m sslsv.<command>` that knows run, checkpoint, device and precision."""
-    parser = argparse.ArgumentParser(prog=f"python -m sslsv.{command}", description=description)
+    parser = Parser(prog=f"python -m sslsv.{command}", description=description)
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
     add("--checkpoint", default="best", help="best (default), last, average, or the name of one")
@@ -41,16 +56,20 @@ def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
 
     Raises ValueError or FileNotFoundError with a sentence.
     """
+    from sslsv.runs.display import live_line
     from sslsv.runs.folder import RunFolder
 
     # Checked before PyTorch is imported, which takes more than a second.
     run = options.run
     if not run.endswith(".pt") and not RunFolder.at(run).names("checkpoints"):
-        raise ValueError(f"{RunFolder.at(run).location} has no checkpoints: was a training started there?")
-    from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+        raise ValueError(
+            f"{RunFolder.at(run).location} has no checkpoints: was a training started there? {known_runs()}"
+        )
+    with live_line("loading the encoder", sys.stderr.isatty()):
+        from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
-    given = {"device": options.device, "precision": options.precision}
-    encoder = SpeakerEncoder.load(run, options.checkpoint, **given)
+        given = {"device": options.device, "precision": options.precision}
+        encoder = SpeakerEncoder.load(run, options.checkpoint, **given)
     for note in encoder.notes:
         print(f"note: {note}", file=sys.stderr)
     return encoder
