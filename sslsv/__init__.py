@@ -1,8 +1,15 @@
 """Self-supervised speaker verification on Ray."""
 
 import os
+import sys
 
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:  # so it is while Python looks for the command of `python -m sslsv.train`
+    # A Ctrl-C while a command is still being imported ends it without a traceback.
+    sys.excepthook = lambda kind, error, trace: (
+        os._exit(130) if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
+    )
 
 # Ray reads these when it is imported or started, hence here, before any module of the package imports it.
 for _name, _value in {

@@ -179,8 +179,10 @@ class RunConfig:
     ] = None
     checkpoint_every_minutes: Annotated[float, Field(gt=0, description="besides those of validations")] = 10.0
     keep_checkpoints: Annotated[int, Field(ge=1, description="newest ones kept, besides the best")] = 2
-    # With "auto", wandb is online if an API key is set up.
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    wandb: Annotated[
+        Literal["auto", "online", "offline", "disabled"],
+        Field(description="auto = as `wandb login`, `wandb offline` or WANDB_MODE say; without a key, none"),
+    ] = "auto"
     wandb_project: str = "sslsv"
     tensorboard: bool = True
     progress: Annotated[bool, Field(description="progress bar in the terminal")] = True

@@ -12,6 +12,7 @@ import io
 import os
 import posixpath
 import sys
+import time
 from typing import Any
 
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Embed and write; returns the exit code, and raises ValueError or OSError with a sentence."""
+    started = time.monotonic()
     folder, name = posixpath.split(options.out)
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
@@ -55,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"skipped: {sentence}", file=sys.stderr)
     if bad:
         print(f"{len(bad)} of {len(rows)} recordings are left out: they can't be read", file=sys.stderr)
-    print(options.out)
+    size = f"{embeddings.shape[1]} dimensions, {len(content) / 1e6:.1f} MB"
+    took = f"{time.monotonic() - started:.1f} s{f'; {len(bad):,} skipped' if bad else ''}"
+    print(f"wrote {options.out}: {len(kept):,} embeddings of {size}, in {took}")
     return 1 if bad else 0
 
 

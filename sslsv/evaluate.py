@@ -11,9 +11,10 @@ Exit codes: 0 done, 2 the request can't be met, 130 interrupted (what was embedd
 
 import argparse
 import posixpath
+import shlex
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from sslsv import registry
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
@@ -77,8 +78,9 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.evaluation.plda import check_speakers
     from sslsv.evaluation.trials import open_list
     from sslsv.reports.evaluation import evaluation_page, terminal_lines
+    from sslsv.reports.training import of_run, update_report
     from sslsv.runs.environment import describe_environment
-    from sslsv.runs.folder import RunFolder, below
+    from sslsv.runs.folder import RunFolder, below, here
 
     scoring = scorer.Scoring(
         norm=options.norm,
@@ -118,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
         "settings": to_yaml(config),
         "warnings": warnings,
         "notes": notes,
+        "scoring": asdict(scoring),
         "labels_were_used": {
             "training": encoder.model.needs_labels,
             "scoring": is_plda,
@@ -128,7 +131,9 @@ def run(options: argparse.Namespace) -> int:
     }
     out = RunFolder.at(options.out or below(encoder.run, "evaluation"))
     scorer.write_results(out, evaluation, scored)
-    out.write("report.html", evaluation_page(evaluation, scored).encode())
+    folder = RunFolder.at(encoder.run)
+    out.write("report.html", evaluation_page(evaluation, scored, **of_run(folder, out)).encode())
+    update_report(folder, out)
     if calibration is not None:
         try:
             scorer.keep_calibration(encoder, calibration)
@@ -137,7 +142,9 @@ def run(options: argparse.Namespace) -> int:
     lines = [line for item in scored for line in terminal_lines(item)]
     lines += [f"warning: {sentence}" for sentence in warnings]
     print("\n".join([*lines, *[f"note: {note}" for note in notes]]))
-    print(f"results: {out.location}\nreport: {below(out.location, 'report.html')}")
+    place, own = here(out.location), shlex.quote(here(options.run))
+    print(f"results: {place}\nreport: {below(place, 'report.html')}")
+    print(f"next: python -m sslsv.verify {own} ENROLMENT.wav TEST.wav")
     return 0
 
 
@@ -155,8 +162,9 @@ def run_task(options: argparse.Namespace) -> int:
     from sslsv.config import to_yaml
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.reports.task import task_lines, task_page
+    from sslsv.reports.training import of_run, update_report
     from sslsv.runs.environment import describe_environment
-    from sslsv.runs.folder import RunFolder, below
+    from sslsv.runs.folder import RunFolder, below, here
 
     kind, root = registry.find("tasks", name), options.root or encoder.config.data.root
     settings = kind.Config(replicates=options.replicates)
@@ -174,9 +182,11 @@ def run_task(options: argparse.Namespace) -> int:
     }
     out = RunFolder.at(options.out or below(encoder.run, "evaluation"))
     out.write_json(f"{name}.json", result)
-    out.write(f"{name}.html", task_page(result))
+    folder, place = RunFolder.at(encoder.run), here(out.location)
+    out.write(f"{name}.html", task_page(result, **of_run(folder, out)))
+    update_report(folder, out)
     print("\n".join(task_lines(result)))
-    print(f"results: {below(out.location, f'{name}.json')}\nreport: {below(out.location, f'{name}.html')}")
+    print(f"results: {below(place, f'{name}.json')}\nreport: {below(place, f'{name}.html')}")
     return 0
 
 

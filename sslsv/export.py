@@ -55,6 +55,8 @@ def export(options: argparse.Namespace) -> int:
     content = (pack_onnx if form == "onnx" else pack_encoder)(network, facts)
     RunFolder.at(str(out.parent)).write(out.name, content)
     print(f"wrote {out} ({len(content) / 1e6:.1f} MB) from {facts['checkpoint']}")
+    if form == "safetensors":
+        print(f"next: encoder.init={out} starts a training from it")
     return 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sslsv.config import Config, load_config
+from sslsv.settings import named
 
 ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
 
@@ -19,7 +20,7 @@ ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="sslsv profile", description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("config", type=Path, help="a yaml file, such as configs/simclr.yml")
+    parser.add_argument("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")
     parser.add_argument("--trace", type=Path, default=Path("profile.json.gz"), help="file (%(default)s)")
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"--steps is {given.steps}; give at least 1")
         if not given.trace.parent.is_dir():
             raise ValueError(f"--trace is {given.trace}, in a folder that does not exist")
-        profile = run(load_config(given.config, given.overrides), given.steps)
+        config = load_config(named(given.config, "config", "configs/demo.yml"), given.overrides)
+        profile = run(config, given.steps)
         if "error" in profile:
             print(f"error: {profile['error']}", file=sys.stderr)
             return 1
@@ -50,16 +52,21 @@ def run(config: Config, steps: int) -> dict[str, Any]:
     from sslsv.cluster.connect import connection
     from sslsv.cluster.fit import fit
     from sslsv.evaluation.trials import open_trial_sets
+    from sslsv.runs.display import live_line
     from sslsv.runs.folder import RunFolder
     from sslsv.training.profile import profile_steps
 
     open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
-    with tempfile.TemporaryDirectory() as storage, connection(config.resources) as resources:
+    with (
+        live_line("starting Ray") as line,
+        tempfile.TemporaryDirectory() as storage,
+        connection(config.resources) as resources,
+    ):
         settings = replace(config.run, storage=storage, name="profile", max_failures=0)
         settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
         train = replace(config.train, epochs=ENDLESS_EPOCHS)
         config = replace(config, run=settings, train=train, resources=resources)
-        return fit(config, RunFolder(storage, "profile"), profile_steps, steps=steps)
+        return fit(config, RunFolder(storage, "profile"), line, profile_steps, steps=steps)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from sslsv.evaluation.arguments import run_command
-from sslsv.runs.folder import RunFolder, below
+from sslsv.runs.folder import RunFolder, below, here
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
             "the folder that the command named, such as runs/simclr"
         )
     write(folder)
-    print(below(folder.location, "report.html"))
+    print(f"report: {below(here(folder.location), 'report.html')}")
     return 0
 
 

@@ -149,7 +149,9 @@ def shown(value: Any) -> str:
 _MISTAKES = {
     "missing": "it has too few values",
     "too_long": "it has too many values",
-    "tuple_type": "it should be a list such as [1, 2]",
+    "int_type": "it should be a whole number",
+    "float_type": "it should be a number",
+    "bool_type": "it should be true or false",
     "string_pattern_mismatch": "it should be a plain name, without slashes",
     "dataclass_type": "it is a section of settings: write keys and values below it",
 }
@@ -174,8 +176,14 @@ def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
             return path + message[2:]
         return f"{path}.{message}" if path else message  # it begins with its field's name
     path = re.sub(r"\[\d+\]$", "", path) if kind == "missing" else path  # it ends in the item that is missing
-    mistake = _MISTAKES.get(kind, error["msg"].replace("Input should", "it should"))
-    return f"{path or 'the config'} is {shown(error['input'])}; {mistake}"
+    given, mistake = error["input"], _MISTAKES.get(kind, error["msg"].replace("Input should", "it should"))
+    is_plain = given is not None and not isinstance(given, Mapping | list)
+    if kind == "tuple_type":
+        mistake = f"it should be a list{f', such as [{given}]' if is_plain else ''}"
+    if kind == "string_type":
+        quoted = f""": '{given}' in quotes (on the command line {path}="'{given}'")"""
+        mistake = f"it should be text{quoted if is_plain else ''}"
+    return f"{path or 'the config'} is {shown(given)}; {mistake}"
 
 
 def _unknown_key(path: str, chosen: str, root: type) -> str:
@@ -313,13 +321,26 @@ def _tell_once(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
+def named(given: Path | None, what: str, example: str) -> Path:
+    """Return the file that a command line names; ConfigError, with those that there are, if it names none.
+
+    `example` is one of them, such as configs/demo.yml.
+    """
+    if given is not None and ("=" not in given.name or given.exists()):
+        return given
+    folder, suffix = Path(example).parent, Path(example).suffix
+    there = ", ".join(sorted(file.name for file in locate(example).parent.glob(f"*{suffix}")))
+    raise ConfigError(f"no {what} is named: begin with {example}, say; {folder}/ has {there or 'none'}")
+
+
 def load(kind: type[Section], path: Path) -> Section:
     """Return a checked section from a yaml file; ConfigError names the file and what is wrong."""
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
-        names = sorted(str(other) for other in folder.glob("*.y*ml"))
-        hint = nearest(str(path), names) if names else f"; there is none in {folder}"
-        raise ConfigError(f"{path} is no yaml file{hint}")
+        names = {other.stem: str(other) for other in sorted(folder.glob("*.y*ml"))}
+        close = difflib.get_close_matches(path.stem, names, 1, 0.7)  # All have the same folder and ending.
+        hint = f"did you mean {names[close[0]]}?" if close else f"{folder} has {', '.join(names) or 'none'}"
+        raise ConfigError(f"{path} is no yaml file; {hint}")
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"))
         return build(kind, {} if raw is None else raw)

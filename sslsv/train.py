@@ -8,6 +8,7 @@ Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interr
 
 import argparse
 import contextlib
+import shlex
 import sys
 import time
 import uuid
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
 from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
-from sslsv.settings import ConfigError, differences
+from sslsv.settings import ConfigError, differences, named
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
 
@@ -33,8 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     options = parse_arguments(arguments)
     try:
-        config = load_config(options.config, options.overrides)
-        summary = run(config, is_fresh=options.fresh, extends=options.extend)
+        config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
+        given = sys.argv[1:] if arguments is None else arguments
+        command = shlex.join(["sslsv", "train", *given])
+        summary = run(config, is_fresh=options.fresh, extends=options.extend, command=command)
     except (ValueError, OSError) as error:  # among them storage that is not there, a cluster without answer
         print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
         return 2
@@ -53,7 +56,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     models = f"Models: {', '.join(registry.names('models'))}."
     parser = argparse.ArgumentParser(prog="sslsv train", description="Train a model.", epilog=models)
     add = parser.add_argument
-    add("config", type=Path, help="a yaml file, such as configs/simclr.yml")
+    add("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
     how = parser.add_mutually_exclusive_group()
     fresh_help = "start anew; a run folder that is there is renamed, not lost"
@@ -63,29 +66,36 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
 
 
-def run(config: Config, *, is_fresh: bool = False, extends: bool = False) -> dict[str, Any]:
+def run(
+    config: Config, *, is_fresh: bool = False, extends: bool = False, command: str = ""
+) -> dict[str, Any]:
     """Train under Ray Train and return the summary (what `summary.json` holds), or `{"error": sentence}`.
 
-    Raises ValueError or OSError, with a sentence, before anything is started.
+    The report names `command`. Raises ValueError or OSError, with a sentence, before anything is started.
     """
-    from sslsv.runs.folder import RunFolder, only_command_on
+    from sslsv.runs.display import live_line
 
-    manifest = check_data(config)
-    folder = RunFolder(config.run.storage, str(config.run.name))
-    with only_command_on(folder):
-        if not is_fresh:
-            check_folder(folder, config, manifest, extends)
-        from sslsv.cluster.connect import connection
-        from sslsv.cluster.fit import fit
-        from sslsv.reports.training import write_report
+    with live_line("reading the lists", config.run.progress) as line:
+        from sslsv.runs.folder import RunFolder, only_command_on
 
-        with connection(config.resources) as resources:
-            prepare_folder(folder, config, manifest, is_fresh)
-            try:
-                return fit(replace(config, resources=resources), folder)
-            finally:
-                with contextlib.suppress(OSError):  # a full disk has its own sentence
-                    write_report(folder)
+        manifest = check_data(config)
+        folder = RunFolder(config.run.storage, str(config.run.name))
+        with only_command_on(folder):
+            if not is_fresh:
+                check_folder(folder, config, manifest, extends)
+            line.stage("starting Ray")
+            from sslsv.cluster.connect import connection
+            from sslsv.cluster.fit import fit
+            from sslsv.reports.training import write_report
+
+            with connection(config.resources) as resources:
+                prepare_folder(folder, config, manifest, is_fresh, command)
+                try:
+                    return fit(replace(config, resources=resources), folder, line)
+                finally:
+                    line.stage("writing the report")
+                    with contextlib.suppress(OSError):  # a full disk has its own sentence
+                        write_report(folder)
 
 
 def check_data(config: Config) -> "Manifest":
@@ -153,11 +163,11 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
     """Raise ValueError if the run's folder holds a finished run, or one of other settings or lists.
 
     Where lists and recordings lie is free while the lists hold the same. With `extends`, more epochs are not
-    refused.
+    refused. A run that was stopped before its first checkpoint holds nothing that could go on.
     """
     from sslsv.evaluation.overlap import TrainedOn
 
-    if not folder.has("config.yml"):
+    if not folder.has("config.yml") or not is_begun(folder):
         if extends:
             raise ValueError(f"{folder.location} holds no run that --extend could go on with; leave it out")
         return
@@ -200,17 +210,25 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
         )
 
 
-def prepare_folder(folder: "RunFolder", config: Config, manifest: "Manifest", is_fresh: bool) -> None:
+def is_begun(folder: "RunFolder") -> bool:
+    """Tell whether a run has left anything to go on from, or its end."""
+    return folder.has("summary.json") or bool(folder.names("checkpoints"))
+
+
+def prepare_folder(
+    folder: "RunFolder", config: Config, manifest: "Manifest", is_fresh: bool, command: str = ""
+) -> None:
     """Make the run's folder, or say from where the unfinished or extended run in it goes on.
 
     With `is_fresh`, whatever is there is renamed.  So are checkpoints without a config.yml, from which the
     new run would go on otherwise.
     """
     from sslsv.evaluation.overlap import TrainedOn
-    from sslsv.runs.checkpoint import FOLDER, list_checkpoints, newest_sound_checkpoint
+    from sslsv.runs.checkpoint import list_checkpoints, newest_sound_checkpoint
     from sslsv.runs.environment import describe_environment
 
-    if folder.has("config.yml") and not is_fresh:
+    settings, has_config = to_yaml(config).encode(), folder.has("config.yml")
+    if has_config and not is_fresh and (is_begun(folder) or folder.read("config.yml") == settings):
         newest = newest_sound_checkpoint(folder)
         steps = [step for step, name in list_checkpoints(folder) if name == newest]
         where = f"step {steps[0]}" if steps else "the beginning (it has no sound checkpoint)"
@@ -229,16 +247,17 @@ def prepare_folder(folder: "RunFolder", config: Config, manifest: "Manifest", is
             folder.delete("summary.json")  # before the new settings: without it, this command can be repeated
         warnings = folder.read_json("run.json").get("warnings", []) if folder.has("run.json") else []
     else:
-        if folder.has("config.yml") or folder.has("summary.json") or folder.names(FOLDER):
+        if is_begun(folder) or (has_config and is_fresh):
             print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
         TrainedOn.of(config.data.root, manifest).write(folder)
         warnings = find_leaks(config, folder)
         # The identity comes before config.yml, which makes the folder a run.
         identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
-        folder.write_json("run.json", identity | describe_environment() | {"warnings": warnings})
+        about = describe_environment() | {"command": command, "warnings": warnings}
+        folder.write_json("run.json", identity | about)
     for sentence in warnings:
         print(f"warning: {sentence}", file=sys.stderr)
-    folder.write("config.yml", to_yaml(config).encode())
+    folder.write("config.yml", settings)
 
 
 def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
@@ -257,21 +276,16 @@ def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
 
 def print_summary(config: Config, summary: dict[str, Any]) -> None:
     """Print the few lines that a user wants to see at the end."""
-    from sslsv.runs.folder import RunFolder, below
+    from sslsv.reports.training import summary_lines
+    from sslsv.runs.folder import RunFolder, below, here
 
-    location = RunFolder(config.run.storage, str(config.run.name)).location
-    if summary["stop_reason"]:
-        print(summary["stop_reason"])
-    if best := summary["best"]:
-        name, unit = ("EER", " %") if best["criterion"] == "eer" else (best["criterion"], "")
-        print(f"best validation {name} {best['value']:.2f}{unit} at step {best['step']}")
-    for key, value in summary["last"].items():
-        if key.startswith("test/"):
-            print(f"{key} {value:.4f}")
+    folder = RunFolder(config.run.storage, str(config.run.name))
+    location = here(folder.location)
     for sentence in [each for found in summary["skipped"].values() for each in found.values()]:
         print(f"skipped: {sentence}")
-    print(f"{summary['samples_per_second']:.1f} samples/s, {summary['seconds'] / 60:.1f} minutes")
+    print("\n".join(summary_lines(folder)))
     print(f"run folder: {location}\nreport: {below(location, 'report.html')}")
+    print(f"next: python -m sslsv.evaluate {shlex.quote(location)}")
 
 
 if __name__ == "__main__":

@@ -9,24 +9,32 @@ Exit codes: 0 searched (or planned), 1 no trial can win or none can be confirmed
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sslsv.settings import named
+
 if TYPE_CHECKING:  # Ray, torch and Optuna take seconds: they are imported after the arguments are read
     from sslsv.search.executor import Slots
     from sslsv.search.sweep import Sweep
+
+NUM_PAGES = 3  # best trials that get a page; `python -m sslsv.report` writes those of others
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = parse_arguments(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options.command = shlex.join(["python", "-m", "sslsv.tune", *given])
     from sslsv.search.space import sentence_of
     from sslsv.search.sweep import ExecutionError
 
     try:
+        options.space = named(options.space, "space", "tune_spaces/demo.py")
         return run(options)
     except (ValueError, OSError) as error:  # mistakes in the request; storage or a cluster that is not there
         print(f"error: {sentence_of(error)}", file=sys.stderr)
@@ -43,7 +51,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the arguments of the command line."""
     parser = argparse.ArgumentParser(prog="sslsv tune", description="Search hyperparameters.")
     add = parser.add_argument
-    add("space", type=Path, help="a Python file, such as tune_spaces/vicreg.py")
+    add("space", nargs="?", type=Path, help="a Python file, such as tune_spaces/vicreg.py")
     add("overrides", nargs="*", metavar="key=value", help="settings of all trials, such as train.epochs=20")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on with the unfinished sweep of this name")
@@ -64,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
     Raises ValueError or OSError, with a sentence, before anything is started.
     """
     from sslsv.config import to_dict
+    from sslsv.reports.page import metric_title
+    from sslsv.runs.display import live_line
     from sslsv.runs.folder import RunFolder, absolute, only_command_on
     from sslsv.search.confirmation import check_confirmation
     from sslsv.search.schedulers import forecast
@@ -88,25 +98,27 @@ def run(options: argparse.Namespace) -> int:
     folder = RunFolder(options.storage, options.name or options.space.stem)
     for sentence in find_leaks(trial_config(base, space, first), folder):
         print(f"warning: {sentence}", file=sys.stderr)
-    request = describe_request(space, base, str(options.space), rungs)
+    request = describe_request(space, base, str(options.space), rungs) | {"command": options.command}
     # A sweep that is confirmed has most often ended.
     is_resumed = options.resume or (options.confirm and not options.fresh and folder.has("sweep.json"))
     mode = "fresh" if options.fresh else "resume" if is_resumed else "new"
-    if not options.plan:
-        check_folder(folder, request, mode)
-
-    from sslsv.cluster.capacity import total_of
-    from sslsv.cluster.connect import connection, look
-    from sslsv.search.executor import find_slots
-
     trials = searcher.num_trials
-    with connection(base.resources) as resources:
-        cluster = look()
+    with contextlib.ExitStack() as stack:
+        if not options.plan:
+            check_folder(folder, request, mode)
+            stack.enter_context(only_command_on(folder))
+        with live_line("starting Ray"):
+            from sslsv.cluster.capacity import total_of
+            from sslsv.cluster.connect import connection, look
+            from sslsv.search.executor import find_slots
+
+            resources = stack.enter_context(connection(base.resources))
+            cluster = look()
         nodes = list(cluster.machines.values())
         free = {kind: total_of(cluster.free.values(), kind) for kind in ("CPU", "GPU")}
         gpus = space.gpus_per_trial if resources.gpu else 0.0
         slots = find_slots(base.resources, gpus, free, nodes, trials, options.concurrent)
-        print(f"{trials} trials of {space.base} by {space.searcher}, chosen by {space.metric}")
+        print(f"{trials} trials of {space.base} by {space.searcher}, chosen by {metric_title(space.metric)}")
         print(slots.describe())
         if options.plan:
             counts, epochs = forecast(space.decider, trials, rungs, space.seed)
@@ -116,41 +128,47 @@ def run(options: argparse.Namespace) -> int:
                 trainings = (options.confirm + 1) * options.seeds
                 print(f"then, to confirm, {trainings} trainings of {rungs[-1]} epochs")
             return 0
-        with only_command_on(folder):
-            prepare_folder(folder, request, mode)
-            sweep = Sweep(space, base, rungs, folder, slots.resources)
-            code = search(sweep, slots)
-            if code == 0 and options.confirm:
-                return confirm(sweep, slots, options.confirm, options.seeds)
-            return code
+        prepare_folder(folder, request, mode)
+        sweep = Sweep(space, base, rungs, folder, slots.resources)
+        code = search(sweep, slots)
+        if code == 0 and options.confirm:
+            return confirm(sweep, slots, options.confirm, options.seeds)
+        return code
 
 
 def search(sweep: "Sweep", slots: "Slots") -> int:
     """Run what is left of a sweep, say what it came to, return the exit code."""
     from sslsv.reports.sweep import write_sweep_report
-    from sslsv.runs.folder import below
+    from sslsv.reports.training import write_report
+    from sslsv.runs.display import live_line
+    from sslsv.runs.folder import below, here
     from sslsv.search.executor import run_sweep
     from sslsv.search.results import state_of, write_results
     from sslsv.search.schedulers import standing
 
     try:
-        run_sweep(sweep, slots, sweep.folder.name)
+        with live_line(f"training, {slots.at_once} trial(s) at once"):
+            run_sweep(sweep, slots, sweep.folder.name)
     except BaseException:  # Ctrl-C, too: what there is so far can be looked at
         with contextlib.suppress(OSError):
             write_results(sweep)
             write_sweep_report(sweep.folder)
         raise
-    best = write_results(sweep)
-    write_sweep_report(sweep.folder)
+    best, place = write_results(sweep), here(sweep.folder.location)
+    with live_line("writing the reports"):
+        for outcome in standing(sweep.history)[:NUM_PAGES]:
+            write_report(sweep.trial_folder(outcome.index))
+        write_sweep_report(sweep.folder)
     states = Counter(state_of(sweep, outcome) for outcome in standing(sweep.history))
-    table = below(sweep.folder.location, "results.csv")
+    table = below(place, "results.csv")
     print(f"{', '.join(f'{count} {state}' for state, count in states.items())}; all in {table}")
+    print(f"report: {below(place, 'report.html')}")
     if best is None:
         print(f"error: no trial can win; {table} says why each ended", file=sys.stderr)
         return 1
     print(f"best: {sweep.describe(best)}")
     copied = "" if sweep.folder.is_local else "a copy of "
-    print(f"train it anew: python -m sslsv.train {copied}{below(sweep.folder.location, 'best.yml')}")
+    print(f"next: python -m sslsv.train {copied}{shlex.quote(below(place, 'best.yml'))}")
     return 0
 
 
@@ -160,17 +178,21 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> in
     Returns the exit code: 1 where nothing can be compared.
     """
     from sslsv.reports.sweep import write_sweep_report
+    from sslsv.runs.display import live_line
+    from sslsv.runs.folder import below, here
     from sslsv.search.confirmation import Confirmation
     from sslsv.search.executor import run_sweep
 
     confirmation = Confirmation(sweep, num_best, num_seeds)
     if (possible := len(confirmation.contestants) - 1) < num_best:
         print(f"{possible} of the {num_best} trials asked for can be confirmed: no other one can win")
-    run_sweep(confirmation, slots, f"{sweep.folder.name}-confirm")
+    with live_line(f"training to confirm, {slots.at_once} at once"):
+        run_sweep(confirmation, slots, f"{sweep.folder.name}-confirm")
     found, incomparable = confirmation.comparisons()
     comparisons = [asdict(comparison) for comparison in found]
     sweep.folder.write_json("confirmation.json", {"comparisons": comparisons})
     write_sweep_report(sweep.folder)
+    print(f"report: {below(here(sweep.folder.location), 'report.html')}")
     print("on test trials:", *[comparison.sentence() for comparison in found], *incomparable, sep="\n  ")
     if not found:
         print("error: nothing is confirmed: too few trainings came to the end", file=sys.stderr)

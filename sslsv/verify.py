@@ -1,7 +1,7 @@
 """Are these recordings of one speaker? `python -m sslsv.verify RUN ENROLMENT ... TEST`.
 
-Prints the cosine and, where an evaluation has left a calibration, the log-likelihood ratio, the probability
-and the decision at a stated operating point.
+Prints the cosine and, where an evaluation has left a calibration, the log-likelihood ratio, and probability
+and decision twice: as if both answers were equally likely before, and at a stated operating point.
 
 Exit codes: 0 compared, 2 the request can't be met.
 """
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     encoder = load_encoder(options)
     from sslsv.data.audio import AudioError
+    from sslsv.evaluation.calibration import posterior
     from sslsv.runs.folder import json_text
 
     try:
@@ -63,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
             "operating_point": point | {"llr_threshold": threshold},
             "is_same_speaker": found.llr >= threshold,
         }
+        equal = {"probability": float(posterior(found.llr, 0.5)), "is_same_speaker": found.llr >= 0}
+        result["at_equal_prior"] = equal
     print(json_text(result) if options.json else in_words(result))
     return 0
 
@@ -76,15 +79,18 @@ def in_words(result: dict[str, Any]) -> str:
             "RUN` makes one from the run's validation trials."
         )
         return "\n".join(lines)
-    point = result["operating_point"]
-    verdict = "same speaker" if result["is_same_speaker"] else "different speakers"
-    lines += [
-        f"log-likelihood ratio   {result['llr']:.3f}  (natural logarithm)",
-        f"probability            {result['probability']:.4f}  of the same speaker, when "
-        f"{point['p_target']:g} of such pairs are",
-        f"decision               {verdict}  (threshold {point['llr_threshold']:.3f}: p_target "
-        f"{point['p_target']:g}, c_miss {point['c_miss']:g}, c_fa {point['c_fa']:g})",
+    point, equal = result["operating_point"], result["at_equal_prior"]
+    costs = f"p_target {point['p_target']:g}, c_miss {point['c_miss']:g}, c_fa {point['c_fa']:g}"
+    decisions = [
+        ("half of such pairs are of one speaker", equal, "0: as likely as not"),
+        (f"{point['p_target']:.4g} of such pairs are", result, f"{point['llr_threshold']:.3f}: {costs}"),
     ]
+    lines.append(f"log-likelihood ratio   {result['llr']:.3f}  (natural logarithm; above 0 for one speaker)")
+    for prior, said, threshold in decisions:
+        verdict = "same speaker" if said["is_same_speaker"] else "different speakers"
+        lines.append(f"if {prior}")
+        lines.append(f"  probability          {said['probability']:.4f}")
+        lines.append(f"  decision             {verdict}  (threshold {threshold})")
     return "\n".join([*lines, *([f"note                   {result['note']}"] if "note" in result else [])])
 
 

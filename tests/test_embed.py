@@ -1,5 +1,6 @@
 import io
 import os
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,8 @@ def test_embed__a_list_becomes_npz_with_speakers(small_run, demo_corpus, tmp_pat
         encoder = SpeakerEncoder.load(small_run)
         for path, row in zip(saved["paths"], saved["embeddings"], strict=True):
             np.testing.assert_allclose(row, encoder.embed(demo_corpus / path), rtol=1e-4, atol=1e-5)
-    assert capsys.readouterr().out.strip() == str(out)
+    printed = capsys.readouterr().out
+    assert re.fullmatch(rf"wrote {out}: 3 embeddings of 16 dimensions, \d\.\d MB, in \d+\.\d s\n", printed)
 
 
 def test_embed__a_folder_becomes_parquet_and_the_unreadable_are_named(
@@ -39,9 +41,10 @@ def test_embed__a_folder_becomes_parquet_and_the_unreadable_are_named(
     table = pyarrow.parquet.read_table(tmp_path / "x.parquet")
     assert [path.rpartition("/")[2] for path in table["path"].to_pylist()] == ["0.wav", "1.wav", "a.m4a"]
     assert len(table["embedding"][0].as_py()) == 16
-    errors = capsys.readouterr().err
+    printed, errors = capsys.readouterr()
     assert "skipped: " in errors and "1 of 4 recordings are left out: they can't be read" in errors
     assert "1 files are left out: their names are not of audio files (notes.txt)" in errors
+    assert "3 embeddings" in printed and "s; 1 skipped" in printed
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_embed__writes_into_object_storage(
     for name in ("a/y.npz", "a/y.parquet"):
         capsys.readouterr()
         assert main([small_run, path, "--out", f"{bucket}/{name}"]) == 0
-        assert capsys.readouterr().out.strip() == f"{bucket}/{name}"
+        assert capsys.readouterr().out.startswith(f"wrote {bucket}/{name}: 1 embeddings")
     folder = RunFolder.at(f"{bucket}/a")
     expected = np.load("x.npz")["embeddings"]
     assert np.array_equal(np.load(io.BytesIO(folder.read("y.npz")))["embeddings"], expected)

@@ -42,7 +42,16 @@ def test_train__leaves_a_complete_run_folder(undisturbed):
     assert "<svg" in page and "http://" not in re.sub(
         r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|rdf:[^>]*', "", page
     )
-    assert "report.html" in output and "best validation EER" in output
+    best = r"Best: step \d+, by EER in validation \(\d+\.\d\d %\)\."
+    assert re.search(best, output) and "report.html" in output
+    assert re.search(r"trials: EER(, best)? \d+\.\d\d %, \d+\.\d\d to \d+\.\d\d; ", output)
+    assert f"next: python -m sslsv.evaluate {folder.location}\n" in output
+    stages = ["starting Ray", "starting 1 training worker", "making the first batch", "step "]
+    places = [output.find(stage) for stage in stages]
+    assert -1 not in places and places == sorted(places) and "None" not in output
+    trained = folder.read_json("trained.json")
+    assert trained["parameters"] > trained["encoder_parameters"] > 0
+    assert 0.01 < trained["hours"] < 1 and f"{trained['utterances']} utterances of 7 speakers" in page
 
 
 def test_train__killed_and_started_again_ends_with_the_same_weights(undisturbed, tmp_path, demo_corpus):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -53,7 +54,20 @@ def test_evaluate__leaves_scores_report_and_calibration(run_folder, capsys):
     assert enrol.rpartition("/")[2] and "</html>" in page
     assert "validation trials" in found["notes"][0]
     printed = capsys.readouterr().out
-    assert "eer" in printed and "report:" in printed
+    assert re.search(r"\n    EER +\d+\.\d\d % \(\d+\.\d\d to ", printed) and "report:" in printed
+    assert f"next: python -m sslsv.verify {run_folder} ENROLMENT.wav TEST.wav" in printed
+
+
+def test_evaluate__the_pages_of_run_and_evaluation_link_to_each_other(run_folder):
+    page = run_folder / "report.html"
+    page.write_text("")  # it was written at the end of the training
+    (run_folder / "run.json").write_text(json.dumps({"command": "python -m sslsv.train a.yml"}))
+    evaluate(run_folder)
+    assert '<a href="evaluation/report.html">Evaluation</a>' in page.read_text()
+    evaluation = (run_folder / "evaluation" / "report.html").read_text()
+    assert (
+        '<a href="../report.html">Run run</a>' in evaluation and "python -m sslsv.train a.yml" in evaluation
+    )
 
 
 def test_evaluate__without_calibration_nothing_is_kept(run_folder):
@@ -64,10 +78,13 @@ def test_evaluate__without_calibration_nothing_is_kept(run_folder):
 
 @pytest.mark.parametrize("kind", ["z", "t", "s", "as"])
 def test_evaluate__normalised_scores_come_first_and_say_their_cohort(run_folder, kind):
-    top_options, top = (["--top", "5"], ",top=5") if kind == "as" else ([], "")
+    top_options, top = (["--top", "5"], ", top 5") if kind == "as" else ([], "")
     found = evaluate(run_folder, "--norm", kind, "--cohort-size", "12", *top_options, "--no-calibration")
-    scorings = list(found["lists"]["trials"]["scorings"])
-    assert scorings == [f"cosine_{kind}_norm(cohort=utterances,size=12{top})", "cosine"]
+    assert list(found["lists"]["trials"]["scorings"]) == [f"cosine_{kind}_norm", "cosine"]
+    norm = kind.upper() if "s" in kind else kind
+    title = f"cosine, {norm}-norm (12 training utterances{top})"
+    assert title in found["lists"]["trials"]["titles"].values()
+    assert title in (run_folder / "evaluation" / "report.html").read_text()
     assert "No labels were used" in " ".join(found["notes"])
 
 
@@ -312,7 +329,7 @@ def test_evaluate__plda_comes_first_and_says_that_labels_were_used(small_run, tm
     run_folder = run_with(small_run, tmp_path, "held_out_speakers: 3", "held_out_speakers: 2")
     found = evaluate(run_folder, "--scoring", "plda", "--lda-dim", "4")
     scorings = found["lists"]["trials"]["scorings"]
-    assert list(scorings) == ["plda(dim=4)", "cosine", "plda(dim=4)_calibrated", "cosine_calibrated"]
+    assert list(scorings) == ["plda", "cosine", "plda_calibrated", "cosine_calibrated"]
     assert found["labels_were_used"] == {"training": False, "scoring": True, "calibration": True}
     assert "Labels were used: PLDA was fitted" in " ".join(found["notes"])
     assert "no self-supervised results" in capsys.readouterr().out

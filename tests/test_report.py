@@ -14,7 +14,7 @@ def test_main__writes_the_report_of_what_is_there_and_says_where(tmp_path, capsy
     else:
         folder.write_json("sweep.json", {"space_file": "a.py", "space": "", "rungs": [1]})
     assert main([str(tmp_path / "some")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "some" / "report.html")
+    assert capsys.readouterr().out.strip() == f"report: {tmp_path}/some/report.html"
     assert folder.has("report.html")
 
 

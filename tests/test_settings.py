@@ -122,24 +122,25 @@ NO_SECTION = "it is a section of settings: write keys and values below it"
         ("model: {name: simclrr}", "model.name is 'simclrr', which is not known; did you mean 'simclr'?"),
         ("chain: [gpt]", f"chain[0].name is 'gpt', which is not known; choose one of {MODELS}"),
         ("model: {temperature: 0.1}", f"model.name is missing; choose one of {MODELS}"),
-        ("model: {name: simclr, temperature: '1'}", "model.temperature is '1'; it should be a valid number"),
+        ("model: {name: simclr, temperature: '1'}", "model.temperature is '1'; it should be a number"),
         ("model: {name: simclr, temperature: .inf}", "model.temperature is inf; it should be a finite number"),
         ("model: 3", "model is 3; it is a section of settings: write keys and values below it"),
         ("extra: {}", f"extra.name is missing; choose one of {ENCODERS}"),
-        ("seed: 4.0", "seed is 4.0; it should be a valid integer"),
-        ("seed: true", "seed is true; it should be a valid integer"),
-        ("seed: ", "seed is empty; it should be a valid integer"),
-        ("is_on: 1", "is_on is 1; it should be a valid boolean"),
-        ("inner: {pair: x}", "inner.pair is 'x'; it should be a list such as [1, 2]"),
+        ("seed: 4.0", "seed is 4.0; it should be a whole number"),
+        ("seed: true", "seed is true; it should be a whole number"),
+        ("seed: ", "seed is empty; it should be a whole number"),
+        ("is_on: 1", "is_on is 1; it should be true or false"),
+        ("inner: {pair: x}", "inner.pair is 'x'; it should be a list, such as [x]"),
+        ("note: 7", """note is 7; it should be text: '7' in quotes (on the command line note="'7'")"""),
         ("inner: {pair: [1, 2, 3]}", "inner.pair is [1, 2, 3]; it has too many values"),
-        ("inner: {pair: [1, a]}", "inner.pair[1] is 'a'; it should be a valid number"),
+        ("inner: {pair: [1, a]}", "inner.pair[1] is 'a'; it should be a number"),
         ("inner: {pair: [1, .nan]}", "inner.pair[1] is nan; it should be a finite number"),
         ("inner: {kind: tow}", "inner.kind is 'tow'; it should be 'one' or 'two'"),
         ("inner: {power: 3}", "inner.power is 3; it should be 1 or 2"),
         ("inner: {rate: 0}", "inner.rate is 0; it should be greater than 0"),
         ("inner: {size: 0}", "inner.size is 0; it should be greater than or equal to 1"),
         ("inner: {size: 9}", "inner.size is too large; lower it"),
-        ("workers: many", "workers is 'many'; it should be a valid integer"),
+        ("workers: many", "workers is 'many'; it should be a whole number"),
         ("workers: [0, 2]", "workers[0] is 0; it should be greater than or equal to 1"),
         ("inner: 3", f"inner is 3; {NO_SECTION}"),
         ("- seed", "the config is ['seed']; it is a section of settings: write keys and values below it"),
@@ -157,9 +158,12 @@ def test_load__names_the_file_and_the_nearest_one(tmp_path: Path) -> None:
     assert settings.load(Tree, tmp_path / "simclr.yml") == Tree()
     with pytest.raises(ConfigError, match=r"wrong.yml: seed is 'a'; it"):
         settings.load(Tree, tmp_path / "wrong.yml")
-    with pytest.raises(ConfigError, match=r"simclrr.yml is no yaml file; did you mean '.*/simclr.yml'\?$"):
+    with pytest.raises(ConfigError, match=r"simclrr.yml is no yaml file; did you mean .*/simclr.yml\?$"):
         settings.load(Tree, tmp_path / "simclrr.yml")
-    with pytest.raises(ConfigError, match=r"nowhere/a.yml is no yaml file; there is none in .*nowhere$"):
+    # The folder and the ending, which all share, make no name alike.
+    with pytest.raises(ConfigError, match=r"xyz.yml is no yaml file; .* has simclr, wrong$"):
+        settings.load(Tree, tmp_path / "xyz.yml")
+    with pytest.raises(ConfigError, match=r"nowhere/a.yml is no yaml file; .*nowhere has none$"):
         settings.load(Tree, tmp_path / "nowhere" / "a.yml")
 
 
@@ -226,7 +230,7 @@ def test_apply_overrides__fills_an_optional_choice_and_empties_it() -> None:
     [
         ("=3", "the override '=3' is not of the form key.path=value, such as train.epochs=20"),
         ("inner.rates=3", "inner.rates is not a setting; did you mean inner.rate?"),
-        ("note.x=3", "note is a section; it should be a valid string"),
+        ("note.x=3", "note is a section; it should be text"),
         ("inner=3", f"inner is 3; {NO_SECTION}"),
         ("chain.simcl.temperature=3", "chain.simcl.temperature is not a setting: 'simcl' is not in the list; did you mean 'simclr'?"),
         ("chain.simclr=3", "chain.simclr is an item of a list; set its keys, or the whole list"),

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -66,6 +68,8 @@ def test_check_folder__settings_that_change_what_is_computed_are_refused(
     there, here, difference, config, manifest, folder
 ):
     prepare_folder(folder, replace(config, **there), manifest, is_fresh=False)
+    check_folder(folder, replace(config, **here), manifest)  # There is no checkpoint yet that could go on.
+    write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
     if difference is None:
         check_folder(folder, replace(config, **here), manifest)
     else:
@@ -73,6 +77,18 @@ def test_check_folder__settings_that_change_what_is_computed_are_refused(
             ValueError, match=rf"a holds a run with other settings \({difference}\); .*--fresh"
         ):
             check_folder(folder, replace(config, **here), manifest)
+
+
+def test_prepare_folder__a_run_stopped_before_its_first_checkpoint_gives_its_name_to_another(
+    config, manifest, folder, tmp_path, capsys
+):
+    prepare_folder(folder, config, manifest, is_fresh=False)
+    identity, other = folder.read_json("run.json"), replace(config, seed=3)
+    prepare_folder(folder, other, manifest, is_fresh=False, command="python -m sslsv.train b.yml")
+    assert b"seed: 3" in folder.read("config.yml") and capsys.readouterr().err == ""
+    assert folder.read_json("run.json")["wandb_id"] != identity["wandb_id"]
+    assert folder.read_json("run.json")["command"] == "python -m sslsv.train b.yml"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]  # There was nothing to set aside.
 
 
 def test_check_folder__a_finished_run_and_one_of_another_version_are_refused(config, manifest, folder):
@@ -306,9 +322,12 @@ def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["train.batch_size=32.5"], "should be a valid integer"),
+        (["train.batch_size=32.5"], "should be a whole number"),
+        (["run.name=7"], "it should be text: '7' in quotes (on the command line run.name=\"'7'\")"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
-        (["data.train_lists=[no_such_list]"], "no_such_list"),
+        (["data.train_lists=[no_such_list]"], "no_such_list does not exist"),
+        (["data.train_lists=[no_such_list]"], "python -m sslsv.prepare_data"),
+        (["data.train_lists=[no_such_list]"], "`demo data/demo`"),
         (["resources.workers=3"], "which cannot share train.batch_size (8) equally"),
         (["run.storage=/dev/null"], "/dev/null"),
     ],
@@ -320,7 +339,7 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tm
     )
     assert main([str(yaml), *overrides]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and sentence in error and "Traceback" not in error
+    assert error.splitlines()[-1].startswith("error: ") and sentence in error and "Traceback" not in error
     assert not (tmp_path / "a").exists()  # nothing is left of a request that was refused
 
 
@@ -333,13 +352,43 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tm
     ],
 )
 def test_main__what_the_system_refuses_is_one_sentence_too(error, sentence, tmp_path, monkeypatch, capsys):
-    def refuse(config, *, is_fresh, extends):
+    def refuse(config, **options):
         raise error
 
     monkeypatch.setattr(train, "run", refuse)
     (tmp_path / "a.yml").touch()
     assert main([str(tmp_path / "a.yml")]) == 2
     assert capsys.readouterr().err == sentence
+
+
+@pytest.mark.parametrize("arguments", [[], ["--fresh"], ["train.epochs=2"]])
+def test_main__without_a_config_those_that_there_are_are_named(arguments, tmp_path, monkeypatch, capsys):
+    assert main(arguments) == 2
+    sentence = "error: no config is named: begin with configs/demo.yml, say; configs/ has barlow_twins.yml, "
+    assert capsys.readouterr().err.startswith(sentence)
+    monkeypatch.chdir(tmp_path)  # The project's own are found from anywhere.
+    assert main(arguments) == 2 and "simclr.yml" in capsys.readouterr().err
+
+
+COMMANDS = ["train", "tune", "evaluate", "verify", "embed", "export", "profile", "report"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands__a_ctrl_c_while_they_are_imported_ends_them_without_a_traceback(command):
+    # It comes with the first import of a module that all of them need.
+    code = f"""
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "sslsv.{command}":
+            raise KeyboardInterrupt
+sys.argv = ["-m"]
+import sslsv
+sys.meta_path.insert(0, Interrupt())
+runpy._run_module_as_main("sslsv.{command}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import time
 import pytest
 import torch
 
+from sslsv.cluster import connect
 from sslsv.config import ResourcesConfig
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import RunFolder, only_command_on
 from sslsv.search.space import load_space
 from sslsv.search.sweep import ExecutionError, Sweep
 from sslsv.search.trial_settings import base_config, with_overrides
@@ -110,7 +111,13 @@ def test_tune__leaves_trials_decisions_and_the_best_settings(whole):
     first = sorted((o["value"], o["index"]) for o in outcomes if o["epoch"] == 1)
     assert {o["index"] for o in outcomes if o["epoch"] == 2} == {index for _, index in first[:2]}
     winner = next(o["index"] for o in outcomes if o["epoch"] == 4)
-    assert f"best: trial {winner}" in output and "1 finished, 3 stopped" in output
+    assert f"best: trial {winner}, EER " in output and "1 finished, 3 stopped" in output
+    assert f"report: {tuning.folder.location}/report.html\n" in output
+    assert f"next: python -m sslsv.train {tuning.folder.location}/best.yml\n" in output
+    page = tuning.folder.read("report.html").decode()
+    assert page.count('<a href="trials/') == 3  # the best have pages
+    trial = tuning.folder.read(f"trials/{winner:04d}/report.html").decode()
+    assert '<a href="../../report.html">Sweep whole</a>' in trial
     assert tuning.folder.has("best.yml") and tuning.folder.has("results.csv")
     trial = RunFolder(tuning.folder.path("trials"), f"{winner:04d}")
     assert trial.has("summary.json")
@@ -127,6 +134,23 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
     assert main([str(space), *options, "--resume", "train.batch_size=8"]) == 2
     assert "train.batch_size: 10 -> 8" in capsys.readouterr().err
     assert tuning.folder.read("decisions.jsonl") == before
+
+
+def test_main__a_sweep_that_another_command_holds_is_refused_before_ray_starts(
+    tmp_path, demo_corpus, monkeypatch, capsys
+):
+    monkeypatch.setattr(connect, "connection", lambda resources: pytest.fail("Ray was started"))
+    space = write_space(tmp_path, demo_corpus)
+    with only_command_on(RunFolder(str(tmp_path / "tune"), "held")):
+        assert main([str(space), "--storage", str(tmp_path / "tune"), "--name", "held"]) == 2
+    assert f"tune/held is in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_main__without_a_space_those_that_there_are_are_named(capsys):
+    assert main([]) == 2
+    sentence = "error: no space is named: begin with tune_spaces/demo.py, say; tune_spaces/ has "
+    error = capsys.readouterr().err
+    assert error.startswith(sentence) and "vicreg.py" in error
 
 
 @pytest.mark.parametrize(
@@ -160,7 +184,7 @@ def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
     assert (
         "9 trial(s) at once should run, but 4 fit: each takes 1 of the 4 free CPUs" in capsys.readouterr().err
     )
-    assert not (tmp_path / "tune").exists()
+    assert not (tmp_path / "tune" / "space").exists()
 
 
 def test_main__plan_says_what_would_run_and_starts_nothing(tmp_path, demo_corpus, capsys, ray_session):

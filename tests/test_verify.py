@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from sslsv.data.lists import read_trials
@@ -50,11 +51,15 @@ def test_verify__json_holds_score_probability_and_decision(calibrated_run, recor
 
 def test_verify__the_decision_follows_the_costs(calibrated_run, recordings, capsys):
     same = [recordings[0], recordings[0], "--json"]
-    verdicts = []
+    verdicts, equal = [], []
     for p_target in ("0.5", "0.01"):
         assert main([calibrated_run, *same, "--p-target", p_target]) == 0
-        verdicts.append(json.loads(capsys.readouterr().out)["is_same_speaker"])
+        found = json.loads(capsys.readouterr().out)
+        verdicts.append(found["is_same_speaker"])
+        equal.append(found["at_equal_prior"])
     assert verdicts == [True, False]  # an LLR of 1 convinces only where targets are common
+    assert equal[0] == equal[1] and equal[0]["is_same_speaker"]
+    assert equal[0]["probability"] == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-3)
 
 
 def test_verify__several_enrolments_are_said_to_be_calibrated_as_one(calibrated_run, recordings, capsys):
@@ -62,6 +67,7 @@ def test_verify__several_enrolments_are_said_to_be_calibrated_as_one(calibrated_
     printed = capsys.readouterr().out
     assert "for the mean of 2 enrolment recordings the ratio is only roughly" in printed
     assert "(threshold 4.595: p_target 0.01, c_miss 1, c_fa 1)" in printed
+    assert "if half of such pairs are of one speaker" in printed and "if 0.01 of such pairs are" in printed
     assert main([calibrated_run, *recordings[1:], "--json"]) == 0
     assert "note" not in json.loads(capsys.readouterr().out)
 

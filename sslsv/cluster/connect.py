@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import sys
 import time
@@ -22,6 +23,8 @@ from sslsv.config import ResourcesConfig
 GROWTH_SECONDS = 12.0  # until a request is refused; an autoscaler looks at it every 5 s
 SETTLING_SECONDS = 10.0  # until what ended workers held is free again
 PAUSE_SECONDS = 0.5  # between two looks at the cluster
+MAX_SOCKET = 107  # characters of the path of a Unix socket
+SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # what Ray adds to its folder
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,10 @@ def connect(**options: Any) -> None:
     A new one listens on 127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says
     otherwise.  Raises CapacityError when the cluster does not let this process in.
     """
+    if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+        choose_folder()
+        if not has_own_cluster():
+            options["address"] = "local"
     keep_token_private()
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, **options)
@@ -152,19 +159,64 @@ def connect(**options: Any) -> None:
         ) from error
 
 
+def ray_folder() -> Path:
+    """Return where Ray keeps its sockets and logs on this machine, as its documentation says."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
+
+
+def choose_folder() -> None:
+    """Have Ray use /tmp/ray-<user id> where the path of its own folder is too long, or closed to this user.
+
+    Raises CapacityError where that one can't be used either.
+    """
+    folder = ray_folder()
+    is_open = os.access(folder if folder.is_dir() else folder.parent, os.W_OK | os.X_OK)
+    if len(os.fsencode(folder)) + len(SOCKET) <= MAX_SOCKET and is_open:
+        return
+    own = f"/tmp/ray-{os.getuid()}"
+    try:
+        os.makedirs(own, mode=0o700, exist_ok=True)
+        if os.stat(own).st_uid != os.getuid():
+            raise PermissionError(f"{own} is another user's")
+    except OSError as error:
+        raise CapacityError(
+            f"Ray can't keep its sockets in {folder}: it takes a folder that can be written to, with at most "
+            f"{MAX_SOCKET - len(SOCKET)} characters ({error}); set RAY_TMPDIR to a short one of yours"
+        ) from error
+    os.environ["RAY_TMPDIR"] = own
+
+
+def has_own_cluster() -> bool:
+    """Tell whether a cluster that this user has started runs here: Ray notes the newest of all in a file.
+
+    It would join that one, and wait in vain where it has ended or is another user's.
+    """
+    note = ray_folder() / "ray_current_cluster"
+    with contextlib.suppress(OSError, ValueError):
+        host, _, port = note.read_text().strip().rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        return note.stat().st_uid == os.getuid()
+    return False
+
+
 def keep_token_private() -> None:
     """Let only the owner read `~/.ray/auth_token`, which Ray would write for all users of the machine.
 
     Who can read it runs code in every cluster that asks for it.  Does nothing where Ray takes the token from
-    elsewhere or asks for none.
+    elsewhere or asks for none.  Where it can't be written, the cluster has a token that no other process
+    gets.
     """
     names_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if names_token or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     file = Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_ADDRESS", "") in ("", "local") and not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)  # before Ray makes it: Ray takes an empty file for none and fills it
+    try:
+        if os.environ.get("RAY_ADDRESS", "") in ("", "local") and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)  # before Ray makes it: Ray takes an empty file for none and fills it
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        return
     if file.exists() and file.stat().st_uid == os.getuid() and file.stat().st_mode & 0o077:
         file.chmod(0o600)
 

@@ -27,7 +27,7 @@ from sslsv.cluster.worker import HELD, MARK, run_worker
 from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
 from sslsv.data.audio import AudioError
 from sslsv.runs.checkpoint import list_checkpoints
-from sslsv.runs.display import live_display
+from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder, absolute, below
 from sslsv.runs.log import wandb_environment, wandb_mode
 from sslsv.training.loop import Interrupted, Training
@@ -47,14 +47,18 @@ WORKER_ENVIRONMENT = {
 
 
 def fit(
-    config: Config, folder: RunFolder, task: Callable[..., dict[str, Any]] = Training.run, **arguments: Any
+    config: Config,
+    folder: RunFolder,
+    line: LiveLine,
+    task: Callable[..., dict[str, Any]] = Training.run,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Run `task(training, **arguments)` in every training process.
 
-    `config.resources` is the request that `connection` yields.  Returns the first one's result (a summary),
-    or `error`, a sentence, and `is_of_system`: whether storage, network or a lack of machines was its cause.
-    After a crash workers start again from the newest checkpoint, `run.max_failures` times without a newer
-    one.
+    `config.resources` is the request that `connection` yields; `line` shows how far it is.  Returns the first
+    one's result (a summary), or `error`, a sentence, and `is_of_system`: whether storage, network or a lack
+    of machines was its cause. After a crash workers start again from the newest checkpoint,
+    `run.max_failures` times without a newer one.
     """
     resources = config.resources
     if config.train.precision == "fp16" and not resources.gpu:
@@ -73,18 +77,18 @@ def fit(
         "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
     }
     folder.write(MARK, str(job["mark"]).encode())
-    with live_display(folder, config.run.progress) as notice:
-        try:
-            return fit_until_done(job, config, folder, notice)
-        except CapacityError as error:
-            return {"error": f"training stopped: {error}; {what_now(folder)}", "is_of_system": True}
-        except (TrainingFailedError, RayError) as error:
-            return describe_failure(error, folder)
-        finally:
-            ask_for([])
-            with contextlib.suppress(RayError, OSError):  # what can't be deleted is only litter
-                free_what_is_held(folder)
-                folder.delete_folder("ray")
+    line.follow(folder)
+    try:
+        return fit_until_done(job, config, folder, line)
+    except CapacityError as error:
+        return {"error": f"training stopped: {error}; {what_now(folder)}", "is_of_system": True}
+    except (TrainingFailedError, RayError) as error:
+        return describe_failure(error, folder)
+    finally:
+        ask_for([])
+        with contextlib.suppress(RayError, OSError):  # what can't be deleted is only litter
+            free_what_is_held(folder)
+            folder.delete_folder("ray")
 
 
 def anywhere(config: Config) -> Config:
@@ -95,18 +99,18 @@ def anywhere(config: Config) -> Config:
     return replace(config, data=data, encoder=replace(config.encoder, **places))
 
 
-def fit_until_done(
-    job: Job, config: Config, folder: RunFolder, notice: Callable[[str], None]
-) -> dict[str, Any]:
+def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) -> dict[str, Any]:
     """Start as many workers as fit, again and again, until they return a result."""
     resources, failures, newest_step, last = config.resources, 0, -1, 0
     while True:
         free_what_is_held(folder)
-        count, cluster = wait_for_room(resources, job["counts"], 60 * resources.wait_minutes, notice)
+        count, cluster = wait_for_room(resources, job["counts"], 60 * resources.wait_minutes, line.say)
         machines = sorted(cluster.machines)
         if count <= last:  # there was no room for more after all
             job["futile"] = machines
         last = 0
+        workers = f"{count} training worker{'s' * (count > 1)}"
+        line.stage(f"starting {workers}", then=(HELD, "opening the corpus, making the first batch"))
         try:
             return fit_once(job, resources, folder, count)
         except (TrainingFailedError, RayError) as error:
@@ -117,7 +121,7 @@ def fit_until_done(
                 continue
             interrupted = next((c for c in causes_of(error) if isinstance(c, Interrupted)), None)
             if interrupted is not None:
-                notice(str(interrupted))
+                line.say(str(interrupted))
                 last = count
             elif any(isinstance(cause, AudioError) for cause in causes_of(error)):
                 raise  # The next try would meet the same files.

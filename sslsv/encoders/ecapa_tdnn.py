@@ -50,7 +50,7 @@ class TDNNBlock(nn.Module):
     """Convolve over time, then ReLU and batch norm: (B, C, L) -> (B, outputs, L)."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, padding_mode: str = "reflect"
+        self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, padding_mode: Padding = "reflect"
     ) -> None:
         super().__init__()
         padding = dilation * (kernel - 1) // 2

@@ -3,10 +3,25 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+
+
+class Parser(argparse.ArgumentParser):
+    """Name the runs that there are where an argument is missing."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a mistake in the arguments, and end with exit code 2."""
+        super().error(f"{message}. {known_runs()}" if "required: run" in message else message)
+
+
+def known_runs() -> str:
+    """Say in a sentence which runs with checkpoints there are below runs/."""
+    found = sorted({str(file.parent.parent) for file in Path("runs").glob("*/checkpoints/*.pt")})
+    return f"Runs here: {', '.join(found)}." if found else "There is no run below runs/ yet."
 
 
 def encoder_parser(
@@ -16,7 +31,7 @@ def encoder_parser(
 
     Unless the command `is_for_one` encoder, it knows runs to fuse, too.
     """
-    parser = argparse.ArgumentParser(prog=f"sslsv {command}", description=description)
+    parser = Parser(prog=f"sslsv {command}", description=description)
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
     parser.set_defaults(others=[])
@@ -50,20 +65,21 @@ def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
 
     Raises ValueError or FileNotFoundError with a sentence.
     """
+    from sslsv.runs.display import live_line
     from sslsv.runs.folder import RunFolder
 
     # Checked before PyTorch is imported, which takes more than a second.
     runs = [options.run, *options.others]
     for run in runs:
         if not run.endswith(".pt") and not RunFolder.at(run).names("checkpoints"):
-            raise ValueError(
-                f"{RunFolder.at(run).location} has no checkpoints: was a training started there?"
-            )
-    from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+            place = RunFolder.at(run).location
+            raise ValueError(f"{place} has no checkpoints: was a training started there? {known_runs()}")
+    with live_line("loading the encoder", sys.stderr.isatty()):
+        from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
-    given = {"device": options.device, "precision": options.precision}
-    encoder, *others = [SpeakerEncoder.load(run, options.checkpoint, **given) for run in runs]
-    encoder = encoder.fuse(others) if others else encoder
+        given = {"device": options.device, "precision": options.precision}
+        encoder, *others = [SpeakerEncoder.load(run, options.checkpoint, **given) for run in runs]
+        encoder = encoder.fuse(others) if others else encoder
     for note in encoder.notes:
         print(f"note: {note}", file=sys.stderr)
     return encoder

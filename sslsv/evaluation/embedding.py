@@ -21,6 +21,7 @@ from sslsv.config import ResourcesConfig
 from sslsv.data.audio import AudioError
 from sslsv.data.recordings import Packed, Recordings, open_recordings, split_segment
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+from sslsv.runs.display import live_line
 from sslsv.runs.folder import RunFolder, absolute
 
 Floats = npt.NDArray[np.float32]
@@ -127,7 +128,12 @@ def embedding_by(
             "out --workers, or name no GPU and choose with CUDA_VISIBLE_DEVICES"
         )
     if workers is None and (count <= MANY_RECORDINGS or is_one_gpu):
-        yield lambda paths, root: embed_files(encoder, paths, root)
+
+        def embed_here(paths: list[str], root: str) -> Embedded:
+            with live_line(f"embedding {len(paths):,} recordings"):
+                return embed_files(encoder, paths, root)
+
+        yield embed_here
         return
     import ray  # few recordings need not wait for it
 

@@ -33,12 +33,14 @@ from sslsv.evaluation.trials import (
     open_training_side,
     source_of,
 )
+from sslsv.runs.display import live_line
 from sslsv.runs.folder import RunFolder
 
 Floats = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 
 P_TARGETS = (0.01, 0.05)
+CALIBRATED = "_calibrated"  # ends the name of a scoring whose ratios a calibration has made
 # PLDA gains little from more, which take hours to embed: of VoxCeleb2's speakers these are 17 each.
 MAX_PLDA_UTTERANCES = 100_000
 
@@ -80,12 +82,22 @@ class Scoring:
             embeddings, cohort, name = unit_rows(embeddings) - mean, cohort - mean, "centred_cosine"
         plain = cosine_scores(embeddings, *pairs).astype(np.float64)
         if plda is not None:
-            return {f"plda(dim={len(plda.between)})": plda.scores(embeddings, *pairs), name: plain}
+            return {"plda": plda.scores(embeddings, *pairs), name: plain}
         if self.norm is None or cohort is None:
             return {name: plain}
-        top = f",top={min(self.top, len(cohort))}" if self.norm == "as" else ""
-        full = f"{name}_{self.norm}_norm(cohort=utterances,size={len(cohort)}{top})"
-        return {full: normalise_scores(self.norm, plain, embeddings, *pairs, cohort, self.top), name: plain}
+        normalised = normalise_scores(self.norm, plain, embeddings, *pairs, cohort, self.top)
+        return {f"{name}_{self.norm}_norm": normalised, name: plain}
+
+    def in_words(self, name: str, cohort: Floats | None, plda: Plda | None) -> str:
+        """Return a scoring's name for readers: `cosine, AS-norm (598 training utterances, top 300)`."""
+        base, words = name.removesuffix(CALIBRATED), ["centred cosine" if self.is_centred else "cosine"]
+        if base == "plda" and plda is not None:
+            words = [f"PLDA ({len(plda.between)} dimensions)"]
+        elif base.endswith("_norm") and self.norm is not None and cohort is not None:
+            top = f", top {min(self.top, len(cohort)):,}" if self.norm == "as" else ""
+            kind = self.norm.upper() if self.norm in ("s", "as") else self.norm
+            words.append(f"{kind}-norm ({len(cohort):,} training utterances{top})")
+        return ", ".join([*words, *["calibrated"] * (base != name)])
 
 
 def training_side(
@@ -194,17 +206,23 @@ def evaluate(
             item = item.without(bad, "unreadable_recordings")
             embeddings = embeddings[[row_of[path] for path in item.trials.paths]]
         scores = scoring.scores(embeddings, item.trials, cohort, plda)
-        scored.append(measure(item, scores, calibrations, scoring.replicates))
+        with live_line(f"measuring {item.name}, intervals by {scoring.replicates:,} draws of speakers"):
+            scored.append(measure(item, scores, calibrations, scoring.replicates, embeddings))
+        scored[-1].summary["titles"] = {n: scoring.in_words(n, cohort, plda) for n in scored[-1].scores}
     return scored, calibrations.get("cosine")
 
 
 def measure(
-    item: TrialList, scores: dict[str, Scores], calibrations: dict[str, Calibration], replicates: int
+    item: TrialList,
+    scores: dict[str, Scores],
+    calibrations: dict[str, Calibration],
+    replicates: int,
+    embeddings: Floats,
 ) -> ScoredList:
     """Measure scores (J,) of a list, by the name of their scoring, and the ratios that calibrations make."""
     trials, targets = item.trials, item.trials.targets
     speakers, _ = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, targets)
-    ratios = {f"{name}_calibrated": each.apply(scores[name]) for name, each in calibrations.items()}
+    ratios = {f"{name}{CALIBRATED}": each.apply(scores[name]) for name, each in calibrations.items()}
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for name, values in (scores | ratios).items():
         table = tables[name] = _metrics_of(values, targets, is_ratio=name in ratios)
@@ -215,7 +233,14 @@ def measure(
                 table[metric] |= found[metric]._asdict()
     counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.odd
     summary = {**source_of(item.file), "counts": counts, "scorings": tables}
-    return ScoredList(name=item.name, trials=trials, scores=scores | ratios, summary=summary)
+    return ScoredList(
+        name=item.name,
+        trials=trials,
+        scores=scores | ratios,
+        summary=summary,
+        embeddings=embeddings,
+        speakers=speakers,
+    )
 
 
 def _metrics_of(

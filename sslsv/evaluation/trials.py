@@ -53,6 +53,8 @@ class ScoredList:
     # Scores (J,) by the name of the scoring, higher = more alike; the first scoring is the principal one.
     scores: dict[str, npt.NDArray[np.float64]]
     summary: dict[str, Any]  # the list's part of evaluation.json
+    embeddings: npt.NDArray[np.float32]  # (R, D) of the recordings
+    speakers: npt.NDArray[np.int64]  # (R,) numbers, as far as target trials tell
 
 
 def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[TrialSet]]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform
-from sslsv.evaluation.metrics import ErrorCurve
+from sslsv.evaluation.intervals import speaker_bootstrap, speakers_from_trials
+from sslsv.evaluation.metrics import ErrorCurve, dcf_key
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.trials import TrialSet
 from sslsv.models.base import Model
@@ -111,15 +112,17 @@ def _equal_lengths(
 class Verification:
     """Hold the result of a trial set; trials with a recording that can't be read are left out and counted."""
 
-    metrics: dict[str, float]  # eer (percent), min_dcf (normalised, P_target 0.01), skipped_trials if any
+    # eer (percent), min_dcf (normalised, P_target 0.01), skipped_trials if any, ends such as eer_low if asked
+    metrics: dict[str, float]
     embeddings: npt.NDArray[np.float32]  # (R, D), of the readable recordings
     bad_recordings: dict[str, str]  # path: why it can't be read
 
 
-def verify(embedder: Embedder, trial_set: TrialSet) -> Verification:
+def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Verification:
     """Compare the recordings of every trial by cosine and count the errors.
 
-    Raises VerificationError, the same on every worker, when no target or no nontarget trial can be scored.
+    With `replicates`, metrics have the ends of 95 % intervals too, by that many draws of speakers.  Raises
+    VerificationError, the same on every worker, when no target or no nontarget trial can be scored.
     """
     trials = trial_set.trials
     embeddings, bad = embedder.embed_recordings(trial_set.read, len(trials.paths))
@@ -134,9 +137,15 @@ def verify(embedder: Embedder, trial_set: TrialSet) -> Verification:
             "nontarget trials to score, and both kinds are needed; recordings that can't be read:\n  "
             + "\n  ".join(reasons.values())
         )
-    scores = cosine_scores(embeddings, trials.enrol[is_scored], trials.test[is_scored])
+    enrol, test = trials.enrol[is_scored], trials.test[is_scored]
+    scores = cosine_scores(embeddings, enrol, test)
     curve = ErrorCurve.of(scores, targets)
     metrics = {"eer": curve.eer(), "min_dcf": curve.min_dcf()}
+    speakers, contradicting = speakers_from_trials(len(trials.paths), enrol, test, targets)
+    if replicates and not len(contradicting):
+        ends = speaker_bootstrap(scores, targets, speakers[enrol], speakers[test], replicates=replicates)
+        for name, interval in (("eer", ends["eer"]), ("min_dcf", ends[dcf_key("min", 0.01)])):
+            metrics |= {f"{name}_{end}": value for end, value in interval._asdict().items()}
     if bad:
         metrics["skipped_trials"] = float((~is_scored).sum())
     return Verification(metrics, embeddings[is_read], reasons)

@@ -3,18 +3,34 @@
 The template escapes every text that it is given, save the SVG of figures, and explains what the parts show.
 """
 
+import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
 
 Record = dict[str, Any]
 Figure = tuple[str, str]  # caption, SVG
 
 WORDS = {"eer": "EER", "dcf": "DCF", "cllr": "Cllr", "f1": "F1", "rankme": "RankMe", "lidar": "LiDAR"}
+
+
+class Link(NamedTuple):
+    """Point to another page."""
+
+    text: str
+    href: str
+
+    @classmethod
+    def to(cls, page: str, folder: str, text: str) -> "Link":
+        """Return a link from a page in a folder, by a path that holds wherever both pages are copied to."""
+        return cls(text, quote(posixpath.relpath(page, folder), errors="surrogateescape"))
 
 
 @dataclass(frozen=True)
@@ -33,17 +49,23 @@ class Section:
     text: str = ""
 
 
-def render(title: str, sections: Iterable[Section], **parts: Iterable[Any]) -> bytes:
+def render(title: str, sections: Iterable[Section], **parts: Any) -> bytes:
     """Return the whole file; characters that cannot be encoded, as in some file names, become `?`.
 
-    Parts: `sentences`, `notes` that a reader must not miss, and `facts`: name, value, remark.
+    Parts: `links` to other pages, `sentences`, `notes` that a reader must not miss, `facts` (name, value,
+    remark) and `head`, a mapping that says what the page is about.
     """
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "breakable": breakable}
     environment.filters["columns"] = lambda rows: dict.fromkeys(key for row in rows for key in row)
     text = environment.get_template("page.html").render(title=title, sections=sections, **parts)
     return text.encode(errors="replace")
+
+
+def breakable(name: str) -> Markup:
+    """Return a name such as `data.augment.noise.probability` that a line may end in, after its parts."""
+    return Markup(re.sub(r"(?<=[._/])(?=\w)", "<wbr>", str(escape(name))))
 
 
 def shown(value: object) -> str:
@@ -58,6 +80,11 @@ def shown(value: object) -> str:
 def duration(seconds: float) -> str:
     """Write a time as `0:45:10` or `2 days, 3:00:00`."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def interval(key: str, metric: Mapping[str, float]) -> str:
+    """Write an interval, `11.02 to 17.13`, or nothing where there is none."""
+    return " to ".join(metric_text(key, metric[end], unit="") for end in ("low", "high") if end in metric)
 
 
 def metric_title(key: str) -> str:

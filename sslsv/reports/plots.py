@@ -2,6 +2,7 @@
 
 import html
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
@@ -23,6 +24,8 @@ PALE = {"color": INK, "alpha": 0.2, "label": None}
 SMALL, LARGE = (4.6, 2.6), (5.2, 4.4)  # inches
 MAX_POINTS = 300  # More points of a curve cannot be told apart.
 MAX_WRITTEN, MAX_NAMES = 12, 40  # labels of a confusion matrix with numbers in it, and with all names
+# A map shows as many speakers as forms and the 8 colours of the style tell apart.
+MAP_FORMS, MAP_SPEAKERS, MAP_RECORDINGS, MAP_FEWEST = "o^sv", 32, 25, 12
 RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent
 
 
@@ -72,7 +75,8 @@ def line_chart(
                 axes.fill_between(means[0], *ends, alpha=0.2, color=line.get_color())
         for mark in marks:
             axes.axvline(mark, color=INK, alpha=0.5, linestyle=":", linewidth=1)
-        if 0 < 30 * min(min(y) for _, _, y in curves) < max(max(y) for _, _, y in curves):
+        is_share = caption.endswith("share")
+        if not is_share and 0 < 30 * min(min(y) for _, _, y in curves) < max(max(y) for _, _, y in curves):
             axes.set_yscale("log")  # The default labels, 10^-1, need mathtext.
             axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
             axes.yaxis.set_minor_formatter("")
@@ -101,7 +105,7 @@ def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[
             x, y = (ndtri(np.clip(rate, half, 1 - half)) for rate, half in zip(both, halves, strict=True))
             along = np.searchsorted(y - x, np.linspace(y[0] - x[0], y[-1] - x[-1], MAX_POINTS))
             kept = np.unique(np.minimum(along, len(x) - 1))
-            (line,) = axes.plot(x[kept], y[kept], label=re.sub(r"\(.*?\)", "", label))
+            (line,) = axes.plot(x[kept], y[kept], label=textwrap.fill(label, 34))
             for marker, place in zip("oD", marks[label], strict=True):
                 axes.plot(x[place], y[place], marker, color=line.get_color(), markersize=5)
                 ends += [x[place] - 0.2, y[place] + 0.1]
@@ -111,7 +115,7 @@ def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[
             axis.set_ticks(ndtri(np.divide(ticks, 100)), [f"{rate:g}" for rate in ticks])
         axes.plot(ends, ends, **PALE)
         axes.set(xlabel="false alarms, percent", ylabel="misses, percent", xlim=ends, ylim=ends)
-        axes.legend()
+        axes.legend(loc="upper right")
 
     return "Error trade-off (DET)", drawing(paint, title, LARGE)
 
@@ -133,6 +137,30 @@ def score_chart(title: str, scores: Floats, targets: NDArray[np.bool_], threshol
         axes.legend(loc="center right" if min(thresholds) < middle else "center left")
 
     return "Scores", drawing(paint, title, LARGE)
+
+
+def map_chart(title: str, embeddings: NDArray[np.float32], speakers: NDArray[np.int64]) -> list[Figure]:
+    """Draw embeddings (R, D) in the plane, by t-SNE of their cosines; none where they are few or all alike.
+
+    `speakers` (R,) are numbers; those with most recordings are shown, each in a colour and a form of its own.
+    """
+    from sklearn.manifold import TSNE
+
+    counts = np.bincount(speakers)
+    chosen = [speaker for speaker in np.argsort(-counts, kind="stable")[:MAP_SPEAKERS] if counts[speaker] > 1]
+    rows = [np.flatnonzero(speakers == speaker)[:MAP_RECORDINGS] for speaker in chosen]
+    kept = embeddings[np.concatenate([[], *rows]).astype(np.int64)]
+    if len(kept) < MAP_FEWEST or np.ptp(kept, axis=0).max() < 1e-6:
+        return []
+    tsne = TSNE(perplexity=min(30, len(kept) / 4), metric="cosine", init="random", random_state=0)
+    places = np.split(tsne.fit_transform(kept), np.cumsum([*map(len, rows)])[:-1])
+
+    def paint(axes: Axes) -> None:
+        for number, points in enumerate(places):
+            axes.plot(*points.T, MAP_FORMS[number // 8], color=f"C{number % 8}", markersize=4, alpha=0.8)
+        axes.set(xticks=[], yticks=[])
+
+    return [("Speakers", drawing(paint, title, LARGE))]
 
 
 def confusion_chart(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Figure:

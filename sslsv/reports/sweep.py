@@ -10,10 +10,12 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from sslsv.reports.page import Figure, Record, Section, duration, metric_text, metric_title, render, shown
+from sslsv.reports.page import Link, Record, Section, duration, metric_text, metric_title, render, shown
 from sslsv.reports.plots import Curve, line_chart
-from sslsv.runs.folder import RunFolder, below
+from sslsv.reports.training import NAMED
+from sslsv.runs.folder import RunFolder, below, here
 from sslsv.search.criteria import rank_criteria
+from sslsv.settings import parse_yaml
 
 MAX_ROWS = 50  # results.csv has all trials
 LOST = ("collapsed", "failed")
@@ -41,12 +43,17 @@ def write_sweep_report(folder: RunFolder) -> None:
             at_rungs.get(round(epoch), {})[row["trial"]] = record
     charts = grid_charts(good, keys, metric) if request.get("searcher") == "grid" else []
     title, tried = metric_title(metric), {key: [row[key] for row in good] for key in keys}
-    shown_keys = ("trial", "state", "epoch", metric, *keys)
-    table = [{key: row.get(key) for key in shown_keys} for row in rows[:MAX_ROWS]]
+    table = [
+        {"trial": page_of(folder, row["trial"]), "state": row["state"], "epoch": row["epoch"]}
+        | {title: None if row[metric] is None else metric_text(metric, row[metric])}
+        | {key: row.get(key) for key in keys}
+        for row in rows[:MAX_ROWS]
+    ]
     first = [at_rungs[rungs[0]].get(row["trial"], {}).get(metric) for row in good]
-    rankings = rank_criteria({epoch: list(found.values()) for epoch, found in at_rungs.items()})
+    ranked = rank_criteria({epoch: list(found.values()) for epoch, found in at_rungs.items()})
     has_confirmed = folder.has("confirmation.json")
     confirmed = folder.read_json("confirmation.json")["comparisons"] if has_confirmed else []
+    rankings = [vars(ranking) | {"criterion": metric_title(ranking.criterion)} for ranking in ranked]
     sections = [
         Section("Trials", tables={"": table}),
         Section(
@@ -54,11 +61,11 @@ def write_sweep_report(folder: RunFolder) -> None:
         ),
         Section("Over the grid", figures=charts),
         Section("Importance of settings", pairs=importance(tried, first)),
-        Section("Without labels", tables={"": [vars(ranking) for ranking in rankings]}),
-        Section("Confirmed on test trials", tables={"": confirmed}),
+        Section("Without labels", tables={"": rankings}),
+        Section("Confirmed on test trials", tables={"": [*map(confirmed_row, confirmed)]}),
         Section("Search space", text=request["space"]),
     ]
-    told = f"{request['space_file']}; trials are compared at the rungs, epochs {shown(rungs)}."
+    told = f"Trials are compared at the rungs, epochs {shown(rungs)}."
     epochs, seconds = (sum(row.get(key) or 0 for row in rows) for key in ("epoch", "seconds"))
     in_full = epochs + sum(rungs[-1] - row["epoch"] for row in good)  # The others ended by themselves.
     facts = [
@@ -67,7 +74,33 @@ def write_sweep_report(folder: RunFolder) -> None:
         ("epochs trained", f"{epochs:g}", f"{in_full:g} without early stopping"),
         ("time", duration(seconds), "of training, all trials together"),
     ]
-    folder.write("report.html", render(f"Sweep {folder.name}", sections, sentences=[told], facts=facts))
+    base = parse_yaml(request.get("base", "")) or {}
+    head = {title: base[key]["name"] for title, key in NAMED.items() if key in base}
+    head |= {
+        "space": request["space_file"],
+        "searched": ", ".join(keys),
+        "chosen by": f"{title} in validation",
+    }
+    head["command"] = request.get("command", "")
+    if good:
+        head["best"] = ", ".join(f"{key} {shown(good[0][key])}" for key in keys if good[0][key] is not None)
+        head["train it anew"] = f"python -m sslsv.train {here(below(folder.location, 'best.yml'))}"
+    parts = {"sentences": [told], "facts": facts, "head": head}
+    folder.write("report.html", render(f"Sweep {folder.name}", sections, **parts))
+
+
+def page_of(folder: RunFolder, trial: int) -> Link | int:
+    """Return a link to the page of a trial, or its number where it has none."""
+    name = f"trials/{trial:04d}/report.html"
+    return Link.to(name, ".", str(trial)) if folder.has(name) else trial
+
+
+def confirmed_row(found: Record) -> Record:
+    """Put a comparison with the base into few columns."""
+    ours, base = (f"{found[f'{of}mean']:.2f} ± {found[f'{of}sd']:.2f}" for of in ("", "base_"))
+    ends = f"{found['difference']:+.2f}\n{found['low']:+.2f} to {found['high']:+.2f}"
+    counts = {key: found[key] for key in ("trial", "test_list", "seeds", "lost")}
+    return {**counts, "EER": ours, "EER of the base": base, "difference": ends, "verdict": found["verdict"]}
 
 
 def read_results(folder: RunFolder) -> list[Record]:
@@ -80,7 +113,7 @@ def read_results(folder: RunFolder) -> list[Record]:
     return list(table.to_pylist())
 
 
-def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> list[Figure]:
+def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> list[tuple[str, str]]:
     """Draw the metric of finished trials over each searched number, a line for each set of other settings."""
     title, finished, figures = metric_title(metric), [row for row in rows if row["state"] == "finished"], []
     varied = [key for key in keys if len({row[key] for row in finished}) > 1]

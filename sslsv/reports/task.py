@@ -1,18 +1,20 @@
 """Write the page of a task such as a probe: how well labels are told, and which are taken for which."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from posixpath import basename
 from typing import Any
 
 import numpy as np
 
-from sslsv.reports.evaluation import interval
-from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render
+from sslsv.reports.page import Link, Record, Section, duration, interval, metric_text, metric_title, render
 from sslsv.reports.plots import confusion_chart
+from sslsv.runs.folder import here
 
 
-def task_page(result: Mapping[str, Any]) -> bytes:
-    """Return the HTML of a task's result, which is the content of its json."""
+def task_page(
+    result: Mapping[str, Any], trained: Mapping[str, Any] | None = None, links: Sequence[Link] = ()
+) -> bytes:
+    """Return the HTML of a task's result, which is the content of its json; see `evaluation_page`."""
     run, task = str(result["run"]).rstrip("/"), result["task"]
     facts = [
         (metric_title(k), metric_text(k, m["value"]), interval(k, m)) for k, m in result["metrics"].items()
@@ -20,7 +22,7 @@ def task_page(result: Mapping[str, Any]) -> bytes:
     facts.append(("baseline accuracy", f"{result['baseline_accuracy']:.4g}", "most frequent label"))
     chart = confusion_chart(f"confusion of labels, {basename(run)}", result["labels"], result["confusion"])
     lists = [
-        {"list": role, "file": each["file"], "sha256": each["sha256"], **each["counts"]}
+        {"list": role, **each["counts"], "file": here(each["file"]), "SHA-256": each["sha256"][:12]}
         for role, each in result["lists"].items()
     ]
     sections = [
@@ -31,12 +33,14 @@ def task_page(result: Mapping[str, Any]) -> bytes:
             f"Macro F1 on held-out parts of the training list; {result['strength']:g} was chosen.",
             pairs=result["macro_f1_of_strengths"],
         ),
-        Section("Checkpoint", pairs={"run": run, **result["checkpoint"]}),
         Section("Settings", text=result["settings"]),
         Section("Environment", pairs=result["environment"]),
     ]
     sentences = [*result["notes"], f"It took {duration(result['seconds'])}."]
-    return render(f"{task.capitalize()} of {basename(run)}", sections, sentences=sentences, facts=facts)
+    of = result["checkpoint"]
+    head = {"run": here(run), "checkpoint": of.get("files"), "step": of.get("steps"), **(trained or {})}
+    parts = {"sentences": sentences, "facts": facts, "head": head, "links": links}
+    return render(f"{task.capitalize()} of {basename(run)}", sections, **parts)
 
 
 def label_rows(result: Mapping[str, Any]) -> list[Record]:

@@ -1,22 +1,26 @@
 """Write the page of a training run, which may still be going on, from its folder; nothing needs torch."""
 
+import contextlib
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
+from typing import Any
 
-from sslsv.reports.page import Record, Section, duration, metric_text, metric_title, render
+from sslsv.reports.page import Link, Record, Section, duration, interval, metric_text, metric_title, render
 from sslsv.reports.plots import Curve, line_chart
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import RunFolder, below
 from sslsv.settings import parse_yaml
 
-# The first words of the keys below a heading; all other keys are the loss and its terms.
-HEADINGS = {
-    "Verification": ("eer", "min_dcf", "test"),
-    "Training": (),
-    "Embeddings": ("feature_std", "batch_feature_std", "effective_rank", "uniformity"),
-    "Training utterances, without labels": ("label_free",),
-    "Speed": ("samples_per_second", "share"),
+NAMED = {"method": "model", "encoder": "encoder"}  # sections that have a name
+VERIFICATION, TRAINING, SPEED = "Verification", "Training", "Speed"
+EMBEDDINGS = "Embeddings, without labels"
+# The same quantities, measured on these recordings and, as `label_free/...`, on training utterances.
+OF_RECORDINGS = {
+    "feature_std": ("feature_std", "validation recordings"),
+    "effective_rank": ("rankme", "validation recordings"),
+    "uniformity": ("uniformity", "validation recordings"),
+    "batch_feature_std": ("feature_std", "training crops"),
 }
 NO_CURVES = {"step", "epoch", "seconds", "total_steps", "seconds_left", "best_value"}
 MAX_SKIPPED = 1000  # More skipped files are not named.
@@ -46,15 +50,84 @@ def write_report(folder: RunFolder) -> None:
     notes += [f"{len(found):,} {kind} could not be read, see below." for kind, found in skipped.items()]
     notes = list(dict.fromkeys(notes))  # A run may stop for the reason that its last notice told.
     now = defaultdict(int, {k: v for k, v in (records or [{}])[-1].items() if v is not None})
-    waiting = f"{now['data_wait_share']:.0%} of the time waiting for data"
+    is_finished, (speed, waited) = bool(summary.get("is_finished")), speed_of(records)
+    left = "in all" if is_finished else f"about {duration(now['seconds_left'])} to go"
+    names = ("EER", "EER, best", "EER, last")
+    eers = [(r["trials"], next((r[n] for n in names if n in r), "")) for r in rows_of(best, last)]
     facts = [
+        *((f"EER, {name}", *f"{text}\n".split("\n")[:2]) for name, text in eers if text),
         ("steps", f"{now['step']:,}", f"of {now['total_steps']:,}, epoch {now['epoch']:.1f}"),
-        ("time", duration(now["seconds"]), f"about {duration(now['seconds_left'])} to go"),
-        ("samples per second", f"{now['samples_per_second']:,.0f}", waiting),
+        ("time", duration(now["seconds"]), left),
+        ("utterances per second", f"{speed:,.0f}", f"{waited:.0%} of the time waiting for data"),
     ]
-    state = "finished" if summary.get("is_finished") else "not finished"
-    told = f"Training run, {state}, started {run.get('started', 'at an unknown time')}."
-    folder.write("report.html", render(folder.name, sections, sentences=[told], notes=notes, facts=facts))
+    started = f"started {run.get('started', 'at an unknown time')}"
+    told = f"Training run, {'finished' if is_finished else 'not finished'}, {started}."
+    parts = {"notes": notes, "facts": facts, "head": origin(folder), "links": links(folder)}
+    folder.write("report.html", render(folder.name, sections, sentences=[told], **parts))
+
+
+def origin(folder: RunFolder) -> dict[str, str]:
+    """Return in words what was trained, on what and where, as far as the run folder tells."""
+    found, run = (folder.read_json(f) if folder.has(f) else {} for f in ("trained.json", "run.json"))
+    settings = (parse_yaml(folder.read("config.yml").decode()) or {}) if folder.has("config.yml") else {}
+    told = {title: settings[key]["name"] for title, key in NAMED.items() if key in settings}
+    if found:
+        sizes = [f"{found[key] / 1e6:.2f} M" for key in ("encoder_parameters", "parameters")]
+        told["encoder"] += f", {sizes[0]} parameters ({sizes[1]} with the rest of the method)"
+        counts = f"{found['utterances']:,} utterances of {found['speakers']:,} speakers"
+        told["speech"] = f"{found['hours']:,.1f} hours, {counts}"
+        machine = found["environment"].get("gpu") or found["environment"]["cpu"]
+        told["hardware"] = f"{found['workers']} training worker(s), {machine}"
+    return told | ({"command": run["command"]} if run.get("command") else {})
+
+
+def links(folder: RunFolder) -> list[Link]:
+    """Return links to the evaluations of a run, and to the sweep that it is a trial of."""
+    pages = [name.removesuffix(".html") for name in folder.names("evaluation") if name.endswith(".html")]
+    titles = {name: "Evaluation" if name == "report" else name.capitalize() for name in pages}
+    found = [Link.to(f"evaluation/{name}.html", ".", title) for name, title in titles.items()]
+    sweep, kind = posixpath.split(posixpath.dirname(folder.location))
+    if kind == "trials" and RunFolder.at(sweep).has("sweep.json"):
+        page = below(sweep, "report.html")
+        found.append(Link.to(page, folder.location, f"Sweep {posixpath.basename(sweep)}"))
+    return found
+
+
+def update_report(folder: RunFolder, out: RunFolder) -> None:
+    """Write the report of a run anew if it links to pages in the folder `out`, of which one has just come."""
+    if folder.has("report.html") and out.location == below(folder.location, "evaluation"):
+        with contextlib.suppress(OSError):  # A run may lie where it can only be read.
+            write_report(folder)
+
+
+def of_run(folder: RunFolder, out: RunFolder) -> dict[str, Any]:
+    """Return what a page in the folder `out` says of a run: `trained`, and `links` to its page."""
+    page = Link.to(below(folder.location, "report.html"), out.location, f"Run {folder.name}")
+    return {"trained": origin(folder), "links": [page] * folder.has("report.html")}
+
+
+def speed_of(records: list[Record]) -> tuple[float, float]:
+    """Return utterances per second and the share of the time that the first worker waits for data.
+
+    Both are of all records, over the time of training without validation and tests.
+    """
+    timed = [record for record in records if record.get("samples_per_second")]
+    steps = [after["step"] - before["step"] for before, after in pairwise([{"step": 0}, *timed])]
+    seconds = [n / record["samples_per_second"] for n, record in zip(steps, timed, strict=True)]
+    waited = [s * record["data_wait_share"] for s, record in zip(seconds, timed, strict=True)]
+    return (sum(steps) / sum(seconds), sum(waited) / sum(seconds)) if any(seconds) else (0.0, 0.0)
+
+
+def summary_lines(folder: RunFolder) -> Iterator[str]:
+    """Yield what a user wants to see in the terminal at the end of a run."""
+    summary, records = folder.read_json("summary.json"), folder.metrics()
+    section, (speed, waited) = results(*best_and_last(summary, records)), speed_of(records)
+    yield from filter(None, [summary["stop_reason"], section.sentence])
+    for row in section.tables[""]:
+        told = [f"{name} {text}".replace("\n", ", ") for name, text in row.items() if name != "trials"]
+        yield f"{row['trials']}: {'; '.join(told)}"
+    seen = f"{speed:,.0f} utterances per second, {waited:.0%} of the time waiting for data"
+    yield f"trained for {duration(summary['seconds'])}: {seen}"
 
 
 def doubts(settings: str) -> Iterator[str]:
@@ -67,13 +140,6 @@ def doubts(settings: str) -> Iterator[str]:
             f"The best checkpoint was chosen on the test trials {lists[0]!r} "
             "(evaluation.allow_validation_on_test): its results on them look better than they are."
         )
-
-
-def list_and_metric(key: str) -> tuple[str, str] | None:
-    """Return trial list and metric of a key such as `eer` (of validation) or `test/<list>/eer`."""
-    if key in ("eer", "min_dcf"):
-        return "validation", key
-    return (key.split("/")[1], key.split("/", 2)[2]) if key.startswith("test/") else None
 
 
 def best_and_last(summary: Record, records: list[Record]) -> tuple[Record, Record]:
@@ -91,33 +157,61 @@ def best_and_last(summary: Record, records: list[Record]) -> tuple[Record, Recor
 
 
 def results(best: Record, last: Record) -> Section:
-    """Return a table with a row per trial list: metrics of the best and of the last checkpoint."""
-    rows: dict[str, Record] = {}
-    for which, values in (("best", best), ("last", last)):
-        for key, value in values.items():
-            if (found := list_and_metric(key)) and value is not None:
-                row = rows.setdefault(found[0], {"trials": found[0]})
-                row[f"{metric_title(found[1])}, {which}"] = metric_text(found[1], value)
+    """Return a table with a row per trial list, and which checkpoints it is of."""
     told = f"Last: step {last['step']:,}." if last else "Nothing was validated or tested yet."
     if "criterion" in best:
         name, value = metric_title(best["criterion"]), metric_text(best["criterion"], best["value"])
         told = f"Best: step {best['step']:,}, by {name} in validation ({value}). {told}"
-    return Section("Results", told, {"": list(rows.values())})
+    return Section("Results", told, {"": rows_of(best, last)})
+
+
+def rows_of(best: Record, last: Record) -> list[Record]:
+    """Return a row per trial list: metrics of the best and of the last checkpoint, an interval below each."""
+    rows: dict[str, Record] = {}
+    is_one = best.get("step") == last.get("step")
+    for which, values in [("", best | last)] if is_one else [(", best", best), (", last", last)]:
+        for key, value in values.items():
+            if (found := list_and_metric(key)) and value is not None:
+                row = rows.setdefault(found[0], {"trials": found[0]})
+                ends = {end: values[f"{key}_{end}"] for end in ("low", "high") if f"{key}_{end}" in values}
+                text = f"{metric_text(found[1], value)}\n{interval(found[1], ends)}"
+                row[f"{metric_title(found[1])}{which}"] = text.strip()
+    return list(rows.values())
 
 
 def curve_sections(records: list[Record], best_step: int | None) -> Iterator[Section]:
     """Yield a section of charts per heading, for every key of the records that holds numbers."""
-    charts: dict[str, dict[str, list[Curve]]] = {heading: {} for heading in HEADINGS}
-    headings = {word: heading for heading, words in HEADINGS.items() for word in words}
+    charts: dict[str, dict[str, list[Curve]]] = {h: {} for h in (VERIFICATION, TRAINING, EMBEDDINGS, SPEED)}
     keys = {key for record in records for key in record} - NO_CURVES
     for key in sorted(keys, key=lambda key: (key != "loss", key)):
         points = {r["step"]: r[key] for r in records if type(r.get(key)) in (int, float)}
         if points:
-            name, metric = list_and_metric(key) or (key, key)
-            word = "share" if key.endswith("_share") else key.partition("/")[0]
-            lines = charts[headings.get(word, "Training")].setdefault(metric, [])
-            lines.append((name, list(points), list(points.values())))
+            heading, quantity, name = place_of(key)
+            charts[heading].setdefault(quantity, []).append((name, list(points), list(points.values())))
     for heading, curves in charts.items():
-        marks = [] if best_step is None or heading in ("Training", "Speed") else [best_step]
+        marks = [] if best_step is None or heading in (TRAINING, SPEED) else [best_step]
         figures = [line_chart(metric_title(key), lines, marks) for key, lines in curves.items()]
         yield Section(heading, "Dotted: the best checkpoint." if marks and figures else "", figures=figures)
+
+
+def place_of(key: str) -> tuple[str, str, str]:
+    """Return below which heading and in which chart a key of the records stands, and the name of its line."""
+    if found := list_and_metric(key):
+        return VERIFICATION, found[1], found[0]
+    if key.startswith("label_free/"):
+        return EMBEDDINGS, key.partition("/")[2], "training utterances"
+    if key in OF_RECORDINGS:
+        return EMBEDDINGS, *OF_RECORDINGS[key]
+    is_speed = key == "samples_per_second" or key.endswith("_share")
+    return SPEED if is_speed else TRAINING, key, key
+
+
+def list_and_metric(key: str) -> tuple[str, str] | None:
+    """Return trial list and metric of a key such as `eer` (of validation) or `test/<list>/eer`.
+
+    The ends of an interval, such as `test/<list>/eer_low`, are no metrics.
+    """
+    if key in ("eer", "min_dcf"):
+        return "validation", key
+    is_metric = key.startswith("test/") and not key.endswith(("_low", "_high"))
+    return (key.split("/")[1], key.split("/", 2)[2]) if is_metric else None

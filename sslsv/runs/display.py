@@ -1,11 +1,11 @@
-"""Show in the terminal how far a run is, as the newest records of its metrics.jsonl tell."""
+"""Show in the terminal what goes on: the stage by name and seconds, then the newest record of a run."""
 
 import contextlib
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -19,63 +19,104 @@ TAIL_BYTES = 2**16  # So much is read from the end of the file; a record has abo
 FORMS = {
     "epoch": "epoch {:.2f}",
     "loss": "loss {:.4f}",
-    "learning_rate": "lr {:.2e}",
-    "samples_per_second": "{:.1f} samples/s",
-    "data_wait_share": "data wait {:.0%}",
-    "eer": "EER {:.2f}%",
+    "eer": "EER {:.2f} %",
+    "left": "{}",
+    "samples_per_second": "{:.1f} utterances/s",
+    "data_wait_share": "{:.0%} waiting for data",
+    "learning_rate": "learning rate {:.2e}",
 }
 
 
-@contextlib.contextmanager
-def live_display(folder: RunFolder, is_shown: bool) -> Iterator[Callable[[str], None]]:
-    """Draw the newest record until the block ends: a bar on a terminal, else now and then a line.
+class LiveLine:
+    """Say what goes on until `close`: a bar on a terminal, elsewhere a line for each stage, and now and then.
 
-    Prints the notices of all records, and yields a function that prints a sentence above the bar.
+    `is_shown` False leaves out all but `say` and the notices of a run.
     """
-    console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
-    stop, earlier = threading.Event(), set(_tail(folder))
-    thread = threading.Thread(target=_draw, args=(folder, is_shown, console, stop, earlier), daemon=True)
-    thread.start()
+
+    def __init__(self, stage: str, is_shown: bool) -> None:
+        self.console = Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        self.is_shown, self.start = is_shown, time.monotonic()
+        self.stage(stage)
+        self._run: RunFolder | None = None
+        self._seen: set[str] = set()  # lines of metrics.jsonl that were looked at
+        self._stop, self._thread = threading.Event(), threading.Thread(target=self._draw, daemon=True)
+        self._thread.start()
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the bar."""
+        self.console.print(sentence)
+
+    def stage(self, name: str, then: tuple[str, str] = ("", "")) -> None:
+        """Say what begins now; `then` holds a file of the run and the stage that begins when it is there."""
+        self._record: dict[str, Any] = {}
+        self._name, self._since, self._then = name, time.monotonic(), then
+
+    def follow(self, run: RunFolder) -> None:
+        """Draw the records that come from now on, and print the notices in them."""
+        self._seen, self._run = set(_tail(run)), run
+
+    def close(self) -> None:
+        """Draw what is new, and stop."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _draw(self) -> None:
+        is_bar, is_last, has_stdout = self.is_shown and self.console.is_terminal, False, sys.stdout.isatty()
+        columns = BarColumn(bar_width=12), TextColumn("{task.description}", markup=False)
+        # What is printed into a file must not end up on the terminal that the bar is on.
+        bar = Progress(*columns, console=self.console, transient=True, redirect_stdout=has_stdout)
+        task_id = bar.add_task("", total=None)
+        drawn, drawn_name, drawn_time = "", "", 0.0
+        with bar if is_bar else contextlib.nullcontext():
+            while not is_last:
+                is_last = self._stop.wait(0.5 if self._run is None or self._run.is_local else 5.0)
+                self._look()
+                record, name, now = self._record, self._name, time.monotonic()
+                line, text = name, f"{name}  {now - self._since:.0f} s"
+                if record:
+                    line = text = describe(record)
+                bar.update(
+                    task_id, description=text, completed=record.get("step"), total=record.get("total_steps")
+                )
+                is_due = not record or is_last or drawn == drawn_name or now - drawn_time >= LINE_SECONDS
+                # A stage that ends with the command is not worth a line.
+                if self.is_shown and not is_bar and line != drawn and is_due and (record or not is_last):
+                    self.say(f"[{now - self.start:3.0f} s]  {line}")
+                    drawn, drawn_name, drawn_time = line, name, now
+
+    def _look(self) -> None:
+        """Read what the run has written since the last look."""
+        if self._run is None:
+            return
+        with contextlib.suppress(OSError):  # a storage that does not answer is asked again
+            if self._then[0] and self._run.has(self._then[0]):
+                self.stage(self._then[1])
+        lines = _tail(self._run)
+        num_seen = max((i for i, line in enumerate(lines, 1) if line in self._seen), default=0)
+        for text in lines[num_seen:]:
+            with contextlib.suppress(ValueError):  # a line that is being written
+                self._record = json.loads(text)
+                if "notice" in self._record:
+                    self.say(self._record["notice"])
+        self._seen = set(lines)
+
+
+@contextlib.contextmanager
+def live_line(stage: str, is_shown: bool = True) -> Iterator[LiveLine]:
+    """Show a live line, at first of a stage, until the block ends."""
+    line = LiveLine(stage, is_shown)
     try:
-        yield console.print
+        yield line
     finally:
-        stop.set()
-        thread.join(timeout=5)
-
-
-def _draw(folder: RunFolder, is_shown: bool, console: Console, stop: threading.Event, seen: set[str]) -> None:
-    """Draw until `stop` is set; lines of metrics.jsonl that were `seen` are not drawn."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    record: dict[str, Any] = {}
-    last_line, last_time, is_last = "", 0.0, False
-    with Progress(*columns, console=console, disable=not (is_shown and console.is_terminal)) as bar:
-        task_id = bar.add_task("starting", total=None)
-        while not is_last:
-            is_last = stop.wait(0.5 if folder.is_local else 5.0)
-            lines = _tail(folder)
-            num_seen = max((i for i, line in enumerate(lines, 1) if line in seen), default=0)
-            for text in lines[num_seen:]:
-                with contextlib.suppress(ValueError):  # a line that is being written
-                    record = json.loads(text)
-                    if "notice" in record:
-                        console.print(record["notice"])
-            seen = set(lines)
-            if not is_shown or not record:
-                continue
-            step, total, line = record["step"], record.get("total_steps"), describe(record)
-            bar.update(task_id, description=line, completed=step, total=total)
-            is_due = is_last or time.monotonic() - last_time >= LINE_SECONDS
-            if is_due and line != last_line and not console.is_terminal:
-                console.print(f"step {step}/{total}  {line}")
-                last_line, last_time = line, time.monotonic()
+        line.close()
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Return one line: epoch, loss, learning rate, speed, share of time waiting for data, EER, time left."""
-    parts = [form.format(record[key]) for key, form in FORMS.items() if record.get(key) is not None]
-    if record.get("seconds_left") is not None:
-        parts.append(f"{timedelta(seconds=int(record['seconds_left']))} left")
-    return "  ".join(parts)
+    """Return one line of a record; what matters least comes last, where a narrow terminal ends."""
+    left = record.get("seconds_left")
+    shown = {**record, "left": f"{timedelta(seconds=int(left or 0))} left" if left else "tests and report"}
+    parts = [form.format(shown[key]) for key, form in FORMS.items() if shown.get(key) is not None]
+    return "  ".join([f"step {record['step']:,}/{record['total_steps']:,}", *parts])
 
 
 def _tail(folder: RunFolder) -> list[str]:

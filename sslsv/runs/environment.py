@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +23,9 @@ def describe_environment() -> dict[str, str]:
             result[package] = version(package)
         except PackageNotFoundError:
             continue
-    result["cpu_cores"] = str(os.cpu_count())
+    cpus = Path("/proc/cpuinfo")  # of Linux
+    names = re.findall(r"model name\s*: (.*)", cpus.read_text()) if cpus.is_file() else []
+    result["cpu"] = ", ".join([f"{os.cpu_count()} cores", *names[:1]])
     if torch.cuda.is_available():
         result["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     if commit := _git("rev-parse", "--short=12", "HEAD"):

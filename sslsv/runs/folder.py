@@ -2,8 +2,9 @@
 
 config.yml        the resolved settings             metrics.jsonl   one JSON object per record
 checkpoints/      see checkpoint.py                 summary.json    best and last metrics, written at the end
-report.html       curves and tables                 run.json        identity: start, versions, wandb id
-failure.txt       the traceback of a crash          trained_on.parquet   see evaluation/overlap.py
+report.html       curves and tables                 run.json        start, command, versions, wandb id
+failure.txt       the traceback of a crash          trained.json    sizes, hours of speech, machine
+trained_on.parquet   see evaluation/overlap.py
 
 A place is a path of a disk or a URI of object storage (`s3://bucket/prefix`, `gs://...`).  Credentials are
 never part of a URI, because places stand in settings, logs and reports; the storage's own tools find them.
@@ -37,6 +38,11 @@ def absolute(place: str | os.PathLike[str]) -> str:
     if text.startswith("file://"):
         return str(fs.FileSystem.from_uri(text)[1])
     return text if is_uri(text) else os.path.abspath(text)
+
+
+def here(place: str) -> str:
+    """Return the place as a user may type it: relative to the working directory if it is below that."""
+    return place.removeprefix(f"{os.getcwd()}/")
 
 
 def below(place: str, name: str) -> str:

@@ -220,4 +220,7 @@ def sentence_of(error: Exception) -> str:
         return str(error).strip() or type(error).__name__
     found = error.errors(include_url=False)
     first = min(found, key=lambda mistake: mistake["type"] != "unexpected_keyword_argument")
+    if first["type"] == "unexpected_keyword_argument":
+        name = str(first["loc"][0])
+        return f"{name} is no part of a Space{nearest(name, list(Space.__dataclass_fields__))}"
     return ": ".join([*map(str, first["loc"][:1]), first["msg"].removeprefix("Value error, ")])

@@ -150,6 +150,8 @@ class Sweep:
         ]
         value = self.value(outcome)
         result = outcome.why if value is None else f"{self.metric} {value:.4g}"
+        if value is not None and self.metric == "eer":
+            result = f"EER {value:.2f} %"
         return f"trial {outcome.index}, {result}, {' '.join(parts)}"
 
     def add_configuration(self, index: int, configuration: Configuration) -> None:

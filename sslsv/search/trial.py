@@ -11,6 +11,7 @@ import torch
 from sslsv.cluster.fit import fit
 from sslsv.cluster.worker import is_io_error
 from sslsv.config import Config, read_config
+from sslsv.runs.display import live_line
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import WandbMode
 from sslsv.training.loop import Training
@@ -89,7 +90,8 @@ def _train_together(config: Config, folder: RunFolder, until_epoch: int, wandb_m
     """Train in several workers, by Ray Train."""
     # Found in the user's own process; this one runs in another folder.
     config = replace(config, run=replace(config.run, wandb=wandb_mode))
-    result = fit(config, folder, train_until, until_epoch=until_epoch)
+    with live_line("", is_shown=False) as line:
+        result = fit(config, folder, line, train_until, until_epoch=until_epoch)
     if "error" in result:
         # The advice at its end is for the command that trains one run.
         sentence = result["error"].partition("; the same command")[0]

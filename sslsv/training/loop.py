@@ -15,6 +15,7 @@ from sslsv.evaluation.trials import open_trial_sets
 from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
 from sslsv.runs.checkpoint import CheckpointWriter
+from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import RunLog, WandbMode
 from sslsv.training import validation
@@ -76,6 +77,7 @@ class Training:
         if distributed.is_main():
             settings = to_dict(config)
             self.log = RunLog(folder, first_step=self.state.step, config=settings, wandb_mode=wandb_mode)
+            folder.write_json("trained.json", self.describe())
 
     def open(self) -> None:
         """Open the corpus, plan the order of everything, and build the model.
@@ -91,6 +93,19 @@ class Training:
         self.state = build_state(config, self.corpus.size, self.device)
         model = self.state.model
         self.maker = ViewMaker(self.manifest, model.views, config.data, config.seed, model.needs_labels)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is trained, on what and where, for the report."""
+        model = self.state.model
+        parts = {"parameters": model, "encoder_parameters": model.get_submodule(model.embedder)}
+        return {
+            **{name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+            "utterances": len(self.manifest),
+            "speakers": self.manifest.num_speakers,
+            "hours": self.corpus.hours(),
+            "workers": distributed.world_size(),
+            "environment": describe_environment(),
+        }
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary (what `summary.json` holds)."""

@@ -21,6 +21,8 @@ from sslsv.runs.folder import RunFolder
 from sslsv.training.meter import Meter
 from sslsv.training.state import TrainingState
 
+REPLICATES = 1000  # draws of speakers for the intervals of the last tests, as in an evaluation
+
 
 class TrainingError(RuntimeError):
     """Say to the user why training can't go on; all workers see it, and a restart would meet it again."""
@@ -75,18 +77,22 @@ def note_best(record: dict[str, Any], criterion: Criterion, state: TrainingState
         state.validations_without_gain += 1
 
 
-def test(embedder: Embedder, tests: list[TrialSet], state: TrainingState) -> dict[str, float]:
+def test(
+    embedder: Embedder, tests: list[TrialSet], state: TrainingState, replicates: int = 0
+) -> dict[str, float]:
     """Return metrics of every test list, as `test/<list>/<metric>`; they never choose anything."""
     return {
         f"test/{t.name}/{key}": value
         for t in tests
-        for key, value in _verify(embedder, t, state).metrics.items()
+        for key, value in _verify(embedder, t, state, replicates).metrics.items()
     }
 
 
-def _verify(embedder: Embedder, trial_set: TrialSet, state: TrainingState) -> Verification:
+def _verify(
+    embedder: Embedder, trial_set: TrialSet, state: TrainingState, replicates: int = 0
+) -> Verification:
     with _stopping_training():
-        result = verify(embedder, trial_set)
+        result = verify(embedder, trial_set, replicates)
     state.skipped["trial_recordings"].update(result.bad_recordings)
     return result
 
@@ -177,7 +183,7 @@ def summarize(
     Leaves the best weights in `state.model`.
     """
     seconds, training_seconds = meter.seconds, meter.training_seconds
-    last = test(embedder, tests, state)
+    last = test(embedder, tests, state, REPLICATES)
     best: dict[str, Any] = {}
     if state.best_step is not None:
         criterion = config.evaluation.chosen_by
@@ -186,7 +192,7 @@ def summarize(
             best |= last
         elif tests and (name := _best_name(folder)) is not None:
             state.model.load_state_dict(read_checkpoint(folder, name).model)
-            best |= test(embedder, tests, state)
+            best |= test(embedder, tests, state, REPLICATES)
     samples = (state.step - meter.first_step) * meter.batch_size
     return {
         "is_finished": True,

@@ -1,6 +1,7 @@
 """Joining and starting Ray, its token, shared storage, and what an autoscaler is asked for."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 from sslsv.cluster import connect
 from sslsv.cluster.capacity import CapacityError
-from sslsv.cluster.connect import Cluster, check_address, keep_token_private
+from sslsv.cluster.connect import Cluster, check_address, choose_folder, keep_token_private
 from sslsv.config import ResourcesConfig
 from tests.clock import Clock
 from tests.local_cluster import local_cluster
@@ -63,6 +64,67 @@ def test_keep_token_private__makes_no_file_that_ray_does_not_ask_for(token_file,
     monkeypatch.setenv(name, value)
     keep_token_private()
     assert not token_file.parent.exists()
+
+
+def test_keep_token_private__where_home_cannot_be_written_the_cluster_has_a_token_all_the_same(
+    token_file, monkeypatch
+):
+    monkeypatch.setenv("HOME", "/dev/null")
+    keep_token_private()
+    assert len(os.environ.pop("RAY_AUTH_TOKEN")) == 64
+
+
+@pytest.fixture
+def ray_tmpdir(monkeypatch):
+    """No folder is named for Ray; what a test has chosen is forgotten after it."""
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    monkeypatch.delenv("TMPDIR", raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+@pytest.mark.parametrize("length", [39, 40])
+def test_choose_folder__ray_has_a_short_one_where_its_sockets_would_have_too_long_paths(
+    name, length, ray_tmpdir
+):
+    place = "/tmp/".ljust(length, "x")
+    ray_tmpdir.setenv(name, place)
+    ray_tmpdir.setattr(connect.os, "access", lambda *arguments: True)
+    choose_folder()
+    socket_path = f"{os.environ.get('RAY_TMPDIR') or place}/ray{connect.SOCKET}"
+    assert len(socket_path) <= 107
+    assert os.environ["RAY_TMPDIR"] in ((place, "") if length == 39 else (f"/tmp/ray-{os.getuid()}",))
+
+
+def test_choose_folder__one_that_is_closed_to_this_user_is_not_taken(ray_tmpdir):
+    ray_tmpdir.setattr(connect.os, "access", lambda *arguments: False)
+    choose_folder()
+    assert os.environ["RAY_TMPDIR"] == f"/tmp/ray-{os.getuid()}"
+    other = os.getuid() + 4_000_000  # Somebody else, this user that is, has made the folder for that one.
+    ray_tmpdir.setattr(connect.os, "getuid", lambda: other)
+    with pytest.raises(CapacityError, match=r"is another user's.*set RAY_TMPDIR to a short one of yours"):
+        choose_folder()
+    os.rmdir(f"/tmp/ray-{other}")
+
+
+@pytest.mark.parametrize(
+    ("is_alive", "is_own", "address"), [(True, True, None), (True, False, "local"), (False, True, "local")]
+)
+def test_connect__joins_what_ray_has_noted_only_where_it_lives_and_is_this_users(
+    is_alive, is_own, address, ray_tmpdir, tmp_path
+):
+    given, ours = [], os.getuid()
+    ray_tmpdir.setenv("RAY_TMPDIR", str(tmp_path))
+    ray_tmpdir.delenv("RAY_ADDRESS", raising=False)
+    ray_tmpdir.setattr(connect, "choose_folder", lambda: None)
+    ray_tmpdir.setattr(connect.ray, "init", lambda **options: given.append(options.get("address")))
+    (tmp_path / "ray").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1] if is_alive else 1
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+        ray_tmpdir.setattr(connect.os, "getuid", lambda: ours if is_own else ours + 1)
+        connect.connect()
+    assert given == [address]
 
 
 def cluster_of(*free, coming=0):
@@ -150,6 +212,17 @@ def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_pri
             RAY_ADDRESS=address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64
         ).communicate(timeout=120)
         assert "does not let this process in; if it asks for a token, set RAY_AUTH_MODE=token" in errors
+        owner.communicate(timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["TMPDIR", "HOME"])
+def test_connect__starts_a_cluster_where_the_temporary_folder_is_deep_or_home_is_closed(name, ray_home):
+    deep = ray_home.joinpath("deep" * 25)
+    deep.mkdir()
+    place = {"TMPDIR": str(deep), "HOME": "/dev/null"}[name]
+    with start_connected(**{name: place, "RAY_TMPDIR": "" if name == "TMPDIR" else str(ray_home)}) as owner:
+        assert owner.stdout.readline() == "token\n", owner.communicate()[1]
         owner.communicate(timeout=60)
 
 

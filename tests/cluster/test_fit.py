@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -85,7 +86,8 @@ def attempts(folder, monkeypatch):
         monkeypatch.setattr(fit, "look", lambda: Cluster({}, {}, leaving, 0, has_autoscaler=False))
         monkeypatch.setattr(fit, "fit_once", once)
         job, config = dict(JOB), dataclasses.replace(CONFIG, run=RunConfig(max_failures=max_failures))
-        return fit.fit_until_done(job, config, folder, lambda text: None), job["futile"]
+        line = SimpleNamespace(say=lambda text: None, stage=lambda *what, **then: None)
+        return fit.fit_until_done(job, config, folder, line), job["futile"]
 
     return run
 

@@ -46,9 +46,29 @@ def test_scores__without_centring_take_embeddings_and_cohort_as_they_are():
     found = scoring.scores(rows, trials, cohort)
     plain = cosine_scores(rows, trials.enrol, trials.test)
     normalised = normalise_scores("as", plain, rows, trials.enrol, trials.test, cohort, top=20)
-    assert list(found) == ["cosine_as_norm(cohort=utterances,size=180,top=20)", "cosine"]
+    assert list(found) == ["cosine_as_norm", "cosine"]
     assert np.array_equal(next(iter(found.values())), normalised)
     assert np.array_equal(found["cosine"], plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "title"),
+    [
+        ({}, "cosine", "cosine"),
+        ({}, "cosine_calibrated", "cosine, calibrated"),
+        ({"norm": "as"}, "cosine_as_norm", "cosine, AS-norm (180 training utterances, top 20)"),
+        ({"norm": "as"}, "cosine", "cosine"),
+        ({"norm": "z", "is_centred": True}, "centred_cosine_z_norm_calibrated",
+         "centred cosine, z-norm (180 training utterances), calibrated"),
+        ({"is_plda": True}, "plda", "PLDA (8 dimensions)"),
+    ],
+)  # fmt: skip
+def test_in_words__names_a_scoring_with_what_it_was_made_with(changes, name, title):
+    scoring = Scoring(
+        **{"norm": None, "cohort_size": 180, "top": 20, "is_centred": False, "replicates": 0} | changes
+    )
+    plda = fit_plda(embeddings_of(2), np.repeat(np.arange(SPEAKERS), RECORDINGS), 8)
+    assert scoring.in_words(name, embeddings_of(2), plda) == title
 
 
 def measured(calibration, tmp_path):
@@ -56,7 +76,7 @@ def measured(calibration, tmp_path):
     scores = cosine_scores(embeddings_of(1), trials.enrol, trials.test).astype(np.float64)
     (tmp_path / "mine").write_text("the list")
     item = TrialList("mine", str(tmp_path / "mine"), "", trials, {})
-    return measure(item, {"cosine": scores}, {"cosine": calibration}, 20)
+    return measure(item, {"cosine": scores}, {"cosine": calibration}, 20, embeddings_of(1))
 
 
 def test_measure__thresholds_of_calibrated_scores_are_ratios(tmp_path):
@@ -89,8 +109,8 @@ def test_scores__ratios_of_plda_come_before_cosines():
     plda = fit_plda(embeddings_of(2), np.repeat(np.arange(SPEAKERS), RECORDINGS), 8)
     scoring = Scoring(norm=None, cohort_size=1, top=1, is_centred=False, replicates=0, is_plda=True)
     found = scoring.scores(rows, trials, None, plda)
-    assert list(found) == ["plda(dim=8)", "cosine"]
-    assert np.array_equal(found["plda(dim=8)"], plda.scores(rows, trials.enrol, trials.test))
+    assert list(found) == ["plda", "cosine"]
+    assert np.array_equal(found["plda"], plda.scores(rows, trials.enrol, trials.test))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from sslsv.data.audio import AudioError
 from sslsv.data.lists import Trials
 from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
+from sslsv.evaluation.intervals import speaker_bootstrap
+from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.trials import TrialSet, open_trial_sets
 from sslsv.evaluation.verification import Embedder, VerificationError, verify
 from sslsv.models.simclr import SimCLR
@@ -72,6 +74,23 @@ def test_verify__perfect_and_hopeless_embeddings():
         metrics = verify(Embedder(Recorder(), torch.device("cpu"), "fp32", 1), trial_set).metrics
         assert metrics["eer"] == pytest.approx(0.0 if is_perfect else 50.0)
         assert metrics["min_dcf"] == pytest.approx(0.0 if is_perfect else 1.0)
+
+
+def test_verify__with_replicates_gives_the_ends_that_an_evaluation_has():
+    rng, speakers = np.random.default_rng(0), np.repeat(np.arange(10), 3)
+    enrol, test = np.triu_indices(30, 1)
+    trials = Trials(
+        paths=[*map(str, range(30))], enrol=enrol, test=test, targets=speakers[enrol] == speakers[test]
+    )
+    waveforms = rng.normal(size=(30, 2)).astype(np.float32) + 2 * rng.normal(size=(10, 2))[speakers]
+    trial_set = TrialSet("t", trials, waveforms.astype(np.float32).__getitem__)
+    result = verify(Embedder(Recorder(), torch.device("cpu"), "fp32", 1), trial_set, 50)
+    scores = cosine_scores(result.embeddings, enrol, test)
+    both = speakers[enrol], speakers[test]
+    expected = speaker_bootstrap(scores, trials.targets, *both, replicates=50)["eer"]
+    found = [result.metrics[name] for name in ("eer_low", "eer_high")]
+    assert found == pytest.approx(expected) and found[0] < result.metrics["eer"] < found[1]
+    assert {"min_dcf_low", "min_dcf_high"} < result.metrics.keys()
 
 
 def some_trials():

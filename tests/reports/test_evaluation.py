@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from sslsv.reports.evaluation import evaluation_page
+from sslsv.reports.page import Link
 
 EVIL = "<img src=x onerror=alert(1)>.wav"
+LONG = "cosine, AS-norm (598 training utterances, top 300)"
 METRICS = {
     "eer": {"value": 7.0, "threshold": 0.2, "low": 5.5, "high": 9.25},
     "min_dcf(p_target=0.01,c_miss=1,c_fa=1)": {"value": 0.5},
@@ -27,7 +29,10 @@ def scored_list(name="trials", folder="vox/id{}"):
         name=name,
         trials=SimpleNamespace(paths=paths, enrol=enrol, test=test, targets=targets),
         scores={"cosine": scores, "cosine_calibrated": 8 * scores - 2},
-        summary={"file": "/corpora/x", "sha256": "0123abcd", "counts": counts, "scorings": scorings},
+        summary={"file": "/corpora/x", "sha256": "0123abcd", "counts": counts, "scorings": scorings}
+        | {"titles": {"cosine": LONG, "cosine_calibrated": f"{LONG}, calibrated"}},
+        speakers=who,
+        embeddings=generator.normal(size=(len(who), 8)).astype(np.float32) + 9 * np.eye(12)[who, :8],
     )
 
 
@@ -57,12 +62,13 @@ def test_evaluation_page__shows_metrics_with_intervals_and_what_was_evaluated(pa
         "Evaluation of vicreg",
         "1,170",
         "step_00001170-0123.pt",
-        "sha256 0123abcd",
+        "SHA-256 of the list</td><td>0123abcd",
     ]
     texts += ["4,000 trials, 7 skipped trials", "2.99", "Their labels were used for &lt;two&gt; numbers."]
     for text in texts:
         assert text in page, text
-    assert "<th>cosine</th><th>cosine_calibrated</th>" in page
+    assert f"<th>metric</th><th>{LONG}</th></tr>" in page  # Calibration changes one metric alone.
+    assert "<td>Cllr, calibrated</td><td>0.2500\n</td>" in page and "EER, calibrated" not in page
 
 
 def test_evaluation_page__names_the_hardest_trials(page, small):
@@ -75,8 +81,18 @@ def test_evaluation_page__names_the_hardest_trials(page, small):
 
 
 def test_evaluation_page__draws_scores_of_one_order_once(page):
-    assert page.count("<svg") == 2 and page.count(">cosine</text>") == 1
-    assert ">cosine_calibrated</text>" not in page
+    assert page.count("<svg") == 3 and "calibrated</text>" not in page
+
+
+def test_evaluation_page__names_every_scoring_whole_in_the_legend(page):
+    legend = page.partition("<svg")[2].partition("</svg>")[0]
+    assert " ".join(re.findall(r">(cosine, AS-norm[^<]*|[^<>]*top 300\))</text>", legend)) == LONG
+
+
+def test_evaluation_page__says_what_was_trained_and_links_to_it(small):
+    links = [Link("Run vicreg", "../report.html")]
+    page = evaluation_page(EVALUATION, [small], trained={"speech": "2 hours"}, links=links)
+    assert "<td>speech</td><td>2 hours</td>" in page and '<a href="../report.html">Run vicreg</a>' in page
 
 
 def test_evaluation_page__escapes_file_names_and_needs_no_other_file(small):

@@ -1,6 +1,15 @@
 import pytest
 
-from sslsv.reports.page import Section, duration, metric_text, metric_title, render, shown
+from sslsv.reports.page import (
+    Link,
+    Section,
+    breakable,
+    duration,
+    metric_text,
+    metric_title,
+    render,
+    shown,
+)
 
 
 def test_render__leaves_out_sections_of_nothing_and_escapes_the_rest():
@@ -10,12 +19,34 @@ def test_render__leaves_out_sections_of_nothing_and_escapes_the_rest():
         Section("empty", **parts),
         Section("full", tables={"": [row, {"d": 0.5}]}, figures=[("a", "<svg/>")]),
     ]
-    text = render("run \udcff<", sections, notes=["café <u>"], facts=[("n", "v", "r")]).decode()
+    parts = {"notes": ["café <u>"], "facts": [("n", "v", "r")], "head": {"k": "v", "l": "x" * 40}}
+    links = [Link.to("/r/run/a/b<.html", "/r/run", "<page>")]
+    text = render("run \udcff<", sections, links=links, **parts).decode()
     assert "empty" not in text and "<h2>full</h2>" in text and "<svg/>" in text
     assert "<title>run ?&lt;</title>" in text and "café &lt;u&gt;" in text
     assert "<th>&lt;b&gt;</th><th>c</th><th>d</th>" in text
+    assert '<a href="a/b%3C.html">&lt;page&gt;</a>' in text and text.count("<td>k</td><td>v</td>") == 1
+    assert '<td class="long">' + "x" * 40 + "</td>" in text
     assert "<td>&lt;i&gt;</td><td>1,234,567</td><td>–</td>" in text and "<td>0.5</td>" in text
     assert text.startswith("<!doctype html>") and text.rstrip().endswith("</html>")
+
+
+@pytest.mark.parametrize(
+    ("page", "folder", "href"),
+    [
+        ("/r/a/evaluation/report.html", "/r/a", "evaluation/report.html"),
+        ("/r/a/report.html", "/r/a/evaluation", "../report.html"),
+        ("s3://b/t/report.html", "s3://b/t/trials/0003", "../../report.html"),
+        ("trials/0003/report.html", ".", "trials/0003/report.html"),
+        ("javascript:x", ".", "javascript%3Ax"),
+    ],
+)
+def test_link_to__leads_from_page_to_page_wherever_both_are_copied_to(page, folder, href):
+    assert Link.to(page, folder, "").href == href
+
+
+def test_breakable__long_names_may_be_broken_at_their_parts_and_nowhere_else():
+    assert breakable("data.noise_p <i>") == "data.<wbr>noise_<wbr>p &lt;i&gt;"
 
 
 def test_shown__is_what_a_reader_wants():

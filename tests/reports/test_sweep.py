@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from sslsv.config import Config, to_yaml
 from sslsv.reports.sweep import grid_charts, importance, write_sweep_report
 from sslsv.runs.folder import RunFolder
 
@@ -39,12 +40,14 @@ def sweep_folder(tmp_path, num_trials=18):
 
 def report_of(folder):
     write_sweep_report(folder)
-    return folder.read("report.html").decode()
+    return folder.read("report.html").decode().replace("<wbr>", "")
 
 
 def test_write_sweep_report__has_every_section_and_picture(tmp_path):
     folder, rows = sweep_folder(tmp_path)
-    comparison = {"trial": 3, "test_list": "voxceleb1_o", "seeds": 2, "difference": -0.8}
+    comparison = {"trial": 3, "test_list": "voxceleb1_o", "seeds": 2, "lost": 0, "verdict": "better"}
+    comparison |= {"mean": 9.5, "sd": 0.25, "base_mean": 10.3, "base_sd": 0.3}
+    comparison |= {"difference": -0.8, "low": -1.2, "high": -0.4}
     folder.write_json("confirmation.json", {"comparisons": [comparison]})
     text = report_of(folder)
     headings = ["Trials", "Learning curves", "Importance of settings", "Without labels"]
@@ -53,9 +56,30 @@ def test_write_sweep_report__has_every_section_and_picture(tmp_path):
     best = rows[0]
     assert f"<b>{best['eer']:.2f} %</b><small>trial {best['trial']}</small>" in text
     assert f"<td>{best['trial']}</td><td>finished</td><td>9</td>" in text
-    assert "<td>label_free/pseudo_eer</td><td>1</td><td>17</td><td>1</td><td>0</td>" in text
-    assert "<td>3</td><td>voxceleb1_o</td><td>2</td><td>-0.8</td>" in text
+    assert "<td>pseudo EER</td><td>1</td><td>17</td><td>1</td><td>0</td>" in text
+    confirmed = "<td>3</td><td>voxceleb1_o</td><td>2</td><td>0</td><td>9.50 ± 0.25</td><td>10.30 ± 0.30</td>"
+    assert f"{confirmed}<td>-0.80\n-1.20 to -0.40</td><td>better</td>" in text
     assert f">trial {best['trial']}</text>" in text and "collapsed</td>" in text
+
+
+def test_write_sweep_report__says_what_was_searched_and_links_to_the_trials_that_have_a_page(tmp_path):
+    folder, rows = sweep_folder(tmp_path)
+    request = folder.read_json("sweep.json") | {
+        "base": to_yaml(Config()),
+        "command": "python -m sslsv.tune a.py",
+    }
+    folder.write_json("sweep.json", request)
+    folder.write(f"trials/{rows[0]['trial']:04d}/report.html", b"")
+    text = report_of(folder)
+    for pair in (
+        ("method", "simclr"),
+        ("chosen by", "EER in validation"),
+        ("command", "python -m sslsv.tune a.py"),
+    ):
+        assert "<td>{}</td><td>{}</td>".format(*pair) in text
+    assert f"python -m sslsv.train {folder.location}/best.yml" in text
+    name = f"trials/{rows[0]['trial']:04d}/report.html"
+    assert re.findall('<a href="(.*?)">(.*?)</a>', text) == [(name, str(rows[0]["trial"]))]
 
 
 def test_write_sweep_report__counts_what_early_stopping_saved(tmp_path):

@@ -1,27 +1,63 @@
 import json
+import re
 import time
 
-from sslsv.runs.display import live_display
+import pytest
+
+from sslsv.runs.display import describe, live_line
 from sslsv.runs.folder import RunFolder
 
 RECORD = {"step": 7, "total_steps": 40, "epoch": 1.75, "loss": 2.5, "eer": None, "seconds_left": 3725.4}
 
 
-def test_live_display__draws_the_newest_record_and_prints_all_new_notices(tmp_path, capsys):
+def wait_for(text, capsys, found=""):
+    deadline = time.monotonic() + 10
+    while text not in found and time.monotonic() < deadline:
+        time.sleep(0.05)
+        found += capsys.readouterr().err
+    assert text in found
+    return found
+
+
+def test_live_line__draws_the_newest_record_and_prints_all_new_notices(tmp_path, capsys):
     folder = RunFolder(str(tmp_path), "run")
     # An earlier command has left this; some of its steps are done again.
     folder.append_lines("metrics.jsonl", [json.dumps(RECORD | {"step": 9, "notice": "an old sentence"})])
-    with live_display(folder, is_shown=True) as notice:
+    with live_line("starting") as line:
+        line.follow(folder)
         time.sleep(0.6)  # it has looked once
-        notice("a sentence of the command")
+        line.say("a sentence [of] the command")
         noted = [
             json.dumps(RECORD | {"step": step, "notice": f"a sentence of step {step}"}) for step in (5, 6)
         ]
         folder.append_lines("metrics.jsonl", [*noted, json.dumps(RECORD), '{"step": 8, "lo'])  # being written
-        found, deadline = "", time.monotonic() + 5
-        while "step 7" not in found and time.monotonic() < deadline:
-            time.sleep(0.05)
-            found += capsys.readouterr().err
+        found = wait_for("step 7", capsys)
     assert "step 7/40  epoch 1.75  loss 2.5000  1:02:05 left" in found
-    assert all(f"a sentence of {whom}" in found for whom in ("step 5", "step 6", "the command"))
-    assert "step 9" not in found and "old" not in found
+    assert all(f"a sentence {whom}" in found for whom in ("of step 5", "of step 6", "[of] the command"))
+    assert "step 9" not in found and "old" not in found and "None" not in found
+
+
+def test_live_line__names_each_stage_with_the_seconds_since_the_start(tmp_path, capsys):
+    folder = RunFolder(str(tmp_path), "run")
+    with live_line("starting Ray") as line:
+        assert re.match(r"\[  [01] s\]  starting Ray$", wait_for("Ray", capsys).strip())
+        line.follow(folder)
+        line.stage("starting 2 training workers", then=("ray/held", "making the first batch"))
+        found = wait_for("starting 2 training workers", capsys)
+        folder.write("ray/held", b"")  # the workers have started
+        found = wait_for("making the first batch", capsys, found)
+    assert "/" not in found and "None" not in found  # nothing is counted yet
+
+
+def test_live_line__a_command_that_ends_at_once_shows_nothing(capsys):
+    with live_line("reading the lists"):
+        pass
+    with live_line("reading the lists", is_shown=False) as line:
+        time.sleep(0.7)
+        line.say("a sentence")
+    assert capsys.readouterr().err == "a sentence\n"
+
+
+@pytest.mark.parametrize(("left", "end"), [(3725.4, "1:02:05 left"), (0.0, "tests and report")])
+def test_describe__what_is_left_is_a_time_or_the_end(left, end):
+    assert describe(RECORD | {"seconds_left": left}) == f"step 7/40  epoch 1.75  loss 2.5000  {end}"

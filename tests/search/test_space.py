@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from ray import tune
 
 from sslsv.search import Asha, Halving, Space
-from sslsv.search.space import Dimension, load_space, to_distribution
+from sslsv.search.space import Dimension, load_space, sentence_of, to_distribution
 
 TEMPERATURE = {"model.temperature": tune.loguniform(0.01, 1.0)}
 
@@ -72,6 +72,7 @@ def test_dimension__knows_its_values():
     [
         ({"metric": "test/trials/eer"}, "which never chooses; choose one of"),
         ({"metric": "err"}, "did you mean 'eer'"),
+        ({"paramters": {}}, "paramters is no part of a Space; did you mean 'parameters'"),
         ({"searcher": "optuna"}, "should be 'random', 'grid' or 'tpe'"),
         ({"searcher": "tpe", "scheduler": Halving(), "rung_epochs": (2,)}, "Halving starts all at once"),
         ({"trials": None}, "say how many to try"),
@@ -98,8 +99,9 @@ def test_dimension__knows_its_values():
     ],
 )
 def test_space__mistakes_are_sentences(changes, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError) as caught:
         space(**changes)
+    assert sentence in sentence_of(caught.value)
 
 
 def test_alternatives__a_name_is_searched_and_stands_for_its_settings():
@@ -128,8 +130,14 @@ HEAD = "from ray import tune\nfrom sslsv.search import Space\n"
         ("SPACE = 3", "a.py has no SPACE"),
         ("x = 1\nSPACE = (", "a.py, line 2: SyntaxError"),
         ("\n\nSPACE = Spce()", "a.py, line 3: NameError"),
-        (f"{HEAD}SPACE = Space(trails=1)", "a.py, line 3: trails: Unexpected keyword"),
-        (f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=0)", "line 3: trials: .*greater than"),
+        (
+            f"{HEAD}SPACE = Space(trails=1)",
+            "a.py, line 3: trails is no part of a Space; did you mean 'trials'",
+        ),
+        (
+            f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=0)",
+            "line 3: trials: .*greater than",
+        ),
         (f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=1)", "line 3: a is 1 in the space"),
     ],
 )

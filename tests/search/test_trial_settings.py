@@ -66,7 +66,7 @@ def test_spaces_of_the_project__there_is_one_for_every_model():
             {"parameters": {"model.temperature": tune.uniform(0, 1)}},
             "model.temperature=0.0, which the space allows",
         ),
-        ({"parameters": {"train.batch_size": tune.uniform(8, 16.5)}}, "should be a valid integer"),
+        ({"parameters": {"train.batch_size": tune.uniform(8, 16.5)}}, "should be a whole number"),
         ({"parameters": {"model.scale": tune.uniform(0.1, 1)}}, "simclr has no 'scale'"),
         (
             {"parameters": PARTS, "metric": "label_free/lidar"},  # which needs the same utterances
@@ -150,7 +150,10 @@ def test_with_overrides__only_what_each_alternative_sets_is_refused(based):
 
 
 def test_check_trials__mistakes_in_alternatives_are_named():
-    with pytest.raises(ValueError, match="alternative='b', which the space allows: encoder.frozn is not a"):
+    with pytest.raises(
+        ValueError,
+        match="alternative='b', which the space allows: encoder.frozn is not a setting; did you mean encoder.frozen",
+    ):
         check(space(alternatives={"a": {}, "b": {"encoder.frozn": True}}))
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 import torch.distributed as dist
 
@@ -31,6 +32,18 @@ def embed(root: Path, **settings) -> tuple[torch.Tensor, TrainingCorpus]:
     rows = corpus.embed(model, seconds=0.5, **settings)
     assert model.training and not rows.requires_grad
     return rows, corpus
+
+
+@pytest.mark.parametrize("measured", [1000, 4])
+def test_hours__are_exact_where_there_are_few_utterances_and_near_elsewhere(
+    measured: int, demo_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_module, "MEASURED", measured)
+    manifest = read_train_lists(demo_corpus, LISTS)
+    config = Config(data=DataConfig(root=str(demo_corpus), train_lists=LISTS))
+    exact = sum(soundfile.info(demo_corpus / path).duration for path in manifest.paths) / 3600
+    found = TrainingCorpus(manifest, config, torch.device("cpu")).hours()
+    assert found == pytest.approx(exact, rel=0.5 if measured == 4 else 1e-6)
 
 
 def test_embed__gives_a_row_for_each_utterance_in_the_order_of_the_lists(demo_corpus: Path) -> None:

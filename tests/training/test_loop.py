@@ -148,7 +148,7 @@ def test_training__test_lists_can_be_watched_without_choosing_anything(config, t
 
 def test_training__a_run_that_stopped_early_stays_stopped_and_says_so(config, tmp_path, monkeypatch):
     hopeless = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy(), {})
-    monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, t: hopeless)
+    monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, t, replicates: hopeless)
     impatient = apply_overrides(config, ["train={epochs: 50, patience: 1}"])
     with monkeypatch.context() as patch:  # killed after the decision, before the summary
         patch.setattr("sslsv.training.validation.summarize", mock.Mock(side_effect=KeyboardInterrupt))
