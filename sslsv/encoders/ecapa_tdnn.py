@@ -45,6 +45,8 @@ _WESPEAKER_NAMES = """
     ^pool.linear1=pooling.hidden ^pool.linear2=pooling.score ^linear=head
 """
 
+Padding = Literal["zeros", "reflect"]
+
 
 class TDNNBlock(nn.Module):
     """Convolve over time, then ReLU and batch norm: (B, C, L) -> (B, outputs, L)."""
@@ -73,7 +75,8 @@ class Res2Block(nn.Module):
     def __init__(self, channels: int, dilation: int, form: str) -> None:
         super().__init__()
         width = channels // _SCALE
-        self.passes_first, padding = (True, "reflect") if form == "speechbrain" else (False, "zeros")
+        self.passes_first = form == "speechbrain"
+        padding: Padding = "reflect" if self.passes_first else "zeros"
         self.blocks = nn.ModuleList(
             [TDNNBlock(width, width, 3, dilation, padding) for _ in range(_SCALE - 1)]
         )
@@ -194,7 +197,7 @@ class ECAPATDNN(Encoder):
         self.embedding_dim, self.frame_dim = config.embedding_dim, wide
         self.features = Spectrogram(config.features)
         is_wespeaker = config.form == "wespeaker"
-        padding = "zeros" if is_wespeaker else "reflect"
+        padding: Padding = "zeros" if is_wespeaker else "reflect"
         self.stem = nn.Sequential(TDNNBlock(config.features.num_mels, channels, 5, padding_mode=padding))
         self.blocks = nn.ModuleList([SERes2Block(channels, dilation, config.form) for dilation in (2, 3, 4)])
         self.aggregation = TDNNBlock(3 * channels, wide)
