@@ -65,7 +65,7 @@ def render(title: str, sections: Iterable[Section], **parts: Any) -> bytes:
 
 def breakable(name: str) -> Markup:
     """Return a name such as `data.augment.noise.probability` that a line may end in, after its parts."""
-    return Markup(re.sub(r"(?<=[._/])(?=\w)", "<wbr>", str(escape(name))))
+    return Markup(re.sub(r"(?<=[/_])(?=\w)|(?<=\.)(?=[a-z])", "<wbr>", str(escape(name))))
 
 
 def shown(value: object) -> str:

@@ -46,7 +46,8 @@ def test_link_to__leads_from_page_to_page_wherever_both_are_copied_to(page, fold
 
 
 def test_breakable__long_names_may_be_broken_at_their_parts_and_nowhere_else():
-    assert breakable("data.noise_p <i>") == "data.<wbr>noise_<wbr>p &lt;i&gt;"
+    assert breakable("data.noise_p <i> a/3") == "data.<wbr>noise_<wbr>p &lt;i&gt; a/<wbr>3"
+    assert breakable("0.35 M. All") == "0.35 M. All"
 
 
 def test_shown__is_what_a_reader_wants():
