@@ -109,7 +109,7 @@ def refusal(capsys, *arguments):
     ("override", "sentence"),
     [
         ("model.name=simclr", "what learns clusters is 'supervised'"),
-        ("clustering.num_clusters=[4, 900]", "but there are only 20 utterances to cluster"),
+        ("clustering.num_clusters=[4, 900]", "clustering.num_clusters is 900, but there are only"),
         ("init=runs/nothing", "runs/nothing"),
         ("large_margin={train.epoch: 3}", "did you mean train.epochs?"),
         ("labels=no_list", "no_list"),

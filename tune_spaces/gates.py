@@ -5,7 +5,7 @@ Command   python -m sslsv.tune tune_spaces/gates.py data.train_lists=[/full/path
           with --plan it says what would run; the winner's `model` goes into configs/pseudo_label/dlg_lc.yml
 Data      VoxCeleb2 dev without labels; measured on held-out training speakers, the same in all trials
 Hardware  one GPU or more, a trial on each
-Report    the metric for each gate: thresholds beside none and two Gaussians, with and without correction
+Report    the metric for each gate: none, three thresholds, two Gaussians, and these with correction
 Result    not yet run
 """
 

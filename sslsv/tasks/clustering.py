@@ -20,6 +20,7 @@ from sslsv.models.clustering import BLOCK_SCORES, spherical_kmeans
 from sslsv.tasks.pseudo_labels import ClusteringConfig
 
 Labels = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float32]
 
 PACKAGES = {"leiden": ("igraph", "leidenalg"), "infomap": ("infomap",)}  # pip install
 
@@ -62,7 +63,7 @@ def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[La
         yield from merged(rows, config, seed)
     else:
         edges = neighbors(rows, config.num_neighbors)
-        yield (leiden if config.name == "leiden" else infomap)(*edges, config, seed % 2**31)
+        yield (leiden if config.name == "leiden" else infomap)(len(rows), *edges, config, seed % 2**31)
 
 
 def merged(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
@@ -79,7 +80,7 @@ def merged(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels
         yield renumbered(fcluster(tree, count, "maxclust")[members])
 
 
-def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, npt.NDArray[np.float32]]:
+def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
     """Return the edges of each row to the `count` nearest others: rows (E,), neighbours (E,), cosines (E,).
 
     Edges with a cosine of 0 or less are left out. Cost: N * N * D operations.
@@ -93,8 +94,7 @@ def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, npt.NDArray[np.
         for first in range(0, len(rows), BLOCK_SCORES // ROWS_AT_ONCE):
             part = rows[first : first + BLOCK_SCORES // ROWS_AT_ONCE].float()
             scores = block @ part.T
-            if first <= start < first + len(part):
-                scores.diagonal(start - first).fill_(-torch.inf)
+            scores.diagonal(start - first).fill_(-torch.inf)  # the rows themselves, if they are in this part
             numbers = torch.arange(first, first + len(part), device=rows.device).expand(len(block), -1)
             best = torch.cat([values, scores], 1).topk(min(count, values.shape[1] + len(part)), dim=1)
             values, found = best.values, torch.cat([found, numbers], 1).gather(1, best.indices)
@@ -107,11 +107,10 @@ def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, npt.NDArray[np.
 
 
 def leiden(
-    sources: Labels, targets: Labels, weights: npt.NDArray[np.float32], config: ClusteringConfig, seed: int
+    count: int, sources: Labels, targets: Labels, weights: Weights, config: ClusteringConfig, seed: int
 ) -> Labels:
     """Return communities of the graph by modularity with a resolution (Traag et al., 2019)."""
     igraph, leidenalg = map(importlib.import_module, PACKAGES["leiden"])
-    count = int(max(sources.max(), targets.max())) + 1
     graph = igraph.Graph(n=count, edges=np.stack([sources, targets], 1), edge_attrs={"weight": weights})
     graph.simplify(combine_edges="max")
     kind = leidenalg.RBConfigurationVertexPartition
@@ -122,7 +121,7 @@ def leiden(
 
 
 def infomap(
-    sources: Labels, targets: Labels, weights: npt.NDArray[np.float32], config: ClusteringConfig, seed: int
+    count: int, sources: Labels, targets: Labels, weights: Weights, config: ClusteringConfig, seed: int
 ) -> Labels:
     """Return modules of the graph by the map equation (Rosvall and Bergstrom, 2008), on one level."""
     package = importlib.import_module("infomap")
@@ -130,7 +129,7 @@ def infomap(
     network.add_links(list(zip(sources.tolist(), targets.tolist(), weights.tolist(), strict=True)))
     network.run()
     found = dict(network.modules)
-    return renumbered(np.array([found[i] for i in range(int(max(sources.max(), targets.max())) + 1)]))
+    return renumbered(np.array([found.get(i, len(found) + i) for i in range(count)]))  # without edges: alone
 
 
 def check_packages(config: ClusteringConfig) -> None:
