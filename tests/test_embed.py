@@ -50,7 +50,7 @@ def test_embed__a_folder_becomes_parquet_and_the_unreadable_are_named(
 @pytest.mark.parametrize(
     ("content", "out", "sentence"),
     [
-        ("1 a.wav b.wav\n", "x.npz", "line 1: the path 'a.wav b.wav' has a blank after what ends as"),
+        ("x a.wav b.wav\n", "x.npz", "line 1: the path 'a.wav b.wav' has a blank after what ends as"),
         ("a\n\n../b\n", "x.npz", "line 3: the path '../b' has a '..' in it"),
         ("", "x.npz", "is empty"),
         ("a\n", "x.txt", "must end in .npz or .parquet"),
