@@ -44,6 +44,7 @@ _LOUDEST = 10.0  # Files of floats with such a peak are damaged or in another un
 _HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
 # Decoders of these need what came before a crop: without it the first samples are wrong, up to full scale.
 _LOSSY, _LEAD_FRAMES = ("MP3", "OGG"), 4096
+_GUESSED_LENGTH = ("aac", "amr", "amrnb", "amrwb", "ac3", "mpegts")  # FFmpeg guesses it from the bit rate
 _MISSING_SECONDS = 0.2  # what a complete recording may lack: an AAC frame is 64 ms at 16 kHz
 # FFmpeg also reads playlists, which name other files and addresses: it must not open these.
 _FFMPEG_FORMATS = "aac,ac3,aiff,amr,amrnb,amrwb,asf,au,avi,caf,flac,matroska,mov,mp3,mpegts,ogg,w64,wav"
@@ -268,6 +269,10 @@ def decode(content: bytes) -> tuple[Samples, int]:
                 raise AudioError("its codec is unknown: its header is damaged")
             stream.codec_context.thread_count = 1
             expected_seconds, rate = float((stream.duration or 0) * (stream.time_base or 0)), stream.rate
+            if container.format.name in _GUESSED_LENGTH:
+                expected_seconds = 0.0
+            elif not expected_seconds:  # matroska tells the length of the whole alone
+                expected_seconds = (container.duration or 0) / av.time_base
             to_mono = av.AudioResampler("s16", "mono", SAMPLE_RATE)
             for frame in (*container.decode(stream), None):
                 pieces += [out.to_ndarray()[0] for out in to_mono.resample(frame)]

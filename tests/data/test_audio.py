@@ -82,8 +82,8 @@ def test_read_int16__of_any_codec_a_crop_has_the_samples_of_the_whole(tmp_path: 
 def test_read_whole__of_any_codec_gives_what_was_written_at_its_place(tmp_path: Path, name: str) -> None:
     written = speech()
     found = read_whole(write_codec(tmp_path, name, written))
-    # Delays of the encoders: a stream without a container can't tell it, and FFmpeg's wma cuts a frame off.
-    late, early = {"a.aac": 1024}.get(name, 0), {"a.wma": 512}.get(name, 0)
+    # Delays of the encoders: these two files have no place to tell it, and FFmpeg's wma cuts a frame off.
+    late, early = {"a.aac": 1024, "mp3.wav": 1105}.get(name, 0), {"a.wma": 512}.get(name, 0)
     assert abs(len(found) - len(written)) <= 2048
     if name in ("a.amr", "a.3gp"):  # This codec keeps the spectrum, not the wave.
         assert np.std(found) == pytest.approx(np.std(written), rel=0.3)
