@@ -59,7 +59,7 @@ def test_thin_resnet34__every_shape_embeds_any_length(stem, stem_time_stride, la
 
 
 def test_thin_resnet34__channels_last_goes_through_all_blocks() -> None:
-    model, maps = small().to(memory_format=torch.channels_last), []
+    model, maps = small().eval().to(memory_format=torch.channels_last), []
     model.blocks[3].register_forward_hook(lambda *arguments: maps.append(arguments[2]))
     model(waveforms())
     assert maps[0].is_contiguous(memory_format=torch.channels_last)

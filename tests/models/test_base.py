@@ -21,7 +21,7 @@ WITH_TEACHER = [name for name in METHODS if issubclass(registry.find("models", n
 
 def small(name: str) -> Model:
     torch.manual_seed(30)
-    encoder = ThinResNet34(ThinResNet34.Config(width=2, embedding_dim=16, stem_time_stride=2))
+    encoder = ThinResNet34(ThinResNet34.Config(width=4, embedding_dim=16))
     model = registry.find("models", name)(small_settings(name), encoder, SIZE)
     model.start_epoch(PROGRESS, NoiseCorpus())
     return model
