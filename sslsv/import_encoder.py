@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         found = find_encoders(tensors, options.project, kinds)
     except NoEncoderError as error:
-        names = ", ".join(kind().config.name for kind in kinds)
+        names = ", ".join(kind.Config().name for kind in kinds)
         raise ValueError(
             f"{options.file} holds no encoder of {options.project} that is known here ({names}): {error}"
         ) from error

@@ -74,7 +74,7 @@ def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]
             if _UPSTREAM_WINDOW in part:
                 features["window"] = "hann" if part[_UPSTREAM_WINDOW][0] < 0.01 else "hamming"
             for settings in _possible(kind, weights):
-                settings["features"] = features | settings["features"]
+                settings |= {"name": kind.Config().name, "features": features | settings["features"]}
                 try:
                     found[prefix] = Found(settings, _fitted(weights, kind, settings))
                 except NoEncoderError as error:
