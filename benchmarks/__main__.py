@@ -29,6 +29,8 @@ GROUPS = {
     "evaluation": "evaluation",
     "driver": "driver",
     "training": "training",
+    "neighbours": "neighbours",
+    "start": "start",
     "end-to-end": "end_to_end",
 }
 

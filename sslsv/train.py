@@ -9,9 +9,11 @@ Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interr
 import argparse
 import contextlib
 import sys
+import threading
 import time
 import uuid
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +71,18 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
         if not is_fresh:
             check_folder(folder, config)
         from sslsv.cluster.connect import connection
-        from sslsv.cluster.fit import fit
-        from sslsv.reports.training import write_report
 
+        # Ray's start is mostly a wait for its processes: meanwhile this one reads what comes after it.
+        threading.Thread(target=import_module, args=("sslsv.cluster.fit",), daemon=True).start()
         with connection(config.resources) as resources:
+            from sslsv.cluster.fit import fit
+
             prepare_folder(folder, config, is_fresh)
             try:
                 return fit(replace(config, resources=resources), folder)
             finally:
+                from sslsv.reports.training import write_report
+
                 with contextlib.suppress(OSError):  # a full disk has its own sentence
                     write_report(folder)
 
@@ -88,10 +94,12 @@ def check_data(config: Config) -> None:
     from sslsv.data.recordings import open_recordings
     from sslsv.data.stream import Plan
     from sslsv.evaluation.trials import open_trial_sets
-    from sslsv.training.initial import load_source
 
     manifest, _, _ = open_trial_sets(config)
-    load_source(config)
+    if any(getattr(config.encoder, key, None) for key in ("init", "weights", "trunk_frozen", "front_frozen")):
+        from sslsv.training.initial import load_source  # with PyTorch
+
+        load_source(config)
     data = config.data
     Augmenter(data.augment, Bank(open_recordings(data.root), data.bank_cache_mb))
     Plan(manifest.speakers, config.train.batch_size, config.seed, data.positives)

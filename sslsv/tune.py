@@ -95,10 +95,11 @@ def run(options: argparse.Namespace) -> int:
 
     from sslsv.cluster.capacity import total_of
     from sslsv.cluster.connect import connection, look
+    from sslsv.cluster.fit import WORKER_ENVIRONMENT
     from sslsv.search.executor import find_slots
 
     trials = searcher.num_trials
-    with connection(base.resources) as resources:
+    with connection(base.resources, WORKER_ENVIRONMENT) as resources:
         cluster = look()
         nodes = list(cluster.machines.values())
         free = {kind: total_of(cluster.free.values(), kind) for kind in ("CPU", "GPU")}
