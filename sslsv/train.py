@@ -8,6 +8,7 @@ Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interr
 
 import argparse
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -70,10 +71,11 @@ def run(config: Config, *, is_fresh: bool = False) -> dict[str, Any]:
     with only_command_on(folder):
         if not is_fresh:
             check_folder(folder, config)
-        from sslsv.cluster.connect import connection
+        from sslsv.cluster.connect import check_address, connection
 
+        check_address(os.environ.get("RAY_ADDRESS", ""))
         # Ray's start is mostly a wait for its processes: meanwhile this one reads what comes after it.
-        threading.Thread(target=import_module, args=("sslsv.cluster.fit",), daemon=True).start()
+        threading.Thread(target=import_module, args=("sslsv.cluster.fit",)).start()
         with connection(config.resources) as resources:
             from sslsv.cluster.fit import fit
 

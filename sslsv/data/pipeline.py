@@ -101,7 +101,7 @@ def train_batches(
 def _earliest(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]:
     # Yields the batches of `own` until `stream`, which has the same ones, has caught up; then those. Closed
     # early, it closes the stream, which stops the tasks.
-    later: Future[tuple[int, Batch | None]] = Future()
+    later: Future[tuple[int, Any]] = Future()
     count, is_closing = 0, False  # batches of `own` that were yielded
 
     def catch_up() -> None:
