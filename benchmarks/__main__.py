@@ -31,6 +31,8 @@ GROUPS = {
     "training": "training",
     "methods": "methods",
     "encoders": "encoders",
+    "neighbours": "neighbours",
+    "start": "start",
     "end-to-end": "end_to_end",
 }
 

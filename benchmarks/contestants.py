@@ -75,15 +75,16 @@ def contestant(
     processes: int = 1,
     threads: int = MACHINE_THREADS,
     has_trainer_environment: bool = True,
+    environment: dict[str, str] | None = None,
     **job: Any,
 ) -> Iterator[Contestant]:
-    """A contestant, closed in the end; `has_trainer_environment` is the allocator of our training workers."""
-    environment = dict(WORKER_ENVIRONMENT) if has_trainer_environment else {}
+    """A contestant, closed in the end; `has_trainer_environment` is that of our training workers."""
+    own = dict(WORKER_ENVIRONMENT) if has_trainer_environment else {}
     with tempfile.TemporaryDirectory() as folder:
         started = Contestant(
             kind,
             processes,
-            {**environment, "OMP_NUM_THREADS": str(threads)},
+            {**own, **(environment or {}), "OMP_NUM_THREADS": str(threads)},
             threads=threads,
             folder=folder,
             **job,

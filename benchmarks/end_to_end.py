@@ -13,6 +13,7 @@ from benchmarks.contestants import contestant
 from benchmarks.corpus import write_corpus
 from benchmarks.row import Row, Settings, speed_row
 from benchmarks.training import overrides
+from sslsv.cluster.connect import connect
 from sslsv.config import load_config
 from sslsv.data.lists import read_train_lists
 from sslsv.data.pipeline import train_batches
@@ -42,7 +43,7 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
     manifest = read_train_lists(root, config.data.train_lists)
     plan = Plan(manifest.speakers, config.train.batch_size, config.seed, config.data.positives)
     maker = ViewMaker(manifest, (("views", 2, 2.0, False),), config.data, config.seed)
-    ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    connect(num_cpus=PROCESSES)
     try:
         with contestant("batches", processes=PROCESSES, threads=1, config=PUBLISHED, overrides=given) as bare:
             reference = ray.put(maker)

@@ -1,4 +1,4 @@
-"""The training step on batches that are ready; in two processes; beside busy data processes."""
+"""The training step on batches that are ready, and beside busy data processes."""
 
 import tempfile
 import threading
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contestants import MACHINE_THREADS, Contestant, contestant
+from benchmarks.contestants import Contestant, contestant
 from benchmarks.corpus import LIST, write_corpus
 from benchmarks.row import Row, Settings, speed_row
 
@@ -32,19 +32,15 @@ def overrides(root: Path, batch_size: int, *more: str) -> list[str]:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Precisions against the naive step, then two processes and busy data processes against one process."""
+    """Precisions against the naive step, then the step beside busy data processes against the step alone."""
     size, pairs = (4, 2) if settings.is_quick else (64, 5)
     crops = 2 * size
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_corpus(root, ".wav", size)
 
-        def trainer(*more: str, processes: int = 1):  # type: ignore[no-untyped-def]
-            threads = max(1, MACHINE_THREADS // processes)
-            given = overrides(root, size, *more)
-            return contestant(
-                "training_step", processes=processes, threads=threads, config=CONFIG, overrides=given
-            )
+        def trainer(*more: str):  # type: ignore[no-untyped-def]
+            return contestant("training_step", config=CONFIG, overrides=overrides(root, size, *more))
 
         peak = f"matrix products alone {crops / (2.679e9 * crops / matrix_peak()):.0f}"
         with trainer() as bf16:
@@ -53,8 +49,6 @@ def rows(settings: Settings) -> Iterator[Row]:
                 yield step_row("train step, bf16", against, bf16, naive, pairs, crops, 2.5, peak)
                 with trainer("train.precision=fp32") as fp32:
                     yield step_row("train step, fp32", against, fp32, naive, pairs, crops, 1.4)
-            with trainer(processes=2) as two:
-                yield step_row("2 workers of 1 thread, bf16", "1 worker of 2", two, bf16, pairs, crops, 0.95)
             given = overrides(root, size)
             with contestant("batches", processes=2, threads=1, config=CONFIG, overrides=given) as data:
                 yield beside_row(bf16, data, pairs, crops)

@@ -16,6 +16,9 @@ for _name, _value in {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster that a command starts listens on 127.0.0.1 alone
     "RAY_worker_niceness": "0",  # Ray would nice trainers and data processes alike; ours nice themselves
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Two processes that nobody uses, because ours have an environment of their own, would be started first.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more; the first training worker looks itself
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a report waits for one such interval
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # until a number of workers that fits is sought again

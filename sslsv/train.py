@@ -8,11 +8,14 @@ Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interr
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
+import threading
 import time
 import uuid
 from dataclasses import replace
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,16 +87,21 @@ def run(
             if not is_fresh:
                 check_folder(folder, config, manifest, extends)
             line.stage("starting Ray")
-            from sslsv.cluster.connect import connection
-            from sslsv.cluster.fit import fit
-            from sslsv.reports.training import write_report
+            from sslsv.cluster.connect import check_address, connection
 
+            check_address(os.environ.get("RAY_ADDRESS", ""))
+            # Ray's start is mostly a wait for its processes: meanwhile this one reads what comes after it.
+            threading.Thread(target=import_module, args=("sslsv.cluster.fit",)).start()
             with connection(config.resources) as resources:
+                from sslsv.cluster.fit import fit
+
                 prepare_folder(folder, config, manifest, is_fresh, command)
                 try:
                     return fit(replace(config, resources=resources), folder, line)
                 finally:
                     line.stage("writing the report")
+                    from sslsv.reports.training import write_report
+
                     with contextlib.suppress(OSError):  # a full disk has its own sentence
                         write_report(folder)
 
@@ -108,11 +116,13 @@ def check_data(config: Config) -> "Manifest":
     from sslsv.data.recordings import open_recordings
     from sslsv.data.stream import Plan
     from sslsv.evaluation.trials import open_trial_sets
-    from sslsv.training.initial import load_source
 
     manifest, validation, tests = open_trial_sets(config)
     trial_sets = [each for each in (validation, *tests) if each]
-    load_source(config)
+    if any(getattr(config.encoder, key, None) for key in ("init", "weights", "trunk_frozen", "front_frozen")):
+        from sslsv.training.initial import load_source  # with PyTorch
+
+        load_source(config)
     data, recordings = config.data, open_recordings(config.data.root)
     bank = Bank(recordings, data.bank_cache_mb)
     Augmenter(data.augment, bank)

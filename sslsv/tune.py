@@ -110,9 +110,10 @@ def run(options: argparse.Namespace) -> int:
         with live_line("starting Ray"):
             from sslsv.cluster.capacity import total_of
             from sslsv.cluster.connect import connection, look
+            from sslsv.cluster.fit import WORKER_ENVIRONMENT
             from sslsv.search.executor import find_slots
 
-            resources = stack.enter_context(connection(base.resources))
+            resources = stack.enter_context(connection(base.resources, WORKER_ENVIRONMENT))
             cluster = look()
         nodes = list(cluster.machines.values())
         free = {kind: total_of(cluster.free.values(), kind) for kind in ("CPU", "GPU")}

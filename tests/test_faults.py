@@ -110,17 +110,17 @@ def test_train__a_data_process_is_killed(rng, undisturbed, outcomes, tmp_path, d
     moment = reach(training, rng, undisturbed[1].step // 2)
     busy = []
     training.wait_until(lambda: busy.extend(frozen_at_work(training)) or busy, "a data process at work")
-    victims = training.pids("SSLSV_DATA_PROCESS=1")
+    victims = training.pids("SSLSV_ROLE=data")
     for pid in victims:
         kill(pid)
-    training.wait_until(lambda: set(training.pids("SSLSV_DATA_PROCESS=1")) - set(victims), "a new one")
+    training.wait_until(lambda: set(training.pids("SSLSV_ROLE=data")) - set(victims), "a new one")
     check_recovery(training, moment, "kill -9 of all data processes, at work", undisturbed[1], outcomes)
     assert training.resumed_at(moment.time) is None  # the trainer itself went on
 
 
 def frozen_at_work(training):
     """A data process stopped in the middle of a block of batches, if one could be caught at it."""
-    for pid in training.pids("SSLSV_DATA_PROCESS=1"):
+    for pid in training.pids("SSLSV_ROLE=data"):
         if "MapBatches" in title(pid):
             os.kill(pid, signal.SIGSTOP)
             if "MapBatches" in title(pid):

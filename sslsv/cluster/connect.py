@@ -67,16 +67,18 @@ def _answers(node: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def connection(resources: ResourcesConfig) -> Iterator[ResourcesConfig]:
+def connection(
+    resources: ResourcesConfig, environment: dict[str, str] | None = None
+) -> Iterator[ResourcesConfig]:
     """Connect to a Ray cluster that can hold the request: RAY_ADDRESS, one running here, else a new one.
 
-    Yields the request with its `gpu` decided.  Raises CapacityError within seconds when it does not fit, but
-    not while an autoscaler is starting machines.
+    Processes that it starts have `environment`.  Yields the request with its `gpu` decided.  Raises
+    CapacityError within seconds when it does not fit, but not while an autoscaler is starting machines.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
-        connect()
+        connect(environment)
     try:
         # Ray publishes no limits of its clusters: what an autoscaler begins is all that can be seen.
         patience = GROWTH_SECONDS if look().has_autoscaler else 0.0
@@ -138,9 +140,10 @@ def ask_for(bundles: list[Machine]) -> None:
         request_resources(bundles=bundles)
 
 
-def connect(**options: Any) -> None:
+def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
     """Join the cluster that `ray.init` finds, or start one for this machine alone, without a dashboard.
 
+    Processes that work for this one have `environment`, and stand back as `stand_back` says.
     A new one listens on 127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says
     otherwise.  Raises CapacityError when the cluster does not let this process in.
     """
@@ -149,8 +152,14 @@ def connect(**options: Any) -> None:
         if not has_own_cluster():
             options["address"] = "local"
     keep_token_private()
+
+    def stand_back() -> None:  # Where it runs, sys.path does not lead to this package yet.
+        os.nice({"trainer": 0, "data": 19}.get(os.environ.get("SSLSV_ROLE", ""), 10))
+
+    start = {"env_vars": environment or {}, "worker_process_setup_hook": stand_back}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, **options)
+        ray.init(runtime_env=start, **quiet, **options)
     except (ConnectionError, AuthenticationError) as error:
         raise CapacityError(
             f"the Ray cluster at {os.environ.get('RAY_ADDRESS') or 'this machine'} does not answer, or does "

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import PreemptionError, TrainingFailedError
+from ray.train import BackendConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -43,6 +43,7 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**28),
     "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch: huge pages
+    "GOMP_SPINCOUNT": "10000",
 }
 
 
@@ -68,8 +69,8 @@ def fit(
     job = {
         "config": to_yaml(anywhere(config)),
         "location": folder.location,
-        "task": task,
-        "arguments": arguments,
+        # Ray's controller reads the job too, and would import PyTorch for nothing.
+        "task": ray.cloudpickle.dumps((task, arguments)),  # type: ignore[no-untyped-call]
         "counts": usable_counts(resources, config.train),
         "futile": None,  # machines on which no more workers than now were found to fit
         "mark": uuid.uuid4().hex,
@@ -126,7 +127,7 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
             elif any(isinstance(cause, AudioError) for cause in causes_of(error)):
                 raise  # The next try would meet the same files.
             # A machine may go before its workers could say that they saved because it will.
-            elif not isinstance(error, PreemptionError) and not look().leaving & set(machines):
+            elif not look().leaving & set(machines):
                 step = -1
                 with contextlib.suppress(OSError):  # storage that does not answer shows no progress
                     step = max((step for step, _ in list_checkpoints(folder)), default=-1)
@@ -144,7 +145,10 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     trainer = TorchTrainer(
         run_worker,  # type: ignore[arg-type]  # Its result comes back as return_value.
         train_loop_config=job,
-        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=seconds),
+        # One worker needs no process group, nor the controller PyTorch, which takes seconds to import.
+        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=seconds)
+        if count > 1
+        else BackendConfig(),  # type: ignore[arg-type]  # what TorchConfig is too
         scaling_config=ray.train.ScalingConfig(
             num_workers=count, use_gpu=bool(resources.gpu), resources_per_worker=worker_bundle(resources)
         ),
@@ -156,7 +160,6 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
             failure_config=ray.train.FailureConfig(
                 max_failures=0,
                 controller_failure_limit=0,  # type: ignore[call-arg]  # as above
-                max_preemption_failures=0,
             ),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),

@@ -4,31 +4,35 @@ Ids go in, int16 views come out: one map task per block of several batches of th
 order of the plan. Nothing is drawn here: where and when a row is made does not change a bit of it.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
-import os
+import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import ray
 import ray.data
-import torch
 from ray.data import DataContext, TaskPoolStrategy
 from ray.data.collate_fn import NumpyBatchCollateFn
 
 from sslsv.data.stream import Plan, Rows, rows_of_rank
 from sslsv.data.views import ViewMaker
-from sslsv.ops import distributed
 
-Batch = dict[str, torch.Tensor]
+# A data process starts a second earlier without PyTorch, which it does not need.
+if TYPE_CHECKING:
+    import torch
+
+Batch = dict[str, "torch.Tensor"]
 
 # The environment also keeps Ray from handing a data process, niced and single-threaded, to a training worker.
 _TASK_ENVIRONMENT = {
-    "SSLSV_DATA_PROCESS": "1",
+    "SSLSV_ROLE": "data",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -59,14 +63,15 @@ def train_batches(
     A batch holds what `ViewMaker.make_batch` says. At most `data_tasks` tasks run at a time, of all ranks
     together; None: as many as the free CPUs allow. `is_pinned` batches are in memory that a GPU copies from
     without making the processor wait. Closing the generator stops the tasks. Raises the AudioError of a task.
+
+    Data processes take seconds to start: until their first batch is there, this process makes the batches.
     """
     rows = rows_of_rank(plan.rows(first_step, last_step), plan.batch_size, rank, world_size)
     size = plan.batch_size // world_size
     reference = ray.put(maker) if isinstance(maker, ViewMaker) else maker
     _configure(DataContext.get_current(), data_tasks, cpus_per_task, world_size)
-    # The first block is a single batch, so that training need not wait for a whole block to begin.
     total, block_size = len(rows["sample"]), max(1, utterances_per_block // size) * size
-    bounds = [0, *range(size, total, block_size), total]
+    bounds = [*range(0, total, block_size), total]
     # Items and not tables: the size of each table is asked by a task of one CPU, which there may not be.
     blocks = [{"first": first, "last": last} for first, last in itertools.pairwise(bounds)]
     views = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
@@ -79,13 +84,47 @@ def train_batches(
         compute=TaskPoolStrategy(max(1, data_tasks // world_size) if data_tasks else None),
         runtime_env={"env_vars": _TASK_ENVIRONMENT},
     )
+    collate = _Collate(is_pinned)
+    made = views.iter_torch_batches(batch_size=size, prefetch_batches=2, collate_fn=collate, device="cpu")
+
+    def own() -> Generator[Batch, None, None]:
+        maker: ViewMaker = ray.get(reference)
+        for first in range(0, total, size):
+            yield collate(maker.make_batch({name: rows[name][first : first + size] for name in rows}))
+
     try:
-        # Closed early, this generator closes the one of Ray Data, which stops the tasks.
-        yield from views.iter_torch_batches(
-            batch_size=size, prefetch_batches=2, collate_fn=_Collate(is_pinned), device="cpu"
-        )
+        yield from _earliest(iter(made), own())
     except ray.exceptions.RayError as error:
         raise _cause_of(error) from None
+
+
+def _earliest(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]:
+    # Yields the batches of `own` until `stream`, which has the same ones, has caught up; then those. Closed
+    # early, it closes the stream, which stops the tasks.
+    later: Future[tuple[int, Any]] = Future()
+    count, is_closing = 0, False  # batches of `own` that were yielded
+
+    def catch_up() -> None:
+        try:
+            pairs = ((n, batch) for n, batch in enumerate(stream) if n >= count or is_closing)
+            later.set_result(next(pairs, (count - 1, None)))  # None: all were made here
+        except BaseException as error:  # Whatever it is, it is raised where the batch is wanted.
+            later.set_exception(error)
+
+    threading.Thread(target=catch_up, daemon=True).start()
+    try:
+        for batch in own:
+            yield batch
+            count += 1
+            if later.done():
+                own.close()  # and what it has decoded is given back
+                place, first = later.result()
+                yield from itertools.islice(itertools.chain([first], stream), count - place, None)
+    finally:
+        is_closing = True
+        with contextlib.suppress(Exception):
+            later.result(timeout=30)  # a stream that is still beginning can't be closed
+            stream.close()
 
 
 def _cause_of(error: BaseException) -> BaseException:
@@ -102,6 +141,8 @@ def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
 
     It is put into the object store once: data processes keep what they decode by reference.
     """
+    from sslsv.ops import distributed  # with PyTorch
+
     if distributed.world_size() == 1:
         return ray.put(maker)
     # References pickle by Ray's own pickler alone.
@@ -114,6 +155,8 @@ def plain_batches(
     plan: Plan, maker: ViewMaker, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """Yield the same batches as `train_batches`, bit for bit, made in this process without Ray."""
+    import torch
+
     for step in range(first_step, last_step):
         rows = rows_of_rank(plan.rows(step, step + 1), plan.batch_size, rank, world_size)
         yield {name: torch.from_numpy(column) for name, column in maker.make_batch(rows).items()}
@@ -140,6 +183,8 @@ class _Collate(NumpyBatchCollateFn):
         self.is_pinned = is_pinned
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> Batch:  # type: ignore[override]
+        import torch
+
         copies = {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
         return {name: copy.pin_memory() for name, copy in copies.items()} if self.is_pinned else copies
 
@@ -153,9 +198,6 @@ def _make_block(
 
 @functools.lru_cache(maxsize=2)
 def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
-    # Data is made ahead of time: when both want the processor, it is the training step that must not wait.
-    os.nice(19)
-    torch.set_num_threads(1)
     # The maker is kept while the process lives, with the noises and rirs that it has decoded.
     maker: ViewMaker = ray.get(reference)
     return maker

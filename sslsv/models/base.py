@@ -165,8 +165,6 @@ class Model(nn.Module, ABC):
         if settings is not None:
             self.positives = PositiveSampler(settings, size.num_utterances, dim, self.embedding_dim)
 
-    # Compiled, it would be compiled anew in every step, because the draws depend on the step.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def sample_positives(
         self, rows: Tensor, batch: dict[str, Tensor], progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,5 @@
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from sslsv.data.audio import AudioError
 from sslsv.data.lists import read_train_lists
-from sslsv.data.pipeline import plain_batches, train_batches
+from sslsv.data.pipeline import _earliest, plain_batches, train_batches
 from sslsv.data.section import DataConfig
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
@@ -30,6 +31,64 @@ def test_plain_batches__ranks_joined_are_the_one_process_batch(demo_corpus: Path
         parts = [next(plain_batches(plan, maker, step, step + 1, rank=r, world_size=2)) for r in range(2)]
         for name, column in batch.items():
             assert torch.equal(torch.cat([part[name] for part in parts]), column)
+
+
+def stream_and_own(total: int, meet: int):
+    """A stream that begins when `own` is at batch `meet`, and `own`, which then waits for it; what was closed."""
+    begun, caught_up, closed = threading.Event(), threading.Event(), []
+
+    def stream():
+        try:
+            begun.wait(10)
+            for number in range(total):
+                caught_up.set() if number == meet else None
+                yield "stream", number
+        finally:
+            closed.append("stream")
+
+    def own():
+        try:
+            for number in range(total):
+                if number == meet:
+                    begun.set(), caught_up.wait(10), time.sleep(0.2)
+                yield "own", number
+        finally:
+            closed.append("own")
+
+    return stream(), own(), closed
+
+
+def test_earliest__own_batches_come_until_the_stream_has_caught_up_and_none_twice() -> None:
+    stream, own, closed = stream_and_own(total=6, meet=2)
+    batches = list(_earliest(stream, own))
+    assert batches == [
+        *[("own", number) for number in range(3)],
+        *[("stream", number) for number in (3, 4, 5)],
+    ]
+    assert closed == ["own", "stream"]
+
+
+def test_earliest__closed_early_it_closes_a_stream_that_has_not_been_asked_for() -> None:
+    stream, own, closed = stream_and_own(total=6, meet=0)
+    batches = _earliest(stream, own)
+    next(batches)
+    batches.close()
+    assert "stream" in closed
+
+
+def test_earliest__all_made_here_leaves_nothing_of_a_later_stream() -> None:
+    stream, own, closed = stream_and_own(total=3, meet=2)
+    assert [number for _, number in _earliest(stream, own)] == [0, 1, 2] and "stream" in closed
+
+
+def test_earliest__an_error_of_the_stream_is_raised() -> None:
+    def stream():
+        raise AudioError("no such file")
+        yield
+
+    with pytest.raises(AudioError, match="no such file"):
+        for _ in _earliest(stream(), (time.sleep(0.05) for _ in range(100))):
+            pass
 
 
 @pytest.mark.slow
