@@ -157,7 +157,7 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
         os.nice({"trainer": 0, "data": 19}.get(os.environ.get("SSLSV_ROLE", ""), 10))
 
     start = {"env_vars": environment or {}, "worker_process_setup_hook": stand_back}
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
         ray.init(runtime_env=start, **quiet, **options)
     except (ConnectionError, AuthenticationError) as error:

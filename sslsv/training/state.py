@@ -77,7 +77,8 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
         wrapped = ChunkReplay(model)  # type: ignore[arg-type]  # build_state has checked that it can
     elif config.train.compile:
         # Compiled, it would be compiled anew in every step, because the draws depend on the step.
-        model.sample_positives = torch.compiler.disable(model.sample_positives)  # type: ignore[method-assign]
+        sample = torch.compiler.disable(model.sample_positives)  # type: ignore[no-untyped-call]
+        model.sample_positives = sample  # type: ignore[method-assign]
         wrapped = torch.compile(model)  # type: ignore[assignment]
     return wrapped if distributed.world_size() == 1 else average_gradients(wrapped, device)
 
