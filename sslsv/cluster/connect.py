@@ -157,9 +157,14 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
         os.nice({"trainer": 0, "data": 19}.get(os.environ.get("SSLSV_ROLE", ""), 10))
 
     start = {"env_vars": environment or {}, "worker_process_setup_hook": stand_back}
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
-        ray.init(runtime_env=start, **quiet, **options)
+        ray.init(
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False,
+            runtime_env=start,
+            **options,
+        )
     except (ConnectionError, AuthenticationError) as error:
         raise CapacityError(
             f"the Ray cluster at {os.environ.get('RAY_ADDRESS') or 'this machine'} does not answer, or does "

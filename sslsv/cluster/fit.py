@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import BackendConfig, TrainingFailedError
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -43,7 +43,6 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**28),
     "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch: huge pages
-    "GOMP_SPINCOUNT": "10000",
 }
 
 
@@ -69,8 +68,8 @@ def fit(
     job = {
         "config": to_yaml(anywhere(config)),
         "location": folder.location,
-        # Ray's controller reads the job too, and would import PyTorch for nothing.
-        "task": ray.cloudpickle.dumps((task, arguments)),  # type: ignore[no-untyped-call]
+        "task": task,
+        "arguments": arguments,
         "counts": usable_counts(resources, config.train),
         "futile": None,  # machines on which no more workers than now were found to fit
         "mark": uuid.uuid4().hex,
@@ -145,10 +144,7 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     trainer = TorchTrainer(
         run_worker,  # type: ignore[arg-type]  # Its result comes back as return_value.
         train_loop_config=job,
-        # One worker needs no process group, nor the controller PyTorch, which takes seconds to import.
-        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=seconds)
-        if count > 1
-        else BackendConfig(),  # type: ignore[arg-type]  # what TorchConfig is too
+        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=seconds),
         scaling_config=ray.train.ScalingConfig(
             num_workers=count, use_gpu=bool(resources.gpu), resources_per_worker=worker_bundle(resources)
         ),

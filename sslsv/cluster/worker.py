@@ -35,8 +35,7 @@ MARK, HELD = "ray/mark", "ray/held"
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Run the task of a job (see `fit`) on its training; return its result, or a TrainingError as text."""
     try:
-        task, arguments = ray.cloudpickle.loads(job["task"])
-        result: dict[str, Any] = task(open_training(job), **arguments)
+        result: dict[str, Any] = job["task"](open_training(job), **job["arguments"])
     except TrainingError as error:  # It is no crash that is tried again.
         return {"error": str(error), "is_of_system": is_io_error(error)}
     return result
