@@ -2,7 +2,6 @@
 
 import inspect
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
