@@ -38,6 +38,13 @@ def of_wespeaker(name: str, kind: str, **settings: Any) -> nn.Module:
     return getattr(peer_module(f"wespeaker.models.{name}"), kind)(**settings)
 
 
+def campplus_of_wespeaker() -> nn.Module:
+    module = of_wespeaker("campplus", "CAMPPlus", feat_dim=80, embed_dim=24)
+    # wespeaker's adds 1e-7 to variances, which shows in channels that are 0 throughout.
+    module.xvector.stats = peer_module("speakerlab.models.campplus.layers").StatsPool()
+    return module
+
+
 CASES: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {
     ("speechbrain", "ecapa_tdnn"): (lambda: ecapa("speechbrain"), {"channels": 64, "form": "speechbrain"}),
     ("3dspeaker", "ecapa_tdnn"): (
@@ -65,7 +72,7 @@ CASES: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {
     ("wespeaker", "redimnet"): (lambda: of_wespeaker("redimnet", "ReDimNetB1"), {"size": "b1"}),
     ("wespeaker", "redimnet, gates"): (lambda: of_wespeaker("redimnet", "ReDimNetB3"), {"size": "b3"}),
     ("wespeaker", "campplus"): (
-        lambda: of_wespeaker("campplus", "CAMPPlus", feat_dim=80, embed_dim=24),
+        campplus_of_wespeaker,
         {"embedding_dim": 24},
     ),
     ("3dspeaker", "campplus"): (

@@ -221,7 +221,7 @@ def test_supervised__a_mixture_keeps_purer_labels_than_it_was_given() -> None:
     is_right = labels == torch.arange(NUM_UTTERANCES) % NUM_SPEAKERS
     is_kept = model.gate.outcomes == KEPT
     assert is_kept.float().mean() > 0.7
-    assert is_right[is_kept].float().mean() > 0.95 > is_right.float().mean()
+    assert is_right[is_kept].float().mean() > 0.9 > is_right.float().mean()
 
 
 def test_supervised__a_clean_crop_changes_no_running_statistics() -> None:

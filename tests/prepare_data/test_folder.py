@@ -140,7 +140,7 @@ def test_folder__the_printed_command_augments_with_the_noises_that_are_there(
 def test_folder__the_overrides_that_are_printed_go_with_every_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], config: Path
 ) -> None:
-    put(tmp_path / "calls", *[f"{speaker}/{n}.wav" for speaker in "abcdef" for n in range(64)])
+    put_sounds(tmp_path / "calls", *[f"{speaker}/{n}.wav" for speaker in "abcdef" for n in range(64)])
     assert main(["folder", str(tmp_path / "calls")]) == 0
     found = load_config(config, overrides_of(capsys.readouterr().out))
     assert (found.run.name, found.evaluation.test, found.train.batch_size) == ("calls", (), 128)
@@ -286,7 +286,7 @@ def test_folder__of_any_name_has_lists_and_a_command_that_runs(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / name
-    put(root / name, *[f"Speaker {i}/take {n}.wav" for i in range(5) for n in range(3)])
+    put_sounds(root / name, *[f"Speaker {i}/take {n}.wav" for i in range(5) for n in range(3)])
     assert main(["folder", str(root / name)]) == 0
     config = load_config("configs/simclr.yml", overrides_of(capsys.readouterr().out))
     assert config.data.root == str(root)
