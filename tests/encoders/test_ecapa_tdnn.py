@@ -23,8 +23,7 @@ def build(num_mels: int, channels: int, aggregation: int, dim: int) -> ECAPATDNN
 def test_ecapa_tdnn__has_the_published_number_of_parameters(
     num_mels: int, channels: int, aggregation: int, dim: int, parameters: int
 ) -> None:
-    with torch.device("meta"):
-        encoder = build(num_mels, channels, aggregation, dim)
+    encoder = build(num_mels, channels, aggregation, dim)
     assert sum(p.numel() for p in encoder.parameters()) == parameters
 
 

@@ -22,7 +22,7 @@ ALL = tuple(RegularizerConfig(name=name, weight=0.1 * (i + 1)) for i, name in en
 
 def regularized(name: str, regularizers: tuple[RegularizerConfig, ...]) -> Model:
     torch.manual_seed(30)
-    encoder = ThinResNet34(ThinResNet34.Config(width=2, embedding_dim=16, stem_time_stride=2))
+    encoder = ThinResNet34(ThinResNet34.Config(width=2, embedding_dim=16))
     config = replace(small_settings(name), regularizers=regularizers)
     return registry.find("models", name)(config, encoder, SIZE).double()
 
