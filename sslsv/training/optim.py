@@ -75,10 +75,9 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
                 "weight_decay": config.weight_decay if decays else 0.0,
                 "rate_scale": group.get("rate_scale", 1.0),
                 "follows_schedule": group.get("follows_schedule", True),
+                "adapts": decays,  # LARS alone reads it
             }
         )
-        if config.name == "lars":
-            settings[-1]["adapts"] = decays
     lr = config.learning_rate
     # Fused: one kernel for all tensors. Devices that lack it get PyTorch's own default.
     fused = True if all(p.device.type in ("cpu", "cuda") for p in trainable) else None

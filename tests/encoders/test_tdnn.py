@@ -14,8 +14,7 @@ def test_tdnn__has_the_published_number_of_parameters(
     num_mels: int, has_second_layer: bool, parameters: int
 ) -> None:
     config = TDNN.Config(features=WideFeatures(num_mels=num_mels), has_second_layer=has_second_layer)
-    encoder = TDNN(config)
-    assert sum(p.numel() for p in encoder.parameters()) == parameters
+    assert sum(p.numel() for p in TDNN(config).parameters()) == parameters
 
 
 @pytest.mark.parametrize("is_training", [False, True])
