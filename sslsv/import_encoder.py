@@ -24,7 +24,7 @@ SIZE = (0, 2)  # of a corpus that there is not: a classifier needs two speakers
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m sslsv.import_encoder", description="Make a run of another project's encoder."
+        prog="sslsv import_encoder", description="Make a run of another project's encoder."
     )
     add = parser.add_argument
     add("file", help="a checkpoint with the encoder's weights; nothing in it is executed")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds: functions import what needs it, once
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m sslsv.pseudo_label", description="Train a verifier without labels."
+        prog="sslsv pseudo_label", description="Train a verifier without labels."
     )
     add = parser.add_argument
     add("config", type=Path, help="a yaml file, such as configs/pseudo_label/dlg_lc.yml")

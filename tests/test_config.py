@@ -115,7 +115,7 @@ def test_workers__a_range_has_the_counts_that_share_the_batch() -> None:
         (["--help"], None),
         (["configs/simcrl.yml"], "simclr.yml"),
         (["configs/simclr.yml", "train.epoch=3"], "train.epoch is not a setting; did you mean train.epochs?"),
-        (["configs/simclr.yml", "train.epochs=many"], "train.epochs is 'many'; it should be a valid integer"),
+        (["configs/simclr.yml", "train.epochs=many"], "train.epochs is 'many'; it should be a whole number"),
         (["configs/simclr.yml", "model.name=simclrr"], "model.name is 'simclrr', which is not known; did you mean"),
         (["configs/simclr.yml", "model.temperature=-1"], "model.temperature is -1"),
     ],

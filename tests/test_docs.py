@@ -63,7 +63,7 @@ def test_site__has_a_page_for_every_method_and_encoder_with_its_settings_and_rec
 def test_site__settings_say_what_they_mean_and_commands_what_they_take(pages) -> None:
     rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", pages["settings.md"], re.M)
     assert len(rows) > 60 and ("epochs", "passes over the training utterances") in rows
-    assert "usage: sslsv train [-h] [--fresh] config" in pages["commands.md"]
+    assert "usage: sslsv train [-h] [--fresh | --extend]" in pages["commands.md"]
     assert "usage: sslsv prepare_data folder" in pages["commands.md"]
 
 

@@ -50,7 +50,7 @@ def test_train__leaves_a_complete_run_folder(undisturbed):
     places = [output.find(stage) for stage in stages]
     assert -1 not in places and places == sorted(places) and "None" not in output
     trained = folder.read_json("trained.json")
-    assert trained["parameters"] > trained["encoder_parameters"] > 0
+    assert trained["parameters"] >= trained["encoder_parameters"] > 0  # equal without a projector
     assert (
         0.01 < trained["hours"] < 1
         and f"{trained['utterances']} utterances of {trained['speakers']} speakers" in page

@@ -45,7 +45,7 @@ def test_evaluate__equals_embeddings_made_one_by_one(run_folder, demo_corpus):
 def test_evaluate__leaves_scores_report_and_calibration(run_folder, capsys):
     found = evaluate(run_folder)
     lines = (run_folder / "evaluation" / "scores" / "trials.txt").read_text().splitlines()
-    assert lines[0] == "#target enrolment test cosine cosine_calibrated"
+    assert lines[0] == "#target\tenrolment\ttest\tcosine\tcosine_calibrated"
     assert len(lines) == 1 + found["lists"]["trials"]["counts"]["trials"]
     target, enrol, test, cosine, llr = lines[1].split()
     calibration = SpeakerEncoder.load(run_folder).calibration

@@ -214,6 +214,7 @@ def test_check_folder__data_may_move_while_the_lists_hold_the_same(
     config, manifest, folder, tmp_path, demo_corpus, capsys
 ):
     prepare_folder(folder, config, manifest, is_fresh=False)
+    write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
     root = shutil.copytree(demo_corpus, tmp_path / "scratch")
     (root / "voxceleb2_train_list").rename(root / "renamed")
     data = replace(config.data, root=str(root), train_lists=("renamed",))

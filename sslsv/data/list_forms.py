@@ -347,8 +347,8 @@ def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
         is_folder = is_uri(absolute(root)) or os.path.isdir(root)
         folder = root if is_folder else f"{root}, which is not a folder"
         raise FileNotFoundError(
-            f"The list {place} does not exist. Lists are looked up below data.root ({folder}). `sslsv "
-            "prepare_data` makes them: of VoxCeleb, of your recordings, or, with `demo data/demo`, of "
+            f"The list {place} does not exist. Lists are looked up below data.root ({folder}). `python -m "
+            "sslsv.prepare_data` makes them: of VoxCeleb, of your recordings, or, with `demo data/demo`, of "
             "made-up voices for configs/demo.yml"
         ) from error
     raw = io.BufferedReader(file, 2**16)

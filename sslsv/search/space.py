@@ -81,7 +81,7 @@ class Space:
     """Say what is searched; tune_spaces/ has examples."""
 
     base: str  # yaml file of the settings that are not searched
-    parameters: Annotated[dict[str, Any], Field(min_length=1)]  # key -> domain of ray.tune
+    parameters: dict[str, Any]  # key -> domain of ray.tune
     # Name -> settings that belong together: a trial takes one of them, and its name stands in the results.
     alternatives: dict[str, dict[str, Any]] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)  # changes to the base, the same in all trials
@@ -99,6 +99,10 @@ class Space:
     def __post_init__(self) -> None:
         """Refuse what does not go together; keys are checked with the base, in trial_settings.py."""
         metric, is_grid = self.metric, self.searcher == "grid"
+        refuse_if(
+            not self.parameters and not self.alternatives,
+            "nothing is searched: give parameters, or alternatives",
+        )
         refuse_if(
             metric not in CRITERIA, f"metric is {metric!r}, which never chooses{nearest(metric, CRITERIA)}"
         )

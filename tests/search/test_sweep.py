@@ -196,7 +196,7 @@ def test_end_segment__tells_what_came_of_it_and_which_is_best(tmp_path, capsys):
     values = [outcome.cost for outcome in sweep.history.outcomes]
     is_best = [value == min(values[: i + 1]) for i, value in enumerate(values)]
     assert [line.endswith("(best so far)") for line in lines] == is_best
-    assert "epoch    1  reached  trial 0, eer " in lines[0] and "temperature=" in lines[0]
+    assert "epoch    1  reached  trial 0, EER " in lines[0] and "temperature=" in lines[0]
     assert [state_of(sweep, outcome) for outcome in standing(sweep.history)] == ["unfinished"] * 3
 
 

@@ -58,7 +58,7 @@ def test_run_segment__that_had_ended_when_the_driver_died_ends_again_without_tra
 
 def test_run_segment__a_collapsed_trial_says_so(tmp_path, config, monkeypatch):
     alike = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.ones(4, 4).numpy(), {})
-    monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, trials: alike)
+    monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, trials, replicates: alike)
     folder = trial(tmp_path, apply_overrides(config, ["train.collapse.action=stop"]))
     for _ in range(2):  # again after a restart, too
         ended = run_segment(folder, 4, "disabled", {})

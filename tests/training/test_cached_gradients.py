@@ -11,7 +11,7 @@ from sslsv.config import Config
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import apply_overrides
-from sslsv.train import prepare_folder
+from sslsv.train import check_data, prepare_folder
 from sslsv.training import loop as train_loop
 from sslsv.training.loop import Training
 from sslsv.training.step import take_step
@@ -74,7 +74,7 @@ def test_backward_in_chunks__gradients_carry_the_scale_of_the_scaler() -> None:
 
 
 def run(config: Config, folder: RunFolder) -> dict[str, torch.Tensor]:
-    prepare_folder(folder, config, is_fresh=False)
+    prepare_folder(folder, config, check_data(config), is_fresh=False)
     Training(config, folder, device=torch.device("cpu")).run()
     return read_checkpoint(folder, find_checkpoint(folder, "last")).model
 

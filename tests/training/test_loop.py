@@ -11,7 +11,7 @@ from sslsv.ops import distributed
 from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import apply_overrides
-from sslsv.train import prepare_folder
+from sslsv.train import check_data, prepare_folder
 from sslsv.training.loop import Interrupted, Training, is_any_asked
 from sslsv.training.validation import TrainingError
 
@@ -28,7 +28,7 @@ def config(small_config):
 
 def training(config, tmp_path, name="run", **values):
     folder = RunFolder(str(tmp_path), name)
-    prepare_folder(folder, config, is_fresh=False)
+    prepare_folder(folder, config, check_data(config), is_fresh=False)
     return Training(config, folder, device=torch.device("cpu"), **values)
 
 
