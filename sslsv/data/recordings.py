@@ -96,6 +96,9 @@ class Recordings:
         """Return the full path of a recording, for messages; a segment's ends in its times."""
         return below(self.root, name)
 
+    def _file(self, name: str) -> str:
+        return self.location(split_segment(name)[0])
+
     def sizes(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the bytes (N,) of each file, -1 where there is none, as in a packed folder."""
         found = np.full(len(names), -1, dtype=np.int64)
@@ -103,7 +106,7 @@ class Recordings:
         def look(first: int) -> None:
             for i in range(first, len(names), _AT_ONCE):
                 with contextlib.suppress(OSError):
-                    found[i] = os.stat(self.location(names[i])).st_size
+                    found[i] = os.stat(self._file(names[i])).st_size
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(look, range(_AT_ONCE)))
@@ -114,7 +117,7 @@ class Recordings:
 
         def digest(name: str) -> str:
             try:
-                with open(self.location(name), "rb") as file:
+                with open(self._file(name), "rb") as file:
                     size = os.fstat(file.fileno()).st_size
                     places = (0, size // 2, max(0, size - _PIECE_BYTES))
                     pieces = [os.pread(file.fileno(), _PIECE_BYTES, place) for place in places]

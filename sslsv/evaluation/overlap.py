@@ -21,7 +21,7 @@ from pyarrow import parquet
 from sslsv.config import Config, read_config
 from sslsv.data.audio import printable
 from sslsv.data.lists import Manifest, Trials
-from sslsv.data.recordings import Recordings
+from sslsv.data.recordings import Recordings, split_segment
 from sslsv.evaluation.trials import open_training_side
 from sslsv.runs.folder import RunFolder, absolute, below
 
@@ -188,9 +188,10 @@ def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
 
 
 def _same_paths(root: str, paths: Sequence[str], source: TrainedOn) -> set[int]:
-    # A recording is the same by its path below the folder, or by all of it, with whatever suffix.
+    # A recording is the same by its path below the folder, or by all of it, with whatever suffix; of a part
+    # of one the whole counts.
     def stems(folder: str, of: Iterable[str]) -> list[str]:
-        return [os.path.splitext(below(folder, path))[0] for path in of]
+        return [os.path.splitext(below(folder, split_segment(path)[0]))[0] for path in of]
 
     places: dict[str, int] = {}
     for folder in ("", absolute(root)):

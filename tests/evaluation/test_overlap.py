@@ -108,6 +108,16 @@ def test_find_overlap__a_path_is_the_same_in_another_format_and_below_another_ro
     assert shared(root, within)["paths"] == 1
 
 
+def test_find_overlap__a_part_of_a_recording_is_the_recording(tmp_path: Path) -> None:
+    root, copy = trials_of(tmp_path / "a", "id10270", "id10271"), tmp_path / "b"
+    copy.mkdir()
+    shutil.copy(root / "id10270/v0/1.wav", copy / "renamed.wav")
+    manifest = Manifest(paths=["renamed.wav#t=0.1,0.3"], speakers=np.zeros(1, int), speaker_names=["x"])
+    assert shared(root, TrainedOn.of(str(copy), manifest))["contents"] == 1
+    manifest = dataclasses.replace(manifest, paths=["id10270/v0/1.wav#t=0.1,0.3"])
+    assert shared(root, TrainedOn.of(str(root), manifest))["paths"] == 1
+
+
 def test_find_overlap__a_copy_under_another_name_is_found_by_its_content(tmp_path: Path) -> None:
     root = trials_of(tmp_path, "anna", "bert")
     (root / "other").mkdir()
