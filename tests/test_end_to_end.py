@@ -18,7 +18,7 @@ from tests.training_command import Training, assert_same_weights, final
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, demo_corpus):
-    training = Training(tmp_path_factory.mktemp("undisturbed"), demo_corpus, "whole")
+    training = Training(tmp_path_factory.mktemp("undisturbed"), demo_corpus, "whole", epochs=10)
     code, output = training.wait()
     assert code == 0, output
     return training.folder, output
@@ -60,11 +60,11 @@ def test_train__leaves_a_complete_run_folder(undisturbed):
 def test_train__killed_and_started_again_ends_with_the_same_weights(undisturbed, tmp_path, demo_corpus):
     """kill -9 of everything at a step that is no epoch's end; the second start must not see the difference."""
     whole, _ = undisturbed
-    killed = Training(tmp_path, demo_corpus, "whole")
-    killed.wait_for_step(17)
+    killed = Training(tmp_path, demo_corpus, "whole", epochs=10)
+    killed.wait_for_step(7)
     killed.kill()
     assert not killed.folder.has("summary.json")
-    again = Training(tmp_path, demo_corpus, "whole")
+    again = Training(tmp_path, demo_corpus, "whole", epochs=10)
     code, output = again.wait()
     assert code == 0, output
     assert "going on with the unfinished run" in output and "from step" in output
