@@ -50,8 +50,14 @@ def stage_row(record: Record) -> Record:
     row["value"] = None if record["value"] is None else metric_text(criterion, record["value"])
     row |= {title: record[key] for key, title in SHARES.items() if record.get(key) is not None}
     for key, value in record["test"].items():
-        name = key.split("/", 2)
-        row[f"{name[1]}, {metric_title(name[2])}"] = metric_text(name[2], value)
+        _, name, metric = key.split("/", 2)
+        if metric.endswith(("_low", "_high")):
+            continue
+        text, ends = metric_text(metric, value), [f"{key}_low", f"{key}_high"]
+        if ends[0] in record["test"]:
+            low, high = (metric_text(metric, record["test"][end], "") for end in ends)
+            text = f"{text} ({low} to {high})"
+        row[f"{name}, {metric_title(metric)}"] = text
     return row
 
 

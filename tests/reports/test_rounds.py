@@ -4,6 +4,8 @@ import re
 from sslsv.reports.rounds import round_line, write_rounds_report
 from sslsv.runs.folder import RunFolder
 
+TESTED = [f"test/trials/{name}" for name in ("eer", "eer_low", "eer_high", "min_dcf")]
+
 
 def record(stage, eer, **values):
     return {
@@ -15,7 +17,7 @@ def record(stage, eer, **values):
             "value": eer,
             "eer": eer,
         },
-        **{"test": {"test/trials/eer": eer - 2, "test/trials/min_dcf": 0.7}, "training_seconds": 60.0},
+        **{"test": dict(zip(TESTED, (eer - 2, eer - 4, eer, 0.7), strict=True)), "training_seconds": 60.0},
         **{"kept": 0.75, "corrected": 0.125, **values},
     }
 
@@ -44,7 +46,7 @@ def test_write_rounds_report__shows_stages_clusters_times_and_settings(tmp_path)
     page = report_of(tmp_path, RECORDS, best=RECORDS[2], run="/runs/loop/large_margin")
     for text in (
         "18.25 %",
-        "16.25 %",
+        "16.25 % (14.25 to 18.25)",
         "0.75",
         "0.125",
         "31 0.25, 60 0.125",
