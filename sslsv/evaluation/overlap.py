@@ -188,8 +188,8 @@ def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
 
 
 def _same_paths(root: str, paths: Sequence[str], source: TrainedOn) -> set[int]:
-    # A recording is the same by its path below the folder, or by all of it, with whatever suffix; of a part
-    # of one the whole counts.
+    # A recording is the same by its path below the folder, or by all of it, with whatever suffix. A part of
+    # one counts as the whole.
     def stems(folder: str, of: Iterable[str]) -> list[str]:
         return [os.path.splitext(below(folder, split_segment(path)[0]))[0] for path in of]
 
