@@ -329,6 +329,10 @@ def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
         (["data.train_lists=[no_such_list]"], "no_such_list does not exist"),
         (["data.train_lists=[no_such_list]"], "python -m sslsv.prepare_data"),
         (["data.train_lists=[no_such_list]"], "`demo data/demo`"),
+        (
+            ["encoder={name: speech_transformer, front_frozen: false, lora_rank: 4}"],
+            "encoder.lora_rank is 4, but random weights",
+        ),
         (["resources.workers=3"], "which cannot share train.batch_size (8) equally"),
         (["run.storage=/dev/null"], "/dev/null"),
     ],

@@ -134,7 +134,7 @@ class SpeakerEncoder:
 
     @property
     def is_calibratable(self) -> bool:
-        """Tell whether no part of it has trained on the speakers that the run held out for validation."""
+        """Tell whether all parts hold out the same speakers: none has trained on validation trials."""
         held_out = {
             (each.config.data.train_lists, each.config.evaluation.held_out_speakers, each.config.seed)
             for each in self.fused
