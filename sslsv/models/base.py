@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from sslsv.models.fields import SSPS
 from sslsv.models.positives import PositiveSampler
-from sslsv.models.regularizers import regularizer_terms
 from sslsv.models.rows import by_view
-from sslsv.models.terms import feature_std, weighted_sum
+from sslsv.models.terms import feature_std, regularizer_terms, weighted
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 
@@ -122,6 +121,10 @@ class Model(nn.Module, ABC):
         the position in the run; `utterance`, from 0 to N - 1; `speaker` for classes with `needs_labels`.
         """
 
+    def encode(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return embeddings (V*B, D) of all views, view by view; those of one length pass together."""
+        return torch.cat([self.encoder(by_view(batch[group.name])) for group in self.views])
+
     def regularized(self, output: StepOutput, embeddings: Tensor, progress: Progress) -> StepOutput:
         """Add what counts of this worker's embeddings (B, V, D), whatever the method.
 
@@ -129,7 +132,7 @@ class Model(nn.Module, ABC):
         `regularizers` are added to loss and metrics: they see the embeddings of the global batch, each of the
         V views by itself; their mean over the views counts.
         """
-        weights = {each.name: each.weight for each in getattr(self.config, "regularizers", ())}
+        weights = {each.name: each.weight for each in self.config.regularizers}
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = full_precision(embeddings)
             metrics = {"batch_feature_std": feature_std(by_view(embeddings.detach()))} | output.metrics
@@ -137,9 +140,9 @@ class Model(nn.Module, ABC):
                 return StepOutput(output.loss, metrics)
             rows = distributed.gather(embeddings).transpose(0, 1)  # (V, W*B, D)
             terms = regularizer_terms(tuple(weights), rows, progress.generator(REGULARIZERS))
-            loss = output.loss + weighted_sum(terms, weights)
-        values = {f"embedding_{name}": term.detach() for name, term in terms.items()}
-        return StepOutput(loss, metrics | values)
+            added, values = weighted(terms, weights)
+        values = {f"embedding_{name}": value for name, value in values.items()}
+        return StepOutput(output.loss + added, metrics | values)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups; by default matrices and kernels decay, vectors and scalars do not.

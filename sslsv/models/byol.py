@@ -4,14 +4,13 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput
-from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Regularizers, check_predictor
-from sslsv.models.rows import paired
+from sslsv.models.base import Progress, StepOutput
+from sslsv.models.fields import Momentum, PredictorConfig
+from sslsv.models.rows import by_sample
 from sslsv.models.teacher import TwoViewTeacherModel
 from sslsv.models.terms import feature_std
-from sslsv.ops.layers import projector
 from sslsv.settings import section
 
 
@@ -29,32 +28,18 @@ class BYOL(TwoViewTeacherModel):
     """Predict a teacher's projections of the other view; no negatives (bootstrap your own latent)."""
 
     @section
-    class Config:
+    class Config(PredictorConfig):
         """Hold the settings of BYOL; the defaults are those published for VoxCeleb."""
 
         name: Literal["byol"] = "byol"
-        crop_seconds: CropSeconds = 2.0
-        projector_dims: LayerDims = (2048, 2048, 512)
-        predictor_dims: LayerDims = (4096, 512)
         teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
-        regularizers: Regularizers = ()
-
-        def __post_init__(self) -> None:
-            """Refuse predictions that cannot be compared with projections."""
-            check_predictor(self.predictor_dims, self.projector_dims)
-
-    config: Config
-
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
-        super().__init__(config, encoder, size)
-        self.predictor = projector(self.projection_dim, config.predictor_dims)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's rows; averaged over workers, that of the global batch."""
         embeddings, projections, targets = self.project(batch["views"])
         predictions = self.predictor(projections)
         with torch.autocast(predictions.device.type, enabled=False):
-            loss = byol_loss(paired(predictions), targets)
+            loss = byol_loss(by_sample(predictions), targets)
             target_spread = feature_std(targets.flatten(0, 1))
         output = StepOutput(loss, {"target_feature_std": target_spread})
-        return self.regularized(output, paired(embeddings), progress)
+        return self.regularized(output, by_sample(embeddings), progress)

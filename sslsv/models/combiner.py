@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sslsv.models.base import StepOutput
 from sslsv.models.contrast import info_nce_loss, nt_xent_loss
-from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, Temperature, Weight
-from sslsv.models.rows import by_view, paired
+from sslsv.models.fields import Temperature, TwoViewConfig, Weight
+from sslsv.models.rows import by_sample, by_view
 from sslsv.models.terms import barlow_twins_loss, vicreg_loss
 from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import refuse_if, section
@@ -18,7 +18,7 @@ class Combiner(TwoViewModel):
     """Minimise a weighted sum of losses, each of the embeddings or of the projections of two views."""
 
     @section
-    class Config:
+    class Config(TwoViewConfig):
         """Hold the settings of the combination; comments name the losses that use a setting of a term."""
 
         @section
@@ -35,11 +35,8 @@ class Combiner(TwoViewModel):
             scale: Weight = 0.025  # barlow_twins
 
         name: Literal["combiner"] = "combiner"
-        crop_seconds: CropSeconds = 2.0
-        projector_dims: LayerDims = (2048, 2048, 512)
         embedding_terms: tuple[Term, ...] = (Term(name="info_nce"),)
         projection_terms: tuple[Term, ...] = (Term(name="vicreg"),)
-        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse sums without terms, with a term twice, and a projector that nothing would train."""
@@ -63,10 +60,10 @@ class Combiner(TwoViewModel):
         What the losses do not use is left out of the second.
         """
         embeddings = self.encoder(by_view(views))
-        parts = [paired(embeddings)] if self.config.embedding_terms else []
+        parts = [by_sample(embeddings)] if self.config.embedding_terms else []
         if self.config.projection_terms:
-            parts.append(paired(self.projector(embeddings)))
-        return paired(embeddings), torch.cat(parts, 2)
+            parts.append(by_sample(self.projector(embeddings)))
+        return by_sample(embeddings), torch.cat(parts, 2)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return the weighted sum over rows of `project` (B, D + P); the metrics are the unweighted terms."""
@@ -92,5 +89,6 @@ def term_loss(term: Combiner.Config.Term, z_a: Tensor, z_b: Tensor) -> Tensor:
     if term.name == "info_nce":
         return info_nce_loss(z_a, z_b, term.temperature)
     if term.name == "vicreg":
-        return vicreg_loss(z_a, z_b, term.invariance_weight, term.variance_weight, term.covariance_weight)
-    return barlow_twins_loss(z_a, z_b, term.redundancy_weight, term.scale)
+        weights = term.invariance_weight, term.variance_weight, term.covariance_weight
+        return vicreg_loss(z_a, z_b, *weights)[0]
+    return barlow_twins_loss(z_a, z_b, term.redundancy_weight, term.scale)[0]

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
-from sslsv.models.fields import CropSeconds, Regularizers
+from sslsv.models.fields import MethodConfig
 from sslsv.models.rows import by_view
 from sslsv.ops import SAMPLE_RATE, distributed
 from sslsv.ops.layers import full_precision
@@ -59,11 +59,11 @@ class CPC(Model):
     embedder = "context"
 
     @section
-    class Config:
+    class Config(MethodConfig):
         """Hold the settings of CPC; the defaults are those published for VoxCeleb, except for the target."""
 
         name: Literal["cpc"] = "cpc"
-        crop_seconds: CropSeconds = 2.0
+        crop_seconds: Annotated[float, Field(ge=0.1, description="length of each view, seconds")] = 2.0
         context_dim: Annotated[int, Field(ge=1, description="units of the GRU, and size of an embedding")] = (
             256
         )
@@ -71,7 +71,6 @@ class CPC(Model):
         target: Annotated[
             Literal["same_view", "other_view"], Field(description="crop whose last frames are predicted")
         ] = "same_view"
-        regularizers: Regularizers = ()
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__()

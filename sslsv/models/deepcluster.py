@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sslsv.models.base import Corpus, CorpusSize, Progress, StepOutput
 from sslsv.models.clustering import spherical_kmeans
-from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, Temperature
-from sslsv.models.rows import by_view, paired
+from sslsv.models.fields import Temperature, TwoViewConfig
+from sslsv.models.rows import by_sample
 from sslsv.models.two_view import ProjectedViews
 from sslsv.ops import distributed
 from sslsv.settings import section
@@ -44,17 +44,14 @@ class DeepCluster(ProjectedViews):
     labels: Tensor
 
     @section
-    class Config:
+    class Config(TwoViewConfig):
         """Hold the settings of DeepCluster; the defaults are those published for VoxCeleb."""
 
         name: Literal["deepcluster"] = "deepcluster"
-        crop_seconds: CropSeconds = 2.0
-        projector_dims: LayerDims = (2048, 2048, 512)
         num_prototypes: Annotated[int, Field(ge=2, description="clusters of each head")] = 3000
         num_heads: Annotated[int, Field(ge=1, le=16, description="clusterings, of the two views in turn")] = 3
         temperature: Temperature = 0.1
         kmeans_iterations: Annotated[int, Field(ge=1, description="rounds of k-means")] = 10
-        regularizers: Regularizers = ()
 
     config: Config
 
@@ -95,10 +92,10 @@ class DeepCluster(ProjectedViews):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of the global batch; `accuracy` is that of the first head."""
-        embeddings = self.encoder(by_view(batch["views"]))
+        embeddings = self.encode(batch)
         projections = self.projector(embeddings)
         with torch.autocast(projections.device.type, enabled=False):
-            z = F.normalize(distributed.gather(paired(projections)), dim=2).transpose(0, 1)  # (2, W*B, P)
+            z = F.normalize(distributed.gather(by_sample(projections)), dim=2).transpose(0, 1)  # (2, W*B, P)
             utterances = distributed.gather(batch["utterance"])
             labels = self.labels[:, utterances]
             loss = deepcluster_loss(z, self.prototypes, labels, self.config.temperature)
@@ -106,4 +103,4 @@ class DeepCluster(ProjectedViews):
                 self.memory[:, utterances] = z.to(self.memory.dtype)
                 best = (z @ self.prototypes[0].T).argmax(2)
                 accuracy = (best == labels[0]).to(loss.dtype).mean()
-        return self.regularized(StepOutput(loss, {"accuracy": accuracy}), paired(embeddings), progress)
+        return self.regularized(StepOutput(loss, {"accuracy": accuracy}), by_sample(embeddings), progress)

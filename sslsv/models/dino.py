@@ -9,24 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, clip_each, freeze
-from sslsv.models.fields import (
-    HeadDims,
-    LongSeconds,
-    Momentum,
-    NumPrototypes,
-    NumShort,
-    Positives,
-    Regularizers,
-    ShortSeconds,
-    Temperature,
-    TensorClipNorm,
-    Weight,
-    check_temperatures,
-)
-from sslsv.models.heads import BottleneckHead, Prototypes, log_sum_exp
-from sslsv.models.rows import by_view, in_views
-from sslsv.models.teacher import TeacherModel
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, freeze
+from sslsv.models.fields import Positives, PrototypeConfig, Weight
+from sslsv.models.heads import PrototypeModel, log_sum_exp
+from sslsv.models.rows import by_sample, by_view
 from sslsv.models.terms import feature_std, variance_and_covariance
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
@@ -76,7 +62,7 @@ def warmed_up(first: float, last: float, num_epochs: int, epoch: int) -> float:
     return last if epoch >= num_epochs else first + (last - first) * epoch / max(num_epochs - 1, 1)
 
 
-class DINO(TeacherModel):
+class DINO(PrototypeModel):
     """Teach a student of all crops what a centred, sharpened teacher makes of the long ones.
 
     Batch norms of encoder and head see the long views together and the short views together (as the code of
@@ -84,51 +70,27 @@ class DINO(TeacherModel):
     the teacher's.
     """
 
-    embedder = "teacher.encoder"
     centre: Tensor  # (K,), of the teacher's cosines
 
     @section
-    class Config:
+    class Config(PrototypeConfig):
         """Hold the settings of DINO; the defaults are those with the best published results on VoxCeleb."""
 
         name: Literal["dino"] = "dino"
-        long_seconds: LongSeconds = 4.0
-        short_seconds: ShortSeconds = 2.0
-        num_short: NumShort = 4
-        head_dims: HeadDims = (2048, 2048, 256)
-        num_prototypes: NumPrototypes = 65536
-        student_temperature: Temperature = 0.1
-        teacher_temperature: Temperature = 0.04
         first_teacher_temperature: Annotated[float, Field(gt=0, description="that of epoch 0")] = 0.04
         temperature_warmup_epochs: Annotated[int, Field(ge=0, description="epochs it takes to change")] = 0
         centre_momentum: Annotated[float, Field(ge=0, le=1, description="share kept in a step")] = 0.9
-        teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
         frozen_epochs: Annotated[int, Field(ge=0, description="first epochs with fixed prototypes")] = 1
-        tensor_clip_norm: TensorClipNorm = 3.0
         # 0 is plain DINO. RDINO's weight is 0.2, to which it rises from 0.05 in 10 epochs.
         regularizer_weight: Weight = 0.0
         first_regularizer_weight: Weight = 0.05
         regularizer_warmup_epochs: Annotated[int, Field(ge=0, description="epochs of its rise")] = 10
         regularizer_dim: Annotated[int, Field(ge=2, description="units that are regularised")] = 8192
         positives: Positives = None
-        regularizers: Regularizers = ()
-
-        def __post_init__(self) -> None:
-            """Refuse a teacher that is less sure than its student: both would become uniform."""
-            highest = max(self.teacher_temperature, self.first_teacher_temperature)
-            check_temperatures(highest, self.student_temperature)
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
-        super().__init__()
-        self.config = config
-        self.views = (
-            ViewGroup("long", _NUM_LONG, config.long_seconds),
-            ViewGroup("short", config.num_short, config.short_seconds),
-        )
-        self.encoder = encoder
         wide_dim = config.regularizer_dim if config.regularizer_weight else 0
-        self.head = BottleneckHead(int(encoder.embedding_dim), config.head_dims, wide_dim)  # type: ignore[arg-type]
-        self.prototypes = Prototypes(config.num_prototypes, config.head_dims[-1])
+        super().__init__(config, encoder, ViewGroup("long", _NUM_LONG, config.long_seconds), wide_dim)
         self.register_buffer("centre", torch.zeros(config.num_prototypes))
         self.add_teacher("encoder", "head", "prototypes")
         self.add_positives(config.positives, size, _NUM_LONG * config.head_dims[-1])
@@ -147,23 +109,23 @@ class DINO(TeacherModel):
         with torch.no_grad():
             teacher_rows = self.teacher["head"](self.teacher["encoder"](long))
         with torch.autocast(rows.device.type, enabled=False):
-            own = in_views(teacher_rows, num_rows)
+            own = teacher_rows.unflatten(0, (-1, num_rows))
             everywhere = distributed.gather(own.transpose(0, 1))  # (W*B, G, P)
             positives, sampling = self.sample_positives(everywhere, batch, progress)
             first = distributed.rank() * num_rows
             targets = self.targets(positives[first : first + num_rows].transpose(0, 1), progress)
             self.move_centre(own)
-            loss = dino_loss(in_views(rows, num_rows), self.prototypes(), targets, config.student_temperature)
+            rows = rows.unflatten(0, (-1, num_rows))
+            loss = dino_loss(rows, self.prototypes(), targets, config.student_temperature)
             entropy = torch.special.entr(targets).sum(2).mean()
             spread = feature_std(full_precision(torch.cat(embeddings).detach()))
             metrics = {"teacher_entropy": entropy, "batch_feature_std": spread} | sampling
             if config.regularizer_weight:
-                means = in_views(full_precision(hidden[0]), num_rows).mean(0)
+                means = full_precision(hidden[0]).unflatten(0, (-1, num_rows)).mean(0)
                 penalty = rdino_regularizer(distributed.gather(means), config.num_prototypes)
                 loss = loss + self.penalty_weight(progress) * penalty
                 metrics["regularizer"] = penalty.detach()
-        by_row = in_views(embeddings[0], num_rows).transpose(0, 1)
-        return self.regularized(StepOutput(loss, metrics), by_row, progress)
+        return self.regularized(StepOutput(loss, metrics), by_sample(embeddings[0]), progress)
 
     @torch.no_grad()
     def targets(self, rows: Tensor, progress: Progress) -> Tensor:
@@ -192,6 +154,6 @@ class DINO(TeacherModel):
 
     def before_step(self, progress: Progress) -> None:
         """Clip each tensor's gradient by itself; leave the prototypes alone at first."""
-        clip_each(self.parameters(), self.config.tensor_clip_norm)
+        super().before_step(progress)
         if progress.epoch < self.config.frozen_epochs:
             freeze(self.prototypes.parameters())

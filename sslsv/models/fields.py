@@ -8,42 +8,14 @@ from pydantic import AfterValidator, Field
 
 from sslsv.settings import refuse_if, section
 
-CropSeconds = Annotated[float, Field(ge=0.1, description="length of each of the two views, seconds")]
 LayerDims = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...], Field(description="units of the layers; empty for no such part")
 ]
 Weight = Annotated[float, Field(ge=0, description="factor of this term in the loss")]
 Temperature = Annotated[float, Field(gt=0, description="divisor of the cosines; a lower one sharpens")]
 Momentum = Annotated[float, Field(ge=0, le=1, description="share that the teacher keeps in a step")]
-
-# What DINO and SDPN share: views of two lengths, and a head that ends in unit vectors.
-LongSeconds = Annotated[float, Field(ge=0.1, description="length of a long view, seconds")]
 ShortSeconds = Annotated[float, Field(ge=0.1, description="length of a short view, seconds")]
-NumShort = Annotated[int, Field(ge=1, description="short views of each utterance")]
-HeadDims = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...],
-    Field(min_length=1, description="units of the head's layers; the last one is the bottleneck"),
-]
 NumPrototypes = Annotated[int, Field(ge=1, description="prototypes that embeddings are compared with")]
-TensorClipNorm = Annotated[float, Field(gt=0, description="largest L2 norm of each tensor's gradient")]
-
-
-def check_predictor(predictor_dims: tuple[int, ...], projector_dims: tuple[int, ...]) -> None:
-    """Refuse predictions that cannot be compared with projections."""
-    refuse_if(
-        not predictor_dims or projector_dims[-1:] != predictor_dims[-1:],
-        f"predictor_dims is {predictor_dims} and projector_dims {projector_dims}; both must end with the "
-        "same number of units",
-    )
-
-
-def check_temperatures(teacher_temperature: float, student_temperature: float) -> None:
-    """Refuse a teacher that is less sure than its student: both would become uniform."""
-    refuse_if(
-        teacher_temperature > student_temperature,
-        f"teacher_temperature is {teacher_temperature}, above student_temperature ({student_temperature}), "
-        "so the teacher would be the less certain of the two; lower it",
-    )
 
 
 @section
@@ -186,8 +158,69 @@ def _named_once(regularizers: tuple[RegularizerConfig, ...]) -> tuple[Regularize
     return regularizers
 
 
-Regularizers = Annotated[
-    tuple[RegularizerConfig, ...],
-    AfterValidator(_named_once),
-    Field(description="terms on the embeddings, each a name and a weight"),
-]
+@section
+class MethodConfig:
+    """Hold the settings that every method has; its own `Config` derives from this."""
+
+    name: str
+    regularizers: Annotated[
+        tuple[RegularizerConfig, ...],
+        AfterValidator(_named_once),
+        Field(description="terms on the embeddings, each a name and a weight"),
+    ] = ()
+
+
+@section
+class TwoViewConfig(MethodConfig):
+    """Hold the settings of methods that take two equal views through an encoder and a projector."""
+
+    crop_seconds: Annotated[float, Field(ge=0.1, description="length of each of the two views, seconds")] = (
+        2.0
+    )
+    projector_dims: LayerDims = (2048, 2048, 512)
+
+
+@section
+class PredictorConfig(TwoViewConfig):
+    """Hold the settings of methods that predict a projection from that of the other view."""
+
+    predictor_dims: LayerDims = (4096, 512)
+
+    def __post_init__(self) -> None:
+        """Refuse predictions that cannot be compared with projections."""
+        refuse_if(
+            not self.predictor_dims or self.projector_dims[-1:] != self.predictor_dims[-1:],
+            f"predictor_dims is {self.predictor_dims} and projector_dims {self.projector_dims}; both must "
+            "end with the same number of units",
+        )
+
+
+@section
+class PrototypeConfig(MethodConfig):
+    """Hold the settings of methods whose student predicts a teacher's prototypes (DINO and its kin)."""
+
+    long_seconds: Annotated[float, Field(ge=0.1, description="length of a long view, seconds")] = 4.0
+    short_seconds: ShortSeconds = 2.0
+    num_short: Annotated[int, Field(ge=1, description="short views of each utterance")] = 4
+    head_dims: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="units of the head's layers; the last one is the bottleneck"),
+    ] = (2048, 2048, 256)
+    num_prototypes: NumPrototypes = 65536
+    student_temperature: Temperature = 0.1
+    teacher_temperature: Temperature = 0.04
+    teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
+    tensor_clip_norm: Annotated[
+        float, Field(gt=0, description="largest L2 norm of each tensor's gradient")
+    ] = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuse a teacher that is less sure than its student: both would become uniform."""
+        student = self.student_temperature
+        for name in ("teacher_temperature", "first_teacher_temperature"):
+            teacher = getattr(self, name, 0.0)
+            refuse_if(
+                teacher > student,
+                f"{name} is {teacher}, above student_temperature ({student}), so the teacher would be the "
+                "less certain of the two; lower it",
+            )

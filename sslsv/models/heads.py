@@ -1,4 +1,4 @@
-"""The head that DINO and SDPN share: a bottleneck of unit vectors, and prototypes to compare them with."""
+"""What DINO and SDPN share: a head that ends in a bottleneck of unit vectors, prototypes, and their model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sslsv.models.base import Progress, ViewGroup, clip_each
+from sslsv.models.teacher import TeacherModel
 from sslsv.ops.layers import full_precision
 
 
@@ -61,6 +63,27 @@ class Prototypes(nn.Module):
     def forward(self) -> Tensor:
         """Return the prototypes as unit rows."""
         return F.normalize(full_precision(self.weight), dim=1)
+
+
+class PrototypeModel(TeacherModel):
+    """Hold an encoder, a head and prototypes, for long and short views; embed with the teacher.
+
+    The gradient of each tensor is clipped by itself.
+    """
+
+    embedder = "teacher.encoder"
+
+    def __init__(self, config: Any, encoder: nn.Module, long: ViewGroup, wide_dim: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.views = (long, ViewGroup("short", config.num_short, config.short_seconds))
+        self.encoder = encoder
+        self.head = BottleneckHead(int(encoder.embedding_dim), config.head_dims, wide_dim)  # type: ignore[arg-type]
+        self.prototypes = Prototypes(config.num_prototypes, config.head_dims[-1])
+
+    def before_step(self, progress: Progress) -> None:
+        """Clip each tensor's gradient by itself."""
+        clip_each(self.parameters(), self.config.tensor_clip_norm)
 
 
 class _LogSumExp(torch.autograd.Function):

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sslsv.models.base import Progress, StepOutput
-from sslsv.models.fields import CropSeconds, LayerDims, Regularizers
+from sslsv.models.fields import TwoViewConfig
 from sslsv.models.terms import moved
 from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import section
@@ -61,16 +61,13 @@ class LIM(TwoViewModel):
     """Tell the positive of each utterance from one random negative of the global batch (local info max)."""
 
     @section
-    class Config:
+    class Config(TwoViewConfig):
         """Hold the settings of LIM; the defaults are those published for VoxCeleb."""
 
         name: Literal["lim"] = "lim"
-        crop_seconds: CropSeconds = 2.0
-        projector_dims: LayerDims = (2048, 2048, 512)
         objective: Annotated[
             Literal["bce", "mine", "nce"], Field(description="bound of the mutual information")
         ] = "nce"
-        regularizers: Regularizers = ()
 
     config: Config
 

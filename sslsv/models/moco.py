@@ -9,18 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput
-from sslsv.models.fields import (
-    CropSeconds,
-    LayerDims,
-    MarginConfig,
-    Momentum,
-    Positives,
-    Regularizers,
-    Temperature,
-)
+from sslsv.models.fields import LayerDims, MarginConfig, Momentum, Positives, Temperature, TwoViewConfig
 from sslsv.models.margins import Margin
 from sslsv.models.queue import Queue
-from sslsv.models.rows import paired
+from sslsv.models.rows import by_sample
 from sslsv.models.teacher import TwoViewTeacherModel
 from sslsv.ops import distributed
 from sslsv.settings import section
@@ -43,11 +35,10 @@ class MoCo(TwoViewTeacherModel):
     """
 
     @section
-    class Config:
+    class Config(TwoViewConfig):
         """Hold the settings of MoCo; the defaults are those with the best published result on VoxCeleb."""
 
         name: Literal["moco"] = "moco"
-        crop_seconds: CropSeconds = 2.0
         projector_dims: LayerDims = ()  # none is best for speakers
         temperature: Temperature = 0.03
         queue_length: Annotated[int, Field(ge=0, description="past keys of each view that are negatives")] = (
@@ -56,7 +47,6 @@ class MoCo(TwoViewTeacherModel):
         teacher_momentum: Momentum = 0.999
         positives: Positives = None
         margin: MarginConfig = field(default_factory=MarginConfig)
-        regularizers: Regularizers = ()
 
     config: Config
 
@@ -75,7 +65,7 @@ class MoCo(TwoViewTeacherModel):
         """Return the mean loss of this worker's queries against the queues, which are the same everywhere."""
         embeddings, projections, targets = self.project(batch["views"])
         with torch.autocast(targets.device.type, enabled=False):
-            anchors = paired(projections)
+            anchors = by_sample(projections)
             queries = F.normalize(anchors, dim=2)
             self._new_keys = distributed.gather(F.normalize(targets, dim=2))
             keys, sampling = self.sample_positives(self._new_keys, batch, progress)
@@ -94,7 +84,7 @@ class MoCo(TwoViewTeacherModel):
             loss = loss + self.margin.penalty(anchors.flatten(0, 1))
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
         output = StepOutput(loss, {"accuracy": accuracy.detach()} | sampling | self.margin.metrics())
-        return self.regularized(output, paired(embeddings), progress)
+        return self.regularized(output, by_sample(embeddings), progress)
 
     def after_step(self, progress: Progress) -> None:
         """Put this step's keys into the queues, in the order of the global batch; move teacher and margin."""

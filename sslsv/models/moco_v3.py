@@ -3,15 +3,14 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput
+from sslsv.models.base import Progress, StepOutput
 from sslsv.models.contrast import accuracy, contrastive_loss, view_logits
-from sslsv.models.fields import CropSeconds, LayerDims, Momentum, Regularizers, Temperature, check_predictor
-from sslsv.models.rows import paired
+from sslsv.models.fields import LayerDims, Momentum, PredictorConfig, Temperature
+from sslsv.models.rows import by_sample
 from sslsv.models.teacher import TwoViewTeacherModel
 from sslsv.ops import distributed
-from sslsv.ops.layers import projector
 from sslsv.settings import section
 
 
@@ -38,36 +37,26 @@ class MoCoV3(TwoViewTeacherModel):
     projector_ends_in_norm = True
 
     @section
-    class Config:
+    class Config(PredictorConfig):
         """Hold the settings of MoCo v3; heads are those for ResNets; no result for speakers is published."""
 
         name: Literal["moco_v3"] = "moco_v3"
-        crop_seconds: CropSeconds = 2.0
         projector_dims: LayerDims = (4096, 256)
         # The authors' predictor has no bias in its last layer; here it has one.
         predictor_dims: LayerDims = (4096, 256)
         temperature: Temperature = 0.2  # the authors' for transformers; 1.0 for ResNets
         teacher_momentum: Momentum = 0.99  # at the start; it rises to 1 by a half cosine
-        regularizers: Regularizers = ()
-
-        def __post_init__(self) -> None:
-            """Refuse predictions that cannot be compared with projections."""
-            check_predictor(self.predictor_dims, self.projector_dims)
 
     config: Config
-
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
-        super().__init__(config, encoder, size)
-        self.predictor = projector(self.projection_dim, config.predictor_dims)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of all workers' batches; `accuracy` is the share of queries nearest their key."""
         embeddings, projections, targets = self.project(batch["views"])
         predictions = self.predictor(projections)
         with torch.autocast(targets.device.type, enabled=False):
-            queries, keys = distributed.gather(paired(predictions)), distributed.gather(targets)
+            queries, keys = distributed.gather(by_sample(predictions)), distributed.gather(targets)
             temperature = self.config.temperature
             loss = moco_v3_loss(queries, keys, temperature)
             directions = _directions(queries.detach(), keys, temperature)
             nearest = torch.stack([accuracy(*each) for each in directions]).mean()
-        return self.regularized(StepOutput(loss, {"accuracy": nearest}), paired(embeddings), progress)
+        return self.regularized(StepOutput(loss, {"accuracy": nearest}), by_sample(embeddings), progress)

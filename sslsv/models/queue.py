@@ -33,7 +33,3 @@ class Queue(nn.Module):
         self.rows[places] = rows
         self.next_row.add_(len(rows)).remainder_(max(length, 1))
         return places
-
-    def in_order(self) -> Tensor:
-        """Return the rows from the oldest to the newest, (length, dim)."""
-        return self.rows.roll(-int(self.next_row), 0)

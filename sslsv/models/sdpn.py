@@ -8,27 +8,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, clip_each, decay_groups
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, decay_groups
 from sslsv.models.clustering import sinkhorn
-from sslsv.models.fields import (
-    HeadDims,
-    LongSeconds,
-    Momentum,
-    NumPrototypes,
-    NumShort,
-    Regularizers,
-    ShortSeconds,
-    Temperature,
-    TensorClipNorm,
-    Weight,
-    check_temperatures,
-)
-from sslsv.models.heads import BottleneckHead, Prototypes
-from sslsv.models.rows import by_view, in_views
-from sslsv.models.teacher import TeacherModel
-from sslsv.models.terms import correlation_penalty, feature_std, koleo
+from sslsv.models.fields import NumPrototypes, PrototypeConfig, Temperature, Weight
+from sslsv.models.heads import PrototypeModel
+from sslsv.models.rows import by_sample, by_view
+from sslsv.models.terms import correlation_penalty, koleo
 from sslsv.ops import distributed
-from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
 
@@ -53,7 +39,7 @@ def memax(mean_probabilities: Tensor) -> Tensor:
     return math.log(len(mean_probabilities)) - entropy
 
 
-class SDPN(TeacherModel):
+class SDPN(PrototypeModel):
     """Predict from short augmented crops to which prototypes a clean long crop belongs.
 
     Student and teacher share the prototypes. Mean prediction, balance and nearest neighbours are of the
@@ -61,22 +47,17 @@ class SDPN(TeacherModel):
     embedding is the teacher's.
     """
 
-    embedder = "teacher.encoder"
-
     @section
-    class Config:
-        """Hold the settings of SDPN; the defaults are those published for VoxCeleb."""
+    class Config(PrototypeConfig):
+        """Hold the settings of SDPN; the defaults are those published for VoxCeleb.
+
+        The long view is one, clean, for the teacher.
+        """
 
         name: Literal["sdpn"] = "sdpn"
-        long_seconds: LongSeconds = 4.0  # one view, clean, for the teacher
-        short_seconds: ShortSeconds = 2.0
-        num_short: NumShort = 4
-        head_dims: HeadDims = (2048, 2048, 256)
         num_prototypes: NumPrototypes = 1024
-        student_temperature: Temperature = 0.1
         teacher_temperature: Temperature = 0.025
         balance_iterations: Annotated[int, Field(ge=0, description="rounds of Sinkhorn on targets")] = 3
-        teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
         memax_weight: Weight = 1.0
         koleo_weight: Weight = 0.1
         # The second paper (arXiv 2505.13826) has this instead of koleo; its code and weight are not public.
@@ -85,23 +66,9 @@ class SDPN(TeacherModel):
         prototype_rate_scale: Annotated[
             float, Field(ge=0, description="learning rate of the prototypes, times that of the rest")
         ] = 4.0
-        tensor_clip_norm: TensorClipNorm = 3.0
-        regularizers: Regularizers = ()
-
-        def __post_init__(self) -> None:
-            """Refuse a teacher that is less sure than its student: both would become uniform."""
-            check_temperatures(self.teacher_temperature, self.student_temperature)
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
-        super().__init__()
-        self.config = config
-        self.views = (
-            ViewGroup("long", 1, config.long_seconds, is_clean=True),
-            ViewGroup("short", config.num_short, config.short_seconds),
-        )
-        self.encoder = encoder
-        self.head = BottleneckHead(int(encoder.embedding_dim), config.head_dims)  # type: ignore[arg-type]
-        self.prototypes = Prototypes(config.num_prototypes, config.head_dims[-1])
+        super().__init__(config, encoder, ViewGroup("long", 1, config.long_seconds, is_clean=True))
         self.add_teacher("encoder", "head")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -124,10 +91,10 @@ class SDPN(TeacherModel):
         with torch.autocast(rows.device.type, enabled=False):
             prototypes = self.prototypes()
             targets = self.targets(teacher_rows, prototypes)
-            cosines = in_views(rows, num_rows) @ prototypes.T
+            cosines = rows.unflatten(0, (-1, num_rows)) @ prototypes.T
             log_probabilities = F.log_softmax(cosines / config.student_temperature, 2)
             prediction = distributed.all_reduce_mean(log_probabilities.exp().mean((0, 1)))
-            by_row = in_views(full_precision(embeddings), num_rows).transpose(0, 1)
+            by_row = by_sample(embeddings, config.num_short)
             views = distributed.gather(by_row).unbind(1)  # (W*B, D) each
             loss = cross_entropy(log_probabilities, targets) + config.memax_weight * memax(prediction)
             if config.koleo_weight:
@@ -138,7 +105,6 @@ class SDPN(TeacherModel):
             metrics = {
                 "target_entropy": torch.special.entr(targets).sum(1).mean(),
                 "mean_entropy": torch.special.entr(prediction.detach()).sum(),
-                "batch_feature_std": feature_std(by_row.detach().flatten(0, 1)),
             }
         return self.regularized(StepOutput(loss, metrics), by_row, progress)
 
@@ -150,7 +116,3 @@ class SDPN(TeacherModel):
             distributed.gather(rows), prototypes, config.teacher_temperature, config.balance_iterations
         )
         return targets[first : first + len(rows)]
-
-    def before_step(self, progress: Progress) -> None:
-        """Clip each tensor's gradient by itself."""
-        clip_each(self.parameters(), self.config.tensor_clip_norm)

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup
 from sslsv.models.contrast import accuracy, contrastive_loss, nt_xent_logits, view_logits
-from sslsv.models.fields import CropSeconds, LayerDims, MarginConfig, Positives, Regularizers, Temperature
+from sslsv.models.fields import LayerDims, MarginConfig, Positives, Temperature, TwoViewConfig
 from sslsv.models.margins import Margin
-from sslsv.models.rows import by_view
+from sslsv.models.rows import by_sample, by_view
 from sslsv.models.two_view import TwoViewModel
 from sslsv.ops import distributed
-from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
 
 _LONG, _SHORT = 2, 4  # views of an utterance in the form `multi_view`
@@ -24,22 +23,21 @@ class SimCLR(TwoViewModel):
     """Contrast each view with the other view of its utterance and with all utterances of the global batch."""
 
     @section
-    class Config:
+    class Config(TwoViewConfig):
         """Hold the settings of SimCLR; the defaults are those with the best published result on VoxCeleb.
 
         Forms: `symmetric`, NT-Xent, each view against its partner and all other views; `asymmetric`, the
-        first view against the second ones (InfoNCE); `multi_view`, four short views against two long ones.
+        first view against the second ones (InfoNCE); `multi_view`, four short views, of `crop_seconds`,
+        against two long ones.
         """
 
         name: Literal["simclr"] = "simclr"
-        crop_seconds: CropSeconds = 2.0  # multi_view: of the short views
         long_crop_seconds: Annotated[float, Field(ge=0.1, description="multi_view: the long views")] = 4.0
         projector_dims: LayerDims = ()  # none is best for speakers; images take (2048, 2048, 256)
         temperature: Temperature = 0.03  # a lower one weighs the hardest negatives more
         form: Literal["symmetric", "asymmetric", "multi_view"] = "symmetric"
         margin: MarginConfig = field(default_factory=MarginConfig)
         positives: Positives = None
-        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse sampled positives for the form with many views."""
@@ -65,16 +63,14 @@ class SimCLR(TwoViewModel):
         """Return the loss of all workers' batches; long views pass the encoder before short ones."""
         if self.config.form != "multi_view":
             return super().forward(batch, progress)
-        views = (by_view(batch[group.name]) for group in self.views)
-        embeddings = torch.cat([self.encoder(waveforms) for waveforms in views])
+        embeddings = self.encode(batch)
         projections = self.projector(embeddings)
         with torch.autocast(projections.device.type, enabled=False):
-            rows = torch.stack(full_precision(projections).chunk(_LONG + _SHORT), 1)
-            rows = distributed.gather(rows)  # (W*B, views, P)
+            rows = distributed.gather(by_sample(projections, _LONG + _SHORT))  # (W*B, views, P)
             keys, anchors = rows[:, :_LONG], rows[:, _LONG:]
             loss, metrics = self._contrast(*view_logits(anchors, keys, self.config.temperature), anchors)
-        of_views = torch.stack(embeddings.chunk(_LONG + _SHORT), 1)
-        return self.regularized(StepOutput(loss, metrics), of_views, progress)
+        embeddings = by_sample(embeddings, _LONG + _SHORT)
+        return self.regularized(StepOutput(loss, metrics), embeddings, progress)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return NT-Xent or InfoNCE; `accuracy` is the share of anchors whose positive is nearest."""

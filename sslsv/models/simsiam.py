@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, decay_groups
-from sslsv.models.fields import CropSeconds, LayerDims, Regularizers, check_predictor
-from sslsv.models.rows import by_view, paired
+from sslsv.models.fields import LayerDims, PredictorConfig
+from sslsv.models.rows import by_sample
 from sslsv.models.terms import feature_std
 from sslsv.models.two_view import ProjectedViews
-from sslsv.ops.layers import full_precision, projector
+from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
 
@@ -33,27 +33,18 @@ class SimSiam(ProjectedViews):
     """
 
     @section
-    class Config:
+    class Config(PredictorConfig):
         """Hold the settings of SimSiam; the defaults are the authors'."""
 
         name: Literal["simsiam"] = "simsiam"
-        crop_seconds: CropSeconds = 2.0
         projector_dims: LayerDims = (2048, 2048, 2048)
         predictor_dims: LayerDims = (512, 2048)
-        regularizers: Regularizers = ()
-
-        def __post_init__(self) -> None:
-            """Refuse predictions that cannot be compared with projections."""
-            check_predictor(self.predictor_dims, self.projector_dims)
-
-    config: Config
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder)
         # The batch norm that follows would cancel the last layer's bias, so it is not trained.
         self.projector[-1].bias.requires_grad_(False)
         self.projector.append(nn.BatchNorm1d(config.projector_dims[-1], affine=False))
-        self.predictor = projector(config.projector_dims[-1], config.predictor_dims)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups in which the predictor stays at the highest rate while that of the rest falls."""
@@ -65,11 +56,11 @@ class SimSiam(ProjectedViews):
 
         `projection_feature_std` is near 1 when projections spread evenly, 0 when they have collapsed.
         """
-        embeddings = self.encoder(by_view(batch["views"]))
+        embeddings = self.encode(batch)
         projections = self.projector(embeddings)
         predictions = self.predictor(projections)
         with torch.autocast(predictions.device.type, enabled=False):
-            loss = simsiam_loss(paired(predictions), paired(projections))
+            loss = simsiam_loss(by_sample(predictions), by_sample(projections))
             spread = feature_std(full_precision(projections.detach()))
         output = StepOutput(loss, {"projection_feature_std": spread})
-        return self.regularized(output, paired(embeddings), progress)
+        return self.regularized(output, by_sample(embeddings), progress)

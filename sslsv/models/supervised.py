@@ -15,10 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import Corpus, CorpusSize, Model, Progress, StepOutput, ViewGroup
-from sslsv.models.fields import CorrectionConfig, GateConfig, MarginSchedule, Regularizers
+from sslsv.models.fields import CorrectionConfig, GateConfig, MarginSchedule, MethodConfig
 from sslsv.models.gates import CORRECTED, KEPT, LEFT_OUT, Gate
 from sslsv.models.margins import add_angle, rising_share, subtract_angle
-from sslsv.models.terms import feature_std
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
@@ -65,7 +64,7 @@ class Supervised(Model):
     needs_labels = True
 
     @section
-    class Config:
+    class Config(MethodConfig):
         """Hold the settings of supervised training; the defaults are those published for VoxCeleb2."""
 
         name: Literal["supervised"] = "supervised"
@@ -97,7 +96,6 @@ class Supervised(Model):
         correction: Annotated[
             CorrectionConfig | None, Field(description="what becomes of utterances left out; null = nothing")
         ] = None
-        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse a gate without the loss that it goes by, and a correction of what no gate leaves out."""
@@ -176,8 +174,7 @@ class Supervised(Model):
             else:
                 loss = (weights * self._losses(cosines, targets, share)).sum()
             accuracy = (cosines.detach().argmax(1) == labels).to(loss.dtype).mean()
-            spread = feature_std(full_precision(embeddings.detach()))
-        output = StepOutput(loss, {"accuracy": accuracy, "batch_feature_std": spread, **gated})
+        output = StepOutput(loss, {"accuracy": accuracy, **gated})
         return self.regularized(output, full_precision(embeddings)[:, None], progress)
 
     def cosines(self, embeddings: Tensor) -> Tensor:

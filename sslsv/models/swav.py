@@ -7,21 +7,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, freeze
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, freeze
 from sslsv.models.clustering import sinkhorn
-from sslsv.models.fields import (
-    CropSeconds,
-    LayerDims,
-    Positives,
-    Regularizers,
-    ShortSeconds,
-    Temperature,
-)
+from sslsv.models.fields import Positives, ShortSeconds, Temperature, TwoViewConfig
 from sslsv.models.queue import Queue
-from sslsv.models.rows import by_view, in_views, paired
-from sslsv.models.terms import feature_std
+from sslsv.models.rows import by_sample
+from sslsv.models.two_view import ProjectedViews
 from sslsv.ops import distributed
-from sslsv.ops.layers import full_precision, projector
+from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
 
@@ -36,7 +29,7 @@ def swav_loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
     return (terms.sum() - terms.diagonal().sum()) / (terms.numel() - len(terms))
 
 
-class SwAV(Model):
+class SwAV(ProjectedViews):
     """Predict each view's cluster code from the other view; codes are balanced over batch and queue.
 
     Prototypes are directions: they are normalised for each use, and the lengths of the weights mean nothing
@@ -45,16 +38,14 @@ class SwAV(Model):
     """
 
     @section
-    class Config:
+    class Config(TwoViewConfig):
         """Hold the settings of SwAV; the defaults are those published for VoxCeleb."""
 
         name: Literal["swav"] = "swav"
-        crop_seconds: CropSeconds = 2.0
         num_short: Annotated[
             int, Field(ge=0, description="further views, which predict codes but have none (multi-crop)")
         ] = 0
         short_seconds: ShortSeconds = 1.0
-        projector_dims: LayerDims = (2048, 2048, 512)
         num_prototypes: Annotated[int, Field(ge=2, description="clusters that are learnt")] = 6000
         temperature: Temperature = 0.1  # of the predictions
         sinkhorn_epsilon: Annotated[float, Field(gt=0, description="a lower one makes sharper codes")] = 0.05
@@ -67,19 +58,13 @@ class SwAV(Model):
             int, Field(ge=0, description="epochs at the start in which prototypes do not move")
         ] = 1
         positives: Positives = None
-        regularizers: Regularizers = ()
 
     config: Config
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
-        super().__init__()
-        self.config = config
         short = ViewGroup("short", config.num_short, config.short_seconds)
-        self.views = (ViewGroup("views", 2, config.crop_seconds), *[short] * (config.num_short > 0))
-        self.encoder = encoder
-        embedding_dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
-        self.projector = projector(embedding_dim, config.projector_dims)
-        dim = (embedding_dim, *config.projector_dims)[-1]
+        super().__init__(config, encoder, ViewGroup("views", 2, config.crop_seconds), short)
+        dim = self.projection_dim
         self.prototypes = nn.Parameter(torch.empty(config.num_prototypes, dim).uniform_(-1, 1) / dim**0.5)
         self.queues = nn.ModuleList([Queue(config.queue_length, dim) for _ in range(2)])
         self._new_rows: Tensor | None = None
@@ -93,13 +78,11 @@ class SwAV(Model):
         `used_prototypes` counts prototypes that win some row, relative to the most that could: near 0 is
         collapse.
         """
-        num_rows = len(batch["views"])
-        by_length = [self.encoder(by_view(batch[group.name])) for group in self.views]
-        embeddings = by_length[0]
-        projections = self.projector(torch.cat(by_length))
+        embeddings, num_views = self.encode(batch), 2 + self.config.num_short
+        projections = self.projector(embeddings)
         with torch.autocast(projections.device.type, enabled=False):
-            rows = in_views(full_precision(projections), num_rows).transpose(0, 1)
-            z = F.normalize(distributed.gather(rows), dim=2).transpose(0, 1)  # (V, W*B, P)
+            rows = distributed.gather(by_sample(projections, num_views))
+            z = F.normalize(rows, dim=2).transpose(0, 1)  # (V, W*B, P)
             self._new_rows = z[:2].detach()
             z_b, sampling = self.sample_positives(z[1], batch, progress)
             z = torch.cat([torch.stack([z[0], z_b]), z[2:]])
@@ -111,9 +94,8 @@ class SwAV(Model):
             used = loss.new_zeros(len(prototypes)).index_fill_(0, best.flatten(), 1.0).sum()
             used = used.detach() / min(len(prototypes), best.numel())
             accuracy = (best == codes.flip(0).argmax(2)).to(loss.dtype).mean()
-            spread = feature_std(full_precision(embeddings.detach()))
-        metrics = {"accuracy": accuracy, "used_prototypes": used, "batch_feature_std": spread}
-        return self.regularized(StepOutput(loss, metrics | sampling), paired(embeddings), progress)
+        output = StepOutput(loss, {"accuracy": accuracy, "used_prototypes": used} | sampling)
+        return self.regularized(output, by_sample(embeddings, num_views)[:, :2], progress)
 
     @torch.no_grad()
     def codes(self, view: int, scores: Tensor, prototypes: Tensor, progress: Progress) -> Tensor:

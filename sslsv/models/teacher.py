@@ -2,13 +2,14 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress
-from sslsv.models.rows import by_view, paired
-from sslsv.models.two_view import ProjectedViews, TwoViewConfig
+from sslsv.models.rows import by_sample, by_view
+from sslsv.models.two_view import ProjectedViews
 
 
 class TeacherModel(Model):
@@ -35,9 +36,11 @@ class TeacherModel(Model):
     def teacher_momentum(self, progress: Progress) -> float:
         """Return the share of its own weights that the teacher keeps in this step, 0 to 1.
 
-        It rises from the settings' `teacher_momentum` to 1 by half a cosine, unless a subclass differs.
+        It rises from the settings' `teacher_momentum` to 1 by half a cosine (BYOL), unless a subclass has it
+        otherwise.
         """
-        return cosine_momentum(self.config.teacher_momentum, progress)
+        first, share = self.config.teacher_momentum, progress.fraction
+        return float(1.0 - (1.0 - first) * (math.cos(math.pi * share) + 1.0) / 2.0)
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
@@ -51,7 +54,7 @@ class TeacherModel(Model):
 class TwoViewTeacherModel(ProjectedViews, TeacherModel):
     """Keep a teacher of encoder and projector, which see two equal views as the student does."""
 
-    def __init__(self, config: TwoViewConfig, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
+    def __init__(self, config: Any, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder)
         self.add_teacher("encoder", "projector")
 
@@ -65,9 +68,4 @@ class TwoViewTeacherModel(ProjectedViews, TeacherModel):
         embeddings = self.encoder(waveforms)
         with torch.no_grad():
             targets = self.teacher["projector"](self.teacher["encoder"](waveforms))
-        return embeddings, self.projector(embeddings), paired(targets)
-
-
-def cosine_momentum(base: float, progress: Progress) -> float:
-    """Return the momentum that rises from `base` at step 0 towards 1 at the end, by half a cosine (BYOL)."""
-    return 1.0 - (1.0 - base) * (math.cos(math.pi * progress.fraction) + 1.0) / 2.0
+        return embeddings, self.projector(embeddings), by_sample(targets)

@@ -1,13 +1,15 @@
 """Terms that several losses share; all take full batches of projections (B, P) and know nothing of ranks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+NUM_DIRECTIONS = 1024  # of SIGReg as a regularizer, as in its paper
 
 
 def invariance(z_a: Tensor, z_b: Tensor) -> Tensor:
@@ -99,56 +101,45 @@ def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
     return F.batch_norm(z, None, None, training=True, eps=eps)
 
 
-def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Return the sum of named loss terms, each times its weight; both have the same names."""
-    products = [weights[name] * term for name, term in terms.items()]
-    return torch.stack(products).sum()
-
-
-def vicreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-    """Return the three terms of `vicreg_loss`, unweighted, by name."""
-    (variance_a, covariance_a), (variance_b, covariance_b) = map(variance_and_covariance, (z_a, z_b))
-    return {
-        "invariance": invariance(z_a, z_b),
-        "variance": variance_a + variance_b,
-        "covariance": covariance_a + covariance_b,
-    }
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the sum of named terms, each times its weight, and the terms themselves, detached."""
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return total, {name: term.detach() for name, term in terms.items()}
 
 
 def vicreg_loss(
     z_a: Tensor, z_b: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
-) -> Tensor:
-    """Return VICReg of projections (B, P), (B, P): arXiv 2105.04906, equation 6, a weighted sum of the terms.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return VICReg of projections (B, P), (B, P), and its terms: arXiv 2105.04906, equation 6.
 
     Variance and covariance are sums over the two views, as in the paper. The authors' code halves the
     variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over all entries, as in their code;
     the paper sums over P. Kept this way because the weights published for speakers (1, 1, 0.1) were found
     with it.
     """
+    (variance_a, covariance_a), (variance_b, covariance_b) = map(variance_and_covariance, (z_a, z_b))
+    terms = {
+        "invariance": invariance(z_a, z_b),
+        "variance": variance_a + variance_b,
+        "covariance": covariance_a + covariance_b,
+    }
     weights = {"invariance": invariance_weight, "variance": variance_weight, "covariance": covariance_weight}
-    return weighted_sum(vicreg_terms(z_a, z_b), weights)
+    return weighted(terms, weights)
 
 
-def barlow_twins_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-    """Return the two terms of `barlow_twins_loss`, unweighted, by name."""
-    rows = z_a.shape[0]
-    energy, diagonal = cross_products(standardize(z_a), standardize(z_b))
-    return {"invariance": (1 - diagonal / rows).square().sum(), "redundancy": energy / rows**2}
-
-
-def barlow_twins_loss(z_a: Tensor, z_b: Tensor, redundancy_weight: float, scale: float) -> Tensor:
-    """Return Barlow Twins of projections (B, P), (B, P): arXiv 2103.03230, equation 1, times `scale`.
+def barlow_twins_loss(
+    z_a: Tensor, z_b: Tensor, redundancy_weight: float, scale: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return Barlow Twins of projections (B, P), (B, P), and its terms: arXiv 2103.03230, equation 1.
 
     scale * [sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2], sums over dimensions, not means. C
     is the cross-correlation over the batch, of columns standardised here with biased deviations (as a batch
     norm does, eps 1e-5). The paper has no scale; its authors' code multiplies by 0.024.
     """
-    return weighted_sum(barlow_twins_terms(z_a, z_b), barlow_twins_weights(redundancy_weight, scale))
-
-
-def barlow_twins_weights(redundancy_weight: float, scale: float) -> dict[str, float]:
-    """Return the weights of `barlow_twins_terms` in the sum."""
-    return {"invariance": scale, "redundancy": scale * redundancy_weight}
+    rows = z_a.shape[0]
+    energy, diagonal = cross_products(standardize(z_a), standardize(z_b))
+    terms = {"invariance": (1 - diagonal / rows).square().sum(), "redundancy": energy / rows**2}
+    return weighted(terms, {"invariance": scale, "redundancy": scale * redundancy_weight})
 
 
 def koleo(rows: Tensor, eps: float = 1e-8) -> Tensor:
@@ -196,6 +187,24 @@ def sigreg(rows: Tensor, generator: torch.Generator, num_directions: int) -> Ten
     angles = (rows @ directions)[..., None] * t  # (..., N, directions, knots)
     errors = (angles.cos().mean(-3) - normal).square() + angles.sin().mean(-3).square()
     return rows.shape[-2] * (errors @ (widths * normal)).mean()
+
+
+def regularizer_terms(names: Sequence[str], views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return the terms of embeddings (V, N, D) by name, unweighted, each the mean over the V views.
+
+    "koleo" spreads the nearest neighbours; "variance" and "covariance" are VICReg's terms; "sigreg" is
+    LeJEPA's distance to a standard normal distribution, whose directions the generator draws. All but the
+    first depend on the scale of the embeddings, which are not normalised.
+    """
+    terms: dict[str, Tensor] = {}
+    if "koleo" in names:
+        terms["koleo"] = torch.stack([koleo(rows) for rows in views]).mean()
+    if "variance" in names or "covariance" in names:
+        pairs = [torch.stack(variance_and_covariance(rows)) for rows in views]
+        terms["variance"], terms["covariance"] = torch.stack(pairs).mean(0).unbind()
+    if "sigreg" in names:
+        terms["sigreg"] = sigreg(views, generator, NUM_DIRECTIONS)
+    return {name: terms[name] for name in names}
 
 
 def moved(draws: Tensor, device: torch.device) -> Tensor:

@@ -1,40 +1,36 @@
 """What methods with two equal views share: encoder and projector, and losses of all projections."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
-from sslsv.models.rows import by_view, paired
+from sslsv.models.rows import by_sample, by_view
 from sslsv.ops import distributed
 from sslsv.ops.layers import projector
 from sslsv.ops.whitening import IterNorm
 
 
-class TwoViewConfig(Protocol):
-    """Name the settings of every method with two equal views."""
-
-    @property
-    def crop_seconds(self) -> float: ...  # noqa: D102
-
-    @property
-    def projector_dims(self) -> tuple[int, ...]: ...  # noqa: D102
-
-
 class ProjectedViews(Model):
-    """Hold an encoder and a projector, which get two equal views."""
+    """Hold an encoder and a projector, and a predictor where the settings have `predictor_dims`.
+
+    Without view groups there are two equal views; groups of no view are left out.
+    """
 
     projector_ends_in_norm = False
 
-    def __init__(self, config: TwoViewConfig, encoder: nn.Module) -> None:
+    def __init__(self, config: Any, encoder: nn.Module, *groups: ViewGroup) -> None:
         super().__init__()
         self.config: Any = config  # subclasses may state the type, `config: Config`
-        self.views = (ViewGroup("views", 2, config.crop_seconds),)
+        groups = groups or (ViewGroup("views", 2, config.crop_seconds),)
+        self.views = tuple(group for group in groups if group.count)
         self.encoder = encoder
         dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
         self.projector = projector(dim, config.projector_dims, self.projector_ends_in_norm)
         self.projection_dim = (dim, *config.projector_dims)[-1]
+        if hasattr(config, "predictor_dims"):
+            self.predictor = projector(self.projection_dim, config.predictor_dims)
 
 
 class TwoViewModel(ProjectedViews):
@@ -45,7 +41,7 @@ class TwoViewModel(ProjectedViews):
 
     has_cacheable_projections = True
 
-    def __init__(self, config: TwoViewConfig, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
+    def __init__(self, config: Any, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder)
         self.add_positives(getattr(config, "positives", None), size, self.projection_dim)
 
@@ -61,7 +57,7 @@ class TwoViewModel(ProjectedViews):
         """
         embeddings = self.encoder(by_view(views))
         projections = self.projector[: self._num_local_layers](embeddings)
-        return paired(embeddings), paired(projections)
+        return by_sample(embeddings), by_sample(projections)
 
     def compare(
         self, embeddings: Tensor, projections: Tensor, batch: dict[str, Tensor], progress: Progress
@@ -69,13 +65,12 @@ class TwoViewModel(ProjectedViews):
         """Return loss and metrics of what `project` gave for a worker's batch, with all other workers'."""
         with torch.autocast(projections.device.type, enabled=False):
             rows = self.whitening(by_view(projections))  # (2B, P)
-            pairs = distributed.gather(paired(rows))  # (W*B, 2, P)
+            pairs = distributed.gather(by_sample(rows))  # (W*B, 2, P)
             positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
             # Stacked again, rows lie in memory as they do without sampling: sums are the same bit for bit.
             z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)
             loss, metrics = self.loss_at(z_a, z_b, progress)
-            metrics |= sampling
-        return self.regularized(StepOutput(loss, metrics), embeddings, progress)
+        return self.regularized(StepOutput(loss, metrics | sampling), embeddings, progress)
 
     @property
     def whitening(self) -> nn.Sequential:

@@ -6,44 +6,39 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, StepOutput
-from sslsv.models.fields import CropSeconds, LayerDims, Positives, Regularizers, Weight
-from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted_sum
+from sslsv.models.fields import LayerDims, Positives, TwoViewConfig, Weight
+from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted
 from sslsv.models.two_view import TwoViewModel
 from sslsv.ops.whitening import IterNorm
-from sslsv.settings import section
-
-
-def vibcreg_terms(z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-    """Return the three terms of `vibcreg_loss`, unweighted, by name."""
-    return {
-        "invariance": invariance(z_a, z_b),
-        "variance": variance_hinge(z_a) + variance_hinge(z_b),
-        "covariance": correlation_penalty(z_a) + correlation_penalty(z_b),
-    }
+from sslsv.settings import refuse_if, section
 
 
 def vibcreg_loss(
     z_a: Tensor, z_b: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
-) -> Tensor:
-    """Return VIbCReg of projections (B, P), (B, P).
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return VIbCReg of projections (B, P), (B, P), and its terms.
 
     Invariance is a mean over all entries; variance and covariance are sums over the two views, none halved.
     The covariance term is made of correlations and is divided by P^2, not by P as VICReg's: it does not grow
     with P, which is why its usual weight (8) is so much larger.
     """
+    terms = {
+        "invariance": invariance(z_a, z_b),
+        "variance": variance_hinge(z_a) + variance_hinge(z_b),
+        "covariance": correlation_penalty(z_a) + correlation_penalty(z_b),
+    }
     weights = {"invariance": invariance_weight, "variance": variance_weight, "covariance": covariance_weight}
-    return weighted_sum(vibcreg_terms(z_a, z_b), weights)
+    return weighted(terms, weights)
 
 
 class VIbCReg(TwoViewModel):
     """Pull views together, keep each dimension's deviation up, decorrelate dimensions, behind a whitening."""
 
     @section
-    class Config:
+    class Config(TwoViewConfig):
         """Hold the settings of VIbCReg; none are published for speakers."""
 
         name: Literal["vibcreg"] = "vibcreg"
-        crop_seconds: CropSeconds = 2.0
         projector_dims: LayerDims = (2048, 2048, 2048)  # empty: no projector and no whitening
         whitening_groups: Annotated[
             int,
@@ -55,17 +50,15 @@ class VIbCReg(TwoViewModel):
         variance_weight: Weight = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
         covariance_weight: Weight = 8.0  # decorrelates dimensions
         positives: Positives = None
-        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse groups that do not divide the last layer."""
-            if self.projector_dims and self.whitening_groups:
-                last = self.projector_dims[-1]
-                if last % self.whitening_groups:
-                    raise ValueError(
-                        f"whitening_groups is {self.whitening_groups}, which does not divide the projector's "
-                        f"last layer of {last}; choose a divisor of it, or 0 for no whitening."
-                    )
+            last = self.projector_dims[-1] if self.projector_dims else 0
+            refuse_if(
+                self.whitening_groups > 0 and last % self.whitening_groups > 0,
+                f"whitening_groups is {self.whitening_groups}, which does not divide the projector's last "
+                f"layer of {last}; choose a divisor of it, or 0 for no whitening",
+            )
 
     config: Config
 
@@ -76,6 +69,7 @@ class VIbCReg(TwoViewModel):
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return the weighted sum of the three terms; the metrics are the unweighted ones."""
-        terms = vibcreg_terms(z_a, z_b)
-        weights = {name: getattr(self.config, f"{name}_weight") for name in terms}
-        return StepOutput(weighted_sum(terms, weights), {name: term.detach() for name, term in terms.items()})
+        c = self.config
+        return StepOutput(
+            *vibcreg_loss(z_a, z_b, c.invariance_weight, c.variance_weight, c.covariance_weight)
+        )

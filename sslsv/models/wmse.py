@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from sslsv.models.base import Progress, StepOutput
-from sslsv.models.fields import CropSeconds, LayerDims, Regularizers
+from sslsv.models.fields import LayerDims, TwoViewConfig
 from sslsv.models.terms import feature_std, moved
 from sslsv.models.two_view import TwoViewModel
-from sslsv.settings import section
+from sslsv.settings import refuse_if, section
 
 
 def whiten(rows: Tensor, shrinkage: float = 0.0) -> Tensor:
@@ -48,11 +48,10 @@ class WMSE(TwoViewModel):
     """Pull whitened projections of two views together: whitening keeps them from collapsing."""
 
     @section
-    class Config:
+    class Config(TwoViewConfig):
         """Hold the settings of W-MSE; the defaults are those published for VoxCeleb."""
 
         name: Literal["wmse"] = "wmse"
-        crop_seconds: CropSeconds = 2.0
         projector_dims: LayerDims = (1024, 64)
         group_size: Annotated[
             int, Field(ge=2, description="utterances that are whitened together; it divides the batch")
@@ -61,26 +60,27 @@ class WMSE(TwoViewModel):
         shrinkage: Annotated[
             float, Field(ge=0, lt=1, description="share of the identity in the covariances; 0 whitens fully")
         ] = 0.0
-        regularizers: Regularizers = ()
 
         def __post_init__(self) -> None:
             """Refuse groups whose covariance is not known well enough to be inverted."""
-            if not self.projector_dims:
-                raise ValueError("projector_dims is empty, but whitening needs few dimensions: end with 64.")
+            refuse_if(
+                not self.projector_dims,
+                "projector_dims is empty, but whitening needs few dimensions: end with 64",
+            )
             last = self.projector_dims[-1]
-            if self.group_size < 2 * last:
-                raise ValueError(
-                    f"group_size is {self.group_size}, and whitening the projector's last layer of {last} "
-                    f"units needs twice as many utterances; raise it to {2 * last}, or lower the layer."
-                )
+            refuse_if(
+                self.group_size < 2 * last,
+                f"group_size is {self.group_size}, and whitening the projector's last layer of {last} units "
+                f"needs twice as many utterances; raise it to {2 * last}, or lower the layer",
+            )
 
         def check_batch_size(self, batch_size: int) -> None:
             """Refuse a global batch that groups do not fill."""
-            if batch_size % self.group_size:
-                raise ValueError(
-                    f"train.batch_size is {batch_size}, which groups of model.group_size "
-                    f"{self.group_size} do not fill; use a multiple of it, or other groups."
-                )
+            refuse_if(
+                batch_size % self.group_size > 0,
+                f"train.batch_size is {batch_size}, which groups of model.group_size {self.group_size} do "
+                "not fill; use a multiple of it, or other groups",
+            )
 
     config: Config
 
