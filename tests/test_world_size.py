@@ -6,14 +6,14 @@ import torch
 from benchmarks import world_size
 from sslsv import registry
 
+ALL_CASES = [pytest.param(ranks, world_size.ALL_CASES, marks=pytest.mark.slow) for ranks in (1, 2, 4)]
 
-@pytest.mark.parametrize(
-    "ranks", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
-)
-def test_models__any_number_of_processes_learns_the_same(ranks: int) -> None:
+
+@pytest.mark.parametrize(("ranks", "cases"), [(2, world_size.CASES), *ALL_CASES])
+def test_models__any_number_of_processes_learns_the_same(ranks: int, cases: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
-    errors = world_size.measure(ranks)
-    assert set(registry.names("models")) < set(errors) == set(world_size.CASES)
+    errors = world_size.measure(ranks, cases)
+    assert set(registry.names("models")) < set(errors) == set(cases)
     control = errors.pop(world_size.CONTROL)
     for case, values in errors.items():
         assert max(values.values()) <= 1e-6, (case, values)
