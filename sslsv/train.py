@@ -119,10 +119,8 @@ def check_data(config: Config) -> "Manifest":
 
     manifest, validation, tests = open_trial_sets(config)
     trial_sets = [each for each in (validation, *tests) if each]
-    # What `load_source` looks at: it takes PyTorch, for which other mistakes need not wait.
-    starts = ("init", "weights", "trunk_frozen", "front_frozen", "lora_rank")
-    if any(getattr(config.encoder, key, None) for key in starts):
-        from sslsv.training.initial import load_source
+    if config.encoder.source() is not None:
+        from sslsv.training.initial import load_source  # it takes PyTorch
 
         load_source(config)
     data, recordings = config.data, open_recordings(config.data.root)

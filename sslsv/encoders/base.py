@@ -1,13 +1,16 @@
 """What a model asks of an encoder: frames of waveforms, and their pooling to one embedding each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from sslsv.encoders.features import Spectrogram
 from sslsv.encoders.peers import Names
+from sslsv.ops.layers import recomputed
 
 
 class Encoder(nn.Module, ABC):
@@ -28,6 +31,10 @@ class Encoder(nn.Module, ABC):
     is_frozen = False
     recomputes_activations = False  # the trainer sets it: the backward pass runs the blocks again
 
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
     @abstractmethod
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return the frame-level representation (B, frame_dim, L) of waveforms (B, T)."""
@@ -40,6 +47,13 @@ class Encoder(nn.Module, ABC):
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         """Return the settings that may have made weights with these shapes; KeyError for other weights."""
         raise KeyError
+
+    def through(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+        """Return what blocks make of x, one after the other, with `recomputes_activations` if that is set."""
+        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
+        for block in blocks:
+            x = recomputed(block, x) if is_recomputed else block(x)
+        return x
 
     def rate_scale(self, parameter: str) -> float:
         """Return the factor of the learning rate for a parameter, by its name in the encoder."""
@@ -65,3 +79,12 @@ class Encoder(nn.Module, ABC):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of waveforms (B, T)."""
         return self.pool(self.frames(waveforms))
+
+
+class SpectrogramEncoder(Encoder):
+    """Begin an encoder with spectrograms, by its settings `features` and `embedding_dim`."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.embedding_dim = config.embedding_dim
+        self.features = Spectrogram(config.features)

@@ -4,6 +4,7 @@ Parameters with 80 bands: 7,176,224 (512-d embeddings), 6,848,544 (192-d). Publi
 supervised: 0.73 % by 3D-Speaker, 0.65 % by wespeaker with large-margin fine-tuning.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -11,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import Spectrogram, strided_size
+from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import mean_and_deviation
-from sslsv.ops.layers import in_format_of, recomputed
+from sslsv.encoders.residual import shortcut, stem
+from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
 _MAP_CHANNELS = 32  # of the two-dimensional layers
@@ -48,11 +49,7 @@ class MapBlock(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
         )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, channels, 1, (stride, 1), bias=False), nn.BatchNorm2d(channels)
-            )
+        self.shortcut = shortcut(channels, channels, (stride, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, 32, F / stride, L) of (B, 32, F, L)."""
@@ -89,7 +86,7 @@ class DenseLayer(nn.Module):
         return torch.cat([x, self.local(y) * masks], 1)
 
 
-class CAMPlusPlus(Encoder):
+class CAMPlusPlus(SpectrogramEncoder):
     """Embed by 2-D residual layers, then dense blocks over time, mean and deviation, a linear layer."""
 
     @section
@@ -105,27 +102,13 @@ class CAMPlusPlus(Encoder):
     min_samples = 720  # two frames after a halving, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
-        self.embedding_dim = config.embedding_dim
-        self.features = Spectrogram(config.features)
+        super().__init__(config)
         self.maps = nn.Sequential(
-            nn.Sequential(
-                nn.Conv2d(1, _MAP_CHANNELS, 3, padding=1, bias=False),
-                nn.BatchNorm2d(_MAP_CHANNELS),
-                nn.ReLU(),
-            ),
+            stem(1, _MAP_CHANNELS),
             *(MapBlock(stride) for stride in (2, 1, 2, 1)),
-            nn.Sequential(
-                nn.Conv2d(_MAP_CHANNELS, _MAP_CHANNELS, 3, (2, 1), 1, bias=False),
-                nn.BatchNorm2d(_MAP_CHANNELS),
-                nn.ReLU(),
-            ),
+            stem(_MAP_CHANNELS, _MAP_CHANNELS, stride=(2, 1)),
         )
-        num_bins = config.features.num_mels
-        for _ in range(3):
-            num_bins = strided_size(num_bins, 2)
-        channels = 128
+        num_bins, channels = math.ceil(config.features.num_mels / 8), 128
         parts: list[nn.Module] = [
             nn.Sequential(
                 nn.Conv1d(_MAP_CHANNELS * num_bins, channels, 5, 2, 2, bias=False),
@@ -159,14 +142,8 @@ class CAMPlusPlus(Encoder):
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, 512, L) of waveforms (B, T), every 20 ms."""
-        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
         x = in_format_of(self.maps, self.features(waveforms)[:, None])
-        for part in self.maps:
-            x = recomputed(part, x) if is_recomputed else part(x)
-        x = x.flatten(1, 2)
-        for part in self.blocks:
-            x = recomputed(part, x) if is_recomputed else part(x)
-        return x
+        return self.through(self.blocks, self.through(self.maps, x).flatten(1, 2))
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, 512, L)."""

@@ -24,11 +24,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import Spectrogram
+from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, WideFeatures
 from sslsv.encoders.pooling import ContextAttention, with_context
-from sslsv.ops.layers import full_precision, recomputed
+from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
 
 _SCALE = 8  # parts of a Res2Net block
@@ -146,7 +145,7 @@ class AttentiveStatistics(nn.Module):
             return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], 1)
 
 
-class ECAPATDNN(Encoder):
+class ECAPATDNN(SpectrogramEncoder):
     """Embed waveforms (B, T) of 16 kHz: (B, embedding_dim); frames are (B, aggregation_channels, L)."""
 
     @section
@@ -191,11 +190,9 @@ class ECAPATDNN(Encoder):
     min_samples = 800  # the widest layer reflects four frames
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         channels, wide = config.channels, config.aggregation_channels
-        self.embedding_dim, self.frame_dim = config.embedding_dim, wide
-        self.features = Spectrogram(config.features)
+        self.frame_dim = wide
         is_wespeaker = config.form == "wespeaker"
         padding: Padding = "zeros" if is_wespeaker else "reflect"
         self.stem = nn.Sequential(TDNNBlock(config.features.num_mels, channels, 5, padding_mode=padding))
@@ -229,11 +226,10 @@ class ECAPATDNN(Encoder):
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, aggregation_channels, L) of waveforms (B, T)."""
-        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
         x = self.stem(self.features(waveforms))
         outputs = []
         for block in self.blocks:
-            x = recomputed(block, x) if is_recomputed else block(x)
+            x = self.through([block], x)
             outputs.append(x)
         return self.aggregation(torch.cat(outputs, 1))  # type: ignore[no-any-return]
 

@@ -9,6 +9,7 @@ Parameters with 80 bands and 192-d embeddings:
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -16,11 +17,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import Spectrogram, strided_size
+from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import mean_and_deviation
-from sslsv.ops.layers import in_format_of, recomputed
+from sslsv.encoders.residual import plan, shortcut, stem
+from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
@@ -73,11 +74,7 @@ class Block(nn.Module):
         self.fusions = nn.ModuleList(Fusion(self.width) for _ in parts[1:]) if fuses else None
         self.conv_out = nn.Conv2d(inner, outputs, 1, bias=False)
         self.norm_out = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, F / stride, L / stride) of (B, inputs, F, L)."""
@@ -91,7 +88,7 @@ class Block(nn.Module):
         return _clipped_relu(y.add_(self.shortcut(x)))
 
 
-class ERes2NetV2(Encoder):
+class ERes2NetV2(SpectrogramEncoder):
     """Embed by four stages of Res2Net blocks, the third fused into the fourth, then mean and deviation."""
 
     @section
@@ -113,27 +110,18 @@ class ERes2NetV2(Encoder):
     min_samples = 1680  # two frames after three halvings, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
-        self.embedding_dim = config.embedding_dim
-        self.features = Spectrogram(config.features)
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, config.width, 3, padding=1, bias=False), nn.BatchNorm2d(config.width), nn.ReLU()
-        )
-        channels, num_bins = config.width, config.features.num_mels
-        stages = []
+        super().__init__(config)
+        self.stem = stem(1, config.width)
+        channels, blocks = config.width, iter(plan(_BLOCKS_PER_STAGE, config.width))
+        self.stages = nn.ModuleList()
         for stage, num_blocks in enumerate(_BLOCKS_PER_STAGE):
-            stride, planes = 1 if stage == 0 else 2, config.width * 2**stage
-            blocks = []
-            for i in range(num_blocks):
-                blocks.append(Block(channels, planes, stride if i == 0 else 1, config, fuses=stage >= 2))
+            self.stages.append(nn.Sequential())
+            for planes, stride in islice(blocks, num_blocks):
+                self.stages[-1].append(Block(channels, planes, stride, config, fuses=stage >= 2))
                 channels = planes * config.expansion
-            stages.append(nn.Sequential(*blocks))
-            num_bins = strided_size(num_bins, stride)
-        self.stages = nn.ModuleList(stages)
         self.third_stage_halved = nn.Conv2d(channels // 2, channels, 3, 2, 1, bias=False)
         self.fusion = Fusion(channels)
-        self.frame_dim = channels * num_bins
+        self.frame_dim = channels * math.ceil(config.features.num_mels / 8)
         self.head = nn.Linear(2 * self.frame_dim, config.embedding_dim)
 
     @classmethod
@@ -155,15 +143,9 @@ class ERes2NetV2(Encoder):
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""
-        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
         x = self.stem(in_format_of(self.stages, self.features(waveforms)[:, None]))
-        third = x
-        for number, stage in enumerate(self.stages):
-            for block in stage.children():
-                x = recomputed(block, x) if is_recomputed else block(x)
-            if number == 2:
-                third = x
-        fused: Tensor = self.fusion(x, self.third_stage_halved(third))
+        third = self.through((block for stage in self.stages[:3] for block in stage), x)
+        fused: Tensor = self.fusion(self.through(self.stages[3], third), self.third_stage_halved(third))
         return fused.flatten(1, 2)
 
     def pool(self, frames: Tensor) -> Tensor:

@@ -171,8 +171,3 @@ def _check_length(waveform: Tensor, min_samples: int) -> None:
             f"Waveforms of shape {tuple(waveform.shape)} cannot be encoded: give (B, T) with at least "
             f"{min_samples} samples ({1000 * min_samples // SAMPLE_RATE} ms)."
         )
-
-
-def strided_size(size: int, stride: int) -> int:
-    """Return the length of an axis after a convolution that pads to keep it and then steps by `stride`."""
-    return math.ceil(size / stride)

@@ -7,35 +7,41 @@ from pydantic import Field
 from sslsv.settings import Place, refuse_if, section
 
 EmbeddingDim = Annotated[int, Field(ge=1, description="size of an embedding")]
+Kind = Annotated[
+    Literal["log_mel", "kaldi", "speechbrain"],
+    Field(
+        description="log_mel: frames centred on samples 0, 160 ..., as torchaudio's MelSpectrogram; "
+        "kaldi: whole frames only, each with its mean removed, as Kaldi's fbank; speechbrain: its Fbank"
+    ),
+]
+NumMels = Annotated[int, Field(ge=1, description="mel bands of the spectrogram")]
+LowHz = Annotated[float, Field(ge=0, description="lower end of the lowest band")]
+PreEmphasis = Annotated[
+    float, Field(ge=0, lt=1, description="share of the previous sample that is subtracted; 0.97 is usual")
+]
+FullScale = Annotated[
+    float, Field(gt=0, description="value of the loudest sample: 1, or 32768 as in 16-bit files")
+]
+Normalization = Annotated[
+    Literal["instance", "mean", "none"],
+    Field(description="of a band over an utterance: mean 0 and variance 1, mean 0, or left as it is"),
+]
 
 
 @section
 class Features:
     """Hold the settings of spectrograms; the defaults are those of Fast ResNet-34's published recipes."""
 
-    kind: Annotated[
-        Literal["log_mel", "kaldi", "speechbrain"],
-        Field(
-            description="log_mel: frames centred on samples 0, 160 ..., as torchaudio's MelSpectrogram; "
-            "kaldi: whole frames only, each with its mean removed, as Kaldi's fbank; speechbrain: its Fbank"
-        ),
-    ] = "log_mel"
-    num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 40
-    low_hz: Annotated[float, Field(ge=0, description="lower end of the lowest band")] = 0.0
+    kind: Kind = "log_mel"
+    num_mels: NumMels = 40
+    low_hz: LowHz = 0.0
     high_hz: Annotated[float, Field(gt=0, le=8000, description="upper end of the highest band")] = 8000.0
     window: Annotated[
         Literal["hamming", "hann", "povey"], Field(description="shape of the windows of 25 ms")
     ] = "hamming"
-    pre_emphasis: Annotated[
-        float, Field(ge=0, lt=1, description="share of the previous sample that is subtracted; 0.97 is usual")
-    ] = 0.0
-    full_scale: Annotated[
-        float, Field(gt=0, description="value of the loudest sample: 1, or 32768 as in 16-bit files")
-    ] = 1.0
-    normalization: Annotated[
-        Literal["instance", "mean", "none"],
-        Field(description="of a band over an utterance: mean 0 and variance 1, mean 0, or left as it is"),
-    ] = "instance"
+    pre_emphasis: PreEmphasis = 0.0
+    full_scale: FullScale = 1.0
+    normalization: Normalization = "instance"
 
     def __post_init__(self) -> None:
         """Refuse bands without width."""
@@ -44,6 +50,24 @@ class Features:
             f"low_hz is {self.low_hz:g} and high_hz {self.high_hz:g}: the bands lie between, so give a lower "
             "low_hz",
         )
+
+
+@section
+class WideFeatures(Features):
+    """Hold the settings of spectrograms with 80 bands, as ECAPA-TDNN has them in self-supervised recipes."""
+
+    num_mels: NumMels = 80
+
+
+@section
+class KaldiFeatures(WideFeatures):
+    """Hold the settings of Kaldi's filterbank energies, as wespeaker has them (3D-Speaker: window povey)."""
+
+    kind: Kind = "kaldi"
+    low_hz: LowHz = 20.0
+    pre_emphasis: PreEmphasis = 0.97
+    full_scale: FullScale = 32768.0
+    normalization: Normalization = "mean"
 
 
 @section
@@ -59,23 +83,9 @@ class EncoderConfig:
     ] = False
     rate_scale: Annotated[float, Field(gt=0, description="factor of the learning rate for the encoder")] = 1.0
 
+    def source(self) -> str | None:
+        """Return the run or file that the weights of a new run come from, if there is one.
 
-@section
-class WideFeatures(Features):
-    """Hold the settings of spectrograms with 80 bands, as ECAPA-TDNN has them in self-supervised recipes."""
-
-    num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 80
-
-
-@section
-class KaldiFeatures(Features):
-    """Hold the settings of Kaldi's filterbank energies, as wespeaker has them (3D-Speaker: window povey)."""
-
-    kind: Literal["log_mel", "kaldi", "speechbrain"] = "kaldi"
-    num_mels: Annotated[int, Field(ge=1, description="mel bands of the spectrogram")] = 80
-    low_hz: Annotated[float, Field(ge=0, description="lower end of the lowest band")] = 20.0
-    pre_emphasis: Annotated[
-        float, Field(ge=0, lt=1, description="share of the previous sample that is subtracted")
-    ] = 0.97
-    full_scale: Annotated[float, Field(gt=0, description="value of the loudest sample")] = 32768.0
-    normalization: Literal["instance", "mean", "none"] = "mean"
+        Raises ValueError where weights would stay as they are that nothing has trained.
+        """
+        return self.init

@@ -5,7 +5,8 @@ digits.
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 
 from sslsv.ops.layers import full_precision
 
-PoolingName = Literal["mean", "stats", "sap", "asp", "attentive_mean"]
-
 
 class Pooling(nn.Module, ABC):
     """Pool the map of an utterance to one vector of `output_dim` values; the base of all poolings."""
 
-    output_dim: int
+    def __init__(self, output_dim: int) -> None:
+        super().__init__()
+        self.output_dim = output_dim
 
     def forward(self, frames: Tensor) -> Tensor:
         """Pool (B, C, F, L) to (B, output_dim), outside autocast."""
@@ -35,8 +36,7 @@ class MeanPooling(Pooling):
     """Take the mean over frequency and time: C values."""
 
     def __init__(self, channels: int, num_bins: int) -> None:
-        super().__init__()
-        self.output_dim = channels
+        super().__init__(channels)
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return (B, C) of (B, C, F, L)."""
@@ -51,8 +51,7 @@ class StatisticsPooling(Pooling):
     """
 
     def __init__(self, channels: int, num_bins: int) -> None:
-        super().__init__()
-        self.output_dim = 2 * channels * num_bins
+        super().__init__(2 * channels * num_bins)
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return (B, 2CF) of (B, C, F, L)."""
@@ -67,8 +66,7 @@ class SelfAttentivePooling(Pooling):
     """
 
     def __init__(self, channels: int, num_bins: int) -> None:
-        super().__init__()
-        self.output_dim = channels
+        super().__init__(channels)
         self.hidden = nn.Linear(channels, channels)
         self.score = nn.Parameter(torch.empty(channels, 1))
         nn.init.xavier_normal_(self.score)
@@ -95,10 +93,9 @@ class ChannelAttentivePooling(Pooling):
     """
 
     def __init__(self, channels: int, num_bins: int, has_std: bool, attention_dim: int = 128) -> None:
-        super().__init__()
-        self.has_std = has_std
         width = channels * num_bins
-        self.output_dim = 2 * width if has_std else width
+        super().__init__(2 * width if has_std else width)
+        self.has_std = has_std
         self.attention = nn.Sequential(
             nn.Conv1d(width, attention_dim, 1),
             nn.ReLU(),
@@ -165,16 +162,10 @@ def with_context(layer: nn.Conv1d, x: Tensor, context: Tensor | None) -> Tensor:
     return F.conv1d(x, of_frames) + F.conv1d(context, of_context, layer.bias)
 
 
-def build_pooling(name: PoolingName, channels: int, num_bins: int) -> Pooling:
-    """Return the pooling of that name for maps (B, channels, num_bins, L)."""
-    match name:
-        case "mean":
-            return MeanPooling(channels, num_bins)
-        case "stats":
-            return StatisticsPooling(channels, num_bins)
-        case "sap":
-            return SelfAttentivePooling(channels, num_bins)
-        case "asp":
-            return ChannelAttentivePooling(channels, num_bins, has_std=True)
-        case "attentive_mean":
-            return ChannelAttentivePooling(channels, num_bins, has_std=False)
+POOLINGS: dict[str, Callable[[int, int], Pooling]] = {
+    "mean": MeanPooling,
+    "stats": StatisticsPooling,
+    "sap": SelfAttentivePooling,
+    "asp": partial(ChannelAttentivePooling, has_std=True),
+    "attentive_mean": partial(ChannelAttentivePooling, has_std=False),
+}

@@ -15,6 +15,7 @@ VoxCeleb1-O in percent, supervised, after large-margin fine-tuning:
 wespeaker counts one more: the constant weight of the first stage's only input.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -23,12 +24,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import Spectrogram
+from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import ContextAttention
-from sslsv.ops.layers import recomputed
-from sslsv.settings import section
+from sslsv.settings import refuse_if, section
 
 _KERNELS = (7, 19, 31, 59)  # of the convolutions over time in a stage
 _NUM_HEADS = 4
@@ -45,52 +44,31 @@ _WESPEAKER_NAMES = """
 """
 
 
-class Stage(NamedTuple):
-    """Say how a stage changes its map."""
-
-    stride: int  # over bands; the channels grow by the same factor
-    num_blocks: int
-    expansion: int  # of the channels inside the stage
-    reduction: int  # of the channels of its layers over time; 0 for a stage without any
-
-
 class Size(NamedTuple):
-    """Say what one of the published sizes is made of."""
+    """Say what one of the published sizes is made of.
+
+    A stage is (stride over bands, by which the channels grow; blocks; factor of the channels inside it;
+    divisor of the channels of its layers over time, 0 for a stage without any).
+    """
 
     channels: int
     block: Literal["residual", "gated", "convnext"]
     group_channels: int  # channels of a group in the 3 x 3 convolutions
-    stages: tuple[Stage, ...]
+    stages: tuple[tuple[int, int, int, int], ...]
 
 
-def _stages(*rows: tuple[int, int, int, int]) -> tuple[Stage, ...]:
-    return tuple(Stage(*row) for row in rows)
-
-
-_B4 = _stages((1, 4, 2, 48), (2, 4, 2, 48), (1, 6, 2, 48), (2, 6, 1, 32), (1, 8, 1, 24), (2, 4, 1, 16))
+_B4 = ((1, 4, 2, 48), (2, 4, 2, 48), (1, 6, 2, 48), (2, 6, 1, 32), (1, 8, 1, 24), (2, 4, 1, 16))
 SIZES = {
-    "b0": Size(
-        10, "residual", 1,
-        _stages((1, 2, 1, 30), (2, 3, 2, 30), (1, 3, 3, 30), (2, 4, 2, 10), (1, 3, 1, 10)),
-    ),
-    "b1": Size(
-        12, "convnext", 8,
-        _stages((1, 2, 1, 0), (2, 3, 1, 0), (3, 4, 1, 12), (2, 5, 1, 12), (2, 3, 1, 8)),
-    ),
-    "b2": Size(
-        16, "convnext", 4,
-        _stages((1, 2, 1, 12), (2, 2, 1, 12), (1, 3, 1, 12), (2, 4, 1, 8), (1, 4, 1, 8), (2, 4, 1, 4)),
-    ),
-    "b3": Size(
-        16, "gated", 1,
-        _stages((1, 6, 4, 32), (2, 6, 2, 32), (1, 8, 2, 32), (2, 10, 2, 16), (1, 10, 1, 16), (2, 8, 1, 16)),
-    ),
+    "b0": Size(10, "residual", 1, ((1, 2, 1, 30), (2, 3, 2, 30), (1, 3, 3, 30), (2, 4, 2, 10), (1, 3, 1, 10))),
+    "b1": Size(12, "convnext", 8, ((1, 2, 1, 0), (2, 3, 1, 0), (3, 4, 1, 12), (2, 5, 1, 12), (2, 3, 1, 8))),
+    "b2": Size(16, "convnext", 4,
+        ((1, 2, 1, 12), (2, 2, 1, 12), (1, 3, 1, 12), (2, 4, 1, 8), (1, 4, 1, 8), (2, 4, 1, 4))),
+    "b3": Size(16, "gated", 1,
+        ((1, 6, 4, 32), (2, 6, 2, 32), (1, 8, 2, 32), (2, 10, 2, 16), (1, 10, 1, 16), (2, 8, 1, 16))),
     "b4": Size(32, "gated", 1, _B4),
     "b5": Size(32, "gated", 16, _B4),
-    "b6": Size(
-        32, "residual", 32,
-        _stages((1, 4, 4, 32), (2, 6, 2, 32), (1, 6, 2, 24), (3, 8, 1, 24), (1, 8, 1, 16), (2, 8, 1, 16)),
-    ),
+    "b6": Size(32, "residual", 32,
+        ((1, 4, 4, 32), (2, 6, 2, 32), (1, 6, 2, 24), (3, 8, 1, 24), (1, 8, 1, 16), (2, 8, 1, 16))),
 }  # fmt: skip
 
 
@@ -190,7 +168,15 @@ class TimeLayers(nn.Module):
         return x + self.layers(x)  # type: ignore[no-any-return]
 
 
-class ReDimNet(Encoder):
+class Flattened(nn.Module):
+    """Make sequences (B, F * C, L) of maps (B, C, F, L); the channels of a band lie together."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return (B, F * C, L)."""
+        return maps.transpose(1, 2).flatten(1, 2)
+
+
+class ReDimNet(SpectrogramEncoder):
     """Embed by stages of 2-D blocks and layers over time; each sees a weighted sum of all before it."""
 
     @section
@@ -210,48 +196,53 @@ class ReDimNet(Encoder):
     min_samples = 560  # two frames, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         size, num_mels = SIZES[config.size], config.features.num_mels
-        _check_bands(config.size, num_mels)
-        self.embedding_dim = config.embedding_dim
         self.frame_dim = dim = size.channels * num_mels
-        self.features = Spectrogram(config.features)
+        strides = math.prod(stride for stride, *_ in size.stages)
+        hidden = [dim // reduction for *_, reduction in size.stages if reduction]
+        refuse_if(
+            num_mels % strides > 0 or any(each % _NUM_HEADS for each in hidden),
+            f"encoder.features.num_mels is {num_mels}, which the stages of ReDimNet {config.size} cannot "
+            f"divide; give {60 if config.size == 'b0' else 72}",
+        )
         # A stage weighs the stem and the stages before it, each channel by itself; a softmax makes shares.
         self.input_weights = nn.ParameterList(
             torch.zeros(1 + i, dim, 1) for i in range(1, len(size.stages) + 1)
         )
         self.stem = nn.Sequential(
-            nn.Conv2d(1, size.channels, 3, padding=1), ChannelNorm(size.channels, eps=1e-6)
+            nn.Conv2d(1, size.channels, 3, padding=1), ChannelNorm(size.channels, eps=1e-6), Flattened()
         )
         channels, num_bins, stages = size.channels, num_mels, []
         self.map_channels = []  # of the map that each stage takes
         for stage in size.stages:
             self.map_channels.append(channels)
             stages.append(self._stage(stage, size, channels, num_bins))
-            channels, num_bins = channels * stage.stride, num_bins // stage.stride
+            channels, num_bins = channels * stage[0], num_bins // stage[0]
         self.stages = nn.ModuleList(stages)
         self.pooling = ContextAttention(dim)
         self.head = nn.Linear(2 * dim, config.embedding_dim)
 
-    def _stage(self, stage: Stage, size: Size, channels: int, num_bins: int) -> nn.Sequential:
-        outputs = channels * stage.stride
-        inner, bins = outputs * stage.expansion, num_bins // stage.stride
-        stride = (stage.stride, 1)
-        layers: list[nn.Module] = [nn.Conv2d(channels, inner, stride, stride)]
-        for _ in range(stage.num_blocks):
+    def _stage(
+        self, stage: tuple[int, int, int, int], size: Size, channels: int, num_bins: int
+    ) -> nn.Sequential:
+        stride, num_blocks, expansion, reduction = stage
+        outputs, bins = channels * stride, num_bins // stride
+        inner = outputs * expansion
+        layers: list[nn.Module] = [nn.Conv2d(channels, inner, (stride, 1), (stride, 1))]
+        for _ in range(num_blocks):
             if size.block == "convnext":
                 convolution = nn.Conv2d(inner, inner, 3, padding=1, groups=inner // size.group_channels)
                 layers.append(ConvNext(convolution, nn.BatchNorm2d(inner), nn.Conv2d(inner, inner, 1)))
             else:
                 layers.append(Residual(inner, bins, size.group_channels, size.block == "gated"))
-        if stage.expansion != 1:
+        if expansion != 1:
             narrowing = nn.Conv2d(inner, outputs, 3, padding=1, groups=outputs // size.group_channels)
             norm = nn.BatchNorm2d(outputs, eps=1e-6)
             layers.append(nn.Sequential(narrowing, norm, nn.GELU(), nn.Conv2d(outputs, outputs, 1)))
         layers.append(Flattened())
-        if stage.reduction:
-            layers.append(TimeLayers(self.frame_dim, self.frame_dim // stage.reduction))
+        if reduction:
+            layers.append(TimeLayers(self.frame_dim, self.frame_dim // reduction))
         return nn.Sequential(*layers)
 
     @classmethod
@@ -268,12 +259,11 @@ class ReDimNet(Encoder):
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, C * F, L) of waveforms (B, T), every 10 ms."""
-        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
-        outputs = [flattened(self.stem(self.features(waveforms)[:, None]))]
+        outputs = [self.stem(self.features(waveforms)[:, None])]
         x = outputs[0]
         for stage, channels, weights in zip(self.stages, self.map_channels, self.input_weights, strict=True):
             maps = torch.unflatten(x, 1, (-1, channels)).transpose(1, 2)
-            outputs.append(recomputed(stage, maps) if is_recomputed else stage(maps))
+            outputs.append(self.through([stage], maps))
             shares = weights.softmax(0)
             x = shares[0] * outputs[0]
             for share, output in zip(shares[1:], outputs[1:], strict=True):
@@ -283,28 +273,3 @@ class ReDimNet(Encoder):
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, C * F, L)."""
         return self.head(self.pooling(frames))  # type: ignore[no-any-return]
-
-
-def flattened(maps: Tensor) -> Tensor:
-    """Return sequences (B, F * C, L) of maps (B, C, F, L); the channels of a band lie together."""
-    return maps.transpose(1, 2).flatten(1, 2)
-
-
-class Flattened(nn.Module):
-    """Make `flattened` a layer."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return (B, F * C, L)."""
-        return flattened(maps)
-
-
-def _check_bands(size: str, num_mels: int) -> None:
-    halvings, bins = SIZES[size].stages, num_mels
-    for stage in halvings:
-        hidden = SIZES[size].channels * num_mels // stage.reduction if stage.reduction else _NUM_HEADS
-        if bins % stage.stride or hidden % _NUM_HEADS:
-            raise ValueError(
-                f"encoder.features.num_mels is {num_mels}, which the stages of ReDimNet {size} cannot divide"
-                f"; give {60 if size == 'b0' else 72}"
-            )
-        bins //= stage.stride

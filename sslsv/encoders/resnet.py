@@ -11,19 +11,19 @@ With 80 bands and 256-d embeddings (EER on VoxCeleb1-O in percent, supervised, p
     293    bottleneck  28,626,016   0.595
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import Spectrogram, strided_size
+from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import mean_and_deviation
-from sslsv.ops.layers import in_format_of, recomputed
+from sslsv.encoders.residual import plan, shortcut, stem
+from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
 _BLOCKS_PER_STAGE = {
@@ -56,18 +56,14 @@ class Block(nn.Module):
             layers.append(nn.BatchNorm2d(widths[i + 1]))
             layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers[:-1])  # The last ReLU comes after the shortcut.
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, F / stride, L / stride) of (B, inputs, F, L)."""
         return F.relu(self.layers(x).add_(self.shortcut(x)), inplace=True)
 
 
-class ResNet(Encoder):
+class ResNet(SpectrogramEncoder):
     """Embed by a ResNet of 32 to 256 channels, 4 times as many with bottlenecks; sizes: head of the file."""
 
     @section
@@ -90,23 +86,14 @@ class ResNet(Encoder):
     min_samples = 1680  # two frames after three halvings, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
-        self.embedding_dim = config.embedding_dim
-        self.features = Spectrogram(config.features)
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, config.width, 3, padding=1, bias=False), nn.BatchNorm2d(config.width), nn.ReLU(True)
-        )
-        channels, num_bins, is_bottleneck = config.width, config.features.num_mels, config.depth >= 50
-        blocks = []
-        for stage, num_blocks in enumerate(_BLOCKS_PER_STAGE[config.depth]):
-            stride, width = 1 if stage == 0 else 2, config.width * 2**stage
-            for i in range(num_blocks):
-                blocks.append(Block(channels, width, stride if i == 0 else 1, is_bottleneck))
-                channels = 4 * width if is_bottleneck else width
-            num_bins = strided_size(num_bins, stride)
+        super().__init__(config)
+        self.stem = stem(1, config.width)
+        channels, is_bottleneck, blocks = config.width, config.depth >= 50, []
+        for width, stride in plan(_BLOCKS_PER_STAGE[config.depth], config.width):
+            blocks.append(Block(channels, width, stride, is_bottleneck))
+            channels = 4 * width if is_bottleneck else width
         self.blocks = nn.Sequential(*blocks)
-        self.frame_dim = channels * num_bins
+        self.frame_dim = channels * math.ceil(config.features.num_mels / 8)
         self.head = nn.Linear(2 * self.frame_dim, config.embedding_dim)
 
     @classmethod
@@ -126,10 +113,7 @@ class ResNet(Encoder):
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""
         x = in_format_of(self.blocks, self.features(waveforms)[:, None])
-        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
-        for part in (self.stem, *self.blocks):
-            x = recomputed(part, x) if is_recomputed else part(x)
-        return x.flatten(1, 2)
+        return self.through((self.stem, *self.blocks), x).flatten(1, 2)
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, C * F, L)."""

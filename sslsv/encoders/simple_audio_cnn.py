@@ -5,14 +5,13 @@
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.encoders.base import Encoder
 from sslsv.encoders.features import Waveform
 from sslsv.encoders.fields import EncoderConfig
-from sslsv.ops.layers import full_precision, recomputed
+from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
 _KERNELS, _STRIDES = (10, 8, 4, 4, 4), (5, 4, 2, 2, 2)
@@ -34,8 +33,7 @@ class SimpleAudioCNN(Encoder):
     min_samples = 465  # what one frame of the last layer sees
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embedding_dim = self.frame_dim = config.channels
         self.features = Waveform(self.min_samples)
         inputs, blocks = 1, []
@@ -47,11 +45,7 @@ class SimpleAudioCNN(Encoder):
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, channels, L) of waveforms (B, T), L = 1 + (T - 465) // 160."""
-        x = self.features(waveforms)
-        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = recomputed(block, x) if is_recomputed else block(x)
-        return x  # type: ignore[no-any-return]
+        return self.through(self.blocks, self.features(waveforms))
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, channels), the mean of frames (B, channels, L), float32 or float64."""

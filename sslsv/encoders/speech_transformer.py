@@ -248,6 +248,19 @@ class SpeechTransformer(Encoder):
                 f"num_layers is {self.num_layers}, but {self.trunk} has {depth}; lower it, or set it to null",
             )
 
+        def source(self) -> str | None:
+            """Return the run or file that the weights come from; ValueError for fixed random ones."""
+            found = self.init or self.weights
+            for key, off in (("trunk_frozen", "false"), ("front_frozen", "false"), ("lora_rank", "0")):
+                given = getattr(self, key)
+                refuse_if(
+                    found is None and bool(given),
+                    f"encoder.{key} is {str(given).lower()}, but random weights would stay as they are, "
+                    "because neither encoder.weights nor encoder.init is given; give one, or set "
+                    f"encoder.{key} to {off}",
+                )
+            return found
+
     pooling_modules = ("pooling",)
     training_settings = (
         *Encoder.training_settings,
@@ -257,8 +270,7 @@ class SpeechTransformer(Encoder):
     min_samples = 400  # what one frame sees
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.features = Waveform(self.min_samples)
         trunk: Any = getattr(torchaudio.models, config.trunk)(
             encoder_projection_dropout=config.dropout,
@@ -286,12 +298,11 @@ class SpeechTransformer(Encoder):
             trunk.register_load_state_dict_pre_hook(_adopt_plain)
         channels = transformer.pos_conv_embed.embed_dim
         self.embedding_dim = config.embedding_dim
-        self.pooling: MeanOverTime | FactorizedAttention
-        match config.pooling:
-            case "mhfa":
-                self.pooling = FactorizedAttention(channels, config.embedding_dim, config.num_heads)
-            case "mean":
-                self.pooling = MeanOverTime(channels, config.embedding_dim)
+        self.pooling: MeanOverTime | FactorizedAttention = (
+            FactorizedAttention(channels, config.embedding_dim, config.num_heads)
+            if config.pooling == "mhfa"
+            else MeanOverTime(channels, config.embedding_dim)
+        )
         self.frame_dim = channels * self.pooling.num_mixtures
         self.layer_weights = nn.Parameter(torch.ones(self.pooling.num_mixtures, len(transformer.layers) + 1))
         self.train()

@@ -12,15 +12,12 @@ Parameters with 512-d embeddings:
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import Spectrogram
+from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, WideFeatures
 from sslsv.encoders.pooling import mean_and_deviation
-from sslsv.ops.layers import recomputed
 from sslsv.settings import section
 
 _SPEECHBRAIN_NAMES = "^blocks.*.conv=blocks.#.0 ^blocks.*.norm=blocks.#.2 ^blocks.*.w=head.0"
@@ -28,7 +25,7 @@ _SPEECHBRAIN_NAMES = "^blocks.*.conv=blocks.#.0 ^blocks.*.norm=blocks.#.2 ^block
 _LAYERS = ((512, 5, 1), (512, 3, 2), (512, 3, 3), (512, 1, 1), (1500, 1, 1))
 
 
-class TDNN(Encoder):
+class TDNN(SpectrogramEncoder):
     """Embed by five convolutions over time (LeakyReLU, batch norm), mean, deviation, 1 or 2 linear layers."""
 
     @section
@@ -47,10 +44,8 @@ class TDNN(Encoder):
     min_samples = 640  # the widest layer reflects three frames
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
-        self.embedding_dim, self.frame_dim = config.embedding_dim, _LAYERS[-1][0]
-        self.features = Spectrogram(config.features)
+        super().__init__(config)
+        self.frame_dim = _LAYERS[-1][0]
         inputs = config.features.num_mels
         blocks = []
         for width, kernel, dilation in _LAYERS:
@@ -76,11 +71,7 @@ class TDNN(Encoder):
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, 1500, L) of waveforms (B, T), every 10 ms."""
-        x = self.features(waveforms)
-        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = recomputed(block, x) if is_recomputed else block(x)
-        return x  # type: ignore[no-any-return]
+        return self.through(self.blocks, self.features(waveforms))
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, 1500, L)."""

@@ -4,6 +4,7 @@ The default is "Fast ResNet-34" (Chung et al., Interspeech 2020, arXiv 2003.1198
 `seed_config()` is the wider one of 7 M that does no striding at its start and costs five times as much.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import Spectrogram, strided_size
+from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, Features
-from sslsv.encoders.gated_residual import gated_residual
-from sslsv.encoders.pooling import build_pooling
-from sslsv.ops.layers import in_format_of, recomputed
+from sslsv.encoders.pooling import POOLINGS
+from sslsv.encoders.residual import plan, shortcut, stem
+from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
@@ -43,6 +44,57 @@ class SqueezeExcitation(nn.Module):
         return gates[:, :, None, None]
 
 
+def gated_residual(y: Tensor, added: Tensor, squeeze: nn.Linear, excite: nn.Linear) -> Tensor:
+    """Return relu(added + y * sigmoid(excite(relu(squeeze(mean of y over its map))))), (B, C, F, L).
+
+    As separate operations it passes over the maps a dozen times forward and backward; on a CPU that traffic,
+    not arithmetic, is what it costs. Here gradients of gates, mean, sum and ReLU share their passes.
+    Both maps keep their precision, all else is float32 or float64. Second derivatives can't be had.
+    """
+    with torch.autocast(y.device.type, enabled=False):
+        parameters = (squeeze.weight, squeeze.bias, excite.weight, excite.bias)
+        out: Tensor = _GatedResidual.apply(y, added, *parameters)
+        return out
+
+
+class _GatedResidual(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, added: Tensor, squeeze: Tensor, bias: Tensor, excite: Tensor, offset: Tensor
+    ) -> Tensor:
+        mean = _sum_of_map(y).to(squeeze.dtype) / (y.shape[2] * y.shape[3])
+        hidden = torch.addmm(bias, mean, squeeze.T).relu_()
+        gates = torch.addmm(offset, hidden, excite.T).sigmoid_()
+        out = torch.addcmul(added, y, _over_map(gates, y)).relu_()
+        ctx.save_for_backward(y, out, mean, hidden, gates, squeeze, excite)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        y, out, mean, hidden, gates, squeeze, excite = ctx.saved_tensors
+        gradient = torch.ops.aten.threshold_backward(gradient, out, 0)
+        of_gates = _sum_of_map(gradient * y).to(gates.dtype)
+        of_excite = of_gates * gates * (1 - gates)
+        of_squeeze = torch.ops.aten.threshold_backward(of_excite @ excite, hidden, 0)
+        of_mean = (of_squeeze @ squeeze) / (y.shape[2] * y.shape[3])
+        of_y = torch.addcmul(_over_map(of_mean, y), gradient, _over_map(gates, y))
+        of_weights = (of_squeeze.T @ mean, of_squeeze.sum(0), of_excite.T @ hidden, of_excite.sum(0))
+        return of_y, gradient, *of_weights
+
+
+def _sum_of_map(x: Tensor) -> Tensor:
+    """Return the sums (B, C) of maps (B, C, F, L), at least float32 but for bfloat16 on a CPU."""
+    rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # A CPU adds these up six times faster than over (2, 3).
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        return rows.sum(1)  # It adds in float32 anyway; asked for a float32 result, it takes a slow path.
+    return rows.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _over_map(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.dtype)[:, :, None, None]
+
+
 class Block(nn.Module):
     """Add a shortcut to two 3 x 3 convolutions, in the order conv-ReLU-BN, as VoxCeleb's ResNets."""
 
@@ -53,11 +105,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
         self.gates = SqueezeExcitation(channels) if has_squeeze_excitation else None
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+        self.shortcut = shortcut(inputs, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, channels, F / stride, L / stride) of (B, inputs, F, L)."""
@@ -71,7 +119,7 @@ class Block(nn.Module):
         return F.relu(y.add_(self.shortcut(x)), inplace=True)
 
 
-class ThinResNet34(Encoder):
+class ThinResNet34(SpectrogramEncoder):
     """Embed by a ResNet-34 of a quarter or half of the usual width; see the file's head for its two sizes."""
 
     @section
@@ -118,24 +166,19 @@ class ThinResNet34(Encoder):
     pooling_modules = ("pooling", "head", "head_norm")
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
-        self.embedding_dim = config.embedding_dim
-        self.features = Spectrogram(config.features)
+        super().__init__(config)
         self.stem = _build_stem(config)
-        num_bins = strided_size(config.features.num_mels, 2 if config.stem == "7x7" else 1)
+        strides = (1, 2, 2, config.last_stride)
         channels = config.width
-        blocks: list[nn.Module] = []
-        for stage, stride in enumerate((1, 2, 2, config.last_stride)):
-            width = config.width * 2**stage
-            for i in range(_BLOCKS_PER_STAGE[stage]):
-                blocks.append(Block(channels, width, stride if i == 0 else 1, config.has_squeeze_excitation))
-                channels = width
-            num_bins = strided_size(num_bins, stride)
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.Sequential()
+        for width, stride in plan(_BLOCKS_PER_STAGE, config.width, strides):
+            self.blocks.append(Block(channels, width, stride, config.has_squeeze_excitation))
+            channels = width
+        halvings = (2 if config.stem == "7x7" else 1) * math.prod(strides)
+        num_bins = math.ceil(config.features.num_mels / halvings)
         self.map_shape = (channels, num_bins)
         self.frame_dim = channels * num_bins
-        self.pooling = build_pooling(config.pooling, channels, num_bins)
+        self.pooling = POOLINGS[config.pooling](channels, num_bins)
         self.head = nn.Linear(self.pooling.output_dim, config.embedding_dim)
         self.head_norm: nn.Module = nn.Identity()
         if config.embedding_batchnorm:
@@ -152,14 +195,8 @@ class ThinResNet34(Encoder):
         # Attention is over the mean of all bands: it does not tell how many there were.
         num_mels = 40 if is_attentive else pooled // (16 * width) * 8
         pooling = "sap" if is_attentive else "stats"
-        return [
-            {
-                "features": {"num_mels": num_mels},
-                "width": width,
-                "pooling": pooling,
-                "embedding_dim": dim,
-            }
-        ]
+        features = {"num_mels": num_mels}
+        return [{"features": features, "width": width, "pooling": pooling, "embedding_dim": dim}]
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return embeddings (B, D), without a copy that `frames` makes of channels-last maps."""
@@ -175,10 +212,7 @@ class ThinResNet34(Encoder):
 
     def _map(self, waveforms: Tensor) -> Tensor:
         x = in_format_of(self.blocks, self.features(waveforms)[:, None])
-        is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
-        for part in (self.stem, *self.blocks):
-            x = recomputed(part, x) if is_recomputed else part(x)
-        return x
+        return self.through((self.stem, *self.blocks), x)
 
     def _embed(self, feature_map: Tensor) -> Tensor:
         return self.head_norm(self.head(self.pooling(feature_map)))  # type: ignore[no-any-return]
@@ -187,7 +221,6 @@ class ThinResNet34(Encoder):
 def _build_stem(config: ThinResNet34.Config) -> nn.Sequential:
     width, stride = config.width, config.stem_time_stride
     if config.stem == "7x7":
-        convolution = nn.Conv2d(1, width, 7, (2, stride), 3, bias=False)
-        return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        return stem(1, width, 7, (2, stride))
     convolution = nn.Conv2d(1, width, 3, (1, stride), 1)
     return nn.Sequential(convolution, nn.ReLU(inplace=True), nn.BatchNorm2d(width))

@@ -22,19 +22,9 @@ def load_source(config: Config) -> tuple[Any, Model | None] | None:
     None if neither `encoder.init` nor `encoder.weights`, which some encoders have, names one. Raises
     ValueError or FileNotFoundError, with a sentence, where there is none or it is another kind of encoder.
     """
-    settings = config.encoder
-    if settings.init is not None:
-        return _trained_encoder(config)
-    if getattr(settings, "weights", None) is not None:
-        return _pretrained_encoder(config), None
-    for key, off in (("trunk_frozen", "false"), ("front_frozen", "false"), ("lora_rank", "0")):
-        if getattr(settings, key, False):
-            raise ValueError(
-                f"encoder.{key} is {str(getattr(settings, key)).lower()}, but random weights would stay as "
-                "they are, because neither encoder.weights nor encoder.init is given; give one, or set "
-                f"encoder.{key} to {off}"
-            )
-    return None
+    if config.encoder.source() is None:
+        return None
+    return _trained_encoder(config) if config.encoder.init else (_pretrained_encoder(config), None)
 
 
 def start_from_source(model: Model, config: Config) -> None:
