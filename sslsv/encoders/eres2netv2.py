@@ -97,9 +97,7 @@ class ERes2NetV2(SpectrogramEncoder):
 
         name: Literal["eres2netv2"] = "eres2netv2"
         features: KaldiFeatures = KaldiFeatures(full_scale=1.0, window="povey")
-        width: Annotated[int, Field(ge=1, description="planes of stage 1; the others have 2, 4, 8 times")] = (
-            64
-        )
+        width: Annotated[int, Field(ge=1, description="planes of stage 1; others have 2, 4, 8 times")] = 64
         base_width: Annotated[int, Field(ge=1, description="channels of a part, for 64 planes")] = 26
         scale: Annotated[int, Field(ge=1, description="parts of a block")] = 2
         expansion: Annotated[int, Field(ge=1, description="channels that leave a block, for each plane")] = 2

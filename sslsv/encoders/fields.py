@@ -19,9 +19,7 @@ LowHz = Annotated[float, Field(ge=0, description="lower end of the lowest band")
 PreEmphasis = Annotated[
     float, Field(ge=0, lt=1, description="share of the previous sample that is subtracted; 0.97 is usual")
 ]
-FullScale = Annotated[
-    float, Field(gt=0, description="value of the loudest sample: 1, or 32768 as in 16-bit files")
-]
+FullScale = Annotated[float, Field(gt=0, description="value of the loudest sample: 1, or 32768 (16 bits)")]
 Normalization = Annotated[
     Literal["instance", "mean", "none"],
     Field(description="of a band over an utterance: mean 0 and variance 1, mean 0, or left as it is"),
@@ -78,9 +76,7 @@ class EncoderConfig:
         Place | None,
         Field(description="trained run, checkpoint or exported file whose encoder a new run starts from"),
     ] = None
-    frozen: Annotated[
-        bool, Field(description="weights, batch statistics and dropout of the encoder stay as they are")
-    ] = False
+    frozen: Annotated[bool, Field(description="weights and statistics stay; no dropout")] = False
     rate_scale: Annotated[float, Field(gt=0, description="factor of the learning rate for the encoder")] = 1.0
 
     def source(self) -> str | None:

@@ -76,9 +76,7 @@ class ResNet(SpectrogramEncoder):
             Literal[18, 34, 50, 101, 221, 293],
             Field(description="number of layers; from 50 on the blocks are bottlenecks"),
         ] = 34
-        width: Annotated[
-            int, Field(ge=1, description="channels of stage 1; stages 2 to 4 have 2, 4, 8 times")
-        ] = 32
+        width: Annotated[int, Field(ge=1, description="channels of stage 1; others have 2, 4, 8 times")] = 32
         embedding_dim: EmbeddingDim = 256
 
     peer_names: ClassVar = {"wespeaker": _WESPEAKER_NAMES}

@@ -25,9 +25,7 @@ class SimpleAudioCNN(Encoder):
         """Hold the settings of the encoder."""
 
         name: Literal["simple_audio_cnn"] = "simple_audio_cnn"
-        channels: Annotated[
-            int, Field(ge=1, description="channels of all layers, and size of an embedding")
-        ] = 512
+        channels: Annotated[int, Field(ge=1, description="channels of all layers, size of embeddings")] = 512
 
     pooling_modules = ()
     min_samples = 465  # what one frame of the last layer sees

@@ -128,20 +128,14 @@ class ThinResNet34(SpectrogramEncoder):
 
         name: Literal["thin_resnet34"] = "thin_resnet34"
         features: Features = Features()
-        width: Annotated[
-            int, Field(ge=1, description="channels of stage 1; stages 2 to 4 have 2, 4, 8 times")
-        ] = 16
+        width: Annotated[int, Field(ge=1, description="channels of stage 1; others have 2, 4, 8 times")] = 16
         stem: Annotated[
             Literal["7x7", "3x3"],
             Field(description="7x7 halves the bands (conv, BN, ReLU); 3x3 does not (conv, ReLU, BN)"),
         ] = "7x7"
-        stem_time_stride: Annotated[
-            Literal[1, 2], Field(description="2 keeps every second frame: half the cost")
-        ] = 1
+        stem_time_stride: Annotated[Literal[1, 2], Field(description="2 halves the frames and the cost")] = 1
         last_stride: Annotated[Literal[1, 2], Field(description="stride of stage 4; 2 halves its cost")] = 1
-        has_squeeze_excitation: Annotated[bool, Field(description="gates on the channels of every block")] = (
-            True
-        )
+        has_squeeze_excitation: Annotated[bool, Field(description="gates on channels of every block")] = True
         pooling: Annotated[
             Literal["mean", "stats", "sap", "asp", "attentive_mean"], Field(description="pooling over time")
         ] = "sap"

@@ -21,9 +21,7 @@ class BarlowTwins(TwoViewModel):
 
         name: Literal["barlow_twins"] = "barlow_twins"
         redundancy_weight: Weight = 0.005  # weighs the correlations between different dimensions
-        scale: Annotated[
-            float, Field(gt=0, description="factor of the loss, which is a sum over dimensions")
-        ] = 0.025
+        scale: Annotated[float, Field(gt=0, description="factor of the loss, a sum over dimensions")] = 0.025
         positives: Positives = None
 
     config: Config

@@ -15,11 +15,6 @@ from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
 
-def cpc_logits(predictions: Tensor, frames: Tensor) -> Tensor:
-    """Return the scores (K, B, N) of predictions (K, B, C) with frames (K, N, C): dot products, unscaled."""
-    return predictions @ frames.mT
-
-
 class ContextNetwork(nn.Module):
     """Sum up an utterance's frames by a GRU: waveforms (B, T) -> its last state (B, context_dim).
 
@@ -64,9 +59,7 @@ class CPC(Model):
 
         name: Literal["cpc"] = "cpc"
         crop_seconds: Annotated[float, Field(ge=0.1, description="length of each view, seconds")] = 2.0
-        context_dim: Annotated[int, Field(ge=1, description="units of the GRU, and size of an embedding")] = (
-            256
-        )
+        context_dim: Annotated[int, Field(ge=1, description="units of the GRU, size of an embedding")] = 256
         num_steps: Annotated[int, Field(ge=1, description="coming frames that are predicted")] = 4
         target: Annotated[
             Literal["same_view", "other_view"], Field(description="crop whose last frames are predicted")
@@ -112,7 +105,7 @@ class CPC(Model):
             context = self.context.context(frames[0, :, :-steps])  # type: ignore[operator]
             predictions = torch.stack([predictor(context) for predictor in self.predictors])  # (K, B, C)
             targets = distributed.gather(frames[-1, :, -steps:]).transpose(0, 1)  # (K, W*B, C)
-            logits = cpc_logits(predictions, targets)
+            logits = predictions @ targets.mT  # (K, B, W*B), unscaled
             first = distributed.rank() * views.shape[0]
             own = torch.arange(first, first + views.shape[0], device=views.device).expand(steps, -1)
             loss = F.cross_entropy(logits.flatten(0, 1), own.flatten())

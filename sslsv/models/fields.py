@@ -78,18 +78,13 @@ class MarginConfig:
     name: Literal["none", "am", "aam", "sphereface", "curricularface", "magface", "adaface"] = "none"
     value: Annotated[float, Field(ge=0, description="am: cosine; sphereface: factor; others: radians")] = 0.1
     schedule: MarginSchedule = field(default_factory=MarginSchedule)
-    lowest_value: Annotated[
-        float, Field(ge=0, description="magface: the shortest anchors' margin, radians")
-    ] = 0.01
+    lowest_value: Annotated[float, Field(ge=0, description="magface: margin of the shortest, radians")] = 0.01
     # Norms depend on the encoder, and those of ECAPA-TDNN without a projector lie far outside 10 to 110.
     norm_range: Annotated[
         tuple[float, float] | None,
         Field(description="magface: norms with the lowest and full margin; null = a batch's 5 and 95 %"),
     ] = (10.0, 110.0)
-    norm_weight: Annotated[float, Field(ge=0, description="magface: factor of the term for long norms")] = 0.0
-    concentration: Annotated[float, Field(gt=0, description="adaface: h, factor of the norms' z-score")] = (
-        0.333
-    )
+    concentration: Annotated[float, Field(gt=0, description="adaface: h, factor of norms' z-score")] = 0.333
 
     def __post_init__(self) -> None:
         """Refuse margins that the chosen kind can't have."""
@@ -174,9 +169,7 @@ class MethodConfig:
 class TwoViewConfig(MethodConfig):
     """Hold the settings of methods that take two equal views through an encoder and a projector."""
 
-    crop_seconds: Annotated[float, Field(ge=0.1, description="length of each of the two views, seconds")] = (
-        2.0
-    )
+    crop_seconds: Annotated[float, Field(ge=0.1, description="length of each of two views, seconds")] = 2.0
     projector_dims: LayerDims = (2048, 2048, 512)
 
 
@@ -210,9 +203,7 @@ class PrototypeConfig(MethodConfig):
     student_temperature: Temperature = 0.1
     teacher_temperature: Temperature = 0.04
     teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
-    tensor_clip_norm: Annotated[
-        float, Field(gt=0, description="largest L2 norm of each tensor's gradient")
-    ] = 3.0
+    tensor_clip_norm: Annotated[float, Field(gt=0, description="largest norm of a tensor's gradient")] = 3.0
 
     def __post_init__(self) -> None:
         """Refuse a teacher that is less sure than its student: both would become uniform."""

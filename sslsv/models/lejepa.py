@@ -43,9 +43,7 @@ class LeJEPA(ProjectedViews):
         sigreg_weight: Annotated[
             float, Field(ge=0, le=1, description="share of SIGReg in the loss; the distance has the rest")
         ] = 0.05
-        num_directions: Annotated[int, Field(ge=1, description="random directions of SIGReg in a step")] = (
-            1024
-        )
+        num_directions: Annotated[int, Field(ge=1, description="random directions of SIGReg a step")] = 1024
 
         def __post_init__(self) -> None:
             """Refuse a single view, which has nothing to agree with."""

@@ -65,9 +65,7 @@ class LIM(TwoViewModel):
         """Hold the settings of LIM; the defaults are those published for VoxCeleb."""
 
         name: Literal["lim"] = "lim"
-        objective: Annotated[
-            Literal["bce", "mine", "nce"], Field(description="bound of the mutual information")
-        ] = "nce"
+        objective: Annotated[Literal["bce", "mine", "nce"], Field(description="what is maximised")] = "nce"
 
     config: Config
 

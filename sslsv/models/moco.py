@@ -41,9 +41,7 @@ class MoCo(TwoViewTeacherModel):
         name: Literal["moco"] = "moco"
         projector_dims: LayerDims = ()  # none is best for speakers
         temperature: Temperature = 0.03
-        queue_length: Annotated[int, Field(ge=0, description="past keys of each view that are negatives")] = (
-            32768
-        )
+        queue_length: Annotated[int, Field(ge=0, description="past keys of a view, as negatives")] = 32768
         teacher_momentum: Momentum = 0.999
         positives: Positives = None
         margin: MarginConfig = field(default_factory=MarginConfig)
@@ -81,7 +79,6 @@ class MoCo(TwoViewTeacherModel):
                 self.margin(each, own[:, None], anchors[:, view]) for view, each in enumerate(logits)
             ]
             loss = torch.stack([F.cross_entropy(each, own) for each in with_margin]).mean()
-            loss = loss + self.margin.penalty(anchors.flatten(0, 1))
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
         output = StepOutput(loss, {"accuracy": accuracy.detach()} | sampling | self.margin.metrics())
         return self.regularized(output, by_sample(embeddings), progress)

@@ -79,9 +79,7 @@ class Supervised(Model):
             Field(ge=0, lt=math.pi / 2, description="of the target class: radians; sphereface2: cosine"),
         ] = 0.2
         margin_schedule: MarginSchedule = field(default_factory=MarginSchedule)
-        num_subcenters: Annotated[
-            int, Field(ge=1, description="centres of a class; the nearest one counts")
-        ] = 1
+        num_subcenters: Annotated[int, Field(ge=1, description="centres of a class; the nearest counts")] = 1
         num_hard_negatives: Annotated[
             int, Field(ge=0, description="nearest other classes that get a margin too (inter-top-k)")
         ] = 0

@@ -42,17 +42,13 @@ class SwAV(ProjectedViews):
         """Hold the settings of SwAV; the defaults are those published for VoxCeleb."""
 
         name: Literal["swav"] = "swav"
-        num_short: Annotated[
-            int, Field(ge=0, description="further views, which predict codes but have none (multi-crop)")
-        ] = 0
+        num_short: Annotated[int, Field(ge=0, description="views that only predict (multi-crop)")] = 0
         short_seconds: ShortSeconds = 1.0
         num_prototypes: Annotated[int, Field(ge=2, description="clusters that are learnt")] = 6000
         temperature: Temperature = 0.1  # of the predictions
         sinkhorn_epsilon: Annotated[float, Field(gt=0, description="a lower one makes sharper codes")] = 0.05
         sinkhorn_iterations: Annotated[int, Field(ge=1, description="rounds of balancing")] = 3
-        queue_length: Annotated[
-            int, Field(ge=0, description="past rows of each view that are balanced with a batch")
-        ] = 3840
+        queue_length: Annotated[int, Field(ge=0, description="past rows balanced with a batch")] = 3840
         queue_start_epoch: Annotated[int, Field(ge=0, description="first epoch that uses the queue")] = 15
         frozen_prototype_epochs: Annotated[
             int, Field(ge=0, description="epochs at the start in which prototypes do not move")

@@ -53,9 +53,7 @@ class WMSE(TwoViewModel):
 
         name: Literal["wmse"] = "wmse"
         projector_dims: LayerDims = (1024, 64)
-        group_size: Annotated[
-            int, Field(ge=2, description="utterances that are whitened together; it divides the batch")
-        ] = 128
+        group_size: Annotated[int, Field(ge=2, description="utterances whitened together")] = 128
         num_partitions: Annotated[int, Field(ge=1, description="random groupings of a batch, averaged")] = 1
         shrinkage: Annotated[
             float, Field(ge=0, lt=1, description="share of the identity in the covariances; 0 whitens fully")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sslsv.encoders.base import Encoder
+from sslsv.settings import build
 
 
 def peer_module(name: str) -> Any:
@@ -41,27 +42,13 @@ def _shell(name: str, path: list[str]) -> types.ModuleType:
     return module
 
 
-def copy_in_order(theirs: nn.Module, ours: Encoder) -> None:
-    """Give `ours` random weights and statistics and copy them to `theirs`, tensor by tensor in order."""
-    generator = torch.Generator().manual_seed(3)
-    names = [name for name in ours.state_dict() if not name.startswith("features.")]
-    state = ours.state_dict()
-    for name in names:
-        if state[name].is_floating_point():
-            noise = torch.rand(state[name].shape, generator=generator)
-            is_spread = name.endswith("running_var")
-            state[name] = state[name] + noise if is_spread else state[name] + 0.1 * (noise - 0.5)
-    ours.load_state_dict(state)
-    expected = theirs.state_dict()
-    assert len(expected) == len(names)
-    theirs.load_state_dict(
-        {other: state[name].view_as(expected[other]) for other, name in zip(expected, names, strict=True)}
-    )
+def count_parameters(kind: Any, **settings: Any) -> int:
+    """Count the parameters of an encoder with these settings, without making them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in kind(build(kind.Config, settings)).parameters())
 
 
-def largest_difference(
-    theirs: nn.Module, ours: Encoder, is_training: bool, num_samples: int = 24000
-) -> float:
+def largest_difference(theirs: nn.Module, ours: Encoder, is_training: bool, num_samples: int) -> float:
     """Return the largest absolute difference of float64 embeddings of noise, relative to the largest value."""
     waveforms = 0.1 * torch.randn(3, num_samples, generator=torch.Generator().manual_seed(4))
     ours.double().train(is_training)

@@ -226,11 +226,6 @@ def test_speech_transformer__adapters_change_nothing_at_first_and_alone_are_trai
     assert {name.split(".")[0] for name in moved - adapters} == {"layer_weights", "pooling"}
 
 
-def test_speech_transformer__without_a_rank_there_are_no_adapters() -> None:
-    encoder = SpeechTransformer(SpeechTransformer.Config(num_layers=1))
-    assert not any("original" in name and "pos_conv" not in name for name in encoder.state_dict())
-
-
 def test_merge__adds_the_adapters_and_an_export_holds_no_others(tmp_path) -> None:
     encoder = adapted().eval()
     for name, parameter in encoder.named_parameters():

@@ -25,17 +25,3 @@ def test_byol__equal_views_and_no_predictor_cost_nothing() -> None:
     model.predictor = torch.nn.Sequential()
     views = batch(model)["views"][:, :1].expand(-1, 2, -1)
     assert model({"views": views}, PROGRESS).loss.item() == pytest.approx(0, abs=1e-5)
-
-
-def test_byol__no_gradient_reaches_the_teacher_and_its_batch_norms_go_on() -> None:
-    model = small(BYOL, **DIMS)
-    norm = model.teacher["encoder"].stem[1]
-    before = norm.running_mean.clone()
-    model(batch(model), PROGRESS).loss.backward()
-    assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
-    assert not torch.equal(before, norm.running_mean)
-
-
-def test_byol_config__prediction_and_projection_must_have_one_size() -> None:
-    with pytest.raises(ValueError, match="same number of units"):
-        BYOL.Config(projector_dims=(8, 8), predictor_dims=(8, 4))

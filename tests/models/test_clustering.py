@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -144,14 +142,8 @@ def test_nearest_centroids__are_others_that_have_rows() -> None:
     assert nearest_centroids(clusters, 4).tolist() == expected
 
 
-def test_nearest_centroids__a_duplicate_of_the_own_one_is_another() -> None:
-    clusters = Clusters(torch.eye(3)[[0, 0, 1]], torch.arange(3))
-    assert nearest_centroids(clusters, 1).flatten().tolist()[:2] == [1, 0]
-
-
 def test_half_unit_rows__are_unit_up_to_rounding() -> None:
     rows = torch.randn(50, 16, generator=torch.Generator().manual_seed(6)) * 9
     half = half_unit_rows(rows, torch.device("cpu"))
     assert half.dtype == torch.float16
-    cosines = (half.float() * F.normalize(rows, dim=1)).sum(1)
-    assert torch.allclose(cosines, torch.ones(50), atol=1e-3) and math.isfinite(float(cosines.sum()))
+    assert torch.allclose((half.float() * F.normalize(rows, dim=1)).sum(1), torch.ones(50), atol=1e-3)

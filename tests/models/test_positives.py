@@ -1,6 +1,7 @@
 """SSPS changes nothing while it is off, and replaces exactly what it should while it is on."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from benchmarks.gradient_accumulation import PlainEncoder
 from benchmarks.world_size import SIZE, NoiseCorpus, noise_batch, relative_error, small_settings
 from sslsv import registry
 from sslsv.models.base import Model, Progress
-from sslsv.models.fields import SSPS
+from sslsv.models.fields import SSPS, RegularizerConfig
 from sslsv.models.positives import PositiveSampler
 from sslsv.models.simclr import SimCLR
 from tests.models import networks
@@ -46,13 +47,18 @@ def steps(model: Model, first: int = 0, last: int = 4) -> tuple[list[float], lis
     return losses, coverages, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+@functools.cache
+def plain_steps(name: str) -> tuple[list[float], list[float], list[torch.Tensor]]:
+    return steps(small(name, None))
+
+
 @pytest.mark.parametrize("positives", [NEVER, EMPTY], ids=["never", "empty queue"])
 @pytest.mark.parametrize("name", METHODS)
 def test_positives__that_replace_nothing_are_the_method_without_bit_for_bit(
     name: str, positives: SSPS
 ) -> None:
     losses, coverages, gradients = steps(small(name, positives))
-    expected, _, expected_gradients = steps(small(name, None))
+    expected, _, expected_gradients = plain_steps(name)
     assert losses == expected and set(coverages) == {0.0}
     assert all(torch.equal(a, b) for a, b in zip(gradients, expected_gradients, strict=True))
 
@@ -60,7 +66,7 @@ def test_positives__that_replace_nothing_are_the_method_without_bit_for_bit(
 @pytest.mark.parametrize("name", METHODS)
 def test_positives__that_replace_something_change_the_loss(name: str) -> None:
     losses, coverages, _ = steps(small(name, FROM_START))
-    expected, _, _ = steps(small(name, None))
+    expected, _, _ = plain_steps(name)
     assert coverages[0] == 0 and losses[0] == expected[0]  # the queue is still empty
     assert coverages[-1] > 0 and losses[-1] != expected[-1]
 
@@ -77,17 +83,13 @@ def test_positives__a_resumed_run_goes_on_bit_for_bit(name: str, settings: SSPS)
 NUM, DIM = 30, 4
 
 
-def sampler(labels: torch.Tensor, num_neighbors: int = 0, queue_length: int = 20) -> PositiveSampler:
+def sampler(labels: torch.Tensor, queue_length: int = 20) -> PositiveSampler:
     """Return one whose utterances have these clusters, and whose own cluster is the only option."""
     num_clusters = int(labels.max()) + 1
-    settings = SSPS(
-        num_clusters=max(num_clusters, num_neighbors + 1),
-        num_neighbors=num_neighbors,
-        queue_length=queue_length,
-    )
+    settings = SSPS(num_clusters=num_clusters, num_neighbors=0, queue_length=queue_length)
     result = PositiveSampler(settings, len(labels), DIM, DIM)
     result.labels.copy_(labels)
-    result.neighbors.copy_(torch.arange(settings.num_clusters)[:, None])
+    result.neighbors.copy_(torch.arange(num_clusters)[:, None])
     return result
 
 
@@ -136,12 +138,6 @@ def test_sample__takes_the_newest_positive_of_an_utterance() -> None:
     assert torch.equal(rows[:, 1], torch.full((5,), 3.0))
 
 
-def test_sample__before_the_first_clustering_there_is_nothing() -> None:
-    target = PositiveSampler(SSPS(num_clusters=3, queue_length=8), NUM, DIM, DIM)
-    push(target, torch.arange(8))
-    assert (target.sample(torch.arange(NUM), draws(NUM)) == -1).all()
-
-
 def nearest_sampler(num_neighbors: int) -> PositiveSampler:
     """Return one of utterances whose directions turn with their number."""
     settings = SSPS(sampling="nearest", num_neighbors=num_neighbors, queue_length=20)
@@ -179,7 +175,7 @@ def test_sampler__pushes_the_own_positives_and_not_what_replaced_them() -> None:
     target = sampler(torch.zeros(NUM, dtype=torch.int64))
     push(target, torch.arange(5), 1.0)
     push(target, torch.arange(5, 10), 2.0)
-    rows = target.queue.in_order()[-10:]
+    rows = target.queue.rows[:10]
     assert torch.equal(rows[:, 0], torch.arange(10.0))
     assert torch.equal(rows[:, 1], torch.tensor([1.0] * 5 + [2.0] * 5))
 
@@ -230,11 +226,13 @@ def test_draws__are_uniform_and_depend_on_seed_step_and_utterance_alone() -> Non
     assert F.cosine_similarity(numbers[1:, 0] - 0.5, numbers[:-1, 0] - 0.5, dim=0).abs() < 0.03
 
 
-def test_positives__in_chunks_are_those_of_the_undivided_batch() -> None:
+def test_positives__in_chunks_they_and_regularizers_are_those_of_the_undivided_batch() -> None:
     gradients, coverages = [], []
     for chunk_size in (None, 4):
         torch.manual_seed(30)
-        config = SimCLR.Config(projector_dims=(8,), temperature=0.1, positives=FROM_START)
+        terms = tuple(RegularizerConfig(name=name) for name in ("koleo", "variance", "covariance", "sigreg"))
+        settings = {"positives": FROM_START, "regularizers": terms}
+        config = SimCLR.Config(projector_dims=(8,), temperature=0.1, **settings)
         model = SimCLR(config, PlainEncoder(), SIZE).double()
         model.start_epoch(Progress(0, 8, 0, 4), NoiseCorpus())
         for step in range(2):

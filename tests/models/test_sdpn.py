@@ -89,21 +89,13 @@ def test_sdpn__loss_is_the_sum_of_its_terms_with_koleo_of_each_views_embeddings(
     assert sdpn(data, PROGRESS).loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_sdpn__begins_at_ln_k_with_random_rows() -> None:
-    rows, prototypes = unit(1, 4, 256, seed=3), unit(1024, 256, seed=1)
-    targets = torch.full((4, 1024), 1 / 1024, dtype=torch.float64)
-    # The cosines have a variance of 1 / 256, so ln of the mean exponential is 100 / 256 / 2 above ln K.
-    assert cross_entropy(logs(rows, prototypes), targets).item() == pytest.approx(6.9315 + 0.195, abs=0.05)
-
-
 def test_sdpn__the_teacher_hears_the_clean_long_view_and_the_student_the_short_ones() -> None:
     sdpn, seen = model(), []
     for encoder in (sdpn.encoder, sdpn.teacher["encoder"]):
         encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
-    sdpn(batch(sdpn), PROGRESS).loss.backward()
+    sdpn(batch(sdpn), PROGRESS)
     assert seen == [(16, 4800), (4, 6400)]
     assert [group.is_clean for group in sdpn.views] == [True, False]
-    assert all(p.grad is None for p in sdpn.teacher.parameters())
     assert sdpn.embedder == "teacher.encoder" and "prototypes" not in sdpn.teacher
 
 
@@ -112,11 +104,3 @@ def test_sdpn__prototypes_do_not_decay_and_have_a_rate_of_their_own() -> None:
     *others, last = sdpn.parameter_groups()
     assert last == {"params": [sdpn.prototypes.weight], "decays": False, "rate_scale": 4.0}
     assert all(group.get("rate_scale", 1.0) == 1.0 for group in others)
-
-
-def test_sdpn__each_gradient_is_clipped_by_itself() -> None:
-    sdpn = model(tensor_clip_norm=1e-3)
-    sdpn(batch(sdpn), PROGRESS).loss.backward()
-    sdpn.before_step(PROGRESS)
-    norms = [p.grad.norm() for p in sdpn.parameters() if p.grad is not None]
-    assert max(norms) <= 1.001e-3 and sum(norm > 0.9e-3 for norm in norms) > 5

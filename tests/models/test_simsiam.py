@@ -48,9 +48,3 @@ def test_simsiam__the_last_bias_of_the_projector_is_frozen_and_without_effect(mo
 def test_simsiam__the_predictor_alone_keeps_the_highest_rate(model) -> None:
     constant = [g for g in model.parameter_groups() if not g.get("follows_schedule", True)]
     assert {p for group in constant for p in group["params"]} == set(model.predictor.parameters())
-
-
-@pytest.mark.parametrize("predictor_dims", [(8, 4), ()])
-def test_simsiam_config__prediction_and_projection_must_have_one_size(predictor_dims) -> None:
-    with pytest.raises(ValueError, match="same number of units"):
-        SimSiam.Config(projector_dims=(8, 8), predictor_dims=predictor_dims)

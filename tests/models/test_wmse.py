@@ -26,11 +26,6 @@ def test_whiten__mean_is_0_and_covariance_the_identity() -> None:
     assert torch.allclose(white.T @ white / 15, torch.eye(4, dtype=torch.float64), atol=1e-12)
 
 
-def test_whiten__groups_are_whitened_apart() -> None:
-    groups = torch.stack([rows(seed=1), rows(seed=2)])
-    assert torch.allclose(whiten(groups), torch.stack([whiten(group) for group in groups]), atol=1e-12)
-
-
 def test_whiten__a_lower_triangular_map_changes_nothing_and_a_rotation_does() -> None:
     generator = torch.Generator().manual_seed(5)
     lower = torch.randn(4, 4, generator=generator, dtype=torch.float64).tril(-1)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sslsv.ops.batchnorm import GlobalBatchNorm
-from sslsv.ops.layers import frozen_running_statistics, full_precision, projector, recomputed
+from sslsv.ops.layers import frozen_running_statistics, projector, recomputed
 
 
 def test_projector__ends_linear_and_no_dims_are_the_identity() -> None:
@@ -16,11 +16,6 @@ def test_projector__ends_linear_and_no_dims_are_the_identity() -> None:
     assert projector(8, (6, 5, 4))(torch.randn(3, 8)).shape == (3, 4)
     x = torch.randn(3, 8)
     assert torch.equal(projector(8, ())(x), x)
-
-
-def test_full_precision__keeps_float64_and_lifts_the_rest() -> None:
-    assert full_precision(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32
-    assert full_precision(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, GlobalBatchNorm])
