@@ -37,16 +37,15 @@ class Progress:
     def generator(self, purpose: int = 0) -> torch.Generator:
         """Return a generator of random numbers (CPU) that is the same on all workers, new in each step.
 
-        Draws of PyTorch's global generator differ between workers; those of this one depend on
-        (seed, step, purpose) alone, so a resumed run, or one with more workers, draws the same.
+        Its draws depend on (seed, step, purpose) alone, so a resumed run, or one with more workers, draws the
+        same.
         """
         return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.step) * 31 + purpose) % 2**63)
 
     def draws(self, ids: Tensor, count: int, purpose: int = 0) -> Tensor:
         """Return uniform numbers in [0, 1), (N, count) float64, functions of (seed, step, purpose, id) alone.
 
-        `ids` (N,) are whole numbers such as utterances; the place of one among the others changes nothing.
-        Source: SplitMix64, Steele et al., OOPSLA 2014.
+        `ids` (N,) are whole numbers. Source: SplitMix64, Steele et al., OOPSLA 2014.
         """
         key = int(torch.randint(2**62, (), generator=self.generator(purpose)))
         numbers = ids[:, None] * count + torch.arange(count, device=ids.device)
@@ -97,8 +96,8 @@ class Corpus(Protocol):
 class Model(nn.Module, ABC):
     """Hold an encoder and a training objective; subclasses state their `views` and give `forward`.
 
-    State that lasts between steps (queues, teachers, centres) must be buffers and modules, so that
-    `state_dict()` is all that a checkpoint needs, and must be the same on all workers.
+    What lasts between steps (queues, teachers, centres) must be buffers and modules, the same on all workers:
+    `state_dict()` is all that a checkpoint holds.
     """
 
     needs_labels = False  # True: the batch also holds `speaker`
@@ -129,8 +128,7 @@ class Model(nn.Module, ABC):
         """Add what counts of this worker's embeddings (B, V, D), whatever the method.
 
         The metric `batch_feature_std` is their spread, unless the method has measured it. The settings'
-        `regularizers` are added to loss and metrics: they see the embeddings of the global batch, each of the
-        V views by itself; their mean over the views counts.
+        `regularizers` see the embeddings of the global batch, each view by itself; their mean counts.
         """
         weights = {each.name: each.weight for each in self.config.regularizers}
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -155,8 +153,7 @@ class Model(nn.Module, ABC):
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
         """Prepare an epoch; called before its first step, not when a run is resumed within it.
 
-        With `add_positives`, from its start epoch on, all utterances are clustered by embeddings of a clean
-        crop of each, made by the model as it is now.
+        With `add_positives`, all utterances are clustered, by an embedding of a clean crop of each.
         """
         if self.positives is not None and progress.epoch >= self.positives.settings.start_epoch:
             seconds = self.positives.settings.reference_seconds

@@ -98,8 +98,8 @@ class DINO(PrototypeModel):
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's rows, given the old centre, and move the centre.
 
-        A row's loss depends on other rows only through the centre and the regulariser, both of the global
-        batch. `teacher_entropy`, in nats, is ln K where the targets are uniform.
+        The regulariser is that of the global batch. `teacher_entropy`, in nats, is ln K where the targets are
+        uniform.
         """
         config, num_rows = self.config, len(batch["long"])
         long, short = by_view(batch["long"]), by_view(batch["short"])
@@ -112,8 +112,7 @@ class DINO(PrototypeModel):
             own = teacher_rows.unflatten(0, (-1, num_rows))
             everywhere = distributed.gather(own.transpose(0, 1))  # (W*B, G, P)
             positives, sampling = self.sample_positives(everywhere, batch, progress)
-            first = distributed.rank() * num_rows
-            targets = self.targets(positives[first : first + num_rows].transpose(0, 1), progress)
+            targets = self.targets(distributed.own_rows(positives).transpose(0, 1), progress)
             self.move_centre(own)
             rows = rows.unflatten(0, (-1, num_rows))
             loss = dino_loss(rows, self.prototypes(), targets, config.student_temperature)

@@ -89,8 +89,7 @@ def _sines(cosines: Tensor) -> Tensor:
 class Margin(nn.Module):
     """Apply a margin to logits; once a step, the method calls `observe` first and `after_step` last.
 
-    A rise and averages between steps are buffers, equal on all workers; no margin has none. With
-    `sees_all_rows` False, the anchors are one worker's share of the batch.
+    With `sees_all_rows` False, the anchors are one worker's share of the batch.
     """
 
     share: Tensor
@@ -112,10 +111,10 @@ class Margin(nn.Module):
 
     @torch.no_grad()
     def observe(self, positive_logits: Tensor, anchors: Tensor) -> None:
-        """Take in the batch: logits of all positives, without margin, and projections of anchors (N, P).
+        """Take in the batch: logits of all positives, without margin, and anchors (N, P), not normalised.
 
-        The projections are not normalised. In training the averages of this step count in its loss, as in the
-        papers' code; `after_step` keeps them. In evaluation nothing moves.
+        In training the averages of this step count in its loss, as in the papers' code; `after_step` keeps
+        them. In evaluation nothing moves.
         """
         self._new_averages = None
         if self.config.name == "magface" and self.config.norm_range is None:

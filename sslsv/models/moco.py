@@ -67,8 +67,7 @@ class MoCo(TwoViewTeacherModel):
             queries = F.normalize(anchors, dim=2)
             self._new_keys = distributed.gather(F.normalize(targets, dim=2))
             keys, sampling = self.sample_positives(self._new_keys, batch, progress)
-            first = distributed.rank() * len(targets)
-            keys = keys[first : first + len(targets)]
+            keys = distributed.own_rows(keys)
             logits = [
                 moco_logits(queries[:, i], keys[:, 1 - i], queue.rows, self.config.temperature)  # type: ignore[arg-type]
                 for i, queue in ((0, self.queues[1]), (1, self.queues[0]))

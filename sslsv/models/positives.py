@@ -20,12 +20,10 @@ class PositiveSampler(nn.Module):
 
     With `sampling: nearest` there are no clusters: the anchor draws one of the `num_neighbors` other
     utterances in the queue whose clean crops are most like its own. Their embeddings are kept, 1.1 GB as
-    float16 for VoxCeleb2.
+    float16 for VoxCeleb2; of clusters, a checkpoint holds labels, neighbours and queue, 60 MB as published.
 
     As published (arXiv 2505.14561), the embeddings are collected over an epoch, each by the weights of its
-    step, from a further view in the batch; here one pass by the model as it is makes them all. Clusters need
-    only labels and neighbours in a step, so a checkpoint grows by these and the queue alone, 60 MB as
-    published.
+    step, from a further view in the batch; here one pass by the model as it is makes them all.
     """
 
     labels: Tensor

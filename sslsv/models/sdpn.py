@@ -90,7 +90,10 @@ class SDPN(PrototypeModel):
             teacher_rows = self.teacher["head"](self.teacher["encoder"](batch["long"][:, 0]))
         with torch.autocast(rows.device.type, enabled=False):
             prototypes = self.prototypes()
-            targets = self.targets(teacher_rows, prototypes)
+            with torch.no_grad():
+                everywhere, temperature = distributed.gather(teacher_rows), config.teacher_temperature
+                balanced = sdpn_targets(everywhere, prototypes, temperature, config.balance_iterations)
+                targets = distributed.own_rows(balanced)
             cosines = rows.unflatten(0, (-1, num_rows)) @ prototypes.T
             log_probabilities = F.log_softmax(cosines / config.student_temperature, 2)
             prediction = distributed.all_reduce_mean(log_probabilities.exp().mean((0, 1)))
@@ -107,12 +110,3 @@ class SDPN(PrototypeModel):
                 "mean_entropy": torch.special.entr(prediction.detach()).sum(),
             }
         return self.regularized(StepOutput(loss, metrics), by_row, progress)
-
-    @torch.no_grad()
-    def targets(self, rows: Tensor, prototypes: Tensor) -> Tensor:
-        """Return this worker's targets (B, K) of its teacher's unit rows (B, P); the balance is global."""
-        first, config = distributed.rank() * len(rows), self.config
-        targets = sdpn_targets(
-            distributed.gather(rows), prototypes, config.teacher_temperature, config.balance_iterations
-        )
-        return targets[first : first + len(rows)]

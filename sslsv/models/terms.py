@@ -12,11 +12,6 @@ from torch.autograd.function import once_differentiable
 NUM_DIRECTIONS = 1024  # of SIGReg as a regularizer, as in its paper
 
 
-def invariance(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Return the mean over all B * P entries of (z_a - z_b)^2, as VICReg's code; the paper sums over P."""
-    return F.mse_loss(z_a, z_b)
-
-
 def variance_hinge(z: Tensor, target_std: float = 1.0, eps: float = 1e-4) -> Tensor:
     """Return the mean over dimensions of max(0, target_std - sqrt(Var + eps)), with unbiased variances.
 
@@ -61,10 +56,10 @@ class _GramProducts(torch.autograd.Function):
 
 
 def cross_products(z_a: Tensor, z_b: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the sum over i != j of ((z_a^T z_b)_ij)^2, and the diagonal of z_a^T z_b, scalar and (P,).
+    """Return the sum over i != j of ((z_a^T z_b)_ij)^2 of rows (B, P), and the diagonal (P,) of z_a^T z_b.
 
-    Both are (B, P); without `z_b`, those of z_a^T z_a. For B < P the P * P matrix is never built: its energy
-    is that of the Gram matrices, <z_a z_a^T, z_b z_b^T>, less the diagonal's: P / B times cheaper, and exact.
+    Without `z_b`, those of z_a^T z_a. For B < P the P * P matrix is never built: its energy is that of the
+    Gram matrices, <z_a z_a^T, z_b z_b^T>, less the diagonal's: P / B times cheaper, and exact.
     """
     rows, dims = z_a.shape
     if rows < dims:
@@ -96,11 +91,6 @@ def correlation_penalty(z: Tensor, eps: float = 1e-12) -> Tensor:
     return energy / z.shape[1] ** 2
 
 
-def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
-    """Return columns of mean 0 and biased variance 1 over the batch, (z - mean) / sqrt(Var + eps)."""
-    return F.batch_norm(z, None, None, training=True, eps=eps)
-
-
 def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the sum of named terms, each times its weight, and the terms themselves, detached."""
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
@@ -112,14 +102,13 @@ def vicreg_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return VICReg of projections (B, P), (B, P), and its terms: arXiv 2105.04906, equation 6.
 
-    Variance and covariance are sums over the two views, as in the paper. The authors' code halves the
-    variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over all entries, as in their code;
-    the paper sums over P. Kept this way because the weights published for speakers (1, 1, 0.1) were found
-    with it.
+    Variance and covariance are sums over the two views, as in the paper; the authors' code halves the
+    variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over all entries, as in their code,
+    with which the weights published for speakers (1, 1, 0.1) were found; the paper sums over P.
     """
     (variance_a, covariance_a), (variance_b, covariance_b) = map(variance_and_covariance, (z_a, z_b))
     terms = {
-        "invariance": invariance(z_a, z_b),
+        "invariance": F.mse_loss(z_a, z_b),
         "variance": variance_a + variance_b,
         "covariance": covariance_a + covariance_b,
     }
@@ -137,7 +126,7 @@ def barlow_twins_loss(
     norm does, eps 1e-5). The paper has no scale; its authors' code multiplies by 0.024.
     """
     rows = z_a.shape[0]
-    energy, diagonal = cross_products(standardize(z_a), standardize(z_b))
+    energy, diagonal = cross_products(*(F.batch_norm(z, None, None, training=True) for z in (z_a, z_b)))
     terms = {"invariance": (1 - diagonal / rows).square().sum(), "redundancy": energy / rows**2}
     return weighted(terms, {"invariance": scale, "redundancy": scale * redundancy_weight})
 

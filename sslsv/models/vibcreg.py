@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, StepOutput
 from sslsv.models.fields import LayerDims, Positives, TwoViewConfig, Weight
-from sslsv.models.terms import correlation_penalty, invariance, variance_hinge, weighted
+from sslsv.models.terms import correlation_penalty, variance_hinge, weighted
 from sslsv.models.two_view import TwoViewModel
 from sslsv.ops.whitening import IterNorm
 from sslsv.settings import refuse_if, section
@@ -23,7 +24,7 @@ def vibcreg_loss(
     with P, which is why its usual weight (8) is so much larger.
     """
     terms = {
-        "invariance": invariance(z_a, z_b),
+        "invariance": F.mse_loss(z_a, z_b),
         "variance": variance_hinge(z_a) + variance_hinge(z_b),
         "covariance": correlation_penalty(z_a) + correlation_penalty(z_b),
     }

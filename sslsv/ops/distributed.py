@@ -76,6 +76,11 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x) if world_size() > 1 else x
 
 
+def own_rows(x: Tensor) -> Tensor:
+    """Return this rank's rows of what `gather` gave."""
+    return x.chunk(world_size())[rank()]
+
+
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Return the sum over ranks, elementwise; differentiable, and `x` itself is left alone."""
     return _AllReduceSum.apply(x) if world_size() > 1 else x
