@@ -163,14 +163,6 @@ def test_sample__nearest_takes_one_of_the_most_similar_others_in_the_queue(num_n
         assert utterance not in found[utterance] and len(found[utterance]) >= min(num_neighbors, 2)
 
 
-def test_sample__nearest_of_a_queue_with_itself_alone_is_nothing() -> None:
-    target = nearest_sampler(2)
-    assert (target.sample(torch.arange(NUM), draws(NUM)) == -1).all()  # the queue is empty
-    push(target, torch.tensor([7]))
-    places = target.sample(torch.arange(NUM), draws(NUM))
-    assert places[7] == -1 and (target.utterances[places[places >= 0]] == 7).all()
-
-
 def test_sampler__pushes_the_own_positives_and_not_what_replaced_them() -> None:
     target = sampler(torch.zeros(NUM, dtype=torch.int64))
     push(target, torch.arange(5), 1.0)
