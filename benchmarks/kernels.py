@@ -85,11 +85,11 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def _vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
-    return vicreg_loss(z_a, z_b, 1.0, 1.0, 0.1)
+    return vicreg_loss(z_a, z_b, 1.0, 1.0, 0.1)[0]
 
 
 def _barlow_twins(z_a: Tensor, z_b: Tensor) -> Tensor:
-    return barlow_twins_loss(z_a, z_b, 0.005, 0.025)
+    return barlow_twins_loss(z_a, z_b, 0.005, 0.025)[0]
 
 
 def _step(loss: Callable[..., Tensor], z_a: Tensor, z_b: Tensor) -> None:

@@ -133,7 +133,7 @@ def _networks(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     sizes = {config.encoder.embedding_dim, cluster.projection_dims}
     losses = {
         "NT-Xent": lambda a, b: nt_xent_loss(a, b, 0.03),
-        "VICReg": lambda a, b: vicreg_loss(a, b, 1.0, 1.0, 0.1),
+        "VICReg": lambda a, b: vicreg_loss(a, b, 1.0, 1.0, 0.1)[0],
     }
     return {
         "embed_seconds": _seconds(lambda: embedder.embed(recordings), 2 if is_quick else 4) / len(recordings),
