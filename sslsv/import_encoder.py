@@ -11,7 +11,6 @@ import argparse
 import os
 import posixpath
 import sys
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sslsv import registry
@@ -41,11 +40,20 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.encoders.peers import NoEncoderError, find_encoders
     from sslsv.runs.checkpoint import FOLDER, Checkpoint, write_checkpoint
     from sslsv.runs.folder import RunFolder
+    from sslsv.training.initial import read_weights
 
     folder = RunFolder.at(options.out)
     if folder.has("config.yml") or folder.names(FOLDER):
         raise ValueError(f"--out is {folder.location}, which holds a run; name another folder")
-    tensors = read_tensors(options.file)
+    if not os.path.isfile(options.file):
+        raise FileNotFoundError(f"{options.file} is no file")
+    try:
+        tensors = read_weights(options.file)
+    except ValueError as error:
+        raise ValueError(
+            f"{options.file} {error}; give safetensors, or dictionaries of tensors alone: other objects can "
+            "run code, so save its state dict anew"
+        ) from error
     every = [registry.find("encoders", name) for name in registry.names("encoders")]
     kinds = [kind for kind in every if options.project in kind.peer_names]
     try:
@@ -97,34 +105,6 @@ def built(found: Any, is_labelled: bool, name: str, overrides: list[str]) -> tup
             f"the settings given make another encoder: {' '.join(str(error).split())[:200]}"
         ) from error
     return config, model
-
-
-def read_tensors(path: str) -> dict[str, Any]:
-    """Return all tensors of a file, those of nested dictionaries as `model.encoder.conv.weight`.
-
-    FileNotFoundError for no file; ValueError for one that is neither safetensors nor plain tensors.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} is no file")
-    import torch
-    from safetensors.torch import load_file
-
-    def flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, torch.Tensor):
-            yield name, value
-        elif isinstance(value, Mapping):
-            for key, inner in value.items():
-                yield from flattened(inner, f"{name}.{key}" if name else str(key))
-
-    try:
-        is_plain = path.endswith(".safetensors")
-        content = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise nearly anything
-        raise ValueError(
-            f"{path} can't be read as weights ({' '.join(str(error).split())[:150]}); give safetensors, "
-            "or dictionaries of tensors alone: other objects can run code, so save its state dict anew"
-        ) from error
-    return dict(flattened(content, ""))
 
 
 if __name__ == "__main__":

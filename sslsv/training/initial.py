@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,6 +62,11 @@ def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
 
 def _pretrained_encoder(config: Config) -> Any:
     settings = config.encoder
+    if not os.path.isfile(settings.weights):
+        raise FileNotFoundError(
+            f"encoder.weights is {settings.weights}, but there is no such file; nothing is downloaded, so "
+            "fetch it first"
+        )
     with torch.random.fork_rng(devices=[]):  # the pooling is the one that the model has drawn
         encoder = build_encoder(config)
     try:
@@ -75,18 +81,22 @@ def _pretrained_encoder(config: Config) -> Any:
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, or of a state dict that `torch.save` wrote, on the CPU.
+    """Return the tensors of a safetensors file, or of dictionaries that `torch.save` wrote, on the CPU.
 
-    FileNotFoundError for no file; ValueError, the rest of a sentence that begins with it, for anything else.
+    Those of nested ones are named as `model.encoder.conv.weight`. Nothing in a file is executed. ValueError,
+    the rest of a sentence that begins with the file, for anything else.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"encoder.weights is {path}, but there is no such file; nothing is downloaded, so fetch it first"
-        )
     try:
-        if path.endswith(".safetensors"):
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        is_plain = path.endswith(".safetensors")
+        content = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise nearly anything
-        raise ValueError(f"can't be read as weights ({' '.join(str(error).split())[:100]})") from error
+        raise ValueError(f"can't be read as weights ({' '.join(str(error).split())[:150]})") from error
+    return dict(_flattened(content, ""))
+
+
+def _flattened(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flattened(inner, f"{name}.{key}" if name else str(key))
