@@ -169,7 +169,8 @@ def train_steps(case: str) -> dict[str, Any]:
         if case != CONTROL:
             synchronize_batchnorm(model)
         network = average_gradients(model, torch.device("cpu"))
-    optimizer = build_optimizer(model.parameter_groups(), OptimizerConfig(name="sgd", learning_rate=0.05))
+    # Larger steps of such new networks blow up the rounding of each step a hundredfold in the next.
+    optimizer = build_optimizer(model.parameter_groups(), OptimizerConfig(name="sgd", learning_rate=0.01))
     generator = torch.Generator().manual_seed(2)
     rows = GLOBAL_BATCH // distributed.world_size()
     losses: dict[str, Tensor] = {}
