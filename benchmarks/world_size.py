@@ -169,7 +169,7 @@ def train_steps(case: str) -> dict[str, Any]:
         if case != CONTROL:
             synchronize_batchnorm(model)
         network = average_gradients(model, torch.device("cpu"))
-    # Larger steps of such new networks blow up the rounding of each step a hundredfold in the next.
+    # With larger steps such new networks blow up rounding errors tenfold and more from one to the next.
     optimizer = build_optimizer(model.parameter_groups(), OptimizerConfig(name="sgd", learning_rate=0.01))
     generator = torch.Generator().manual_seed(2)
     rows = GLOBAL_BATCH // distributed.world_size()
