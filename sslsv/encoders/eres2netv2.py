@@ -111,12 +111,12 @@ class ERes2NetV2(SpectrogramEncoder):
         super().__init__(config)
         self.stem = stem(1, config.width)
         channels, blocks = config.width, iter(plan(_BLOCKS_PER_STAGE, config.width))
-        self.stages = nn.ModuleList()
-        for stage, num_blocks in enumerate(_BLOCKS_PER_STAGE):
-            self.stages.append(nn.Sequential())
-            for planes, stride in islice(blocks, num_blocks):
-                self.stages[-1].append(Block(channels, planes, stride, config, fuses=stage >= 2))
+        stages = [nn.Sequential() for _ in _BLOCKS_PER_STAGE]
+        for number, stage in enumerate(stages):
+            for planes, stride in islice(blocks, _BLOCKS_PER_STAGE[number]):
+                stage.append(Block(channels, planes, stride, config, fuses=number >= 2))
                 channels = planes * config.expansion
+        self.stages = nn.ModuleList(stages)
         self.third_stage_halved = nn.Conv2d(channels // 2, channels, 3, 2, 1, bias=False)
         self.fusion = Fusion(channels)
         self.frame_dim = channels * math.ceil(config.features.num_mels / 8)
@@ -142,8 +142,9 @@ class ERes2NetV2(SpectrogramEncoder):
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""
         x = self.stem(in_format_of(self.stages, self.features(waveforms)[:, None]))
-        third = self.through((block for stage in self.stages[:3] for block in stage), x)
-        fused: Tensor = self.fusion(self.through(self.stages[3], third), self.third_stage_halved(third))
+        *first, last = self.stages.children()
+        third = self.through((block for stage in first for block in stage.children()), x)
+        fused: Tensor = self.fusion(self.through(last.children(), third), self.third_stage_halved(third))
         return fused.flatten(1, 2)
 
     def pool(self, frames: Tensor) -> Tensor:

@@ -260,8 +260,8 @@ class ReDimNet(SpectrogramEncoder):
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, C * F, L) of waveforms (B, T), every 10 ms."""
-        outputs = [self.stem(self.features(waveforms)[:, None])]
-        x = outputs[0]
+        x: Tensor = self.stem(self.features(waveforms)[:, None])
+        outputs = [x]
         for stage, channels, weights in zip(self.stages, self.map_channels, self.input_weights, strict=True):
             maps = torch.unflatten(x, 1, (-1, channels)).transpose(1, 2)
             outputs.append(self.through([stage], maps))

@@ -109,18 +109,18 @@ class DINO(PrototypeModel):
         with torch.no_grad():
             teacher_rows = self.teacher["head"](self.teacher["encoder"](long))
         with torch.autocast(rows.device.type, enabled=False):
-            own = teacher_rows.unflatten(0, (-1, num_rows))
+            own = torch.unflatten(teacher_rows, 0, (-1, num_rows))
             everywhere = distributed.gather(own.transpose(0, 1))  # (W*B, G, P)
             positives, sampling = self.sample_positives(everywhere, batch, progress)
             targets = self.targets(distributed.own_rows(positives).transpose(0, 1), progress)
             self.move_centre(own)
-            rows = rows.unflatten(0, (-1, num_rows))
+            rows = torch.unflatten(rows, 0, (-1, num_rows))
             loss = dino_loss(rows, self.prototypes(), targets, config.student_temperature)
             entropy = torch.special.entr(targets).sum(2).mean()
             spread = feature_std(full_precision(torch.cat(embeddings).detach()))
             metrics = {"teacher_entropy": entropy, "batch_feature_std": spread} | sampling
             if config.regularizer_weight:
-                means = full_precision(hidden[0]).unflatten(0, (-1, num_rows)).mean(0)
+                means = torch.unflatten(full_precision(hidden[0]), 0, (-1, num_rows)).mean(0)
                 penalty = rdino_regularizer(distributed.gather(means), config.num_prototypes)
                 loss = loss + self.penalty_weight(progress) * penalty
                 metrics["regularizer"] = penalty.detach()

@@ -94,7 +94,7 @@ class SDPN(PrototypeModel):
                 everywhere, temperature = distributed.gather(teacher_rows), config.teacher_temperature
                 balanced = sdpn_targets(everywhere, prototypes, temperature, config.balance_iterations)
                 targets = distributed.own_rows(balanced)
-            cosines = rows.unflatten(0, (-1, num_rows)) @ prototypes.T
+            cosines = torch.unflatten(rows, 0, (-1, num_rows)) @ prototypes.T
             log_probabilities = F.log_softmax(cosines / config.student_temperature, 2)
             prediction = distributed.all_reduce_mean(log_probabilities.exp().mean((0, 1)))
             by_row = by_sample(embeddings, config.num_short)
