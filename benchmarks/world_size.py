@@ -169,8 +169,8 @@ def train_steps(case: str) -> dict[str, Any]:
         if case != CONTROL:
             synchronize_batchnorm(model)
         network = average_gradients(model, torch.device("cpu"))
-    # With larger steps such new networks blow up rounding errors tenfold and more from one to the next.
-    optimizer = build_optimizer(model.parameter_groups(), OptimizerConfig(name="sgd", learning_rate=0.01))
+    # With larger steps such new networks blow up rounding errors tenfold and more from each to the next.
+    optimizer = build_optimizer(model.parameter_groups(), OptimizerConfig(name="sgd", learning_rate=0.001))
     generator = torch.Generator().manual_seed(2)
     rows = GLOBAL_BATCH // distributed.world_size()
     losses: dict[str, Tensor] = {}
