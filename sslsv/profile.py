@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sslsv.config import Config, load_config
+from sslsv.evaluation.arguments import run_command
 from sslsv.settings import named
 
 ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
@@ -24,25 +25,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")
     parser.add_argument("--trace", type=Path, default=Path("profile.json.gz"), help="file (%(default)s)")
-    given = parser.parse_intermixed_args(arguments)
-    try:
-        if given.steps < 1:
-            raise ValueError(f"--steps is {given.steps}; give at least 1")
-        if not given.trace.parent.is_dir():
-            raise ValueError(f"--trace is {given.trace}, in a folder that does not exist")
-        config = load_config(named(given.config, "config", "configs/demo.yml"), given.overrides)
-        profile = run(config, given.steps)
-        if "error" in profile:
-            print(f"error: {profile['error']}", file=sys.stderr)
-            return 1
-        given.trace.write_bytes(profile["trace"])
-    except (ValueError, OSError) as error:
-        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    print(f"{profile['report']}\ntrace: {given.trace}; open it at https://ui.perfetto.dev")
+    return run_command(profile, parser.parse_intermixed_args(arguments))
+
+
+def profile(options: argparse.Namespace) -> int:
+    """Profile as asked, print the report, write the trace; raises ValueError or OSError with a sentence."""
+    if options.steps < 1:
+        raise ValueError(f"--steps is {options.steps}; give at least 1")
+    if not options.trace.parent.is_dir():
+        raise ValueError(f"--trace is {options.trace}, in a folder that does not exist")
+    config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
+    found = run(config, options.steps)
+    if "error" in found:
+        print(f"error: {found['error']}", file=sys.stderr)
+        return 1
+    options.trace.write_bytes(found["trace"])
+    print(f"{found['report']}\ntrace: {options.trace}; open it at https://ui.perfetto.dev")
     return 0
 
 

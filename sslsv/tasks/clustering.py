@@ -22,8 +22,6 @@ from sslsv.tasks.pseudo_labels import ClusteringConfig
 Labels = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 
-PACKAGES = {"leiden": ("igraph", "leidenalg"), "infomap": ("infomap",)}  # pip install
-
 ROWS_AT_ONCE = 1024  # whose neighbours are looked for together, among 65,536 others at a time
 
 
@@ -62,8 +60,7 @@ def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[La
     elif config.name == "kmeans_agglomerative":
         yield from merged(rows, config, seed)
     else:
-        edges = neighbors(rows, config.num_neighbors)
-        yield (leiden if config.name == "leiden" else infomap)(len(rows), *edges, config, seed % 2**31)
+        yield infomap(len(rows), *neighbors(rows, config.num_neighbors), seed % 2**31)
 
 
 def merged(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
@@ -89,8 +86,8 @@ def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
     count = min(count, len(rows) - 1)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         block = rows[start : start + ROWS_AT_ONCE].float()
-        values, found = block.new_empty(len(block), 0), torch.empty(len(block), 0, dtype=torch.int64)
-        found = found.to(rows.device)
+        values = block.new_empty(len(block), 0)
+        found = torch.empty_like(values, dtype=torch.int64)
         for first in range(0, len(rows), BLOCK_SCORES // ROWS_AT_ONCE):
             part = rows[first : first + BLOCK_SCORES // ROWS_AT_ONCE].float()
             scores = block @ part.T
@@ -106,23 +103,7 @@ def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
     return sources[is_near], targets[is_near].astype(np.int64), weights[is_near]
 
 
-def leiden(
-    count: int, sources: Labels, targets: Labels, weights: Weights, config: ClusteringConfig, seed: int
-) -> Labels:
-    """Return communities of the graph by modularity with a resolution (Traag et al., 2019)."""
-    igraph, leidenalg = map(importlib.import_module, PACKAGES["leiden"])
-    graph = igraph.Graph(n=count, edges=np.stack([sources, targets], 1), edge_attrs={"weight": weights})
-    graph.simplify(combine_edges="max")
-    kind = leidenalg.RBConfigurationVertexPartition
-    found = leidenalg.find_partition(
-        graph, kind, weights="weight", resolution_parameter=config.resolution, seed=seed
-    )
-    return renumbered(np.array(found.membership))
-
-
-def infomap(
-    count: int, sources: Labels, targets: Labels, weights: Weights, config: ClusteringConfig, seed: int
-) -> Labels:
+def infomap(count: int, sources: Labels, targets: Labels, weights: Weights, seed: int) -> Labels:
     """Return modules of the graph by the map equation (Rosvall and Bergstrom, 2008), on one level."""
     package = importlib.import_module("infomap")
     network = package.Infomap(two_level=True, silent=True, seed=seed + 1)
@@ -133,13 +114,12 @@ def infomap(
 
 
 def check_packages(config: ClusteringConfig) -> None:
-    """Raise ValueError where a package is missing that only this kind of clustering needs."""
-    for package in PACKAGES.get(config.name, ()):
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(
-                f"clustering.name is {config.name!r}, which needs {package}, and that is not installed: `pip "
-                f"install {' '.join(PACKAGES[config.name])}`, or choose kmeans_agglomerative"
-            )
+    """Raise ValueError where the package is missing that only `infomap` needs."""
+    if config.name == "infomap" and importlib.util.find_spec("infomap") is None:
+        raise ValueError(
+            "clustering.name is 'infomap', which needs a package that is not installed: `pip install "
+            "infomap`, or choose kmeans_agglomerative"
+        )
 
 
 def renumbered(labels: npt.NDArray[Any]) -> Labels:
@@ -191,9 +171,8 @@ def settled(rows: Tensor, labels: Labels, config: ClusteringConfig) -> Labels:
     kept = np.where(is_large[labels], labels, -1)
     if config.small_clusters == "merge":
         centroids = F.normalize(sums_of(rows, labels)[0], dim=1)[torch.from_numpy(is_large).to(rows.device)]
-        for part in np.array_split(
-            np.flatnonzero(kept < 0), max(len(kept) * len(centroids) // BLOCK_SCORES, 1)
-        ):
+        num_parts = max(len(kept) * len(centroids) // BLOCK_SCORES, 1)
+        for part in np.array_split(np.flatnonzero(kept < 0), num_parts):
             scores = rows[torch.from_numpy(part).to(rows.device)].float() @ centroids.T
             kept[part] = np.flatnonzero(is_large)[scores.argmax(1).cpu().numpy()]
     return renumbered(kept)
