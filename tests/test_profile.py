@@ -31,8 +31,8 @@ def test_main__prints_the_parts_of_a_step_and_writes_a_trace(
     trace = tmp_path / "trace.json.gz"
     assert main(["configs/demo.yml", *given, "--steps", "3", "--trace", str(trace)]) == 0
     printed = capsys.readouterr().out
-    rows = {line[:48].strip() for line in printed.splitlines()}
-    steps = {"forward", "backward"} if "resources.workers=2" in more else {"forward and backward in chunks"}
-    assert rows >= steps | {"waiting for data", "optimizer"}
+    shares = {line[:32].strip(): line.split()[-2:] for line in printed.splitlines() if line.endswith("%")}
+    steps = {"forward", "backward"} if "resources.workers=2" in more else {"forward, backward in chunks"}
+    assert shares.keys() >= steps | {"waiting for data", "move batch", "optimizer"}
     assert "aten::" in printed and str(trace) in printed
     assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]

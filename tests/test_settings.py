@@ -55,16 +55,9 @@ def refusal(text: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-3", 1e-3), ("1E5", 1e5), ("12", 12), ("007", 7), ("true", True), ("yes", "yes"), ("on", "on"), ("~", None), ("", None),
-        ("1:30", "1:30"), ("'3'", "3"), ("[1, a]", [1, "a"]), ("e5", "e5"),
-    ],
-)  # fmt: skip
-def test_parse_yaml__reads_version_1_2(text: str, value: object) -> None:
-    parsed = settings.parse_yaml(text)
-    assert (parsed, type(parsed)) == (value, type(value))
+def test_parse_yaml__reads_version_1_2() -> None:
+    found = settings.parse_yaml("[1e-3, 12, 007, yes, on, 1:30, ~, '3', true]")
+    assert found == [1e-3, 12, 7, "yes", "on", "1:30", None, "3", True]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from sslsv.evaluation.verification import PRECISIONS
 from sslsv.models.base import Corpus, Progress
 from sslsv.ops import distributed
 from sslsv.training.cached_gradients import backward_in_chunks
-from sslsv.training.optim import clip_gradients
-from sslsv.training.schedules import learning_rate
+from sslsv.training.optim import clip_gradients, learning_rate
 from sslsv.training.state import TrainingState
 
 
@@ -55,7 +54,7 @@ def take_step(
             state.scaler.scale(output.loss).backward()
     else:
         first = distributed.rank() * (len(batch["views"]) // chunk_size)
-        with record_function("forward and backward in chunks"):
+        with record_function("forward, backward in chunks"):
             output = backward_in_chunks(
                 network,
                 batch,
@@ -99,5 +98,4 @@ def seed_draws(seed: int, step: int, rank: int) -> None:
 
     `rank` is the worker's number; a chunk of a batch (`train.chunk_size`) counts as a worker of its own.
     """
-    key = (seed * 1_000_003 + step) * 65_537 + rank
-    torch.manual_seed(key % 2**63)
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
