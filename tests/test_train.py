@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
@@ -124,22 +125,6 @@ def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(
     folder.delete_folder("checkpoints")
     prepare_folder(folder, config, manifest, is_fresh=False)
     assert "from the beginning" in capsys.readouterr().err
-
-
-def test_prepare_folder__a_run_that_has_settings_has_an_identity(config, manifest, folder, monkeypatch):
-    write = folder.write
-
-    def die_after_the_first_file(name, content):
-        write(name, content)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(folder, "write", die_after_the_first_file)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_folder(folder, config, manifest, is_fresh=False)
-    monkeypatch.undo()
-    assert not folder.has("config.yml")
-    prepare_folder(folder, config, manifest, is_fresh=False)
-    assert folder.has("config.yml") and folder.has("run.json")
 
 
 def finish(folder, config, manifest, **summary):
@@ -274,13 +259,6 @@ def test_check_data__a_codec_that_costs_speed_is_said_once(config, tmp_path, dem
         assert printed.count("prepare_data convert FOLDER") == is_slow
 
 
-def test_check_data__lists_that_are_missing_or_too_short_are_refused(config):
-    with pytest.raises(ValueError, match="4096"):
-        check_data(replace(config, train=TrainConfig(batch_size=4096)))
-    with pytest.raises(FileNotFoundError, match="no_such_trials"):
-        check_data(replace(config, evaluation=EvaluationConfig(test=("no_such_trials",))))
-
-
 def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
     lines = (tmp_path / config.data.root / "trials").read_text().splitlines()
     turned = [" ".join([*line.split()[1:], line[0]]) for line in [*lines, lines[0]]]
@@ -300,6 +278,8 @@ def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
         (["data.train_lists=[no_such_list]"], "`demo data/demo`"),
         (["encoder={name: speech_transformer, front_frozen: false, lora_rank: 4}"], "encoder.lora_rank is 4"),
         (["resources.workers=3"], "which cannot share train.batch_size (8) equally"),
+        (["train.batch_size=4096"], "4096"),
+        (["evaluation.test=[no_such_trials]"], "no_such_trials"),
         (["run.storage=/dev/null"], "/dev/null"),
     ],
 )
@@ -314,24 +294,23 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tm
 
 
 @pytest.mark.parametrize(
-    ("error", "sentence"),
+    ("error", "code", "sentence"),
     [
-        (ConnectionError("no cluster at 1.2.3.4"), "error: no cluster at 1.2.3.4\n"),
-        (PermissionError(13, "Permission denied", "/x"), "error: [Errno 13] Permission denied: '/x'\n"),
-        (TimeoutError(), "error: TimeoutError\n"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: [Errno 13] Permission denied: '/x'\n"),
+        (TimeoutError(), 2, "error: TimeoutError\n"),
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on from the last checkpoint\n"),
     ],
 )
-def test_main__what_the_system_refuses_is_one_sentence_too(error, sentence, tmp_path, monkeypatch, capsys):
-    def refuse(config, **options):
-        raise error
-
-    monkeypatch.setattr(train, "run", refuse)
+def test_main__what_the_system_refuses_is_one_sentence_too(
+    error, code, sentence, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(train, "run", mock.Mock(side_effect=error))
     (tmp_path / "a.yml").touch()
-    assert main([str(tmp_path / "a.yml")]) == 2
+    assert main([str(tmp_path / "a.yml")]) == code
     assert capsys.readouterr().err == sentence
 
 
-@pytest.mark.parametrize("arguments", [[], ["--fresh"], ["train.epochs=2"]])
+@pytest.mark.parametrize("arguments", [["--fresh"], ["train.epochs=2"]])
 def test_main__without_a_config_those_that_there_are_are_named(arguments, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 2
     sentence = "error: no config is named: begin with configs/demo.yml, say; configs/ has barlow_twins.yml, "
