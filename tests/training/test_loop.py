@@ -146,21 +146,6 @@ def test_training__a_run_that_stopped_early_stays_stopped_and_says_so(config, tm
     assert summary["last"]["step"] == 16 and "train.patience" in summary["stop_reason"]
 
 
-def test_training__goes_on_after_a_damaged_checkpoint_and_keeps_the_new_ones(config, tmp_path, monkeypatch):
-    config = apply_overrides(config, ["run={checkpoint_every_minutes: 1e-9, keep_checkpoints: 1}"])
-    original = stop_at(9, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        training(config, tmp_path).run()
-    monkeypatch.setattr(Training, "take_step", original)
-    folder = RunFolder(str(tmp_path), "run")
-    newest = tmp_path / "run" / "checkpoints" / list_checkpoints(folder)[-1][1]
-    later = newest.with_name(newest.name.replace("step_0000000", "step_0000009"))
-    later.write_bytes(b"damaged")
-    with pytest.warns(UserWarning, match="passing over damaged"):
-        training(config, tmp_path).run()
-    assert list_checkpoints(folder)[-1][0] == 16 and not later.exists()
-
-
 def test_training__asked_to_stop_it_saves_that_very_step_and_goes_on_as_if_never_stopped(config, tmp_path):
     whole = training(config, tmp_path, "whole")
     whole.run()
