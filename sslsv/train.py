@@ -36,7 +36,17 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    options = parse_arguments(arguments)
+    models = f"Models: {', '.join(registry.names('models'))}."
+    parser = argparse.ArgumentParser(prog="sslsv train", description="Train a model.", epilog=models)
+    add = parser.add_argument
+    add("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
+    add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
+    how = parser.add_mutually_exclusive_group()
+    fresh_help = "start anew; a run folder that is there is renamed, not lost"
+    how.add_argument("--fresh", action="store_true", help=fresh_help)
+    extend_help = "go on with a run, finished or not, that is to have more train.epochs than before"
+    how.add_argument("--extend", action="store_true", help=extend_help)
+    options = parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
     options.command = shlex.join(["sslsv", "train", *(sys.argv[1:] if arguments is None else arguments)])
     return run_command(train, options, "the same command goes on from the last checkpoint")
 
@@ -59,21 +69,6 @@ def train(options: argparse.Namespace) -> int:
     print(f"run folder: {location}\nreport: {below(location, 'report.html')}")
     print(f"next: python -m sslsv.evaluate {shlex.quote(location)}")
     return 0
-
-
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the arguments of the command line: `config`, `overrides`, `fresh`, `extend`."""
-    models = f"Models: {', '.join(registry.names('models'))}."
-    parser = argparse.ArgumentParser(prog="sslsv train", description="Train a model.", epilog=models)
-    add = parser.add_argument
-    add("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
-    add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
-    how = parser.add_mutually_exclusive_group()
-    fresh_help = "start anew; a run folder that is there is renamed, not lost"
-    how.add_argument("--fresh", action="store_true", help=fresh_help)
-    extend_help = "go on with a run, finished or not, that is to have more train.epochs than before"
-    how.add_argument("--extend", action="store_true", help=extend_help)
-    return parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
 
 
 def run(

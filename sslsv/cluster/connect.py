@@ -180,25 +180,12 @@ def ray_folder() -> Path:
 
 
 def choose_folder() -> None:
-    """Have Ray use /tmp/ray-<user id> where the path of its own folder is too long, or closed to this user.
-
-    Raises CapacityError where that one can't be used either.
-    """
+    """Have Ray use /tmp/ray-<user id> where its own folder has too long a path, or is closed to this user."""
     folder = ray_folder()
     is_open = os.access(folder if folder.is_dir() else folder.parent, os.W_OK | os.X_OK)
-    if len(os.fsencode(folder)) + len(SOCKET) <= MAX_SOCKET and is_open:
-        return
-    own = f"/tmp/ray-{os.getuid()}"
-    try:
-        os.makedirs(own, mode=0o700, exist_ok=True)
-        if os.stat(own).st_uid != os.getuid():
-            raise PermissionError(f"{own} is another user's")
-    except OSError as error:
-        raise CapacityError(
-            f"Ray can't keep its sockets in {folder}: it takes a folder that can be written to, with at most "
-            f"{MAX_SOCKET - len(SOCKET)} characters ({error}); set RAY_TMPDIR to a short one of yours"
-        ) from error
-    os.environ["RAY_TMPDIR"] = own
+    if len(os.fsencode(folder)) + len(SOCKET) > MAX_SOCKET or not is_open:
+        os.environ["RAY_TMPDIR"] = f"/tmp/ray-{os.getuid()}"
+        os.makedirs(os.environ["RAY_TMPDIR"], mode=0o700, exist_ok=True)
 
 
 def has_own_cluster() -> bool:
