@@ -38,7 +38,6 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
     ("overrides", "expected"),
     [
         (["train.batch_size=32", "resources.workers=3"], "resources.workers is 3, which cannot share train.batch_size (32) equally, in whole chunks if train.chunk_size (None) is set; give divisors, the fewest first"),
-        (["resources.workers=[4,2]"], "resources.workers is (4, 2), which cannot share train.batch_size (256) equally, in whole chunks if train.chunk_size (None) is set; give divisors, the fewest first"),
         (["resources.workers=[1,2]", "train.sync_batchnorm=false"], "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change with the number of workers; set train.sync_batchnorm to true, or give one number"),
         (["optimizer.schedule.name=warmup_cosine", "train.epochs=5"], "optimizer.schedule.warmup_epochs is 10.0, longer than the run (train.epochs = 5); lower the first or raise the second"),
         (["optimizer.schedule.name=cosine", "optimizer.learning_rate=1e-6"], "optimizer.schedule.min_learning_rate is 1e-05, above learning_rate (1e-06); a cosine only falls: lower the first or raise the second"),

@@ -22,18 +22,15 @@ def config(**settings):
     return ClusteringConfig(**{"num_clusters": (NUM_SPEAKERS,), "min_members": 1, **settings})
 
 
-@pytest.mark.parametrize("name", ["kmeans_agglomerative", "infomap"])
-def test_cluster__finds_voices_that_are_apart(name):
+@pytest.mark.parametrize(
+    ("name", "num_centroids"), [("kmeans_agglomerative", n) for n in (48, 20)] + [("infomap", 6)]
+)
+def test_cluster__finds_voices_that_are_apart(name, num_centroids):
     if name == "infomap":
         pytest.importorskip("infomap")
-    found = cluster(rows(), config(name=name, num_neighbors=5), seed=1)
+    found = cluster(rows(), config(name=name, num_neighbors=5, num_centroids=num_centroids), seed=1)
     assert agreement(found.labels, TRUTH) == pytest.approx(1)
     assert found.silhouettes[NUM_SPEAKERS] > 0.8
-
-
-def test_cluster__merges_the_centroids_of_kmeans_where_rows_are_many():
-    found = cluster(rows(), config(name="kmeans_agglomerative", num_centroids=20), seed=1)
-    assert agreement(found.labels, TRUTH) == pytest.approx(1)
 
 
 def test_cluster__chooses_the_number_without_labels():
