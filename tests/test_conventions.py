@@ -148,12 +148,6 @@ def test_doors__there_is_one(what: str, pattern: str, places: set[str]) -> None:
             assert places & {name, name.split(".")[0]}, f"{name} opens {what}; only {sorted(places)} may"
 
 
-@pytest.mark.parametrize("package", ["data", "models", "encoders", "ops"])
-def test_packages_below_the_config__take_values_or_their_own_section(package: str) -> None:
-    for name in (each for each in MODULES if each.split(".")[0] == package):
-        assert "config" not in own_imports(name), f"{name} imports the config that imports it"
-
-
 def test_methods__are_told_apart_by_attributes_of_the_class() -> None:
     classes = {"Model", "TwoViewModel", "TeacherModel", "Encoder"}
     classes |= {registry.find("models", name).__name__ for name in registry.names("models")}
