@@ -47,7 +47,7 @@ def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> Clustering:
         if best is None or value > best[0]:
             best = value, labels
     assert best is not None
-    return Clustering(settled(rows, best[1], config), silhouettes)
+    return Clustering(settled(best[1], config.min_members), silhouettes)
 
 
 def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
@@ -160,22 +160,15 @@ def silhouette(rows: Tensor, labels: Labels) -> float:
     return total / len(rows)
 
 
-def settled(rows: Tensor, labels: Labels, config: ClusteringConfig) -> Labels:
-    """Drop small clusters (their rows get -1), or merge each of their rows into the nearest larger one."""
-    is_large = np.bincount(labels) >= config.min_members
+def settled(labels: Labels, min_members: int) -> Labels:
+    """Drop small clusters: their rows get -1. Raises ValueError where none is left."""
+    is_large = np.bincount(labels) >= min_members
     if not is_large.any():
         raise ValueError(
-            f"none of the {len(is_large)} clusters has {config.min_members} utterances "
-            "(clustering.min_members): lower it, or clustering.num_clusters"
+            f"none of the {len(is_large)} clusters has {min_members} utterances (clustering.min_members): "
+            "lower it, or clustering.num_clusters"
         )
-    kept = np.where(is_large[labels], labels, -1)
-    if config.small_clusters == "merge":
-        centroids = F.normalize(sums_of(rows, labels)[0], dim=1)[torch.from_numpy(is_large).to(rows.device)]
-        num_parts = max(len(kept) * len(centroids) // BLOCK_SCORES, 1)
-        for part in np.array_split(np.flatnonzero(kept < 0), num_parts):
-            scores = rows[torch.from_numpy(part).to(rows.device)].float() @ centroids.T
-            kept[part] = np.flatnonzero(is_large)[scores.argmax(1).cpu().numpy()]
-    return renumbered(kept)
+    return renumbered(np.where(is_large[labels], labels, -1))
 
 
 def agreement(labels: Labels, others: Labels) -> float | None:

@@ -37,11 +37,7 @@ class ClusteringConfig:
         ),
     ] = MAX_WARD_ROWS
     num_neighbors: Annotated[int, Field(ge=1, description="infomap: edges of each utterance")] = 30
-    min_members: Annotated[int, Field(ge=1, description="utterances below which a cluster is small")] = 4
-    small_clusters: Annotated[
-        Literal["drop", "merge"],
-        Field(description="leave their utterances out, or give them to the nearest other cluster"),
-    ] = "drop"
+    min_members: Annotated[int, Field(ge=1, description="utterances below which a cluster is left out")] = 4
 
     def __post_init__(self) -> None:
         """Refuse merging into more clusters than are merged."""

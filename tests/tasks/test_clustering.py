@@ -75,18 +75,13 @@ def test_neighbors__are_the_nearest_in_however_many_parts(monkeypatch):
     assert np.allclose(whole[2].reshape(48, 4), nearest.values)
 
 
-def test_settled__small_clusters_are_dropped_or_merged():
+def test_settled__small_clusters_are_dropped():
     labels = TRUTH.copy()
     labels[:2] = 6  # two of the first voice
-    dropped = settled(rows(), labels, config(min_members=3))
+    dropped = settled(labels, 3)
     assert dropped[:2].tolist() == [-1, -1] and dropped.max() == 5
-    merged = settled(rows(), labels, config(min_members=3, small_clusters="merge"))
-    assert np.array_equal(merged, TRUTH)
-
-
-def test_settled__all_clusters_too_small_is_said():
     with pytest.raises(ValueError, match="none of the 6 clusters has 9 utterances"):
-        settled(rows(), TRUTH, config(min_members=9))
+        settled(TRUTH, 9)
 
 
 def test_purity__counts_the_most_frequent_speaker_of_each_cluster():
