@@ -134,9 +134,8 @@ def sums_of(rows: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
     sums = torch.zeros(count, rows.shape[1], device=rows.device)
     places = torch.from_numpy(labels).to(rows.device)
     for start in range(0, len(rows), 2**16):
-        part = places[start : start + 2**16]
-        sums.index_add_(0, part.clamp_min(0), rows[start : start + 2**16].float() * (part >= 0)[:, None])
-    return sums, torch.bincount(places[places >= 0], minlength=count)
+        sums.index_add_(0, places[start : start + 2**16], rows[start : start + 2**16].float())
+    return sums, torch.bincount(places, minlength=count)
 
 
 def silhouette(rows: Tensor, labels: Labels) -> float:
