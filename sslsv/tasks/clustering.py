@@ -128,16 +128,6 @@ def renumbered(labels: npt.NDArray[Any]) -> Labels:
     return (places - int(names[0] < 0)).astype(np.int64)
 
 
-def sums_of(rows: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
-    """Return the sum of the rows of each cluster, (K, D) float32, and their number, (K,)."""
-    count = int(labels.max()) + 1
-    sums = torch.zeros(count, rows.shape[1], device=rows.device)
-    places = torch.from_numpy(labels).to(rows.device)
-    for start in range(0, len(rows), 2**16):
-        sums.index_add_(0, places[start : start + 2**16], rows[start : start + 2**16].float())
-    return sums, torch.bincount(places, minlength=count)
-
-
 def silhouette(rows: Tensor, labels: Labels) -> float:
     """Return the mean silhouette of rows against centroids, -1 to 1, higher is better; needs no labels.
 
@@ -145,8 +135,12 @@ def silhouette(rows: Tensor, labels: Labels) -> float:
     alone in its cluster. The own centroid is that of the others in it: with the row itself, more clusters
     would always be better. One pass over N * K scores (Rousseeuw, 1987, with centroids for members).
     """
-    sums, counts = sums_of(rows, labels)
-    centroids, places = F.normalize(sums, dim=1), torch.from_numpy(labels).to(rows.device)
+    places = torch.from_numpy(labels).to(rows.device)
+    counts = torch.bincount(places)
+    sums = torch.zeros(len(counts), rows.shape[1], device=rows.device)
+    for start in range(0, len(rows), 2**16):
+        sums.index_add_(0, places[start : start + 2**16], rows[start : start + 2**16].float())
+    centroids = F.normalize(sums, dim=1)
     total, size = 0.0, max(BLOCK_SCORES // len(centroids), 1)
     for start in range(0, len(rows), size):
         block, own = rows[start : start + size].float(), places[start : start + size]
