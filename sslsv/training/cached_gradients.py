@@ -87,9 +87,9 @@ def backward_in_chunks(
         of_rows = None if of_embeddings is None else of_embeddings[rows]
         seed_chunk(i)
         is_last = i == len(chunks) - 1
-        # Workers average once a step, with the last chunk.
-        is_alone = is_last or not isinstance(network, DistributedDataParallel)
-        averaging = contextlib.nullcontext() if is_alone else network.no_sync()
+        averaging: AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(network, DistributedDataParallel) and not is_last:
+            averaging = network.no_sync()  # Workers average once a step, with the last chunk.
         with averaging, frozen_running_statistics(model):
             with autocast():
                 total = network(chunk, of_projections[rows], of_rows, of_whitening if is_last else ())
