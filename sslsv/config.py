@@ -239,9 +239,9 @@ class Config:
 
     def __post_init__(self) -> None:
         train, evaluation, schedule = self.train, self.evaluation, self.optimizer.schedule
-        workers, counts = self.resources.workers, usable_counts(self.resources, train)
+        workers, ends = self.resources.workers, {self.resources.fewest_workers, self.resources.most_workers}
         refuse_if(
-            not {self.resources.fewest_workers, self.resources.most_workers} <= set(counts),
+            not ends <= set(usable_counts(self.resources, train)),
             f"resources.workers is {workers}, which cannot share train.batch_size ({train.batch_size}) "
             f"equally, in whole chunks if train.chunk_size ({train.chunk_size}) is set; give divisors, the "
             "fewest first",
@@ -261,7 +261,7 @@ class Config:
             f"(train.epochs = {train.epochs}); lower the first or raise the second",
         )
         if hasattr(self.model, "check_batch_size"):  # a method that cuts the global batch into groups has it
-            self.model.check_batch_size(self.train.batch_size)
+            self.model.check_batch_size(train.batch_size)
         refuse_if(
             train.patience is not None and evaluation.chosen_by is None,
             f"train.patience is {train.patience} but nothing is validated; set train.patience=null, "
@@ -275,23 +275,18 @@ class Config:
             "test trials makes results look better than they are; use held_out_speakers, or set "
             "allow_validation_on_test=true to do it anyway",
         )
-        positives = getattr(self.model, "positives", None)
-        if positives is not None:
-            _check_positives(positives, self.train.epochs)
-
-
-def _check_positives(positives: Any, epochs: int) -> None:
-    """Refuse a sampling of positives that would never begin."""
-    refuse_if(
-        positives.start_epoch >= epochs,
-        f"model.positives.start_epoch is {positives.start_epoch}, but the last epoch is {epochs - 1} "
-        f"(train.epochs = {epochs}); lower the first, raise the second, or set model.positives to null",
-    )
-    refuse_if(
-        positives.queue_length == 0,
-        "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set model.positives "
-        "to null",
-    )
+        if positives := getattr(self.model, "positives", None):
+            refuse_if(
+                positives.start_epoch >= train.epochs,
+                f"model.positives.start_epoch is {positives.start_epoch}, but the last epoch is "
+                f"{train.epochs - 1} (train.epochs = {train.epochs}); lower the first, raise the second, or "
+                "set model.positives to null",
+            )
+            refuse_if(
+                positives.queue_length == 0,
+                "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set "
+                "model.positives to null",
+            )
 
 
 def shows_shares(train: TrainConfig) -> bool:

@@ -13,15 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslsv.settings import ConfigError, differences
+from sslsv.config import to_yaml
+from sslsv.evaluation.arguments import run_command
+from sslsv.settings import ConfigError, build, differences, parse_yaml
 from sslsv.tasks.pseudo_labels import (
-    STATISTICS,
     PseudoLabelConfig,
     first_config,
     is_config_file,
     load_loop,
-    loop_to_yaml,
-    read_loop,
     training_settings,
 )
 
@@ -39,15 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as init=runs/dino")
     add("--fresh", action="store_true", help="start anew; a loop that is there is renamed, not lost")
     options = parser.parse_intermixed_args(arguments)
-    try:
-        config = load_loop(options.config, options.overrides)
-        return run(config, is_fresh=options.fresh)
-    except (ValueError, OSError) as error:
-        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    return run_command(
+        lambda given: run(load_loop(given.config, given.overrides), is_fresh=given.fresh),
+        options,
+        "the same command goes on",
+    )
 
 
 def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
@@ -78,7 +73,7 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
                 print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
             elif folder.has("loop.yml"):
                 print(f"going on with the unfinished loop in {folder.location}", file=sys.stderr)
-            folder.write("loop.yml", loop_to_yaml(config).encode())
+            folder.write("loop.yml", to_yaml(config).encode())
             try:
                 summary = Loop(config, folder, train.run).run(tell)
             except StageError as error:
@@ -95,11 +90,12 @@ def check_folder(folder: "RunFolder", config: PseudoLabelConfig) -> None:
     if folder.has("loop.yml"):
         problem = "holds a finished loop of the same settings" if folder.has("summary.json") else ""
         try:
-            changed = differences(read_loop(folder.read("loop.yml").decode()), config)
+            there = build(PseudoLabelConfig, parse_yaml(folder.read("loop.yml").decode()))
         except ConfigError as error:
             problem = f"holds a loop whose loop.yml this version can't read ({error})"
         else:  # where a loop computes is free
-            changed = [line for line in changed if not line.startswith(("run.", "resources."))]
+            places = ("run.", "resources.")
+            changed = [line for line in differences(there, config) if not line.startswith(places)]
             problem = f"holds a loop with other settings ({'; '.join(changed)})" if changed else problem
     if problem:
         raise ValueError(
@@ -121,12 +117,12 @@ def check_request(config: PseudoLabelConfig) -> None:
     base = training_settings(config)
     if is_config_file(config.init):
         check_data(first_config(config, "."))
-    elif config.init != STATISTICS:
+    elif config.encoders_start_from != "nothing":
+        base = replace(base, encoder=replace(base.encoder, init=absolute(config.init)))
+    else:
         from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
         SpeakerEncoder.load(config.init, device="cpu")
-        if config.encoders_start_from != "nothing":
-            base = replace(base, encoder=replace(base.encoder, init=absolute(config.init)))
     check_data(base)
     count, most = len(open_training_side(base)[0]), max(config.clustering.num_clusters)
     if config.clustering.name.startswith("kmeans") and count < most:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
 from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
+from sslsv.evaluation.arguments import run_command
 from sslsv.settings import ConfigError, differences, named
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
@@ -35,27 +36,6 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    options = parse_arguments(arguments)
-    try:
-        config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
-        given = sys.argv[1:] if arguments is None else arguments
-        command = shlex.join(["sslsv", "train", *given])
-        summary = run(config, is_fresh=options.fresh, extends=options.extend, command=command)
-    except (ValueError, OSError) as error:  # among them storage that is not there, a cluster without answer
-        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    if "error" in summary:
-        print(f"error: {summary['error']}", file=sys.stderr)
-        return 1
-    print_summary(config, summary)
-    return 0
-
-
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the arguments of the command line: `config`, `overrides`, `fresh`, `extend`."""
     models = f"Models: {', '.join(registry.names('models'))}."
     parser = argparse.ArgumentParser(prog="sslsv train", description="Train a model.", epilog=models)
     add = parser.add_argument
@@ -66,7 +46,29 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     how.add_argument("--fresh", action="store_true", help=fresh_help)
     extend_help = "go on with a run, finished or not, that is to have more train.epochs than before"
     how.add_argument("--extend", action="store_true", help=extend_help)
-    return parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
+    options = parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
+    options.command = shlex.join(["sslsv", "train", *(sys.argv[1:] if arguments is None else arguments)])
+    return run_command(train, options, "the same command goes on from the last checkpoint")
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train as the command line says and print what it came to; returns the exit code."""
+    config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
+    summary = run(config, is_fresh=options.fresh, extends=options.extend, command=options.command)
+    if "error" in summary:
+        print(f"error: {summary['error']}", file=sys.stderr)
+        return 1
+    from sslsv.reports.training import summary_lines
+    from sslsv.runs.folder import RunFolder, below, here
+
+    folder = RunFolder(config.run.storage, str(config.run.name))
+    location = here(folder.location)
+    for sentence in [each for found in summary["skipped"].values() for each in found.values()]:
+        print(f"skipped: {sentence}")
+    print("\n".join(summary_lines(folder)))
+    print(f"run folder: {location}\nreport: {below(location, 'report.html')}")
+    print(f"next: python -m sslsv.evaluate {shlex.quote(location)}")
+    return 0
 
 
 def run(
@@ -181,42 +183,37 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
         if extends:
             raise ValueError(f"{folder.location} holds no run that --extend could go on with; leave it out")
         return
-    summary, problem, cure = folder.read_json("summary.json") if folder.has("summary.json") else None, "", ""
+    summary, problem = folder.read_json("summary.json") if folder.has("summary.json") else None, ""
     try:
         old = read_config(folder.read("config.yml").decode())
     except ConfigError as error:
         problem = f"holds a run whose config.yml this version can't read ({error})"
     else:
-        # Where a run computes is free, but for the number of workers without train.sync_batchnorm.
-        changed = [
-            line
-            for line in differences(old, config)
-            if not line.startswith(("run.", "resources."))
-            or (shows_shares(config.train) and line.startswith("resources.workers:"))
-        ]
         kept = TrainedOn.read(folder, config.data.root)
-        if kept is not None:
-            changed = [line for line in changed if not line.startswith(("data.root:", "data.train_lists:"))]
+        # Where a run computes is free, but for the number of workers without train.sync_batchnorm.
+        free = ("run.", "resources.", *(("data.root:", "data.train_lists:") if kept is not None else ()))
+        changed = [line for line in differences(old, config) if not line.startswith(free)]
+        before, now = old.resources.workers, config.resources.workers
+        if shows_shares(config.train) and before != now:
+            changed.append(f"resources.workers: {before} -> {now}")
         is_longer = len(changed) == 1 and config.train.epochs > old.train.epochs
         if changed and not (is_longer and extends):
             problem = f"holds a run with other settings ({'; '.join(changed)})"
-            cure = " --extend to go on with it up to these epochs," if is_longer else ""
         elif kept is not None and not kept.is_of(manifest):
             problem = (
                 f"holds a run whose train lists were others: {len(kept.paths):,} utterances then, "
                 f"{len(manifest):,} now, or in another order, or of other speakers"
             )
         elif summary and is_longer and summary.get("stop_reason"):
-            problem = (
-                f"holds a run that ended early, so --extend can't go on with it: {summary['stop_reason']}"
-            )
+            why = summary["stop_reason"]
+            problem = f"holds a run that ended early, so --extend can't go on with it: {why}"
         elif summary is not None and not is_longer:
             problem = "holds a finished run of the same settings"
-            cure = " a larger train.epochs with --extend to go on with it,"
     if problem:
         raise ValueError(
             f"{folder.location} {problem}; use another run.name (encoder.init={folder.location} starts it "
-            f"from this encoder),{cure} or --fresh to start anew (the old run is kept under another name)"
+            "from this encoder), --extend to go on with this one where nothing but train.epochs grows, or "
+            "--fresh to start anew (the old run is kept under another name)"
         )
 
 
@@ -282,20 +279,6 @@ def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
         trials = listed_trials(root, name)
         sentences += overlap.describe(trials.name, overlap.find_overlap(trials.trials, root, sources))[0]
     return sentences
-
-
-def print_summary(config: Config, summary: dict[str, Any]) -> None:
-    """Print the few lines that a user wants to see at the end."""
-    from sslsv.reports.training import summary_lines
-    from sslsv.runs.folder import RunFolder, below, here
-
-    folder = RunFolder(config.run.storage, str(config.run.name))
-    location = here(folder.location)
-    for sentence in [each for found in summary["skipped"].values() for each in found.values()]:
-        print(f"skipped: {sentence}")
-    print("\n".join(summary_lines(folder)))
-    print(f"run folder: {location}\nreport: {below(location, 'report.html')}")
-    print(f"next: python -m sslsv.evaluate {shlex.quote(location)}")
 
 
 if __name__ == "__main__":

@@ -57,12 +57,6 @@ class Recorded(Training):
         lines = self.lines()
         return sorted({line["pid"] for line in lines if line["step"] >= lines[-1]["step"] - 1})
 
-    def has_restarted(self, moment: float) -> bool:
-        """Whether other processes took steps after a moment than before it."""
-        lines = self.lines()
-        old = {line["pid"] for line in lines if line["time"] <= moment}
-        return any(line["pid"] not in old for line in lines)
-
     def resumed_at(self, moment: float) -> int | None:
         """The first step that others took than the processes before a moment; None where the same went on."""
         lines = self.lines()

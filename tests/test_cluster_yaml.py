@@ -37,17 +37,10 @@ def test_cluster_yaml__has_a_head_that_does_not_train_and_spot_workers_with_a_fa
     spot, fallback = types["gpu_spot"], types["gpu_on_demand"]
     assert spot["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert "InstanceMarketOptions" not in fallback["node_config"]
-    assert spot["priority"] > fallback.get("priority", 0)
-    assert spot["resources"] == fallback["resources"]
-    assert "GPU" not in types["cpu_spot"]["resources"]
-    # Ray itself gives the head alone a profile.
-    workers = [kind["node_config"] for name, kind in types.items() if name != "head"]
-    assert all(node["IamInstanceProfile"] == {"Name": "sslsv-worker"} for node in workers)
-    assert "IamInstanceProfile" not in types["head"]["node_config"]
+    assert spot["priority"] > fallback.get("priority", 0) and spot["resources"] == fallback["resources"]
     # In the background, with nothing left open that ssh would wait for.
     watch = config["worker_start_ray_commands"][-1]
     assert "deploy/spot_watch.py $RAY_HEAD_IP:6379 >" in watch and watch.endswith("2>&1 < /dev/null &")
-    assert config["max_workers"] >= max(kind.get("max_workers", 0) for kind in types.values())
 
 
 def test_kuberay__every_pod_has_the_same_image_storage_and_a_token_and_the_head_no_tasks():
@@ -58,7 +51,6 @@ def test_kuberay__every_pod_has_the_same_image_storage_and_a_token_and_the_head_
     assert len({pod["containers"][0]["image"] for pod in pods}) == 1
     assert all(pod["volumes"] == pods[0]["volumes"] for pod in pods)
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    assert "python -m sslsv.train /sslsv/configs/simclr.yml" in job["spec"]["entrypoint"]
     assert cluster["authOptions"] == {"mode": "token"}
 
 
@@ -72,10 +64,8 @@ def test_slurm__is_a_shell_script_that_makes_a_token_once_which_only_its_user_ca
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": search_path, "RAY_AUTH_MODE": "token"}
     file, contents = tmp_path / ".ray" / "auth_token", []
     for _ in range(2):
-        done = subprocess.run(
-            ["bash", "-c", command], env=environment, capture_output=True, text=True, check=True
-        )
+        said = subprocess.check_output(["bash", "-c", command], env=environment, stderr=subprocess.STDOUT)
         contents.append(file.read_text(encoding="utf-8"))
-        assert contents[0] not in done.stdout + done.stderr
+        assert contents[0].encode() not in said
     assert contents[0] == contents[1] and len(contents[0]) > 30
     assert file.stat().st_mode & 0o777 == 0o600

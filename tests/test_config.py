@@ -38,18 +38,14 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
     ("overrides", "expected"),
     [
         (["train.batch_size=32", "resources.workers=3"], "resources.workers is 3, which cannot share train.batch_size (32) equally, in whole chunks if train.chunk_size (None) is set; give divisors, the fewest first"),
-        (["resources.workers=[1,3]"], "resources.workers is (1, 3), which cannot share train.batch_size (256) equally, in whole chunks if train.chunk_size (None) is set; give divisors, the fewest first"),
-        (["resources.workers=[4,2]"], "resources.workers is (4, 2), which cannot share train.batch_size (256) equally, in whole chunks if train.chunk_size (None) is set; give divisors, the fewest first"),
         (["resources.workers=[1,2]", "train.sync_batchnorm=false"], "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change with the number of workers; set train.sync_batchnorm to true, or give one number"),
         (["optimizer.schedule.name=warmup_cosine", "train.epochs=5"], "optimizer.schedule.warmup_epochs is 10.0, longer than the run (train.epochs = 5); lower the first or raise the second"),
         (["optimizer.schedule.name=cosine", "optimizer.learning_rate=1e-6"], "optimizer.schedule.min_learning_rate is 1e-05, above learning_rate (1e-06); a cosine only falls: lower the first or raise the second"),
         (["evaluation.validation=trials", "evaluation.test=[a, ./trials]"], "evaluation.validation and evaluation.test both name 'trials', and choosing on test trials makes results look better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
         (["data.root=/corpora", "evaluation.validation=/corpora/b/../trials", "evaluation.test=[trials]"], "evaluation.validation and evaluation.test both name '/corpora/b/../trials', and choosing on test trials makes results look better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
         (["evaluation.test=[a/trials, b/trials]"], "evaluation.test is ['a/trials', 'b/trials']; its results are kept by file name, and one is there twice ('validation' is taken): rename the file, or name it once"),
-        (["evaluation.test=[a/validation]"], "evaluation.test is ['a/validation']; its results are kept by file name, and one is there twice ('validation' is taken): rename the file, or name it once"),
         (["evaluation.validation=trials", "evaluation.held_out_speakers=4"], "evaluation.validation is 'trials' and held_out_speakers 4; keep one: held_out_speakers=0 or validation=null"),
         (["train.recompute=true", "train.compile=true"], "train.compile is true, and recompute or chunk_size is set; set compile to false, or leave those out"),
-        (["train.chunk_size=32", "train.compile=true", "train.sync_batchnorm=false"], "train.compile is true, and recompute or chunk_size is set; set compile to false, or leave those out"),
         (["train.chunk_size=32"], "train.chunk_size is 32 and sync_batchnorm true, but a chunk has its own batch statistics; set recompute to true instead (the same run), or sync_batchnorm to false"),
         (["train.chunk_size=48", "train.sync_batchnorm=false", "resources.workers=2"], "resources.workers is 2, which cannot share train.batch_size (256) equally, in whole chunks if train.chunk_size (48) is set; give divisors, the fewest first"),
         (["train.patience=3"], "train.patience is 3 but nothing is validated; set train.patience=null, evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion"),
@@ -114,18 +110,13 @@ def test_workers__a_range_has_the_counts_that_share_the_batch() -> None:
     [
         (["--help"], None),
         (["configs/simcrl.yml"], "simclr.yml"),
-        (["configs/simclr.yml", "train.epoch=3"], "train.epoch is not a setting; did you mean train.epochs?"),
-        (["configs/simclr.yml", "train.epochs=many"], "train.epochs is 'many'; it should be a whole number"),
         (["configs/simclr.yml", "model.name=simclrr"], "model.name is 'simclrr', which is not known; did you mean"),
         (["configs/simclr.yml", "model.temperature=-1"], "model.temperature is -1"),
     ],
 )  # fmt: skip
-def test_train__help_and_refusals_do_not_wait_for_large_libraries(
-    arguments: list[str], sentence: str | None
-) -> None:
+def test_train__help_and_refusals_do_not_wait_for_large_libraries(arguments, sentence) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "sslsv.train", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "ray", "scipy", "matplotlib", "pyarrow"}
-    assert done.returncode == (0 if sentence is None else 2)
-    assert (sentence or "") in done.stderr
+    assert done.returncode == (2 if sentence else 0) and (sentence or "") in done.stderr

@@ -1,7 +1,7 @@
 """Faults at random moments: the run ends with the weights of an undisturbed one, or stops with a sentence.
 
-`make test-faults` runs them all and prints what each cost.  SSLSV_FAULT_REPEATS (1) is how often each is
-tried, SSLSV_FAULT_SEED (1717) where the random moments begin.
+`make test-faults` runs them all and prints what each cost, as a row of the table in docs/cluster.md.
+SSLSV_FAULT_REPEATS (1) is how often each is tried, SSLSV_FAULT_SEED (1717) where the random moments begin.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import pytest
 
 from sslsv.runs.checkpoint import list_checkpoints
-from tests.fault_table import Outcome, table
 from tests.local_cluster import local_cluster
 from tests.recorded import Recorded
 from tests.training_command import assert_same_weights, final, kill, title
@@ -30,14 +29,6 @@ ALONE = ("resources.threads_per_worker=1",)
 TWO = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
 # On machines of 3 CPUs: one worker and a data process on each.
 SPREAD = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=2", "resources.cpus_per_data_task=1")
-SAME = "finished, same weights"
-
-
-@pytest.fixture(scope="module")
-def outcomes():
-    collected = []
-    yield collected
-    print(f"\n\n{table(collected)}\n")
 
 
 @pytest.fixture(params=REPEATS, ids=lambda repeat: f"moment{repeat}")
@@ -52,9 +43,8 @@ def undisturbed(tmp_path_factory, demo_corpus):
     """The last checkpoint of a run that nothing happened to, by number of workers, and its last step."""
     found = {}
     for workers, options in ((1, ALONE), (2, TWO)):
-        training = Recorded(
-            tmp_path_factory.mktemp("undisturbed"), demo_corpus, "whole", *options, epochs=EPOCHS
-        )
+        folder = tmp_path_factory.mktemp("undisturbed")
+        training = Recorded(folder, demo_corpus, "whole", *options, epochs=EPOCHS)
         code, output = training.wait()
         assert code == 0, output
         found[workers] = final(training.folder)
@@ -78,7 +68,7 @@ def reach(training, rng, last_step):
     return Moment(time.time(), list_checkpoints(training.folder)[-1][0])
 
 
-def check_recovery(training, moment, fault, whole, outcomes, saved=None):
+def check_recovery(training, moment, fault, whole, saved=None):
     """The run finishes with the weights of the whole one; no step before the last checkpoint is done again."""
     code, output = training.wait()
     assert code == 0, output
@@ -86,7 +76,7 @@ def check_recovery(training, moment, fault, whole, outcomes, saved=None):
     resumed = training.resumed_at(moment.time)
     assert resumed is None or resumed >= (moment.saved if saved is None else saved)
     lost, seconds = training.cost_of(moment.time)
-    outcomes.append(Outcome(fault, SAME, lost, seconds))
+    print(f"\n| {fault} | finished, same weights | {lost} | {seconds:.0f} |")
     return seconds
 
 
@@ -95,16 +85,16 @@ def start(tmp_path, corpus, *options, pace=PACE, data_pace=0.0):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_train__a_worker_is_killed(workers, rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__a_worker_is_killed(workers, rng, undisturbed, tmp_path, demo_corpus):
     whole = undisturbed[workers]
     training = start(tmp_path, demo_corpus, *(ALONE if workers == 1 else TWO))
     moment = reach(training, rng, whole.step)
     kill(rng.choice(training.workers()))
-    check_recovery(training, moment, f"kill -9 of a worker, of {workers}", whole, outcomes)
-    assert training.has_restarted(moment.time)
+    check_recovery(training, moment, f"kill -9 of a worker, of {workers}", whole)
+    assert training.resumed_at(moment.time) is not None
 
 
-def test_train__a_data_process_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__a_data_process_is_killed(rng, undisturbed, tmp_path, demo_corpus):
     # Else all data would be there before half of the steps are taken.
     training = start(tmp_path, demo_corpus, *ALONE, "resources.utterances_per_block=8", data_pace=0.3)
     moment = reach(training, rng, undisturbed[1].step // 2)
@@ -114,7 +104,7 @@ def test_train__a_data_process_is_killed(rng, undisturbed, outcomes, tmp_path, d
     for pid in victims:
         kill(pid)
     training.wait_until(lambda: set(training.pids("SSLSV_ROLE=data")) - set(victims), "a new one")
-    check_recovery(training, moment, "kill -9 of all data processes, at work", undisturbed[1], outcomes)
+    check_recovery(training, moment, "kill -9 of all data processes, at work", undisturbed[1])
     assert training.resumed_at(moment.time) is None  # the trainer itself went on
 
 
@@ -129,25 +119,25 @@ def frozen_at_work(training):
     return []
 
 
-def test_train__rays_controller_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__rays_controller_is_killed(rng, undisturbed, tmp_path, demo_corpus):
     training = start(tmp_path, demo_corpus, *ALONE)
     moment = reach(training, rng, undisturbed[1].step)
     (controller,) = [pid for pid in training.pids() if "TrainController" in title(pid)]
     kill(controller)
-    check_recovery(training, moment, "kill -9 of Ray's controller", undisturbed[1], outcomes)
-    assert training.has_restarted(moment.time)
+    check_recovery(training, moment, "kill -9 of Ray's controller", undisturbed[1])
+    assert training.resumed_at(moment.time) is not None
 
 
-def test_train__the_driver_is_killed(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__the_driver_is_killed(rng, undisturbed, tmp_path, demo_corpus):
     killed = start(tmp_path, demo_corpus, *ALONE)
     moment = reach(killed, rng, undisturbed[1].step)
     kill(killed.process.pid)
     killed.process.wait(timeout=30)
     again = start(tmp_path, demo_corpus, *ALONE)
-    check_recovery(again, moment, "kill -9 of the command, started again", undisturbed[1], outcomes)
+    check_recovery(again, moment, "kill -9 of the command, started again", undisturbed[1])
 
 
-def test_train__the_newest_checkpoint_is_damaged(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__the_newest_checkpoint_is_damaged(rng, undisturbed, tmp_path, demo_corpus):
     killed = start(tmp_path, demo_corpus, *ALONE)
     moment = reach(killed, rng, undisturbed[1].step)
     killed.kill()
@@ -156,21 +146,21 @@ def test_train__the_newest_checkpoint_is_damaged(rng, undisturbed, outcomes, tmp
     os.truncate(newest, os.path.getsize(newest) // 2)
     again = start(tmp_path, demo_corpus, *ALONE)
     fault = "newest checkpoint cut in half, after kill -9 of everything"
-    check_recovery(again, moment, fault, undisturbed[1], outcomes, saved)
+    check_recovery(again, moment, fault, undisturbed[1], saved)
     assert again.resumed_at(moment.time) == saved
 
 
-def test_train__a_worker_stops_answering(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__a_worker_stops_answering(rng, undisturbed, tmp_path, demo_corpus):
     training = start(tmp_path, demo_corpus, *TWO, "resources.hang_minutes=0.5")
     moment = reach(training, rng, undisturbed[2].step)
     os.kill(rng.choice(training.workers()), signal.SIGSTOP)
     fault = "SIGSTOP of a worker, of 2 (hang_minutes=0.5)"
-    check_recovery(training, moment, fault, undisturbed[2], outcomes)
-    assert training.has_restarted(moment.time)
+    check_recovery(training, moment, fault, undisturbed[2])
+    assert training.resumed_at(moment.time) is not None
 
 
 @pytest.mark.parametrize("machines", [2, 3])
-def test_train__a_machine_is_lost(machines, rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__a_machine_is_lost(machines, rng, undisturbed, tmp_path, demo_corpus):
     with local_cluster(3, *[3] * (machines - 1)) as cluster:
         training = start(tmp_path, demo_corpus, *SPREAD)
         moment = reach(training, rng, undisturbed[2].step)
@@ -179,13 +169,12 @@ def test_train__a_machine_is_lost(machines, rng, undisturbed, outcomes, tmp_path
         if machines == 2:
             time.sleep(5)
             cluster.add(3)
-        fault = {2: "machine lost, of 2; another comes 5 s later", 3: "machine lost, of 3; 2 workers"}[
-            machines
-        ]
-        check_recovery(training, moment, fault, undisturbed[2], outcomes)
+        then = {2: "another comes 5 s later", 3: "2 workers"}[machines]
+        fault = f"machine lost, of {machines}; {then}"
+        check_recovery(training, moment, fault, undisturbed[2])
 
 
-def test_train__the_corpus_is_gone_for_a_while(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__the_corpus_is_gone_for_a_while(rng, undisturbed, tmp_path, demo_corpus):
     corpus = tmp_path / "corpus"
     shutil.copytree(demo_corpus, corpus)
     training = start(tmp_path, corpus, *ALONE, "resources.utterances_per_block=8")
@@ -193,11 +182,11 @@ def test_train__the_corpus_is_gone_for_a_while(rng, undisturbed, outcomes, tmp_p
     corpus.rename(tmp_path / "unmounted")
     time.sleep(8)
     (tmp_path / "unmounted").rename(corpus)
-    pause = check_recovery(training, moment, "corpus folder gone for 8 s", undisturbed[1], outcomes)
+    pause = check_recovery(training, moment, "corpus folder gone for 8 s", undisturbed[1])
     assert pause > 3  # else all data had been made before
 
 
-def test_train__the_object_store_is_too_small(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__the_object_store_is_too_small(rng, undisturbed, tmp_path, demo_corpus):
     # 200 MB of audio in one block.
     block = ("resources.utterances_per_block=320", "model.crop_seconds=20")
     with local_cluster(3, object_store_mb=75):  # Ray allows no less
@@ -211,10 +200,10 @@ def test_train__the_object_store_is_too_small(rng, undisturbed, outcomes, tmp_pa
     else:
         assert "error: " in output, output
     what = "finished by spilling to disk, same weights" if code == 0 else "stopped with a sentence"
-    outcomes.append(Outcome("object store smaller than a block of batches", what))
+    print(f"\n| object store smaller than a block of batches | {what} | - | - |")
 
 
-def test_train__the_disk_is_full(rng, undisturbed, outcomes, tmp_path, demo_corpus):
+def test_train__the_disk_is_full(rng, undisturbed, tmp_path, demo_corpus):
     storage = tmp_path / "runs"
     storage.mkdir()
     options = ("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(storage))
@@ -236,8 +225,6 @@ def test_train__the_disk_is_full(rng, undisturbed, outcomes, tmp_path, demo_corp
         code, output = again.wait()
         assert code == 0 and f"from step {saved}" in output, output
         assert_same_weights(undisturbed[1], final(again.folder))
-        outcomes.append(
-            Outcome("disk full", "stopped with a sentence; started again with room: same weights")
-        )
+        print("\n| disk full | stopped with a sentence; started again with room: same weights | - | - |")
     finally:
         subprocess.run(["umount", str(storage)], check=True)

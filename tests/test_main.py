@@ -34,38 +34,14 @@ def test_main__gives_a_command_its_arguments(name, capsys) -> None:
 
 
 def test_main__imports_no_torch_and_no_ray_to_list_commands() -> None:
-    program = (
-        "import sys; from sslsv.__main__ import main; main([]); assert not {'torch', 'ray'} & {*sys.modules}"
-    )
+    program = "import sys; from sslsv.__main__ import main; main([]); sys.exit(bool({'torch', 'ray'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", ["train", "profile", "evaluate"])
-def test_commands__can_be_run_by_their_path_too(command, tmp_path) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "sslsv" / f"{command}.py", "--help"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and done.stdout.startswith(f"usage: sslsv {command}"), done.stderr
-
-
-def test_make_demo__takes_pytorch_from_the_index_that_is_given(tmp_path) -> None:
-    for name in ("Makefile", "requirements.txt", "setup.py"):
-        shutil.copy(ROOT / name, tmp_path)
-    planned = subprocess.run(
-        ["make", "-n", "demo", "TORCH_INDEX=https://index.example/cpu"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    ).stdout
-    (line,) = [line for line in planned.splitlines() if "--index-url" in line]
-    shown = subprocess.run(
-        line.replace(".venv/bin/python", "echo"), shell=True, cwd=tmp_path, capture_output=True, text=True
-    ).stdout
-    assert shown.startswith("deploy/install.py --index-url https://index.example/cpu torch>=")
-    assert " torchaudio>=" in shown and shown.count("torch") == 2
+def test_commands__can_be_run_by_their_path_too(tmp_path) -> None:
+    command = [sys.executable, ROOT / "sslsv" / "train.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: sslsv train"), done.stderr
 
 
 FAKE_PIP = """
@@ -89,10 +65,8 @@ def test_install__says_how_far_pip_is_and_fails_as_it_does(tmp_path) -> None:
         text=True,
     )
     assert done.returncode == 3 and "ERROR: no space" in done.stderr
-    assert [line.split("s  ")[1] for line in done.stdout.splitlines()] == [
-        "download 1: torch, 0 of 100 MB",
-        "unpacked 0 of 2 packages",
-    ]
+    told = [line.split("s  ")[1] for line in done.stdout.splitlines()]
+    assert told == ["download 1: torch, 0 of 100 MB", "unpacked 0 of 2 packages"]
 
 
 @pytest.fixture(scope="module")

@@ -58,10 +58,16 @@ def look() -> Cluster:
     )
 
 
+def _reach(address: str, timeout: float = 5) -> None:
+    """Raise OSError where nothing answers at `host:port`, ValueError for no such address."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+
+
 def _answers(node: dict[str, Any]) -> bool:
     """Ask a machine itself: Ray notices only after half a minute that one is gone."""
     with contextlib.suppress(OSError):
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=1).close()
+        _reach(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}", timeout=1)
         return True
     return False
 
@@ -113,13 +119,13 @@ def wait_for_room(
         count, most = (max((n for n in counts if n <= each), default=0) for each in (room, room_alone))
         if count and (count == most or now - start >= SETTLING_SECONDS):
             return count, cluster
+        cpus, gpus = (total_of(machines, kind) for kind in ("CPU", "GPU"))
         sentence = (
             f"{counts[0]} training worker(s) (resources.workers) take {request.cpus_per_worker:g} CPUs each "
             f"(resources.cpus_per_worker){' and a GPU' if request.gpu else ''} on one machine, and "
             f"{request.cpus_per_data_task:g} CPUs for a data process (resources.cpus_per_data_task), but "
-            f"{len(machines)} machine(s) with {total_of(machines, 'CPU'):g} CPUs and "
-            f"{total_of(machines, 'GPU'):g} GPUs in all have room for {room_alone}, beside other jobs for "
-            f"{room}"
+            f"{len(machines)} machine(s) with {cpus:g} CPUs and {gpus:g} GPUs in all have room for "
+            f"{room_alone}, beside other jobs for {room}"
         )
         if cluster.coming > 0:
             deadline = now + patience_seconds
@@ -143,9 +149,9 @@ def ask_for(bundles: list[Machine]) -> None:
 def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
     """Join the cluster that `ray.init` finds, or start one for this machine alone, without a dashboard.
 
-    Processes that work for this one have `environment`, and stand back as `stand_back` says.
-    A new one listens on 127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says
-    otherwise.  Raises CapacityError when the cluster does not let this process in.
+    Processes that work for this one have `environment`, and stand back as `stand_back` says. A new one
+    listens on 127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says otherwise.
+    Raises CapacityError when the cluster does not let this process in.
     """
     if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
         choose_folder()
@@ -156,15 +162,10 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
     def stand_back() -> None:  # Where it runs, sys.path does not lead to this package yet.
         os.nice({"trainer": 0, "data": 19}.get(os.environ.get("SSLSV_ROLE", ""), 10))
 
+    options |= {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     start = {"env_vars": environment or {}, "worker_process_setup_hook": stand_back}
     try:
-        ray.init(
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False,
-            runtime_env=start,
-            **options,
-        )
+        ray.init(runtime_env=start, **options)
     except (ConnectionError, AuthenticationError) as error:
         raise CapacityError(
             f"the Ray cluster at {os.environ.get('RAY_ADDRESS') or 'this machine'} does not answer, or does "
@@ -179,25 +180,12 @@ def ray_folder() -> Path:
 
 
 def choose_folder() -> None:
-    """Have Ray use /tmp/ray-<user id> where the path of its own folder is too long, or closed to this user.
-
-    Raises CapacityError where that one can't be used either.
-    """
+    """Have Ray use /tmp/ray-<user id> where its own folder has too long a path, or is closed to this user."""
     folder = ray_folder()
     is_open = os.access(folder if folder.is_dir() else folder.parent, os.W_OK | os.X_OK)
-    if len(os.fsencode(folder)) + len(SOCKET) <= MAX_SOCKET and is_open:
-        return
-    own = f"/tmp/ray-{os.getuid()}"
-    try:
-        os.makedirs(own, mode=0o700, exist_ok=True)
-        if os.stat(own).st_uid != os.getuid():
-            raise PermissionError(f"{own} is another user's")
-    except OSError as error:
-        raise CapacityError(
-            f"Ray can't keep its sockets in {folder}: it takes a folder that can be written to, with at most "
-            f"{MAX_SOCKET - len(SOCKET)} characters ({error}); set RAY_TMPDIR to a short one of yours"
-        ) from error
-    os.environ["RAY_TMPDIR"] = own
+    if len(os.fsencode(folder)) + len(SOCKET) > MAX_SOCKET or not is_open:
+        os.environ["RAY_TMPDIR"] = f"/tmp/ray-{os.getuid()}"
+        os.makedirs(os.environ["RAY_TMPDIR"], mode=0o700, exist_ok=True)
 
 
 def has_own_cluster() -> bool:
@@ -207,8 +195,7 @@ def has_own_cluster() -> bool:
     """
     note = ray_folder() / "ray_current_cluster"
     with contextlib.suppress(OSError, ValueError):
-        host, _, port = note.read_text().strip().rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        _reach(note.read_text().strip())
         return note.stat().st_uid == os.getuid()
     return False
 
@@ -216,9 +203,8 @@ def has_own_cluster() -> bool:
 def keep_token_private() -> None:
     """Let only the owner read `~/.ray/auth_token`, which Ray would write for all users of the machine.
 
-    Who can read it runs code in every cluster that asks for it.  Does nothing where Ray takes the token from
-    elsewhere or asks for none.  Where it can't be written, the cluster has a token that no other process
-    gets.
+    Who can read it runs code in every cluster that asks for it. Does nothing where Ray takes the token from
+    elsewhere or asks for none. Where it can't be written, the cluster has a token that no other process gets.
     """
     names_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if names_token or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
@@ -237,11 +223,10 @@ def keep_token_private() -> None:
 
 def check_address(address: str) -> None:
     """Raise CapacityError when nothing answers at RAY_ADDRESS: Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdigit():
-        return  # no address, `auto` or `local`
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        _reach(address)
+    except ValueError:
+        return  # no address, `auto` or `local`
     except OSError as error:
         raise CapacityError(
             f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); start one, mend the address, "

@@ -101,7 +101,7 @@ def anywhere(config: Config) -> Config:
 
 def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) -> dict[str, Any]:
     """Start as many workers as fit, again and again, until they return a result."""
-    resources, failures, newest_step, last = config.resources, 0, -1, 0
+    resources, failures, furthest, last = config.resources, 0, -1, 0
     while True:
         free_what_is_held(folder)
         count, cluster = wait_for_room(resources, job["counts"], 60 * resources.wait_minutes, line.say)
@@ -127,12 +127,10 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
                 raise  # The next try would meet the same files.
             # A machine may go before its workers could say that they saved because it will.
             elif not look().leaving & set(machines):
-                step = -1
-                with contextlib.suppress(OSError):  # storage that does not answer shows no progress
-                    step = max((step for step, _ in list_checkpoints(folder)), default=-1)
                 # Machines that are lost now and then are no failure, the same crash at the same step is.
-                failures = 1 if step > newest_step else failures + 1
-                newest_step = max(step, newest_step)
+                step = newest_step(folder)
+                failures = 1 if step > furthest else failures + 1
+                furthest = max(step, furthest)
                 if 0 <= config.run.max_failures < failures:
                     raise
 
@@ -198,11 +196,16 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
     return {"error": sentence, "is_of_system": is_of_system}
 
 
+def newest_step(folder: RunFolder) -> int:
+    """Return the step of the newest checkpoint; -1 for none, and where the storage does not answer."""
+    with contextlib.suppress(OSError):
+        return max((step for step, _ in list_checkpoints(folder)), default=-1)
+    return -1
+
+
 def what_now(folder: RunFolder) -> str:
     """Say what the same command does after a failure."""
-    step = -1
-    with contextlib.suppress(OSError):  # storage that does not answer shows no progress
-        step = max((step for step, _ in list_checkpoints(folder)), default=-1)
+    step = newest_step(folder)
     return f"the same command goes on from step {step}" if step >= 0 else "the same command begins anew"
 
 

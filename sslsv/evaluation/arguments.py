@@ -48,15 +48,20 @@ def encoder_parser(
     return parser
 
 
-def run_command(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """Return the exit code of a command, 2 after printing what it raised about its input."""
+def run_command(
+    command: Callable[[argparse.Namespace], int], options: argparse.Namespace, then: str = ""
+) -> int:
+    """Return the exit code of a command, 2 after printing what it raised about its input.
+
+    After a Ctrl-C it is 130; `then` says what the same command does next time.
+    """
     try:
         return command(options)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print(f"stopped; {then}" if then else "stopped", file=sys.stderr)
         return 130
 
 

@@ -22,8 +22,6 @@ from sslsv.tasks.pseudo_labels import ClusteringConfig
 Labels = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 
-PACKAGES = {"leiden": ("igraph", "leidenalg"), "infomap": ("infomap",)}  # pip install
-
 ROWS_AT_ONCE = 1024  # whose neighbours are looked for together, among 65,536 others at a time
 
 
@@ -49,7 +47,7 @@ def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> Clustering:
         if best is None or value > best[0]:
             best = value, labels
     assert best is not None
-    return Clustering(settled(rows, best[1], config), silhouettes)
+    return Clustering(settled(best[1], config.min_members), silhouettes)
 
 
 def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
@@ -62,8 +60,7 @@ def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[La
     elif config.name == "kmeans_agglomerative":
         yield from merged(rows, config, seed)
     else:
-        edges = neighbors(rows, config.num_neighbors)
-        yield (leiden if config.name == "leiden" else infomap)(len(rows), *edges, config, seed % 2**31)
+        yield infomap(len(rows), *neighbors(rows, config.num_neighbors), seed % 2**31)
 
 
 def merged(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
@@ -89,8 +86,8 @@ def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
     count = min(count, len(rows) - 1)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         block = rows[start : start + ROWS_AT_ONCE].float()
-        values, found = block.new_empty(len(block), 0), torch.empty(len(block), 0, dtype=torch.int64)
-        found = found.to(rows.device)
+        values = block.new_empty(len(block), 0)
+        found = torch.empty_like(values, dtype=torch.int64)
         for first in range(0, len(rows), BLOCK_SCORES // ROWS_AT_ONCE):
             part = rows[first : first + BLOCK_SCORES // ROWS_AT_ONCE].float()
             scores = block @ part.T
@@ -106,23 +103,7 @@ def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
     return sources[is_near], targets[is_near].astype(np.int64), weights[is_near]
 
 
-def leiden(
-    count: int, sources: Labels, targets: Labels, weights: Weights, config: ClusteringConfig, seed: int
-) -> Labels:
-    """Return communities of the graph by modularity with a resolution (Traag et al., 2019)."""
-    igraph, leidenalg = map(importlib.import_module, PACKAGES["leiden"])
-    graph = igraph.Graph(n=count, edges=np.stack([sources, targets], 1), edge_attrs={"weight": weights})
-    graph.simplify(combine_edges="max")
-    kind = leidenalg.RBConfigurationVertexPartition
-    found = leidenalg.find_partition(
-        graph, kind, weights="weight", resolution_parameter=config.resolution, seed=seed
-    )
-    return renumbered(np.array(found.membership))
-
-
-def infomap(
-    count: int, sources: Labels, targets: Labels, weights: Weights, config: ClusteringConfig, seed: int
-) -> Labels:
+def infomap(count: int, sources: Labels, targets: Labels, weights: Weights, seed: int) -> Labels:
     """Return modules of the graph by the map equation (Rosvall and Bergstrom, 2008), on one level."""
     package = importlib.import_module("infomap")
     network = package.Infomap(two_level=True, silent=True, seed=seed + 1)
@@ -133,30 +114,18 @@ def infomap(
 
 
 def check_packages(config: ClusteringConfig) -> None:
-    """Raise ValueError where a package is missing that only this kind of clustering needs."""
-    for package in PACKAGES.get(config.name, ()):
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(
-                f"clustering.name is {config.name!r}, which needs {package}, and that is not installed: `pip "
-                f"install {' '.join(PACKAGES[config.name])}`, or choose kmeans_agglomerative"
-            )
+    """Raise ValueError where the package is missing that only `infomap` needs."""
+    if config.name == "infomap" and importlib.util.find_spec("infomap") is None:
+        raise ValueError(
+            "clustering.name is 'infomap', which needs a package that is not installed: `pip install "
+            "infomap`, or choose kmeans_agglomerative"
+        )
 
 
 def renumbered(labels: npt.NDArray[Any]) -> Labels:
     """Return labels as 0, 1 ... in their order; -1 stays."""
     names, places = np.unique(labels, return_inverse=True)
     return (places - int(names[0] < 0)).astype(np.int64)
-
-
-def sums_of(rows: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
-    """Return the sum of the rows of each cluster, (K, D) float32, and their number, (K,)."""
-    count = int(labels.max()) + 1
-    sums = torch.zeros(count, rows.shape[1], device=rows.device)
-    places = torch.from_numpy(labels).to(rows.device)
-    for start in range(0, len(rows), 2**16):
-        part = places[start : start + 2**16]
-        sums.index_add_(0, part.clamp_min(0), rows[start : start + 2**16].float() * (part >= 0)[:, None])
-    return sums, torch.bincount(places[places >= 0], minlength=count)
 
 
 def silhouette(rows: Tensor, labels: Labels) -> float:
@@ -166,8 +135,12 @@ def silhouette(rows: Tensor, labels: Labels) -> float:
     alone in its cluster. The own centroid is that of the others in it: with the row itself, more clusters
     would always be better. One pass over N * K scores (Rousseeuw, 1987, with centroids for members).
     """
-    sums, counts = sums_of(rows, labels)
-    centroids, places = F.normalize(sums, dim=1), torch.from_numpy(labels).to(rows.device)
+    places = torch.from_numpy(labels).to(rows.device)
+    counts = torch.bincount(places)
+    sums = torch.zeros(len(counts), rows.shape[1], device=rows.device)
+    for start in range(0, len(rows), 2**16):
+        sums.index_add_(0, places[start : start + 2**16], rows[start : start + 2**16].float())
+    centroids = F.normalize(sums, dim=1)
     total, size = 0.0, max(BLOCK_SCORES // len(centroids), 1)
     for start in range(0, len(rows), size):
         block, own = rows[start : start + size].float(), places[start : start + size]
@@ -180,23 +153,15 @@ def silhouette(rows: Tensor, labels: Labels) -> float:
     return total / len(rows)
 
 
-def settled(rows: Tensor, labels: Labels, config: ClusteringConfig) -> Labels:
-    """Drop small clusters (their rows get -1), or merge each of their rows into the nearest larger one."""
-    is_large = np.bincount(labels) >= config.min_members
+def settled(labels: Labels, min_members: int) -> Labels:
+    """Drop small clusters: their rows get -1. Raises ValueError where none is left."""
+    is_large = np.bincount(labels) >= min_members
     if not is_large.any():
         raise ValueError(
-            f"none of the {len(is_large)} clusters has {config.min_members} utterances "
-            "(clustering.min_members): lower it, or clustering.num_clusters"
+            f"none of the {len(is_large)} clusters has {min_members} utterances (clustering.min_members): "
+            "lower it, or clustering.num_clusters"
         )
-    kept = np.where(is_large[labels], labels, -1)
-    if config.small_clusters == "merge":
-        centroids = F.normalize(sums_of(rows, labels)[0], dim=1)[torch.from_numpy(is_large).to(rows.device)]
-        for part in np.array_split(
-            np.flatnonzero(kept < 0), max(len(kept) * len(centroids) // BLOCK_SCORES, 1)
-        ):
-            scores = rows[torch.from_numpy(part).to(rows.device)].float() @ centroids.T
-            kept[part] = np.flatnonzero(is_large)[scores.argmax(1).cpu().numpy()]
-    return renumbered(kept)
+    return renumbered(np.where(is_large[labels], labels, -1))
 
 
 def agreement(labels: Labels, others: Labels) -> float | None:

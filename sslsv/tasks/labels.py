@@ -125,16 +125,13 @@ def check_lists(train: LabelList, test: LabelList) -> None:
             "recordings of another one"
         )
     if few := sorted(label for label, found in units.items() if len(found) < 2):
-        unit, advice = "recording", ""
-        if train.speakers:
-            unit, advice = "speaker", ", or name no speakers if they are the labels"
+        unit = "speaker" if train.speakers else "recording"
         raise ValueError(
             f"{len(few)} of the {len(units)} labels of {train.file} have a single {unit}: "
             f"{', '.join(few[:MAX_NAMED])}; some are held out to choose the regularisation, so give every "
-            f"label two {unit}s or more{advice}"
+            f"label two {unit}s or more (or name no speakers if they are the labels)"
         )
-    unknown = [i for i, label in enumerate(test.labels) if label not in units]
-    if unknown:
+    if unknown := [i for i, label in enumerate(test.labels) if label not in units]:
         names = sorted({test.labels[i] for i in unknown})
         raise ValueError(
             f"{len(unknown)} recordings of {test.file} have labels that {train.file} has not: "

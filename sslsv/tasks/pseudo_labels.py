@@ -9,21 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sslsv.config import Config, load_config
-from sslsv.settings import (
-    Place,
-    apply_overrides,
-    build,
-    dump_yaml,
-    load,
-    locate,
-    parse_yaml,
-    refuse_if,
-    section,
-)
+from sslsv.settings import Place, apply_overrides, load, locate, refuse_if, section
 
 # Ward's method holds the distances of all pairs: 1.6 GB for so many rows, twice while it works.
 MAX_WARD_ROWS = 20_000
-STATISTICS = "statistics"
 
 Settings = Annotated[dict[str, Any], Field(description="settings that differ, such as model.margin: 0.5")]
 
@@ -33,8 +22,8 @@ class ClusteringConfig:
     """Choose how utterances become pseudo-speakers."""
 
     name: Annotated[
-        Literal["kmeans", "kmeans_agglomerative", "leiden", "infomap"],
-        Field(description="the last two find the number of clusters on a graph of neighbours"),
+        Literal["kmeans", "kmeans_agglomerative", "infomap"],
+        Field(description="infomap finds the number of clusters, on a graph of neighbours"),
     ] = "kmeans"
     num_clusters: Annotated[
         tuple[Annotated[int, Field(ge=2)], ...],
@@ -47,13 +36,8 @@ class ClusteringConfig:
             ge=2, le=MAX_WARD_ROWS, description="kmeans_agglomerative: clusters of k-means that are merged"
         ),
     ] = MAX_WARD_ROWS
-    num_neighbors: Annotated[int, Field(ge=1, description="leiden, infomap: edges of each utterance")] = 30
-    resolution: Annotated[float, Field(gt=0, description="leiden: a higher one gives more clusters")] = 1.0
-    min_members: Annotated[int, Field(ge=1, description="utterances below which a cluster is small")] = 4
-    small_clusters: Annotated[
-        Literal["drop", "merge"],
-        Field(description="leave their utterances out, or give them to the nearest other cluster"),
-    ] = "drop"
+    num_neighbors: Annotated[int, Field(ge=1, description="infomap: edges of each utterance")] = 30
+    min_members: Annotated[int, Field(ge=1, description="utterances below which a cluster is left out")] = 4
 
     def __post_init__(self) -> None:
         """Refuse merging into more clusters than are merged."""
@@ -68,10 +52,9 @@ class ClusteringConfig:
 class PseudoLabelConfig(Config):
     """Hold the settings of a loop: all those of its supervised runs, and those of the rounds."""
 
-    init: Annotated[
-        Place,
-        Field(description="what embeds first: a run, a config (x.yml) to train, or `statistics` of log-mels"),
-    ] = STATISTICS
+    init: Annotated[Place, Field(description="what embeds first: a run, or a config (x.yml) to train")] = (
+        "configs/simclr.yml"
+    )
     encoders_start_from: Annotated[
         Literal["first", "last", "nothing"],
         Field(description="weights of a round's encoder: those of init, of the round before, or drawn anew"),
@@ -115,36 +98,24 @@ def load_loop(path: str | Path, overrides: Sequence[str] = ()) -> PseudoLabelCon
     return loop if loop.run.name is not None else apply_overrides(loop, {"run.name": path.stem})
 
 
-def loop_to_yaml(loop: PseudoLabelConfig) -> str:
-    """Return every setting as yaml that `read_loop` reads back."""
-    return dump_yaml(dataclasses.asdict(loop))
-
-
-def read_loop(text: str) -> PseudoLabelConfig:
-    """Return the settings that `loop_to_yaml` wrote."""
-    return build(PseudoLabelConfig, parse_yaml(text))
-
-
 def first_config(loop: PseudoLabelConfig, storage: str) -> Config:
     """Return the settings of the run `round_0` that `init` describes, on the loop's data and validation."""
-    first, ours, evaluation = load_config(loop.init), loop.data, loop.evaluation
+    first, ours = load_config(loop.init), loop.data
+    keys = ("held_out_speakers", "held_out_is_shifted", "validation", "test")
+    evaluation = {key: getattr(loop.evaluation, key) for key in keys}
     return replace(
         first,
         seed=loop.seed,
         data=replace(first.data, root=ours.root, train_lists=ours.train_lists, fraction=ours.fraction),
-        evaluation=replace(
-            first.evaluation,
-            held_out_speakers=evaluation.held_out_speakers,
-            held_out_is_shifted=evaluation.held_out_is_shifted,
-            validation=evaluation.validation,
-            test=evaluation.test,
-        ),
+        evaluation=replace(first.evaluation, **evaluation),
         run=replace(loop.run, storage=storage, name="round_0"),
         resources=loop.resources,
     )
 
 
-def round_config(loop: PseudoLabelConfig, storage: str, name: str, train_list: str, init: str) -> Config:
+def round_config(
+    loop: PseudoLabelConfig, storage: str, name: str, train_list: str, init: str | None
+) -> Config:
     """Return the settings of a stage's run in `storage`, on a list of clusters, from the encoder of `init`.
 
     Validation keeps to the speakers that it has had: they are held out of the loop's own lists.
@@ -154,7 +125,7 @@ def round_config(loop: PseudoLabelConfig, storage: str, name: str, train_list: s
     return replace(
         base,
         data=replace(data, train_lists=(train_list,), held_out_lists=own, fraction=1.0),
-        encoder=base.encoder if init == STATISTICS else replace(base.encoder, init=init),
+        encoder=replace(base.encoder, init=init or base.encoder.init),
         run=replace(loop.run, storage=storage, name=name),
     )
 

@@ -34,14 +34,12 @@ from sslsv.runs.folder import RunFolder, absolute, below
 from sslsv.settings import apply_overrides
 from sslsv.tasks.clustering import Labels, agreement, cluster, purity
 from sslsv.tasks.pseudo_labels import (
-    STATISTICS,
     PseudoLabelConfig,
     changes_of_round,
     first_config,
     is_config_file,
     round_config,
 )
-from sslsv.tasks.statistics import statistics_encoder
 
 Record = dict[str, Any]
 # The door of training: it returns the summary of a run, or `{"error": sentence}`.
@@ -108,7 +106,7 @@ class Loop:
         train_list = f"lists/{stage}"
         found = self.cluster(number, train_list, source)
         torch.cuda.empty_cache()  # which this process would keep from the training
-        init = {"nothing": STATISTICS, "first": first, "last": source}[config.encoders_start_from]
+        init = {"nothing": None, "first": first, "last": source}[config.encoders_start_from]
         settings = round_config(config, self.folder.location, stage, self.place(train_list), init)
         settings = apply_overrides(settings, changes_of_round(config, number))
         return {"stage": stage, "source": source, **found, **self.trained(settings, train_list)}
@@ -124,12 +122,11 @@ class Loop:
         return {"stage": LARGE_MARGIN, "source": source, **self.trained(config, train_list)}
 
     def first_source(self) -> str:
-        """Return the run that embeds first, trained if `init` describes it, or `statistics`."""
-        init = self.config.init
-        if is_config_file(init):
-            self.trained(first_config(self.config, self.folder.location))
-            return self.place("round_0")
-        return init if init == STATISTICS else absolute(init)
+        """Return the run that embeds first, trained if `init` describes it."""
+        if not is_config_file(self.config.init):
+            return absolute(self.config.init)
+        self.trained(first_config(self.config, self.folder.location))
+        return self.place("round_0")
 
     def trained(self, config: Config, train_list: str | None = None) -> Record:
         """Train a run, unless it is finished, and return its results; raises StageError."""
@@ -185,10 +182,9 @@ class Loop:
                 "clustering_seconds": time.monotonic() - embedded,
             }
             self.folder.write_json(f"{train_list}.json", found)
-            lines = (
-                f"cluster_{labels[i]:06d} {self.manifest.paths[i]}\n" for i in np.flatnonzero(labels >= 0)
-            )
-            self.folder.write(train_list, "".join(lines).encode(errors="surrogateescape"))
+            pairs = zip(labels.tolist(), self.manifest.paths, strict=True)
+            lines = "".join(f"cluster_{label:06d} {path}\n" for label, path in pairs if label >= 0)
+            self.folder.write(train_list, lines.encode(errors="surrogateescape"))
         self.folder.delete_folder("embeddings")
         result: Record = self.folder.read_json(f"{train_list}.json")
         return result
@@ -198,31 +194,25 @@ class Loop:
 
         What an interrupted command has written is taken as it is.
         """
-        paths, root = self.manifest.paths, self.config.data.root
+        paths = self.manifest.paths
         parts = {f"embeddings/{number}_{i:09d}.npz": i for i in range(0, len(paths), PART_UTTERANCES)}
-        missing = [name for name in parts if not self.folder.has(name)]
-        if missing:
-            is_plain = source == STATISTICS
-            encoder = statistics_encoder(self.config) if is_plain else SpeakerEncoder.load(source)
+        if missing := [name for name in parts if not self.folder.has(name)]:
             count = min(len(missing) * PART_UTTERANCES, len(paths))
-            with embedding_by(encoder, count, None, None) as embed:
+            with embedding_by(SpeakerEncoder.load(source), count, None, None) as embed:
                 for name in missing:
-                    rows, bad = embed(paths[parts[name] : parts[name] + PART_UTTERANCES], root)
+                    part = paths[parts[name] : parts[name] + PART_UTTERANCES]
+                    rows, bad = embed(part, self.config.data.root)
                     buffer = io.BytesIO()
                     np.savez(buffer, rows=rows, bad=list(bad), why=np.array(list(bad.values()), dtype=str))
                     self.folder.write(name, buffer.getvalue())
-        everything, unreadable = np.empty((0, 0), dtype=np.float32), dict[int, str]()
-        for name, first in parts.items():
-            with np.load(io.BytesIO(self.folder.read(name))) as part:
-                if not first:
-                    everything = np.empty((len(paths), part["rows"].shape[1]), dtype=np.float32)
-                everything[first : first + PART_UTTERANCES] = part["rows"]
-                places = (first + part["bad"].astype(int)).tolist()
-                unreadable |= dict(zip(places, part["why"].tolist(), strict=True))
-        if source == STATISTICS:  # each has a unit of its own
-            everything = (everything - everything.mean(0)) / everything.std(0).clip(1e-6)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return half_unit_rows(torch.from_numpy(everything), device), unreadable
+        halves, unreadable = list[Tensor](), dict[int, str]()
+        for name, first in parts.items():
+            with np.load(io.BytesIO(self.folder.read(name))) as saved:
+                halves.append(half_unit_rows(torch.from_numpy(saved["rows"]), device))
+                places = (first + saved["bad"].astype(int)).tolist()
+                unreadable |= dict(zip(places, saved["why"].tolist(), strict=True))
+        return torch.cat(halves), unreadable
 
     def describe(self, labels: Labels, number: int) -> Record:
         """Return sizes of the clusters (N,), and how alike they are to those of the round before."""

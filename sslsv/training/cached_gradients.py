@@ -87,15 +87,11 @@ def backward_in_chunks(
         of_rows = None if of_embeddings is None else of_embeddings[rows]
         seed_chunk(i)
         is_last = i == len(chunks) - 1
-        with _averaging(network, is_last), frozen_running_statistics(model):
+        averaging: AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(network, DistributedDataParallel) and not is_last:
+            averaging = network.no_sync()  # Workers average once a step, with the last chunk.
+        with averaging, frozen_running_statistics(model):
             with autocast():
                 total = network(chunk, of_projections[rows], of_rows, of_whitening if is_last else ())
             total.backward()
     return StepOutput(output.loss.detach(), output.metrics)
-
-
-def _averaging(network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Average gradients over workers once a step, with the last chunk."""
-    if isinstance(network, DistributedDataParallel) and not is_last:
-        return network.no_sync()
-    return contextlib.nullcontext()

@@ -20,8 +20,7 @@ class Meter:
         self.batch_size, self.total_steps, self.steps_per_epoch = batch_size, total_steps, steps_per_epoch
         self.step = self.first_step = first_step
         self.seconds_before = seconds  # before the last restart
-        self.start = time.monotonic()
-        self.paused_total = 0.0
+        self.start, self.paused_total = time.monotonic(), 0.0
         self._clear()
 
     def _clear(self) -> None:

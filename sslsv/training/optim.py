@@ -1,12 +1,13 @@
-"""Build the optimiser, LARS among them, and clip gradients."""
+"""Build the optimiser, LARS among them, say its learning rate at each step, and clip gradients."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sslsv.config import OptimizerConfig
+from sslsv.config import OptimizerConfig, ScheduleConfig
 
 TRUST_COEFFICIENT = 1e-3  # of LARS: norm of a step over that of the weights, at a learning rate of 1
 
@@ -33,12 +34,11 @@ class LARS(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; nothing is read back from the device."""
         for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._update(weights, group)
+            gradients = {p: p.grad for p in group["params"] if p.grad is not None}
+            if gradients:
+                self._update(list(gradients), list(gradients.values()), group)
 
-    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [p.grad for p in weights if p.grad is not None]
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         updates = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
         if group["adapts"]:
             weight_norms = torch.stack(torch._foreach_norm(weights))
@@ -47,12 +47,10 @@ class LARS(torch.optim.Optimizer):
             # A tensor of zeros has no scale to keep: it takes a plain step.
             ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios))
             torch._foreach_mul_(updates, list(ratios.unbind()))
-        buffers = []
         for weight in weights:
-            state = self.state[weight]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(weight)
-            buffers.append(state["momentum_buffer"])
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, updates)
         torch._foreach_add_(weights, buffers, alpha=-group["lr"])
@@ -66,18 +64,16 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
             "The model has no parameter that requires a gradient, so there is nothing to train; set "
             "encoder.frozen to false, or give the method a projector."
         )
-    settings: list[dict[str, Any]] = []
-    for group in groups:
-        decays = group.get("decays", True)
-        settings.append(
-            {
-                "params": group["params"],
-                "weight_decay": config.weight_decay if decays else 0.0,
-                "rate_scale": group.get("rate_scale", 1.0),
-                "follows_schedule": group.get("follows_schedule", True),
-                "adapts": decays,  # LARS alone reads it
-            }
-        )
+    settings = [
+        {
+            "params": group["params"],
+            "weight_decay": config.weight_decay if group.get("decays", True) else 0.0,
+            "rate_scale": group.get("rate_scale", 1.0),
+            "follows_schedule": group.get("follows_schedule", True),
+            "adapts": group.get("decays", True),  # LARS alone reads it
+        }
+        for group in groups
+    ]
     lr = config.learning_rate
     # Fused: one kernel for all tensors. Devices that lack it get PyTorch's own default.
     fused = True if all(p.device.type in ("cpu", "cuda") for p in trainable) else None
@@ -117,11 +113,45 @@ def clip_gradients(model: nn.Module, clip_norm: float | None) -> Tensor:
     With `clip_norm` None the norm is only measured. The result stays on the device (reading it would stall a
     GPU), and is infinite or NaN where a gradient is.
     """
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients:
         return torch.zeros(())
     norm = torch.nn.utils.get_total_norm(gradients)
     if clip_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
     return norm.detach()
+
+
+def learning_rate(
+    config: ScheduleConfig, base_learning_rate: float, step: int, total_steps: int, steps_per_epoch: int
+) -> float:
+    """Return the learning rate of optimiser step `step`, which counts from 0 to `total_steps - 1`.
+
+    The cosines reach `min_learning_rate` exactly at the last step, also after a warm-up; the warm-up starts
+    at `base / warmup_steps` (a step of rate 0 would be wasted) and its last step has the base rate.
+    Steps past the end keep the last rate. It is a pure function: nothing has to be saved or restored.
+    """
+    match config.name:
+        case "constant":
+            return base_learning_rate
+        case "step":
+            decays = step // steps_per_epoch // config.decay_every_epochs
+            return base_learning_rate * config.decay_factor**decays
+        case "cosine":
+            return _cosine(base_learning_rate, config.min_learning_rate, step, 0, total_steps - 1)
+        case "warmup_cosine":
+            warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+            if step < warmup_steps:
+                return base_learning_rate * (step + 1) / warmup_steps
+            top = max(warmup_steps - 1, 0)
+            return _cosine(base_learning_rate, config.min_learning_rate, step, top, total_steps - 1)
+
+
+def _cosine(highest: float, lowest: float, step: int, first_step: int, last_step: int) -> float:
+    """Return half a cosine from `highest` at `first_step` to `lowest` at `last_step`; exact at both ends."""
+    if last_step <= first_step:
+        return highest
+    if step >= last_step:
+        return lowest
+    share = (step - first_step) / (last_step - first_step)
+    return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * share))

@@ -4,15 +4,13 @@ import functools
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from sslsv.config import Config
 from sslsv.evaluation.verification import PRECISIONS
 from sslsv.models.base import Corpus, Progress
 from sslsv.ops import distributed
 from sslsv.training.cached_gradients import backward_in_chunks
-from sslsv.training.optim import clip_gradients
-from sslsv.training.schedules import learning_rate
+from sslsv.training.optim import clip_gradients, learning_rate
 from sslsv.training.state import TrainingState
 
 
@@ -41,37 +39,33 @@ def take_step(
     for group in state.optimizer.param_groups:
         group["lr"] = group["rate_scale"] * (rate if group["follows_schedule"] else highest_rate)
 
-    with record_function("move batch"):
-        batch = {key: move(value, device) for key, value in batch.items()}
+    batch = {key: move(value, device) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
     autocast = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     state.optimizer.zero_grad(set_to_none=True)
     chunk_size = config.train.chunk_size
     if chunk_size is None:
         seed_draws(config.seed, state.step, distributed.rank())
-        with record_function("forward"), autocast():
+        with autocast():
             output = network(batch, progress)
-        with record_function("backward"):
-            state.scaler.scale(output.loss).backward()
+        state.scaler.scale(output.loss).backward()
     else:
         first = distributed.rank() * (len(batch["views"]) // chunk_size)
-        with record_function("forward and backward in chunks"):
-            output = backward_in_chunks(
-                network,
-                batch,
-                progress,
-                chunk_size,
-                scaler=state.scaler,
-                autocast=autocast,
-                seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),
-            )
-    with record_function("optimizer"):
-        state.scaler.unscale_(state.optimizer)
-        state.model.before_step(progress)
-        gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.model.after_step(progress)
+        output = backward_in_chunks(
+            network,
+            batch,
+            progress,
+            chunk_size,
+            scaler=state.scaler,
+            autocast=autocast,
+            seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),
+        )
+    state.scaler.unscale_(state.optimizer)
+    state.model.before_step(progress)
+    gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.model.after_step(progress)
     state.step += 1
     numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.full((), rate, device=device)}
     return {"loss": output.loss, **output.metrics, **numbers}
@@ -99,5 +93,4 @@ def seed_draws(seed: int, step: int, rank: int) -> None:
 
     `rank` is the worker's number; a chunk of a batch (`train.chunk_size`) counts as a worker of its own.
     """
-    key = (seed * 1_000_003 + step) * 65_537 + rank
-    torch.manual_seed(key % 2**63)
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)

@@ -59,11 +59,10 @@ def validate(
         with _stopping_training():
             record |= probe.measure(embedder)
         state.skipped["trial_recordings"].update(probe.sample.bad_recordings)
-    criterion = config.evaluation.chosen_by
-    if criterion is None:
-        return record
-    note_best(record, criterion, state, config)
-    return {**record, "criterion": criterion, "best_value": state.best_value}
+    if criterion := config.evaluation.chosen_by:
+        note_best(record, criterion, state, config)
+        record |= {"criterion": criterion, "best_value": state.best_value}
+    return record
 
 
 def note_best(record: dict[str, Any], criterion: Criterion, state: TrainingState, config: Config) -> None:
@@ -182,7 +181,7 @@ def summarize(
 
     Leaves the best weights in `state.model`.
     """
-    seconds, training_seconds = meter.seconds, meter.training_seconds
+    seconds, training_seconds = meter.seconds, meter.training_seconds  # before the tests
     last = test(embedder, tests, state, REPLICATES)
     best: dict[str, Any] = {}
     if state.best_step is not None:
@@ -190,9 +189,14 @@ def summarize(
         best = {"step": state.best_step, "criterion": criterion, "value": state.best_value}
         if state.best_step == state.step:
             best |= last
-        elif tests and (name := _best_name(folder)) is not None:
-            state.model.load_state_dict(read_checkpoint(folder, name).model)
-            best |= test(embedder, tests, state, REPLICATES)
+        elif tests:
+            name = None  # stays so where the file is damaged or gone
+            if distributed.is_main():
+                with contextlib.suppress(ValueError):
+                    name = find_checkpoint(folder, "best")
+            if name := distributed.broadcast_object(name):
+                state.model.load_state_dict(read_checkpoint(folder, name).model)
+                best |= test(embedder, tests, state, REPLICATES)
     samples = (state.step - meter.first_step) * meter.batch_size
     return {
         "is_finished": True,
@@ -209,12 +213,3 @@ def summarize(
         "workers": distributed.world_size(),
         "environment": describe_environment(),
     }
-
-
-def _best_name(folder: RunFolder) -> str | None:
-    """Return the file of the best checkpoint, the same on every worker; None if it is damaged or gone."""
-    name = None
-    if distributed.is_main():
-        with contextlib.suppress(ValueError):
-            name = find_checkpoint(folder, "best")
-    return distributed.broadcast_object(name)

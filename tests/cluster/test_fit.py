@@ -20,6 +20,7 @@ from sslsv.runs.checkpoint import Checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import apply_overrides
 from sslsv.training.loop import Interrupted
+from tests.cluster.test_connect import cluster_of
 
 CONFIG = Config(
     resources=ResourcesConfig(
@@ -27,13 +28,6 @@ CONFIG = Config(
     )
 )
 JOB = {"counts": [1, 2], "futile": None}
-
-
-def cluster_of(*free):
-    """Machines "0", "1" ... of 3 CPUs with so many left."""
-    everything = {str(i): {"CPU": 3.0} for i in range(len(free))}
-    left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
-    return Cluster(everything, left, set(), coming=0, has_autoscaler=False)
 
 
 def test_anywhere__weights_of_a_relative_path_are_found_from_another_folder(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import errno
 import threading
+from unittest import mock
 
 import pytest
 import torch
@@ -101,54 +102,23 @@ def test_find_checkpoint__best_last_and_unknown(folder):
         find_checkpoint(folder, "best")
 
 
-class HeldBack(RunFolder):
-    """A folder on a disk that takes its time: a write ends when the test says so."""
-
-    def __init__(self, *where):
-        super().__init__(*where)
-        self.is_released, self.error = threading.Event(), None
-
-    def write(self, name, content):
-        assert self.is_released.wait(30)
-        if self.error is not None:
-            raise self.error
-        super().write(name, content)
-
-
-@pytest.fixture
-def slow(tmp_path):
-    return HeldBack(str(tmp_path), "run")
-
-
-def test_checkpoint_writer__saves_the_state_of_the_call_while_training_goes_on(slow):
-    writer, weight = CheckpointWriter(slow, keep=2, every_minutes=1), torch.zeros(3)
+def test_checkpoint_writer__saves_the_state_of_the_call_while_training_goes_on(folder, monkeypatch):
+    write, is_released = folder.write, threading.Event()
+    monkeypatch.setattr(folder, "write", lambda *file: is_released.wait(30) and write(*file))
+    writer, weight = CheckpointWriter(folder, keep=2, every_minutes=1), torch.zeros(3)
     writer.save(some_checkpoint(1, weight))
     weight.add_(1)  # the next step, before anything is on the disk
-    assert steps(slow) == []
-    slow.is_released.set()
+    assert steps(folder) == []
+    is_released.set()
     writer.wait()
-    ((_, name),) = list_checkpoints(slow)
-    assert torch.equal(read_checkpoint(slow, name).model["weight"], torch.zeros(3))
+    ((_, name),) = list_checkpoints(folder)
+    assert torch.equal(read_checkpoint(folder, name).model["weight"], torch.zeros(3))
     writer.close()
 
 
-def test_checkpoint_writer__the_next_save_waits_for_the_one_before(slow):
-    writer = CheckpointWriter(slow, keep=2, every_minutes=1)
-    writer.save(some_checkpoint(1))
-    second = threading.Thread(target=writer.save, args=(some_checkpoint(2),))
-    second.start()
-    second.join(0.2)
-    assert second.is_alive()
-    slow.is_released.set()
-    second.join(30)
-    writer.close()
-    assert steps(slow) == [1, 2]
-
-
-def test_checkpoint_writer__an_error_reaches_the_next_save_and_the_end(slow):
-    writer = CheckpointWriter(slow, keep=2, every_minutes=1)
-    slow.is_released.set()
-    slow.error = OSError(28, "No space left on device")
+def test_checkpoint_writer__an_error_reaches_the_next_save_and_the_end(folder, monkeypatch):
+    writer = CheckpointWriter(folder, keep=2, every_minutes=1)
+    monkeypatch.setattr(folder, "write", mock.Mock(side_effect=OSError(28, "No space left on device")))
     writer.save(some_checkpoint(1))
     with pytest.raises(OSError, match="No space left"):
         writer.save(some_checkpoint(2))
@@ -156,10 +126,10 @@ def test_checkpoint_writer__an_error_reaches_the_next_save_and_the_end(slow):
     with pytest.raises(OSError, match="No space left"):
         writer.wait()
     writer.close()
-    assert steps(slow) == []
+    assert steps(folder) == []
 
 
-def test_checkpoint_writer__an_old_one_that_cannot_be_deleted_stops_nothing(folder):
+def test_checkpoint_writer__an_old_one_that_cannot_be_deleted_stops_nothing(folder, monkeypatch):
     delete = folder.delete
 
     def refuse_the_first(name):
@@ -167,7 +137,7 @@ def test_checkpoint_writer__an_old_one_that_cannot_be_deleted_stops_nothing(fold
             raise PermissionError(1, "Operation not permitted")
         delete(name)
 
-    folder.delete = refuse_the_first
+    monkeypatch.setattr(folder, "delete", refuse_the_first)
     writer = CheckpointWriter(folder, keep=1, every_minutes=1)
     for step in range(1, 5):
         writer.save(some_checkpoint(step))

@@ -49,6 +49,7 @@ def probe(root, *, is_lenient=False, **settings):
 def test_run__labels_that_embeddings_tell_are_found(tmp_path, has_speakers):
     rows = corpus(tmp_path, 20 * np.eye(3, DIM), speakers=9, has_speakers=has_speakers)
     found = probe(tmp_path).run(Store(rows))
+    assert probe(tmp_path).run(Store(rows)) == found
     assert found["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert found["metrics"]["macro_f1"]["value"] == 1.0
     assert found["labels"] == ["label0", "label1", "label2"]
@@ -59,27 +60,19 @@ def test_run__labels_that_embeddings_tell_are_found(tmp_path, has_speakers):
 
 
 @pytest.mark.parametrize(
-    ("speakers", "sentence"), [(2, "the 2 test speakers; of so few"), (12, "the 12 test speakers.")]
+    ("speakers", "sentence"),
+    [(1, None), (2, "the 2 test speakers; of so few"), (12, "the 12 test speakers.")],
 )
-def test_run__intervals_over_few_speakers_are_called_too_narrow(tmp_path, speakers, sentence):
+def test_run__intervals_over_few_speakers_are_called_too_narrow_and_over_one_there_are_none(
+    tmp_path, speakers, sentence
+):
     rows = corpus(tmp_path, 20 * np.eye(2, DIM), speakers=max(speakers, 4))
     lines = (tmp_path / "test").read_text().splitlines(keepends=True)
     (tmp_path / "test").write_text("".join(lines[: 6 * speakers]))
-    assert sentence in " ".join(probe(tmp_path).run(Store(rows))["notes"])
-
-
-def test_run__one_test_speaker_gives_no_intervals(tmp_path):
-    rows = corpus(tmp_path, 20 * np.eye(2, DIM))
-    lines = (tmp_path / "test").read_text().splitlines(keepends=True)
-    (tmp_path / "test").write_text("".join(lines[:6]))
     found = probe(tmp_path).run(Store(rows))
-    assert found["metrics"]["accuracy"].keys() == {"value"}
-    assert "Intervals" not in " ".join(found["notes"])
-
-
-def test_run__is_the_same_every_time(tmp_path):
-    rows = corpus(tmp_path, np.eye(2, DIM))
-    assert probe(tmp_path).run(Store(rows)) == probe(tmp_path).run(Store(rows))
+    assert ("low" in found["metrics"]["accuracy"]) == (sentence is not None)
+    assert ("Intervals" in " ".join(found["notes"])) == (sentence is not None)
+    assert (sentence or "") in " ".join(found["notes"])
 
 
 def test_run__known_speakers_are_never_on_both_sides_of_a_fold(tmp_path):
@@ -109,11 +102,8 @@ def test_run__unreadable_recordings_are_named_or_left_out(tmp_path):
     }  # fmt: skip
 
 
-def test_run__a_training_list_that_is_unreadable_is_told_and_not_learnt_from(tmp_path):
+def test_run__a_training_list_that_is_unreadable_is_not_learnt_from(tmp_path):
     rows = corpus(tmp_path, 20 * np.eye(2, DIM))
-    store = Store(rows, bad={path for path in rows if path.startswith("train_1")})
-    with pytest.raises(ValueError, match=r"cannot be read"):
-        probe(tmp_path).run(store)
     bad = {path for path in rows if path.startswith(("train_1", "train_3", "train_5", "train_7"))}
     with pytest.raises(ValueError, match=r"has 1 label\(s\) \(label0\)"):
         probe(tmp_path, is_lenient=True).run(Store(rows, bad))

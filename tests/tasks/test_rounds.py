@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,15 +19,16 @@ from sslsv.training.loop import Training
 pytestmark = pytest.mark.usefixtures("without_ray")
 
 
-def settings(corpus, **changes):
-    return build(
-        PseudoLabelConfig,
-        {
+@pytest.fixture(scope="module")
+def settings(demo_corpus, small_run):
+    def changed(**changes):
+        plain = {
+            "init": small_run,
             "num_rounds": 2,
             "clustering": {"name": "kmeans_agglomerative", "num_clusters": [4, 6], "min_members": 2},
             "large_margin": {"model.margin": 0.4, "train.epochs": 1},
             "round_settings": [{"model.margin": 0.1}, {"model.margin": 0.2}],
-            "data": {"root": str(corpus), "train_lists": ["voxceleb2_train_list"], "augment": []},
+            "data": {"root": str(demo_corpus), "train_lists": ["voxceleb2_train_list"], "augment": []},
             "encoder": {"name": "thin_resnet34", "width": 2, "embedding_dim": 16},
             "model": {
                 "name": "supervised",
@@ -43,9 +43,10 @@ def settings(corpus, **changes):
                 "label_free": {"utterances": 4, "views": 2, "crop_seconds": 0.5},
             },
             "run": {"name": "loop", "tensorboard": False, "wandb": "disabled"},
-            **changes,
-        },
-    )
+        }
+        return build(PseudoLabelConfig, plain | changes)
+
+    return changed
 
 
 class Trainer:
@@ -69,7 +70,7 @@ def folder(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, demo_corpus):
+def whole(tmp_path_factory, settings):
     """An undisturbed loop: its folder and what was trained."""
     from tests.conftest import batches_without_ray
 
@@ -77,7 +78,7 @@ def whole(tmp_path_factory, demo_corpus):
     with pytest.MonkeyPatch.context() as patch:
         batches_without_ray(patch.setattr)
         patch.setattr(rounds, "PART_UTTERANCES", 10)
-        Loop(settings(demo_corpus), target, trainer).run()
+        Loop(settings(), target, trainer).run()
     return target, trainer.configs
 
 
@@ -95,11 +96,11 @@ def weights_of(folder):
     return {run.name: read_checkpoint(run, find_checkpoint(run, "last")).model for run in runs}
 
 
-def test_loop__leaves_a_list_and_a_run_per_round_and_says_what_they_are(whole, demo_corpus):
+def test_loop__leaves_a_list_and_a_run_per_round_and_says_what_they_are(whole, demo_corpus, settings):
     folder, configs = whole
     records = records_of(folder)
     assert [record["stage"] for record in records] == ["round_1", "round_2", "large_margin"]
-    manifest, _ = open_training_side(settings(demo_corpus))
+    manifest, _ = open_training_side(settings())
     for record, config in zip(records, configs, strict=True):
         listed = read_train_lists(demo_corpus, [f"{folder.location}/{record['list']}"])
         assert set(listed.paths) <= set(manifest.paths)  # none of a speaker who is held out
@@ -118,11 +119,11 @@ def listed_clusters(folder, number):
     return len({line.split()[0] for line in folder.read(f"lists/round_{number}").splitlines()})
 
 
-def test_loop__stages_have_their_settings_and_encoders(whole):
+def test_loop__stages_have_their_settings_and_encoders(whole, small_run):
     folder, configs = whole
     best = best_of(records_of(folder)[:2])["stage"]
     assert [config.model.margin for config in configs] == [0.1, 0.2, 0.4]
-    assert [config.encoder.init for config in configs] == [None, None, f"{folder.location}/{best}"]
+    assert [config.encoder.init for config in configs] == [small_run, small_run, f"{folder.location}/{best}"]
     assert [config.model.keeps_classes for config in configs] == [False, False, True]
     assert configs[2].train.epochs == 1
 
@@ -138,7 +139,7 @@ def test_loop__the_best_stage_is_that_of_validation(whole):
     "moment", ["embedding", "clustering", "first training", "between rounds", "last stage"]
 )
 def test_loop__interrupted_at_any_moment_and_started_again_it_ends_alike(
-    moment, whole, folder, demo_corpus, monkeypatch
+    moment, whole, folder, settings, monkeypatch
 ):
     trainer = Trainer({"first training": 1, "between rounds": 2, "last stage": 3}.get(moment))
     with monkeypatch.context() as patch:
@@ -154,12 +155,12 @@ def test_loop__interrupted_at_any_moment_and_started_again_it_ends_alike(
 
             patch.setattr(folder, "write", write_twice)
         with pytest.raises(KeyboardInterrupt):
-            Loop(settings(demo_corpus), folder, trainer).run()
+            Loop(settings(), folder, trainer).run()
     left = folder.names("embeddings")
     assert bool(left) == (moment in ("embedding", "clustering"))
     with monkeypatch.context() as patch:
         patch.setattr(rounds, "PART_UTTERANCES", 10)
-        Loop(settings(demo_corpus), folder, Trainer()).run()
+        Loop(settings(), folder, Trainer()).run()
     undisturbed = whole[0]
     for number in (1, 2):
         assert folder.read(f"lists/round_{number}") == undisturbed.read(f"lists/round_{number}")
@@ -172,15 +173,15 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-def test_loop__labels_that_are_named_judge_clusters_and_what_is_kept(folder, demo_corpus):
-    config = settings(demo_corpus, labels="voxceleb2_train_list", num_rounds=1, large_margin=None)
+def test_loop__labels_that_are_named_judge_clusters_and_what_is_kept(folder, settings):
+    config = settings(labels="voxceleb2_train_list", num_rounds=1, large_margin=None)
     Loop(config, folder, Trainer()).run()
     (record,) = records_of(folder)
     for key in ("nmi", "purity", "kept_purity"):
         assert 0 < record[key] <= 1
 
 
-def test_loop__a_run_that_is_described_is_trained_first_on_the_same_utterances(folder, demo_corpus, tmp_path):
+def test_loop__a_run_that_is_described_is_trained_first_on_the_same_utterances(folder, settings, tmp_path):
     first = tmp_path / "first.yml"
     first.write_text(
         "encoder: {name: thin_resnet34, width: 2, embedding_dim: 16}\n"
@@ -189,7 +190,7 @@ def test_loop__a_run_that_is_described_is_trained_first_on_the_same_utterances(f
         "data: {augment: []}\n"
     )
     trainer = Trainer()
-    config = settings(demo_corpus, init=str(first), num_rounds=1, large_margin=None)
+    config = settings(init=str(first), num_rounds=1, large_margin=None)
     Loop(config, folder, trainer).run()
     simclr, supervised = trainer.configs
     assert simclr.data.train_lists == config.data.train_lists
@@ -197,21 +198,20 @@ def test_loop__a_run_that_is_described_is_trained_first_on_the_same_utterances(f
     assert supervised.encoder.init == f"{folder.location}/round_0"
 
 
-def test_loop__unreadable_recordings_are_left_out_and_named(folder, demo_corpus, tmp_path):
+def test_loop__unreadable_recordings_are_left_out_and_named(folder, demo_corpus, tmp_path, settings):
     (tmp_path / "bad.wav").write_text("this is no audio")
     lines = (demo_corpus / "voxceleb2_train_list").read_text()
     (tmp_path / "list").write_text(f"odd {tmp_path}/bad.wav\n{lines}")
-    config = settings(demo_corpus, num_rounds=1, large_margin=None)
     data = {"root": str(demo_corpus), "train_lists": [f"{tmp_path}/list"], "augment": []}
-    config = settings(demo_corpus, num_rounds=1, large_margin=None, data=data)
+    config = settings(num_rounds=1, large_margin=None, data=data)
     Loop(config, folder, Trainer()).run()
     (record,) = records_of(folder)
     assert list(record["unreadable"]) == [f"{tmp_path}/bad.wav"]
     assert b"bad.wav" not in folder.read("lists/round_1")
 
 
-def test_loop__patience_ends_the_rounds(folder, demo_corpus):
-    loop = Loop(settings(demo_corpus, round_patience=1), folder, Trainer())
+def test_loop__patience_ends_the_rounds(folder, settings):
+    loop = Loop(settings(round_patience=1), folder, Trainer())
     loop.records = [stage("round_1", 20.0), stage("round_2", 21.0)]
     assert loop.has_stopped
     loop.records[1]["value"] = 19.0
@@ -231,27 +231,13 @@ def test_best_of__goes_by_the_direction_of_the_criterion():
     assert best_of(nothing)["stage"] == "round_3"
 
 
-def test_loop__a_training_that_fails_is_told_and_leaves_the_rest(folder, demo_corpus):
+def test_loop__a_training_that_fails_is_told_and_leaves_the_rest(folder, settings):
     with pytest.raises(StageError, match="no room"):
-        Loop(settings(demo_corpus), folder, lambda config: {"error": "no room"}).run()
+        Loop(settings(), folder, lambda config: {"error": "no room"}).run()
     assert folder.has("lists/round_1") and not folder.has("rounds.jsonl")
 
 
-def test_loop__clusters_that_are_all_too_small_are_told(folder, demo_corpus):
-    config = settings(demo_corpus, clustering={"name": "kmeans", "num_clusters": [4], "min_members": 50})
+def test_loop__clusters_that_are_all_too_small_are_told(folder, settings):
+    config = settings(clustering={"name": "kmeans", "num_clusters": [4], "min_members": 50})
     with pytest.raises(StageError, match="round 1: none of the 4 clusters has 50 utterances"):
         Loop(config, folder, Trainer()).run()
-
-
-def test_statistics__tell_voices_of_the_demo_corpus_better_than_chance(demo_corpus):
-    from sslsv.evaluation.embedding import embed_files
-    from sslsv.tasks.statistics import statistics_encoder
-
-    manifest, _ = open_training_side(settings(demo_corpus))
-    found, bad = embed_files(statistics_encoder(settings(demo_corpus)), manifest.paths, str(demo_corpus))
-    assert not bad and found.shape == (len(manifest), 60)
-    rows = (found - found.mean(0)) / found.std(0)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    cosines, same = rows @ rows.T, manifest.speakers[:, None] == manifest.speakers
-    other = ~np.eye(len(rows), dtype=bool)
-    assert cosines[same & other].mean() > cosines[~same].mean() + 0.2

@@ -27,17 +27,6 @@ def test_backward_in_chunks__equals_the_undivided_batch_and_as_many_workers(rank
         assert max(values.values()) <= 1e-6, (case, values)
 
 
-@pytest.mark.parametrize("num_chunks", [4, 8])
-@pytest.mark.parametrize("name", accumulation.METHODS)
-def test_backward_in_chunks__any_number_of_chunks_is_the_undivided_batch(name: str, num_chunks: int) -> None:
-    result, expected = (
-        accumulation.step(name, "undivided", num_chunks),
-        accumulation.step(name, "undivided", 1),
-    )
-    for part in ("loss", "gradient"):
-        assert relative_error(result[part], expected[part]) <= 1e-6
-
-
 def test_backward_in_chunks__the_check_sees_statistics_that_are_not_the_same() -> None:
     result, expected = accumulation.step("vicreg", "workers", 2), accumulation.step("vicreg", "workers", 1)
     assert relative_error(result["gradient"], expected["gradient"]) > 1e-2

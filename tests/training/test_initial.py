@@ -1,7 +1,5 @@
 """A run that starts from the encoder of another: what is taken over, and what is refused."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -64,22 +62,11 @@ def test_start_from_source__an_exported_file_will_do(run, tmp_path):
     assert torch.equal(model.encoder.head.weight, source.encoder.head.weight)
 
 
-def test_start_from_source__null_leaves_the_weights_alone():
-    model, other = (build_model(config(), SIZE) for _ in range(2))
-    start_from_source(model, config())
-    assert torch.equal(model.encoder.head.weight, other.encoder.head.weight)
-
-
 def test_load_source__another_kind_of_encoder_is_refused_with_the_difference(run):
     folder, _ = run
     settings = config(f"encoder.init={folder.location}", "encoder.embedding_dim=8")
     with pytest.raises(ValueError, match="an encoder with embedding_dim 16, but this run's has 8"):
         load_source(settings)
-
-
-def test_load_source__a_place_without_a_run_is_refused(tmp_path):
-    with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
-        load_source(config(f"encoder.init={tmp_path / 'nowhere'}"))
 
 
 def test_encoder__frozen_has_no_gradient_and_keeps_its_statistics():
@@ -99,18 +86,6 @@ def test_encoder__rate_scale_is_a_factor_of_its_learning_rate_alone():
     scales = {p: g["rate_scale"] for g in state.optimizer.param_groups for p in g["params"]}
     assert {scales[p] for p in state.model.encoder.parameters()} == {0.1}
     assert {scales[p] for p in state.model.projector.parameters()} == {1.0}
-
-
-def test_build_state__speeds_as_classes_without_labels_are_refused():
-    settings = config("data.speeds=[1.0, 0.9]", "data.speeds_are_classes=true")
-    with pytest.raises(ValueError, match=r"data.speeds_are_classes is true, but \w+ sees no labels"):
-        build_state(settings, SIZE, DEVICE)
-    assert build_state(apply_overrides(settings, ["model=supervised"]), SIZE, DEVICE).size == SIZE
-
-
-def test_encoder__frozen_with_nothing_else_to_train_is_refused():
-    with pytest.raises(ValueError, match="set encoder.frozen to false, or give the method a projector"):
-        build_state(replace(config(), encoder=config("encoder.frozen=true").encoder), SIZE, DEVICE)
 
 
 TRANSFORMER = ["encoder=speech_transformer", "encoder.num_layers=1", "evaluation.held_out_speakers=0"]

@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sslsv.config import OptimizerConfig
+from sslsv.config import OptimizerConfig, ScheduleConfig
 from sslsv.models.base import decay_groups
-from sslsv.training.optim import LARS, build_optimizer, clip_gradients
+from sslsv.training.optim import LARS, build_optimizer, clip_gradients, learning_rate
 
 NAMES = ["adam", "adamw", "sgd", "lars"]
 
@@ -16,26 +18,7 @@ def _one_thread() -> None:
 
 
 def network() -> nn.Sequential:
-    return nn.Sequential(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
-
-
-def train_one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    model(torch.randn(5, 1, 8)).square().mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_build_optimizer__moves_every_parameter(name: str) -> None:
-    model = network()
-    before = [p.clone() for p in model.parameters()]
-    optimizer = build_optimizer(
-        decay_groups(model.parameters()), OptimizerConfig(name=name, learning_rate=0.1)
-    )  # type: ignore[arg-type]
-    train_one_step(model, optimizer)
-    # The convolution's bias stands before a batch norm: its gradient is zero but for rounding.
-    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
-    assert [m for index, m in enumerate(moved) if index != 1] == [True] * 5
+    return nn.Sequential(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.Linear(6, 2))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -129,3 +112,42 @@ def test_build_optimizer__a_tensor_without_gradient_at_first_starts_later_as_any
             optimizer.step()
         moved.append(weights[1].detach())
     assert torch.equal(*moved) and not torch.equal(moved[0], torch.ones(3, 3))
+
+
+BASE = 1e-3
+
+
+def rates(config: ScheduleConfig, epochs: int = 4, steps_per_epoch: int = 10) -> list[float]:
+    total = epochs * steps_per_epoch
+    return [learning_rate(config, BASE, step, total, steps_per_epoch) for step in range(total)]
+
+
+def test_learning_rate__of_steps_is_multiplied_every_n_epochs() -> None:
+    seen = rates(ScheduleConfig(name="step", decay_factor=0.5, decay_every_epochs=2), epochs=6)
+    assert seen == [BASE] * 20 + [BASE * 0.5] * 20 + [BASE * 0.25] * 20
+    assert set(rates(ScheduleConfig(name="constant"))) == {BASE}
+
+
+def test_learning_rate__of_a_cosine_is_the_formula_and_ends_exactly_at_the_minimum() -> None:
+    seen = rates(ScheduleConfig(name="cosine", min_learning_rate=1e-5))
+    for step, rate in enumerate(seen):
+        expected = 1e-5 + 0.5 * (BASE - 1e-5) * (1 + math.cos(math.pi * step / 39))
+        assert rate == pytest.approx(expected, rel=1e-12)
+    assert (seen[0], seen[-1]) == (BASE, 1e-5)
+    assert rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=0.0, min_learning_rate=1e-5)) == seen
+
+
+def test_learning_rate__of_a_warmup_rises_from_above_zero_to_the_base_and_falls_to_the_minimum() -> None:
+    seen = rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=1.0, min_learning_rate=2e-5))
+    assert seen[:10] == pytest.approx([BASE * n / 10 for n in range(1, 11)], rel=1e-12)
+    assert seen[9] == BASE and seen[-1] == 2e-5
+    assert all(later < earlier for earlier, later in zip(seen[9:], seen[10:], strict=False))
+    assert rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=4.0))[-1] == BASE
+
+
+@pytest.mark.parametrize("name", ["constant", "step", "cosine", "warmup_cosine"])
+def test_learning_rate__is_positive_for_runs_of_one_step_and_stays_past_the_end(name: str) -> None:
+    config = ScheduleConfig(name=name, warmup_epochs=1.0)  # type: ignore[arg-type]
+    assert learning_rate(config, BASE, 0, 1, 1) == BASE
+    if "cosine" in name:
+        assert learning_rate(config, BASE, 99, 40, 10) == config.min_learning_rate
