@@ -81,17 +81,17 @@ TRIAL_FORMS = {
     "tabs": ("1\ta/1.wav\ta/2.wav\n0\ta/1.wav\tb/1.wav\n", "", PAIRS),
     "commas": ("1,a/1.wav,a/2.wav\n0,a/1.wav,b/1.wav\n", "", PAIRS),
     "CRLF": ("1 a/1.wav a/2.wav\r\n0 a/1.wav b/1.wav\r\n", "", PAIRS),
-    "words": ("target a/1.wav a/2.wav\nnontarget a/1.wav b/1.wav\n", "trials with target/nontarget", WORDS),
-    "Kaldi": ("a/1.wav a/2.wav target\na/1.wav b/1.wav nontarget\n", "trials with the label last", WORDS),
-    "label last": ("a/1.wav a/2.wav 1\na/1.wav b/1.wav 0\n", "trials with the label last", PAIRS),
-    "scores": ("1 a/1.wav a/2.wav 0.71\n0 a/1.wav b/1.wav -1e-3\n", "trials with scores, not used", PAIRS),
-    "scores, label last": ("a/1.wav a/2.wav 1 0.7\na/1.wav b/1.wav 0 0.1\n", "trials with the label", PAIRS),
+    "words": ("target a/1.wav a/2.wav\nnontarget a/1.wav b/1.wav\n", "", WORDS),
+    "Kaldi": ("a/1.wav a/2.wav target\na/1.wav b/1.wav nontarget\n", "`enrolment test target` lines", WORDS),
+    "label last": ("a/1.wav a/2.wav 1\na/1.wav b/1.wav 0\n", "`enrolment test target` lines", PAIRS),
+    "scores": ("1 a/1.wav a/2.wav 0.71\n0 a/1.wav b/1.wav -1e-3\n", "", PAIRS),
+    "scores, label last": ("a/1.wav a/2.wav 1 0.7\na/1.wav b/1.wav 0 0.1\n", "`enrolment test target` lines", PAIRS),
     "scores before the label": (
         "a/1.wav a/2.wav 0.7 target\na/1.wav b/1.wav 0.1 nontarget\n",
-        "trials",
+        "`enrolment test score target` lines",
         WORDS,
     ),
-    "whole scores": ("1 a/1.wav a/2.wav 1\n0 a/1.wav b/1.wav -3\n", "trials with scores", PAIRS),
+    "whole scores": ("1 a/1.wav a/2.wav 1\n0 a/1.wav b/1.wav -3\n", "", PAIRS),
     "a table": ("label,enroll,test\n1,a/1.wav,a/2.wav\n0,a/1.wav,b/1.wav\n", "a table (target: label", PAIRS),
     "a table of pandas": (
         "file_1;file_2;is target\na/1.wav;a/2.wav;True\na/1.wav;b/1.wav;False\n",
@@ -122,10 +122,10 @@ def test_rows__trials_are_read_in_every_form(
 
 
 OTHER_FORMS = {
-    "paths": (RECORDINGS, "a/1.wav\nb/my 1.wav\n", [("a/1.wav", ""), ("1.wav", "b/my")]),
-    "paths below a name": (RECORDINGS, "path\na/1.wav\nb/1.wav\n", [("a/1.wav", ""), ("b/1.wav", "")]),
+    "paths": (RECORDINGS, "a/1.wav\nb/my 1.wav\n", [("", "a/1.wav"), ("b/my", "1.wav")]),
+    "paths below a name": (RECORDINGS, "path\na/1.wav\nb/1.wav\n", [("", "a/1.wav"), ("", "b/1.wav")]),
     "speakers named by paths": (TRAIN, "a/1.wav a/1.wav\n", [("a/1.wav", "a/1.wav")]),
-    "speaker last": (RECORDINGS, "a/1.wav ann\n", [("a/1.wav", "ann")]),
+    "speaker last": (RECORDINGS, "a/1.wav ann\n", [("ann", "a/1.wav")]),
     "labels": (LABELS, "loud a/1.wav\nlow b/1.wav\n", [("loud", "a/1.wav", ""), ("low", "b/1.wav", "")]),
     "labels last": (LABELS, "a/1.wav loud\n", [("loud", "a/1.wav", "")]),
     "labels of speakers": (LABELS, "very loud\ta/1.wav\tann\n", [("very loud", "a/1.wav", "ann")]),
@@ -167,10 +167,10 @@ WRONG = {
     "broken JSON": (TRAIN, '{"wav": "a/1.wav",\n"spk": "ann"}\n', "line 1: "),
     "start of what": (TRAIN, "file,spk,start,stop\na/1.wav,ann,0,48000\n", "line 2: .* seconds or samples"),
     "bad label": (TRIALS, "1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n", "line 2: expected `1.0 enrolment test`"),
-    "two labels": (
+    "label or score": (
         TRIALS,
-        "1 a/1.wav a/2.wav 1\n0 b/1.wav a/1.wav 0\n",
-        "may be field 1 or field 4: name the",
+        "a/1.wav a/2.wav 1 0\nb/1.wav a/1.wav 0 1\n",
+        "`enrolment test target` or `enrolment test score target`. Name the columns",
     ),
     "no label": (TRIALS, "enrol,test\na/1.wav,a/2.wav\n", "'enrol', 'test' none is known as target"),
     "blanks": (TRIALS, "1 my a/1.wav a/2.wav\n", "line 1: .* Paths with blanks in them need tabs"),
