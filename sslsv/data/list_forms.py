@@ -126,11 +126,9 @@ class Rows:
                 except ValueError as error:
                     raise self._error(number, str(error)) from error
                 if values is None:
-                    what = (
-                        f"got {line.strip()[:120]!r}. Paths with blanks in them need tabs between the fields"
-                    )
-                    what += f"; line 1 may name columns: {', '.join(self.kind.columns)}."
-                    raise self._error(number, f"expected `{self.kind.form}`, {what}")
+                    what = f"expected `{self.kind.form}`, got {line.strip()[:120]!r}. Paths with blanks in "
+                    what += "them need tabs between the fields; line 1 may name columns: "
+                    raise self._error(number, f"{what}{', '.join(self.kind.columns)}.")
                 yield from self._checked(number, values)
 
     def _columns(self, text: str) -> list[list[str]] | None:

@@ -92,10 +92,8 @@ class DataConfig:
     speeds: Annotated[tuple[Speed, ...], Field(min_length=1, description="n/d with d up to 20")] = (1.0,)
     speeds_are_classes: Annotated[bool, Field(description="a speaker at another speed is a class")] = False
     # At 0 nothing is sped up, but the classes of all speeds are there, as when large margins fine-tune.
-    speed_probability: Annotated[Share, Field(description="of samples with a speed drawn, not the first")] = (
-        1.0
-    )
-    max_bad_share: Annotated[Share, Field(description="unreadable samples above which the run stops")] = 0.01
+    speed_probability: Annotated[Share, Field(description="share of samples that draw a speed")] = 1.0
+    max_bad_share: Annotated[Share, Field(description="unreadable share above which the run stops")] = 0.01
     # Each augmentation has random numbers of its own. Without any, crops stay as they are.
     augment: Annotated[Augmentations, Field(description="what each view passes through in turn")] = field(
         default_factory=room_and_noise
