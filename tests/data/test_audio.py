@@ -1,12 +1,14 @@
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from sslsv.data.audio import (
     AudioError,
+    decode,
     find_audio_files,
     left_out,
     open_audio,
@@ -98,6 +100,40 @@ def test_open_audio__a_compressed_file_that_ends_early_is_no_shorter_one(tmp_pat
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(AudioError, match=f"{name} .* cannot be read: it (can't be decoded|ends after)"):
         open_audio(path)
+
+
+def test_open_audio__channels_of_compressed_files_are_averaged_and_one_without_sound_is_named(
+    tmp_path: Path,
+) -> None:
+    def write(name: str, codec: str, frame: av.AudioFrame | av.VideoFrame, **form: object) -> Path:
+        with av.open(tmp_path / name, "w") as container:
+            stream = container.add_stream(codec, **form)
+            for packet in (*stream.encode(frame), *stream.encode(None)):
+                container.mux(packet)
+        return tmp_path / name
+
+    channels = np.stack([tone(500, 44100, level=0.6), tone(500, 44100, level=0.2)]).astype(np.float32)
+    sound = av.AudioFrame.from_ndarray(channels, format="fltp", layout="stereo")
+    sound.sample_rate, sound.pts = 44100, 0
+    waveform = read_whole(write("a.m4a", "aac", sound, rate=44100, layout="stereo"))
+    assert measure_tone(waveform) == (pytest.approx(500, abs=1), pytest.approx(0.4, rel=0.02))
+    picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+    path = write("b.mp4", "mpeg4", picture, rate=25, width=16, height=16, pix_fmt="yuv420p")
+    with pytest.raises(AudioError, match="b.mp4 .* it has no sound"):
+        open_audio(path)
+
+
+def test_open_audio__of_any_wrong_byte_of_a_header_raises_nothing_but_an_audio_error(tmp_path: Path) -> None:
+    content = write_codec(tmp_path, "a.m4a", speech(0.3)).read_bytes()
+    failures = 0
+    for place in range(content.index(b"moov"), len(content), 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        try:
+            decode(bytes(damaged))
+        except AudioError:
+            failures += 1
+    assert failures > 30
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])

@@ -1,4 +1,3 @@
-import hashlib
 import pickle
 import shutil
 from pathlib import Path
@@ -7,13 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.audio import AudioError, open_audio, read_whole
+from sslsv.data.audio import AudioError, read_whole
 from sslsv.data.lists import Manifest, read_train_lists, read_trials
 from sslsv.data.recordings import open_recordings
 from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.data.stream import Plan
 from sslsv.data.views import ChannelSimulator, ViewMaker
-from tests.codecs import speech, write_codec
 
 GROUPS = (("views", 2, 1.0, False),)
 
@@ -49,12 +47,6 @@ def made(maker: ViewMaker, epoch: int, utterance: int, partner: int) -> tuple[di
     return {name: batch[name][0] for name, *_ in maker.view_groups}, int(batch["bad_utterance"][0])
 
 
-def digest(batch: dict[str, np.ndarray]) -> str:
-    return hashlib.sha256(
-        b"".join(np.ascontiguousarray(batch[name]).tobytes() for name in sorted(batch))
-    ).hexdigest()
-
-
 def test_make__same_bits_in_any_order_batch_and_copy(demo_corpus: Path) -> None:
     groups = (("views", 2, 1.0, False), ("local", 3, 0.5, False))
     choice = augmentation_settings("one_of", choices=["noise", {"name": "reverb", "probability": 0.5}])
@@ -81,13 +73,12 @@ def test_make__epoch_utterance_view_and_seed_all_matter(demo_corpus: Path) -> No
         assert not np.array_equal(other[0]["views"], views)
 
 
-def test_make__without_augmentation_is_the_file_itself(tmp_path: Path) -> None:
-    manifest = ramp_corpus(tmp_path, [30000, 8000])
-    maker = dry_maker(tmp_path, manifest)
+def test_make__a_crop_is_a_piece_of_the_file_or_repeats_a_short_one(tmp_path: Path) -> None:
+    maker = dry_maker(tmp_path, ramp_corpus(tmp_path, [30000, 8000]))
     for view in made(maker, 0, 0, 0)[0]["views"]:
         assert np.array_equal(np.diff(view.astype(int)), np.ones(15999))
     for view in made(maker, 0, 1, 1)[0]["views"]:
-        assert np.array_equal(view[:8000], np.arange(8000)) and np.array_equal(view[8000:], np.arange(8000))
+        assert np.array_equal(view, np.tile(np.arange(8000), 2))
 
 
 def test_make__disjoint_crops_do_not_overlap(tmp_path: Path) -> None:
@@ -165,40 +156,19 @@ def test_make__a_pair_stays_of_one_speaker_where_a_speaker_has_no_third_utteranc
     assert len(owners) > 1
 
 
-def test_make__crops_of_a_codec_that_cannot_seek_are_those_of_its_copy(tmp_path: Path) -> None:
-    paths = [write_codec(tmp_path, name, speech(3)).name for name in ("a.m4a", "a.aac", "a.webm")]
-    for path in paths:
-        with open_audio(tmp_path / path) as file:
-            samples = file.read_int16(0, file.num_samples)
-        soundfile.write(tmp_path / f"{path}.wav", samples, 16000)
-    made_of = []
-    for suffix in ("", ".wav"):
-        manifest = Manifest(
-            paths=[path + suffix for path in paths],
-            speakers=np.arange(3),
-            speaker_names=[str(i) for i in range(3)],
-        )
-        maker = ViewMaker(manifest, GROUPS, DataConfig(root=str(tmp_path), augment=()), 1)
-        made_of.append([made(maker, epoch, i, i)[0]["views"] for epoch in range(3) for i in range(3)])
-    assert all(np.array_equal(a, b) for a, b in zip(*made_of, strict=True))
-
-
 def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
-    maker = ViewMaker(
-        ramp_corpus(tmp_path, [20000] * 3), GROUPS, DataConfig(root=str(tmp_path), augment=()), 1
-    )
+    maker = dry_maker(tmp_path, ramp_corpus(tmp_path, [20000] * 3))
     (tmp_path / "list").touch()  # an empty folder would be taken for a lost mount, and waited for
     for i in range(3):
         (tmp_path / f"{i}.wav").unlink()
     with pytest.raises(
-        AudioError, match=r"21 recordings in a row cannot be read; the first: .*does not exist"
+        AudioError, match="21 recordings in a row cannot be read; the first: .*does not exist"
     ):
         made(maker, 0, 1, 1)
 
 
 def test_make_batch__bad_noise_is_replaced_and_named(demo_corpus: Path, tmp_path: Path) -> None:
-    root = tmp_path / "corpus"
-    shutil.copytree(demo_corpus, root)
+    root = Path(shutil.copytree(demo_corpus, tmp_path / "corpus"))
     (root / "musan_split/noise/demo/0001.wav").write_bytes(b"")
     maker = maker_of(root, augment=(augmentation_settings("noise", kinds=["noise"]),))
     batch = maker.make_batch(Plan(np.zeros(32, dtype=int), 32, seed=5).rows(0, 1))
@@ -210,8 +180,7 @@ def test_make_batch__bad_noise_is_replaced_and_named(demo_corpus: Path, tmp_path
 
 
 def test_explain__silence_is_a_fault_of_a_rir(demo_corpus: Path, tmp_path: Path) -> None:
-    root = tmp_path / "corpus"
-    shutil.copytree(demo_corpus, root)
+    root = Path(shutil.copytree(demo_corpus, tmp_path / "corpus"))
     maker = maker_of(root, augment=(augmentation_settings("reverb"),))
     path = Path(maker.explain("bank_files", 2)[0])
     soundfile.write(path, np.zeros(900), 16000)
@@ -241,7 +210,7 @@ def test_make_batch__tells_utterances_and_only_if_asked_speakers(tmp_path: Path)
     assert batch["bad_utterance"].tolist() == [-1, 0, -1] and "speaker" not in batch
     labelled = ViewMaker(manifest, GROUPS, data, 1, needs_labels=True).make_batch(rows)
     assert labelled.pop("speaker").tolist() == [1, 0, 1]
-    assert digest(labelled) == digest(batch)
+    assert all(np.array_equal(labelled[name], batch[name]) for name in batch)
 
 
 def speakers_and_views(root: Path, **settings: object) -> tuple[np.ndarray, np.ndarray]:
@@ -264,17 +233,15 @@ def test_make_batch__speeds_as_classes_are_those_that_are_heard(tmp_path: Path) 
     assert classes.tolist() == (plain + 2 * np.array(heard)).tolist() and set(heard) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
-def test_make_batch__speed_probability_is_the_share_that_draws_a_speed(
-    tmp_path: Path, probability: float
-) -> None:
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_make_batch__speed_probability_is_the_share_that_draws_a_speed(tmp_path: Path, probability: float):
     settings = {"speeds": (1.0, 2.0), "speeds_are_classes": True}
     always, views = speakers_and_views(tmp_path, **settings)
     classes, some_views = speakers_and_views(tmp_path, **settings, speed_probability=probability)
     kept = classes == always
     assert np.array_equal(views[kept], some_views[kept]) and set(classes[~kept]) <= {0, 1}
-    num_fast = [(column > 1).sum() for column in (classes, always)]
-    assert num_fast[0] == probability * num_fast[1] if probability != 0.5 else 0 < num_fast[0] < num_fast[1]
+    num_fast, most = ((column > 1).sum() for column in (classes, always))
+    assert 0 < num_fast < most if probability else num_fast == 0
 
 
 def simulator_of(root: Path, seed: int = 1) -> ChannelSimulator:

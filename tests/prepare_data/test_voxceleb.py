@@ -17,7 +17,6 @@ from tests.prepare_data.corpus_server import (
     tree,
     voxceleb1_files,
     voxceleb2_files,
-    zipped,
 )
 
 FILES = everything()
@@ -100,32 +99,6 @@ def test_all__broken_off_and_run_again_is_complete_and_fetches_nothing_twice(
     assert server.sent == {name: len(content) for name, content in FILES.items()}
 
 
-def test_voxceleb2__with_a_corrupt_recording_converts_the_others_and_tries_again(
-    ray_session: None, server: Server, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = {**voxceleb2_files(), "dev/aac/id00010/video1/00001.m4a": b"no audio" * 100}
-    archive = zipped(files)
-    given = tmp_path / "given"
-    given.mkdir()
-    (given / "vox2_dev_aac.zip").write_bytes(archive)
-    server.files["vox2_dev_aac.zip"] = archive
-    options = ("--from", str(given), "--format", "flac")
-    for _ in range(2):
-        assert prepare("--only", "voxceleb2", *options) == 1
-        out = capsys.readouterr().out
-        assert "11 of 12 recordings are there" in out
-        assert "1 could not be converted (id00010/video1/00001.flac: it can't be decoded" in out
-    assert "id00010/video1/00001.flac: it can't be" in (tmp_path / "data/voxceleb2_failures.txt").read_text()
-    assert len(list((tmp_path / "data/voxceleb2").rglob("*.flac"))) == 11
-    archive = zipped(voxceleb2_files())
-    (given / "vox2_dev_aac.zip").write_bytes(archive)
-    server.files["vox2_dev_aac.zip"] = archive
-    assert prepare("--only", "voxceleb2", *options) == 0
-    assert not (tmp_path / "data/voxceleb2_failures.txt").exists()
-    assert (given / "vox2_dev_aac.zip").exists()  # the user's own
-    assert not server.sent
-
-
 def put(folder: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -149,30 +122,6 @@ def test_install__what_the_user_has_linked_is_taken_as_it_is(
     assert prepare("--only", "lists", "--held-out-speakers", "0") == 0
     assert len(read_train_lists(root, ("voxceleb1_train_list",))) == 24
     assert not server.requests and tree(mine) == before
-
-
-def test_voxceleb1__refuses_a_cut_off_part_of_the_users(
-    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = tmp_path / "given"
-    given.mkdir()
-    (given / "vox1_dev_wav_partaa").write_bytes(FILES["vox1_dev_wav_partaa"][:-100])
-    assert prepare("--only", "voxceleb1", "--from", str(given)) == 2
-    assert "vox1_dev_wav_partaa" in (error := capsys.readouterr().err)
-    assert "a part is missing, cut off or in the wrong order" in error
-    assert (given / "vox1_dev_wav_partaa").exists()
-
-
-def test_trials__refuses_a_page_in_place_of_a_list(
-    server: Server, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.files["list_test_all2.txt"] = b"<html>moved</html>\n"
-    assert prepare("--only", "trials") == 2
-    assert (
-        "list_test_all2.txt, line 1: expected `1|0 enrolment test`, got '<html>moved"
-        in capsys.readouterr().err
-    )
-    assert not (tmp_path / "data/voxceleb1_test_E").exists()
 
 
 def test_lists__nothing_is_written_when_trials_cannot_be_drawn(
@@ -217,16 +166,6 @@ def test_install__archives_unpacked_by_hand_are_read_as_they_are(
     put(tmp_path / "data", {f"{place}/1.wav": b""})
     assert prepare("--only", step) == 0
     assert "is read as it is" in capsys.readouterr().out and not server.requests
-
-
-def test_lists__validation_targets_are_of_two_videos(tmp_path: Path) -> None:
-    places = [f"voxceleb2/id0001{i}/v{video}/{n}.wav" for i in range(4) for video in (1, 2) for n in (1, 2)]
-    put(tmp_path, {place: b"" for place in places})
-    assert main([str(tmp_path), "--only", "lists", "--held-out-speakers", "2"]) == 0
-    trials = read_trials(tmp_path, "voxceleb2_validation_trials")
-    assert trials.targets.sum() == 2
-    for enrol, test in zip(trials.enrol[trials.targets], trials.test[trials.targets], strict=True):
-        assert trials.paths[enrol].split("/")[2] != trials.paths[test].split("/")[2]
 
 
 def test_main__says_what_is_wrong_with_the_command(
