@@ -236,10 +236,11 @@ class _WholeFile(Recording):
             with open(path, "rb") as file:
                 content = file.read()
             self._samples, self.file_rate = decode(content)
-        except FileNotFoundError as error:
-            raise AudioError(f"{path} does not exist.") from error
         except OSError as error:
-            raise AudioError(f"{path} cannot be read: {error.strerror or error}.") from error
+            is_missing, cause = isinstance(error, FileNotFoundError), error.strerror or error
+            raise AudioError(
+                f"{path} {'does not exist' if is_missing else f'cannot be read: {cause}'}."
+            ) from error
         except AudioError as error:
             is_compressed = path.lower().endswith(COMPRESSED_SUFFIXES)
             cause = f"cannot be read: {error}." if is_compressed and content else f"is not audio: {reason}"
@@ -316,16 +317,18 @@ def round_to_int16(waveform: Waveform, samples: Samples) -> None:
     samples[:] = np.rint(waveform, out=waveform)
 
 
-def find_audio_files(
-    folder: str | os.PathLike[str], suffixes: tuple[str, ...] | None = AUDIO_SUFFIXES
-) -> list[str]:
+def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[str]:
     """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
-
-    Recordings are files with one of the `suffixes`, or all files (None).
 
     Links are followed, but every folder is entered once: a loop of links ends. Raises FileNotFoundError if
     the folder does not exist, OSError for one that can't be read, ValueError for a name that is not UTF-8.
     """
+    found = [path for path in _find_files(folder) if path.lower().endswith(suffixes)]
+    check_names(found)
+    return found
+
+
+def _find_files(folder: str | os.PathLike[str]) -> list[str]:
 
     def refuse(error: OSError) -> None:
         raise error
@@ -340,14 +343,7 @@ def find_audio_files(
             continue
         entered.add(target)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(place, name)
-            for name in files
-            if not name.startswith(".")
-            and (suffixes is None or os.path.splitext(name)[1].lower() in suffixes)
-        ]
-    if suffixes is not None:
-        check_names(found)
+        found += [os.path.join(place, name) for name in files if not name.startswith(".")]
     return sorted(found)
 
 
@@ -367,14 +363,11 @@ def is_utf8(name: str) -> bool:
 
 def left_out(folder: str | os.PathLike[str]) -> str:
     """Return a line that counts and names the files that `find_audio_files` leaves out, or nothing."""
-    others = sorted(set(find_audio_files(folder, None)) - set(find_audio_files(folder)))
+    others = [path for path in _find_files(folder) if not path.lower().endswith(AUDIO_SUFFIXES)]
     named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
-    more = ", ..." if others[3:] else ""
-    return (
-        f"{len(others)} files are left out: their names are not of audio files ({named}{more})\n"
-        if others
-        else ""
-    )
+    named += ", ..." if others[3:] else ""
+    left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"
+    return left if others else ""
 
 
 def printable(name: str) -> str:
