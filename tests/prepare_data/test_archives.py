@@ -1,5 +1,7 @@
 import io
+import stat
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
