@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import struct
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -349,16 +350,11 @@ def _find_files(folder: str | os.PathLike[str]) -> list[str]:
 
 def check_names(paths: Iterable[str]) -> None:
     """Raise ValueError for the first path that is not UTF-8."""
-    if odd := next((path for path in paths if not is_utf8(path)), None):
+    if odd := next((path for path in paths if re.search("[\ud800-\udfff]", path)), None):
         raise ValueError(
             f"{os.fsencode(odd)!r} has a name that is not UTF-8, which lists, tables and reports can't hold: "
             "rename it, for a whole folder by `convmv -f LATIN1 -t UTF-8 -r --notest FOLDER`."
         )
-
-
-def is_utf8(name: str) -> bool:
-    """Tell whether a name of a file is text in UTF-8; file systems allow any bytes."""
-    return name.isascii() or not any("\ud800" <= each <= "\udfff" for each in name)
 
 
 def left_out(folder: str | os.PathLike[str]) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from pyarrow import fs
 
-from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, is_utf8
+from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE
 from sslsv.data.recordings import segment_name
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 
@@ -69,8 +69,19 @@ _KALDI = ("wav.scp", "segments", "utt2spk", "spk2utt")
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _NUM_LOOKED_AT = 100  # lines by which a form is told where the first leaves it open
 _BLOCK_CHARACTERS = 2**18  # that are read and split at a time
-# Where the name of an audio file ends before its line does, the line holds more than one path.
-_NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s", re.IGNORECASE)
+_UNLISTABLE = {
+    r"\A\Z": "is missing",
+    r"[\n\r]": "has a line break in its name",
+    r"\t": "has a tab in its name",
+    r"[\ud800-\udfff]": "is not UTF-8",
+    r"\A\s|\s\Z": "begins or ends with a blank",
+    r"(?:\A|/)\.\.(?:/|\Z)": "has a '..' in it",  # it hides where the path leads; an absolute one shows it
+    # Where the name of an audio file ends before its line does, the line holds more than one path.
+    rf"(?i:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s": (
+        "has a blank after what ends as an audio file's name does"
+    ),
+}
+_ODD = re.compile("|".join(_UNLISTABLE))
 
 
 class Rows:
@@ -399,26 +410,14 @@ def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
 
 def why_unlistable(path: str) -> str | None:
     """Return why no list can hold a path, or None where one can."""
-    if not path:
-        return "is missing"
-    if "\n" in path or "\r" in path:
-        return "has a line break in its name"
-    if "\t" in path:
-        return "has a tab in its name"
-    if not is_utf8(path):
-        return "is not UTF-8"
-    if path != path.strip():
-        return "begins or ends with a blank"
-    if ".." in path and ".." in path.split("/"):
-        return "has a '..' in it"  # it hides where the path leads; an absolute one shows it
-    if " " in path and _NAME_THEN_MORE.search(path):
-        return "has a blank after what ends as an audio file's name does"
-    return None
+    if not _ODD.search(path):
+        return None
+    return next(why for pattern, why in _UNLISTABLE.items() if re.search(pattern, path))
 
 
 def is_audio(name: str) -> bool:
     """Tell by its ending whether a name is that of an audio file."""
-    return posixpath.splitext(name)[1].lower() in AUDIO_SUFFIXES
+    return name.lower().endswith(AUDIO_SUFFIXES)
 
 
 def _exists(place: str) -> bool:
@@ -437,7 +436,7 @@ def _split(line: str, separator: str | None) -> list[str]:
     return [field.strip() for field in line.split(separator)]
 
 
-def _splitter(first: str, num_tabs: int = 1, num_blanks: int = -1) -> Callable[[str], list[str]]:
+def _splitter(first: str, num_tabs: int, num_blanks: int) -> Callable[[str], list[str]]:
     # Commas separate where the first line holds no blank that does not follow one; else tabs, if there are so
     # many in a line, or blanks.
     if "," in first and len(first.replace(", ", ",").split()) == 1:

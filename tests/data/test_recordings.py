@@ -110,7 +110,7 @@ def test_packed__finds_what_the_folder_has_and_says_what_its_files_say(
     with pytest.raises(AudioError) as of_pack:
         packed.open("voxceleb2/other/bad.wav")
     assert str(of_file.value) == str(of_pack.value)
-    assert set(packed.unreadable()) == {"voxceleb2/other/bad.wav", "musan_split/music/demo/0000.wav"}
+    assert set(packed.errors) == {"voxceleb2/other/bad.wav", "musan_split/music/demo/0000.wav"}
     with pytest.raises(AudioError, match="nobody.wav is not in the packed folder"):
         packed.open("nobody.wav")
     assert not packed.has("nobody.wav")
