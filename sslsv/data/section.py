@@ -83,8 +83,6 @@ class DataConfig:
         Literal["utterances", "each_speaker"],
         Field(description="utterances: a share of all, whoever speaks; each_speaker: of each, at least one"),
     ] = "utterances"
-    # "same_speaker" uses the labels of the lists: it is supervised.
-    positives: Literal["same_utterance", "same_speaker"] = "same_utterance"
     crop_overlap: Annotated[
         Literal["any", "disjoint"], Field(description="whether the crops of an utterance may overlap")
     ] = "any"
@@ -102,11 +100,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together."""
-        refuse_if(
-            self.crop_overlap == "disjoint" and self.positives == "same_speaker",
-            "crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; "
-            "leave it at 'any'",
-        )
         refuse_if(
             self.speeds_are_classes and not 1 < len(self.speeds) == len(set(self.speeds)),
             f"speeds_are_classes is true and speeds {list(self.speeds)}; give two or more different speeds, "

@@ -20,7 +20,7 @@ def plan_and_maker(root: Path) -> tuple[Plan, ViewMaker]:
     maker = ViewMaker(
         manifest, (("views", 2, 0.5, False), ("local", 3, 0.25, True)), DataConfig(root=str(root)), 9
     )
-    return Plan(manifest.speakers, 8, seed=9), maker
+    return Plan(len(manifest), 8, seed=9), maker
 
 
 def test_plain_batches__ranks_joined_are_the_one_process_batch(demo_corpus: Path) -> None:
@@ -119,7 +119,7 @@ def test_train_batches__ray_does_not_spin_while_made_batches_wait(
 ) -> None:
     manifest = read_train_lists(demo_corpus, ("voxceleb2_train_list",))
     maker = ViewMaker(manifest, (("views", 2, 2.0, False),), DataConfig(root=str(demo_corpus)), 9)
-    plan = Plan(manifest.speakers, 16, seed=9)
+    plan = Plan(len(manifest), 16, seed=9)
     # Blocks of 66 MB: a few of them are all that the object store holds, and the tasks have to wait.
     batches = train_batches(plan, maker, 0, 4000, data_tasks=2, utterances_per_block=512)
     next(batches)

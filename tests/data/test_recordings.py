@@ -72,7 +72,7 @@ def test_packed__training_gets_the_very_same_samples(
     noise = augmentation_settings("noise", speech_files=[1, 3])
     augment = (augmentation_settings("reverb"), noise) if is_augmented else ()
     size = len(manifest)
-    rows = {name: np.arange(size) for name in ("sample", "utterance", "partner")}
+    rows = {name: np.arange(size) for name in ("sample", "utterance")}
     rows["epoch"] = np.full(size, 3)
     batches = []
     for root in (str(mixed_corpus), packed_place):

@@ -40,9 +40,9 @@ def dry_maker(root: Path, manifest: Manifest, groups: tuple = GROUPS, **settings
     return ViewMaker(manifest, groups, DataConfig(root=str(root), **{"augment": (), **settings}), 1)
 
 
-def made(maker: ViewMaker, epoch: int, utterance: int, partner: int) -> tuple[dict[str, np.ndarray], int]:
+def made(maker: ViewMaker, epoch: int, utterance: int) -> tuple[dict[str, np.ndarray], int]:
     """The views of one sample, and the unreadable utterance that was met, or -1."""
-    row = {"sample": 0, "epoch": epoch, "utterance": utterance, "partner": partner}
+    row = {"sample": 0, "epoch": epoch, "utterance": utterance}
     batch = maker.make_batch({name: np.array([value]) for name, value in row.items()})
     return {name: batch[name][0] for name, *_ in maker.view_groups}, int(batch["bad_utterance"][0])
 
@@ -55,7 +55,7 @@ def test_make__same_bits_in_any_order_batch_and_copy(demo_corpus: Path) -> None:
         choice,
     )
     maker = maker_of(demo_corpus, speeds=(0.9, 1.0, 1.1), view_groups=groups, augment=augment)
-    rows = Plan(np.zeros(32, dtype=int), 8, seed=5).rows(2, 6)
+    rows = Plan(32, 8, seed=5).rows(2, 6)
     whole = maker.make_batch(rows)
     assert whole["views"].dtype == np.int16 and whole["views"].shape == (32, 2, 16000)
     assert set(whole["bad_utterance"]) == {-1}
@@ -67,36 +67,27 @@ def test_make__same_bits_in_any_order_batch_and_copy(demo_corpus: Path) -> None:
 
 def test_make__epoch_utterance_view_and_seed_all_matter(demo_corpus: Path) -> None:
     maker = maker_of(demo_corpus)
-    views = made(maker, 0, 1, 1)[0]["views"]
+    views = made(maker, 0, 1)[0]["views"]
     assert not np.array_equal(views[0], views[1])
-    for other in (made(maker, 1, 1, 1), made(maker, 0, 2, 2), made(maker_of(demo_corpus, seed=6), 0, 1, 1)):
+    for other in (made(maker, 1, 1), made(maker, 0, 2), made(maker_of(demo_corpus, seed=6), 0, 1)):
         assert not np.array_equal(other[0]["views"], views)
 
 
 def test_make__a_crop_is_a_piece_of_the_file_or_repeats_a_short_one(tmp_path: Path) -> None:
     maker = dry_maker(tmp_path, ramp_corpus(tmp_path, [30000, 8000]))
-    for view in made(maker, 0, 0, 0)[0]["views"]:
+    for view in made(maker, 0, 0)[0]["views"]:
         assert np.array_equal(np.diff(view.astype(int)), np.ones(15999))
-    for view in made(maker, 0, 1, 1)[0]["views"]:
+    for view in made(maker, 0, 1)[0]["views"]:
         assert np.array_equal(view, np.tile(np.arange(8000), 2))
 
 
 def test_make__disjoint_crops_do_not_overlap(tmp_path: Path) -> None:
     maker = dry_maker(tmp_path, ramp_corpus(tmp_path, [32000, 32767, 20000]), crop_overlap="disjoint")
     for epoch in range(30):
-        starts = [sorted(int(view[0]) for view in made(maker, epoch, i, i)[0]["views"]) for i in range(3)]
+        starts = [sorted(int(view[0]) for view in made(maker, epoch, i)[0]["views"]) for i in range(3)]
         assert starts[0] == [0, 16000]
         assert starts[1][1] - starts[1][0] >= 16000
         assert starts[2] == [0, 4000]
-
-
-def test_make__pairs_take_views_from_both_recordings(tmp_path: Path) -> None:
-    manifest = ramp_corpus(tmp_path, [16000, 16000])
-    soundfile.write(tmp_path / "1.wav", np.full(16000, -7, dtype=np.int16), 16000)
-    groups = (("views", 2, 1.0, False), ("more", 3, 0.5, False))
-    views = made(dry_maker(tmp_path, manifest, groups), 0, 0, 1)[0]
-    assert views["views"].shape == (2, 16000) and views["more"].shape == (3, 8000)
-    assert [int(view[0] == -7) for view in (*views["views"], *views["more"])] == [0, 1, 0, 1, 0]
 
 
 def test_make__one_speed_for_all_views_of_a_sample(tmp_path: Path) -> None:
@@ -106,7 +97,7 @@ def test_make__one_speed_for_all_views_of_a_sample(tmp_path: Path) -> None:
     maker = dry_maker(tmp_path, manifest, speeds=(0.9, 1.0, 1.1))
     seen = set()
     for epoch in range(20):
-        views = made(maker, epoch, 0, 0)[0]["views"]
+        views = made(maker, epoch, 0)[0]["views"]
         peaks_hz = [int(np.argmax(np.abs(np.fft.rfft(view * np.hanning(16000))))) for view in views]
         assert peaks_hz[0] == peaks_hz[1]
         seen.add(peaks_hz[0])
@@ -119,14 +110,8 @@ def test_make__bad_utterance_is_replaced_and_named(tmp_path: Path) -> None:
         soundfile.write(tmp_path / f"{i}.wav", np.full(20000, -i, dtype=np.int16), 16000)
     maker = dry_maker(tmp_path, manifest)
     (tmp_path / "4.wav").write_text("nothing")
-    # A pair keeps its speaker: 4 is replaced by 5, never by 3, which is the other side.
-    for epoch in range(10):
-        views, bad = made(maker, epoch, 3, 4)
-        assert bad == 4 and views["views"][0][0] == -3 and views["views"][1][0] == -5
-        views, bad = made(maker, epoch, 4, 3)
-        assert bad == 4 and views["views"][0][0] == -5 and views["views"][1][0] == -3
-    # A lone utterance is replaced by any, the same for both views and at every call.
-    replaced, again = ([made(maker, epoch, 4, 4) for epoch in range(10)] for _ in range(2))
+    # It is replaced by any one, the same for both views and at every call.
+    replaced, again = ([made(maker, epoch, 4) for epoch in range(10)] for _ in range(2))
     for (views, bad), (same, _) in zip(replaced, again, strict=True):
         assert bad == 4 and np.array_equal(views["views"], same["views"])
     assert len({int(np.sign(views["views"][0][0])) for views, _ in replaced}) == 2
@@ -135,40 +120,20 @@ def test_make__bad_utterance_is_replaced_and_named(tmp_path: Path) -> None:
     assert "can be now" in maker.explain("utterances", 3)[1]
 
 
-def test_make__a_pair_stays_of_one_speaker_where_a_speaker_has_no_third_utterance(tmp_path: Path) -> None:
-    manifest = ramp_corpus(tmp_path, [20000] * 6, speakers=[0, 0, 1, 1, 2, 2])
-    for i in range(6):
-        soundfile.write(tmp_path / f"{i}.wav", np.full(20000, -1 - i, dtype=np.int16), 16000)
-    maker = dry_maker(tmp_path, manifest)
-    (tmp_path / "1.wav").write_text("nothing")
-    for epoch in range(5):
-        for pair in ((0, 1), (1, 0)):
-            views, bad = made(maker, epoch, *pair)
-            assert bad == 1 and [int(view[0]) for view in views["views"]] == [-1, -1]
-    (tmp_path / "0.wav").write_text("nothing")
-    owners = set()
-    for epoch in range(10):
-        views, bad = made(maker, epoch, 0, 1)
-        one, other = (-1 - int(view[0]) for view in views["views"])
-        assert bad == 0 and one // 2 == other // 2 and one > 1
-        owners.add(one)
-    assert len(owners) > 1
-
-
 def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     maker = dry_maker(tmp_path, ramp_corpus(tmp_path, [20000] * 3))
     (tmp_path / "list").touch()  # an empty folder would be taken for a lost mount, and waited for
     for i in range(3):
         (tmp_path / f"{i}.wav").unlink()
     with pytest.raises(AudioError, match="21 recordings in a row cannot be read; .*does not exist"):
-        made(maker, 0, 1, 1)
+        made(maker, 0, 1)
 
 
 def test_make_batch__bad_noise_is_replaced_and_named(demo_corpus: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(demo_corpus, tmp_path / "corpus"))
     (root / "musan_split/noise/demo/0001.wav").write_bytes(b"")
     maker = maker_of(root, augment=(augmentation_settings("noise", kinds=["noise"]),))
-    batch = maker.make_batch(Plan(np.zeros(32, dtype=int), 32, seed=5).rows(0, 1))
+    batch = maker.make_batch(Plan(32, 32, seed=5).rows(0, 1))
     assert set(batch["bad_utterance"]) == {-1} and set(batch["bad_bank_file"]) == {-1, 1}
     path = str(root / "musan_split/noise/demo/0001.wav")
     found, reason = maker.explain("bank_files", 1)
@@ -188,17 +153,17 @@ def test_make_batch__clean_views_are_crops_at_the_speed_of_their_sample(tmp_path
     manifest = ramp_corpus(tmp_path, [30000])
     groups = (("views", 2, 1.0, False), ("clean", 2, 1.0, True))
     gain = (augmentation_settings("gain", level_db=[-6.0206, -6.0206]),)
-    batch, _ = made(dry_maker(tmp_path, manifest, groups, augment=gain), 0, 0, 0)
+    batch, _ = made(dry_maker(tmp_path, manifest, groups, augment=gain), 0, 0)
     slopes = [np.diff(view.astype(float)).mean() for view in (*batch["views"], *batch["clean"])]
     assert np.allclose(slopes, [0.5, 0.5, 1.0, 1.0], atol=1e-3)
     fast = dry_maker(tmp_path, manifest, groups, augment=gain, speeds=(2.0,))
-    for view in made(fast, 0, 0, 0)[0]["clean"]:
+    for view in made(fast, 0, 0)[0]["clean"]:
         assert np.allclose(np.diff(view.astype(float))[100:12000].mean(), 2.0, atol=0.01)
 
 
 def test_make_batch__tells_utterances_and_only_if_asked_speakers(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [20000] * 4, speakers=[0, 0, 1, 1])
-    columns = {"sample": [8, 9, 10], "epoch": [2, 2, 2], "utterance": [3, 0, 2], "partner": [2, 0, 2]}
+    columns = {"sample": [8, 9, 10], "epoch": [2, 2, 2], "utterance": [3, 0, 2]}
     rows = {name: np.array(values) for name, values in columns.items()}
     (tmp_path / "0.wav").write_text("nothing")  # replaced, but the sample is still that of utterance 0
     data = DataConfig(root=str(tmp_path), augment=())
@@ -213,7 +178,7 @@ def test_make_batch__tells_utterances_and_only_if_asked_speakers(tmp_path: Path)
 def speakers_and_views(root: Path, **settings: object) -> tuple[np.ndarray, np.ndarray]:
     manifest = ramp_corpus(root, [32700] * 4, speakers=[0, 0, 1, 1])
     count = np.arange(24)
-    rows = {"sample": count, "epoch": count // 4, "utterance": count % 4, "partner": count % 4}
+    rows = {"sample": count, "epoch": count // 4, "utterance": count % 4}
     data = DataConfig(root=str(root), augment=(), **settings)
     batch = ViewMaker(manifest, GROUPS, data, 1, needs_labels=True).make_batch(rows)
     return batch["speaker"], batch["views"]
