@@ -72,7 +72,7 @@ class ViewMaker:
         """
         sources = list(zip(rows["epoch"].tolist(), rows["utterance"].tolist(), strict=True))
         bad = np.full((2, len(sources)), -1, dtype=np.int64)
-        crops: list[dict[int, Samples]] = []  # by the number of the view
+        crops: list[list[Samples]] = []
         for i, source in enumerate(sources):
             of_sample, bad[0, i] = self._read_crops(*source)
             crops.append(of_sample)
@@ -111,7 +111,7 @@ class ViewMaker:
     def _name(self, utterance: int) -> str:
         return os.fsdecode(bytes(self._names[utterance]))
 
-    def _read_crops(self, epoch: int, utterance: int) -> tuple[dict[int, Samples], int]:
+    def _read_crops(self, epoch: int, utterance: int) -> tuple[list[Samples], int]:
         # Returns the crop of each view of a sample, and the first unreadable utterance, or -1.
         # A blank keeps the purposes of a sample apart from the names of augmentations.
         draws = partial(self._streams.draws, epoch, utterance)
@@ -137,18 +137,16 @@ class ViewMaker:
         number = draws.below(len(self.speeds))
         return number if draws.fraction() < self.speed_probability else 0
 
-    def _cut(self, recording: Recording, fractions: list[float], order: float) -> dict[int, Samples]:
-        # Returns the crops of all views, by the number of the view.
-        crops: dict[int, Samples] = {}
+    def _cut(self, recording: Recording, fractions: list[float], order: float) -> list[Samples]:
+        # Returns the crops of all views, in the order of their numbers.
+        crops: list[Samples] = []
         for _, group, length, _ in self.view_groups:
-            places = [fractions[view] for view in group]
+            places = fractions[group.start : group.stop]
             if self.crops_are_disjoint:
                 starts = disjoint_starts(recording.num_samples, length, places, order)
             else:
                 starts = crop_starts(recording.num_samples, length, places)
-            crops |= {
-                view: recording.read_int16(start, length) for view, start in zip(group, starts, strict=True)
-            }
+            crops += [recording.read_int16(start, length) for start in starts]
         return crops
 
 
