@@ -32,9 +32,7 @@ class Kind(NamedTuple):
     """Describe what a list is read for."""
 
     form: str  # for messages
-    orders: tuple[
-        str, ...
-    ]  # of the fields of plain lines, the usual one first; it names the columns of a row
+    orders: tuple[str, ...]  # of the fields of plain lines; the usual one, which a row has too, is first
     optional: str = ""  # a column that a list may lack; it is "" then
 
     @property
@@ -69,6 +67,7 @@ _KALDI = ("wav.scp", "segments", "utt2spk", "spk2utt")
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _NUM_LOOKED_AT = 100  # lines by which a form is told where the first leaves it open
 _BLOCK_CHARACTERS = 2**18  # that are read and split at a time
+_ENDINGS = "|".join(map(re.escape, AUDIO_SUFFIXES))
 _UNLISTABLE = {
     r"\A\Z": "is missing",
     r"[\n\r]": "has a line break in its name",
@@ -77,9 +76,7 @@ _UNLISTABLE = {
     r"\A\s|\s\Z": "begins or ends with a blank",
     r"(?:\A|/)\.\.(?:/|\Z)": "has a '..' in it",  # it hides where the path leads; an absolute one shows it
     # Where the name of an audio file ends before its line does, the line holds more than one path.
-    rf"(?i:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s": (
-        "has a blank after what ends as an audio file's name does"
-    ),
+    rf"(?i:{_ENDINGS})\s": "has a blank after what ends as an audio file's name does",
 }
 _ODD = re.compile("|".join(_UNLISTABLE))
 
@@ -148,12 +145,14 @@ class Rows:
             return None
         fields, width = text.split(), len(self.kind.columns)
         columns = [fields[i::width] for i in range(width)]
-        is_trial, first = self.kind is TRIALS, set(columns[0])
-        if not first <= IS_TARGET.keys() if is_trial else any("." in each for each in first):  # a path?
-            return None
+        first = set(columns[0])
+        if self.kind is TRIALS:
+            is_usual = first <= IS_TARGET.keys()
+        else:
+            is_usual = not any("." in each for each in first)  # else a path may stand first
         # Joined again, they are the same text only if every line has just these fields.
         lines = map(" ".join, zip(*columns, strict=False))
-        return columns if "\n".join(lines) == text.removesuffix("\n") else None
+        return columns if is_usual and "\n".join(lines) == text.removesuffix("\n") else None
 
     def _checked(self, number: int, values: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return the row of a line, or none if it is left out."""
