@@ -237,11 +237,10 @@ class _WholeFile(Recording):
             with open(path, "rb") as file:
                 content = file.read()
             self._samples, self.file_rate = decode(content)
+        except FileNotFoundError as error:
+            raise AudioError(f"{path} does not exist.") from error
         except OSError as error:
-            is_missing, cause = isinstance(error, FileNotFoundError), error.strerror or error
-            raise AudioError(
-                f"{path} {'does not exist' if is_missing else f'cannot be read: {cause}'}."
-            ) from error
+            raise AudioError(f"{path} cannot be read: {error.strerror or error}.") from error
         except AudioError as error:
             is_compressed = path.lower().endswith(COMPRESSED_SUFFIXES)
             cause = f"cannot be read: {error}." if is_compressed and content else f"is not audio: {reason}"

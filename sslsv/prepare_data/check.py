@@ -122,9 +122,10 @@ def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
     rows = rows.take(pa.array([newest.get(path) for path in files], pa.int64()))
     is_old = rows["digest"].is_null().to_numpy()
     stamps = np.fromiter(map(stamp, files), np.dtype((np.int64, 2)), len(files))
-    for i, (name, now) in enumerate({"path": files, "size": stamps[:, 0], "mtime_ns": stamps[:, 1]}.items()):
-        is_old |= rows[name].to_numpy() != now if i else False
-        rows = rows.set_column(i, SCHEMA.field(name), pa.array(now, SCHEMA.field(name).type))
+    for i, now in enumerate(stamps.T, start=1):
+        is_old |= rows[i].to_numpy() != now
+        rows = rows.set_column(i, SCHEMA.field(i), pa.array(now))
+    rows = rows.set_column(0, SCHEMA.field(0), pa.array(files, pa.string()))
     return np.flatnonzero(is_old).tolist(), rows
 
 
