@@ -88,9 +88,7 @@ class DataConfig:
     ] = "any"
     # Each sample draws one speed for all its views, because a resampled voice is another voice.
     speeds: Annotated[tuple[Speed, ...], Field(min_length=1, description="n/d with d up to 20")] = (1.0,)
-    speeds_are_classes: Annotated[bool, Field(description="labels tell the speeds of a speaker apart")] = (
-        False
-    )
+    speeds_are_classes: Annotated[bool, Field(description="labels tell a speaker's speeds apart")] = False
     # At 0 nothing is sped up, but the classes of all speeds are there, as when large margins fine-tune.
     speed_probability: Annotated[Share, Field(description="share that draws a speed, else the first")] = 1.0
     max_bad_share: Annotated[Share, Field(description="unreadable share above which the run stops")] = 0.01
@@ -98,9 +96,7 @@ class DataConfig:
     augment: Annotated[Augmentations, Field(description="what each view passes through in turn")] = field(
         default_factory=room_and_noise
     )
-    bank_cache_mb: Annotated[int, Field(ge=0, description="kept of noises and rirs by each data process")] = (
-        256
-    )
+    bank_cache_mb: Annotated[int, Field(ge=0, description="of the bank, kept by each data process")] = 256
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together."""
