@@ -48,7 +48,6 @@ class Probe:
         data = replace(
             config.data,
             crop_overlap="disjoint",
-            positives="same_utterance",
             speeds=(1.0,),
             speeds_are_classes=False,
             augment=channel_of(config.data.augment),
