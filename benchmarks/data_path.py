@@ -85,7 +85,7 @@ def batches(root: Path, manifest: Manifest, config: tuple[Any, ...], count: int)
     maker = ViewMaker(
         manifest, (("views", 1, CROP / RATE, False),), DataConfig(root=str(root), augment=config), seed=1
     )
-    plan = {name: np.arange(count) % len(manifest) for name in ("sample", "utterance", "partner")}
+    plan = {name: np.arange(count) % len(manifest) for name in ("sample", "utterance")}
     epochs = iter(range(10**6))
     return lambda: maker.make_batch({**plan, "epoch": np.full(count, next(epochs))})
 

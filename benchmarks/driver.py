@@ -93,7 +93,7 @@ def span_of_a_worker(kept: Manifest, held_out: Manifest, batch_size: int, worker
     from sslsv.training.loop import steps_at_once
 
     config = load_config("configs/simclr.yml", [f"train.batch_size={batch_size}", "data.augment=[]"])
-    plan = Plan(kept.speakers, config.train.batch_size, config.seed, config.data.positives)
+    plan = Plan(len(kept), config.train.batch_size, config.seed)
     epochs = steps_at_once(batch_size, plan.steps_per_epoch) // plan.steps_per_epoch
     tracemalloc.start()  # of NumPy's arrays too
     started = time.perf_counter()
@@ -121,7 +121,7 @@ def main() -> None:
     read = time.perf_counter()
     kept, held = hold_out_speakers(manifest, 40, 1)
     held_out = time.perf_counter()
-    plan = Plan(kept.speakers, config.train.batch_size, config.seed, config.data.positives)
+    plan = Plan(len(kept), config.train.batch_size, config.seed)
     plan.rows(plan.steps_per_epoch - 1, plan.steps_per_epoch)
     planned = time.perf_counter()
     pickle.dumps(kept, protocol=5)

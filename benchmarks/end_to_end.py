@@ -41,7 +41,7 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
     given = overrides(root, size)
     config = load_config(PUBLISHED, given)
     manifest = read_train_lists(root, config.data.train_lists)
-    plan = Plan(manifest.speakers, config.train.batch_size, config.seed, config.data.positives)
+    plan = Plan(len(manifest), config.train.batch_size, config.seed)
     maker = ViewMaker(manifest, (("views", 2, 2.0, False),), config.data, config.seed)
     connect(num_cpus=PROCESSES)
     try:

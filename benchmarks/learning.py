@@ -72,8 +72,8 @@ class RunPlan:
         self.config: Config = load_config(path, overrides)
         manifest = open_trial_sets(self.config)[0]
         self.num_utterances = len(manifest)
-        train, data = self.config.train, self.config.data
-        plan = Plan(manifest.speakers, train.batch_size, self.config.seed, data.positives)
+        train = self.config.train
+        plan = Plan(len(manifest), train.batch_size, self.config.seed)
         self.steps_per_epoch = plan.steps_per_epoch
 
     def epochs_in(self, minutes: float, step_ms: float) -> int:

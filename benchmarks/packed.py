@@ -28,7 +28,7 @@ def main() -> None:
     for root in given.roots:
         config = load_config(given.config, [f"data.root={root}"])
         manifest, _, _ = open_trial_sets(config)
-        plan = Plan(manifest.speakers, config.train.batch_size, config.seed, config.data.positives)
+        plan = Plan(len(manifest), config.train.batch_size, config.seed)
         maker = ViewMaker(manifest, build_model(config, CorpusSize()).views, config.data, config.seed)
         seconds, sums = 0.0, []
         batches = plain_batches(plan, maker, 0, given.steps)

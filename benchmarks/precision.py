@@ -29,7 +29,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def train_both(config: Config, steps: int | None) -> tuple[dict[str, TrainingState], list[TrialSet]]:
     """Models of both precisions after the same batches, by precision, and the trials to measure them on."""
     manifest, validation, tests = open_trial_sets(config)
-    plan = Plan(manifest.speakers, config.train.batch_size, config.seed, config.data.positives)
+    plan = Plan(len(manifest), config.train.batch_size, config.seed)
     last = min(
         steps or plan.steps_per_epoch * config.train.epochs, plan.steps_per_epoch * config.train.epochs
     )

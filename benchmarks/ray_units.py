@@ -45,7 +45,7 @@ def through_ray(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     tiny, full = (maker_of(corpus, manifest, seconds, none) for seconds in (TINY_SECONDS, 2.0))
     pairs = round(cluster.pairs_per_block)
     with _ray(root):
-        rows = {name: np.arange(pairs) % UTTERANCES for name in ("sample", "utterance", "partner", "epoch")}
+        rows = {name: np.arange(pairs) % UTTERANCES for name in ("sample", "utterance", "epoch")}
         block = full.make_batch(rows)
         reference = ray.put(BlockAccessor.batch_to_block(block))
         stored = ray.experimental.get_object_locations([reference])[reference]["object_size"]
@@ -98,7 +98,7 @@ def _feed(
     import ray
 
     steps = 1 + (blocks + 8) * batches_per_block
-    plan = Plan(manifest.speakers, size, seed=1)
+    plan = Plan(len(manifest), size, seed=1)
     stream = train_batches(
         plan,
         ray.put(maker),

@@ -69,7 +69,7 @@ def _data(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     count, repeats = (32, 2) if is_quick else (256, 5)
     crops = count / _seconds(batches(corpus, manifest, RECIPES[BOTH], count), repeats)
     maker = maker_of(corpus, manifest, 2.0, RECIPES[BOTH])
-    rows = {name: np.arange(64) % len(manifest) for name in ("sample", "utterance", "partner")}
+    rows = {name: np.arange(64) % len(manifest) for name in ("sample", "utterance")}
     block = []
     for epoch in range(10):
         started = time.process_time()

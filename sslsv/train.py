@@ -128,7 +128,7 @@ def check_data(config: Config) -> "Manifest":
     data, recordings = config.data, open_recordings(config.data.root)
     bank = Bank(recordings, data.bank_cache_mb)
     Augmenter(data.augment, bank)
-    Plan(manifest.speakers, config.train.batch_size, config.seed, data.positives)
+    Plan(len(manifest), config.train.batch_size, config.seed)
     for note in chain(manifest.notes, *(each.trials.notes for each in trial_sets), bank.notes):
         print(f"note: {note}", file=sys.stderr)
     check_recordings(recordings, "the train lists", manifest.paths, data.max_bad_share)

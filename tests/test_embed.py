@@ -75,7 +75,7 @@ def test_embed__a_kaldi_folder_or_trials_are_lists_and_said_to_be_read_so(
     out = tmp_path / "x.npz"
     for name, speakers, form in (
         ("kaldi", ["ann", "ann"], "a Kaldi folder: 2 recordings"),
-        ("mine", ["", ""], "trials"),
+        ("mine", ["", ""], "`enrolment test target` lines"),
     ):
         assert main([small_run, str(tmp_path / name), "--root", str(demo_corpus), "--out", str(out)]) == 0
         assert f"{name} is read as {form}" in capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_evaluate__trials_of_another_form_with_blanks_and_repeats_are_scored_as_
     options = ("--root", str(root), "--trials", "mine", "--no-calibration", "--replicates", "0")
     found = evaluate(run_folder, *options)
     assert found["lists"]["mine"]["counts"]["repeated_trials"] == 1
-    assert any("is read as trials with the label last" in note for note in found["notes"])
+    assert any("is read as `enrolment test target` lines" in note for note in found["notes"])
     assert any("1 of the 3 trials" in note and "(line 3)" in note for note in found["notes"])
     scores = run_folder / "evaluation/scores/mine.txt"
     assert read_trials(root, str(scores)).paths == names

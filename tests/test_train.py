@@ -265,7 +265,7 @@ def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
     (tmp_path / "mine").write_text("\n".join(turned))
     check_data(replace(config, evaluation=EvaluationConfig(test=(str(tmp_path / "mine"),))))
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("note: ") and "is read as trials with the label last" in first
+    assert first.startswith("note: ") and "is read as `enrolment test target` lines" in first
     assert "note: 1 of the" in second and "they are scored as listed" in second
 
 

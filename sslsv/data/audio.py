@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import struct
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -316,16 +317,18 @@ def round_to_int16(waveform: Waveform, samples: Samples) -> None:
     samples[:] = np.rint(waveform, out=waveform)
 
 
-def find_audio_files(
-    folder: str | os.PathLike[str], suffixes: tuple[str, ...] | None = AUDIO_SUFFIXES
-) -> list[str]:
+def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[str]:
     """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
-
-    Recordings are files with one of the `suffixes`, or all files (None).
 
     Links are followed, but every folder is entered once: a loop of links ends. Raises FileNotFoundError if
     the folder does not exist, OSError for one that can't be read, ValueError for a name that is not UTF-8.
     """
+    found = [path for path in _find_files(folder) if path.lower().endswith(suffixes)]
+    check_names(found)
+    return found
+
+
+def _find_files(folder: str | os.PathLike[str]) -> list[str]:
 
     def refuse(error: OSError) -> None:
         raise error
@@ -340,41 +343,26 @@ def find_audio_files(
             continue
         entered.add(target)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(place, name)
-            for name in files
-            if not name.startswith(".")
-            and (suffixes is None or os.path.splitext(name)[1].lower() in suffixes)
-        ]
-    if suffixes is not None:
-        check_names(found)
+        found += [os.path.join(place, name) for name in files if not name.startswith(".")]
     return sorted(found)
 
 
 def check_names(paths: Iterable[str]) -> None:
     """Raise ValueError for the first path that is not UTF-8."""
-    if odd := next((path for path in paths if not is_utf8(path)), None):
+    if odd := next((path for path in paths if re.search("[\ud800-\udfff]", path)), None):
         raise ValueError(
             f"{os.fsencode(odd)!r} has a name that is not UTF-8, which lists, tables and reports can't hold: "
             "rename it, for a whole folder by `convmv -f LATIN1 -t UTF-8 -r --notest FOLDER`."
         )
 
 
-def is_utf8(name: str) -> bool:
-    """Tell whether a name of a file is text in UTF-8; file systems allow any bytes."""
-    return name.isascii() or not any("\ud800" <= each <= "\udfff" for each in name)
-
-
 def left_out(folder: str | os.PathLike[str]) -> str:
     """Return a line that counts and names the files that `find_audio_files` leaves out, or nothing."""
-    others = sorted(set(find_audio_files(folder, None)) - set(find_audio_files(folder)))
+    others = [path for path in _find_files(folder) if not path.lower().endswith(AUDIO_SUFFIXES)]
     named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
-    more = ", ..." if others[3:] else ""
-    return (
-        f"{len(others)} files are left out: their names are not of audio files ({named}{more})\n"
-        if others
-        else ""
-    )
+    named += ", ..." if others[3:] else ""
+    left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"
+    return left if others else ""
 
 
 def printable(name: str) -> str:

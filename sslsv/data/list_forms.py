@@ -14,12 +14,12 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, count, islice, starmap
 from typing import Any, NamedTuple
 
 from pyarrow import fs
 
-from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, is_utf8
+from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE
 from sslsv.data.recordings import segment_name
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 
@@ -29,17 +29,24 @@ ValuesOf = Callable[[str], Values]  # of a line
 
 
 class Kind(NamedTuple):
-    """Describe what a list is read for: its plain lines, and the columns that a row has."""
+    """Describe what a list is read for."""
 
-    form: str
-    columns: tuple[str, ...]
-    num_needed: int  # columns that every list has; the others may be ""
+    form: str  # for messages
+    orders: tuple[str, ...]  # of the fields of plain lines; the usual one, which a row has too, is first
+    optional: str = ""  # a column that a list may lack; it is "" then
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the columns of a row."""
+        return self.orders[0].split()
 
 
-TRAIN = Kind("speaker path", ("speaker", "path"), 2)
-TRIALS = Kind("1|0 enrolment test", ("target", "enrolment", "test"), 3)
-RECORDINGS = Kind("speaker path` or `path", ("path", "speaker"), 1)
-LABELS = Kind("label path` or `label path speaker", ("label", "path", "speaker"), 2)
+TRAIN = Kind("speaker path", ("speaker path", "path speaker"))
+RECORDINGS = Kind("speaker path` or `path", TRAIN.orders, "speaker")
+_TRIAL_ORDERS = ("target enrolment test", "enrolment test target", "enrolment test score target")
+TRIALS = Kind("1|0 enrolment test", _TRIAL_ORDERS)
+_LABEL_ORDERS = ("label path speaker", "path label speaker", "path speaker label")
+LABELS = Kind("label path` or `label path speaker", _LABEL_ORDERS, "speaker")
 
 IS_TARGET = {"1": True, "target": True, "true": True, "0": False, "nontarget": False, "false": False}
 
@@ -59,12 +66,23 @@ _NAMES = {
 _KALDI = ("wav.scp", "segments", "utt2spk", "spk2utt")
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _NUM_LOOKED_AT = 100  # lines by which a form is told where the first leaves it open
-# Where the name of an audio file ends before its line does, the line holds more than one path.
-_NAME_THEN_MORE = re.compile(rf"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s", re.IGNORECASE)
+_BLOCK_CHARACTERS = 2**18  # that are read and split at a time
+_ENDINGS = "|".join(map(re.escape, AUDIO_SUFFIXES))
+_UNLISTABLE = {
+    r"\A\Z": "is missing",
+    r"[\n\r]": "has a line break in its name",
+    r"\t": "has a tab in its name",
+    r"[\ud800-\udfff]": "is not UTF-8",
+    r"\A\s|\s\Z": "begins or ends with a blank",
+    r"(?:\A|/)\.\.(?:/|\Z)": "has a '..' in it",  # it hides where the path leads; an absolute one shows it
+    # Where the name of an audio file ends before its line does, the line holds more than one path.
+    rf"(?i:{_ENDINGS})\s": "has a blank after what ends as an audio file's name does",
+}
+_ODD = re.compile("|".join(_UNLISTABLE))
 
 
 class Rows:
-    """Iterate over the rows of a list, (line number, *values by `kind.columns`).
+    """Iterate once over the rows of a list, (line number, *values by `kind.columns`).
 
     `form` says as what it is read, "" for plain lines. Raises ValueError for lines of another form, for what
     can be read in two ways and for an empty list, FileNotFoundError for a missing one.
@@ -73,35 +91,25 @@ class Rows:
     def __init__(self, root: Root, name: str, kind: Kind) -> None:
         self.name, self.kind, self.form = name, kind, ""
         self.num_left_out = 0  # rows, once all are read
-        self._rows: Iterator[tuple[int, Values]]
+        self._paths = [i for i, each in enumerate(kind.columns) if each in ("path", "enrolment", "test")]
+        self._name_of: Callable[[str], str] = str  # in a Kaldi folder: what an utterance stands for
+        self._is_usual = False  # whether lines may be split many at a time
         place = list_location(root, name)
         folder = kaldi_folder(place)
         if folder and kind in (TRAIN, RECORDINGS):
             self.form, self._rows = "a Kaldi folder", self._kaldi_rows(_Kaldi(folder))
             return
-        if folder == place and kind is TRIALS:
-            place = below(place, "trials")
-        lines = list_lines(root, place)
-        looked_at = list(islice(lines, _NUM_LOOKED_AT))
-        values_of, num_names = self._recognised([line for _, line in looked_at], looked_at[0][0])
-        self._rows = self._table_rows(chain(looked_at[num_names:], lines), values_of)
-        if kind is TRIALS and kaldi_folder(posixpath.dirname(place)):
-            kaldi = _Kaldi(posixpath.dirname(place))
-            self._rows = ((i, row and [row[0], *map(kaldi.name_of, row[1:])]) for i, row in self._rows)
+        place = below(place, "trials") if folder == place and kind is TRIALS else place
+        blocks = list_blocks(root, place)
+        top = next(blocks)
+        lines = list(islice(_filled(*top), _NUM_LOOKED_AT))
+        values_of, is_named = self._recognised([line for _, line in lines], lines[0][0])
+        if kind is TRIALS and (folder := kaldi_folder(posixpath.dirname(place))):
+            self._name_of, self._is_usual = _Kaldi(folder).name_of, False
+        self._rows = self._file_rows(chain([top], blocks), values_of, lines[0][0] if is_named else 0)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        paths = [i for i, each in enumerate(self.kind.columns) if each in ("path", "enrolment", "test")]
-        for number, values in self._rows:
-            if not values:
-                self.num_left_out += 1
-                continue
-            for i in paths:
-                if values[i].startswith("./"):  # as `find .` writes them
-                    values = [*values[:i], values[i][2:], *values[i + 1 :]]
-                if why := why_unlistable(values[i]):
-                    why = f"the path {values[i][:120]!r} {why}; expected `{self.kind.form}`."
-                    raise self._error(number, why)
-            yield number, *values
+        return self._rows
 
     def note(self, counts: str) -> tuple[str, ...]:
         """Return a sentence that says as what the list was read, or none for plain lines."""
@@ -111,25 +119,55 @@ class Rows:
     def _error(self, number: int, what: str) -> ValueError:
         return ValueError(f"{self.name}, line {number}: {what}")
 
-    def _table_rows(
-        self, lines: Iterator[tuple[int, str]], values_of: ValuesOf
-    ) -> Iterator[tuple[int, Values]]:
-        for number, line in lines:
-            try:
-                values = values_of(line)
-            except ValueError as error:
-                raise self._error(number, str(error)) from error
-            if values is None:
-                what = (
-                    f"expected `{self.kind.form}`, got {line.strip()[:120]!r}. Paths with blanks in them need"
-                )
-                names = ", ".join(self.kind.columns)
-                raise self._error(
-                    number, f"{what} tabs between the fields; line 1 may name columns: {names}."
-                )
-            yield number, values
+    def _file_rows(
+        self, blocks: Iterator[tuple[int, str]], values_of: ValuesOf, line_of_names: int
+    ) -> Iterator[tuple[Any, ...]]:
+        for first, text in blocks:
+            if columns := self._columns(text):
+                yield from zip(count(first), *columns, strict=False)
+                continue
+            for number, line in _filled(first, text):
+                if number == line_of_names:
+                    continue
+                try:
+                    values = values_of(line)
+                except ValueError as error:
+                    raise self._error(number, str(error)) from error
+                if values is None:
+                    what = f"expected `{self.kind.form}`, got {line.strip()[:120]!r}. Paths with blanks in "
+                    what += "them need tabs between the fields; line 1 may name columns: "
+                    raise self._error(number, f"{what}{', '.join(self.kind.columns)}.")
+                yield from self._checked(number, values)
 
-    def _kaldi_rows(self, kaldi: "_Kaldi") -> Iterator[tuple[int, Values]]:
+    def _columns(self, text: str) -> list[list[str]] | None:
+        """Return the columns of usual lines, many times as fast as one by one; None where any may be odd."""
+        if not (self._is_usual and text.isascii() and ".." not in text and " ./" not in text):
+            return None
+        fields, width = text.split(), len(self.kind.columns)
+        columns = [fields[i::width] for i in range(width)]
+        first = set(columns[0])
+        if self.kind is TRIALS:
+            is_usual = first <= IS_TARGET.keys()
+        else:
+            is_usual = not any("." in each for each in first)  # else a path may stand first
+        # Joined again, they are the same text only if every line has just these fields.
+        lines = map(" ".join, zip(*columns, strict=False))
+        return columns if is_usual and "\n".join(lines) == text.removesuffix("\n") else None
+
+    def _checked(self, number: int, values: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return the row of a line, or none if it is left out."""
+        if not values:
+            self.num_left_out += 1
+            return []
+        row = list(values)
+        for i in self._paths:
+            row[i] = self._name_of(row[i]).removeprefix("./")  # as `find .` writes them
+            if why := why_unlistable(row[i]):
+                why = f"the path {row[i][:120]!r} {why}; expected `{self.kind.form}`."
+                raise self._error(number, why)
+        return [(number, *row)]
+
+    def _kaldi_rows(self, kaldi: "_Kaldi") -> Iterator[tuple[Any, ...]]:
         if self.kind is TRAIN and not kaldi.speaker_of:
             raise ValueError(f"{self.name} has no utt2spk, so nothing tells who speaks: add it.")
         if unknown := [utterance for utterance in kaldi.speaker_of if utterance not in kaldi.utterances]:
@@ -137,16 +175,18 @@ class Rows:
                 f"{self.name}: {len(unknown)} utterances have a speaker, but are neither in segments nor in "
                 f"wav.scp, the first: {unknown[0]}; Kaldi's utils/fix_data_dir.sh makes its files agree."
             )
+        self._name_of = kaldi.name_of
         for number, utterance in enumerate(kaldi.utterances, start=1):
-            speaker, name = kaldi.speaker_of.get(utterance, ""), kaldi.name_of(utterance)
-            yield number, (name, speaker) if self.kind is RECORDINGS else (speaker, name) if speaker else ()
+            speaker = kaldi.speaker_of.get(utterance, "")
+            is_kept = speaker or self.kind is RECORDINGS
+            yield from self._checked(number, (speaker, utterance) if is_kept else ())
 
-    def _recognised(self, lines: list[str], number: int) -> tuple[ValuesOf, int]:
-        """Return how a line gives values, and how many lines at the top name the columns."""
+    def _recognised(self, lines: list[str], number: int) -> tuple[ValuesOf, bool]:
+        """Return how a line gives values, and whether the first one names the columns."""
         try:
             if lines[0].lstrip().startswith("{"):
                 keys = list(json.loads(lines[0]))
-                return self._table("JSON lines", keys, lambda line: _of_json(line, keys)), 0
+                return self._table("JSON lines", keys, lambda line: _of_json(line, keys)), False
             for separator in (",", "\t", ";", None):
                 if separator and separator not in lines[0]:
                     continue
@@ -155,8 +195,8 @@ class Rows:
                 known = {role for name in names for role in _roles(name)}
                 is_named = known >= ({"enrolment", "test"} if self.kind is TRIALS else {"path"})
                 if is_named and (separator or lines[0].startswith("#") or all(map(_roles, names))):
-                    return self._table("a table", names, split), 1
-            return (self._trials if self.kind is TRIALS else self._plain)(lines), 0
+                    return self._table("a table", names, split), True
+            return self._plain(lines), False
         except ValueError as error:
             raise self._error(number, str(error)) from error
 
@@ -165,95 +205,79 @@ class Rows:
         found = {role: [i for i, name in enumerate(names) if role in _roles(name)] for role in _NAMES}
         if self.kind is TRAIN and not found["speaker"]:
             found["speaker"] = found["label"]
-        extra = ("start", "stop", "duration", *(["set"] if self.kind is TRAIN else []))
-        place = {role: found[role][0] for role in (*self.kind.columns, *extra) if found[role]}
+        times = () if self.kind is TRIALS else ("start", "stop", "duration")
+        wanted = (*self.kind.columns, *times, *(["set"] if self.kind is TRAIN else []))
+        place = {role: found[role][0] for role in wanted if found[role]}
         if odd := [role for role in place if len(found[role]) > 1]:
             both = " and ".join(repr(names[i]) for i in found[odd[0]])
             raise ValueError(f"the columns {both} can both be the {odd[0]}: rename one of them.")
-        if odd := [role for role in self.kind.columns[: self.kind.num_needed] if role not in place]:
+        if odd := [role for role in self.kind.columns if role not in (*place, self.kind.optional)]:
             known = ", ".join(map(repr, names))
             raise ValueError(f"of the columns {known} none is known as {odd[0]}: call it so.")
-        columns = [place.get(role) for role in self.kind.columns]
         self.form = f"{form} ({', '.join(f'{role}: {names[place[role]]}' for role in place)})"
 
         def values(line: str) -> Values:
             fields = split(line)
             if len(fields) != len(names):
                 return None
-            if "set" in place and fields[place["set"]].lower() not in ("train", "training"):
+            row = {role: fields[i] for role, i in place.items()}
+            if row.get("set", "train").lower() not in ("train", "training"):
                 return ()
-            row = ["" if i is None else fields[i] for i in columns]
-            if self.kind is TRIALS:
-                row[0] = row[0].lower()
-                return row if row[0] in IS_TARGET else None
-            if "start" in place and fields[place["start"]]:
-                times = (fields[place[role]] if role in place else "" for role in extra[:3])
-                path = self.kind.columns.index("path")
-                row[path] = segment_name(row[path], *_seconds(*times))
-            return row
+            if row.get("start"):
+                row["path"] = segment_name(row["path"], *_seconds(*(row.get(each, "") for each in times)))
+            return self._whole(row)
 
         return values
 
     def _plain(self, lines: list[str]) -> ValuesOf:
-        """Return how a line gives a path with a speaker or label before it; or after it, as line 1 has it."""
-        is_label = self.kind is LABELS
-        split = _splitter(lines[0], num_blanks=-1 if is_label else 1)
-        first = split(lines[0])
-        is_last = len(first) > 1 and is_audio(first[0]) and not is_audio(first[1])
-        if is_last and len(first) > 2:
-            raise ValueError(
-                "`path label speaker` or `path speaker label`? Name the columns in a first line."
-            )
-        # A number behind the path is a length rather than a speaker.
-        is_last = is_last and (is_label or not re.fullmatch(r"\d*\.\d+", first[1]))
-        self.form = f"`path {'label' if is_label else 'speaker'}` lines" if is_last else ""
+        """Return how a line without names gives values, in the order of fields that fits the first lines."""
+        usual, is_trial = self.kind.orders[0], self.kind is TRIALS
+        readers = {order: self._in_order(order, lines[0]) for order in self.kind.orders}
+        rows = {order: read(lines[0]) for order, read in readers.items()}
+        fitting = [order for order, row in rows.items() if row and (is_trial or is_audio(row[1]))]
+        fitting = [usual] if rows[usual] or not fitting else fitting
+        for line in lines:
+            fitting = [order for order in fitting if readers[order](line)] or fitting
+        if len(fitting) > 1:
+            raise ValueError(f"`{'` or `'.join(fitting)}`? Name the columns in a first line.")
+        if fitting != [usual]:
+            self.form = f"`{fitting[0]}` lines"
+        self._is_usual = not self.form and self.kind is not LABELS and "," not in lines[0]
+        top, second = map(readers[fitting[0]], (lines[0], lines[:2][-1]))
+        if not is_trial and top and second and is_audio(second[1]) and not is_audio(top[1]):
+            what = f"{lines[0].strip()[:120]!r} is no recording, and names no columns that are known"
+            raise ValueError(f"{what}: call them {' and '.join(self.kind.columns)}.")
+        return readers[fitting[0]]
+
+    def _in_order(self, order: str, first: str) -> ValuesOf:
+        """Return how a line without names gives values if its fields have this order."""
+        roles, is_trial = order.split(), self.kind is TRIALS
+        num_blanks = 1 if order == TRAIN.orders[0] else -1  # its path is the rest of the line
+        split = _splitter(first, num_tabs=2 if is_trial else 1, num_blanks=num_blanks)
 
         def values(line: str) -> Values:
             fields = split(line)
             if self.kind is RECORDINGS and len(fields) == 1:
-                return fields[0], ""
-            if not all(fields) or len(fields) not in ((2, 3) if is_label else (2,)):
-                return None
-            who, path = fields[1::-1] if is_last else fields[:2]
-            # More than two fields, or another order than that of line 1; a speaker may be named by a path.
-            if (is_last and " " in who and "\t" not in line) or (is_audio(who) and not is_audio(path)):
-                return None
-            if is_label:
-                return who, path, *fields[2:], *[""] * (3 - len(fields))
-            return (path, who) if self.kind is RECORDINGS else (who, path)
-
-        if len(lines) > 1 and (rows := [values(lines[0]), values(lines[1])]) and all(rows):
-            top, second = (row[self.kind.columns.index("path")] for row in rows if row)
-            if is_audio(second) and not is_audio(top):
-                what = f"{lines[0].strip()[:120]!r} is no recording, and names no columns that are known"
-                raise ValueError(f"{what}: call them {' and '.join(self.kind.columns)}.")
-        return values
-
-    def _trials(self, lines: list[str]) -> ValuesOf:
-        """Return how a line gives label and recordings: the label is first or behind both."""
-        places: set[int] = set()
-        split = _splitter(lines[0], num_tabs=2)
-        for fields in map(split, lines):
-            found = {i for i in range(len(fields)) if i != 1 and fields[i].lower() in IS_TARGET}
-            places = places & found or places or found
-            if len(places) <= 1:
-                break
-        if len(places) > 1:
-            readings = " or ".join(f"field {i + 1}" for i in sorted(places))
-            how = "name the columns in a first line, such as `target enrolment test score`"
-            raise ValueError(f"the label may be {readings}: {how}.")
-        label, first = min(places, default=0), split(lines[0])
-        words = [*(["the label last"] if label else []), *(["scores, not used"] if len(first) > 3 else [])]
-        words += ["target/nontarget"] if first[label].lower() not in ("0", "1") else []
-        self.form = f"trials with {', '.join(words)}" if words else ""
-
-        def values(line: str) -> Values:
-            fields = split(line)
-            if len(fields) <= max(label, 2) or (target := fields.pop(label).lower()) not in IS_TARGET:
-                return None
-            return (target, *fields[:2]) if all(map(_is_number, fields[2:])) else None
+                return "", fields[0]
+            row = dict(zip(roles, fields, strict=False))
+            if is_trial:
+                scores = [row.get("score", "0"), *fields[len(roles) :]]
+                return self._whole(row) if all(map(_is_number, scores)) else None
+            who, path = row.get(self.kind.columns[0], ""), row.get("path", "")
+            # A speaker may be named by a path; a number behind a path is a length rather than a speaker.
+            is_length = order == TRAIN.orders[1] and re.fullmatch(r"\d*\.\d+", who)
+            is_odd = len(fields) > len(roles) or is_length or (is_audio(who) and not is_audio(path))
+            return None if is_odd else self._whole(row)
 
         return values
+
+    def _whole(self, row: dict[str, str]) -> Values:
+        """Return the values of a row, or None where one is missing."""
+        if "target" in row:
+            row["target"] = row["target"].lower()
+        is_whole = all(row.get(each) or each == self.kind.optional for each in self.kind.columns)
+        is_whole = is_whole and row.get("target", "1") in IS_TARGET
+        return [row.get(each, "") for each in self.kind.columns] if is_whole else None
 
 
 class _Kaldi:
@@ -288,7 +312,8 @@ class _Kaldi:
         if not _exists(below(self.folder, name)):
             return {}
         pairs = {}
-        for number, line in list_lines(self.folder, name):
+        blocks = list_blocks(self.folder, name)
+        for number, line in chain.from_iterable(starmap(_filled, blocks)):
             key, *value = line.split(maxsplit=1)
             if not value:
                 raise ValueError(f"{self.folder}/{name}, line {number}: expected two fields, got {key!r}.")
@@ -325,8 +350,12 @@ def list_location(root: Root, name: str) -> str:
     return absolute(name if is_uri(name) else below(absolute(root), name)).rstrip("/")
 
 
-def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of the lines of a text that are not blank, numbered from 1.
+def _filled(first: int, text: str) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in enumerate(text.split("\n"), first) if line.strip())
+
+
+def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
+    """Yield (number of the first line, some whole lines) of a text, never blank ones alone.
 
     Text is UTF-8, or whatever UTF a byte order mark names; marks are ignored, also where lists were joined.
     Raises FileNotFoundError, and ValueError for an empty list, another encoding and what is no text.
@@ -352,50 +381,42 @@ def list_lines(root: Root, name: str) -> Iterator[tuple[int, str]]:
             "made-up voices for configs/demo.yml"
         ) from error
     raw = io.BufferedReader(file, 2**16)
-    top, is_empty = raw.peek(2**10), True
+    top, number, is_empty = raw.peek(2**10), 1, True
     encoding = next((codec for mark, codec in _MARKS.items() if top.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in top:
         raise ValueError(
             f"The list {place} is no text, or UTF-16 without a byte order mark: `iconv -f UTF-16LE -t UTF-8`."
         )
-    with io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape") as text:
-        for number, line in enumerate(text, start=1):
-            if not line.isascii():
-                if not is_utf8(line):
-                    raise ValueError(
-                        f"{place}, line {number}: {os.fsencode(line.strip())[:120]!r} is not UTF-8. Write "
-                        "it so (iconv -f LATIN1 -t UTF-8), and rename files with such names too (convmv)."
-                    )
-                line = line.replace("\ufeff", "")
-            if line and not line.isspace():
+    with io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape") as lines:
+        while text := lines.read(_BLOCK_CHARACTERS) + lines.readline():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                number += text.count("\n", 0, error.start)
+                line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0].strip()
+                raise ValueError(
+                    f"{place}, line {number}: {os.fsencode(line)[:120]!r} is not UTF-8. Write it so (iconv "
+                    "-f LATIN1 -t UTF-8), and rename files with such names too (convmv)."
+                ) from error
+            text = text.replace("\ufeff", "")
+            if text.strip():
                 is_empty = False
-                yield number, line
+                yield number, text
+            number += text.count("\n")
     if is_empty:
         raise ValueError(f"The list {place} is empty.")
 
 
 def why_unlistable(path: str) -> str | None:
     """Return why no list can hold a path, or None where one can."""
-    if not path:
-        return "is missing"
-    if "\n" in path or "\r" in path:
-        return "has a line break in its name"
-    if "\t" in path:
-        return "has a tab in its name"
-    if not is_utf8(path):
-        return "is not UTF-8"
-    if path != path.strip():
-        return "begins or ends with a blank"
-    if ".." in path and ".." in path.split("/"):
-        return "has a '..' in it"  # it hides where the path leads; an absolute one shows it
-    if " " in path and _NAME_THEN_MORE.search(path):
-        return "has a blank after what ends as an audio file's name does"
-    return None
+    if not _ODD.search(path):
+        return None
+    return next(why for pattern, why in _UNLISTABLE.items() if re.search(pattern, path))
 
 
 def is_audio(name: str) -> bool:
     """Tell by its ending whether a name is that of an audio file."""
-    return posixpath.splitext(name)[1].lower() in AUDIO_SUFFIXES
+    return name.lower().endswith(AUDIO_SUFFIXES)
 
 
 def _exists(place: str) -> bool:
@@ -414,7 +435,7 @@ def _split(line: str, separator: str | None) -> list[str]:
     return [field.strip() for field in line.split(separator)]
 
 
-def _splitter(first: str, num_tabs: int = 1, num_blanks: int = -1) -> Callable[[str], list[str]]:
+def _splitter(first: str, num_tabs: int, num_blanks: int) -> Callable[[str], list[str]]:
     # Commas separate where the first line holds no blank that does not follow one; else tabs, if there are so
     # many in a line, or blanks.
     if "," in first and len(first.replace(", ", ",").split()) == 1:

@@ -7,7 +7,7 @@ tabs between the fields. Lists of other tools are read too, see list_forms.py.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product
 
@@ -123,19 +123,14 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
     ids: dict[str, int] = {}
     notes: list[str] = []
     for name in lists:
-        num_before, speakers = len(speaker_of), set[str]()
+        num_before = len(speaker_of)
         rows = Rows(root, name, TRAIN)
-        remaining = iter(rows)
-        if not (first := list(islice(remaining, _NUM_PROBED))):
-            raise ValueError(f"{name} lists nothing to train on; does a column of sets not say `train`?")
-        spelt = spelling(root, name, [path for _, _, path in first])
-        for number, speaker, path in chain(first, remaining):
-            path = spelt(path)
+        for number, speaker, path in _spelt(root, name, rows):
             if path in speaker_of:
                 raise ValueError(f"{name}, line {number}: {path} is listed twice; remove one of the lines.")
             speaker_of[path] = ids.setdefault(speaker, len(ids))
-            speakers.add(speaker)
-        notes += rows.note(f"{len(speakers):,} speakers, {len(speaker_of) - num_before:,} recordings")
+        num_speakers = len(set(islice(speaker_of.values(), num_before, None)))
+        notes += rows.note(f"{num_speakers:,} speakers, {len(speaker_of) - num_before:,} recordings")
     numbers = np.fromiter(speaker_of.values(), dtype=np.int64)
     return Manifest(paths=list(speaker_of), speakers=numbers, speaker_names=list(ids), notes=tuple(notes))
 
@@ -184,9 +179,18 @@ def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tup
         trials = read_trials(root, place)
         return [("", path) for path in trials.paths], trials.notes
     rows = Rows(root, place, RECORDINGS)
-    found = [(speaker, path) for _, path, speaker in rows]
-    spelt = spelling(root, target, [path for _, path in found[:_NUM_PROBED]])
-    return [(speaker, spelt(path)) for speaker, path in found], rows.note(f"{len(found):,} recordings")
+    found = [(speaker, path) for _, speaker, path in _spelt(root, target, rows)]
+    return found, rows.note(f"{len(found):,} recordings")
+
+
+def _spelt(root: Root, name: str, rows: Rows) -> Iterator[tuple[int, str, str]]:
+    # Yields (line, speaker, path) with the paths as the recordings that are there spell them.
+    remaining = iter(rows)
+    if not (first := list(islice(remaining, _NUM_PROBED))):
+        raise ValueError(f"{name} lists nothing to train on; does a column of sets not say `train`?")
+    spelt = spelling(root, name, [path for _, _, path in first])
+    for number, speaker, path in chain(first, remaining):
+        yield number, speaker, spelt(path)
 
 
 def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:

@@ -166,7 +166,8 @@ class Packed(Recordings):
         self.stamp = status.size, status.mtime_ns or 0  # tells this packed folder from a later one
         # Arrays, not objects: a million names reach other processes through shared memory.
         self._names = np.array(names, dtype=np.bytes_)
-        self._errors = {os.fsdecode(name): why for name, why in zip(names, errors, strict=True) if why}
+        # The recordings that were unreadable when they were packed, and why.
+        self.errors = {os.fsdecode(name): why for name, why in zip(names, errors, strict=True) if why}
         sizes = {info.base_name: info.size for info in filesystem.get_file_info(fs.FileSelector(place))}
         for shard in self.facts["shards"]:
             size, wanted = sizes.get(shard["file"], 0), 2 * shard["num_samples"]
@@ -183,17 +184,13 @@ class Packed(Recordings):
     def __len__(self) -> int:
         return len(self._names)
 
-    def unreadable(self) -> dict[str, str]:
-        """Return the recordings that were unreadable when they were packed, and why."""
-        return self._errors
-
     def open(self, name: str) -> Recording:
         """Open a recording; raises AudioError for one that is not packed, or was unreadable then."""
         row = self._row(name)
         if row is None:
             raise AudioError(f"{name} is not in the packed folder {self.root}.")
-        if name in self._errors:
-            raise AudioError(self._errors[name])
+        if name in self.errors:
+            raise AudioError(self.errors[name])
         shard = self._open_shard(int(self._shards[row]))
         return _PackedRecording(self.location(name), shard, int(self._starts[row]), int(self._lengths[row]))
 

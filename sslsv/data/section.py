@@ -35,6 +35,8 @@ def _small_fraction(speed: float) -> float:
 
 
 Probability = Annotated[float, Field(ge=0, le=1, description="share of the views that are changed")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Lists = tuple[Place, ...]
 Rising = AfterValidator(_rising)
 Range = Annotated[tuple[float, float], Rising]  # drawn uniformly
 Speed = Annotated[float, Field(ge=0.5, le=2), AfterValidator(_small_fraction)]
@@ -71,56 +73,33 @@ class DataConfig:
 
     root: Annotated[Place, Field(description="folder of all paths in lists, or URI of a packed one")] = "data"
     train_lists: Annotated[
-        tuple[Place, ...],
-        Field(
-            min_length=1,
-            description="`speaker path` lines, or a form of docs/data.md; below root, or absolute",
-        ),
+        Lists, Field(min_length=1, description="`speaker path` lines, or a form of docs/data.md; below root")
     ] = ("voxceleb2_train_list",)
     # Where train_lists hold clusters instead of speakers, evaluation.held_out_speakers come from these.
-    held_out_lists: Annotated[
-        tuple[Place, ...], Field(description="lists with those who are held out; empty = train_lists")
-    ] = ()
+    held_out_lists: Annotated[Lists, Field(description="of those held out; empty = train_lists")] = ()
     # With one seed, a smaller fraction is part of a larger one, and held-out speakers stay the same.
-    fraction: Annotated[
-        float, Field(gt=0, le=1, description="share of the training utterances that is used")
-    ] = 1.0
+    fraction: Annotated[float, Field(gt=0, le=1, description="share of the training utterances used")] = 1.0
     fraction_of: Annotated[
         Literal["utterances", "each_speaker"],
         Field(description="utterances: a share of all, whoever speaks; each_speaker: of each, at least one"),
     ] = "utterances"
-    # "same_speaker" uses the labels of the lists: it is supervised.
-    positives: Literal["same_utterance", "same_speaker"] = "same_utterance"
     crop_overlap: Annotated[
         Literal["any", "disjoint"], Field(description="whether the crops of an utterance may overlap")
     ] = "any"
     # Each sample draws one speed for all its views, because a resampled voice is another voice.
     speeds: Annotated[tuple[Speed, ...], Field(min_length=1, description="n/d with d up to 20")] = (1.0,)
-    speeds_are_classes: Annotated[
-        bool, Field(description="with labels: a speaker at another speed is another class")
-    ] = False
+    speeds_are_classes: Annotated[bool, Field(description="labels tell a speaker's speeds apart")] = False
     # At 0 nothing is sped up, but the classes of all speeds are there, as when large margins fine-tune.
-    speed_probability: Annotated[
-        float, Field(ge=0, le=1, description="share of the samples that draw a speed; others have the first")
-    ] = 1.0
-    max_bad_share: Annotated[
-        float, Field(ge=0, le=1, description="unreadable share of the samples above which the run stops")
-    ] = 0.01
+    speed_probability: Annotated[Share, Field(description="share that draws a speed, else the first")] = 1.0
+    max_bad_share: Annotated[Share, Field(description="unreadable share above which the run stops")] = 0.01
     # Each augmentation has random numbers of its own. Without any, crops stay as they are.
     augment: Annotated[Augmentations, Field(description="what each view passes through in turn")] = field(
         default_factory=room_and_noise
     )
-    bank_cache_mb: Annotated[
-        int, Field(ge=0, description="MB of noises and spectra of rirs that each data process keeps")
-    ] = 256
+    bank_cache_mb: Annotated[int, Field(ge=0, description="of the bank, kept by each data process")] = 256
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together."""
-        refuse_if(
-            self.crop_overlap == "disjoint" and self.positives == "same_speaker",
-            "crop_overlap is 'disjoint' with positives 'same_speaker', whose crops come from two utterances; "
-            "leave it at 'any'",
-        )
         refuse_if(
             self.speeds_are_classes and not 1 < len(self.speeds) == len(set(self.speeds)),
             f"speeds_are_classes is true and speeds {list(self.speeds)}; give two or more different speeds, "

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples, Waveform, to_waveform
 from sslsv.data.augmentations.base import Augmenter
 from sslsv.data.bank import Bank
-from sslsv.data.draws import Draws, RandomStreams, crop_starts, disjoint_starts, name_key
+from sslsv.data.draws import RandomStreams, crop_starts, disjoint_starts, name_key
 from sslsv.data.lists import Manifest
 from sslsv.data.recordings import Recordings, open_recordings
 from sslsv.data.section import MAX_SPEED_DENOMINATOR, DataConfig, channel_of
@@ -28,8 +28,7 @@ _TRIES = 20  # replacements of an unreadable utterance before the run stops
 class ViewMaker:
     """Make the views of samples; the maker holds the list, the bank and the settings, and is cheap to send.
 
-    `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are. With
-    pairs (partner != utterance) the views of a group come from the utterance and its partner in turn.
+    `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are.
     `needs_labels` adds the speakers, or the classes that `data.speeds_are_classes` makes of them, to the
     batches. Raises ValueError and FileNotFoundError.
     """
@@ -68,12 +67,12 @@ class ViewMaker:
         `sample` and `utterance` are the row's; `speaker` is its utterance's, if labels are needed. Where
         speeds are classes, speaker s at speed number i is s + i * number of speakers. `bad_utterance` and
         `bad_bank_file` are the first unreadable ones that were met for it, or -1: see `explain`. An
-        unreadable utterance is replaced by one drawn for this sample: of the same speaker if the sample is a
-        pair of two, else any. Raises AudioError after 20 replacements in a row.
+        unreadable utterance is replaced by any one, drawn for this sample. Raises AudioError after 20
+        replacements in a row.
         """
-        sources = list(zip(*(rows[name].tolist() for name in ("epoch", "utterance", "partner")), strict=True))
+        sources = list(zip(rows["epoch"].tolist(), rows["utterance"].tolist(), strict=True))
         bad = np.full((2, len(sources)), -1, dtype=np.int64)
-        crops: list[dict[int, Samples]] = []  # by the number of the view
+        crops: list[list[Samples]] = []
         for i, source in enumerate(sources):
             of_sample, bad[0, i] = self._read_crops(*source)
             crops.append(of_sample)
@@ -83,7 +82,7 @@ class ViewMaker:
             views = np.empty((len(of_group), num_samples), dtype=np.int16)
             streams = [
                 partial(self._streams.draws, epoch, utterance, view=view)
-                for epoch, utterance, _ in sources
+                for epoch, utterance in sources
                 for view in group
             ]
             augmenter = self._no_augmenter if is_clean else self._augmenter
@@ -92,7 +91,7 @@ class ViewMaker:
                     bad[1, i // len(group)] = file
             batch[name] = views.reshape(len(sources), len(group), num_samples)
         if self.needs_labels:
-            numbers = [self._speed_number(epoch, utterance) for epoch, utterance, _ in sources]
+            numbers = [self._speed_number(epoch, utterance) for epoch, utterance in sources]
             batch["speaker"] = self._speakers[rows["utterance"]] + self._class_step * np.array(numbers)
         return batch | {"bad_utterance": bad[0], "bad_bank_file": bad[1]}
 
@@ -112,33 +111,24 @@ class ViewMaker:
     def _name(self, utterance: int) -> str:
         return os.fsdecode(bytes(self._names[utterance]))
 
-    def _read_crops(self, epoch: int, utterance: int, partner: int) -> tuple[dict[int, Samples], int]:
+    def _read_crops(self, epoch: int, utterance: int) -> tuple[list[Samples], int]:
         # Returns the crop of each view of a sample, and the first unreadable utterance, or -1.
         # A blank keeps the purposes of a sample apart from the names of augmentations.
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[self._speed_number(epoch, utterance)]
         # All fractions are drawn, even if few are used: a view's place depends on nothing else.
-        places = draws("sample crops")
+        places, replacements = draws("sample crops"), draws("sample replacement")
         order, *fractions = [places.fraction() for _ in range(1 + self._num_views)]
-        chosen = [utterance] if partner == utterance else [utterance, partner]
-        bad: list[int] = []
-        reasons: list[str] = []
-        crops: dict[int, Samples] = {}
-        for role in range(len(chosen)):
-            replacements = draws("sample replacement", view=role)
-            for _ in range(_TRIES + 1):
-                try:
-                    recording = self._recordings.open(self._name(chosen[role]))
-                    with recording if speed == 1 else SpedUp(recording, speed) as recording:
-                        crops |= self._cut(recording, slice(role, None, len(chosen)), fractions, order)
-                    break
-                except AudioError as error:
-                    reasons.append(str(error))
-                bad.append(chosen[role])
-                chosen = self._replaced(replacements, chosen, role, bad)
-            else:
-                raise AudioError(f"{len(bad)} recordings in a row cannot be read; the first: {reasons[0]}")
-        return crops, bad[0] if bad else -1
+        chosen, reasons = utterance, list[str]()
+        for _ in range(_TRIES + 1):
+            try:
+                recording = self._recordings.open(self._name(chosen))
+                with recording if speed == 1 else SpedUp(recording, speed) as recording:
+                    return self._cut(recording, fractions, order), utterance if reasons else -1
+            except AudioError as error:
+                reasons.append(str(error))
+            chosen = replacements.below(len(self._names))
+        raise AudioError(f"{len(reasons)} recordings in a row cannot be read; the first: {reasons[0]}")
 
     def _speed_number(self, epoch: int, utterance: int) -> int:
         if len(self.speeds) == 1:
@@ -147,33 +137,16 @@ class ViewMaker:
         number = draws.below(len(self.speeds))
         return number if draws.fraction() < self.speed_probability else 0
 
-    def _replaced(self, draws: Draws, chosen: list[int], role: int, bad: list[int]) -> list[int]:
-        # A pair stays one of one speaker: else a third utterance, else its good one twice, else another's.
-        if len(chosen) == 1:
-            return [draws.below(len(self._names))]
-        others = np.flatnonzero(self._speakers == self._speakers[chosen[role]])
-        others = others[~np.isin(others, [*chosen, *bad])]
-        if len(others):
-            new = int(others[draws.below(len(others))])
-            return [new if i == role else old for i, old in enumerate(chosen)]
-        partner = chosen[1 - role]
-        return [draws.below(len(self._names)) if partner in bad else partner] * 2
-
-    def _cut(
-        self, recording: Recording, part: slice, fractions: list[float], order: float
-    ) -> dict[int, Samples]:
-        # Returns the crops of a part of each group's views, by the number of the view.
-        crops: dict[int, Samples] = {}
+    def _cut(self, recording: Recording, fractions: list[float], order: float) -> list[Samples]:
+        # Returns the crops of all views, in the order of their numbers.
+        crops: list[Samples] = []
         for _, group, length, _ in self.view_groups:
-            places = [fractions[view] for view in group[part]]
+            places = fractions[group.start : group.stop]
             if self.crops_are_disjoint:
                 starts = disjoint_starts(recording.num_samples, length, places, order)
             else:
                 starts = crop_starts(recording.num_samples, length, places)
-            crops |= {
-                view: recording.read_int16(start, length)
-                for view, start in zip(group[part], starts, strict=True)
-            }
+            crops += [recording.read_int16(start, length) for start in starts]
         return crops
 
 

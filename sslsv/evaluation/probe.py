@@ -48,7 +48,6 @@ class Probe:
         data = replace(
             config.data,
             crop_overlap="disjoint",
-            positives="same_utterance",
             speeds=(1.0,),
             speeds_are_classes=False,
             augment=channel_of(config.data.augment),
@@ -94,7 +93,7 @@ class Probe:
 
     def _draw(self) -> npt.NDArray[np.int16]:
         mine = np.array(self.sample.utterances, dtype=np.int64)[self._share()]
-        rows = {"sample": mine, "epoch": np.full_like(mine, PROBE_EPOCH), "utterance": mine, "partner": mine}
+        rows = {"sample": mine, "epoch": np.full_like(mine, PROBE_EPOCH), "utterance": mine}
         batch = self.maker.make_batch(rows)
         bad = {int(utterance) for utterance in batch["bad_utterance"] if utterance >= 0}
         reasons = {utterance: self.maker.explain("utterances", utterance) for utterance in sorted(bad)}

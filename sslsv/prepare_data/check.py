@@ -112,19 +112,20 @@ def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
     if len(whole) < len(content):
         os.truncate(record, len(whole))  # a kill has torn the last line
     parse = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
+    source = pa.BufferReader(whole)
     try:
-        source = pa.BufferReader(whole)
         rows = pa.json.read_json(source, parse_options=parse) if whole else SCHEMA.empty_table()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{record} is damaged ({error}): delete it, and all files are read anew.") from error
+    del content, whole, source  # as large as all that follows
     newest = {path: i for i, path in enumerate(rows["path"].to_pylist())}
-    now = pa.Table.from_pylist([facts_of(path) for path in files], schema=pa.schema(list(SCHEMA)[:3]))
-    places = pa.array([newest.get(path) for path in now["path"].to_pylist()], pa.int64())
-    rows = rows.take(places)
+    rows = rows.take(pa.array([newest.get(path) for path in files], pa.int64()))
     is_old = rows["digest"].is_null().to_numpy()
-    for i, name in enumerate(now.column_names):
-        is_old |= rows[name].to_numpy() != now[name].to_numpy()
-        rows = rows.set_column(i, name, now[name])
+    stamps = np.fromiter(map(stamp, files), np.dtype((np.int64, 2)), len(files))
+    for i, now in enumerate(stamps.T, start=1):
+        is_old |= rows[i].to_numpy() != now
+        rows = rows.set_column(i, SCHEMA.field(i), pa.array(now))
+    rows = rows.set_column(0, SCHEMA.field(0), pa.array(files, pa.string()))
     return np.flatnonzero(is_old).tolist(), rows
 
 

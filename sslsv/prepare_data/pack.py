@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         f"{out}: {len(packed)} recordings ({size}), {noises} noises and {rirs} rooms among them: "
         f"{'packed' if is_new else 'is there already'}.\nTrain with data.root={out}"
     )
-    if bad := packed.unreadable():
+    if bad := packed.errors:
         first = next(iter(bad.values()))
         print(f"{len(bad)} are unreadable: {first} ...; see `error` in {out / INDEX}", file=sys.stderr)
     return int(bool(bad))

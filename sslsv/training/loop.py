@@ -87,8 +87,7 @@ class Training:
         config = self.config
         self.manifest, self.validation, self.tests = open_trial_sets(config)
         self.corpus = TrainingCorpus(self.manifest, config, self.device)
-        batch_size, positives = config.train.batch_size, config.data.positives
-        self.plan = Plan(self.manifest.speakers, batch_size, config.seed, positives)
+        self.plan = Plan(len(self.manifest), config.train.batch_size, config.seed)
         self.probe = open_probe(self.manifest, config)
         self.state = build_state(config, self.corpus.size, self.device)
         model = self.state.model

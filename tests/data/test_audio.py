@@ -1,13 +1,14 @@
-import contextlib
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from sslsv.data.audio import (
     AudioError,
+    decode,
     find_audio_files,
     left_out,
     open_audio,
@@ -29,9 +30,10 @@ def measure_tone(waveform: np.ndarray) -> tuple[float, float]:
     return int(np.argmax(spectrum)) * 16000 / len(middle), float(np.sqrt(2 * np.mean(middle**2)))
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize("rate", [11025, 16000, 48000])
 def test_read__tone_keeps_frequency_and_level_at_any_rate(tmp_path: Path, rate: int) -> None:
-    stereo = np.stack([tone(1000, rate), tone(1000, rate)], axis=1)
+    high = tone(9500, rate, level=0.3) * (rate > 19000)  # cannot be heard at 16 kHz
+    stereo = np.stack([tone(1000, rate, level=0.6) + high, tone(1000, rate, level=0.4)], axis=1)  # averaged
     soundfile.write(tmp_path / "a.wav", stereo, rate, subtype="PCM_16")
     waveform = read_whole(tmp_path / "a.wav")
     assert waveform.dtype == np.float32 and len(waveform) in (24000, 24001)
@@ -40,20 +42,8 @@ def test_read__tone_keeps_frequency_and_level_at_any_rate(tmp_path: Path, rate: 
     assert abs(20 * np.log10(level / 0.5)) < 0.01
 
 
-def test_read__channels_are_averaged(tmp_path: Path) -> None:
-    stereo = np.stack([tone(500, 16000), np.zeros(24000)], axis=1)
-    soundfile.write(tmp_path / "a.wav", stereo, 16000, subtype="FLOAT")
-    stored = stereo.astype(np.float32).mean(axis=1)
-    assert np.array_equal(read_whole(tmp_path / "a.wav") * 32768, np.rint(stored * 32768))
-
-
-def test_read__above_nyquist_is_suppressed(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", tone(9500, 48000), 48000, subtype="FLOAT")
-    assert np.max(np.abs(read_whole(tmp_path / "a.wav")[500:-500])) < 1e-3
-
-
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
-@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
 def test_read_int16__crop_equals_the_crop_of_the_whole_bit_for_bit(
     tmp_path: Path, rate: int, subtype: str
 ) -> None:
@@ -110,6 +100,40 @@ def test_open_audio__a_compressed_file_that_ends_early_is_no_shorter_one(tmp_pat
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(AudioError, match=f"{name} .* cannot be read: it (can't be decoded|ends after)"):
         open_audio(path)
+
+
+def test_open_audio__channels_of_compressed_files_are_averaged_and_one_without_sound_is_named(
+    tmp_path: Path,
+) -> None:
+    def write(name: str, codec: str, frame: av.AudioFrame | av.VideoFrame, **form: object) -> Path:
+        with av.open(tmp_path / name, "w") as container:
+            stream = container.add_stream(codec, **form)
+            for packet in (*stream.encode(frame), *stream.encode(None)):
+                container.mux(packet)
+        return tmp_path / name
+
+    channels = np.stack([tone(500, 44100, level=0.6), tone(500, 44100, level=0.2)]).astype(np.float32)
+    sound = av.AudioFrame.from_ndarray(channels, format="fltp", layout="stereo")
+    sound.sample_rate, sound.pts = 44100, 0
+    waveform = read_whole(write("a.m4a", "aac", sound, rate=44100, layout="stereo"))
+    assert measure_tone(waveform) == (pytest.approx(500, abs=1), pytest.approx(0.4, rel=0.02))
+    picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+    path = write("b.mp4", "mpeg4", picture, rate=25, width=16, height=16, pix_fmt="yuv420p")
+    with pytest.raises(AudioError, match="b.mp4 .* it has no sound"):
+        open_audio(path)
+
+
+def test_open_audio__of_any_wrong_byte_of_a_header_raises_nothing_but_an_audio_error(tmp_path: Path) -> None:
+    content = write_codec(tmp_path, "a.m4a", speech(0.3)).read_bytes()
+    failures = 0
+    for place in range(content.index(b"moov"), len(content), 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        try:
+            decode(bytes(damaged))
+        except AudioError:
+            failures += 1
+    assert failures > 30
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])
@@ -216,51 +240,34 @@ def form(tag: int = 1, channels: int = 1, rate: int = 16000, bits: int = 16) -> 
     return b"fmt ", struct.pack("<HHIIHH", tag, channels, rate, rate * block, block, bits)
 
 
-DATA = (b"data", SAMPLES.tobytes())
-PLAIN = {
-    "bare": riff(form(), DATA),
-    "list before": riff(form(), (b"LIST", b"INFOISFT\x05\0\0\0Lavf\0"), DATA),
-    "odd chunk before": riff((b"junk", b"abc"), form(), DATA),
-    "chunk after": riff(form(), DATA, (b"LIST", b"INFO")),
-    "longer form": riff((b"fmt ", form()[1] + b"\0\0"), DATA),
-}
-OTHERS = {
-    "other rate": riff(form(rate=8000), DATA),
-    "stereo": riff(form(channels=2), DATA),
-    "float": riff(form(tag=3), DATA),
-    "unknown length": riff(form(), DATA, data_size=0xFFFFFFFF),
-    "no form": riff(DATA),
-    "far away": riff(form(), (b"junk", bytes(8000)), DATA),
-    "no samples": riff(form(), DATA)[:44],
-    "cut short": riff(form(), DATA)[:-1001],
+DATA, CHUNK = (b"data", SAMPLES.tobytes()), (b"LIST", b"INFOISFT\x05\0\0\0Lavf\0")
+WAV_FILES = {  # whether the samples can be mapped as they are
+    "bare": (riff(form(), DATA), True),
+    "list before": (riff(form(), CHUNK, DATA), True),
+    "odd chunk before": (riff((b"junk", b"abc"), form(), DATA), True),
+    "chunk after": (riff(form(), DATA, CHUNK), True),
+    "longer form": (riff((b"fmt ", form()[1] + b"\0\0"), DATA), True),
+    "other rate": (riff(form(rate=8000), DATA), False),
+    "stereo": (riff(form(channels=2), DATA), False),
+    "unknown length": (riff(form(), DATA, data_size=0xFFFFFFFF), False),
+    "far away": (riff(form(), (b"junk", bytes(8000)), DATA), False),
 }
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_open_audio__plain_files_are_read_as_libsndfile_does(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "a.wav").write_bytes(PLAIN[kind])
-    wanted, rate = soundfile.read(tmp_path / "a.wav", dtype="int16")
+@pytest.mark.parametrize(("content", "is_plain"), WAV_FILES.values(), ids=WAV_FILES)
+def test_open_audio__plain_wav_files_are_mapped_and_read_as_by_libsndfile(
+    tmp_path: Path, content: bytes, is_plain: bool
+) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
     with open_audio(tmp_path / "a.wav") as file:
-        assert rate == 16000 and file.num_samples == len(wanted) > 4000
-        assert np.array_equal(file.read_int16(0, file.num_samples), wanted)
-        assert np.array_equal(file.read_int16(77, 4000), wanted[77:4077])
-        mapped = file.mapped()
-    assert np.array_equal(mapped, wanted)
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-def test_open_audio__anything_else_is_left_to_libsndfile(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "a.wav").write_bytes(OTHERS[kind])
-    with contextlib.suppress(AudioError), open_audio(tmp_path / "a.wav") as file:
-        assert file.mapped() is None
-
-
-def test_read_int16__a_file_that_shrinks_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_bytes(PLAIN["bare"])
-    with open_audio(tmp_path / "a.wav") as file:
-        (tmp_path / "a.wav").write_bytes(PLAIN["bare"][:100])
-        with pytest.raises(AudioError, match="a.wav became shorter"):
-            file.read_int16(0, 5000)
+        assert (mapped := file.mapped()) is not None if is_plain else file.mapped() is None
+        if is_plain:
+            wanted, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
+            assert np.array_equal(mapped, wanted) and len(wanted) == len(SAMPLES)
+            assert np.array_equal(file.read_int16(77, 4000), wanted[77:4077])
+            (tmp_path / "a.wav").write_bytes(content[:100])
+            with pytest.raises(AudioError, match="a.wav became shorter"):
+                file.read_int16(0, 5000)
 
 
 def test_find_audio_files__finds_by_suffix_sorted_and_skips_what_is_hidden(tmp_path: Path) -> None:

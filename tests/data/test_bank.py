@@ -49,13 +49,6 @@ def test_bank__reads_what_archives_unpack_where_its_own_folder_is_not_there(
     assert (bank.files, bank.notes) == ([f"{folder}/b.wav"], [])
 
 
-def test_bank__a_folder_that_two_ask_for_is_there_once(demo_corpus: Path) -> None:
-    bank = bank_of(demo_corpus)
-    files = list(bank.files)
-    bank.add(NOISES)
-    assert bank.files == files
-
-
 def test_bank__cache_is_bounded_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / NOISES).mkdir(parents=True)
     for i in range(6):  # FLAC: has to be decoded

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sslsv.data import list_forms
 from sslsv.data.list_forms import (
     LABELS,
     RECORDINGS,
@@ -14,8 +15,8 @@ from sslsv.data.list_forms import (
     Kind,
     Rows,
     is_trial_list,
+    list_blocks,
     list_files,
-    list_lines,
     why_unlistable,
 )
 from sslsv.data.lists import find_recordings, read_train_lists, read_trials
@@ -34,35 +35,22 @@ def rows_of(folder: Path, kind: Kind, content: str | bytes, name: str = "list") 
 TRAIN_FORMS = {
     "plain": ("ann a/1.wav\nann a/2.wav\nbob b/1.wav\n", ""),
     "blank lines, blanks at the ends": ("\n  ann   a/1.wav \n\nann\ta/2.wav\n \nbob b/1.wav", ""),
-    "tabs": ("ann\ta/1.wav\nann\ta/2.wav\nbob\tb/1.wav\n", ""),
     "commas": ("ann,a/1.wav\nann, a/2.wav\nbob,b/1.wav\n", ""),
     "CRLF": ("ann a/1.wav\r\nann a/2.wav\r\nbob b/1.wav\r\n", ""),
     "CR": ("ann a/1.wav\rann a/2.wav\rbob b/1.wav\r", ""),
     "speaker last": ("a/1.wav ann\na/2.wav ann\nb/1.wav bob\n", "`path speaker` lines"),
     "speaker last, tabs": ("a/1.wav\tann\na/2.wav\tann\nb/1.wav\tbob\n", "`path speaker` lines"),
-    "upstream's table": (
-        "File,Speaker\na/1.wav,ann\na/2.wav,ann\nb/1.wav,bob\n",
-        "a table (speaker: Speaker",
-    ),
+    "upstream's table": ("File,Speaker\na/1.wav,ann\na/2.wav,ann\nb/1.wav,bob\n", "a table (speaker: Spea"),
     "quotes": ('"Speaker ID";"File Name"\n"ann";a/1.wav\nann;"a/2.wav"\nbob;b/1.wav\n', "a table"),
     "tabs and more columns": (
         'client_id\tpath\tsentence\nann\ta/1.wav\tx "y\nann\ta/2.wav\t"\nbob\tb/1.wav\t\n',
         "a table (speaker: client_id",
     ),
     "names above plain lines": ("# speaker path\nann a/1.wav\nann a/2.wav\nbob b/1.wav\n", "a table"),
-    "sets": (
-        "File,Speaker,Set\na/1.wav,ann,train\nc/1.wav,cid,test\na/2.wav,ann,Train\nb/1.wav,bob,train\n",
-        "a table",
-    ),
-    "JSON lines of WeSpeaker": (
+    "sets": ("File,Spk,Set\na/1.wav,ann,train\nc,c,test\na/2.wav,ann,Train\nb/1.wav,bob,train\n", "a table"),
+    "JSON lines": (
         '{"key": "x", "wav": "a/1.wav", "spk": "ann"}\n{"key": "y", "wav": "a/2.wav", "spk": "ann"}\n'
         '{"key": "z", "wav": "b/1.wav", "spk": "bob"}\n',
-        "JSON lines",
-    ),
-    "JSON lines of NeMo": (
-        '{"audio_filepath": "a/1.wav", "duration": 2.0, "label": "ann"}\n'
-        '{"audio_filepath": "a/2.wav", "duration": 2.0, "label": "ann"}\n'
-        '{"audio_filepath": "b/1.wav", "duration": 2.0, "label": "bob"}\n',
         "JSON lines",
     ),
     "folders written by find": ("ann ./a/1.wav\nann ./a/2.wav\nbob ./b/1.wav\n", ""),
@@ -78,25 +66,27 @@ def test_rows__a_train_list_is_read_in_every_form(tmp_path: Path, content: str, 
 
 TRIAL_FORMS = {
     "plain": ("1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n", "", PAIRS),
-    "tabs": ("1\ta/1.wav\ta/2.wav\n0\ta/1.wav\tb/1.wav\n", "", PAIRS),
     "commas": ("1,a/1.wav,a/2.wav\n0,a/1.wav,b/1.wav\n", "", PAIRS),
-    "CRLF": ("1 a/1.wav a/2.wav\r\n0 a/1.wav b/1.wav\r\n", "", PAIRS),
-    "words": ("target a/1.wav a/2.wav\nnontarget a/1.wav b/1.wav\n", "trials with target/nontarget", WORDS),
-    "Kaldi": ("a/1.wav a/2.wav target\na/1.wav b/1.wav nontarget\n", "trials with the label last", WORDS),
-    "label last": ("a/1.wav a/2.wav 1\na/1.wav b/1.wav 0\n", "trials with the label last", PAIRS),
-    "scores": ("1 a/1.wav a/2.wav 0.71\n0 a/1.wav b/1.wav -1e-3\n", "trials with scores, not used", PAIRS),
-    "scores, label last": ("a/1.wav a/2.wav 1 0.7\na/1.wav b/1.wav 0 0.1\n", "trials with the label", PAIRS),
-    "scores before the label": (
-        "a/1.wav a/2.wav 0.7 target\na/1.wav b/1.wav 0.1 nontarget\n",
-        "trials",
+    "words": ("target a/1.wav a/2.wav\nnontarget a/1.wav b/1.wav\n", "", WORDS),
+    "Kaldi": ("a/1.wav a/2.wav target\na/1.wav b/1.wav nontarget\n", "`enrolment test target` lines", WORDS),
+    "label last": ("a/1.wav a/2.wav 1\na/1.wav b/1.wav 0\n", "`enrolment test target` lines", PAIRS),
+    "scores": ("1 a/1.wav a/2.wav 0.71\n0 a/1.wav b/1.wav -1e-3\n", "", PAIRS),
+    "scores, label last": (
+        "a/1.wav a/2.wav 1 0.7\na/1.wav b/1.wav 0 0.1\n",
+        "`enrolment test target` lines",
+        PAIRS,
+    ),
+    "a score first": (
+        "a/1.wav a/2.wav 0.7 target\na/1.wav b/1.wav 0 nontarget",
+        "`enrolment test sco",
         WORDS,
     ),
-    "whole scores": ("1 a/1.wav a/2.wav 1\n0 a/1.wav b/1.wav -3\n", "trials with scores", PAIRS),
+    "whole scores": ("1 a/1.wav a/2.wav 1\n0 a/1.wav b/1.wav -3\n", "", PAIRS),
     "a table": ("label,enroll,test\n1,a/1.wav,a/2.wav\n0,a/1.wav,b/1.wav\n", "a table (target: label", PAIRS),
     "a table of pandas": (
-        "file_1;file_2;is target\na/1.wav;a/2.wav;True\na/1.wav;b/1.wav;False\n",
+        "file_1;file_2;is target\na/1.wav;a/2.wav;1\na/1.wav;b/1.wav;0\n",
         "a table",
-        [("true", *PAIRS[0][1:]), ("false", *PAIRS[1][1:])],
+        PAIRS,
     ),
     "JSON lines": (
         '{"enrol": "a/1.wav", "test": "a/2.wav", "label": 1}\n{"enrol": "a/1.wav", "test": "b/1.wav", "label": 0}',
@@ -104,17 +94,15 @@ TRIAL_FORMS = {
         PAIRS,
     ),
     "scores of an evaluation": (
-        "#target enrolment test cosine\n1 a/1.wav a/2.wav 0.7\n0 a/1.wav b/1.wav 0.1\n",
+        "#target enrolment test cosine\ntrue a/1.wav a/2.wav 0.7\nFalse a/1.wav b/1.wav 0.1\n",
         "a table",
-        PAIRS,
+        [("true", *PAIRS[0][1:]), ("false", *PAIRS[1][1:])],
     ),
 }
 
 
 @pytest.mark.parametrize(("content", "form", "pairs"), TRIAL_FORMS.values(), ids=TRIAL_FORMS)
-def test_rows__trials_are_read_in_every_form(
-    tmp_path: Path, content: str, form: str, pairs: list[tuple]
-) -> None:
+def test_rows__trials_are_read_in_every_form(tmp_path: Path, content: str, form: str, pairs: list) -> None:
     found, rows = rows_of(tmp_path, TRIALS, content)
     assert rows == pairs
     assert found.startswith(form) and bool(found) is bool(form)
@@ -122,10 +110,10 @@ def test_rows__trials_are_read_in_every_form(
 
 
 OTHER_FORMS = {
-    "paths": (RECORDINGS, "a/1.wav\nb/my 1.wav\n", [("a/1.wav", ""), ("1.wav", "b/my")]),
-    "paths below a name": (RECORDINGS, "path\na/1.wav\nb/1.wav\n", [("a/1.wav", ""), ("b/1.wav", "")]),
+    "paths": (RECORDINGS, "a/1.wav\nb/my 1.wav\n", [("", "a/1.wav"), ("b/my", "1.wav")]),
+    "paths below a name": (RECORDINGS, "path\na/1.wav\nb/1.wav\n", [("", "a/1.wav"), ("", "b/1.wav")]),
     "speakers named by paths": (TRAIN, "a/1.wav a/1.wav\n", [("a/1.wav", "a/1.wav")]),
-    "speaker last": (RECORDINGS, "a/1.wav ann\n", [("a/1.wav", "ann")]),
+    "speaker last": (RECORDINGS, "a/1.wav ann\n", [("ann", "a/1.wav")]),
     "labels": (LABELS, "loud a/1.wav\nlow b/1.wav\n", [("loud", "a/1.wav", ""), ("low", "b/1.wav", "")]),
     "labels last": (LABELS, "a/1.wav loud\n", [("loud", "a/1.wav", "")]),
     "labels of speakers": (LABELS, "very loud\ta/1.wav\tann\n", [("very loud", "a/1.wav", "ann")]),
@@ -135,24 +123,43 @@ OTHER_FORMS = {
 
 @pytest.mark.parametrize(("kind", "content", "rows"), OTHER_FORMS.values(), ids=OTHER_FORMS)
 def test_rows__recordings_and_labels_are_read_too(
-    tmp_path: Path, kind: Kind, content: str, rows: list[tuple]
+    tmp_path: Path, kind: Kind, content: str, rows: list
 ) -> None:
     assert rows_of(tmp_path, kind, content)[1] == rows
     assert not is_trial_list(tmp_path, "list")
 
 
-@pytest.mark.parametrize("kind", [TRAIN, TRIALS, RECORDINGS, LABELS])
-@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-be with mark", "utf-32"])
-def test_rows__marks_and_encodings_leave_no_trace(tmp_path: Path, kind: Kind, codec: str) -> None:
-    lines = {TRAIN: "jürg a/é.wav\n", TRIALS: "1 a/é.wav a/2.wav\n", LABELS: "laut a/é.wav jürg\n"}
-    text = lines.get(kind, "a/é.wav\n")
-    expected = rows_of(tmp_path, kind, text + text)
-    if codec == "utf-8-sig":  # twice: lists with marks that were joined
-        assert rows_of(tmp_path, kind, 2 * text.encode(codec)) == expected
-    elif codec == "utf-16-be with mark":
-        assert rows_of(tmp_path, kind, codecs.BOM_UTF16_BE + (2 * text).encode("utf-16-be")) == expected
-    else:
-        assert rows_of(tmp_path, kind, (2 * text).encode(codec)) == expected
+TEXT = "jürg a/é.wav\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        2 * TEXT.encode("utf-8-sig"),  # lists with marks that were joined
+        (2 * TEXT).encode("utf-16"),
+        codecs.BOM_UTF16_BE + (2 * TEXT).encode("utf-16-be"),
+        (2 * TEXT).encode("utf-32"),
+    ],
+)
+def test_rows__marks_and_encodings_leave_no_trace(tmp_path: Path, content: bytes) -> None:
+    assert rows_of(tmp_path, TRAIN, content) == ("", 2 * [("jürg", "a/é.wav")])
+
+
+@pytest.mark.parametrize(
+    "odd", ["", "zoë z/1.wav", "z.1 z/1.wav", "z/1.wav z/1.wav", "z my talks/1.wav", " ", "z ./1.wav"]
+)
+@pytest.mark.parametrize("place", [0, 17, 60])
+def test_rows__blocks_and_single_lines_are_read_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, place: int
+) -> None:
+    lines = [f"id{i // 9} id{i // 9}/{i}.wav" for i in range(60)]
+    lines.insert(place, odd)
+    (tmp_path / "list").write_text("\n".join(lines))
+    monkeypatch.setattr(list_forms, "_BLOCK_CHARACTERS", 200)
+    rows = list(Rows(tmp_path, "list", TRAIN))
+    monkeypatch.setattr(Rows, "_columns", lambda self, text: None)
+    assert rows == list(Rows(tmp_path, "list", TRAIN))
+    assert len(rows) == 60 + bool(odd.strip()) and rows[-1][0] == (61 if odd.strip() or place < 60 else 60)
 
 
 WRONG = {
@@ -167,10 +174,10 @@ WRONG = {
     "broken JSON": (TRAIN, '{"wav": "a/1.wav",\n"spk": "ann"}\n', "line 1: "),
     "start of what": (TRAIN, "file,spk,start,stop\na/1.wav,ann,0,48000\n", "line 2: .* seconds or samples"),
     "bad label": (TRIALS, "1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n", "line 2: expected `1.0 enrolment test`"),
-    "two labels": (
+    "label or score": (
         TRIALS,
-        "1 a/1.wav a/2.wav 1\n0 b/1.wav a/1.wav 0\n",
-        "may be field 1 or field 4: name the",
+        "a/1.wav a/2.wav 1 0\nb/1.wav a/1.wav 0 1\n",
+        "`enrolment test target` or `enrolment test score target`. Name the columns",
     ),
     "no label": (TRIALS, "enrol,test\na/1.wav,a/2.wav\n", "'enrol', 'test' none is known as target"),
     "blanks": (TRIALS, "1 my a/1.wav a/2.wav\n", "line 1: .* Paths with blanks in them need tabs"),
@@ -178,11 +185,7 @@ WRONG = {
     "which is the label": (LABELS, "a/1.wav loud ann\n", "`path label speaker` or `path speaker label`"),
     "empty": (TRAIN, "\n", "is empty"),
     "Latin-1": (TRAIN, b"ann a/1.wav\nann a/\xe9.wav\n", r"line 2: b'ann a/\\xe9.wav' is not UTF-8"),
-    "UTF-16 without a mark": (
-        TRIALS,
-        "1 a/1.wav a/2.wav\n".encode("utf-16-le"),
-        "UTF-16 without a byte order",
-    ),
+    "UTF-16 without a mark": (TRIALS, "1 a b\n".encode("utf-16-le"), "UTF-16 without a byte order"),
 }
 
 
@@ -207,20 +210,6 @@ def test_rows__what_is_wrong_or_has_two_readings_is_a_sentence(
 )
 def test_rows__parts_of_recordings_are_named_by_their_seconds(tmp_path: Path, row: str, name: str) -> None:
     assert rows_of(tmp_path, TRAIN, row)[1] == [("ann", name)]
-
-
-@pytest.mark.parametrize(
-    ("text", "is_trials"),
-    [
-        ("\n1 a/1.wav a/2.wav\n", True),
-        ("a a/1.wav\n", False),
-        ("1 my 1.wav\n", False),
-        ("path\na.wav\n", False),
-    ],
-)
-def test_is_trial_list__is_told_by_the_first_line(tmp_path: Path, text: str, is_trials: bool) -> None:
-    (tmp_path / "list").write_text(text)
-    assert is_trial_list(tmp_path, "list") is is_trials
 
 
 @pytest.mark.parametrize(
@@ -301,26 +290,16 @@ def test_kaldi__segments_are_parts_of_recordings(kaldi: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        (
-            "wav.scp",
-            "ann-1 sox a/1.wav -t wav - |\nann-2 a/2.wav\nbob-1 b/1.wav\n",
-            "a command, which is not run",
-        ),
+        ("wav.scp", "ann-1 sox a/1.wav -t wav - |\nann-2 x\nbob-1 y\n", "a command, which is not run"),
         ("wav.scp", "ann-1 raw.ark:17\nann-2 a/2.wav\nbob-1 b/1.wav\n", "an archive, which is not read"),
         ("wav.scp", "ann-1 a/1.wav\nann-2\n", "wav.scp, line 2: expected two fields"),
         ("wav.scp", "ann-1 a/1.wav\n", "2 utterances have a speaker, .* the first: ann-2"),
         ("wav.scp", "", "wav.scp is empty"),
-        (
-            "segments",
-            "ann-1 other 0 1\nann-2 ann-2 0 1\nbob-1 bob-1 0 1\n",
-            "has no file for other, but nothing",
-        ),
+        ("segments", "ann-1 other 0 1\nann-2 x 0 1\nbob-1 y 0 1\n", "has no file for other, but nothing"),
         ("utt2spk", None, "has no utt2spk, so nothing tells who speaks"),
     ],
 )
-def test_kaldi__what_it_lacks_is_a_sentence(
-    kaldi: Path, name: str, content: str | None, sentence: str
-) -> None:
+def test_kaldi__what_it_lacks_is_a_sentence(kaldi: Path, name: str, content: str, sentence: str) -> None:
     (kaldi / name).unlink(missing_ok=True)
     if content is not None:
         (kaldi / name).write_text(content)
@@ -330,9 +309,7 @@ def test_kaldi__what_it_lacks_is_a_sentence(
 
 def test_kaldi__with_recordings_in_it_has_two_readings(kaldi: Path) -> None:
     (kaldi / "x.wav").touch()
-    with pytest.raises(
-        ValueError, match="in two ways, as a Kaldi folder and as 1 recordings: give .*/wav.scp"
-    ):
+    with pytest.raises(ValueError, match="in two ways, as a Kaldi folder and as 1 recordings: give .*scp"):
         find_recordings(str(kaldi), kaldi.parent)
     assert len(find_recordings(str(kaldi / "wav.scp"), kaldi.parent)[0]) == 3
 
@@ -342,6 +319,6 @@ def test_list_files__of_a_kaldi_folder_are_its_texts(kaldi: Path) -> None:
     assert list_files(f"{kaldi}/trials") == [f"{kaldi}/trials"]
 
 
-def test_list_lines__a_folder_that_is_no_list_says_what_makes_one(tmp_path: Path) -> None:
+def test_list_blocks__a_folder_that_is_no_list_says_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a folder, and no Kaldi folder, .*prepare_data folder"):
-        list(list_lines(tmp_path.parent, tmp_path.name))
+        next(list_blocks(tmp_path.parent, tmp_path.name))

@@ -51,16 +51,10 @@ def test_speeds__as_classes_must_be_several_different_ones(speeds: list[float]) 
     [
         (["nois"], r"augment\[0\].name is 'nois', which is not known; did you mean 'noise'"),
         ([{"snr_db": [1, 2]}], r"augment\[0\].name is missing; choose one of 'gain'"),
-        (
-            [{"name": "noise", "snr": 1}],
-            r"augment\[0\].snr is not a setting; did you mean data.augment\[0\].snr_db",
-        ),
+        ([{"name": "noise", "snr": 1}], r"augment\[0\].snr is not a setting; did you mean data.*snr_db"),
         ([{"name": "noise", "snr_db": [5, 2]}], r"augment\[0\].snr_db is \(5.0, 2.0\): the first must not"),
         ([{"name": "noise", "speech_files": [0, 2]}], r"augment\[0\].speech_files\[0\] is 0"),
-        (
-            [{"name": "noise", "probability": 2}],
-            r"augment\[0\].probability is 2; it should be less than or equal to 1",
-        ),
+        ([{"name": "noise", "probability": 2}], r"augment\[0\].probability is 2; it should be less than or"),
         (["noise", "gain", "noise"], r"augment is \['noise', 'gain', 'noise'\]; two of one name"),
         ([{"name": "one_of", "choices": ["nois"]}], r"augment\[0\].choices\[0\].name is 'nois'"),
     ],

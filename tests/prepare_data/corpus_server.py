@@ -12,23 +12,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from sslsv.prepare_data.download import SOURCES
 from sslsv.settings import parse_yaml
+from tests import codecs
 
 SECONDS = 1.2
 
 
 def speech(seed: int, seconds: float = SECONDS) -> npt.NDArray[np.float32]:
-    rng = np.random.default_rng(seed)
-    time = np.arange(int(seconds * 16_000)) / 16_000
-    tone = sum(np.sin(2 * np.pi * f * time) / n for n, f in enumerate(rng.uniform(80, 900, 4), start=1))
-    return (0.2 * tone + 0.02 * rng.standard_normal(len(time))).astype(np.float32)
+    return np.float32(1 + seed / 2000) * codecs.speech(seconds)
 
 
 def wav(samples: npt.NDArray[np.float32], rate: int = 16_000) -> bytes:
@@ -37,18 +35,10 @@ def wav(samples: npt.NDArray[np.float32], rate: int = 16_000) -> bytes:
     return buffer.getvalue()
 
 
-def m4a(samples: npt.NDArray[np.float32], rate: int = 16_000, channels: int = 1) -> bytes:
+def m4a(samples: npt.NDArray[np.float32]) -> bytes:
     """Real AAC in an MP4 container, as VoxCeleb2 has it."""
-    buffer = io.BytesIO()
-    layout = "mono" if channels == 1 else "stereo"
-    with av.open(buffer, "w", format="ipod") as container:
-        stream = container.add_stream("aac", rate=rate, layout=layout)
-        stream.bit_rate = 64_000 * channels
-        frame = av.AudioFrame.from_ndarray(np.tile(samples, (channels, 1)), format="fltp", layout=layout)
-        frame.sample_rate, frame.pts = rate, 0
-        for packet in (*stream.encode(frame), *stream.encode(None)):
-            container.mux(packet)
-    return buffer.getvalue()
+    with TemporaryDirectory() as folder:
+        return codecs.write_codec(Path(folder), "a.m4a", samples).read_bytes()
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -102,20 +92,15 @@ def everything() -> dict[str, bytes]:
         f"wav/{speaker}/v/0000{n}.wav": wav(speech(n)) for speaker in ("id10270", "id10271") for n in (1, 2)
     }
     trials = b"1 id10270/v/00001.wav id10270/v/00002.wav\n0 id10270/v/00001.wav id10271/v/00001.wav\n"
-    rng = np.random.default_rng(5)
     musan = {
         "musan/noise/free-sound/noise-free-sound-0000.wav": wav(speech(1, 3.0)),
         "musan/music/fma/music-fma-0001.wav": wav(speech(2, 17.5)),
         "musan/speech/librivox/speech-librivox-0002.wav": wav(speech(3, 16.0)),
         "musan/README": b"text",
     }
-    rooms = {
-        f"RIRS_NOISES/simulated_rirs/{size}room/Room001/Room001-0000{n}.wav": wav(
-            rng.uniform(-0.5, 0.5, 1600).astype(np.float32)
-        )
-        for size in ("small", "medium", "large")
-        for n in (1, 2)
-    }
+    room = "RIRS_NOISES/simulated_rirs/{}room/Room001/Room001-0000{}.wav"
+    sizes = ("small", "medium", "large")
+    rooms = {room.format(size, n): wav(speech(n, 0.1)) for size in sizes for n in (1, 2)}
     rooms["RIRS_NOISES/real_rirs_isotropic_noises/x.wav"] = wav(speech(4))
     return {
         **parts_of(zipped(voxceleb1_files()), "vox1_dev_wav", 4),
@@ -123,9 +108,7 @@ def everything() -> dict[str, bytes]:
         **parts_of(zipped(voxceleb2_files()), "vox2_dev_aac", 8),
         "musan.tar.gz": tar_gz(musan),
         "rirs_noises.zip": zipped(rooms),
-        "veri_test2.txt": trials,
-        "list_test_all2.txt": trials,
-        "list_test_hard2.txt": trials,
+        **dict.fromkeys(("veri_test2.txt", "list_test_all2.txt", "list_test_hard2.txt"), trials),
     }
 
 
@@ -174,33 +157,25 @@ def serving(files: dict[str, bytes]) -> Iterator[Server]:
             if server.password is not None and server.password not in str(self.headers.get("Authorization")):
                 status = 401
             if status != 200 or content is None:
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
+                return self.begin(status, 0)
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            start = 0
-            if wanted and server.knows_range:
-                start = int(wanted[1])
-                if start >= len(content):
-                    self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{len(content)}")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                self.send_response(206)
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            else:
-                self.send_response(200)
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
+            start = int(wanted[1]) if wanted and server.knows_range else 0
+            if start >= len(content):
+                return self.begin(416, 0, f"bytes */{len(content)}")
+            span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.begin(206 if start else 200, len(content) - start, span if start else "")
             limits = server.break_after.get(name, [])
-            end = start + limits.pop(0) if limits else len(content)
-            body = content[start:end]
+            body = content[start:][: limits.pop(0) if limits else None]
             self.wfile.write(body)
             server.sent[name] = server.sent.get(name, 0) + len(body)
-            if end < len(content):
-                self.close_connection = True
+            self.close_connection = start + len(body) < len(content)
+
+        def begin(self, status: int, length: int, span: str = "") -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            if span:
+                self.send_header("Content-Range", span)
+            self.end_headers()
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{httpd.server_address[1]}"

@@ -1,10 +1,8 @@
 import io
-import shutil
 import stat
 import tarfile
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,31 +63,19 @@ def test_extract__names_a_damaged_file_and_writes_the_others(
     assert len(list((tmp_path / "out").rglob("*.wav"))) == 4
 
 
-def test_extract__refuses_what_the_disk_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = written(tmp_path, zipped(FILES))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26))
-    with pytest.raises(OSError, match=r"Extracting x needs 25.0kB, but the disk of .* free: make room"):
-        extract(paths, place_of, tmp_path / "out", "x")
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
-    "name", ["../evil.wav", "wav/../../evil.wav", "/etc/evil.wav", "wav\\..\\evil.wav", "C:/evil.wav"]
+    "name", ["../evil.wav", "wav/../../evil.wav", "/etc/evil.wav", "..\\e.wav", "C:/e.wav"]
 )
-def test_extract__refuses_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+def test_extract__refuses_links_and_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     paths = written(tmp_path, zipped({**FILES, name: b"evil"}))
     with pytest.raises(ArchiveError, match="it leads out of the folder"):
         extract(paths, place_of, tmp_path / "out", "x")
-
-
-def test_extract__refuses_links(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("wav/link.wav")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(paths[0], "w") as archive:
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(ArchiveError, match="'wav/link.wav', which is refused: it is a link"):
-        extract(written(tmp_path, buffer.getvalue()), place_of, tmp_path / "out", "x")
+        extract(paths, place_of, tmp_path / "out", "x")
 
 
 @pytest.mark.parametrize("drop", ["last byte", "first part", "middle part"])

@@ -8,10 +8,9 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
-from sslsv.data.lists import read_train_lists, read_trials
+from sslsv.data.lists import read_train_lists
 from sslsv.prepare_data.__main__ import main
-from sslsv.prepare_data.check import SCHEMA, find_files, inspect, measure
-from tests.codecs import write_codec
+from sslsv.prepare_data.check import SCHEMA, inspect, measure
 
 
 @pytest.fixture
@@ -34,8 +33,10 @@ def check(*arguments: str) -> int:
 def test_check__every_kind_of_bad_file_is_found_and_named_in_the_report(
     corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (corpus / "musan_split").mkdir()
+    soundfile.write(corpus / "musan_split/short.wav", tone(0.2), 16_000)  # noises only have to be readable
     assert check(str(corpus)) == 0
-    assert "8 files" in (printed := capsys.readouterr().out) and "0 bad files" in printed
+    assert "9 files" in (printed := capsys.readouterr().out) and "0 bad files" in printed
     paths = [str(corpus / path) for path in read_train_lists(corpus, ["voxceleb2_train_list"]).paths]
     soundfile.write(paths[0], np.zeros(32_000), 16_000)
     Path(paths[1]).write_bytes(Path(paths[1]).read_bytes()[:999])
@@ -54,11 +55,6 @@ def test_check__every_kind_of_bad_file_is_found_and_named_in_the_report(
 def test_check__list_below_a_root_and_limits_of_ones_own(corpus: Path) -> None:
     assert check("voxceleb2_train_list", "--root", str(corpus)) == 0
     assert check("voxceleb2_train_list", "--root", str(corpus), "--min-seconds", "100") == 1
-
-
-def test_find_files__of_a_trial_list_are_its_recordings(demo_corpus: Path) -> None:
-    found = find_files(str(demo_corpus / "trials"), None)
-    assert found == [str(demo_corpus / path) for path in read_trials(demo_corpus, "trials").paths]
 
 
 @pytest.mark.parametrize(
@@ -96,12 +92,6 @@ def test_inspect__measures_known_signals_however_much_is_read_at_a_time(
     assert inspect(str(tmp_path / "a.wav")) == row
 
 
-@pytest.mark.parametrize(("name", "rate"), [("a.m4a", 16_000), ("a.mp4", 44_100), ("a.amr", 8_000)])
-def test_inspect__of_compressed_files_too(tmp_path: Path, name: str, rate: int) -> None:
-    row = inspect(str(write_codec(tmp_path, name, tone(2.0))))
-    assert row["sample_rate"] == rate and row["seconds"] == pytest.approx(2.0, abs=0.1) and row["digest"]
-
-
 def test_inspect__digest_is_the_samples_whatever_the_format(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-9000, 9000, size=16_000).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", samples, 16_000)
@@ -133,14 +123,3 @@ def test_measure__reads_again_only_what_changed_or_failed_also_after_a_torn_line
     record.write_text("this is no JSON\n")
     with pytest.raises(ValueError, match=r"r\.jsonl is damaged .* delete it"):
         measure(files, record, 1)
-
-
-def test_check__noises_only_have_to_be_readable(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.wav", "b.wav"):
-        (tmp_path / "data/musan_split/noise").mkdir(parents=True, exist_ok=True)
-        soundfile.write(tmp_path / "data/musan_split/noise" / name, tone(0.2), 16_000)
-    assert check("data") == 0
-    assert "0 bad files" in capsys.readouterr().out

@@ -10,7 +10,6 @@ import pytest
 from sslsv.prepare_data.download import SOURCES, DownloadError, Remote, download, read_sources
 from sslsv.settings import parse_yaml
 from tests.prepare_data.corpus_server import Server, md5, serving
-from tests.prepare_data.full_disk import largest_file
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 NAME = "vox1_test_wav.zip"
@@ -113,16 +112,6 @@ def test_download__secrets_go_to_voxceleb_alone_and_netrc_counts(
     monkeypatch.setenv("NETRC", str(netrc))
     server.password = "Basic bWU6aGlkZGVu"
     assert fetch(server.url, tmp_path).exists()
-
-
-def test_download__stops_with_a_sentence_when_the_disk_is_full_and_goes_on_later(
-    server: Server, tmp_path: Path
-) -> None:
-    with largest_file(1_500_000), pytest.raises(OSError, match="File too large"):
-        fetch(server.url, tmp_path)
-    arrived, sent_before = (tmp_path / f"{NAME}.part").stat().st_size, server.sent[NAME]
-    assert arrived > 1_000_000 and fetch(server.url, tmp_path).read_bytes() == CONTENT
-    assert server.sent[NAME] - sent_before == len(CONTENT) - arrived
 
 
 def test_download__refuses_a_second_process(server: Server, tmp_path: Path) -> None:

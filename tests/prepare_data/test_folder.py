@@ -12,22 +12,21 @@ from sslsv.prepare_data.__main__ import main
 from sslsv.train import check_data
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Six speakers with three recordings each, in folders: NAME/session/number.wav."""
-    folder = tmp_path / "data" / "calls"
-    for speaker in ("ann", "bob", "cid", "dee", "eve", "Fay Ray"):
-        for number in range(3):
-            file = folder / speaker / f"{speaker}_{number // 2}" / f"{number}.wav"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+def put(folder: Path, *files: str) -> Path:
+    """Put files with a second of sound below a folder."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / file, np.ones(16_000) / 2, 16_000, format="WAV")
     return folder
 
 
-def lists_of(root: Path) -> tuple[list[str], list[str]]:
-    return read_train_lists(root, ["calls_train_list"]).paths, read_trials(
-        root, "calls_validation_trials"
-    ).paths
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six speakers with three recordings each, in folders: NAME/session/number.wav."""
+    names = ("ann", "bob", "cid", "dee", "eve", "Fay Ray")
+    return put(
+        tmp_path / "data/calls", *[f"{name}/{name}_{n // 2}/{n}.wav" for name in names for n in range(3)]
+    )
 
 
 def test_folder__held_out_speakers_are_in_the_trials_and_not_in_the_train_list(folder: Path) -> None:
@@ -35,12 +34,8 @@ def test_folder__held_out_speakers_are_in_the_trials_and_not_in_the_train_list(f
     root = folder.parent
     manifest = read_train_lists(root, ["calls_train_list"])
     assert manifest.paths == sorted(manifest.paths) and manifest.num_speakers == 4
-    assert all(
-        name == path.split("/")[1].replace(" ", "_")
-        for name, path in zip(
-            [manifest.speaker_names[s] for s in manifest.speakers], manifest.paths, strict=True
-        )
-    )
+    for speaker, path in zip(manifest.speakers, manifest.paths, strict=True):
+        assert manifest.speaker_names[speaker] == path.split("/")[1].replace(" ", "_")
     trials = read_trials(root, "calls_validation_trials")
     heard = {path.split("/")[1] for path in trials.paths}
     assert len(heard) == 2 and not heard & {path.split("/")[1] for path in manifest.paths}
@@ -55,44 +50,23 @@ def test_folder__without_speakers_every_recording_is_its_own(folder: Path, tmp_p
     assert not (folder.parent / "calls_validation_trials").exists()
 
 
-def test_folder__regex_and_another_root(folder: Path, tmp_path: Path) -> None:
-    root = tmp_path / "other"
-    root.mkdir()
-    command = ["folder", str(folder), "--speaker-from", r"(\w+)_\d/", "--root", str(root)]
-    assert main([*command, "--held-out-speakers", "0"]) == 0
-    manifest = read_train_lists(root, ["calls_train_list"])
-    assert manifest.speaker_names == ["Ray", "ann", "bob", "cid", "dee", "eve"]
-    assert manifest.paths[0] == str(folder / "Fay Ray/Fay Ray_0/0.wav")  # not below the root: absolute
-
-
-def test_folder__trials_of_paths_with_blanks_have_tabs(folder: Path) -> None:
-    for file in sorted(folder.rglob("0.wav")):
-        file.rename(file.with_name("number 0.wav"))
-    assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
-    trials = read_trials(folder.parent, "calls_validation_trials")
-    assert all((folder.parent / path).exists() for path in trials.paths)
-    assert any(" " in path for path in trials.paths)
-
-
 def test_folder__noises_rooms_and_what_is_no_audio_are_left_out_and_named(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
-    before = lists_of(folder.parent)
-    for name in ("musan_split/noise/a/1.wav", "simulated_rirs/small/r.wav", "ann/ann_0/9.txt", "zoe/a/1.pdf"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
-    assert lists_of(folder.parent) == before
+    put(
+        folder,
+        "musan_split/noise/a/1.wav",
+        "simulated_rirs/small/r.wav",
+        "zoe/9.txt",
+        "zoe/1.pdf",
+        "zoe/2.WMA",
+    )
+    assert main(["folder", str(folder), "--speaker-from", "1", "--held-out-speakers", "0"]) == 0
+    assert "calls/zoe/2.WMA" in (paths := read_train_lists(folder.parent, ["calls_train_list"]).paths)
+    assert len(paths) == 19
     printed = capsys.readouterr().out
     assert "2 noises and rooms below musan_split and simulated_rirs are left out" in printed
-    assert (
-        "2 files are left out: their names are not of audio files (ann/ann_0/9.txt, zoe/a/1.pdf)" in printed
-    )
-    for name in ("ann/ann_0/9.m4a", "zoe/a/1.WMA"):
-        (folder / name).touch()
-    assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
-    assert lists_of(folder.parent) != before
+    assert "2 files are left out: their names are not of audio files (zoe/1.pdf, zoe/9.txt)" in printed
 
 
 def overrides_of(printed: str) -> list[str]:
@@ -100,12 +74,6 @@ def overrides_of(printed: str) -> list[str]:
     command = shlex.split(next(line for line in printed.splitlines() if "sslsv.train" in line))
     assert command[3:7] == ["python", "-m", "sslsv.train", "configs/simclr.yml"]
     return command[7:]
-
-
-def put_sounds(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(root / name, np.ones(16_000) / 2, 16_000)
 
 
 KINDS = ("noise", "music", "speech")
@@ -126,9 +94,7 @@ KINDS = ("noise", "music", "speech")
 def test_folder__the_printed_command_augments_with_the_noises_that_are_there(
     folder: Path, capsys: pytest.CaptureFixture[str], sounds: list[str], names: list[str] | None
 ) -> None:
-    put_sounds(folder.parent, *sounds)
-    for file in folder.rglob("*.wav"):
-        soundfile.write(file, np.ones(800) / 2, 16_000)
+    put(folder.parent, *sounds)
     assert main(["folder", str(folder), "--speaker-from", "1"]) == 0
     config = load_config("configs/simclr.yml", overrides_of(capsys.readouterr().out))
     if names is not None:
@@ -140,7 +106,7 @@ def test_folder__the_printed_command_augments_with_the_noises_that_are_there(
 def test_folder__the_overrides_that_are_printed_go_with_every_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], config: Path
 ) -> None:
-    put_sounds(tmp_path / "calls", *[f"{speaker}/{n}.wav" for speaker in "abcdef" for n in range(64)])
+    put(tmp_path / "calls", *[f"{speaker}/{n}.wav" for speaker in "abcdef" for n in range(64)])
     assert main(["folder", str(tmp_path / "calls")]) == 0
     found = load_config(config, overrides_of(capsys.readouterr().out))
     assert (found.run.name, found.evaluation.test, found.train.batch_size) == ("calls", (), 128)
@@ -148,52 +114,30 @@ def test_folder__the_overrides_that_are_printed_go_with_every_config(
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("file", "options", "words"),
     [
-        (["--speaker-from", "("], "no regular expression"),
+        ("1.wav", "--speaker-from (", "no regular expression"),
         (
-            ["--speaker-from", "tpo"],
-            "'tpo' is no level, parent or none, and as a regular expression it has no group",
+            "1.wav",
+            "--speaker-from tpo",
+            "'tpo' is no level, parent or none, and as a regular expression it has no",
         ),
-        (["--speaker-from", "(ann)"], "finds no speaker in Fay Ray/"),
-        (["--speaker-from", "none", "--held-out-speakers", "2"], "needs speakers"),
-        (
-            ["--speaker-from", "1", "--held-out-speakers", "12"],
-            "12 speakers cannot be held out of 6",
-        ),
-        (["--speaker-from", "1", "--held-out-speakers", "-1"], "-1 speakers cannot be held out"),
+        ("x/1.wav", "--speaker-from (ann)", "finds no speaker in Fay Ray/"),
+        ("x/1.wav", "--speaker-from none --held-out-speakers 2", "needs speakers"),
+        ("x/1.wav", "--speaker-from 1 --held-out-speakers 12", "12 speakers cannot be held out of 7"),
+        ("x/1.wav", "--speaker-from 1 --held-out-speakers -1", "-1 speakers cannot be held out"),
+        ("bob/bob_0/1.wav b.wav", "--speaker-from 1", "has a blank after"),
+        ("x\ny/1.wav", "--speaker-from 1", "line break"),
+        ("loose.wav", "--speaker-from 1", "finds no speaker in loose.wav"),
     ],
 )
-def test_folder__wrong_request_is_one_sentence(
-    folder: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+def test_folder__wrong_request_or_name_is_one_sentence(
+    folder: Path, file: str, options: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["folder", str(folder), *options]) == 2
+    put(folder, file)
+    assert main(["folder", str(folder), *options.split()]) == 2
     assert words in capsys.readouterr().err
     assert not list(folder.parent.glob("calls_*"))
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("bob/bob_0/1.wav b.wav", "has a blank after"),
-        ("x\ny/1.wav", "line break"),
-        ("loose.wav", "finds no speaker in loose.wav"),
-    ],
-)
-def test_folder__name_that_a_list_cannot_hold_is_refused(
-    folder: Path, name: str, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).touch()
-    assert main(["folder", str(folder), "--speaker-from", "1"]) == 2
-    assert words in capsys.readouterr().err
-
-
-def put(folder: Path, *files: str) -> Path:
-    for file in files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).touch()
-    return folder
 
 
 SPEAKERS = {  # files, and the speakers that are read from their folders, or the sentence
@@ -238,31 +182,33 @@ SPEAKERS = {  # files, and the speakers that are read from their folders, or the
     "VoxCeleb's test speakers": (["id10270/x/1.wav", "id10271/x/1.wav"], "--speaker-from '(id"),
     "Kaldi": (["wav.scp"], "is a Kaldi folder, which is a list as it is: data.train_lists=["),
     "nothing": (["readme.txt"], "holds no recordings"),
+    "a chosen level": (
+        ["dev/ann/1/1.wav", "dev/bob/2/1.wav", "train/cid/4/1.wav"],
+        ["ann", "bob", "cid"],
+        "2",
+    ),
+    "another chosen level": (["dev/ann/1/1.wav", "train/cid/4/1.wav"], ["dev", "train"], "1"),
+    "a regular expression": (["ann-1.wav", "ann-2.wav", "Fay Ray-1.wav"], ["Ray", "ann"], r"(\w+)-\d"),
 }
 
 
-@pytest.mark.parametrize(("files", "expected"), SPEAKERS.values(), ids=SPEAKERS)
-def test_folder__levels_of_folders_are_looked_at(
-    tmp_path: Path, files: list[str], expected: list[str] | str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("case", SPEAKERS.values(), ids=SPEAKERS)
+def test_folder__speakers_are_told_by_a_level_of_folders(
+    tmp_path: Path, case: tuple, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put(tmp_path / "calls", *files)
-    status = main(["folder", str(tmp_path / "calls"), "--held-out-speakers", "0"])
+    files, expected, *level = case
+    folder, options = put(tmp_path / "data/calls", *files), [f"--speaker-from={each}" for each in level]
+    root = tmp_path / "lists" if level else folder.parent  # outside of which paths are absolute
+    root.mkdir(exist_ok=True)
+    status = main(["folder", str(folder), f"--root={root}", "--held-out-speakers=0", *options])
     if isinstance(expected, str):
         assert status == 2 and expected in capsys.readouterr().err
-        assert not (tmp_path / "calls_train_list").exists()
+        assert not (root / "calls_train_list").exists()
         return
     assert status == 0
-    manifest = read_train_lists(tmp_path, ["calls_train_list"])
-    assert manifest.speaker_names == expected
+    manifest = read_train_lists(root, ["calls_train_list"])
+    assert manifest.speaker_names == expected and manifest.paths[0].startswith(str(folder)) == bool(level)
     assert len({path.removesuffix(".flac") for path in manifest.paths}) == len(manifest.paths)
-
-
-@pytest.mark.parametrize(("level", "names"), [("1", ["dev", "train"]), ("2", ["ann", "bob", "cid"])])
-def test_folder__a_level_is_chosen(tmp_path: Path, level: str, names: list[str]) -> None:
-    put(tmp_path / "calls", *SPEAKERS["set/speaker/chapter/file"][0])
-    command = ["folder", str(tmp_path / "calls"), "--held-out-speakers", "0", "--speaker-from", level]
-    assert main(command) == 0
-    assert read_train_lists(tmp_path, ["calls_train_list"]).speaker_names == names
 
 
 def test_folder__of_voxceleb_says_what_is_left_out_and_pairs_videos(
@@ -286,7 +232,7 @@ def test_folder__of_any_name_has_lists_and_a_command_that_runs(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / name
-    put_sounds(root / name, *[f"Speaker {i}/take {n}.wav" for i in range(5) for n in range(3)])
+    put(root / name, *[f"Speaker {i}/take {n}.wav" for i in range(5) for n in range(3)])
     assert main(["folder", str(root / name)]) == 0
     config = load_config("configs/simclr.yml", overrides_of(capsys.readouterr().out))
     assert config.data.root == str(root)

@@ -17,7 +17,6 @@ from tests.prepare_data.corpus_server import (
     tree,
     voxceleb1_files,
     voxceleb2_files,
-    zipped,
 )
 
 FILES = everything()
@@ -70,19 +69,10 @@ def test_all__broken_off_and_run_again_is_complete_and_fetches_nothing_twice(
     for name, content in voxceleb2_files().items():
         place = name.replace("dev/aac/", "voxceleb2/").replace(".m4a", ".wav")
         assert np.array_equal(soundfile.read(root / place, dtype="int16")[0], decode(content)[0])
-    assert [path for path in tree(root) if path.startswith(("musan_split", "simulated_rirs"))] == [
-        "musan_split/music/fma/music-fma-0001_00000.wav",
-        "musan_split/music/fma/music-fma-0001_00008.wav",
-        "musan_split/music/fma/music-fma-0001_00016.wav",
-        "musan_split/noise/free-sound/noise-free-sound-0000_00000.wav",
-        "musan_split/speech/librivox/speech-librivox-0002_00000.wav",
-        "musan_split/speech/librivox/speech-librivox-0002_00008.wav",
-        *sorted(
-            f"simulated_rirs/{size}room/Room001/Room001-0000{n}.wav"
-            for size in ("small", "medium", "large")
-            for n in (1, 2)
-        ),
-    ]
+    found = [path.rpartition("/")[2] for path in tree(root) if path.startswith(("musan_split", "simulated_"))]
+    pieces = {"music-fma-0001": 3, "noise-free-sound-0000": 1, "speech-librivox-0002": 2}
+    assert found[:6] == [f"{name}_{8 * i:05d}.wav" for name, count in pieces.items() for i in range(count)]
+    assert found[6:] == 3 * ["Room001-00001.wav", "Room001-00002.wav"]
     for corpus in ("voxceleb1", "voxceleb2"):
         training = read_train_lists(root, (f"{corpus}_train_list",))
         validation = read_trials(root, f"{corpus}_validation_trials")
@@ -98,32 +88,6 @@ def test_all__broken_off_and_run_again_is_complete_and_fetches_nothing_twice(
     assert prepare(*LISTS) == 0
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
     assert server.sent == {name: len(content) for name, content in FILES.items()}
-
-
-def test_voxceleb2__with_a_corrupt_recording_converts_the_others_and_tries_again(
-    ray_session: None, server: Server, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = {**voxceleb2_files(), "dev/aac/id00010/video1/00001.m4a": b"no audio" * 100}
-    archive = zipped(files)
-    given = tmp_path / "given"
-    given.mkdir()
-    (given / "vox2_dev_aac.zip").write_bytes(archive)
-    server.files["vox2_dev_aac.zip"] = archive
-    options = ("--from", str(given), "--format", "flac")
-    for _ in range(2):
-        assert prepare("--only", "voxceleb2", *options) == 1
-        out = capsys.readouterr().out
-        assert "11 of 12 recordings are there" in out
-        assert "1 could not be converted (id00010/video1/00001.flac: it can't be decoded" in out
-    assert "id00010/video1/00001.flac: it can't be" in (tmp_path / "data/voxceleb2_failures.txt").read_text()
-    assert len(list((tmp_path / "data/voxceleb2").rglob("*.flac"))) == 11
-    archive = zipped(voxceleb2_files())
-    (given / "vox2_dev_aac.zip").write_bytes(archive)
-    server.files["vox2_dev_aac.zip"] = archive
-    assert prepare("--only", "voxceleb2", *options) == 0
-    assert not (tmp_path / "data/voxceleb2_failures.txt").exists()
-    assert (given / "vox2_dev_aac.zip").exists()  # the user's own
-    assert not server.sent
 
 
 def put(folder: Path, files: dict[str, bytes]) -> Path:
@@ -151,40 +115,6 @@ def test_install__what_the_user_has_linked_is_taken_as_it_is(
     assert not server.requests and tree(mine) == before
 
 
-def test_voxceleb1__refuses_a_cut_off_part_of_the_users(
-    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = tmp_path / "given"
-    given.mkdir()
-    (given / "vox1_dev_wav_partaa").write_bytes(FILES["vox1_dev_wav_partaa"][:-100])
-    assert prepare("--only", "voxceleb1", "--from", str(given)) == 2
-    assert "vox1_dev_wav_partaa" in (error := capsys.readouterr().err)
-    assert "a part is missing, cut off or in the wrong order" in error
-    assert (given / "vox1_dev_wav_partaa").exists()
-
-
-def test_trials__refuses_a_page_in_place_of_a_list(
-    server: Server, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.files["list_test_all2.txt"] = b"<html>moved</html>\n"
-    assert prepare("--only", "trials") == 2
-    assert (
-        "list_test_all2.txt, line 1: expected `1|0 enrolment test`, got '<html>moved"
-        in capsys.readouterr().err
-    )
-    assert not (tmp_path / "data/voxceleb1_test_E").exists()
-
-
-def test_lists__nothing_is_written_when_trials_cannot_be_drawn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    put(tmp_path, {f"voxceleb2/id0001{i}/v/1.wav": b"" for i in range(4)})
-    command = [str(tmp_path), "--only", "lists", "--held-out-speakers", "2"]
-    assert main(command) == 2
-    assert "one of them with two utterances" in capsys.readouterr().err
-    assert not (tmp_path / "voxceleb2_train_list").exists()
-
-
 def test_lists__of_archives_as_they_unpack_are_the_ids_without_test_speakers_each_recording_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,36 +127,18 @@ def test_lists__of_archives_as_they_unpack_are_the_ids_without_test_speakers_eac
     assert (len(found), found.speaker_names) == (3, ["id00010", "id00011", "id00012"])
     assert read_train_lists(tmp_path, ["voxceleb1_train_list"]).speaker_names == ["id10001", "id10310"]
     printed = capsys.readouterr().out
-    assert (
-        "2 recordings of VoxCeleb's test speakers" in printed and "9 recordings are there in two" in printed
-    )
+    for said in ("2 recordings of VoxCeleb's test speakers", "9 recordings are there in two"):
+        assert said in printed
     assert not any(path.endswith("m4a") for path in found.paths)  # it is slow to read
 
 
-@pytest.mark.parametrize(
-    ("step", "place"), [("musan", "musan/noise"), ("rirs", "RIRS_NOISES/simulated_rirs/smallroom")]
-)
+@pytest.mark.parametrize("place", ["musan/noise", "RIRS_NOISES/simulated_rirs/smallroom"])
 def test_install__archives_unpacked_by_hand_are_read_as_they_are(
-    prepare: Prepare,
-    server: Server,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    step: str,
-    place: str,
+    prepare: Prepare, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
     put(tmp_path / "data", {f"{place}/1.wav": b""})
-    assert prepare("--only", step) == 0
+    assert prepare("--only", "musan" if "musan" in place else "rirs") == 0
     assert "is read as it is" in capsys.readouterr().out and not server.requests
-
-
-def test_lists__validation_targets_are_of_two_videos(tmp_path: Path) -> None:
-    places = [f"voxceleb2/id0001{i}/v{video}/{n}.wav" for i in range(4) for video in (1, 2) for n in (1, 2)]
-    put(tmp_path, {place: b"" for place in places})
-    assert main([str(tmp_path), "--only", "lists", "--held-out-speakers", "2"]) == 0
-    trials = read_trials(tmp_path, "voxceleb2_validation_trials")
-    assert trials.targets.sum() == 2
-    for enrol, test in zip(trials.enrol[trials.targets], trials.test[trials.targets], strict=True):
-        assert trials.paths[enrol].split("/")[2] != trials.paths[test].split("/")[2]
 
 
 def test_main__says_what_is_wrong_with_the_command(
@@ -241,3 +153,7 @@ def test_main__says_what_is_wrong_with_the_command(
     assert "none is not a folder" in capsys.readouterr().err
     assert main([str(tmp_path), "--only", "lists"]) == 2
     assert "has neither voxceleb1/ nor voxceleb2/" in capsys.readouterr().err
+    put(tmp_path, {f"voxceleb2/id0001{i}/v/1.wav": b"" for i in range(4)})
+    assert main([str(tmp_path), "--only", "lists", "--held-out-speakers", "2"]) == 2
+    assert "one of them with two utterances" in capsys.readouterr().err
+    assert not (tmp_path / "voxceleb2_train_list").exists()
