@@ -1,7 +1,7 @@
 """Make `python sslsv/train.py` work: Python then looks for the package beside that file, and finds this one.
 
 So this file puts the package in its own place, and the folder above in the place of this folder, whose files
-may have names of other modules too.
+have names of other modules too, such as `profile`.
 """
 
 import importlib

@@ -13,7 +13,7 @@ from sslsv.tasks.pseudo_labels import load_loop
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
-COMMANDS = {"train", "tune", "evaluate", "verify", "embed", "export", "report", "import_encoder"}
+COMMANDS = {"train", "tune", "evaluate", "verify", "embed", "export", "profile", "report", "import_encoder"}
 COMMANDS |= {"pseudo_label", "prepare_data.__main__", "__main__"}
 
 # Law 1: a part imports parts of its own floor or of lower ones.

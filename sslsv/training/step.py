@@ -4,6 +4,7 @@ import functools
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from sslsv.config import Config
 from sslsv.evaluation.verification import PRECISIONS
@@ -39,33 +40,37 @@ def take_step(
     for group in state.optimizer.param_groups:
         group["lr"] = group["rate_scale"] * (rate if group["follows_schedule"] else highest_rate)
 
-    batch = {key: move(value, device) for key, value in batch.items()}
+    with record_function("move batch"):
+        batch = {key: move(value, device) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
     autocast = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     state.optimizer.zero_grad(set_to_none=True)
     chunk_size = config.train.chunk_size
     if chunk_size is None:
         seed_draws(config.seed, state.step, distributed.rank())
-        with autocast():
+        with record_function("forward"), autocast():
             output = network(batch, progress)
-        state.scaler.scale(output.loss).backward()
+        with record_function("backward"):
+            state.scaler.scale(output.loss).backward()
     else:
         first = distributed.rank() * (len(batch["views"]) // chunk_size)
-        output = backward_in_chunks(
-            network,
-            batch,
-            progress,
-            chunk_size,
-            scaler=state.scaler,
-            autocast=autocast,
-            seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),
-        )
-    state.scaler.unscale_(state.optimizer)
-    state.model.before_step(progress)
-    gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.model.after_step(progress)
+        with record_function("forward, backward in chunks"):
+            output = backward_in_chunks(
+                network,
+                batch,
+                progress,
+                chunk_size,
+                scaler=state.scaler,
+                autocast=autocast,
+                seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),
+            )
+    with record_function("optimizer"):
+        state.scaler.unscale_(state.optimizer)
+        state.model.before_step(progress)
+        gradient_norm = clip_gradients(state.model, config.optimizer.clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.model.after_step(progress)
     state.step += 1
     numbers = {"gradient_norm": gradient_norm, "learning_rate": torch.full((), rate, device=device)}
     return {"loss": output.loss, **output.metrics, **numbers}

@@ -1,0 +1,128 @@
+"""Say where a training step's time goes: `python -m sslsv.profile CONFIG [key=value ...]`.
+
+Takes real steps in a folder that is deleted afterwards, prints the parts of a step and the costliest
+operators, and writes a trace for PyTorch's profiler.  Exit codes: those of `sslsv.train`.
+"""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sslsv.config import Config, load_config
+from sslsv.evaluation.arguments import run_command
+from sslsv.settings import named
+
+if TYPE_CHECKING:
+    from sslsv.training.loop import Training
+
+ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
+WARM_UP_STEPS = 5  # not counted, because files and caches are still cold
+# `training.step` marks all of them but the first.
+PARTS = [
+    "waiting for data",
+    "move batch",
+    "forward",
+    "backward",
+    "forward, backward in chunks",
+    "optimizer",
+]
+MAX_OPERATORS = 20  # rows of the table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    parser = argparse.ArgumentParser(prog="sslsv profile", description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")
+    parser.add_argument("--trace", type=Path, default=Path("profile.json.gz"), help="file (%(default)s)")
+    return run_command(profile, parser.parse_intermixed_args(arguments))
+
+
+def profile(options: argparse.Namespace) -> int:
+    """Profile as asked, print the report, write the trace; raises ValueError or OSError with a sentence."""
+    if options.steps < 1:
+        raise ValueError(f"--steps is {options.steps}; give at least 1")
+    if not options.trace.parent.is_dir():
+        raise ValueError(f"--trace is {options.trace}, in a folder that does not exist")
+    config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
+    found = run(config, options.steps)
+    if "error" in found:
+        print(f"error: {found['error']}", file=sys.stderr)
+        return 1
+    options.trace.write_bytes(found["trace"])
+    print(f"{found['report']}\ntrace: {options.trace}; open it at https://ui.perfetto.dev")
+    return 0
+
+
+def run(config: Config, steps: int) -> dict[str, Any]:
+    """Return what `profile_steps` does, or `{"error": sentence}`."""
+    # Ray and torch take seconds to import.
+    from sslsv.cluster.connect import connection
+    from sslsv.cluster.fit import fit
+    from sslsv.evaluation.trials import open_trial_sets
+    from sslsv.runs.display import live_line
+    from sslsv.runs.folder import RunFolder
+
+    open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
+    with (
+        live_line("starting Ray") as line,
+        tempfile.TemporaryDirectory() as storage,
+        connection(config.resources) as resources,
+    ):
+        settings = replace(config.run, storage=storage, name="profile", max_failures=0)
+        settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
+        train = replace(config.train, epochs=ENDLESS_EPOCHS)
+        config = replace(config, run=settings, train=train, resources=resources)
+        return fit(config, RunFolder(storage, "profile"), line, profile_steps, steps=steps)
+
+
+def profile_steps(training: "Training", steps: int) -> dict[str, Any]:
+    """Profile `steps` steps after some to warm up; every worker must call it.
+
+    Returns `report`, the parts of a step and PyTorch's table of the costliest operators, and `trace`, a
+    gzipped file in Chrome's format.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile, record_function, schedule
+
+    has_gpu = training.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * has_gpu]
+    cycle = schedule(wait=WARM_UP_STEPS - 2, warmup=2, active=steps, repeat=1)
+    starts, end = [], 0.0
+    with (
+        contextlib.closing(training.batches()) as batches,
+        # Kernels that another thread starts in the backward pass would belong to no part.
+        torch.autograd.set_multithreading_enabled(False),
+        profile(activities=activities, schedule=cycle) as profiler,
+    ):
+        for _ in range(WARM_UP_STEPS + steps):
+            starts.append(time.perf_counter())
+            with record_function(PARTS[0]):
+                batch = training.next_batch(batches)
+            training.meter.add(training.take_step(batch))
+            if has_gpu:
+                torch.cuda.synchronize()
+            end = time.perf_counter()  # Taken here, because the last `profiler.step` reads the whole trace.
+            profiler.step()
+    seconds, averages = (end - starts[WARM_UP_STEPS]) / steps, profiler.key_averages()
+    rate = training.config.train.batch_size / seconds
+    lines = [f"a step takes {1000 * seconds:.1f} ms: {rate:.1f} samples/s on {training.device.type.upper()}"]
+    on_cpu = [row for row in averages if row.device_type == torch.autograd.DeviceType.CPU]  # type: ignore[attr-defined]
+    rows = {row.key: row.cpu_time_total / 1e6 / steps for row in on_cpu}
+    lines += [f"{n:<32}{1000 * rows[n]:10.1f} ms{rows[n] / seconds:10.1%}" for n in PARTS if n in rows]
+    order = f"self_{'device' if has_gpu else 'cpu'}_time_total"
+    lines.append(averages.table(order, row_limit=MAX_OPERATORS, max_name_column_width=48))
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json.gz")
+        profiler.export_chrome_trace(str(trace))
+        return {"report": "\n".join(lines), "trace": trace.read_bytes()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

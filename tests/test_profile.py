@@ -1,0 +1,38 @@
+"""The command as a user gives it."""
+
+import gzip
+import json
+
+import pytest
+
+from sslsv.profile import main
+
+TINY = ["encoder.width=2", "encoder.embedding_dim=16", "train.batch_size=8", "model.crop_seconds=0.5"]
+
+
+def test_main__refuses_what_cannot_be_profiled_in_a_sentence(capsys):
+    for wrong, culprit in (
+        (["--steps", "0"], "--steps is 0"),
+        (["--trace", "/nowhere/trace.json.gz"], "/nowhere/trace.json.gz"),
+        (["data.root=/nowhere"], "/nowhere"),
+    ):
+        assert main(["configs/demo.yml", *wrong]) == 2
+        assert culprit in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [["resources.workers=2"], ["train.chunk_size=4", "train.sync_batchnorm=false"]]
+)
+def test_main__prints_the_parts_of_a_step_and_writes_a_trace(
+    demo_corpus, ray_session, capsys, tmp_path, more
+):
+    given = [*TINY, f"data.root={demo_corpus}", "evaluation.held_out_speakers=3", *more]
+    trace = tmp_path / "trace.json.gz"
+    assert main(["configs/demo.yml", *given, "--steps", "3", "--trace", str(trace)]) == 0
+    printed = capsys.readouterr().out
+    shares = {line[:32].strip(): line.split()[-2:] for line in printed.splitlines() if line.endswith("%")}
+    steps = {"forward", "backward"} if "resources.workers=2" in more else {"forward, backward in chunks"}
+    assert shares.keys() >= steps | {"waiting for data", "move batch", "optimizer"}
+    assert "aten::" in printed and str(trace) in printed
+    assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
