@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     out = RunFolder.at(options.out or below(encoder.run, "evaluation"))
     scorer.write_results(out, evaluation, scored)
     folder = RunFolder.at(encoder.run)
-    out.write("report.html", evaluation_page(evaluation, scored, **of_run(folder, out)).encode())
+    out.write("report.html", evaluation_page(evaluation, scored, **of_run(folder, out)))
     update_report(folder, out)
     if calibration is not None:
         try:

@@ -58,7 +58,7 @@ def validate(
     if probe is not None:
         with _stopping_training():
             record |= probe.measure(embedder)
-        state.skipped["trial_recordings"].update(probe.sample.bad_recordings)
+        state.skipped["trial_recordings"].update(probe.bad_recordings)
     criterion = config.evaluation.chosen_by
     if criterion is None:
         return record
