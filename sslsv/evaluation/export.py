@@ -1,9 +1,7 @@
 """Pack a trained encoder into one file: safetensors, or an ONNX graph with the front end included.
 
-Reading a safetensors file takes torch, safetensors and `sslsv.encoders`, nothing of what trains:
-
-encoder = load_encoder("simclr.safetensors")
-embeddings = encoder(waveforms)  # (B, T) at 16 kHz, full scale 1 -> (B, D)
+Reading a safetensors file takes nothing of what trains: `load_encoder("simclr.safetensors")(waveforms)`,
+(B, T) at 16 kHz, full scale 1 -> (B, D).
 """
 
 import copy
@@ -31,8 +29,7 @@ OPSET = 18
 def pack_encoder(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     """Return a safetensors file with weights and settings of an encoder, and `facts` about it.
 
-    A method that puts a network of its own around the encoder (CPC) needs its settings (JSON) among the
-    facts, as `method`.
+    A method that puts a network of its own around the encoder (CPC) is rebuilt from the fact `method`, JSON.
     """
     encoder = copy.deepcopy(encoder)
     _innermost(encoder).merge()  # type: ignore[operator]
@@ -76,8 +73,8 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
 class ConvolutionalSpectrogram(nn.Module):
     """Compute the features of a `Spectrogram` by operations that every ONNX runtime has and is fast at.
 
-    All that is done to a frame, up to its Fourier transform, is linear: one convolution with 514 kernels.
-    It takes less than a tenth of the network's multiplications, and is faster in onnxruntime than its STFT.
+    All that is done to a frame, up to its Fourier transform, is linear: one convolution with 514 kernels. It
+    takes less than a tenth of the network's multiplications; onnxruntime's own STFT is slower.
     """
 
     basis: Tensor

@@ -5,6 +5,7 @@ independent makes intervals too narrow (NIST's two-layer bootstrap, PMC5484007).
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,8 @@ def speaker_bootstrap(
     run = np.searchsorted(starts, values, side="right") - 1
     runs = run[is_target], run[~is_target]
     found: list[list[float]] = []
-    for weights in _draws(is_target, enrol_speakers, test_speakers, np.random.default_rng(seed)):
+    draws = _draws(is_target, enrol_speakers, test_speakers, np.random.default_rng(seed))
+    for weights in islice(draws, replicates):
         # The weights are whole numbers, which float64 sums exactly.
         hits, alarms = (
             np.bincount(at, weight, len(starts)).astype(np.int64)
@@ -70,8 +72,6 @@ def speaker_bootstrap(
         means = of_targets @ weights[0] / misses[-1] + of_nontargets @ weights[1] / passed[-1]
         ranks = [drawn.eer(), drawn.min_cllr(), *map(drawn.min_dcf, p_targets)]
         found.append([*ranks, *means.tolist()])
-        if len(found) == replicates:
-            break
     ends = np.quantile(found, [0.025, 0.975], axis=0).T.tolist()
     costs_of = {kind: [metrics.dcf_key(kind, p) for p in p_targets] for kind in ("min", "act")}
     names = ["eer", "min_cllr", *costs_of["min"], "cllr", *costs_of["act"]]
@@ -79,11 +79,8 @@ def speaker_bootstrap(
 
 
 def _run_starts(curve: ErrorCurve) -> Floats:
-    """Return the scores where runs of trials of one kind begin.
-
-    No threshold within a run matters to the metrics, so it counts as one point, which saves most of the work.
-    Tied scores of both kinds are a run of their own.
-    """
+    # Returns the scores where runs of trials of one kind begin. No threshold within a run matters to the
+    # metrics: one point for each saves most of the work. Tied scores of both kinds are a run of their own.
     is_hit, is_alarm = np.diff(curve.misses) > 0, np.diff(curve.false_alarms) < 0
     is_mixed = is_hit & is_alarm
     is_start = is_mixed | np.concatenate(([True], (is_hit[1:] != is_hit[:-1]) | is_mixed[:-1]))
@@ -91,7 +88,7 @@ def _run_starts(curve: ErrorCurve) -> Floats:
 
 
 def _costs(values: Floats, is_target: Labels, p_targets: tuple[float, ...]) -> Floats:
-    """Return costs (1 + P, N) of trials, whose means over target and nontarget trials add up to metrics."""
+    # Returns costs (1 + P, N) of trials, whose means over target and nontarget trials add up to metrics.
     rows = [np.logaddexp(0, np.where(is_target, -values, values)) / (2 * np.log(2))]
     for p_target in p_targets:
         is_wrong = (values >= metrics.bayes_threshold(p_target)) != is_target
@@ -102,10 +99,8 @@ def _costs(values: Floats, is_target: Labels, p_targets: tuple[float, ...]) -> F
 def _draws(
     is_target: Labels, enrol_speakers: ArrayLike, test_speakers: ArrayLike, generator: np.random.Generator
 ) -> Iterator[tuple[Floats, Floats]]:
-    """Yield the weights of the target trials and of the nontarget trials in draws of speakers, without end.
-
-    Some draws hold no target or no nontarget trial; they are redrawn. At least 1 in 5 is usable.
-    """
+    # Yields the weights of target and of nontarget trials in draws of speakers, without end. Draws without a
+    # target or a nontarget trial are redrawn; at least 1 in 5 is usable.
     names, numbers = np.unique((enrol_speakers, test_speakers), return_inverse=True)
     one, other = numbers.reshape(2, -1)
     target_speaker, one, other = one[is_target], one[~is_target], other[~is_target]

@@ -107,9 +107,9 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
 
 def count_trials(trials: Trials) -> dict[str, int]:
     """Count trials and recordings, for reports and evaluation.json."""
-    targets, recordings = int(trials.targets.sum()), len(trials.paths)
-    trial_counts = {"trials": len(trials), "targets": targets, "nontargets": len(trials) - targets}
-    return {**trial_counts, "recordings": recordings}
+    targets = int(trials.targets.sum())
+    counts = {"trials": len(trials), "targets": targets, "nontargets": len(trials) - targets}
+    return counts | {"recordings": len(trials.paths)}
 
 
 @dataclass(frozen=True)
@@ -231,9 +231,8 @@ def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, 
         if faults[kind].any()
     ]
     trials = _kept(trials, ~is_wrong) if is_wrong.any() else trials
-    odd = {
-        f"{k}_trials": int(each.sum()) for k, each in {**faults, "skipped": is_wrong}.items() if each.any()
-    }
+    kinds = {**faults, "skipped": is_wrong}
+    odd = {f"{kind}_trials": int(each.sum()) for kind, each in kinds.items() if each.any()}
     return replace(trials, notes=(*trials.notes, *notes)), odd
 
 
@@ -241,12 +240,6 @@ def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:
     # Recordings that are in no trial any more are left out too.
     used, places = np.unique(np.stack([trials.enrol[is_kept], trials.test[is_kept]]), return_inverse=True)
     enrol, test = places.reshape(2, -1).astype(np.int64)
-    return replace(
-        trials,
-        paths=[trials.paths[i] for i in used],
-        versions=trials.versions[used],
-        enrol=enrol,
-        test=test,
-        targets=trials.targets[is_kept],
-        lines=trials.lines[is_kept],
-    )
+    trials = replace(trials, paths=[trials.paths[i] for i in used], versions=trials.versions[used])
+    targets, lines = trials.targets[is_kept], trials.lines[is_kept]
+    return replace(trials, enrol=enrol, test=test, targets=targets, lines=lines)

@@ -80,7 +80,8 @@ class Embedder:
             ahead = [pool.submit(read, i) for i in indices[:NUM_AHEAD]]
             for position, index in enumerate(indices):
                 done = ahead.pop(0)
-                ahead += [pool.submit(read, i) for i in indices[position + NUM_AHEAD :][:1]]
+                if position + NUM_AHEAD < len(indices):
+                    ahead.append(pool.submit(read, indices[position + NUM_AHEAD]))
                 try:
                     waveform = done.result()
                 except AudioError as error:

@@ -5,6 +5,7 @@ from posixpath import basename
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scorer import CALIBRATED
@@ -38,18 +39,13 @@ def of_encoder(
     links: Sequence[Link] = (),
 ) -> dict[str, Any]:
     """Return parts of a page that all results of a trained encoder share, around their own sections."""
-    of = result["checkpoint"]
+    which, of = here(result["run"]), result["checkpoint"]
     closing = [
         Section("Settings", text=result["settings"]),
         Section("Environment", pairs=result["environment"]),
     ]
     return {
-        "head": {
-            "run": here(result["run"]),
-            "checkpoint": of["files"],
-            "step": of["steps"],
-            **(trained or {}),
-        },
+        "head": {"run": which, "checkpoint": of["files"], "step": of["steps"], **(trained or {})},
         "links": links,
         "sentences": [*result["notes"], f"It took {duration(result['seconds'])}."],
         "sections": [*sections, *closing],
@@ -70,17 +66,17 @@ def list_section(item: ScoredList) -> Section:
             marks[title] = [int(np.abs(curve.p_fa - curve.p_miss).argmin()), int(costs.argmin())]
             thresholds = thresholds or curve.thresholds[marks[title]].tolist()
 
-    def worst(of: Floats) -> list[Record]:
+    def hardest(kind: NDArray[np.bool_], order: Floats) -> list[Record]:
+        rows = np.flatnonzero(kind)
         return [
             {"score": f"{scores[j]:.4f}", "enrolment": paths[trials.enrol[j]], "test": paths[trials.test[j]]}
-            for j in np.argsort(of, kind="stable")[:WORST]
-            if np.isfinite(of[j])
+            for j in rows[np.argsort(order[rows], kind="stable")[:WORST]]
         ]
 
+    shown = f"Scores and trials below are those of {item.summary['titles'][first]}."
     return Section(
         item.name,
-        f"{counts_text(item.summary['counts'])}. Scores and trials below are those of "
-        f"{item.summary['titles'][first]}.",
+        f"{counts_text(item.summary['counts'])}. {shown}",
         {"": metric_rows(item)},
         [
             det_chart(f"DET, {item.name}", rates, marks),
@@ -88,10 +84,8 @@ def list_section(item: ScoredList) -> Section:
             *map_chart(f"embeddings, {item.name}", item.embeddings, item.speakers),
         ],
         {
-            "Hardest target trials: one speaker, low score": worst(np.where(trials.targets, scores, np.inf)),
-            "Hardest nontarget trials: two speakers, high score": worst(
-                np.where(trials.targets, np.inf, -scores)
-            ),
+            "Hardest target trials: one speaker, low score": hardest(trials.targets, scores),
+            "Hardest nontarget trials: two speakers, high score": hardest(~trials.targets, -scores),
         },
         {"list": here(item.summary["file"]), "SHA-256 of the list": item.summary["sha256"]},
     )

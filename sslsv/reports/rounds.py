@@ -76,10 +76,11 @@ def round_charts(records: list[Record]) -> list[Figure]:
     for caption, names in {"EER": {"eer": "validation", **errors}, "shares": SHARES}.items():
         curves: list[Curve] = []
         for key, name in names.items():
-            known = [record for record in flat if record.get(key) is not None]
-            rounds = [int(record["stage"].partition("_")[2]) for record in known]
-            curves += [(name, rounds, [record[key] for record in known])] * bool(known)
-        figures += [line_chart(caption, curves, xlabel="round")] if curves else []
+            known = {record["stage"]: record[key] for record in flat if record.get(key) is not None}
+            if known:
+                curves.append((name, [int(s.partition("_")[2]) for s in known], [*known.values()]))
+        if curves:
+            figures.append(line_chart(caption, curves, xlabel="round"))
     return figures
 
 

@@ -37,8 +37,9 @@ def write_sweep_report(folder: RunFolder) -> None:
     for place, row in enumerate(good):
         records = RunFolder.at(below(folder.location, f"trials/{row['trial']:04d}")).metrics()
         found = {record["epoch"]: record for record in records if record.get(metric) is not None}
-        values = [record[metric] for record in found.values()]
-        curves += [(f"trial {row['trial']}" * (place < NUM_NAMED), [*found], values)] * bool(found)
+        if found:
+            label = f"trial {row['trial']}" if place < NUM_NAMED else ""
+            curves.append((label, [*found], [record[metric] for record in found.values()]))
         for epoch, record in found.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
     charts = grid_charts(good, keys, metric) if request.get("searcher") == "grid" else []
@@ -101,9 +102,10 @@ def confirmed_row(found: Record) -> Record:
 def read_results(folder: RunFolder) -> list[Record]:
     """Return the rows of results.csv, best trial first, with None for the cells that are empty."""
     text = folder.read("results.csv") if folder.has("results.csv") else b""
+    if not text.strip():
+        return []
     options = csv.ConvertOptions(strings_can_be_null=True)
-    is_empty = not text.strip()
-    return [] if is_empty else csv.read_csv(pa.BufferReader(text), convert_options=options).to_pylist()
+    return list(csv.read_csv(pa.BufferReader(text), convert_options=options).to_pylist())
 
 
 def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> list[tuple[str, str]]:
@@ -139,11 +141,8 @@ def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | No
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Numbers and words alike are told by their places in order, from 0 to 1.
-    ranks = {
-        k: np.unique([c[i] for i in there], return_inverse=True)[1]
-        for k, c in columns.items()
-        if None not in c
-    }
+    known = {key: [column[i] for i in there] for key, column in columns.items() if None not in column}
+    ranks = {key: np.unique(column, return_inverse=True)[1] for key, column in known.items()}
     study, ends = optuna.create_study(), {k: optuna.distributions.FloatDistribution(0, 1) for k in ranks}
     for place, i in enumerate(there):
         settings = {key: float(rank[place] / max(rank.max(), 1)) for key, rank in ranks.items()}
