@@ -60,12 +60,6 @@ def test_evaluate__leaves_scores_report_and_calibration_and_pages_that_link_to_e
     assert f"next: python -m sslsv.verify {run_folder} ENROLMENT.wav TEST.wav" in printed
 
 
-def test_evaluate__without_calibration_nothing_is_kept(run_folder):
-    scorings = evaluate(run_folder, "--no-calibration")["lists"]["trials"]["scorings"]
-    assert list(scorings) == ["cosine"]
-    assert not RunFolder.at(str(run_folder)).has(CALIBRATION_FILE)
-
-
 @pytest.mark.parametrize("kind", ["z", "t", "s", "as"])
 def test_evaluate__normalised_scores_come_first_and_say_their_cohort(run_folder, kind):
     top_options, top = (["--top", "5"], ", top 5") if kind == "as" else ([], "")
@@ -76,6 +70,7 @@ def test_evaluate__normalised_scores_come_first_and_say_their_cohort(run_folder,
     assert title in found["lists"]["trials"]["titles"].values()
     assert title in (run_folder / "evaluation" / "report.html").read_text()
     assert "No labels were used" in " ".join(found["notes"])
+    assert not RunFolder.at(str(run_folder)).has(CALIBRATION_FILE)
 
 
 def written_scores(run, name):
@@ -290,16 +285,6 @@ def test_evaluate__plda_comes_first_and_says_that_labels_were_used(small_run, tm
     found = evaluate(run_folder, "--no-calibration")
     assert found["labels_were_used"] == {"training": False, "scoring": False, "calibration": False}
     assert "Labels were used to score" not in (run_folder / "evaluation" / "report.html").read_text()
-
-
-def test_evaluate__plda_is_refused_where_lists_tell_no_speakers(small_run, demo_corpus, tmp_path, capsys):
-    lines = (demo_corpus / "voxceleb2_train_list").read_text().splitlines()
-    paths = [line.split()[1] for line in lines]
-    (tmp_path / "unknown").write_text("".join(f"{path} {path}\n" for path in paths))
-    changes = ("train_lists: [voxceleb2_train_list]", f"train_lists: [{tmp_path / 'unknown'}]")
-    run = run_with(small_run, tmp_path, *changes, "held_out_speakers: 3", "held_out_speakers: 0")
-    assert main([str(run), "--scoring", "plda", "--no-calibration"]) == 2
-    assert "the lists tell no speakers" in capsys.readouterr().err
 
 
 def test_evaluate__runs_of_different_held_out_speakers_are_fused_without_calibration(

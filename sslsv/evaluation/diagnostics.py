@@ -87,10 +87,10 @@ def pseudo_trial_eer(views: Tensor) -> Tensor:
 
 
 def label_free_report(views: Tensor) -> dict[str, float]:
-    """Measure an encoder without labels by views (N, Q, D), N and Q of 2 or more; values by name.
+    """Measure an encoder without labels by views (N, Q, D), N and Q of 2 or more, in float64; values by name.
 
     `rankme` (the effective rank) and `feature_std` take all views as rows, `uniformity` the first ones;
-    `alignment` is the mean over all pairs of views. In float64, with memory for N * N distances.
+    `alignment` is the mean over all pairs of views.
     """
     views = views.double()
     rows, pairs = views.flatten(0, 1), itertools.combinations(views.unbind(1), 2)

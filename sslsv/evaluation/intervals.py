@@ -101,7 +101,8 @@ def _draws(
 ) -> Iterator[tuple[Floats, Floats]]:
     # Yields the weights of target and of nontarget trials in draws of speakers, without end. Draws without a
     # target or a nontarget trial are redrawn; at least 1 in 5 is usable.
-    names, numbers = np.unique((enrol_speakers, test_speakers), return_inverse=True)
+    sides = np.stack((np.asarray(enrol_speakers), np.asarray(test_speakers)))
+    names, numbers = np.unique(sides, return_inverse=True)
     one, other = numbers.reshape(2, -1)
     target_speaker, one, other = one[is_target], one[~is_target], other[~is_target]
     while True:

@@ -1,10 +1,9 @@
 """What a run trained on, and what of it stands in a test list: speakers, paths, contents.
 
-A run keeps its training utterances in `trained_on.parquet`, with the size of each file. Whoever wrote the
-lists, a test list is compared with it when training begins and in every evaluation. Speakers of trials are
-told from the paths: they are the folder that is the same in target trials and differs in the others.
-Contents are compared by the size of files and pieces of them: a copy in another format is not found so, nor
-one in a packed folder.
+A run keeps its training utterances in `trained_on.parquet`, with the size of each file; test lists are
+compared with it when training begins and in every evaluation. Speakers of trials are told from the paths:
+they are the folder that is the same in target trials and differs in the others. Contents are compared by the
+size of files and pieces of them: a copy in another format is not found so, nor one in a packed folder.
 """
 
 import os
@@ -55,8 +54,8 @@ class TrainedOn:
         if not folder.has(FILE):
             return None
         table = parquet.read_table(pa.BufferReader(folder.read(FILE)))
-        names = ([os.fsdecode(x) for x in table[name].to_pylist()] for name in ("path", "speaker"))
-        return cls(root, *names, table["size"].to_numpy())
+        paths, speakers = ([os.fsdecode(x) for x in table[name].to_pylist()] for name in ("path", "speaker"))
+        return cls(root, paths, speakers, table["size"].to_numpy())
 
     def is_of(self, manifest: Manifest) -> bool:
         """Tell whether lists hold the same utterances of the same speakers, in the same order."""
@@ -76,10 +75,9 @@ def _speakers(manifest: Manifest) -> list[str]:
 
 
 def trained_on(config: Config, folder: RunFolder) -> tuple[list[TrainedOn], list[str]]:
-    """Return what the weights of a run learnt from, the runs before it by `encoder.init` included.
+    """Return what a run learnt from, the runs before it by `encoder.init` included, and what can't be known.
 
-    Where a run has kept nothing (a trial of a sweep, a copied checkpoint), its lists are read as they are
-    now. The second value are sentences on what can't be known.
+    Where a run has kept nothing (a trial of a sweep, a copied checkpoint), its lists are read again.
     """
     found: list[TrainedOn] = []
     for _ in range(MAX_STAGES):

@@ -49,7 +49,7 @@ class Probe:
         )
         views = [("views", probe.views, probe.crop_seconds, False)]
         self.maker = ViewMaker(manifest, views, data, config.seed)
-        sample = None
+        sample: tuple[list[int], dict[str, str]] = [], {}
         if distributed.is_main():
             order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()
             recordings = open_recordings(config.data.root)

