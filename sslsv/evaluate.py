@@ -15,9 +15,13 @@ import shlex
 import sys
 import time
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
+
+if TYPE_CHECKING:
+    from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,10 +55,9 @@ def run(options: argparse.Namespace) -> int:
 
     Raises ValueError or OSError with a sentence; mistakes in lists are found before anything is embedded.
     """
-    started = time.monotonic()
+    started, is_plda, is_calibrated = time.monotonic(), options.scoring == "plda", not options.no_calibration
     if options.train or options.test:
         raise ValueError("--train and --test are lists of a task: add --task probe, or name --trials")
-    is_plda = options.scoring == "plda"
     if is_plda and (options.norm or options.centre):
         raise ValueError("--norm and --centre change cosines, and --scoring plda has none: leave them out")
     if options.lda_dim is not None and not is_plda:
@@ -66,20 +69,18 @@ def run(options: argparse.Namespace) -> int:
             "results are kept: rename one, or name it once"
         )
     encoder = load_encoder(options)
-    if not encoder.is_calibratable and not options.no_calibration:
+    if is_calibrated and not encoder.is_calibratable:
         raise ValueError(
             "the runs hold out different speakers for validation (other lists, number or seed), so that one "
             "has trained on the other's validation trials: add --no-calibration"
         )
     # These import PyTorch, for which the mistakes found so far need not wait.
-    from sslsv.config import to_yaml
     from sslsv.evaluation import overlap, scorer
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.evaluation.plda import check_speakers
     from sslsv.evaluation.trials import open_list
     from sslsv.reports.evaluation import evaluation_page, terminal_lines
     from sslsv.reports.training import of_run, update_report
-    from sslsv.runs.environment import describe_environment
     from sslsv.runs.folder import RunFolder, below, here
 
     scoring = scorer.Scoring(
@@ -94,15 +95,15 @@ def run(options: argparse.Namespace) -> int:
     if options.train_root:
         data = replace(encoder.config.data, root=options.train_root)
         encoder = replace(encoder, config=replace(encoder.config, data=data))
-    config, is_lenient = encoder.config, options.allow_missing
+    config, folder, is_lenient = encoder.config, RunFolder.at(encoder.run), options.allow_missing
     names, root = options.trials or config.evaluation.test, options.root or config.data.root
     if not names:
         raise ValueError(f"{options.run} was trained without test lists; name some with --trials")
     lists = [open_list(root, name, is_lenient=is_lenient) for name in names]
-    manifest, validation = scorer.training_side(config, scoring, is_calibrated=not options.no_calibration)
+    manifest, validation = scorer.training_side(config, scoring, is_calibrated=is_calibrated)
     if is_plda and manifest is not None:
         check_speakers(manifest.speakers, encoder.model.embedding_dim, options.lda_dim)
-    sources, unknown = overlap.trained_on(config, RunFolder.at(encoder.run))
+    sources, unknown = overlap.trained_on(config, folder)
     overlaps = {item.name: overlap.find_overlap(item.trials, item.root, sources) for item in lists}
     told = [overlap.describe(name, found) for name, found in overlaps.items()]
     warnings = [sentence for found, _ in told for sentence in found]
@@ -110,14 +111,13 @@ def run(options: argparse.Namespace) -> int:
     notes += [sentence for _, found in told for sentence in found]
     count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:
-        store = EmbeddingStore(encoder, RunFolder.at(encoder.run), embed)
+        store = EmbeddingStore(encoder, folder, embed)
+        fitted = scorer.Scorer.fit(scoring, store, manifest, config.data.root)
         scored, calibration = scorer.evaluate(
-            encoder, store, scoring, lists, manifest, validation, is_lenient=is_lenient
+            encoder, store, fitted, lists, validation, is_lenient=is_lenient
         )
     evaluation = {
-        **encoder.describe(),
-        "environment": describe_environment(),
-        "settings": to_yaml(config),
+        **described(encoder, started),
         "warnings": warnings,
         "notes": notes,
         "scoring": asdict(scoring),
@@ -127,12 +127,10 @@ def run(options: argparse.Namespace) -> int:
             "calibration": validation is not None,
         },
         "lists": {item.name: item.summary | {"overlap": overlaps[item.name]} for item in scored},
-        "seconds": time.monotonic() - started,
     }
     out = RunFolder.at(options.out or below(encoder.run, "evaluation"))
     scorer.write_results(out, evaluation, scored)
-    folder = RunFolder.at(encoder.run)
-    out.write("report.html", evaluation_page(evaluation, scored, **of_run(folder, out)).encode())
+    out.write("report.html", evaluation_page(evaluation, scored, **of_run(folder, out)))
     update_report(folder, out)
     if calibration is not None:
         try:
@@ -159,35 +157,35 @@ def run_task(options: argparse.Namespace) -> int:
             f"--trials, --scoring, --norm and --centre are for trials, and --task {name} scores none"
         )
     encoder = load_encoder(options)
-    from sslsv.config import to_yaml
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.reports.task import task_lines, task_page
     from sslsv.reports.training import of_run, update_report
-    from sslsv.runs.environment import describe_environment
     from sslsv.runs.folder import RunFolder, below, here
 
     kind, root = registry.find("tasks", name), options.root or encoder.config.data.root
-    settings = kind.Config(replicates=options.replicates)
+    settings, folder = kind.Config(replicates=options.replicates), RunFolder.at(encoder.run)
     task = kind(settings, root, options.train, options.test, is_lenient=options.allow_missing)
     with embedding_by(encoder, len(task), options.workers, options.device) as embed:
-        found = task.run(EmbeddingStore(encoder, RunFolder.at(encoder.run), embed))
-    result = {
-        "task": name,
-        **encoder.describe(),
-        **found,
-        "notes": [*encoder.notes, *found["notes"]],
-        "environment": describe_environment(),
-        "settings": to_yaml(encoder.config),
-        "seconds": time.monotonic() - started,
-    }
+        found = task.run(EmbeddingStore(encoder, folder, embed))
+    notes = [*encoder.notes, *found["notes"]]
+    result = {"task": name, **found, **described(encoder, started), "notes": notes}
     out = RunFolder.at(options.out or below(encoder.run, "evaluation"))
     out.write_json(f"{name}.json", result)
-    folder, place = RunFolder.at(encoder.run), here(out.location)
     out.write(f"{name}.html", task_page(result, **of_run(folder, out)))
     update_report(folder, out)
+    place = here(out.location)
     print("\n".join(task_lines(result)))
     print(f"results: {below(place, f'{name}.json')}\nreport: {below(place, f'{name}.html')}")
     return 0
+
+
+def described(encoder: "SpeakerEncoder", started: float) -> dict[str, Any]:
+    """Return what every result says of the encoder, the machine and the time since `started`."""
+    from sslsv.config import to_yaml
+    from sslsv.runs.environment import describe_environment
+
+    about = {"environment": describe_environment(), "settings": to_yaml(encoder.config)}
+    return {**encoder.describe(), **about, "seconds": time.monotonic() - started}
 
 
 if __name__ == "__main__":

@@ -144,7 +144,6 @@ def search(sweep: "Sweep", slots: "Slots") -> int:
     from sslsv.runs.display import live_line
     from sslsv.runs.folder import below, here
     from sslsv.search.executor import run_sweep
-    from sslsv.search.results import state_of, write_results
     from sslsv.search.schedulers import standing
 
     try:
@@ -152,15 +151,15 @@ def search(sweep: "Sweep", slots: "Slots") -> int:
             run_sweep(sweep, slots, sweep.folder.name)
     except BaseException:  # Ctrl-C, too: what there is so far can be looked at
         with contextlib.suppress(OSError):
-            write_results(sweep)
+            sweep.write_results()
             write_sweep_report(sweep.folder)
         raise
-    best, place = write_results(sweep), here(sweep.folder.location)
+    best, place = sweep.write_results(), here(sweep.folder.location)
     with live_line("writing the reports"):
         for outcome in standing(sweep.history)[:NUM_PAGES]:
             write_report(sweep.trial_folder(outcome.index))
         write_sweep_report(sweep.folder)
-    states = Counter(state_of(sweep, outcome) for outcome in standing(sweep.history))
+    states = Counter(map(sweep.state_of, standing(sweep.history)))
     table = below(place, "results.csv")
     print(f"{', '.join(f'{count} {state}' for state, count in states.items())}; all in {table}")
     print(f"report: {below(place, 'report.html')}")

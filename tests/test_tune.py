@@ -10,12 +10,8 @@ import pytest
 import torch
 
 from sslsv.cluster import connect
-from sslsv.config import ResourcesConfig
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder, only_command_on
-from sslsv.search.space import load_space
-from sslsv.search.sweep import ExecutionError, Sweep
-from sslsv.search.trial_settings import base_config, with_overrides
 from sslsv.tune import main
 from tests.training_command import Command, kill, title
 
@@ -128,11 +124,8 @@ def test_tune__leaves_trials_decisions_and_the_best_settings(whole):
 def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
     space, tuning, _ = whole
     before = tuning.folder.read("decisions.jsonl")
-    options = ["--storage", str(space.parent / "tune"), "--name", "whole"]
-    assert main([str(space), *options]) == 2
+    assert main([str(space), "--storage", str(space.parent / "tune"), "--name", "whole"]) == 2
     assert "--resume goes on with it, --fresh starts anew" in capsys.readouterr().err
-    assert main([str(space), *options, "--resume", "train.batch_size=8"]) == 2
-    assert "train.batch_size: 10 -> 8" in capsys.readouterr().err
     assert tuning.folder.read("decisions.jsonl") == before
 
 
@@ -181,9 +174,7 @@ def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
     assert main([*options, "resources.workers=5"]) == 2
     assert "have room for 4" in capsys.readouterr().err
     assert main([*options, "--trials", "9", "--concurrent", "9"]) == 2
-    assert (
-        "9 trial(s) at once should run, but 4 fit: each takes 1 of the 4 free CPUs" in capsys.readouterr().err
-    )
+    assert "9 trial(s) at once should run, but 4 fit" in capsys.readouterr().err
     assert not (tmp_path / "tune" / "space").exists()
 
 
@@ -249,20 +240,3 @@ def test_tune__a_killed_trial_of_two_workers_gives_back_what_it_had_reserved(tmp
     assert all(outcome["state"] == "reached" for outcome in tuning.lines("outcomes"))
     winner = next(o["index"] for o in tuning.lines("outcomes") if o["epoch"] == 4)
     assert RunFolder(tuning.folder.path("trials"), f"{winner:04d}").read_json("summary.json")["workers"] == 2
-
-
-@pytest.mark.slow
-def test_run_sweep__faults_of_the_storage_one_after_another_end_it_without_an_outcome(
-    tmp_path, demo_corpus, ray_session
-):
-    from sslsv.search.executor import Slots, run_sweep
-
-    space = load_space(write_space(tmp_path, demo_corpus))
-    space = with_overrides(space, ["data.root=" + str(tmp_path / "unmounted")])
-    base = base_config(space)
-    sweep = Sweep(space, base, (1, 2, 4), RunFolder(str(tmp_path / "tune"), "a"), base.resources)
-    slots = Slots(at_once=1, gpus=0.0, resources=ResourcesConfig())
-    with pytest.raises(ExecutionError, match="broke off 3 times in a row, last in trial 0"):
-        run_sweep(sweep, slots, "a")
-    assert not sweep.folder.has("outcomes.jsonl")
-    assert "FileNotFoundError" in sweep.trial_folder(0).read("failure.txt").decode()

@@ -32,19 +32,18 @@ def encoder_parser(
     Unless the command `is_for_one` encoder, it knows runs to fuse, too.
     """
     parser = Parser(prog=f"sslsv {command}", description=description)
+    parser.set_defaults(others=[])
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
-    parser.set_defaults(others=[])
     if not is_for_one:
-        with_help = "a further run, whose cosines are averaged with those of the first; may be repeated"
-        add("--with", dest="others", action="append", metavar="RUN", help=with_help)
+        told = "a further run, whose cosines are averaged with those of the first; may be repeated"
+        add("--with", dest="others", action="append", metavar="RUN", help=told)
     add("--checkpoint", default="best", help="best (default), last, average, or the name of one")
-    precision_help = "arithmetic of the encoder (default: as trained)"
-    add("--precision", choices=["fp32", "bf16", "fp16"], help=precision_help)
+    add("--precision", choices=["fp32", "bf16", "fp16"], help="arithmetic (default: as trained)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     if has_workers:
-        workers_help = "processes that embed (default: one; for many files one per GPU or CPU of the cluster)"
-        add("--workers", type=int, help=workers_help)
+        told = "processes that embed (default: one; for many files one per GPU or CPU of the cluster)"
+        add("--workers", type=int, help=told)
     return parser
 
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from sslsv.evaluation.metrics import Floats, Labels, checked_trials
+from sslsv.evaluation.metrics import Floats, checked_trials
 
 # Half of this times the squared scale is added to the cost, for scores of deviation 1. It is too small to
 # matter where the scores of target and nontarget trials overlap, and enough for a finite optimum elsewhere.
 RIDGE = 1e-10
-MAX_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.0
     a ridge of 1e-10 makes it finite, and the ratios are far too sure all the same. Raises ValueError for
     scores that are not finite and trials of one kind.
     """
-    _logit(p_target)  # This refuses what is no prior.
+    from sklearn.linear_model import LogisticRegression  # takes a second, and applying one does not need it
+
     values, is_target = checked_trials(scores, targets)
     if np.ptp(values) == 0:
         return Calibration(0.0, 0.0)
@@ -52,7 +52,12 @@ def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.0
     shares = np.where(is_target, 0.5 / is_target.sum(), 0.5 / (~is_target).sum())
     mean = float(values @ shares)
     deviation = math.sqrt((values - mean) ** 2 @ shares)
-    slope, offset = _least_cost((values - mean) / deviation, is_target, p_target)
+    units = ((values - mean) / deviation)[:, None]
+    # The weights sum to 1: so the ridge is that of the mean cost.
+    weights = 2 * shares * np.where(is_target, p_target, 1 - p_target)
+    model = LogisticRegression(C=1 / RIDGE, solver="newton-cholesky", tol=1e-14, max_iter=200)
+    model.fit(units, is_target, sample_weight=weights)
+    slope, offset = float(model.coef_[0, 0]), float(model.intercept_[0] - logit(p_target))
     if slope < 0:
         return Calibration(0.0, 0.0)
     return Calibration(slope / deviation, offset - slope / deviation * mean)
@@ -60,39 +65,4 @@ def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.0
 
 def posterior(llr: ArrayLike, p_target: float) -> Floats:
     """Return the probability of the same speaker (any shape) of log-likelihood ratios at a prior."""
-    return np.asarray(expit(np.asarray(llr, dtype=np.float64) + _logit(p_target)))
-
-
-def _least_cost(units: Floats, is_target: Labels, p_target: float) -> tuple[float, float]:
-    """Find slope and offset of least cost for scores (T,) of deviation 1, by Newton's method."""
-    rows = np.stack((units, np.ones(len(units))))
-    signs = np.where(is_target, -1.0, 1.0)
-    weights = np.where(is_target, p_target / is_target.sum(), (1 - p_target) / (~is_target).sum())
-    ridge = np.array([RIDGE, 0])
-
-    def cost_at(point: Floats) -> float:
-        costs = np.logaddexp(0, signs * (point @ rows + _logit(p_target)))
-        return float(weights @ costs + 0.5 * ridge @ point**2)
-
-    point = np.zeros(2)
-    cost = cost_at(point)
-    for _ in range(MAX_STEPS):
-        wrong = expit(signs * (point @ rows + _logit(p_target)))
-        gradient = rows @ (weights * signs * wrong) + ridge * point
-        curvature = (rows * (weights * wrong * (1 - wrong))) @ rows.T + np.diag(ridge)
-        step = np.linalg.solve(curvature, gradient)
-        gain = float(gradient @ step)
-        if gain <= 1e-13 * cost:
-            point -= step  # The cost no longer shows this step, but it doubles the correct digits.
-            break
-        length = 1.0
-        while (tried := cost_at(point - length * step)) > cost - 0.1 * length * gain and length > 1e-9:
-            length /= 2
-        point, cost = point - length * step, tried
-    return float(point[0]), float(point[1])
-
-
-def _logit(probability: float) -> float:
-    if not 0 < probability < 1:
-        raise ValueError(f"p_target is {probability}; it must be between 0 and 1.")
-    return math.log(probability / (1 - probability))
+    return np.asarray(expit(np.asarray(llr, dtype=np.float64) + logit(p_target)))

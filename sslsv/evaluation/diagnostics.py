@@ -6,13 +6,14 @@ waits for an accelerator until a value is read.
 """
 
 import itertools
+import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslsv.evaluation.metrics import eer
+from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.models.terms import feature_std
 
 
@@ -63,11 +64,9 @@ def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
     0 when collapsed; needs two rows, and memory for N * N distances. Source: Wang and Isola, ICML 2020
     (arXiv 2005.10242), section 4.1.
     """
-    count = len(embeddings)
-    rows = F.normalize(embeddings, dim=1)
+    count, rows = len(embeddings), F.normalize(embeddings, dim=1)
     exponents = (2 * t * (rows @ rows.T - 1)).fill_diagonal_(-torch.inf)
-    pairs = torch.tensor(float(count * (count - 1)), dtype=rows.dtype, device=rows.device)
-    return torch.logsumexp(exponents.flatten(), 0) - pairs.log()
+    return torch.logsumexp(exponents.flatten(), 0) - math.log(count * (count - 1))
 
 
 def pseudo_trial_eer(views: Tensor) -> Tensor:
@@ -77,29 +76,28 @@ def pseudo_trial_eer(views: Tensor) -> Tensor:
     rooms and noises, else they measure the channel; nontargets are the first view of one utterance and the
     second of another. Where speakers have several utterances a few nontargets are none.
     """
-    count, num_views = len(views), views.shape[1]
     rows = F.normalize(views, dim=2)
-    pairs = list(itertools.combinations(range(num_views), 2))
+    pairs = itertools.combinations(range(views.shape[1]), 2)
     targets = torch.cat([(rows[:, a] * rows[:, b]).sum(1) for a, b in pairs])
-    is_other = ~torch.eye(count, dtype=torch.bool, device=views.device)
+    is_other = ~torch.eye(len(views), dtype=torch.bool, device=views.device)
     nontargets = (rows[:, 0] @ rows[:, 1].T)[is_other]
     # Rounded, equal cosines are ties, in whatever order their products were summed: collapsed must be 50.
     scores = torch.cat([targets, nontargets]).float().cpu().numpy()
-    return views.new_tensor(eer(scores, np.arange(len(scores)) < len(targets)))
+    return views.new_tensor(ErrorCurve.of(scores, np.arange(len(scores)) < len(targets)).eer())
 
 
 def label_free_report(views: Tensor) -> dict[str, float]:
-    """Measure an encoder without labels by views (N, Q, D), N and Q of 2 or more; values by name.
+    """Measure an encoder without labels by views (N, Q, D), N and Q of 2 or more, in float64; values by name.
 
     `rankme` (the effective rank) and `feature_std` take all views as rows, `uniformity` the first ones;
-    `alignment` is the mean over all pairs of views. In float64, with memory for N * N distances.
+    `alignment` is the mean over all pairs of views.
     """
     views = views.double()
-    rows, pairs = views.flatten(0, 1), list(itertools.combinations(range(views.shape[1]), 2))
+    rows, pairs = views.flatten(0, 1), itertools.combinations(views.unbind(1), 2)
     values = {
         "rankme": effective_rank(rows),
         "lidar": lidar(views),
-        "alignment": torch.stack([alignment(views[:, a], views[:, b]) for a, b in pairs]).mean(),
+        "alignment": torch.stack([alignment(a, b) for a, b in pairs]).mean(),
         "uniformity": uniformity(views[:, 0]),
         "feature_std": feature_std(rows),
         "pseudo_eer": pseudo_trial_eer(views),

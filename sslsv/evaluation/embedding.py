@@ -23,6 +23,7 @@ from sslsv.data.recordings import Packed, Recordings, open_recordings, split_seg
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.display import live_line
 from sslsv.runs.folder import RunFolder, absolute
+from sslsv.settings import refuse_if
 
 Floats = npt.NDArray[np.float32]
 # Embeddings (N, D) of recordings, and why some can't be read: their rows are 0.
@@ -43,7 +44,7 @@ def embed_files(encoder: SpeakerEncoder, paths: Sequence[str], root: str) -> Emb
 class EmbeddingStore:
     """Keep embeddings by one encoder in the run folder; `embed` makes those that are not there.
 
-    A folder that can't be written to is no error: the embeddings are made again, and a line says so.
+    A folder that can't be written to is no error: a line says that they are made again the next time.
     """
 
     def __init__(self, encoder: SpeakerEncoder, folder: RunFolder, embed: Embed) -> None:
@@ -72,9 +73,11 @@ class EmbeddingStore:
             rows = zip(missing, made, strict=True)
             self.known |= {places[i]: (stamps[i], row) for i, row in rows if i not in bad}
             self._write()
-        nothing = np.zeros(self.dim, dtype=np.float32)
-        found = [nothing if i in bad else self.known[place][1] for i, place in enumerate(places)]
-        return np.array(found, dtype=np.float32).reshape(-1, self.dim), bad
+        found = np.zeros((len(paths), self.dim), dtype=np.float32)
+        for i, place in enumerate(places):
+            if i not in bad:
+                found[i] = self.known[place][1]
+        return found, bad
 
     def _write(self) -> None:
         buffer, stamps = io.BytesIO(), [stamp for stamp, _ in self.known.values()]
@@ -100,10 +103,9 @@ def _stamp(recordings: Recordings, place: str) -> tuple[int, int]:
 class EmbeddingProcess:
     """Embed in one process with its own copy of the encoder, on one thread or one GPU."""
 
-    def __init__(self, encoder: SpeakerEncoder, has_gpu: bool) -> None:
+    def __init__(self, encoder: SpeakerEncoder, device: str) -> None:
         torch.set_num_threads(1)  # processes side by side are faster than threads that share one recording
-        if has_gpu:
-            encoder.model.to("cuda")
+        encoder.model.to(device)
         self.encoder = encoder
 
     def embed(self, paths: list[str], root: str) -> Embedded:
@@ -122,11 +124,11 @@ def embedding_by(
     ValueError where `device` names one GPU, which several processes can't share.
     """
     is_one_gpu = device is not None and ":" in device
-    if workers is not None and is_one_gpu:
-        raise ValueError(
-            f"the device {device} is one GPU, while each of {workers} processes takes one of its own: leave "
-            "out --workers, or name no GPU and choose with CUDA_VISIBLE_DEVICES"
-        )
+    refuse_if(
+        workers is not None and is_one_gpu,
+        f"the device {device} is one GPU, while each of {workers} processes takes one of its own: leave out "
+        "--workers, or name no GPU and choose with CUDA_VISIBLE_DEVICES",
+    )
     if workers is None and (count <= MANY_RECORDINGS or is_one_gpu):
 
         def embed_here(paths: list[str], root: str) -> Embedded:
@@ -139,18 +141,19 @@ def embedding_by(
 
     from sslsv.cluster.connect import connection
 
-    has_gpu = encoder.device.type == "cuda"
+    kind, most = encoder.device.type, workers or 1
+    has_gpu = kind == "cuda"
     request = ResourcesConfig(
-        workers=workers or 1, gpu=has_gpu, cpus_per_worker=CPUS_PER_PROCESS, cpus_per_data_task=0.01
+        workers=most, gpu=has_gpu, cpus_per_worker=CPUS_PER_PROCESS, cpus_per_data_task=0.01
     )
     with connection(request):
         shared = ray.put(encoder)
         remote = ray.remote(num_cpus=CPUS_PER_PROCESS, num_gpus=int(has_gpu))(EmbeddingProcess)
-        actors: list[Any] = [remote.remote(shared, has_gpu) for _ in range(workers or 1)]
+        actors: list[Any] = [remote.remote(shared, kind) for _ in range(most)]
         if workers is None:
             ray.get(actors[0].__ray_ready__.remote())  # an autoscaler may have to add its machine first
             free = ray.available_resources().get("GPU" if has_gpu else "CPU", 0)  # type: ignore[no-untyped-call]
-            actors += [remote.remote(shared, has_gpu) for _ in range(int(free))]
+            actors += [remote.remote(shared, kind) for _ in range(int(free))]
         pool = ray.util.ActorPool(actors)
 
         def embed(paths: list[str], root: str) -> Embedded:

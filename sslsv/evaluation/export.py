@@ -1,9 +1,7 @@
 """Pack a trained encoder into one file: safetensors, or an ONNX graph with the front end included.
 
-Reading a safetensors file takes torch, safetensors and `sslsv.encoders`, nothing of what trains:
-
-encoder = load_encoder("simclr.safetensors")
-embeddings = encoder(waveforms)  # (B, T) at 16 kHz, full scale 1 -> (B, D)
+Reading a safetensors file takes nothing of what trains: `load_encoder("simclr.safetensors")(waveforms)`,
+(B, T) at 16 kHz, full scale 1 -> (B, D).
 """
 
 import copy
@@ -22,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslsv import registry
 from sslsv.encoders.features import HOP_LENGTH, SAMPLE_RATE, Spectrogram, Waveform
-from sslsv.settings import build
+from sslsv.settings import build, refuse_if
 
 FORMAT = "sslsv encoder 1"  # the digit changes when older code can't read the file
 OPSET = 18
@@ -31,8 +29,7 @@ OPSET = 18
 def pack_encoder(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     """Return a safetensors file with weights and settings of an encoder, and `facts` about it.
 
-    A method that puts a network of its own around the encoder (CPC) needs its settings (JSON) among the
-    facts, as `method`.
+    A method that puts a network of its own around the encoder (CPC) is rebuilt from the fact `method`, JSON.
     """
     encoder = copy.deepcopy(encoder)
     _innermost(encoder).merge()  # type: ignore[operator]
@@ -45,12 +42,11 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
 
     Raises FileNotFoundError, or ValueError when the content is foreign, damaged or of another version.
     """
-    place = os.fspath(path)
-    if not os.path.isfile(place):
-        raise FileNotFoundError(f"there is no file {place}; `python -m sslsv.export RUN` writes one")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {path}; `python -m sslsv.export RUN` writes one")
     facts: dict[str, str] = {}
     try:
-        with safe_open(place, framework="pt") as file:
+        with safe_open(os.fspath(path), framework="pt") as file:
             facts = file.metadata() or {}
             if facts.get("format") != FORMAT:
                 raise ValueError(f"its format is {facts.get('format')!r}, not {FORMAT!r}")
@@ -66,7 +62,7 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
         encoder.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{place} is damaged, or no encoder that this version of sslsv can build "
+            f"{path} is damaged, or no encoder that this version of sslsv can build "
             f"({' '.join(str(error).split())[:200]}); it was written by version "
             f"{facts.get('sslsv_version', 'unknown')}: use that, or export it again"
         ) from error
@@ -77,8 +73,8 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
 class ConvolutionalSpectrogram(nn.Module):
     """Compute the features of a `Spectrogram` by operations that every ONNX runtime has and is fast at.
 
-    All that is done to a frame, up to its Fourier transform, is linear: one convolution with 514 kernels.
-    It takes less than a tenth of the network's multiplications, and is faster in onnxruntime than its STFT.
+    All that is done to a frame, up to its Fourier transform, is linear: one convolution with 514 kernels. It
+    takes less than a tenth of the network's multiplications; onnxruntime's own STFT is slower.
     """
 
     basis: Tensor
@@ -110,11 +106,11 @@ class ConvolutionalSpectrogram(nn.Module):
 def traceable(encoder: nn.Module) -> nn.Module:
     """Return a copy of an encoder with `features` that ONNX can hold; ValueError if it has others."""
     features = _innermost(encoder).features
-    if not isinstance(features, Spectrogram | Waveform):
-        names = type(encoder).__name__, type(features).__name__
-        raise ValueError(
-            f"the features of {names[0]} are {names[1]}, which has no form for ONNX; use safetensors"
-        )
+    refuse_if(
+        not isinstance(features, Spectrogram | Waveform),
+        f"the features of {type(encoder).__name__} are {type(features).__name__}, which has no form for "
+        "ONNX; use safetensors",
+    )
     copied = copy.deepcopy(encoder).cpu().to(memory_format=torch.contiguous_format).eval()
     inner: Any = _innermost(copied)
     inner.merge()

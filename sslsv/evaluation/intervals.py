@@ -5,6 +5,7 @@ independent makes intervals too narrow (NIST's two-layer bootstrap, PMC5484007).
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,6 @@ from scipy.sparse.csgraph import connected_components
 
 from sslsv.evaluation import metrics
 from sslsv.evaluation.metrics import Counts, ErrorCurve, Floats, Labels
-from sslsv.evaluation.scoring import checked_rows
 
 
 class Interval(NamedTuple):
@@ -44,7 +44,7 @@ def speaker_bootstrap(
     times weigh w, nontarget trials of speakers a and b weigh w_a * w_b. A draw without target or nontarget
     trials is repeated. The result depends on the seed, not on the order of trials. With ten speakers or fewer
     intervals are too narrow (in simulations 87 % instead of 95 % held the true EER); without a single error
-    they have no width. Raises ValueError for speakers that contradict the targets.
+    they have no width.
     """
     if replicates < 1:
         raise ValueError(f"replicates is {replicates}; there must be at least 1.")
@@ -55,7 +55,8 @@ def speaker_bootstrap(
     run = np.searchsorted(starts, values, side="right") - 1
     runs = run[is_target], run[~is_target]
     found: list[list[float]] = []
-    for weights in _draws(is_target, enrol_speakers, test_speakers, np.random.default_rng(seed)):
+    draws = _draws(is_target, enrol_speakers, test_speakers, np.random.default_rng(seed))
+    for weights in islice(draws, replicates):
         # The weights are whole numbers, which float64 sums exactly.
         hits, alarms = (
             np.bincount(at, weight, len(starts)).astype(np.int64)
@@ -71,8 +72,6 @@ def speaker_bootstrap(
         means = of_targets @ weights[0] / misses[-1] + of_nontargets @ weights[1] / passed[-1]
         ranks = [drawn.eer(), drawn.min_cllr(), *map(drawn.min_dcf, p_targets)]
         found.append([*ranks, *means.tolist()])
-        if len(found) == replicates:
-            break
     ends = np.quantile(found, [0.025, 0.975], axis=0).T.tolist()
     costs_of = {kind: [metrics.dcf_key(kind, p) for p in p_targets] for kind in ("min", "act")}
     names = ["eer", "min_cllr", *costs_of["min"], "cllr", *costs_of["act"]]
@@ -80,11 +79,8 @@ def speaker_bootstrap(
 
 
 def _run_starts(curve: ErrorCurve) -> Floats:
-    """Return the scores where runs of trials of one kind begin.
-
-    No threshold within a run matters to the metrics, so it counts as one point, which saves most of the work.
-    Tied scores of both kinds are a run of their own.
-    """
+    # Returns the scores where runs of trials of one kind begin. No threshold within a run matters to the
+    # metrics: one point for each saves most of the work. Tied scores of both kinds are a run of their own.
     is_hit, is_alarm = np.diff(curve.misses) > 0, np.diff(curve.false_alarms) < 0
     is_mixed = is_hit & is_alarm
     is_start = is_mixed | np.concatenate(([True], (is_hit[1:] != is_hit[:-1]) | is_mixed[:-1]))
@@ -92,7 +88,7 @@ def _run_starts(curve: ErrorCurve) -> Floats:
 
 
 def _costs(values: Floats, is_target: Labels, p_targets: tuple[float, ...]) -> Floats:
-    """Return costs (1 + P, N) of trials, whose means over target and nontarget trials add up to metrics."""
+    # Returns costs (1 + P, N) of trials, whose means over target and nontarget trials add up to metrics.
     rows = [np.logaddexp(0, np.where(is_target, -values, values)) / (2 * np.log(2))]
     for p_target in p_targets:
         is_wrong = (values >= metrics.bayes_threshold(p_target)) != is_target
@@ -103,20 +99,10 @@ def _costs(values: Floats, is_target: Labels, p_targets: tuple[float, ...]) -> F
 def _draws(
     is_target: Labels, enrol_speakers: ArrayLike, test_speakers: ArrayLike, generator: np.random.Generator
 ) -> Iterator[tuple[Floats, Floats]]:
-    """Yield the weights of the target trials and of the nontarget trials in draws of speakers, without end.
-
-    Some draws hold no target or no nontarget trial; they are redrawn. At least 1 in 5 is usable.
-    """
-    first, second = np.asarray(enrol_speakers), np.asarray(test_speakers)
-    if not first.shape == second.shape == is_target.shape:
-        raise ValueError(f"speakers have shapes {first.shape} and {second.shape}, trials {is_target.shape}.")
-    wrong = np.flatnonzero((first == second) != is_target)
-    if len(wrong):
-        raise ValueError(
-            f"The speakers of {len(wrong)} trials contradict their targets, the first is number {wrong[0]}; "
-            "a target trial has one speaker, a nontarget trial two."
-        )
-    names, numbers = np.unique((first, second), return_inverse=True)
+    # Yields the weights of target and of nontarget trials in draws of speakers, without end. Draws without a
+    # target or a nontarget trial are redrawn; at least 1 in 5 is usable.
+    sides = np.stack((np.asarray(enrol_speakers), np.asarray(test_speakers)))
+    names, numbers = np.unique(sides, return_inverse=True)
     one, other = numbers.reshape(2, -1)
     target_speaker, one, other = one[is_target], one[~is_target], other[~is_target]
     while True:
@@ -129,18 +115,16 @@ def _draws(
 
 def speakers_from_trials(
     num_recordings: int, enrol: ArrayLike, test: ArrayLike, targets: ArrayLike
-) -> tuple[Counts, Counts]:
-    """Number the speakers of recordings (R,), and find the nontarget trials that contradict the numbers.
+) -> tuple[Counts, Labels]:
+    """Number the speakers of recordings (R,), and mark the nontarget trials that contradict the numbers.
 
     Recordings joined by target trials, also through others, are of one speaker; one in no target trial is a
     speaker of its own. `enrol` and `test` (N,) are recording numbers, `targets` (N,) labels.
     """
-    first = checked_rows(enrol, num_recordings, "enrol", "recordings")
-    second = checked_rows(test, num_recordings, "test", "recordings")
-    is_target = np.asarray(targets, dtype=np.bool_)
+    first, second, is_target = np.asarray(enrol), np.asarray(test), np.asarray(targets, dtype=np.bool_)
     links = coo_array(
         (np.ones(is_target.sum(), dtype=np.int8), (first[is_target], second[is_target])),
         shape=(num_recordings, num_recordings),
     )
     speakers: Counts = connected_components(links, directed=False)[1].astype(np.int64)
-    return speakers, np.flatnonzero(~is_target & (speakers[first] == speakers[second]))
+    return speakers, ~is_target & (speakers[first] == speakers[second])

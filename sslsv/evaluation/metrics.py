@@ -1,7 +1,7 @@
 """Metrics of verification scores: float64, tied scores move together, the order of trials is irrelevant.
 
 `scores` (N,) are higher for voices more alike, `targets` (N,) true for same-speaker trials; a trial is
-accepted at a score of at least the threshold. For several metrics of the same scores, sort once:
+accepted at a score of at least the threshold. Scores are sorted once for several metrics:
 `curve = ErrorCurve.of(scores, targets)`, then `curve.eer()`, `curve.min_dcf(0.05)` and so on.
 """
 
@@ -15,23 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Labels = NDArray[np.bool_]
-
-
-def eer(scores: ArrayLike, targets: ArrayLike) -> float:
-    """Return the equal error rate in percent, `ErrorCurve.eer`."""
-    return ErrorCurve.of(scores, targets).eer()
-
-
-def min_dcf(
-    scores: ArrayLike, targets: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
-) -> float:
-    """Return the normalised detection cost at the best threshold, `ErrorCurve.min_dcf`."""
-    return ErrorCurve.of(scores, targets).min_dcf(p_target, c_miss, c_fa)
-
-
-def min_cllr(scores: ArrayLike, targets: ArrayLike) -> float:
-    """Return the Cllr in bits that no calibration of the scores can go below, `ErrorCurve.min_cllr`."""
-    return ErrorCurve.of(scores, targets).min_cllr()
 
 
 def dcf_key(kind: str, p_target: float) -> str:
@@ -48,15 +31,15 @@ def bayes_threshold(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1
 def act_dcf(
     llrs: ArrayLike, targets: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> float:
-    """Return the detection cost of decisions at `bayes_threshold`, normalised as `min_dcf`, never below it.
+    """Return the detection cost of decisions at `bayes_threshold`, normalised as the minimum, never below it.
 
     `llrs` (N,) are natural log-likelihood ratios, infinite ones included; raw cosines are none. Above 1 the
     decisions are worse than accepting or rejecting all.
     """
     values, is_target = checked_trials(llrs, targets, is_infinite_allowed=True)
-    miss_weight, fa_weight = dcf_weights(p_target, c_miss, c_fa)
     is_accepted = values >= bayes_threshold(p_target, c_miss, c_fa)
     p_miss, p_fa = np.mean(~is_accepted[is_target]), np.mean(is_accepted[~is_target])
+    miss_weight, fa_weight = dcf_weights(p_target, c_miss, c_fa)
     return float(miss_weight * p_miss + fa_weight * p_fa)
 
 
@@ -67,10 +50,8 @@ def cllr(llrs: ArrayLike, targets: ArrayLike) -> float:
     and du Preez, Computer Speech and Language 2006). A wrong infinite ratio makes the cost infinite.
     """
     values, is_target = checked_trials(llrs, targets, is_infinite_allowed=True)
-    # log(1 + exp(x)) would overflow.
-    target_cost = np.logaddexp(0, -values[is_target]).mean()
-    nontarget_cost = np.logaddexp(0, values[~is_target]).mean()
-    return float((target_cost + nontarget_cost) / (2 * math.log(2)))
+    costs = np.logaddexp(0, np.where(is_target, -values, values))  # log(1 + exp(x)) would overflow
+    return float((costs[is_target].mean() + costs[~is_target].mean()) / (2 * math.log(2)))
 
 
 @dataclass(frozen=True)
@@ -92,16 +73,14 @@ class ErrorCurve:
         values, is_target = checked_trials(scores, targets)
         if np.asarray(scores).dtype == np.float32:  # the same order in half the time
             values = np.asarray(scores)
-        # Numbers sort several times as fast as an order of them (argsort). So the targets' scores are sorted
-        # apart, and then looked up among all.
+        # Sorting numbers is several times as fast as argsort: targets are sorted apart, and looked up in all.
         target_values, values = np.sort(values[is_target]), np.sort(values)
         # Tied scores have one threshold, before the first of them.
         firsts = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
         thresholds = values[firsts]
         targets_at = np.bincount(np.searchsorted(thresholds, target_values), minlength=len(firsts))
         misses = np.concatenate(([0], np.cumsum(targets_at, dtype=np.int64)))
-        num_nontargets = len(values) - len(target_values)
-        false_alarms = num_nontargets - (np.append(firsts, len(values)) - misses)
+        false_alarms = len(values) - len(target_values) - (np.append(firsts, len(values)) - misses)
         return cls(misses, false_alarms, np.append(thresholds.astype(np.float64), np.inf))
 
     @property
@@ -119,12 +98,9 @@ class ErrorCurve:
 
         Chance is 50, also for scores that are all the same. Swapping the labels gives 100 minus the rate.
         """
-        # Straight lines between the points cross p_miss = p_fa once.
-        p_miss, p_fa = self.p_miss, self.p_fa
-        after = int(np.argmax(p_miss >= p_fa))  # never 0: the curve begins at (0, 1)
-        gap_before = p_fa[after - 1] - p_miss[after - 1]
-        gap_after = p_miss[after] - p_fa[after]
-        share = gap_before / (gap_before + gap_after)
+        p_miss, gaps = self.p_miss, self.p_fa - self.p_miss
+        after = int(np.argmax(gaps <= 0))  # never 0: the curve begins at (0, 1)
+        share = gaps[after - 1] / (gaps[after - 1] - gaps[after])
         return float(100 * (p_miss[after - 1] + share * (p_miss[after] - p_miss[after - 1])))
 
     def eer_threshold(self) -> float:

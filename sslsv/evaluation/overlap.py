@@ -1,15 +1,14 @@
 """What a run trained on, and what of it stands in a test list: speakers, paths, contents.
 
-A run keeps its training utterances in `trained_on.parquet`, with the size of each file. Whoever wrote the
-lists, a test list is compared with it when training begins and in every evaluation. Speakers of trials are
-told from the paths: they are the folder that is the same in target trials and differs in the others.
-Contents are compared by the size of files and pieces of them: a copy in another format is not found so, nor
-one in a packed folder.
+A run keeps its training utterances in `trained_on.parquet`, with the size of each file; test lists are
+compared with it when training begins and in every evaluation. Speakers of trials are told from the paths:
+they are the folder that is the same in target trials and differs in the others. Contents are compared by the
+size of files and pieces of them: a copy in another format is not found so, nor one in a packed folder.
 """
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +25,7 @@ from sslsv.evaluation.trials import open_training_side
 from sslsv.runs.folder import RunFolder, absolute, below
 
 FILE = "trained_on.parquet"
-MAX_READ = (
-    20_000  # training files whose pieces are read for a list: seconds on a disk, a minute over a network
-)
+MAX_READ = 20_000  # training files read for a list: seconds on a disk, a minute over a network
 AGREEMENT = 0.99  # share of the trials, of each kind, that the folder of the speakers must agree with
 MAX_STAGES = 20  # runs of which each started from the one before
 NUM_NAMED = 5
@@ -67,11 +64,8 @@ class TrainedOn:
     def write(self, folder: RunFolder) -> None:
         """Keep it in a run's folder: about 10 MB for a million utterances."""
         # Names of files need not be valid UTF-8.
-        paths, speakers = (
-            pa.array(map(os.fsencode, each), pa.binary()) for each in (self.paths, self.speakers)
-        )
-        sink = pa.BufferOutputStream()
-        table = pa.table({"path": paths, "speaker": speakers, "size": self.sizes})
+        names = (pa.array(map(os.fsencode, each), pa.binary()) for each in (self.paths, self.speakers))
+        table, sink = pa.table([*names, self.sizes], ["path", "speaker", "size"]), pa.BufferOutputStream()
         parquet.write_table(table, sink, compression="zstd")
         folder.write(FILE, sink.getvalue().to_pybytes())
 
@@ -81,10 +75,9 @@ def _speakers(manifest: Manifest) -> list[str]:
 
 
 def trained_on(config: Config, folder: RunFolder) -> tuple[list[TrainedOn], list[str]]:
-    """Return what the weights of a run learnt from, the runs before it by `encoder.init` included.
+    """Return what a run learnt from, the runs before it by `encoder.init` included, and what can't be known.
 
-    Where a run has kept nothing (a trial of a sweep, a copied checkpoint), its lists are read as they are
-    now. The second value are sentences on what can't be known.
+    Where a run has kept nothing (a trial of a sweep, a copied checkpoint), its lists are read again.
     """
     found: list[TrainedOn] = []
     for _ in range(MAX_STAGES):
@@ -115,18 +108,16 @@ def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Ove
         same_path |= _same_paths(root, paths, source)
         found, able = _same_contents(root, paths, source)
         same_content, compared = found | same_content, compared & able
-    copies = {i: same_content[i] for i in sorted(same_content.keys() - same_path)}
-    parts = {
-        "speakers": (sorted(same_speaker), len(speakers) * known, len(speakers)),
-        "paths": ([paths[i] for i in sorted(same_path)], len(paths) * known, len(paths)),
-        "contents": ([f"{paths[i]} ({other})" for i, other in copies.items()], len(compared), len(paths)),
-    }
+    copies = [f"{paths[i]} ({same_content[i]})" for i in sorted(same_content.keys() - same_path)]
+
+    def part(names: list[str], num_compared: int, everything: int) -> dict[str, Any]:
+        counts = {"shared": len(names), "compared": num_compared, "all": everything}
+        return {**counts, "examples": [printable(name) for name in names[:NUM_NAMED]]}
+
     return {
-        kind: {
-            **{"shared": len(names), "compared": count, "all": everything},
-            "examples": [printable(name) for name in names[:NUM_NAMED]],
-        }
-        for kind, (names, count, everything) in parts.items()
+        "speakers": part(sorted(same_speaker), len(speakers) * known, len(speakers)),
+        "paths": part([paths[i] for i in sorted(same_path)], len(paths) * known, len(paths)),
+        "contents": part(copies, len(compared), len(paths)),
     }
 
 
@@ -144,10 +135,10 @@ def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
             )
         elif compared:
             clean.append(f"{compared:,} {what}")
-        if compared < everything or not everything:
-            unknown.append(
-                f"{everything - compared:,} {what}" if everything else f"{what} (no path tells them)"
-            )
+        if not everything:
+            unknown.append(f"{what} (no path tells them)")
+        elif compared < everything:
+            unknown.append(f"{everything - compared:,} {what}")
     told = {"shares none of these with the training": clean, "was not compared with the training by": unknown}
     return warnings, [f"{name} {words}: {', '.join(parts)}." for words, parts in told.items() if parts]
 
@@ -178,9 +169,9 @@ def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
     # that tells speakers in the trials, and anywhere those that are no mere numbers, which mean anything.
     found = set(source.speakers)
     words = {name for names in columns.values() for name in names if not name.isdigit()}
-    pairs = [path.rpartition("/") for path in source.paths]
     # Folders and names of files hold few different ones each, together a million.
-    for path in {f"{folder}/" for folder, *_ in pairs} | {name for *_, name in pairs}:
+    ends = map(os.path.split, source.paths)
+    for path in {part for folder, name in ends for part in (f"{folder}/", name)}:
         parts = _parts(path)
         found |= words.intersection(parts)
         found |= {parts[-place] for place in columns if place <= len(parts)}
@@ -190,14 +181,13 @@ def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
 def _same_paths(root: str, paths: Sequence[str], source: TrainedOn) -> set[int]:
     # A recording is the same by its path below the folder, or by all of it, with whatever suffix. A part of
     # one counts as the whole.
-    def stems(folder: str, of: Iterable[str]) -> list[str]:
-        return [os.path.splitext(below(folder, split_segment(path)[0]))[0] for path in of]
+    def stems(of: Iterable[str], folder: str) -> Iterator[tuple[int, str]]:
+        for i, path in enumerate(of):
+            for place in ("", absolute(folder)):
+                yield i, os.path.splitext(below(place, split_segment(path)[0]))[0]
 
-    places: dict[str, int] = {}
-    for folder in ("", absolute(root)):
-        places |= {stem: i for i, stem in enumerate(stems(folder, paths))}
-    folders = ("", absolute(source.root))
-    return {places[stem] for folder in folders for stem in stems(folder, source.paths) if stem in places}
+    places = {stem: i for i, stem in stems(paths, root)}
+    return {places[stem] for _, stem in stems(source.paths, source.root) if stem in places}
 
 
 def _same_contents(root: str, paths: Sequence[str], source: TrainedOn) -> tuple[dict[int, str], set[int]]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
-from sslsv.evaluation.scoring import Floats, Indices, checked_rows, unit_rows
+from sslsv.evaluation.scoring import Floats, Indices, unit_rows
+from sslsv.settings import refuse_if
 
 ITERATIONS = 20  # of expectation and maximisation; with tens of utterances per speaker, few are needed
 TILE_ROWS = 10_000  # trials scored at a time
@@ -29,14 +30,13 @@ class Plda:
 
     def normalised(self, embeddings: ArrayLike) -> Floats:
         """Return embeddings (N, P) projected by LDA, of length sqrt(P)."""
-        rows = unit_rows(np.asarray(embeddings, dtype=np.float32)).astype(np.float64)
+        rows = unit_rows(embeddings).astype(np.float64)
         return _of_length_sqrt_dim((rows - self.mean) @ self.lda)
 
     def scores(self, embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Floats:
         """Return natural log-likelihood ratios (T,) of rows `enrol[t]` and `test[t]` of embeddings (N, D)."""
         rows = self.normalised(embeddings) @ self.basis - self.centre
-        first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
-        b = self.between
+        first, second, b = np.asarray(enrol), np.asarray(test), self.between
         # In each coordinate the pair has variances 1 + b and, if of one speaker, covariance b.
         constant = np.sum(np.log1p(b) - 0.5 * np.log1p(2 * b))
         alone = -0.5 * np.square(rows) @ (b**2 / ((1 + 2 * b) * (1 + b)))
@@ -51,23 +51,22 @@ class Plda:
 def check_speakers(speakers: ArrayLike, dim: int, lda_dim: int | None = None) -> None:
     """Raise ValueError where PLDA can't be fitted to utterances of these speakers (N,), embedded in `dim`."""
     num_utterances, num_speakers = np.size(speakers), len(np.unique(speakers))
-    if num_speakers < 2 or num_speakers == num_utterances:
-        raise ValueError(
-            f"PLDA learns from speakers with several recordings, and the {num_utterances} training "
-            f"utterances are of {num_speakers} speaker(s): the lists tell no speakers. Score without "
-            "--scoring plda"
-        )
-    if num_utterances - num_speakers < dim:
-        raise ValueError(
-            f"PLDA of {dim}-dimensional embeddings needs {dim} training utterances more than speakers, and "
-            f"there are {num_utterances} of {num_speakers}. Score without --scoring plda"
-        )
+    refuse_if(
+        num_speakers < 2 or num_speakers == num_utterances,
+        f"PLDA learns from speakers with several recordings, and the {num_utterances} training utterances "
+        f"are of {num_speakers} speaker(s): the lists tell no speakers. Score without --scoring plda",
+    )
+    refuse_if(
+        num_utterances - num_speakers < dim,
+        f"PLDA of {dim}-dimensional embeddings needs {dim} training utterances more than speakers, and there "
+        f"are {num_utterances} of {num_speakers}. Score without --scoring plda",
+    )
     most = min(dim, num_speakers - 1)
-    if lda_dim is not None and not 1 <= lda_dim <= most:
-        raise ValueError(
-            f"--lda-dim is {lda_dim}; it must be from 1 to {most}: no larger than the embedding ({dim}), and "
-            f"less than the training speakers ({num_speakers})"
-        )
+    refuse_if(
+        lda_dim is not None and not 1 <= lda_dim <= most,
+        f"--lda-dim is {lda_dim}; it must be from 1 to {most}: no larger than the embedding ({dim}), and "
+        f"less than the training speakers ({num_speakers})",
+    )
 
 
 def fit_plda(embeddings: ArrayLike, speakers: ArrayLike, lda_dim: int | None = None) -> Plda:
@@ -76,7 +75,7 @@ def fit_plda(embeddings: ArrayLike, speakers: ArrayLike, lda_dim: int | None = N
     `lda_dim` None keeps min(D, speakers - 1) dimensions. Raises ValueError as `check_speakers`, and for
     embeddings that are not finite or do not differ between recordings.
     """
-    rows = unit_rows(np.asarray(embeddings, dtype=np.float32)).astype(np.float64)
+    rows = unit_rows(embeddings).astype(np.float64)
     check_speakers(speakers, rows.shape[1], lda_dim)
     labels = np.unique(np.asarray(speakers), return_inverse=True)[1]
     mean = rows.mean(axis=0)

@@ -5,7 +5,6 @@ own: what they share is the voice, and the recording's own channel as far as the
 """
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +24,6 @@ from sslsv.ops import distributed
 # No training gets to this epoch, so the probe draws other crops and rooms than any training does.
 PROBE_EPOCH = 2**32
 MAX_OPENED = 8  # So many recordings per utterance are opened in search of ones that are long enough.
-
-
-class Sample(NamedTuple):
-    """Hold the utterances of a probe, and the faults met when they were chosen."""
-
-    utterances: list[int]
-    bad_recordings: dict[str, str]  # path: why it can't be read
 
 
 class Probe:
@@ -56,15 +48,14 @@ class Probe:
         )
         views = [("views", probe.views, probe.crop_seconds, False)]
         self.maker = ViewMaker(manifest, views, data, config.seed)
-        sample = Sample([], {})
+        sample: tuple[list[int], dict[str, str]] = [], {}
         if distributed.is_main():
             order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()
             recordings = open_recordings(config.data.root)
             num_samples = probe.views * round(probe.crop_seconds * SAMPLE_RATE)
             sample = choose(recordings, manifest.paths, order, probe.utterances, num_samples)
-        self.sample = distributed.broadcast_object(sample)
+        self.utterances, self.bad_recordings = distributed.broadcast_object(sample)
         self._views: npt.NDArray[np.int16] | None = None  # (N of this worker, Q, T)
-        self._is_read = np.ones(0, dtype=bool)
 
     def measure(self, embedder: Embedder) -> dict[str, float]:
         """Return `label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
@@ -76,7 +67,7 @@ class Probe:
         if len(views) < 2:
             raise VerificationError(
                 f"Label-free values need 2 utterances or more, and {len(views)} of the training utterances "
-                f"looked at can be read; see {list(self.sample.bad_recordings.values())[:3]}"
+                f"looked at can be read; see {list(self.bad_recordings.values())[:3]}"
             )
         if not torch.isfinite(views).all():  # fp16 may leave infinite statistics in a batch norm
             raise VerificationError(
@@ -89,17 +80,17 @@ class Probe:
 
     def describe(self) -> dict[str, int]:
         """Count utterances and views, for the report."""
-        return {"utterances": len(self.sample.utterances), "views": self.num_views}
+        return {"utterances": len(self.utterances), "views": self.num_views}
 
     def _draw(self) -> npt.NDArray[np.int16]:
-        mine = np.array(self.sample.utterances, dtype=np.int64)[self._share()]
+        mine = np.array(self.utterances, dtype=np.int64)[self._share()]
         rows = {"sample": mine, "epoch": np.full_like(mine, PROBE_EPOCH), "utterance": mine}
         batch = self.maker.make_batch(rows)
         bad = {int(utterance) for utterance in batch["bad_utterance"] if utterance >= 0}
         reasons = {utterance: self.maker.explain("utterances", utterance) for utterance in sorted(bad)}
         found = {u: why for part in distributed.gather_objects(reasons) for u, why in part.items()}
-        self.sample.bad_recordings.update(found.values())
-        self._is_read = ~np.isin(self.sample.utterances, list(found))
+        self.bad_recordings.update(found.values())
+        self._is_read = torch.from_numpy(~np.isin(self.utterances, list(found)))
         self._views = np.asarray(batch["views"], dtype=np.int16)
         return self._views
 
@@ -110,31 +101,24 @@ class Probe:
         # Ranks count small directions, which bf16 fills with rounding errors: LiDAR would be up to doubled.
         exact = Embedder(embedder.model, embedder.device, "fp32", embedder.batch_seconds)
         mine = [exact.embed(flat[i : i + size]) for i in range(0, len(flat), size)]
-        embeddings = torch.zeros(len(self.sample.utterances), self.num_views, dim)
+        embeddings = torch.zeros(len(self.utterances), self.num_views, dim)
         if mine:
             embeddings[self._share()] = torch.cat(mine).view(-1, self.num_views, dim)
-        everywhere = distributed.all_reduce_sum(embeddings.to(embedder.device)).cpu()
-        return everywhere[torch.from_numpy(self._is_read)]
+        return distributed.all_reduce_sum(embeddings.to(embedder.device)).cpu()[self._is_read]
 
     def _share(self) -> slice:
         return slice(distributed.rank(), None, distributed.world_size())
 
 
-def open_probe(manifest: Manifest, config: Config) -> Probe | None:
-    """Make the probe that the settings ask for, from the training manifest; None if they ask for none."""
-    return Probe(manifest, config) if config.evaluation.label_free.utterances else None
-
-
 def choose(
     recordings: Recordings, paths: list[str], order: list[int], count: int, enough_samples: int
-) -> Sample:
+) -> tuple[list[int], dict[str, str]]:
     """Choose the first `count` utterances of an order that have enough samples, else the longest ones opened.
 
-    Utterance i is `paths[i]`. At most 8 `count` are opened; those that can't be are passed over.
+    Utterance i is `paths[i]`. At most 8 `count` are opened; those that can't be are passed over, and the
+    reasons returned by path.
     """
-    lengths: dict[int, int] = {}
-    bad: dict[str, str] = {}
-    num_enough = 0
+    lengths, bad, num_enough = dict[int, int](), dict[str, str](), 0
     for utterance in order[: MAX_OPENED * count]:
         try:
             with recordings.open(paths[utterance]) as recording:
@@ -145,5 +129,4 @@ def choose(
         num_enough += lengths[utterance] == enough_samples
         if num_enough == count:
             break
-    chosen = sorted(lengths, key=lambda utterance: -lengths[utterance])[:count]  # stable: keeps the order
-    return Sample(chosen, bad)
+    return sorted(lengths, key=lambda utterance: -lengths[utterance])[:count], bad  # stable: keeps the order

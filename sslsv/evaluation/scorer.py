@@ -5,10 +5,9 @@ trials are only counted.
 """
 
 import contextlib
-import dataclasses
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -49,11 +48,11 @@ MAX_PLDA_UTTERANCES = 100_000
 class Scoring:
     """Say how trials are scored, beyond the cosine that is always there."""
 
-    norm: Kind | None
-    cohort_size: int  # training utterances, as they are: no label is used
-    top: int  # cohort scores that AS-norm keeps per recording
-    is_centred: bool  # subtract the cohort's mean embedding first
-    replicates: int  # draws of speakers for the intervals; 0 = no intervals
+    norm: Kind | None = None
+    cohort_size: int = 1000  # training utterances, as they are: no label is used
+    top: int = 300  # cohort scores that AS-norm keeps per recording
+    is_centred: bool = False  # subtract the cohort's mean embedding first
+    replicates: int = 1000  # draws of speakers for the intervals; 0 = no intervals
     is_plda: bool = False  # fit PLDA to the speakers of training utterances: labels are used
     lda_dim: int | None = None  # dimensions that PLDA keeps
 
@@ -67,36 +66,63 @@ class Scoring:
         most = MAX_PLDA_UTTERANCES if self.is_plda else self.cohort_size
         return 0 if manifest is None else min(len(manifest), most)
 
-    def scores(
-        self, embeddings: Floats, trials: Trials, cohort: Floats | None, plda: Plda | None = None
-    ) -> dict[str, Scores]:
+
+@dataclass(frozen=True)
+class Scorer:
+    """Score trials, given what a scoring learns from training utterances."""
+
+    scoring: Scoring
+    cohort: Floats | None = None  # embeddings (C, D)
+    plda: Plda | None = None
+
+    @classmethod
+    def fit(cls, scoring: Scoring, store: EmbeddingStore, manifest: Manifest | None, root: str) -> "Scorer":
+        """Learn from a seeded sample of a training `manifest`, if any; raises ValueError with a sentence."""
+        if manifest is None:
+            return cls(scoring)
+        order = np.random.default_rng(0).permutation(len(manifest))
+        chosen = np.sort(order[: scoring.num_training(manifest)])
+        embeddings, bad = store.get([manifest.paths[i] for i in chosen], root)
+        cohort = np.delete(embeddings, list(bad), axis=0)
+        if len(cohort) < 2:
+            raise ValueError(
+                f"{len(bad)} of the {len(chosen)} training utterances needed cannot be read, the "
+                f"first: {next(iter(bad.values()), 'none was found')} Give their folder with --train-root"
+            )
+        if not scoring.is_plda:
+            return cls(scoring, cohort)
+        speakers = np.delete(manifest.speakers[chosen], list(bad))
+        return cls(scoring, cohort, fit_plda(cohort, speakers, scoring.lda_dim))
+
+    def scores(self, embeddings: Floats, trials: Trials) -> dict[str, Scores]:
         """Return scores (J,) by the name of the scoring, the principal one first.
 
-        `embeddings` (R, D) are of the trials' recordings, `cohort` (C, D) of training utterances. With `plda`
-        its ratios come first.
+        `embeddings` (R, D) are of the trials' recordings.
         """
-        name, pairs = "cosine", (trials.enrol, trials.test)
-        if self.is_centred and cohort is not None:
+        name, pairs, cohort = "cosine", (trials.enrol, trials.test), self.cohort
+        if self.scoring.is_centred and cohort is not None:
             cohort = unit_rows(cohort)
             mean = cohort.mean(axis=0, keepdims=True)
             embeddings, cohort, name = unit_rows(embeddings) - mean, cohort - mean, "centred_cosine"
         plain = cosine_scores(embeddings, *pairs).astype(np.float64)
-        if plda is not None:
-            return {"plda": plda.scores(embeddings, *pairs), name: plain}
-        if self.norm is None or cohort is None:
+        if self.plda is not None:
+            return {"plda": self.plda.scores(embeddings, *pairs), name: plain}
+        norm = self.scoring.norm
+        if norm is None or cohort is None:
             return {name: plain}
-        normalised = normalise_scores(self.norm, plain, embeddings, *pairs, cohort, self.top)
-        return {f"{name}_{self.norm}_norm": normalised, name: plain}
+        normalised = normalise_scores(norm, plain, embeddings, *pairs, cohort, self.scoring.top)
+        return {f"{name}_{norm}_norm": normalised, name: plain}
 
-    def in_words(self, name: str, cohort: Floats | None, plda: Plda | None) -> str:
+    def in_words(self, name: str) -> str:
         """Return a scoring's name for readers: `cosine, AS-norm (598 training utterances, top 300)`."""
-        base, words = name.removesuffix(CALIBRATED), ["centred cosine" if self.is_centred else "cosine"]
-        if base == "plda" and plda is not None:
-            words = [f"PLDA ({len(plda.between)} dimensions)"]
-        elif base.endswith("_norm") and self.norm is not None and cohort is not None:
-            top = f", top {min(self.top, len(cohort)):,}" if self.norm == "as" else ""
-            kind = self.norm.upper() if self.norm in ("s", "as") else self.norm
-            words.append(f"{kind}-norm ({len(cohort):,} training utterances{top})")
+        base, norm = name.removesuffix(CALIBRATED), self.scoring.norm
+        words = ["centred cosine" if self.scoring.is_centred else "cosine"]
+        if base == "plda" and self.plda is not None:
+            words = [f"PLDA ({len(self.plda.between)} dimensions)"]
+        elif base.endswith("_norm") and norm is not None and self.cohort is not None:
+            size = len(self.cohort)
+            top = f", top {min(self.scoring.top, size):,}" if norm == "as" else ""
+            words.append(f"{norm.upper() if 's' in norm else norm}-norm ({size:,} training utterances{top})")
         return ", ".join([*words, *["calibrated"] * (base != name)])
 
 
@@ -132,14 +158,11 @@ def notes(
             validation = listed_trials(config.data.root, config.evaluation.validation)
     if scoring.is_plda:
         name = config.model.name
-        found.append(
-            "Labels were used: PLDA was fitted to the speakers, or clusters, of the training lists. "
-            + (
-                f"The run itself was trained with them ({name})."
-                if encoder.model.needs_labels
-                else f"The training itself, by {name}, used none: these are no self-supervised results."
-            )
-        )
+        own = f"The training itself, by {name}, used none: these are no self-supervised results."
+        if encoder.model.needs_labels:
+            own = f"The run itself was trained with them ({name})."
+        fitted = "PLDA was fitted to the speakers, or clusters, of the training lists."
+        found.append(f"Labels were used: {fitted} {own}")
     if scoring.needs_cohort:
         found.append("No labels were used: the cohort is training utterances as they are.")
     for item in lists:
@@ -156,45 +179,30 @@ def notes(
 def evaluate(
     encoder: SpeakerEncoder,
     store: EmbeddingStore,
-    scoring: Scoring,
+    scorer: Scorer,
     lists: Sequence[TrialList],
-    manifest: Manifest | None,
     validation: TrialSet | None,
     *,
     is_lenient: bool,
 ) -> tuple[list[ScoredList], Calibration | None]:
     """Score and measure every list; the calibration of cosines is returned too.
 
-    The cohort, or what PLDA learns from, is a seeded sample of the training `manifest`, if any. If
-    `is_lenient`, lists lose the recordings that can't be read. Raises ValueError for such recordings
-    elsewhere: in lists otherwise, in validation trials, where fewer than two of the cohort are left, and
-    where PLDA can't be fitted.
+    If `is_lenient`, lists lose the recordings that can't be read. Raises ValueError for such recordings
+    otherwise, and in validation trials.
     """
-    root, cohort, plda, calibrations = encoder.config.data.root, None, None, dict[str, Calibration]()
-    if manifest is not None:
-        order = np.random.default_rng(0).permutation(len(manifest))
-        chosen = np.sort(order[: scoring.num_training(manifest)])
-        embeddings, bad = store.get([manifest.paths[i] for i in chosen], root)
-        cohort = np.delete(embeddings, list(bad), axis=0)
-        if len(cohort) < 2:
-            raise ValueError(
-                f"{len(bad)} of the {len(chosen)} training utterances needed cannot be read, the "
-                f"first: {next(iter(bad.values()), 'none was found')} Give their folder with --train-root"
-            )
-        if scoring.is_plda:
-            plda = fit_plda(cohort, np.delete(manifest.speakers[chosen], list(bad)), scoring.lda_dim)
+    calibrations: dict[str, Calibration] = {}
     if validation is not None:
         trials = validation.trials
         if validation.is_simulated:
             embeddings, bad = encoder.embedder().embed_recordings(validation.read, len(trials.paths))
         else:
-            embeddings, bad = store.get(trials.paths, root)
+            embeddings, bad = store.get(trials.paths, encoder.config.data.root)
         if bad:
             raise ValueError(
                 f"{len(bad)} recordings of the validation trials cannot be read, the first: "
                 f"{next(iter(bad.values()))} Repair them, or give --no-calibration"
             )
-        scores = scoring.scores(embeddings, trials, cohort, plda)
+        scores = scorer.scores(embeddings, trials)
         calibrations = {name: fit_calibration(values, trials.targets) for name, values in scores.items()}
     scored = []
     for item in lists:
@@ -205,23 +213,20 @@ def evaluate(
             row_of = {path: i for i, path in enumerate(item.trials.paths)}
             item = item.without(bad, "unreadable_recordings")
             embeddings = embeddings[[row_of[path] for path in item.trials.paths]]
-        scores = scoring.scores(embeddings, item.trials, cohort, plda)
-        with live_line(f"measuring {item.name}, intervals by {scoring.replicates:,} draws of speakers"):
-            scored.append(measure(item, scores, calibrations, scoring.replicates, embeddings))
-        scored[-1].summary["titles"] = {n: scoring.in_words(n, cohort, plda) for n in scored[-1].scores}
+        with live_line(
+            f"measuring {item.name}, intervals by {scorer.scoring.replicates:,} draws of speakers"
+        ):
+            scored.append(measure(item, scorer, calibrations, embeddings))
     return scored, calibrations.get("cosine")
 
 
 def measure(
-    item: TrialList,
-    scores: dict[str, Scores],
-    calibrations: dict[str, Calibration],
-    replicates: int,
-    embeddings: Floats,
+    item: TrialList, scorer: Scorer, calibrations: Mapping[str, Calibration], embeddings: Floats
 ) -> ScoredList:
-    """Measure scores (J,) of a list, by the name of their scoring, and the ratios that calibrations make."""
-    trials, targets = item.trials, item.trials.targets
+    """Measure the scores of a list, and the ratios that calibrations, by scoring, make of them."""
+    trials, targets, replicates = item.trials, item.trials.targets, scorer.scoring.replicates
     speakers, _ = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, targets)
+    scores = scorer.scores(embeddings, trials)
     ratios = {f"{name}{CALIBRATED}": each.apply(scores[name]) for name, each in calibrations.items()}
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for name, values in (scores | ratios).items():
@@ -233,14 +238,8 @@ def measure(
                 table[metric] |= found[metric]._asdict()
     counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.odd
     summary = {**source_of(item.file), "counts": counts, "scorings": tables}
-    return ScoredList(
-        name=item.name,
-        trials=trials,
-        scores=scores | ratios,
-        summary=summary,
-        embeddings=embeddings,
-        speakers=speakers,
-    )
+    summary["titles"] = {name: scorer.in_words(name) for name in scores | ratios}
+    return ScoredList(item.name, trials, scores | ratios, summary, embeddings, speakers)
 
 
 def _metrics_of(
@@ -283,5 +282,5 @@ def keep_calibration(encoder: SpeakerEncoder, calibration: Calibration) -> None:
     """Add a calibration of cosines to the weights' folder, where `verify` finds it; OSError."""
     folder = RunFolder.at(encoder.run)
     known: dict[str, Any] = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
-    known[encoder.identity] = {"calibration": dataclasses.asdict(calibration), **encoder.describe()}
+    known[encoder.identity] = {"calibration": asdict(calibration), **encoder.describe()}
     folder.write_json(CALIBRATION_FILE, known)

@@ -2,8 +2,7 @@
 
 Score normalisation asks how unusual a cosine is, given those of the same recordings with a cohort of others.
 The forms are those of Matejka et al., Interspeech 2017; as-norm is their AS-norm1, where each side has its
-own top scores. Deviations are those of the population, as in wespeaker. To centre, centre embeddings and
-cohort alike, before scoring.
+own top scores. Deviations are those of the population, as in wespeaker.
 """
 
 from typing import Literal
@@ -26,15 +25,9 @@ MIN_DEVIATION = 1e-6
 def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Rows:
     """Return the cosine (T,) in [-1, 1] of rows `enrol[t]` and `test[t]` of the embeddings (N, D).
 
-    An embedding of zeros scores 0 with everything. Raises ValueError for indices out of range and embeddings
-    that are not finite.
+    An embedding of zeros scores 0 with everything. Raises ValueError for embeddings that are not finite.
     """
-    rows = unit_rows(_rows_of(embeddings))
-    first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
-    if len(first) != len(second):
-        raise ValueError(
-            f"There are {len(first)} enrol indices but {len(second)} test ones; a trial has both."
-        )
+    rows, first, second = unit_rows(embeddings), np.asarray(enrol), np.asarray(test)
     scores = np.empty(len(first), dtype=np.float32)
     firsts, first_at = _used_rows(first, len(rows))
     seconds, second_at = _used_rows(second, len(rows))
@@ -77,28 +70,23 @@ def normalise_scores(
     cosines of rows `enrol` and `test` of the embeddings (N, D). Each recording meets the cohort once, however
     many trials it is in. Raises ValueError for a cohort of 1 row, or rows all alike.
     """
-    rows, others, values = _rows_of(embeddings), _rows_of(cohort), np.asarray(scores, dtype=np.float64)
-    first, second = checked_rows(enrol, len(rows), "enrol"), checked_rows(test, len(rows), "test")
-    if rows.shape[1] != others.shape[1] or not values.shape == first.shape == second.shape:
-        raise ValueError(
-            f"embeddings {rows.shape} and cohort {others.shape} must be (N, D) and (C, D), scores "
-            f"{values.shape}, enrol {first.shape} and test {second.shape} (T,)."
-        )
+    others, values = unit_rows(cohort), np.asarray(scores, dtype=np.float64)
     count = min(top, len(others)) if kind == "as" else len(others)
     if count < 2:
         raise ValueError(
             f"The cohort has {len(others)} rows and top is {top}: no deviation can be had from {count}; both "
             "must be at least 2, better some hundred."
         )
-    sides = {"z": [first], "t": [second]}.get(kind, [first, second])
+    sides = {"z": [enrol], "t": [test]}.get(kind, [enrol, test])
     heard, at = np.unique(np.concatenate(sides), return_inverse=True)
-    mean, deviation = _statistics(unit_rows(rows[heard]), unit_rows(others), count)
+    mean, deviation = _statistics(unit_rows(np.asarray(embeddings)[heard]), others, count)
     normalised = [(values - mean[i]) / deviation[i] for i in np.split(at, len(sides))]
     return np.asarray(sum(normalised) / len(sides), dtype=np.float64)
 
 
-def unit_rows(rows: Rows) -> Rows:
+def unit_rows(embeddings: ArrayLike) -> Rows:
     """Return rows (N, D) of length 1, float32; zeros stay zeros. ValueError for rows that are not finite."""
+    rows = np.asarray(embeddings, dtype=np.float32)
     largest = np.abs(rows).max(axis=1, keepdims=True)
     if not np.isfinite(largest).all():
         wrong = np.flatnonzero(~np.isfinite(largest[:, 0]))
@@ -112,31 +100,11 @@ def unit_rows(rows: Rows) -> Rows:
     return np.asarray(scaled, dtype=np.float32)
 
 
-def checked_rows(indices: ArrayLike, num_rows: int, name: str, content: str = "embeddings") -> Indices:
-    """Return row numbers (T,) as int64; ValueError for wrong ones: NumPy takes negative ones from the end."""
-    rows = np.asarray(indices)
-    if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
-        raise ValueError(f"{name} has shape {rows.shape} and type {rows.dtype}; it must be (T,) row numbers.")
-    if rows.size and (rows.min() < 0 or rows.max() >= num_rows):
-        raise ValueError(
-            f"{name} has row numbers from {rows.min()} to {rows.max()}, but there are {num_rows} {content}; "
-            f"they must be from 0 to {num_rows - 1}."
-        )
-    return rows.astype(np.int64)
-
-
 def _used_rows(indices: Indices, num_rows: int) -> tuple[Indices, Indices]:
     # Returns what `np.unique` does with `return_inverse`, without its sort: a third of the time of scoring.
     is_used = np.zeros(num_rows, dtype=bool)
     is_used[indices] = True
     return np.flatnonzero(is_used), (np.cumsum(is_used) - 1)[indices]
-
-
-def _rows_of(embeddings: ArrayLike) -> Rows:
-    rows = np.asarray(embeddings, dtype=np.float32)
-    if rows.ndim != 2 or not len(rows):
-        raise ValueError(f"embeddings have shape {rows.shape}; they must be (N, D), one row per utterance.")
-    return rows
 
 
 def _statistics(unit: Rows, unit_cohort: Rows, count: int) -> tuple[Floats, Floats]:

@@ -6,14 +6,13 @@ encoder.compare(["a1.wav", "a2.wav"], "b.wav")       # cosine, log-likelihood ra
 """
 
 import hashlib
-import inspect
 import os
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +27,8 @@ from sslsv.data.audio import read_whole
 from sslsv.evaluation.calibration import Calibration, posterior
 from sslsv.evaluation.verification import Embedder
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput
-from sslsv.runs.checkpoint import (
-    FOLDER,
-    Checkpoint,
-    average,
-    decode_checkpoint,
-    find_checkpoint,
-    newest_checkpoints,
-    read_checkpoint,
-)
+from sslsv.runs import checkpoint
+from sslsv.runs.checkpoint import Checkpoint
 from sslsv.runs.folder import RunFolder, absolute
 from sslsv.settings import ConfigError
 
@@ -84,27 +76,26 @@ class SpeakerEncoder:
         device: str | None = None,
         precision: str | None = None,
     ) -> "SpeakerEncoder":
-        """Load the weights of a run.
+        """Load the weights of a run folder (or URI) or of one checkpoint file.
 
-        `location` is a run folder (or URI) or one checkpoint file; `which` is `best` (by validation; the last
-        where nothing was validated), `last`, `average` (of the newest 5 checkpoints that were kept) or a file
-        name. `device` defaults to the GPU, if there is one, `precision` to that of the training. Raises
-        ValueError or FileNotFoundError with a sentence.
+        `which` is `best` (by validation; the last where nothing was validated), `last`, `average` (of the
+        newest 5 checkpoints that were kept) or a file name. `device` defaults to the GPU, if there is one,
+        `precision` to that of the training. Raises ValueError or FileNotFoundError with a sentence.
         """
         target = _device(device)
         folder, found, notes = _read(os.fspath(location), which)
-        checkpoints = list(found.values())
-        config = _settings(checkpoints[-1], folder)
+        saved = list(found.values())
+        config = _settings(saved[-1], folder)
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
-            model = build_model(config, CorpusSize(*checkpoints[-1].corpus_size))
+            model = build_model(config, CorpusSize(*saved[-1].corpus_size))
         try:
-            model.load_state_dict(average([checkpoint.model for checkpoint in checkpoints]))
+            model.load_state_dict(checkpoint.average([each.model for each in saved]))
         except RuntimeError as error:
             raise ValueError(
                 f"the weights in {folder.location} do not fit this version's {config.model.name}: "
                 f"{' '.join(str(error).split())[:200]}"
             ) from error
-        steps = tuple(checkpoint.step for checkpoint in checkpoints)
+        steps = tuple(each.step for each in saved)
         precision = precision or config.train.precision
         if precision == "fp16" and target.type == "cpu":  # a CPU has no fp16 arithmetic
             precision = "fp32"
@@ -114,10 +105,7 @@ class SpeakerEncoder:
         return replace(encoder, calibration=_known_calibration(encoder))
 
     def fuse(self, others: Sequence["SpeakerEncoder"]) -> "SpeakerEncoder":
-        """Join this encoder and others: cosines of the new one are the means of theirs.
-
-        Settings, precision and run stay this one's.
-        """
+        """Join this encoder, whose settings stay, and others: cosines are the means of theirs."""
         encoders = (self, *others)
         joined = _Joined([each.model for each in encoders])
         notes = tuple(dict.fromkeys(note for each in encoders for note in each.notes))
@@ -126,11 +114,13 @@ class SpeakerEncoder:
 
     def describe(self) -> dict[str, Any]:
         """Return which weights these are, for evaluation.json and calibrations."""
-        checkpoint = {"files": list(self.checkpoints), "steps": list(self.steps)}
-        known = {"run": self.run, "checkpoint": checkpoint}
-        known |= {"identity": self.identity, "precision": self.precision}
         others = [each.describe() for each in self.fused[1:]]
-        return known | {"fused_with": others} if others else known
+        return {
+            "run": self.run,
+            "checkpoint": {"files": list(self.checkpoints), "steps": list(self.steps)},
+            "identity": self.identity,
+            "precision": self.precision,
+        } | ({"fused_with": others} if others else {})
 
     @property
     def is_calibratable(self) -> bool:
@@ -148,8 +138,7 @@ class SpeakerEncoder:
             return hashlib.sha256(" ".join(each.identity for each in self.fused).encode()).hexdigest()[:16]
         digest = hashlib.sha256(" ".join([*self.checkpoints, self.precision]).encode())
         package = Path(sslsv.__file__).parent
-        method = Path(inspect.getfile(type(self.model))).relative_to(Path(__file__).parents[1])
-        for part in (*FRONT_END, str(method)):
+        for part in (*FRONT_END, f"models/{self.config.model.name}.py"):
             for file in sorted((package / part).rglob("*.py")) or [package / part]:
                 digest.update(file.read_bytes())
         return digest.hexdigest()[:16]
@@ -196,27 +185,24 @@ class _Joined(Model):
 
     def __init__(self, models: Sequence[Model]) -> None:
         super().__init__()
-        self.models = nn.ModuleList(models)
+        self.models = nn.ModuleList(models)  # what moves them to a device
+        self.parts = list(models)
         self.needs_labels = any(model.needs_labels for model in models)
 
     @property
-    def _parts(self) -> list[Model]:
-        return cast(list[Model], list(self.models))
-
-    @property
     def embedding_dim(self) -> int:
-        return sum(model.embedding_dim for model in self._parts)
+        return sum(model.embedding_dim for model in self.parts)
 
     @property
     def min_samples(self) -> int:
-        return max(model.min_samples for model in self._parts)
+        return max(model.min_samples for model in self.parts)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         raise NotImplementedError("joined encoders embed; they do not train")
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        parts = [F.normalize(model.embed(waveforms).float(), dim=1) for model in self._parts]
-        joined: Tensor = torch.cat(parts, dim=1) / len(parts) ** 0.5
+        rows = [F.normalize(model.embed(waveforms).float(), dim=1) for model in self.parts]
+        joined: Tensor = torch.cat(rows, dim=1) / len(rows) ** 0.5
         return joined
 
 
@@ -234,30 +220,30 @@ def _read(location: str, which: str) -> tuple[RunFolder, dict[str, Checkpoint], 
         folder = RunFolder.at(place)
         if not folder.has(name):
             raise FileNotFoundError(f"the checkpoint {location} does not exist")
-        checkpoint = decode_checkpoint(folder.read(name), name, location)
+        found = {name: checkpoint.decode_checkpoint(folder.read(name), name, location)}
         # A checkpoint file belongs to its run, or to the folder that it was copied to.
-        is_in_run = posixpath.basename(place) == FOLDER
-        return RunFolder.at(posixpath.dirname(place)) if is_in_run else folder, {name: checkpoint}, ()
-    folder = RunFolder.at(location)
-    last = find_checkpoint(folder, "last")
-    newest = read_checkpoint(folder, last)
-    if which == "last":
-        return folder, {last: newest}, ()
+        is_in_run = posixpath.basename(place) == checkpoint.FOLDER
+        return RunFolder.at(posixpath.dirname(place)) if is_in_run else folder, found, ()
+    folder, notes = RunFolder.at(location), tuple[str, ...]()
+    last = checkpoint.find_checkpoint(folder, "last")
+    newest, names = checkpoint.read_checkpoint(folder, last), [last]
     if which == "best" and newest.best_step is None:
-        note = f"nothing chose a best checkpoint of {folder.location}: the last, step {newest.step}, is used"
-        return folder, {last: newest}, (note,)
-    if which == "average":
+        notes = (
+            f"nothing chose a best checkpoint of {folder.location}: the last, step {newest.step}, is used",
+        )
+    elif which == "average":
         # The best checkpoint is kept however old it is, and must not be averaged with the newest ones.
         kept = _settings(newest, folder).run.keep_checkpoints
-        names = newest_checkpoints(folder, NUM_AVERAGED, kept)
-    else:
-        names = [find_checkpoint(folder, which)]
-    return folder, {name: read_checkpoint(folder, name) for name in names}, ()
+        names = checkpoint.newest_checkpoints(folder, NUM_AVERAGED, kept)
+    elif which != "last":
+        names = [checkpoint.find_checkpoint(folder, which)]
+    others = {name: checkpoint.read_checkpoint(folder, name) for name in names if name != last}
+    return folder, {name: others.get(name, newest) for name in names}, notes
 
 
-def _settings(checkpoint: Checkpoint, folder: RunFolder) -> Config:
+def _settings(saved: Checkpoint, folder: RunFolder) -> Config:
     try:
-        return read_config(checkpoint.config)
+        return read_config(saved.config)
     except ConfigError as error:
         raise ValueError(
             f"the settings in the checkpoints of {folder.location} are of another version of this package: "
@@ -277,5 +263,4 @@ def _device(name: str | None) -> torch.device:
 
 
 def _unit(row: Floats) -> Floats:
-    unit: Floats = (row / max(float(np.linalg.norm(row)), 1e-12)).astype(np.float32)
-    return unit
+    return np.asarray(row / max(float(np.linalg.norm(row)), 1e-12), dtype=np.float32)

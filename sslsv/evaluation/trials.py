@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 import posixpath
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class TrialSet:
     is_simulated: bool = False  # else recording i is the file `trials.paths[i]` as it is
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ScoredList:
     """Hold a trial list with all that was computed for it: an evaluation writes it, a report shows it."""
 
@@ -91,24 +91,25 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
     level of its own, drawn from (seed, recording, version): where a corpus has one session per speaker,
     trials without it measure the channel.
     """
-    recordings = open_recordings(config.data.root)
-    if not config.evaluation.held_out_is_shifted:
-        trials = make_trials(held_out, config.seed)
+    recordings, is_shifted = open_recordings(config.data.root), config.evaluation.held_out_is_shifted
+    trials = make_trials(held_out, config.seed, versions=NUM_VERSIONS if is_shifted else 1)
+    if not is_shifted:
         return TrialSet("validation", trials, lambda i: recordings.read_whole(trials.paths[i]))
-    trials = make_trials(held_out, config.seed, versions=NUM_VERSIONS)
     simulator = ChannelSimulator(recordings, config.data, config.seed)
+
     # Waveforms of a few recordings stay in memory: simulating a room costs more than 64 kB per second.
-    read = functools.lru_cache(maxsize=512)(
-        lambda i: simulator.read(trials.paths[i], int(trials.versions[i]))
-    )
+    @functools.lru_cache(maxsize=512)
+    def read(i: int) -> Waveform:
+        return simulator.read(trials.paths[i], int(trials.versions[i]))
+
     return TrialSet("validation", trials, read, is_simulated=True)
 
 
 def count_trials(trials: Trials) -> dict[str, int]:
     """Count trials and recordings, for reports and evaluation.json."""
-    targets, recordings = int(trials.targets.sum()), len(trials.paths)
+    targets = int(trials.targets.sum())
     counts = {"trials": len(trials), "targets": targets, "nontargets": len(trials) - targets}
-    return counts | {"recordings": recordings}
+    return counts | {"recordings": len(trials.paths)}
 
 
 @dataclass(frozen=True)
@@ -137,25 +138,16 @@ class TrialList:
             )
         return replace(self, trials=trials, odd=self.odd | {reason: len(bad), "skipped_trials": skipped})
 
-    def named(self, culprits: Sequence[tuple[str, ...]]) -> str:
-        """Name the first of some recordings or pairs of them, each with the line where it stands."""
-        named = [f"{' '.join(paths)} (line {self._line_of(paths)})" for paths in culprits[:MAX_NAMED]]
-        return ", ".join([*named, *["..."] * (len(culprits) > MAX_NAMED)])
-
     def refusal(self, bad: Collection[int], problem: str) -> ValueError:
-        """Return an error that names some of the recordings `bad`, and says what to do."""
-        paths = self.trials.paths
-        return ValueError(
-            f"{len(bad)} of {len(paths)} recordings of {self.file} {problem}: "
-            f"{self.named([(paths[i],) for i in sorted(bad)])}; correct the list, give the right --root, or "
-            "leave their trials out with --allow-missing"
-        )
-
-    def _line_of(self, paths: tuple[str, ...]) -> int:
+        """Return an error that names some of the recordings `bad` with their lines, and says what to do."""
         trials = self.trials
-        recordings = map(trials.paths.index, paths)
-        has_all = np.logical_and.reduce([(trials.enrol == i) | (trials.test == i) for i in recordings])
-        return int(trials.lines[has_all][0])
+        lines = [trials.lines[(trials.enrol == i) | (trials.test == i)][0] for i in sorted(bad)[:MAX_NAMED]]
+        named = [f"{trials.paths[i]} (line {line})" for i, line in zip(sorted(bad), lines, strict=False)]
+        return ValueError(
+            f"{len(bad)} of {len(trials.paths)} recordings of {self.file} {problem}: {', '.join(named)}"
+            f"{', ...' * (len(bad) > MAX_NAMED)}; correct the list, give the right --root, or leave their "
+            "trials out with --allow-missing"
+        )
 
 
 def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
@@ -169,12 +161,12 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     trials, odd = _read(root, file, is_lenient=is_lenient)
     found = TrialList(posixpath.basename(file), file, root, trials, odd)
     # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
-    _, wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
-    if len(wrong):
-        pairs = [(trials.paths[trials.enrol[j]], trials.paths[trials.test[j]]) for j in wrong]
+    _, is_wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
+    if is_wrong.any():
+        first = " ".join(trials.paths[side[is_wrong.argmax()]] for side in (trials.enrol, trials.test))
         raise ValueError(
-            f"{len(wrong)} nontarget trials of {file} compare recordings that target trials, through others, "
-            f"say are one speaker's: {found.named(pairs)}; correct the labels"
+            f"{is_wrong.sum()} nontarget trials of {file} compare recordings that target trials, through "
+            f"others, say are one speaker's ({describe_lines(trials, is_wrong)}: {first}); correct the labels"
         )
     recordings = open_recordings(root)
     missing = [i for i, path in enumerate(trials.paths) if not recordings.has(path)]
@@ -208,11 +200,10 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
     Recordings are the same where their paths below the two folders are.
     """
 
-    def pairs(of: Trials, folder: str) -> Iterator[frozenset[str]]:
+    def pairs(of: Trials, folder: str) -> list[frozenset[str]]:
         prefix = f"{absolute(folder).rstrip('/')}/"
         paths = [path.removeprefix(prefix) for path in of.paths]
-        both = zip(of.enrol.tolist(), of.test.tolist(), strict=True)
-        return (frozenset((paths[a], paths[b])) for a, b in both)
+        return [frozenset((paths[a], paths[b])) for a, b in zip(of.enrol, of.test, strict=True)]
 
     known = set(pairs(others, other_root))
     return sum(pair in known for pair in pairs(trials, root))
@@ -229,32 +220,26 @@ def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, 
             f"nontarget of a recording and itself ({describe_lines(trials, is_wrong)}); correct the list, or "
             "leave them out with --allow-missing"
         )
-    odd = {f"{kind}_trials": int(is_odd.sum()) for kind, is_odd in {**faults, "skipped": is_wrong}.items()}
     told = {
         "repeated": "stand in it before, perhaps the other way round",
         "self": "are of one file and itself",
     }
     notes = [
-        f"{odd[f'{kind}_trials']:,} of the {len(trials):,} trials of {file} {what} "
+        f"{faults[kind].sum():,} of the {len(trials):,} trials of {file} {what} "
         f"({describe_lines(trials, faults[kind])}): they are scored as listed"
         for kind, what in told.items()
         if faults[kind].any()
     ]
     trials = _kept(trials, ~is_wrong) if is_wrong.any() else trials
-    trials = replace(trials, notes=(*trials.notes, *notes))
-    return trials, {kind: count for kind, count in odd.items() if count}
+    kinds = {**faults, "skipped": is_wrong}
+    odd = {f"{kind}_trials": int(each.sum()) for kind, each in kinds.items() if each.any()}
+    return replace(trials, notes=(*trials.notes, *notes)), odd
 
 
 def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:
     # Recordings that are in no trial any more are left out too.
     used, places = np.unique(np.stack([trials.enrol[is_kept], trials.test[is_kept]]), return_inverse=True)
     enrol, test = places.reshape(2, -1).astype(np.int64)
-    return replace(
-        trials,
-        paths=[trials.paths[i] for i in used],
-        versions=trials.versions[used],
-        enrol=enrol,
-        test=test,
-        targets=trials.targets[is_kept],
-        lines=trials.lines[is_kept],
-    )
+    trials = replace(trials, paths=[trials.paths[i] for i in used], versions=trials.versions[used])
+    targets, lines = trials.targets[is_kept], trials.lines[is_kept]
+    return replace(trials, enrol=enrol, test=test, targets=targets, lines=lines)

@@ -61,51 +61,44 @@ class Embedder:
         mine = range(distributed.rank(), count, distributed.world_size())
         embeddings = torch.zeros(count, self.model.embedding_dim)
         bad: dict[int, str] = {}
-        groups = _equal_lengths(read, mine, self.batch_seconds, self.model.min_samples, bad)
         with self.arithmetic():
-            for indices, waveforms in groups:
+            for indices, waveforms in self._equal_lengths(read, mine, bad):
                 embeddings[torch.tensor(indices)] = self.embed(waveforms)
         everywhere = {index: why for part in distributed.gather_objects(bad) for index, why in part.items()}
         return distributed.all_reduce_sum(embeddings.to(self.device)).cpu().numpy(), everywhere
 
+    def _equal_lengths(
+        self, read: Callable[[int], Waveform], indices: range, bad: dict[int, str]
+    ) -> Iterator[tuple[list[int], list[Waveform]]]:
+        """Yield groups of equally long recordings, within `batch_seconds` or one alone; a thread reads ahead.
 
-def _equal_lengths(
-    read: Callable[[int], Waveform],
-    indices: range,
-    batch_seconds: float,
-    min_samples: int,
-    bad: dict[int, str],
-) -> Iterator[tuple[list[int], list[Waveform]]]:
-    """Yield groups of equally long recordings, of at most `batch_seconds` or one alone; a thread reads ahead.
-
-    Recordings that can't be read are put into `bad`; those shorter than `min_samples` are repeated.
-    """
-    waiting: dict[int, tuple[list[int], list[Waveform]]] = {}  # by length: indices and their waveforms
-    most = batch_seconds * SAMPLE_RATE
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(read, i) for i in indices[:NUM_AHEAD]]
-        for position, index in enumerate(indices):
-            done = ahead.pop(0)
-            if position + NUM_AHEAD < len(indices):
-                ahead.append(pool.submit(read, indices[position + NUM_AHEAD]))
-            try:
-                waveform = done.result()
-            except AudioError as error:
-                bad[index] = str(error)
-                continue
-            if len(waveform) < min_samples:
-                waveform = np.resize(waveform, min_samples)
-            group = waiting.setdefault(len(waveform), ([], []))
-            group[0].append(index)
-            group[1].append(waveform)
-            if (len(group[0]) + 1) * len(waveform) > most:
-                yield waiting.pop(len(waveform))
-            # Where lengths hardly ever repeat, waiting for more would hold a corpus in memory.
-            while sum(length * len(group[0]) for length, group in waiting.items()) > 10 * most:
-                yield waiting.pop(max(waiting, key=lambda length: length * len(waiting[length][0])))
-    for length in sorted(waiting):
-        yield waiting.pop(length)
+        Recordings that can't be read are put into `bad`; those too short for the encoder are repeated.
+        """
+        waiting: dict[int, tuple[list[int], list[Waveform]]] = {}  # by length: indices and their waveforms
+        most, min_samples = self.batch_seconds * SAMPLE_RATE, self.model.min_samples
+        with ThreadPoolExecutor(1) as pool:
+            ahead = [pool.submit(read, i) for i in indices[:NUM_AHEAD]]
+            for position, index in enumerate(indices):
+                done = ahead.pop(0)
+                if position + NUM_AHEAD < len(indices):
+                    ahead.append(pool.submit(read, indices[position + NUM_AHEAD]))
+                try:
+                    waveform = done.result()
+                except AudioError as error:
+                    bad[index] = str(error)
+                    continue
+                if len(waveform) < min_samples:
+                    waveform = np.resize(waveform, min_samples)
+                group = waiting.setdefault(len(waveform), ([], []))
+                group[0].append(index)
+                group[1].append(waveform)
+                if (len(group[0]) + 1) * len(waveform) > most:
+                    yield waiting.pop(len(waveform))
+                # Where lengths hardly ever repeat, waiting for more would hold a corpus in memory.
+                while sum(length * len(group[0]) for length, group in waiting.items()) > 10 * most:
+                    yield waiting.pop(max(waiting, key=lambda length: length * len(waiting[length][0])))
+        for length in sorted(waiting):
+            yield waiting.pop(length)
 
 
 @dataclass(frozen=True)
@@ -121,7 +114,7 @@ class Verification:
 def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Verification:
     """Compare the recordings of every trial by cosine and count the errors.
 
-    With `replicates`, metrics have the ends of 95 % intervals too, by that many draws of speakers.  Raises
+    With `replicates`, metrics have the ends of 95 % intervals too, by that many draws of speakers. Raises
     VerificationError, the same on every worker, when no target or no nontarget trial can be scored.
     """
     trials = trial_set.trials
@@ -141,8 +134,8 @@ def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Veri
     scores = cosine_scores(embeddings, enrol, test)
     curve = ErrorCurve.of(scores, targets)
     metrics = {"eer": curve.eer(), "min_dcf": curve.min_dcf()}
-    speakers, contradicting = speakers_from_trials(len(trials.paths), enrol, test, targets)
-    if replicates and not len(contradicting):
+    speakers, is_contradicting = speakers_from_trials(len(trials.paths), enrol, test, targets)
+    if replicates and not is_contradicting.any():
         ends = speaker_bootstrap(scores, targets, speakers[enrol], speakers[test], replicates=replicates)
         for name, interval in (("eer", ends["eer"]), ("min_dcf", ends[dcf_key("min", 0.01)])):
             metrics |= {f"{name}_{end}": value for end, value in interval._asdict().items()}

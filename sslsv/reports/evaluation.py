@@ -1,10 +1,11 @@
 """Write the page of an evaluation: every metric with its interval, curves, and where the errors come from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from posixpath import basename, normpath
+from posixpath import basename
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scorer import CALIBRATED
@@ -17,59 +18,65 @@ WORST = 10  # trials of each kind
 P_TARGET = 0.01  # The figures mark the lowest detection cost at this prior.
 
 
-def evaluation_page(
-    evaluation: Mapping[str, Any],
-    lists: Sequence[ScoredList],
-    trained: Mapping[str, Any] | None = None,
-    links: Sequence[Link] = (),
-) -> str:
+def evaluation_page(evaluation: Mapping[str, Any], lists: Sequence[ScoredList], **of_run: Any) -> bytes:
     """Return the HTML of an evaluation: the content of evaluation.json, and the lists it was made of.
 
-    `trained` says what was trained, as `reports.training.origin` tells it.
+    `of_run` says what was trained, as `reports.training.of_run` tells it.
     """
-    run, seconds = normpath(evaluation.get("run", "")), evaluation.get("seconds", 0.0)
     eers = {item.name: item.summary["scorings"][next(iter(item.scores))]["eer"] for item in lists}
     facts = [(f"EER, {name}", metric_text("eer", m["value"]), interval("eer", m)) for name, m in eers.items()]
-    of = evaluation.get("checkpoint", {})
-    head = {"run": here(run), "checkpoint": of.get("files"), "step": of.get("steps"), **(trained or {})}
-    sections = [
-        *map(list_section, lists),
-        Section("Settings", text=evaluation.get("settings", "")),
-        Section("Environment", pairs=evaluation.get("environment", {})),
+    notes = [*evaluation["warnings"]]
+    notes += ["Labels were used to score these trials."] * evaluation["labels_were_used"]["scoring"]
+    parts = of_encoder(evaluation, [list_section(item) for item in lists], **of_run)
+    run = basename(evaluation["run"].rstrip("/"))
+    return render(f"Evaluation of {run}", notes=notes, facts=facts, **parts)
+
+
+def of_encoder(
+    result: Mapping[str, Any],
+    sections: Sequence[Section],
+    trained: Mapping[str, Any] | None = None,
+    links: Sequence[Link] = (),
+) -> dict[str, Any]:
+    """Return parts of a page that all results of a trained encoder share, around their own sections."""
+    which, of = here(result["run"]), result["checkpoint"]
+    closing = [
+        Section("Settings", text=result["settings"]),
+        Section("Environment", pairs=result["environment"]),
     ]
-    sentences = [*evaluation.get("notes", []), f"It took {duration(seconds)}."]
-    is_labelled = evaluation.get("labels_were_used", {}).get("scoring")
-    notes = [*evaluation.get("warnings", [])]
-    notes += ["Labels were used to score these trials."] * bool(is_labelled)
-    parts = {"sentences": sentences, "notes": notes, "facts": facts, "head": head, "links": links}
-    return render(f"Evaluation of {basename(run)}", sections, **parts).decode()
+    return {
+        "head": {"run": which, "checkpoint": of["files"], "step": of["steps"], **(trained or {})},
+        "links": links,
+        "sentences": [*result["notes"], f"It took {duration(result['seconds'])}."],
+        "sections": [*sections, *closing],
+    }
 
 
 def list_section(item: ScoredList) -> Section:
     """Return all that is known of one list; errors are those of its first scoring."""
     trials, paths, (first, scores) = item.trials, item.trials.paths, next(iter(item.scores.items()))
-    enrol, test = trials.enrol, trials.test
     rates: dict[str, tuple[Floats, Floats]] = {}
     marks: dict[str, list[int]] = {}
     thresholds: list[float] = []
     for name, values in item.scores.items():
         if name.removesuffix(CALIBRATED) not in item.scores.keys() - {name}:  # Calibration keeps the order.
-            curve, title = ErrorCurve.of(values, trials.targets), title_of(item, name)
+            curve, title = ErrorCurve.of(values, trials.targets), item.summary["titles"][name]
             costs = P_TARGET * curve.p_miss + (1 - P_TARGET) * curve.p_fa
             rates[title] = curve.p_fa, curve.p_miss
             marks[title] = [int(np.abs(curve.p_fa - curve.p_miss).argmin()), int(costs.argmin())]
             thresholds = thresholds or curve.thresholds[marks[title]].tolist()
-    same, different = np.flatnonzero(trials.targets), np.flatnonzero(~trials.targets)
-    lowest = same[np.argsort(scores[same], kind="stable")[:WORST]]
-    highest = different[np.argsort(-scores[different], kind="stable")[:WORST]]
-    hardest = [
-        [{"score": f"{scores[j]:.4f}", "enrolment": paths[enrol[j]], "test": paths[test[j]]} for j in found]
-        for found in (lowest, highest)
-    ]
-    file, digest = here(item.summary.get("file", "")), item.summary.get("sha256", "")
+
+    def hardest(kind: NDArray[np.bool_], order: Floats) -> list[Record]:
+        rows = np.flatnonzero(kind)
+        return [
+            {"score": f"{scores[j]:.4f}", "enrolment": paths[trials.enrol[j]], "test": paths[trials.test[j]]}
+            for j in rows[np.argsort(order[rows], kind="stable")[:WORST]]
+        ]
+
+    shown = f"Scores and trials below are those of {item.summary['titles'][first]}."
     return Section(
         item.name,
-        f"{counts_text(item)}. Scores and trials below are those of {title_of(item, first)}.",
+        f"{counts_text(item.summary['counts'])}. {shown}",
         {"": metric_rows(item)},
         [
             det_chart(f"DET, {item.name}", rates, marks),
@@ -77,16 +84,11 @@ def list_section(item: ScoredList) -> Section:
             *map_chart(f"embeddings, {item.name}", item.embeddings, item.speakers),
         ],
         {
-            "Hardest target trials: one speaker, low score": hardest[0],
-            "Hardest nontarget trials: two speakers, high score": hardest[1],
+            "Hardest target trials: one speaker, low score": hardest(trials.targets, scores),
+            "Hardest nontarget trials: two speakers, high score": hardest(~trials.targets, -scores),
         },
-        {"list": file, "SHA-256 of the list": digest},
+        {"list": here(item.summary["file"]), "SHA-256 of the list": item.summary["sha256"]},
     )
-
-
-def title_of(item: ScoredList, name: str) -> str:
-    """Return the name of a scoring for readers."""
-    return str(item.summary.get("titles", {}).get(name, name))
 
 
 def metric_rows(item: ScoredList) -> list[Record]:
@@ -102,13 +104,13 @@ def metric_rows(item: ScoredList) -> list[Record]:
             if key not in plain or plain[key]["value"] != metric["value"]:
                 title = metric_title(key) + ", calibrated" * (base != name)
                 text = f"{metric_text(key, metric['value'])}\n{interval(key, metric)}"
-                rows.setdefault(title, {"metric": title})[title_of(item, base)] = text
+                rows.setdefault(title, {"metric": title})[item.summary["titles"][base]] = text
     return list(rows.values())
 
 
 def terminal_lines(item: ScoredList) -> Iterator[str]:
     """Yield the lines of a list's table for the terminal."""
-    yield f"{item.name}: {counts_text(item)}"
+    yield f"{item.name}: {counts_text(item.summary['counts'])}"
     rows = metric_rows(item)
     for title in dict.fromkeys(title for row in rows for title in row if title != "metric"):
         yield f"  {title}"
@@ -118,6 +120,6 @@ def terminal_lines(item: ScoredList) -> Iterator[str]:
                 yield f"    {row['metric']:<36}{value}{f' ({ends})' if ends else ''}"
 
 
-def counts_text(item: ScoredList) -> str:
-    """Write how many trials, recordings and speakers a list has, and what was odd in it."""
-    return ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in item.summary["counts"].items())
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Write what a list has and what was odd in it: `12 trials, 1 repeated trials`."""
+    return ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items())

@@ -4,6 +4,7 @@ import json
 
 from sslsv.reports.page import Figure, Record, Section, duration, metric_text, metric_title, render
 from sslsv.reports.plots import Curve, line_chart
+from sslsv.reports.training import list_and_metric, with_interval
 from sslsv.runs.folder import RunFolder
 
 SHARES = {
@@ -32,11 +33,7 @@ def write_rounds_report(folder: RunFolder) -> None:
         Section("Over the rounds", figures=round_charts(clustered)),
         Section("Clusters", tables={"": [clusters_row(record) for record in clustered]}),
         Section("Time", tables={"": [times_row(record) for record in records]}),
-        *(
-            Section(f"Unreadable in {r['stage']}", pairs=r["unreadable"])
-            for r in clustered
-            if r["unreadable"]
-        ),
+        *(Section(f"Unreadable in {record['stage']}", pairs=record["unreadable"]) for record in clustered),
         Section("Settings", text=folder.read("loop.yml").decode()),
     ]
     told = f"Loop of pseudo-labels, {'finished' if summary else 'not finished'}. Test trials chose nothing."
@@ -49,15 +46,9 @@ def stage_row(record: Record) -> Record:
     row = {"stage": record["stage"], "chosen by": metric_title(criterion)}
     row["value"] = None if record["value"] is None else metric_text(criterion, record["value"])
     row |= {title: record[key] for key, title in SHARES.items() if record.get(key) is not None}
-    for key, value in record["test"].items():
-        _, name, metric = key.split("/", 2)
-        if metric.endswith(("_low", "_high")):
-            continue
-        text, ends = metric_text(metric, value), [f"{key}_low", f"{key}_high"]
-        if ends[0] in record["test"]:
-            low, high = (metric_text(metric, record["test"][end], "") for end in ends)
-            text = f"{text} ({low} to {high})"
-        row[f"{name}, {metric_title(metric)}"] = text
+    for key in record["test"]:
+        if found := list_and_metric(key):
+            row[f"{found[0]}, {metric_title(found[1])}"] = with_interval(found[1], record["test"], key)
     return row
 
 
@@ -79,22 +70,18 @@ def times_row(record: Record) -> Record:
 
 def round_charts(records: list[Record]) -> list[Figure]:
     """Draw error rates and shares over the rounds."""
-    errors: dict[str, list[Record]] = {"validation": [r for r in records if r["eer"] is not None]}
-    curves = [curve(label, found, [r["eer"] for r in found]) for label, found in errors.items() if found]
-    for key in sorted({key for record in records for key in record["test"] if key.endswith("/eer")}):
-        found = [record for record in records if key in record["test"]]
-        curves.append(curve(key.split("/")[1], found, [record["test"][key] for record in found]))
-    figures = [line_chart("EER", curves, xlabel="round")] if curves else []
-    curves = []
-    for key, title in SHARES.items():
-        if found := [record for record in records if record.get(key) is not None]:
-            curves.append(curve(title, found, [record[key] for record in found]))
-    return [*figures, line_chart("shares", curves, xlabel="round")] if curves else figures
-
-
-def curve(label: str, records: list[Record], values: list[float]) -> Curve:
-    """Return values over the numbers of the rounds."""
-    return label, [int(record["stage"].partition("_")[2]) for record in records], values
+    flat = [{**record, **record["test"]} for record in records]
+    errors = {key: key.split("/")[1] for record in records for key in record["test"] if key.endswith("/eer")}
+    figures = []
+    for caption, names in {"EER": {"eer": "validation", **errors}, "shares": SHARES}.items():
+        curves: list[Curve] = []
+        for key, name in names.items():
+            known = {record["stage"]: record[key] for record in flat if record.get(key) is not None}
+            if known:
+                curves.append((name, [int(s.partition("_")[2]) for s in known], [*known.values()]))
+        if curves:
+            figures.append(line_chart(caption, curves, xlabel="round"))
+    return figures
 
 
 def round_line(record: Record) -> str:

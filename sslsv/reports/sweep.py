@@ -3,10 +3,12 @@
 It reads sweep.json, results.csv, confirmation.json and the metrics.jsonl of the trials.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
@@ -18,6 +20,7 @@ from sslsv.search.criteria import rank_criteria
 from sslsv.settings import parse_yaml
 
 MAX_ROWS = 50  # results.csv has all trials
+NUM_NAMED = 3  # best trials with a curve in colour
 LOST = ("collapsed", "failed")
 FEWEST = 8  # With fewer trials the importance of settings is chance.
 
@@ -36,9 +39,8 @@ def write_sweep_report(folder: RunFolder) -> None:
         records = RunFolder.at(below(folder.location, f"trials/{row['trial']:04d}")).metrics()
         found = {record["epoch"]: record for record in records if record.get(metric) is not None}
         if found:
-            values = [record[metric] for record in found.values()]
-            label = f"trial {row['trial']}" if place < 3 else ""
-            curves.append((label, [*found], values))
+            label = f"trial {row['trial']}" if place < NUM_NAMED else ""
+            curves.append((label, [*found], [record[metric] for record in found.values()]))
         for epoch, record in found.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
     charts = grid_charts(good, keys, metric) if request.get("searcher") == "grid" else []
@@ -54,11 +56,10 @@ def write_sweep_report(folder: RunFolder) -> None:
     has_confirmed = folder.has("confirmation.json")
     confirmed = folder.read_json("confirmation.json")["comparisons"] if has_confirmed else []
     rankings = [vars(ranking) | {"criterion": metric_title(ranking.criterion)} for ranking in ranked]
+    learning = [line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
     sections = [
         Section("Trials", tables={"": table}),
-        Section(
-            "Learning curves", figures=[line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
-        ),
+        Section("Learning curves", figures=learning),
         Section("Over the grid", figures=charts),
         Section("Importance of settings", pairs=importance(tried, first)),
         Section("Without labels", tables={"": rankings}),
@@ -75,13 +76,9 @@ def write_sweep_report(folder: RunFolder) -> None:
         ("time", duration(seconds), "of training, all trials together"),
     ]
     base = parse_yaml(request.get("base", "")) or {}
-    head = {title: base[key]["name"] for title, key in NAMED.items() if key in base}
-    head |= {
-        "space": request["space_file"],
-        "searched": ", ".join(keys),
-        "chosen by": f"{title} in validation",
-    }
-    head["command"] = request.get("command", "")
+    head = {name: base[key]["name"] for name, key in NAMED.items() if key in base}
+    head |= {"space": request["space_file"], "searched": ", ".join(keys)}
+    head |= {"chosen by": f"{title} in validation", "command": request.get("command", "")}
     if good:
         head["best"] = ", ".join(f"{key} {shown(good[0][key])}" for key in keys if good[0][key] is not None)
         head["train it anew"] = f"python -m sslsv.train {here(below(folder.location, 'best.yml'))}"
@@ -109,8 +106,7 @@ def read_results(folder: RunFolder) -> list[Record]:
     if not text.strip():
         return []
     options = csv.ConvertOptions(strings_can_be_null=True)
-    table = csv.read_csv(pa.BufferReader(text), convert_options=options)
-    return list(table.to_pylist())
+    return list(csv.read_csv(pa.BufferReader(text), convert_options=options).to_pylist())
 
 
 def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> list[tuple[str, str]]:
@@ -118,11 +114,11 @@ def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> lis
     title, finished, figures = metric_title(metric), [row for row in rows if row["state"] == "finished"], []
     varied = [key for key in keys if len({row[key] for row in finished}) > 1]
     for key in varied:
-        lines: dict[str, tuple[list[float], list[float]]] = {}
+        lines: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
         numbers = [row for row in finished if type(row[key]) in (int, float)]
         for row in sorted(numbers, key=itemgetter(key)):
             others = [f"{other.rpartition('.')[2]} {shown(row[other])}" for other in varied if other != key]
-            x, y = lines.setdefault(", ".join(others).removeprefix("alternative ") or title, ([], []))
+            x, y = lines[", ".join(others).removeprefix("alternative ") or title]
             x.append(row[key])
             y.append(row[metric])
         if curves := [(label, x, y) for label, (x, y) in lines.items() if len(x) > 1]:
@@ -138,23 +134,18 @@ def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | No
     A random forest tells (fANOVA: Hutter et al., ICML 2014); settings that some trials lack are left out.
     """
     there = [i for i, value in enumerate(values) if value is not None]
-    places = {k: unit_places([c[i] for i in there]) for k, c in columns.items() if None not in c}
     if len(there) < FEWEST:
         return {}
     import optuna  # It takes a second.
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study, ends = optuna.create_study(), {k: optuna.distributions.FloatDistribution(0, 1) for k in places}
+    # Numbers and words alike are told by their places in order, from 0 to 1.
+    known = {key: [column[i] for i in there] for key, column in columns.items() if None not in column}
+    ranks = {key: np.unique(column, return_inverse=True)[1] for key, column in known.items()}
+    study, ends = optuna.create_study(), {k: optuna.distributions.FloatDistribution(0, 1) for k in ranks}
     for place, i in enumerate(there):
-        settings = {key: float(column[place]) for key, column in places.items()}
+        settings = {key: float(rank[place] / max(rank.max(), 1)) for key, rank in ranks.items()}
         study.add_trial(optuna.create_trial(params=settings, distributions={**ends}, value=values[i]))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {key: f"{share:.0%}" for key, share in shares.items()}
-
-
-def unit_places(values: Sequence[Any]) -> list[float]:
-    """Return the places of values (N,), numbers or words, in their order, from 0 to 1."""
-    order = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-    places = {value: place / max(len(order) - 1, 1) for place, value in enumerate(order)}
-    return [places[value] for value in values]

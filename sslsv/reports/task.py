@@ -1,46 +1,36 @@
 """Write the page of a task such as a probe: how well labels are told, and which are taken for which."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from posixpath import basename
 from typing import Any
 
 import numpy as np
 
-from sslsv.reports.page import Link, Record, Section, duration, interval, metric_text, metric_title, render
+from sslsv.reports.evaluation import counts_text, of_encoder
+from sslsv.reports.page import Record, Section, interval, metric_text, metric_title, render
 from sslsv.reports.plots import confusion_chart
 from sslsv.runs.folder import here
 
 
-def task_page(
-    result: Mapping[str, Any], trained: Mapping[str, Any] | None = None, links: Sequence[Link] = ()
-) -> bytes:
+def task_page(result: Mapping[str, Any], **of_run: Any) -> bytes:
     """Return the HTML of a task's result, which is the content of its json; see `evaluation_page`."""
-    run, task = str(result["run"]).rstrip("/"), result["task"]
+    task, run, labels = result["task"].capitalize(), basename(result["run"].rstrip("/")), result["labels"]
     facts = [
         (metric_title(k), metric_text(k, m["value"]), interval(k, m)) for k, m in result["metrics"].items()
     ]
     facts.append(("baseline accuracy", f"{result['baseline_accuracy']:.4g}", "most frequent label"))
-    chart = confusion_chart(f"confusion of labels, {basename(run)}", result["labels"], result["confusion"])
     lists = [
         {"list": role, **each["counts"], "file": here(each["file"]), "SHA-256": each["sha256"][:12]}
         for role, each in result["lists"].items()
     ]
+    chart = confusion_chart(f"confusion of labels, {run}", labels, result["confusion"])
+    chosen = f"Macro F1 on held-out parts of the training list; {result['strength']:g} was chosen."
     sections = [
         Section("Labels", tables={"": label_rows(result)}, figures=[chart]),
         Section("Lists", tables={"": lists}),
-        Section(
-            "Regularisation",
-            f"Macro F1 on held-out parts of the training list; {result['strength']:g} was chosen.",
-            pairs=result["macro_f1_of_strengths"],
-        ),
-        Section("Settings", text=result["settings"]),
-        Section("Environment", pairs=result["environment"]),
+        Section("Regularisation", chosen, pairs=result["macro_f1_of_strengths"]),
     ]
-    sentences = [*result["notes"], f"It took {duration(result['seconds'])}."]
-    of = result["checkpoint"]
-    head = {"run": here(run), "checkpoint": of.get("files"), "step": of.get("steps"), **(trained or {})}
-    parts = {"sentences": sentences, "facts": facts, "head": head, "links": links}
-    return render(f"{task.capitalize()} of {basename(run)}", sections, **parts)
+    return render(f"{task} of {run}", facts=facts, **of_encoder(result, sections, **of_run))
 
 
 def label_rows(result: Mapping[str, Any]) -> list[Record]:
@@ -62,8 +52,7 @@ def label_rows(result: Mapping[str, Any]) -> list[Record]:
 def task_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines for the terminal."""
     for role, each in result["lists"].items():
-        counts = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in each["counts"].items())
-        yield f"{role}: {each['file']}, {counts}"
+        yield f"{role}: {each['file']}, {counts_text(each['counts'])}"
     for key, metric in result["metrics"].items():
         ends = interval(key, metric)
         yield f"  {key:<20}{metric_text(key, metric['value'])}{f' ({ends})' if ends else ''}"

@@ -32,11 +32,11 @@ def write_report(folder: RunFolder) -> None:
     settings, records = folder.read("config.yml").decode(), folder.metrics()
     warnings = run.pop("warnings", [])
     best, last = best_and_last(summary, records)
-    skipped: dict[str, Record] = {}
+    skipped: dict[str, Record] = defaultdict(dict)
     for source in (*records, summary):
         for kind, reasons in source.get("skipped", {}).items():
             if reasons:
-                skipped.setdefault(kind.replace("_", " "), {}).update(reasons)
+                skipped[kind.replace("_", " ")] |= reasons
     sections = [
         results(best, last),
         *curve_sections(records, best.get("step")),
@@ -46,7 +46,7 @@ def write_report(folder: RunFolder) -> None:
         Section("Environment", pairs=summary.get("environment") or run),
     ]
     notes = [*warnings, *doubts(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
-    notes += [summary["stop_reason"]] if summary.get("stop_reason") else []
+    notes += filter(None, [summary.get("stop_reason")])
     notes += [f"{len(found):,} {kind} could not be read, see below." for kind, found in skipped.items()]
     notes = list(dict.fromkeys(notes))  # A run may stop for the reason that its last notice told.
     now = defaultdict(int, {k: v for k, v in (records or [{}])[-1].items() if v is not None})
@@ -78,14 +78,16 @@ def origin(folder: RunFolder) -> dict[str, str]:
         told["speech"] = f"{found['hours']:,.1f} hours, {counts}"
         machine = found["environment"].get("gpu") or found["environment"]["cpu"]
         told["hardware"] = f"{found['workers']} training worker(s), {machine}"
-    return told | ({"command": run["command"]} if run.get("command") else {})
+    return told | {"command": run.get("command", "")}
 
 
 def links(folder: RunFolder) -> list[Link]:
     """Return links to the evaluations of a run, and to the sweep that it is a trial of."""
-    pages = [name.removesuffix(".html") for name in folder.names("evaluation") if name.endswith(".html")]
-    titles = {name: "Evaluation" if name == "report" else name.capitalize() for name in pages}
-    found = [Link.to(f"evaluation/{name}.html", ".", title) for name, title in titles.items()]
+    found = []
+    for name in folder.names("evaluation"):
+        if name.endswith(".html"):
+            title = name.removesuffix(".html").replace("report", "evaluation").capitalize()
+            found.append(Link.to(f"evaluation/{name}", ".", title))
     sweep, kind = posixpath.split(posixpath.dirname(folder.location))
     if kind == "trials" and RunFolder.at(sweep).has("sweep.json"):
         page = below(sweep, "report.html")
@@ -173,10 +175,14 @@ def rows_of(best: Record, last: Record) -> list[Record]:
         for key, value in values.items():
             if (found := list_and_metric(key)) and value is not None:
                 row = rows.setdefault(found[0], {"trials": found[0]})
-                ends = {end: values[f"{key}_{end}"] for end in ("low", "high") if f"{key}_{end}" in values}
-                text = f"{metric_text(found[1], value)}\n{interval(found[1], ends)}"
-                row[f"{metric_title(found[1])}{which}"] = text.strip()
+                row[f"{metric_title(found[1])}{which}"] = with_interval(found[1], values, key)
     return list(rows.values())
+
+
+def with_interval(metric: str, values: Record, key: str) -> str:
+    """Write the value at a key, and below it the interval whose ends stand beside it, if any."""
+    ends = {end: values[f"{key}_{end}"] for end in ("low", "high") if f"{key}_{end}" in values}
+    return f"{metric_text(metric, values[key])}\n{interval(metric, ends)}".strip()
 
 
 def curve_sections(records: list[Record], best_step: int | None) -> Iterator[Section]:

@@ -102,15 +102,14 @@ class Segments(TuneSearcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next segment; None: not now; FINISHED: never again."""
-        segment = None
+        segment, sweep = None, self.sweep
         with self._halting():
-            segment = self.sweep.next_segment(self.at_once)
+            segment = sweep.next_segment(self.at_once)
         if segment is None:
-            is_over = self.sweep.is_over or self.sweep.halted is not None
-            return str(TuneSearcher.FINISHED) if is_over else None
+            return str(TuneSearcher.FINISHED) if sweep.is_over or sweep.halted is not None else None
         self.segments[trial_id] = segment
-        location = self.sweep.trial_folder(segment.index).location
-        return {"location": location, "until_epoch": self.sweep.rungs[segment.rung]}
+        location = sweep.trial_folder(segment.index).location
+        return {"location": location, "until_epoch": sweep.rungs[segment.rung]}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

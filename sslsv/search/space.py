@@ -33,13 +33,16 @@ FIXED = (
 ALTERNATIVE = "alternative"  # key of the dimension whose values are names of alternatives
 
 
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+
+
 @dataclass(frozen=True)
 class Dimension:
     """Hold the values that a setting may have."""
 
     key: str
     # Choices are JSON text, because Optuna wants them hashable: lists and whole sections may be chosen too.
-    distribution: CategoricalDistribution | FloatDistribution | IntDistribution
+    distribution: Distribution
 
     @property
     def ends(self) -> list[Any]:
@@ -154,7 +157,7 @@ class Space:
         return {**named, **{key: value for key, value in configuration.items() if key != ALTERNATIVE}}
 
 
-def to_distribution(key: str, domain: Any) -> CategoricalDistribution | FloatDistribution | IntDistribution:
+def to_distribution(key: str, domain: Any) -> Distribution:
     """Translate a domain of `ray.tune` into the distribution of Optuna that means the same.
 
     Raises ValueError for what no searcher here can use: normal distributions, functions, logarithmic steps.

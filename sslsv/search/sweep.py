@@ -13,6 +13,8 @@ The .jsonl files are the truth: a sweep goes on from them alone.  They are writt
 before what follows from it begins, so that no crash leaves half a line or a trial that nobody knows of.
 """
 
+import csv
+import io
 import json
 import math
 import sys
@@ -25,12 +27,12 @@ from typing import Any
 from sslsv.config import Config, ResourcesConfig, read_config, shows_shares, to_dict, to_yaml
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder, below
-from sslsv.search.criteria import is_lower_better
+from sslsv.search.criteria import CRITERIA, is_lower_better
 from sslsv.search.schedulers import Decision, History, Outcome, standing
 from sslsv.search.searchers import Configuration, Searcher
 from sslsv.search.space import Space
 from sslsv.search.trial_settings import trial_config
-from sslsv.settings import ConfigError, differences, locate, refuse_if
+from sslsv.settings import ConfigError, apply_overrides, differences, locate, refuse_if
 
 MAX_FAULTS = 3  # faults of storage or network in a row, over all trials, after which a sweep halts
 
@@ -89,8 +91,7 @@ class Sweep:
             return None
         if self._waiting_segment() is None:
             self._decide(at_once)
-        segment = self._waiting_segment()
-        if segment is None:
+        if (segment := self._waiting_segment()) is None:
             return None
         try:
             config = self.config_of(segment.index)
@@ -148,16 +149,56 @@ class Sweep:
             f"{key.rpartition('.')[2]}={f'{value:.3g}' if isinstance(value, float) else value}"
             for key, value in self.configurations[outcome.index].items()
         ]
-        value = self.value(outcome)
-        result = outcome.why if value is None else f"{self.metric} {value:.4g}"
-        if value is not None and self.metric == "eer":
-            result = f"EER {value:.2f} %"
+        value, result = self.value(outcome), outcome.why
+        if value is not None:
+            result = f"EER {value:.2f} %" if self.metric == "eer" else f"{self.metric} {value:.4g}"
         return f"trial {outcome.index}, {result}, {' '.join(parts)}"
 
     def add_configuration(self, index: int, configuration: Configuration) -> None:
         """Write down what a trial tries."""
         self.configurations[index] = configuration
         self._write("configurations", [{"index": i, "settings": c} for i, c in self.configurations.items()])
+
+    def write_results(self) -> Outcome | None:
+        """Write results.csv and best.yml; returns the best trial's outcome.
+
+        Returns None, and writes no best.yml, when no trial can win: all have collapsed or failed.
+        """
+        best_first = standing(self.history)
+        rows = [self._row(place, outcome) for place, outcome in enumerate(best_first, 1)]
+        text, columns = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.folder.write("results.csv", text.getvalue().encode())
+        best = next((outcome for outcome in best_first if outcome.can_win), None)
+        if best is not None:
+            # Its best checkpoint is chosen by what has chosen the trial: without labels if none were needed.
+            fixed = {"run.name": f"{self.folder.name}-best", "evaluation.criterion": self.metric}
+            searched = self.space.settings_of(self.configurations[best.index])
+            config = apply_overrides(self.base, {**searched, **fixed})
+            head = f"# Best: {self.describe(best)}; epoch {self.rungs[best.rung]}.\n"
+            self.folder.write("best.yml", (head + to_yaml(config)).encode())
+        return best
+
+    def state_of(self, outcome: Outcome) -> str:
+        """Say what became of a trial: finished, stopped at a rung, unfinished, collapsed or failed."""
+        if outcome.state != "reached":
+            return outcome.state
+        if outcome.rung == len(self.rungs) - 1:
+            return "finished"
+        return "stopped" if self.is_over else "unfinished"
+
+    def _row(self, place: int, outcome: Outcome) -> dict[str, Any]:
+        last = (self.records_of(outcome.index) or [{}])[-1]
+        settings = {
+            key: json.dumps(value) if isinstance(value, list | dict | bool) else value
+            for key, value in self.configurations[outcome.index].items()
+        }
+        found = {"place": place, "trial": outcome.index, "state": self.state_of(outcome)}
+        found |= {"epoch": round(last.get("epoch", 0)), self.metric: last.get(self.metric)}
+        found |= {metric: last[metric] for metric in CRITERIA if metric in last}
+        return {**found, "seconds": last.get("seconds"), "why": outcome.why, **settings}
 
     def _waiting_segment(self) -> Decision | None:
         segments = self.history.open_segments()
@@ -171,8 +212,7 @@ class Sweep:
         decisions = self._decisions(at_once)
         for index in [decision.index for decision in decisions]:
             if index not in self.configurations:
-                chosen = self.searcher.choose(index, self.configurations, self.history)
-                self.add_configuration(index, chosen)
+                self.add_configuration(index, self.searcher.choose(index, self.configurations, self.history))
         if decisions:
             self.history.decisions.extend(decisions)
             self._write("decisions", [asdict(decision) for decision in self.history.decisions])

@@ -35,10 +35,8 @@ def run_segment(
         config = read_config(folder.read("config.yml").decode())
         if folder.has("failure.txt"):
             folder.delete("failure.txt")  # an earlier try left it
-        if config.resources.workers == 1:
-            _train_alone(config, folder, until_epoch, wandb_mode)
-        else:
-            _train_together(config, folder, until_epoch, wandb_mode)
+        train = _train_alone if config.resources.workers == 1 else _train_together
+        train(config, folder, until_epoch, wandb_mode)
         last = folder.metrics()[-1]
     except Exception as error:  # noted whatever it is, because Ray shows the user no more than its last line
         if not isinstance(error, TrainingError) or error.__cause__ is not None:  # else its sentence says all

@@ -10,7 +10,7 @@ from sslsv.config import Config, to_dict
 from sslsv.data.pipeline import share
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
-from sslsv.evaluation.probe import open_probe
+from sslsv.evaluation.probe import Probe
 from sslsv.evaluation.trials import open_trial_sets
 from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
@@ -88,7 +88,7 @@ class Training:
         self.manifest, self.validation, self.tests = open_trial_sets(config)
         self.corpus = TrainingCorpus(self.manifest, config, self.device)
         self.plan = Plan(len(self.manifest), config.train.batch_size, config.seed)
-        self.probe = open_probe(self.manifest, config)
+        self.probe = Probe(self.manifest, config) if config.evaluation.label_free.utterances else None
         self.state = build_state(config, self.corpus.size, self.device)
         model = self.state.model
         self.maker = ViewMaker(self.manifest, model.views, config.data, config.seed, model.needs_labels)

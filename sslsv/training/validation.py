@@ -58,7 +58,7 @@ def validate(
     if probe is not None:
         with _stopping_training():
             record |= probe.measure(embedder)
-        state.skipped["trial_recordings"].update(probe.sample.bad_recordings)
+        state.skipped["trial_recordings"].update(probe.bad_recordings)
     if criterion := config.evaluation.chosen_by:
         note_best(record, criterion, state, config)
         record |= {"criterion": criterion, "best_value": state.best_value}

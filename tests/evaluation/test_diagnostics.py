@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from sslsv.evaluation import diagnostics, metrics
+from sslsv.evaluation import diagnostics
+from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.models.terms import feature_std
 
 
@@ -34,17 +35,14 @@ def test_effective_rank__is_the_exponential_of_the_entropy() -> None:
 
 def test_alignment__known_angles() -> None:
     a = torch.tensor([[1.0, 0.0], [0.0, 5.0]])
-    assert diagnostics.alignment(a, 3 * a).item() == pytest.approx(0, abs=1e-6)
-    assert diagnostics.alignment(a, -a).item() == pytest.approx(4)
-    assert diagnostics.alignment(a, a.flip(1)).item() == pytest.approx(2)
+    found = [diagnostics.alignment(a, b).item() for b in (3 * a, -a, a.flip(1))]
+    assert found == pytest.approx([0, 4, 2], abs=1e-6)
 
 
 def test_uniformity__equals_the_loop_over_pairs_and_is_zero_when_collapsed() -> None:
     z = isotropic(7, 3)
     unit = z / z.norm(dim=1, keepdim=True)
-    terms = [
-        math.exp(-2 * (unit[i] - unit[j]).square().sum().item()) for i in range(7) for j in range(7) if i != j
-    ]
+    terms = [math.exp(-2 * (a - b).square().sum().item()) for a, b in itertools.permutations(unit, 2)]
     assert diagnostics.uniformity(z).item() == pytest.approx(math.log(sum(terms) / len(terms)), rel=1e-10)
     assert diagnostics.uniformity(torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-5)
 
@@ -81,14 +79,11 @@ def test_lidar__equals_the_sums_of_the_paper(utterances: int, views: int, dims: 
     assert diagnostics.lidar(skewed, delta=1e-2).item() == pytest.approx(expected, rel=1e-8)
 
 
-def test_lidar__is_full_for_isotropic_voices_and_one_when_collapsed() -> None:
-    views = some_views(4000, 2, 8, 0.3)
-    assert diagnostics.lidar(views).item() == pytest.approx(8, rel=0.01)
-    one_direction = views[:, :, :1] * torch.arange(1.0, 9.0, dtype=torch.float64)
+def test_lidar__is_one_when_collapsed() -> None:
+    one_direction = some_views(4000, 2, 8, 0.3)[:, :, :1] * torch.arange(1.0, 9.0, dtype=torch.float64)
     assert diagnostics.lidar(one_direction).item() == pytest.approx(1, rel=1e-3)
-    assert diagnostics.lidar(torch.full((30, 3, 8), 0.1, dtype=torch.float64)).item() == pytest.approx(
-        1, rel=1e-3
-    )
+    constant = torch.full((30, 3, 8), 0.1, dtype=torch.float64)
+    assert diagnostics.lidar(constant).item() == pytest.approx(1, rel=1e-3)
 
 
 def test_lidar__counts_only_directions_that_tell_utterances_apart() -> None:
@@ -101,11 +96,12 @@ def test_lidar__counts_only_directions_that_tell_utterances_apart() -> None:
 
 def test_pseudo_trial_eer__is_zero_when_utterances_are_apart_and_fifty_when_collapsed() -> None:
     apart = torch.eye(6, dtype=torch.float64)[:, None].repeat(1, 3, 1)
-    assert diagnostics.pseudo_trial_eer(apart).item() == 0
-    constant = isotropic(1, 40).expand(6, 3, 40)
-    assert diagnostics.pseudo_trial_eer(constant).item() == pytest.approx(50)
     only_channel = torch.eye(3, dtype=torch.float64)[None].repeat(6, 1, 1)
-    assert diagnostics.pseudo_trial_eer(only_channel).item() == pytest.approx(50)
+    found = [
+        diagnostics.pseudo_trial_eer(v).item()
+        for v in (apart, isotropic(1, 40).expand(6, 3, 40), only_channel)
+    ]
+    assert found == pytest.approx([0, 50, 50])
 
 
 def test_pseudo_trial_eer__equals_the_loop_over_trials() -> None:
@@ -115,16 +111,13 @@ def test_pseudo_trial_eer__equals_the_loop_over_trials() -> None:
         for a, b in itertools.combinations(range(3), 2) if i == j else [(0, 1)]:
             scores.append(torch.nn.functional.cosine_similarity(views[i, a], views[j, b], dim=0).item())
             targets.append(i == j)
-    assert diagnostics.pseudo_trial_eer(views).item() == pytest.approx(metrics.eer(scores, targets))
+    assert diagnostics.pseudo_trial_eer(views).item() == pytest.approx(ErrorCurve.of(scores, targets).eer())
 
 
-def test_label_free_report__names_finite_values_of_any_precision() -> None:
+def test_label_free_report__is_of_all_views_and_all_pairs_in_any_precision() -> None:
     views = some_views(20, 3, 8, 0.5)
     report = diagnostics.label_free_report(views.float())
-    assert set(report) == {
-        "rankme", "lidar", "alignment", "uniformity", "feature_std", "pseudo_eer",
-    }  # fmt: skip
-    assert all(isinstance(value, float) and math.isfinite(value) for value in report.values())
+    assert report.keys() == {"rankme", "lidar", "alignment", "uniformity", "feature_std", "pseudo_eer"}
     pairs = [diagnostics.alignment(views[:, a], views[:, b]).item() for a, b in [(0, 1), (0, 2), (1, 2)]]
     assert report["alignment"] == pytest.approx(sum(pairs) / 3, rel=1e-6)
     assert report["rankme"] == pytest.approx(diagnostics.effective_rank(views.flatten(0, 1)).item(), rel=1e-6)
@@ -134,5 +127,4 @@ def test_collapse_report__names_values_and_bounds_the_rows() -> None:
     embeddings = isotropic(1000, 16)
     report = diagnostics.collapse_report(embeddings, max_rows=100)
     assert set(report) == {"feature_std", "effective_rank", "uniformity"}
-    assert all(isinstance(value, float) for value in report.values())
     assert report["effective_rank"] == pytest.approx(diagnostics.effective_rank(embeddings[::10]).item())

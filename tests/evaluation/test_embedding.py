@@ -5,12 +5,7 @@ import pytest
 import soundfile
 
 from sslsv.data.recordings import open_recordings
-from sslsv.evaluation.embedding import (
-    EmbeddingStore,
-    embed_files,
-    embedding_by,
-    longest_first,
-)
+from sslsv.evaluation.embedding import EmbeddingStore, embed_files, embedding_by, longest_first
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder
 
@@ -62,12 +57,6 @@ def test_store__a_changed_file_is_embedded_anew(encoder, folder, files):
     assert asked == [["1.wav"]]
     assert np.array_equal(before[[0, 2]], after[[0, 2]]) and not np.allclose(before[1], after[1])
     assert np.array_equal(counting_store(encoder, folder)[0].get(files, "/")[0], after)
-
-
-def test_store__other_weights_or_another_precision_have_another_file(small_run, folder):
-    loaded = [{}, {}, {"which": "last"}, {"precision": "bf16"}]
-    encoders = [SpeakerEncoder.load(small_run, **options) for options in loaded]
-    assert len({EmbeddingStore(encoder, folder, pytest.fail).file for encoder in encoders}) == 3
 
 
 def test_store__unreadable_files_are_named_and_tried_again(encoder, folder, files):

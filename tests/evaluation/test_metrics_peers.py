@@ -9,15 +9,13 @@ from scipy.optimize import brentq
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_curve
 
-from sslsv.evaluation.metrics import ErrorCurve, cllr, eer, min_cllr
-
-NUM_SETS = 1000
+from sslsv.evaluation.metrics import ErrorCurve, cllr
 
 
 def score_sets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Scores on grids from coarse to fine, or on none, of models from useless to nearly perfect."""
     generator = np.random.default_rng(0)
-    for number in range(NUM_SETS):
+    for number in range(1000):
         targets = generator.random(generator.integers(4, 60)) < generator.uniform(0.1, 0.9)
         targets[:2] = True, False
         scores = generator.normal(size=len(targets)) + generator.uniform(0, 4) * targets
@@ -25,27 +23,23 @@ def score_sets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield (scores if grid == 0 else np.round(scores * grid) / grid), generator.permutation(targets)
 
 
-def test_error_curve__is_that_of_scikit_learn() -> None:
+def test_error_curve__is_that_of_scikit_learn_and_the_eer_where_it_crosses_the_diagonal() -> None:
     for scores, targets in score_sets():
         false_alarm, hit, thresholds = roc_curve(targets, scores, drop_intermediate=False)
         curve = ErrorCurve.of(scores, targets)
         np.testing.assert_allclose(curve.p_miss[::-1], 1 - hit, atol=1e-14)
         np.testing.assert_allclose(curve.p_fa[::-1], false_alarm, atol=1e-14)
         np.testing.assert_array_equal(curve.thresholds[::-1], thresholds)
+        at = np.arange(len(hit))
 
-
-def test_eer__is_where_scikit_learns_curve_crosses_the_diagonal() -> None:
-    for scores, targets in score_sets():
-        false_alarm, hit, _ = roc_curve(targets, scores, drop_intermediate=False)
-
-        def gap(share: float, x: np.ndarray = false_alarm, y: np.ndarray = 1 - hit) -> float:
+        def gap(
+            place: float, at: np.ndarray = at, x: np.ndarray = false_alarm, y: np.ndarray = 1 - hit
+        ) -> float:
             # Along the curve, as there may be many miss rates at one false-alarm rate.
-            at = np.arange(len(x))
-            return float(np.interp(share, at, y) - np.interp(share, at, x))
+            return float(np.interp(place, at, y) - np.interp(place, at, x))
 
         crossing = brentq(gap, 0, len(hit) - 1, xtol=1e-14)
-        expected = 100 * np.interp(crossing, np.arange(len(hit)), 1 - hit)
-        assert eer(scores, targets) == pytest.approx(expected, abs=1e-9)
+        assert curve.eer() == pytest.approx(100 * np.interp(crossing, at, 1 - hit), abs=1e-9)
 
 
 def test_min_cllr__is_cllr_of_isotonic_regression() -> None:
@@ -54,4 +48,4 @@ def test_min_cllr__is_cllr_of_isotonic_regression() -> None:
         with np.errstate(divide="ignore"):
             odds = np.log(posterior) - np.log1p(-posterior)
         llrs = odds - math.log(targets.sum() / (~targets).sum())
-        assert min_cllr(scores, targets) == pytest.approx(cllr(llrs, targets), abs=1e-12)
+        assert ErrorCurve.of(scores, targets).min_cllr() == pytest.approx(cllr(llrs, targets), abs=1e-12)

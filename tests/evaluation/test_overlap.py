@@ -34,7 +34,11 @@ def trials_of(root: Path, *people: str, form: str = "{}/v{}/1.wav") -> Path:
 def source(root: Path, **speaker_of: str) -> TrainedOn:
     """Training utterances, given as path=speaker with `__` for a slash."""
     paths = [name.replace("__", "/") + ".wav" for name in speaker_of]
-    manifest = Manifest(paths=paths, speakers=np.arange(len(paths)), speaker_names=list(speaker_of.values()))
+    return trained(root, paths, list(speaker_of.values()))
+
+
+def trained(root: Path, paths: list[str], speakers: list[str]) -> TrainedOn:
+    manifest = Manifest(paths=paths, speakers=np.arange(len(paths)), speaker_names=speakers)
     return TrainedOn.of(str(root), manifest)
 
 
@@ -44,7 +48,7 @@ def shared(root: Path, *sources: TrainedOn) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("trained", "speakers"),
+    ("trained_on", "speakers"),
     [
         ({"train__x__1": "id10270"}, 1),  # the list names the speaker, whatever its folders
         ({"wav__id10270__x__1": "wav"}, 1),  # sessions or archives taken for speakers
@@ -57,19 +61,19 @@ def shared(root: Path, *sources: TrainedOn) -> dict[str, int]:
     ],
 )
 def test_find_overlap__speakers_are_told_from_lists_and_paths(
-    tmp_path: Path, trained: dict[str, str], speakers: int
+    tmp_path: Path, trained_on: dict[str, str], speakers: int
 ) -> None:
     root = trials_of(tmp_path, "id10270", "id10271", "id10272")
-    found = find_overlap(read_trials(root, "list"), str(root), [source(root, **trained)])["speakers"]
+    found = find_overlap(read_trials(root, "list"), str(root), [source(root, **trained_on)])["speakers"]
     assert (found["shared"], found["compared"], found["all"]) == (speakers, 3, 3)
 
 
-@pytest.mark.parametrize(("trained", "speakers"), [("84__9__1", 1), ("9__84__1", 0), ("84__1", 0)])
+@pytest.mark.parametrize(("path", "speakers"), [("84__9__1", 1), ("9__84__1", 0), ("84__1", 0)])
 def test_find_overlap__mere_numbers_are_speakers_only_at_their_place(
-    tmp_path: Path, trained: str, speakers: int
+    tmp_path: Path, path: str, speakers: int
 ) -> None:
     root = trials_of(tmp_path, "84", "85")
-    assert shared(root, source(root, **{trained: "none"}))["speakers"] == speakers
+    assert shared(root, source(root, **{path: "none"}))["speakers"] == speakers
 
 
 @pytest.mark.parametrize(
@@ -112,10 +116,8 @@ def test_find_overlap__a_part_of_a_recording_is_the_recording(tmp_path: Path) ->
     root, copy = trials_of(tmp_path / "a", "id10270", "id10271"), tmp_path / "b"
     copy.mkdir()
     shutil.copy(root / "id10270/v0/1.wav", copy / "renamed.wav")
-    manifest = Manifest(paths=["renamed.wav#t=0.1,0.3"], speakers=np.zeros(1, int), speaker_names=["x"])
-    assert shared(root, TrainedOn.of(str(copy), manifest))["contents"] == 1
-    manifest = dataclasses.replace(manifest, paths=["id10270/v0/1.wav#t=0.1,0.3"])
-    assert shared(root, TrainedOn.of(str(root), manifest))["paths"] == 1
+    assert shared(root, trained(copy, ["renamed.wav#t=0.1,0.3"], ["x"]))["contents"] == 1
+    assert shared(root, trained(root, ["id10270/v0/1.wav#t=0.1,0.3"], ["x"]))["paths"] == 1
 
 
 def test_find_overlap__a_copy_under_another_name_is_found_by_its_content(tmp_path: Path) -> None:
@@ -126,15 +128,10 @@ def test_find_overlap__a_copy_under_another_name_is_found_by_its_content(tmp_pat
     content = bytearray((root / "other/8.wav").read_bytes())
     content[-9] ^= 1
     (root / "other/8.wav").write_bytes(content)
-    found = find_overlap(
-        read_trials(root, "list"), str(root), [source(root, other__7="p", other__8="q", other__gone="r")]
-    )
-    assert found["contents"] == {
-        "shared": 1,
-        "compared": 4,
-        "all": 4,
-        "examples": ["anna/v1/1.wav (other/7.wav)"],
-    }
+    theirs = source(root, other__7="p", other__8="q", other__gone="r")
+    found = find_overlap(read_trials(root, "list"), str(root), [theirs])
+    counts = {"shared": 1, "compared": 4, "all": 4}
+    assert found["contents"] == counts | {"examples": ["anna/v1/1.wav (other/7.wav)"]}
     assert describe("list", found)[0] == [
         "1 of 4 contents of recordings of list were in training: anna/v1/1.wav (other/7.wav). Errors on it "
         "are no test results."

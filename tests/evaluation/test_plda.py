@@ -44,35 +44,15 @@ def test_scores__are_ratios_of_gaussian_densities(lda_dim):
         for i, j in zip(enrol, test, strict=True)
     ]
     assert plda.scores(rows, enrol, test) == pytest.approx(expected, abs=1e-6)
-    assert plda.scores(rows, test, enrol) == pytest.approx(expected, abs=1e-6)
-
-
-def log_likelihood(basis, centre, between, rows, speakers):
-    """Log density of all rows (N, P), each speaker's together, by one large Gaussian per speaker."""
-    back = np.linalg.inv(basis)
-    b, w, mean = back.T @ np.diag(between) @ back, back.T @ back, centre @ back
-    total = 0.0
-    for speaker in np.unique(speakers):
-        own = rows[speakers == speaker]
-        covariance = np.kron(np.ones((len(own), len(own))), b) + np.kron(np.eye(len(own)), w)
-        total += multivariate_normal(np.tile(mean, len(own)), covariance).logpdf(own.ravel())
-    return total
-
-
-def test_two_covariances__every_round_makes_the_data_likelier(monkeypatch):
-    rows, speakers = drawn(num_speakers=40)
-    found = []
-    for rounds in (0, 1, 2, 5, 20):
-        monkeypatch.setattr(plda_module, "ITERATIONS", rounds)
-        parts = plda_module._two_covariances(*plda_module._statistics(rows, speakers))
-        found.append(log_likelihood(*parts, rows, speakers))
-    assert np.all(np.diff(found) > -1e-9) and found[-1] > found[0] + 0.01
+    order = np.random.default_rng(0).permutation(len(rows))
+    again = fit_plda(rows[order], speakers[order], lda_dim).scores(rows, test, enrol)
+    assert again == pytest.approx(expected, abs=1e-4)
 
 
 def test_two_covariances__finds_the_model_that_data_were_drawn_from():
     rng = np.random.default_rng(1)
     b, w = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[0.5, -0.2], [-0.2, 0.4]])
-    speakers = np.repeat(np.arange(4000), 5)
+    speakers = np.repeat(np.arange(4000), 3)  # so few that B is not the covariance of the means
     rows = rng.multivariate_normal([3.0, -1.0], b, 4000)[speakers]
     rows = rows + rng.multivariate_normal([0.0, 0.0], w, len(speakers))
     basis, centre, between = plda_module._two_covariances(*plda_module._statistics(rows, speakers))
@@ -97,22 +77,12 @@ def test_fit_plda__tells_unseen_speakers_apart_better_than_cosines_where_channel
     assert error < ErrorCurve.of(cosines, targets).eer() / 3
 
 
-def test_fit_plda__knows_no_order_of_the_training_utterances():
-    rows, speakers = drawn(num_speakers=30)
-    order = np.random.default_rng(0).permutation(len(rows))
-    pairs = np.arange(10), np.arange(10, 20)
-    expected = fit_plda(rows, speakers).scores(rows, *pairs)
-    assert fit_plda(rows[order], speakers[order]).scores(rows, *pairs) == pytest.approx(expected, abs=1e-4)
-
-
 @pytest.mark.parametrize(
     ("speakers", "lda_dim", "sentence"),
     [
         (np.arange(40), None, r"40 training utterances are of 40 speaker\(s\): the lists tell no speakers"),
-        (np.zeros(40), None, r"40 training utterances are of 1 speaker"),
         (np.repeat(np.arange(4), 2), None, "needs 5 training utterances more than speakers.*8 of 4"),
         (np.repeat(np.arange(4), 10), 4, "--lda-dim is 4; it must be from 1 to 3"),
-        (np.repeat(np.arange(9), 10), 0, "--lda-dim is 0; it must be from 1 to 5"),
     ],
 )
 def test_check_speakers__says_what_plda_lacks(speakers, lda_dim, sentence):

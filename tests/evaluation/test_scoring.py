@@ -7,22 +7,10 @@ from sslsv.evaluation import scoring
 from sslsv.evaluation.scoring import cosine_scores, normalise_scores
 
 
-def slow_cosines(embeddings: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> list[float]:
-    rows = embeddings.astype(np.float64)
-    return [
-        float(rows[a] @ rows[b] / (np.linalg.norm(rows[a]) * np.linalg.norm(rows[b])))
-        for a, b in zip(enrol, test, strict=True)
-    ]
-
-
-def random_trials(num_rows: int, num_trials: int, dim: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_trials(num_rows: int, num_trials: int, dim: int = 24) -> tuple[np.ndarray, ...]:
     generator = np.random.default_rng(0)
     embeddings = generator.normal(size=(num_rows, dim)).astype(np.float32)
-    return (
-        embeddings,
-        generator.integers(num_rows, size=num_trials),
-        generator.integers(num_rows, size=num_trials),
-    )
+    return embeddings, *generator.integers(num_rows, size=(2, num_trials))
 
 
 @pytest.mark.parametrize("path", ["sparse", "dense"])
@@ -34,8 +22,9 @@ def test_cosine_scores__equal_the_definition(monkeypatch, path: str, size: int, 
     embeddings, enrol, test = random_trials(60, 500)
     enrol %= num_enrolled
     scores = cosine_scores(embeddings, enrol, test)
+    unit = embeddings.astype(np.float64) / np.linalg.norm(embeddings, axis=1, keepdims=True)
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, slow_cosines(embeddings, enrol, test), atol=1e-6)
+    np.testing.assert_allclose(scores, (unit[enrol] * unit[test]).sum(axis=1), atol=1e-6)
 
 
 def test_cosine_scores__of_zeros_are_zero() -> None:
@@ -45,43 +34,30 @@ def test_cosine_scores__of_zeros_are_zero() -> None:
 
 def test_cosine_scores__stay_between_minus_one_and_one() -> None:
     embeddings, enrol, _ = random_trials(300, 3000)
-    assert cosine_scores(embeddings, enrol, enrol).max() <= 1
     both = np.concatenate((embeddings, -embeddings))
+    assert cosine_scores(both, enrol, enrol).max() <= 1
     assert cosine_scores(both, enrol, enrol + 300).min() >= -1
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "dim", "num_trials", "most_bytes"),
+    ("num_rows", "dim", "most_bytes"),
     [
-        pytest.param(20_000, 16, 100_000, 100e6, id="few of all pairs"),  # all pairs would be 1.6 GB
-        pytest.param(1_000, 256, 100_000, 60e6, id="many of all pairs"),  # the rows of all trials: 205 MB
+        pytest.param(20_000, 16, 100e6, id="few of all pairs"),  # all pairs would be 1.6 GB
+        pytest.param(1_000, 256, 60e6, id="many of all pairs"),  # the rows of all trials: 205 MB
     ],
 )
-def test_cosine_scores__need_little_memory(
-    num_rows: int, dim: int, num_trials: int, most_bytes: float
-) -> None:
-    embeddings, enrol, test = random_trials(num_rows, num_trials, dim)
+def test_cosine_scores__need_little_memory(num_rows: int, dim: int, most_bytes: float) -> None:
+    trials = random_trials(num_rows, 100_000, dim)
     tracemalloc.start()
-    cosine_scores(embeddings, enrol, test)
+    cosine_scores(*trials)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < most_bytes
 
 
-@pytest.mark.parametrize(
-    ("embeddings", "enrol", "test", "sentence"),
-    [
-        ([[1.0], [float("nan")]], [0], [1], "1 of 2 embeddings are not finite, the first is row 1"),
-        ([[1.0], [2.0]], [0], [2], "test has row numbers from 2 to 2, but there are 2 embeddings"),
-        ([[1.0], [2.0]], [-1], [0], "enrol has row numbers from -1 to -1"),
-        ([[1.0], [2.0]], [0, 1], [0], "2 enrol indices but 1 test ones"),
-        ([1.0, 2.0], [0], [1], r"embeddings have shape \(2,\)"),
-        ([[1.0], [2.0]], [0.5], [1], "type float64"),
-    ],
-)
-def test_cosine_scores__say_what_is_wrong(embeddings, enrol, test, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        cosine_scores(embeddings, enrol, test)
+def test_cosine_scores__of_a_diverged_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 of 2 embeddings are not finite, the first is row 1"):
+        cosine_scores([[1.0], [float("nan")]], [0], [1])
 
 
 def on_circle(*degrees: float) -> np.ndarray:
@@ -89,10 +65,10 @@ def on_circle(*degrees: float) -> np.ndarray:
     return np.stack((np.cos(angles), np.sin(angles)), axis=1)
 
 
-def norm_case(num_rows: int = 30, num_trials: int = 200, size: int = 50) -> tuple[np.ndarray, ...]:
+def norm_case() -> tuple[np.ndarray, ...]:
     generator = np.random.default_rng(0)
-    embeddings, cohort = generator.normal(size=(num_rows, 8)), generator.normal(size=(size, 8))
-    enrol, test = generator.integers(num_rows, size=(2, num_trials))
+    embeddings, cohort = generator.normal(size=(30, 8)), generator.normal(size=(50, 8))
+    enrol, test = generator.integers(30, size=(2, 200))
     return cosine_scores(embeddings, enrol, test), embeddings, enrol, test, cohort
 
 
@@ -114,9 +90,7 @@ def slow_scores(kind: str, scores, embeddings, enrol, test, cohort, top) -> list
 )
 def test_normalise_scores__has_the_known_values(kind, top: int, expected: float) -> None:
     embeddings, cohort = on_circle(0, 30), on_circle(10, 60, 90, 180)
-    raw = embeddings[0] @ embeddings[1]
-    assert raw == pytest.approx(0.866025, abs=5e-7)
-    found = normalise_scores(kind, [raw], embeddings, [0], [1], cohort, top)
+    found = normalise_scores(kind, [embeddings[0] @ embeddings[1]], embeddings, [0], [1], cohort, top)
     # Cosines in float32 over a deviation of 0.04.
     assert found == pytest.approx([expected], abs=3e-6)
 
@@ -149,11 +123,7 @@ def test_normalise_scores__of_a_cohort_no_larger_than_top_is_s_norm() -> None:
             {"cohort": on_circle(45, 45, 45)},
             "2 of 2 recordings are equally close to all of the 3 cohort rows",
         ),
-        ({"embeddings": np.zeros((2, 2))}, "2 of 2 recordings are equally close"),
         ({"cohort": np.full((3, 2), np.nan)}, "3 of 3 embeddings are not finite"),
-        ({"cohort": np.ones((3, 5))}, r"embeddings \(2, 2\) and cohort \(3, 5\)"),
-        ({"scores": [0.1, 0.2]}, r"scores \(2,\)"),
-        ({"test": [2]}, "test has row numbers from 2 to 2"),
     ],
 )
 def test_normalise_scores__say_what_is_wrong(changes, sentence: str) -> None:

@@ -18,17 +18,13 @@ def write_list(root, *lines):
     return "list"
 
 
-def test_open_list__reads_a_list_below_the_root(root):
+def test_open_list__reads_a_list_below_the_root_or_from_the_working_folder(root, tmp_path, monkeypatch):
     name = write_list(root, "1 a.wav b.wav", "0 a.wav c.wav")
     found = open_list(str(root), name, is_lenient=False)
-    assert found.name == "list" and len(found.trials) == 2
-    assert found.odd == {}
-
-
-def test_open_list__takes_a_path_from_the_working_folder(root, tmp_path, monkeypatch):
+    assert found.name == "list" and len(found.trials) == 2 and found.odd == {}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "mine").write_text("1 a.wav b.wav\n0 a.wav c.wav\n")
+    (root / "list").rename(elsewhere / "mine")
     monkeypatch.chdir(elsewhere)
     assert len(open_list(str(root), "mine", is_lenient=False).trials) == 2
 
@@ -39,13 +35,6 @@ def test_open_list__missing_recordings_are_named_with_their_lines(root):
         ValueError, match=r"2 of 5 .* lost\.wav \(line 2\), it is gone\.wav \(line 3\).*--allow-missing"
     ):
         open_list(str(root), name, is_lenient=False)
-
-
-def test_open_list__lenient_leaves_out_and_counts(root):
-    name = write_list(root, "1 a.wav b.wav", "0 a.wav lost.wav", "0 gone.wav c.wav", "0 a.wav d.wav")
-    found = open_list(str(root), name, is_lenient=True)
-    assert found.trials.paths == ["a.wav", "b.wav", "d.wav"]
-    assert found.odd == {"missing_recordings": 2, "skipped_trials": 2}
 
 
 def test_open_list__lenient_counts_what_is_missing_wherever_it_stands(root):
@@ -65,7 +54,7 @@ def test_open_list__lenient_counts_what_is_missing_wherever_it_stands(root):
 @pytest.mark.parametrize("is_lenient", [False, True])
 def test_open_list__labels_that_contradict_through_a_third_recording_are_named(root, is_lenient):
     name = write_list(root, "1 a.wav b.wav", "0 a.wav d.wav", "1 b.wav c.wav", "0 c.wav a.wav")
-    with pytest.raises(ValueError, match=r"1 nontarget trials of .*list .*: c\.wav a\.wav \(line 4\)"):
+    with pytest.raises(ValueError, match=r"1 nontarget trials of .*list .*\(line 4: c\.wav a\.wav\)"):
         open_list(str(root), name, is_lenient=is_lenient)
 
 
@@ -105,14 +94,6 @@ def test_open_list__a_pair_listed_twice_or_a_file_and_itself_is_told_of_and_scor
     assert note.startswith("1 of the 3 trials of ") and note.endswith("(line 3): they are scored as listed")
 
 
-def test_open_list__backslashes_leave_line_numbers_right(root):
-    (root / "a").mkdir()
-    (root / "a/x.wav").touch()
-    name = write_list(root, "1 a\\x.wav a.wav", "0 a\\x.wav a\\lost.wav")
-    with pytest.raises(ValueError, match=r"a/lost\.wav \(line 2\)"):
-        open_list(str(root), name, is_lenient=False)
-
-
 def test_open_list__the_prefix_that_voxceleb_leaves_out_is_found_in_line_numbers(root):
     (root / "voxceleb1").mkdir()
     (root / "voxceleb1" / "a.flac").write_bytes(b"x")
@@ -122,11 +103,9 @@ def test_open_list__the_prefix_that_voxceleb_leaves_out_is_found_in_line_numbers
 
 
 def test_without__keeps_the_other_trials_as_they_were():
-    trials = TrialList("list", "list", "/", some_trials(), {}).without([1], "unreadable_recordings").trials
-    assert trials.paths == ["a", "c", "d"]
-    kept = [
-        (trials.paths[e], trials.paths[t], bool(k))
-        for e, t, k in zip(trials.enrol, trials.test, trials.targets, strict=True)
-    ]
-    assert kept == [("c", "d", True), ("a", "c", False)]
-    assert np.array_equal(trials.versions, [0, 0, 0])
+    found = TrialList("list", "list", "/", some_trials(), {}).without([1], "unreadable_recordings")
+    trials = found.trials
+    assert trials.paths == ["a", "c", "d"] and trials.versions.tolist() == [0, 0, 0]
+    assert (trials.enrol.tolist(), trials.test.tolist()) == ([1, 0], [2, 1])
+    assert trials.targets.tolist() == [True, False]
+    assert found.odd == {"unreadable_recordings": 1, "skipped_trials": 2}

@@ -1,15 +1,6 @@
 import pytest
 
-from sslsv.reports.page import (
-    Link,
-    Section,
-    breakable,
-    duration,
-    metric_text,
-    metric_title,
-    render,
-    shown,
-)
+from sslsv.reports.page import Link, Section, breakable, duration, metric_text, metric_title, render, shown
 
 
 def test_render__leaves_out_sections_of_nothing_and_escapes_the_rest():

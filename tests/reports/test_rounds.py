@@ -46,7 +46,7 @@ def test_write_rounds_report__shows_stages_clusters_times_and_settings(tmp_path)
     page = report_of(tmp_path, RECORDS, best=RECORDS[2], run="/runs/loop/large_margin")
     for text in (
         "18.25 %",
-        "16.25 % (14.25 to 18.25)",
+        "16.25 % 14.25 to 18.25",
         "0.75",
         "0.125",
         "31 0.25, 60 0.125",

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from sslsv.reports.task import label_rows, task_lines, task_page
@@ -28,30 +29,18 @@ def test_task_page__shows_metrics_confusion_and_what_was_done():
     for text in ("0.75", "0.5 to 0.875", "macro F1", "Probe of vicreg", "Labels were used", "/corpora/test"):
         assert text in page, text
     assert page.count("<svg") == 1 and ">75<" in page.replace(" ", "").replace("\n", "")
-
-
-def test_task_page__escapes_labels():
-    page = task_page(RESULT).decode()
     assert "&lt;b&gt;loud" in page and "<b>loud" not in page
 
 
 def test_task_page__many_labels_are_drawn_without_numbers():
-    size = 107
-    labels = [f"language{i}" for i in range(size)]
-    counts = [[int(i == j) for j in range(size)] for i in range(size)]
+    labels, counts = [f"language{i}" for i in range(107)], np.eye(107, dtype=int).tolist()
     page = task_page({**RESULT, "labels": labels, "confusion": counts}).decode()
     assert "<svg" in page and len(page) < 200_000
 
 
 def test_label_rows__recall_precision_and_f1():
     rows = label_rows({**RESULT, "confusion": [[3, 1, 0], [0, 2, 0], [0, 0, 0]]})
-    assert rows[0] == {
-        "label": "calm",
-        "recordings": 4,
-        "recall": 0.75,
-        "precision": 1.0,
-        "F1": pytest.approx(6 / 7),
-    }
+    assert list(rows[0].values()) == ["calm", 4, 0.75, 1.0, pytest.approx(6 / 7)]
     assert rows[2] == {"label": "never", "recordings": 0, "recall": None, "precision": None, "F1": None}
 
 

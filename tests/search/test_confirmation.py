@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-from ray import tune
 
 from sslsv.config import ResourcesConfig
 from sslsv.search.confirmation import Confirmation, check_confirmation, compare
@@ -79,35 +78,17 @@ def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
             Confirmation(sweep, num_best, num_seeds=3)
 
 
-def test_confirmation__of_a_grid_trains_what_it_has_to(tmp_path):
-    grid = {"model.temperature": tune.grid_search([0.1, 0.2, 0.3])}
-    found = open_sweep(
-        tmp_path, parameters=grid, searcher="grid", trials=None, scheduler=None, rung_epochs=()
-    )
-    while not found.is_over:
-        train(found, found.next_segment(at_once=1))
-    confirmation = Confirmation(found, num_best=1, num_seeds=2)
-    while not confirmation.is_over:
-        end(confirmation, 20.0)
-    temperatures = [confirmation.config_of(index).model.temperature for index in range(4)]
-    assert temperatures == [BASE.model.temperature, 0.1] * 2
-
-
 def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=3)
-    end(confirmation, 20.0, 18.0, 22.0, None, 21.0, 18.5)
-    ((found,), incomparable) = confirmation.comparisons()
-    assert (found.seeds, found.lost, found.base_mean, found.mean) == (2, 1, 20.5, 18.25)
-    assert "2 seeds (1 more lost): EER" in found.sentence() and incomparable == []
-
-
-def test_confirmation__with_too_few_survivors_a_trial_cannot_be_compared(sweep):
-    confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
     end(confirmation, 20.0, 18.0, 22.0, None)
     (found, (sentence,)) = confirmation.comparisons()
     assert found == []
-    assert f"trial {confirmation.contestants[1]} can't be compared: of 2 seeds it ended with 1," in sentence
+    assert f"trial {confirmation.contestants[1]} can't be compared: of 3 seeds it ended with 1," in sentence
     assert "the base with 2," in sentence
+    end(confirmation, 21.0, 18.5)
+    ((found,), incomparable) = confirmation.comparisons()
+    assert (found.seeds, found.lost, found.base_mean, found.mean) == (2, 1, 20.5, 18.25)
+    assert "2 seeds (1 more lost): EER" in found.sentence() and incomparable == []
 
 
 @pytest.mark.parametrize(("eers", "code"), [((20.0, 18.0, 22.0, None), 1), ((20.0, 18.0, 22.0, 19.0), 0)])

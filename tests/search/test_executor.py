@@ -32,12 +32,6 @@ def test_find_slots__two_cores_hold_two_trials_of_one_thread_or_one_of_two(two_c
     assert two.describe().startswith("2 trials at once, each 1 worker(s) with 1 thread(s) and 0.5 CPUs")
 
 
-def test_find_slots__every_trial_keeps_a_data_process_of_its_own():
-    for cpus in (2.0, 3.0, 7.5, 16.0):
-        found = slots(cluster=({"CPU": cpus}, [{"CPU": cpus}]))
-        assert found.at_once * (0.5 + found.resources.data_tasks * 0.5) <= cpus
-
-
 @pytest.mark.parametrize(
     ("resources", "cluster", "gpus", "expected"),
     [
@@ -62,10 +56,7 @@ def test_find_slots__gpus_may_be_shared_by_trials_of_one_worker(resources, clust
             {"resources": ResourcesConfig(workers=2), "cluster": GPUS, "gpus": 0.5},
             "only trials of one worker",
         ),
-        (
-            {"resources": ResourcesConfig(workers=3)},
-            "1 trial.s. at once should run, but 0 fit: each takes 3 of the 2",
-        ),
+        ({"resources": ResourcesConfig(workers=3)}, "1 trial.s. at once .* 0 fit: each takes 3 of the 2"),
     ],
 )
 def test_find_slots__what_does_not_fit_is_a_sentence(two_cores, changes, sentence):

@@ -7,27 +7,16 @@ import pytest
 from sslsv.search.schedulers import Asha, Decision, Halving, History, Outcome, forecast, standing
 
 
-def run(
-    scheduler,
-    costs,
-    rungs,
-    at_once=1,
-    *,
-    seed=None,
-    kill_probability=0.0,
-    states=None,
-    history=None,
-    late_collapse=(),
-):
+def run(scheduler, costs, rungs, at_once=1, *, seed=None, kills=0.0, states=None, history=None, late=()):
     """The history of a sweep in which segments end in random order and the driver dies now and then.
 
-    `costs[index]` is a number or one per rung; a trial of `late_collapse` collapses after its first rung. A
-    driver that died knows its history only.
+    `costs[index]` is a number or one per rung; a trial of `late` collapses after its first rung. A driver
+    that died (with probability `kills`) knows its history only.
     """
     rng = random.Random(seed)
     history, running = history or History(), []
     while True:
-        if rng.random() < kill_probability:
+        if rng.random() < kills:
             history, running = History(list(history.decisions), list(history.outcomes)), []
         waiting = [segment for segment in history.open_segments() if segment not in running]
         if len(running) < at_once:
@@ -42,7 +31,7 @@ def run(
             return history
         segment = running.pop(rng.randrange(len(running)) if seed is not None else 0)
         state = (states or {}).get(segment.index, "reached")
-        if segment.rung > 0 and segment.index in late_collapse:
+        if segment.rung > 0 and segment.index in late:
             state = "collapsed"
         cost = costs[segment.index]
         cost = cost[segment.rung] if isinstance(cost, list) else cost
@@ -54,11 +43,6 @@ def last_rungs(history):
     return {index: outcome.rung for index, outcome in sorted(history.last_outcomes().items())}
 
 
-@pytest.mark.parametrize("scheduler", [Asha(), Halving()])
-def test_decide__without_rungs_every_trial_is_trained_to_the_end(scheduler):
-    assert last_rungs(run(scheduler, [3, 1, 2], rungs=1, at_once=2)) == {0: 0, 1: 0, 2: 0}
-
-
 @pytest.mark.parametrize(
     ("scheduler", "costs", "rungs", "expected"),
     [
@@ -67,6 +51,8 @@ def test_decide__without_rungs_every_trial_is_trained_to_the_end(scheduler):
         (Halving(4), [2, 1], 3, [0, 2]),  # one goes on even of too few
         (Asha(4), [2, 1], 3, [0, 2]),
         (Asha(2), [5, 3, 4, 1], 2, [0, 1, 0, 1]),
+        (Asha(), [3, 1, 2], 1, [0, 0, 0]),  # without rungs all are trained to the end
+        (Halving(), [3, 1, 2], 1, [0, 0, 0]),
     ],
 )
 def test_decide__the_best_go_on(scheduler, costs, rungs, expected):
@@ -87,8 +73,8 @@ def test_halving__a_trial_without_a_number_never_goes_on(state):
 
 
 def test_halving__when_all_that_went_on_collapse_the_best_left_behind_goes_on():
-    assert last_rungs(run(Halving(3), [1, 0, 2, 3], 2, late_collapse={1})) == {0: 1, 1: 1, 2: 0, 3: 0}
-    history = run(Halving(3), list(range(9)), rungs=3, late_collapse={0, 1, 2})
+    assert last_rungs(run(Halving(3), [1, 0, 2, 3], 2, late={1})) == {0: 1, 1: 1, 2: 0, 3: 0}
+    history = run(Halving(3), list(range(9)), rungs=3, late={0, 1, 2})
     assert last_rungs(history) == {0: 1, 1: 1, 2: 1, 3: 2, **dict.fromkeys(range(4, 9), 0)}
 
 
@@ -105,9 +91,8 @@ def test_asha__given_more_trials_it_goes_on_and_may_promote_one_that_was_left_be
 
 
 def test_asha__does_not_wait_for_a_slow_trial():
-    history = History(
-        [Decision(i, 0) for i in range(4)], [Outcome(i, 0, "reached", float(i)) for i in (2, 3)]
-    )
+    outcomes = [Outcome(i, 0, "reached", float(i)) for i in (2, 3)]
+    history = History([Decision(i, 0) for i in range(4)], outcomes)
     assert Asha(2).decide(history, 9, 2, at_once=4) == [Decision(2, 1)]
 
 
@@ -128,7 +113,7 @@ def test_synchronous__decisions_depend_on_no_order_and_no_kill(scheduler, at_onc
     states = {4: "collapsed", 9: "failed"}
     expected = run(scheduler, COSTS, 3, states=states)
     for seed in range(6):
-        disturbed = run(scheduler, COSTS, 3, at_once, seed=seed, kill_probability=0.2, states=states)
+        disturbed = run(scheduler, COSTS, 3, at_once, seed=seed, kills=0.2, states=states)
         assert disturbed.decisions == expected.decisions
 
 
@@ -136,7 +121,7 @@ def test_synchronous__decisions_depend_on_no_order_and_no_kill(scheduler, at_onc
 def test_asha__one_at_a_time_the_decisions_depend_on_no_kill(rungs):
     expected = run(Asha(3), COSTS, rungs)
     for seed in range(6):
-        assert run(Asha(3), COSTS, rungs, seed=seed, kill_probability=0.3).decisions == expected.decisions
+        assert run(Asha(3), COSTS, rungs, seed=seed, kills=0.3).decisions == expected.decisions
 
 
 class WatchedAsha(Asha):
@@ -153,7 +138,7 @@ class WatchedAsha(Asha):
 @pytest.mark.parametrize("seed", range(20))
 def test_asha__in_any_order_every_trial_is_tried_once_and_promotions_are_earned(seed):
     costs = [random.Random(i).random() for i in range(20)]
-    history = run(WatchedAsha(3), costs, rungs=3, at_once=5, seed=seed, kill_probability=0.1)
+    history = run(WatchedAsha(3), costs, rungs=3, at_once=5, seed=seed, kills=0.1)
     assert sorted(d.index for d in history.decisions if d.rung == 0) == list(range(20))
     assert len({(o.index, o.rung) for o in history.outcomes}) == len(history.outcomes)
     assert 2 in last_rungs(history).values()

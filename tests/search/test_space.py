@@ -59,9 +59,8 @@ def test_to_distribution__what_no_searcher_can_use_is_refused(written, sentence)
 
 def test_dimension__knows_its_values():
     steps = Dimension("a", FloatDistribution(0.0, 1.0, step=0.1))
-    assert (
-        steps.decode(0.1 * 3) == 0.3 and steps.holds(0.3) and not steps.holds(0.35) and not steps.holds("x")
-    )
+    assert steps.decode(0.1 * 3) == 0.3 and steps.holds(0.3)
+    assert not steps.holds(0.35) and not steps.holds("x")
     lists = Dimension("a", choice([8, 8], None))
     assert lists.holds((8, 8)) and lists.holds(None) and not lists.holds([8]) and lists.ends == [[8, 8], None]
     assert lists.decode(lists.encode([8, 8])) == [8, 8]
@@ -70,8 +69,7 @@ def test_dimension__knows_its_values():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"metric": "test/trials/eer"}, "which never chooses; choose one of"),
-        ({"metric": "err"}, "did you mean 'eer'"),
+        ({"metric": "err"}, "which never chooses; did you mean 'eer'"),
         ({"paramters": {}}, "paramters is no part of a Space; did you mean 'parameters'"),
         ({"searcher": "optuna"}, "should be 'random', 'grid' or 'tpe'"),
         ({"searcher": "tpe", "scheduler": Halving(), "rung_epochs": (2,)}, "Halving starts all at once"),
@@ -80,9 +78,7 @@ def test_dimension__knows_its_values():
         ({"searcher": "grid", "trials": None}, "model.temperature is a range"),
         ({"parameters": {}}, "parameters"),
         ({"parameters": {"train.epochs": tune.randint(1, 9)}}, "train.epochs can't be searched"),
-        ({"parameters": {"seed": tune.randint(0, 9)}}, "seed can't be searched, because all trials share it"),
         ({"parameters": {"data": tune.choice([{"root": "a"}])}}, "data.root can't be searched"),
-        ({"parameters": {"evaluation.every_epochs": tune.randint(1, 9)}}, "evaluation.every_epochs can't be"),
         ({"alternatives": {"a": {"seed": 3}}}, "seed can't be searched, because all trials share it"),
         (
             {"alternatives": {"a": {"model": {"temperature": 1.0}}}},
@@ -91,9 +87,7 @@ def test_dimension__knows_its_values():
         ({"alternatives": {"a": {}}, "tries_base_first": True}, "the base is none of the alternatives"),
         ({"alternatives": ["a"]}, "should be a valid dictionary"),
         ({"scheduler": Asha()}, "give both or none"),
-        ({"rung_epochs": (2,)}, "give both or none"),
         ({"scheduler": Asha(), "rung_epochs": (4, 4)}, "trials are compared rising"),
-        ({"scheduler": Asha(), "rung_epochs": 4}, "should be a valid tuple"),
         ({"scheduler": Asha, "rung_epochs": (4,)}, "instance of Halving"),
         ({"gpus_per_trial": 2}, "less than or equal to 1"),
     ],
@@ -126,7 +120,6 @@ HEAD = "from ray import tune\nfrom sslsv.search import Space\n"
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "a.py has no SPACE"),
         ("SPACE = 3", "a.py has no SPACE"),
         ("x = 1\nSPACE = (", "a.py, line 2: SyntaxError"),
         ("\n\nSPACE = Spce()", "a.py, line 3: NameError"),
@@ -134,10 +127,7 @@ HEAD = "from ray import tune\nfrom sslsv.search import Space\n"
             f"{HEAD}SPACE = Space(trails=1)",
             "a.py, line 3: trails is no part of a Space; did you mean 'trials'",
         ),
-        (
-            f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=0)",
-            "line 3: trials: .*greater than",
-        ),
+        (f"{HEAD}SPACE = Space(base='', parameters={{}}, trials=0)", "line 3: trials: .*greater than"),
         (f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=1)", "line 3: a is 1 in the space"),
     ],
 )
@@ -150,12 +140,6 @@ def test_load_space__what_goes_wrong_inside_is_a_sentence_with_the_line(
         with pytest.raises(ValueError, match=sentence) as caught:
             load_space(path)
         assert "\n" not in str(caught.value) and "pydantic" not in str(caught.value)
-
-
-def test_load_space__returns_what_the_file_calls_space(tmp_path):
-    text = f"{HEAD}SPACE = Space(base='b', parameters={{'train.batch_size': tune.randint(8, 9)}}, trials=2)"
-    (tmp_path / "a.py").write_text(text)
-    assert load_space(tmp_path / "a.py").trials == 2
 
 
 def test_load_space__a_missing_file_is_a_sentence(tmp_path):

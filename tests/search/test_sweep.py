@@ -1,4 +1,4 @@
-"""A sweep and its files: segments in order, killed anywhere, half-written lines."""
+"""A sweep and its files: segments in order, killed anywhere; which folder it may use, and what may change."""
 
 import dataclasses
 import json
@@ -7,13 +7,24 @@ import pytest
 from ray import tune
 
 import sslsv.tune
-from sslsv.config import Config, EvaluationConfig, ResourcesConfig, RunConfig, TrainConfig, read_config
+from sslsv.config import (
+    Config,
+    EvaluationConfig,
+    ResourcesConfig,
+    RunConfig,
+    TrainConfig,
+    load_config,
+    read_config,
+    to_yaml,
+)
 from sslsv.runs.folder import RunFolder, absolute
 from sslsv.search import Asha, Halving, Space
 from sslsv.search.executor import Slots
-from sslsv.search.results import state_of, write_results
 from sslsv.search.schedulers import standing
-from sslsv.search.sweep import Sweep
+from sslsv.search.space import load_space
+from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
+from sslsv.search.trial_settings import base_config, with_overrides
+from sslsv.settings import FOLDER
 
 BASE = Config(train=TrainConfig(epochs=9), evaluation=EvaluationConfig(held_out_speakers=4, test=("trials",)))
 
@@ -63,6 +74,7 @@ def content(sweep):
 
 LISTS = {"model.temperature": tune.uniform(0.01, 1.0), "model.projector_dims": tune.choice([(8, 8), ()])}
 TPE = {"searcher": "tpe", "startup_trials": 2}
+TO_THE_END = {"scheduler": None, "rung_epochs": ()}
 SEARCHES = [{}, {"scheduler": Asha(3)}, {"scheduler": Asha(2), "parameters": LISTS, **TPE}]
 
 
@@ -101,27 +113,17 @@ def test_sweep__runs_no_more_segments_at_once_than_fit(tmp_path):
     assert sweep.next_segment(at_once=2).index == 2
 
 
-def test_sweep__an_interrupted_segment_comes_first_when_it_goes_on(tmp_path):
-    sweep = open_sweep(tmp_path, scheduler=Asha(3))
-    for _ in range(2):
-        train(sweep, sweep.next_segment(at_once=1))
-    lost = sweep.next_segment(at_once=1)
-    assert open_sweep(tmp_path, scheduler=Asha(3)).next_segment(at_once=1) == lost
-
-
 def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train_again(tmp_path):
-    sweep = open_sweep(tmp_path, scheduler=None, rung_epochs=(), trials=4)
+    sweep = open_sweep(tmp_path, **TO_THE_END, trials=4)
     best = min(range(4), key=lambda i: sweep.searcher.choose(i, {}, sweep.history)["model.temperature"])
     while not sweep.is_over:
         segment = sweep.next_segment(at_once=1)
         train(sweep, segment, "collapsed" if segment.index == best else "reached")
-    winner = write_results(sweep)
+    winner = sweep.write_results()
     assert winner.index != best and winner.can_win
     rows = sweep.folder.read("results.csv").decode().splitlines()
     assert rows[0].startswith("place,trial,state,epoch,eer,seconds") and "model.temperature" in rows[0]
     assert rows[-1].startswith(f"4,{best},collapsed")
-    from sslsv.config import load_config
-
     (tmp_path / "best.yml").write_bytes(sweep.folder.read("best.yml"))
     config = load_config(tmp_path / "best.yml")
     assert config.model.temperature == sweep.configurations[winner.index]["model.temperature"]
@@ -131,7 +133,7 @@ def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train
 def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them(tmp_path):
     labels = {"evaluation": EvaluationConfig(), "run": RunConfig(max_failures=7)}  # no trials with labels
     base = dataclasses.replace(BASE, resources=ResourcesConfig(data_tasks=3), **labels)
-    plain = open_sweep(tmp_path, metric="label_free/rankme", scheduler=None, rung_epochs=(), trials=2)
+    plain = open_sweep(tmp_path, metric="label_free/rankme", **TO_THE_END, trials=2)
     here = ResourcesConfig(data_tasks=1, threads_per_worker=1, gpu=False)
     sweep = Sweep(plain.space, base, plain.rungs, plain.folder, here)
     for value in (3.0, 7.0):
@@ -139,7 +141,7 @@ def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them
         record = {"step": 90, "epoch": 9.0, "label_free/rankme": value}
         sweep.trial_folder(segment.index).append_lines("metrics.jsonl", [json.dumps(record)])
         sweep.end_segment(segment, "reached")
-    winner = write_results(sweep)  # a higher rank is better
+    winner = sweep.write_results()  # a higher rank is better
     assert winner.index == 1 and sweep.value(winner) == 7.0
     trained = read_config(sweep.trial_folder(1).read("config.yml").decode())
     best = read_config(sweep.folder.read("best.yml").decode())
@@ -149,10 +151,10 @@ def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them
 
 
 def test_write_results__when_all_collapse_nothing_is_best(tmp_path):
-    sweep = open_sweep(tmp_path, scheduler=None, rung_epochs=(), trials=2)
+    sweep = open_sweep(tmp_path, **TO_THE_END, trials=2)
     while not sweep.is_over:
         train(sweep, sweep.next_segment(at_once=1), "collapsed")
-    assert write_results(sweep) is None
+    assert sweep.write_results() is None
     assert not sweep.folder.has("best.yml") and sweep.folder.has("results.csv")
 
 
@@ -162,15 +164,12 @@ def test_sweep__settings_that_do_not_go_together_are_a_failed_trial(tmp_path):
         "optimizer.schedule.name": tune.choice(["step", "cosine"]),
         "optimizer.learning_rate": tune.choice([1e-3, 1e-6]),  # below the cosine's lowest rate
     }
-    sweep = open_sweep(tmp_path, parameters=parameters, scheduler=None, rung_epochs=(), trials=24)
+    sweep = open_sweep(tmp_path, parameters=parameters, **TO_THE_END, trials=24)
     assert finish(sweep)
     failed = {o.index: o.why for o in sweep.history.outcomes if o.state == "failed"}
     assert failed and all("min_learning_rate" in why for why in failed.values())
     for index, settings in sweep.configurations.items():
-        is_impossible = (settings["optimizer.schedule.name"], settings["optimizer.learning_rate"]) == (
-            "cosine",
-            1e-6,
-        )
+        is_impossible = {"cosine", 1e-6} <= set(settings.values())
         assert (index in failed) == is_impossible
 
 
@@ -197,15 +196,68 @@ def test_end_segment__tells_what_came_of_it_and_which_is_best(tmp_path, capsys):
     is_best = [value == min(values[: i + 1]) for i, value in enumerate(values)]
     assert [line.endswith("(best so far)") for line in lines] == is_best
     assert "epoch    1  reached  trial 0, EER " in lines[0] and "temperature=" in lines[0]
-    assert [state_of(sweep, outcome) for outcome in standing(sweep.history)] == ["unfinished"] * 3
+    assert [sweep.state_of(outcome) for outcome in standing(sweep.history)] == ["unfinished"] * 3
 
 
 def test_alternatives__trials_and_the_best_settings_have_what_their_names_stand_for(tmp_path):
     ways = {"tuned": {"encoder.init": "runs/a", "encoder.rate_scale": 0.5}}
-    sweep = open_sweep(tmp_path, alternatives=ways, trials=2, scheduler=None, rung_epochs=())
+    sweep = open_sweep(tmp_path, alternatives=ways, trials=2, **TO_THE_END)
     assert finish(sweep) and sweep.configurations[0]["alternative"] == "tuned"
     assert sweep.config_of(0).encoder.init == absolute("runs/a")  # trials run in another folder
-    write_results(sweep)
+    sweep.write_results()
     best = read_config(sweep.folder.read("best.yml").decode())
     assert (best.encoder.init, best.encoder.rate_scale) == ("runs/a", 0.5)
     assert b",tuned," in sweep.folder.read("results.csv")
+
+
+def request(*overrides, space_file="tune_spaces/simclr.py"):
+    space = with_overrides(load_space(space_file), overrides)
+    return describe_request(space, base_config(space), space_file, (4, 8, 12))
+
+
+def check_resume(tmp_path, before, now):
+    folder = RunFolder(str(tmp_path), "sweep")
+    folder.write_json("sweep.json", before)
+    check_folder(folder, now, "resume")
+
+
+def test_describe_request__a_space_of_the_project_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = request(space_file="tune_spaces/demo.py")
+    assert found["space"] == (FOLDER / "tune_spaces/demo.py").read_text()
+    assert found["space_file"] == "tune_spaces/demo.py"
+
+
+def test_check_folder__where_it_runs_and_what_it_is_tested_on_may_change(tmp_path):
+    changed = ("resources.workers=2", "run.max_failures=2", "evaluation.test=[others]")
+    check_resume(tmp_path, request(), request(*changed))
+
+
+def test_check_folder__another_space_or_base_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"the text of tune_spaces/simclr.py"):
+        check_resume(tmp_path, request(), request() | {"space": "other"})
+    with pytest.raises(ValueError, match=r"train.batch_size: 256 -> 8"):
+        check_resume(tmp_path, request(), request("train.batch_size=8"))
+    alone = "train.sync_batchnorm=false"
+    with pytest.raises(ValueError, match="resources.workers: 1 -> 2 .*batch statistics depend on it"):
+        check_resume(tmp_path, request(alone), request(alone, "resources.workers=2"))
+
+
+def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    prepare_folder(folder, {"base": "seed: 1\n"}, "new")
+    prepare_folder(folder, {"base": "seed: 2\n"}, "fresh")
+    old = next(path for path in tmp_path.iterdir() if path.name.startswith("a.old-"))
+    assert (old / "base.yml").read_text() == "seed: 1\n" and folder.read("base.yml") == b"seed: 2\n"
+
+
+def test_prepare_folder__more_trials_where_the_scheduler_takes_them(tmp_path):
+    folder = RunFolder(str(tmp_path), "a")
+    asked = {"space": "x", "space_file": "x", "base": to_yaml(Config()), "trials": 12}
+    prepare_folder(folder, asked, "new")
+    with pytest.raises(ValueError, match="trials: 12 -> 18"):
+        check_folder(folder, asked | {"trials": 18, "takes_more_trials": False}, "resume")
+    prepare_folder(folder, asked | {"trials": 18, "takes_more_trials": True}, "resume")
+    assert folder.read_json("sweep.json")["trials"] == 18
+    with pytest.raises(ValueError, match="trials: 18 -> 12"):
+        check_folder(folder, asked | {"takes_more_trials": True}, "resume")
