@@ -1,7 +1,7 @@
-"""Say where a training step's time goes: `python -m sslsv.profile CONFIG [key=value ...]`.
+"""Say where a training step's time goes: `sslsv profile CONFIG [key=value ...]`.
 
 Takes real steps in a folder that is deleted afterwards, prints the parts of a step and the costliest
-operators, and writes a trace.  Exit codes: those of `sslsv.train`.
+operators, and writes a trace.  Exit codes: those of `sslsv train`.
 """
 
 import argparse
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from sslsv.config import Config, load_config
-from sslsv.settings import named
+from sslsv.settings import named, typed
 
 ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(prog="sslsv profile", description=(__doc__ or "").partition(":")[0])
+    parser = argparse.ArgumentParser(prog=typed("profile"), description=(__doc__ or "").partition(":")[0])
     parser.add_argument("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")

@@ -1,4 +1,4 @@
-"""Train a verifier without labels: `python -m sslsv.pseudo_label CONFIG [init=RUN] [key=value ...]`.
+"""Train a verifier without labels: `sslsv pseudo_label CONFIG [init=RUN] [key=value ...]`.
 
 In each round all training utterances are embedded and clustered, and a supervised run learns the clusters;
 its embeddings make the next round's clusters. The same command goes on where an earlier one was ended.
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslsv.settings import ConfigError, differences
+from sslsv.settings import ConfigError, differences, named, typed
 from sslsv.tasks.pseudo_labels import (
     STATISTICS,
     PseudoLabelConfig,
@@ -32,15 +32,16 @@ if TYPE_CHECKING:  # PyTorch takes seconds: functions import what needs it, once
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="sslsv pseudo_label", description="Train a verifier without labels."
+        prog=typed("pseudo_label"), description="Train a verifier without labels."
     )
     add = parser.add_argument
-    add("config", type=Path, help="a yaml file, such as configs/pseudo_label/dlg_lc.yml")
+    add("config", nargs="?", type=Path, help="a yaml file, such as configs/pseudo_label/dlg_lc.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as init=runs/dino")
     add("--fresh", action="store_true", help="start anew; a loop that is there is renamed, not lost")
     options = parser.parse_intermixed_args(arguments)
     try:
-        config = load_loop(options.config, options.overrides)
+        file = named(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
+        config = load_loop(file, options.overrides)
         return run(config, is_fresh=options.fresh)
     except (ValueError, OSError) as error:
         print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)

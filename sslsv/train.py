@@ -1,4 +1,4 @@
-"""Train a model: `python -m sslsv.train CONFIG [key=value ...]`.
+"""Train a model: `sslsv train CONFIG [key=value ...]`.
 
 Reads the settings, checks the lists and what an earlier command left in the run folder, trains under Ray and
 shows how far it is.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
 from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
-from sslsv.settings import ConfigError, differences, named
+from sslsv.settings import ConfigError, differences, named, typed
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
         given = sys.argv[1:] if arguments is None else arguments
-        command = shlex.join(["sslsv", "train", *given])
+        command = f"{typed('train')} {shlex.join(given)}"
         summary = run(config, is_fresh=options.fresh, extends=options.extend, command=command)
     except (ValueError, OSError) as error:  # among them storage that is not there, a cluster without answer
         print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the arguments of the command line: `config`, `overrides`, `fresh`, `extend`."""
     models = f"Models: {', '.join(registry.names('models'))}."
-    parser = argparse.ArgumentParser(prog="sslsv train", description="Train a model.", epilog=models)
+    parser = argparse.ArgumentParser(prog=typed("train"), description="Train a model.", epilog=models)
     add = parser.add_argument
     add("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
@@ -158,15 +158,15 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
     # A tenth more than the limit is no chance; a smaller share shows while it trains.
     if len(bad) == len(chosen) or (len(bad) > 1 and len(bad) > (max_bad_share + 0.1) * len(chosen)):
         raise ValueError(
-            f"{sentence} Correct data.root or the list, or repair the files: `python -m "
-            "sslsv.prepare_data check LIST` names them all"
+            f"{sentence} Correct data.root or the list, or repair the files: "
+            f"`{typed('prepare_data')} check LIST` names them all"
         )
     if bad:
         print(f"warning: {sentence}", file=sys.stderr)
     if slow:
         print(
             f"{len(slow)} {tried} ({slow[0]} ...) have a codec that costs speed, "
-            "ten times as much as FLAC: `python -m sslsv.prepare_data convert FOLDER --out COPY` mends that",
+            f"ten times as much as FLAC: `{typed('prepare_data')} convert FOLDER --out COPY` mends that",
             file=sys.stderr,
         )
 
@@ -297,7 +297,7 @@ def print_summary(config: Config, summary: dict[str, Any]) -> None:
         print(f"skipped: {sentence}")
     print("\n".join(summary_lines(folder)))
     print(f"run folder: {location}\nreport: {below(location, 'report.html')}")
-    print(f"next: python -m sslsv.evaluate {shlex.quote(location)}")
+    print(f"next: {typed('evaluate')} {shlex.quote(location)}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_evaluate__leaves_scores_report_and_calibration(run_folder, capsys):
     assert "validation trials" in found["notes"][0]
     printed = capsys.readouterr().out
     assert re.search(r"\n    EER +\d+\.\d\d % \(\d+\.\d\d to ", printed) and "report:" in printed
-    assert f"next: python -m sslsv.verify {run_folder} ENROLMENT.wav TEST.wav" in printed
+    assert f"next: sslsv verify {run_folder} ENROLMENT.wav TEST.wav" in printed
 
 
 def test_evaluate__the_pages_of_run_and_evaluation_link_to_each_other(run_folder):

@@ -48,7 +48,7 @@ def test_commands__can_be_run_by_their_path_too(command, tmp_path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and done.stdout.startswith(f"usage: sslsv {command}"), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: python -m sslsv.{command} "), done.stderr
 
 
 def test_make_demo__takes_pytorch_from_the_index_that_is_given(tmp_path) -> None:

@@ -327,7 +327,7 @@ def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
         (["run.name=7"], "it should be text: '7' in quotes (on the command line run.name=\"'7'\")"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
         (["data.train_lists=[no_such_list]"], "no_such_list does not exist"),
-        (["data.train_lists=[no_such_list]"], "python -m sslsv.prepare_data"),
+        (["data.train_lists=[no_such_list]"], "`sslsv prepare_data` makes them"),
         (["data.train_lists=[no_such_list]"], "`demo data/demo`"),
         (
             ["encoder={name: speech_transformer, front_frozen: false, lora_rank: 4}"],

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from sslsv.settings import typed
+
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
@@ -31,7 +33,7 @@ def encoder_parser(
 
     Unless the command `is_for_one` encoder, it knows runs to fuse, too.
     """
-    parser = Parser(prog=f"sslsv {command}", description=description)
+    parser = Parser(prog=typed(command), description=description)
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
     parser.set_defaults(others=[])

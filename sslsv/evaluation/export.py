@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslsv import registry
 from sslsv.encoders.features import HOP_LENGTH, SAMPLE_RATE, Spectrogram, Waveform
-from sslsv.settings import build
+from sslsv.settings import build, typed
 
 FORMAT = "sslsv encoder 1"  # the digit changes when older code can't read the file
 OPSET = 18
@@ -47,7 +47,7 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
     """
     place = os.fspath(path)
     if not os.path.isfile(place):
-        raise FileNotFoundError(f"there is no file {place}; `python -m sslsv.export RUN` writes one")
+        raise FileNotFoundError(f"there is no file {place}; `{typed('export')} RUN` writes one")
     facts: dict[str, str] = {}
     try:
         with safe_open(place, framework="pt") as file:

@@ -129,7 +129,7 @@ def score_chart(title: str, scores: Floats, targets: NDArray[np.bool_], threshol
             heights, _ = np.histogram(scores[kind], edges, density=True)
             axes.stairs(heights, edges, fill=True, color=color, alpha=0.45, label=label)
         top, middle = axes.get_ylim()[1], edges.mean()
-        for label, height, x in zip(("EER", "minDCF"), (1.04 * top, 1.13 * top), thresholds, strict=True):
+        for label, height, x in zip(("EER", "min DCF"), (1.04 * top, 1.13 * top), thresholds, strict=True):
             if np.isfinite(x):  # The threshold of rejecting everything is infinite.
                 axes.plot([x, x], [0, height], color=INK, linewidth=0.9, linestyle="--")
                 axes.text(x, height, f" {label} {x:.3g} ", va="center", ha="left" if x < middle else "right")
