@@ -378,8 +378,10 @@ def test_main__without_a_config_those_that_there_are_are_named(arguments, tmp_pa
 COMMANDS = ["train", "tune", "evaluate", "verify", "embed", "export", "profile", "report"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands__a_ctrl_c_while_they_are_imported_ends_them_without_a_traceback(command):
+@pytest.mark.parametrize(
+    ("started", "command"), [("/bin/sslsv", "__main__"), *(("-m", name) for name in COMMANDS)]
+)
+def test_commands__a_ctrl_c_while_they_are_imported_ends_them_without_a_traceback(started, command):
     # It comes with the first import of a module that all of them need.
     code = f"""
 import runpy, sys
@@ -387,7 +389,7 @@ class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == "sslsv.{command}":
             raise KeyboardInterrupt
-sys.argv = ["-m"]
+sys.argv = ["{started}"]
 import sslsv
 sys.meta_path.insert(0, Interrupt())
 runpy._run_module_as_main("sslsv.{command}")

@@ -75,7 +75,8 @@ def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
     for run in runs:
         if not run.endswith(".pt") and not RunFolder.at(run).names("checkpoints"):
             place = RunFolder.at(run).location
-            raise ValueError(f"{place} has no checkpoints: was a training started there? {known_runs()}")
+            why = "no training began there, or it ended before the first"
+            raise ValueError(f"{place} has no checkpoints: {why}. {known_runs()}")
     with live_line("loading the encoder", sys.stderr.isatty()):
         from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 

@@ -142,7 +142,7 @@ def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
                 f"{shared:,} of {everything:,} {what} of {name} were in training: "
                 f"{', '.join(found['examples'])}{others}. Errors on it are no test results."
             )
-        elif compared:
+        elif compared and not (kind == "contents" and overlap["paths"]["shared"]):  # those have one content
             clean.append(f"{compared:,} {what}")
         if compared < everything or not everything:
             unknown.append(

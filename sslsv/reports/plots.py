@@ -21,7 +21,7 @@ Axes = Any  # Matplotlib takes half a second to import, so only drawing imports 
 STYLE = Path(__file__).with_name("page.mplstyle")
 INK = "#010203"  # It stands for the page's colour of text, as in the style.
 PALE = {"color": INK, "alpha": 0.2, "label": None}
-SMALL, LARGE = (4.6, 2.6), (5.2, 4.4)  # inches
+SMALL, TALL, LARGE = (4.6, 2.6), (4.6, 3.2), (5.2, 4.4)  # inches
 MAX_POINTS = 300  # More points of a curve cannot be told apart.
 MAX_WRITTEN, MAX_NAMES = 12, 40  # labels of a confusion matrix with numbers in it, and with all names
 # A map shows as many speakers as forms and the 8 colours of the style tell apart.
@@ -62,7 +62,9 @@ def line_chart(
     A curve of too many points is shown as the means of consecutive ones, on a band from the lowest to the
     highest of them. `is_log` makes the axis of x logarithmic.
     """
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    num_labels = sum(bool(label) for label, _, _ in curves)
 
     def paint(axes: Axes) -> None:
         for label, *points in curves:
@@ -83,12 +85,17 @@ def line_chart(
         if is_log:
             axes.set_xscale("log")
             axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_formatter="")
+        else:  # Steps, epochs and rounds are whole.
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}")
         axes.set_xlabel(xlabel)
-        if sum(bool(label) for label, _, _ in curves) > 1:
+        if num_labels > 3:  # Inside, so many would lie on the curves.
+            axes.figure.legend(loc="outside lower center", ncols=2)
+        elif num_labels > 1:
             axes.legend()
 
-    return caption, drawing(paint, f"{caption}: {', '.join(label for label, _, _ in curves if label)}")
+    title = f"{caption}: {', '.join(label for label, _, _ in curves if label)}"
+    return caption, drawing(paint, title, TALL if num_labels > 3 else SMALL)
 
 
 def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[str, list[int]]) -> Figure:

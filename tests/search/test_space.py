@@ -136,7 +136,7 @@ HEAD = "from ray import tune\nfrom sslsv.search import Space\n"
         ),
         (
             f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=0)",
-            "line 3: trials: .*greater than",
+            "line 3: trials is .*greater than",
         ),
         (f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=1)", "line 3: a is 1 in the space"),
     ],
