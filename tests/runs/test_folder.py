@@ -125,8 +125,8 @@ def test_object_storage__a_killed_writer_leaves_the_old_object(stored, object_st
 
     def kill(environ):
         if "partNumber=3" in environ.get("QUERY_STRING", ""):
+            is_second.set()  # before the kill, whose end the test waits for
             process.kill()
-            is_second.set()
         return False
 
     object_storage.refuses = kill
