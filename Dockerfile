@@ -1,7 +1,8 @@
 # With CUDA (the host needs NVIDIA's driver and container toolkit), or for CPUs alone:
 #   docker build -t sslsv .
 #   docker build -t sslsv:cpu --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
-# Data and runs stay in your folder; the second line needs no GPU:
+# Data and runs stay in your folder; the last line needs no GPU:
+#   docker run --rm -v "$PWD":/work sslsv prepare_data demo data/demo
 #   docker run --rm --gpus all --shm-size 8g -v "$PWD":/work sslsv train configs/demo.yml
 #   docker run --rm --shm-size 8g -v "$PWD":/work sslsv:cpu train configs/demo.yml
 FROM python:3.12-slim

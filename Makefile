@@ -44,7 +44,7 @@ $(VENV)/.bench: $(VENV)/.development
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --out benchmark.json
 
-docs: $(VENV)/.development  # site/index.html; `.venv/bin/python -m mkdocs serve` shows it while you write
+docs: $(VENV)/.development  # site/index.html; `.venv/bin/python -m mkdocs serve` shows it while you write, and has a search
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
 
 test: $(VENV)/.development

@@ -5,7 +5,8 @@ import sys
 
 __version__ = "0.1.0"
 
-if sys.argv[:1] == ["-m"]:  # so it is while Python looks for the command of `python -m sslsv.train`
+# "-m" stands there while Python looks for the command of `python -m sslsv.train`.
+if os.path.basename("".join(sys.argv[:1])) in ("-m", "sslsv"):
     # A Ctrl-C while a command is still being imported ends it without a traceback.
     sys.excepthook = lambda kind, error, trace: (
         os._exit(130) if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)

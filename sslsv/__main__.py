@@ -51,7 +51,7 @@ def commands() -> dict[str, str]:
         if '\nif __name__ == "__main__":\n' in text:
             first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
             name = file.parent.name if file.stem == "__main__" else file.stem
-            found[name] = first.partition("`python")[0].rstrip(" :.")
+            found[name] = first.partition("`")[0].rstrip(" :.")
     return dict(sorted(found.items()))
 
 

@@ -1,4 +1,4 @@
-"""Embed recordings: `python -m sslsv.embed RUN PATH --out x.npz`.
+"""Embed recordings: `sslsv embed RUN PATH --out x.npz`.
 
 PATH is an audio file, a folder (every audio file below it), a Kaldi folder, or a list (also a URI): `speaker
 path` or `path` per line, trials, or another form of docs/data.md.

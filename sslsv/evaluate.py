@@ -1,4 +1,4 @@
-"""Evaluate a run: `python -m sslsv.evaluate RUN [--trials LIST ...] [--norm as] ...`.
+"""Evaluate a run: `sslsv evaluate RUN [--trials LIST ...] [--norm as] ...`.
 
 Embeds every recording of the trial lists once, whole, scores every trial, and writes evaluation.json, the
 scores, report.html and, for `verify`, a calibration fitted to the run's validation trials.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
+from sslsv.settings import typed
 
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         )
     # These import PyTorch, for which the mistakes found so far need not wait.
     from sslsv.evaluation import overlap, scorer
+    from sslsv.evaluation.calibration import TOO_SURE
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.evaluation.plda import check_speakers
     from sslsv.evaluation.trials import open_list
@@ -116,6 +118,8 @@ def run(options: argparse.Namespace) -> int:
         scored, calibration = scorer.evaluate(
             encoder, store, fitted, lists, validation, is_lenient=is_lenient
         )
+    if calibration is not None and calibration.is_too_sure:
+        warnings.append(TOO_SURE)
     evaluation = {
         **described(encoder, started),
         "warnings": warnings,
@@ -136,13 +140,13 @@ def run(options: argparse.Namespace) -> int:
         try:
             scorer.keep_calibration(encoder, calibration)
         except OSError as error:
-            print(f"the calibration is not kept for sslsv.verify: {error}", file=sys.stderr)
+            print(f"the calibration is not kept for `{typed('verify')}`: {error}", file=sys.stderr)
     lines = [line for item in scored for line in terminal_lines(item)]
     lines += [f"warning: {sentence}" for sentence in warnings]
     print("\n".join([*lines, *[f"note: {note}" for note in notes]]))
     place, own = here(out.location), shlex.quote(here(options.run))
     print(f"results: {place}\nreport: {below(place, 'report.html')}")
-    print(f"next: python -m sslsv.verify {own} ENROLMENT.wav TEST.wav")
+    print(f"next: {typed('verify')} {own} ENROLMENT.wav TEST.wav")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Export a trained encoder: `python -m sslsv.export RUN [--format safetensors|onnx]`.
+"""Export a trained encoder: `sslsv export RUN [--format safetensors|onnx]`.
 
 Writes one file that works without the training code.
 

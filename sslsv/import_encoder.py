@@ -1,4 +1,4 @@
-"""Import an encoder: `python -m sslsv.import_encoder FILE --from PROJECT --out RUN [key=value ...]`.
+"""Import an encoder: `sslsv import_encoder FILE --from PROJECT --out RUN [key=value ...]`.
 
 FILE is a checkpoint of SpeechBrain, wespeaker, 3D-Speaker or the first sslsv (`upstream`). RUN becomes a run
 folder that evaluate, verify, embed, export and `encoder.init` take. Settings that a file does not show may be
@@ -15,6 +15,7 @@ from typing import Any
 
 from sslsv import registry
 from sslsv.evaluation.arguments import run_command
+from sslsv.settings import typed
 
 PROJECTS = ("speechbrain", "wespeaker", "3dspeaker", "upstream")
 SIZE = (0, 2)  # of a corpus that there is not: a classifier needs two speakers
@@ -23,7 +24,7 @@ SIZE = (0, 2)  # of a corpus that there is not: a classifier needs two speakers
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="sslsv import_encoder", description="Make a run of another project's encoder."
+        prog=typed("import_encoder"), description="Make a run of another project's encoder."
     )
     add = parser.add_argument
     add("file", help="a checkpoint with the encoder's weights; nothing in it is executed")

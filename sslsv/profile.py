@@ -1,7 +1,7 @@
-"""Say where a training step's time goes: `python -m sslsv.profile CONFIG [key=value ...]`.
+"""Say where a training step's time goes: `sslsv profile CONFIG [key=value ...]`.
 
 Takes real steps in a folder that is deleted afterwards, prints the parts of a step and the costliest
-operators, and writes a trace for PyTorch's profiler.  Exit codes: those of `sslsv.train`.
+operators, and writes a trace for PyTorch's profiler.  Exit codes: those of `sslsv train`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv.config import Config, load_config
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import named
+from sslsv.settings import named, typed
 
 if TYPE_CHECKING:
     from sslsv.training.loop import Training
@@ -36,7 +36,7 @@ MAX_OPERATORS = 20  # rows of the table
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(prog="sslsv profile", description=(__doc__ or "").partition(":")[0])
+    parser = argparse.ArgumentParser(prog=typed("profile"), description=(__doc__ or "").partition(":")[0])
     parser.add_argument("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")

@@ -1,4 +1,4 @@
-"""Train a verifier without labels: `python -m sslsv.pseudo_label CONFIG [init=RUN] [key=value ...]`.
+"""Train a verifier without labels: `sslsv pseudo_label CONFIG [init=RUN] [key=value ...]`.
 
 In each round all training utterances are embedded and clustered, and a supervised run learns the clusters;
 its embeddings make the next round's clusters. The same command goes on where an earlier one was ended.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv.config import to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, build, differences, parse_yaml
+from sslsv.settings import ConfigError, build, differences, named, parse_yaml, typed
 from sslsv.tasks.pseudo_labels import (
     PseudoLabelConfig,
     first_config,
@@ -31,18 +31,20 @@ if TYPE_CHECKING:  # PyTorch takes seconds: functions import what needs it, once
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="sslsv pseudo_label", description="Train a verifier without labels."
+        prog=typed("pseudo_label"), description="Train a verifier without labels."
     )
     add = parser.add_argument
-    add("config", type=Path, help="a yaml file, such as configs/pseudo_label/dlg_lc.yml")
+    add("config", nargs="?", type=Path, help="a yaml file, such as configs/pseudo_label/dlg_lc.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as init=runs/dino")
     add("--fresh", action="store_true", help="start anew; a loop that is there is renamed, not lost")
     options = parser.parse_intermixed_args(arguments)
-    return run_command(
-        lambda given: run(load_loop(given.config, given.overrides), is_fresh=given.fresh),
-        options,
-        "the same command goes on",
-    )
+    return run_command(loop, options, "the same command goes on")
+
+
+def loop(options: argparse.Namespace) -> int:
+    """Run the loop that the command line names; returns the exit code."""
+    file = named(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
+    return run(load_loop(file, options.overrides), is_fresh=options.fresh)
 
 
 def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:

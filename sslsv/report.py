@@ -1,4 +1,4 @@
-"""Write the report of a run, sweep or loop that still goes on or was stopped: `python -m sslsv.report RUN`.
+"""Write the report of a run, sweep or loop that still goes on or was stopped: `sslsv report RUN`.
 
 Exit codes: 0 written, 2 the folder is no run or can't be read or written.
 """
@@ -6,15 +6,14 @@ Exit codes: 0 written, 2 the folder is no run or can't be read or written.
 import argparse
 import sys
 
-from sslsv.evaluation.arguments import run_command
+from sslsv.evaluation.arguments import Parser, run_command
 from sslsv.runs.folder import RunFolder, below, here
+from sslsv.settings import typed
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="sslsv report", description="Write the report of a run, sweep or loop."
-    )
+    parser = Parser(prog=typed("report"), description="Write the report of a run, sweep or loop.")
     parser.add_argument("run", help="the folder, such as runs/simclr or tune/vicreg; it may be in use")
     return run_command(run, parser.parse_args(arguments))
 

@@ -321,6 +321,12 @@ def _tell_once(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
+def typed(command: str) -> str:
+    """Return how whoever started this process types a command: `sslsv train`, or `python -m sslsv.train`."""
+    is_module = PACKAGE in Path(sys.argv[0]).resolve().parents
+    return f"python -m sslsv.{command}" if is_module else f"sslsv {command}"
+
+
 def named(given: Path | None, what: str, example: str) -> Path:
     """Return the file that a command line names; ConfigError, with those that there are, if it names none.
 
@@ -336,7 +342,8 @@ def named(given: Path | None, what: str, example: str) -> Path:
 def load(kind: type[Section], path: Path) -> Section:
     """Return a checked section from a yaml file; ConfigError names the file and what is wrong."""
     if not path.is_file():
-        folder = path if path.is_dir() else path.parent
+        places = (path, path.parent, Path("configs"), FOLDER / "configs")
+        folder = next(place for place in places if place.is_dir())
         names = {other.stem: str(other) for other in sorted(folder.glob("*.y*ml"))}
         close = difflib.get_close_matches(path.stem, names, 1, 0.7)  # All have the same folder and ending.
         hint = f"did you mean {names[close[0]]}?" if close else f"{folder} has {', '.join(names) or 'none'}"

@@ -1,4 +1,4 @@
-"""Train a model: `python -m sslsv.train CONFIG [key=value ...]`.
+"""Train a model: `sslsv train CONFIG [key=value ...]`.
 
 Reads the settings, checks the lists and what an earlier command left in the run folder, trains under Ray and
 shows how far it is.
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from sslsv import registry
 from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, differences, named
+from sslsv.settings import ConfigError, differences, named, typed
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     models = f"Models: {', '.join(registry.names('models'))}."
-    parser = argparse.ArgumentParser(prog="sslsv train", description="Train a model.", epilog=models)
+    parser = argparse.ArgumentParser(prog=typed("train"), description="Train a model.", epilog=models)
     add = parser.add_argument
     add("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     extend_help = "go on with a run, finished or not, that is to have more train.epochs than before"
     how.add_argument("--extend", action="store_true", help=extend_help)
     options = parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
-    options.command = shlex.join(["sslsv", "train", *(sys.argv[1:] if arguments is None else arguments)])
+    options.command = f"{typed('train')} {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
     return run_command(train, options, "the same command goes on from the last checkpoint")
 
 
@@ -67,7 +67,7 @@ def train(options: argparse.Namespace) -> int:
         print(f"skipped: {sentence}")
     print("\n".join(summary_lines(folder)))
     print(f"run folder: {location}\nreport: {below(location, 'report.html')}")
-    print(f"next: python -m sslsv.evaluate {shlex.quote(location)}")
+    print(f"next: {typed('evaluate')} {shlex.quote(location)}")
     return 0
 
 
@@ -158,15 +158,15 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
     # A tenth more than the limit is no chance; a smaller share shows while it trains.
     if len(bad) == len(chosen) or (len(bad) > 1 and len(bad) > (max_bad_share + 0.1) * len(chosen)):
         raise ValueError(
-            f"{sentence} Correct data.root or the list, or repair the files: `python -m "
-            "sslsv.prepare_data check LIST` names them all"
+            f"{sentence} Correct data.root or the list, or repair the files: "
+            f"`{typed('prepare_data')} check LIST` names them all"
         )
     if bad:
         print(f"warning: {sentence}", file=sys.stderr)
     if slow:
         print(
             f"{len(slow)} {tried} ({slow[0]} ...) have a codec that costs speed, "
-            "ten times as much as FLAC: `python -m sslsv.prepare_data convert FOLDER --out COPY` mends that",
+            f"ten times as much as FLAC: `{typed('prepare_data')} convert FOLDER --out COPY` mends that",
             file=sys.stderr,
         )
 

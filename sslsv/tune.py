@@ -1,4 +1,4 @@
-"""Search hyperparameters: `python -m sslsv.tune SPACE [key=value ...]`.
+"""Search hyperparameters: `sslsv tune SPACE [key=value ...]`.
 
 Checks the space with the settings around it, works out how many trials run at once, and runs them under Ray
 Tune.  What it leaves is described in search/sweep.py.
@@ -16,20 +16,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sslsv.settings import named
+from sslsv.settings import named, typed
 
 if TYPE_CHECKING:  # Ray, torch and Optuna take seconds: they are imported after the arguments are read
     from sslsv.search.executor import Slots
     from sslsv.search.sweep import Sweep
 
-NUM_PAGES = 3  # best trials that get a page; `python -m sslsv.report` writes those of others
+NUM_PAGES = 3  # best trials that get a page; `sslsv report` writes those of others
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = parse_arguments(arguments)
     given = sys.argv[1:] if arguments is None else arguments
-    options.command = shlex.join(["python", "-m", "sslsv.tune", *given])
+    options.command = f"{typed('tune')} {shlex.join(given)}"
     from sslsv.search.space import sentence_of
     from sslsv.search.sweep import ExecutionError
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the arguments of the command line."""
-    parser = argparse.ArgumentParser(prog="sslsv tune", description="Search hyperparameters.")
+    parser = argparse.ArgumentParser(prog=typed("tune"), description="Search hyperparameters.")
     add = parser.add_argument
     add("space", nargs="?", type=Path, help="a Python file, such as tune_spaces/vicreg.py")
     add("overrides", nargs="*", metavar="key=value", help="settings of all trials, such as train.epochs=20")
@@ -168,7 +168,7 @@ def search(sweep: "Sweep", slots: "Slots") -> int:
         return 1
     print(f"best: {sweep.describe(best)}")
     copied = "" if sweep.folder.is_local else "a copy of "
-    print(f"next: python -m sslsv.train {copied}{shlex.quote(below(place, 'best.yml'))}")
+    print(f"next: {typed('train')} {copied}{shlex.quote(below(place, 'best.yml'))}")
     return 0
 
 

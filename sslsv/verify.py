@@ -1,4 +1,4 @@
-"""Are these recordings of one speaker? `python -m sslsv.verify RUN ENROLMENT ... TEST`.
+"""Are these recordings of one speaker? `sslsv verify RUN ENROLMENT ... TEST`.
 
 Prints the cosine and, where an evaluation has left a calibration, the log-likelihood ratio, and probability
 and decision twice: as if both answers were equally likely before, and at a stated operating point.
@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
+from sslsv.settings import typed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     encoder = load_encoder(options)
     from sslsv.data.audio import AudioError
-    from sslsv.evaluation.calibration import posterior
+    from sslsv.evaluation.calibration import TOO_SURE, posterior
     from sslsv.runs.folder import json_text
 
     try:
@@ -53,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
     result: dict[str, Any] = {"enrolment": enrolment, "test": test, "checkpoint": list(encoder.checkpoints)}
     result["cosine"] = found.cosine
     if found.llr is not None:
-        if len(enrolment) > 1:
+        if encoder.calibration is not None and encoder.calibration.is_too_sure:
+            result["note"] = TOO_SURE
+        elif len(enrolment) > 1:
             result["note"] = (
                 "The calibration was fitted to trials of one recording against one; for the mean of "
                 f"{len(enrolment)} enrolment recordings the ratio is only roughly right."
@@ -75,8 +78,8 @@ def in_words(result: dict[str, Any]) -> str:
     lines = [f"cosine                 {result['cosine']:.4f}"]
     if "llr" not in result:
         lines.append(
-            "No calibration is known for these weights, so there is no decision: `python -m sslsv.evaluate "
-            "RUN` makes one from the run's validation trials."
+            "No calibration is known for these weights, so there is no decision: "
+            f"`{typed('evaluate')} RUN` makes one from the run's validation trials."
         )
         return "\n".join(lines)
     point, equal = result["operating_point"], result["at_equal_prior"]

@@ -197,7 +197,7 @@ def test_configs__load_and_say_how_to_run_them(file: Path) -> None:
     is_loop = "pseudo_label" in relative
     config = load_loop(file) if is_loop else load_config(file)
     command = "pseudo_label" if is_loop else "train"
-    assert f"python -m sslsv.{command} {relative}" in file.read_text(encoding="utf-8")
+    assert f"sslsv {command} {relative}" in file.read_text(encoding="utf-8")
     assert config.run.name == file.stem
     assert not config.evaluation.allow_validation_on_test
 

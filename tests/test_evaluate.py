@@ -57,7 +57,7 @@ def test_evaluate__leaves_scores_report_and_calibration_and_pages_that_link_to_e
     assert "validation trials" in found["notes"][0]
     printed = capsys.readouterr().out
     assert re.search(r"\n    EER +\d+\.\d\d % \(\d+\.\d\d to ", printed) and "report:" in printed
-    assert f"next: python -m sslsv.verify {run_folder} ENROLMENT.wav TEST.wav" in printed
+    assert f"next: sslsv verify {run_folder} ENROLMENT.wav TEST.wav" in printed
 
 
 @pytest.mark.parametrize("kind", ["z", "t", "s", "as"])

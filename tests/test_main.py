@@ -41,7 +41,7 @@ def test_main__imports_no_torch_and_no_ray_to_list_commands() -> None:
 def test_commands__can_be_run_by_their_path_too(tmp_path) -> None:
     command = [sys.executable, ROOT / "sslsv" / "profile.py", "--help"]  # a name of Python's own
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("usage: sslsv profile"), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith("usage: python -m sslsv.profile "), done.stderr
 
 
 FAKE_PIP = """

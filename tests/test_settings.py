@@ -149,8 +149,10 @@ def test_load__names_the_file_and_the_nearest_one(tmp_path: Path) -> None:
     # The folder and the ending, which all share, make no name alike.
     with pytest.raises(ConfigError, match=r"xyz.yml is no yaml file; .* has simclr, wrong$"):
         settings.load(Tree, tmp_path / "xyz.yml")
-    with pytest.raises(ConfigError, match=r"nowhere/a.yml is no yaml file; .*nowhere has none$"):
-        settings.load(Tree, tmp_path / "nowhere" / "a.yml")
+    with pytest.raises(
+        ConfigError, match=r"nowhere/demo.yml is no yaml file; did you mean .*configs/demo.yml"
+    ):
+        settings.load(Tree, tmp_path / "nowhere" / "demo.yml")
 
 
 def test_locate__what_is_here_comes_first_then_the_projects_own(tmp_path, monkeypatch):

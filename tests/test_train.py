@@ -275,6 +275,7 @@ def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
         (["train.batch_size=32.5"], "should be a whole number"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
         (["data.train_lists=[no_such_list]"], "no_such_list does not exist"),
+        (["data.train_lists=[no_such_list]"], "`sslsv prepare_data` makes them"),
         (["data.train_lists=[no_such_list]"], "`demo data/demo`"),
         (["encoder={name: speech_transformer, front_frozen: false, lora_rank: 4}"], "encoder.lora_rank is 4"),
         (["resources.workers=3"], "which cannot share train.batch_size (8) equally"),
@@ -319,18 +320,19 @@ def test_main__without_a_config_those_that_there_are_are_named(arguments, tmp_pa
     assert main(arguments) == 2 and "simclr.yml" in capsys.readouterr().err
 
 
-def test_commands__a_ctrl_c_while_they_are_imported_ends_them_without_a_traceback():
+@pytest.mark.parametrize(("started", "command"), [("/bin/sslsv", "__main__"), ("-m", "train")])
+def test_commands__a_ctrl_c_while_they_are_imported_ends_them_without_a_traceback(started, command):
     # It comes with the first import of a module that all of them need.
-    code = """
+    code = f"""
 import runpy, sys
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "sslsv.train":
+        if name == "sslsv.{command}":
             raise KeyboardInterrupt
-sys.argv = ["-m"]
+sys.argv = ["{started}"]
 import sslsv
 sys.meta_path.insert(0, Interrupt())
-runpy._run_module_as_main("sslsv.train")
+runpy._run_module_as_main("sslsv.{command}")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "")

@@ -1,6 +1,6 @@
 """All methods at once: which one does best as its own settings are; the space of each method tunes those.
 
-Command   python -m sslsv.tune tune_spaces/all_models.py --plan   says what would run; then without --plan
+Command   sslsv tune tune_spaces/all_models.py --plan   says what would run; then without --plan
 Data      VoxCeleb2 dev without labels; chosen on held-out training speakers, never on the test trials
 Hardware  one GPU or more, a trial on each
 Result    not yet run

@@ -1,6 +1,6 @@
 """A search of a few minutes on synthetic speakers: SimCLR's temperature, learning rate and augmentation.
 
-Command   python -m sslsv.prepare_data demo data/demo && python -m sslsv.tune tune_spaces/demo.py
+Command   sslsv prepare_data demo data/demo && sslsv tune tune_spaces/demo.py
 Data      the demo corpus: made-up voices in made-up rooms
 Hardware  two CPU cores
 """

@@ -1,6 +1,6 @@
 """DINO: how sharp the teacher is, how fast it and its centre move, how many prototypes there are.
 
-Command   python -m sslsv.tune tune_spaces/dino.py --plan   says what would run; then without --plan
+Command   sslsv tune tune_spaces/dino.py --plan   says what would run; then without --plan
 Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
 Hardware  one GPU or more, a trial on each
 Result    not yet run

@@ -1,6 +1,6 @@
 """Which gate for pseudo-labels, and whether to correct them: by validation trials, on the list of a round.
 
-Command   python -m sslsv.tune tune_spaces/gates.py data.train_lists=[/full/path/runs/dlg_lc/lists/round_1] \
+Command   sslsv tune tune_spaces/gates.py data.train_lists=[/full/path/runs/dlg_lc/lists/round_1] \
           data.held_out_lists=[voxceleb2_train_list] encoder.init=runs/ecapa_dino encoder.features.num_mels=80
           with --plan it says what would run; the winner's `model` goes into configs/pseudo_label/dlg_lc.yml
 Data      VoxCeleb2 dev without labels; measured on held-out training speakers, the same in all trials

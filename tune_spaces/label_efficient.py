@@ -1,6 +1,6 @@
 """Label-efficient fine-tuning: the ladder of fractions, fine-tuned, frozen and from scratch; 21 trials.
 
-Command   python -m sslsv.tune tune_spaces/label_efficient.py encoder.init=RUN --plan
+Command   sslsv tune tune_spaces/label_efficient.py encoder.init=RUN --plan
           says what would run; then without --plan
 Data      VoxCeleb2 dev; measured on held-out training speakers, the same in all trials
 Hardware  one GPU or more, a trial on each

@@ -1,6 +1,6 @@
 """LeJEPA: its one weight, the size of the projections and the number of short views.
 
-Command   python -m sslsv.tune tune_spaces/lejepa.py --plan   says what would run; then without --plan
+Command   sslsv tune tune_spaces/lejepa.py --plan   says what would run; then without --plan
 Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
 Hardware  one GPU or more, a trial on each
 Result    not yet run

@@ -1,6 +1,6 @@
 """MoCo v3: temperature, size of the heads, speed of the teacher.
 
-Command   python -m sslsv.tune tune_spaces/moco_v3.py --plan   says what would run; then without --plan
+Command   sslsv tune tune_spaces/moco_v3.py --plan   says what would run; then without --plan
 Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
 Hardware  one GPU or more, a trial on each
 Result    not yet run

@@ -1,6 +1,6 @@
 """SimCLR: how hard it pushes views apart, behind which projector, under how much noise.
 
-Command   python -m sslsv.tune tune_spaces/simclr.py --plan   says what would run; then without --plan
+Command   sslsv tune tune_spaces/simclr.py --plan   says what would run; then without --plan
 Data      VoxCeleb2 dev without labels; chosen on held-out training speakers, never on the test trials
 Hardware  one GPU or more, a trial on each
 Result    not yet run

@@ -1,6 +1,6 @@
 """Supervised reference: margin and scale of the cosines.
 
-Command   python -m sslsv.tune tune_spaces/supervised.py --plan   says what would run; then without --plan
+Command   sslsv tune tune_spaces/supervised.py --plan   says what would run; then without --plan
 Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
 Hardware  one GPU or more, a trial on each
 Result    not yet run

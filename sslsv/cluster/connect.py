@@ -172,6 +172,13 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
             "not let this process in; if it asks for a token, set RAY_AUTH_MODE=token and put its token into "
             "~/.ray/auth_token; or set RAY_ADDRESS=local to run on this machine alone"
         ) from error
+    except Exception as error:
+        if type(error) is not Exception:  # Ray's own wait for its processes, half a minute, ends in this one
+            raise
+        raise CapacityError(
+            "Ray's processes have not started within half a minute: this machine is too busy, or short of "
+            "memory; try again, or end what else runs"
+        ) from error
 
 
 def ray_folder() -> Path:

@@ -22,6 +22,7 @@ from pyarrow import fs
 from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE
 from sslsv.data.recordings import segment_name
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
+from sslsv.settings import typed
 
 Root = str | os.PathLike[str]
 Values = Sequence[str] | None  # of a row, by `Kind.columns`; empty: left out; None: it has another form
@@ -368,17 +369,17 @@ def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
         kind = filesystem.get_file_info(path).type
         if kind == fs.FileType.Directory:
             raise ValueError(
-                f"The list {place} is a folder, and no Kaldi folder, which has a wav.scp: `python -m "
-                "sslsv.prepare_data folder` makes lists of a folder of recordings."
+                f"The list {place} is a folder, and no Kaldi folder, which has a wav.scp: "
+                f"`{typed('prepare_data')} folder` makes lists of a folder of recordings."
             ) from error
         if kind != fs.FileType.NotFound:
             raise
         is_folder = is_uri(absolute(root)) or os.path.isdir(root)
         folder = root if is_folder else f"{root}, which is not a folder"
         raise FileNotFoundError(
-            f"The list {place} does not exist. Lists are looked up below data.root ({folder}). `python -m "
-            "sslsv.prepare_data` makes them: of VoxCeleb, of your recordings, or, with `demo data/demo`, of "
-            "made-up voices for configs/demo.yml"
+            f"The list {place} does not exist. Lists are looked up below data.root ({folder}). "
+            f"`{typed('prepare_data')}` makes them: of VoxCeleb, of your recordings, or, with "
+            "`demo data/demo`, of made-up voices for configs/demo.yml"
         ) from error
     raw = io.BufferedReader(file, 2**16)
     top, number, is_empty = raw.peek(2**10), 1, True

@@ -39,6 +39,7 @@ from sslsv.data.audio import (
     open_audio,
 )
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
+from sslsv.settings import typed
 
 INDEX = "index.parquet"
 FORMAT = 1  # of a packed folder
@@ -100,7 +101,7 @@ class Recordings:
         return self.location(split_segment(name)[0])
 
     def sizes(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the bytes (N,) of each file, -1 where there is none, as in a packed folder."""
+        """Return the bytes (N,) of each file, -1 where there is none."""
         found = np.full(len(names), -1, dtype=np.int64)
 
         def look(first: int) -> None:
@@ -113,20 +114,23 @@ class Recordings:
         return found
 
     def fingerprints(self, names: Sequence[str]) -> list[str]:
-        """Return a digest of the size and of three pieces of each file, "" for one that can't be read."""
+        """Return a digest of the size and three pieces of each recording, "" for one that can't be read."""
 
         def digest(name: str) -> str:
             try:
-                with open(self._file(name), "rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    places = (0, size // 2, max(0, size - _PIECE_BYTES))
-                    pieces = [os.pread(file.fileno(), _PIECE_BYTES, place) for place in places]
-            except OSError:
+                pieces = self._pieces(name)
+            except (AudioError, OSError):
                 return ""
-            return hashlib.blake2b(b"".join([str(size).encode(), *pieces]), digest_size=16).hexdigest()
+            return hashlib.blake2b(b"".join(pieces), digest_size=16).hexdigest()
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(digest, names))
+
+    def _pieces(self, name: str) -> list[bytes]:
+        with open(self._file(name), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            places = (0, size // 2, max(0, size - _PIECE_BYTES))
+            return [str(size).encode(), *(os.pread(file.fileno(), _PIECE_BYTES, place) for place in places)]
 
 
 def open_recordings(root: str | os.PathLike[str]) -> Recordings:
@@ -157,7 +161,7 @@ class Packed(Recordings):
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{root} is no packed folder: it has no {INDEX}. Only packed folders are read from object "
-                "storage: `python -m sslsv.prepare_data pack FOLDER --out PACKED`, then copy PACKED there."
+                f"storage: `{typed('prepare_data')} pack FOLDER --out PACKED`, then copy PACKED there."
             ) from error
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise ValueError(f"{root}/{INDEX} cannot be read: {error}. Copy the folder again.") from error
@@ -193,6 +197,18 @@ class Packed(Recordings):
             raise AudioError(self.errors[name])
         shard = self._open_shard(int(self._shards[row]))
         return _PackedRecording(self.location(name), shard, int(self._starts[row]), int(self._lengths[row]))
+
+    def sizes(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return -2 less the samples (N,) of each recording, which no size of a file is; -1 where none is."""
+        rows = [self._row(name) for name in names]
+        return np.array([-1 if row is None else -2 - int(self._lengths[row]) for row in rows], np.int64)
+
+    def _pieces(self, name: str) -> list[bytes]:
+        with self.open(name) as recording:
+            size, count = recording.num_samples, min(recording.num_samples, _PIECE_BYTES // 2)
+            places = (0, (size - count) // 2, size - count)
+            pieces = [recording.read_int16(place, count).tobytes() for place in places]
+            return [str(size).encode(), *pieces]
 
     def find(self, folder: str) -> list[str]:
         """Return the names of all packed recordings below a folder, sorted."""

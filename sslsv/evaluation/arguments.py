@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from sslsv.settings import typed
+
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
@@ -31,7 +33,7 @@ def encoder_parser(
 
     Unless the command `is_for_one` encoder, it knows runs to fuse, too.
     """
-    parser = Parser(prog=f"sslsv {command}", description=description)
+    parser = Parser(prog=typed(command), description=description)
     parser.set_defaults(others=[])
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
@@ -77,7 +79,8 @@ def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
     for run in runs:
         if not run.endswith(".pt") and not RunFolder.at(run).names("checkpoints"):
             place = RunFolder.at(run).location
-            raise ValueError(f"{place} has no checkpoints: was a training started there? {known_runs()}")
+            why = "no training began there, or it ended before the first"
+            raise ValueError(f"{place} has no checkpoints: {why}. {known_runs()}")
     with live_line("loading the encoder", sys.stderr.isatty()):
         from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 

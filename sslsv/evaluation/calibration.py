@@ -16,6 +16,10 @@ from sslsv.evaluation.metrics import Floats, checked_trials
 # Half of this times the squared scale is added to the cost, for scores of deviation 1. It is too small to
 # matter where the scores of target and nontarget trials overlap, and enough for a finite optimum elsewhere.
 RIDGE = 1e-10
+TOO_SURE = (
+    "The validation trials are told apart without error, so ratios and decisions are far too sure: validate "
+    "on more speakers."
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Calibration:
 
     scale: float
     offset: float
+    is_too_sure: bool = False  # a threshold separates the trials that it was fitted on
 
     def apply(self, scores: ArrayLike) -> Floats:
         """Return log-likelihood ratios (T,) of scores (T,)."""
@@ -60,7 +65,8 @@ def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.0
     slope, offset = float(model.coef_[0, 0]), float(model.intercept_[0] - logit(p_target))
     if slope < 0:
         return Calibration(0.0, 0.0)
-    return Calibration(slope / deviation, offset - slope / deviation * mean)
+    is_too_sure = bool(values[is_target].min() > values[~is_target].max())
+    return Calibration(slope / deviation, offset - slope / deviation * mean, is_too_sure)
 
 
 def posterior(llr: ArrayLike, p_target: float) -> Floats:

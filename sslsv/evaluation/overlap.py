@@ -3,7 +3,8 @@
 A run keeps its training utterances in `trained_on.parquet`, with the size of each file; test lists are
 compared with it when training begins and in every evaluation. Speakers of trials are told from the paths:
 they are the folder that is the same in target trials and differs in the others. Contents are compared by the
-size of files and pieces of them: a copy in another format is not found so, nor one in a packed folder.
+size of files and pieces of them: a copy in another format is not found so. Those of packed folders are
+compared with one another, by their samples, and not with files.
 """
 
 import os
@@ -20,7 +21,7 @@ from pyarrow import parquet
 from sslsv.config import Config, read_config
 from sslsv.data.audio import printable
 from sslsv.data.lists import Manifest, Trials
-from sslsv.data.recordings import Recordings, split_segment
+from sslsv.data.recordings import open_recordings, split_segment
 from sslsv.evaluation.trials import open_training_side
 from sslsv.runs.folder import RunFolder, absolute, below
 
@@ -41,12 +42,12 @@ class TrainedOn:
     root: str
     paths: list[str]
     speakers: list[str]  # of each path
-    sizes: npt.NDArray[np.int64]  # (N,) bytes when training began; -1 of a file that was not there
+    sizes: npt.NDArray[np.int64]  # (N,) of `Recordings.sizes` when training began
 
     @classmethod
     def of(cls, root: str, manifest: Manifest) -> "TrainedOn":
         """Look at the files of a manifest; a million take seconds to minutes."""
-        return cls(root, manifest.paths, _speakers(manifest), Recordings(root).sizes(manifest.paths))
+        return cls(root, manifest.paths, _speakers(manifest), open_recordings(root).sizes(manifest.paths))
 
     @classmethod
     def read(cls, folder: RunFolder, root: str) -> "TrainedOn | None":
@@ -128,12 +129,12 @@ def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
         shared, compared, everything = found["shared"], found["compared"], found["all"]
         what = kind if kind == "speakers" else f"{kind} of recordings"
         if shared:
-            others = ", ..." if shared > NUM_NAMED else ""
+            others = " and others" if shared > NUM_NAMED else ""
             warnings.append(
                 f"{shared:,} of {everything:,} {what} of {name} were in training: "
                 f"{', '.join(found['examples'])}{others}. Errors on it are no test results."
             )
-        elif compared:
+        elif compared and not (kind == "contents" and overlap["paths"]["shared"]):  # those have one content
             clean.append(f"{compared:,} {what}")
         if not everything:
             unknown.append(f"{what} (no path tells them)")
@@ -193,18 +194,23 @@ def _same_paths(root: str, paths: Sequence[str], source: TrainedOn) -> set[int]:
 def _same_contents(root: str, paths: Sequence[str], source: TrainedOn) -> tuple[dict[int, str], set[int]]:
     # Returns the training recording of the same content, by the number of the recording, and the numbers of
     # those that could be compared. Sizes that few training files have come first, up to MAX_READ files.
-    sizes = Recordings(root).sizes(paths)
-    values, counts = np.unique(source.sizes[source.sizes >= 0], return_counts=True)
+    try:
+        listed, trained = open_recordings(root), open_recordings(source.root)
+    except (ValueError, OSError):  # object storage that is gone
+        return {}, set()
+    sizes = listed.sizes(paths)
+    values, counts = np.unique(source.sizes[source.sizes != -1], return_counts=True)
     if not len(values):  # their files were not there either when the list was made
         return {}, set()
     rivals = np.where(np.isin(sizes, values), counts[np.searchsorted(values, sizes) % len(values)], 0)
-    compared = set(np.flatnonzero((rivals == 0) & (sizes >= 0)).tolist())
+    is_able = (sizes != -1) & ((sizes < -1) == (values[0] < -1))  # both are files, or both packed
+    compared = set(np.flatnonzero((rivals == 0) & is_able).tolist())
     groups = np.array(sorted({*zip(rivals.tolist(), sizes.tolist(), strict=True)})).T
     chosen = groups[1, (groups[0] > 0) & (np.cumsum(groups[0]) <= MAX_READ)]
     mine, theirs = (np.flatnonzero(np.isin(of, chosen)).tolist() for of in (sizes, source.sizes))
-    digests = Recordings(source.root).fingerprints([source.paths[i] for i in theirs])
+    digests = trained.fingerprints([source.paths[i] for i in theirs])
     known = {digest: source.paths[i] for i, digest in zip(theirs, digests, strict=True)}
     gone = {int(source.sizes[i]) for i, digest in zip(theirs, digests, strict=True) if not digest}
-    found = dict(zip(mine, Recordings(root).fingerprints([paths[i] for i in mine]), strict=True))
+    found = dict(zip(mine, listed.fingerprints([paths[i] for i in mine]), strict=True))
     same = {i: known[digest] for i, digest in found.items() if digest and digest in known}
     return same, compared | same.keys() | {i for i, d in found.items() if d and int(sizes[i]) not in gone}

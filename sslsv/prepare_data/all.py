@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--from", type=Path, dest="given", action="append", default=[], metavar="DIR", help=archives)
     add("--sources", type=Path, default=SOURCES, metavar="YAML", help="a copy of sources.yml, edited")
     add_conversion_arguments(parser)
-    held_out = "speakers set aside for validation, of each corpus (default: a twentieth, 2 to 100; 0: none)"
+    held_out = "speakers set aside for validation, of each corpus (default: a twentieth, 10 to 100; 0: none)"
     add("--held-out-speakers", type=int, metavar="N", help=held_out)
     add("--seed", type=int, default=0, help="decides which speakers and trials (%(default)s)")
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from sslsv.data.audio import SEEKABLE_SUFFIXES, AudioError, decode, find_audio_files, open_audio
 from sslsv.prepare_data.archives import DAMAGED
 from sslsv.prepare_data.disk import check_space, progress, write_audio, write_whole
+from sslsv.settings import typed
 
 Item = tuple[str | zipfile.ZipInfo, str]  # a file, or a member of an archive; and where its samples go
 Work = TypeVar("Work")
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{folder} holds no audio files.")
     items = [(source, place) for place, source in places.items()]
     is_whole = convert(items, out, str(folder), options.cpus)
-    print(f"lists of the copy: python -m sslsv.prepare_data folder {out}")
+    print(f"lists of the copy: {typed('prepare_data')} folder {out}")
     return int(not is_whole)
 
 

@@ -23,7 +23,7 @@ from sslsv.data.list_forms import kaldi_folder, why_unlistable
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials
 from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, ORIGINAL_FOLDERS, RIR_FOLDER, NoiseKind
 from sslsv.prepare_data.disk import write_list
-from sslsv.settings import parse_yaml
+from sslsv.settings import parse_yaml, typed
 
 _FEW = 512  # utterances; with fewer, a recipe's batch is too large
 # A recording as VoxCeleb's archives name it: SPEAKER/VIDEO/NUMBER, at whatever depth.
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tells recordings apart; in VoxCeleb's layout the ids, without the test speakers)",
     )
     add("--root", type=Path, help="data.root, which gets the lists (default: the folder above)")
-    held_out = "speakers of the trials (default: a twentieth, 2 to 100; 0: no trials, all speakers train)"
+    held_out = "speakers of the trials (default: a twentieth, 10 to 100, of few a fourth; 0: all train)"
     add("--held-out-speakers", type=int, help=held_out)
     add("--seed", type=int, default=0, help="decides which speakers and trials (%(default)s)")
 
@@ -93,7 +93,7 @@ def training_command(root: Path, name: str, lists: dict[str, int]) -> str:
     overrides += ["evaluation.test=[]", *augmentation_overrides(root)]
     if num_utterances < _FEW:  # The recipes' batches are for VoxCeleb.
         overrides.append(f"train.batch_size={max(2, 2 ** int(math.log2(num_utterances / 2)))}")
-    return shlex.join(["python", "-m", "sslsv.train", "configs/simclr.yml", *overrides])
+    return f"{typed('train')} {shlex.join(['configs/simclr.yml', *overrides])}"
 
 
 def augmentation_overrides(root: Path) -> list[str]:
@@ -235,12 +235,13 @@ def write_lists(
 
     Returns the number of lines of each, by its name.
 
-    `num_held_out` None: a twentieth of the speakers, 2 to 100; 0 where that leaves too few. `choose` picks
+    `num_held_out` None: a twentieth of the speakers, 10 to 100, of few a fourth; 0 of too few. `choose` picks
     the utterances of the held-out speakers that trials are drawn from.
     """
     if num_held_out is None:
         has_pairs = np.count_nonzero(np.bincount(manifest.speakers) >= 2) >= 2 and manifest.num_speakers >= 4
-        num_held_out = min(100, max(2, manifest.num_speakers // 20)) if has_pairs else 0
+        few = max(2, min(10, manifest.num_speakers // 4))  # trials of fewer speakers choose by chance
+        num_held_out = min(100, max(few, manifest.num_speakers // 20)) if has_pairs else 0
         if not num_held_out:
             print("no validation trials: too few speakers have two recordings")
     lists = {}

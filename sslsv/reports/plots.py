@@ -21,7 +21,7 @@ Axes = Any  # Matplotlib takes half a second to import, so only drawing imports 
 STYLE = Path(__file__).with_name("page.mplstyle")
 INK = "#010203"  # It stands for the page's colour of text, as in the style.
 PALE = {"color": INK, "alpha": 0.2, "label": None}
-SMALL, LARGE = (4.6, 2.6), (5.2, 4.4)  # inches
+SMALL, TALL, LARGE = (4.6, 2.6), (4.6, 3.2), (5.2, 4.4)  # inches
 MAX_POINTS = 300  # More points of a curve cannot be told apart.
 MAX_WRITTEN, MAX_NAMES = 12, 40  # labels of a confusion matrix with numbers in it, and with all names
 MAP_SPEAKERS, MAP_RECORDINGS, MAP_FEWEST = 8, 400, 12  # as many speakers as the style has colours
@@ -61,7 +61,9 @@ def line_chart(
     A curve of too many points is shown as the means of consecutive ones, on a band from the lowest to the
     highest of them. `is_log` makes the axis of x logarithmic.
     """
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    num_labels = sum(bool(label) for label, _, _ in curves)
 
     def paint(axes: Axes) -> None:
         for label, *points in curves:
@@ -82,12 +84,17 @@ def line_chart(
         if is_log:
             axes.set_xscale("log")
             axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_formatter="")
+        else:  # Steps, epochs and rounds are whole.
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}")
         axes.set_xlabel(xlabel)
-        if sum(bool(label) for label, _, _ in curves) > 1:
+        if num_labels > 3:  # Inside, so many would lie on the curves.
+            axes.figure.legend(loc="outside lower center", ncols=2)
+        elif num_labels > 1:
             axes.legend()
 
-    return caption, drawing(paint, f"{caption}: {', '.join(label for label, _, _ in curves if label)}")
+    title = f"{caption}: {', '.join(label for label, _, _ in curves if label)}"
+    return caption, drawing(paint, title, TALL if num_labels > 3 else SMALL)
 
 
 def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[str, list[int]]) -> Figure:
@@ -128,7 +135,7 @@ def score_chart(title: str, scores: Floats, targets: NDArray[np.bool_], threshol
             heights, _ = np.histogram(scores[kind], edges, density=True)
             axes.stairs(heights, edges, fill=True, color=color, alpha=0.45, label=label)
         top, middle = axes.get_ylim()[1], edges.mean()
-        for label, height, x in zip(("EER", "minDCF"), (1.04 * top, 1.13 * top), thresholds, strict=True):
+        for label, height, x in zip(("EER", "min DCF"), (1.04 * top, 1.13 * top), thresholds, strict=True):
             if np.isfinite(x):  # The threshold of rejecting everything is infinite.
                 axes.plot([x, x], [0, height], color=INK, linewidth=0.9, linestyle="--")
                 axes.text(x, height, f" {label} {x:.3g} ", va="center", ha="left" if x < middle else "right")

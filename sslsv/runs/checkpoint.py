@@ -141,7 +141,9 @@ def find_checkpoint(folder: RunFolder, which: str) -> str:
     if which in steps:
         return which
     if not steps:
-        raise ValueError(f"{folder.location} has no checkpoints: was a training started there?")
+        raise ValueError(
+            f"{folder.location} has no checkpoints: no training began there, or it ended before the first."
+        )
     found = newest_sound_checkpoint(folder) if which in ("last", "best") else None
     if which == "best" and found is not None:
         best_step = read_checkpoint(folder, found).best_step

@@ -207,7 +207,7 @@ def only_command_on(folder: RunFolder) -> Iterator[None]:
     except Timeout as error:
         raise ValueError(
             f"{folder.location} is in use by {file.read_text() or 'another command'}: wait for it, end it, "
-            "or use another run.name"
+            "or use another name (run.name; of a sweep --name)"
         ) from error
     try:
         file.write_text(f"process {os.getpid()} on {socket.gethostname()}")

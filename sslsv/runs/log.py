@@ -2,6 +2,8 @@
 
 import json
 import os
+import tempfile
+from pathlib import Path
 from typing import Any, Literal
 
 from sslsv.runs.folder import RunFolder, finite_values
@@ -73,7 +75,7 @@ class RunLog:
             )
         except Exception as error:  # No network, no key, a full disk: none is worth a training.
             why = " ".join(str(error).split()) or type(error).__name__
-            self.notice = f"wandb can't be used {mode}: {why}; the run goes on without it."
+            self.notice = f"wandb can't be used {mode}: {why.rstrip('.')}; the run goes on without it."
         return None
 
 
@@ -85,6 +87,8 @@ def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
     """
     if setting != "auto":
         return setting
+    if not os.access(Path.home(), os.W_OK):  # of which wandb's helper would tell in twelve lines
+        os.environ.setdefault("WANDB_CACHE_DIR", tempfile.gettempdir())
     import wandb
     from requests.utils import get_netrc_auth
 

@@ -1,4 +1,4 @@
-"""Search hyperparameters: a space file needs these names, `python -m sslsv.tune` does the rest."""
+"""Search hyperparameters: a space file needs these names, `sslsv tune` does the rest."""
 
 from sslsv.search.schedulers import Asha, Halving
 from sslsv.search.space import Space

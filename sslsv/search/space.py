@@ -84,7 +84,7 @@ class Space:
     """Say what is searched; tune_spaces/ has examples."""
 
     base: str  # yaml file of the settings that are not searched
-    parameters: dict[str, Any]  # key -> domain of ray.tune
+    parameters: dict[str, Any] = Field(default_factory=dict)  # key -> domain of ray.tune
     # Name -> settings that belong together: a trial takes one of them, and its name stands in the results.
     alternatives: dict[str, dict[str, Any]] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)  # changes to the base, the same in all trials
@@ -230,4 +230,6 @@ def sentence_of(error: Exception) -> str:
     if first["type"] == "unexpected_keyword_argument":
         name = str(first["loc"][0])
         return f"{name} is no part of a Space{nearest(name, list(Space.__dataclass_fields__))}"
-    return ": ".join([*map(str, first["loc"][:1]), first["msg"].removeprefix("Value error, ")])
+    told = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    given = "missing" if first["type"] == "missing" else repr(first["input"])
+    return f"{first['loc'][0]} is {given}; {told}" if first["loc"] else told

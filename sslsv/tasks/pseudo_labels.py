@@ -80,7 +80,8 @@ class PseudoLabelConfig(Config):
         super().__post_init__()
         refuse_if(
             self.model.name != "supervised",
-            f"model.name is {self.model.name!r}; what learns clusters is 'supervised'",
+            f"model.name is {self.model.name!r}; what learns clusters is 'supervised': take a config of "
+            "configs/pseudo_label, and give another method's run by init=RUN",
         )
         for settings in (*self.round_settings, self.large_margin or {}):
             apply_overrides(training_settings(self), settings)

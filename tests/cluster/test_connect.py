@@ -163,6 +163,15 @@ def test_wait_for_room__is_patient_and_longer_so_while_machines_are_started(
     assert len(said) == times_said and all("waiting for machines: 1 training" in text for text in said)
 
 
+def test_connect__a_machine_too_busy_to_start_ray_is_a_sentence(token_file, monkeypatch):
+    def init(**options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(connect.ray, "init", init)
+    with pytest.raises(CapacityError, match="have not started within half a minute: this machine is too"):
+        connect.connect()
+
+
 def start_connected(**environment):
     return subprocess.Popen(
         [sys.executable, "-c", CONNECT],

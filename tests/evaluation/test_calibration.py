@@ -35,7 +35,7 @@ def test_fit_calibration__of_separated_scores_is_finite_and_sure() -> None:
     scores, targets = [0.6, 0.7, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1], [1, 1, 1, 1, 0, 0, 0, 0]
     calibration = fit_calibration(scores, targets)
     llrs = calibration.apply(scores)
-    assert np.isfinite(llrs).all() and llrs[3] > 10 and llrs[4] < -10
+    assert np.isfinite(llrs).all() and llrs[3] > 10 and llrs[4] < -10 and calibration.is_too_sure
     assert calibration.scale < 1e4
     scaled = fit_calibration(np.multiply(scores, 1e6), targets)
     assert scaled.scale * 1e6 == pytest.approx(calibration.scale, rel=1e-6)

@@ -12,6 +12,7 @@ from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation import overlap
 from sslsv.evaluation.overlap import TrainedOn, describe, find_overlap, speaker_columns, trained_on
+from sslsv.prepare_data.pack import pack
 from sslsv.runs.folder import RunFolder
 
 
@@ -136,6 +137,22 @@ def test_find_overlap__a_copy_under_another_name_is_found_by_its_content(tmp_pat
         "1 of 4 contents of recordings of list were in training: anna/v1/1.wav (other/7.wav). Errors on it "
         "are no test results."
     ]
+
+
+def test_find_overlap__contents_of_packed_folders_are_compared_with_one_another_alone(tmp_path: Path) -> None:
+    root, packed, trained = (tmp_path / name for name in ("files", "packed", "trained"))
+    trials_of(root, "anna", "bert")
+    pack(root, packed, ["list"])
+    (tmp_path / "others").mkdir()
+    shutil.copy(root / "anna/v1/1.wav", tmp_path / "others/7.wav")
+    (tmp_path / "others/train_list").write_text("p 7.wav\n")
+    pack(tmp_path / "others", trained, ["train_list"])
+    theirs, trials = source(trained, **{"7": "p"}), read_trials(packed, "list")
+    found = find_overlap(trials, str(packed), [theirs])["contents"]
+    assert (found["shared"], found["compared"]) == (1, 4) and found["examples"] == ["anna/v1/1.wav (7.wav)"]
+    in_files = find_overlap(trials, str(root), [theirs])
+    assert in_files["contents"]["compared"] == 0
+    assert "4 contents of recordings." in describe("list", in_files)[1][-1]
 
 
 def test_find_overlap__content_that_cannot_be_compared_is_counted(

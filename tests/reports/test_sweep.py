@@ -77,7 +77,7 @@ def test_write_sweep_report__says_what_was_searched_and_links_to_the_trials_that
         ("command", "python -m sslsv.tune a.py"),
     ):
         assert "<td>{}</td><td>{}</td>".format(*pair) in text
-    assert f"python -m sslsv.train {folder.location}/best.yml" in text
+    assert f"sslsv train {folder.location}/best.yml" in text
     name = f"trials/{rows[0]['trial']:04d}/report.html"
     assert re.findall('<a href="(.*?)">(.*?)</a>', text) == [(name, str(rows[0]["trial"]))]
 

@@ -127,7 +127,7 @@ HEAD = "from ray import tune\nfrom sslsv.search import Space\n"
             f"{HEAD}SPACE = Space(trails=1)",
             "a.py, line 3: trails is no part of a Space; did you mean 'trials'",
         ),
-        (f"{HEAD}SPACE = Space(base='', parameters={{}}, trials=0)", "line 3: trials: .*greater than"),
+        (f"{HEAD}SPACE = Space(base='', parameters={{}}, trials=0)", "line 3: trials is .*greater than"),
         (f"{HEAD}SPACE = Space(base='', parameters={{'a': 1}}, trials=1)", "line 3: a is 1 in the space"),
     ],
 )

@@ -51,7 +51,7 @@ def test_spaces_of_the_project__fit_their_base_and_draw_valid_trials(file, monke
     assert rungs_of(searched, base)[-1] == base.train.epochs
     for index in range(min(searcher.num_trials, 20)):
         trial_config(base, searched, searcher.choose(index, {}, History()))
-    assert f"python -m sslsv.tune {file.relative_to(ROOT)}" in file.read_text()
+    assert f"sslsv tune {file.relative_to(ROOT)}" in file.read_text()
 
 
 def test_spaces_of_the_project__there_is_one_for_every_model():

@@ -1,6 +1,6 @@
 r"""VICReg on a small real corpus: two CPU cores, a trial on each.
 
-Command   python -m sslsv.tune tune_spaces/corpus/vicreg.py data.root=CORPUS resources.threads_per_worker=1 \
+Command   sslsv tune tune_spaces/corpus/vicreg.py data.root=CORPUS resources.threads_per_worker=1 \
               resources.data_tasks=1 --concurrent 2
 Data      that of configs/corpus/vicreg.yml; chosen on held-out training speakers in rooms of their own
 Hardware  two CPU cores; with --concurrent 1 one, and then Asha's decisions depend on no order of arrival
