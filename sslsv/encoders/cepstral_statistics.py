@@ -1,0 +1,98 @@
+"""Statistics of cepstra over an utterance, then two linear layers: a small encoder, for the mean spectrum.
+
+Other encoders are given features of mean 0 in each band, so that a channel does not speak for a speaker. But
+the mean spectrum is a large part of a voice as well, and a loss whose views have different rooms and noises
+finds which part. So this encoder knows what the others don't: fused, both make fewer errors than either.
+
+193,792 parameters with the default settings.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+import torchaudio.functional
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslsv.encoders.base import Encoder
+from sslsv.encoders.features import Spectrogram
+from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, Features
+from sslsv.settings import section
+
+
+class CepstralStatistics(Encoder):
+    """Embed by means and deviations of cepstra over the louder 70 % of frames, and one hidden layer.
+
+    Cepstra are the cosine transform of log-mel energies (Davis and Mermelstein, 1980), slopes their
+    regression over 5 frames.
+    """
+
+    @section
+    class Config(EncoderConfig):
+        """Hold the settings of the encoder."""
+
+        name: Literal["cepstral_statistics"] = "cepstral_statistics"
+        features: Features = Features(num_mels=64, low_hz=50.0, high_hz=7600.0, normalization="none")
+        num_cepstra: Annotated[int, Field(ge=2, description="cepstra of a frame, up to num_mels")] = 40
+        hidden_dim: Annotated[int, Field(ge=1, description="width of the hidden layer")] = 512
+        embedding_dim: EmbeddingDim = 256
+
+    pooling_modules = ("head",)
+
+    dct: Tensor
+
+    def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
+        super().__init__()
+        self.config = config
+        self.embedding_dim, self.frame_dim = config.embedding_dim, 2 * config.num_cepstra + 1
+        self.features = Spectrogram(config.features)
+        dct = torchaudio.functional.create_dct(config.num_cepstra, config.features.num_mels, "ortho")
+        self.register_buffer("dct", dct, persistent=False)
+        num_statistics = 3 * config.num_cepstra - 1
+        self.head = nn.Sequential(
+            nn.BatchNorm1d(num_statistics, affine=False),
+            nn.Linear(num_statistics, config.hidden_dim),
+            nn.BatchNorm1d(config.hidden_dim),
+            nn.ReLU(),
+            nn.Linear(config.hidden_dim, config.embedding_dim),
+        )
+
+    @torch.no_grad()
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Return (B, 2 * num_cepstra + 1, L) of waveforms (B, T), every 10 ms, float32 in autocast too.
+
+        The last channel is 1 for the louder 70 % of an utterance's frames, else 0; before it are cepstra and
+        their slopes. No gradient passes: nothing here has weights.
+        """
+        with torch.autocast(waveforms.device.type, enabled=False):
+            log_mel = self.features(waveforms)  # (B, num_mels, L)
+            cepstra = (log_mel.mT @ self.dct).mT
+            level = log_mel.mean(1, keepdim=True)
+            threshold = level.sort(2).values[:, :, 3 * (level.shape[2] - 1) // 10, None]
+            return torch.cat([cepstra, slopes(cepstra), (level >= threshold).to(cepstra.dtype)], 1)
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_dim) of frames (B, 2 * num_cepstra + 1, L), outside autocast.
+
+        Between them are the means of cepstra but of the first, which is the level, their deviations, and the
+        mean squares of slopes, as roots, standardised by the moments of batches.
+        """
+        with torch.autocast(frames.device.type, enabled=False):
+            weights = frames[:, -1:] / frames[:, -1:].sum(2, keepdim=True)
+            cepstra, slopes = frames[:, :-1].chunk(2, 1)
+            means = (weights * cepstra).sum(2, keepdim=True)
+            variances = (weights * (cepstra - means).square()).sum(2)
+            squares = (weights * slopes.square()).sum(2)
+            statistics = torch.cat([means[:, 1:, 0], variances.sqrt(), squares.sqrt()], 1)
+            return self.head(statistics)  # type: ignore[no-any-return]
+
+
+def slopes(series: Tensor) -> Tensor:
+    """Return the slopes of least squares over 5 frames, (B, C, L) of (B, C, L): torchaudio's compute_deltas.
+
+    That has a group of its convolution for each row of the batch, which no export for any batch size can
+    hold.
+    """
+    padded = F.pad(series, (2, 2), mode="replicate")
+    return (2 * (padded[..., 4:] - padded[..., :-4]) + padded[..., 3:-1] - padded[..., 1:-3]) / 10
