@@ -15,13 +15,12 @@ import torchaudio.functional
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.encoders.base import Encoder
-from sslsv.encoders.features import Spectrogram
+from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, Features
 from sslsv.settings import section
 
 
-class CepstralStatistics(Encoder):
+class CepstralStatistics(SpectrogramEncoder):
     """Embed by means and deviations of cepstra over the louder 70 % of frames, and one hidden layer.
 
     Cepstra are the cosine transform of log-mel energies (Davis and Mermelstein, 1980), slopes their
@@ -43,10 +42,8 @@ class CepstralStatistics(Encoder):
     dct: Tensor
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config = config
-        self.embedding_dim, self.frame_dim = config.embedding_dim, 2 * config.num_cepstra + 1
-        self.features = Spectrogram(config.features)
+        super().__init__(config)
+        self.frame_dim = 2 * config.num_cepstra + 1
         dct = torchaudio.functional.create_dct(config.num_cepstra, config.features.num_mels, "ortho")
         self.register_buffer("dct", dct, persistent=False)
         num_statistics = 3 * config.num_cepstra - 1
