@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import mean_and_deviation
-from sslsv.encoders.residual import shortcut, stem
+from sslsv.encoders.residual import conv_norm_relu, shortcut
 from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
@@ -104,9 +104,9 @@ class CAMPlusPlus(SpectrogramEncoder):
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
         self.maps = nn.Sequential(
-            stem(1, _MAP_CHANNELS),
+            conv_norm_relu(1, _MAP_CHANNELS),
             *(MapBlock(stride) for stride in (2, 1, 2, 1)),
-            stem(_MAP_CHANNELS, _MAP_CHANNELS, stride=(2, 1)),
+            conv_norm_relu(_MAP_CHANNELS, _MAP_CHANNELS, stride=(2, 1)),
         )
         num_bins, channels = math.ceil(config.features.num_mels / 8), 128
         parts: list[nn.Module] = [

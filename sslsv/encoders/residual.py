@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 
-def stem(inputs: int, outputs: int, kernel: int = 3, stride: int | tuple[int, int] = 1) -> nn.Sequential:
+def conv_norm_relu(
+    inputs: int, outputs: int, kernel: int = 3, stride: int | tuple[int, int] = 1
+) -> nn.Sequential:
     """Return a convolution that keeps the map's size but for its stride, batch norm and ReLU."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))

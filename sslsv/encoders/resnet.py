@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import mean_and_deviation
-from sslsv.encoders.residual import plan, shortcut, stem
+from sslsv.encoders.residual import conv_norm_relu, plan, shortcut
 from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
@@ -85,7 +85,7 @@ class ResNet(SpectrogramEncoder):
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
-        self.stem = stem(1, config.width)
+        self.stem = conv_norm_relu(1, config.width)
         channels, is_bottleneck, blocks = config.width, config.depth >= 50, []
         for width, stride in plan(_BLOCKS_PER_STAGE[config.depth], config.width):
             blocks.append(Block(channels, width, stride, is_bottleneck))

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, Features
 from sslsv.encoders.pooling import POOLINGS
-from sslsv.encoders.residual import plan, shortcut, stem
+from sslsv.encoders.residual import conv_norm_relu, plan, shortcut
 from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
@@ -215,6 +215,6 @@ class ThinResNet34(SpectrogramEncoder):
 def _build_stem(config: ThinResNet34.Config) -> nn.Sequential:
     width, stride = config.width, config.stem_time_stride
     if config.stem == "7x7":
-        return stem(1, width, 7, (2, stride))
+        return conv_norm_relu(1, width, 7, (2, stride))
     convolution = nn.Conv2d(1, width, 3, (1, stride), 1)
     return nn.Sequential(convolution, nn.ReLU(inplace=True), nn.BatchNorm2d(width))
