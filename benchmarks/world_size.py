@@ -198,15 +198,16 @@ def train_steps(case: str) -> dict[str, Any]:
 def relative_error(values: dict[str, Any], expected: dict[str, Any]) -> float:
     """Largest, over tensors, of |value - expected| / |expected|, Euclidean norms.
 
-    A tensor that is 0 but for rounding (the gradient of a bias that a batch norm removes) is compared with
-    1e-8 of the norm of all tensors together.
+    A tensor that nearly cancels out (the gradient of a bias that a batch norm removes, or of the one unit of
+    a small gate) holds the rounding of much larger terms: it is compared with 1e-4 of the norm of all tensors
+    together.
     """
     if values.keys() != expected.keys():
         raise ValueError(f"Different tensors: {sorted(values.keys() ^ expected.keys())}.")
     expected = {n: tensor.detach() for n, tensor in expected.items()}
     values = {n: tensor.detach() for n, tensor in values.items()}
     total = torch.stack([tensor.norm() for tensor in expected.values()]).norm()
-    errors = [(values[n] - expected[n]).norm() / expected[n].norm().clamp_min(1e-8 * total) for n in expected]
+    errors = [(values[n] - expected[n]).norm() / expected[n].norm().clamp_min(1e-4 * total) for n in expected]
     return float(torch.stack(errors).max())
 
 

@@ -155,7 +155,7 @@ def test_main__without_a_space_those_that_there_are_are_named(capsys):
         (["train.epochs=1"], "a rung is after epoch 1, but trials are compared below train.epochs = 1"),
         (["evaluation.held_out_speakers=0"], "nothing gives it values"),
         (["--confirm", "2", "--seeds", "1"], "one training does not tell the noise"),
-        (["--trials", "0"], "trials: Input should be greater than or equal to 1"),
+        (["--trials", "0"], "trials is 0; it should be greater than or equal to 1"),
     ],
 )
 def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_path, demo_corpus, capsys):
