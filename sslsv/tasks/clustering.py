@@ -118,7 +118,7 @@ def check_packages(config: ClusteringConfig) -> None:
     if config.name == "infomap" and importlib.util.find_spec("infomap") is None:
         raise ValueError(
             "clustering.name is 'infomap', which needs a package that is not installed: `pip install "
-            "infomap`, or choose kmeans_agglomerative"
+            "'infomap<3'`, or choose kmeans_agglomerative"
         )
 
 
