@@ -33,9 +33,9 @@ RAY = {"cluster", "data.pipeline", "evaluation.embedding", "prepare_data.convert
 RAY |= {"search.executor", "search.trial"}
 # Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.
 BUDGETS = {
-    "": 2250, "ops": 375, "models": 1890, "encoders": 960, "data": 2850, "runs": 715, "training": 1290,
-    "cluster": 650, "evaluation": 2660, "reports": 960, "search": 1460, "prepare_data": 1850,
-    "tasks": 1045,
+    "": 2270, "ops": 380, "models": 1670, "encoders": 810, "data": 2785, "runs": 720, "training": 1200,
+    "cluster": 650, "evaluation": 2505, "reports": 945, "search": 1450, "prepare_data": 1850,
+    "tasks": 920,
 }  # fmt: skip
 # Of data, 450 read lists in the forms that people have, and 120 any codec; of tasks, 650 are the loop of
 # pseudo-labels; of evaluation, 170 compare test lists with what was trained on.
