@@ -8,6 +8,7 @@ from sslsv.data.lists import read_trials
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.runs.folder import RunFolder
 from sslsv.verify import main
+from tests.codecs import BY_FFMPEG, speech, write_codec
 
 
 @pytest.fixture
@@ -30,6 +31,13 @@ def test_verify__without_calibration_gives_the_cosine_and_no_decision(small_run,
     assert main([small_run, *recordings]) == 0
     printed = capsys.readouterr().out
     assert "cosine" in printed and "No calibration" in printed and "decision  " not in printed
+
+
+@pytest.mark.parametrize("name", BY_FFMPEG)
+def test_verify__takes_what_prepare_data_takes(small_run, tmp_path, capsys, name):
+    path = str(write_codec(tmp_path, name, speech()))
+    assert main([small_run, path, path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cosine"] == pytest.approx(1, abs=1e-5)
 
 
 def test_verify__json_holds_score_probability_and_decision(calibrated_run, recordings, capsys):
