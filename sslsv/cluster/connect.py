@@ -187,12 +187,17 @@ def ray_folder() -> Path:
 
 
 def choose_folder() -> None:
-    """Have Ray use /tmp/ray-<user id> where its own folder has too long a path, or is closed to this user."""
+    """Have Ray use /tmp/ray-<user id> where its own folder has too long a path, or is closed to this user.
+
+    Raises CapacityError where that one is another user's, who could then run code as this one.
+    """
     folder = ray_folder()
     is_open = os.access(folder if folder.is_dir() else folder.parent, os.W_OK | os.X_OK)
     if len(os.fsencode(folder)) + len(SOCKET) > MAX_SOCKET or not is_open:
-        os.environ["RAY_TMPDIR"] = f"/tmp/ray-{os.getuid()}"
-        os.makedirs(os.environ["RAY_TMPDIR"], mode=0o700, exist_ok=True)
+        own = os.environ["RAY_TMPDIR"] = f"/tmp/ray-{os.getuid()}"
+        os.makedirs(own, mode=0o700, exist_ok=True)
+        if os.stat(own).st_uid != os.getuid():
+            raise CapacityError(f"{own} is another user's; set RAY_TMPDIR to a short folder of yours")
 
 
 def has_own_cluster() -> bool:

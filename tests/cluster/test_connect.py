@@ -87,6 +87,15 @@ def test_choose_folder__ray_has_its_own_where_one_is_too_deep_for_sockets_or_clo
     assert os.environ["RAY_TMPDIR"] == (place if length == 39 and is_open else own)
 
 
+def test_choose_folder__another_users_is_not_taken(ray_tmpdir):
+    ray_tmpdir.setattr(connect.os, "access", lambda *arguments: False)
+    other = os.getuid() + 4_000_000  # Somebody else, this user that is, has made the folder for that one.
+    ray_tmpdir.setattr(connect.os, "getuid", lambda: other)
+    with pytest.raises(CapacityError, match=r"is another user's; set RAY_TMPDIR"):
+        choose_folder()
+    os.rmdir(f"/tmp/ray-{other}")
+
+
 @pytest.mark.parametrize(
     ("is_alive", "is_own", "address"), [(True, True, None), (True, False, "local"), (False, True, "local")]
 )
