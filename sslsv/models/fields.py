@@ -84,6 +84,7 @@ class MarginConfig:
         tuple[float, float] | None,
         Field(description="magface: norms with the lowest and full margin; null = a batch's 5 and 95 %"),
     ] = (10.0, 110.0)
+    norm_weight: Annotated[float, Field(ge=0, description="magface: factor of the term for long norms")] = 0.0
     concentration: Annotated[float, Field(gt=0, description="adaface: h, factor of norms' z-score")] = 0.333
 
     def __post_init__(self) -> None:

@@ -144,6 +144,15 @@ class Margin(nn.Module):
             return changed
         return changed + self._of_hard_negatives(logits, positives, cosines) / self.temperature
 
+    def penalty(self, anchors: Tensor) -> Tensor:
+        """Return MagFace's term of the loss, mean of 1 / norm + norm / highest^2; 0 for the others."""
+        if self.config.name != "magface" or self.config.norm_weight == 0:
+            return anchors.new_zeros(())
+        low, high = self.norm_range.unbind()
+        norms = anchors.norm(dim=1).clamp(low, high)
+        term: Tensor = (1 / norms + norms / high.square()).mean()
+        return self.config.norm_weight * term
+
     def metrics(self) -> dict[str, Tensor]:
         """Return the margin of this step, if there is one."""
         return {"margin": self._value.clone()} if self.is_active else {}

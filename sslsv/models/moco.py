@@ -78,6 +78,7 @@ class MoCo(TwoViewTeacherModel):
                 self.margin(each, own[:, None], anchors[:, view]) for view, each in enumerate(logits)
             ]
             loss = torch.stack([F.cross_entropy(each, own) for each in with_margin]).mean()
+            loss = loss + self.margin.penalty(anchors.flatten(0, 1))
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
         output = StepOutput(loss, {"accuracy": accuracy.detach()} | sampling | self.margin.metrics())
         return self.regularized(output, by_sample(embeddings), progress)

@@ -90,4 +90,4 @@ class SimCLR(TwoViewModel):
         self.margin.observe(logits.gather(1, positives).flatten(), rows)
         loss = contrastive_loss(self.margin(logits, positives, rows), positives)
         metrics = {"accuracy": accuracy(logits, positives)} | self.margin.metrics()
-        return StepOutput(loss, metrics)
+        return StepOutput(loss + self.margin.penalty(rows), metrics)

@@ -125,11 +125,14 @@ def test_magface__longer_anchors_have_larger_margins_within_the_range() -> None:
     assert torch.equal(found[:, 1], torch.full((5,), 0.5))
 
 
-def test_magface__a_null_range_is_that_of_the_batch() -> None:
-    margin = Margin(MarginConfig(name="magface", norm_range=None), 1.0)
+def test_magface__a_null_range_is_that_of_the_batch_and_the_penalty_asks_for_long_anchors() -> None:
+    margin = Margin(MarginConfig(name="magface", norm_range=None, norm_weight=2.0), 1.0)
     anchors = torch.arange(1.0, 102.0)[:, None]
     margin.observe(torch.zeros(101), anchors)
     assert margin.norm_range.tolist() == pytest.approx([6.0, 96.0])
+    norms = anchors[:, 0].clamp(6, 96)
+    assert margin.penalty(anchors).item() == pytest.approx((2 * (1 / norms + norms / 96**2)).mean().item())
+    assert Margin(MarginConfig(name="am"), 1.0).penalty(anchors) == 0
 
 
 @pytest.mark.parametrize("name", ["curricularface", "adaface"])
