@@ -20,10 +20,11 @@ import torch.distributed as dist
 from benchmarks.encoders import embedding, peer_embedding, peer_step
 from benchmarks.methods import MethodStep
 from benchmarks.naive_step import NaiveEncoder, NaiveStep
+from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import load_config
 from sslsv.data.pipeline import plain_batches
 from sslsv.runs.folder import RunFolder
-from sslsv.train import prepare_folder
+from sslsv.train import check_data, prepare_folder
 from sslsv.training.loop import Training
 
 WARM_UP_ROUNDS = 5  # the first three steps of a training still ask the system for memory
@@ -39,6 +40,8 @@ def ready_views(rows: int, samples: int = 32_000) -> torch.Tensor:
 def training_step(job: dict[str, Any]) -> Callable[[], object]:
     """The trainer's own step on a batch that is ready."""
     training = open_training(job)
+    if job.get("watches_neighbours", True):
+        watch_neighbours()
     config = training.config
     rows = config.train.batch_size // job["world_size"]
     samples = round(16_000 * config.model.crop_seconds)
@@ -53,7 +56,7 @@ def open_training(job: dict[str, Any]) -> Training:
         dist.init_process_group("gloo", init_method=meet, rank=job["rank"], world_size=job["world_size"])
     config = load_config(job["config"], job["overrides"])
     folder = RunFolder(str(Path(job["folder"]) / str(job["rank"])), "run")
-    prepare_folder(folder, config, is_fresh=False)
+    prepare_folder(folder, config, check_data(config), is_fresh=False)
     return Training(config, folder, device=torch.device("cpu"))
 
 

@@ -15,43 +15,72 @@ from benchmarks.training import CONFIG, overrides
 
 BUSY = (1, 2, 4)  # processes that compute without a pause
 SECONDS = 3.0  # of one measurement, about
-OPENMP_SPINS = "300000"  # what GNU's OpenMP does where nothing is set
+SPIN = """
+import os, sys, time
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        end = time.monotonic() + float(sys.argv[2])
+        while time.monotonic() < end:
+            pass
+        os._exit(0)
+for _ in range(int(sys.argv[1])):
+    os.wait()
+print(os.times().children_user + os.times().children_system)
+"""
 
 
 def rows(settings: Settings) -> Iterator[Row]:
     """Alone against OpenMP's own way of waiting, then beside others against a fair share of the cores."""
-    size, pairs = (4, 1) if settings.is_quick else (16, 5)
+    size, pairs = (4, 1) if settings.is_quick else (16, 3)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as trainers:
         root = Path(folder)
         write_corpus(root, ".wav", size)
 
-        def trainer(**environment: str) -> Contestant:
-            given = overrides(root, size, "train.precision=bf16", "train.channels_last=true")
-            started = contestant("training_step", environment=environment, config=CONFIG, overrides=given)
+        def trainer(**job: bool) -> Contestant:
+            given = overrides(root, size, "train.precision=fp32", "train.channels_last=true")
+            started = contestant("training_step", config=CONFIG, overrides=given, **job)
             return trainers.enter_context(started)
 
-        first, spinning = trainer(), trainer(GOMP_SPINCOUNT=OPENMP_SPINS)
+        first, spinning = trainer(), trainer(watches_neighbours=False)
         steps = 1 if settings.is_quick else max(1, round(SECONDS / first.run(4) * 4))
+        settling = 1 if settings.is_quick else 2 * steps  # longer than it takes to notice what has changed
+
+        def settled(trainer: Contestant) -> float:
+            trainer.run(settling)
+            return trainer.run(steps)
 
         def row(name: str, against: str, times: list[tuple[float, float]], target: float) -> Row:
             return speed_row(name, against, times, 2 * size * steps, "crops/s", target=target)
 
-        times = [(first.run(steps), spinning.run(steps)) for _ in range(pairs)]
-        yield row("train step alone", "waiting as OpenMP does", times, 0.98)
+        times = [(settled(first), spinning.run(steps)) for _ in range(pairs)]
+        yield row("train step alone", "threads that always spin", times, 0.98)
         for count in BUSY:
-            # A thread each: what the scheduler would give to threads that never wait for each other.
-            share, times = MACHINE_THREADS / (MACHINE_THREADS + count), []
+            share, times, unwatched = fair_share(count), [], []
             for _ in range(pairs):
                 with busy(count):
-                    beside = first.run(steps)
-                times.append((beside, first.run(steps) / share))
+                    beside = settled(first)
+                    unwatched.append((beside, spinning.run(1) * steps))
+                times.append((beside, settled(first) / share))
             yield row(f"train step beside {count} busy", "a fair share of the cores", times, 0.6)
+            yield row(f"train step beside {count} busy", "threads that always spin", unwatched, 1)
         three, times = [first, trainer(), trainer()], []
         for _ in range(pairs):
             with ThreadPoolExecutor(len(three)) as threads:
-                together = max(threads.map(lambda each: each.run(steps), three))
-            times.append((together / len(three), first.run(steps)))
+                together = max(threads.map(settled, three))
+            times.append((together / len(three), settled(first)))
         yield row("3 trainings at once, together", "one alone", times, 0.75)
+
+
+def fair_share(count: int) -> float:
+    """Share of the machine that as many threads as it has cores get beside `count` busy ones.
+
+    They never wait for each other, and are of one session, as a trainer's are: the kernel may share the cores
+    among sessions.
+    """
+    command = [sys.executable, "-c", SPIN, str(MACHINE_THREADS), str(SECONDS)]
+    with busy(count):
+        spun = subprocess.run(command, start_new_session=True, capture_output=True, text=True, check=True)
+    return float(spun.stdout) / SECONDS / MACHINE_THREADS
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from sslsv.cluster.capacity import bundles_of, room_for, total_of
 from sslsv.cluster.connect import Cluster, ask_for, look
+from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
 from sslsv.runs.folder import RunFolder
@@ -61,6 +62,7 @@ def open_training(job: dict[str, Any]) -> Training:
         # Ray allows one thread; the cores of this machine are for its training workers to share.
         threads = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
         torch.set_num_threads(resources.threads_per_worker or max(1, threads))
+        watch_neighbours()
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
     folder = RunFolder.at(job["location"])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sslsv.cluster.fit import fit
+from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.cluster.worker import is_io_error
 from sslsv.config import Config, read_config
 from sslsv.runs.display import live_line
@@ -80,6 +81,7 @@ def _train_alone(config: Config, folder: RunFolder, until_epoch: int, wandb_mode
     has_gpu = bool(config.resources.gpu)
     if not has_gpu:
         torch.set_num_threads(config.resources.threads_per_worker or 1)
+        watch_neighbours()
     device = torch.device("cuda" if has_gpu else "cpu")
     train_until(Training(config, folder, device=device, wandb_mode=wandb_mode), until_epoch)
 
