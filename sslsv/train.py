@@ -93,7 +93,7 @@ def run(
 
             check_address(os.environ.get("RAY_ADDRESS", ""))
             # Ray's start is mostly a wait for its processes: meanwhile this one reads what comes after it.
-            threading.Thread(target=import_module, args=("sslsv.cluster.fit",)).start()
+            threading.Thread(target=import_module, args=("ray.train.torch",)).start()
             with connection(config.resources) as resources:
                 from sslsv.cluster.fit import fit
 

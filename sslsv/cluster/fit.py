@@ -1,4 +1,4 @@
-"""Run the training workers until the run is finished: one loop in the command, around Ray's TorchTrainer.
+"""Run the training workers until the run is finished: one loop in the command, around Ray Train.
 
 A trainer always ends by itself.  Workers that save and end because machines go or come, and workers that
 crash, are started again by the next turn of the loop, as many as then fit.
@@ -17,22 +17,25 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import BackendConfig, TrainingFailedError
+from ray.train.backend import Backend
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from sslsv.cluster.capacity import CapacityError, worker_bundle
 from sslsv.cluster.connect import ask_for, look, wait_for_room
-from sslsv.cluster.worker import HELD, MARK, run_worker
 from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
 from sslsv.data.audio import AudioError
-from sslsv.runs.checkpoint import list_checkpoints
 from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder, absolute, below
 from sslsv.runs.log import wandb_environment, wandb_mode
-from sslsv.training.loop import Interrupted, Training
+
+# Ray Train's controller imports this module between the command and the first worker: PyTorch, two seconds,
+# is imported by functions where they need it.
 
 Job = dict[str, Any]
+
+# Files in the run folder: a mark by which a machine knows it, and the reservation of a run's workers.
+MARK, HELD = "ray/mark", "ray/held"
 
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {
@@ -50,10 +53,10 @@ def fit(
     config: Config,
     folder: RunFolder,
     line: LiveLine,
-    task: Callable[..., dict[str, Any]] = Training.run,
+    task: Callable[..., dict[str, Any]] | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Run `task(training, **arguments)` in every training process.
+    """Run `task(training, **arguments)` in every training process; without a task, the whole training.
 
     `config.resources` is the request that `connection` yields; `line` shows how far it is.  Returns the first
     one's result (a summary), or `error`, a sentence, and `is_of_system`: whether storage, network or a lack
@@ -115,6 +118,8 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
             return fit_once(job, resources, folder, count)
         except (TrainingFailedError, RayError) as error:
             # Others were faster, or a machine has just died.  Ray does not export the class of this error.
+            from sslsv.training.loop import Interrupted
+
             failure = getattr(error, "controller_failure", None)
             if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
                 job["futile"] = machines
@@ -135,14 +140,40 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
                     raise
 
 
+class GpusOfAll(Backend):
+    """Have each worker see the GPUs of all workers of its machine, as NCCL wants it."""
+
+    share_cuda_visible_devices = True
+
+
+class WorkersMeet(BackendConfig):
+    """Leave it to the workers to find each other; Ray's way has its controller import PyTorch."""
+
+    backend = "as the workers choose"  # TorchTrainer wants a name
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """Return what Ray does for the workers before they start."""
+        return GpusOfAll
+
+
+def start_worker(job: Job) -> dict[str, Any]:
+    """Run a training worker."""
+    from sslsv.cluster.worker import run_worker
+
+    return run_worker(job)
+
+
 def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int) -> dict[str, Any]:
     """Run so many workers until they end; raises what Ray Train makes of a crash."""
+    from ray.train.torch import TorchTrainer
+
     seconds = math.ceil(60 * resources.hang_minutes)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(seconds)  # Ray hands it on to its controller
     trainer = TorchTrainer(
-        run_worker,  # type: ignore[arg-type]  # Its result comes back as return_value.
+        start_worker,  # type: ignore[arg-type]  # Its result comes back as return_value.
         train_loop_config=job,
-        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=seconds),
+        torch_config=WorkersMeet(),  # type: ignore[arg-type]  # any BackendConfig will do
         scaling_config=ray.train.ScalingConfig(
             num_workers=count, use_gpu=bool(resources.gpu), resources_per_worker=worker_bundle(resources)
         ),
@@ -198,6 +229,8 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
 
 def newest_step(folder: RunFolder) -> int:
     """Return the step of the newest checkpoint; -1 for none, and where the storage does not answer."""
+    from sslsv.runs.checkpoint import list_checkpoints
+
     with contextlib.suppress(OSError):
         return max((step for step, _ in list_checkpoints(folder)), default=-1)
     return -1

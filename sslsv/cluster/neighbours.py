@@ -41,7 +41,7 @@ def _watch() -> None:
 
 
 def waiting_shares() -> Iterator[float]:
-    """Yield, every 2 s, the share of their time in which threads of this process were ready without a core."""
+    """Yield, every 2 s, the share of their time in which threads of this process waited for a core."""
     ran, waited = thread_seconds()
     while True:
         time.sleep(LOOK_SECONDS)

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import ray
@@ -16,10 +17,14 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from ray.exceptions import RayError
+from ray.train.collective import broadcast_from_rank_zero
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from sslsv.cluster.capacity import bundles_of, room_for, total_of
 from sslsv.cluster.connect import Cluster, ask_for, look
+from sslsv.cluster.fit import HELD, MARK
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
@@ -29,14 +34,13 @@ from sslsv.training.validation import TrainingError, start_together
 
 LOOK_SECONDS = 5.0  # between two looks for machines that will go
 STORAGE_SECONDS = 30.0  # A network file system may show a new file late.
-# Files in the run folder: a mark by which a machine knows it, and the reservation of a run's workers.
-MARK, HELD = "ray/mark", "ray/held"
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Run the task of a job (see `fit`) on its training; return its result, or a TrainingError as text."""
     try:
-        result: dict[str, Any] = job["task"](open_training(job), **job["arguments"])
+        task = job["task"] or Training.run
+        result: dict[str, Any] = task(open_training(job), **job["arguments"])
     except TrainingError as error:  # It is no crash that is tried again.
         return {"error": str(error), "is_of_system": is_io_error(error)}
     return result
@@ -65,6 +69,7 @@ def open_training(job: dict[str, Any]) -> Training:
         watch_neighbours()
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
+    join_others(resources)
     folder = RunFolder.at(job["location"])
     start_together(lambda: check_sees_run(folder, job["mark"]))
     group = ray.util.get_current_placement_group()
@@ -80,6 +85,20 @@ def open_training(job: dict[str, Any]) -> Training:
         report=ray.train.report,
         asked_to_stop=lambda: watch.reason,
     )
+
+
+def join_others(resources: ResourcesConfig) -> None:
+    """Form PyTorch's process group of all workers: the first one opens a port and tells it to the others."""
+    context = ray.train.get_context()
+    rank, count = context.get_world_rank(), context.get_world_size()
+    if count > 1:
+        seconds = timedelta(minutes=resources.hang_minutes)
+        host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        store = TCPStore(host, 0, count, True, seconds, wait_for_workers=False) if rank == 0 else None
+        host, port = broadcast_from_rank_zero((host, store.port) if store else None)
+        store = store or TCPStore(host, port, count, False, seconds)
+        backend = "nccl" if resources.gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=seconds)
 
 
 def check_sees_run(folder: RunFolder, mark: str, patience_seconds: float = STORAGE_SECONDS) -> None:
