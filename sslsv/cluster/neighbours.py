@@ -8,6 +8,7 @@ way. As many threads as before compute, so results keep their bits.
 """
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ LOOK_SECONDS = 2.0
 CROWDED, QUIET = 0.15, 0.05
 
 
+@functools.cache  # once in a process
 def watch_neighbours() -> None:
     """Let the threads of this process spin only while nothing else wants the cores, from now on.
 

@@ -170,9 +170,7 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
         tune_config=tune.TuneConfig(
             search_alg=Segments(sweep, slots.at_once),
             num_samples=-1,  # until the searcher says so
-            # A segment leaves threads of Ray Data and 0.5 GB of memory behind on CPUs: a process of its own
-            # costs seconds, one process for all of them ran out of memory.
-            reuse_actors=False,
+            reuse_actors=True,  # one process for many segments: each new one would import PyTorch for seconds
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(

@@ -1,6 +1,8 @@
-"""Train one segment of a trial, in a process of its own: from the newest checkpoint up to a rung."""
+"""Train one segment of a trial, from the newest checkpoint up to a rung; many in one process, one by one."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import traceback
 from dataclasses import replace
@@ -49,9 +51,20 @@ def run_segment(
         if isinstance(error, TrainingError | ValueError):
             return {"state": "failed", "why": why}
         raise
+    finally:
+        give_memory_back()
     if last.get("has_collapsed"):
         return {"state": "collapsed", "why": str(last["notice"])}
     return {"state": "reached", "why": ""}
+
+
+def give_memory_back() -> None:
+    """Return what the segment used to the system: its process trains the next ones too."""
+    gc.collect()  # a training is full of cycles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than Linux's
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def train_until(training: Training, until_epoch: int) -> dict[str, Any]:
