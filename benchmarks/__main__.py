@@ -27,6 +27,7 @@ GROUPS = {
     "data": "data_path",
     "kernels": "kernels",
     "evaluation": "evaluation",
+    "large": "large",
     "driver": "driver",
     "training": "training",
     "methods": "methods",

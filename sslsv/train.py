@@ -96,8 +96,14 @@ def run(
             threading.Thread(target=import_module, args=("ray.train.torch",)).start()
             with connection(config.resources) as resources:
                 from sslsv.cluster.fit import fit
+                from sslsv.runs.environment import computes_bf16
 
                 prepare_folder(folder, config, manifest, is_fresh, command)
+                if config.train.precision == "bf16" and not resources.gpu and not computes_bf16():
+                    line.say(
+                        "note: the CPU of this machine has no instructions for bf16 and only imitates them: "
+                        "train.precision=fp32 may train twice as fast"
+                    )
                 try:
                     return fit(replace(config, resources=resources), folder, line)
                 finally:

@@ -4,30 +4,80 @@ Logits are cosines over temperature, (anchors, keys); `positives` (anchors, R) a
 anchor's R positives.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from sslsv.models.clustering import BLOCK_SCORES
 from sslsv.models.rows import by_view
 
 
 def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return logits (2B, 2B), all projections against all, -inf on the diagonal; and positives (2B, 1)."""
-    # Scaled before the product, 2B * P values are multiplied; after it there would be 2B * 2B.
-    z = F.normalize(torch.cat([z_a, z_b]), dim=1) * temperature**-0.5
-    logits = (z @ z.T).fill_diagonal_(-torch.inf)
-    positives = torch.arange(len(z), device=z.device).roll(len(z_a))
-    return logits, positives[:, None]
+    z = _scaled(z_a, z_b, temperature)
+    return (z @ z.T).fill_diagonal_(-torch.inf), _other_view(z)[:, None]
 
 
-def nt_xent_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
-    """Return NT-Xent of projections (B, P), (B, P): SimCLR (arXiv 2002.05709), equation 1 and algorithm 1.
+def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return NT-Xent of projections (B, P), (B, P), and `accuracy`: SimCLR (arXiv 2002.05709), equation 1.
 
     Symmetric: all 2B projections are anchors, each against its positive and 2B - 2 negatives of both views;
     mean over the anchors, natural logarithm. Rows are L2-normalised here. Some code (the first sslsv among
     it) takes negatives from the other view only, which gives another value: `info_nce_loss`.
+
+    Logits and gradient are made for 256 MB of anchors at a time and dropped: of 8,192 pairs, autograd would
+    keep several copies of 1 GB.
     """
-    return contrastive_loss(*nt_xent_logits(z_a, z_b, temperature))
+    loss, share = _NTXent.apply(_scaled(z_a, z_b, temperature))
+    return loss, share
+
+
+def nt_xent_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+    """Return the loss of `nt_xent`."""
+    return nt_xent(z_a, z_b, temperature)[0]
+
+
+def _scaled(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+    # Scaled before the product, 2B * P values are multiplied; after it there would be 2B * 2B.
+    return F.normalize(torch.cat([z_a, z_b]), dim=1) * temperature**-0.5
+
+
+def _other_view(z: Tensor) -> Tensor:
+    return torch.arange(len(z), device=z.device).roll(len(z) // 2)
+
+
+class _NTXent(torch.autograd.Function):
+    """Make the gradient beside the loss, block by block, while a block's softmax is there."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        positives, size = _other_view(z), max(BLOCK_SCORES // len(z), 1)
+        total, right, gradient = z.new_zeros(()), z.new_zeros(()), torch.zeros_like(z)
+        for start in range(0, len(z), size):
+            rows, own = z[start : start + size], positives[start : start + size, None]
+            logits = rows @ z.T
+            logits.diagonal(start).fill_(-torch.inf)
+            right += (logits.argmax(1, keepdim=True) == own).sum()
+            partition = logits.logsumexp(1, keepdim=True)
+            total += (partition - logits.gather(1, own)).sum()
+            if ctx.needs_input_grad[0]:
+                shares = logits.sub_(partition).exp_()
+                shares.scatter_add_(1, own, shares.new_full(own.shape, -1.0))
+                gradient[start : start + size] += shares @ z
+                gradient.addmm_(shares.T, rows)
+        ctx.save_for_backward(gradient / len(z))
+        accuracy = right / len(z)
+        ctx.mark_non_differentiable(accuracy)
+        return total / len(z), accuracy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_loss: Tensor, _: Tensor) -> Tensor:
+        (gradient,) = ctx.saved_tensors
+        return of_loss * gradient
 
 
 def view_logits(anchors: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

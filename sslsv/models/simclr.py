@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup
-from sslsv.models.contrast import accuracy, contrastive_loss, nt_xent_logits, view_logits
+from sslsv.models.contrast import accuracy, contrastive_loss, nt_xent, nt_xent_logits, view_logits
 from sslsv.models.fields import LayerDims, MarginConfig, Positives, Temperature, TwoViewConfig
 from sslsv.models.margins import Margin
 from sslsv.models.rows import by_sample, by_view
@@ -77,6 +77,9 @@ class SimCLR(TwoViewModel):
         if self.config.form == "asymmetric":
             logits = view_logits(z_a[:, None], z_b[:, None], self.config.temperature)
             return self._contrast(*logits, z_a[:, None])
+        if not self.margin.is_active:
+            loss, share = nt_xent(z_a, z_b, self.config.temperature)
+            return StepOutput(loss, {"accuracy": share})
         logits = nt_xent_logits(z_a, z_b, self.config.temperature)
         return self._contrast(*logits, torch.stack([z_a, z_b], 1))
 

@@ -34,6 +34,13 @@ def describe_environment() -> dict[str, str]:
     return result
 
 
+def computes_bf16() -> bool:
+    """Tell whether this machine's CPU has instructions for bf16, or nothing is known of it."""
+    cpus = Path("/proc/cpuinfo")  # of Linux
+    words = set(cpus.read_text().split()) if cpus.is_file() else {"bf16"}
+    return not words.isdisjoint({"bf16", "avx512_bf16", "amx_bf16"})
+
+
 def _git(*arguments: str) -> str:
     """Return the output of a git command in this package's folder; empty outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]

@@ -4,8 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sslsv.models import contrast
 from sslsv.models.base import Progress
-from sslsv.models.contrast import contrastive_loss, info_nce_loss, nt_xent_loss, view_logits
+from sslsv.models.contrast import (
+    accuracy,
+    contrastive_loss,
+    info_nce_loss,
+    nt_xent,
+    nt_xent_logits,
+    nt_xent_loss,
+    view_logits,
+)
 from sslsv.models.simclr import SimCLR
 from tests.models.lightly_losses import lightly_loss
 from tests.models.networks import pair, small
@@ -16,6 +25,20 @@ def test_nt_xent_loss__equals_lightly(temperature: float) -> None:
     z_a, z_b = (z.float() for z in pair(16, 32))
     expected = lightly_loss("ntx_ent_loss", "NTXentLoss")(temperature=temperature)(z_a, z_b)
     assert nt_xent_loss(z_a, z_b, temperature).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("block_scores", [2**26, 4 * 16, 1])
+def test_nt_xent__blocks_change_neither_loss_nor_gradient_nor_accuracy(
+    block_scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrast, "BLOCK_SCORES", block_scores)
+    leaves = [z.requires_grad_() for z in torch.randn(2, 8, 7, dtype=torch.float64).unbind(0)]
+    loss, share = nt_xent(*leaves, 0.1)
+    logits, positives = nt_xent_logits(*leaves, 0.1)
+    whole = contrastive_loss(logits, positives)
+    found, expected = (torch.autograd.grad(3 * each, leaves) for each in (loss, whole))
+    assert torch.allclose(loss, whole, rtol=1e-12) and share == accuracy(logits, positives)
+    assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(found, expected, strict=True))
 
 
 def test_nt_xent_loss__ignores_length_order_of_views_and_of_rows() -> None:
