@@ -60,6 +60,7 @@ lint: $(VENV)/.development docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy sslsv
+	$(BIN)/mypy --explicit-package-bases benchmarks
 
 format: $(VENV)/.development
 	$(BIN)/ruff check --fix .

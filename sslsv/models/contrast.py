@@ -42,7 +42,8 @@ def nt_xent_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
 
 def _scaled(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
     # Scaled before the product, 2B * P values are multiplied; after it there would be 2B * 2B.
-    return F.normalize(torch.cat([z_a, z_b]), dim=1) * temperature**-0.5
+    scaled: Tensor = F.normalize(torch.cat([z_a, z_b]), dim=1) * temperature**-0.5
+    return scaled
 
 
 def _other_view(z: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class _NTXent(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_loss: Tensor, _: Tensor) -> Tensor:
         (gradient,) = ctx.saved_tensors
-        return of_loss * gradient
+        return of_loss * gradient  # type: ignore[no-any-return]
 
 
 def view_logits(anchors: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
