@@ -19,10 +19,12 @@ from sslsv.build import build_model
 from sslsv.config import load_config
 from sslsv.evaluation.verification import Embedder
 from sslsv.models.base import CorpusSize
+from sslsv.runs.environment import computes_bf16
 from tests.encoders.peers import peer_module
 
 SPEAKERS = 5994
 CONFIG = "configs/supervised.yml"
+PRECISION = "bf16" if computes_bf16() else "fp32"
 # Encoder's settings here; the peer's name.
 ENCODERS = {
     "ECAPA-TDNN 1024": ("{name: ecapa_tdnn, embedding_dim: 192}", "SpeechBrain"),
@@ -36,7 +38,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     """A row for the step, then one for the embedding of each encoder."""
     size, count = (4, 4) if settings.is_quick else (16, 12)
     for name, (encoder, peer) in ENCODERS.items():
-        overrides = [f"encoder={encoder}", f"train.batch_size={size}"]
+        overrides = [f"encoder={encoder}", f"train.batch_size={size}", f"train.precision={PRECISION}"]
         for kind, amount, unit, target in (
             ("step", size, "crops/s", 1.5),
             ("embedding", count, "utterances/s", 2.0),
@@ -49,8 +51,10 @@ def rows(settings: Settings) -> Iterator[Row]:
                 contestant(f"peer_{kind}", has_trainer_environment=False, **job) as theirs,
             ):
                 times = [(mine.run(1), theirs.run(1)) for _ in range(settings.pairs)]
-            what = "train step, 2 s, bf16" if kind == "step" else "whole utterances, bf16"
-            yield speed_row(f"{name}: {what}", f"{peer}, fp32", times, amount, unit, target=target)
+            what = "train step, 2 s" if kind == "step" else "whole utterances"
+            yield speed_row(
+                f"{name}: {what}, {PRECISION}", f"{peer}, fp32", times, amount, unit, target=target
+            )
 
 
 def peer_of(name: str) -> nn.Module:
@@ -145,5 +149,5 @@ def embedding(job: dict[str, Any]) -> Callable[[], object]:
     config = load_config(job["config"], job["overrides"])
     model = build_model(config, CorpusSize(num_speakers=2)).to(memory_format=torch.channels_last).eval()
     waveforms = utterances(job["count"])
-    embedder = Embedder(model, torch.device("cpu"), "bf16", config.evaluation.batch_seconds)
+    embedder = Embedder(model, torch.device("cpu"), PRECISION, config.evaluation.batch_seconds)
     return lambda: embedder.embed_recordings(lambda i: waveforms[i], len(waveforms))
