@@ -21,7 +21,7 @@ FLOORS = [
     {"__init__", "sslsv", "settings", "registry", "ops", "runs"},
     {"models", "encoders", "data"},
     {"config", "build"},
-    {"cluster.connect", "cluster.capacity"},
+    {"cluster.connect", "cluster.capacity", "cluster.neighbours"},
     {"evaluation"},
     {"training"},
     {"cluster.worker", "cluster.fit"},
@@ -34,10 +34,10 @@ RAY |= {"search.executor", "search.trial"}
 # Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.
 BUDGETS = {
     "": 2270, "ops": 380, "models": 1670, "encoders": 810, "data": 2785, "runs": 720, "training": 1200,
-    "cluster": 650, "evaluation": 2505, "reports": 945, "search": 1450, "prepare_data": 1850,
+    "cluster": 765, "evaluation": 2505, "reports": 945, "search": 1450, "prepare_data": 1850,
     "tasks": 920,
 }  # fmt: skip
-# Of data, 450 read lists in the forms that people have, and 120 any codec; of tasks, 650 are the loop of
+# Of cluster, 95 keep threads from spinning beside other processes. Of data, 450 read lists in the forms that people have, and 120 any codec; of tasks, 650 are the loop of
 # pseudo-labels; of evaluation, 170 compare test lists with what was trained on.
 # These come on top, for each method and encoder; what several of them share is in the numbers above.
 LINES_OF_A_METHOD, LINES_OF_AN_ENCODER = 90, 160

@@ -26,7 +26,7 @@ from sslsv.cluster.connect import ask_for, look, wait_for_room
 from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
 from sslsv.data.audio import AudioError
 from sslsv.runs.display import LiveLine
-from sslsv.runs.folder import RunFolder, absolute, below
+from sslsv.runs.folder import HELD, MARK, RunFolder, absolute, below
 from sslsv.runs.log import wandb_environment, wandb_mode
 
 # Ray Train's controller imports this module between the command and the first worker: PyTorch, two seconds,
@@ -34,8 +34,6 @@ from sslsv.runs.log import wandb_environment, wandb_mode
 
 Job = dict[str, Any]
 
-# Files in the run folder: a mark by which a machine knows it, and the reservation of a run's workers.
-MARK, HELD = "ray/mark", "ray/held"
 
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {

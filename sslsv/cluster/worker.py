@@ -24,11 +24,10 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from sslsv.cluster.capacity import bundles_of, room_for, total_of
 from sslsv.cluster.connect import Cluster, ask_for, look
-from sslsv.cluster.fit import HELD, MARK
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import HELD, MARK, RunFolder
 from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError, start_together
 

@@ -26,6 +26,9 @@ from pyarrow import fs
 
 from sslsv.settings import check_place
 
+# While a run trains: a mark by which a machine knows its folder, and the reservation of its workers.
+MARK, HELD = "ray/mark", "ray/held"
+
 
 def is_uri(place: str) -> bool:
     """Tell a URI from a path of this machine."""

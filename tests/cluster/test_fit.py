@@ -13,11 +13,11 @@ from ray.util.placement_group import placement_group
 from sslsv.cluster import fit
 from sslsv.cluster.connect import Cluster
 from sslsv.cluster.fit import anywhere, describe_failure, free_what_is_held
-from sslsv.cluster.worker import HELD, MARK, Watch, check_sees_run
+from sslsv.cluster.worker import Watch, check_sees_run
 from sslsv.config import Config, ResourcesConfig, RunConfig
 from sslsv.data.audio import AudioError
 from sslsv.runs.checkpoint import Checkpoint, write_checkpoint
-from sslsv.runs.folder import RunFolder
+from sslsv.runs.folder import HELD, MARK, RunFolder
 from sslsv.settings import apply_overrides
 from sslsv.training.loop import Interrupted
 from tests.cluster.test_connect import cluster_of
