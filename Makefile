@@ -38,7 +38,7 @@ demo: $(VENV)/.runtime
 	else echo $(BIN)/sslsv train configs/demo.yml; $(BIN)/sslsv train configs/demo.yml; fi
 
 $(VENV)/.bench: $(VENV)/.development
-	$(BIN)/pip install --quiet --disable-pip-version-check 'audiomentations>=0.43'  # a rival of the benchmark, nothing else
+	$(BIN)/pip install --quiet --disable-pip-version-check 'audiomentations>=0.43' faiss-cpu  # rivals of the benchmark, nothing else
 	touch $@
 
 bench: $(VENV)/.bench

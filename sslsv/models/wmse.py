@@ -28,7 +28,8 @@ def whiten(rows: Tensor, shrinkage: float = 0.0) -> Tensor:
     covariance = covariance + shrinkage * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
     # Unlike `cholesky` it makes no GPU wait to tell whether it went well.
     factor, failures = torch.linalg.cholesky_ex(covariance)
-    factor = factor.masked_fill(failures[..., None, None] > 0, torch.nan)
+    is_singular = rows.shape[-2] <= rows.shape[-1] and shrinkage == 0  # rounding may hide it from the factor
+    factor = factor.masked_fill((failures[..., None, None] > 0) | is_singular, torch.nan)
     white: Tensor = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
     return white.mT
 
