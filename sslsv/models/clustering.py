@@ -10,7 +10,7 @@ from torch import Tensor
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 
-BLOCK_SCORES = 2**26  # Scores of one block of rows against all centroids: 256 MB in float32.
+BLOCK_SCORES = 2**24  # Scores of one block of rows against all centroids: 64 MB in float32.
 
 
 @torch.no_grad()

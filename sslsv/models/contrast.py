@@ -28,7 +28,7 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tenso
     mean over the anchors, natural logarithm. Rows are L2-normalised here. Some code (the first sslsv among
     it) takes negatives from the other view only, which gives another value: `info_nce_loss`.
 
-    Logits and gradient are made for 256 MB of anchors at a time and dropped: of 8,192 pairs, autograd would
+    Logits and gradient are made for 64 MB of anchors at a time and dropped: of 8,192 pairs, autograd would
     keep several copies of 1 GB.
     """
     loss, share = _NTXent.apply(_scaled(z_a, z_b, temperature))
