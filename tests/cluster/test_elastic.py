@@ -117,7 +117,7 @@ def test_cluster__a_request_waits_where_machines_are_added_and_is_refused_where_
         many = ("resources.data_tasks=7", "resources.cpus_per_data_task=1", "resources.threads_per_worker=1")
         training = Training(tmp_path, demo_corpus, "many", *many, epochs=3)
         code, output = training.wait()
-        assert code == 0 and "waiting" not in output, output
+        assert code == 0 and "waiting for machines" not in output, output
         deadline = time.monotonic() + 60  # it may have come after the training's end
         while asked_and_there(address) != (0, 4):
             assert time.monotonic() < deadline, asked_and_there(address)
