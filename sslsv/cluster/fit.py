@@ -34,7 +34,6 @@ from sslsv.runs.log import wandb_environment, wandb_mode
 
 Job = dict[str, Any]
 
-
 # An environment of their own also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {
     "SSLSV_ROLE": "trainer",
@@ -115,9 +114,9 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
         try:
             return fit_once(job, resources, folder, count)
         except (TrainingFailedError, RayError) as error:
-            # Others were faster, or a machine has just died.  Ray does not export the class of this error.
             from sslsv.training.loop import Interrupted
 
+            # Others were faster, or a machine has just died.  Ray does not export the class of this error.
             failure = getattr(error, "controller_failure", None)
             if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
                 job["futile"] = machines
