@@ -2,7 +2,8 @@
 
 Source: Lepage and Dehak, arXiv 2306.03664 and 2404.14913. A margin changes the cosine of an anchor and its
 positive before the softmax; negatives stay as they are, but for CurricularFace. Margins of 0 (a factor of 1
-for SphereFace) leave loss and gradient as they are, bit for bit, CurricularFace again excepted.
+for SphereFace) leave the loss of the logits and its gradient as they are, bit for bit, CurricularFace again
+excepted. (Without a margin SimCLR makes no such logits, see `nt_xent`: the two agree within rounding.)
 """
 
 import math

@@ -22,7 +22,7 @@ from sslsv.tasks.pseudo_labels import ClusteringConfig
 Labels = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 
-ROWS_AT_ONCE = 1024  # whose neighbours are looked for together, among 65,536 others at a time
+ROWS_AT_ONCE = 1024  # whose neighbours are looked for together, among 16,384 others at a time
 
 
 class Clustering(NamedTuple):

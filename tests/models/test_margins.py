@@ -43,7 +43,7 @@ def loss_and_gradient(model: SimCLR, z_a: torch.Tensor, z_b: torch.Tensor) -> tu
 
 @pytest.mark.parametrize("noise", [0.5, 0.0])
 @pytest.mark.parametrize("name", EXACT)
-def test_margin__none_of_it_is_nt_xent_bit_for_bit(name: str, noise: float) -> None:
+def test_margin__none_of_it_is_the_loss_of_the_logits_bit_for_bit(name: str, noise: float) -> None:
     pair = rows(noise)
     leaves = [z.clone().requires_grad_() for z in pair]
     loss = contrastive_loss(*nt_xent_logits(*leaves, 0.03))
