@@ -27,6 +27,7 @@ from sslsv.cluster.connect import Cluster, ask_for, look
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
+from sslsv.runs.environment import usable_cpus
 from sslsv.runs.folder import HELD, MARK, RunFolder
 from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError, start_together
@@ -63,7 +64,7 @@ def open_training(job: dict[str, Any]) -> Training:
     device = ray.train.torch.get_device() if resources.gpu else torch.device("cpu")
     if device.type == "cpu":
         # Ray allows one thread; the cores of this machine are for its training workers to share.
-        threads = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
+        threads = usable_cpus() // ray.train.get_context().get_local_world_size()
         torch.set_num_threads(resources.threads_per_worker or max(1, threads))
         watch_neighbours()
     else:

@@ -300,6 +300,8 @@ class _Kaldi:
         if utterance not in self.utterances:
             return utterance
         recording, *times = self._segments.get(utterance, utterance).split()
+        if len(times) < 2 and self._segments:
+            raise ValueError(f"{self.folder}/segments has no start and end for {utterance}: give both.")
         file = self._files.get(recording, "")
         if not file or file.endswith("|") or re.search(r"\.ark:\d+$", file):
             what = "a command, which is not run" if file.endswith("|") else "an archive, which is not read"
@@ -448,6 +450,8 @@ def _splitter(first: str, num_tabs: int, num_blanks: int) -> Callable[[str], lis
 
 def _of_json(line: str, keys: list[str]) -> list[str]:
     values = json.loads(line)
+    if late := [key for key in values.keys() - set(keys) if _roles(key)]:
+        raise ValueError(f"{late[0]!r} is not in the first line: give it there too, as null if it has none")
     return ["" if values.get(key) is None else str(values[key]) for key in keys]
 
 

@@ -1,5 +1,6 @@
 """The `data` section of the settings; it imports neither torch nor Ray, nor any library of audio."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import field, replace
 from fractions import Fraction
@@ -71,7 +72,11 @@ def channel_of(augment: Sequence[Any]) -> tuple[Any, ...]:
 class DataConfig:
     """Say where the recordings are and how samples are drawn from them."""
 
-    root: Annotated[Place, Field(description="folder of all paths in lists, or URI of a packed one")] = "data"
+    root: Annotated[
+        Place,
+        AfterValidator(os.path.expanduser),
+        Field(description="folder of all paths in lists, or URI of a packed one"),
+    ] = "data"
     train_lists: Annotated[
         Lists, Field(min_length=1, description="`speaker path` lines, or a form of docs/data.md; below root")
     ] = ("voxceleb2_train_list",)

@@ -64,19 +64,17 @@ class ViewMaker:
     def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
         """Return the batch of rows of a Plan: int16 {group: (B, count, T)} and columns (B,) of int64.
 
-        `sample` and `utterance` are the row's; `speaker` is its utterance's, if labels are needed. Where
-        speeds are classes, speaker s at speed number i is s + i * number of speakers. `bad_utterance` and
-        `bad_bank_file` are the first unreadable ones that were met for it, or -1: see `explain`. An
-        unreadable utterance is replaced by any one, drawn for this sample. Raises AudioError after 20
-        replacements in a row.
+        `sample` is the row's, `utterance` the one that is heard: an unreadable utterance is replaced by
+        another, drawn for this sample from all of them. `speaker`, if labels are needed, is who speaks in it;
+        where speeds are classes, speaker s at speed number i is s + i * number of speakers. `bad_utterance`
+        is the row's where it was replaced, `bad_bank_file` the first unreadable noise or room, else -1: see
+        `explain`. Raises AudioError after 20 replacements in a row.
         """
         sources = list(zip(rows["epoch"].tolist(), rows["utterance"].tolist(), strict=True))
-        bad = np.full((2, len(sources)), -1, dtype=np.int64)
-        crops: list[list[Samples]] = []
-        for i, source in enumerate(sources):
-            of_sample, bad[0, i] = self._read_crops(*source)
-            crops.append(of_sample)
-        batch: dict[str, npt.NDArray[np.generic]] = {name: rows[name] for name in ("sample", "utterance")}
+        crops, heard = zip(*(self._read_crops(*source) for source in sources), strict=True)
+        batch: dict[str, npt.NDArray[np.generic]] = {"sample": rows["sample"], "utterance": np.array(heard)}
+        bad = np.where(batch["utterance"] == rows["utterance"], -1, rows["utterance"])
+        bad_files = np.full(len(sources), -1, dtype=np.int64)
         for name, group, num_samples, is_clean in self.view_groups:
             of_group = [of_sample[view] for of_sample in crops for view in group]
             views = np.empty((len(of_group), num_samples), dtype=np.int16)
@@ -87,13 +85,13 @@ class ViewMaker:
             ]
             augmenter = self._no_augmenter if is_clean else self._augmenter
             for i, file in enumerate(augmenter.augment(of_group, streams, views)):
-                if file >= 0 and bad[1, i // len(group)] < 0:
-                    bad[1, i // len(group)] = file
+                if file >= 0 and bad_files[i // len(group)] < 0:
+                    bad_files[i // len(group)] = file
             batch[name] = views.reshape(len(sources), len(group), num_samples)
         if self.needs_labels:
             numbers = [self._speed_number(epoch, utterance) for epoch, utterance in sources]
-            batch["speaker"] = self._speakers[rows["utterance"]] + self._class_step * np.array(numbers)
-        return batch | {"bad_utterance": bad[0], "bad_bank_file": bad[1]}
+            batch["speaker"] = self._speakers[batch["utterance"]] + self._class_step * np.array(numbers)
+        return batch | {"bad_utterance": bad, "bad_bank_file": bad_files}
 
     def explain(self, kind: Literal["utterances", "bank_files"], number: int) -> tuple[str, str]:
         """Return the path of an unreadable utterance or file of the bank, and why, by reading it again."""
@@ -112,7 +110,7 @@ class ViewMaker:
         return os.fsdecode(bytes(self._names[utterance]))
 
     def _read_crops(self, epoch: int, utterance: int) -> tuple[list[Samples], int]:
-        # Returns the crop of each view of a sample, and the first unreadable utterance, or -1.
+        # Returns the crop of each view of a sample, and the utterance that they are of.
         # A blank keeps the purposes of a sample apart from the names of augmentations.
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[self._speed_number(epoch, utterance)]
@@ -124,7 +122,7 @@ class ViewMaker:
             try:
                 recording = self._recordings.open(self._name(chosen))
                 with recording if speed == 1 else SpedUp(recording, speed) as recording:
-                    return self._cut(recording, fractions, order), utterance if reasons else -1
+                    return self._cut(recording, fractions, order), chosen
             except AudioError as error:
                 reasons.append(str(error))
             chosen = replacements.below(len(self._names))

@@ -165,7 +165,9 @@ def find_faults(
 
     Of recordings with the same samples the first is no fault. Noises and rirs only have to be readable.
     """
-    is_speech = np.array([NO_SPEECH.isdisjoint(path.split(os.sep)) for path in files])
+    base = os.path.abspath(options.root or os.path.dirname(os.path.abspath(options.target)))
+    below = (os.path.relpath(path, base).split(os.sep) for path in files)
+    is_speech = np.array([NO_SPEECH.isdisjoint(folders) for folders in below])
     paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
     faults: dict[str, dict[int, str]] = {}
     for kind, column, sign, limit in (

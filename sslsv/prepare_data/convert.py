@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 
 _BLOCK_FILES = 100  # some 8 s of work: starting a task costs milliseconds
 _GROWTH = {"wav": 3.5, "flac": 2.0}  # bytes for one of VoxCeleb2's AAC
+_LOSSLESS = (".wav", ".flac", ".aif", ".aiff", ".sph")  # sources that hardly grow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +73,14 @@ def convert(
     found = find_audio_files(out, SEEKABLE_SUFFIXES)
     present = {os.path.splitext(os.path.relpath(path, out))[0] for path in found}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
+    growth = _GROWTH[items[0][1].rpartition(".")[2]]
     num_bytes = sum(
-        os.path.getsize(source) if isinstance(source, str) else source.compress_size for source, _ in missing
+        os.path.getsize(source) * (1 if source.lower().endswith(_LOSSLESS) else growth)
+        if isinstance(source, str)
+        else source.compress_size * growth
+        for source, _ in missing
     )
-    check_space(out, _GROWTH[items[0][1].rpartition(".")[2]] * num_bytes, f"Converting {title}")
+    check_space(out, num_bytes, f"Converting {title}")
 
     def load(item: Item) -> tuple[str | bytes, Path]:
         source, place = item

@@ -34,6 +34,11 @@ def describe_environment() -> dict[str, str]:
     return result
 
 
+def usable_cpus() -> int:
+    """Count the cores that this process may run on: a job of Slurm, say, may have 4 of a machine's 128."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def computes_bf16(cpus: Path = Path("/proc/cpuinfo")) -> bool:
     """Tell whether this machine's CPU has instructions for bf16; True where Linux does not say."""
     return not cpus.is_file() or not {"bf16", "avx512_bf16", "amx_bf16"}.isdisjoint(cpus.read_text().split())

@@ -24,6 +24,7 @@ from ray.tune.search import Searcher as TuneSearcher
 from sslsv.cluster.capacity import Machine, room_for, total_of
 from sslsv.cluster.fit import free_what_is_held
 from sslsv.config import ResourcesConfig
+from sslsv.runs.environment import usable_cpus
 from sslsv.runs.folder import RunFolder, below
 from sslsv.runs.log import wandb_environment, wandb_mode
 from sslsv.search.schedulers import Decision
@@ -83,7 +84,7 @@ def find_slots(
         f"{cpus:g} free CPUs and {workers * gpus:g} of the {free_gpus:g} free GPUs; lower --concurrent, "
         "resources.workers, or the CPUs reserved for each (they are only counted, not enforced)",
     )
-    cores = (os.cpu_count() or 1) if len(nodes) == 1 else int(total_of(nodes, "CPU"))
+    cores = usable_cpus() if len(nodes) == 1 else int(total_of(nodes, "CPU"))
     threads = resources.threads_per_worker or max(1, cores // (at_once * workers))
     left_cpus = cpus / at_once - workers * resources.cpus_per_worker
     data_tasks = int(left_cpus / resources.cpus_per_data_task + 1e-6)

@@ -30,6 +30,7 @@ class TrainingCorpus:
     def __init__(self, manifest: Manifest, config: Config, device: torch.device) -> None:
         self.manifest, self.config, self.device = manifest, config, device
         self.size = CorpusSize(len(manifest), manifest.num_speakers * config.data.classes_per_speaker)
+        self._makers: dict[tuple[float, bool], Any] = {}  # A reference that was sent is never freed: share once.
 
     def hours(self) -> float:
         """Estimate the hours of speech from the lengths of some utterances; exact where there are few."""
@@ -64,17 +65,20 @@ class TrainingCorpus:
         same blocks whatever their number, so the rows are the same bit for bit on CPUs. `clean` crops are
         neither augmented nor sped up.
         """
-        data = self.config.data
+        data, key = self.config.data, (seconds, clean)
         if clean:
             data = replace(data, speeds=(1.0,), speeds_are_classes=False)
-        maker = ViewMaker(self.manifest, [("crop", 1, seconds, clean)], data, self.config.seed)
+        if key not in self._makers:
+            self._makers[key] = share(
+                ViewMaker(self.manifest, [("crop", 1, seconds, clean)], data, self.config.seed)
+            )
         plan = InOrder(self.size.num_utterances, BLOCK_CROPS * distributed.world_size())
         dtype = PRECISIONS[self.config.train.precision]
         was_training = model.training
         model.eval()
         blocks = []
         try:
-            for batch in self.batches(plan, share(maker), 0, plan.steps_per_epoch):
+            for batch in self.batches(plan, self._makers[key], 0, plan.steps_per_epoch):
                 crops = move(batch["crop"][:, 0], self.device)
                 with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                     embeddings = model.embed(crops)

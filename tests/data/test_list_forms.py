@@ -171,6 +171,11 @@ WRONG = {
     "no speaker": (TRAIN, "id,file\nx,a/1.wav\n", "'id', 'file' none is known as speaker"),
     "two paths in a table": (TRAIN, "file,wav,spk\nx,a/1.wav,ann\n", "'file' and 'wav' can both be the path"),
     "a short line": (TRAIN, "file,spk\na/1.wav\n", "line 2: expected `speaker path`"),
+    "a key that comes late": (
+        TRAIN,
+        '{"wav": "a/1.wav", "spk": "ann"}\n{"wav": "a/1.wav", "spk": "ann", "offset": 3, "duration": 2}\n',
+        "line 2: .*is not in the first line: give it there too",
+    ),
     "broken JSON": (TRAIN, '{"wav": "a/1.wav",\n"spk": "ann"}\n', "line 1: "),
     "start of what": (TRAIN, "file,spk,start,stop\na/1.wav,ann,0,48000\n", "line 2: .* seconds or samples"),
     "bad label": (TRIALS, "1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n", "line 2: expected `1.0 enrolment test`"),
@@ -296,6 +301,7 @@ def test_kaldi__segments_are_parts_of_recordings(kaldi: Path) -> None:
         ("wav.scp", "ann-1 a/1.wav\n", "2 utterances have a speaker, .* the first: ann-2"),
         ("wav.scp", "", "wav.scp is empty"),
         ("segments", "ann-1 other 0 1\nann-2 x 0 1\nbob-1 y 0 1\n", "has no file for other, but nothing"),
+        ("segments", "ann-1 ann-1 0 1\nann-2 ann-1 0\nbob-1 bob-1 0 1\n", "no start and end for ann-2"),
         ("utt2spk", None, "has no utt2spk, so nothing tells who speaks"),
     ],
 )

@@ -165,13 +165,17 @@ def test_make_batch__tells_utterances_and_only_if_asked_speakers(tmp_path: Path)
     manifest = ramp_corpus(tmp_path, [20000] * 4, speakers=[0, 0, 1, 1])
     columns = {"sample": [8, 9, 10], "epoch": [2, 2, 2], "utterance": [3, 0, 2]}
     rows = {name: np.array(values) for name, values in columns.items()}
-    (tmp_path / "0.wav").write_text("nothing")  # replaced, but the sample is still that of utterance 0
+    for i in (1, 2, 3):
+        soundfile.write(tmp_path / f"{i}.wav", np.full(20000, i, dtype=np.int16), 16000)
+    (tmp_path / "0.wav").write_text("nothing")
     data = DataConfig(root=str(tmp_path), augment=())
     batch = ViewMaker(manifest, GROUPS, data, 1).make_batch(rows)
-    assert batch["utterance"].tolist() == [3, 0, 2] and batch["sample"].tolist() == [8, 9, 10]
+    heard = batch["utterance"].tolist()  # another one's in place of utterance 0, and so are id and speaker
+    assert heard[::2] == [3, 2] and heard[1] in (1, 2, 3) and batch["sample"].tolist() == [8, 9, 10]
+    assert batch["views"][:, 0, 0].tolist() == heard
     assert batch["bad_utterance"].tolist() == [-1, 0, -1] and "speaker" not in batch
     labelled = ViewMaker(manifest, GROUPS, data, 1, needs_labels=True).make_batch(rows)
-    assert labelled.pop("speaker").tolist() == [1, 0, 1]
+    assert labelled.pop("speaker").tolist() == manifest.speakers[heard].tolist()
     assert all(np.array_equal(labelled[name], batch[name]) for name in batch)
 
 

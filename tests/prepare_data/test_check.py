@@ -15,9 +15,13 @@ from sslsv.prepare_data.check import SCHEMA, inspect, measure
 
 @pytest.fixture
 def corpus(ray_session: None, demo_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A list of two speakers' recordings and no others; reports go to the test's own folder."""
-    root = tmp_path / "corpus"
-    monkeypatch.chdir(tmp_path)
+    """A list of two speakers' recordings and no others; reports go to the test's own folder.
+
+    Only below the corpus does a folder `musan` hold noises.
+    """
+    root = tmp_path / "musan/corpus"
+    root.mkdir(parents=True)
+    monkeypatch.chdir(root.parent)
     rows = (demo_corpus / "voxceleb2_train_list").read_text().splitlines()[:8]
     for path in [row.split()[1] for row in rows]:
         (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,17 @@ def test_convert__a_folder_names_what_is_no_audio_and_is_copied_by_name(
     assert np.array_equal(samples, to_int16(read_whole(folder / "a/a.mp4")))
 
 
+def test_convert__asks_for_no_more_room_than_lossless_sources_take(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("sslsv.prepare_data.convert.check_space", lambda out, size, what: asked.append(size))
+    for name in ("a.wav", "b.m4a"):
+        (tmp_path / name).write_bytes(bytes(1000))
+        convert([(str(tmp_path / name), "a.wav")], tmp_path / "out", "test", 1)
+    assert asked == [1000, 3500]
+
+
 def die_of_two(number: int) -> int:
     if number == 2:
         os._exit(9)

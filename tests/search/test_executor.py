@@ -21,7 +21,7 @@ def slots(resources=None, cluster=LAPTOP, gpus=0.0, trials=100, wanted=None):
 
 @pytest.fixture
 def two_cores(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 7}, raising=False)
 
 
 def test_find_slots__two_cores_hold_two_trials_of_one_thread_or_one_of_two(two_cores):
