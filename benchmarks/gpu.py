@@ -34,12 +34,6 @@ WAYS: dict[str, dict[str, object]] = {
     "bf16, channels last": {"precision": "bf16", "channels_last": True},
     "fp16, channels last": {"precision": "fp16", "channels_last": True},
     "bf16, channels last, recompute": {"precision": "bf16", "channels_last": True, "recompute": True},
-    "bf16, channels last, chunks of 32": {
-        "precision": "bf16",
-        "channels_last": True,
-        "chunk_size": 32,
-        "sync_batchnorm": False,
-    },
     "bf16, compiled": {"precision": "bf16", "channels_last": False, "compile": True},
     "bf16, channels last, compiled": {"precision": "bf16", "channels_last": True, "compile": True},
 }
@@ -75,8 +69,6 @@ def main() -> int:
     for name, settings in WAYS.items():
         if (given.no_compile and "compile" in settings) or (not HAS_GPU and settings["precision"] == "fp16"):
             continue
-        if given.quick and "chunk_size" in settings:
-            settings = settings | {"chunk_size": 2}
         train = dataclasses.replace(base.train, **settings)  # type: ignore[arg-type]
         config = dataclasses.replace(base, train=train)
         measure(name, lambda config=config: step_of(config, views), given.steps, size, naive)  # type: ignore[misc]

@@ -51,8 +51,8 @@ def train_both(config: Config, steps: int | None) -> tuple[dict[str, TrainingSta
 
 
 def with_precision(config: Config, precision: str) -> Config:
-    """The same config in another precision; without chunks and compilation, which are not the question."""
-    train = dataclasses.replace(config.train, precision=precision, compile=False, chunk_size=None)  # type: ignore[arg-type]
+    """The same config in another precision; without compilation, which is not the question."""
+    train = dataclasses.replace(config.train, precision=precision, compile=False)  # type: ignore[arg-type]
     return dataclasses.replace(config, train=train)
 
 

@@ -28,7 +28,6 @@ PARTS = [
     "move batch",
     "forward",
     "backward",
-    "forward, backward in chunks",
     "optimizer",
 ]
 MAX_OPERATORS = 20  # rows of the table

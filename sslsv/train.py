@@ -1,7 +1,7 @@
 """Train a model: `sslsv train CONFIG [key=value ...]`.
 
-Reads the settings, checks the lists and what an earlier command left in the run folder, trains under Ray and
-shows how far it is.
+Reads the settings, checks the lists and the run folder of an earlier command, trains under Ray and shows the
+progress.
 
 Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interrupted.
 """
@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
-from sslsv.config import Config, load_config, read_config, shows_shares, to_yaml
+from sslsv.config import Config, load_config, read_config, to_yaml
 from sslsv.evaluation.arguments import run_command
 from sslsv.settings import ConfigError, differences, named, typed
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
 
-# Run folders, PyTorch and Ray take seconds to import: functions do it, once settings and lists are checked.
+# Run folders, PyTorch and Ray take seconds to import: functions import them after settings are checked.
 if TYPE_CHECKING:
     from sslsv.data.lists import Manifest
     from sslsv.data.recordings import Recordings
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train as the command line says and print what it came to; returns the exit code."""
+    """Train as the command line says and print the result; returns the exit code."""
     config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
     summary = run(config, is_fresh=options.fresh, extends=options.extend, command=options.command)
     if "error" in summary:
@@ -92,7 +92,7 @@ def run(
             from sslsv.cluster.connect import check_address, connection
 
             check_address(os.environ.get("RAY_ADDRESS", ""))
-            # Ray's start is mostly a wait for its processes: meanwhile this one reads what comes after it.
+            # While Ray waits for its processes to start, this process imports what it needs next.
             threading.Thread(target=import_module, args=("ray.train.torch",)).start()
             with connection(config.resources) as resources:
                 from sslsv.cluster.fit import fit
@@ -115,9 +115,9 @@ def run(
 
 
 def check_data(config: Config) -> "Manifest":
-    """Read every list, some recordings and the weights to start from: mistakes are told before Ray starts.
+    """Read every list, some recordings and the initial weights, to report mistakes before Ray starts.
 
-    Returns what will be trained on.
+    Returns the training utterances.
     """
     from sslsv.data.augmentations.base import Augmenter
     from sslsv.data.bank import Bank
@@ -144,9 +144,9 @@ def check_data(config: Config) -> "Manifest":
 
 
 def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_bad_share: float) -> None:
-    """Raise ValueError where far more of a list's recordings can't be read than may be skipped, or none can.
+    """Raise ValueError if no recording of a list can be read, or far more are unreadable than may be skipped.
 
-    Says what can't be read, and whether their codec takes long.
+    Prints a warning about unreadable recordings and about slow codecs.
     """
     from sslsv.data.audio import SAMPLE_RATE, AudioError
 
@@ -161,7 +161,7 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
             bad.append(str(error))
     tried = f"of {len(chosen)} recordings of {name} that were tried"
     sentence = f"{len(bad)} {tried} can't be read, the first: {' '.join(bad[:1])}"
-    # A tenth more than the limit is no chance; a smaller share shows while it trains.
+    # 10 points above the limit are no sampling noise; smaller excesses are caught during training.
     if len(bad) == len(chosen) or (len(bad) > 1 and len(bad) > (max_bad_share + 0.1) * len(chosen)):
         raise ValueError(
             f"{sentence} Correct data.root or the list, or repair the files: "
@@ -180,8 +180,8 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
 def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", extends: bool = False) -> None:
     """Raise ValueError if the run's folder holds a finished run, or one of other settings or lists.
 
-    Where lists and recordings lie is free while the lists hold the same. With `extends`, more epochs are not
-    refused. A run that was stopped before its first checkpoint holds nothing that could go on.
+    Lists and recordings may move as long as the contents of the lists are unchanged. With `extends`, more
+    epochs are allowed. A run that was stopped before its first checkpoint is not checked.
     """
     from sslsv.evaluation.overlap import TrainedOn
 
@@ -196,11 +196,11 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
         problem = f"holds a run whose config.yml this version can't read ({error})"
     else:
         kept = TrainedOn.read(folder, config.data.root)
-        # Where a run computes is free, but for the number of workers without train.sync_batchnorm.
+        # Resources may change, except the number of workers without train.sync_batchnorm.
         free = ("run.", "resources.", *(("data.root:", "data.train_lists:") if kept is not None else ()))
         changed = [line for line in differences(old, config) if not line.startswith(free)]
         before, now = old.resources.workers, config.resources.workers
-        if shows_shares(config.train) and before != now:
+        if not config.train.sync_batchnorm and before != now:
             changed.append(f"resources.workers: {before} -> {now}")
         is_longer = len(changed) == 1 and config.train.epochs > old.train.epochs
         if changed and not (is_longer and extends):
@@ -224,17 +224,17 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
 
 
 def is_begun(folder: "RunFolder") -> bool:
-    """Tell whether a run has left anything to go on from, or its end."""
+    """Return whether the folder holds a checkpoint or a summary."""
     return folder.has("summary.json") or bool(folder.names("checkpoints"))
 
 
 def prepare_folder(
     folder: "RunFolder", config: Config, manifest: "Manifest", is_fresh: bool, command: str = ""
 ) -> None:
-    """Make the run's folder, or say from where the unfinished or extended run in it goes on.
+    """Make the run's folder, or say at which step the unfinished or extended run in it resumes.
 
-    With `is_fresh`, whatever is there is renamed.  So are checkpoints without a config.yml, from which the
-    new run would go on otherwise.
+    With `is_fresh`, an old folder is renamed.  So is one with checkpoints but no config.yml, from which the
+    new run would otherwise resume.
     """
     from sslsv.evaluation.overlap import TrainedOn
     from sslsv.runs.checkpoint import list_checkpoints, newest_sound_checkpoint
@@ -274,7 +274,7 @@ def prepare_folder(
 
 
 def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
-    """Return a sentence for everything in the lists of trials that the run in a folder trains on."""
+    """Return a sentence for each kind of test data that the run in a folder trains on."""
     from sslsv.evaluation import overlap
     from sslsv.evaluation.trials import listed_trials
 

@@ -1,4 +1,3 @@
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +36,7 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["train.batch_size=32", "resources.workers=3"], "resources.workers is 3, which cannot share train.batch_size (32) equally, in whole chunks if train.chunk_size (None) is set; give divisors, the fewest first"),
+        (["train.batch_size=32", "resources.workers=3"], "resources.workers is 3, which cannot share train.batch_size (32) equally; give divisors, the fewest first"),
         (["resources.workers=[1,2]", "train.sync_batchnorm=false"], "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change with the number of workers; set train.sync_batchnorm to true, or give one number"),
         (["optimizer.schedule.name=warmup_cosine", "train.epochs=5"], "optimizer.schedule.warmup_epochs is 10.0, longer than the run (train.epochs = 5); lower the first or raise the second"),
         (["optimizer.schedule.name=cosine", "optimizer.learning_rate=1e-6"], "optimizer.schedule.min_learning_rate is 1e-05, above learning_rate (1e-06); a cosine only falls: lower the first or raise the second"),
@@ -45,9 +44,7 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["data.root=/corpora", "evaluation.validation=/corpora/b/../trials", "evaluation.test=[trials]"], "evaluation.validation and evaluation.test both name '/corpora/b/../trials', and choosing on test trials makes results look better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
         (["evaluation.test=[a/trials, b/trials]"], "evaluation.test is ['a/trials', 'b/trials']; its results are kept by file name, and one is there twice ('validation' is taken): rename the file, or name it once"),
         (["evaluation.validation=trials", "evaluation.held_out_speakers=4"], "evaluation.validation is 'trials' and held_out_speakers 4; keep one: held_out_speakers=0 or validation=null"),
-        (["train.recompute=true", "train.compile=true"], "train.compile is true, and recompute or chunk_size is set; set compile to false, or leave those out"),
-        (["train.chunk_size=32"], "train.chunk_size is 32 and sync_batchnorm true, but a chunk has its own batch statistics; set recompute to true instead (the same run), or sync_batchnorm to false"),
-        (["train.chunk_size=48", "train.sync_batchnorm=false", "resources.workers=2"], "resources.workers is 2, which cannot share train.batch_size (256) equally, in whole chunks if train.chunk_size (48) is set; give divisors, the fewest first"),
+        (["train.recompute=true", "train.compile=true"], "train.compile and recompute are both true; set one of them to false"),
         (["train.patience=3"], "train.patience is 3 but nothing is validated; set train.patience=null, evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion"),
         (["evaluation.criterion=min_dcf"], "evaluation.criterion is 'min_dcf', but nothing gives it values; set held_out_speakers or validation for 'eer' and 'min_dcf', label_free.utterances for the others"),
         (["evaluation.criterion=label_free/lidar", "evaluation.label_free.utterances=0"], "evaluation.criterion is 'label_free/lidar', but nothing gives it values; set held_out_speakers or validation for 'eer' and 'min_dcf', label_free.utterances for the others"),
@@ -100,9 +97,6 @@ def test_workers__a_range_has_the_counts_that_share_the_batch() -> None:
     config = apply_overrides(Config(), ["train.batch_size=48", "resources.workers=[1, 8]"])
     assert (config.resources.fewest_workers, config.resources.most_workers) == (1, 8)
     assert tree.usable_counts(config.resources, config.train) == [1, 2, 3, 4, 6, 8]
-    chunked = dataclasses.replace(config.train, chunk_size=8, sync_batchnorm=False)
-    assert tree.usable_counts(config.resources, chunked) == [1, 2, 3, 6]
-    assert not tree.shows_shares(Config().train)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,6 @@ def test_take_step__never_waits_for_the_gpu(model, precision):
         {"precision": "bf16", "channels_last": True},
         {"precision": "fp16", "channels_last": True},
         {"precision": "bf16", "recompute": True},
-        {"precision": "bf16", "chunk_size": 4, "sync_batchnorm": False},
         pytest.param({"precision": "bf16", "channels_last": True, "compile": True}, marks=pytest.mark.slow),
     ],
     ids=lambda settings: "_".join(map(str, settings)),

@@ -49,7 +49,6 @@ def test_prepare_folder__a_new_run_gets_settings_and_an_identity_with_which_it_g
 
 
 LOCAL = replace(TRAIN, sync_batchnorm=False)
-CHUNKS = replace(LOCAL, chunk_size=4)
 TWO = ResourcesConfig(workers=2, hang_minutes=3)
 
 
@@ -58,7 +57,6 @@ TWO = ResourcesConfig(workers=2, hang_minutes=3)
     [
         ({}, {"resources": TWO}, None),
         ({"train": LOCAL}, {"train": LOCAL, "resources": TWO}, "resources.workers: 1 -> 2"),
-        ({"train": CHUNKS}, {"train": CHUNKS, "resources": TWO}, None),  # each chunk counts as a worker
         ({}, {"train": TrainConfig(batch_size=16)}, "train.batch_size: 8 -> 16"),
     ],
 )

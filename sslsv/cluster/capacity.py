@@ -1,6 +1,6 @@
-"""Work out whether a request fits a machine or cluster, given what each machine has and what is free.
+"""Work out whether a request fits a machine or cluster, given all and free resources of each machine.
 
-Knows no Ray: a machine is a dictionary of its resources, such as `{"CPU": 8.0, "GPU": 1.0}`.
+It does not use Ray: a machine is a dictionary of its resources, such as `{"CPU": 8.0, "GPU": 1.0}`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,15 +16,15 @@ class CapacityError(ValueError):
 
 
 def with_device(resources: ResourcesConfig, machines: Iterable[Machine]) -> ResourcesConfig:
-    """Return the request with `gpu` decided: as it is set, else whether there is one."""
+    """Return the request with `gpu` decided: as set, else whether the machines have one."""
     has_gpu = total_of(machines, "GPU") >= 1 if resources.gpu is None else resources.gpu
     return replace(resources, gpu=has_gpu)
 
 
 def room_for(resources: ResourcesConfig, machines: Sequence[Machine], more_cpus: float = 0.0) -> int:
-    """Return how many workers the machines hold, each on one of them, with CPUs for a data process anywhere.
+    """Return how many workers fit, each on one machine, with CPUs for a data process on any machine.
 
-    `more_cpus` is what their data may have beside the CPUs of `machines`.
+    `more_cpus` are further CPUs for data processes, beside those of `machines`.
     """
     own = worker_bundle(resources)
     slots = sum(min(int(each.get(kind, 0.0) / own[kind] + 1e-6) for kind in own) for each in machines)
@@ -38,7 +38,7 @@ def worker_bundle(resources: ResourcesConfig) -> Machine:
 
 
 def bundles_of(resources: ResourcesConfig, workers: int) -> list[Machine]:
-    """Return what an autoscaler is asked for: workers with a data process each, others of them alone."""
+    """Return the request to an autoscaler: workers with a data process each, then further data processes."""
     cpus = resources.cpus_per_data_task
     together = worker_bundle(resources) | {"CPU": resources.cpus_per_worker + cpus}
     return [together] * workers + [{"CPU": cpus}] * ((resources.data_tasks or 0) - workers)

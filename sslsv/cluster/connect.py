@@ -1,4 +1,4 @@
-"""Join or start Ray, say why not, look at the machines of the cluster and ask its autoscaler for more."""
+"""Join or start Ray, look at the machines of the cluster and ask its autoscaler for more."""
 
 import contextlib
 import logging
@@ -20,8 +20,8 @@ from ray.exceptions import AuthenticationError, RayError, RpcError
 from sslsv.cluster.capacity import CapacityError, Machine, bundles_of, room_for, total_of, with_device
 from sslsv.config import ResourcesConfig
 
-GROWTH_SECONDS = 12.0  # until a request is refused; an autoscaler looks at it every 5 s
-SETTLING_SECONDS = 10.0  # until what ended workers held is free again
+GROWTH_SECONDS = 12.0  # until a request is refused; an autoscaler reads requests every 5 s
+SETTLING_SECONDS = 10.0  # until the resources of ended workers are free again
 PAUSE_SECONDS = 0.5  # between two looks at the cluster
 MAX_SOCKET = 107  # characters of the path of a Unix socket
 SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # what Ray adds to its folder
@@ -32,9 +32,9 @@ class Cluster:
     """The machines of a cluster by node id, and what its autoscaler, if it has one, is doing."""
 
     machines: dict[str, Machine]  # all resources of each machine that answers and stays
-    free: dict[str, Machine]  # what of it nobody has reserved
-    leaving: Set[str]  # machines whose provider has said that it takes them away
-    coming: int  # machines that are being started, for whatever request
+    free: dict[str, Machine]  # their unreserved resources
+    leaving: Set[str]  # machines that their provider has announced to take away
+    coming: int  # machines that are being started, for any request
     has_autoscaler: bool
 
 
@@ -59,13 +59,13 @@ def look() -> Cluster:
 
 
 def _reach(address: str, timeout: float = 5) -> None:
-    """Raise OSError where nothing answers at `host:port`, ValueError for no such address."""
+    """Raise OSError if nothing answers at `host:port`, ValueError if it is no such address."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout).close()
 
 
 def _answers(node: dict[str, Any]) -> bool:
-    """Ask a machine itself: Ray notices only after half a minute that one is gone."""
+    """Ask the machine itself, because Ray notices a lost one only after half a minute."""
     with contextlib.suppress(OSError):
         _reach(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}", timeout=1)
         return True
@@ -79,14 +79,14 @@ def connection(
     """Connect to a Ray cluster that can hold the request: RAY_ADDRESS, one running here, else a new one.
 
     Processes that it starts have `environment`.  Yields the request with its `gpu` decided.  Raises
-    CapacityError within seconds when it does not fit, but not while an autoscaler is starting machines.
+    CapacityError within seconds if the request does not fit and no autoscaler is starting machines.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
         connect(environment)
     try:
-        # Ray publishes no limits of its clusters: what an autoscaler begins is all that can be seen.
+        # Ray does not publish the limits of a cluster; only the machines being started can be seen.
         patience = GROWTH_SECONDS if look().has_autoscaler else 0.0
         counts = [resources.fewest_workers]
         _, cluster = wait_for_room(resources, counts, patience, lambda text: print(text, file=sys.stderr))
@@ -94,7 +94,7 @@ def connection(
     except RpcError as error:
         raise CapacityError(f"the Ray cluster does not answer any more: {error}; see `ray status`") from error
     finally:
-        ask_for([])  # a request outlives the command, and would keep its machines
+        ask_for([])  # the request would outlive the command and keep its machines
         if not was_connected:
             ray.shutdown()
 
@@ -104,9 +104,9 @@ def wait_for_room(
 ) -> tuple[int, Cluster]:
     """Return how many workers, of the numbers `counts`, fit into what is free, and the cluster.
 
-    They are fewer than the machines hold only after a moment, in which the places of workers that have ended
-    get free.  Says once what is waited for.  Raises CapacityError when there has been no room for so many
-    seconds, in which no machine was about to start; Ray would wait without a word for what never comes.
+    If the whole machines would hold more, it first waits `SETTLING_SECONDS` for the places of ended workers.
+    Prints once what it waits for.  Raises CapacityError after `patience_seconds` without room and without a
+    machine being started; Ray itself would wait silently and for ever.
     """
     start, is_told = time.monotonic(), False
     deadline = start + patience_seconds
@@ -141,17 +141,17 @@ def wait_for_room(
 
 
 def ask_for(bundles: list[Machine]) -> None:
-    """Have an autoscaler, if there is one, keep room for `bundles`, each on one machine, and no others."""
-    with contextlib.suppress(RayError):  # a cluster that is gone holds none
+    """Ask an autoscaler, if there is one, for room for `bundles`, each on one machine, and nothing else."""
+    with contextlib.suppress(RayError):  # a lost cluster holds no request
         request_resources(bundles=bundles)
 
 
 def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
     """Join the cluster that `ray.init` finds, or start one for this machine alone, without a dashboard.
 
-    Processes that work for this one have `environment`, and stand back as `stand_back` says. A new one
-    listens on 127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says otherwise.
-    Raises CapacityError when the cluster does not let this process in.
+    Worker processes have `environment`, and lower their priority by `stand_back`. A new cluster listens on
+    127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says otherwise. Raises
+    CapacityError when the cluster does not let this process in.
     """
     if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
         choose_folder()
@@ -159,7 +159,7 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
             options["address"] = "local"
     keep_token_private()
 
-    def stand_back() -> None:  # Where it runs, sys.path does not lead to this package yet.
+    def stand_back() -> None:  # It runs before sys.path contains this package.
         os.nice({"trainer": 0, "data": 19}.get(os.environ.get("SSLSV_ROLE", ""), 10))
 
     options |= {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
@@ -173,7 +173,7 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
             "~/.ray/auth_token; or set RAY_ADDRESS=local to run on this machine alone"
         ) from error
     except Exception as error:
-        if type(error) is not Exception:  # Ray's own wait for its processes, half a minute, ends in this one
+        if type(error) is not Exception:  # Ray raises a plain one after it has waited for half a minute
             raise
         raise CapacityError(
             "Ray's processes have not started within half a minute: this machine is too busy, or short of "
@@ -187,9 +187,9 @@ def ray_folder() -> Path:
 
 
 def choose_folder() -> None:
-    """Have Ray use /tmp/ray-<user id> where its own folder has too long a path, or is closed to this user.
+    """Have Ray use /tmp/ray-<user id> if its own folder has too long a path or is not writable.
 
-    Raises CapacityError where that one is another user's, who could then run code as this one.
+    Raises CapacityError if another user owns that folder, who could then run code as this one.
     """
     folder = ray_folder()
     is_open = os.access(folder if folder.is_dir() else folder.parent, os.W_OK | os.X_OK)
@@ -201,9 +201,9 @@ def choose_folder() -> None:
 
 
 def has_own_cluster() -> bool:
-    """Tell whether a cluster that this user has started runs here: Ray notes the newest of all in a file.
+    """Tell whether a cluster that this user has started runs here: Ray keeps the newest one in a file.
 
-    It would join that one, and wait in vain where it has ended or is another user's.
+    Ray would join that one, and wait in vain if it has ended or belongs to another user.
     """
     note = ray_folder() / "ray_current_cluster"
     with contextlib.suppress(OSError, ValueError):
@@ -213,10 +213,10 @@ def has_own_cluster() -> bool:
 
 
 def keep_token_private() -> None:
-    """Let only the owner read `~/.ray/auth_token`, which Ray would write for all users of the machine.
+    """Let only the owner read `~/.ray/auth_token`, which Ray would write readable by all users.
 
-    Who can read it runs code in every cluster that asks for it. Does nothing where Ray takes the token from
-    elsewhere or asks for none. Where it can't be written, the cluster has a token that no other process gets.
+    Anyone who can read it can run code in every cluster that uses it. Does nothing if Ray takes the token
+    from elsewhere or uses none. If it can't be written, the cluster has a token that no other process gets.
     """
     names_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if names_token or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
@@ -225,7 +225,7 @@ def keep_token_private() -> None:
     try:
         if os.environ.get("RAY_ADDRESS", "") in ("", "local") and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)  # before Ray makes it: Ray takes an empty file for none and fills it
+            file.touch(mode=0o600)  # before Ray makes it: Ray fills an empty file
     except OSError:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         return

@@ -1,7 +1,7 @@
 """Run the training workers until the run is finished: one loop in the command, around Ray Train.
 
-A trainer always ends by itself.  Workers that save and end because machines go or come, and workers that
-crash, are started again by the next turn of the loop, as many as then fit.
+A trainer always ends by itself.  After workers have crashed, or have saved and ended because machines leave
+or join, the next turn of the loop starts as many workers as then fit.
 """
 
 import contextlib
@@ -29,16 +29,16 @@ from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import HELD, MARK, RunFolder, absolute, below
 from sslsv.runs.log import wandb_environment, wandb_mode
 
-# Ray Train's controller imports this module between the command and the first worker: PyTorch, two seconds,
-# is imported by functions where they need it.
+# Ray Train's controller imports this module before it starts the first worker. PyTorch, which takes two
+# seconds to import, is therefore imported by the functions that need it.
 
 Job = dict[str, Any]
 
-# An environment of their own also keeps training workers out of processes that data tasks have niced.
+# A separate environment also keeps training workers out of processes that data tasks have niced.
 WORKER_ENVIRONMENT = {
     "SSLSV_ROLE": "trainer",
-    # Activations of a step are freed and needed again in the next: kept by the process and in large pages.
-    # Handed back to the system, each page would be zeroed anew, which took up to a third of a CPU's step.
+    # The process keeps the memory of a step's activations for the next step, in huge pages. If it returned
+    # the memory, the system would zero each page again, which took up to a third of a step on CPUs.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**28),
@@ -55,10 +55,10 @@ def fit(
 ) -> dict[str, Any]:
     """Run `task(training, **arguments)` in every training process; without a task, the whole training.
 
-    `config.resources` is the request that `connection` yields; `line` shows how far it is.  Returns the first
-    one's result (a summary), or `error`, a sentence, and `is_of_system`: whether storage, network or a lack
-    of machines was its cause. After a crash workers start again from the newest checkpoint,
-    `run.max_failures` times without a newer one.
+    `config.resources` is the request that `connection` yields; `line` shows the progress.  Returns rank 0's
+    result (a summary).  On failure, returns `error`, one sentence, and `is_of_system`: True if the cause is
+    Ray, storage, network or missing machines.  After a crash, workers start again from the newest checkpoint,
+    up to `run.max_failures` times without a newer one.
     """
     resources = config.resources
     if config.train.precision == "fp16" and not resources.gpu:
@@ -100,13 +100,13 @@ def anywhere(config: Config) -> Config:
 
 
 def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) -> dict[str, Any]:
-    """Start as many workers as fit, again and again, until they return a result."""
+    """Start as many workers as fit, repeatedly, until they return a result."""
     resources, failures, furthest, last = config.resources, 0, -1, 0
     while True:
         free_what_is_held(folder)
         count, cluster = wait_for_room(resources, job["counts"], 60 * resources.wait_minutes, line.say)
         machines = sorted(cluster.machines)
-        if count <= last:  # there was no room for more after all
+        if count <= last:  # the restart brought no more workers
             job["futile"] = machines
         last = 0
         workers = f"{count} training worker{'s' * (count > 1)}"
@@ -116,7 +116,8 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
         except (TrainingFailedError, RayError) as error:
             from sslsv.training.loop import Interrupted
 
-            # Others were faster, or a machine has just died.  Ray does not export the class of this error.
+            # The workers did not start in time: another job took the resources, or a machine died.
+            # Ray does not export the class of this error.
             failure = getattr(error, "controller_failure", None)
             if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
                 job["futile"] = machines
@@ -126,10 +127,10 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
                 line.say(str(interrupted))
                 last = count
             elif any(isinstance(cause, AudioError) for cause in causes_of(error)):
-                raise  # The next try would meet the same files.
-            # A machine may go before its workers could say that they saved because it will.
+                raise  # The next try would read the same files.
+            # A preempted machine may disappear before its workers report that they saved.
             elif not look().leaving & set(machines):
-                # Machines that are lost now and then are no failure, the same crash at the same step is.
+                # Only failures in a row, without a newer checkpoint between them, end the run.
                 step = newest_step(folder)
                 failures = 1 if step > furthest else failures + 1
                 furthest = max(step, furthest)
@@ -138,19 +139,19 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
 
 
 class GpusOfAll(Backend):
-    """Have each worker see the GPUs of all workers of its machine, as NCCL wants it."""
+    """Make the GPUs of all workers of a machine visible to each of them, as NCCL needs."""
 
     share_cuda_visible_devices = True
 
 
 class WorkersMeet(BackendConfig):
-    """Leave it to the workers to find each other; Ray's way has its controller import PyTorch."""
+    """Leave the process group to the workers: Ray's own backend makes its controller import PyTorch."""
 
-    backend = "as the workers choose"  # TorchTrainer wants a name
+    backend = "as the workers choose"  # TorchTrainer requires a name
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """Return what Ray does for the workers before they start."""
+        """Return the hooks that Ray runs before the workers start."""
         return GpusOfAll
 
 
@@ -162,7 +163,7 @@ def start_worker(job: Job) -> dict[str, Any]:
 
 
 def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int) -> dict[str, Any]:
-    """Run so many workers until they end; raises what Ray Train makes of a crash."""
+    """Run `count` workers until they end; raises TrainingFailedError if one crashes."""
     from ray.train.torch import TorchTrainer
 
     seconds = math.ceil(60 * resources.hang_minutes)
@@ -175,7 +176,7 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
             num_workers=count, use_gpu=bool(resources.gpu), resources_per_worker=worker_bundle(resources)
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
-            # Ray's own notes about the run; ours are what a restart reads, so these are new each time.
+            # Ray's own files about the run get a new folder each time, because a restart reads only ours.
             name=f"ray/{uuid.uuid4().hex}",
             storage_path=folder.root,
             storage_filesystem=None if folder.is_local else folder.filesystem,
@@ -190,11 +191,11 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     handler = signal.getsignal(signal.SIGINT)
     try:
         summary: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]  # as above
-    except SystemExit as error:  # what Ray Train makes of a Ctrl-C
+    except SystemExit as error:  # Ray Train turns Ctrl-C into this
         raise KeyboardInterrupt from error
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)  # Ray Train's would ask a controller that has ended
+            signal.signal(signal.SIGINT, handler)  # Ray Train's handler would call an ended controller
     return summary
 
 
@@ -205,7 +206,7 @@ def causes_of(error: Exception) -> list[Any]:
 
 
 def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
-    """Return `error`, one sentence, and `is_of_system`: Ray, storage or network failed, which may be back.
+    """Return `error`, one sentence, and `is_of_system`: True if Ray, storage or network failed.
 
     The traceback goes to `failure.txt` in the run folder.
     """
@@ -225,7 +226,7 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
 
 
 def newest_step(folder: RunFolder) -> int:
-    """Return the step of the newest checkpoint; -1 for none, and where the storage does not answer."""
+    """Return the step of the newest checkpoint; -1 if there is none or the storage does not answer."""
     from sslsv.runs.checkpoint import list_checkpoints
 
     with contextlib.suppress(OSError):
@@ -240,9 +241,9 @@ def what_now(folder: RunFolder) -> str:
 
 
 def free_what_is_held(folder: RunFolder) -> None:
-    """Give back what earlier workers of this run had reserved, if what started them was killed.
+    """Release the resources that earlier workers of this run still reserve because their driver was killed.
 
-    Ray itself keeps such a reservation until its whole job has ended, such as a sweep of many trials.
+    Ray itself keeps such a reservation until the whole job ends, such as a sweep of many trials.
     """
     with contextlib.suppress(OSError):
         held = folder.read(HELD).decode()

@@ -1,10 +1,10 @@
 """Keep the threads of a training from spinning while other processes want the cores.
 
 After each operation PyTorch's threads (GNU OpenMP) wait for one another by spinning for some milliseconds.
-Alone on a machine nothing is faster. Beside a busy process, threads that are done burn the core which the
-last one waits for, and a step can take ten times as long. GNU OpenMP spins next to not at all as soon as a
-process has more threads than CPUs (its manual, GOMP_SPINCOUNT), so threads that do nothing switch it, either
-way. As many threads as before compute, so results keep their bits.
+Alone on a machine, that is fastest. Beside a busy process, threads that are done occupy the core which the
+last one needs, and a step can take ten times as long. GNU OpenMP hardly spins if a process has more threads
+than CPUs (its manual, GOMP_SPINCOUNT), so adding or removing idle threads switches between the two. The
+number of computing threads stays the same, and so do the bits of results.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ CROWDED, QUIET = 0.15, 0.05
 
 @functools.cache  # once in a process
 def watch_neighbours() -> None:
-    """Let the threads of this process spin only while nothing else wants the cores, from now on.
+    """Let the threads of this process spin only while no other process wants the cores, from now on.
 
     Looks every 2 s, in a thread. Does nothing with one thread, or on a system other than Linux.
     """
@@ -65,7 +65,7 @@ def thread_seconds() -> tuple[float, float]:
 
 @contextlib.contextmanager
 def passive_waiting() -> Iterator[None]:
-    """Hold as many idle OpenMP threads as keep the others from spinning."""
+    """Hold enough idle OpenMP threads to keep the others from spinning."""
     team, end = torch.get_num_threads(), threading.Event()
     teams = len(os.sched_getaffinity(0)) // (team - 1) + 1  # each thread below brings team - 1 more
     ready = threading.Barrier(teams + 1)

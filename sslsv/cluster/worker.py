@@ -1,7 +1,7 @@
 """Run the training of one Ray Train worker: find the device and the threads, build the loop, run it.
 
-The first worker also watches the cluster: where a machine of the run will be taken away, or more workers
-would fit, all of them save and end, and the command starts others.
+The first worker also watches the cluster: if a machine of the run will be taken away, or more workers would
+fit, all workers save and end, and the command starts others.
 """
 
 import contextlib
@@ -41,18 +41,18 @@ def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     try:
         task = job["task"] or Training.run
         result: dict[str, Any] = task(open_training(job), **job["arguments"])
-    except TrainingError as error:  # It is no crash that is tried again.
+    except TrainingError as error:  # It is no crash, so no restart.
         return {"error": str(error), "is_of_system": is_io_error(error)}
     return result
 
 
 def is_io_error(error: BaseException | None) -> bool:
-    """Tell whether an error, or what caused it, came from storage or network, which may be back."""
+    """Tell whether an error, or its cause, came from storage or network, so that another try may succeed."""
     return error is not None and (isinstance(error, OSError) or is_io_error(error.__cause__))
 
 
 def open_training(job: dict[str, Any]) -> Training:
-    """Build the training of a job on this worker's device, from where its folder says."""
+    """Build the training of a job on this worker's device, from the state in its folder."""
     os.environ.update(job["environment"])
     config = read_config(job["config"])
     resources = config.resources
@@ -63,7 +63,7 @@ def open_training(job: dict[str, Any]) -> Training:
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 60 * resources.hang_minutes
     device = ray.train.torch.get_device() if resources.gpu else torch.device("cpu")
     if device.type == "cpu":
-        # Ray allows one thread; the cores of this machine are for its training workers to share.
+        # Ray sets one thread; here the training workers of a machine share its cores.
         threads = usable_cpus() // ray.train.get_context().get_local_world_size()
         torch.set_num_threads(resources.threads_per_worker or max(1, threads))
         watch_neighbours()
@@ -88,7 +88,7 @@ def open_training(job: dict[str, Any]) -> Training:
 
 
 def join_others(resources: ResourcesConfig) -> None:
-    """Form PyTorch's process group of all workers: the first one opens a port and tells it to the others."""
+    """Form PyTorch's process group of all workers: rank 0 opens a port and sends it to the others."""
     context = ray.train.get_context()
     rank, count = context.get_world_rank(), context.get_world_size()
     if count > 1:
@@ -104,7 +104,7 @@ def join_others(resources: ResourcesConfig) -> None:
 def check_sees_run(folder: RunFolder, mark: str, patience_seconds: float = STORAGE_SECONDS) -> None:
     """Raise ValueError unless this machine sees the mark that the command has written into the run folder.
 
-    A machine with a disk of its own in that place would begin the run anew and take its checkpoints with it.
+    A machine with a local disk at that path would begin the run anew, and checkpoints would be lost with it.
     """
     deadline = time.monotonic() + patience_seconds
     while not (folder.has(MARK) and folder.read(MARK).decode() == mark):
@@ -118,7 +118,7 @@ def check_sees_run(folder: RunFolder, mark: str, patience_seconds: float = STORA
 
 
 class Watch:
-    """Look why the workers should stop early, in a thread of the first one: `reason`, or None.
+    """Watch, in a thread of the first worker, for a `reason` to stop all workers early; None if none.
 
     `nodes` is the machine of each worker.
     """
@@ -133,7 +133,7 @@ class Watch:
         most, last = self.job["counts"][-1], time.monotonic()
         while self.reason is None:
             time.sleep(LOOK_SECONDS)
-            if most > len(self.nodes):  # again and again: Ray itself asks for what runs, in place of this
+            if most > len(self.nodes):  # repeated: Ray itself replaces it with a request for the running ones
                 ask_for(bundles_of(self.resources, most))
             with contextlib.suppress(RayError):  # a cluster too busy to answer is asked again
                 cluster = look()
@@ -145,7 +145,7 @@ class Watch:
                     self.reason = self.reason_to_grow(cluster)
 
     def reason_to_grow(self, cluster: Cluster) -> str | None:
-        """Say that more workers would fit beside these, in what is free and what their data holds."""
+        """Return why to restart with more workers, or None; CPUs of the run's data tasks count as free."""
         resources, count, free = self.resources, len(self.nodes), list(cluster.free.values())
         used = total_of(cluster.machines.values(), "CPU") - total_of(free, "CPU")
         of_data = resources.cpus_per_data_task * (resources.data_tasks or 1)

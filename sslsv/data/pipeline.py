@@ -1,7 +1,7 @@
 """The Ray Data graph that turns a Plan into batches; the only file in `data/` that knows Ray.
 
-Ids go in, int16 views come out: one map task per block of several batches of the plan's rows, batches in the
-order of the plan. Nothing is drawn here: where and when a row is made does not change a bit of it.
+Ids go in, int16 views come out: one map task makes a block of several batches, and batches keep the order of
+the plan. Nothing random is drawn here: where and when a row is made does not change a bit of it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from ray.data.collate_fn import NumpyBatchCollateFn
 from sslsv.data.stream import Plan, Rows, rows_of_rank
 from sslsv.data.views import ViewMaker
 
-# A data process starts a second earlier without PyTorch, which it does not need.
+# A data process does not need PyTorch, and starts a second earlier without it.
 if TYPE_CHECKING:
     import torch
 
@@ -36,7 +36,7 @@ _TASK_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # The process keeps the memory of a block for the next one: to hand it back page by page takes time.
+    # The process keeps the memory of a block for the next one: returning it page by page takes time.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
@@ -72,7 +72,7 @@ def train_batches(
     _configure(DataContext.get_current(), data_tasks, cpus_per_task, world_size)
     total, block_size = len(rows["sample"]), max(1, utterances_per_block // size) * size
     bounds = [*range(0, total, block_size), total]
-    # Items and not tables: the size of each table is asked by a task of one CPU, which there may not be.
+    # Items, not tables: Ray measures tables by a task of one CPU, and that CPU may never be free.
     blocks = [{"first": first, "last": last} for first, last in itertools.pairwise(bounds)]
     views = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         _make_block,  # type: ignore[arg-type]
@@ -99,8 +99,8 @@ def train_batches(
 
 
 def _earliest(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]:
-    # Yields the batches of `own` until `stream`, which has the same ones, has caught up; then those. Closed
-    # early, it closes the stream, which stops the tasks.
+    # Yields batches made in this process until Ray Data delivers the same position, then those of `stream`.
+    # Closing it early closes the stream, which stops the tasks.
     later: Future[tuple[int, Any]] = Future()
     count, is_closing = 0, False  # batches of `own` that were yielded
 
@@ -117,18 +117,18 @@ def _earliest(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]
             yield batch
             count += 1
             if later.done():
-                own.close()  # and what it has decoded is given back
+                own.close()  # frees what it has decoded
                 place, first = later.result()
                 yield from itertools.islice(itertools.chain([first], stream), count - place, None)
     finally:
         is_closing = True
         with contextlib.suppress(Exception):
-            later.result(timeout=30)  # a stream that is still beginning can't be closed
+            later.result(timeout=30)  # a stream that is still starting can't be closed
             stream.close()
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    # Returns the error of the data process itself, without the advice on retries that Ray adds to its words.
+    # Returns the error of the data process itself, without the advice on retries that Ray appends.
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         error = cause
     if error.args and isinstance(error.args[0], str):
@@ -164,8 +164,8 @@ def plain_batches(
 
 class _Pause:
     # Ray Data's scheduler runs in a thread of the training process. While finished blocks wait for the
-    # trainer, its loop would spin: a whole core and half of the time that the interpreter has for training.
-    # A round need not be faster than a block is used up.
+    # trainer, its loop would spin: it would use a whole core and half of the interpreter's time. A round need
+    # not be faster than training uses a block.
 
     def on_execution_step(self, executor: object) -> None:
         time.sleep(_SCHEDULER_PAUSE_SECONDS)
@@ -212,12 +212,12 @@ def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: floa
     callbacks: list[type] = context.custom_execution_callback_classes
     if _Pause not in callbacks:
         callbacks.append(_Pause)
-    # Every rank runs an executor of its own, which would plan with the whole cluster.
+    # Every rank has its own executor, which would otherwise plan with the whole cluster.
     cpus = data_tasks * cpus_per_task if data_tasks else float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
     limits = context.execution_options.resource_limits.copy(cpu=max(cpus_per_task, cpus / world_size))
     if world_size > 1:
         memory = float(ray.cluster_resources().get("object_store_memory", 0.0))  # type: ignore[no-untyped-call]
-        # All executors together get the half that Ray gives to one: beyond it blocks are spilled to disk.
+        # All executors share the half that Ray gives to one: beyond it blocks are spilled to disk.
         limits = limits.copy(object_store_memory=memory / 2 / world_size)
     context.execution_options.resource_limits = limits
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The training stream: which utterances make sample k of the run, a pure function of (seed, k)."""
+"""The training stream: sample k is a pure function of seed, k, batch size and number of utterances."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ Rows = dict[str, Indices]
 class Plan:
     """Order all samples of a run, epoch after epoch, in global batches of `batch_size`.
 
-    An epoch is a permutation of the utterances, its incomplete last batch dropped: every epoch has
-    `steps_per_epoch` batches. Raises ValueError when not even one can be filled.
+    An epoch is a permutation of the utterances without its incomplete last batch: every epoch has
+    `steps_per_epoch` batches. Raises ValueError if there are too few utterances for one.
     """
 
     def __init__(self, num_utterances: int, batch_size: int, seed: int) -> None:

@@ -111,10 +111,10 @@ class ViewMaker:
 
     def _read_crops(self, epoch: int, utterance: int) -> tuple[list[Samples], int]:
         # Returns the crop of each view of a sample, and the utterance that they are of.
-        # A blank keeps the purposes of a sample apart from the names of augmentations.
+        # Purposes of a sample contain a blank, so they can't equal the name of an augmentation.
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[self._speed_number(epoch, utterance)]
-        # All fractions are drawn, even if few are used: a view's place depends on nothing else.
+        # All fractions are drawn, even if few are used, so that the place of a view depends on nothing else.
         places, replacements = draws("sample crops"), draws("sample replacement")
         order, *fractions = [places.fraction() for _ in range(1 + self._num_views)]
         chosen, reasons = utterance, list[str]()
@@ -151,7 +151,7 @@ class ViewMaker:
 class ChannelSimulator:
     """Read recordings, each through a room, a noise and a level of its own; pure in (seed, name, version).
 
-    Where every speaker has one session, the channel alone would tell who speaks.
+    With one session per speaker, the channel would otherwise reveal the speaker.
     """
 
     def __init__(self, recordings: Recordings, data: DataConfig, seed: int) -> None:

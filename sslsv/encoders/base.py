@@ -24,7 +24,7 @@ class Encoder(nn.Module, ABC):
     features: nn.Module  # waveforms (B, T) -> (B, num_bins, L); an export may replace this module
     pooling_modules: tuple[str, ...]  # the submodules that only `pool` uses
     config: Any  # the encoder's `Config`, which derives from `EncoderConfig`
-    # These settings say how it is trained. The others say what it is, and must be those of `init`.
+    # Settings of training. All others define the architecture and must match `init`.
     training_settings: tuple[str, ...] = ("init", "frozen", "rate_scale")
     peer_names: ClassVar[dict[str, Names]] = {}  # by project, where its files can be imported
     min_samples = 400  # of a waveform; shorter recordings are repeated before they are embedded
@@ -60,7 +60,7 @@ class Encoder(nn.Module, ABC):
         return float(self.config.rate_scale)
 
     def freeze(self) -> None:
-        """Keep weights and running statistics as they are, dropout off, whatever `train` is told."""
+        """Fix weights and running statistics and turn dropout off, also after `train(True)`."""
         self.is_frozen = True
         self.requires_grad_(False).eval()
 
@@ -69,10 +69,10 @@ class Encoder(nn.Module, ABC):
         return super().train(mode and not self.is_frozen)
 
     def merge(self) -> None:
-        """Add weights that were trained beside others (LoRA) to those, so that plain ones are left."""
+        """Merge LoRA weights into the base weights."""
 
     def freeze_pooling(self) -> None:
-        """Take what only `pool` uses out of training: methods that use frames alone give it no gradient."""
+        """Freeze what only `pool` uses: methods that use frames alone give it no gradient."""
         for name in self.pooling_modules:
             self.get_submodule(name).requires_grad_(False)
 

@@ -1,7 +1,7 @@
-"""Thin ResNet-34 of log-mel spectrograms: two published sizes of it, and what lies between.
+"""Thin ResNet-34 of log-mel spectrograms; width, stem, strides and pooling are settings.
 
 The default is "Fast ResNet-34" (Chung et al., Interspeech 2020, arXiv 2003.11982), 1.4 M parameters;
-`seed_config()` is the wider one of 7 M that does no striding at its start and costs five times as much.
+`seed_config()` is the model of the first sslsv, 7 M, with an unstrided stem, at five times the cost.
 """
 
 import math
@@ -47,9 +47,9 @@ class SqueezeExcitation(nn.Module):
 def gated_residual(y: Tensor, added: Tensor, squeeze: nn.Linear, excite: nn.Linear) -> Tensor:
     """Return relu(added + y * sigmoid(excite(relu(squeeze(mean of y over its map))))), (B, C, F, L).
 
-    As separate operations it passes over the maps a dozen times forward and backward; on a CPU that traffic,
-    not arithmetic, is what it costs. Here gradients of gates, mean, sum and ReLU share their passes.
-    Both maps keep their precision, all else is float32 or float64. Second derivatives can't be had.
+    Separate operations would pass over the maps a dozen times forward and backward, and on a CPU this memory
+    traffic is the cost. Here the gradients of gates, mean, sum and ReLU share their passes. Both maps keep
+    their precision, all else is float32 or float64. There are no second derivatives.
     """
     with torch.autocast(y.device.type, enabled=False):
         parameters = (squeeze.weight, squeeze.bias, excite.weight, excite.bias)
@@ -96,7 +96,7 @@ def _over_map(values: Tensor, like: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Add a shortcut to two 3 x 3 convolutions, in the order conv-ReLU-BN, as VoxCeleb's ResNets."""
+    """Add a shortcut to conv-ReLU-BN-conv-BN (3 x 3; optional gates), as VoxCeleb's ResNets; then ReLU."""
 
     def __init__(self, inputs: int, channels: int, stride: int, has_squeeze_excitation: bool) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Block(nn.Module):
 
 
 class ThinResNet34(SpectrogramEncoder):
-    """Embed by a ResNet-34 of a quarter or half of the usual width; see the file's head for its two sizes."""
+    """Embed by a narrow ResNet-34: 16 channels in stage 1 by default, a quarter of the usual width."""
 
     @section
     class Config(EncoderConfig):

@@ -56,11 +56,11 @@ def cllr(llrs: ArrayLike, targets: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class ErrorCurve:
-    """Hold the numbers of misses and false alarms at the thresholds that tell scores apart.
+    """Hold the numbers of misses and false alarms at each distinct score as threshold, and at reject-all.
 
-    K different scores give K + 1 points, no two alike, by rising threshold, from accept-all (no misses) to
-    reject-all (no false alarms), whose threshold is infinite. A trial may count several times; counts are
-    whole numbers, so that comparisons are exact.
+    K distinct scores give K + 1 distinct points by rising threshold, from accept-all (no misses) to
+    reject-all (no false alarms, infinite threshold). A trial may count several times; counts are whole
+    numbers, so that comparisons are exact.
     """
 
     misses: Counts  # (K + 1,), from 0 to the number of target trials
@@ -73,7 +73,7 @@ class ErrorCurve:
         values, is_target = checked_trials(scores, targets)
         if np.asarray(scores).dtype == np.float32:  # the same order in half the time
             values = np.asarray(scores)
-        # Sorting numbers is several times as fast as argsort: targets are sorted apart, and looked up in all.
+        # Two sorts of numbers are faster than an argsort: target scores are looked up among all scores.
         target_values, values = np.sort(values[is_target]), np.sort(values)
         # Tied scores have one threshold, before the first of them.
         firsts = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
@@ -94,7 +94,7 @@ class ErrorCurve:
         return np.asarray(self.false_alarms / self.false_alarms[0])
 
     def eer(self) -> float:
-        """Return the equal error rate in percent: where the linearly interpolated curve has both rates alike.
+        """Return the equal error rate in percent: where both rates of the linearly interpolated curve meet.
 
         Chance is 50, also for scores that are all the same. Swapping the labels gives 100 minus the rate.
         """
@@ -120,10 +120,10 @@ class ErrorCurve:
         return float(self.thresholds[np.argmin(self._costs(p_target, c_miss, c_fa))])
 
     def min_cllr(self) -> float:
-        """Return the Cllr in bits, 0 to 1, after the best rising map of the scores to log-likelihood ratios.
+        """Return the Cllr in bits, 0 to 1, after optimal monotonic calibration of the scores on these trials.
 
-        The map is that of pool-adjacent-violators, fitted on the trials themselves (arXiv 1304.2865, section
-        2.5). A block of it is an edge of the curve's hull, with the likelihood ratio target / nontarget.
+        The calibration is by pool-adjacent-violators (arXiv 1304.2865, section 2.5). Each of its blocks is an
+        edge of the curve's convex hull, with the likelihood ratio target / nontarget.
         """
         # Isotonic regression of the share of target trials at each threshold merges what lies above the hull.
         hits, alarms = np.diff(self.misses), -np.diff(self.false_alarms)

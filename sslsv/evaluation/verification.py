@@ -48,7 +48,7 @@ class Embedder:
             self.model.train(was_training)
 
     def arithmetic(self) -> torch.autocast:
-        """Return the context of the encoder's precision; within one, weights are converted only once."""
+        """Return the autocast context; keep it open over several calls, so that weights are cast once."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def embed_recordings(
@@ -94,7 +94,7 @@ class Embedder:
                 group[1].append(waveform)
                 if (len(group[0]) + 1) * len(waveform) > most:
                     yield waiting.pop(len(waveform))
-                # Where lengths hardly ever repeat, waiting for more would hold a corpus in memory.
+                # If lengths rarely repeat, flush the largest group: waiting recordings would fill the memory.
                 while sum(length * len(group[0]) for length, group in waiting.items()) > 10 * most:
                     yield waiting.pop(max(waiting, key=lambda length: length * len(waiting[length][0])))
         for length in sorted(waiting):

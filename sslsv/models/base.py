@@ -37,8 +37,7 @@ class Progress:
     def generator(self, purpose: int = 0) -> torch.Generator:
         """Return a generator of random numbers (CPU) that is the same on all workers, new in each step.
 
-        Its draws depend on (seed, step, purpose) alone, so a resumed run, or one with more workers, draws the
-        same.
+        Its draws depend on (seed, step, purpose) only: the same after a restart and with more workers.
         """
         return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.step) * 31 + purpose) % 2**63)
 
@@ -49,7 +48,7 @@ class Progress:
         """
         key = int(torch.randint(2**62, (), generator=self.generator(purpose)))
         numbers = ids[:, None] * count + torch.arange(count, device=ids.device)
-        # Products wrap around at 64 bits; the masks make shifts of negative numbers those of unsigned ones.
+        # Products wrap around at 64 bits; the masks make the shifts unsigned.
         bits = key + numbers * -0x61C8864680B583EB
         bits = (bits ^ (bits >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
         bits = (bits ^ (bits >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
@@ -74,7 +73,7 @@ class ViewGroup(NamedTuple):
 
 
 class CorpusSize(NamedTuple):
-    """Count what memories and classifiers are sized by; a speaker counts once for each class of theirs."""
+    """Size memory banks and classifiers; with `data.speeds_are_classes` a speaker counts once per speed."""
 
     num_utterances: int = 0
     num_speakers: int = 0
@@ -88,8 +87,8 @@ class Corpus(Protocol):
     def embed(self, model: "Model", *, seconds: float = 4.0, clean: bool = True) -> Tensor:
         """Return `model.embed` of one crop of each utterance, (N, D) float32 on the CPU.
 
-        Row i is utterance i. The model is in evaluation mode meanwhile. All workers must call this together;
-        all get the same rows, whatever their number.
+        Row i is utterance i. The model runs in evaluation mode. All workers must call this together; all get
+        the same rows, for any number of workers.
         """
 
 
@@ -101,7 +100,6 @@ class Model(nn.Module, ABC):
     """
 
     needs_labels = False  # True: the batch also holds `speaker`
-    has_cacheable_projections = False  # True: gives `project` and `compare`, so `train.chunk_size` works
     embedder = "encoder"  # the submodule whose output is the embedding
 
     config: Any  # the settings of the method, its `Config`
@@ -125,10 +123,10 @@ class Model(nn.Module, ABC):
         return torch.cat([self.encoder(by_view(batch[group.name])) for group in self.views])
 
     def regularized(self, output: StepOutput, embeddings: Tensor, progress: Progress) -> StepOutput:
-        """Add what counts of this worker's embeddings (B, V, D), whatever the method.
+        """Add the regularizers to the loss, and `batch_feature_std` to the metrics if it is not there.
 
-        The metric `batch_feature_std` is their spread, unless the method has measured it. The settings'
-        `regularizers` see the embeddings of the global batch, each view by itself; their mean counts.
+        `embeddings` (B, V, D) are this worker's; the metric is their spread. The settings' `regularizers`
+        see the embeddings of the global batch, and are means over the V views.
         """
         weights = {each.name: each.weight for each in self.config.regularizers}
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -161,7 +159,7 @@ class Model(nn.Module, ABC):
             self.positives.cluster(embeddings, progress.generator(POSITIVES))
 
     def add_positives(self, settings: SSPS | None, size: CorpusSize, dim: int) -> None:
-        """Let `sample_positives` work on rows of `dim` values in all; None leaves every row as it is."""
+        """Enable SSPS for rows of `dim` values in total; with None, `sample_positives` changes nothing."""
         if settings is not None:
             self.positives = PositiveSampler(settings, size.num_utterances, dim, self.embedding_dim)
 
@@ -179,7 +177,7 @@ class Model(nn.Module, ABC):
         return rows, {"coverage": coverage}
 
     def start_from(self, encoder: nn.Module, model: "Model | None") -> None:
-        """Take over a trained encoder's weights, and what else the method wants of the model around it."""
+        """Load a trained encoder's weights, and what else the method needs of the model around it."""
         self.encoder.load_state_dict(encoder.state_dict())
 
     def before_step(self, progress: Progress) -> None:
@@ -200,7 +198,7 @@ class Model(nn.Module, ABC):
 
     @classmethod
     def build_embedder(cls, config: Any, encoder: nn.Module) -> nn.Module:
-        """Return a module like the submodule `embedder`, around a new encoder: an export is made with it."""
+        """Rebuild the submodule `embedder` around a new encoder, for export."""
         return encoder
 
     def embed(self, waveforms: Tensor) -> Tensor:
@@ -227,6 +225,6 @@ def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
 
 
 def freeze(parameters: Iterable[nn.Parameter]) -> None:
-    """Drop gradients in `before_step`: the optimizer leaves these tensors alone, weight decay included."""
+    """Drop gradients in `before_step`: the optimizer then skips these tensors, weight decay included."""
     for parameter in parameters:
         parameter.grad = None

@@ -57,7 +57,6 @@ class SimCLR(TwoViewModel):
                 ViewGroup("long", _LONG, config.long_crop_seconds),
                 ViewGroup("short", _SHORT, config.crop_seconds),
             )
-            self.has_cacheable_projections = False
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of all workers' batches; long views pass the encoder before short ones."""

@@ -1,4 +1,4 @@
-"""Terms that several losses share; all take full batches of projections (B, P) and know nothing of ranks."""
+"""Terms that several losses share, on the global batch (`feature_std`: one worker's); none communicates."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,8 @@ def _hinge(variance: Tensor, target_std: float, eps: float) -> Tensor:
 class _GramProducts(torch.autograd.Function):
     """Compute off-diagonal energy and diagonal of z_a^T z_b (z_a^T z_a for None) from the Gram matrices.
 
-    Its gradient is written out because autograd takes twice the matrix products: it does not know that a
-    Gram matrix is symmetric.
+    The gradient is written out: autograd does not use that Gram matrices are symmetric and takes twice the
+    matrix products.
     """
 
     @staticmethod
@@ -58,8 +58,8 @@ class _GramProducts(torch.autograd.Function):
 def cross_products(z_a: Tensor, z_b: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the sum over i != j of ((z_a^T z_b)_ij)^2 of rows (B, P), and the diagonal (P,) of z_a^T z_b.
 
-    Without `z_b`, those of z_a^T z_a. For B < P the P * P matrix is never built: its energy is that of the
-    Gram matrices, <z_a z_a^T, z_b z_b^T>, less the diagonal's: P / B times cheaper, and exact.
+    Without `z_b`, those of z_a^T z_a. For B < P the P x P matrix is never built: the same value is the sum
+    of (z_a z_a^T) * (z_b z_b^T), B x B matrices, minus the sum of the squared diagonal.
     """
     rows, dims = z_a.shape
     if rows < dims:
@@ -134,8 +134,8 @@ def barlow_twins_loss(
 def koleo(rows: Tensor, eps: float = 1e-8) -> Tensor:
     """Return minus the mean log distance of each L2-normalised row (N, D) to the nearest of the others.
 
-    Both ends of a distance get a gradient. Equal rows count as 1e-6 apart and get none: it would be huge, in
-    a direction of rounding errors.  Source: Sablayrolles et al., ICLR 2019 (arXiv 1806.03198), KoLeo.
+    Both rows of a pair get a gradient. Identical rows get distance 1e-6 and no gradient, which would be huge
+    and random in direction. Source: Sablayrolles et al., ICLR 2019 (arXiv 1806.03198), KoLeo.
     """
     rows = F.normalize(rows, dim=1)
     with torch.no_grad():
@@ -197,5 +197,5 @@ def regularizer_terms(names: Sequence[str], views: Tensor, generator: torch.Gene
 
 
 def moved(draws: Tensor, device: torch.device) -> Tensor:
-    """Return draws of the CPU on the device, without waiting for a GPU to finish what it computes."""
+    """Copy random numbers drawn on the CPU to the device, without waiting for a GPU."""
     return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)

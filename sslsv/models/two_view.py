@@ -9,7 +9,6 @@ from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
 from sslsv.models.rows import by_sample, by_view
 from sslsv.ops import distributed
 from sslsv.ops.layers import projector
-from sslsv.ops.whitening import IterNorm
 
 
 class ProjectedViews(Model):
@@ -39,51 +38,28 @@ class TwoViewModel(ProjectedViews):
     A `Config` with a field `positives` lets view b come from other utterances, see `positives.py`.
     """
 
-    has_cacheable_projections = True
-
     def __init__(self, config: Any, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder)
         self.add_positives(getattr(config, "positives", None), size, self.projection_dim)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
-        return self.compare(*self.project(batch["views"]), batch, progress)
-
-    def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embeddings and projections, (B, 2, D) and (B, 2, P), of views (B, 2, T).
-
-        A worker, or a chunk of its share, does this alone: layers from the first IterNorm on, which need
-        the whole batch, belong to `compare`.
-        """
-        embeddings = self.encoder(by_view(views))
-        projections = self.projector[: self._num_local_layers](embeddings)
-        return by_sample(embeddings), by_sample(projections)
-
-    def compare(
-        self, embeddings: Tensor, projections: Tensor, batch: dict[str, Tensor], progress: Progress
-    ) -> StepOutput:
-        """Return loss and metrics of what `project` gave for a worker's batch, with all other workers'."""
+        embeddings, projections = self.project(batch["views"])
         with torch.autocast(projections.device.type, enabled=False):
-            rows = self.whitening(by_view(projections))  # (2B, P)
-            pairs = distributed.gather(by_sample(rows))  # (W*B, 2, P)
+            pairs = distributed.gather(projections)  # (W*B, 2, P)
             positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
-            # Stacked again, rows lie in memory as they do without sampling: sums are the same bit for bit.
+            # Restacked, the memory layout, and thus the order of sums, is the same as without SSPS.
             z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)
             loss, metrics = self.loss_at(z_a, z_b, progress)
         return self.regularized(StepOutput(loss, metrics | sampling), embeddings, progress)
 
-    @property
-    def whitening(self) -> nn.Sequential:
-        """Return the projector's layers from the first IterNorm on: their batch is that of all workers."""
-        return self.projector[self._num_local_layers :]
-
-    @property
-    def _num_local_layers(self) -> int:
-        layers = list(self.projector)
-        return next((i for i, layer in enumerate(layers) if isinstance(layer, IterNorm)), len(layers))
+    def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings and projections of this worker's views, (B, 2, D) and (B, 2, P), of (B, 2, T)."""
+        embeddings = self.encoder(by_view(views))
+        return by_sample(embeddings), by_sample(self.projector(embeddings))
 
     def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
-        """Return `loss`; a method whose loss draws, or changes over the run, gives this instead of it."""
+        """Return `loss`; a method whose loss draws, or changes over the run, overrides this instead."""
         return self.loss(z_a, z_b)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:

@@ -69,9 +69,8 @@ class _AllReduceSum(torch.autograd.Function):
 def gather(x: Tensor) -> Tensor:
     """Concatenate the rows of all ranks: (B, ...) -> (W*B, ...), rank 0 first.
 
-    Every rank must hold the same number of rows. Differentiable: the gradient of a row is the sum of what all
-    ranks ask of it, so a loss of the gathered batch that every rank computes in full keeps the contract
-    above.
+    Every rank must hold the same number of rows. Differentiable: a row's gradient is summed over all ranks,
+    so a loss of the gathered batch that every rank computes in full keeps the contract above.
     """
     return _Gather.apply(x) if world_size() > 1 else x
 

@@ -1,7 +1,7 @@
 """Confirm a sweep: train the best trials and the base with other seeds, and compare them on the test trials.
 
-A trial is chosen for its value, so its value is too good.  New seeds, and test trials that chose nothing,
-tell what its settings are worth.
+The value of a chosen trial is biased, because the trial was chosen for it.  New seeds, and test trials that
+chose nothing, give unbiased values.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def compare(
     low, high = ttest_rel(ours, theirs).confidence_interval(level)
     verdict = "within the noise of the seeds"
     if low > 0 or high < 0:
-        # Never `better` where only the survivors of the seeds are compared.
+        # Never `better` if some seeds were lost: only survivors are compared.
         better = "better" if not lost else "but other seeds were lost"
         verdict = f"beyond the noise of the seeds: {'worse' if low > 0 else better}"
     numbers = ours.mean(), ours.std(ddof=1), theirs.mean(), theirs.std(ddof=1), np.mean(ours - theirs)
@@ -64,9 +64,9 @@ def compare(
 
 
 class Confirmation(Sweep):
-    """Train configurations that are known beforehand to the end, each with the same seeds.
+    """Train given configurations to the end, each with the same seeds.
 
-    It is kept in `confirm/` of the sweep it confirms; for each seed the base comes first.
+    Its files are in `confirm/` of the sweep; for each seed the base comes first.
     """
 
     def __init__(self, sweep: Sweep, num_best: int, num_seeds: int) -> None:
@@ -76,7 +76,7 @@ class Confirmation(Sweep):
         space = replace(sweep.space, scheduler=None, rung_epochs=())
         folder = RunFolder.at(below(sweep.folder.location, "confirm"))
         super().__init__(space, sweep.base, sweep.rungs[-1:], folder, sweep.resources)
-        # Other seeds than the one by which trials were chosen; the test lists are scored at the end.
+        # The seeds differ from that of the sweep; the test lists are scored at the end.
         lists = list(self.base.evaluation.test)
         planned = [
             {**(sweep.configurations[trial] if trial is not None else {}), "seed": self.base.seed + number}
@@ -133,7 +133,7 @@ class Confirmation(Sweep):
 
 
 def check_confirmation(base: Config, num_best: int, num_seeds: int) -> None:
-    """Raise ValueError where nothing could be confirmed."""
+    """Raise ValueError if nothing could be confirmed."""
     refuse_if(num_best < 1, f"--confirm {num_best}: say how many of the best to train anew, 1 or more")
     refuse_if(
         num_seeds < FEWEST_SEEDS, f"--seeds {num_seeds}: one training does not tell the noise; give 2 or more"

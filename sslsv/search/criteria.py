@@ -1,4 +1,4 @@
-"""Say which metrics may choose, and how well those without labels would have chosen, by the EER."""
+"""List the metrics that may choose, and measure by the EER how well those without labels would."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from sslsv.config import Criterion, LowerIsBetter
 CRITERIA = list(get_args(Criterion))  # the metrics that may choose: of validation, or without labels
 LABEL_FREE = [name for name in CRITERIA if name.startswith("label_free/")]
 TRUTH = "eer"
-FEWEST = 3  # trials that are compared: an order of two says nothing
+FEWEST = 3  # trials to compare: the order of two says nothing
 
 
 def is_lower_better(metric: str) -> bool:
-    """Tell the direction of a metric."""
+    """Tell whether lower values of a metric are better."""
     return metric in get_args(LowerIsBetter)
 
 
@@ -35,7 +35,7 @@ class Ranking:
 def rank_criterion(criterion: str, values: npt.ArrayLike, eers: npt.ArrayLike, epoch: int = 0) -> Ranking:
     """Compare the order of values (N,) with that of EERs (N,), of the same trials.
 
-    Where the criterion finds several equally best, the regret is the mean of theirs.
+    If several values are equally best, the regret is the mean of theirs.
     """
     from scipy.stats import kendalltau  # takes half a second, and refusals do not need it
 

@@ -1,7 +1,7 @@
 """Run a sweep by Ray Tune, which finds resources for segments and starts them again when they die.
 
-Each trial of Tune is one segment; `Sweep` says which comes next.  Tune stops none of them, because a segment
-ends by itself at its rung; several workers that Tune stops leave their reservations behind.
+Each trial of Tune is one segment; `Sweep` chooses the next one.  A segment ends by itself at its rung, so
+Tune stops none; it would leave the reservations of trials with several workers behind.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from sslsv.settings import refuse_if
 
 @dataclass(frozen=True)
 class Slots:
-    """Say how many trials run at once, and what each takes: the resources with all numbers filled in."""
+    """Hold how many trials run at once, and the resources of each, with all numbers filled in."""
 
     at_once: int
     gpus: float  # share of a GPU for each training process; 0 on CPUs
@@ -61,9 +61,9 @@ def find_slots(
 ) -> Slots:
     """Find how many of the `trials` fit at once, or take `wanted` of them if that many do.
 
-    `gpus` is the share of a GPU for each trial, 0 on CPUs; `free` is what the cluster has left, `nodes` what
-    each machine has in all.  Ray would let trials wait without a word for what never comes, and data tasks
-    starve beside trials that hold every CPU.  Raises ValueError.
+    `gpus` is the share of a GPU for each trial, 0 on CPUs; `free` holds the free resources of the cluster,
+    `nodes` all resources of each machine.  Raises ValueError if too few fit: Ray would let trials wait for
+    ever, or data tasks starve beside trials that hold every CPU.
     """
     workers, cpus = resources.most_workers, free.get("CPU", 0.0)
     refuse_if(
@@ -129,9 +129,9 @@ class Segments(TuneSearcher):
 
     @contextlib.contextmanager
     def _halting(self) -> Iterator[None]:
-        """Let no segment begin any more once the sweep's own files can't be read or written.
+        """Start no more segments once the sweep's own files can't be read or written.
 
-        A restart knows what was written: a segment whose end is missing goes on from its last checkpoint.
+        A restart reads these files: a segment without a written outcome resumes from its last checkpoint.
         """
         try:
             yield
@@ -140,7 +140,7 @@ class Segments(TuneSearcher):
             self.sweep.halted = f"the files of the sweep can't be read or written: {reason}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher for a restart of its own kind
+        return {}  # Tune pickles its searcher for its own kind of restart
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: a restart reads the sweep's own files."""
@@ -152,7 +152,7 @@ class Segments(TuneSearcher):
 def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
     """Run all segments that are left; `group` names the sweep in wandb.
 
-    Raises ExecutionError when all ended at once, or one after another met errors of storage or network.
+    Raises ExecutionError if all ended at once, or several in a row failed by storage or network.
     """
     if sweep.is_over:
         return
@@ -163,8 +163,8 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
     def segment(job: dict[str, Any]) -> dict[str, str]:
         return run_segment(RunFolder.at(job["location"]), job["until_epoch"], mode, environment)
 
-    # Several workers reserve for themselves, by Ray Train; any share of a CPU that the process which starts
-    # them took would be missing to their data.  Tune refuses to place nothing at all, hence one byte.
+    # Several workers reserve their own resources through Ray Train, and the process that starts them must not
+    # take CPUs from their data tasks.  Tune refuses an empty request, hence one byte of memory.
     alone = {"CPU": resources.cpus_per_worker} | ({"GPU": slots.gpus} if slots.gpus else {})
     tuner = tune.Tuner(
         tune.with_resources(segment, alone if resources.workers == 1 else {"CPU": 0, "memory": 1}),

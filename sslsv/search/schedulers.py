@@ -1,9 +1,8 @@
-"""Decide which trial trains next, and how far: pure functions of what has happened, without clock or chance.
+"""Decide which trial trains next, and how far: pure functions of the history, without clock or random draws.
 
-A *rung* is an epoch at which trials are compared; the last rung is the end of training.  A *segment* is the
-training of one trial up to a rung, in a process that ends with it.  So nothing is stopped from outside, a
-trial that waits holds no resources, and a sweep that was killed makes the decisions that are still to make
-from the same history.
+A *rung* is an epoch at which trials are compared; the last rung is the end of training.  A *segment* trains
+one trial up to a rung and ends by itself, so no trial has to be killed, and a waiting trial holds no
+resources.  A restarted sweep makes the remaining decisions from the same history.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from sslsv.settings import refuse_if
 
 @dataclass(frozen=True)
 class Decision:
-    """Let a trial train up to a rung: this is a segment.  A trial that is not let go on is stopped."""
+    """Let a trial train up to a rung: this is a segment.  A trial without further decisions has stopped."""
 
     index: int  # number of the trial, from 0
     rung: int  # number of the rung, from 0
@@ -25,7 +24,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold how a segment ended; a lower `cost` is better, and None is worthless."""
+    """Hold how a segment ended; a lower `cost` is better, None means no usable result."""
 
     index: int
     rung: int
@@ -60,7 +59,7 @@ class History:
         return [outcome for outcome in self.outcomes if outcome.rung == rung]
 
     def waiting(self, rung: int) -> list[Outcome]:
-        """Return the outcomes at a rung that can win and were not let go on, best first."""
+        """Return the outcomes at a rung that can win and were not promoted, best first."""
         gone = {decision.index for decision in self.decisions if decision.rung > rung}
         return [outcome for outcome in ranked(self.at_rung(rung)) if outcome.index not in gone]
 
@@ -85,8 +84,8 @@ def standing(history: History) -> list[Outcome]:
 class Halving:
     """Train all trials to the first rung, the best 1/`reduction` of them to the next, and so on.
 
-    A rung waits for all its trials (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943).  With the end of
-    training as the only rung every trial is trained to the end, by any scheduler.
+    A rung waits for all its trials (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943).  With a single
+    rung, at the last epoch, every scheduler trains all trials to the end.
     """
 
     takes_more_trials: ClassVar[bool] = False  # True: a sweep may get more trials after it has begun
@@ -97,9 +96,9 @@ class Halving:
         refuse_if(self.reduction < 2, f"reduction is {self.reduction}; one trial in 2, 3 or 4 should go on")
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
-        """Return the decisions to add to the history; none where the next outcome has to come first.
+        """Return the decisions to add to the history; none if they depend on the next outcome.
 
-        `trials` is how many to try, `rungs` how many rungs there are, `at_once` how many segments fit.  The
+        `trials` is the number of trials, `rungs` that of rungs, `at_once` that of segments which fit.  The
         sweep is over when nothing is decided and no segment is open.
         """
         if not history.decisions:
@@ -116,7 +115,7 @@ class Halving:
 
 @dataclass(frozen=True)
 class Asha(Halving):
-    """Let the best 1/`reduction` at a rung so far go on, else start a trial: nothing waits for slow trials.
+    """Promote the best 1/`reduction` at a rung so far, else start a trial: no wait for slow trials.
 
     Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934, algorithm 2).  The decisions
     depend on the order in which segments end; with one segment at a time that order is fixed.
@@ -141,9 +140,9 @@ class Asha(Halving):
 
 
 def _train_the_furthest(history: History, rungs: int) -> list[Decision]:
-    """Let the best trial of the highest rung that is left go on, unless one has been trained to the end.
+    """Promote the best trial that waits at the highest rung, unless one has been trained to the end.
 
-    So one is, even where all that went on collapsed or failed.
+    If every promoted trial fails, this continues the best one left, so that one can still finish.
     """
     waiting = [history.waiting(rung)[:1] for rung in reversed(range(rungs - 1))]
     if any(outcome.can_win for outcome in history.at_rung(rungs - 1)) or not any(waiting):
@@ -153,7 +152,7 @@ def _train_the_furthest(history: History, rungs: int) -> list[Decision]:
 
 
 def forecast(scheduler: Halving, trials: int, rungs: Sequence[int], seed: int) -> tuple[list[int], int]:
-    """Return how many segments end at each rung, and the epochs of all trials, if every trial lived.
+    """Return how many segments end at each rung, and the epochs of all trials, if none fails.
 
     The scheduler decides about trials of random, lasting quality, one segment at a time.
     """

@@ -1,6 +1,6 @@
 """Choose the configuration of each trial: random, grid or TPE, pure functions of seed and history.
 
-A configuration is what a trial tries: key -> value.  Once chosen it is written down and never chosen again.
+A configuration is the searched settings of a trial, key -> value.  It is recorded, and never chosen again.
 """
 
 import warnings
@@ -48,19 +48,19 @@ class Searcher:
             return self.of_base()
         seed = self.space.seed
         if self.space.searcher == "random":
-            # A seed for each key: another dimension in the space leaves the values of this one as they are.
+            # One seed per key: adding a dimension to the space does not change the values of the others.
             return self._draw(lambda key: RandomSampler(seed=_mix(seed, index, zlib.crc32(key.encode()))), [])
         rung = rung_to_learn_from(history, max(self.space.startup_trials, 1))
         told = self.as_trials({i: earlier[i] for i in earlier if i < index}, history, rung)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # constant_liar: running trials count as bad, so that others like them are not tried meanwhile.
+            # constant_liar: running trials count as bad, so that no similar ones are tried meanwhile.
             startup = self.space.startup_trials
             tpe = TPESampler(seed=_mix(seed, index), n_startup_trials=startup, constant_liar=True)
         return self._draw(lambda key: tpe, told)
 
     def of_base(self) -> Configuration:
-        """Return the base's values of the settings that are searched; raises ValueError for those outside."""
+        """Return the base's values of the searched settings; raises ValueError for one outside the space."""
         found = {}
         for dimension in self.dimensions:
             value = plain(value_at(self.base, dimension.key))
@@ -108,7 +108,7 @@ class Searcher:
 
 
 def rung_to_learn_from(history: History, enough: int) -> int:
-    """Return the highest rung with enough outcomes, else that with most, as BOHB does (arXiv 1807.01774)."""
+    """Return the highest rung with enough outcomes, else the one with most, as BOHB (arXiv 1807.01774)."""
     counts = Counter(outcome.rung for outcome in history.outcomes)
     return max(counts, key=lambda rung: (min(counts[rung], enough), rung), default=0)
 

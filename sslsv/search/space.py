@@ -1,4 +1,4 @@
-"""Describe a search: a short Python file whose `SPACE` says what is searched, around which settings."""
+"""Describe a search: a short Python file whose `SPACE` names the searched settings and their base."""
 
 import importlib.util
 import json
@@ -21,8 +21,8 @@ from sslsv.search.criteria import CRITERIA
 from sslsv.search.schedulers import Asha, Halving
 from sslsv.settings import leaves_of, locate, refuse_if
 
-# Settings and sections that all trials share, or they could not be compared: the seed and the lists also draw
-# the held-out speakers, and the noises and rirs of validation come from the folders.
+# Settings and sections that all trials must share to be comparable: seed and lists also decide the held-out
+# speakers, and the folders the noises and rirs of validation.
 FIXED = (
     *("seed", "data.root", "data.train_lists", "data.held_out_lists"),
     *("data.augment.noise.folder", "data.augment.reverb.folder"),
@@ -65,7 +65,7 @@ class Dimension:
         return True
 
     def encode(self, value: Any) -> Any:
-        """Return a value as Optuna knows it; raises ValueError where the dimension does not hold it."""
+        """Return a value in Optuna's form; raises ValueError if the dimension does not hold it."""
         if isinstance(self.distribution, CategoricalDistribution):
             return self.distribution.choices[self.ends.index(plain(value))]
         create_trial(value=0.0, params={"value": value}, distributions={"value": self.distribution})
@@ -100,7 +100,7 @@ class Space:
     seed: Annotated[int, Field(ge=0)] = 1717  # draws configurations; the seed of training is a setting
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together; keys are checked with the base, in trial_settings.py."""
+        """Refuse incompatible fields; keys are checked with the base, in trial_settings.py."""
         metric, is_grid = self.metric, self.searcher == "grid"
         refuse_if(
             not self.parameters and not self.alternatives,
@@ -141,7 +141,7 @@ class Space:
 
     @property
     def decider(self) -> Halving:
-        """Return the scheduler; any trains every trial to the end where the end is the only rung."""
+        """Return the scheduler; without rungs any will do, as each trains all trials to the end."""
         return self.scheduler or Asha()
 
     @cached_property

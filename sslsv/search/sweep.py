@@ -1,4 +1,4 @@
-"""Keep the files of a sweep, and hand out its segments in an order that these files alone determine.
+"""Keep the files of a sweep, and hand out its segments in an order determined by these files alone.
 
 A sweep leaves a folder behind, on a disk or in object storage: `<storage>/<name>/`.
 
@@ -9,8 +9,8 @@ outcomes.jsonl        index, rung, epoch, state (reached, collapsed, failed), va
 trials/0003/          the run folder of a trial, complete: checkpoints, metrics.jsonl ...
 results.csv, best.yml, report.html, confirmation.json and confirm/ come at the end
 
-The .jsonl files are the truth: a sweep goes on from them alone.  They are written as whole files, each line
-before what follows from it begins, so that no crash leaves half a line or a trial that nobody knows of.
+A sweep is resumed from the .jsonl files alone.  They are written as whole files, and each line before the
+work that depends on it, so that no crash leaves half a line or an unrecorded trial.
 """
 
 import csv
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sslsv.config import Config, ResourcesConfig, read_config, shows_shares, to_dict, to_yaml
+from sslsv.config import Config, ResourcesConfig, read_config, to_dict, to_yaml
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.criteria import CRITERIA, is_lower_better
@@ -38,13 +38,13 @@ MAX_FAULTS = 3  # faults of storage or network in a row, over all trials, after 
 
 
 class ExecutionError(RuntimeError):
-    """Halt the sweep for the reason that the message tells; its files let it go on later."""
+    """Halt the sweep for the reason in the message; it can be resumed from its files."""
 
 
 class Sweep:
     """Hand out segments; `history` and `configurations` are what the files hold.
 
-    `base` has the settings as they were asked for, `resources` what a trial takes of this machine.
+    `base` has the settings as requested, `resources` those of one trial.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Sweep:
         self.resources, self.metric = resources, space.metric
         self.searcher = Searcher(space, to_dict(base))
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
-        self.halted: str | None = None  # why no segment begins any more, though some are left
+        self.halted: str | None = None  # why no more segments start, though some are left
         self._faults = 0  # in a row
         self._start = time.monotonic()
         self._sign = 1.0 if is_lower_better(space.metric) else -1.0
@@ -71,11 +71,11 @@ class Sweep:
 
     @property
     def is_over(self) -> bool:
-        """Tell whether nothing runs, waits, or could be decided."""
+        """Tell whether no segment is open and no decision is left."""
         return not self.history.open_segments() and not self._decisions(at_once=1)
 
     def config_of(self, index: int) -> Config:
-        """Return all settings of a trial; raises ConfigError where they do not go together."""
+        """Return all settings of a trial; raises ConfigError if they are incompatible."""
         base = replace(self.base, resources=self.resources)
         from sslsv.cluster.fit import anywhere  # with Ray, which takes a second to import
 
@@ -86,7 +86,7 @@ class Sweep:
         return RunFolder.at(below(below(self.folder.location, "trials"), f"{index:04d}"))
 
     def next_segment(self, at_once: int) -> Decision | None:
-        """Return the next segment to train, now running; None while there is nothing to begin."""
+        """Return the next segment, marked as running; None if none can start now."""
         if len(self.running) >= at_once or self.halted is not None:
             return None
         if self._waiting_segment() is None:
@@ -95,7 +95,7 @@ class Sweep:
             return None
         try:
             config = self.config_of(segment.index)
-        except ConfigError as error:  # each value is possible, as was checked, but not all of them together
+        except ConfigError as error:  # each value was checked, but not all combinations
             self.end_segment(segment, "failed", str(error))
             return self.next_segment(at_once)
         folder = self.trial_folder(segment.index)
@@ -107,7 +107,7 @@ class Sweep:
         return segment
 
     def end_segment(self, segment: Decision, state: str, why: str = "") -> None:
-        """Read what a segment came to, and write it down."""
+        """Read the result of a segment and record its outcome."""
         epoch = self.rungs[segment.rung]
         at_rung = [r for r in self.records_of(segment.index) if round(r["epoch"]) == epoch]
         value = at_rung[-1].get(self.metric) if at_rung and state == "reached" else None
@@ -173,7 +173,7 @@ class Sweep:
         self.folder.write("results.csv", text.getvalue().encode())
         best = next((outcome for outcome in best_first if outcome.can_win), None)
         if best is not None:
-            # Its best checkpoint is chosen by what has chosen the trial: without labels if none were needed.
+            # Its best checkpoint is chosen by the metric of the sweep, so without labels if that needs none.
             fixed = {"run.name": f"{self.folder.name}-best", "evaluation.criterion": self.metric}
             searched = self.space.settings_of(self.configurations[best.index])
             config = apply_overrides(self.base, {**searched, **fixed})
@@ -182,7 +182,7 @@ class Sweep:
         return best
 
     def state_of(self, outcome: Outcome) -> str:
-        """Say what became of a trial: finished, stopped at a rung, unfinished, collapsed or failed."""
+        """Return the state of a trial: finished, stopped at a rung, unfinished, collapsed or failed."""
         if outcome.state != "reached":
             return outcome.state
         if outcome.rung == len(self.rungs) - 1:
@@ -208,7 +208,7 @@ class Sweep:
         return self.space.decider.decide(self.history, self.num_trials, len(self.rungs), at_once)
 
     def _decide(self, at_once: int) -> None:
-        """Write down what follows from the history, configurations first: no trial starts without one."""
+        """Record the next decisions, configurations first: no trial starts without one."""
         decisions = self._decisions(at_once)
         for index in [decision.index for decision in decisions]:
             if index not in self.configurations:
@@ -244,7 +244,7 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
 
 
 def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
-    """Raise ValueError unless the folder is new, to be set aside ("fresh"), or to be resumed as it is."""
+    """Raise ValueError unless the folder is new, to be set aside ("fresh"), or fit to be resumed."""
     is_there, where = folder.has("sweep.json"), folder.location
     refuse_if(mode == "resume" and not is_there, f"{where} holds no sweep to go on with; leave out --resume")
     refuse_if(
@@ -258,7 +258,7 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     there, now = read_config(earlier["base"]), read_config(request["base"])
     for line in differences(there, now):
         # Where a sweep runs may change, and trials never see the test lists; a confirmation checks its own.
-        if line.startswith("resources.workers:") and shows_shares(now.train):
+        if line.startswith("resources.workers:") and not now.train.sync_batchnorm:
             changes.append(f"{line} (with train.sync_batchnorm false, batch statistics depend on it)")
         elif not line.startswith(("resources.", "run.", "evaluation.test:")):
             changes.append(line)
@@ -277,7 +277,7 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
 def prepare_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     """Make the sweep's folder, or go on with the one there; the caller keeps other commands out.
 
-    Raises ValueError as `check_folder` does: another command may just have been there.
+    Raises ValueError as `check_folder` does, because another command may have written to it since.
     """
     check_folder(folder, request, mode)
     if mode == "fresh" and folder.has("sweep.json"):

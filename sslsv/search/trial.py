@@ -1,4 +1,4 @@
-"""Train one segment of a trial, from the newest checkpoint up to a rung; many in one process, one by one."""
+"""Train one segment of a trial, from the newest checkpoint up to a rung; one process may train many."""
 
 import contextlib
 import ctypes
@@ -22,7 +22,7 @@ from sslsv.training.validation import TrainingError
 
 
 class RungReached(Exception):
-    """End a segment, on all workers, out of the report of a validation; its checkpoint is there."""
+    """End a segment on all workers, raised by the report of a validation once its checkpoint is written."""
 
 
 def run_segment(
@@ -30,8 +30,8 @@ def run_segment(
 ) -> dict[str, str]:
     """Train the trial of a run folder up to an epoch; returns its `state` and `why`.
 
-    The state is reached, collapsed, failed (a mistake that another try would meet again) or interrupted (an
-    error of storage or network, which may pass).  Other errors are raised.  failure.txt has the traceback.
+    The state is reached, collapsed, failed (another try would fail, too) or interrupted (an error of storage
+    or network, which may pass).  Other errors are raised.  failure.txt has the traceback.
     """
     os.environ.update(environment)
     try:
@@ -41,7 +41,7 @@ def run_segment(
         train = _train_alone if config.resources.workers == 1 else _train_together
         train(config, folder, until_epoch, wandb_mode)
         last = folder.metrics()[-1]
-    except Exception as error:  # noted whatever it is, because Ray shows the user no more than its last line
+    except Exception as error:  # recorded in any case, because Ray shows only its last line
         if not isinstance(error, TrainingError) or error.__cause__ is not None:  # else its sentence says all
             with contextlib.suppress(OSError):  # the storage may be what has failed
                 folder.write("failure.txt", traceback.format_exc().encode())
@@ -59,7 +59,7 @@ def run_segment(
 
 
 def give_memory_back() -> None:
-    """Return what the segment used to the system: its process trains the next ones too."""
+    """Return the segment's memory to the system, because its process trains further segments."""
     gc.collect()  # a training is full of cycles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -68,10 +68,10 @@ def give_memory_back() -> None:
 
 
 def train_until(training: Training, until_epoch: int) -> dict[str, Any]:
-    """Train up to an epoch, at which there is a validation; to the end of training if it is the last one."""
+    """Train up to an epoch with a validation; if it is the last one, to the end of training."""
     last_step = until_epoch * training.plan.steps_per_epoch
     is_end = until_epoch >= training.config.train.epochs
-    if training.state.step >= last_step and not is_end:  # the sweep was killed after it, before it was noted
+    if training.state.step >= last_step and not is_end:  # the sweep was killed before it recorded the end
         if training.log is not None:
             training.log.close()
         return {}
@@ -90,7 +90,7 @@ def train_until(training: Training, until_epoch: int) -> dict[str, Any]:
 
 
 def _train_alone(config: Config, folder: RunFolder, until_epoch: int, wandb_mode: WandbMode) -> None:
-    """Train in this process, on the device and threads that the sweep has written into the settings."""
+    """Train in this process, with the device and the number of threads in the settings of the trial."""
     has_gpu = bool(config.resources.gpu)
     if not has_gpu:
         torch.set_num_threads(config.resources.threads_per_worker or 1)
@@ -101,7 +101,7 @@ def _train_alone(config: Config, folder: RunFolder, until_epoch: int, wandb_mode
 
 def _train_together(config: Config, folder: RunFolder, until_epoch: int, wandb_mode: WandbMode) -> None:
     """Train in several workers, by Ray Train."""
-    # Found in the user's own process; this one runs in another folder.
+    # The mode was found in the user's own process; this one runs in another folder.
     config = replace(config, run=replace(config.run, wandb=wandb_mode))
     with live_line("", is_shown=False) as line:
         result = fit(config, folder, line, train_until, until_epoch=until_epoch)

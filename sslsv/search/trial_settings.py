@@ -19,7 +19,7 @@ def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
     leaves = dict(leaves_of(overrides))
     by_name = [dict(leaves_of(settings)) for settings in space.alternatives.values()]
     for key in leaves:
-        # What only some alternatives set is for the others, such as the run that they start from.
+        # A setting of some alternatives may be given for the others, such as the run that they start from.
         refuse_if(
             bool(by_name) and all(key in settings for settings in by_name),
             f"{key} is given, but each alternative of the space sets it; change it there",
@@ -35,7 +35,7 @@ def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
 
 
 def base_config(space: Space) -> Config:
-    """Return the settings around those that are searched: the base with its changes."""
+    """Return the settings that are not searched: the base with its changes."""
     fixed = fixed_settings(space)
     for key, value in leaves_of(space.settings):
         needed = fixed.get(key, value)
@@ -72,7 +72,7 @@ def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -
     """
     searched = space.settings_of(configuration)
     own = {"evaluation.test": [], **searched, **fixed_settings(space)}
-    # Another method begins with its own defaults; what all trials share it gets again, as far as it has that.
+    # Another method starts from its own defaults; it gets the shared settings again, as far as it has them.
     began_anew = tuple(key.removesuffix("name") for key, _ in leaves_of(searched) if key.endswith(".name"))
     known = dict(leaves_of(to_dict(apply_overrides(base, own))))
     shared = {
@@ -84,7 +84,7 @@ def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -
 
 
 def check_trials(space: Space, base: Config, searcher: Searcher) -> None:
-    """Raise ValueError, in a sentence, where a key or an end of a dimension is not possible in a trial."""
+    """Raise ValueError, in a sentence, if a key or an end of a dimension is not valid in a trial."""
     apply_overrides(base, {"evaluation.criterion": space.metric})  # refuses a metric that is not computed
     heard = _heard_by_probe(base)
     for key, configuration in searcher.corners():
@@ -108,7 +108,7 @@ def _heard_by_probe(config: Config) -> tuple[Any, ...]:
 def rungs_of(space: Space, base: Config) -> tuple[int, ...]:
     """Return the epochs at which trials are compared, rising; the last one is the end of training.
 
-    Raises ValueError for rungs at which nothing is validated or that are past the end.
+    Raises ValueError for rungs without a validation or after the end.
     """
     total, every = base.train.epochs, base.evaluation.every_epochs
     for epoch in space.rung_epochs:

@@ -30,7 +30,8 @@ class TrainingCorpus:
     def __init__(self, manifest: Manifest, config: Config, device: torch.device) -> None:
         self.manifest, self.config, self.device = manifest, config, device
         self.size = CorpusSize(len(manifest), manifest.num_speakers * config.data.classes_per_speaker)
-        self._makers: dict[tuple[float, bool], Any] = {}  # A reference that was sent is never freed: share once.
+        # Shared once for each kind of crop: what a sent reference refers to is never freed.
+        self._makers: dict[tuple[float, bool], Any] = {}
 
     def hours(self) -> float:
         """Estimate the hours of speech from the lengths of some utterances; exact where there are few."""

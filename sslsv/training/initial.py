@@ -18,10 +18,10 @@ from sslsv.models.base import Model
 
 
 def load_source(config: Config) -> tuple[Any, Model | None] | None:
-    """Return the encoder that a new run starts from, and the model around it if that is a run's; on the CPU.
+    """Return the encoder that a new run starts from, and the model around it if it is a run's; on the CPU.
 
-    None if neither `encoder.init` nor `encoder.weights`, which some encoders have, names one. Raises
-    ValueError or FileNotFoundError, with a sentence, where there is none or it is another kind of encoder.
+    None if neither `encoder.init` nor `encoder.weights` (which some encoders have) is set. Raises ValueError
+    or FileNotFoundError, with a sentence, if it does not exist or is another kind of encoder.
     """
     if config.encoder.source() is None:
         return None
@@ -29,7 +29,7 @@ def load_source(config: Config) -> tuple[Any, Model | None] | None:
 
 
 def start_from_source(model: Model, config: Config) -> None:
-    """Load what the settings name (`load_source`) into the model of a new run; nothing if that is none."""
+    """Load the encoder of `load_source`, if there is one, into the model of a new run."""
     source = load_source(config)
     if source is not None:
         with torch.no_grad():

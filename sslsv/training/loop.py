@@ -24,23 +24,24 @@ from sslsv.training.meter import Meter
 from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.training.step import take_step
 
-# Most of one execution of Ray Data: each start costs 0.25 s, but every worker holds its plan in memory.
+# Target size of one execution of Ray Data (at least an epoch): each start costs 0.25 s, but every worker
+# keeps the sample order of the whole execution in memory.
 MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
 
-# How often workers ask each other whether to stop: on GPUs the answer waits for all queued work.
+# Steps between two agreements on whether to stop: on GPUs each one waits for all queued work.
 ASK_EVERY_STEPS = {"cpu": 1, "cuda": 8}
 
 
 class Interrupted(RuntimeError):
-    """End every worker once their state is saved: training starts again wherever there is room."""
+    """End every worker after a save, so that training can start again with other workers."""
 
 
 class Training:
-    """Hold one run, from the newest sound checkpoint of its folder, or from nothing, to the end.
+    """Train one run to its end, from the newest sound checkpoint in its folder, if there is one.
 
-    `report` gets the record of every validation, on every worker and equally often; its checkpoint is there
-    after `checkpoints.wait()`.  `asked_to_stop` says why this worker should stop early, or None: then all
-    save and raise Interrupted after the same step.
+    `report` gets the record of every validation, on every worker; the record's checkpoint is complete once
+    `checkpoints.wait()` returns.  `asked_to_stop` returns why this worker should stop early, or None.  If any
+    worker should, all save and raise Interrupted after the same step.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Training:
     def open(self) -> None:
         """Open the corpus, plan the order of everything, and build the model.
 
-        Raises ValueError where lists or crops give the method too little, or a setting asks what it can't do.
+        Raises ValueError if the method needs more utterances or longer crops, or lacks a setting.
         """
         config = self.config
         self.manifest, self.validation, self.tests = open_trial_sets(config)
@@ -163,14 +164,14 @@ class Training:
         )
 
     def leave(self) -> NoReturn:
-        """Raise Interrupted when the checkpoint of this step is in the run's folder."""
+        """Wait until the checkpoint of this step is in the run's folder, then raise Interrupted."""
         self.checkpoints.wait()
-        distributed.barrier()  # The first exception ends all workers, also one that is still writing.
+        distributed.barrier()  # Ray stops all workers at the first exception: wait until all have written.
         reasons = filter(None, distributed.gather_objects(self.asked_to_stop()))
         raise Interrupted(f"step {self.state.step}: {next(reasons, 'asked to stop')}")
 
     def finish_interval(self, is_epoch_end: bool, is_leaving: bool = False) -> None:
-        """Log the last steps; where due, validate, test, decide whether to stop, and save."""
+        """Log the last steps; if due, validate, test, decide whether to stop, and save."""
         state, config = self.state, self.config
         record = self.meter.record()
         validation.check_finite(record, state.model, config)
@@ -208,7 +209,7 @@ class Training:
 
 
 def is_any_asked(is_asked: bool, step: int, device: torch.device) -> bool:
-    """Tell every worker the same: whether any was asked to stop.  All must call it after every step."""
+    """Return, equally on all workers, whether any was asked to stop.  All must call it after every step."""
     if distributed.world_size() == 1:
         return is_asked
     if step % ASK_EVERY_STEPS.get(device.type, 1) != 0:

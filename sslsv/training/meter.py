@@ -12,7 +12,7 @@ from sslsv.ops import distributed
 
 
 class Meter:
-    """Average the numbers of steps when asked; no tensor is read before, because a GPU would have to wait."""
+    """Average the numbers of steps; tensors are read only in `record`, because reading stalls a GPU."""
 
     def __init__(
         self, *, batch_size: int, total_steps: int, steps_per_epoch: int, first_step: int, seconds: float

@@ -75,7 +75,7 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
         for group in groups
     ]
     lr = config.learning_rate
-    # Fused: one kernel for all tensors. Devices that lack it get PyTorch's own default.
+    # Fused: one kernel for all tensors. Devices without it get PyTorch's default.
     fused = True if all(p.device.type in ("cpu", "cuda") for p in trainable) else None
     match config.name:
         case "adam":
@@ -111,7 +111,7 @@ def clip_gradients(model: nn.Module, clip_norm: float | None) -> Tensor:
     """Scale all gradients so that their joint L2 norm is at most `clip_norm`; returns the norm before, `()`.
 
     With `clip_norm` None the norm is only measured. The result stays on the device (reading it would stall a
-    GPU), and is infinite or NaN where a gradient is.
+    GPU), and is infinite or NaN if a gradient is.
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients:

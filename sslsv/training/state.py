@@ -1,4 +1,4 @@
-"""Build what changes while training, save it to a checkpoint, restore it from one."""
+"""Build the state of a training, save it to a checkpoint, restore it from one."""
 
 import inspect
 from dataclasses import dataclass, field
@@ -15,7 +15,6 @@ from sslsv.ops.batchnorm import synchronize_batchnorm
 from sslsv.runs.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoint
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
-from sslsv.training.cached_gradients import ChunkReplay
 from sslsv.training.initial import start_from_source
 from sslsv.training.optim import build_optimizer, encoder_rates
 
@@ -26,7 +25,7 @@ SKIPPED_KINDS = ("utterances", "trial_recordings", "bank_files")  # trial record
 
 @dataclass
 class TrainingState:
-    """Hold the moving parts of a training, the same on every worker; only the first one keeps `seconds`."""
+    """Hold what changes during training, the same on every worker (`seconds` on the first one only)."""
 
     model: Model
     optimizer: torch.optim.Optimizer
@@ -45,14 +44,9 @@ class TrainingState:
 def build_state(config: Config, size: CorpusSize, device: torch.device) -> TrainingState:
     """Build model, optimizer and loss scaler as they are before the first step, the same on every worker.
 
-    Raises ValueError where a setting asks for what the method can't do.
+    Raises ValueError if the method does not support a setting.
     """
     model = build_model(config, size).to(device)
-    if config.train.chunk_size is not None and not model.has_cacheable_projections:
-        raise ValueError(
-            f"train.chunk_size is {config.train.chunk_size}, but {config.model.name} has no projections "
-            "whose gradients could be kept; set it to null, and train.recompute to true for less memory"
-        )
     if config.data.speeds_are_classes and not model.needs_labels:
         raise ValueError(
             f"data.speeds_are_classes is true, but {config.model.name} sees no labels; set it to false"
@@ -73,10 +67,8 @@ def build_state(config: Config, size: CorpusSize, device: torch.device) -> Train
 def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     """Wrap the model for the loop: compile it if asked, average gradients if there are several workers."""
     wrapped: nn.Module = model
-    if config.train.chunk_size is not None:
-        wrapped = ChunkReplay(model)  # type: ignore[arg-type]  # build_state has checked that it can
-    elif config.train.compile:
-        # Compiled, it would be compiled anew in every step, because the draws depend on the step.
+    if config.train.compile:
+        # It would be recompiled in every step, because its draws depend on the step.
         sample = torch.compiler.disable(model.sample_positives)  # type: ignore[no-untyped-call]
         model.sample_positives = sample  # type: ignore[method-assign]
         wrapped = torch.compile(model)  # type: ignore[assignment]
@@ -89,12 +81,12 @@ def average_gradients(network: nn.Module, device: torch.device) -> DistributedDa
     Buffers need no broadcast: queues and teachers are equal on all workers by contract, and running
     statistics are shared before they are used (`share_buffers`).
     """
-    # PyTorch 2.14 warns of `broadcast_buffers`; 2.8 does not know the other name yet.
+    # PyTorch 2.14 deprecates `broadcast_buffers`; 2.8 lacks the new name.
     names = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    # DDP rearranges its buckets of gradients after its first step, which changes the order of additions, so
-    # that a resumed run would differ in the last bit. With a look for unused parameters, cheap on a CPU, the
-    # buckets stay as they are. On GPUs, NCCL's sums are not exact anyway.
+    # DDP rebuilds its gradient buckets after the first step, which changes the order of additions: a resumed
+    # run would differ in the last bit. `find_unused_parameters=True`, cheap on CPUs, prevents that. On GPUs
+    # the order of NCCL's sums is not guaranteed anyway.
     is_cpu = device.type == "cpu"
     return DistributedDataParallel(network, find_unused_parameters=is_cpu, **{buffers: False})  # type: ignore[arg-type]
 
@@ -114,9 +106,9 @@ def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
 
 
 def restore_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
-    """Load the newest sound checkpoint of the run; without one, start from the weights that settings name.
+    """Load the newest sound checkpoint of the run, else `encoder.init` or `encoder.weights` if one is set.
 
-    The first worker chooses, so that all start from the same file even if the folder changes meanwhile.
+    The first worker chooses, so that all load the same file even if the folder changes meanwhile.
     """
     name = distributed.broadcast_object(newest_sound_checkpoint(folder) if distributed.is_main() else None)
     if name is None:

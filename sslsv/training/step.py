@@ -1,4 +1,4 @@
-"""Take one optimizer step of one worker, from a batch to moved weights."""
+"""Take one optimizer step on one worker, from a batch to updated weights."""
 
 import functools
 
@@ -10,7 +10,6 @@ from sslsv.config import Config
 from sslsv.evaluation.verification import PRECISIONS
 from sslsv.models.base import Corpus, Progress
 from sslsv.ops import distributed
-from sslsv.training.cached_gradients import backward_in_chunks
 from sslsv.training.optim import clip_gradients, learning_rate
 from sslsv.training.state import TrainingState
 
@@ -25,10 +24,10 @@ def take_step(
     device: torch.device,
     corpus: Corpus,
 ) -> dict[str, Tensor]:
-    """Move `state` by one step; `network` is its model as `wrap_model` gave it, `batch` this worker's share.
+    """Update `state` by one step; `network` is its model after `wrap_model`, `batch` this worker's share.
 
     Returns loss, its terms, gradient norm and learning rate as tensors on the device. Nothing here waits for
-    a GPU (but the scaler of fp16, which has to know whether the gradients are finite).
+    a GPU, except the scaler of fp16, which checks whether the gradients are finite.
     """
     total_steps = config.train.epochs * steps_per_epoch
     epoch = state.step // steps_per_epoch
@@ -43,27 +42,12 @@ def take_step(
     with record_function("move batch"):
         batch = {key: move(value, device) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
-    autocast = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     state.optimizer.zero_grad(set_to_none=True)
-    chunk_size = config.train.chunk_size
-    if chunk_size is None:
-        seed_draws(config.seed, state.step, distributed.rank())
-        with record_function("forward"), autocast():
-            output = network(batch, progress)
-        with record_function("backward"):
-            state.scaler.scale(output.loss).backward()
-    else:
-        first = distributed.rank() * (len(batch["views"]) // chunk_size)
-        with record_function("forward, backward in chunks"):
-            output = backward_in_chunks(
-                network,
-                batch,
-                progress,
-                chunk_size,
-                scaler=state.scaler,
-                autocast=autocast,
-                seed_chunk=lambda chunk: seed_draws(config.seed, state.step, first + chunk),
-            )
+    seed_draws(config.seed, state.step, distributed.rank())
+    with record_function("forward"), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        output = network(batch, progress)
+    with record_function("backward"):
+        state.scaler.scale(output.loss).backward()
     with record_function("optimizer"):
         state.scaler.unscale_(state.optimizer)
         state.model.before_step(progress)
@@ -77,13 +61,13 @@ def take_step(
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return `tensor` on `device`; a copy from pinned memory overlaps with what a GPU still computes."""
+    """Return `tensor` on `device`; a copy from pinned memory overlaps with the GPU's computation."""
     if device.type != "cuda":
         return tensor.to(device)
     with torch.cuda.stream(_copies(device)):
         moved = tensor.to(device, non_blocking=True)
     torch.cuda.current_stream(device).wait_stream(_copies(device))
-    # Without it the memory could be used again before the step that reads it is done.
+    # This keeps the allocator from reusing the memory before the step has read it.
     moved.record_stream(torch.cuda.current_stream(device))
     return moved
 
@@ -94,8 +78,5 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
 
 
 def seed_draws(seed: int, step: int, rank: int) -> None:
-    """Seed PyTorch's draws by (seed, step, rank) alone, so that a resumed run draws the same.
-
-    `rank` is the worker's number; a chunk of a batch (`train.chunk_size`) counts as a worker of its own.
-    """
+    """Seed PyTorch's draws by (seed, step, rank) alone, so that a resumed run draws the same."""
     torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)

@@ -25,14 +25,14 @@ REPLICATES = 1000  # draws of speakers for the intervals of the last tests, as i
 
 
 class TrainingError(RuntimeError):
-    """Say to the user why training can't go on; all workers see it, and a restart would meet it again."""
+    """Tell the user why training can't continue; all workers raise it, and a restart would not help."""
 
 
 def start_together(prepare: Callable[[], None]) -> None:
-    """Run what may fail on one worker alone, such as opening data that its machine lacks.
+    """Run what may fail on a single worker, such as opening data that its machine lacks.
 
-    Then every worker raises TrainingError: the others would wait in vain for the one that failed.  Its cause
-    is an OSError where that was the reason, which another try may not meet.
+    If it does, every worker raises TrainingError, because the others would wait in vain for the one that
+    failed.  If its cause is an OSError, another try may succeed.
     """
     problem, cause = None, None
     try:
@@ -66,9 +66,9 @@ def validate(
 
 
 def note_best(record: dict[str, Any], criterion: Criterion, state: TrainingState, config: Config) -> None:
-    """Note in `state` a criterion better than ever before, or count one more validation without gain."""
+    """Note in `state` a new best value of the criterion, or one more validation without gain."""
     value = record[criterion]
-    # Embeddings of a collapsed model are rounding errors in all directions, which looks like a high rank.
+    # Embeddings of a collapsed model are rounding errors in all directions, which look like a high rank.
     can_win = not (criterion.startswith("label_free/") and _has_collapsed(record, config))
     if can_win and (state.best_value is None or is_better(criterion, value, state.best_value)):
         state.best_value, state.best_step, state.validations_without_gain = value, state.step, 0
@@ -157,7 +157,7 @@ def check_finite(record: dict[str, Any], model: nn.Module, config: Config) -> No
 def check_bad_share(bad_utterances: dict[str, str], seen: int, config: Config) -> None:
     """Raise TrainingError, with the list, when too large a share of the utterances seen can't be read."""
     share = len(bad_utterances) / seen
-    # One alone never stops a run: at its very beginning it would be a large share.
+    # A single one never stops a run: at the start it would be a large share.
     if share > config.data.max_bad_share and len(bad_utterances) > 1:
         listed = "\n  ".join(bad_utterances.values())
         raise TrainingError(

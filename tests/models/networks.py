@@ -1,14 +1,13 @@
 """Small networks and noise, for tests of methods."""
 
-import contextlib
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from sslsv.encoders.thin_resnet34 import ThinResNet34
-from sslsv.models.base import CorpusSize, Progress, StepOutput
-from sslsv.training.cached_gradients import ChunkReplay, backward_in_chunks
+from sslsv.models.base import CorpusSize, Progress
 
 PROGRESS = Progress(step=3, total_steps=10, epoch=0, total_epochs=2)
 LATER = Progress(step=8, total_steps=10, epoch=1, total_epochs=2)
@@ -49,17 +48,15 @@ def batch(model: Any, seed: int = 1, rows: int = 4) -> dict[str, torch.Tensor]:
     }
 
 
-def step(
-    model: Any, data: Any, progress: Progress, chunk_size: int | None = None, **settings: Any
-) -> StepOutput:
-    """Loss and gradients of a batch, undivided or in chunks."""
-    if chunk_size is None:
-        output = model(data, progress)
-        output.loss.backward()
-        return output
-    settings = {
-        "scaler": torch.amp.GradScaler("cpu", enabled=False),
-        "autocast": contextlib.nullcontext,
-        "seed_chunk": torch.manual_seed,
-    } | settings
-    return backward_in_chunks(ChunkReplay(model), data, progress, chunk_size, **settings)
+class PlainEncoder(nn.Module):
+    """Embed without statistics of the batch."""
+
+    embedding_dim = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(40, 16), nn.Tanh(), nn.Linear(16, self.embedding_dim))
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        frames = (waveforms.double() / 3000).unflatten(1, (-1, 40))
+        return self.layers(frames).square().mean(1)

@@ -7,13 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gradient_accumulation import PlainEncoder
-from benchmarks.world_size import SIZE, NoiseCorpus, noise_batch, relative_error, small_settings
+from benchmarks.world_size import SIZE, NoiseCorpus, noise_batch, small_settings
 from sslsv import registry
 from sslsv.models.base import Model, Progress
-from sslsv.models.fields import SSPS, RegularizerConfig
+from sslsv.models.fields import SSPS
 from sslsv.models.positives import PositiveSampler
-from sslsv.models.simclr import SimCLR
 from tests.models import networks
 
 METHODS = [name for name in registry.names("models") if hasattr(small_settings(name), "positives")]
@@ -26,7 +24,7 @@ NEAREST = SSPS(sampling="nearest", start_epoch=0, queue_length=24)
 def small(name: str, positives: SSPS | None) -> Model:
     torch.manual_seed(30)
     settings = dataclasses.replace(small_settings(name), positives=positives)
-    return registry.find("models", name)(settings, PlainEncoder(), SIZE).double()
+    return registry.find("models", name)(settings, networks.PlainEncoder(), SIZE).double()
 
 
 def steps(model: Model, first: int = 0, last: int = 4) -> tuple[list[float], list[float], list[torch.Tensor]]:
@@ -210,22 +208,3 @@ def test_draws__are_uniform_and_depend_on_seed_step_and_utterance_alone() -> Non
     counts = torch.histc(numbers[:, 0] * 10 + (numbers[:, 1] * 10).floor() * 10, 100, 0, 100)
     assert ((counts - 200).square() / 200).sum() < 150  # chi-square of 99 degrees: 99.9 % are below 149
     assert F.cosine_similarity(numbers[1:, 0] - 0.5, numbers[:-1, 0] - 0.5, dim=0).abs() < 0.03
-
-
-def test_positives__in_chunks_they_and_regularizers_are_those_of_the_undivided_batch() -> None:
-    gradients, coverages = [], []
-    for chunk_size in (None, 4):
-        torch.manual_seed(30)
-        terms = tuple(RegularizerConfig(name=name) for name in ("koleo", "variance", "covariance", "sigreg"))
-        settings = {"positives": FROM_START, "regularizers": terms}
-        config = SimCLR.Config(projector_dims=(8,), temperature=0.1, **settings)
-        model = SimCLR(config, PlainEncoder(), SIZE).double()
-        model.start_epoch(Progress(0, 8, 0, 4), NoiseCorpus())
-        for step in range(2):
-            data, progress = noise_batch(model, torch.Generator().manual_seed(step)), Progress(step, 8, 0, 4)
-            model.zero_grad()
-            output = networks.step(model, data, progress, chunk_size)
-        coverages.append(output.metrics["coverage"].item())
-        gradients.append({name: p.grad for name, p in model.named_parameters()})
-    assert coverages[0] == coverages[1] > 0
-    assert relative_error(gradients[1], gradients[0]) <= 1e-6

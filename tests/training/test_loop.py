@@ -175,10 +175,6 @@ def test_training__asked_to_stop_at_the_last_step_it_finishes(config, tmp_path):
     [
         ({"model.name": "cpc", "model.num_steps": 500}, "lower it, or raise model.crop_seconds"),
         (
-            {"model.name": "byol", "train.sync_batchnorm": False, "train.chunk_size": 5},
-            "byol has no projections",
-        ),
-        (
             {"data.speeds": [1.0, 0.9], "data.speeds_are_classes": True},
             r"data.speeds_are_classes is true, but \w+ sees no labels",
         ),

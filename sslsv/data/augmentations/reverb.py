@@ -87,8 +87,8 @@ def reverberate(
 ) -> list[Waveform]:
     """Convolve N <= 4 crops (T,), each with a response given by its spectrum (length // 2 + 1,).
 
-    `delays` are the places of the highest peaks of the responses, the direct paths: they move to delay 0, so
-    that a crop keeps its timing and what a response holds before its peak comes early.
+    `delays` are the places of the highest peaks of the responses, the direct paths. The output is shifted so
+    that the direct path has delay 0: crops keep their timing, and energy before the peak arrives earlier.
     """
     transformed = fft.rfft(_block(crops, length))
     for row, spectrum in zip(transformed, spectra, strict=False):
