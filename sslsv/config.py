@@ -239,6 +239,11 @@ class Config:
             "equally; give divisors, the fewest first",
         )
         refuse_if(
+            train.precision == "fp16" and self.resources.gpu is False,  # null: decided when Ray has started
+            "train.precision is 'fp16', which needs a GPU, and there is none (resources.gpu is false); use "
+            "'bf16' or 'fp32'",
+        )
+        refuse_if(
             not isinstance(workers, int) and not train.sync_batchnorm,
             "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change "
             "with the number of workers; set train.sync_batchnorm to true, or give one number",

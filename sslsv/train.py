@@ -98,6 +98,7 @@ def run(
                 from sslsv.cluster.fit import fit
                 from sslsv.runs.environment import computes_bf16
 
+                on_device = replace(config, resources=resources)
                 prepare_folder(folder, config, manifest, is_fresh, command)
                 if config.train.precision == "bf16" and not resources.gpu and not computes_bf16():
                     line.say(
@@ -105,7 +106,7 @@ def run(
                         "train.precision=fp32 may train twice as fast"
                     )
                 try:
-                    return fit(replace(config, resources=resources), folder, line)
+                    return fit(on_device, folder, line)
                 finally:
                     line.stage("writing the report")
                     from sslsv.reports.training import write_report

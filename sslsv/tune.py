@@ -113,7 +113,8 @@ def run(options: argparse.Namespace) -> int:
             from sslsv.cluster.fit import WORKER_ENVIRONMENT
             from sslsv.search.executor import find_slots
 
-            resources = stack.enter_context(connection(base.resources, WORKER_ENVIRONMENT))
+            connected = connection(base.resources, WORKER_ENVIRONMENT, only_looks=options.plan)
+            resources = stack.enter_context(connected)
             cluster = look()
         nodes = list(cluster.machines.values())
         free = {kind: total_of(cluster.free.values(), kind) for kind in ("CPU", "GPU")}

@@ -44,6 +44,7 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["data.root=/corpora", "evaluation.validation=/corpora/b/../trials", "evaluation.test=[trials]"], "evaluation.validation and evaluation.test both name '/corpora/b/../trials', and choosing on test trials makes results look better than they are; use held_out_speakers, or set allow_validation_on_test=true to do it anyway"),
         (["evaluation.test=[a/trials, b/trials]"], "evaluation.test is ['a/trials', 'b/trials']; its results are kept by file name, and one is there twice ('validation' is taken): rename the file, or name it once"),
         (["evaluation.validation=trials", "evaluation.held_out_speakers=4"], "evaluation.validation is 'trials' and held_out_speakers 4; keep one: held_out_speakers=0 or validation=null"),
+        (["train.precision=fp16", "resources.gpu=false"], "train.precision is 'fp16', which needs a GPU, and there is none (resources.gpu is false); use 'bf16' or 'fp32'"),
         (["train.recompute=true", "train.compile=true"], "train.compile and recompute are both true; set one of them to false"),
         (["train.patience=3"], "train.patience is 3 but nothing is validated; set train.patience=null, evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion"),
         (["evaluation.criterion=min_dcf"], "evaluation.criterion is 'min_dcf', but nothing gives it values; set held_out_speakers or validation for 'eer' and 'min_dcf', label_free.utterances for the others"),

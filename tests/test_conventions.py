@@ -16,7 +16,7 @@ SOURCES = sorted((ROOT / "sslsv").rglob("*.py"))
 COMMANDS = {"train", "tune", "evaluate", "verify", "embed", "export", "profile", "report", "import_encoder"}
 COMMANDS |= {"pseudo_label", "prepare_data.__main__", "__main__"}
 
-# Law 1: a part imports parts of its own floor or of lower ones.
+# Rule 1: a part imports parts of its own layer (here: floor) or of lower ones.
 FLOORS = [
     {"__init__", "sslsv", "settings", "registry", "ops", "runs"},
     {"models", "encoders", "data"},
@@ -28,7 +28,7 @@ FLOORS = [
     {"search", "prepare_data", "tasks", "reports"},
     COMMANDS,
 ]
-# Law 3: the packages and files that know Ray.
+# Rule 3: the packages and files that import Ray.
 RAY = {"cluster", "data.pipeline", "evaluation.embedding", "prepare_data.convert"}
 RAY |= {"search.executor", "search.trial"}
 # Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.

@@ -74,27 +74,31 @@ def _answers(node: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def connection(
-    resources: ResourcesConfig, environment: dict[str, str] | None = None
+    resources: ResourcesConfig, environment: dict[str, str] | None = None, *, only_looks: bool = False
 ) -> Iterator[ResourcesConfig]:
     """Connect to a Ray cluster that can hold the request: RAY_ADDRESS, one running here, else a new one.
 
     Processes that it starts have `environment`.  Yields the request with its `gpu` decided.  Raises
-    CapacityError within seconds if the request does not fit and no autoscaler is starting machines.
+    CapacityError within seconds if the request does not fit and no autoscaler is starting machines.  With
+    `only_looks` no machine is asked for, and the request need not fit.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
         check_address(os.environ.get("RAY_ADDRESS", ""))
         connect(environment)
     try:
-        # Ray does not publish the limits of a cluster; only the machines being started can be seen.
-        patience = GROWTH_SECONDS if look().has_autoscaler else 0.0
-        counts = [resources.fewest_workers]
-        _, cluster = wait_for_room(resources, counts, patience, lambda text: print(text, file=sys.stderr))
+        cluster = look()
+        if not only_looks:
+            # Ray does not publish the limits of a cluster; only the machines being started can be seen.
+            patience = GROWTH_SECONDS if cluster.has_autoscaler else 0.0
+            counts = [resources.fewest_workers]
+            _, cluster = wait_for_room(resources, counts, patience, lambda text: print(text, file=sys.stderr))
         yield with_device(resources, cluster.machines.values())
     except RpcError as error:
         raise CapacityError(f"the Ray cluster does not answer any more: {error}; see `ray status`") from error
     finally:
-        ask_for([])  # the request would outlive the command and keep its machines
+        if not only_looks:
+            ask_for([])  # the request would outlive the command and keep its machines
         if not was_connected:
             ray.shutdown()
 

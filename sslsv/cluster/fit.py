@@ -61,10 +61,6 @@ def fit(
     up to `run.max_failures` times without a newer one.
     """
     resources = config.resources
-    if config.train.precision == "fp16" and not resources.gpu:
-        raise CapacityError(
-            "train.precision is 'fp16', which needs a GPU, and there is none; use 'bf16' or 'fp32'"
-        )
     job = {
         "config": to_yaml(anywhere(config)),
         "location": folder.location,

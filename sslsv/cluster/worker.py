@@ -133,8 +133,8 @@ class Watch:
         most, last = self.job["counts"][-1], time.monotonic()
         while self.reason is None:
             time.sleep(LOOK_SECONDS)
-            if most > len(self.nodes):  # repeated: Ray itself replaces it with a request for the running ones
-                ask_for(bundles_of(self.resources, most))
+            # Repeated: other commands, and Ray itself for its running workers, replace the cluster's request.
+            ask_for(bundles_of(self.resources, most))
             with contextlib.suppress(RayError):  # a cluster too busy to answer is asked again
                 cluster = look()
                 going = len(cluster.leaving & set(self.nodes))

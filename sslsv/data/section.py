@@ -88,9 +88,6 @@ class DataConfig:
         Literal["utterances", "each_speaker"],
         Field(description="utterances: a share of all, whoever speaks; each_speaker: of each, at least one"),
     ] = "utterances"
-    crop_overlap: Annotated[
-        Literal["any", "disjoint"], Field(description="whether the crops of an utterance may overlap")
-    ] = "any"
     # Each sample draws one speed for all its views, because a resampled voice is another voice.
     speeds: Annotated[tuple[Speed, ...], Field(min_length=1, description="n/d with d up to 20")] = (1.0,)
     speeds_are_classes: Annotated[bool, Field(description="labels tell a speaker's speeds apart")] = False

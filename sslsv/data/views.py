@@ -30,7 +30,8 @@ class ViewMaker:
 
     `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are.
     `needs_labels` adds the speakers, or the classes that `data.speeds_are_classes` makes of them, to the
-    batches. Raises ValueError and FileNotFoundError.
+    batches. With `are_disjoint`, the crops of an utterance overlap only where it is too short. Raises
+    ValueError and FileNotFoundError.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class ViewMaker:
         data: DataConfig,
         seed: int,
         needs_labels: bool = False,
+        *,
+        are_disjoint: bool = False,
     ) -> None:
         ends = list(accumulate(count for _, count, *_ in view_groups))
         # The views of a sample are numbered through all groups: (name, its views, samples of each, is clean).
@@ -49,7 +52,7 @@ class ViewMaker:
         ]
         self._num_views = ends[-1]
         self.needs_labels = needs_labels
-        self.crops_are_disjoint = data.crop_overlap == "disjoint"
+        self.crops_are_disjoint = are_disjoint
         self.speeds = tuple(Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR) for speed in data.speeds)
         self.speed_probability = data.speed_probability
         self._class_step = manifest.num_speakers if data.speeds_are_classes else 0

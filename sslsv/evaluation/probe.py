@@ -39,7 +39,6 @@ class Probe:
         self.num_views, self.crop_seconds = probe.views, probe.crop_seconds
         data = replace(
             config.data,
-            crop_overlap="disjoint",
             speeds=(1.0,),
             speeds_are_classes=False,
             augment=channel_of(config.data.augment),
@@ -47,7 +46,7 @@ class Probe:
             bank_cache_mb=min(config.data.bank_cache_mb, 16),
         )
         views = [("views", probe.views, probe.crop_seconds, False)]
-        self.maker = ViewMaker(manifest, views, data, config.seed)
+        self.maker = ViewMaker(manifest, views, data, config.seed, are_disjoint=True)
         sample: tuple[list[int], dict[str, str]] = [], {}
         if distributed.is_main():
             order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()

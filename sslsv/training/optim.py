@@ -115,7 +115,7 @@ def clip_gradients(model: nn.Module, clip_norm: float | None) -> Tensor:
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients:
-        return torch.zeros(())
+        return next(model.parameters()).new_zeros(())
     norm = torch.nn.utils.get_total_norm(gradients)
     if clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)

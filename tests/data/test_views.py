@@ -82,7 +82,8 @@ def test_make__a_crop_is_a_piece_of_the_file_or_repeats_a_short_one(tmp_path: Pa
 
 
 def test_make__disjoint_crops_do_not_overlap(tmp_path: Path) -> None:
-    maker = dry_maker(tmp_path, ramp_corpus(tmp_path, [32000, 32767, 20000]), crop_overlap="disjoint")
+    manifest, data = ramp_corpus(tmp_path, [32000, 32767, 20000]), DataConfig(root=str(tmp_path), augment=())
+    maker = ViewMaker(manifest, GROUPS, data, 1, are_disjoint=True)
     for epoch in range(30):
         starts = [sorted(int(view[0]) for view in made(maker, epoch, i)[0]["views"]) for i in range(3)]
         assert starts[0] == [0, 16000]
