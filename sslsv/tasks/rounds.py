@@ -42,7 +42,7 @@ from sslsv.tasks.pseudo_labels import (
 )
 
 Record = dict[str, Any]
-# The door of training: it returns the summary of a run, or `{"error": sentence}`.
+# The entry point of training: it returns the summary of a run, or `{"error": sentence}`.
 Train = Callable[[Config], Record]
 
 PART_UTTERANCES = 2**16  # embedded, and written, at a time: 134 MB of 512 values
