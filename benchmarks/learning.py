@@ -1,9 +1,10 @@
 """What does each config learn in the same time?  python -m benchmarks.learning --corpus DIR --out FILE.jsonl
 
-Trains configs (default: all of configs/corpus) for `--minutes` each, evaluates them, and prints a table in
-Markdown. The minutes are steps: so many as a step's time allows, which is measured first, as CPU time and in
-turns with the first config's, so that a noisy machine changes little, and the length of a run not at all.
-What is in FILE is not done again: the same command goes on where it was stopped.
+Trains configs (default: all of configs/corpus) for `--minutes` each, evaluates them, and prints two tables in
+Markdown: what they learn, and how criteria without labels would have ordered them. The minutes are steps: so
+many as a step's time allows, which is measured first, as CPU time and in turns with the first config's, so
+that a noisy machine changes little, and the length of a run not at all. What is in FILE is not done again:
+the same command goes on where it was stopped.
 """
 
 import argparse
@@ -19,9 +20,10 @@ from sslsv.config import Config, load_config, to_dict
 from sslsv.data.stream import Plan
 from sslsv.evaluation.trials import open_trial_sets
 from sslsv.runs.environment import describe_environment
+from sslsv.search.criteria import LABEL_FREE, rank_criteria
 
 ROUNDS = 5
-VALIDATIONS = 8  # in a run, the last one at its end
+VALIDATIONS = 5  # in a run, the last one at its end; each takes as long as some 15 steps
 EPOCHS_OF = ("model", "optimizer.schedule")  # Settings in epochs there keep their share of the run.
 
 
@@ -60,7 +62,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    print(table([line for line in known if "tests" in line and Path(line["config"]) in plans]))
+    found = [line for line in known if "tests" in line and Path(line["config"]) in plans]
+    print(table(found), ranking(found), sep="\n\n")
     return 0
 
 
@@ -210,6 +213,7 @@ def numbers_of(folder: Path) -> dict[str, Any]:
     """What a finished and evaluated run says."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     steps = [record for record in records if "loss" in record]
+    validations = [record for record in records if "eer" in record]
     summary = json.loads((folder / "summary.json").read_text())
     evaluation = json.loads((folder / "evaluation/evaluation.json").read_text())
     tests = {}
@@ -226,6 +230,9 @@ def numbers_of(folder: Path) -> dict[str, Any]:
         "last_loss": steps[-1]["loss"],
         "feature_std": steps[-1].get("batch_feature_std"),
         "validation": summary["best"],
+        "validations": [
+            {key: each[key] for key in ("step", "eer", *LABEL_FREE) if key in each} for each in validations
+        ],
         "tests": tests,
     }
 
@@ -251,6 +258,16 @@ def table(lines: list[dict[str, Any]]) -> str:
                 cells.append(spread([each["value"] for each in found], found))
         rows.append(cells)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def ranking(lines: list[dict[str, Any]]) -> str:
+    """How each criterion without labels orders the runs at their ends, against their validation EER."""
+    ends = [line["validations"][-1] for line in lines]
+    rows = ["| criterion | runs | tau | regret, % EER |", "|---|---|---|---|"]
+    for each in rank_criteria({0: ends}):
+        tau = "" if each.tau is None else f"{each.tau:.2f}"
+        rows.append(f"| {each.criterion} | {each.trials} | {tau} | {each.regret:.1f} |")
+    return "\n".join(rows)
 
 
 def mean(runs: list[dict[str, Any]], key: str) -> float:

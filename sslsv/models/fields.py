@@ -118,6 +118,10 @@ class GateConfig:
     ] = "none"
     start_epoch: Annotated[int, Field(ge=0, description="first epoch that leaves any out")] = 4
     threshold: Annotated[float, Field(gt=0, description="fixed: highest cross entropy that is kept")] = 3.0
+    # A network that has learned little tells a few easy utterances apart: kept alone, they make it collapse.
+    min_kept: Annotated[
+        float, Field(ge=0, le=1, description="mixture: share of the utterances that is kept at least")
+    ] = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a mixture of losses that nobody has seen."""

@@ -107,7 +107,10 @@ class Gate(nn.Module):
         found = None
         seen = self.losses[self.losses >= 0]
         if distributed.is_main() and len(seen) > 1:
-            found = crossing(fit_mixture(seen.double().clamp_min(LOWEST_LOSS).log()))
+            losses = seen.double().clamp_min(LOWEST_LOSS).log()
+            found = crossing(fit_mixture(losses))
+            if found is not None:
+                found = max(found, float(losses.quantile(self.config.min_kept)))
         found = distributed.broadcast_object(found)
         if found is not None:
             self.threshold.fill_(math.exp(found))

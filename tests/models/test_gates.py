@@ -132,6 +132,17 @@ def test_gate__threshold_lies_between_the_losses_of_two_kinds_and_stays_where_th
     assert torch.equal(gate.threshold, before)
 
 
+def test_gate__keeps_at_least_the_share_that_is_asked_for() -> None:
+    losses = torch.cat([torch.linspace(-3.2, -2.8, 30), torch.linspace(1.5, 2.5, 970)]).exp()
+    kept = []
+    for min_kept in (0.0, 0.6):
+        gate = Gate(GateConfig(name="mixture", start_epoch=1, min_kept=min_kept), 1000)
+        gate.remember(torch.arange(1000), losses, torch.full((1000,), KEPT))
+        gate.start_epoch(Progress(0, 10, 1, 10))
+        kept.append(int((gate.judge(losses, Progress(0, 10, 1, 10)) == KEPT).sum()))
+    assert kept == [30, 600]
+
+
 def test_gate__losses_of_0_are_no_obstacle() -> None:
     gate = Gate(MIXTURE, 100)
     losses = torch.cat([torch.zeros(50), torch.linspace(4, 6, 50)])
