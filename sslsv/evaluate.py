@@ -11,14 +11,13 @@ Exit codes: 0 done, 2 the request can't be met, 130 interrupted (what was embedd
 
 import argparse
 import posixpath
-import shlex
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
-from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
+from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command, same_encoder
 from sslsv.settings import typed
 
 if TYPE_CHECKING:
@@ -72,8 +71,8 @@ def run(options: argparse.Namespace) -> int:
     encoder = load_encoder(options)
     if is_calibrated and not encoder.is_calibratable:
         raise ValueError(
-            "the runs hold out different speakers for validation (other lists, number or seed), so that one "
-            "has trained on the other's validation trials: add --no-calibration"
+            "the runs have no validation trials in common (another list, or held-out speakers of other "
+            "lists, number or seed), so that one may have trained on those of another: add --no-calibration"
         )
     # These import PyTorch, for which the mistakes found so far need not wait.
     from sslsv.evaluation import overlap, scorer
@@ -95,8 +94,7 @@ def run(options: argparse.Namespace) -> int:
         lda_dim=options.lda_dim,
     )
     if options.train_root:
-        data = replace(encoder.config.data, root=options.train_root)
-        encoder = replace(encoder, config=replace(encoder.config, data=data))
+        encoder = encoder.with_root(options.train_root)
     config, folder, is_lenient = encoder.config, RunFolder.at(encoder.run), options.allow_missing
     names, root = options.trials or config.evaluation.test, options.root or config.data.root
     if not names:
@@ -105,12 +103,16 @@ def run(options: argparse.Namespace) -> int:
     manifest, validation = scorer.training_side(config, scoring, is_calibrated=is_calibrated)
     if is_plda and manifest is not None:
         check_speakers(manifest.speakers, encoder.model.embedding_dim, options.lda_dim)
-    sources, unknown = overlap.trained_on(config, folder)
+    sources, unknown = list[overlap.TrainedOn](), list[str]()
+    for part in encoder.parts:
+        found, gaps = overlap.trained_on(part.config, RunFolder.at(part.run))
+        sources += found
+        unknown += gaps
     overlaps = {item.name: overlap.find_overlap(item.trials, item.root, sources) for item in lists}
-    told = [overlap.describe(name, found) for name, found in overlaps.items()]
-    warnings = [sentence for found, _ in told for sentence in found]
+    told = [overlap.describe(name, shared) for name, shared in overlaps.items()]
+    warnings = [sentence for sentences, _ in told for sentence in sentences]
     notes = [*scorer.notes(encoder, scoring, lists, validation), *unknown]
-    notes += [sentence for _, found in told for sentence in found]
+    notes += [sentence for _, sentences in told for sentence in sentences]
     count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:
         store = EmbeddingStore(encoder, folder, embed)
@@ -136,17 +138,17 @@ def run(options: argparse.Namespace) -> int:
     scorer.write_results(out, evaluation, scored)
     out.write("report.html", evaluation_page(evaluation, scored, **of_run(folder, out)))
     update_report(folder, out)
-    if calibration is not None:
-        try:
-            scorer.keep_calibration(encoder, calibration)
-        except OSError as error:
-            print(f"the calibration is not kept for `{typed('verify')}`: {error}", file=sys.stderr)
     lines = [line for item in scored for line in terminal_lines(item)]
     lines += [f"warning: {sentence}" for sentence in warnings]
     print("\n".join([*lines, *[f"note: {note}" for note in notes]]))
-    place, own = here(out.location), shlex.quote(here(options.run))
+    place = here(out.location)
     print(f"results: {place}\nreport: {below(place, 'report.html')}")
-    print(f"next: {typed('verify')} {own} ENROLMENT.wav TEST.wav")
+    if calibration is not None:
+        try:
+            scorer.keep_calibration(encoder, calibration)
+            print(f"next: {typed('verify')} {same_encoder(options)} ENROLMENT.wav TEST.wav")
+        except OSError as error:
+            print(f"the calibration is not kept for `{typed('verify')}`: {error}", file=sys.stderr)
     return 0
 
 
@@ -156,9 +158,10 @@ def run_task(options: argparse.Namespace) -> int:
     if not options.train or not options.test:
         raise ValueError(f"--task {name} needs both lists: --train LIST --test LIST")
     is_scoring = options.norm or options.centre or options.lda_dim or options.scoring != "cosine"
-    if options.trials or is_scoring:
+    if options.trials or options.allow_missing or is_scoring:
         raise ValueError(
-            f"--trials, --scoring, --norm and --centre are for trials, and --task {name} scores none"
+            "--trials, --allow-missing, --scoring, --norm and --centre are for trials, and "
+            f"--task {name} scores none"
         )
     encoder = load_encoder(options)
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
@@ -168,7 +171,7 @@ def run_task(options: argparse.Namespace) -> int:
 
     kind, root = registry.find("tasks", name), options.root or encoder.config.data.root
     settings, folder = kind.Config(replicates=options.replicates), RunFolder.at(encoder.run)
-    task = kind(settings, root, options.train, options.test, is_lenient=options.allow_missing)
+    task = kind(settings, root, options.train, options.test)
     with embedding_by(encoder, len(task), options.workers, options.device) as embed:
         found = task.run(EmbeddingStore(encoder, folder, embed))
     notes = [*encoder.notes, *found["notes"]]

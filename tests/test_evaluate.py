@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -60,13 +61,10 @@ def test_evaluate__leaves_scores_report_and_calibration_and_pages_that_link_to_e
     assert f"next: sslsv verify {run_folder} ENROLMENT.wav TEST.wav" in printed
 
 
-@pytest.mark.parametrize("kind", ["z", "t", "s", "as"])
-def test_evaluate__normalised_scores_come_first_and_say_their_cohort(run_folder, kind):
-    top_options, top = (["--top", "5"], ", top 5") if kind == "as" else ([], "")
-    found = evaluate(run_folder, "--norm", kind, "--cohort-size", "12", *top_options, "--no-calibration")
-    assert list(found["lists"]["trials"]["scorings"]) == [f"cosine_{kind}_norm", "cosine"]
-    norm = kind.upper() if "s" in kind else kind
-    title = f"cosine, {norm}-norm (12 training utterances{top})"
+def test_evaluate__normalised_scores_come_first_and_say_their_cohort(run_folder):
+    found = evaluate(run_folder, "--norm", "as", "--cohort-size", "12", "--top", "5", "--no-calibration")
+    assert list(found["lists"]["trials"]["scorings"]) == ["cosine_as_norm", "cosine"]
+    title = "cosine, AS-norm (12 training utterances, top 5)"
     assert title in found["lists"]["trials"]["titles"].values()
     assert title in (run_folder / "evaluation" / "report.html").read_text()
     assert "No labels were used" in " ".join(found["notes"])
@@ -96,9 +94,8 @@ def test_evaluate__trials_of_another_form_with_blanks_and_repeats_are_scored_as_
     (root / "mine").write_text("".join(f"{names[a]}\t{names[b]}\t{label}\n" for a, b, label in pairs))
     options = ("--root", str(root), "--trials", "mine", "--no-calibration", "--replicates", "0")
     found = evaluate(run_folder, *options)
-    assert found["lists"]["mine"]["counts"]["repeated_trials"] == 1
+    assert found["lists"]["mine"]["counts"]["trials"] == 3
     assert any("is read as `enrolment test target` lines" in note for note in found["notes"])
-    assert any("1 of the 3 trials" in note and "(line 3)" in note for note in found["notes"])
     scores = run_folder / "evaluation/scores/mine.txt"
     assert read_trials(root, str(scores)).paths == names
 
@@ -126,6 +123,7 @@ def test_evaluate__a_bad_recording_is_named_or_counted(run_folder, demo_corpus, 
         (["--task", "probe", "--train", "x"], "needs both lists"),
         (["--train", "x"], "add --task probe"),
         (["--task", "probe", "--train", "x", "--test", "y", "--norm", "s"], "scores none"),
+        (["--task", "probe", "--train", "x", "--test", "y", "--allow-missing"], "scores none"),
         (["--task", "probe", "--train", "gone", "--test", "gone"], "gone does not exist"),
         (["--scoring", "plda", "--norm", "as"], "--norm and --centre change cosines"),
         (["--lda-dim", "4"], "add --scoring plda"),
@@ -156,17 +154,18 @@ def test_evaluate__run_corpus_and_results_in_object_storage(
     assert main([f"{run}/checkpoints/{folder.names('checkpoints')[0]}", *arguments[1:]]) == 0
 
 
-def test_evaluate__trials_of_validation_are_told(small_run, demo_corpus, tmp_path, capsys):
+def test_evaluate__trials_of_validation_are_told(small_run, run_folder, demo_corpus, tmp_path, capsys):
     changes = ("held_out_speakers: 3", "held_out_speakers: 0", "validation: null", "validation: trials")
     run = run_with(
         small_run, tmp_path, *changes, "allow_validation_on_test: false", "allow_validation_on_test: true"
     )
-    for arguments in ([], ["--no-calibration"]):
-        found = evaluate(run, *arguments)
+    fused = ["--with", str(run), "--no-calibration"]
+    for first, arguments in ((run, []), (run, ["--no-calibration"]), (run_folder, fused)):
+        found = evaluate(first, *arguments)
         count = found["lists"]["trials"]["counts"]["trials"]
         sentence = f"{count} of the {count} trials of trials are validation trials"
         assert sentence in " ".join(found["notes"])
-        assert sentence in (run / "evaluation" / "report.html").read_text()
+        assert sentence in (first / "evaluation" / "report.html").read_text()
         assert f"note: {sentence}" in capsys.readouterr().out
 
 
@@ -230,26 +229,28 @@ def test_evaluate__lists_of_one_name_are_refused_and_scores_of_earlier_lists_go(
     assert [file.name for file in (run_folder / "evaluation" / "scores").iterdir()] == ["others.txt"]
 
 
-def test_evaluate__what_verify_asks_for_is_where_it_was_written(run_folder, small_run, tmp_path, capsys):
-    for options in (["--precision", "bf16"], ["--checkpoint", "average"]):
+def test_evaluate__the_command_that_comes_next_finds_the_calibration(
+    run_folder, small_run, demo_corpus, tmp_path, capsys
+):
+    for options in (["--precision", "bf16"], ["--checkpoint", "average"], ["--with", small_run]):
         evaluate(run_folder, *options)
-        capsys.readouterr()
-        assert "llr" in verified(str(run_folder), capsys, *options)
+        assert "llr" in verified(demo_corpus, capsys)
+    evaluate(run_folder, "--centre", "--cohort-size", "8")  # whose cosines `verify` does not have
+    assert "next:" not in capsys.readouterr().out
     copied = tmp_path / "copied" / list_checkpoints(RunFolder.at(small_run))[-1][1]
     copied.parent.mkdir()
     shutil.copy(f"{small_run}/checkpoints/{copied.name}", copied)
     assert main([str(copied), "--replicates", "0"]) == 0
     assert (copied.parent / "evaluation" / "evaluation.json").is_file()
     assert not (tmp_path / "evaluation").exists()
-    capsys.readouterr()
-    assert "llr" in verified(str(copied), capsys)
+    assert "llr" in verified(demo_corpus, capsys)
 
 
-def verified(run, capsys, *options):
-    encoder = SpeakerEncoder.load(run)
-    root, manifest = encoder.config.data.root, read_trials(encoder.config.data.root, "trials")
-    recordings = [f"{root}/{path}" for path in manifest.paths[:2]]
-    assert verify.main([run, *recordings, *options, "--json"]) == 0
+def verified(demo_corpus, capsys):
+    """Return what comes of the command that an evaluation has printed."""
+    command = re.search(r"\nnext: sslsv verify (.*) ENROLMENT.wav TEST.wav\n", capsys.readouterr().out)[1]
+    recordings = [str(demo_corpus / path) for path in read_trials(demo_corpus, "trials").paths[:2]]
+    assert verify.main([*shlex.split(command), *recordings, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -287,10 +288,17 @@ def test_evaluate__plda_comes_first_and_says_that_labels_were_used(small_run, tm
     assert "Labels were used to score" not in (run_folder / "evaluation" / "report.html").read_text()
 
 
-def test_evaluate__runs_of_different_held_out_speakers_are_fused_without_calibration(
-    small_run, run_folder, tmp_path, capsys
+def test_evaluate__fused_runs_share_validation_or_do_without_and_what_any_has_trained_on_is_said(
+    small_run, run_folder, demo_corpus, tmp_path, capsys
 ):
-    reseeded = run_with(small_run, tmp_path, "seed: 1717", "seed: 1718")
-    assert main([str(run_folder), "--with", str(reseeded)]) == 2
-    assert "hold out different speakers" in capsys.readouterr().err
-    assert evaluate(run_folder, "--with", str(reseeded), "--no-calibration")["fused_with"]
+    (tmp_path / "leaky").write_text(
+        "".join(f"x {path}\n" for path in read_trials(demo_corpus, "trials").paths)
+    )
+    changes = ("held_out_speakers: 3", "held_out_speakers: 0")
+    leaky = run_with(small_run, tmp_path, "[voxceleb2_train_list]", f"[{tmp_path / 'leaky'}]", *changes)
+    assert main([str(run_folder), "--with", str(leaky)]) == 2
+    assert "no validation trials in common" in capsys.readouterr().err
+    found = evaluate(run_folder, "--with", str(leaky), "--no-calibration")
+    assert found["fused_with"] and found["warnings"][0].startswith(
+        "3 of 3 speakers of trials were in training"
+    )

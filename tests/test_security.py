@@ -102,11 +102,13 @@ def test_config__tags_of_python_objects_are_refused(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_embeddings__kept_by_a_stranger_are_made_again(tmp_path: Path, small_run: str) -> None:
+def test_embeddings__kept_by_a_stranger_execute_nothing(tmp_path: Path, small_run: str) -> None:
     encoder, folder = SpeakerEncoder.load(small_run), RunFolder(str(tmp_path), "run")
     file = EmbeddingStore(encoder, folder, pytest.fail).file
     buffer, mark = io.BytesIO(), tmp_path / "executed"
-    np.savez(buffer, paths=np.array([Bomb(mark)], dtype=object))
+    bombs = np.array([Bomb(mark)], dtype=object)
+    np.savez(buffer, paths=bombs, stamps=np.zeros((1, 2)), embeddings=np.zeros((1, 2)))
     folder.write(file, buffer.getvalue())
-    assert EmbeddingStore(encoder, folder, pytest.fail).known == {}
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        EmbeddingStore(encoder, folder, pytest.fail)
     assert not mark.exists()

@@ -259,12 +259,11 @@ def test_check_data__a_codec_that_costs_speed_is_said_once(config, tmp_path, dem
 
 def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
     lines = (tmp_path / config.data.root / "trials").read_text().splitlines()
-    turned = [" ".join([*line.split()[1:], line[0]]) for line in [*lines, lines[0]]]
+    turned = [" ".join([*line.split()[1:], line[0]]) for line in lines]
     (tmp_path / "mine").write_text("\n".join(turned))
     check_data(replace(config, evaluation=EvaluationConfig(test=(str(tmp_path / "mine"),))))
-    first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("note: ") and "is read as `enrolment test target` lines" in first
-    assert "note: 1 of the" in second and "they are scored as listed" in second
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: ") and "is read as `enrolment test target` lines" in note
 
 
 @pytest.mark.parametrize(

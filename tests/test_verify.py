@@ -8,7 +8,7 @@ from sslsv.data.lists import read_trials
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.runs.folder import RunFolder
 from sslsv.verify import main
-from tests.codecs import BY_FFMPEG, speech, write_codec
+from tests.codecs import speech, write_codec
 
 
 @pytest.fixture
@@ -33,9 +33,8 @@ def test_verify__without_calibration_gives_the_cosine_and_no_decision(small_run,
     assert "cosine" in printed and "No calibration" in printed and "decision  " not in printed
 
 
-@pytest.mark.parametrize("name", BY_FFMPEG)
-def test_verify__takes_what_prepare_data_takes(small_run, tmp_path, capsys, name):
-    path = str(write_codec(tmp_path, name, speech()))
+def test_verify__takes_what_prepare_data_takes(small_run, tmp_path, capsys):
+    path = str(write_codec(tmp_path, "a.m4a", speech()))
     assert main([small_run, path, path, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cosine"] == pytest.approx(1, abs=1e-5)
 

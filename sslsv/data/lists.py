@@ -81,7 +81,7 @@ class Trials:
     targets: npt.NDArray[np.bool_]  # (J,), True: the same speaker
     versions: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (R,), 0 unless simulated
     lines: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (J,) of the list, from 1
-    notes: tuple[str, ...] = ()  # sentences: as what the list was read, and what is odd about it
+    notes: tuple[str, ...] = ()  # sentences: as what the list was read
 
     def __post_init__(self) -> None:
         for name, count in (("versions", len(self.paths)), ("lines", len(self.targets))):
@@ -140,7 +140,7 @@ def read_trials(root: Root, file: str) -> Trials:
 
     VoxCeleb's own lists leave out the folders before the speakers: these are added when the first recording
     that is there is only found so. Raises ValueError for a malformed line, FileNotFoundError for a missing
-    list and where none of its recordings is there. For odd trials see `find_trial_faults`.
+    list and where none of its recordings is there.
     """
     index: dict[str, int] = {}
     columns = [("lines", np.int64), ("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]
@@ -303,23 +303,6 @@ def spelling(
         f"None of the first {len(paths)} recordings of {name} exists; first: "
         f"{recordings.location(paths[0])}. Paths in lists are relative to data.root ({root})."
     )
-
-
-def find_trial_faults(trials: Trials) -> dict[str, npt.NDArray[np.bool_]]:
-    """Mark the odd trials, (J,) for each kind; the order of the two recordings does not matter.
-
-    "repeated": the pair stands before it with the same label; "self": a recording against itself, as target;
-    "contradicting": the pair stands elsewhere with the other label, or a recording is to be of another
-    speaker than itself. O(J log J).
-    """
-    low, high = np.minimum(trials.enrol, trials.test), np.maximum(trials.enrol, trials.test)
-    pairs = np.unique(low * len(trials.paths) + high, return_inverse=True)[1]
-    is_repeated = np.ones(len(pairs), dtype=np.bool_)
-    is_repeated[np.unique(2 * pairs + trials.targets, return_index=True)[1]] = False
-    target_share = np.bincount(pairs, trials.targets) / np.bincount(pairs)
-    is_self = low == high
-    is_contradicting = ((target_share > 0) & (target_share < 1))[pairs] | (is_self & ~trials.targets)
-    return {"repeated": is_repeated, "self": is_self & trials.targets, "contradicting": is_contradicting}
 
 
 def describe_lines(trials: Trials, is_odd: npt.NDArray[np.bool_]) -> str:

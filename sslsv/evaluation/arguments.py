@@ -1,6 +1,7 @@
 """Command-line parts that all commands for a trained encoder share; importing this imports no PyTorch."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,11 +51,11 @@ def encoder_parser(
 
 
 def run_command(
-    command: Callable[[argparse.Namespace], int], options: argparse.Namespace, then: str = ""
+    command: Callable[[argparse.Namespace], int], options: argparse.Namespace, after_interrupt: str = ""
 ) -> int:
     """Return the exit code of a command, 2 after printing what it raised about its input.
 
-    After a Ctrl-C it is 130; `then` says what the same command does next time.
+    After a Ctrl-C it is 130; `after_interrupt` says what the same command does next time.
     """
     try:
         return command(options)
@@ -62,8 +63,19 @@ def run_command(
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"stopped; {then}" if then else "stopped", file=sys.stderr)
+        print(f"stopped; {after_interrupt}" if after_interrupt else "stopped", file=sys.stderr)
         return 130
+
+
+def same_encoder(options: argparse.Namespace) -> str:
+    """Write the arguments by which another command takes the encoder that the options name."""
+    from sslsv.runs.folder import here
+
+    words = [here(options.run), *(word for run in options.others for word in ("--with", here(run)))]
+    for name, default in (("checkpoint", "best"), ("precision", None), ("device", None)):
+        if (value := getattr(options, name)) != default:
+            words += [f"--{name}", value]
+    return shlex.join(words)
 
 
 def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":

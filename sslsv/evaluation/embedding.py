@@ -5,18 +5,19 @@ while its path, size and time of change are.
 """
 
 import contextlib
+import functools
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig
 from sslsv.data.audio import AudioError
 from sslsv.data.recordings import Packed, Recordings, open_recordings, split_segment
@@ -51,14 +52,10 @@ class EmbeddingStore:
         self.folder, self.embed, self.dim = folder, embed, encoder.model.embedding_dim
         self.file = f"embeddings/{encoder.identity}.npz"
         self.known: dict[str, tuple[tuple[int, int], Floats]] = {}  # path: its stamp, embedding (D,)
-        if not folder.has(self.file):
-            return
-        try:
+        if folder.has(self.file):
             with np.load(io.BytesIO(folder.read(self.file)), allow_pickle=False) as saved:
                 values = zip(map(tuple, saved["stamps"].tolist()), saved["embeddings"], strict=True)
                 self.known = dict(zip(saved["paths"].tolist(), values, strict=True))
-        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-            print(f"embeddings in {self.file} can't be read ({error}) and are made again", file=sys.stderr)
 
     def get(self, paths: Sequence[str], root: str) -> Embedded:
         """Embed the recordings below a folder that are new or have changed, and look the others up."""
@@ -119,9 +116,10 @@ def embedding_by(
 ) -> Iterator[Embed]:
     """Yield a function that embeds about `count` recordings: here if they are few, else in processes.
 
-    `workers` None starts one process per GPU of the machine or cluster that is free when the first process
-    has started, or per CPU where the encoder is on a CPU. Raises CapacityError when there is no room,
-    ValueError where `device` names one GPU, which several processes can't share.
+    These start when it is first called: where a cache holds all embeddings, none do. `workers` None starts
+    one per GPU of the machine or cluster that is free when the first process has started, or per CPU where
+    the encoder is on a CPU. The call raises CapacityError when there is no room. Raises ValueError where
+    `device` names one GPU, which several processes can't share.
     """
     is_one_gpu = device is not None and ":" in device
     refuse_if(
@@ -132,11 +130,34 @@ def embedding_by(
     if workers is None and (count <= MANY_RECORDINGS or is_one_gpu):
 
         def embed_here(paths: list[str], root: str) -> Embedded:
+            watch_neighbours()
             with live_line(f"embedding {len(paths):,} recordings"):
                 return embed_files(encoder, paths, root)
 
         yield embed_here
         return
+    with contextlib.ExitStack() as stack:
+        pool = functools.cache(lambda: stack.enter_context(_processes(encoder, workers)))
+
+        def embed(paths: list[str], root: str) -> Embedded:
+            order, place = longest_first(open_recordings(root), paths), absolute(root)
+            parts = [order[i : i + PART_RECORDINGS] for i in range(0, len(order), PART_RECORDINGS)]
+            rows, bad = np.zeros((len(paths), encoder.model.embedding_dim), np.float32), dict[int, str]()
+            results = pool().map(
+                lambda actor, part: actor.embed.remote([paths[i] for i in part], place), parts
+            )
+            # `disable` None shows the bar on a terminal alone.
+            for part in tqdm(parts, desc="embedding", disable=None):
+                rows[part], unreadable = next(results)
+                bad |= {part[i]: why for i, why in unreadable.items()}
+            return rows, bad
+
+        yield embed
+
+
+@contextlib.contextmanager
+def _processes(encoder: SpeakerEncoder, workers: int | None) -> Iterator[Any]:
+    """Yield a Ray pool of processes that embed; see `embedding_by`."""
     import ray  # few recordings need not wait for it
 
     from sslsv.cluster.connect import connection
@@ -154,21 +175,8 @@ def embedding_by(
             ray.get(actors[0].__ray_ready__.remote())  # an autoscaler may have to add its machine first
             free = ray.available_resources().get("GPU" if has_gpu else "CPU", 0)  # type: ignore[no-untyped-call]
             actors += [remote.remote(shared, kind) for _ in range(int(free))]
-        pool = ray.util.ActorPool(actors)
-
-        def embed(paths: list[str], root: str) -> Embedded:
-            order, place = longest_first(open_recordings(root), paths), absolute(root)
-            parts = [order[i : i + PART_RECORDINGS] for i in range(0, len(order), PART_RECORDINGS)]
-            rows, bad = np.zeros((len(paths), encoder.model.embedding_dim), np.float32), dict[int, str]()
-            results = pool.map(lambda actor, part: actor.embed.remote([paths[i] for i in part], place), parts)
-            # `disable` None shows the bar on a terminal alone.
-            for part in tqdm(parts, desc="embedding", disable=None):
-                rows[part], unreadable = next(results)
-                bad |= {part[i]: why for i, why in unreadable.items()}
-            return rows, bad
-
         try:
-            yield embed
+            yield ray.util.ActorPool(actors)
         finally:
             for actor in actors:
                 ray.kill(actor)

@@ -78,15 +78,19 @@ def _speakers(manifest: Manifest) -> list[str]:
 def trained_on(config: Config, folder: RunFolder) -> tuple[list[TrainedOn], list[str]]:
     """Return what a run learnt from, the runs before it by `encoder.init` included, and what can't be known.
 
-    Where a run has kept nothing (a trial of a sweep, a copied checkpoint), its lists are read again.
+    Where a run has kept nothing (a trial of a sweep, a copied checkpoint), its lists are read again. An
+    imported encoder has lists in its settings that it was not trained on.
     """
     found: list[TrainedOn] = []
     for _ in range(MAX_STAGES):
-        root = config.data.root
+        root, run = config.data.root, folder.read_json("run.json") if folder.has("run.json") else {}
+        told = f"What {folder.location} was trained on is not known"
+        if "imported_from" in run:
+            return found, [f"{told}: it was imported from {run['imported_from']}."]
         try:
             found.append(TrainedOn.read(folder, root) or TrainedOn.of(root, open_training_side(config)[0]))
         except (ValueError, OSError) as error:
-            return found, [f"What {folder.location} was trained on is not known: {error}"]
+            return found, [f"{told}: {error}"]
         start = config.encoder.init or getattr(config.encoder, "weights", None)
         if start is None:
             return found, []

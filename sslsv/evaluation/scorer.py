@@ -147,28 +147,31 @@ def notes(
     encoder: SpeakerEncoder, scoring: Scoring, lists: Sequence[TrialList], validation: TrialSet | None
 ) -> list[str]:
     """Return sentences that a reader of the results needs: which labels were used, and for what."""
-    config, found = encoder.config, list(encoder.notes)
+    found, chosen_on = list(encoder.notes), list[tuple[str, Trials]]()  # folders and trials
+    for each in encoder.parts if validation is None else ():
+        root, name = each.config.data.root, each.config.evaluation.validation
+        if name is not None:
+            with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
+                chosen_on.append((root, listed_trials(root, name).trials))
     if validation is not None:
+        chosen_on.append((encoder.config.data.root, validation.trials))
         found.append(
             f"Calibrated on {len(validation.trials)} validation trials of {len(validation.trials.paths)} "
             "recordings: their labels were used for two numbers, scale and offset."
         )
-    elif config.evaluation.validation is not None:
-        with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
-            validation = listed_trials(config.data.root, config.evaluation.validation)
     if scoring.is_plda:
-        name = config.model.name
-        own = f"The training itself, by {name}, used none: these are no self-supervised results."
-        if encoder.model.needs_labels:
-            own = f"The run itself was trained with them ({name})."
+        methods = {each.config.model.name: each.model.needs_labels for each in encoder.parts}
+        labelled = [name for name, needs_labels in methods.items() if needs_labels]
+        own = f"The training itself, by {' and '.join(labelled or methods)}, used "
+        own += "them too." if labelled else "none: these are no self-supervised results."
         fitted = "PLDA was fitted to the speakers, or clusters, of the training lists."
         found.append(f"Labels were used: {fitted} {own}")
     if scoring.needs_cohort:
         found.append("No labels were used: the cohort is training utterances as they are.")
     for item in lists:
         found += item.trials.notes
-        shared = validation and count_shared(item.trials, item.root, validation.trials, config.data.root)
-        if shared:
+        counts = [count_shared(item.trials, item.root, trials, root) for root, trials in chosen_on]
+        if shared := max(counts, default=0):
             found.append(
                 f"{shared} of the {len(item.trials)} trials of {item.name} are validation trials, which "
                 "choose checkpoint and calibration: its errors are no test results."
@@ -236,10 +239,10 @@ def measure(
             found = speaker_bootstrap(values, targets, *sides, p_targets=P_TARGETS, replicates=replicates)
             for metric in table:
                 table[metric] |= found[metric]._asdict()
-    counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.odd
+    counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.left_out
     summary = {**source_of(item.file), "counts": counts, "scorings": tables}
     summary["titles"] = {name: scorer.in_words(name) for name in scores | ratios}
-    return ScoredList(item.name, trials, scores | ratios, summary, embeddings, speakers)
+    return ScoredList(item.name, trials, scores | ratios, summary)
 
 
 def _metrics_of(

@@ -65,7 +65,7 @@ class SpeakerEncoder:
     calibration: Calibration | None = None  # from cosines; an evaluation fits and writes it
     run: str = ""  # location of the folder that the weights were found in
     notes: tuple[str, ...] = ()  # sentences that a user should read, such as "the last one is used"
-    fused: tuple["SpeakerEncoder", ...] = ()  # the encoders that this one joins, itself the first; or none
+    fused: tuple["SpeakerEncoder", ...] = ()  # encoders that this one joins; its settings are the first's
 
     @classmethod
     def load(
@@ -112,6 +112,16 @@ class SpeakerEncoder:
         encoder = replace(self, model=joined, fused=encoders, notes=notes, calibration=None)
         return replace(encoder, calibration=_known_calibration(encoder))
 
+    @property
+    def parts(self) -> tuple["SpeakerEncoder", ...]:
+        """Return the encoders that this one joins, or itself."""
+        return self.fused or (self,)
+
+    def with_root(self, root: str) -> "SpeakerEncoder":
+        """Return the encoder, and those it joins, with another `data.root`."""
+        config = replace(self.config, data=replace(self.config.data, root=root))
+        return replace(self, config=config, fused=tuple(each.with_root(root) for each in self.fused))
+
     def describe(self) -> dict[str, Any]:
         """Return which weights these are, for evaluation.json and calibrations."""
         others = [each.describe() for each in self.fused[1:]]
@@ -124,12 +134,9 @@ class SpeakerEncoder:
 
     @property
     def is_calibratable(self) -> bool:
-        """Tell whether all parts hold out the same speakers: none has trained on validation trials."""
-        held_out = {
-            (each.config.data.train_lists, each.config.evaluation.held_out_speakers, each.config.seed)
-            for each in self.fused
-        }
-        return len(held_out) <= 1
+        """Tell whether no part has trained on the first one's validation trials: all have the same ones."""
+        has_trials = self.config.evaluation.has_validation_trials
+        return not has_trials or len({_validated_on(each.config) for each in self.parts}) == 1
 
     @cached_property
     def identity(self) -> str:
@@ -204,6 +211,14 @@ class _Joined(Model):
         rows = [F.normalize(model.embed(waveforms).float(), dim=1) for model in self.parts]
         joined: Tensor = torch.cat(rows, dim=1) / len(rows) ** 0.5
         return joined
+
+
+def _validated_on(config: Config) -> tuple[Any, ...]:
+    # Returns what decides the validation trials: how speakers are held out, or else a list.
+    data, evaluation = config.data, config.evaluation
+    if evaluation.held_out_speakers:
+        return data.held_out_lists or data.train_lists, evaluation.held_out_speakers, config.seed
+    return (evaluation.validation,)
 
 
 def _known_calibration(encoder: SpeakerEncoder) -> Calibration | None:

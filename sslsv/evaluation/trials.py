@@ -20,7 +20,6 @@ from sslsv.data.lists import (
     Manifest,
     Trials,
     describe_lines,
-    find_trial_faults,
     make_trials,
     open_corpus,
     read_trials,
@@ -53,8 +52,6 @@ class ScoredList:
     # Scores (J,) by the name of the scoring, higher = more alike; the first scoring is the principal one.
     scores: dict[str, npt.NDArray[np.float64]]
     summary: dict[str, Any]  # the list's part of evaluation.json
-    embeddings: npt.NDArray[np.float32]  # (R, D) of the recordings
-    speakers: npt.NDArray[np.int64]  # (R,) numbers, as far as target trials tell
 
 
 def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[TrialSet]]:
@@ -79,7 +76,7 @@ def open_training_side(config: Config) -> tuple[Manifest, TrialSet | None]:
 
 def listed_trials(root: str, name: str) -> TrialSet:
     """Open the trials of a list file, whose recordings are read as they are; raises as `open_list`."""
-    trials, _ = _read(root, name, is_lenient=False)
+    trials = _read(root, name)
     recordings = open_recordings(root)
     return TrialSet(Path(name).name, trials, lambda i: recordings.read_whole(trials.paths[i]))
 
@@ -114,13 +111,13 @@ def count_trials(trials: Trials) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class TrialList:
-    """Hold a trial list that was read: the trials to score, and the counts of what was left out or odd."""
+    """Hold a trial list that was read: the trials to score, and the counts of what was left out."""
 
     name: str  # the list's file name
     file: str  # path or URI
     root: str  # folder that the recordings are below
     trials: Trials
-    odd: dict[str, int]  # "missing_recordings", "repeated_trials", "skipped_trials" ...: those above 0
+    left_out: dict[str, int]  # "missing_recordings", "unreadable_recordings", "skipped_trials": those above 0
 
     def without(self, bad: Collection[int], reason: str) -> "TrialList":
         """Leave out the trials of the recordings `bad`, and count these recordings under the name `reason`.
@@ -128,7 +125,7 @@ class TrialList:
         Raises ValueError when no target or no nontarget trial is left.
         """
         is_bad = np.isin(self.trials.enrol, list(bad)) | np.isin(self.trials.test, list(bad))
-        trials, skipped = _kept(self.trials, ~is_bad), self.odd.get("skipped_trials", 0) + int(is_bad.sum())
+        trials = _kept(self.trials, ~is_bad)
         if trials.targets.all() or not trials.targets.any():
             targets = int(trials.targets.sum())
             raise ValueError(
@@ -136,7 +133,9 @@ class TrialList:
                 "nontarget trials can be scored, and both kinds are needed; is --root the folder that its "
                 "paths are relative to?"
             )
-        return replace(self, trials=trials, odd=self.odd | {reason: len(bad), "skipped_trials": skipped})
+        skipped = self.left_out.get("skipped_trials", 0) + int(is_bad.sum())
+        left_out = self.left_out | {reason: len(bad), "skipped_trials": skipped}
+        return replace(self, trials=trials, left_out=left_out)
 
     def refusal(self, bad: Collection[int], problem: str) -> ValueError:
         """Return an error that names some of the recordings `bad` with their lines, and says what to do."""
@@ -153,23 +152,14 @@ class TrialList:
 def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     """Read a list given by its name below `root`, or by a path, with every recording looked for.
 
-    Unless `is_lenient`, a recording that is not there and a pair with both labels are errors that name lines;
-    else their trials are left out and counted. A pair listed twice, or a recording against itself, is
-    counted, told of in the trials' notes, and scored as listed. Raises ValueError or FileNotFoundError.
+    Unless `is_lenient`, recordings that are not there are an error that names lines; else their trials are
+    left out and counted. A pair listed twice, and a recording against itself, are scored as listed. Raises
+    ValueError or FileNotFoundError.
     """
     file = find_list(root, name)
-    trials, odd = _read(root, file, is_lenient=is_lenient)
-    found = TrialList(posixpath.basename(file), file, root, trials, odd)
-    # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
-    _, is_wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
-    if is_wrong.any():
-        first = " ".join(trials.paths[side[is_wrong.argmax()]] for side in (trials.enrol, trials.test))
-        raise ValueError(
-            f"{is_wrong.sum()} nontarget trials of {file} compare recordings that target trials, through "
-            f"others, say are one speaker's ({describe_lines(trials, is_wrong)}: {first}); correct the labels"
-        )
+    found = TrialList(posixpath.basename(file), file, root, _read(root, file), {})
     recordings = open_recordings(root)
-    missing = [i for i, path in enumerate(trials.paths) if not recordings.has(path)]
+    missing = [i for i, path in enumerate(found.trials.paths) if not recordings.has(path)]
     if missing and not is_lenient:
         raise found.refusal(missing, "do not exist")
     return found.without(missing, "missing_recordings") if missing else found
@@ -209,31 +199,19 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
     return sum(pair in known for pair in pairs(trials, root))
 
 
-def _read(root: str, file: str, *, is_lenient: bool) -> tuple[Trials, dict[str, int]]:
-    """Read trials, without pairs that have both labels, and count what is odd."""
+def _read(root: str, file: str) -> Trials:
+    """Read trials; raises ValueError where labels contradict each other, also through other recordings."""
     trials = read_trials(root, file)
-    faults = find_trial_faults(trials)
-    is_wrong = faults["contradicting"]
-    if is_wrong.any() and not is_lenient:
+    # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
+    _, is_wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
+    if is_wrong.any():
+        first = " ".join(trials.paths[side[is_wrong.argmax()]] for side in (trials.enrol, trials.test))
         raise ValueError(
-            f"{file}: {is_wrong.sum()} trials contradict others, target and nontarget of one pair, or are "
-            f"nontarget of a recording and itself ({describe_lines(trials, is_wrong)}); correct the list, or "
-            "leave them out with --allow-missing"
+            f"{is_wrong.sum()} nontarget trials of {file} compare a recording with itself, or two that "
+            "target trials, perhaps through others, say are one speaker's "
+            f"({describe_lines(trials, is_wrong)}: {first}); correct the labels"
         )
-    told = {
-        "repeated": "stand in it before, perhaps the other way round",
-        "self": "are of one file and itself",
-    }
-    notes = [
-        f"{faults[kind].sum():,} of the {len(trials):,} trials of {file} {what} "
-        f"({describe_lines(trials, faults[kind])}): they are scored as listed"
-        for kind, what in told.items()
-        if faults[kind].any()
-    ]
-    trials = _kept(trials, ~is_wrong) if is_wrong.any() else trials
-    kinds = {**faults, "skipped": is_wrong}
-    odd = {f"{kind}_trials": int(each.sum()) for kind, each in kinds.items() if each.any()}
-    return replace(trials, notes=(*trials.notes, *notes)), odd
+    return trials
 
 
 def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:

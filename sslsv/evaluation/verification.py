@@ -134,8 +134,8 @@ def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Veri
     scores = cosine_scores(embeddings, enrol, test)
     curve = ErrorCurve.of(scores, targets)
     metrics = {"eer": curve.eer(), "min_dcf": curve.min_dcf()}
-    speakers, is_contradicting = speakers_from_trials(len(trials.paths), enrol, test, targets)
-    if replicates and not is_contradicting.any():
+    if replicates:
+        speakers, _ = speakers_from_trials(len(trials.paths), enrol, test, targets)
         ends = speaker_bootstrap(scores, targets, speakers[enrol], speakers[test], replicates=replicates)
         for name, interval in (("eer", ends["eer"]), ("min_dcf", ends[dcf_key("min", 0.01)])):
             metrics |= {f"{name}_{end}": value for end, value in interval._asdict().items()}

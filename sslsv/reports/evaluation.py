@@ -11,7 +11,7 @@ from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scorer import CALIBRATED
 from sslsv.evaluation.trials import ScoredList
 from sslsv.reports.page import Link, Record, Section, duration, interval, metric_text, metric_title, render
-from sslsv.reports.plots import Floats, det_chart, map_chart, score_chart
+from sslsv.reports.plots import Floats, det_chart, score_chart
 from sslsv.runs.folder import here
 
 WORST = 10  # trials of each kind
@@ -59,7 +59,7 @@ def list_section(item: ScoredList) -> Section:
     marks: dict[str, list[int]] = {}
     thresholds: list[float] = []
     for name, values in item.scores.items():
-        if name.removesuffix(CALIBRATED) not in item.scores.keys() - {name}:  # Calibration keeps the order.
+        if not name.endswith(CALIBRATED):  # Calibration keeps the order, and with it the curve.
             curve, title = ErrorCurve.of(values, trials.targets), item.summary["titles"][name]
             costs = P_TARGET * curve.p_miss + (1 - P_TARGET) * curve.p_fa
             rates[title] = curve.p_fa, curve.p_miss
@@ -81,7 +81,6 @@ def list_section(item: ScoredList) -> Section:
         [
             det_chart(f"DET, {item.name}", rates, marks),
             score_chart(f"scores, {item.name}", scores, trials.targets, thresholds),
-            *map_chart(f"embeddings, {item.name}", item.embeddings, item.speakers),
         ],
         {
             "Hardest target trials: one speaker, low score": hardest(trials.targets, scores),
@@ -121,5 +120,5 @@ def terminal_lines(item: ScoredList) -> Iterator[str]:
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """Write what a list has and what was odd in it: `12 trials, 1 repeated trials`."""
+    """Write what a list has and what was left out of it: `12 trials, 1 skipped trials`."""
     return ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items())

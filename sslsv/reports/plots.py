@@ -24,7 +24,6 @@ PALE = {"color": INK, "alpha": 0.2, "label": None}
 SMALL, TALL, LARGE = (4.6, 2.6), (4.6, 3.2), (5.2, 4.4)  # inches
 MAX_POINTS = 300  # More points of a curve cannot be told apart.
 MAX_WRITTEN, MAX_NAMES = 12, 40  # labels of a confusion matrix with numbers in it, and with all names
-MAP_SPEAKERS, MAP_RECORDINGS, MAP_FEWEST = 8, 400, 12  # as many speakers as the style has colours
 RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent
 
 
@@ -143,28 +142,6 @@ def score_chart(title: str, scores: Floats, targets: NDArray[np.bool_], threshol
         axes.legend(loc="center right" if min(thresholds) < middle else "center left")
 
     return "Scores", drawing(paint, title, LARGE)
-
-
-def map_chart(title: str, embeddings: NDArray[np.float32], speakers: NDArray[np.int64]) -> list[Figure]:
-    """Draw embeddings (R, D) in the plane, by t-SNE of their cosines; none where they are few or all alike.
-
-    `speakers` (R,) are numbers; those with most recordings are shown, each in a colour of its own.
-    """
-    from sklearn.manifold import TSNE
-
-    most = np.argsort(-np.bincount(speakers), kind="stable")[:MAP_SPEAKERS].tolist()
-    rows = np.flatnonzero(np.isin(speakers, most))[:MAP_RECORDINGS]
-    kept, colours = embeddings[rows], [f"C{most.index(speaker)}" for speaker in speakers[rows]]
-    if len(kept) < MAP_FEWEST or np.ptp(kept, axis=0).max() < 1e-6:
-        return []
-    tsne = TSNE(perplexity=min(30, len(kept) / 4), metric="cosine", init="random", random_state=0)
-    x, y = tsne.fit_transform(kept).T
-
-    def paint(axes: Axes) -> None:
-        axes.scatter(x, y, s=14, color=colours, alpha=0.8)
-        axes.set(xticks=[], yticks=[])
-
-    return [("Speakers", drawing(paint, title, LARGE))]
 
 
 def confusion_chart(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Figure:

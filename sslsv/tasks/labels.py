@@ -9,7 +9,7 @@ part the classes instead of the voices.
 import itertools
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sslsv.data.list_forms import LABELS, Rows
@@ -34,7 +34,6 @@ class LabelList:
     file: str  # path or URI
     root: str  # folder that the recordings are below
     rows: list[Row]
-    num_left_out: int = 0  # recordings that do not exist or can't be read
     notes: tuple[str, ...] = ()  # as what the list was read
 
     @property
@@ -52,19 +51,6 @@ class LabelList:
         """Return the speaker of each recording; empty if the list does not tell them."""
         return [row.speaker for row in self.rows if row.speaker]
 
-    def without(self, bad: Collection[int]) -> "LabelList":
-        """Leave out the recordings `bad`, and count them."""
-        kept = [row for i, row in enumerate(self.rows) if i not in bad]
-        return replace(self, rows=kept, num_left_out=self.num_left_out + len(bad))
-
-    def refusal(self, bad: Collection[int], problem: str) -> ValueError:
-        """Return an error that names some of the recordings `bad`, and says what to do."""
-        return ValueError(
-            f"{len(bad)} of {len(self.rows)} recordings of {self.file} {problem}: {self.named(bad)}; "
-            "correct the list (paths with blanks need tabs between the fields), give the right --root, "
-            "or leave them out with --allow-missing"
-        )
-
     def named(self, rows: Collection[int]) -> str:
         """Name the first of some recordings, each with the line where it stands."""
         named = [f"{self.rows[i].path} (line {self.rows[i].line})" for i in sorted(rows)[:MAX_NAMED]]
@@ -73,15 +59,14 @@ class LabelList:
     def counts(self) -> dict[str, int]:
         """Count recordings, labels and, where they are told, speakers."""
         counts = {"recordings": len(self.rows), "labels": len(set(self.labels))}
-        counts |= {"speakers": len(set(self.speakers))} if self.speakers else {}
-        return counts | ({"left_out_recordings": self.num_left_out} if self.num_left_out else {})
+        return counts | ({"speakers": len(set(self.speakers))} if self.speakers else {})
 
 
-def read_label_list(root: str, name: str, *, is_lenient: bool) -> LabelList:
-    """Read a list given by its name below `root`, or by a path, with every recording looked for.
+def read_label_list(root: str, name: str) -> LabelList:
+    """Read a list given by its name below `root`, or by a path.
 
-    Recordings that do not exist are left out if `is_lenient`. Raises ValueError for them otherwise, for a
-    malformed line and a path listed twice, FileNotFoundError for a missing list.
+    Raises ValueError for a malformed line and a path listed twice, FileNotFoundError for a missing list and
+    where none of its recordings exists.
     """
     file = find_list(root, name)
     rows: dict[str, Row] = {}  # by path
@@ -99,23 +84,16 @@ def read_label_list(root: str, name: str, *, is_lenient: bool) -> LabelList:
                 "those above it; name the speaker in every line, or in none."
             )
     spelt = spelling(root, file, list(rows))
-    found = LabelList(
+    return LabelList(
         file=file,
         root=root,
         rows=[row._replace(path=spelt(row.path)) for row in rows.values()],
         notes=listed.note(f"{len(rows):,} recordings"),
     )
-    recordings = open_recordings(root)
-    missing = [i for i, path in enumerate(found.paths) if not recordings.has(path)]
-    if missing and not is_lenient:
-        raise found.refusal(missing, "do not exist")
-    return found.without(missing)
 
 
 def check_lists(train: LabelList, test: LabelList) -> None:
     """Raise ValueError where nothing can be learnt from `train`, or `test` can't tell whether it was."""
-    if not test.paths:
-        raise ValueError(f"no recording of {test.file} is left; is --root the folder its paths are below?")
     units: dict[str, set[str]] = defaultdict(set)  # label: its speakers, or else its recordings
     for label, unit in zip(train.labels, train.speakers or train.paths, strict=True):
         units[label].add(unit)

@@ -13,8 +13,8 @@ from pydantic import Field
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sslsv.evaluation.embedding import EmbeddingStore
@@ -45,10 +45,10 @@ class Probe:
         replicates: Annotated[int, Field(ge=0, description="draws for the intervals; 0 = none")] = 1000
         seed: int = 0
 
-    def __init__(self, config: Config, root: str, train: str, test: str, *, is_lenient: bool) -> None:
+    def __init__(self, config: Config, root: str, train: str, test: str) -> None:
         """Read and check both lists; raises ValueError or FileNotFoundError with a sentence."""
-        self.config, self.is_lenient = config, is_lenient
-        self.lists = [read_label_list(root, name, is_lenient=is_lenient) for name in (train, test)]
+        self.config = config
+        self.lists = [read_label_list(root, name) for name in (train, test)]
         check_lists(*self.lists)
 
     def __len__(self) -> int:
@@ -58,18 +58,25 @@ class Probe:
     def run(self, store: EmbeddingStore) -> dict[str, Any]:
         """Return the probe's part of its result file: metrics, classes, confusion, choice and notes.
 
-        Raises ValueError for recordings that can't be read, unless they may be left out.
+        Raises ValueError for recordings that can't be read, and where speakers can't be divided into folds.
         """
-        (train, rows), (test, test_rows) = (self._embedded(each, store) for each in self.lists)
-        check_lists(train, test)
+        train, test = self.lists
+        rows, test_rows = (_embedded(each, store) for each in self.lists)
         names, truth = np.unique(train.labels, return_inverse=True)
         expected = np.searchsorted(names, test.labels)
-        groups = np.unique(train.speakers, return_inverse=True)[1] if train.speakers else None
-        choice = self._try_strengths(rows, truth, groups)
-        strength = max(choice, key=lambda each: (choice[each], -each))  # Of equals, the simplest model.
-        model, is_converged = _fitted(rows, truth, strength)
-        predicted = model.predict(test_rows)
-        count = len(names)
+        strengths = sorted(self.config.strengths)  # Of equals the first is chosen, the simplest model.
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS)),
+            {"logisticregression__C": strengths},
+            scoring="f1_macro",
+            cv=self._folds(truth, train.speakers),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # A note tells of it.
+            search.fit(rows, truth)
+        strength, values = strengths[search.best_index_], search.cv_results_["mean_test_score"].tolist()
+        is_converged = search.best_estimator_[-1].n_iter_.max() < MAX_ITERATIONS
+        predicted, count = search.predict(test_rows), len(names)
         metrics: dict[str, dict[str, float]] = {
             name: {"value": value}
             for name, value in accuracy_and_f1(expected, predicted, np.ones(len(expected)), count).items()
@@ -88,32 +95,24 @@ class Probe:
             "metrics": metrics,
             "baseline_accuracy": float((expected == most_frequent).mean()),
             "strength": strength,
-            "macro_f1_of_strengths": {f"{each:g}": value for each, value in choice.items()},
+            "macro_f1_of_strengths": dict(zip(map("{:g}".format, strengths), values, strict=True)),
             "labels": names.tolist(),
             "confusion": confusion_matrix(expected, predicted, labels=np.arange(count)).tolist(),
             "notes": self._notes(train, test, strength, is_converged),
         }
 
-    def _embedded(self, item: LabelList, store: EmbeddingStore) -> tuple[LabelList, Floats]:
-        embeddings, bad = store.get(item.paths, item.root)
-        if bad and not self.is_lenient:
-            raise item.refusal(bad, f"cannot be read ({next(iter(bad.values()))})")
-        item, rows = item.without(bad), np.delete(embeddings, list(bad), axis=0).astype(np.float64)
-        if not np.isfinite(rows).all():
-            raise ValueError(f"embeddings of {item.file} are not finite; the model may have diverged")
-        return item, rows
-
-    def _try_strengths(self, rows: Floats, truth: Indices, groups: Indices | None) -> dict[float, float]:
-        """Return the macro F1 of each strength on recordings held out, of other speakers where known."""
+    def _folds(self, truth: Indices, speakers: list[str]) -> list[tuple[Indices, Indices]]:
+        """Return (fitted to, held out) rows, the latter of other speakers where known."""
+        groups = np.array(speakers) if speakers else None
         units = np.arange(len(truth)) if groups is None else groups
         count = int(truth.max()) + 1
         fewest = min(len(np.unique(units[truth == label])) for label in range(count))
-        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        kind = StratifiedGroupKFold if speakers else StratifiedKFold
         splitter = kind(min(self.config.num_folds, fewest), shuffle=True, random_state=self.config.seed)
         # Speakers with several labels can't always be divided so that each part has all labels.
         folds = [
             (kept, held)
-            for kept, held in splitter.split(rows, truth, groups)
+            for kept, held in splitter.split(truth, truth, groups)
             if len(held) and len(np.unique(truth[kept])) == count
         ]
         if not folds:
@@ -121,15 +120,7 @@ class Probe:
                 "the speakers of the training list can't be divided so that each part has every label; give "
                 "the labels more speakers, or leave out the column of speakers"
             )
-        expected = np.concatenate([truth[held] for _, held in folds])
-        found = {}
-        for strength in self.config.strengths:
-            guesses = [
-                _fitted(rows[kept], truth[kept], strength)[0].predict(rows[held]) for kept, held in folds
-            ]
-            values = accuracy_and_f1(expected, np.concatenate(guesses), np.ones(len(expected)), count)
-            found[strength] = values["macro_f1"]
-        return found
+        return folds
 
     def _notes(self, train: LabelList, test: LabelList, strength: float, is_converged: bool) -> list[str]:
         """Return sentences that a reader of the results needs."""
@@ -159,13 +150,17 @@ class Probe:
         return found
 
 
-def _fitted(rows: Floats, truth: Indices, strength: float) -> tuple[Pipeline, bool]:
-    """Return the classifier, and whether its fit converged."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # A note tells of it.
-        model.fit(rows, truth)
-    return model, bool(model[-1].n_iter_.max() < MAX_ITERATIONS)
+def _embedded(item: LabelList, store: EmbeddingStore) -> Floats:
+    embeddings, bad = store.get(item.paths, item.root)
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {len(item.rows)} recordings of {item.file} cannot be read "
+            f"({next(iter(bad.values()))}): {item.named(bad)}; correct the list (paths with blanks need tabs "
+            "between the fields), or give the right --root"
+        )
+    if not np.isfinite(embeddings).all():
+        raise ValueError(f"embeddings of {item.file} are not finite; the model may have diverged")
+    return embeddings.astype(np.float64)
 
 
 def accuracy_and_f1(truth: Indices, predicted: Indices, weights: Floats, num_labels: int) -> dict[str, float]:

@@ -215,7 +215,7 @@ class Loop:
         return torch.cat(halves), unreadable
 
     def describe(self, labels: Labels, number: int) -> Record:
-        """Return sizes of the clusters (N,), and how alike they are to those of the round before."""
+        """Return sizes of clusters, from labels (N,), and how alike they are to those of the round before."""
         sizes = np.bincount(labels[labels >= 0])
         record: Record = {
             "clusters": len(sizes),

@@ -7,11 +7,9 @@ import pytest
 
 from sslsv.data.lists import (
     Manifest,
-    Trials,
     describe_lines,
     find_lists,
     find_recordings,
-    find_trial_faults,
     hold_out_speakers,
     keep_fraction,
     make_trials,
@@ -195,26 +193,13 @@ def test_make_trials__speakers_with_very_many_utterances_cost_no_memory_for_all_
     assert (trials.targets == (speaker[trials.enrol] == speaker[trials.test])).all()
 
 
-def trials_of(rows: list[tuple[int, int, int]]) -> Trials:
-    table = np.array(rows, dtype=np.int64)
-    paths = [f"{i}.wav" for i in range(int(table[:, 1:].max()) + 1)]
-    return Trials(paths=paths, enrol=table[:, 1], test=table[:, 2], targets=table[:, 0] == 1)
-
-
-def test_find_trial_faults__each_kind_is_found_in_either_order_of_the_pair() -> None:
-    rows = [(1, 0, 1), (0, 2, 0), (1, 1, 0), (1, 3, 3), (1, 0, 2), (0, 1, 3), (0, 2, 0), (0, 1, 1)]
-    faults = find_trial_faults(trials_of(rows))
-    marked = {kind: np.flatnonzero(is_faulty).tolist() for kind, is_faulty in faults.items()}
-    assert marked == {"self": [3], "repeated": [2, 6], "contradicting": [1, 4, 6, 7]}
-
-
 def test_describe_lines__names_the_first_of_the_file(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).touch()
     (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n1 a b\n")
     trials = read_trials(tmp_path, "trials")
     assert trials.lines.tolist() == [1, 3, 4, 5, 6, 7]
-    assert describe_lines(trials, find_trial_faults(trials)["repeated"]) == "line 4, 7"
+    assert describe_lines(trials, np.isin(trials.lines, [4, 7])) == "line 4, 7"
     assert describe_lines(trials, trials.targets) == "line 1, 4, 5, ..."
 
 

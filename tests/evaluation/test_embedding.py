@@ -69,16 +69,6 @@ def test_store__unreadable_files_are_named_and_tried_again(encoder, folder, file
     assert asked == [["0.wav", "1.wav", "2.wav"], ["1.wav"]]
 
 
-def test_store__a_damaged_file_of_embeddings_is_made_again(encoder, folder, files, capsys):
-    store, _ = counting_store(encoder, folder)
-    good, _ = store.get(files, "/")
-    path = folder.path(store.file)
-    os.truncate(path, os.path.getsize(path) // 2)
-    store, asked = counting_store(encoder, folder)
-    assert np.array_equal(store.get(files, "/")[0], good)
-    assert asked == [["0.wav", "1.wav", "2.wav"]] and "made again" in capsys.readouterr().err
-
-
 def test_longest_first__puts_equal_lengths_together_and_unreadable_recordings_last(tmp_path):
     for name, samples in {"a": 500, "b": 900, "c": 500, "d": 700}.items():
         soundfile.write(tmp_path / f"{name}.wav", np.zeros(samples), 16_000, subtype="PCM_16")
@@ -90,6 +80,16 @@ def test_longest_first__puts_equal_lengths_together_and_unreadable_recordings_la
 def test_embedding_by__one_gpu_is_not_shared(encoder):
     with pytest.raises(ValueError, match="leave out --workers"), embedding_by(encoder, 9, 2, "cuda:1"):
         pass
+
+
+def test_embedding_by__no_process_starts_where_nothing_is_to_be_embedded(encoder, folder, files, monkeypatch):
+    kept, _ = counting_store(encoder, folder)[0].get(files, "/")
+    monkeypatch.setattr("sslsv.cluster.connect.connection", None)
+    with embedding_by(encoder, 10_000, None, None) as embed:
+        rows, _ = EmbeddingStore(encoder, folder, embed).get(files, "/")
+        assert np.array_equal(rows, kept)
+        with pytest.raises(TypeError):
+            embed(files, "/")
 
 
 @pytest.mark.slow

@@ -181,6 +181,18 @@ def test_trained_on__comes_back_with_names_that_are_no_utf8(tmp_path: Path) -> N
     assert read.sizes.tolist() == [5, -1]
 
 
+def test_trained_on__the_lists_of_an_imported_encoder_are_not_its_own(small_run: str, tmp_path: Path) -> None:
+    imported = RunFolder(str(tmp_path), "imported")
+    shutil.copytree(small_run, imported.root)
+    imported.write_json("run.json", {"imported_from": "wespeaker"})
+    config = read_config(imported.read("config.yml").decode())
+    told = f"What {imported.location} was trained on is not known: it was imported from wespeaker."
+    assert trained_on(config, imported) == ([], [told])
+    tuned = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, init=imported.location))
+    found, unknown = trained_on(tuned, RunFolder.at(small_run))
+    assert len(found) == 1 and unknown == [told]
+
+
 def test_trained_on__follows_the_runs_that_a_run_started_from(
     small_run: str, demo_corpus: Path, tmp_path: Path
 ) -> None:

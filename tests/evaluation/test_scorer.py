@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from sslsv.config import Config
 from sslsv.data.lists import Trials
 from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.metrics import ErrorCurve, bayes_threshold
@@ -10,6 +11,7 @@ from sslsv.evaluation.plda import fit_plda
 from sslsv.evaluation.scorer import Scorer, Scoring, measure, notes
 from sslsv.evaluation.scoring import cosine_scores, normalise_scores
 from sslsv.evaluation.trials import TrialList
+from sslsv.settings import build
 
 SPEAKERS = np.repeat(np.arange(30), 6)
 ENROL, TEST = np.triu_indices(len(SPEAKERS), k=1)
@@ -47,13 +49,6 @@ def test_scores__without_centring_take_embeddings_and_cohort_as_they_are():
         found["cosine_as_norm"], normalise_scores("as", plain, rows, ENROL, TEST, cohort, 20)
     )
     assert np.array_equal(found["cosine"], plain)
-
-
-def test_scores__ratios_of_plda_come_before_cosines():
-    plda = fit_plda(embeddings_of(2), SPEAKERS, 8)
-    found = Scorer(Scoring(is_plda=True), plda=plda).scores(embeddings_of(1), TRIALS)
-    assert list(found) == ["plda", "cosine"]
-    assert np.array_equal(found["plda"], plda.scores(embeddings_of(1), ENROL, TEST))
 
 
 @pytest.mark.parametrize(
@@ -104,15 +99,21 @@ def test_measure__a_calibration_that_says_nothing_has_the_errors_of_chance(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("needs_labels", "sentence"),
-    [(True, "itself was trained with them (simclr)"), (False, "by simclr, used none")],
+    ("methods", "sentence"),
+    [
+        ({"supervised": True}, "by supervised, used them too."),
+        ({"simclr": False, "vicreg": False}, "by simclr and vicreg, used none: these are no self-supervised"),
+        ({"simclr": False, "supervised": True}, "by supervised, used them too."),
+    ],
 )
-def test_notes__say_whether_the_training_used_the_labels_that_plda_did(needs_labels, sentence):
-    model, evaluation = SimpleNamespace(name="simclr"), SimpleNamespace(validation=None)
-    encoder = SimpleNamespace(
-        config=SimpleNamespace(model=model, evaluation=evaluation),
-        notes=(),
-        model=SimpleNamespace(needs_labels=needs_labels),
-    )
+def test_notes__say_which_training_used_the_labels_that_plda_did(methods, sentence):
+    parts = [
+        SimpleNamespace(
+            config=build(Config, {"model": {"name": name}}),
+            model=SimpleNamespace(needs_labels=needs_labels),
+        )
+        for name, needs_labels in methods.items()
+    ]
+    encoder = SimpleNamespace(notes=(), parts=parts)
     (note,) = notes(encoder, Scoring(is_plda=True), [], None)
     assert note.startswith("Labels were used: PLDA") and sentence in note

@@ -13,6 +13,7 @@ from sslsv.evaluation.calibration import Calibration
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.runs.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from sslsv.runs.folder import RunFolder
+from sslsv.settings import apply_overrides
 
 
 @pytest.fixture
@@ -67,17 +68,13 @@ def test_compare__itself_is_1_and_several_enrolments_are_one_mean_direction(smal
     assert encoder.compare(waveforms[:2], waveforms[2]).cosine == pytest.approx(expected, abs=1e-6)
 
 
-def test_compare__with_a_calibration_gives_a_likelihood_ratio(small_run, tmp_path, waveforms):
+def test_load__a_calibration_is_that_of_its_weights(small_run, tmp_path):
     shutil.copytree(small_run, tmp_path / "run")
-    encoder = SpeakerEncoder.load(tmp_path / "run")
-    assert encoder.compare([waveforms[0]], waveforms[1]).llr is None
     calibration = Calibration(10.0, -9.0)
-    saved = {encoder.identity: {"calibration": dataclasses.asdict(calibration)}}
+    saved = {SpeakerEncoder.load(small_run).identity: {"calibration": dataclasses.asdict(calibration)}}
     RunFolder.at(str(tmp_path / "run")).write_json(CALIBRATION_FILE, saved)
-    found = SpeakerEncoder.load(tmp_path / "run").compare([waveforms[0]], waveforms[1], p_target=0.5)
-    assert found.llr == pytest.approx(10 * found.cosine - 9, abs=1e-9)
-    assert found.probability == pytest.approx(1 / (1 + np.exp(-found.llr)))
-    assert SpeakerEncoder.load(tmp_path / "run", "last").calibration is None  # of other weights
+    assert SpeakerEncoder.load(tmp_path / "run").calibration == calibration
+    assert SpeakerEncoder.load(tmp_path / "run", "last").calibration is None
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
@@ -150,8 +147,28 @@ def test_fuse__the_cosine_is_the_mean_of_the_cosines(small_run, waveforms):
     assert fused.describe()["fused_with"] == [other.describe()]
 
 
-def test_fuse__runs_of_other_held_out_speakers_have_no_validation_in_common(small_run):
+NO_TRIALS = ("evaluation.held_out_speakers=0",)
+LISTED = (*NO_TRIALS, "evaluation.validation=mine")
+CLUSTERS = ("data.train_lists=[clusters]", "data.held_out_lists=[voxceleb2_train_list]")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_calibratable"),
+    [
+        ((), (), True),
+        ((), CLUSTERS, True),
+        ((), ("seed=1",), False),
+        ((), ("data.train_lists=[clusters]",), False),
+        ((), ("evaluation.held_out_speakers=2",), False),
+        ((), LISTED, False),
+        (LISTED, (*LISTED, "seed=1", "data.train_lists=[clusters]"), True),
+        (LISTED, (*NO_TRIALS, "evaluation.validation=yours"), False),
+        (LISTED, NO_TRIALS, False),
+        (NO_TRIALS, (*NO_TRIALS, "seed=1"), True),  # nothing is there to calibrate on
+        (NO_TRIALS, LISTED, True),
+    ],
+)
+def test_is_calibratable__where_all_hold_the_same_trials_out(small_run, first, second, is_calibratable):
     one = SpeakerEncoder.load(small_run)
-    config = replace(one.config, seed=one.config.seed + 1)
-    assert one.fuse([one]).is_calibratable
-    assert not one.fuse([replace(one, config=config)]).is_calibratable
+    one, other = (replace(one, config=apply_overrides(one.config, changes)) for changes in (first, second))
+    assert one.fuse([other]).is_calibratable == is_calibratable

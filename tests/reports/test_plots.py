@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sslsv.evaluation.metrics import ErrorCurve
-from sslsv.reports.plots import det_chart, drawing, line_chart, map_chart, score_chart
+from sslsv.reports.plots import det_chart, drawing, line_chart, score_chart
 
 
 def test_drawing__takes_its_ink_from_the_page_and_keeps_text_as_text():
@@ -51,19 +51,6 @@ def test_charts__of_perfect_useless_inverted_and_constant_scores_are_drawn(offse
     ends = [0, len(curve.thresholds) - 1]
     assert "<svg" in det_chart("trials", {"cosine": (curve.p_fa, curve.p_miss)}, {"cosine": ends})[1]
     assert "<svg" in score_chart("trials", scores, targets, curve.thresholds[ends].tolist())[1]
-
-
-def test_map_chart__every_speaker_has_a_colour_of_its_own():
-    rng = np.random.default_rng(0)
-    speakers = np.repeat(np.arange(40), 3)
-    ((caption, svg),) = map_chart("trials", rng.normal(size=(120, 4)).astype(np.float32), speakers)
-    dots = re.findall(r"<use [^>]*fill: (#\w+)", svg)
-    assert caption == "Speakers" and len(dots) == 24 and len(set(dots)) == 8
-
-
-@pytest.mark.parametrize("rows", [np.zeros((60, 4)), np.eye(6, 4)])
-def test_map_chart__is_not_drawn_of_few_embeddings_or_equal_ones(rows):
-    assert map_chart("trials", rows.astype(np.float32), np.arange(len(rows)) // 3) == []
 
 
 def test_line_chart__more_curves_than_colours_differ_in_their_lines():

@@ -12,16 +12,16 @@ def root(tmp_path):
     return tmp_path
 
 
-def read(root, text, *, is_lenient=False):
+def read(root, text):
     (root / "list").write_text(text)
-    return read_label_list(str(root), "list", is_lenient=is_lenient)
+    return read_label_list(str(root), "list")
 
 
 def checked(root, train, test):
     lists = []
     for name, text in (("train", train), ("test", test)):
         (root / name).write_text(text)
-        lists.append(read_label_list(str(root), name, is_lenient=False))
+        lists.append(read_label_list(str(root), name))
     check_lists(*lists)
 
 
@@ -43,19 +43,12 @@ def test_read_label_list__speakers_are_a_third_column_and_tabs_allow_blanks(root
         ("calm a0.wav A\nloud a1.wav\n", "line 2: this line lacks a speaker"),
         ("calm a0.wav\nloud a1.wav A\n", "line 2: this line names a speaker"),
         ("calm a0.wav\nloud a0.wav\n", "line 2: a0.wav is listed twice, first in line 1"),
-        ("calm a0.wav\nloud gone.wav\n", r"1 of 2 recordings of .*list do not exist: gone.wav \(line 2\)"),
         ("", "is empty"),
     ],
 )
 def test_read_label_list__a_bad_list_gives_its_sentence(root, text, sentence):
     with pytest.raises(ValueError, match=sentence):
         read(root, text)
-
-
-def test_read_label_list__may_leave_out_and_count_what_is_missing(root):
-    found = read(root, "calm a0.wav A\nloud gone.wav B\nloud a1.wav C\n", is_lenient=True)
-    assert found.rows == [(1, "calm", "a0.wav", "A"), (3, "loud", "a1.wav", "C")]
-    assert found.counts() == {"recordings": 2, "labels": 2, "speakers": 2, "left_out_recordings": 1}
 
 
 GOOD = "x a0.wav\nx a1.wav\ny b0.wav\ny b1.wav\n"
