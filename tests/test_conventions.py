@@ -33,9 +33,9 @@ RAY = {"cluster", "data.pipeline", "evaluation.embedding", "prepare_data.convert
 RAY |= {"search.executor", "search.trial"}
 # Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.
 BUDGETS = {
-    "": 2270, "ops": 380, "models": 1670, "encoders": 810, "data": 2785, "runs": 720, "training": 1200,
-    "cluster": 765, "evaluation": 2505, "reports": 945, "search": 1450, "prepare_data": 1850,
-    "tasks": 920,
+    "": 2265, "ops": 380, "models": 1650, "encoders": 810, "data": 2770, "runs": 730, "training": 1080,
+    "cluster": 785, "evaluation": 2520, "reports": 920, "search": 1455, "prepare_data": 1855,
+    "tasks": 890,
 }  # fmt: skip
 # Of data, 450 read lists in the forms that people have, and 120 any codec; of tasks, 650 are the loop of
 # pseudo-labels; of evaluation, 170 compare test lists with what was trained on; of cluster, 95 keep threads
