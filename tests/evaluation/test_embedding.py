@@ -82,6 +82,16 @@ def test_embedding_by__one_gpu_is_not_shared(encoder):
         pass
 
 
+def test_embedding_by__few_recordings_are_embedded_here_by_threads_that_watch_their_neighbours(
+    encoder, files, monkeypatch
+):
+    watches = []
+    monkeypatch.setattr("sslsv.evaluation.embedding.watch_neighbours", lambda: watches.append(1))
+    with embedding_by(encoder, 3, None, None) as embed:
+        rows, bad = embed(files, "/")
+    assert watches == [1] and len(rows) == 3 and not bad
+
+
 def test_embedding_by__no_process_starts_where_nothing_is_to_be_embedded(encoder, folder, files, monkeypatch):
     kept, _ = counting_store(encoder, folder)[0].get(files, "/")
     monkeypatch.setattr("sslsv.cluster.connect.connection", None)
