@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import Contestant, contestant
+from sslsv import registry
 from sslsv.config import Config, load_config, to_dict
 from sslsv.data.stream import Plan
 from sslsv.evaluation.trials import open_trial_sets
@@ -62,8 +63,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    found = [line for line in known if "tests" in line and Path(line["config"]) in plans]
-    print(table(found), ranking(found), sep="\n\n")
+    lines = [line for line in known if "tests" in line and Path(line["config"]) in plans]
+    blind = [line for line in lines if not plans[Path(line["config"])].needs_labels]
+    print(table(lines), ranking(blind), sep="\n\n")
     return 0
 
 
@@ -78,6 +80,7 @@ class RunPlan:
         train = self.config.train
         plan = Plan(len(manifest), train.batch_size, self.config.seed)
         self.steps_per_epoch = plan.steps_per_epoch
+        self.needs_labels = registry.find("models", self.config.model.name).needs_labels
 
     def epochs_in(self, minutes: float, step_ms: float) -> int:
         """Epochs that fit, at least one."""
@@ -261,7 +264,7 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def ranking(lines: list[dict[str, Any]]) -> str:
-    """How each criterion without labels orders the runs at their ends, against their validation EER."""
+    """A table of how criteria without labels order the runs at their ends, against their validation EER."""
     ends = [line["validations"][-1] for line in lines]
     rows = ["| criterion | runs | tau | regret, % EER |", "|---|---|---|---|"]
     for each in rank_criteria({0: ends}):

@@ -73,6 +73,12 @@ def test_config__refuses_values_out_of_range(override: str) -> None:
     assert refusal(override).startswith(override.partition("=")[0] + " is ")
 
 
+def test_config__the_home_folder_may_be_written_as_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert apply_overrides(Config(), ["data.root=~/data"]).data.root == "/home/ann/data"
+    assert apply_overrides(Config(), ["data.root=s3://bucket/~x"]).data.root == "s3://bucket/~x"
+
+
 def test_config__takes_what_just_fits() -> None:
     config = apply_overrides(Config(), ["seed=9223372036854775807", "run.name=a..b", "optimizer.momentum=0"])
     assert (config.seed, config.run.name) == (2**63 - 1, "a..b")

@@ -178,7 +178,11 @@ def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
     assert not (tmp_path / "tune" / "space").exists()
 
 
-def test_main__plan_says_what_would_run_and_starts_nothing(tmp_path, demo_corpus, capsys, ray_session):
+def test_main__plan_says_what_would_run_and_starts_nothing(
+    tmp_path, demo_corpus, capsys, ray_session, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr("sslsv.cluster.connect.ask_for", asked.append)
     space = write_space(tmp_path, demo_corpus)
     options = ["--storage", str(tmp_path / "tune"), "--plan", "--concurrent", "2", "--confirm", "1"]
     assert main([str(space), *options]) == 0
@@ -186,7 +190,7 @@ def test_main__plan_says_what_would_run_and_starts_nothing(tmp_path, demo_corpus
     assert "2 trials at once" in printed and "about 4 to epoch 1, 2 to epoch 2, 1 to epoch 4" in printed
     assert "then, to confirm, 6 trainings of 4 epochs" in printed
     assert "8 epochs instead of 16" in printed
-    assert not (tmp_path / "tune").exists()
+    assert not (tmp_path / "tune").exists() and not asked  # an autoscaler would start machines
 
 
 @pytest.mark.slow

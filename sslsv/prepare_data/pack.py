@@ -28,6 +28,7 @@ from sslsv.data.lists import find_lists, find_recordings
 from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings, split_segment
 from sslsv.data.section import BANK_FOLDERS, ORIGINAL_FOLDERS, RIR_FOLDER
 from sslsv.prepare_data.disk import check_space, progress, readable_bytes, stamp, write_whole
+from sslsv.runs.environment import usable_cpus
 
 Lengths = list[tuple[int, str]]  # of the recordings of a shard; see `_write_shard`
 
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lists", nargs="+", metavar="LIST", help=lists)
     add("--out", type=Path, help="where to write (DATA_ROOT/packed)")
     add("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
-    add("--jobs", type=int, default=os.cpu_count(), help="recordings read at once (%(default)s)")
+    add("--jobs", type=int, default=usable_cpus(), help="recordings read at once (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -57,6 +57,17 @@ def test_embed__gives_a_row_for_each_utterance_in_the_order_of_the_lists(demo_co
     assert not torch.allclose(rows, augmented)
 
 
+def test_embed__crops_of_one_kind_are_shared_once(demo_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, share = list[object](), corpus_module.share
+    monkeypatch.setattr(corpus_module, "share", lambda maker: shared.append(maker) or share(maker))
+    rows, corpus = embed(demo_corpus)
+    model = build_model(corpus.config, corpus.size)
+    again = corpus.embed(model, seconds=0.5)
+    assert len(shared) == 1 and again.shape == rows.shape
+    corpus.embed(model, seconds=1.0)
+    assert len(shared) == 2
+
+
 @pytest.mark.parametrize("are_classes", [False, True])
 def test_size__counts_a_speaker_once_for_each_of_their_classes(demo_corpus: Path, are_classes: bool) -> None:
     manifest = read_train_lists(demo_corpus, LISTS)
