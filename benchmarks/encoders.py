@@ -14,17 +14,15 @@ import torchaudio.compliance.kaldi as kaldi
 from torch import Tensor, nn
 
 from benchmarks.contestants import contestant
-from benchmarks.row import Row, Settings, speed_row
+from benchmarks.row import PRECISION, Row, Settings, speed_row
 from sslsv.build import build_model
 from sslsv.config import load_config
 from sslsv.evaluation.verification import Embedder
 from sslsv.models.base import CorpusSize
-from sslsv.runs.environment import computes_bf16
 from tests.encoders.peers import peer_module
 
 SPEAKERS = 5994
 CONFIG = "configs/supervised.yml"
-PRECISION = "bf16" if computes_bf16() else "fp32"
 # Encoder's settings here; the peer's name.
 ENCODERS = {
     "ECAPA-TDNN 1024": ("{name: ecapa_tdnn, embedding_dim: 192}", "SpeechBrain"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.contestants import contestant
 from benchmarks.corpus import write_corpus
-from benchmarks.row import Row, Settings, speed_row
+from benchmarks.row import PRECISION, Row, Settings, speed_row
 from benchmarks.training import overrides
 from sslsv.cluster.connect import connect
 from sslsv.config import load_config
@@ -85,6 +85,7 @@ def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
     given = overrides(root, size, "train.log_every_steps=10")
     if settings.corpus:
         given = [f"data.root={settings.corpus}", "evaluation.test=[]", f"train.batch_size={size}"]
+    given.append(f"train.precision={PRECISION}")
     config = load_config(SMALL, given)
     manifest = read_train_lists(config.data.root, config.data.train_lists)
     steps = (len(manifest) - config.evaluation.held_out_speakers) // size
@@ -110,7 +111,7 @@ def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
             before = after
     corpus = "the given corpus" if settings.corpus else "a synthetic corpus"
     yield speed_row(
-        f"training from end to end, {corpus}, steady state",
+        f"training from end to end, {corpus}, {PRECISION}, steady state",
         "the bare step on a ready batch",
         times,
         size,

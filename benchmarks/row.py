@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sslsv.runs.environment import computes_bf16
+
+PRECISION = "bf16" if computes_bf16() else "fp32"  # the fastest of this CPU
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     folder, name = posixpath.split(options.out)
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
-    from sslsv.data.audio import left_out
+    from sslsv.data.audio_files import left_out
     from sslsv.data.lists import find_recordings
 
     rows, notes = find_recordings(options.path, options.root)

@@ -10,10 +10,8 @@ import contextlib
 import io
 import math
 import os
-import re
 import struct
 from abc import abstractmethod
-from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -23,22 +21,13 @@ import numpy.typing as npt
 import scipy  # loads scipy.signal, which takes a second, when it is used
 import soundfile
 
+from sslsv.data.audio_files import COMPRESSED_SUFFIXES
 from sslsv.ops import SAMPLE_RATE as SAMPLE_RATE
 
 Samples = npt.NDArray[np.int16]
 Waveform = npt.NDArray[np.float32]
 
 FULL_SCALE = 32768.0  # of int16 samples; 1 in waveforms
-
-SEEKABLE_SUFFIXES = (
-    *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-    *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
-)
-# These are decoded as a whole for every crop.
-COMPRESSED_SUFFIXES = (
-    *(".m4a", ".m4b", ".aac", ".mp4", ".mov", ".3gp", ".wma", ".webm", ".mka", ".mkv", ".amr"),
-)
-AUDIO_SUFFIXES = (*SEEKABLE_SUFFIXES, *COMPRESSED_SUFFIXES)
 
 _HALF_TAPS = 32  # Half the length of the filter, in samples of the slower rate; more is sharper and slower.
 _LOUDEST = 10.0  # Files of floats with such a peak are damaged or in another unit: full scale is 1.
@@ -315,59 +304,6 @@ def round_to_int16(waveform: Waveform, samples: Samples) -> None:
     if highest >= FULL_SCALE - 0.5 or lowest < -FULL_SCALE - 0.5:
         waveform *= np.float32((FULL_SCALE - 1) / max(highest, -lowest))
     samples[:] = np.rint(waveform, out=waveform)
-
-
-def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[str]:
-    """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
-
-    Links are followed, but every folder is entered once: a loop of links ends. Raises FileNotFoundError if
-    the folder does not exist, OSError for one that can't be read, ValueError for a name that is not UTF-8.
-    """
-    found = [path for path in _find_files(folder) if path.lower().endswith(suffixes)]
-    check_names(found)
-    return found
-
-
-def _find_files(folder: str | os.PathLike[str]) -> list[str]:
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{folder} is not a folder: give the folder that holds the recordings.")
-    found: list[str] = []
-    entered: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        if (target := os.path.realpath(place)) in entered:
-            folders.clear()
-            continue
-        entered.add(target)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(place, name) for name in files if not name.startswith(".")]
-    return sorted(found)
-
-
-def check_names(paths: Iterable[str]) -> None:
-    """Raise ValueError for the first path that is not UTF-8."""
-    if odd := next((path for path in paths if re.search("[\ud800-\udfff]", path)), None):
-        raise ValueError(
-            f"{os.fsencode(odd)!r} has a name that is not UTF-8, which lists, tables and reports can't hold: "
-            "rename it, for a whole folder by `convmv -f LATIN1 -t UTF-8 -r --notest FOLDER`."
-        )
-
-
-def left_out(folder: str | os.PathLike[str]) -> str:
-    """Return a line that counts and names the files that `find_audio_files` leaves out, or nothing."""
-    others = [path for path in _find_files(folder) if not path.lower().endswith(AUDIO_SUFFIXES)]
-    named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
-    named += ", ..." if others[3:] else ""
-    left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"
-    return left if others else ""
-
-
-def printable(name: str) -> str:
-    """Return the name of a file, which need not be valid UTF-8, as text that every terminal takes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _find_samples(header: bytes) -> tuple[bool, int, int]:

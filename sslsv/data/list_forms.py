@@ -5,26 +5,22 @@ for. docs/data.md shows each form. What could mean two things is refused; a firs
 such as `path speaker`, decides.
 """
 
-import codecs
 import csv
-import io
 import json
-import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain, count, islice, starmap
+from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
-from pyarrow import fs
-
-from sslsv.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE
+from sslsv.data.audio_files import is_audio, why_unlistable
+from sslsv.data.kaldi import Kaldi, kaldi_folder
+from sslsv.data.list_text import Root, filled_lines, list_blocks, list_location
 from sslsv.data.recordings import segment_name
-from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
-from sslsv.settings import typed
+from sslsv.ops import SAMPLE_RATE
+from sslsv.runs.folder import below
 
-Root = str | os.PathLike[str]
 Values = Sequence[str] | None  # of a row, by `Kind.columns`; empty: left out; None: it has another form
 ValuesOf = Callable[[str], Values]  # of a line
 
@@ -64,22 +60,7 @@ _NAMES = {
     "duration": "duration dur",
     "set": "set split subset",
 }
-_KALDI = ("wav.scp", "segments", "utt2spk", "spk2utt")
-_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _NUM_LOOKED_AT = 100  # lines by which a form is told where the first leaves it open
-_BLOCK_CHARACTERS = 2**18  # that are read and split at a time
-_ENDINGS = "|".join(map(re.escape, AUDIO_SUFFIXES))
-_UNLISTABLE = {
-    r"\A\Z": "is missing",
-    r"[\n\r]": "has a line break in its name",
-    r"\t": "has a tab in its name",
-    r"[\ud800-\udfff]": "is not UTF-8",
-    r"\A\s|\s\Z": "begins or ends with a blank",
-    r"(?:\A|/)\.\.(?:/|\Z)": "has a '..' in it",  # it hides where the path leads; an absolute one shows it
-    # Where the name of an audio file ends before its line does, the line holds more than one path.
-    rf"(?i:{_ENDINGS})\s": "has a blank after what ends as an audio file's name does",
-}
-_ODD = re.compile("|".join(_UNLISTABLE))
 
 
 class Rows:
@@ -98,15 +79,15 @@ class Rows:
         place = list_location(root, name)
         folder = kaldi_folder(place)
         if folder and kind in (TRAIN, RECORDINGS):
-            self.form, self._rows = "a Kaldi folder", self._kaldi_rows(_Kaldi(folder))
+            self.form, self._rows = "a Kaldi folder", self._kaldi_rows(Kaldi(folder))
             return
         place = below(place, "trials") if folder == place and kind is TRIALS else place
         blocks = list_blocks(root, place)
         top = next(blocks)
-        lines = list(islice(_filled(*top), _NUM_LOOKED_AT))
+        lines = list(islice(filled_lines(*top), _NUM_LOOKED_AT))
         values_of, is_named = self._recognised([line for _, line in lines], lines[0][0])
         if kind is TRIALS and (folder := kaldi_folder(posixpath.dirname(place))):
-            self._name_of, self._is_usual = _Kaldi(folder).name_of, False
+            self._name_of, self._is_usual = Kaldi(folder).name_of, False
         self._rows = self._file_rows(chain([top], blocks), values_of, lines[0][0] if is_named else 0)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
@@ -127,7 +108,7 @@ class Rows:
             if columns := self._columns(text):
                 yield from zip(count(first), *columns, strict=False)
                 continue
-            for number, line in _filled(first, text):
+            for number, line in filled_lines(first, text):
                 if number == line_of_names:
                     continue
                 try:
@@ -168,7 +149,7 @@ class Rows:
                 raise self._error(number, why)
         return [(number, *row)]
 
-    def _kaldi_rows(self, kaldi: "_Kaldi") -> Iterator[tuple[Any, ...]]:
+    def _kaldi_rows(self, kaldi: "Kaldi") -> Iterator[tuple[Any, ...]]:
         if self.kind is TRAIN and not kaldi.speaker_of:
             raise ValueError(f"{self.name} has no utt2spk, so nothing tells who speaks: add it.")
         if unknown := [utterance for utterance in kaldi.speaker_of if utterance not in kaldi.utterances]:
@@ -281,55 +262,6 @@ class Rows:
         return [row.get(each, "") for each in self.kind.columns] if is_whole else None
 
 
-class _Kaldi:
-    """Read a Kaldi folder: the utterances of `segments`, or else of `wav.scp`, and who speaks them."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self._files = self._pairs("wav.scp")
-        self._segments = self._pairs("segments")
-        self.utterances = self._segments or self._files
-        self.speaker_of = self._pairs("utt2spk") or {
-            utterance: speaker
-            for speaker, said in self._pairs("spk2utt").items()
-            for utterance in said.split()
-        }
-
-    def name_of(self, utterance: str) -> str:
-        """Return the name of an utterance's recording; what is no utterance is a name already."""
-        if utterance not in self.utterances:
-            return utterance
-        recording, *times = self._segments.get(utterance, utterance).split()
-        if len(times) < 2 and self._segments:
-            raise ValueError(f"{self.folder}/segments has no start and end for {utterance}: give both.")
-        file = self._files.get(recording, "")
-        if not file or file.endswith("|") or re.search(r"\.ark:\d+$", file):
-            what = "a command, which is not run" if file.endswith("|") else "an archive, which is not read"
-            raise ValueError(
-                f"{self.folder}/wav.scp has no file for {recording}, but {what if file else 'nothing'}"
-                f"{file and f' ({file[:120]})'}: write the samples into a file, and its path into wav.scp."
-            )
-        return segment_name(file, *map(float, times[:2])) if times else file
-
-    def _pairs(self, name: str) -> dict[str, str]:
-        if not _exists(below(self.folder, name)):
-            return {}
-        pairs = {}
-        blocks = list_blocks(self.folder, name)
-        for number, line in chain.from_iterable(starmap(_filled, blocks)):
-            key, *value = line.split(maxsplit=1)
-            if not value:
-                raise ValueError(f"{self.folder}/{name}, line {number}: expected two fields, got {key!r}.")
-            pairs[key] = value[0].strip()
-        return pairs
-
-
-def kaldi_folder(place: str) -> str | None:
-    """Return the Kaldi folder that a place is, or one of whose files it is; None for any other."""
-    folder = posixpath.dirname(place) if posixpath.basename(place) in _KALDI else place
-    return folder if _exists(below(folder, "wav.scp")) else None
-
-
 def is_trial_list(root: Root, name: str) -> bool:
     """Tell trials from other lists by the first lines; FileNotFoundError as the readers."""
     if kaldi_folder(list_location(root, name)):
@@ -340,91 +272,6 @@ def is_trial_list(root: Root, name: str) -> bool:
     except ValueError:
         return False
     return rows.form.startswith(("a table", "JSON")) or all(map(is_audio, pair))
-
-
-def list_files(place: str) -> list[str]:
-    """Return the text files that a list consists of: itself, or those of a Kaldi folder."""
-    folder = kaldi_folder(place)
-    return [*filter(_exists, (below(folder, name) for name in (*_KALDI, "trials")))] if folder else [place]
-
-
-def list_location(root: Root, name: str) -> str:
-    """Return where a list lies: below `root`, unless its name is an absolute path or a URI."""
-    return absolute(name if is_uri(name) else below(absolute(root), name)).rstrip("/")
-
-
-def _filled(first: int, text: str) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in enumerate(text.split("\n"), first) if line.strip())
-
-
-def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
-    """Yield (number of the first line, some whole lines) of a text, never blank ones alone.
-
-    Text is UTF-8, or whatever UTF a byte order mark names; marks are ignored, also where lists were joined.
-    Raises FileNotFoundError, and ValueError for an empty list, another encoding and what is no text.
-    """
-    place = list_location(root, name)
-    filesystem, path = open_filesystem(place)
-    try:
-        file = filesystem.open_input_stream(path, compression=None, buffer_size=2**20)  # bytes of a request
-    except OSError as error:
-        kind = filesystem.get_file_info(path).type
-        if kind == fs.FileType.Directory:
-            raise ValueError(
-                f"The list {place} is a folder, and no Kaldi folder, which has a wav.scp: "
-                f"`{typed('prepare_data')} folder` makes lists of a folder of recordings."
-            ) from error
-        if kind != fs.FileType.NotFound:
-            raise
-        is_folder = is_uri(absolute(root)) or os.path.isdir(root)
-        folder = root if is_folder else f"{root}, which is not a folder"
-        raise FileNotFoundError(
-            f"The list {place} does not exist. Lists are looked up below data.root ({folder}). "
-            f"`{typed('prepare_data')}` makes them: of VoxCeleb, of your recordings, or, with "
-            "`demo data/demo`, of made-up voices for configs/demo.yml"
-        ) from error
-    raw = io.BufferedReader(file, 2**16)
-    top, number, is_empty = raw.peek(2**10), 1, True
-    encoding = next((codec for mark, codec in _MARKS.items() if top.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in top:
-        raise ValueError(
-            f"The list {place} is no text, or UTF-16 without a byte order mark: `iconv -f UTF-16LE -t UTF-8`."
-        )
-    with io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape") as lines:
-        while text := lines.read(_BLOCK_CHARACTERS) + lines.readline():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                number += text.count("\n", 0, error.start)
-                line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0].strip()
-                raise ValueError(
-                    f"{place}, line {number}: {os.fsencode(line)[:120]!r} is not UTF-8. Write it so (iconv "
-                    "-f LATIN1 -t UTF-8), and rename files with such names too (convmv)."
-                ) from error
-            text = text.replace("\ufeff", "")
-            if text.strip():
-                is_empty = False
-                yield number, text
-            number += text.count("\n")
-    if is_empty:
-        raise ValueError(f"The list {place} is empty.")
-
-
-def why_unlistable(path: str) -> str | None:
-    """Return why no list can hold a path, or None where one can."""
-    if not _ODD.search(path):
-        return None
-    return next(why for pattern, why in _UNLISTABLE.items() if re.search(pattern, path))
-
-
-def is_audio(name: str) -> bool:
-    """Tell by its ending whether a name is that of an audio file."""
-    return name.lower().endswith(AUDIO_SUFFIXES)
-
-
-def _exists(place: str) -> bool:
-    filesystem, path = open_filesystem(place)
-    return bool(filesystem.get_file_info(path).type == fs.FileType.File)
 
 
 def _roles(column: str) -> list[str]:

@@ -14,18 +14,10 @@ from itertools import chain, islice, product
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio import check_names, find_audio_files
-from sslsv.data.list_forms import (
-    IS_TARGET,
-    RECORDINGS,
-    TRAIN,
-    TRIALS,
-    Root,
-    Rows,
-    is_audio,
-    is_trial_list,
-    kaldi_folder,
-)
+from sslsv.data.audio_files import check_names, find_audio_files, is_audio
+from sslsv.data.kaldi import kaldi_folder
+from sslsv.data.list_forms import IS_TARGET, RECORDINGS, TRAIN, TRIALS, Rows, is_trial_list
+from sslsv.data.list_text import Root
 from sslsv.data.recordings import open_recordings
 from sslsv.data.section import DataConfig
 from sslsv.runs.folder import absolute

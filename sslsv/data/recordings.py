@@ -29,15 +29,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import fs, parquet
 
-from sslsv.data.audio import (
-    SAMPLE_RATE,
-    AudioError,
-    Recording,
-    Samples,
-    Waveform,
-    find_audio_files,
-    open_audio,
-)
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples, Waveform, open_audio
+from sslsv.data.audio_files import find_audio_files
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 from sslsv.settings import typed
 

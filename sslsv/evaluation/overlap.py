@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from sslsv.config import Config, read_config
-from sslsv.data.audio import printable
+from sslsv.data.audio_files import printable
 from sslsv.data.lists import Manifest, Trials
 from sslsv.data.recordings import open_recordings, split_segment
 from sslsv.evaluation.trials import open_training_side

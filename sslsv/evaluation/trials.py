@@ -15,7 +15,8 @@ from pyarrow import fs
 
 from sslsv.config import Config
 from sslsv.data.audio import Waveform
-from sslsv.data.list_forms import list_files, list_location
+from sslsv.data.kaldi import list_files
+from sslsv.data.list_text import list_location
 from sslsv.data.lists import (
     Manifest,
     Trials,

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sslsv.data.audio import SEEKABLE_SUFFIXES, AudioError, decode, find_audio_files, open_audio
+from sslsv.data.audio import AudioError, decode, open_audio
+from sslsv.data.audio_files import SEEKABLE_SUFFIXES, find_audio_files
 from sslsv.prepare_data.archives import DAMAGED
 from sslsv.prepare_data.disk import check_space, progress, write_audio, write_whole
 from sslsv.settings import typed

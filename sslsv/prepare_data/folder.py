@@ -18,8 +18,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sslsv.data.audio import AUDIO_SUFFIXES, COMPRESSED_SUFFIXES, find_audio_files, left_out
-from sslsv.data.list_forms import kaldi_folder, why_unlistable
+from sslsv.data.audio_files import (
+    AUDIO_SUFFIXES,
+    COMPRESSED_SUFFIXES,
+    find_audio_files,
+    left_out,
+    why_unlistable,
+)
+from sslsv.data.kaldi import kaldi_folder
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials
 from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, ORIGINAL_FOLDERS, RIR_FOLDER, NoiseKind
 from sslsv.prepare_data.disk import write_list

@@ -23,7 +23,8 @@ from pyarrow import parquet
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Samples
 from sslsv.data.bank import find_noises
-from sslsv.data.list_forms import list_files, list_location
+from sslsv.data.kaldi import list_files
+from sslsv.data.list_text import list_location
 from sslsv.data.lists import find_lists, find_recordings
 from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings, split_segment
 from sslsv.data.section import BANK_FOLDERS, ORIGINAL_FOLDERS, RIR_FOLDER

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.audio import (
-    AudioError,
-    decode,
-    find_audio_files,
-    left_out,
-    open_audio,
-    read_whole,
-    to_int16,
-)
+from sslsv.data.audio import AudioError, decode, open_audio, read_whole, to_int16
 from tests.codecs import CODECS, WHOLE, speech, write_codec
 
 
@@ -268,30 +260,3 @@ def test_open_audio__plain_wav_files_are_mapped_and_read_as_by_libsndfile(
             (tmp_path / "a.wav").write_bytes(content[:100])
             with pytest.raises(AudioError, match="a.wav became shorter"):
                 file.read_int16(0, 5000)
-
-
-def test_find_audio_files__finds_by_suffix_sorted_and_skips_what_is_hidden(tmp_path: Path) -> None:
-    for name in ("b/2.WAV", "b/1.flac", "a.mp3", ".hidden.wav", ".trash/x.wav", "notes.txt", "b/wav"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = [Path(path).relative_to(tmp_path).as_posix() for path in find_audio_files(tmp_path)]
-    assert found == ["a.mp3", "b/1.flac", "b/2.WAV"]
-    assert left_out(tmp_path) == (
-        "2 files are left out: their names are not of audio files (b/wav, notes.txt)\n"
-    )
-    assert left_out(tmp_path / "b" / "..").startswith("2 files") and not left_out(tmp_path / ".trash")
-
-
-def test_find_audio_files__enters_linked_folders_once_and_ends_in_loops(tmp_path: Path) -> None:
-    (tmp_path / "top" / "z_real").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "top" / "z_real" / "1.wav").touch()
-    (tmp_path / "elsewhere" / "2.wav").touch()
-    (tmp_path / "top" / "a_link").symlink_to("z_real")
-    (tmp_path / "top" / "z_real" / "loop").symlink_to("..")
-    (tmp_path / "top" / "other").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "top" / "lost.wav").symlink_to("nowhere")
-    found = [
-        Path(path).relative_to(tmp_path / "top").as_posix() for path in find_audio_files(tmp_path / "top")
-    ]
-    assert found == ["a_link/1.wav", "lost.wav", "other/2.wav"]

@@ -1,0 +1,92 @@
+"""Audio files by their names: which are read, which lie below a folder, which a list can hold."""
+
+import os
+import re
+from collections.abc import Iterable
+
+SEEKABLE_SUFFIXES = (
+    *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
+)
+# These are decoded as a whole for every crop.
+COMPRESSED_SUFFIXES = (
+    *(".m4a", ".m4b", ".aac", ".mp4", ".mov", ".3gp", ".wma", ".webm", ".mka", ".mkv", ".amr"),
+)
+AUDIO_SUFFIXES = (*SEEKABLE_SUFFIXES, *COMPRESSED_SUFFIXES)
+
+_ENDINGS = "|".join(map(re.escape, AUDIO_SUFFIXES))
+_UNLISTABLE = {
+    r"\A\Z": "is missing",
+    r"[\n\r]": "has a line break in its name",
+    r"\t": "has a tab in its name",
+    r"[\ud800-\udfff]": "is not UTF-8",
+    r"\A\s|\s\Z": "begins or ends with a blank",
+    r"(?:\A|/)\.\.(?:/|\Z)": "has a '..' in it",  # it hides where the path leads; an absolute one shows it
+    # Where the name of an audio file ends before its line does, the line holds more than one path.
+    rf"(?i:{_ENDINGS})\s": "has a blank after what ends as an audio file's name does",
+}
+_ODD = re.compile("|".join(_UNLISTABLE))
+
+
+def is_audio(name: str) -> bool:
+    """Tell by its ending whether a name is that of an audio file."""
+    return name.lower().endswith(AUDIO_SUFFIXES)
+
+
+def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[str]:
+    """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
+
+    Links are followed, but every folder is entered once: a loop of links ends. Raises FileNotFoundError if
+    the folder does not exist, OSError for one that can't be read, ValueError for a name that is not UTF-8.
+    """
+    found = [path for path in _find_files(folder) if path.lower().endswith(suffixes)]
+    check_names(found)
+    return found
+
+
+def _find_files(folder: str | os.PathLike[str]) -> list[str]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{folder} is not a folder: give the folder that holds the recordings.")
+    found: list[str] = []
+    entered: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        if (target := os.path.realpath(place)) in entered:
+            folders.clear()
+            continue
+        entered.add(target)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [os.path.join(place, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def check_names(paths: Iterable[str]) -> None:
+    """Raise ValueError for the first path that is not UTF-8."""
+    if odd := next((path for path in paths if re.search("[\ud800-\udfff]", path)), None):
+        raise ValueError(
+            f"{os.fsencode(odd)!r} has a name that is not UTF-8, which lists, tables and reports can't hold: "
+            "rename it, for a whole folder by `convmv -f LATIN1 -t UTF-8 -r --notest FOLDER`."
+        )
+
+
+def left_out(folder: str | os.PathLike[str]) -> str:
+    """Return a line that counts and names the files that `find_audio_files` leaves out, or nothing."""
+    others = [path for path in _find_files(folder) if not path.lower().endswith(AUDIO_SUFFIXES)]
+    named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
+    named += ", ..." if others[3:] else ""
+    left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"
+    return left if others else ""
+
+
+def printable(name: str) -> str:
+    """Return the name of a file, which need not be valid UTF-8, as text that every terminal takes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def why_unlistable(path: str) -> str | None:
+    """Return why no list can hold a path, or None where one can."""
+    if not _ODD.search(path):
+        return None
+    return next(why for pattern, why in _UNLISTABLE.items() if re.search(pattern, path))

@@ -1,0 +1,73 @@
+"""Kaldi folders: the utterances of `segments`, or else of `wav.scp`, and who speaks them."""
+
+import posixpath
+import re
+from itertools import chain, starmap
+
+from pyarrow import fs
+
+from sslsv.data.list_text import filled_lines, list_blocks
+from sslsv.data.recordings import segment_name
+from sslsv.runs.folder import below, open_filesystem
+
+_KALDI = ("wav.scp", "segments", "utt2spk", "spk2utt")
+
+
+class Kaldi:
+    """Read a Kaldi folder: the utterances of `segments`, or else of `wav.scp`, and who speaks them."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._files = self._pairs("wav.scp")
+        self._segments = self._pairs("segments")
+        self.utterances = self._segments or self._files
+        self.speaker_of = self._pairs("utt2spk") or {
+            utterance: speaker
+            for speaker, said in self._pairs("spk2utt").items()
+            for utterance in said.split()
+        }
+
+    def name_of(self, utterance: str) -> str:
+        """Return the name of an utterance's recording; what is no utterance is a name already."""
+        if utterance not in self.utterances:
+            return utterance
+        recording, *times = self._segments.get(utterance, utterance).split()
+        if len(times) < 2 and self._segments:
+            raise ValueError(f"{self.folder}/segments has no start and end for {utterance}: give both.")
+        file = self._files.get(recording, "")
+        if not file or file.endswith("|") or re.search(r"\.ark:\d+$", file):
+            what = "a command, which is not run" if file.endswith("|") else "an archive, which is not read"
+            raise ValueError(
+                f"{self.folder}/wav.scp has no file for {recording}, but {what if file else 'nothing'}"
+                f"{file and f' ({file[:120]})'}: write the samples into a file, and its path into wav.scp."
+            )
+        return segment_name(file, *map(float, times[:2])) if times else file
+
+    def _pairs(self, name: str) -> dict[str, str]:
+        if not _exists(below(self.folder, name)):
+            return {}
+        pairs = {}
+        blocks = list_blocks(self.folder, name)
+        for number, line in chain.from_iterable(starmap(filled_lines, blocks)):
+            key, *value = line.split(maxsplit=1)
+            if not value:
+                raise ValueError(f"{self.folder}/{name}, line {number}: expected two fields, got {key!r}.")
+            pairs[key] = value[0].strip()
+        return pairs
+
+
+def kaldi_folder(place: str) -> str | None:
+    """Return the Kaldi folder that a place is, or one of whose files it is; None for any other."""
+    folder = posixpath.dirname(place) if posixpath.basename(place) in _KALDI else place
+    return folder if _exists(below(folder, "wav.scp")) else None
+
+
+def list_files(place: str) -> list[str]:
+    """Return the text files that a list consists of: itself, or those of a Kaldi folder."""
+    folder = kaldi_folder(place)
+    return [*filter(_exists, (below(folder, name) for name in (*_KALDI, "trials")))] if folder else [place]
+
+
+def _exists(place: str) -> bool:
+    filesystem, path = open_filesystem(place)
+    return bool(filesystem.get_file_info(path).type == fs.FileType.File)

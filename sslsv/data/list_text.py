@@ -1,0 +1,79 @@
+"""The text of a list: where it lies, its lines in blocks, whatever UTF it is written in."""
+
+import codecs
+import io
+import os
+from collections.abc import Iterator
+
+from pyarrow import fs
+
+from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
+from sslsv.settings import typed
+
+Root = str | os.PathLike[str]
+
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_BLOCK_CHARACTERS = 2**18  # that are read and split at a time
+
+
+def list_location(root: Root, name: str) -> str:
+    """Return where a list lies: below `root`, unless its name is an absolute path or a URI."""
+    return absolute(name if is_uri(name) else below(absolute(root), name)).rstrip("/")
+
+
+def filled_lines(first: int, text: str) -> Iterator[tuple[int, str]]:
+    """Yield (number, line) of the lines of a block that are not blank."""
+    return ((number, line) for number, line in enumerate(text.split("\n"), first) if line.strip())
+
+
+def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
+    """Yield (number of the first line, some whole lines) of a text, never blank ones alone.
+
+    Text is UTF-8, or whatever UTF a byte order mark names; marks are ignored, also where lists were joined.
+    Raises FileNotFoundError, and ValueError for an empty list, another encoding and what is no text.
+    """
+    place = list_location(root, name)
+    filesystem, path = open_filesystem(place)
+    try:
+        file = filesystem.open_input_stream(path, compression=None, buffer_size=2**20)  # bytes of a request
+    except OSError as error:
+        kind = filesystem.get_file_info(path).type
+        if kind == fs.FileType.Directory:
+            raise ValueError(
+                f"The list {place} is a folder, and no Kaldi folder, which has a wav.scp: "
+                f"`{typed('prepare_data')} folder` makes lists of a folder of recordings."
+            ) from error
+        if kind != fs.FileType.NotFound:
+            raise
+        is_folder = is_uri(absolute(root)) or os.path.isdir(root)
+        folder = root if is_folder else f"{root}, which is not a folder"
+        raise FileNotFoundError(
+            f"The list {place} does not exist. Lists are looked up below data.root ({folder}). "
+            f"`{typed('prepare_data')}` makes them: of VoxCeleb, of your recordings, or, with "
+            "`demo data/demo`, of made-up voices for configs/demo.yml"
+        ) from error
+    raw = io.BufferedReader(file, 2**16)
+    top, number, is_empty = raw.peek(2**10), 1, True
+    encoding = next((codec for mark, codec in _MARKS.items() if top.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in top:
+        raise ValueError(
+            f"The list {place} is no text, or UTF-16 without a byte order mark: `iconv -f UTF-16LE -t UTF-8`."
+        )
+    with io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape") as lines:
+        while text := lines.read(_BLOCK_CHARACTERS) + lines.readline():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                number += text.count("\n", 0, error.start)
+                line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0].strip()
+                raise ValueError(
+                    f"{place}, line {number}: {os.fsencode(line)[:120]!r} is not UTF-8. Write it so (iconv "
+                    "-f LATIN1 -t UTF-8), and rename files with such names too (convmv)."
+                ) from error
+            text = text.replace("\ufeff", "")
+            if text.strip():
+                is_empty = False
+                yield number, text
+            number += text.count("\n")
+    if is_empty:
+        raise ValueError(f"The list {place} is empty.")
