@@ -18,49 +18,54 @@ from pathlib import Path
 import torch
 
 LOOK_SECONDS = 2.0
-# Share of the time in which threads that could run had no core: 0.01 alone, 0.3 to 0.8 beside a busy process.
-CROWDED, QUIET = 0.15, 0.05
+# Share of the time in which threads that could run had no core: 0.01 alone, up to 0.14 beside the training's
+# own data processes, 0.3 to 0.8 beside a busy process.
+CROWDED = 0.2
+# Seconds of passive waiting before the next try without: how crowded it still is shows only then. They double
+# while the tries fail, as a try beside a busy process costs nearly its whole time.
+FIRST_PAUSE, LAST_PAUSE = 8.0, 128.0
 
 
 @functools.cache  # once in a process
 def watch_neighbours() -> None:
     """Let the threads of this process spin only while no other process wants the cores, from now on.
 
-    Looks every 2 s, in a thread. Does nothing with one thread, or on a system other than Linux.
+    Looks every 2 s, in a thread, and beside others every 8 s to 2 minutes whether they have gone. Does
+    nothing with one thread, or on a system other than Linux.
     """
     if torch.get_num_threads() > 1 and Path("/proc/thread-self/schedstat").exists():
         threading.Thread(target=_watch, daemon=True).start()
 
 
 def _watch() -> None:
-    shares = waiting_shares()
+    pause = FIRST_PAUSE / 2
     while True:
-        while next(shares) < CROWDED:
-            pass
+        num_looks = 1
+        while waiting_share(LOOK_SECONDS) < CROWDED:
+            num_looks += 1
+        pause = FIRST_PAUSE if num_looks * LOOK_SECONDS > pause else min(2 * pause, LAST_PAUSE)
         with passive_waiting():
-            while next(shares) > QUIET:
-                pass
+            time.sleep(pause)
 
 
-def waiting_shares() -> Iterator[float]:
-    """Yield, every 2 s, the share of their time in which threads of this process waited for a core."""
-    ran, waited = thread_seconds()
-    while True:
-        time.sleep(LOOK_SECONDS)
-        before = ran, waited
-        ran, waited = thread_seconds()
-        more = waited - before[1]
-        yield more / max(more + ran - before[0], 1e-9)
+def waiting_share(seconds: float) -> float:
+    """Return the share of the next seconds in which threads of this process waited for a core."""
+    before = thread_nanoseconds()
+    time.sleep(seconds)
+    # A thread that has ended meanwhile would take its past out of a sum over all.
+    after = thread_nanoseconds()
+    ran, waited = (sum(t[k] - before.get(i, (0, 0))[k] for i, t in after.items()) for k in (0, 1))
+    return waited / max(waited + ran, 1)
 
 
-def thread_seconds() -> tuple[float, float]:
-    """Return the seconds in which all threads of this process ran, and were ready but had no core."""
-    ran = waited = 0
+def thread_nanoseconds() -> dict[str, tuple[int, int]]:
+    """Return for how long each thread of this process ran, and was ready but had no core, by its id."""
+    found = {}
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # it has ended
-            fields = (thread / "schedstat").read_text().split()
-            ran, waited = ran + int(fields[0]), waited + int(fields[1])
-    return ran / 1e9, waited / 1e9
+            ran, waited, _ = (thread / "schedstat").read_text().split()
+            found[thread.name] = int(ran), int(waited)
+    return found
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sslsv.cluster import neighbours
-from sslsv.cluster.neighbours import passive_waiting, thread_seconds, waiting_shares
+from sslsv.cluster.neighbours import passive_waiting, thread_nanoseconds, waiting_share
 
 
 def num_threads():
@@ -26,33 +26,26 @@ def test_passive_waiting__more_threads_than_cpus_are_held_and_then_given_back(mo
     assert num_threads() <= before
 
 
-def test_waiting_shares__of_the_time_in_which_threads_ran_or_could_have(monkeypatch):
-    times = iter([(1.0, 1.0), (2.0, 2.0), (4.0, 2.0), (4.0, 2.0)])
-    monkeypatch.setattr(neighbours, "thread_seconds", lambda: next(times))
-    monkeypatch.setattr(neighbours, "LOOK_SECONDS", 0.0)
-    shares = waiting_shares()
-    assert [next(shares) for _ in range(3)] == [0.5, 0.0, 0.0]
+def test_waiting_share__counts_each_thread_for_as_long_as_it_was_there(monkeypatch):
+    looks = iter([{"1": (10, 10), "2": (90, 90)}, {"1": (25, 15), "3": (5, 0)}])
+    monkeypatch.setattr(neighbours, "thread_nanoseconds", lambda: next(looks))
+    assert waiting_share(0.0) == pytest.approx(5 / 25)
 
 
-def test_thread_seconds__count_what_this_process_computes():
-    before, _ = thread_seconds()
+def test_thread_nanoseconds__count_what_this_process_computes():
+    before = sum(ran for ran, _ in thread_nanoseconds().values())
     end = time.thread_time() + 0.2
     while time.thread_time() < end:
         pass
-    assert thread_seconds()[0] - before >= 0.19
+    assert sum(ran for ran, _ in thread_nanoseconds().values()) - before >= 0.19e9
 
 
-def test_watch__waits_passively_from_the_first_crowded_look_to_the_first_quiet_one(monkeypatch):
-    left, seen = [0.0, 0.1, 0.2, 0.1, 0.01, 0.1, 0.3], []
-
-    @contextlib.contextmanager
-    def noted():
-        seen.append(("from", len(left)))
-        yield
-        seen.append(("to", len(left)))
-
-    monkeypatch.setattr(neighbours, "waiting_shares", lambda: iter(lambda: left.pop(0) if left else -1, -1))
-    monkeypatch.setattr(neighbours, "passive_waiting", noted)
-    with pytest.raises(StopIteration):
+def test_watch__tries_again_after_pauses_that_double_until_a_try_has_lasted(monkeypatch):
+    crowded, quiet = 0.5, 0.1
+    shares, pauses = [quiet, crowded, crowded, crowded, *[quiet] * 40, crowded], []
+    monkeypatch.setattr(neighbours, "waiting_share", lambda _: shares.pop(0))
+    monkeypatch.setattr(neighbours, "passive_waiting", contextlib.nullcontext)
+    monkeypatch.setattr(neighbours.time, "sleep", pauses.append)
+    with pytest.raises(IndexError):
         neighbours._watch()
-    assert seen == [("from", 4), ("to", 2), ("from", 0)]
+    assert pauses == [8.0, 16.0, 32.0, 8.0]
