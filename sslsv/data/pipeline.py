@@ -99,24 +99,31 @@ def train_batches(
 
 
 def _earliest(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]:
-    # Yields batches made in this process until Ray Data delivers the same position, then those of `stream`.
-    # Closing it early closes the stream, which stops the tasks.
-    later: Future[tuple[int, Any]] = Future()
+    # Yields batches made in this process until Ray Data delivers its first one, then goes on with those of
+    # `stream`. If both went on making the same ones, a trainer that waits for data would keep both busy for
+    # ever. Closing it early closes the stream, which stops the tasks.
+    later, has_begun = Future[tuple[int, Any]](), threading.Event()
     count, is_closing = 0, False  # batches of `own` that were yielded
 
     def catch_up() -> None:
         try:
-            pairs = ((n, batch) for n, batch in enumerate(stream) if n >= count or is_closing)
-            later.set_result(next(pairs, (count - 1, None)))  # None: all were made here
+            for place, batch in enumerate(stream):
+                has_begun.set()
+                if place >= count or is_closing:
+                    later.set_result((place, batch))
+                    return
+            later.set_result((count - 1, None))  # all were made here
         except BaseException as error:  # Whatever it is, it is raised where the batch is wanted.
             later.set_exception(error)
+        finally:
+            has_begun.set()
 
     threading.Thread(target=catch_up, daemon=True).start()
     try:
         for batch in own:
             yield batch
             count += 1
-            if later.done():
+            if has_begun.is_set():
                 own.close()  # frees what it has decoded
                 place, first = later.result()
                 yield from itertools.islice(itertools.chain([first], stream), count - place, None)

@@ -67,6 +67,26 @@ def test_earliest__own_batches_come_until_the_stream_has_caught_up_and_none_twic
     assert [number for _, number in _earliest(stream, own)] == [0, 1, 2] and "stream" in closed
 
 
+def test_earliest__nothing_is_made_here_from_the_first_batch_of_the_stream_on() -> None:
+    has_begun, made = threading.Event(), []
+
+    def stream():
+        has_begun.wait(10)
+        for number in range(6):
+            yield number
+            time.sleep(0.05)  # behind a trainer that takes no time
+
+    def own():
+        for number in range(6):
+            made.append(number)
+            if number == 3:
+                has_begun.set(), time.sleep(0.02)
+            yield number
+
+    assert list(_earliest(stream(), own())) == [0, 1, 2, 3, 4, 5]
+    assert made == [0, 1, 2, 3]
+
+
 def test_earliest__closed_early_it_closes_a_stream_that_has_not_been_asked_for() -> None:
     stream, own, closed = stream_and_own(total=6, meet=0)
     batches = _earliest(stream, own)
