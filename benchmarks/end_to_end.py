@@ -49,8 +49,8 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
             reference = ray.put(maker)
             in_block = 4 if settings.is_quick else max(1, config.resources.utterances_per_block // size)
             steps = blocks * in_block
-            # Timed between two blocks in mid-stream: as many are half made at the end as at the beginning.
-            first, more = 1 + 2 * in_block, (PROCESSES + 2) * in_block
+            # Timed in mid-stream, when all processes have started: as many blocks are half made at its ends.
+            first, more = 1 + 10 * in_block, (PROCESSES + 2) * in_block
             times = []
             for turn in range(pairs + 1):
                 stream = train_batches(

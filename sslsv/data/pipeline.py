@@ -71,7 +71,10 @@ def train_batches(
     reference = ray.put(maker) if isinstance(maker, ViewMaker) else maker
     _configure(DataContext.get_current(), data_tasks, cpus_per_task, world_size)
     total, block_size = len(rows["sample"]), max(1, utterances_per_block // size) * size
-    bounds = [*range(0, total, block_size), total]
+    bounds, length = [0], size  # the first blocks are short: they are waited for
+    while bounds[-1] < total:
+        bounds.append(min(bounds[-1] + length, total))
+        length = min(2 * length, block_size)
     # Items, not tables: Ray measures tables by a task of one CPU, and that CPU may never be free.
     blocks = [{"first": first, "last": last} for first, last in itertools.pairwise(bounds)]
     views = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
