@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--lda-dim", type=int, help="dimensions that plda keeps (default: all that speakers differ in)")
     add("--norm", choices=["z", "t", "s", "as"], help="normalise scores by those against a cohort")
     add("--centre", action="store_true", help="subtract the cohort's mean embedding")
-    add("--cohort-size", type=int, default=1000, help="training utterances of the cohort (default 1000)")
-    add("--top", type=int, default=300, help="cohort scores that AS-norm keeps (default 300)")
+    add("--cohort-size", type=int, help="training utterances of the cohort (default 1000)")
+    add("--top", type=int, help="cohort scores that AS-norm keeps (default 300)")
     add("--no-calibration", action="store_true", help="do not calibrate on the run's validation trials")
     add("--task", choices=registry.names("tasks"), help="what to do instead of scoring trials")
     add("--train", metavar="LIST", help="with --task: `label path [speaker]` list to fit a classifier to")
@@ -62,6 +62,10 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--norm and --centre change cosines, and --scoring plda has none: leave them out")
     if options.lda_dim is not None and not is_plda:
         raise ValueError("--lda-dim is a setting of PLDA: add --scoring plda")
+    if options.cohort_size is not None and not (options.norm or options.centre):
+        raise ValueError("--cohort-size is of a cohort, and there is none: add --norm or --centre")
+    if options.top is not None and options.norm != "as":
+        raise ValueError("--top is a setting of AS-norm: add --norm as")
     files = [posixpath.basename(name) for name in options.trials or ()]
     if twice := {name for name in files if files.count(name) > 1}:
         raise ValueError(
@@ -86,8 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
     scoring = scorer.Scoring(
         norm=options.norm,
-        cohort_size=options.cohort_size,
-        top=options.top,
+        **{key: given for key in ("cohort_size", "top") if (given := getattr(options, key)) is not None},
         is_centred=options.centre,
         replicates=options.replicates,
         is_plda=is_plda,
@@ -110,6 +113,10 @@ def run(options: argparse.Namespace) -> int:
         unknown += gaps
     overlaps = {item.name: overlap.find_overlap(item.trials, item.root, sources) for item in lists}
     told = [overlap.describe(name, shared) for name, shared in overlaps.items()]
+    if validation is not None and config.evaluation.validation is None and config.encoder.init:
+        # The run before may have held out other speakers.
+        shared = overlap.find_overlap(validation.trials, config.data.root, sources)
+        told.append((overlap.describe("validation", shared)[0], []))
     warnings = [sentence for sentences, _ in told for sentence in sentences]
     notes = [*scorer.notes(encoder, scoring, lists, validation), *unknown]
     notes += [sentence for _, sentences in told for sentence in sentences]
@@ -157,12 +164,11 @@ def run_task(options: argparse.Namespace) -> int:
     started, name = time.monotonic(), options.task
     if not options.train or not options.test:
         raise ValueError(f"--task {name} needs both lists: --train LIST --test LIST")
-    is_scoring = options.norm or options.centre or options.lda_dim or options.scoring != "cosine"
-    if options.trials or options.allow_missing or is_scoring:
-        raise ValueError(
-            "--trials, --allow-missing, --scoring, --norm and --centre are for trials, and "
-            f"--task {name} scores none"
-        )
+    of_trials = ["trials", "allow_missing", "norm", "centre", "cohort_size", "top", "lda_dim"]
+    of_trials += ["train_root", "no_calibration"]
+    given = [f"--{key.replace('_', '-')}" for key in of_trials if getattr(options, key)]
+    if given or options.scoring != "cosine":
+        raise ValueError(f"{(given or ['--scoring'])[0]} is for trials, and --task {name} scores none")
     encoder = load_encoder(options)
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.reports.task import task_lines, task_page

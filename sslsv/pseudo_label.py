@@ -52,6 +52,7 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
 
     Raises ValueError or OSError, with a sentence, before anything is started.
     """
+    from sslsv.evaluation.trials import digest_of_lists
     from sslsv.runs.folder import RunFolder, only_command_on
 
     folder = RunFolder(config.run.storage, str(config.run.name))
@@ -59,6 +60,13 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
         if not is_fresh:
             check_folder(folder, config)
         check_request(config)
+        lists = digest_of_lists(config)
+        is_there = folder.has("lists.json") and not is_fresh
+        if is_there and folder.read_json("lists.json")["sha256"] != lists:
+            raise ValueError(
+                f"{folder.location} holds a loop on train lists of other contents; use another run.name, or "
+                "--fresh to start anew (what is there is kept under another name)"
+            )
 
         from sslsv import train
         from sslsv.cluster.connect import connection
@@ -75,6 +83,7 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
                 print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
             elif folder.has("loop.yml"):
                 print(f"going on with the unfinished loop in {folder.location}", file=sys.stderr)
+            folder.write_json("lists.json", {"sha256": lists})
             folder.write("loop.yml", to_yaml(config).encode())
             try:
                 summary = Loop(config, folder, train.run).run(tell)

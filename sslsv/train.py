@@ -277,13 +277,16 @@ def prepare_folder(
 def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
     """Return a sentence for each kind of test data that the run in a folder trains on."""
     from sslsv.evaluation import overlap
-    from sslsv.evaluation.trials import listed_trials
+    from sslsv.evaluation.trials import listed_trials, open_training_side
 
     root, sentences = config.data.root, list[str]()
     names = dict.fromkeys(filter(None, [config.evaluation.validation, *config.evaluation.test]))
-    sources, _ = overlap.trained_on(config, folder) if names else ([], [])
-    for name in names:
-        trials = listed_trials(root, name)
+    found = [listed_trials(root, name) for name in names]
+    validation = open_training_side(config)[1] if config.encoder.init else None
+    if validation and not config.evaluation.validation:  # another seed may have held out other speakers
+        found.append(validation)
+    sources, _ = overlap.trained_on(config, folder) if found else ([], [])
+    for trials in found:
         sentences += overlap.describe(trials.name, overlap.find_overlap(trials.trials, root, sources))[0]
     return sentences
 

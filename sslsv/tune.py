@@ -72,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
     Raises ValueError or OSError, with a sentence, before anything is started.
     """
     from sslsv.config import to_dict
+    from sslsv.evaluation.trials import digest_of_lists
     from sslsv.reports.page import metric_title
     from sslsv.runs.display import live_line
     from sslsv.runs.folder import RunFolder, absolute, only_command_on
@@ -98,7 +99,8 @@ def run(options: argparse.Namespace) -> int:
     folder = RunFolder(options.storage, options.name or options.space.stem)
     for sentence in find_leaks(trial_config(base, space, first), folder):
         print(f"warning: {sentence}", file=sys.stderr)
-    request = describe_request(space, base, str(options.space), rungs) | {"command": options.command}
+    request = describe_request(space, base, str(options.space), rungs)
+    request |= {"command": options.command, "lists": digest_of_lists(base)}
     # A sweep that is confirmed has most often ended.
     is_resumed = options.resume or (options.confirm and not options.fresh and folder.has("sweep.json"))
     mode = "fresh" if options.fresh else "resume" if is_resumed else "new"

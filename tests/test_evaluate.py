@@ -127,6 +127,12 @@ def test_evaluate__a_bad_recording_is_named_or_counted(run_folder, demo_corpus, 
         (["--task", "probe", "--train", "gone", "--test", "gone"], "gone does not exist"),
         (["--scoring", "plda", "--norm", "as"], "--norm and --centre change cosines"),
         (["--lda-dim", "4"], "add --scoring plda"),
+        (["--cohort-size", "4"], "add --norm or --centre"),
+        (["--norm", "s", "--top", "4"], "add --norm as"),
+        (
+            ["--task", "probe", "--train", "x", "--test", "y", "--train-root", "z"],
+            "--train-root is for trials",
+        ),
         (["--with", "nothing"], "nothing has no checkpoints"),
     ],
 )
@@ -167,6 +173,21 @@ def test_evaluate__trials_of_validation_are_told(small_run, run_folder, demo_cor
         assert sentence in " ".join(found["notes"])
         assert sentence in (first / "evaluation" / "report.html").read_text()
         assert f"note: {sentence}" in capsys.readouterr().out
+
+
+def test_evaluate__a_list_of_validation_calibrates_without_the_train_lists(small_run, demo_corpus, tmp_path):
+    lines = (demo_corpus / "trials").read_text().splitlines()
+    (tmp_path / "chosen").write_text("\n".join(lines[::2]) + "\n")
+    changes = ("held_out_speakers: 3", "held_out_speakers: 0", "validation: null")
+    run = run_with(
+        small_run,
+        tmp_path,
+        *changes,
+        f"validation: {tmp_path / 'chosen'}",
+        "[voxceleb2_train_list]",
+        "[gone]",
+    )
+    assert evaluate(run)["labels_were_used"]["calibration"]
 
 
 def run_with(small_run, tmp_path, *changes):

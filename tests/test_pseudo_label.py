@@ -38,6 +38,14 @@ def is_training(folder, stage, step):
     return bool(records) and records[-1]["step"] >= step
 
 
+def test_first_config__trains_on_the_utterances_of_the_loop(yaml):
+    given = ["init=configs/simclr.yml", "data.held_out_lists=[labelled]", "data.fraction=0.5"]
+    loop = pseudo_label.load_loop(yaml, [*given, "data.fraction_of=each_speaker"])
+    first = pseudo_label.first_config(loop, "runs")
+    for key in ("root", "train_lists", "held_out_lists", "fraction", "fraction_of"):
+        assert getattr(first.data, key) == getattr(loop.data, key), key
+
+
 @pytest.mark.slow
 def test_pseudo_label__killed_again_and_again_ends_as_if_nothing_had_been(tmp_path, yaml):
     """After clustering, in a round's training, between rounds and in the last stage, each kill -9 of everything."""
@@ -103,3 +111,16 @@ def test_pseudo_label__a_finished_loop_another_one_and_a_run_are_refused(tmp_pat
     assert "holds a finished loop of the same settings" in refusal(capsys, yaml)
     RunFolder(str(tmp_path / "runs"), "run").write("config.yml", b"")
     assert "holds a training run" in refusal(capsys, yaml, "run.name=run")
+
+
+def test_pseudo_label__a_loop_on_lists_of_other_contents_is_refused(tmp_path, yaml, capsys):
+    folder = RunFolder(str(tmp_path / "runs"), "settings")
+    folder.write("loop.yml", to_yaml(pseudo_label.load_loop(yaml)).encode())
+    folder.write_json("lists.json", {"sha256": "of other lists"})
+    assert "holds a loop on train lists of other contents" in refusal(capsys, yaml)
+
+
+def test_pseudo_label__stages_that_validate_in_other_rooms_are_refused(yaml, capsys):
+    shifted = "evaluation.held_out_is_shifted=true"
+    error = refusal(capsys, yaml, shifted, "round_settings=[{data.augment: []}]")
+    assert "data.augment of a stage has other rooms or noises" in error

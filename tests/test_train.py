@@ -12,7 +12,7 @@ from sslsv.config import Config, EvaluationConfig, ResourcesConfig, RunConfig, T
 from sslsv.data.section import DataConfig
 from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.runs.folder import RunFolder
-from sslsv.train import check_data, check_folder, main, prepare_folder
+from sslsv.train import check_data, check_folder, find_leaks, main, prepare_folder
 from tests.codecs import speech, write_codec
 
 TRAIN = TrainConfig(batch_size=8)
@@ -209,6 +209,16 @@ def test_prepare_folder__what_test_lists_share_with_the_training_is_said_and_kep
     assert len(folder.read_json("run.json")["warnings"]) == 2
     prepare_folder(folder, config, check_data(config), is_fresh=False)
     assert "speakers of trials were in training" in capsys.readouterr().err
+
+
+def test_find_leaks__held_out_speakers_of_another_seed_were_heard_by_the_run_before(
+    config, folder, small_run, demo_corpus
+):
+    for seed, is_told in ((1717, False), (1718, True)):
+        again = replace(config, seed=seed, encoder=replace(config.encoder, init=small_run))
+        again = replace(again, evaluation=EvaluationConfig(held_out_speakers=3))
+        told = find_leaks(again, folder)
+        assert any("of validation were in training" in sentence for sentence in told) == is_told, (seed, told)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ The views of an utterance are crops that do not overlap, each in a room, with a 
 own: what they share is the voice, and the recording's own channel as far as the new one does not cover it.
 """
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from sslsv.config import Config
 from sslsv.data.audio import SAMPLE_RATE, AudioError
+from sslsv.data.draws import name_key
 from sslsv.data.lists import Manifest
 from sslsv.data.recordings import Recordings, open_recordings
 from sslsv.data.section import channel_of
@@ -49,7 +51,9 @@ class Probe:
         self.maker = ViewMaker(manifest, views, data, config.seed, are_disjoint=True)
         sample: tuple[list[int], dict[str, str]] = [], {}
         if distributed.is_main():
-            order = np.random.default_rng([config.seed, 0x1ABE1]).permutation(len(manifest)).tolist()
+            # By name: lists that leave some utterances out, such as those of a loop's rounds, share the rest.
+            keys = [name_key(b"%d " % config.seed + os.fsencode(path), 8) for path in manifest.paths]
+            order = sorted(range(len(manifest)), key=keys.__getitem__)
             recordings = open_recordings(config.data.root)
             num_samples = probe.views * round(probe.crop_seconds * SAMPLE_RATE)
             sample = choose(recordings, manifest.paths, order, probe.utterances, num_samples)

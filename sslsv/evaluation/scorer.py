@@ -133,6 +133,9 @@ def training_side(
     needs_training = scoring.needs_cohort or scoring.is_plda
     if not needs_training and not (is_calibrated and config.evaluation.has_validation_trials):
         return None, None
+    validation_list = config.evaluation.validation
+    if not needs_training and validation_list is not None:  # the train lists may be gone
+        return None, listed_trials(config.data.root, validation_list)
     try:
         manifest, validation = open_training_side(config)
     except (ValueError, OSError) as error:
@@ -153,6 +156,14 @@ def notes(
         if name is not None:
             with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
                 chosen_on.append((root, listed_trials(root, name).trials))
+    for item in lists:
+        trials = item.trials
+        of_targets = np.union1d(trials.enrol[trials.targets], trials.test[trials.targets])
+        if num_alone := len(trials.paths) - len(of_targets):
+            found.append(
+                f"{num_alone:,} recordings of {item.name} are in no target trial, so nothing tells who "
+                "speaks in them: intervals count each as a speaker."
+            )
     if validation is not None:
         chosen_on.append((encoder.config.data.root, validation.trials))
         found.append(

@@ -185,6 +185,13 @@ def source_of(file: str) -> dict[str, str]:
     return {"file": file, "sha256": digest.hexdigest()}
 
 
+def digest_of_lists(config: Config) -> str:
+    """Return a digest of the lists that say what a run trains and validates on."""
+    lists = (*config.data.train_lists, *config.data.held_out_lists, config.evaluation.validation)
+    digests = [source_of(find_list(config.data.root, name))["sha256"] for name in lists if name]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
 def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:
     """Count the trials that compare two recordings that others compare too, either way round.
 

@@ -4,7 +4,7 @@ import json
 
 from sslsv.reports.page import Figure, Record, Section, duration, metric_text, metric_title, render
 from sslsv.reports.plots import Curve, line_chart
-from sslsv.reports.training import list_and_metric, with_interval
+from sslsv.reports.training import doubts, list_and_metric, with_interval
 from sslsv.runs.folder import RunFolder
 
 SHARES = {
@@ -23,7 +23,10 @@ def write_rounds_report(folder: RunFolder) -> None:
     lines = folder.read("rounds.jsonl").splitlines() if folder.has("rounds.jsonl") else []
     records: list[Record] = [json.loads(line) for line in lines]
     summary = folder.read_json("summary.json") if folder.has("summary.json") else {}
-    notes = []
+    settings = folder.read("loop.yml").decode()
+    notes = list(doubts(settings))
+    told = f"Loop of pseudo-labels, {'finished' if summary else 'not finished'}."
+    told += "" if notes else " Test trials chose nothing."
     if any("purity" in record for record in records):
         notes.append("Purity and NMI with speakers are by a list of labels. They chose nothing.")
     facts = [("best stage", summary["best"]["stage"], summary["run"])] if summary else []
@@ -34,9 +37,8 @@ def write_rounds_report(folder: RunFolder) -> None:
         Section("Clusters", tables={"": [clusters_row(record) for record in clustered]}),
         Section("Time", tables={"": [times_row(record) for record in records]}),
         *(Section(f"Unreadable in {record['stage']}", pairs=record["unreadable"]) for record in clustered),
-        Section("Settings", text=folder.read("loop.yml").decode()),
+        Section("Settings", text=settings),
     ]
-    told = f"Loop of pseudo-labels, {'finished' if summary else 'not finished'}. Test trials chose nothing."
     folder.write("report.html", render(folder.name, sections, sentences=[told], notes=notes, facts=facts))
 
 

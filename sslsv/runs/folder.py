@@ -50,7 +50,7 @@ def here(place: str) -> str:
 
 def below(place: str, name: str) -> str:
     """Return the place of `name` in a folder."""
-    return posixpath.join(place, name)
+    return posixpath.join(place, name) if name else place
 
 
 def open_filesystem(place: str) -> tuple[Any, str]:
@@ -100,7 +100,10 @@ class RunFolder:
     @classmethod
     def at(cls, location: str) -> "RunFolder":
         """Return the run folder that has this `location`."""
-        storage, name = posixpath.split(location.rstrip("/"))
+        place = location.rstrip("/") or location
+        if is_uri(place) and place.count("/") == 2:  # a bucket
+            return cls(place, "")
+        storage, name = posixpath.split(place)
         return cls(storage or ".", name)
 
     def path(self, name: str) -> str:

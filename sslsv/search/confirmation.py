@@ -53,13 +53,18 @@ def compare(
     from scipy.stats import ttest_rel  # takes half a second, and refusals do not need it
 
     ours, theirs = np.asarray(values, dtype=np.float64), np.asarray(base, dtype=np.float64)
-    low, high = ttest_rel(ours, theirs).confidence_interval(level)
+    differences = ours - theirs
     verdict = "within the noise of the seeds"
-    if low > 0 or high < 0:
-        # Never `better` if some seeds were lost: only survivors are compared.
-        better = "better" if not lost else "but other seeds were lost"
-        verdict = f"beyond the noise of the seeds: {'worse' if low > 0 else better}"
-    numbers = ours.mean(), ours.std(ddof=1), theirs.mean(), theirs.std(ddof=1), np.mean(ours - theirs)
+    if differences.any() and np.ptp(differences) < 1e-9:  # EERs of few trials have few values
+        low = high = differences[0]
+        verdict += ", which these seeds do not show: all differences are equal"
+    else:
+        low, high = ttest_rel(ours, theirs).confidence_interval(level)
+        if low > 0 or high < 0:
+            # Never `better` if some seeds were lost: only survivors are compared.
+            better = "better" if not lost else "but other seeds were lost"
+            verdict = f"beyond the noise of the seeds: {'worse' if low > 0 else better}"
+    numbers = ours.mean(), ours.std(ddof=1), theirs.mean(), theirs.std(ddof=1), np.mean(differences)
     return Comparison(trial, test_list, len(ours), lost, verdict, *map(float, (*numbers, low, high)))
 
 

@@ -31,8 +31,8 @@ from sslsv.search.criteria import CRITERIA, is_lower_better
 from sslsv.search.schedulers import Decision, History, Outcome, standing
 from sslsv.search.searchers import Configuration, Searcher
 from sslsv.search.space import Space
-from sslsv.search.trial_settings import trial_config
-from sslsv.settings import ConfigError, apply_overrides, differences, locate, refuse_if
+from sslsv.search.trial_settings import apply_configuration, trial_config
+from sslsv.settings import ConfigError, differences, locate, refuse_if
 
 MAX_FAULTS = 3  # faults of storage or network in a row, over all trials, after which a sweep halts
 
@@ -175,8 +175,7 @@ class Sweep:
         if best is not None:
             # Its best checkpoint is chosen by the metric of the sweep, so without labels if that needs none.
             fixed = {"run.name": f"{self.folder.name}-best", "evaluation.criterion": self.metric}
-            searched = self.space.settings_of(self.configurations[best.index])
-            config = apply_overrides(self.base, {**searched, **fixed})
+            config = apply_configuration(self.base, self.space, self.configurations[best.index], fixed)
             head = f"# Best: {self.describe(best)}; epoch {self.rungs[best.rung]}.\n"
             self.folder.write("best.yml", (head + to_yaml(config)).encode())
         return best
@@ -265,6 +264,8 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     has_more = request["takes_more_trials"] and request["trials"] > earlier["trials"]
     if earlier["trials"] != request["trials"] and not has_more:
         changes.append(f"trials: {earlier['trials']} -> {request['trials']}")
+    if earlier.get("lists") != request.get("lists"):
+        changes.append("the contents of the lists to train and validate on")
     if earlier["space"] != request["space"]:
         changes.append(f"the text of {request['space_file']}")
     refuse_if(

@@ -70,39 +70,52 @@ def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -
 
     No space searches `evaluation.test`: only a configuration of a confirmation has test trials.
     """
+    untested = apply_overrides(base, {"evaluation.test": []})
+    return apply_configuration(untested, space, configuration, fixed_settings(space))
+
+
+def apply_configuration(
+    base: Config, space: Space, configuration: Mapping[str, Any], own: Mapping[str, Any]
+) -> Config:
+    """Return the base with what a configuration sets and some `own` settings."""
     searched = space.settings_of(configuration)
-    own = {"evaluation.test": [], **searched, **fixed_settings(space)}
+    changes = {**searched, **own}
     # Another method starts from its own defaults; it gets the shared settings again, as far as it has them.
     began_anew = tuple(key.removesuffix("name") for key, _ in leaves_of(searched) if key.endswith(".name"))
-    known = dict(leaves_of(to_dict(apply_overrides(base, own))))
+    known = dict(leaves_of(to_dict(apply_overrides(base, changes))))
     shared = {
         key: value
         for key, value in leaves_of(space.settings)
         if key.startswith(began_anew) and not key.endswith(".name") and key in known
     }
-    return apply_overrides(base, {**shared, **own})
+    return apply_overrides(base, {**shared, **changes})
 
 
 def check_trials(space: Space, base: Config, searcher: Searcher) -> None:
     """Raise ValueError, in a sentence, if a key or an end of a dimension is not valid in a trial."""
     apply_overrides(base, {"evaluation.criterion": space.metric})  # refuses a metric that is not computed
-    heard = _heard_by_probe(base)
+    heard = _heard_in_validation(base, space.metric)
     for key, configuration in searcher.corners():
         try:
             config = trial_config(base, space, configuration)
         except ConfigError as error:
             raise ConfigError(f"{key}={configuration[key]!r}, which the space allows: {error}") from error
         refuse_if(
-            space.metric.startswith("label_free/") and _heard_by_probe(config) != heard,
-            f"{key} can't be searched: the probe of a label-free metric takes utterances, rooms and noises "
-            "of training, and all trials must be measured alike; set it for all trials, or choose by 'eer'",
+            _heard_in_validation(config, space.metric) != heard,
+            f"{key} can't be searched: what {space.metric} is measured on has the rooms and noises of "
+            "training, or its utterances, and all trials must be measured alike; set it for all trials, or "
+            "choose by 'eer' with evaluation.held_out_is_shifted=false",
         )
     if space.tries_base_first:
         searcher.of_base()  # refuses a base outside of the space
 
 
-def _heard_by_probe(config: Config) -> tuple[Any, ...]:
-    return channel_of(config.data.augment), config.data.fraction, config.data.fraction_of
+def _heard_in_validation(config: Config, metric: str) -> tuple[Any, ...]:
+    data, evaluation = config.data, config.evaluation
+    if metric.startswith("label_free/"):
+        return channel_of(data.augment), data.fraction, data.fraction_of
+    is_shifted = evaluation.held_out_speakers and evaluation.held_out_is_shifted
+    return (channel_of(data.augment),) if is_shifted else ()
 
 
 def rungs_of(space: Space, base: Config) -> tuple[int, ...]:

@@ -9,10 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sslsv.config import Config, load_config
+from sslsv.data.section import channel_of
 from sslsv.settings import Place, apply_overrides, load, locate, refuse_if, section
 
 # Ward's method holds the distances of all pairs: 1.6 GB for so many rows, twice while it works.
 MAX_WARD_ROWS = 20_000
+
+# Settings of data that say which utterances there are.
+_CORPUS = ("root", "train_lists", "held_out_lists", "fraction", "fraction_of")
 
 Settings = Annotated[dict[str, Any], Field(description="settings that differ, such as model.margin: 0.5")]
 
@@ -83,8 +87,15 @@ class PseudoLabelConfig(Config):
             f"model.name is {self.model.name!r}; what learns clusters is 'supervised': take a config of "
             "configs/pseudo_label, and give another method's run by init=RUN",
         )
+        heard = channel_of(self.data.augment) if self.evaluation.held_out_is_shifted else ()
         for settings in (*self.round_settings, self.large_margin or {}):
-            apply_overrides(training_settings(self), settings)
+            stage = apply_overrides(training_settings(self), settings)
+            refuse_if(
+                self.evaluation.held_out_is_shifted and channel_of(stage.data.augment) != heard,
+                "data.augment of a stage has other rooms or noises, which held-out recordings are heard in "
+                "too, so that stages could not be compared: change probabilities or ratios alone, or set "
+                "evaluation.held_out_is_shifted=false",
+            )
 
 
 def training_settings(loop: PseudoLabelConfig) -> Config:
@@ -107,7 +118,7 @@ def first_config(loop: PseudoLabelConfig, storage: str) -> Config:
     return replace(
         first,
         seed=loop.seed,
-        data=replace(first.data, root=ours.root, train_lists=ours.train_lists, fraction=ours.fraction),
+        data=replace(first.data, **{key: getattr(ours, key) for key in _CORPUS}),
         evaluation=replace(first.evaluation, **evaluation),
         run=replace(loop.run, storage=storage, name="round_0"),
         resources=loop.resources,

@@ -2,7 +2,8 @@
 
 A loop leaves a folder behind, on a disk or in object storage: `<storage>/<name>/`.
 
-loop.yml              the resolved settings             round_0/     the run that `init` describes, if it does
+loop.yml, lists.json  the resolved settings, and a digest of the lists trained on
+round_0/              the run that `init` describes, if it does
 lists/round_1         `cluster path` lines              lists/round_1.json   what clustering found
 round_1/              the supervised run on that list, complete: checkpoints, metrics.jsonl ...
 large_margin/         the last stage                    rounds.jsonl  a record per stage that has ended
@@ -194,11 +195,12 @@ class Loop:
 
         What an interrupted command has written is taken as it is.
         """
-        paths = self.manifest.paths
-        parts = {f"embeddings/{number}_{i:09d}.npz": i for i in range(0, len(paths), PART_UTTERANCES)}
+        paths, encoder = self.manifest.paths, SpeakerEncoder.load(source)
+        start = f"embeddings/{number}_{encoder.identity}"  # parts of an encoder that was replaced are others
+        parts = {f"{start}_{i:09d}.npz": i for i in range(0, len(paths), PART_UTTERANCES)}
         if missing := [name for name in parts if not self.folder.has(name)]:
             count = min(len(missing) * PART_UTTERANCES, len(paths))
-            with embedding_by(SpeakerEncoder.load(source), count, None, None) as embed:
+            with embedding_by(encoder, count, None, None) as embed:
                 for name in missing:
                     part = paths[parts[name] : parts[name] + PART_UTTERANCES]
                     rows, bad = embed(part, self.config.data.root)

@@ -66,6 +66,13 @@ def heard_by(config: Config, manifest: Manifest) -> tuple[torch.Tensor, Probe]:
     return heard.unflatten(0, (-1, config.evaluation.label_free.views)), probe
 
 
+def test_probe__lists_that_leave_some_utterances_out_share_the_others(config):
+    manifest = manifest_of(config)
+    chosen = [manifest.paths[i] for i in Probe(manifest, config).utterances]
+    fewer = manifest.of_utterances(np.flatnonzero(np.array(manifest.paths) != chosen[0]))
+    assert chosen[1:] == [fewer.paths[i] for i in Probe(fewer, config).utterances][:-1]
+
+
 def test_measure__is_the_same_for_every_probe_and_every_time(config):
     embedder, manifest = embedder_of(config), manifest_of(config)
     first, second = Probe(manifest, config), Probe(manifest, config)

@@ -65,6 +65,15 @@ def test_write_rounds_report__says_where_labels_were_used(tmp_path):
     assert sentence not in report_of(tmp_path / "without", RECORDS[:1])
 
 
+def test_write_rounds_report__says_where_test_trials_chose(tmp_path):
+    assert "Test trials chose nothing." in report_of(tmp_path, RECORDS)
+    folder = RunFolder(str(tmp_path), "loop")
+    folder.write("loop.yml", b"evaluation: {validation: trials, test: [trials]}\n")
+    write_rounds_report(folder)
+    page = re.sub(r"\s+", " ", folder.read("report.html").decode())
+    assert "look better than they are" in page and "Test trials chose nothing." not in page
+
+
 def test_write_rounds_report__of_a_loop_that_has_just_begun(tmp_path):
     assert "not finished" in report_of(tmp_path, [])
 

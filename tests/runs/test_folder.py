@@ -134,6 +134,12 @@ def test_location__is_a_path_or_a_complete_uri(storage, location, root):
     assert (again.location, again.root, again.name) == (location, root, "run")
 
 
+@pytest.mark.parametrize(("location", "root"), [("s3://b", "b"), ("s3://b/", "b"), ("/", "/")])
+def test_location__may_be_a_bucket_or_the_root(location, root):
+    folder = RunFolder.at(location)
+    assert (folder.root, folder.path("x")) == (root, f"{root.rstrip('/')}/x")
+
+
 WITH_SECRETS = [
     "s3://FAKEID:FAKESECRET@bucket/x",
     "s3://FAKEID:/FAKE/SECRET@bucket/x?region=y",

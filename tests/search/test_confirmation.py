@@ -38,6 +38,11 @@ def test_compare__by_hand():
     assert found.verdict == "within the noise of the seeds"
 
 
+def test_compare__equal_differences_of_few_seeds_are_no_certainty():
+    found = compare(0, "trials", [10.0, 11.0], [9.0, 10.0], level=0.95)
+    assert "which these seeds do not show" in found.verdict and (found.low, found.high) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("lost", "better"), [(0, "better"), (1, "but other seeds were lost")], ids=["all", "survivors"]
 )

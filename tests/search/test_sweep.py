@@ -210,6 +210,17 @@ def test_alternatives__trials_and_the_best_settings_have_what_their_names_stand_
     assert b",tuned," in sweep.folder.read("results.csv")
 
 
+def test_write_results__another_method_has_in_the_best_settings_what_its_trial_had(tmp_path):
+    parameters = {"model.temperature": tune.uniform(0.1, 0.2), "model.name": tune.choice(["simclr"])}
+    shared = {"model.projector_dims": [16]}
+    sweep = open_sweep(tmp_path, parameters=parameters, settings=shared, **TO_THE_END, trials=1)
+    train(sweep, sweep.next_segment(at_once=1))
+    sweep.write_results()
+    trained, best = (sweep.trial_folder(0).read("config.yml"), sweep.folder.read("best.yml"))
+    assert read_config(trained.decode()).model == read_config(best.decode()).model
+    assert read_config(best.decode()).model.projector_dims == (16,)
+
+
 def request(*overrides, space_file="tune_spaces/simclr.py"):
     space = with_overrides(load_space(space_file), overrides)
     return describe_request(space, base_config(space), space_file, (4, 8, 12))
@@ -238,6 +249,8 @@ def test_check_folder__another_space_or_base_is_refused(tmp_path):
         check_resume(tmp_path, request(), request() | {"space": "other"})
     with pytest.raises(ValueError, match=r"train.batch_size: 256 -> 8"):
         check_resume(tmp_path, request(), request("train.batch_size=8"))
+    with pytest.raises(ValueError, match="the contents of the lists to train and validate on"):
+        check_resume(tmp_path, request() | {"lists": "a"}, request() | {"lists": "b"})
     alone = "train.sync_batchnorm=false"
     with pytest.raises(ValueError, match="resources.workers: 1 -> 2 .*batch statistics depend on it"):
         check_resume(tmp_path, request(alone), request(alone, "resources.workers=2"))

@@ -1,12 +1,13 @@
 """From spaces to the settings of trials and to rungs; every space of the project is checked here."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from ray import tune
 
 from sslsv import registry
-from sslsv.config import Config, EvaluationConfig, TrainConfig, to_dict, to_yaml
+from sslsv.config import Config, DataConfig, EvaluationConfig, TrainConfig, to_dict, to_yaml
 from sslsv.search import Asha, Space
 from sslsv.search.schedulers import History
 from sslsv.search.searchers import Searcher
@@ -69,7 +70,7 @@ def test_spaces_of_the_project__there_is_one_for_every_model():
         ({"parameters": {"train.batch_size": tune.uniform(8, 16.5)}}, "should be a whole number"),
         (
             {"parameters": PARTS, "metric": "label_free/lidar"},  # which needs the same utterances
-            "data.fraction can't be searched: the probe",
+            "data.fraction can't be searched: what label_free/lidar is measured on",
         ),
         (
             {"alternatives": {"a": {}, "b": {"encoder.frozn": True}}},
@@ -81,6 +82,20 @@ def test_check_trials__mistakes_are_sentences(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         check(space(**changes))
     check(space(parameters=PARTS))
+
+
+def test_check_trials__held_out_recordings_are_heard_in_the_same_rooms_and_noises_by_all_trials():
+    augment = [[], [{"name": "noise"}], [{"name": "noise", "probability": 0.5}]]
+    shifted = dataclasses.replace(BASE.evaluation, held_out_is_shifted=True)
+    base = dataclasses.replace(
+        BASE,
+        data=DataConfig(augment=({"name": "noise"},)),
+        evaluation=shifted,  # type: ignore[arg-type]
+    )
+    with pytest.raises(ValueError, match="data.augment can't be searched: what eer is measured on has the"):
+        check(space(parameters={"data.augment": tune.choice(augment)}), base)
+    check(space(parameters={"data.augment": tune.choice(augment[1:])}), base)
+    check(space(parameters={"data.augment": tune.choice(augment)}))  # not shifted
 
 
 def test_check_trials__a_metric_that_would_not_be_computed_is_refused():
