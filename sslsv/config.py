@@ -33,9 +33,11 @@ Criterion = Literal[LowerIsBetter, HigherIsBetter]
 class ScheduleConfig:
     """Move the learning rate over a run; each setting counts only for the schedules it names."""
 
-    name: Literal["constant", "step", "cosine", "warmup_cosine"] = "step"
-    warmup_epochs: Annotated[float, Field(ge=0, description="warmup_cosine: epochs of linear rise")] = 10.0
-    min_learning_rate: Annotated[float, Field(ge=0, description="cosines: rate of the last step")] = 1e-5
+    name: Literal["constant", "step", "cosine", "warmup_cosine", "warmup_exponential"] = "step"
+    warmup_epochs: Annotated[float, Field(ge=0, description="warmup_*: epochs of linear rise")] = 10.0
+    min_learning_rate: Annotated[
+        float, Field(ge=0, description="cosines and warmup_exponential: rate of the last step")
+    ] = 1e-5
     decay_factor: Annotated[float, Field(gt=0, le=1, description="step: factor of each decay")] = 0.95
     decay_every_epochs: Annotated[int, Field(ge=1, description="step: epochs between two decays")] = 5
 
@@ -49,15 +51,26 @@ class OptimizerConfig:
     learning_rate: Annotated[float, Field(gt=0, description="highest rate of the run")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="decay of matrices; vectors never decay")] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="used by sgd and lars")] = 0.9
+    nesterov: Annotated[bool, Field(description="sgd: Nesterov's momentum")] = False
     clip_norm: Annotated[float | None, Field(gt=0, description="largest L2 norm of all gradients")] = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
         lowest, highest = self.schedule.min_learning_rate, self.learning_rate
+        name = self.schedule.name
         refuse_if(
-            "cosine" in self.schedule.name and lowest > highest,
-            f"schedule.min_learning_rate is {lowest}, above learning_rate ({highest}); a cosine only falls: "
+            ("cosine" in name or "exponential" in name) and lowest > highest,
+            f"schedule.min_learning_rate is {lowest}, above learning_rate ({highest}); {name} only falls: "
             "lower the first or raise the second",
+        )
+        refuse_if(
+            "exponential" in name and not lowest,
+            "schedule.min_learning_rate is 0, which an exponential never reaches: give a small rate",
+        )
+        refuse_if(
+            self.nesterov and (self.name != "sgd" or not self.momentum),
+            f"nesterov is true, with {self.name} and a momentum of {self.momentum}; it is a kind of momentum "
+            "of sgd: leave it out",
         )
 
 

@@ -14,7 +14,6 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import ray
 import ray.data
@@ -195,8 +194,13 @@ class _Collate(NumpyBatchCollateFn):
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> Batch:  # type: ignore[override]
         import torch
 
-        copies = {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
-        return {name: copy.pin_memory() for name, copy in copies.items()} if self.is_pinned else copies
+        def copy(column: npt.NDArray[Any]) -> "torch.Tensor":
+            dtype = torch.from_numpy(column[:0].copy()).dtype
+            tensor = torch.empty(column.shape, dtype=dtype, pin_memory=self.is_pinned)
+            tensor.numpy()[...] = column
+            return tensor
+
+        return {name: copy(column) for name, column in batch.items()}
 
 
 def _make_block(

@@ -6,7 +6,7 @@ Several networks go by one name, such as "ECAPA-1024"; with 80 mel bands this fi
     speechbrain  512       1536                  192             6,194,048
     speechbrain  512       1536                  512             7,177,408
     speechbrain  1024      3072                  192            20,767,552   SpeechBrain, 3D-Speaker
-    speechbrain  1024      3072                  512            22,733,952   the published DINO, SSPS and SDPN
+    speechbrain  1024      3072                  512            22,733,952   the published DINO and SDPN
     speechbrain  1024      1536                  512            15,643,776
     wespeaker    512       1536                  192             6,190,720   5,797,504 without global context
     wespeaker    1024      1536                  192            14,657,088   14,263,872 without

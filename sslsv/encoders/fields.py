@@ -52,7 +52,7 @@ class Features:
 
 @section
 class WideFeatures(Features):
-    """Hold the settings of spectrograms with 80 bands, as ECAPA-TDNN has them in self-supervised recipes."""
+    """Hold the settings of spectrograms with 80 bands, as ECAPA-TDNN has them for DINO and SDPN."""
 
     num_mels: NumMels = 80
 

@@ -105,9 +105,9 @@ class EmbeddingProcess:
         encoder.model.to(device)
         self.encoder = encoder
 
-    def embed(self, paths: list[str], root: str) -> Embedded:
-        """Embed files below a folder."""
-        return embed_files(self.encoder, paths, root)
+    def embed(self, number: int, paths: list[str], root: str) -> tuple[int, Embedded]:
+        """Embed the files of a part below a folder; returns its number too."""
+        return number, embed_files(self.encoder, paths, root)
 
 
 @contextlib.contextmanager
@@ -143,14 +143,17 @@ def embedding_by(
             order, place = longest_first(open_recordings(root), paths), absolute(root)
             parts = [order[i : i + PART_RECORDINGS] for i in range(0, len(order), PART_RECORDINGS)]
             rows, bad = np.zeros((len(paths), encoder.model.embedding_dim), np.float32), dict[int, str]()
-            results = pool().map(
-                lambda actor, part: actor.embed.remote([paths[i] for i in part], place), parts
+            # Unordered: else a process would wait for the slowest one before it gets another part.
+            results = pool().map_unordered(
+                lambda actor, i: actor.embed.remote(i, [paths[j] for j in parts[i]], place), range(len(parts))
             )
             # `disable` None shows the bar on a terminal alone.
-            for part in tqdm(parts, desc="embedding", disable=None):
-                rows[part], unreadable = next(results)
-                bad |= {part[i]: why for i, why in unreadable.items()}
-            return rows, bad
+            for number, (found, unreadable) in tqdm(
+                results, total=len(parts), desc="embedding", disable=None
+            ):
+                rows[parts[number]] = found
+                bad |= {parts[number][i]: why for i, why in unreadable.items()}
+            return rows, dict(sorted(bad.items()))
 
         yield embed
 

@@ -33,7 +33,7 @@ class Probe:
 
     Each worker draws the views of its share at the first measurement and keeps them, as int16. An utterance
     whose recording can't be opened is replaced, one that turns out unreadable afterwards is left out. All
-    workers must make the probe, and measure, together. Raises as `ViewMaker` does.
+    workers must measure together, but need not make the probe so: one may fail. Raises as `ViewMaker` does.
     """
 
     def __init__(self, manifest: Manifest, config: Config) -> None:
@@ -51,13 +51,13 @@ class Probe:
         self.maker = ViewMaker(manifest, views, data, config.seed, are_disjoint=True)
         sample: tuple[list[int], dict[str, str]] = [], {}
         if distributed.is_main():
-            # By name: lists that leave some utterances out, such as those of a loop's rounds, share the rest.
+            # Chosen by name, so that lists that leave some utterances out, as a loop's do, share the rest.
             keys = [name_key(b"%d " % config.seed + os.fsencode(path), 8) for path in manifest.paths]
             order = sorted(range(len(manifest)), key=keys.__getitem__)
             recordings = open_recordings(config.data.root)
             num_samples = probe.views * round(probe.crop_seconds * SAMPLE_RATE)
             sample = choose(recordings, manifest.paths, order, probe.utterances, num_samples)
-        self.utterances, self.bad_recordings = distributed.broadcast_object(sample)
+        self.utterances, self.bad_recordings = sample  # of the other workers, at the first measurement
         self._views: npt.NDArray[np.int16] | None = None  # (N of this worker, Q, T)
 
     def measure(self, embedder: Embedder) -> dict[str, float]:
@@ -86,6 +86,8 @@ class Probe:
         return {"utterances": len(self.utterances), "views": self.num_views}
 
     def _draw(self) -> npt.NDArray[np.int16]:
+        chosen = self.utterances, self.bad_recordings
+        self.utterances, self.bad_recordings = distributed.broadcast_object(chosen)
         mine = np.array(self.utterances, dtype=np.int64)[self._share()]
         rows = {"sample": mine, "epoch": np.full_like(mine, PROBE_EPOCH), "utterance": mine}
         batch = self.maker.make_batch(rows)

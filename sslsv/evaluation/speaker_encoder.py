@@ -35,7 +35,7 @@ from sslsv.settings import ConfigError
 Floats = npt.NDArray[np.float32]
 Recording = str | os.PathLike[str] | Floats
 
-NUM_AVERAGED = 5  # newest checkpoints in an average
+NUM_AVERAGED = 10  # newest checkpoints in an average
 CALIBRATION_FILE = "calibration.json"
 # These files and folders turn a file into embeddings: other code makes other embeddings.
 FRONT_END = (
@@ -79,7 +79,7 @@ class SpeakerEncoder:
         """Load the weights of a run folder (or URI) or of one checkpoint file.
 
         `which` is `best` (by validation; the last where nothing was validated), `last`, `average` (of the
-        newest 5 checkpoints that were kept) or a file name. `device` defaults to the GPU, if there is one,
+        newest 10 checkpoints that were kept) or a file name. `device` defaults to the GPU, if there is one,
         `precision` to that of the training. Raises ValueError or FileNotFoundError with a sentence.
         """
         target = _device(device)

@@ -33,7 +33,8 @@ class DeepCluster(ProjectedViews):
 
     The memory has a row for each utterance and view, written whenever a batch holds it. Before each epoch,
     each head's prototypes and labels come from spherical k-means: head h clusters view h mod 2, from a start
-    of its own. Before the first one, the memory is made of one augmented crop of each utterance.
+    of its own. Before the first one, the memory is made of one augmented crop of each utterance, by the new
+    network in evaluation mode (the authors': in training mode).
 
     The memory is float16: 2 KB for an utterance with projections of 512 values, 2.2 GB for VoxCeleb2, in each
     checkpoint too.
@@ -95,7 +96,8 @@ class DeepCluster(ProjectedViews):
         embeddings = self.encode(batch)
         projections = self.projector(embeddings)
         with torch.autocast(projections.device.type, enabled=False):
-            z = F.normalize(distributed.gather(by_sample(projections)), dim=2).transpose(0, 1)  # (2, W*B, P)
+            rows = distributed.gather(by_sample(projections), loss_is_whole=True)
+            z = F.normalize(rows, dim=2).transpose(0, 1)  # (2, W*B, P)
             utterances = distributed.gather(batch["utterance"])
             labels = self.labels[:, utterances]
             loss = deepcluster_loss(z, self.prototypes, labels, self.config.temperature)

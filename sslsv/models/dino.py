@@ -121,7 +121,8 @@ class DINO(PrototypeModel):
             metrics = {"teacher_entropy": entropy, "batch_feature_std": spread} | sampling
             if config.regularizer_weight:
                 means = torch.unflatten(full_precision(hidden[0]), 0, (-1, num_rows)).mean(0)
-                penalty = rdino_regularizer(distributed.gather(means), config.num_prototypes)
+                everyone = distributed.gather(means, loss_is_whole=True)
+                penalty = rdino_regularizer(everyone, config.num_prototypes)
                 loss = loss + self.penalty_weight(progress) * penalty
                 metrics["regularizer"] = penalty.detach()
         return self.regularized(StepOutput(loss, metrics), by_sample(embeddings[0]), progress)

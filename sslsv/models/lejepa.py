@@ -64,7 +64,7 @@ class LeJEPA(ProjectedViews):
         num_views = self.config.num_long + self.config.num_short
         with torch.autocast(projections.device.type, enabled=False):
             # Samples come first, so that the rows of all workers, one after the other, are the global batch.
-            rows = distributed.gather(by_sample(projections, num_views))  # (W*B, V, P)
+            rows = distributed.gather(by_sample(projections, num_views), loss_is_whole=True)  # (W*B, V, P)
             projections = rows.transpose(0, 1)
             normality = sigreg(projections, progress.generator(), self.config.num_directions)
             distance = centre_distance(projections, self.config.num_long)

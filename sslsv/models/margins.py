@@ -47,9 +47,10 @@ def add_angle(cosines: Tensor, margin: Tensor | float) -> Tensor:
     return torch.where(cosines > -margin.cos(), added, beyond)
 
 
-def subtract_angle(cosines: Tensor, margin: float) -> Tensor:
+def subtract_angle(cosines: Tensor, margin: Tensor | float) -> Tensor:
     """Return cos(theta - margin): a nearer, and so harder, negative; the margin is in radians."""
-    return cosines * math.cos(margin) + _sines(cosines) * math.sin(margin)
+    margin = torch.as_tensor(margin, dtype=cosines.dtype)
+    return cosines * margin.cos() + _sines(cosines) * margin.sin()
 
 
 def multiply_angle(cosines: Tensor, factor: Tensor | float) -> Tensor:

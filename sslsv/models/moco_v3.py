@@ -54,7 +54,8 @@ class MoCoV3(TwoViewTeacherModel):
         embeddings, projections, targets = self.project(batch["views"])
         predictions = self.predictor(projections)
         with torch.autocast(targets.device.type, enabled=False):
-            queries, keys = distributed.gather(by_sample(predictions)), distributed.gather(targets)
+            queries = distributed.gather(by_sample(predictions), loss_is_whole=True)
+            keys = distributed.gather(targets)
             temperature = self.config.temperature
             loss = moco_v3_loss(queries, keys, temperature)
             directions = _directions(queries.detach(), keys, temperature)

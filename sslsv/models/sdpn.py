@@ -98,7 +98,7 @@ class SDPN(PrototypeModel):
             log_probabilities = F.log_softmax(cosines / config.student_temperature, 2)
             prediction = distributed.all_reduce_mean(log_probabilities.exp().mean((0, 1)))
             by_row = by_sample(embeddings, config.num_short)
-            views = distributed.gather(by_row).unbind(1)  # (W*B, D) each
+            views = distributed.gather(by_row, loss_is_whole=True).unbind(1)  # (W*B, D) each
             loss = cross_entropy(log_probabilities, targets) + config.memax_weight * memax(prediction)
             if config.koleo_weight:
                 loss = loss + config.koleo_weight * torch.stack([koleo(view) for view in views]).sum()

@@ -65,7 +65,8 @@ class SimCLR(TwoViewModel):
         embeddings = self.encode(batch)
         projections = self.projector(embeddings)
         with torch.autocast(projections.device.type, enabled=False):
-            rows = distributed.gather(by_sample(projections, _LONG + _SHORT))  # (W*B, views, P)
+            rows = by_sample(projections, _LONG + _SHORT)
+            rows = distributed.gather(rows, loss_is_whole=True)  # (W*B, views, P)
             keys, anchors = rows[:, :_LONG], rows[:, _LONG:]
             loss, metrics = self._contrast(*view_logits(anchors, keys, self.config.temperature), anchors)
         embeddings = by_sample(embeddings, _LONG + _SHORT)

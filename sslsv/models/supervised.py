@@ -23,28 +23,35 @@ from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
 
 
-def aam_logits(cosines: Tensor, labels: Tensor, margin: float, scale: float) -> Tensor:
+def aam_logits(cosines: Tensor, labels: Tensor, margin: Tensor | float, scale: float) -> Tensor:
     """Return scale * cosines (B, K) in which the target's angle is larger by `margin`, see `add_angle`."""
     target = add_angle(cosines.gather(1, labels[:, None]), margin)
     return scale * cosines.scatter(1, labels[:, None], target)
 
 
-def aam_loss(cosines: Tensor, labels: Tensor, margin: float, scale: float, reduction: str = "mean") -> Tensor:
+def aam_loss(
+    cosines: Tensor, labels: Tensor, margin: Tensor | float, scale: float, reduction: str = "mean"
+) -> Tensor:
     """Return the cross entropy of `aam_logits` against the labels (B,): its mean, or (B,) with "none"."""
     return F.cross_entropy(aam_logits(cosines, labels, margin, scale), labels, reduction=reduction)
 
 
-def harder_negatives(cosines: Tensor, labels: Tensor, count: int, margin: float) -> Tensor:
+def harder_negatives(cosines: Tensor, labels: Tensor, count: int, margin: Tensor | float) -> Tensor:
     """Return cosines (B, K) with the angles of the `count` nearest other classes smaller by `margin`."""
     count = min(count, cosines.shape[1] - 1)
-    if count == 0 or margin == 0:
+    if count == 0:
         return cosines
     places = cosines.detach().scatter(1, labels[:, None], -2.0).topk(count, dim=1).indices
     return cosines.scatter(1, places, subtract_angle(cosines.gather(1, places), margin))
 
 
 def sphereface2_loss(
-    cosines: Tensor, labels: Tensor, margin: float, scale: float, bias: Tensor, positive_weight: float = 0.7
+    cosines: Tensor,
+    labels: Tensor,
+    margin: Tensor | float,
+    scale: float,
+    bias: Tensor,
+    positive_weight: float = 0.7,
 ) -> Tensor:
     """Return the sum over classes of a binary loss each (SphereFace2, type C), mean over the rows (B, K).
 
@@ -159,7 +166,7 @@ class Supervised(Model):
         config, labels = self.config, batch["speaker"]
         embeddings = self.encoder(batch["views"][:, 0])
         cosines = self.cosines(embeddings)
-        share = rising_share(config.margin_schedule, progress.fraction * progress.total_epochs)
+        share = 1.0 if config.margin_schedule.name == "constant" else self.margin_share(cosines, progress)
         targets, weights, gated = labels, None, {}
         if self.gate is not None:
             targets, weights, gated = self.judge(self.gate, cosines, batch, share, progress)
@@ -175,6 +182,12 @@ class Supervised(Model):
         output = StepOutput(loss, {"accuracy": accuracy, **gated})
         return self.regularized(output, full_precision(embeddings)[:, None], progress)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def margin_share(self, cosines: Tensor, progress: Progress) -> Tensor:
+        """Return the share of the full margin, `()`; for a number code would be compiled anew each step."""
+        epochs = progress.fraction * progress.total_epochs
+        return cosines.new_full((), rising_share(self.config.margin_schedule, epochs))
+
     def cosines(self, embeddings: Tensor) -> Tensor:
         """Return the cosine of each embedding (B, D) with the nearest centre of each class, (B, K)."""
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -186,7 +199,7 @@ class Supervised(Model):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def judge(
-        self, gate: Gate, cosines: Tensor, batch: dict[str, Tensor], share: float, progress: Progress
+        self, gate: Gate, cosines: Tensor, batch: dict[str, Tensor], share: Tensor | float, progress: Progress
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return labels (B,), some corrected, weights of the rows' losses (B,), and what the gate did.
 
@@ -220,10 +233,12 @@ class Supervised(Model):
         surest = (cosines / temperature).softmax(1).max(1)
         return surest.indices, surest.values
 
-    def _hardened(self, cosines: Tensor, labels: Tensor, share: float) -> Tensor:
+    def _hardened(self, cosines: Tensor, labels: Tensor, share: Tensor | float) -> Tensor:
         config = self.config
         return harder_negatives(cosines, labels, config.num_hard_negatives, share * config.hard_margin)
 
-    def _losses(self, cosines: Tensor, labels: Tensor, share: float, reduction: str = "none") -> Tensor:
+    def _losses(
+        self, cosines: Tensor, labels: Tensor, share: Tensor | float, reduction: str = "none"
+    ) -> Tensor:
         hardened = self._hardened(cosines, labels, share)
         return aam_loss(hardened, labels, share * self.config.margin, self.config.scale, reduction)

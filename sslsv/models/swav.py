@@ -77,7 +77,7 @@ class SwAV(ProjectedViews):
         embeddings, num_views = self.encode(batch), 2 + self.config.num_short
         projections = self.projector(embeddings)
         with torch.autocast(projections.device.type, enabled=False):
-            rows = distributed.gather(by_sample(projections, num_views))
+            rows = distributed.gather(by_sample(projections, num_views), loss_is_whole=True)
             z = F.normalize(rows, dim=2).transpose(0, 1)  # (V, W*B, P)
             self._new_rows = z[:2].detach()
             z_b, sampling = self.sample_positives(z[1], batch, progress)

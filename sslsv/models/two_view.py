@@ -46,7 +46,7 @@ class TwoViewModel(ProjectedViews):
         """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
         embeddings, projections = self.project(batch["views"])
         with torch.autocast(projections.device.type, enabled=False):
-            pairs = distributed.gather(projections)  # (W*B, 2, P)
+            pairs = distributed.gather(projections, loss_is_whole=True)  # (W*B, 2, P)
             positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
             # Restacked, the memory layout, and thus the order of sums, is the same as without SSPS.
             z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)

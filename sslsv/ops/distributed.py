@@ -37,18 +37,21 @@ def is_main() -> bool:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = x.shape[0]
+    def forward(ctx: Any, x: Tensor, loss_is_whole: bool) -> Tensor:
+        ctx.rows, ctx.loss_is_whole = x.shape[0], loss_is_whole
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        own = slice(rank() * ctx.rows, (rank() + 1) * ctx.rows)
+        if ctx.loss_is_whole:
+            return gradient[own] * world_size(), None
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
-        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+        return gradient[own], None
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -66,13 +69,14 @@ class _AllReduceSum(torch.autograd.Function):
         return gradient
 
 
-def gather(x: Tensor) -> Tensor:
+def gather(x: Tensor, *, loss_is_whole: bool = False) -> Tensor:
     """Concatenate the rows of all ranks: (B, ...) -> (W*B, ...), rank 0 first.
 
     Every rank must hold the same number of rows. Differentiable: a row's gradient is summed over all ranks,
-    so a loss of the gathered batch that every rank computes in full keeps the contract above.
+    so a loss of the gathered batch that every rank computes in full keeps the contract above. Such a loss has
+    the same gradient on every rank: with `loss_is_whole` it is multiplied instead, and none is sent.
     """
-    return _Gather.apply(x) if world_size() > 1 else x
+    return _Gather.apply(x, loss_is_whole) if world_size() > 1 else x
 
 
 def own_rows(x: Tensor) -> Tensor:

@@ -3,12 +3,15 @@
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Literal
 
 from sslsv.runs.folder import RunFolder, finite_values
 
 WandbMode = Literal["online", "offline", "disabled"]
+
+OBJECT_SECONDS = 10.0  # between two writes of all records to object storage
 
 
 class RunLog:
@@ -25,7 +28,8 @@ class RunLog:
         self.folder = folder
         kept = [record for record in folder.metrics() if record["step"] <= first_step]
         # Steps after the checkpoint are done again: their records go, or they would be there twice.
-        folder.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._lines = [json.dumps(record) for record in kept]  # of object storage all, of a disk none later
+        self._write_lines()
         self.notice = ""  # goes into the next record
         self.tensorboard = self.wandb = None
         if config["run"]["tensorboard"] and folder.is_local:  # Event files need a disk.
@@ -35,13 +39,21 @@ class RunLog:
         if wandb_mode != "disabled":
             self.wandb = self._open_wandb(config, wandb_mode)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append one record everywhere; NaN and infinity become null, so that JSON readers accept it."""
+    def write(self, record: dict[str, Any], *, is_urgent: bool = True) -> None:
+        """Append one record everywhere; NaN and infinity become null, so that JSON readers accept it.
+
+        Object storage, where all records are written again, gets one that is not urgent within seconds.
+        """
         if self.notice:
             record["notice"] = f"{self.notice} {record.get('notice', '')}".strip()
             self.notice = ""
         finite = finite_values(record)
-        self.folder.append_lines("metrics.jsonl", [json.dumps(finite)])
+        if self.folder.is_local:
+            self.folder.append_lines("metrics.jsonl", [json.dumps(finite)])
+        else:
+            self._lines.append(json.dumps(finite))
+            if is_urgent or time.monotonic() - self._written >= OBJECT_SECONDS:
+                self._write_lines()
         step = record["step"]
         numbers = {k: v for k, v in finite.items() if type(v) in (int, float) and k != "step"}
         if self.tensorboard is not None:
@@ -51,8 +63,14 @@ class RunLog:
         if self.wandb is not None:
             self.wandb.log(numbers, step=step)
 
+    def _write_lines(self) -> None:
+        self.folder.write("metrics.jsonl", "".join(line + "\n" for line in self._lines).encode())
+        self._written = time.monotonic()
+
     def close(self) -> None:
         """Finish what is open."""
+        if not self.folder.is_local:
+            self._write_lines()
         if self.tensorboard is not None:
             self.tensorboard.close()
         if self.wandb is not None:

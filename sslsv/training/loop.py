@@ -189,10 +189,11 @@ class Training:
             if is_epoch_end and test_every and epoch % test_every == 0 and not is_last:
                 record |= validation.test(self.embedder, self.tests, state)
             if self.log is not None:
-                self.log.write(record)
-            if self.log is not None and (is_validated or is_leaving or self.checkpoints.is_due()):
-                state.seconds = self.meter.seconds
-                self.checkpoints.save(checkpoint_of(state, config))
+                is_saving = is_validated or is_leaving or self.checkpoints.is_due()
+                self.log.write(record, is_urgent=is_saving)
+                if is_saving:
+                    state.seconds = self.meter.seconds
+                    self.checkpoints.save(checkpoint_of(state, config))
             if is_validated:
                 self.report(record)
 

@@ -83,7 +83,9 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
         case "adamw":
             return torch.optim.AdamW(settings, lr=lr, fused=fused)
         case "sgd":
-            optimizer = torch.optim.SGD(settings, lr=lr, momentum=config.momentum, fused=fused)
+            optimizer = torch.optim.SGD(
+                settings, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+            )
             # The fused kernel refuses a group in which only some tensors have a momentum, as when a method
             # freezes others at first. With zeros for all, the first step is the same.
             for parameter in trainable if config.momentum else ():
@@ -145,6 +147,10 @@ def learning_rate(
                 return base_learning_rate * (step + 1) / warmup_steps
             top = max(warmup_steps - 1, 0)
             return _cosine(base_learning_rate, config.min_learning_rate, step, top, total_steps - 1)
+        case "warmup_exponential":  # as wespeaker's: it falls from the first step on, also while it rises
+            share = min(step / max(total_steps - 1, 1), 1.0)
+            rise = min((step + 1) / max(round(config.warmup_epochs * steps_per_epoch), 1), 1.0)
+            return base_learning_rate * rise * math.pow(config.min_learning_rate / base_learning_rate, share)
 
 
 def _cosine(highest: float, lowest: float, step: int, first_step: int, last_step: int) -> float:

@@ -59,6 +59,8 @@ def validate(
         with _stopping_training():
             record |= probe.measure(embedder)
         state.skipped["trial_recordings"].update(probe.bad_recordings)
+    # Machines of different kinds differ in last bits, and all workers must choose alike.
+    record = distributed.broadcast_object(record)
     if criterion := config.evaluation.chosen_by:
         note_best(record, criterion, state, config)
         record |= {"criterion": criterion, "best_value": state.best_value}

@@ -132,7 +132,7 @@ def test_load__an_average_leaves_out_a_best_checkpoint_from_long_before(small_ru
     assert SpeakerEncoder.load(kept.location, "average").steps == (900, 1000)
     kept.delete(f"checkpoints/{list_checkpoints(kept)[-1][1]}")
     kept.delete(f"checkpoints/{list_checkpoints(kept)[-1][1]}")
-    with pytest.raises(ValueError, match="an average of 5 checkpoints"):
+    with pytest.raises(ValueError, match="an average of 10 checkpoints"):
         SpeakerEncoder.load(kept.location, "average")
 
 

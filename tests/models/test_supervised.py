@@ -131,6 +131,21 @@ def test_supervised__the_margin_rises_between_the_epochs_of_its_schedule() -> No
         assert loss.item() == pytest.approx(aam_loss(cosines, LABELS[:4], margin, 30.0).item(), rel=1e-5)
 
 
+def test_supervised__a_rising_margin_is_compiled_once() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    schedule = MarginSchedule(name="exponential", rise_epochs=(0, 5))
+    model = small(margin=0.4, margin_schedule=schedule, num_hard_negatives=2)
+    data = networks.batch(model) | {"speaker": LABELS[:4]}
+    compiled = torch.compile(model, backend=counter)
+    for step in range(6):
+        compiled(data, Progress(step, 20, step // 4, 5))
+        if step == 2:
+            first = counter.frame_count
+    assert counter.frame_count == first
+
+
 def test_supervised__a_list_of_one_speaker_is_refused() -> None:
     with pytest.raises(ValueError, match="1 speaker"):
         networks.small(Supervised, CorpusSize(9, 1))

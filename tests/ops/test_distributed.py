@@ -16,6 +16,12 @@ def _two_ranks(rank: int, folder: str) -> None:
     assert x.grad is not None
     assert x.grad[:, 0].tolist() == ([11.0, 22.0] if rank == 0 else [33.0, 44.0])
 
+    x.grad = None
+    gathered = distributed.gather(x, loss_is_whole=True)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)  # both ask for the same: twice of it
+    (gathered.sum(1) * weights).sum().backward()
+    assert x.grad[:, 0].tolist() == ([2.0, 4.0] if rank == 0 else [6.0, 8.0])
+
     # A gathered tensor that is not laid out row by row must come out right too.
     assert distributed.gather(torch.arange(6.0).view(3, 2).T + rank)[2].tolist() == [1.0, 3.0, 5.0]
 

@@ -74,8 +74,7 @@ def stored(object_storage):
 def test_object_storage__what_was_written_is_read(stored, object_storage):
     content = os.urandom(11 * 2**20)  # in two parts: Arrow takes 10 MiB each
     stored.write("checkpoints/a", content)
-    stored.append_lines("metrics.jsonl", ['{"step": 1}'])
-    stored.append_lines("metrics.jsonl", ['{"step": 2}'])
+    stored.write("metrics.jsonl", b'{"step": 1}\n{"step": 2}\n')
     assert stored.read("checkpoints/a") == content
     assert [record["step"] for record in stored.metrics()] == [1, 2]
     assert stored.names("checkpoints") == ["a"] and stored.names() == ["metrics.jsonl"]

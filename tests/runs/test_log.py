@@ -25,6 +25,19 @@ def test_run_log__steps_that_are_done_again_are_not_there_twice(folder):
     assert [(r["step"], r["loss"]) for r in folder.metrics()] == [(1, 0.5), (2, 0.5), (3, 0.25)]
 
 
+def test_run_log__object_storage_gets_urgent_records_at_once_and_all_at_the_end(object_storage):
+    folder = RunFolder(object_storage.folder(), "run")
+    log = open_log(folder)
+    log.write({"step": 1})
+    log.write({"step": 2}, is_urgent=False)
+    assert [record["step"] for record in folder.metrics()] == [1]
+    log.write({"step": 3})
+    log.write({"step": 4}, is_urgent=False)
+    assert [record["step"] for record in folder.metrics()] == [1, 2, 3]
+    log.close()
+    assert [record["step"] for record in folder.metrics()] == [1, 2, 3, 4]
+
+
 def test_run_log__tensorboard_gets_every_number(folder, tmp_path):
     log = open_log(folder, tensorboard=True)
     log.write({"step": 1, "loss": 0.5, "notice": "text"})

@@ -145,7 +145,14 @@ def test_learning_rate__of_a_warmup_rises_from_above_zero_to_the_base_and_falls_
     assert rates(ScheduleConfig(name="warmup_cosine", warmup_epochs=4.0))[-1] == BASE
 
 
-@pytest.mark.parametrize("name", ["constant", "step", "cosine", "warmup_cosine"])
+def test_learning_rate__of_an_exponential_falls_by_equal_factors_after_its_warm_up() -> None:
+    seen = rates(ScheduleConfig(name="warmup_exponential", warmup_epochs=1.0, min_learning_rate=BASE / 100))
+    falling = [BASE * 100 ** (-step / 39) for step in range(40)]
+    expected = [rate * min((step + 1) / 10, 1) for step, rate in enumerate(falling)]
+    assert seen == pytest.approx(expected, rel=1e-12) and seen[-1] == pytest.approx(BASE / 100)
+
+
+@pytest.mark.parametrize("name", ["constant", "step", "cosine", "warmup_cosine", "warmup_exponential"])
 def test_learning_rate__is_positive_for_runs_of_one_step_and_stays_past_the_end(name: str) -> None:
     config = ScheduleConfig(name=name, warmup_epochs=1.0)  # type: ignore[arg-type]
     assert learning_rate(config, BASE, 0, 1, 1) == BASE
