@@ -177,9 +177,8 @@ def fastest_rate(units: Units, cluster: Cluster) -> tuple[float, Demand]:
 
 
 def gathered_bytes(cluster: Cluster) -> float:
-    """Into each GPU in a step: both views' float32 projections of all others, then their gradients' sum."""
-    whole = 2 * cluster.batch_size * cluster.projection_dims * 4
-    return whole * (cluster.gpus - 1) / cluster.gpus + whole * cluster.ring
+    """Into each GPU in a step: both views' float32 projections of all others; their gradients stay."""
+    return 8 * cluster.batch_size * cluster.projection_dims * (cluster.gpus - 1) / cluster.gpus
 
 
 def driver_share(units: Units, cluster: Cluster, rate: float) -> float:
@@ -201,8 +200,8 @@ def store_least_bytes(units: Units, cluster: Cluster) -> float:
 
 
 def collectives_per_step(units: Units) -> int:
-    """Of synchronised batch norm, forward and backward, the gather and its gradient, and one for DDP."""
-    return 2 * units.batch_norms + 3
+    """Of synchronised batch norm, forward and backward, the gather, and one for DDP."""
+    return 2 * units.batch_norms + 2
 
 
 def epoch_seconds(units: Units, cluster: Cluster, rate: float) -> float:

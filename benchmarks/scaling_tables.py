@@ -44,7 +44,7 @@ def unit_table(units: Units, cluster: Cluster) -> str:
         f"planning an epoch of {u.utterances:,} | {u.plan_seconds:.2f} s | on every worker",
         f"table of {u.span_epochs} epochs | {u.span_seconds:.1f} s, {span_mb:,.0f} MB | peak, each worker",
         f"a worker's list in the object store | {u.maker_bytes / 1e6:.0f} MB | put once",
-        f"projections gathered, a step | {gathered_mb:,.0f} MB | into each GPU, with their gradient",
+        f"projections gathered, a step | {gathered_mb:,.0f} MB | into each GPU",
         f"a recording of 8 s embedded | {1000 * u.embed_seconds:.0f} ms | one core, bf16",
         f"recordings of 40 held-out speakers | {u.validation_recordings:,} | in the validation trials",
         f"label-free report, 1024 utterances | {u.label_free_seconds:.1f} s | one core, while all wait",
