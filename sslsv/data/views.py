@@ -28,7 +28,8 @@ _TRIES = 20  # replacements of an unreadable utterance before the run stops
 class ViewMaker:
     """Make the views of samples; the maker holds the list, the bank and the settings, and is cheap to send.
 
-    `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are.
+    `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are, the
+    same ones as those of an augmented group of as many views of that length, if there is one.
     `needs_labels` adds the speakers, or the classes that `data.speeds_are_classes` makes of them, to the
     batches. With `are_disjoint`, the crops of an utterance overlap only where it is too short. Raises
     ValueError and FileNotFoundError.
@@ -141,8 +142,12 @@ class ViewMaker:
     def _cut(self, recording: Recording, fractions: list[float], order: float) -> list[Samples]:
         # Returns the crops of all views, in the order of their numbers.
         crops: list[Samples] = []
-        for _, group, length, _ in self.view_groups:
-            places = fractions[group.start : group.stop]
+        forms = {
+            (len(group), length): group for _, group, length, is_clean in self.view_groups if not is_clean
+        }
+        for _, group, length, is_clean in self.view_groups:
+            copied = forms.get((len(group), length), group) if is_clean else group
+            places = fractions[copied.start : copied.stop]
             if self.crops_are_disjoint:
                 starts = disjoint_starts(recording.num_samples, length, places, order)
             else:

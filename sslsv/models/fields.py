@@ -133,7 +133,7 @@ class GateConfig:
 
 @section
 class CorrectionConfig:
-    """Give utterances that the gate leaves out the class that a clean crop of them sounds like."""
+    """Give utterances that the gate leaves out the class that their crop has without augmentation."""
 
     start_epoch: Annotated[int, Field(ge=0, description="first epoch that corrects labels")] = 8
     threshold: Annotated[

@@ -150,6 +150,14 @@ def test_explain__silence_is_a_fault_of_a_rir(demo_corpus: Path, tmp_path: Path)
     assert maker.explain("bank_files", 2) == (str(path), f"{path} is silent: it is no impulse response.")
 
 
+def test_make_batch__clean_views_of_the_form_of_augmented_ones_are_their_crops(tmp_path: Path) -> None:
+    manifest = ramp_corpus(tmp_path, [32000])
+    groups = (("views", 1, 0.5, False), ("clean", 1, 0.5, True), ("long", 1, 1.0, True))
+    views, _ = made(dry_maker(tmp_path, manifest, groups), 0, 0)
+    assert np.array_equal(views["views"], views["clean"])
+    assert views["long"][0, 0] not in views["views"][0, :1]
+
+
 def test_make_batch__clean_views_are_crops_at_the_speed_of_their_sample(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [30000])
     groups = (("views", 2, 1.0, False), ("clean", 2, 1.0, True))
