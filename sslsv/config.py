@@ -59,12 +59,12 @@ class OptimizerConfig:
         lowest, highest = self.schedule.min_learning_rate, self.learning_rate
         name = self.schedule.name
         refuse_if(
-            ("cosine" in name or "exponential" in name) and lowest > highest,
+            name not in ("constant", "step") and lowest > highest,
             f"schedule.min_learning_rate is {lowest}, above learning_rate ({highest}); {name} only falls: "
             "lower the first or raise the second",
         )
         refuse_if(
-            "exponential" in name and not lowest,
+            name == "warmup_exponential" and not lowest,
             "schedule.min_learning_rate is 0, which an exponential never reaches: give a small rate",
         )
         refuse_if(
@@ -266,7 +266,7 @@ class Config:
             return os.path.abspath(os.path.join(self.data.root, name))
 
         refuse_if(
-            schedule.name == "warmup_cosine" and schedule.warmup_epochs > train.epochs,
+            schedule.name.startswith("warmup_") and schedule.warmup_epochs > train.epochs,
             f"optimizer.schedule.warmup_epochs is {schedule.warmup_epochs}, longer than the run "
             f"(train.epochs = {train.epochs}); lower the first or raise the second",
         )

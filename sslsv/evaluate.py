@@ -113,8 +113,9 @@ def run(options: argparse.Namespace) -> int:
         unknown += gaps
     overlaps = {item.name: overlap.find_overlap(item.trials, item.root, sources) for item in lists}
     told = [overlap.describe(name, shared) for name, shared in overlaps.items()]
-    if validation is not None and config.evaluation.validation is None and config.encoder.init:
-        # The run before may have held out other speakers.
+    starts = [part.config.encoder.init for part in encoder.parts]
+    if validation is not None and config.evaluation.validation is None and any(starts):
+        # A run that one started from may have held out other speakers.
         shared = overlap.find_overlap(validation.trials, config.data.root, sources)
         told.append((overlap.describe("validation", shared)[0], []))
     warnings = [sentence for sentences, _ in told for sentence in sentences]

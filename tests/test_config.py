@@ -39,6 +39,7 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["train.batch_size=32", "resources.workers=3"], "resources.workers is 3, which cannot share train.batch_size (32) equally; give divisors, the fewest first"),
         (["resources.workers=[1,2]", "train.sync_batchnorm=false"], "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change with the number of workers; set train.sync_batchnorm to true, or give one number"),
         (["optimizer.schedule.name=warmup_cosine", "train.epochs=5"], "optimizer.schedule.warmup_epochs is 10.0, longer than the run (train.epochs = 5); lower the first or raise the second"),
+        (["optimizer.schedule.name=warmup_exponential", "train.epochs=5"], "optimizer.schedule.warmup_epochs is 10.0, longer than the run (train.epochs = 5); lower the first or raise the second"),
         (["optimizer.schedule.name=cosine", "optimizer.learning_rate=1e-6"], "optimizer.schedule.min_learning_rate is 1e-05, above learning_rate (1e-06); cosine only falls: lower the first or raise the second"),
         (["optimizer.nesterov=true"], "optimizer.nesterov is true, with adam and a momentum of 0.9; it is a kind of momentum of sgd: leave it out"),
         (["optimizer.schedule={name: warmup_exponential, min_learning_rate: 0}"], "optimizer.schedule.min_learning_rate is 0, which an exponential never reaches: give a small rate"),

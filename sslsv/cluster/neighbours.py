@@ -38,7 +38,7 @@ def watch_neighbours() -> None:
 
 
 def _watch() -> None:
-    pause = FIRST_PAUSE / 2
+    pause = FIRST_PAUSE / 2  # so that the first one is FIRST_PAUSE, however soon it comes
     while True:
         num_looks = 1
         while waiting_share(LOOK_SECONDS) < CROWDED:
@@ -59,7 +59,7 @@ def waiting_share(seconds: float) -> float:
 
 
 def thread_nanoseconds() -> dict[str, tuple[int, int]]:
-    """Return for how long each thread of this process ran, and was ready but had no core, by its id."""
+    """Return the nanoseconds (it ran, it was ready but had no core) of each thread of this process, by id."""
     found = {}
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # it has ended

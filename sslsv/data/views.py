@@ -52,6 +52,14 @@ class ViewMaker:
             for end, (name, count, seconds, is_clean) in zip(ends, view_groups, strict=True)
         ]
         self._num_views = ends[-1]
+        augmented = {
+            (len(views), size): views for _, views, size, is_clean in self.view_groups if not is_clean
+        }
+        # For each group: the views whose places its crops have, and the samples of a crop.
+        self._places = [
+            (augmented.get((len(views), size), views) if is_clean else views, size)
+            for _, views, size, is_clean in self.view_groups
+        ]
         self.needs_labels = needs_labels
         self.crops_are_disjoint = are_disjoint
         self.speeds = tuple(Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR) for speed in data.speeds)
@@ -142,12 +150,8 @@ class ViewMaker:
     def _cut(self, recording: Recording, fractions: list[float], order: float) -> list[Samples]:
         # Returns the crops of all views, in the order of their numbers.
         crops: list[Samples] = []
-        forms = {
-            (len(group), length): group for _, group, length, is_clean in self.view_groups if not is_clean
-        }
-        for _, group, length, is_clean in self.view_groups:
-            copied = forms.get((len(group), length), group) if is_clean else group
-            places = fractions[copied.start : copied.stop]
+        for views, length in self._places:
+            places = fractions[views.start : views.stop]
             if self.crops_are_disjoint:
                 starts = disjoint_starts(recording.num_samples, length, places, order)
             else:

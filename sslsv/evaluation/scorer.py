@@ -134,9 +134,9 @@ def training_side(
     if not needs_training and not (is_calibrated and config.evaluation.has_validation_trials):
         return None, None
     validation_list = config.evaluation.validation
-    if not needs_training and validation_list is not None:  # the train lists may be gone
-        return None, listed_trials(config.data.root, validation_list)
     try:
+        if not needs_training and validation_list is not None:  # the train lists may be gone
+            return None, listed_trials(config.data.root, validation_list)
         manifest, validation = open_training_side(config)
     except (ValueError, OSError) as error:
         raise ValueError(

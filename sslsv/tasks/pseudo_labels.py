@@ -87,11 +87,11 @@ class PseudoLabelConfig(Config):
             f"model.name is {self.model.name!r}; what learns clusters is 'supervised': take a config of "
             "configs/pseudo_label, and give another method's run by init=RUN",
         )
-        heard = channel_of(self.data.augment) if self.evaluation.held_out_is_shifted else ()
+        is_shifted, heard = self.evaluation.held_out_is_shifted, channel_of(self.data.augment)
         for settings in (*self.round_settings, self.large_margin or {}):
             stage = apply_overrides(training_settings(self), settings)
             refuse_if(
-                self.evaluation.held_out_is_shifted and channel_of(stage.data.augment) != heard,
+                is_shifted and channel_of(stage.data.augment) != heard,
                 "data.augment of a stage has other rooms or noises, which held-out recordings are heard in "
                 "too, so that stages could not be compared: change probabilities or ratios alone, or set "
                 "evaluation.held_out_is_shifted=false",
