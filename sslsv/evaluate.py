@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--cohort-size is of a cohort, and there is none: add --norm or --centre")
     if options.top is not None and options.norm != "as":
         raise ValueError("--top is a setting of AS-norm: add --norm as")
-    files = [posixpath.basename(name) for name in options.trials or ()]
+    files = [posixpath.basename(name.rstrip("/")) for name in options.trials or ()]
     if twice := {name for name in files if files.count(name) > 1}:
         raise ValueError(
             f"two lists of --trials have the file name {' and '.join(map(repr, twice))}, under which their "
@@ -96,10 +96,11 @@ def run(options: argparse.Namespace) -> int:
         is_plda=is_plda,
         lda_dim=options.lda_dim,
     )
+    root = options.root or encoder.config.data.root
     if options.train_root:
         encoder = encoder.with_root(options.train_root)
     config, folder, is_lenient = encoder.config, RunFolder.at(encoder.run), options.allow_missing
-    names, root = options.trials or config.evaluation.test, options.root or config.data.root
+    names = options.trials or config.evaluation.test
     if not names:
         raise ValueError(f"{options.run} was trained without test lists; name some with --trials")
     lists = [open_list(root, name, is_lenient=is_lenient) for name in names]

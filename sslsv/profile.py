@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
 WARM_UP_STEPS = 5  # not counted, because files and caches are still cold
 # `training.step` marks all of them but the first.
-PARTS = [
-    "waiting for data",
-    "move batch",
-    "forward",
-    "backward",
-    "optimizer",
-]
+PARTS = ["waiting for data", "move batch", "forward", "backward", "optimizer"]
 MAX_OPERATORS = 20  # rows of the table
 
 

@@ -76,12 +76,6 @@ def written_scores(run, name):
     return [float(line.split()[3]) for line in lines]
 
 
-def test_evaluate__in_two_processes_gives_the_same(run_folder, ray_session):
-    alone = evaluate(run_folder)["lists"]["trials"]["scorings"]["cosine"]["eer"]
-    shutil.rmtree(run_folder / "embeddings")
-    assert evaluate(run_folder, "--workers", "2")["lists"]["trials"]["scorings"]["cosine"]["eer"] == alone
-
-
 def test_evaluate__trials_of_another_form_with_blanks_and_repeats_are_scored_as_listed(
     run_folder, demo_corpus, tmp_path
 ):
@@ -235,6 +229,9 @@ def test_evaluate__own_lists_have_their_own_root_and_faulty_test_lists_are_not_a
     arguments = [str(run), "--trials", "mine", "--root", str(own), "--train-root", str(tmp_path / "moved")]
     assert main(arguments) == 2
     assert "moved, which is not a folder" in (error := capsys.readouterr().err) and "--train-root" in error
+    assert (
+        main([str(run), "--trials", "trials", *arguments[-2:], "--no-calibration"]) == 0
+    )  # still below data.root
 
 
 def test_evaluate__lists_of_one_name_are_refused_and_scores_of_earlier_lists_go(

@@ -20,7 +20,7 @@ from sslsv.data.recordings import Recordings, open_recordings
 from sslsv.data.section import channel_of
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.diagnostics import label_free_report
-from sslsv.evaluation.verification import Embedder, VerificationError
+from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
 
 # No training gets to this epoch, so the probe draws other crops and rooms than any training does.
@@ -63,17 +63,17 @@ class Probe:
     def measure(self, embedder: Embedder) -> dict[str, float]:
         """Return `label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
 
-        Raises VerificationError, the same on every worker, when fewer than two utterances can be read or an
+        Raises ValueError, the same on every worker, when fewer than two utterances can be read or an
         embedding is not finite.
         """
         views = self._embed(embedder, self._draw() if self._views is None else self._views)
         if len(views) < 2:
-            raise VerificationError(
+            raise ValueError(
                 f"Label-free values need 2 utterances or more, and {len(views)} of the training utterances "
                 f"looked at can be read; see {list(self.bad_recordings.values())[:3]}"
             )
         if not torch.isfinite(views).all():  # fp16 may leave infinite statistics in a batch norm
-            raise VerificationError(
+            raise ValueError(
                 "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
                 "optimizer.clip_norm."
             )

@@ -7,7 +7,7 @@ trials are only counted.
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,6 @@ from sslsv.evaluation.plda import Plda, fit_plda
 from sslsv.evaluation.scoring import Kind, cosine_scores, normalise_scores, unit_rows
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.evaluation.trials import (
-    ScoredList,
     TrialList,
     TrialSet,
     count_shared,
@@ -198,7 +197,7 @@ def evaluate(
     validation: TrialSet | None,
     *,
     is_lenient: bool,
-) -> tuple[list[ScoredList], Calibration | None]:
+) -> tuple[list[TrialList], Calibration | None]:
     """Score and measure every list; the calibration of cosines is returned too.
 
     If `is_lenient`, lists lose the recordings that can't be read. Raises ValueError for such recordings
@@ -236,7 +235,7 @@ def evaluate(
 
 def measure(
     item: TrialList, scorer: Scorer, calibrations: Mapping[str, Calibration], embeddings: Floats
-) -> ScoredList:
+) -> TrialList:
     """Measure the scores of a list, and the ratios that calibrations, by scoring, make of them."""
     trials, targets, replicates = item.trials, item.trials.targets, scorer.scoring.replicates
     speakers, _ = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, targets)
@@ -253,7 +252,7 @@ def measure(
     counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.left_out
     summary = {**source_of(item.file), "counts": counts, "scorings": tables}
     summary["titles"] = {name: scorer.in_words(name) for name in scores | ratios}
-    return ScoredList(item.name, trials, scores | ratios, summary)
+    return replace(item, scores=scores | ratios, summary=summary)
 
 
 def _metrics_of(
@@ -273,7 +272,7 @@ def _metrics_of(
     return table
 
 
-def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[ScoredList]) -> None:
+def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[TrialList]) -> None:
     """Write evaluation.json and scores into the folder `out`, in place of an earlier evaluation.
 
     A file of scores is the list again, `1|0 enrol test` between tabs, with a column per scoring; the first

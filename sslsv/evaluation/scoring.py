@@ -91,8 +91,8 @@ def unit_rows(embeddings: ArrayLike) -> Rows:
     if not np.isfinite(largest).all():
         wrong = np.flatnonzero(~np.isfinite(largest[:, 0]))
         raise ValueError(
-            f"{len(wrong)} of {len(rows)} embeddings are not finite, the first is row {wrong[0]}; the model "
-            "may have diverged."
+            f"{len(wrong)} of {len(rows)} embeddings are not finite, the first is row {wrong[0]}: the model "
+            "has diverged (train it with a lower optimizer.learning_rate), or fp16 is too narrow for it"
         )
     # Squares of large values would overflow, so the largest is made 1 first.
     scaled = rows / np.where(largest > 0, largest, 1)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,7 @@ from sslsv.config import Config
 from sslsv.data.audio import Waveform
 from sslsv.data.kaldi import list_files
 from sslsv.data.list_text import list_location
-from sslsv.data.lists import (
-    Manifest,
-    Trials,
-    describe_lines,
-    make_trials,
-    open_corpus,
-    read_trials,
-)
+from sslsv.data.lists import Manifest, Trials, describe_lines, make_trials, open_corpus, read_trials
 from sslsv.data.recordings import open_recordings
 from sslsv.data.views import ChannelSimulator
 from sslsv.evaluation.intervals import speakers_from_trials
@@ -42,17 +35,6 @@ class TrialSet:
     trials: Trials
     read: Callable[[int], Waveform]
     is_simulated: bool = False  # else recording i is the file `trials.paths[i]` as it is
-
-
-@dataclass(frozen=True)
-class ScoredList:
-    """Hold a trial list with all that was computed for it: an evaluation writes it, a report shows it."""
-
-    name: str  # the file name of the list
-    trials: Trials  # those that could be scored: every recording in them has an embedding
-    # Scores (J,) by the name of the scoring, higher = more alike; the first scoring is the principal one.
-    scores: dict[str, npt.NDArray[np.float64]]
-    summary: dict[str, Any]  # the list's part of evaluation.json
 
 
 def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[TrialSet]]:
@@ -96,10 +78,7 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
     simulator = ChannelSimulator(recordings, config.data, config.seed)
 
     # Waveforms of a few recordings stay in memory: simulating a room costs more than 64 kB per second.
-    @functools.lru_cache(maxsize=512)
-    def read(i: int) -> Waveform:
-        return simulator.read(trials.paths[i], int(trials.versions[i]))
-
+    read = functools.lru_cache(512)(lambda i: simulator.read(trials.paths[i], int(trials.versions[i])))
     return TrialSet("validation", trials, read, is_simulated=True)
 
 
@@ -112,13 +91,16 @@ def count_trials(trials: Trials) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class TrialList:
-    """Hold a trial list that was read: the trials to score, and the counts of what was left out."""
+    """Hold a trial list: the trials to score, counts of what was left out, and what scoring made of them."""
 
     name: str  # the list's file name
     file: str  # path or URI
     root: str  # folder that the recordings are below
     trials: Trials
     left_out: dict[str, int]  # "missing_recordings", "unreadable_recordings", "skipped_trials": those above 0
+    # Scores (J,) by the name of the scoring, higher = more alike; the first scoring is the principal one.
+    scores: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)  # the list's part of evaluation.json
 
     def without(self, bad: Collection[int], reason: str) -> "TrialList":
         """Leave out the trials of the recordings `bad`, and count these recordings under the name `reason`.

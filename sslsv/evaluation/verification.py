@@ -21,10 +21,6 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 NUM_AHEAD = 8  # recordings that a thread reads while others are embedded
 
 
-class VerificationError(ValueError):
-    """Say which trials or recordings can't be scored, and why."""
-
-
 class Embedder:
     """Embed whole recordings, several at once only if they are equally long.
 
@@ -115,7 +111,8 @@ def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Veri
     """Compare the recordings of every trial by cosine and count the errors.
 
     With `replicates`, metrics have the ends of 95 % intervals too, by that many draws of speakers. Raises
-    VerificationError, the same on every worker, when no target or no nontarget trial can be scored.
+    ValueError, the same on every worker, when no target or no nontarget trial can be scored or an embedding
+    is not finite.
     """
     trials = trial_set.trials
     embeddings, bad = embedder.embed_recordings(trial_set.read, len(trials.paths))
@@ -125,7 +122,7 @@ def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Veri
     targets = trials.targets[is_scored]
     reasons = {trials.paths[index]: why for index, why in sorted(bad.items())}
     if targets.all() or not targets.any():
-        raise VerificationError(
+        raise ValueError(
             f"The trials '{trial_set.name}' leave {int(targets.sum())} target and {int((~targets).sum())} "
             "nontarget trials to score, and both kinds are needed; recordings that can't be read:\n  "
             + "\n  ".join(reasons.values())

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scorer import CALIBRATED
-from sslsv.evaluation.trials import ScoredList
+from sslsv.evaluation.trials import TrialList
 from sslsv.reports.page import Link, Record, Section, duration, interval, metric_text, metric_title, render
 from sslsv.reports.plots import Floats, det_chart, score_chart
 from sslsv.runs.folder import here
@@ -18,7 +18,7 @@ WORST = 10  # trials of each kind
 P_TARGET = 0.01  # The figures mark the lowest detection cost at this prior.
 
 
-def evaluation_page(evaluation: Mapping[str, Any], lists: Sequence[ScoredList], **of_run: Any) -> bytes:
+def evaluation_page(evaluation: Mapping[str, Any], lists: Sequence[TrialList], **of_run: Any) -> bytes:
     """Return the HTML of an evaluation: the content of evaluation.json, and the lists it was made of.
 
     `of_run` says what was trained, as `reports.training.of_run` tells it.
@@ -52,7 +52,7 @@ def of_encoder(
     }
 
 
-def list_section(item: ScoredList) -> Section:
+def list_section(item: TrialList) -> Section:
     """Return all that is known of one list; errors are those of its first scoring."""
     trials, paths, (first, scores) = item.trials, item.trials.paths, next(iter(item.scores.items()))
     rates: dict[str, tuple[Floats, Floats]] = {}
@@ -90,7 +90,7 @@ def list_section(item: ScoredList) -> Section:
     )
 
 
-def metric_rows(item: ScoredList) -> list[Record]:
+def metric_rows(item: TrialList) -> list[Record]:
     """Return a row per metric and a column per scoring, with the interval below each value.
 
     Calibration keeps the order of scores: only the metrics that it changes have a row.
@@ -107,7 +107,7 @@ def metric_rows(item: ScoredList) -> list[Record]:
     return list(rows.values())
 
 
-def terminal_lines(item: ScoredList) -> Iterator[str]:
+def terminal_lines(item: TrialList) -> Iterator[str]:
     """Yield the lines of a list's table for the terminal."""
     yield f"{item.name}: {counts_text(item.summary['counts'])}"
     rows = metric_rows(item)

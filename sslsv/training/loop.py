@@ -145,7 +145,7 @@ class Training:
 
     def next_batch(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Wait for the next batch, and note the files in it that could not be read."""
-        with self.meter.waiting():
+        with self.meter.spent_on("waiting"):
             batch = next(batches)
         for column, kind in (("bad_utterance", "utterances"), ("bad_bank_file", "bank_files")):
             self.unreadable[kind].update(index for index in batch.pop(column).tolist() if index >= 0)
@@ -180,7 +180,7 @@ class Training:
         is_last = state.step == self.total_steps
         is_validated = is_epoch_end and (epoch % config.evaluation.every_epochs == 0 or is_last)
         test_every = config.evaluation.test_every_epochs
-        with self.meter.paused():
+        with self.meter.spent_on("pause"):
             if is_epoch_end:
                 distributed.share_buffers(state.model)
             if is_validated:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,30 +20,21 @@ class Meter:
         self.batch_size, self.total_steps, self.steps_per_epoch = batch_size, total_steps, steps_per_epoch
         self.step = self.first_step = first_step
         self.seconds_before = seconds  # before the last restart
-        self.start, self.paused_total = time.monotonic(), 0.0
+        self.start = time.monotonic()
         self._clear()
 
     def _clear(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
-        self.waited_seconds = self.paused_seconds = 0.0
+        self.seconds_of = {"waiting": 0.0, "pause": 0.0}
         self.since = time.monotonic()
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for data."""
+    def spent_on(self, what: Literal["waiting", "pause"]) -> Iterator[None]:
+        """Count the time inside as waiting for data, or as a pause: validation, reports, checkpoints."""
         start = time.monotonic()
         yield
-        self.waited_seconds += time.monotonic() - start
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Count the time inside neither as training nor as waiting: validation, reports, checkpoints."""
-        start = time.monotonic()
-        yield
-        seconds = time.monotonic() - start
-        self.paused_seconds += seconds
-        self.paused_total += seconds
+        self.seconds_of[what] += time.monotonic() - start
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add the scalars of one step."""
@@ -52,11 +43,6 @@ class Meter:
         for key, value in values.items():
             value = value.detach().float()
             self.sums[key] = self.sums[key] + value if key in self.sums else value
-
-    @property
-    def training_seconds(self) -> float:
-        """Return seconds since the start or restart without the pauses."""
-        return time.monotonic() - self.start - self.paused_total
 
     @property
     def seconds(self) -> float:
@@ -72,14 +58,14 @@ class Meter:
         keys = sorted(self.sums)
         local_means = torch.stack([self.sums[key] for key in keys]) / self.steps
         means = distributed.all_reduce_mean(local_means).tolist()
-        elapsed = max(time.monotonic() - self.since - self.paused_seconds, 1e-9)
+        elapsed = max(time.monotonic() - self.since - self.seconds_of["pause"], 1e-9)
         per_step = (time.monotonic() - self.start) / (self.step - self.first_step)
         record = {
             "step": self.step,
             "epoch": self.step / self.steps_per_epoch,
             **dict(zip(keys, means, strict=True)),
             "samples_per_second": self.steps * self.batch_size / elapsed,
-            "data_wait_share": min(self.waited_seconds / elapsed, 1.0),
+            "data_wait_share": min(self.seconds_of["waiting"] / elapsed, 1.0),
             "seconds": self.seconds,
             "total_steps": self.total_steps,
             "seconds_left": per_step * (self.total_steps - self.step),

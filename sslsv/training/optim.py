@@ -139,25 +139,15 @@ def learning_rate(
         case "step":
             decays = step // steps_per_epoch // config.decay_every_epochs
             return base_learning_rate * config.decay_factor**decays
-        case "cosine":
-            return _cosine(base_learning_rate, config.min_learning_rate, step, 0, total_steps - 1)
-        case "warmup_cosine":
-            warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+        case "cosine" | "warmup_cosine":
+            epochs = config.warmup_epochs if config.name == "warmup_cosine" else 0.0
+            warmup_steps = min(round(epochs * steps_per_epoch), total_steps)
             if step < warmup_steps:
                 return base_learning_rate * (step + 1) / warmup_steps
-            top = max(warmup_steps - 1, 0)
-            return _cosine(base_learning_rate, config.min_learning_rate, step, top, total_steps - 1)
+            top, lowest = max(warmup_steps - 1, 0), config.min_learning_rate
+            share = min((step - top) / max(total_steps - 1 - top, 1), 1.0)
+            return lowest + 0.5 * (base_learning_rate - lowest) * (1 + math.cos(math.pi * share))
         case "warmup_exponential":  # as wespeaker's: it falls from the first step on, also while it rises
             share = min(step / max(total_steps - 1, 1), 1.0)
             rise = min((step + 1) / max(round(config.warmup_epochs * steps_per_epoch), 1), 1.0)
             return base_learning_rate * rise * math.pow(config.min_learning_rate / base_learning_rate, share)
-
-
-def _cosine(highest: float, lowest: float, step: int, first_step: int, last_step: int) -> float:
-    """Return half a cosine from `highest` at `first_step` to `lowest` at `last_step`; exact at both ends."""
-    if last_step <= first_step:
-        return highest
-    if step >= last_step:
-        return lowest
-    share = (step - first_step) / (last_step - first_step)
-    return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * share))

@@ -13,7 +13,7 @@ from sslsv.config import Config, Criterion, is_better
 from sslsv.evaluation.diagnostics import collapse_report
 from sslsv.evaluation.probe import Probe
 from sslsv.evaluation.trials import TrialSet, count_trials
-from sslsv.evaluation.verification import Embedder, Verification, VerificationError, verify
+from sslsv.evaluation.verification import Embedder, Verification, verify
 from sslsv.ops import distributed
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.environment import describe_environment
@@ -102,7 +102,7 @@ def _verify(
 def _stopping_training() -> Iterator[None]:
     try:
         yield
-    except VerificationError as error:
+    except ValueError as error:
         raise TrainingError(str(error)) from error
 
 
@@ -181,9 +181,9 @@ def summarize(
 ) -> dict[str, Any]:
     """Return test metrics of the last and the best checkpoint, counts, time and environment.
 
-    Leaves the best weights in `state.model`.
+    With test lists, the best weights are in `state.model` afterwards.
     """
-    seconds, training_seconds = meter.seconds, meter.training_seconds  # before the tests
+    seconds = meter.seconds  # before the tests
     last = test(embedder, tests, state, REPLICATES)
     best: dict[str, Any] = {}
     if state.best_step is not None:
@@ -199,7 +199,6 @@ def summarize(
             if name := distributed.broadcast_object(name):
                 state.model.load_state_dict(read_checkpoint(folder, name).model)
                 best |= test(embedder, tests, state, REPLICATES)
-    samples = (state.step - meter.first_step) * meter.batch_size
     return {
         "is_finished": True,
         "stop_reason": state.stop_reason,
@@ -211,7 +210,6 @@ def summarize(
         },
         "skipped": state.skipped,
         "seconds": seconds,
-        "samples_per_second": samples / max(training_seconds, 1e-9),
         "workers": distributed.world_size(),
         "environment": describe_environment(),
     }

@@ -11,7 +11,7 @@ from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.intervals import speaker_bootstrap
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.trials import TrialSet, open_trial_sets
-from sslsv.evaluation.verification import Embedder, VerificationError, verify
+from sslsv.evaluation.verification import Embedder, verify
 from sslsv.models.simclr import SimCLR
 
 
@@ -102,7 +102,7 @@ def test_verify__trials_with_an_unreadable_recording_are_left_out_and_counted():
 
 def test_verify__with_no_target_trial_left_it_says_which_recordings_are_bad():
     sentence = r"0 target and 1 nontarget(.|\n)*b is empty.(.|\n)*d is empty"
-    with pytest.raises(VerificationError, match=sentence):
+    with pytest.raises(ValueError, match=sentence):
         verify(embedder_of(Recorder()), TrialSet("t", some_trials(), reader_of({1, 3})))
 
 
@@ -112,13 +112,6 @@ def config(demo_corpus):
         data=DataConfig(root=str(demo_corpus)),
         evaluation=EvaluationConfig(held_out_speakers=3, held_out_is_shifted=True, test=("trials",)),
     )
-
-
-def test_open_trial_sets__held_out_speakers_are_not_trained_on(config):
-    manifest, validation, tests = open_trial_sets(config)
-    assert validation is not None and [t.name for t in tests] == ["trials"]
-    kept, held_out = ({p.split("/")[1] for p in each.paths} for each in (manifest, validation.trials))
-    assert not kept & held_out and len(held_out) == 3
 
 
 def test_held_out_trials__shifted_recordings_differ_between_versions_and_never_between_validations(config):

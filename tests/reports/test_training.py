@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -183,9 +181,3 @@ def test_best_and_last__without_a_summary_follow_the_criterion_of_the_records():
     )
     assert (best["step"], best["criterion"], best["value"], last["step"]) == (2, "label_free/lidar", 90.0, 3)
     assert best_and_last({}, [{"step": 1, "loss": 1.0}]) == ({}, {})
-
-
-def test_reports_training__needs_neither_torch_nor_matplotlib_to_be_imported():
-    code = "import sys, sslsv.reports.training; print({'torch', 'matplotlib', 'ray'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"

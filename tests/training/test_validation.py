@@ -1,11 +1,15 @@
 import contextlib
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from sslsv.config import CollapseConfig, Config, EvaluationConfig, TrainConfig
+from sslsv.data.lists import Trials
 from sslsv.data.section import DataConfig
+from sslsv.evaluation.trials import TrialSet
+from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
 from sslsv.training.state import TrainingState
 from sslsv.training.validation import (
@@ -15,6 +19,7 @@ from sslsv.training.validation import (
     note_best,
     reason_to_stop,
     start_together,
+    validate,
 )
 
 
@@ -91,6 +96,24 @@ def test_check_finite__what_is_broken_is_never_saved(loss, weight, sentence):
     record = {"loss": loss, "step": 7, "gradient_norm": 1e9, "learning_rate": 0.1}
     with pytest.raises(TrainingError, match=sentence) if sentence else contextlib.nullcontext():
         check_finite(record, model, config())
+
+
+class Overflowing(torch.nn.Module):
+    """An encoder whose embeddings are infinite, as those of float16 may be while the loss is finite."""
+
+    embedding_dim, min_samples = 2, 1
+
+    def embed(self, waveforms):
+        return torch.full((len(waveforms), 2), math.inf)
+
+
+def test_validate__embeddings_that_are_not_finite_end_the_training_with_a_sentence():
+    pair = np.array([0, 1])
+    trials = Trials(paths=["a", "b"], enrol=pair, test=pair[::-1], targets=np.array([True, False]))
+    trial_set = TrialSet("validation", trials, lambda i: np.zeros(4, dtype=np.float32))
+    embedder = Embedder(Overflowing(), torch.device("cpu"), "fp32", 1.0)
+    with pytest.raises(TrainingError, match=r"2 of 2 embeddings are not finite.*optimizer\.learning_rate"):
+        validate(embedder, trial_set, None, state(), config())
 
 
 def test_check_bad_share__names_every_bad_recording():
