@@ -1,10 +1,9 @@
 """What a run trained on, and what of it stands in a test list: speakers, paths, contents.
 
 A run keeps its training utterances in `trained_on.parquet`, with the size of each file; test lists are
-compared with it when training begins and in every evaluation. Speakers of trials are told from the paths:
-they are the folder that is the same in target trials and differs in the others. Contents are compared by the
-size of files and pieces of them: a copy in another format is not found so. Those of packed folders are
-compared with one another, by their samples, and not with files.
+compared with it when training begins and in every evaluation. Contents are compared by the size of files and
+pieces of them: a copy in another format is not found so. Those of packed folders are compared with one
+another, by their samples, and not with files.
 """
 
 import os
@@ -22,12 +21,11 @@ from sslsv.config import Config, read_config
 from sslsv.data.audio_files import printable
 from sslsv.data.lists import Manifest, Trials
 from sslsv.data.recordings import open_recordings, split_segment
-from sslsv.evaluation.trials import open_training_side
+from sslsv.evaluation.trials import open_training_side, path_parts, speaker_columns
 from sslsv.runs.folder import RunFolder, absolute, below
 
 FILE = "trained_on.parquet"
 MAX_READ = 20_000  # training files read for a list: seconds on a disk, a minute over a network
-AGREEMENT = 0.99  # share of the trials, of each kind, that the folder of the speakers must agree with
 MAX_STAGES = 20  # runs of which each started from the one before
 NUM_NAMED = 5
 
@@ -114,13 +112,16 @@ def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Ove
         found, able = _same_contents(root, paths, source)
         same_content, compared = found | same_content, compared & able
     copies = [f"{paths[i]} ({same_content[i]})" for i in sorted(same_content.keys() - same_path)]
+    # Corpora of other people often use the same names, such as id00800 or 001.
+    is_one_corpus = bool(same_path or same_content) or absolute(root) in {absolute(s.root) for s in sources}
 
     def part(names: list[str], num_compared: int, everything: int) -> dict[str, Any]:
         counts = {"shared": len(names), "compared": num_compared, "all": everything}
         return {**counts, "examples": [printable(name) for name in names[:NUM_NAMED]]}
 
     return {
-        "speakers": part(sorted(same_speaker), len(speakers) * known, len(speakers)),
+        "speakers": part(sorted(same_speaker), len(speakers) * known, len(speakers))
+        | {"one_corpus": is_one_corpus},
         "paths": part([paths[i] for i in sorted(same_path)], len(paths) * known, len(paths)),
         "contents": part(copies, len(compared), len(paths)),
     }
@@ -128,15 +129,21 @@ def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Ove
 
 def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
     """Return warnings of what a list shares, and remarks on what was compared in vain or could not be."""
-    warnings, clean, unknown = list[str](), list[str](), list[str]()
+    warnings, remarks, clean, unknown = list[str](), list[str](), list[str](), list[str]()
     for kind, found in overlap.items():
         shared, compared, everything = found["shared"], found["compared"], found["all"]
         what = kind if kind == "speakers" else f"{kind} of recordings"
-        if shared:
-            others = " and others" if shared > NUM_NAMED else ""
+        examples = f"{', '.join(found['examples'])}{' and others' if shared > NUM_NAMED else ''}"
+        if shared and found.get("one_corpus", True):
             warnings.append(
-                f"{shared:,} of {everything:,} {what} of {name} were in training: "
-                f"{', '.join(found['examples'])}{others}. Errors on it are no test results."
+                f"{shared:,} of {everything:,} {what} of {name} were in training: {examples}. Errors on it "
+                "are no test results."
+            )
+        elif shared:
+            remarks.append(
+                f"{shared:,} of {everything:,} {what} of {name} have names of training speakers, in another "
+                f"folder and without a recording in common: {examples}. If they are the same people, errors "
+                "on it are no test results."
             )
         elif compared and not (kind == "contents" and overlap["paths"]["shared"]):  # those have one content
             clean.append(f"{compared:,} {what}")
@@ -145,28 +152,8 @@ def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
         elif compared < everything:
             unknown.append(f"{everything - compared:,} {what}")
     told = {"shares none of these with the training": clean, "was not compared with the training by": unknown}
-    return warnings, [f"{name} {words}: {', '.join(parts)}." for words, parts in told.items() if parts]
-
-
-def speaker_columns(trials: Trials) -> dict[int, set[str]]:
-    """Return the parts of the paths that tell speakers, by their place from the end (1: the file's name).
-
-    Such a part is the same in target trials and another in nontarget trials. Of a file's name it is what
-    stands before the first `-`, `_` or dot.
-    """
-    parts = [_parts(path) for path in trials.paths]
-    found: dict[int, set[str]] = {}
-    for place in range(1, min(map(len, parts)) + 1):
-        names, codes = np.unique([each[-place] for each in parts], return_inverse=True)
-        is_same = codes[trials.enrol] == codes[trials.test]
-        if min(np.mean(is_same[trials.targets]), np.mean(~is_same[~trials.targets])) >= AGREEMENT:
-            found[place] = set(names.tolist())
-    return found
-
-
-def _parts(path: str) -> list[str]:
-    *folders, name = path.split("/")
-    return [*folders, re.split(r"[-_.]", name, maxsplit=1)[0]]
+    remarks += [f"{name} {words}: {', '.join(parts)}." for words, parts in told.items() if parts]
+    return warnings, remarks
 
 
 def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
@@ -177,7 +164,7 @@ def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
     # Folders and names of files hold few different ones each, together a million.
     ends = map(os.path.split, source.paths)
     for path in {part for folder, name in ends for part in (f"{folder}/", name)}:
-        parts = _parts(path)
+        parts = path_parts(path)
         found |= words.intersection(parts)
         found |= {parts[-place] for place in columns if place <= len(parts)}
     return found

@@ -17,7 +17,7 @@ from sslsv.config import Config
 from sslsv.data.lists import Manifest, Trials
 from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.embedding import EmbeddingStore
-from sslsv.evaluation.intervals import speaker_bootstrap, speakers_from_trials
+from sslsv.evaluation.intervals import speaker_bootstrap
 from sslsv.evaluation.metrics import ErrorCurve, act_dcf, cllr, dcf_key
 from sslsv.evaluation.plda import Plda, fit_plda
 from sslsv.evaluation.scoring import Kind, cosine_scores, normalise_scores, unit_rows
@@ -30,6 +30,8 @@ from sslsv.evaluation.trials import (
     listed_trials,
     open_training_side,
     source_of,
+    speaker_columns,
+    speakers_of,
 )
 from sslsv.runs.display import live_line
 from sslsv.runs.folder import RunFolder
@@ -156,12 +158,11 @@ def notes(
             with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
                 chosen_on.append((root, listed_trials(root, name).trials))
     for item in lists:
-        trials = item.trials
-        of_targets = np.union1d(trials.enrol[trials.targets], trials.test[trials.targets])
-        if num_alone := len(trials.paths) - len(of_targets):
+        if not speaker_columns(item.trials):
             found.append(
-                f"{num_alone:,} recordings of {item.name} are in no target trial, so nothing tells who "
-                "speaks in them: intervals count each as a speaker."
+                f"No part of the paths of {item.name} tells who speaks: for intervals, speakers are the "
+                f"{speakers_of(item.trials).max() + 1:,} groups of recordings that target trials join. If a "
+                "speaker's recordings are in several groups, intervals are too narrow."
             )
     if validation is not None:
         chosen_on.append((encoder.config.data.root, validation.trials))
@@ -238,7 +239,7 @@ def measure(
 ) -> TrialList:
     """Measure the scores of a list, and the ratios that calibrations, by scoring, make of them."""
     trials, targets, replicates = item.trials, item.trials.targets, scorer.scoring.replicates
-    speakers, _ = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, targets)
+    speakers = speakers_of(trials)
     scores = scorer.scores(embeddings, trials)
     ratios = {f"{name}{CALIBRATED}": each.apply(scores[name]) for name, each in calibrations.items()}
     tables: dict[str, dict[str, dict[str, float]]] = {}

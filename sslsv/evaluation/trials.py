@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import posixpath
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from sslsv.evaluation.intervals import speakers_from_trials
 from sslsv.runs.folder import absolute, open_filesystem
 
 MAX_NAMED = 5  # recordings or trials that an error names
+AGREEMENT = 0.99  # share of the trials, of each kind, that the part of the path with the speaker agrees with
 NUM_VERSIONS = 2  # Each held-out utterance is heard in two channels: few speakers then give enough trials.
 
 
@@ -172,6 +174,44 @@ def digest_of_lists(config: Config) -> str:
     lists = (*config.data.train_lists, *config.data.held_out_lists, config.evaluation.validation)
     digests = [source_of(find_list(config.data.root, name))["sha256"] for name in lists if name]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def speaker_columns(trials: Trials) -> dict[int, set[str]]:
+    """Return the parts of the paths that tell speakers, by their place from the end (1: the file's name).
+
+    Such a part is the same in target trials and another in nontarget trials.
+    """
+    parts = [path_parts(path) for path in trials.paths]
+    found: dict[int, set[str]] = {}
+    for place in range(1, min(map(len, parts)) + 1):
+        names, codes = np.unique([each[-place] for each in parts], return_inverse=True)
+        is_same = codes[trials.enrol] == codes[trials.test]
+        if min(np.mean(is_same[trials.targets]), np.mean(~is_same[~trials.targets])) >= AGREEMENT:
+            found[place] = set(names.tolist())
+    return found
+
+
+def path_parts(path: str) -> list[str]:
+    """Return the folders of a path, and of its file name what is before the first `-`, `_` or dot."""
+    *folders, name = path.split("/")
+    return [*folders, re.split(r"[-_.]", name, maxsplit=1)[0]]
+
+
+def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
+    """Number the speakers of the recordings (R,): those that target trials join, or whose paths name one.
+
+    Where no part of the paths tells speakers, a recording in no target trial is a speaker of its own, and one
+    whose recordings meet in few trials falls apart into several.
+    """
+    recordings = np.arange(len(trials.paths))
+    for place in speaker_columns(trials):
+        names = [path_parts(path)[-place] for path in trials.paths]
+        _, first, codes = np.unique(names, return_index=True, return_inverse=True)
+        links = (trials.enrol, recordings), (trials.test, first[codes]), (trials.targets, recordings >= 0)
+        speakers, is_wrong = speakers_from_trials(len(recordings), *map(np.concatenate, links))
+        if not is_wrong.any():
+            return speakers
+    return speakers_from_trials(len(recordings), trials.enrol, trials.test, trials.targets)[0]
 
 
 def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Waveform
-from sslsv.evaluation.intervals import speaker_bootstrap, speakers_from_trials
+from sslsv.evaluation.intervals import speaker_bootstrap
 from sslsv.evaluation.metrics import ErrorCurve, dcf_key
 from sslsv.evaluation.scoring import cosine_scores
-from sslsv.evaluation.trials import TrialSet
+from sslsv.evaluation.trials import TrialSet, speakers_of
 from sslsv.models.base import Model
 from sslsv.ops import distributed
 
@@ -132,7 +132,7 @@ def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Veri
     curve = ErrorCurve.of(scores, targets)
     metrics = {"eer": curve.eer(), "min_dcf": curve.min_dcf()}
     if replicates:
-        speakers, _ = speakers_from_trials(len(trials.paths), enrol, test, targets)
+        speakers = speakers_of(trials)
         ends = speaker_bootstrap(scores, targets, speakers[enrol], speakers[test], replicates=replicates)
         for name, interval in (("eer", ends["eer"]), ("min_dcf", ends[dcf_key("min", 0.01)])):
             metrics |= {f"{name}_{end}": value for end, value in interval._asdict().items()}

@@ -11,7 +11,7 @@ from sslsv.data.lists import Manifest, read_trials
 from sslsv.data.section import DataConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation import overlap
-from sslsv.evaluation.overlap import TrainedOn, describe, find_overlap, speaker_columns, trained_on
+from sslsv.evaluation.overlap import TrainedOn, describe, find_overlap, trained_on
 from sslsv.prepare_data.pack import pack
 from sslsv.runs.folder import RunFolder
 
@@ -77,14 +77,14 @@ def test_find_overlap__mere_numbers_are_speakers_only_at_their_place(
     assert shared(root, source(root, **{path: "none"}))["speakers"] == speakers
 
 
-@pytest.mark.parametrize(
-    ("form", "place"), [("{}/v{}/1.wav", 3), ("deep/{}/{}.wav", 2), ("{}-{}-1.wav", 1), ("{}_x{}.flac", 1)]
-)
-def test_speaker_columns__are_what_target_trials_have_in_common(
-    tmp_path: Path, form: str, place: int
-) -> None:
-    root = trials_of(tmp_path, "anna", "bert", form=form)
-    assert speaker_columns(read_trials(root, "list")) == {place: {"anna", "bert"}}
+def test_describe__equal_names_in_another_corpus_are_a_remark(tmp_path: Path) -> None:
+    root, other = trials_of(tmp_path / "a", "id00800", "id00801"), tmp_path / "b"
+    theirs = trained(other, ["id00800/v/1.wav"], ["id00800"])
+    found = find_overlap(read_trials(root, "list"), str(root), [theirs])
+    warnings, remarks = describe("list", found)
+    assert not warnings and remarks[0].startswith("1 of 2 speakers of list have names of training speakers")
+    same = find_overlap(read_trials(root, "list"), str(root), [dataclasses.replace(theirs, root=str(root))])
+    assert describe("list", same)[0][0].startswith("1 of 2 speakers of list were in training: id00800.")
 
 
 def test_describe__names_what_no_path_tells(tmp_path: Path) -> None:

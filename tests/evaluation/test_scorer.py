@@ -119,7 +119,7 @@ def test_notes__say_which_training_used_the_labels_that_plda_did(methods, senten
     assert note.startswith("Labels were used: PLDA") and sentence in note
 
 
-def test_notes__count_recordings_whose_speaker_nothing_tells():
+def test_notes__say_where_no_path_tells_who_speaks():
     trials = Trials(
         paths=["a", "b", "c", "d"],
         enrol=np.array([0, 0, 1]),
@@ -128,4 +128,4 @@ def test_notes__count_recordings_whose_speaker_nothing_tells():
     )
     encoder = SimpleNamespace(notes=(), parts=[])
     (note,) = notes(encoder, Scoring(), [TrialList("list", "list", "", trials, {})], None)
-    assert note.startswith("2 recordings of list are in no target trial")
+    assert note.startswith("No part of the paths of list tells who speaks") and "3 groups" in note

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from sslsv.data.lists import Trials
-from sslsv.evaluation.trials import TrialList, count_shared, listed_trials, open_list
+from sslsv.evaluation.trials import (
+    TrialList,
+    count_shared,
+    listed_trials,
+    open_list,
+    speaker_columns,
+    speakers_of,
+)
 from tests.evaluation.test_verification import some_trials
 
 
@@ -97,3 +104,34 @@ def test_without__keeps_the_other_trials_as_they_were():
     assert (trials.enrol.tolist(), trials.test.tolist()) == ([1, 0], [2, 1])
     assert trials.targets.tolist() == [True, False]
     assert found.left_out == {"unreadable_recordings": 1, "skipped_trials": 2}
+
+
+def trials_between(form, pairs):
+    """Trials of recordings (speaker, number), whose paths have a form."""
+    recordings = sorted({side for pair in pairs for side in pair})
+    at = {recording: i for i, recording in enumerate(recordings)}
+    enrol, test = (np.array([at[side] for side in sides]) for sides in zip(*pairs, strict=True))
+    targets = np.array([a[0] == b[0] for a, b in pairs])
+    return Trials(paths=[form.format(*r) for r in recordings], enrol=enrol, test=test, targets=targets)
+
+
+ANNA, BERT = [[(name, i) for i in range(4)] for name in ("anna", "bert")]
+# Of each speaker two pairs that no target trial connects.
+SPARSE = [(ANNA[0], ANNA[1]), (ANNA[2], ANNA[3]), (BERT[0], BERT[1]), (ANNA[1], BERT[2]), (ANNA[0], BERT[3])]
+
+
+@pytest.mark.parametrize(
+    ("form", "place"),
+    [("{0}/v{1}/1.wav", 3), ("deep/v/{0}/x{1}.wav", 2), ("{0}-{1}-1.wav", 1), ("{0}_x{1}.flac", 1)],
+)
+def test_speakers_of__are_those_of_the_paths_where_target_trials_leave_gaps(form, place):
+    trials = trials_between(form, SPARSE)
+    assert speaker_columns(trials) == {place: {"anna", "bert"}}
+    names = np.array(["anna" in path for path in trials.paths])
+    found = speakers_of(trials)
+    assert len(set(found[names])) == len(set(found[~names])) == 1 and found.max() == 1
+
+
+def test_speakers_of__without_names_are_the_groups_that_target_trials_join():
+    found = speakers_of(trials_between("{0}{1}.wav", SPARSE))
+    assert len(set(found)) == 5  # anna's two pairs, bert's, and two recordings in no target trial
