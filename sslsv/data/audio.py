@@ -261,7 +261,8 @@ def decode(content: bytes) -> tuple[Samples, int]:
             expected_seconds, rate = float((stream.duration or 0) * (stream.time_base or 0)), stream.rate
             if container.format.name in _GUESSED_LENGTH:
                 expected_seconds = 0.0
-            elif not expected_seconds:  # matroska tells the length of the whole alone
+            elif not expected_seconds and len(container.streams) == 1:
+                # Matroska tells the length of the whole alone, and beside a picture the sound may be shorter.
                 expected_seconds = (container.duration or 0) / av.time_base
             to_mono = av.AudioResampler("s16", "mono", SAMPLE_RATE)
             for frame in (*container.decode(stream), None):

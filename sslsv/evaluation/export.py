@@ -107,6 +107,11 @@ def traceable(encoder: nn.Module) -> nn.Module:
     """Return a copy of an encoder with `features` that ONNX can hold; ValueError if it has others."""
     features = _innermost(encoder).features
     refuse_if(
+        any(isinstance(part, nn.RNNBase) for part in encoder.modules()),
+        f"{type(encoder).__name__} has a recurrent part, and PyTorch's exporter can't bring it into ONNX for "
+        "waveforms of any length; use safetensors",
+    )
+    refuse_if(
         not isinstance(features, Spectrogram | Waveform),
         f"the features of {type(encoder).__name__} are {type(features).__name__}, which has no form for "
         "ONNX; use safetensors",

@@ -115,6 +115,21 @@ def test_open_audio__channels_of_compressed_files_are_averaged_and_one_without_s
         open_audio(path)
 
 
+def test_open_audio__sound_that_ends_before_the_picture_is_not_cut_off(tmp_path: Path) -> None:
+    with av.open(tmp_path / "a.mkv", "w") as container:
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        picture = container.add_stream("mpeg4", rate=25, width=16, height=16, pix_fmt="yuv420p")
+        frames: list[av.AudioFrame | av.VideoFrame] = [
+            av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24") for _ in range(25)
+        ]
+        half = av.AudioFrame.from_ndarray(speech(0.5)[None], format="fltp", layout="mono")
+        half.sample_rate, half.pts = 16000, 0
+        for stream, each in ((picture, frames), (sound, [half])):
+            for frame in (*each, None):
+                container.mux(stream.encode(frame))
+    assert len(read_whole(tmp_path / "a.mkv")) == pytest.approx(8000, abs=2048)
+
+
 def test_open_audio__of_any_wrong_byte_of_a_header_raises_nothing_but_an_audio_error(tmp_path: Path) -> None:
     content = write_codec(tmp_path, "a.m4a", speech(0.3)).read_bytes()
     failures = 0

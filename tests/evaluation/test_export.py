@@ -145,8 +145,42 @@ def test_pack_onnx__any_length_and_batch_equals_torch(name):
     assert metadata["min_samples"] == "400" and metadata["format"] == "sslsv encoder 1"
 
 
-def test_traceable__features_without_a_form_for_onnx_are_refused():
+# What else the shared settings need, such as weights, has a test of its own beside the encoder.
+OTHERS = [name for name in registry.names("encoders") if name not in ("thin_resnet34", "speech_transformer")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_pack_onnx__every_encoder_equals_torch_at_any_length(name):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="in requirements-dev.txt")
+    kind = registry.find("encoders", name)
+    encoder = kind(kind.Config()).eval()
+    session = onnxruntime.InferenceSession(pack_onnx(encoder, {}))
+    generator = np.random.default_rng(7)
+    for shape in [(1, encoder.min_samples), (2, 31999)]:
+        waveforms = generator.normal(0, 0.1, shape).astype(np.float32)
+        with torch.no_grad():
+            expected = encoder(torch.from_numpy(waveforms)).numpy()
+        (found,) = session.run(["embeddings"], {"waveforms": waveforms})
+        print(
+            f"{name} {shape}: largest difference {np.abs(found - expected).max() / np.abs(expected).max():.1e}"
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"features": torch.nn.Identity()},
+            "features of ThinResNet34 are Identity, which has no form for ONNX",
+        ),
+        ({"context": torch.nn.GRU(8, 8)}, "has a recurrent part"),
+    ],
+)
+def test_traceable__what_has_no_form_in_onnx_is_refused(change, sentence):
     encoder = trained_encoder(TINY)
-    encoder.features = torch.nn.Identity()
-    with pytest.raises(ValueError, match="features of ThinResNet34 are Identity, which has no form for ONNX"):
+    for name, part in change.items():
+        setattr(encoder, name, part)
+    with pytest.raises(ValueError, match=sentence):
         traceable(encoder)
