@@ -58,12 +58,10 @@ class GlobalBatchNorm(_BatchNorm):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ValueError(f"a batch norm takes (B, C, ...), not a tensor of {input.ndim} dimension(s)")
+        """Take any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised input; alone, or out of training, as PyTorch's own batch norm does."""
-        self._check_input_dim(input)
         if not self.training or distributed.world_size() == 1:
             return super().forward(input)
         return self.normalize_globally(input)

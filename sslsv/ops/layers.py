@@ -15,10 +15,7 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 def in_format_of(network: nn.Module, x: Tensor) -> Tensor:
-    """Return maps (B, C, F, L) channels-last if the network's convolutions were put into that format.
-
-    The whole network then runs in it.
-    """
+    """Return maps (B, C, F, L) channels-last if the network's convolutions were put into that format."""
     is_last = any(
         p.ndim == 4 and p.shape[2] > 1 and p.is_contiguous(memory_format=torch.channels_last)
         for p in network.parameters()
@@ -48,11 +45,8 @@ def projector(input_dim: int, dims: Sequence[int], ends_in_norm: bool = False) -
 @contextlib.contextmanager
 def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
     """Keep running averages as they are inside; batch norms in training still normalise by their batch."""
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
-    kept = [
-        (norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone())
-        for norm in norms
-    ]
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
     for norm in norms:
         # Checkpointing wants both passes to save the same tensors, so `track_running_stats` must stay.
         norm.momentum = 0.0
@@ -61,8 +55,7 @@ def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(norms, kept, strict=True):
             norm.momentum = momentum
-            if count is not None and norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.copy_(count)
+            norm.num_batches_tracked.copy_(count)  # type: ignore[union-attr]
 
 
 def recomputed(module: nn.Module, x: Tensor) -> Tensor:

@@ -24,11 +24,6 @@ class IterNorm(nn.Module):
         self, dim: int, num_groups: int = 64, iterations: int = 5, eps: float = 1e-5, momentum: float = 0.1
     ) -> None:
         super().__init__()
-        if dim % num_groups:
-            raise ValueError(
-                f"IterNorm cannot cut {dim} features into {num_groups} equal groups; "
-                f"choose a number of groups that divides {dim}."
-            )
         self.num_groups, self.iterations, self.eps, self.momentum = num_groups, iterations, eps, momentum
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
@@ -40,12 +35,10 @@ class IterNorm(nn.Module):
         """Return the whitened features, scaled and shifted."""
         with torch.autocast(x.device.type, enabled=False):
             groups = full_precision(x).view(len(x), self.num_groups, -1).transpose(0, 1)  # (G, B, d)
-            mean, whitening = self._global_statistics(groups) if self.training else self._running_statistics()
+            running = self.running_mean, self.running_whitening
+            mean, whitening = self._global_statistics(groups) if self.training else running
             whitened = (groups - mean[:, None]) @ whitening  # Symmetric: it needs no transpose.
             return torch.addcmul(self.bias, whitened.transpose(0, 1).flatten(1), self.weight)
-
-    def _running_statistics(self) -> tuple[Tensor, Tensor]:
-        return self.running_mean, self.running_whitening
 
     def _global_statistics(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         rows = groups.shape[1] * distributed.world_size()

@@ -50,34 +50,6 @@ def test_normalize_globally__bfloat16_uses_float32_statistics(layout: torch.memo
         assert (value.double() - expected).norm() < 0.01 * expected.double().norm()
 
 
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    for shape in ((6, 3), (6, 3, 2, 4)):
-        check_share(rank, shape)
-    torch.distributed.destroy_process_group()
-
-
-def check_share(rank: int, shape: tuple[int, ...]) -> None:
-    generator = torch.Generator().manual_seed(8)
-    whole = torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 5
-    weights = torch.randn(shape, generator=generator, dtype=torch.float64)
-    plain, ours = both_kinds(shape[1], len(shape))
-    x = whole.clone().requires_grad_()
-    y, gradient, *others = outcome(plain.double()(x), weights, x, plain)
-    part = slice(0, 2) if rank == 0 else slice(2, None)  # of unequal length
-    rows = whole[part].clone().requires_grad_()
-    found = outcome(ours.double()(rows), weights[part], rows, ours)
-    for parameter_gradient in found[2:4]:
-        torch.distributed.all_reduce(parameter_gradient)
-    expected = [y[part], gradient[part], *others]
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_global_batchnorm__two_ranks_equal_one_process(tmp_path) -> None:
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
-
-
 def test_synchronize_batchnorm__keeps_tensors_keys_and_modes() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3),
