@@ -33,13 +33,23 @@ class Embedder:
         self.dtype = PRECISIONS[precision]
 
     def embed(self, waveforms: list[Waveform] | npt.NDArray[np.int16]) -> Tensor:
-        """Return embeddings (N, D), float32 on the CPU, of equally long waveforms, floats or int16."""
+        """Return embeddings (N, D), float32 on the CPU, of equally long waveforms, floats or int16.
+
+        Raises ValueError when they need more memory than a GPU has: that of self-attention rises with the
+        square of the length.
+        """
         batch = torch.from_numpy(np.asarray(waveforms)).to(self.device)
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode(), self.arithmetic():
                 return self.model.embed(batch).float().cpu()
+        except torch.OutOfMemoryError as error:
+            seconds = batch.shape[1] / SAMPLE_RATE
+            raise ValueError(
+                f"{len(batch)} recording(s) of {seconds:.0f} s need more memory than {self.device} has: "
+                "lower evaluation.batch_seconds, or list parts of long recordings, such as a.wav#t=0,60"
+            ) from error
         finally:
             self.model.train(was_training)
 

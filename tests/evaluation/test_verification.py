@@ -60,6 +60,15 @@ def test_embed_recordings__equal_to_one_at_a_time_and_leaves_the_model_training(
         np.testing.assert_allclose(together[i], alone, rtol=1e-5, atol=1e-6)
 
 
+def test_embed__what_the_memory_does_not_hold_is_a_sentence(monkeypatch):
+    def embed(waveforms):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model := Recorder(), "embed", embed)
+    with pytest.raises(ValueError, match=r"1 recording\(s\) of 300 s need more memory than cpu has"):
+        embedder_of(model).embed(np.zeros((1, 300 * 16000), dtype=np.int16))
+
+
 def test_verify__with_replicates_gives_the_ends_that_an_evaluation_has():
     rng, speakers = np.random.default_rng(0), np.repeat(np.arange(10), 3)
     enrol, test = np.triu_indices(30, 1)
