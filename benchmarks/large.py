@@ -20,8 +20,8 @@ from torch import Tensor
 from benchmarks.row import Row, Settings
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores, normalise_scores
+from sslsv.models import contrast
 from sslsv.models.clustering import spherical_kmeans
-from sslsv.models.contrast import contrastive_loss, nt_xent_logits, nt_xent_loss
 from sslsv.models.dino import dino_loss
 
 ITERATIONS = 5  # of k-means
@@ -55,8 +55,8 @@ def nt_xent(way: str, is_quick: bool) -> Work:
     """Loss and gradient of 8,192 pairs of 512 values."""
     z_a, z_b = (random(64 if is_quick else 8192, 512).requires_grad_() for _ in range(2))
     if way == "ours":
-        return lambda: nt_xent_loss(z_a, z_b, 0.03).backward()
-    return lambda: contrastive_loss(*nt_xent_logits(z_a, z_b, 0.03)).backward()
+        return lambda: contrast.nt_xent(z_a, z_b, 0.03)[0].backward()
+    return lambda: contrast.contrastive_loss(*contrast.nt_xent_logits(z_a, z_b, 0.03)).backward()
 
 
 def dino_head(way: str, is_quick: bool) -> Work:

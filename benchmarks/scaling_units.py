@@ -24,7 +24,7 @@ from sslsv.config import Config, load_config
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.diagnostics import label_free_report
 from sslsv.evaluation.verification import Embedder
-from sslsv.models.contrast import nt_xent_loss
+from sslsv.models.contrast import nt_xent
 from sslsv.models.terms import vicreg_loss
 from sslsv.runs.checkpoint import encode_checkpoint, write_encoded
 from sslsv.runs.folder import RunFolder
@@ -132,7 +132,7 @@ def _networks(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     views = torch.randn(32 if is_quick else probe.utterances, probe.views, config.encoder.embedding_dim)
     sizes = {config.encoder.embedding_dim, cluster.projection_dims}
     losses = {
-        "NT-Xent": lambda a, b: nt_xent_loss(a, b, 0.03),
+        "NT-Xent": lambda a, b: nt_xent(a, b, 0.03)[0],
         "VICReg": lambda a, b: vicreg_loss(a, b, 1.0, 1.0, 0.1)[0],
     }
     return {

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from sslsv.models.fields import SSPS
 from sslsv.models.positives import PositiveSampler
-from sslsv.models.rows import by_view
 from sslsv.models.terms import feature_std, regularizer_terms, weighted
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
@@ -136,7 +135,7 @@ class Model(nn.Module, ABC):
                 return StepOutput(output.loss, metrics)
             rows = distributed.gather(embeddings, loss_is_whole=True).transpose(0, 1)  # (V, W*B, D)
             terms = regularizer_terms(tuple(weights), rows, progress.generator(REGULARIZERS))
-            added, values = weighted(terms, weights)
+            added, values = weighted(terms, list(weights.values()))
         values = {f"embedding_{name}": value for name, value in values.items()}
         return StepOutput(output.loss + added, metrics | values)
 
@@ -204,6 +203,19 @@ class Model(nn.Module, ABC):
     def embed(self, waveforms: Tensor) -> Tensor:
         """Return embeddings for verification, (B, D), not normalised, of waveforms (B, T), int16 or float."""
         return self.get_submodule(self.embedder)(waveforms)  # type: ignore[no-any-return]
+
+
+def by_view(views: Tensor) -> Tensor:
+    """Return views (B, V, ...) as rows (V * B, ...): all of the first view, then all of the second.
+
+    One pass over them is faster than one for each view, and batch norm sees all views alike.
+    """
+    return views.transpose(0, 1).flatten(0, 1)
+
+
+def by_sample(rows: Tensor, num_views: int = 2) -> Tensor:
+    """Return (B, V, D) of such rows (V * B, D), at least float32."""
+    return torch.stack(full_precision(rows).chunk(num_views), 1)
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], **keys: Any) -> list[dict[str, Any]]:

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslsv.models.base import Progress, StepOutput
+from sslsv.models.base import Progress, StepOutput, by_sample
 from sslsv.models.fields import Momentum, PredictorConfig
-from sslsv.models.rows import by_sample
-from sslsv.models.teacher import TwoViewTeacherModel
 from sslsv.models.terms import feature_std
+from sslsv.models.two_view import TwoViewTeacherModel
 from sslsv.settings import section
 
 

@@ -5,10 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sslsv.models.base import StepOutput
-from sslsv.models.contrast import info_nce_loss, nt_xent_loss
+from sslsv.models.base import StepOutput, by_sample, by_view
+from sslsv.models.contrast import info_nce_loss, nt_xent
 from sslsv.models.fields import Temperature, TwoViewConfig, Weight
-from sslsv.models.rows import by_sample, by_view
 from sslsv.models.terms import barlow_twins_loss, vicreg_loss
 from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import refuse_if, section
@@ -39,7 +38,6 @@ class Combiner(TwoViewModel):
         projection_terms: tuple[Term, ...] = (Term(name="vicreg"),)
 
         def __post_init__(self) -> None:
-            """Refuse sums without terms, with a term twice, and a projector that nothing would train."""
             for key in ("embedding_terms", "projection_terms"):
                 names = [term.name for term in getattr(self, key)]
                 refuse_if(len(set(names)) < len(names), f"{key} is {names}; each loss may be there once")
@@ -85,7 +83,7 @@ class Combiner(TwoViewModel):
 def term_loss(term: Combiner.Config.Term, z_a: Tensor, z_b: Tensor) -> Tensor:
     """Return the loss that a term names, without its weight, of rows (B, P), (B, P)."""
     if term.name == "nt_xent":
-        return nt_xent_loss(z_a, z_b, term.temperature)
+        return nt_xent(z_a, z_b, term.temperature)[0]
     if term.name == "info_nce":
         return info_nce_loss(z_a, z_b, term.temperature)
     if term.name == "vicreg":

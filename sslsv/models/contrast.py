@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sslsv.models.base import by_view
 from sslsv.models.clustering import BLOCK_SCORES
-from sslsv.models.rows import by_view
 
 
 def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -27,17 +27,8 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tenso
     Symmetric: all 2B projections are anchors, each against its positive and 2B - 2 negatives of both views;
     mean over the anchors, natural logarithm. Rows are L2-normalised here. Some code (the first sslsv among
     it) takes negatives from the other view only, which gives another value: `info_nce_loss`.
-
-    Logits and gradient are made for 64 MB of anchors at a time and dropped: of 8,192 pairs, autograd would
-    keep several copies of 1 GB.
     """
-    loss, share = _NTXent.apply(_scaled(z_a, z_b, temperature))
-    return loss, share
-
-
-def nt_xent_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
-    """Return the loss of `nt_xent`."""
-    return nt_xent(z_a, z_b, temperature)[0]
+    return _NTXent.apply(_scaled(z_a, z_b, temperature))  # type: ignore[no-any-return]
 
 
 def _scaled(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
@@ -51,7 +42,7 @@ def _other_view(z: Tensor) -> Tensor:
 
 
 class _NTXent(torch.autograd.Function):
-    """Make the gradient beside the loss, block by block, while a block's softmax is there."""
+    """Make the gradient beside the loss, by blocks: of 8,192 pairs, autograd would keep copies of 1 GB."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup
+from sslsv.models.base import CorpusSize, Model, Progress, StepOutput, ViewGroup, by_view
 from sslsv.models.fields import MethodConfig
-from sslsv.models.rows import by_view
 from sslsv.ops import SAMPLE_RATE, distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import section
@@ -69,7 +68,8 @@ class CPC(Model):
         super().__init__()
         self.config = config
         self.views = (ViewGroup("views", 1 if config.target == "same_view" else 2, config.crop_seconds),)
-        encoder.freeze_pooling()  # type: ignore[operator]
+        for name in encoder.pooling_modules:  # type: ignore[union-attr]
+            encoder.get_submodule(name).requires_grad_(False)  # Frames do not need it: no gradient.
         self.context = self.build_embedder(config, encoder)
         with torch.no_grad():
             silence = torch.zeros(1, round(config.crop_seconds * SAMPLE_RATE))

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import Corpus, CorpusSize, Progress, StepOutput
+from sslsv.models.base import Corpus, CorpusSize, Progress, StepOutput, by_sample
 from sslsv.models.clustering import spherical_kmeans
 from sslsv.models.fields import Temperature, TwoViewConfig
-from sslsv.models.rows import by_sample
 from sslsv.models.two_view import ProjectedViews
 from sslsv.ops import distributed
 from sslsv.settings import section

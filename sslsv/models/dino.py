@@ -9,10 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, freeze
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, by_view, freeze
 from sslsv.models.fields import Positives, PrototypeConfig, Weight
 from sslsv.models.heads import PrototypeModel, log_sum_exp
-from sslsv.models.rows import by_sample, by_view
 from sslsv.models.terms import feature_std, variance_and_covariance
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
@@ -35,9 +34,6 @@ def dino_loss(rows: Tensor, prototypes: Tensor, targets: Tensor, temperature: fl
 
     The student's unit rows are (V, B, P), its G long views first; prototypes are unit rows (K, P). Mean over
     the rows and the G * V - G pairs of a target and another view.
-
-    Memory with 128 rows, 6 views and 65,536 prototypes of 256 values, measured in float32: targets, loss and
-    gradients take 0.40 GB at most besides weights and their gradient; 0.92 GB if all logits are kept.
     """
     # Sum over k of target_k * (row . prototype_k) = row . (sum over k of target_k * prototype_k): so nothing
     # but the log partition needs the student's logits.
@@ -123,7 +119,9 @@ class DINO(PrototypeModel):
                 means = torch.unflatten(full_precision(hidden[0]), 0, (-1, num_rows)).mean(0)
                 everyone = distributed.gather(means, loss_is_whole=True)
                 penalty = rdino_regularizer(everyone, config.num_prototypes)
-                loss = loss + self.penalty_weight(progress) * penalty
+                first, last = config.first_regularizer_weight, config.regularizer_weight
+                weight = warmed_up(first, last, config.regularizer_warmup_epochs, progress.epoch)
+                loss = loss + weight * penalty
                 metrics["regularizer"] = penalty.detach()
         return self.regularized(StepOutput(loss, metrics), by_sample(embeddings[0]), progress)
 
@@ -145,12 +143,6 @@ class DINO(PrototypeModel):
         # The mean of all logits equals the logits of the mean row: workers share P values in place of K.
         mean_logits = self.teacher["prototypes"]() @ distributed.all_reduce_mean(rows.mean((0, 1)))
         self.centre.lerp_(mean_logits, 1.0 - self.config.centre_momentum)
-
-    def penalty_weight(self, progress: Progress) -> float:
-        """Return the weight of RDINO's terms in this epoch."""
-        config = self.config
-        first, last = config.first_regularizer_weight, config.regularizer_weight
-        return warmed_up(first, last, config.regularizer_warmup_epochs, progress.epoch)
 
     def before_step(self, progress: Progress) -> None:
         """Clip each tensor's gradient by itself; leave the prototypes alone at first."""

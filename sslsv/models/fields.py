@@ -38,7 +38,6 @@ class SSPS:
     reference_seconds: Annotated[float, Field(ge=0.1, description="clean crop that is clustered")] = 4.0
 
     def __post_init__(self) -> None:
-        """Refuse more neighbours than there are."""
         refuse_if(
             self.sampling == "nearest" and self.num_neighbors == 0,
             'num_neighbors is 0 and sampling "nearest"; give the number of utterances to sample from',
@@ -58,12 +57,9 @@ class MarginSchedule:
     """Let a margin rise from none to its full value."""
 
     name: Literal["constant", "linear", "cosine", "exponential"] = "constant"
-    rise_epochs: Annotated[
-        tuple[float, float], Field(description="epochs at which the rise begins and ends; constant: unused")
-    ] = (0.0, 50.0)
+    rise_epochs: Annotated[tuple[float, float], Field(description="its beginning and its end")] = (0.0, 50.0)
 
     def __post_init__(self) -> None:
-        """Refuse a rise that ends before it begins."""
         start, end = self.rise_epochs
         refuse_if(
             not 0 <= start < end,
@@ -88,7 +84,6 @@ class MarginConfig:
     concentration: Annotated[float, Field(gt=0, description="adaface: h, factor of norms' z-score")] = 0.333
 
     def __post_init__(self) -> None:
-        """Refuse margins that the chosen kind can't have."""
         refuse_if(
             self.name == "sphereface" and self.value < 1,
             f"value is {self.value}; sphereface multiplies the angle by it: give 1 (none) or more, such as 2",
@@ -119,12 +114,9 @@ class GateConfig:
     start_epoch: Annotated[int, Field(ge=0, description="first epoch that leaves any out")] = 4
     threshold: Annotated[float, Field(gt=0, description="fixed: highest cross entropy that is kept")] = 3.0
     # A network that has learned little tells a few easy utterances apart: kept alone, they make it collapse.
-    min_kept: Annotated[
-        float, Field(ge=0, le=1, description="mixture: share of the utterances that is kept at least")
-    ] = 0.0
+    min_kept: Annotated[float, Field(ge=0, le=1, description="mixture: least share that is kept")] = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a mixture of losses that nobody has seen."""
         refuse_if(
             self.name == "mixture" and self.start_epoch < 1,
             "start_epoch is 0, but mixture goes by the losses of the epoch before; give 1 or more",
@@ -136,12 +128,8 @@ class CorrectionConfig:
     """Give utterances that the gate leaves out the class that their crop has without augmentation."""
 
     start_epoch: Annotated[int, Field(ge=0, description="first epoch that corrects labels")] = 8
-    threshold: Annotated[
-        float, Field(gt=0, le=1, description="probability that the class must exceed; 1 = no correction")
-    ] = 0.5
-    temperature: Annotated[
-        float, Field(gt=0, description="divisor of the cosines; of many classes only a low one is ever sure")
-    ] = 0.1
+    threshold: Annotated[float, Field(gt=0, le=1, description="probability to exceed; 1 = never")] = 0.5
+    temperature: Annotated[float, Field(gt=0, description="divisor of cosines; only a low one is sure")] = 0.1
 
 
 @section
@@ -185,7 +173,6 @@ class PredictorConfig(TwoViewConfig):
     predictor_dims: LayerDims = (4096, 512)
 
     def __post_init__(self) -> None:
-        """Refuse predictions that cannot be compared with projections."""
         refuse_if(
             not self.predictor_dims or self.projector_dims[-1:] != self.predictor_dims[-1:],
             f"predictor_dims is {self.predictor_dims} and projector_dims {self.projector_dims}; both must "
@@ -211,7 +198,6 @@ class PrototypeConfig(MethodConfig):
     tensor_clip_norm: Annotated[float, Field(gt=0, description="largest norm of a tensor's gradient")] = 3.0
 
     def __post_init__(self) -> None:
-        """Refuse a teacher that is less sure than its student: both would become uniform."""
         student = self.student_temperature
         for name in ("teacher_temperature", "first_teacher_temperature"):
             teacher = getattr(self, name, 0.0)

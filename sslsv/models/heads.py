@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sslsv.models.base import Progress, ViewGroup, clip_each
-from sslsv.models.teacher import TeacherModel
+from sslsv.models.two_view import TeacherModel
 from sslsv.ops.layers import full_precision
 
 
@@ -114,7 +114,6 @@ def log_sum_exp(rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
     """Return log sum over k of exp(row . prototype_k / temperature): (V, B, P), (K, P) -> (V, B).
 
     Only the (B, K) logits of one view are there at any time, also in the backward pass, which makes them
-    again: four matrix products in place of three. Of 6 views, 128 rows and 65,536 prototypes, all would be
-    201 MB a copy.
+    again: four matrix products in place of three.
     """
     return _LogSumExp.apply(rows, prototypes, temperature)  # type: ignore[no-any-return]

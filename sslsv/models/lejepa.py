@@ -6,28 +6,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample
 from sslsv.models.fields import LayerDims, MethodConfig, ShortSeconds
-from sslsv.models.rows import by_sample
 from sslsv.models.terms import sigreg
 from sslsv.models.two_view import ProjectedViews
 from sslsv.ops import distributed
 from sslsv.settings import refuse_if, section
 
 
-def centre_distance(projections: Tensor, num_long: int) -> Tensor:
-    """Return the mean over all entries of (z_v - mean of the long views)^2 of projections (V, B, P).
-
-    Long views come first; the gradient passes through both sides.
-    """
-    return (projections - projections[:num_long].mean(0)).square().mean()
-
-
 class LeJEPA(ProjectedViews):
     """Pull views together and keep them normally distributed: no teacher, predictor or negatives, one weight.
 
-    The loss is sigreg_weight * SIGReg + (1 - sigreg_weight) * `centre_distance` of projections that are not
-    normalised. Views pass through the encoder by length, then all of them together through the projector.
+    The loss is sigreg_weight * SIGReg + (1 - sigreg_weight) * distance, the mean over all entries of the
+    squared distance of views to the mean of the long ones; projections are not normalised. Views pass through
+    the encoder by length, then all of them together through the projector.
     """
 
     @section
@@ -40,13 +32,10 @@ class LeJEPA(ProjectedViews):
         num_long: Annotated[int, Field(ge=1, description="views whose mean all views approach")] = 2
         num_short: Annotated[int, Field(ge=0, description="views that are not in the mean")] = 4
         projector_dims: LayerDims = (2048, 2048, 64)
-        sigreg_weight: Annotated[
-            float, Field(ge=0, le=1, description="share of SIGReg in the loss; the distance has the rest")
-        ] = 0.05
+        sigreg_weight: Annotated[float, Field(ge=0, le=1, description="SIGReg's share in the loss")] = 0.05
         num_directions: Annotated[int, Field(ge=1, description="random directions of SIGReg a step")] = 1024
 
         def __post_init__(self) -> None:
-            """Refuse a single view, which has nothing to agree with."""
             is_alone = self.num_long + self.num_short < 2
             refuse_if(is_alone, "num_long is 1 and num_short 0; there must be two views or more")
 
@@ -67,7 +56,8 @@ class LeJEPA(ProjectedViews):
             rows = distributed.gather(by_sample(projections, num_views), loss_is_whole=True)  # (W*B, V, P)
             projections = rows.transpose(0, 1)
             normality = sigreg(projections, progress.generator(), self.config.num_directions)
-            distance = centre_distance(projections, self.config.num_long)
+            # Long views come first; the gradient passes through both sides.
+            distance = (projections - projections[: self.config.num_long].mean(0)).square().mean()
             loss = self.config.sigreg_weight * normality + (1 - self.config.sigreg_weight) * distance
         metrics = {"sigreg": normality.detach(), "distance": distance.detach()}
         return self.regularized(StepOutput(loss, metrics), by_sample(embeddings, num_views), progress)

@@ -22,39 +22,18 @@ def draw_others(count: int, generator: torch.Generator) -> Tensor:
     return (torch.arange(count) + torch.randint(1, count, (count,), generator=generator)) % count
 
 
-def lim_scores(z_a: Tensor, z_b: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosines (B,) of projections (B, P): of the two views of a row, and of view a with another's b.
+def lim_loss(objective: str, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Return an objective of the scores (B,) of both kinds of pairs; of scores of 0: 2 ln 2, 0, ln(B + 1).
 
-    The discriminator of the paper is a network; here, as in the recipe for VoxCeleb, it is the cosine.
+    bce: the binary cross entropy; cosines have no temperature, so it can't fall below 2 ln(1 + 1/e), or 0.63.
+    mine: the negative Donsker-Varadhan bound. nce: the mean of -log of each positive's share among itself and
+    all negatives of the batch. The same added to all scores changes nothing but bce.
     """
-    return F.cosine_similarity(z_a, z_b), F.cosine_similarity(z_a, z_b[others])
-
-
-def bce_loss(positives: Tensor, negatives: Tensor) -> Tensor:
-    """Return the binary cross entropy of scores (B,), the sum of the means over both kinds of pairs.
-
-    Scores of 0 give 2 ln 2. Cosines have no temperature, so it can't fall below 2 ln(1 + 1/e), or 0.63.
-    """
-    return F.softplus(-positives).mean() + F.softplus(negatives).mean()
-
-
-def mine_loss(positives: Tensor, negatives: Tensor) -> Tensor:
-    """Return the negative Donsker-Varadhan bound: log mean exp of the negatives less mean of the positives.
-
-    The same added to all scores changes nothing. Scores of 0 give 0.
-    """
-    return negatives.exp().mean().log() - positives.mean()
-
-
-def nce_loss(positives: Tensor, negatives: Tensor) -> Tensor:
-    """Return the mean of -log of each positive's share among itself and all negatives of the batch.
-
-    The same added to all scores changes nothing. Scores of 0 give ln(B + 1).
-    """
+    if objective == "bce":
+        return F.softplus(-positives).mean() + F.softplus(negatives).mean()
+    if objective == "mine":
+        return negatives.exp().mean().log() - positives.mean()
     return (torch.logaddexp(positives, negatives.logsumexp(0)) - positives).mean()
-
-
-OBJECTIVES = {"bce": bce_loss, "mine": mine_loss, "nce": nce_loss}
 
 
 class LIM(TwoViewModel):
@@ -72,9 +51,10 @@ class LIM(TwoViewModel):
     def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
         """Return the objective; `accuracy` is the share of rows whose positive exceeds their negative.
 
-        The negatives of a step are the same on all workers, and those of NCE are all of the global batch.
+        Scores are cosines, as in the recipe for VoxCeleb; the paper's discriminator is a network. The
+        negatives of a step are the same on all workers, and those of NCE are all of the global batch.
         """
         others = moved(draw_others(len(z_a), progress.generator()), z_a.device)
-        positives, negatives = lim_scores(z_a, z_b, others)
-        loss = OBJECTIVES[self.config.objective](positives, negatives)
+        positives, negatives = F.cosine_similarity(z_a, z_b), F.cosine_similarity(z_a, z_b[others])
+        loss = lim_loss(self.config.objective, positives, negatives)
         return StepOutput(loss, {"accuracy": (positives > negatives).to(loss.dtype).mean()})

@@ -8,12 +8,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput
+from sslsv.models.base import CorpusSize, Progress, StepOutput, by_sample
 from sslsv.models.fields import LayerDims, MarginConfig, Momentum, Positives, Temperature, TwoViewConfig
 from sslsv.models.margins import Margin
 from sslsv.models.queue import Queue
-from sslsv.models.rows import by_sample
-from sslsv.models.teacher import TwoViewTeacherModel
+from sslsv.models.two_view import TwoViewTeacherModel
 from sslsv.ops import distributed
 from sslsv.settings import section
 

@@ -5,30 +5,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sslsv.models.base import Progress, StepOutput
+from sslsv.models.base import Progress, StepOutput, by_sample
 from sslsv.models.contrast import accuracy, contrastive_loss, view_logits
 from sslsv.models.fields import LayerDims, Momentum, PredictorConfig, Temperature
-from sslsv.models.rows import by_sample
-from sslsv.models.teacher import TwoViewTeacherModel
+from sslsv.models.two_view import TwoViewTeacherModel
 from sslsv.ops import distributed
 from sslsv.settings import section
 
 
-def moco_v3_loss(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """Return 2 * temperature * [InfoNCE(q_a, k_b) + InfoNCE(q_b, k_a)], algorithm 1.
+def moco_v3_loss(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return 2 * temperature * [InfoNCE(q_a, k_b) + InfoNCE(q_b, k_a)], algorithm 1, and `accuracy`.
 
     Predictions q of the student and keys k of the teacher are (B, 2, P), for the views a and b, and are
     normalised here. Negatives of a query are the other samples' keys of the other view, B - 1. The factor is
     the authors': with it the size of the gradient hardly depends on the temperature.
     """
-    directions = _directions(queries, keys, temperature)
-    return 2 * temperature * torch.stack([contrastive_loss(*each) for each in directions]).sum()
-
-
-def _directions(queries: Tensor, keys: Tensor, temperature: float) -> list[tuple[Tensor, Tensor]]:
-    return [
-        view_logits(queries[:, [view]], keys[:, [other]], temperature) for view, other in ((0, 1), (1, 0))
-    ]
+    directions = [view_logits(queries[:, [i]], keys[:, [1 - i]], temperature) for i in (0, 1)]
+    loss = 2 * temperature * torch.stack([contrastive_loss(*each) for each in directions]).sum()
+    return loss, torch.stack([accuracy(*each) for each in directions]).mean()
 
 
 class MoCoV3(TwoViewTeacherModel):
@@ -56,8 +50,5 @@ class MoCoV3(TwoViewTeacherModel):
         with torch.autocast(targets.device.type, enabled=False):
             queries = distributed.gather(by_sample(predictions), loss_is_whole=True)
             keys = distributed.gather(targets)
-            temperature = self.config.temperature
-            loss = moco_v3_loss(queries, keys, temperature)
-            directions = _directions(queries.detach(), keys, temperature)
-            nearest = torch.stack([accuracy(*each) for each in directions]).mean()
+            loss, nearest = moco_v3_loss(queries, keys, self.config.temperature)
         return self.regularized(StepOutput(loss, {"accuracy": nearest}), by_sample(embeddings), progress)

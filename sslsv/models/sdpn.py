@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, decay_groups
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, by_view, decay_groups
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import NumPrototypes, PrototypeConfig, Temperature, Weight
 from sslsv.models.heads import PrototypeModel
-from sslsv.models.rows import by_sample, by_view
 from sslsv.models.terms import correlation_penalty, koleo
 from sslsv.ops import distributed
 from sslsv.settings import section
@@ -25,11 +24,6 @@ def sdpn_targets(rows: Tensor, prototypes: Tensor, temperature: float, iteration
     """
     # From exp(cosines / temperature), whose rows do not sum to 1, a few iterations would lead elsewhere.
     return sinkhorn(F.log_softmax(rows @ prototypes.T / temperature, 1), 1.0, iterations)
-
-
-def cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Return -sum over k of target * log p, mean over views and rows: (V, B, K), (B, K) -> scalar."""
-    return -(targets * log_probabilities).sum(2).mean()
 
 
 def memax(mean_probabilities: Tensor) -> Tensor:
@@ -63,9 +57,7 @@ class SDPN(PrototypeModel):
         # The second paper (arXiv 2505.13826) has this instead of koleo; its code and weight are not public.
         correlation_weight: Weight = 0.0
         # The authors add up the prototypes' gradients of their 4 GPUs, and average all others.
-        prototype_rate_scale: Annotated[
-            float, Field(ge=0, description="learning rate of the prototypes, times that of the rest")
-        ] = 4.0
+        prototype_rate_scale: Annotated[float, Field(ge=0, description="factor of their learning rate")] = 4.0
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder, ViewGroup("long", 1, config.long_seconds, is_clean=True))
@@ -99,7 +91,7 @@ class SDPN(PrototypeModel):
             prediction = distributed.all_reduce_mean(log_probabilities.exp().mean((0, 1)))
             by_row = by_sample(embeddings, config.num_short)
             views = distributed.gather(by_row, loss_is_whole=True).unbind(1)  # (W*B, D) each
-            loss = cross_entropy(log_probabilities, targets) + config.memax_weight * memax(prediction)
+            loss = -(targets * log_probabilities).sum(2).mean() + config.memax_weight * memax(prediction)
             if config.koleo_weight:
                 loss = loss + config.koleo_weight * torch.stack([koleo(view) for view in views]).sum()
             if config.correlation_weight:

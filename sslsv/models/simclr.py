@@ -7,11 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, by_view
 from sslsv.models.contrast import accuracy, contrastive_loss, nt_xent, nt_xent_logits, view_logits
 from sslsv.models.fields import LayerDims, MarginConfig, Positives, Temperature, TwoViewConfig
 from sslsv.models.margins import Margin
-from sslsv.models.rows import by_sample, by_view
 from sslsv.models.two_view import TwoViewModel
 from sslsv.ops import distributed
 from sslsv.settings import refuse_if, section
@@ -40,7 +39,6 @@ class SimCLR(TwoViewModel):
         positives: Positives = None
 
         def __post_init__(self) -> None:
-            """Refuse sampled positives for the form with many views."""
             refuse_if(
                 self.form == "multi_view" and self.positives is not None,
                 "form is 'multi_view' and positives are sampled, but only two views can have them; "

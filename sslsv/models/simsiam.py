@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, decay_groups
+from sslsv.models.base import CorpusSize, Progress, StepOutput, by_sample, decay_groups
 from sslsv.models.fields import LayerDims, PredictorConfig
-from sslsv.models.rows import by_sample
 from sslsv.models.terms import feature_std
 from sslsv.models.two_view import ProjectedViews
 from sslsv.ops.layers import full_precision

@@ -29,13 +29,6 @@ def aam_logits(cosines: Tensor, labels: Tensor, margin: Tensor | float, scale: f
     return scale * cosines.scatter(1, labels[:, None], target)
 
 
-def aam_loss(
-    cosines: Tensor, labels: Tensor, margin: Tensor | float, scale: float, reduction: str = "mean"
-) -> Tensor:
-    """Return the cross entropy of `aam_logits` against the labels (B,): its mean, or (B,) with "none"."""
-    return F.cross_entropy(aam_logits(cosines, labels, margin, scale), labels, reduction=reduction)
-
-
 def harder_negatives(cosines: Tensor, labels: Tensor, count: int, margin: Tensor | float) -> Tensor:
     """Return cosines (B, K) with the angles of the `count` nearest other classes smaller by `margin`."""
     count = min(count, cosines.shape[1] - 1)
@@ -87,23 +80,16 @@ class Supervised(Model):
         ] = 0.2
         margin_schedule: MarginSchedule = field(default_factory=MarginSchedule)
         num_subcenters: Annotated[int, Field(ge=1, description="centres of a class; the nearest counts")] = 1
-        num_hard_negatives: Annotated[
-            int, Field(ge=0, description="nearest other classes that get a margin too (inter-top-k)")
-        ] = 0
-        hard_margin: Annotated[
-            float, Field(ge=0, lt=math.pi / 2, description="their margin, radians; it rises as `margin` does")
-        ] = 0.06
+        num_hard_negatives: Annotated[int, Field(ge=0, description="nearest others with a margin too")] = 0
+        hard_margin: Annotated[float, Field(ge=0, lt=math.pi / 2, description="their margin, radians")] = 0.06
         keeps_classes: Annotated[
             bool,
             Field(description="with encoder.init: start from that run's classes too (large margin)"),
         ] = False
         gate: GateConfig = field(default_factory=GateConfig)
-        correction: Annotated[
-            CorrectionConfig | None, Field(description="what becomes of utterances left out; null = nothing")
-        ] = None
+        correction: Annotated[CorrectionConfig | None, Field(description="of utterances left out")] = None
 
         def __post_init__(self) -> None:
-            """Refuse a gate without the loss that it goes by, and a correction of what no gate leaves out."""
             is_gated = self.gate.name != "none"
             refuse_if(
                 is_gated and self.loss != "aam",
@@ -241,4 +227,5 @@ class Supervised(Model):
         self, cosines: Tensor, labels: Tensor, share: Tensor | float, reduction: str = "none"
     ) -> Tensor:
         hardened = self._hardened(cosines, labels, share)
-        return aam_loss(hardened, labels, share * self.config.margin, self.config.scale, reduction)
+        logits = aam_logits(hardened, labels, share * self.config.margin, self.config.scale)
+        return F.cross_entropy(logits, labels, reduction=reduction)

@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, freeze
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, freeze
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import Positives, ShortSeconds, Temperature, TwoViewConfig
 from sslsv.models.queue import Queue
-from sslsv.models.rows import by_sample
 from sslsv.models.two_view import ProjectedViews
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
@@ -50,9 +49,7 @@ class SwAV(ProjectedViews):
         sinkhorn_iterations: Annotated[int, Field(ge=1, description="rounds of balancing")] = 3
         queue_length: Annotated[int, Field(ge=0, description="past rows balanced with a batch")] = 3840
         queue_start_epoch: Annotated[int, Field(ge=0, description="first epoch that uses the queue")] = 15
-        frozen_prototype_epochs: Annotated[
-            int, Field(ge=0, description="epochs at the start in which prototypes do not move")
-        ] = 1
+        frozen_prototype_epochs: Annotated[int, Field(ge=0, description="first epochs, prototypes fixed")] = 1
         positives: Positives = None
 
     config: Config

@@ -91,20 +91,19 @@ def correlation_penalty(z: Tensor, eps: float = 1e-12) -> Tensor:
     return energy / z.shape[1] ** 2
 
 
-def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the sum of named terms, each times its weight, and the terms themselves, detached."""
-    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+def weighted(terms: Mapping[str, Tensor], weights: Sequence[float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the sum of named terms, each times its weight, in their order, and the terms, detached."""
+    total = torch.stack([w * term for w, term in zip(weights, terms.values(), strict=True)]).sum()
     return total, {name: term.detach() for name, term in terms.items()}
 
 
-def vicreg_loss(
-    z_a: Tensor, z_b: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+def vicreg_loss(z_a: Tensor, z_b: Tensor, *weights: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Return VICReg of projections (B, P), (B, P), and its terms: arXiv 2105.04906, equation 6.
 
-    Variance and covariance are sums over the two views, as in the paper; the authors' code halves the
-    variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over all entries, as in their code,
-    with which the weights published for speakers (1, 1, 0.1) were found; the paper sums over P.
+    Weights are of invariance, variance and covariance. The last two are sums over the views, as in the paper;
+    the authors' code halves the variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over
+    all entries, as in their code, with which the weights published for speakers (1, 1, 0.1) were found; the
+    paper sums over P.
     """
     (variance_a, covariance_a), (variance_b, covariance_b) = map(variance_and_covariance, (z_a, z_b))
     terms = {
@@ -112,7 +111,6 @@ def vicreg_loss(
         "variance": variance_a + variance_b,
         "covariance": covariance_a + covariance_b,
     }
-    weights = {"invariance": invariance_weight, "variance": variance_weight, "covariance": covariance_weight}
     return weighted(terms, weights)
 
 
@@ -128,7 +126,7 @@ def barlow_twins_loss(
     rows = z_a.shape[0]
     energy, diagonal = cross_products(*(F.batch_norm(z, None, None, training=True) for z in (z_a, z_b)))
     terms = {"invariance": (1 - diagonal / rows).square().sum(), "redundancy": energy / rows**2}
-    return weighted(terms, {"invariance": scale, "redundancy": scale * redundancy_weight})
+    return weighted(terms, (scale, scale * redundancy_weight))
 
 
 def koleo(rows: Tensor, eps: float = 1e-8) -> Tensor:

@@ -14,13 +14,11 @@ from sslsv.ops.whitening import IterNorm
 from sslsv.settings import refuse_if, section
 
 
-def vibcreg_loss(
-    z_a: Tensor, z_b: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+def vibcreg_loss(z_a: Tensor, z_b: Tensor, *weights: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Return VIbCReg of projections (B, P), (B, P), and its terms.
 
-    Invariance is a mean over all entries; variance and covariance are sums over the two views, none halved.
-    The covariance term is made of correlations and is divided by P^2, not by P as VICReg's: it does not grow
+    Weights are of invariance, a mean over all entries, variance and covariance, sums over the two views. The
+    covariance term is made of correlations and is divided by P^2, not by P as VICReg's: it does not grow
     with P, which is why its usual weight (8) is so much larger.
     """
     terms = {
@@ -28,7 +26,6 @@ def vibcreg_loss(
         "variance": variance_hinge(z_a) + variance_hinge(z_b),
         "covariance": correlation_penalty(z_a) + correlation_penalty(z_b),
     }
-    weights = {"invariance": invariance_weight, "variance": variance_weight, "covariance": covariance_weight}
     return weighted(terms, weights)
 
 
@@ -41,19 +38,13 @@ class VIbCReg(TwoViewModel):
 
         name: Literal["vibcreg"] = "vibcreg"
         projector_dims: LayerDims = (2048, 2048, 2048)  # empty: no projector and no whitening
-        whitening_groups: Annotated[
-            int,
-            Field(
-                ge=0, description="groups of the last layer that IterNorm whitens apart; 0 for no whitening"
-            ),
-        ] = 64
+        whitening_groups: Annotated[int, Field(ge=0, description="groups whitened apart; 0 = none")] = 64
         invariance_weight: Weight = 1.0  # pulls the two views together
         variance_weight: Weight = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
         covariance_weight: Weight = 8.0  # decorrelates dimensions
         positives: Positives = None
 
         def __post_init__(self) -> None:
-            """Refuse groups that do not divide the last layer."""
             last = self.projector_dims[-1] if self.projector_dims else 0
             refuse_if(
                 self.whitening_groups > 0 and last % self.whitening_groups > 0,

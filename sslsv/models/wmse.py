@@ -56,12 +56,9 @@ class WMSE(TwoViewModel):
         projector_dims: LayerDims = (1024, 64)
         group_size: Annotated[int, Field(ge=2, description="utterances whitened together")] = 128
         num_partitions: Annotated[int, Field(ge=1, description="random groupings of a batch, averaged")] = 1
-        shrinkage: Annotated[
-            float, Field(ge=0, lt=1, description="share of the identity in the covariances; 0 whitens fully")
-        ] = 0.0
+        shrinkage: Annotated[float, Field(ge=0, lt=1, description="identity's share of covariances")] = 0.0
 
         def __post_init__(self) -> None:
-            """Refuse groups whose covariance is not known well enough to be inverted."""
             refuse_if(
                 not self.projector_dims,
                 "projector_dims is empty, but whitening needs few dimensions: end with 64",
@@ -89,7 +86,6 @@ class WMSE(TwoViewModel):
         `projection_feature_std` shows a collapse, which the loss does not: it is 0 for equal projections. A
         collapse so complete that it can't be whitened gives NaN.
         """
-        self.config.check_batch_size(len(z_a))
         generator = progress.generator()
         orders = torch.stack(
             [torch.randperm(len(z_a), generator=generator) for _ in range(self.config.num_partitions)]
