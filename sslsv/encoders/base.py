@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from sslsv.encoders.features import Spectrogram
 from sslsv.encoders.peers import Names
+from sslsv.encoders.pooling import mean_and_deviation
 from sslsv.ops.layers import recomputed
 
 
@@ -82,9 +83,17 @@ class Encoder(nn.Module, ABC):
 
 
 class SpectrogramEncoder(Encoder):
-    """Begin an encoder with spectrograms, by its settings `features` and `embedding_dim`."""
+    """Begin an encoder with spectrograms, by settings `features` and `embedding_dim`; end it in `head`."""
+
+    head: nn.Module
+    pooling_modules: tuple[str, ...] = ("head",)
+    deviation_eps = 1e-7  # added to variances over time, whose root is the deviation
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.embedding_dim = config.embedding_dim
         self.features = Spectrogram(config.features)
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_dim), by `head`, of means and deviations of frames over time."""
+        return self.head(mean_and_deviation(frames, self.deviation_eps))  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import mean_and_deviation
-from sslsv.encoders.residual import conv_norm_relu, shortcut
+from sslsv.encoders.residual import Block, conv_norm_relu
 from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
@@ -34,26 +34,6 @@ _NAMES = """
     cam_layer.linear1=mask.0 cam_layer.linear2=mask.2 linear1=bottleneck.2
     ^xvector.dense.linear=head.0 ^xvector.dense.nonlinear.batchnorm=head.1
 """
-
-
-class MapBlock(nn.Module):
-    """Add a shortcut to two 3 x 3 convolutions, the first of which may halve the bands."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        channels = _MAP_CHANNELS
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, (stride, 1), 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-        self.shortcut = shortcut(channels, channels, (stride, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, 32, F / stride, L) of (B, 32, F, L)."""
-        return F.relu(self.layers(x).add_(self.shortcut(x)), inplace=True)
 
 
 class DenseLayer(nn.Module):
@@ -98,14 +78,13 @@ class CAMPlusPlus(SpectrogramEncoder):
         embedding_dim: EmbeddingDim = 512
 
     peer_names: ClassVar = {"3dspeaker": _NAMES, "wespeaker": _NAMES}
-    pooling_modules = ("head",)
     min_samples = 720  # two frames after a halving, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
         self.maps = nn.Sequential(
             conv_norm_relu(1, _MAP_CHANNELS),
-            *(MapBlock(stride) for stride in (2, 1, 2, 1)),
+            *(Block(_MAP_CHANNELS, _MAP_CHANNELS, (stride, 1)) for stride in (2, 1, 2, 1)),
             conv_norm_relu(_MAP_CHANNELS, _MAP_CHANNELS, stride=(2, 1)),
         )
         num_bins, channels = math.ceil(config.features.num_mels / 8), 128
@@ -147,4 +126,4 @@ class CAMPlusPlus(SpectrogramEncoder):
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, 512, L)."""
-        return self.head(mean_and_deviation(frames, eps=1e-14)[:, :, None])[:, :, 0]  # type: ignore[no-any-return]
+        return self.head(mean_and_deviation(frames, 1e-14)[:, :, None])[:, :, 0]  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, Features
-from sslsv.settings import section
+from sslsv.settings import refuse_if, section
 
 
 class CepstralStatistics(SpectrogramEncoder):
@@ -37,7 +37,12 @@ class CepstralStatistics(SpectrogramEncoder):
         hidden_dim: Annotated[int, Field(ge=1, description="width of the hidden layer")] = 512
         embedding_dim: EmbeddingDim = 256
 
-    pooling_modules = ("head",)
+        def __post_init__(self) -> None:
+            refuse_if(
+                self.num_cepstra > self.features.num_mels,
+                f"num_cepstra is {self.num_cepstra}, but {self.features.num_mels} mel bands give no more "
+                "than as many cepstra; lower it, or raise features.num_mels",
+            )
 
     dct: Tensor
 

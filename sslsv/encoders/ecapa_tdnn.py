@@ -155,9 +155,7 @@ class ECAPATDNN(SpectrogramEncoder):
         name: Literal["ecapa_tdnn"] = "ecapa_tdnn"
         features: WideFeatures = WideFeatures()
         channels: Annotated[int, Field(ge=8, multiple_of=8, description="channels of the blocks")] = 1024
-        aggregation_channels: Annotated[
-            int, Field(ge=1, description="channels of the frames, made of all three blocks' outputs")
-        ] = 3072
+        aggregation_channels: Annotated[int, Field(ge=1, description="channels of the frames")] = 3072
         embedding_dim: EmbeddingDim = 512
         form: Annotated[
             Literal["speechbrain", "wespeaker"],
@@ -165,15 +163,10 @@ class ECAPATDNN(SpectrogramEncoder):
                 description="which network: SpeechBrain's, also 3D-Speaker's and the first sslsv's, or not"
             ),
         ] = "speechbrain"
-        has_global_context: Annotated[
-            bool, Field(description="wespeaker: the attention sees the utterance's mean and deviation")
-        ] = True
-        embedding_batchnorm: Annotated[
-            bool, Field(description="wespeaker: batch norm at the end, as in its self-supervised recipes")
-        ] = False
+        has_global_context: Annotated[bool, Field(description="wespeaker: attention sees statistics")] = True
+        embedding_batchnorm: Annotated[bool, Field(description="wespeaker: batch norm at the end")] = False
 
         def __post_init__(self) -> None:
-            """Refuse variants that the form does not have."""
             refuse_if(
                 self.form != "wespeaker" and (self.embedding_batchnorm or not self.has_global_context),
                 "has_global_context and embedding_batchnorm are variants of wespeaker's form; set form to "

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
-from sslsv.encoders.pooling import mean_and_deviation
 from sslsv.encoders.residual import conv_norm_relu, plan, shortcut
 from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
@@ -104,7 +103,7 @@ class ERes2NetV2(SpectrogramEncoder):
         embedding_dim: EmbeddingDim = 192
 
     peer_names: ClassVar = {"3dspeaker": _3D_SPEAKER_NAMES}
-    pooling_modules = ("head",)
+    deviation_eps = 1e-8
     min_samples = 1680  # two frames after three halvings, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
@@ -146,7 +145,3 @@ class ERes2NetV2(SpectrogramEncoder):
         third = self.through((block for stage in first for block in stage.children()), x)
         fused: Tensor = self.fusion(self.through(last.children(), third), self.third_stage_halved(third))
         return fused.flatten(1, 2)
-
-    def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_dim) of frames (B, C * F, L)."""
-        return self.head(mean_and_deviation(frames, eps=1e-8))  # type: ignore[no-any-return]

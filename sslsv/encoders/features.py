@@ -50,14 +50,10 @@ class Spectrogram(nn.Module):
         self.settings = features
         self.is_kaldi = features.kind == "kaldi"
         self.num_fft = 400 if features.kind == "speechbrain" else 512
-        periodic = not self.is_kaldi  # Kaldi's windows are symmetric
-        match features.window:
-            case "hamming":
-                window = torch.hamming_window(_WINDOW_LENGTH, periodic)
-            case "hann":
-                window = torch.hann_window(_WINDOW_LENGTH, periodic)
-            case "povey":
-                window = torch.hann_window(_WINDOW_LENGTH, periodic).pow(0.85)
+        make_window = torch.hamming_window if features.window == "hamming" else torch.hann_window
+        window = make_window(_WINDOW_LENGTH, periodic=not self.is_kaldi)  # Kaldi's are symmetric
+        if features.window == "povey":
+            window = window.pow(0.85)
         if not self.is_kaldi:
             margin = (self.num_fft - _WINDOW_LENGTH) // 2
             window = F.pad(window, (margin, margin))

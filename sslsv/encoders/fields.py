@@ -34,15 +34,12 @@ class Features:
     num_mels: NumMels = 40
     low_hz: LowHz = 0.0
     high_hz: Annotated[float, Field(gt=0, le=8000, description="upper end of the highest band")] = 8000.0
-    window: Annotated[
-        Literal["hamming", "hann", "povey"], Field(description="shape of the windows of 25 ms")
-    ] = "hamming"
+    window: Annotated[Literal["hamming", "hann", "povey"], Field(description="shape, 25 ms each")] = "hamming"
     pre_emphasis: PreEmphasis = 0.0
     full_scale: FullScale = 1.0
     normalization: Normalization = "instance"
 
     def __post_init__(self) -> None:
-        """Refuse bands without width."""
         refuse_if(
             self.low_hz >= self.high_hz,
             f"low_hz is {self.low_hz:g} and high_hz {self.high_hz:g}: the bands lie between, so give a lower "
@@ -72,10 +69,7 @@ class KaldiFeatures(WideFeatures):
 class EncoderConfig:
     """Hold the settings that every encoder has."""
 
-    init: Annotated[
-        Place | None,
-        Field(description="trained run, checkpoint or exported file whose encoder a new run starts from"),
-    ] = None
+    init: Annotated[Place | None, Field(description="run, checkpoint or exported file to start from")] = None
     frozen: Annotated[bool, Field(description="weights and statistics stay; no dropout")] = False
     rate_scale: Annotated[float, Field(gt=0, description="factor of the learning rate for the encoder")] = 1.0
 

@@ -66,7 +66,10 @@ def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]
     """
     found: dict[str, Found] = {}
     reason = NoEncoderError("no tensor has the name of one of its layers")
-    for prefix in _prefixes(tensors):
+    # The names of a network's tensors begin alike, if it is part of another.
+    parts = [name.split(".") for name in tensors]
+    prefixes = {"".join(f"{part}." for part in name[:i]) for name in parts for i in range(len(name))}
+    for prefix in sorted(prefixes):
         part = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         for kind in kinds if len(part) >= _FEWEST_TENSORS else ():
             weights = {name: part[old] for old, name in renamed(part, kind.peer_names[peer]).items()}
@@ -82,12 +85,6 @@ def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]
     if not found:
         raise reason
     return found
-
-
-def _prefixes(names: Iterable[str]) -> list[str]:
-    # The names of a network's tensors begin alike, if it is part of another.
-    parts = [name.split(".") for name in names]
-    return sorted({"".join(f"{part}." for part in name[:i]) for name in parts for i in range(len(name))})
 
 
 def _possible(kind: Any, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:

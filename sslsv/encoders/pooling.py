@@ -25,11 +25,11 @@ class Pooling(nn.Module, ABC):
     def forward(self, frames: Tensor) -> Tensor:
         """Pool (B, C, F, L) to (B, output_dim), outside autocast."""
         with torch.autocast(frames.device.type, enabled=False):
-            return self.pool(full_precision(frames))
+            return self.pool(frames)
 
     @abstractmethod
     def pool(self, frames: Tensor) -> Tensor:
-        """Return vectors (B, output_dim) of frames (B, C, F, L), float32 or float64."""
+        """Return vectors (B, output_dim), float32 or float64, of frames (B, C, F, L) of any precision."""
 
 
 class MeanPooling(Pooling):
@@ -40,7 +40,7 @@ class MeanPooling(Pooling):
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return (B, C) of (B, C, F, L)."""
-        return frames.mean((2, 3))
+        return full_precision(frames).mean((2, 3))
 
 
 class StatisticsPooling(Pooling):
@@ -55,7 +55,7 @@ class StatisticsPooling(Pooling):
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return (B, 2CF) of (B, C, F, L)."""
-        variance, mean = torch.var_mean(frames.flatten(1, 2), 2, correction=0)
+        variance, mean = torch.var_mean(full_precision(frames).flatten(1, 2), 2, correction=0)
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
 
 
@@ -71,13 +71,8 @@ class SelfAttentivePooling(Pooling):
         self.score = nn.Parameter(torch.empty(channels, 1))
         nn.init.xavier_normal_(self.score)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Pool (B, C, F, L) to (B, C), outside autocast; no copy of the map is made in another precision."""
-        with torch.autocast(frames.device.type, enabled=False):
-            return self.pool(frames)
-
     def pool(self, frames: Tensor) -> Tensor:
-        """Return (B, C) of frames (B, C, F, L) of any precision."""
+        """Return (B, C) of (B, C, F, L), without a copy of the map in another precision."""
         # The division comes after the sum: its gradient is then divided before it is spread over the map.
         total = frames.sum(2, dtype=torch.promote_types(frames.dtype, torch.float32))
         frames = (total / frames.shape[2]).mT  # (B, L, C)
@@ -106,7 +101,7 @@ class ChannelAttentivePooling(Pooling):
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return (B, CF) or (B, 2CF) of (B, C, F, L)."""
-        frames = frames.flatten(1, 2)
+        frames = full_precision(frames).flatten(1, 2)
         weights = self.attention(frames)
         mean: Tensor = (frames * weights).sum(2)
         if not self.has_std:
@@ -116,7 +111,7 @@ class ChannelAttentivePooling(Pooling):
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
 
 
-def mean_and_deviation(frames: Tensor, eps: float = 1e-7) -> Tensor:
+def mean_and_deviation(frames: Tensor, eps: float) -> Tensor:
     """Return mean and unbiased standard deviation, sqrt(variance + eps), over time: (B, C, L) -> (B, 2C).
 
     This is how wespeaker and 3D-Speaker pool; in float32 or float64.

@@ -1,8 +1,9 @@
-"""What residual networks over bands and time share: stems, shortcuts, and the plan of their blocks."""
+"""What residual networks over bands and time share: stems, shortcuts, blocks and their plan."""
 
 from collections.abc import Iterator, Sequence
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def conv_norm_relu(
@@ -18,6 +19,31 @@ def shortcut(inputs: int, outputs: int, stride: int | tuple[int, int]) -> nn.Mod
     if stride in (1, (1, 1)) and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class Block(nn.Module):
+    """Add a shortcut to two 3 x 3 convolutions, or to 1 x 1, 3 x 3, 1 x 1 ones that end 4 times as wide."""
+
+    def __init__(
+        self, inputs: int, width: int, stride: int | tuple[int, int], is_bottleneck: bool = False
+    ) -> None:
+        super().__init__()
+        outputs = 4 * width if is_bottleneck else width
+        kernels = (1, 3, 1) if is_bottleneck else (3, 3)
+        widths = (inputs, width, width, outputs) if is_bottleneck else (inputs, width, outputs)
+        strided = 1 if is_bottleneck else 0
+        layers: list[nn.Module] = []
+        for i, kernel in enumerate(kernels):
+            step = stride if i == strided else 1
+            layers.append(nn.Conv2d(widths[i], widths[i + 1], kernel, step, kernel // 2, bias=False))
+            layers.append(nn.BatchNorm2d(widths[i + 1]))
+            layers.append(nn.ReLU(inplace=True))
+        self.layers = nn.Sequential(*layers[:-1])  # The last ReLU comes after the shortcut.
+        self.shortcut = shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, outputs, F / stride, L / stride) of (B, inputs, F, L)."""
+        return F.relu(self.layers(x).add_(self.shortcut(x)), inplace=True)
 
 
 def plan(

@@ -15,14 +15,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
-from sslsv.encoders.pooling import mean_and_deviation
-from sslsv.encoders.residual import conv_norm_relu, plan, shortcut
+from sslsv.encoders.residual import Block, conv_norm_relu, plan
 from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
@@ -40,29 +38,6 @@ _WESPEAKER_NAMES = """
 """
 
 
-class Block(nn.Module):
-    """Add a shortcut to two 3 x 3 convolutions, or to 1 x 1, 3 x 3, 1 x 1 ones that end 4 times as wide."""
-
-    def __init__(self, inputs: int, width: int, stride: int, is_bottleneck: bool) -> None:
-        super().__init__()
-        outputs = 4 * width if is_bottleneck else width
-        kernels = (1, 3, 1) if is_bottleneck else (3, 3)
-        widths = (inputs, width, width, outputs) if is_bottleneck else (inputs, width, outputs)
-        strided = 1 if is_bottleneck else 0
-        layers: list[nn.Module] = []
-        for i, kernel in enumerate(kernels):
-            step = stride if i == strided else 1
-            layers.append(nn.Conv2d(widths[i], widths[i + 1], kernel, step, kernel // 2, bias=False))
-            layers.append(nn.BatchNorm2d(widths[i + 1]))
-            layers.append(nn.ReLU(inplace=True))
-        self.layers = nn.Sequential(*layers[:-1])  # The last ReLU comes after the shortcut.
-        self.shortcut = shortcut(inputs, outputs, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, outputs, F / stride, L / stride) of (B, inputs, F, L)."""
-        return F.relu(self.layers(x).add_(self.shortcut(x)), inplace=True)
-
-
 class ResNet(SpectrogramEncoder):
     """Embed by a ResNet of 32 to 256 channels, 4 times as many with bottlenecks; sizes: head of the file."""
 
@@ -72,15 +47,11 @@ class ResNet(SpectrogramEncoder):
 
         name: Literal["resnet"] = "resnet"
         features: KaldiFeatures = KaldiFeatures()
-        depth: Annotated[
-            Literal[18, 34, 50, 101, 221, 293],
-            Field(description="number of layers; from 50 on the blocks are bottlenecks"),
-        ] = 34
+        depth: Annotated[Literal[18, 34, 50, 101, 221, 293], Field(description="from 50 on bottlenecks")] = 34
         width: Annotated[int, Field(ge=1, description="channels of stage 1; others have 2, 4, 8 times")] = 32
         embedding_dim: EmbeddingDim = 256
 
     peer_names: ClassVar = {"wespeaker": _WESPEAKER_NAMES}
-    pooling_modules = ("head",)
     min_samples = 1680  # two frames after three halvings, because one has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
@@ -112,7 +83,3 @@ class ResNet(SpectrogramEncoder):
         """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""
         x = in_format_of(self.blocks, self.features(waveforms)[:, None])
         return self.through((self.stem, *self.blocks), x).flatten(1, 2)
-
-    def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_dim) of frames (B, C * F, L)."""
-        return self.head(mean_and_deviation(frames))  # type: ignore[no-any-return]

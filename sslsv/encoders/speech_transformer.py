@@ -205,10 +205,7 @@ class SpeechTransformer(Encoder):
         num_layers: Annotated[int | None, Field(ge=1, description="first layers kept; null = all")] = None
         dropout: Annotated[float, Field(ge=0, lt=1, description="in the trunk, wherever it trains")] = 0.1
         trunk_frozen: Annotated[bool, Field(description="only mixtures and pooling are trained")] = False
-        front_frozen: Annotated[
-            bool,
-            Field(description="convolutions and positions, all before the first layer, stay as they are"),
-        ] = True
+        front_frozen: Annotated[bool, Field(description="all before the first layer stays as it is")] = True
         lora_rank: Annotated[
             int,
             Field(ge=0, description="of matrices trained beside the attention's, all else fixed; 0 = none"),
@@ -219,14 +216,11 @@ class SpeechTransformer(Encoder):
         layer_rate_factor: Annotated[
             float, Field(gt=0, le=1, description="a layer's learning rate by that of the layer above")
         ] = 1.0
-        pooling: Annotated[
-            Literal["mhfa", "mean"], Field(description="attention over time with many heads, or a mean")
-        ] = "mhfa"
+        pooling: Annotated[Literal["mhfa", "mean"], Field(description="attention by heads, or mean")] = "mhfa"
         num_heads: Annotated[int, Field(ge=1, description="heads of mhfa")] = 64
         embedding_dim: EmbeddingDim = 256
 
         def __post_init__(self) -> None:
-            """Refuse two beginnings, a pooling that never learns, and layers that the trunk does not have."""
             refuse_if(
                 self.weights is not None and self.init is not None,
                 "weights and init both name a file, but an encoder starts from one: set weights to null to "

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, WideFeatures
-from sslsv.encoders.pooling import mean_and_deviation
 from sslsv.settings import section
 
 _SPEECHBRAIN_NAMES = "^blocks.*.conv=blocks.#.0 ^blocks.*.norm=blocks.#.2 ^blocks.*.w=head.0"
@@ -35,12 +34,10 @@ class TDNN(SpectrogramEncoder):
         name: Literal["tdnn"] = "tdnn"
         features: WideFeatures = WideFeatures()
         embedding_dim: EmbeddingDim = 512
-        has_second_layer: Annotated[
-            bool, Field(description="LeakyReLU, batch norm and linear after the first linear layer")
-        ] = True
+        has_second_layer: Annotated[bool, Field(description="after a LeakyReLU and a batch norm")] = True
 
     peer_names: ClassVar = {"speechbrain": _SPEECHBRAIN_NAMES}
-    pooling_modules = ("head",)
+    deviation_eps = 1e-14
     min_samples = 640  # the widest layer reflects three frames
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
@@ -72,7 +69,3 @@ class TDNN(SpectrogramEncoder):
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, 1500, L) of waveforms (B, T), every 10 ms."""
         return self.through(self.blocks, self.features(waveforms))
-
-    def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_dim) of frames (B, 1500, L)."""
-        return self.head(mean_and_deviation(frames, eps=1e-14))  # type: ignore[no-any-return]

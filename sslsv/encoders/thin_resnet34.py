@@ -1,7 +1,14 @@
 """Thin ResNet-34 of log-mel spectrograms; width, stem, strides and pooling are settings.
 
-The default is "Fast ResNet-34" (Chung et al., Interspeech 2020, arXiv 2003.11982), 1.4 M parameters;
-`seed_config()` is the model of the first sslsv, 7 M, with an unstrided stem, at five times the cost.
+The default is "Fast ResNet-34" (Chung et al., Interspeech 2020, arXiv 2003.11982), 1.4 M parameters. The
+first sslsv's model has 7,045,196, an unstrided stem, and five times the cost:
+
+    features: {pre_emphasis: 0.97}
+    width: 32
+    stem: 3x3
+    last_stride: 2
+    pooling: attentive_mean
+    embedding_dim: 1024
 """
 
 import math
@@ -140,30 +147,19 @@ class ThinResNet34(SpectrogramEncoder):
             Literal["mean", "stats", "sap", "asp", "attentive_mean"], Field(description="pooling over time")
         ] = "sap"
         embedding_dim: EmbeddingDim = 512
-        embedding_batchnorm: Annotated[
-            bool, Field(description="batch norm without scale at the end: embeddings centred over utterances")
-        ] = False
-
-    @classmethod
-    def seed_config(cls) -> Config:
-        """Return the settings of the first sslsv's encoder (7,045,196 parameters, 1024-d embeddings)."""
-        return cls.Config(
-            features=Features(pre_emphasis=0.97),
-            width=32,
-            stem="3x3",
-            last_stride=2,
-            pooling="attentive_mean",
-            embedding_dim=1024,
-        )
+        embedding_batchnorm: Annotated[bool, Field(description="batch norm without scale at the end")] = False
 
     peer_names: ClassVar = {"upstream": _UPSTREAM_NAMES}
     pooling_modules = ("pooling", "head", "head_norm")
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
-        self.stem = _build_stem(config)
-        strides = (1, 2, 2, config.last_stride)
-        channels = config.width
+        channels, strides = config.width, (1, 2, 2, config.last_stride)
+        if config.stem == "7x7":
+            self.stem = conv_norm_relu(1, channels, 7, (2, config.stem_time_stride))
+        else:
+            convolution = nn.Conv2d(1, channels, 3, (1, config.stem_time_stride), 1)
+            self.stem = nn.Sequential(convolution, nn.ReLU(inplace=True), nn.BatchNorm2d(channels))
         self.blocks = nn.Sequential()
         for width, stride in plan(_BLOCKS_PER_STAGE, config.width, strides):
             self.blocks.append(Block(channels, width, stride, config.has_squeeze_excitation))
@@ -210,11 +206,3 @@ class ThinResNet34(SpectrogramEncoder):
 
     def _embed(self, feature_map: Tensor) -> Tensor:
         return self.head_norm(self.head(self.pooling(feature_map)))  # type: ignore[no-any-return]
-
-
-def _build_stem(config: ThinResNet34.Config) -> nn.Sequential:
-    width, stride = config.width, config.stem_time_stride
-    if config.stem == "7x7":
-        return conv_norm_relu(1, width, 7, (2, stride))
-    convolution = nn.Conv2d(1, width, 3, (1, stride), 1)
-    return nn.Sequential(convolution, nn.ReLU(inplace=True), nn.BatchNorm2d(width))

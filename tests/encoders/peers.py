@@ -1,4 +1,4 @@
-"""Compare encoders with those of other toolkits, which are installed without their dependencies."""
+"""Modules of other projects to compare with, which are installed without their dependencies."""
 
 import importlib.util
 import sys
@@ -15,32 +15,34 @@ from sslsv.settings import build
 
 
 def peer_module(name: str) -> Any:
-    """Import `wespeaker.models.resnet` and the like; skips the test where the toolkit is missing.
-
-    Packages are entered by their path alone: their `__init__` would import what is not installed.
-    """
-    if name in sys.modules:
-        return sys.modules[name]
-    top = name.split(".")[0]
-    if top not in sys.modules:
-        found = importlib.util.find_spec(top)
-        if found is None or not found.submodule_search_locations:
-            # `make test` installs them, so CI always compares; plain pytest in a user's environment may not.
-            pytest.skip(f"{top} is missing; to compare with it see the Makefile")
-        sys.modules[top] = _shell(top, list(found.submodule_search_locations))
-    package = sys.modules[top]
-    for part in name.split(".")[1:-1]:
-        child = f"{package.__name__}.{part}"
-        if child not in sys.modules:
-            sys.modules[child] = _shell(child, [f"{folder}/{part}" for folder in package.__path__])
-        package = sys.modules[child]
+    """Import `wespeaker.models.resnet` and the like; skips the test where the project is missing."""
+    _enter(name.rpartition(".")[0])
     return importlib.import_module(name)
 
 
-def _shell(name: str, path: list[str]) -> types.ModuleType:
-    module = types.ModuleType(name)
-    module.__path__ = path
-    return module
+def lightly_loss(module: str, name: str) -> Any:
+    """Class `name` of lightly.loss.`module`; skips the test where lightly is missing."""
+    for package in ("lightly.models.modules", "lightly.models.utils"):  # they would import torchvision
+        _enter(package)
+    return getattr(peer_module(f"lightly.loss.{module}"), name)
+
+
+def _enter(name: str) -> list[str]:
+    # Enters a package by its path alone, as its `__init__` would import what is not installed; returns the path.
+    if name not in sys.modules:
+        parent, _, child = name.rpartition(".")
+        if parent:
+            path = [f"{folder}/{child}" for folder in _enter(parent)]
+        elif (found := importlib.util.find_spec(name)) and found.submodule_search_locations:
+            path = list(found.submodule_search_locations)
+        else:
+            # `make test` installs them, so CI always compares; plain pytest in a user's environment may not.
+            pytest.skip(f"{name} is missing; to compare with it see the Makefile")
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = path
+        if parent:
+            setattr(sys.modules[parent], child, sys.modules[name])
+    return list(sys.modules[name].__path__)
 
 
 def count_parameters(kind: Any, **settings: Any) -> int:

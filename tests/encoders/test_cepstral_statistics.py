@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torchaudio.functional
 
@@ -12,6 +13,11 @@ def waveforms(samples: int = 8000) -> torch.Tensor:
 
 def test_cepstral_statistics__default_has_as_many_parameters_as_stated() -> None:
     assert sum(parameter.numel() for parameter in CepstralStatistics().parameters()) == 193_792
+
+
+def test_config__more_cepstra_than_bands_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_cepstra is 65, but 64 mel bands give no more than as many"):
+        CepstralStatistics.Config(num_cepstra=65)
 
 
 def test_slopes__equal_torchaudios_deltas() -> None:
