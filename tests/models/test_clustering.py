@@ -4,7 +4,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from sslsv.models.clustering import Clusters, half_unit_rows, nearest_centroids, sinkhorn, spherical_kmeans
-from tests.models.lightly_losses import lightly_loss
+from tests.encoders.peers import lightly_loss
 
 
 def scores(rows: int = 12, prototypes: int = 5) -> torch.Tensor:
@@ -15,14 +15,6 @@ def scores(rows: int = 12, prototypes: int = 5) -> torch.Tensor:
 def test_sinkhorn__is_that_of_lightly() -> None:
     expected = lightly_loss("swav_loss", "sinkhorn")(scores().float(), iterations=3, epsilon=0.05)
     assert torch.allclose(sinkhorn(scores().float(), 0.05, 3), expected, rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.parametrize("iterations", [1, 3, 30])
-def test_sinkhorn__rows_sum_to_one_and_prototypes_get_equal_shares_in_the_limit(iterations: int) -> None:
-    codes = sinkhorn(scores(256, 32), 0.05, iterations)
-    assert torch.allclose(codes.sum(1), torch.ones(256, dtype=torch.float64))
-    worst = (codes.sum(0) / 8 - 1).abs().max()
-    assert worst < 1e-6 if iterations == 30 else worst > 1e-3
 
 
 def test_sinkhorn__equal_scores_give_equal_codes_and_a_constant_changes_nothing() -> None:
@@ -66,17 +58,13 @@ def test_spherical_kmeans__finds_separate_directions(dtype: torch.dtype) -> None
     assert torch.allclose(cosines.max(1).values, torch.ones(3), atol=1e-5)
 
 
-def test_spherical_kmeans__from_the_same_start_is_about_that_of_scikit_learn() -> None:
-    learn = pytest.importorskip("sklearn.cluster")
+def test_spherical_kmeans__one_step_is_the_normalised_means() -> None:
     rows = F.normalize(torch.randn(300, 3, generator=torch.Generator().manual_seed(5)), dim=1)
     start = torch.randperm(300, generator=torch.Generator().manual_seed(3))[:6]
-    # One step of plain k-means on unit rows from unit centroids is one of the spherical kind.
-    expected = learn.KMeans(6, init=rows[start].numpy(), n_init=1, max_iter=1).fit(rows.numpy())
     means = cluster(rows, 6, iterations=1).centroids
     first = (rows @ rows[start].T).argmax(1)
     by_hand = torch.stack([rows[first == i].mean(0) for i in range(6)])
     assert torch.allclose(means, F.normalize(by_hand, dim=1), atol=1e-6)
-    assert torch.allclose(torch.from_numpy(expected.cluster_centers_), by_hand, atol=1e-5)
 
 
 def test_spherical_kmeans__each_row_is_with_its_nearest_centroid() -> None:

@@ -3,11 +3,10 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from sslsv.models.base import Progress
 from sslsv.models.dino import DINO, dino_loss, dino_targets, rdino_regularizer, warmed_up
-from tests.models.lightly_losses import lightly_loss
+from tests.encoders.peers import lightly_loss
 from tests.models.networks import LATER, PROGRESS, batch, small, unit
 
 
@@ -80,39 +79,6 @@ def test_dino__the_centre_moves_after_the_loss_to_the_mean_cosines_of_both_long_
     assert torch.allclose(dino.centre, share * cosines.mean((0, 1)), atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("centres", "temperature", "mean_entropy", "entropy"),
-    [
-        (False, 0.01, (0.0, 0.1), (0.0, 0.1)),
-        (True, 1.0, (0.99, 1.0), (0.99, 1.0)),
-        (True, 0.04, (0.8, 1.0), (0.0, 0.3)),
-    ],
-    ids=["only sharp: one prototype", "only centred: uniform", "both: neither"],
-)
-def test_dino__only_centring_and_sharpening_together_prevent_collapse(
-    centres: bool, temperature: float, mean_entropy: tuple[float, float], entropy: tuple[float, float]
-) -> None:
-    torch.manual_seed(0)
-    student = torch.randn(16, 8, requires_grad=True)
-    teacher, centre = student.detach().clone(), torch.zeros(12)
-    prototypes = F.normalize(torch.randn(12, 8), dim=1)
-    samples = 1 + 0.3 * torch.randn(64, 1, 16)  # alike, as the embeddings of new weights are
-    for _ in range(200):
-        views = (samples + 0.1 * torch.randn(64, 2, 16)).transpose(0, 1)
-        rows = F.normalize(views @ teacher, dim=2)
-        targets = dino_targets(rows, prototypes, centre, temperature)
-        dino_loss(F.normalize(views @ student, dim=2), prototypes, targets, 0.1).backward()
-        with torch.no_grad():
-            centre.lerp_(prototypes @ rows.mean((0, 1)), 0.1 if centres else 0.0)
-            student -= 0.5 * student.grad
-            student.grad = None
-            teacher.lerp_(student, 0.1)
-    of_mean = torch.special.entr(targets.mean((0, 1))).sum().item() / math.log(12)
-    of_rows = torch.special.entr(targets).sum(2).mean().item() / math.log(12)
-    assert mean_entropy[0] - 1e-6 <= of_mean <= mean_entropy[1] + 1e-6
-    assert entropy[0] - 1e-6 <= of_rows <= entropy[1] + 1e-6
-
-
 def test_dino__prototypes_stand_still_in_the_first_epoch_and_each_gradient_is_clipped() -> None:
     for progress, is_frozen in ((PROGRESS, True), (LATER, False)):
         dino = model(tensor_clip_norm=1e-3)
@@ -146,7 +112,7 @@ def test_rdino_regularizer__is_the_authors_sum_of_the_student() -> None:
 
 def test_dino__the_regularizer_is_added_with_a_weight_that_rises_by_epochs() -> None:
     dino = model(regularizer_weight=0.2, regularizer_dim=9)
-    weights = [dino.penalty_weight(Progress(0, 1, epoch, 20)) for epoch in (0, 3, 9, 12)]
+    weights = [warmed_up(0.05, 0.2, 10, epoch) for epoch in (0, 3, 9, 12)]
     assert weights == pytest.approx([0.05, 0.1, 0.2, 0.2])
     assert warmed_up(0.04, 0.07, 0, 0) == 0.07  # no warm-up
     state = copy.deepcopy(dino.state_dict())

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from sslsv.models.fields import MarginConfig
 from sslsv.models.moco import MoCo, moco_logits
-from tests.models.lightly_losses import lightly_loss
+from tests.encoders.peers import lightly_loss
 from tests.models.networks import PROGRESS, batch, small, unit
 
 Q, K, QUEUE = unit(5, 4, seed=1), unit(5, 4, seed=2), unit(7, 4, seed=3)

@@ -2,19 +2,8 @@ import pytest
 import torch
 
 from sslsv.models.contrast import info_nce_loss
-from sslsv.models.moco_v3 import MoCoV3, moco_v3_loss
-from tests.models.networks import PROGRESS, batch, normal, small
-
-QUERIES, KEYS = normal(6, 2, 5, seed=1), normal(6, 2, 5, seed=2)
-
-
-def test_moco_v3_loss__its_gradient_does_not_grow_as_tau_falls() -> None:
-    norms = []
-    for temperature in (0.05, 0.5):
-        leaf = QUERIES.clone().requires_grad_()
-        moco_v3_loss(leaf, KEYS, temperature).backward()
-        norms.append(leaf.grad.norm().item())
-    assert max(norms) < 3 * min(norms)
+from sslsv.models.moco_v3 import MoCoV3
+from tests.models.networks import PROGRESS, batch, small
 
 
 def test_moco_v3__without_a_predictor_and_with_a_copied_teacher_it_is_info_nce_of_the_projections() -> None:

@@ -9,7 +9,6 @@ from sslsv.config import Config
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import Model
 from sslsv.models.fields import RegularizerConfig
-from sslsv.models.terms import NUM_DIRECTIONS, koleo, regularizer_terms, sigreg, variance_and_covariance
 from sslsv.settings import ConfigError, apply_overrides
 from tests.models.networks import PROGRESS
 
@@ -29,21 +28,6 @@ def step(model: Model) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str,
     output.loss.backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return output.loss.detach(), gradients, output.metrics
-
-
-def test_regularizer_terms__are_means_over_views_of_the_terms_alone() -> None:
-    views = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    terms = regularizer_terms(NAMES, views, PROGRESS.generator())
-    pairs = [variance_and_covariance(rows) for rows in views]
-    expected = {
-        "koleo": sum(koleo(rows) for rows in views) / 3,
-        "variance": sum(variance for variance, _ in pairs) / 3,
-        "covariance": sum(covariance for _, covariance in pairs) / 3,
-        "sigreg": sum(sigreg(rows, PROGRESS.generator(), NUM_DIRECTIONS) for rows in views) / 3,
-    }
-    assert tuple(terms) == NAMES
-    for name, term in terms.items():
-        assert term.item() == pytest.approx(expected[name].item(), rel=1e-12), name
 
 
 @pytest.mark.parametrize("name", registry.names("models"))

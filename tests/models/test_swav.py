@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from sslsv.models.base import Progress
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.swav import SwAV, swav_loss
+from tests.encoders.peers import lightly_loss
 from tests.models import networks
-from tests.models.lightly_losses import lightly_loss
 
 EARLY, LATE = Progress(0, 10, 0, 3), Progress(8, 10, 2, 3)
 

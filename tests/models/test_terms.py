@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sslsv.models import terms as losses
-from tests.models.lightly_losses import lightly_loss
+from tests.encoders.peers import lightly_loss
 from tests.models.networks import normal
 
 
@@ -76,18 +76,6 @@ def test_sigreg__is_that_of_lightly_with_the_same_directions(monkeypatch) -> Non
     rows = 2 * normal(3, 40, 5) + 1  # three views
     value = losses.sigreg(rows, torch.Generator().manual_seed(2), 32)
     assert value.item() == pytest.approx(theirs(rows).item(), rel=1e-6)  # their knots are in float32
-
-
-@pytest.mark.parametrize(("count", "dims"), [(20, 3), (200, 16)])
-def test_sigreg__of_normal_rows_has_one_mean_whatever_their_number_and_dimensions(count, dims) -> None:
-    value = losses.sigreg(normal(400, count, dims), torch.Generator().manual_seed(2), 16)
-    assert value.item() == pytest.approx(1.0525, abs=0.08)
-
-
-def test_sigreg__of_collapsed_rows_grows_with_their_number() -> None:
-    for count in (10, 100):
-        value = losses.sigreg(torch.zeros(count, 4), torch.Generator().manual_seed(2), 8)
-        assert value.item() == pytest.approx(0.40205 * count, rel=1e-4)
 
 
 def test_koleo__value_and_gradient_are_those_of_lightly() -> None:

@@ -6,7 +6,7 @@ import torch
 from sslsv.config import Config
 from sslsv.models.wmse import WMSE, whiten, wmse_loss
 from sslsv.settings import ConfigError, apply_overrides
-from tests.models.lightly_losses import lightly_loss
+from tests.encoders.peers import lightly_loss
 from tests.models.networks import PROGRESS, small
 
 
@@ -103,5 +103,3 @@ def test_wmse_config__groups_must_fill_the_batch() -> None:
     sentence = "train.batch_size is 192, which groups of model.group_size 128 do not fill; use a multiple"
     with pytest.raises(ConfigError, match=sentence):
         apply_overrides(Config(), ["model.name=wmse", "train.batch_size=192"])
-    with pytest.raises(ValueError, match="train.batch_size is 6, which groups"):
-        model().loss_at(rows(6), rows(6), PROGRESS)
