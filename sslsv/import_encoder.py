@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Import and write; raises ValueError or OSError, with a sentence, before anything is written."""
-    from sslsv.encoders.peers import NoEncoderError, find_encoders
+    from sslsv.encoders.peers import NoEncoderError, find_encoders, is_distilled
     from sslsv.runs.checkpoint import FOLDER, Checkpoint, write_checkpoint
     from sslsv.runs.folder import RunFolder
     from sslsv.training.initial import read_weights
@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--part is {options.part}, and the encoders in {options.file} are: {parts}; name one"
         )
-    is_labelled = (options.labels or ("unused" if options.project == "upstream" else "used")) == "used"
+    is_without = options.project == "upstream" or is_distilled(options.project, prefix)
+    is_labelled = options.labels == "used" or (options.labels is None and not is_without)
     config, model = built(found[prefix], is_labelled, folder.name, options.overrides)
     from sslsv.config import to_yaml
     from sslsv.runs.environment import describe_environment
@@ -81,8 +82,15 @@ def run(options: argparse.Namespace) -> int:
     folder.write_json("run.json", environment | source)
     folder.write("config.yml", text.encode())
     count = sum(parameter.numel() for parameter in model.encoder.parameters())
+    size, used = (
+        f"{count:,} parameters, {model.embedding_dim}-d embeddings",
+        "used" if is_labelled else "unused",
+    )
+    heard: Any = config.encoder.features  # type: ignore[attr-defined]
+    print(f"{config.encoder.name}, {size}, labels {used}: {folder.location}")
     print(
-        f"{config.encoder.name}, {count:,} parameters, {model.embedding_dim}-d embeddings: {folder.location}"
+        f"features: {heard.num_mels} bands of {heard.kind}, window {heard.window}, normalisation "
+        f"{heard.normalization}, full scale {heard.full_scale:g}"
     )
     return 0
 

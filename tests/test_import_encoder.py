@@ -12,6 +12,7 @@ from sslsv.import_encoder import main
 from sslsv.models.base import CorpusSize
 from sslsv.settings import build
 from sslsv.training.initial import start_from_source
+from tests.encoders.peers import peer_module
 
 torch.set_num_threads(1)
 WIDTHS = {"channels": [32] * 4 + [96], "lin_neurons": 16}
@@ -55,6 +56,22 @@ def test_main__a_new_run_starts_from_it(peer, file, tmp_path):
     model = build_model(config, CorpusSize(4, 2))
     start_from_source(model, config)
     assert torch.equal(model.encoder.head.weight, peer.state_dict()["fc.conv.weight"])
+
+
+def test_main__a_teacher_of_3d_speaker_has_the_features_of_its_training_and_used_no_labels(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    module = peer_module("speakerlab.models.ecapa_tdnn.ECAPA_TDNN")
+    weights = module.ECAPA_TDNN(input_size=80, lin_neurons=16, channels=[32] * 4 + [96]).state_dict()
+    torch.save({part: {"module": {"backbone": weights}} for part in ("student", "teacher")}, "sdpn.pth")
+    part = ["--part", "teacher.module.backbone"]
+    assert main(["sdpn.pth", "--from", "3dspeaker", "--out", "run", *part]) == 0
+    printed = (
+        "features: 80 bands of log_mel, hann window, normalisation instance, full scale 32768; labels unused"
+    )
+    assert printed in capsys.readouterr().out
+    assert not SpeakerEncoder.load(tmp_path / "run", device="cpu").model.needs_labels
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ class ECAPATDNN(SpectrogramEncoder):
         "wespeaker": _WESPEAKER_NAMES,
     }
     pooling_modules = ("pooling", "pooling_norm", "head", "head_norm")
-    min_samples = 800  # the widest layer reflects four frames
+    min_samples = 1040  # the widest layer reflects four frames, and Kaldi makes five of these
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)

@@ -21,6 +21,8 @@ FEATURES: dict[str, dict[str, Any]] = {
     "3dspeaker": {**_KALDI, "full_scale": 1.0, "window": "povey"},
     "upstream": {},
 }
+# 3D-Speaker's RDINO and SDPN train a student and a teacher, on log-mel energies of whole numbers as samples.
+_DISTILLED = {"window": "hann", "full_scale": 32768.0}
 _UPSTREAM_WINDOW = "features_extractor.0.spectrogram.window"
 _COUNTER = "num_batches_tracked"  # of batch norms; nothing here depends on it, and some files lack it
 _FEWEST_TENSORS = 20  # that any encoder has
@@ -73,7 +75,7 @@ def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]
         part = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         for kind in kinds if len(part) >= _FEWEST_TENSORS else ():
             weights = {name: part[old] for old, name in renamed(part, kind.peer_names[peer]).items()}
-            features = dict(FEATURES[peer])
+            features = dict(_DISTILLED if is_distilled(peer, prefix) else FEATURES[peer])
             if _UPSTREAM_WINDOW in part:
                 features["window"] = "hann" if part[_UPSTREAM_WINDOW][0] < 0.01 else "hamming"
             for settings in _possible(kind, weights):
@@ -85,6 +87,11 @@ def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]
     if not found:
         raise reason
     return found
+
+
+def is_distilled(peer: str, prefix: str) -> bool:
+    """Tell by the beginning of its names whether an encoder of 3D-Speaker was trained without labels."""
+    return peer == "3dspeaker" and not {"student", "teacher"}.isdisjoint(prefix.split("."))
 
 
 def _possible(kind: Any, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:

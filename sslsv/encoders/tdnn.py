@@ -38,7 +38,7 @@ class TDNN(SpectrogramEncoder):
 
     peer_names: ClassVar = {"speechbrain": _SPEECHBRAIN_NAMES}
     deviation_eps = 1e-14
-    min_samples = 640  # the widest layer reflects three frames
+    min_samples = 880  # the widest layer reflects three frames, and Kaldi makes four of these
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)

@@ -19,10 +19,12 @@ SETTINGS = {
 }
 
 
-def small(name: str) -> Encoder:
+def small(name: str, **features: str) -> Encoder:
     torch.manual_seed(5)
-    kind = registry.find("encoders", name)
-    encoder: Encoder = kind(build(kind.Config, SETTINGS.get(name, {})))
+    kind, settings = registry.find("encoders", name), SETTINGS.get(name, {})
+    if features:
+        settings = settings | {"features": settings.get("features", {}) | features}
+    encoder: Encoder = kind(build(kind.Config, settings))
     return encoder
 
 
@@ -41,8 +43,11 @@ def test_encoder__gives_the_frames_and_embeddings_that_it_states(name: str) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_encoder__embeds_the_shortest_waveform_that_it_states(name: str) -> None:
-    encoder = small(name).eval()
+@pytest.mark.parametrize("kind", [None, "log_mel", "kaldi"])
+def test_encoder__embeds_the_shortest_waveform_that_it_states(name: str, kind: str | None) -> None:
+    if kind and "features" not in registry.settings_class("encoders", name).__dataclass_fields__:
+        pytest.skip("it hears waveforms")
+    encoder = small(name, **({"kind": kind} if kind else {})).eval()
     with torch.no_grad():
         assert encoder(waveforms(2, encoder.min_samples)).isfinite().all()
 
