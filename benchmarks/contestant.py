@@ -22,10 +22,10 @@ from benchmarks.methods import MethodStep
 from benchmarks.naive_step import NaiveEncoder, NaiveStep
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import load_config
-from sslsv.data.pipeline import plain_batches
 from sslsv.runs.folder import RunFolder
 from sslsv.train import check_data, prepare_folder
 from sslsv.training.loop import Training
+from tests.data.batches import plain_batches
 
 WARM_UP_ROUNDS = 5  # the first three steps of a training still ask the system for memory
 

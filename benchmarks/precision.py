@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from sslsv.config import Config, load_config
-from sslsv.data.pipeline import plain_batches
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.trials import TrialSet, open_trial_sets
@@ -21,6 +20,7 @@ from sslsv.evaluation.verification import Embedder, verify
 from sslsv.models.base import CorpusSize
 from sslsv.training.state import TrainingState, build_state
 from sslsv.training.step import take_step
+from tests.data.batches import plain_batches
 
 PRECISIONS = ("fp32", "bf16")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

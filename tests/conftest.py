@@ -108,8 +108,8 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, small_config: "Config") 
 
 def batches_without_ray(set_attribute: Callable[[object, str, object], None]) -> None:
     """Have training make its batches in the process itself."""
-    from sslsv.data.pipeline import plain_batches
     from sslsv.training import corpus, loop
+    from tests.data.batches import plain_batches
 
     def batches(plan, maker, first, last, *, rank, world_size, **resources):
         return plain_batches(plan, maker, first, last, rank=rank, world_size=world_size)

@@ -39,12 +39,14 @@ def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] =
     Links are followed, but every folder is entered once: a loop of links ends. Raises FileNotFoundError if
     the folder does not exist, OSError for one that can't be read, ValueError for a name that is not UTF-8.
     """
-    found = [path for path in _find_files(folder) if path.lower().endswith(suffixes)]
+    found = [path for path in find_files(folder) if path.lower().endswith(suffixes)]
     check_names(found)
     return found
 
 
-def _find_files(folder: str | os.PathLike[str]) -> list[str]:
+def find_files(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the paths of all files below a folder, as `find_audio_files` does, whatever their names."""
+
     def refuse(error: OSError) -> None:
         raise error
 
@@ -71,9 +73,9 @@ def check_names(paths: Iterable[str]) -> None:
         )
 
 
-def left_out(folder: str | os.PathLike[str]) -> str:
-    """Return a line that counts and names the files that `find_audio_files` leaves out, or nothing."""
-    others = [path for path in _find_files(folder) if not path.lower().endswith(AUDIO_SUFFIXES)]
+def left_out(files: Iterable[str], folder: str | os.PathLike[str]) -> str:
+    """Return a line that counts and names those of a folder's files that are no audio files, or nothing."""
+    others = [path for path in files if not is_audio(path)]
     named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
     named += ", ..." if others[3:] else ""
     left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"

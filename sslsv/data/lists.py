@@ -48,10 +48,6 @@ class Manifest:
         """Return the number of different speakers."""
         return len(self.speaker_names)
 
-    def of_speakers(self, chosen: Indices) -> "Manifest":
-        """Return the utterances of the chosen speakers; see `of_utterances`."""
-        return self.of_utterances(np.flatnonzero(np.isin(self.speakers, chosen)))
-
     def of_utterances(self, kept: Indices) -> "Manifest":
         """Return some utterances, rising; speakers with any are numbered anew in the order of their ids."""
         ids, speakers = np.unique(self.speakers[kept], return_inverse=True)
@@ -200,7 +196,9 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
     counts = np.bincount(manifest.speakers, minlength=manifest.num_speakers)
     shuffled = rng.permutation(manifest.num_speakers)
     preferred = shuffled[np.argsort(counts[shuffled] < 2, kind="stable")]
-    return manifest.of_speakers(preferred[num_speakers:]), manifest.of_speakers(preferred[:num_speakers])
+    is_held_out = np.isin(manifest.speakers, preferred[:num_speakers])
+    training = manifest.of_utterances(np.flatnonzero(~is_held_out))
+    return training, manifest.of_utterances(np.flatnonzero(is_held_out))
 
 
 def keep_fraction(manifest: Manifest, fraction: float, seed: int, of_each_speaker: bool) -> Manifest:

@@ -60,8 +60,9 @@ def train_batches(
     """Yield one rank's part of the global batches first_step .. last_step (exclusive), by Ray Data tasks.
 
     A batch holds what `ViewMaker.make_batch` says. At most `data_tasks` tasks run at a time, of all ranks
-    together; None: as many as the free CPUs allow. `is_pinned` batches are in memory that a GPU copies from
-    without making the processor wait. Closing the generator stops the tasks. Raises the AudioError of a task.
+    together, but at least one of each rank; None: as many as the free CPUs allow. `is_pinned` batches are in
+    memory that a GPU copies from without making the processor wait. Closing the generator stops the tasks.
+    Raises the AudioError of a task.
 
     Data processes take seconds to start: until their first batch is there, this process makes the batches.
     """
@@ -158,17 +159,6 @@ def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
     text = ray.cloudpickle.dumps(ray.put(maker)) if distributed.is_main() else b""  # type: ignore[no-untyped-call]
     reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.broadcast_object(text))
     return reference
-
-
-def plain_batches(
-    plan: Plan, maker: ViewMaker, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
-) -> Iterator[Batch]:
-    """Yield the same batches as `train_batches`, bit for bit, made in this process without Ray."""
-    import torch
-
-    for step in range(first_step, last_step):
-        rows = rows_of_rank(plan.rows(step, step + 1), plan.batch_size, rank, world_size)
-        yield {name: torch.from_numpy(column) for name, column in maker.make_batch(rows).items()}
 
 
 class _Pause:

@@ -284,6 +284,14 @@ class _PackedRecording(Recording):
         return np.frombuffer(data, dtype=np.int16)
 
 
+def stamp(path: str) -> tuple[int, int]:
+    """Return size and time of change of a file (ns), by which a change shows; zeros if it is missing."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    return 0, 0
+
+
 @functools.lru_cache(maxsize=4)
 def _packed(root: str, _changed_ns: int) -> Packed:
     # A million rows take a second to read, and a run asks for them several times.

@@ -101,7 +101,6 @@ class DataConfig:
     bank_cache_mb: Annotated[int, Field(ge=0, description="of the bank, kept by each data process")] = 256
 
     def __post_init__(self) -> None:
-        """Refuse settings that do not go together."""
         refuse_if(
             self.speeds_are_classes and not 1 < len(self.speeds) == len(set(self.speeds)),
             f"speeds_are_classes is true and speeds {list(self.speeds)}; give two or more different speeds, "

@@ -72,11 +72,6 @@ class Encoder(nn.Module, ABC):
     def merge(self) -> None:
         """Merge LoRA weights into the base weights."""
 
-    def freeze_pooling(self) -> None:
-        """Freeze what only `pool` uses: methods that use frames alone give it no gradient."""
-        for name in self.pooling_modules:
-            self.get_submodule(name).requires_grad_(False)
-
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of waveforms (B, T)."""
         return self.pool(self.frames(waveforms))

@@ -7,7 +7,6 @@ while its path, size and time of change are.
 import contextlib
 import functools
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig
 from sslsv.data.audio import AudioError
-from sslsv.data.recordings import Packed, Recordings, open_recordings, split_segment
+from sslsv.data.recordings import Packed, Recordings, open_recordings, split_segment, stamp
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.display import live_line
 from sslsv.runs.folder import RunFolder, absolute
@@ -61,7 +60,10 @@ class EmbeddingStore:
         """Embed the recordings below a folder that are new or have changed, and look the others up."""
         recordings = open_recordings(root)
         places = [recordings.location(path) for path in paths]
-        stamps = [_stamp(recordings, place) for place in places]
+        stamps = [
+            recordings.stamp if isinstance(recordings, Packed) else stamp(split_segment(place)[0])
+            for place in places
+        ]
         missing = [i for i, place in enumerate(places) if self.known.get(place, (None,))[0] != stamps[i]]
         bad: dict[int, str] = {}
         if missing:
@@ -77,24 +79,13 @@ class EmbeddingStore:
         return found, bad
 
     def _write(self) -> None:
-        buffer, stamps = io.BytesIO(), [stamp for stamp, _ in self.known.values()]
+        buffer, stamps = io.BytesIO(), [each for each, _ in self.known.values()]
         rows = np.array([row for _, row in self.known.values()], dtype=np.float32)
         np.savez(buffer, paths=np.array(list(self.known)), stamps=np.array(stamps), embeddings=rows)
         try:
             self.folder.write(self.file, buffer.getvalue())
         except OSError as error:
             print(f"embeddings are not kept for the next time: {error}", file=sys.stderr)
-
-
-def _stamp(recordings: Recordings, place: str) -> tuple[int, int]:
-    # Size and time of change of a file, or of its packed folder's index; (-1, -1) for no file.
-    if isinstance(recordings, Packed):
-        return recordings.stamp
-    try:
-        status = os.stat(split_segment(place)[0])
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 class EmbeddingProcess:

@@ -21,10 +21,10 @@ import pyarrow.parquet
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, open_audio
 from sslsv.data.lists import find_recordings
-from sslsv.data.recordings import split_segment
+from sslsv.data.recordings import split_segment, stamp
 from sslsv.data.section import NO_SPEECH
 from sslsv.prepare_data.convert import map_files
-from sslsv.prepare_data.disk import progress, stamp, write_whole
+from sslsv.prepare_data.disk import progress, write_whole
 
 SILENCE_DB = -60.0  # a frame below it is silent; full scale is 0 dB
 _FRAME = SAMPLE_RATE // 50  # 20 ms
@@ -54,8 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check, write files.parquet, print what is bad; returns 1 if anything is."""
-    files = find_files(options.target, options.root)
-    report = options.report or Path("checks", os.path.basename(os.path.abspath(options.target)))
+    target, root = options.target, os.path.abspath(options.root or os.path.dirname(options.target))
+    rows, notes = find_recordings(target if os.path.exists(target) else os.path.join(root, target), root)
+    for note in notes:
+        print(f"note: {note}")
+    paths = (split_segment(os.path.join(root, path))[0] for _, path in rows)
+    files = list(dict.fromkeys(map(os.path.normpath, paths)))
+    report = options.report or Path("checks", os.path.basename(os.path.abspath(target)))
     measured = measure(files, report / "measurements.jsonl", options.cpus)
     seconds = measured["seconds"].drop_null().to_numpy()
     print(f"{len(measured)} files, {seconds.sum() / 3600:.3g} hours of audio")
@@ -72,16 +77,6 @@ def run(options: argparse.Namespace) -> int:
     num_bad = np.count_nonzero(kinds)
     print(f"{num_bad} bad files; the report: {report}/files.parquet")
     return int(num_bad > 0)
-
-
-def find_files(target: str, root: str | None) -> list[str]:
-    """Return the absolute paths of the recordings of a folder or list; raises as the readers of lists do."""
-    root = os.path.abspath(root or os.path.dirname(target))
-    rows, notes = find_recordings(target if os.path.exists(target) else os.path.join(root, target), root)
-    for note in notes:
-        print(f"note: {note}")
-    paths = (split_segment(os.path.join(root, path))[0] for _, path in rows)
-    return list(dict.fromkeys(map(os.path.normpath, paths)))
 
 
 def measure(files: list[str], record: Path, cpus: int | None = None) -> pa.Table:

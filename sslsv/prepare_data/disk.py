@@ -51,14 +51,6 @@ def sentence_of(error: Exception) -> str:
     return str(error)
 
 
-def stamp(path: str) -> tuple[int, int]:
-    """Return size and time of change of a file (ns), by which a change shows; zeros if it is missing."""
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    return 0, 0
-
-
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename it: its name means that it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,9 @@ import numpy as np
 from sslsv.data.audio_files import (
     AUDIO_SUFFIXES,
     COMPRESSED_SUFFIXES,
-    find_audio_files,
+    check_names,
+    find_files,
+    is_audio,
     left_out,
     why_unlistable,
 )
@@ -118,12 +120,14 @@ def augmentation_overrides(root: Path) -> list[str]:
 
 def find_speech(folder: Path) -> list[str]:
     """Return the recordings' paths below a folder, without noises and rooms; says what is left out."""
-    found = [os.path.relpath(file, folder) for file in find_audio_files(folder)]
+    files = find_files(folder)
+    found = [os.path.relpath(file, folder) for file in files if is_audio(file)]
+    check_names(found)
     kept = [file for file in found if NO_SPEECH.isdisjoint(file.split(os.sep))]
     if len(kept) < len(found):
         places = " and ".join(sorted(NO_SPEECH.intersection(os.sep.join(found).split(os.sep))))
         print(f"{len(found) - len(kept)} noises and rooms below {places} are left out")
-    print(left_out(folder), end="")
+    print(left_out(files, folder), end="")
     return kept
 
 

@@ -26,9 +26,9 @@ from sslsv.data.bank import find_noises
 from sslsv.data.kaldi import list_files
 from sslsv.data.list_text import list_location
 from sslsv.data.lists import find_lists, find_recordings
-from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings, split_segment
+from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings, split_segment, stamp
 from sslsv.data.section import BANK_FOLDERS, ORIGINAL_FOLDERS, RIR_FOLDER
-from sslsv.prepare_data.disk import check_space, progress, readable_bytes, stamp, write_whole
+from sslsv.prepare_data.disk import check_space, progress, readable_bytes, write_whole
 from sslsv.runs.environment import usable_cpus
 
 Lengths = list[tuple[int, str]]  # of the recordings of a shard; see `_write_shard`

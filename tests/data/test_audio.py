@@ -143,18 +143,6 @@ def test_open_audio__of_any_wrong_byte_of_a_header_raises_nothing_but_an_audio_e
     assert failures > 30
 
 
-@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
-def test_read_int16__plain_files_give_their_very_samples(tmp_path: Path, name: str) -> None:
-    samples = np.random.default_rng(0).integers(-32768, 32768, 30000).astype(np.int16)
-    soundfile.write(tmp_path / name, samples, 16000, subtype="PCM_16")
-    with open_audio(tmp_path / name) as file:
-        assert np.array_equal(file.read_int16(123, 20000), samples[123:20123])
-        assert np.array_equal(to_int16(file.read_whole()), samples)
-        mapped = file.mapped()
-    assert (mapped is None) == (name == "a.flac")
-    assert mapped is None or np.array_equal(mapped, samples)
-
-
 def test_read_int16__float_above_full_scale_is_cut_or_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.array([0.5, 1.5, -1.5, 0.0]), 16000, subtype="FLOAT")
     with open_audio(tmp_path / "a.wav") as file:

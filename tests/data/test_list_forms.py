@@ -189,6 +189,11 @@ def test_rows__what_is_wrong_or_has_two_readings_is_a_sentence(
         rows_of(tmp_path, kind, content)
 
 
+def test_list_blocks__a_folder_that_is_no_list_says_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder, and no Kaldi folder, .*prepare_data folder"):
+        next(list_text.list_blocks(tmp_path.parent, tmp_path.name))
+
+
 @pytest.mark.parametrize(
     ("row", "name"),
     [

@@ -9,10 +9,11 @@ import torch
 
 from sslsv.data.audio import AudioError
 from sslsv.data.lists import read_train_lists
-from sslsv.data.pipeline import _earliest, plain_batches, train_batches
+from sslsv.data.pipeline import _earliest, train_batches
 from sslsv.data.section import DataConfig
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
+from tests.data.batches import plain_batches
 
 
 def plan_and_maker(root: Path) -> tuple[Plan, ViewMaker]:
@@ -21,16 +22,6 @@ def plan_and_maker(root: Path) -> tuple[Plan, ViewMaker]:
         manifest, (("views", 2, 0.5, False), ("local", 3, 0.25, True)), DataConfig(root=str(root)), 9
     )
     return Plan(len(manifest), 8, seed=9), maker
-
-
-def test_plain_batches__ranks_joined_are_the_one_process_batch(demo_corpus: Path) -> None:
-    plan, maker = plan_and_maker(demo_corpus)
-    whole = list(plain_batches(plan, maker, 3, 6))
-    for step, batch in enumerate(whole, start=3):
-        assert batch["sample"].tolist() == list(range(8 * step, 8 * step + 8))
-        parts = [next(plain_batches(plan, maker, step, step + 1, rank=r, world_size=2)) for r in range(2)]
-        for name, column in batch.items():
-            assert torch.equal(torch.cat([part[name] for part in parts]), column)
 
 
 def stream_and_own(total: int, meet: int):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -14,14 +14,8 @@ from sslsv.data.draws import Draws
 from sslsv.data.section import NOISE_FOLDER, NoiseKind, Probability, Range, Rising
 from sslsv.settings import section
 
-
-class NoiseDraw(NamedTuple):
-    """Describe the noise of a view; its files are drawn from `rng` when they are read, as some may be bad."""
-
-    folder: str
-    num_files: int
-    snr_db: float
-    rng: Draws
+# Folder, number of files and dB of a view's noise; the files are drawn when read, as some may be bad.
+NoiseDraw = tuple[str, int, float, Draws]
 
 
 class Noise(Augmentation):
@@ -39,9 +33,7 @@ class Noise(Augmentation):
         music_snr_db: Annotated[Range, Field(description="speech to music, dB")] = (5.0, 15.0)
         speech_snr_db: Annotated[Range, Field(description="speech to babble, dB")] = (13.0, 20.0)
         # Babble is a sum of recordings of other people at equal levels; (3, 7) is usual.
-        speech_files: Annotated[
-            tuple[PositiveInt, PositiveInt], Rising, Field(description="recordings summed for babble")
-        ] = (1, 1)
+        speech_files: Annotated[tuple[PositiveInt, PositiveInt], Rising, Field(description="summed")] = (1, 1)
         folder: Annotated[str, Field(description="below data.root; a folder for each kind")] = NOISE_FOLDER
 
     def __init__(self, config: Config, bank: Bank) -> None:
@@ -56,21 +48,21 @@ class Noise(Augmentation):
         folder, is_babble, snr_db = self._kinds[rng.below(len(self._kinds))]
         low, high = self.config.speech_files
         num_files = low + rng.below(high - low + 1) if is_babble else 1
-        return NoiseDraw(folder, num_files, rng.between(*snr_db), rng)
+        return folder, num_files, rng.between(*snr_db), rng
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[NoiseDraw]) -> list[Waveform]:
         """Add its noise to each crop."""
         noisy = []
-        for crop, drawn in zip(crops, draws, strict=True):
+        for crop, (folder, num_files, snr_db, rng) in zip(crops, draws, strict=True):
             noisy.append(crop.astype(np.float32, copy=False))
-            add_noise(noisy[-1], self._read(drawn, len(crop)), drawn.snr_db)
+            add_noise(noisy[-1], self._read(rng, folder, num_files, len(crop)), snr_db)
         return noisy
 
-    def _read(self, drawn: NoiseDraw, num_samples: int) -> Waveform:
+    def _read(self, rng: Draws, folder: str, num_files: int, num_samples: int) -> Waveform:
         parts = []
-        for _ in range(drawn.num_files):
-            parts.append(self.bank.draw_noise(drawn.rng, drawn.folder, num_samples).astype(np.float32))
-            if drawn.num_files > 1 and (power := mean_square(parts[-1])) > 0.0:
+        for _ in range(num_files):
+            parts.append(self.bank.draw_noise(rng, folder, num_samples).astype(np.float32))
+            if num_files > 1 and (power := mean_square(parts[-1])) > 0.0:
                 parts[-1] *= np.float32(1.0 / np.sqrt(power))
         return functools.reduce(np.add, parts)
 

@@ -28,27 +28,6 @@ def test_reverberate__equals_the_convolution_sum(rir_samples: int) -> None:
     assert np.allclose(in_room(crop, rir), wanted, atol=1e-5)
 
 
-def test_reverberate__bits_do_not_depend_on_the_block() -> None:
-    crops = [RNG.normal(size=8000).astype(np.float32) for _ in range(4)]
-    rirs = [RNG.normal(size=3000).astype(np.float32) for _ in range(4)]
-    length, delays = fft_length(8000, 3000), [5, 0, 17, 200]
-    spectra = rir_spectra(rirs, length)
-    wet = reverberate(crops, spectra, delays, length)
-    for rows in ([0], [3], [2, 1], [3, 0, 2], [3, 2, 1, 0]):
-        chosen = [[values[row] for row in rows] for values in (crops, list(spectra), delays)]
-        for row, again in zip(rows, reverberate(*chosen, length), strict=True):
-            assert np.array_equal(again, wet[row])
-        for row, again in zip(rows, rir_spectra([rirs[row] for row in rows], length), strict=True):
-            assert np.array_equal(again, spectra[row])
-
-
-def test_fft_length__is_even_and_long_enough() -> None:
-    for crop_samples in (1, 2, 16000, 32000, 55555):
-        for rir_samples in (1, 2, 777, 40000):
-            length = fft_length(crop_samples, rir_samples)
-            assert length % 2 == 0 and length >= crop_samples + rir_samples - 1
-
-
 @pytest.mark.parametrize("cache_mb", [0, 16])
 def test_apply__crops_of_any_length_are_each_in_their_room(demo_corpus: Path, cache_mb: int) -> None:
     reverb = Reverb(Reverb.Config(), Bank(open_recordings(demo_corpus), cache_mb))
