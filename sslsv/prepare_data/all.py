@@ -24,19 +24,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from sslsv.prepare_data import noises, voxceleb
+from sslsv.prepare_data import corpora
 from sslsv.prepare_data.convert import add_conversion_arguments
 from sslsv.prepare_data.disk import sentence_of
 from sslsv.prepare_data.download import SOURCES, install
 
 # Small ones first: a wrong address or a refused access shows within minutes.
 STEPS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "trials": voxceleb.prepare_trials,
-    "rirs": partial(install, "rirs", "simulated_rirs", noises.extract_rirs),
-    "musan": partial(install, "musan", "musan_split", noises.cut_musan),
-    "voxceleb1": partial(install, "voxceleb1", "voxceleb1", voxceleb.extract_voxceleb1),
-    "voxceleb2": partial(install, "voxceleb2", "voxceleb2", voxceleb.convert_voxceleb2),
-    "lists": voxceleb.prepare_lists,
+    "trials": corpora.prepare_trials,
+    "rirs": partial(install, "rirs", "simulated_rirs", corpora.extract_rirs),
+    "musan": partial(install, "musan", "musan_split", corpora.cut_musan),
+    "voxceleb1": partial(install, "voxceleb1", "voxceleb1", corpora.extract_voxceleb1),
+    "voxceleb2": partial(install, "voxceleb2", "voxceleb2", corpora.convert_voxceleb2),
+    "lists": corpora.prepare_lists,
 }
 
 

@@ -136,7 +136,8 @@ def read_tar(paths: Sequence[Path], suffix: str) -> Iterator[tuple[str, bytes]]:
 
 def _check_member(label: str, name: str, is_odd: bool) -> None:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0] or is_odd:
+    has_drive = any(":" in part for part in path.parts[:1])  # "." has no parts
+    if path.is_absolute() or ".." in path.parts or "\\" in name or has_drive or is_odd:
         fault = "it is a link, a device or encrypted" if is_odd else "it leads out of the folder"
         raise ArchiveError(f"{label} holds {name!r}, which is refused: {fault}. It is another archive.")
 

@@ -89,9 +89,23 @@ def test_extract__says_that_a_part_is_missing_or_cut_off(tmp_path: Path, drop: s
         extract(paths, place_of, tmp_path / "out", "x")
 
 
-def test_read_tar__yields_files_of_the_suffix_and_refuses_what_is_wrong(tmp_path: Path) -> None:
-    content = tar_gz({**FILES, "README": b"x"})
-    assert dict(read_tar(written(tmp_path, content, 3), ".wav")) == FILES
+@pytest.mark.parametrize("top", ["", "./"])  # `tar czf x.tar.gz .` begins with the folder itself
+def test_read_tar__yields_the_files_of_the_suffix(tmp_path: Path, top: str) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        folder = tarfile.TarInfo(top or "wav")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name, content in {**FILES, "README": b"x"}.items():
+            file = tarfile.TarInfo(top + name)
+            file.size = len(content)
+            archive.addfile(file, io.BytesIO(content))
+    paths = written(tmp_path, buffer.getvalue(), 3)
+    assert dict(read_tar(paths, ".wav")) == {top + name: content for name, content in FILES.items()}
+
+
+def test_read_tar__refuses_what_is_wrong(tmp_path: Path) -> None:
+    content = tar_gz(FILES)
     with pytest.raises(ArchiveError, match="damaged or cut off"):
         list(read_tar(written(tmp_path, content[: len(content) // 2]), ".wav"))
     with pytest.raises(ArchiveError, match="it leads out of the folder"):

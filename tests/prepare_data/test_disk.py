@@ -1,10 +1,23 @@
+import contextlib
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sslsv.prepare_data.disk import check_space, sentence_of, write_list, write_whole
-from tests.prepare_data.full_disk import largest_file
+
+
+@contextlib.contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """Let writes of this process fail where a file would become larger, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_write_whole__leaves_nothing_behind_when_the_disk_is_full(tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ import soundfile
 from sslsv.data.audio import decode
 from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
+from sslsv.prepare_data.corpora import cut, musan_place, piece_bounds
 from tests.prepare_data.corpus_server import (
     Server,
     everything,
     serving,
+    speech,
     tree,
     voxceleb1_files,
     voxceleb2_files,
+    wav,
 )
 
 FILES = everything()
@@ -115,23 +118,6 @@ def test_install__what_the_user_has_linked_is_taken_as_it_is(
     assert not server.requests and tree(mine) == before
 
 
-def test_lists__of_archives_as_they_unpack_are_the_ids_without_test_speakers_each_recording_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for inner, kind in (("", "wav"), ("", "flac"), ("", "m4a"), ("dev/aac/", "wav")):
-        put(tmp_path, {f"voxceleb2/{inner}id0001{i}/v/1.{kind}": b"" for i in range(3)})
-    put(tmp_path, {"voxceleb2/test/aac/id00017/v/1.wav": b"", "voxceleb1/wav/id10001/v/1.wav": b""})
-    put(tmp_path, {f"voxceleb1/wav/id{speaker}/v/1.wav": b"" for speaker in (10270, 10309, 10310)})
-    assert main([str(tmp_path), "--only", "lists"]) == 0
-    found = read_train_lists(tmp_path, ["voxceleb2_train_list"])
-    assert (len(found), found.speaker_names) == (3, ["id00010", "id00011", "id00012"])
-    assert read_train_lists(tmp_path, ["voxceleb1_train_list"]).speaker_names == ["id10001", "id10310"]
-    printed = capsys.readouterr().out
-    for said in ("2 recordings of VoxCeleb's test speakers", "9 recordings are there in two"):
-        assert said in printed
-    assert not any(path.endswith("m4a") for path in found.paths)  # it is slow to read
-
-
 @pytest.mark.parametrize("place", ["musan/noise", "RIRS_NOISES/simulated_rirs/smallroom"])
 def test_install__archives_unpacked_by_hand_are_read_as_they_are(
     prepare: Prepare, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
@@ -157,3 +143,49 @@ def test_main__says_what_is_wrong_with_the_command(
     assert main([str(tmp_path), "--only", "lists", "--held-out-speakers", "2"]) == 2
     assert "one of them with two utterances" in capsys.readouterr().err
     assert not (tmp_path / "voxceleb2_train_list").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lengths"),
+    [
+        (0.5, [0.5]),
+        (3, [3]),
+        (8, [8]),
+        (8.5, [8.5]),
+        (9, [8, 1]),
+        (16, [8, 8]),
+        (17.5, [8, 8, 1.5]),
+        (24.9, [8, 8, 8.9]),
+    ],
+)
+def test_piece_bounds__keep_every_sample(seconds: float, lengths: list[float]) -> None:
+    bounds = piece_bounds(round(seconds * 16_000), 16_000)
+    assert [(end - start) / 16_000 for start, end in bounds] == lengths
+    assert [start for start, _ in bounds[1:]] == [end for _, end in bounds[:-1]]
+    assert (bounds[0][0], bounds[-1][1]) == (0, round(seconds * 16_000))
+
+
+def test_cut__pieces_together_are_the_file(tmp_path: Path) -> None:
+    content = wav(speech(1, 20.3))
+    cut(content, tmp_path / "noise/fs/a-0001.wav")
+    pieces = sorted((tmp_path / "noise/fs").iterdir())
+    assert [piece.name for piece in pieces] == ["a-0001_00000.wav", "a-0001_00008.wav", "a-0001_00016.wav"]
+    joined = np.concatenate([soundfile.read(piece, dtype="int16")[0] for piece in pieces])
+    (tmp_path / "whole.wav").write_bytes(content)
+    assert np.array_equal(joined, soundfile.read(tmp_path / "whole.wav", dtype="int16")[0])
+
+
+def test_cut__writes_missing_pieces_alone(tmp_path: Path) -> None:
+    cut(wav(speech(1, 20.3)), tmp_path / "a.wav")
+    (tmp_path / "a_00000.wav").write_bytes(b"kept")
+    (tmp_path / "a_00008.wav").unlink()
+    cut(wav(speech(1, 20.3)), tmp_path / "a.wav")
+    assert (tmp_path / "a_00000.wav").read_bytes() == b"kept"
+    assert soundfile.info(tmp_path / "a_00008.wav").frames == 8 * 16_000
+
+
+def test_musan_place__keeps_the_archives_folders_below_the_category() -> None:
+    assert musan_place("musan/music/fma/x.wav") == "music/fma/x.wav"
+    assert musan_place("/mine/music/musan/noise/free-sound/x.wav") == "noise/free-sound/x.wav"
+    assert musan_place("musan/music/fma/LICENSE") is None
+    assert musan_place("musan/README") is None

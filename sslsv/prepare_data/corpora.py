@@ -1,0 +1,143 @@
+"""Bring VoxCeleb1, VoxCeleb2, their trial lists, MUSAN and the simulated rooms below data.root; see all.py.
+
+MUSAN is cut into pieces of 8 s, and no sample is lost: a file shorter than 8 s is one piece, and so is what
+remains at a file's end; only a rest below 1 s stays with the piece before it.
+"""
+
+import argparse
+import functools
+import io
+import itertools
+import os
+from pathlib import Path
+
+import soundfile
+
+from sslsv.data.list_forms import IS_TARGET, TRIALS, Rows
+from sslsv.prepare_data.archives import extract, open_zip, read_tar
+from sslsv.prepare_data.convert import convert
+from sslsv.prepare_data.disk import progress, write_audio, write_list
+from sslsv.prepare_data.download import Archives, obtain
+from sslsv.prepare_data.folder import (
+    VOXCELEB,
+    find_speech,
+    list_files,
+    one_of_a_video,
+    training_part,
+    trial_line,
+    write_lists,
+)
+
+TRIAL_LISTS = {
+    "veri_test2.txt": ("voxceleb1_test_O", "trials"),
+    "list_test_all2.txt": ("voxceleb1_test_E",),
+    "list_test_hard2.txt": ("voxceleb1_test_H",),
+}
+CATEGORIES = ("music", "noise", "speech")
+PIECE_SECONDS = 8
+MIN_LAST_SECONDS = 1
+
+_NUM_FILES = 2016  # all files of MUSAN, to reckon the time left
+
+
+def voxceleb_place(name: str, suffix: str = "") -> str | None:
+    """Return SPEAKER/VIDEO/NUMBER and the suffix for a recording's path (`dev/aac/id00012/...`), or None."""
+    found = VOXCELEB.search(name)
+    return found[1] + found[2] + suffix if found else None
+
+
+def extract_voxceleb1(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
+    """Write the recordings of VoxCeleb1; returns whether all are there."""
+    place_of = functools.partial(voxceleb_place, suffix=".wav")
+    return all([extract(paths, place_of, folder, name) for name, paths in archives.items()])
+
+
+def convert_voxceleb2(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
+    """Write the recordings of VoxCeleb2 at 16 kHz; returns whether all are there."""
+    (paths,) = archives.values()
+    with open_zip(paths, functools.partial(voxceleb_place, suffix=f".{options.format}")) as (archive, items):
+        return convert(items, folder, "voxceleb2", options.cpus, archive)
+
+
+def prepare_trials(options: argparse.Namespace) -> int:
+    """Write VoxCeleb1's test lists; returns 0."""
+    for source, (path,) in obtain("trials", options).items():
+        rows = Rows("/", os.path.abspath(path), TRIALS)
+        lines = [trial_line(IS_TARGET[target], enrolment, test) for _, target, enrolment, test in rows]
+        for name in TRIAL_LISTS[source]:
+            write_list(options.folder / name, lines)
+    return 0
+
+
+def prepare_lists(options: argparse.Namespace) -> int:
+    """Write train lists and validation trials of the corpora that are there; returns 0."""
+    corpora = [corpus for corpus in ("voxceleb1", "voxceleb2") if (options.folder / corpus).is_dir()]
+    if not corpora:
+        raise ValueError(
+            f"{options.folder} has neither voxceleb1/ nor voxceleb2/; for other corpora: prepare_data folder."
+        )
+    for corpus in corpora:
+        folder = options.folder / corpus
+        # Speakers are the folders named by an id (id10001), at whatever depth the archives put them.
+        files = training_part(find_speech(folder))
+        utterances = list_files(files, folder, options.folder, VOXCELEB.pattern)
+        if not len(utterances):
+            print(f"{folder} has no training recordings yet: no list of it is written.")
+            continue
+        held_out, seed = options.held_out_speakers, options.seed
+        write_lists(utterances, options.folder, corpus, held_out, seed, choose=one_of_a_video)
+    return 0
+
+
+def cut_musan(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
+    """Write the pieces of MUSAN's files that are not there yet; returns True."""
+    (paths,) = archives.values()
+    num_read = 0
+    with progress("cut musan", _NUM_FILES) as bar:
+        for name, content in read_tar(paths, ".wav"):
+            if place := musan_place(name):
+                cut(content, folder / place)
+                num_read += 1
+                bar.update()
+    if not num_read:
+        raise ValueError(f"{paths[0]} holds no wav file of music, noise or speech: it is not MUSAN.")
+    return True
+
+
+def musan_place(name: str) -> str | None:
+    """Return the path below musan_split/ of a file of MUSAN (`musan/noise/fs/x.wav`), or None."""
+    _, _, place = f"/{name}".rpartition("/musan/")
+    is_wav = place.endswith(".wav") and not place.rpartition("/")[2].startswith(".")
+    return place if is_wav and place.partition("/")[0] in CATEGORIES else None
+
+
+def piece_bounds(num_samples: int, sample_rate: int) -> list[tuple[int, int]]:
+    """Return first and last (exclusive) sample of each piece; they follow each other and cover everything."""
+    starts = list(range(0, num_samples, PIECE_SECONDS * sample_rate))
+    if len(starts) > 1 and num_samples - starts[-1] < MIN_LAST_SECONDS * sample_rate:
+        starts.pop()
+    return [*itertools.pairwise([*starts, num_samples])]
+
+
+def cut(content: bytes, target: Path) -> None:
+    """Write the pieces of a file: NAME_00000.wav, NAME_00008.wav ..., named by the second they begin at."""
+    with soundfile.SoundFile(io.BytesIO(content)) as file:
+        for start, end in piece_bounds(file.frames, file.samplerate):
+            piece = target.with_name(f"{target.stem}_{start // file.samplerate:05d}.wav")
+            if piece.exists():
+                continue
+            file.seek(start)
+            samples = file.read(end - start, dtype="int16" if file.subtype == "PCM_16" else "float32")
+            write_audio(piece, samples, file.samplerate, file.subtype)
+
+
+def extract_rirs(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
+    """Write the simulated impulse responses; returns whether all are there."""
+    (paths,) = archives.values()
+    return extract(paths, _rir_place, folder, "rirs")
+
+
+def _rir_place(name: str) -> str | None:
+    # The archive's real rooms and point noises are left out.
+    _, separator, place = name.partition("simulated_rirs/")
+    return place if separator and place.endswith(".wav") else None
