@@ -70,9 +70,9 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--part is {options.part}, and the encoders in {options.file} are: {parts}; name one"
         )
-    is_without = options.project == "upstream" or is_distilled(options.project, prefix)
-    is_labelled = options.labels == "used" or (options.labels is None and not is_without)
-    config, model = built(found[prefix], is_labelled, folder.name, options.overrides)
+    is_unlabelled = options.project == "upstream" or is_distilled(options.project, prefix)
+    labels = options.labels or ("unused" if is_unlabelled else "used")
+    config, model = built(found[prefix], labels == "used", folder.name, options.overrides)
     from sslsv.config import to_yaml
     from sslsv.runs.environment import describe_environment
 
@@ -82,12 +82,9 @@ def run(options: argparse.Namespace) -> int:
     folder.write_json("run.json", environment | source)
     folder.write("config.yml", text.encode())
     count = sum(parameter.numel() for parameter in model.encoder.parameters())
-    size, used = (
-        f"{count:,} parameters, {model.embedding_dim}-d embeddings",
-        "used" if is_labelled else "unused",
-    )
+    size = f"{count:,} parameters, {model.embedding_dim}-d embeddings, labels {labels}"
     heard: Any = config.encoder.features  # type: ignore[attr-defined]
-    print(f"{config.encoder.name}, {size}, labels {used}: {folder.location}")
+    print(f"{config.encoder.name}, {size}: {folder.location}")
     print(
         f"features: {heard.num_mels} bands of {heard.kind}, window {heard.window}, normalisation "
         f"{heard.normalization}, full scale {heard.full_scale:g}"

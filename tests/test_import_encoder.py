@@ -67,10 +67,9 @@ def test_main__a_teacher_of_3d_speaker_has_the_features_of_its_training_and_used
     torch.save({part: {"module": {"backbone": weights}} for part in ("student", "teacher")}, "sdpn.pth")
     part = ["--part", "teacher.module.backbone"]
     assert main(["sdpn.pth", "--from", "3dspeaker", "--out", "run", *part]) == 0
-    printed = (
-        "features: 80 bands of log_mel, hann window, normalisation instance, full scale 32768; labels unused"
-    )
-    assert printed in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "features: 80 bands of log_mel, window hann, normalisation instance, full scale 32768" in printed
+    assert "labels unused" in printed
     assert not SpeakerEncoder.load(tmp_path / "run", device="cpu").model.needs_labels
 
 
