@@ -13,6 +13,7 @@ from pathlib import Path
 
 import soundfile
 
+from sslsv.data.audio_files import find_files
 from sslsv.data.list_forms import IS_TARGET, TRIALS, Rows
 from sslsv.prepare_data.archives import extract, open_zip, read_tar
 from sslsv.prepare_data.convert import convert
@@ -61,12 +62,27 @@ def convert_voxceleb2(archives: Archives, folder: Path, options: argparse.Namesp
 
 def prepare_trials(options: argparse.Namespace) -> int:
     """Write VoxCeleb1's test lists; returns 0."""
+    places = places_of_voxceleb1(options.folder)
     for source, (path,) in obtain("trials", options).items():
         rows = Rows("/", os.path.abspath(path), TRIALS)
-        lines = [trial_line(IS_TARGET[target], enrolment, test) for _, target, enrolment, test in rows]
+        pairs = [(target, places.get(a, a), places.get(b, b)) for _, target, a, b in rows]
+        lines = [trial_line(IS_TARGET[target], *pair) for target, *pair in pairs]
         for name in TRIAL_LISTS[source]:
             write_list(options.folder / name, lines)
     return 0
+
+
+def places_of_voxceleb1(root: Path) -> dict[str, str]:
+    """Return where recordings are below `root`, by SPEAKER/VIDEO/NUMBER.wav, if they are in several folders.
+
+    That is so where the archives were unpacked apart, into dev/wav/ and test/wav/. One folder in front of all
+    is found when a list is read.
+    """
+    folder = root / "voxceleb1"
+    files = [os.path.relpath(file, root) for file in (find_files(folder) if folder.is_dir() else ())]
+    found = [(file, place) for file in files if (place := voxceleb_place(file))]
+    fronts = {file.partition(place)[0] for file, place in found}
+    return {f"{place}.wav": file for file, place in found} if len(fronts) > 1 else {}
 
 
 def prepare_lists(options: argparse.Namespace) -> int:

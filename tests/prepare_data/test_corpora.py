@@ -118,6 +118,18 @@ def test_install__what_the_user_has_linked_is_taken_as_it_is(
     assert not server.requests and tree(mine) == before
 
 
+RECORDINGS = [("id10270", "test", 1), ("id10270", "test", 2), ("id10271", "dev", 1)]  # of the test lists
+
+
+def test_trials__name_recordings_where_they_are_when_archives_were_unpacked_apart(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    places = [f"{part}/wav/{who}/v/0000{n}.wav" for who, part, n in RECORDINGS]
+    root = put(tmp_path / "data", {f"voxceleb1/{place}": b"" for place in places})
+    assert prepare("--only", "trials") == 0
+    assert sorted(read_trials(root, "trials").paths) == sorted(f"voxceleb1/{place}" for place in places)
+
+
 @pytest.mark.parametrize("place", ["musan/noise", "RIRS_NOISES/simulated_rirs/smallroom"])
 def test_install__archives_unpacked_by_hand_are_read_as_they_are(
     prepare: Prepare, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
