@@ -23,7 +23,6 @@ from sslsv.prepare_data.folder import (
     VOXCELEB,
     find_speech,
     list_files,
-    one_of_a_video,
     training_part,
     trial_line,
     write_lists,
@@ -101,7 +100,7 @@ def prepare_lists(options: argparse.Namespace) -> int:
             print(f"{folder} has no training recordings yet: no list of it is written.")
             continue
         held_out, seed = options.held_out_speakers, options.seed
-        write_lists(utterances, options.folder, corpus, held_out, seed, choose=one_of_a_video)
+        write_lists(utterances, options.folder, corpus, held_out, seed)
     return 0
 
 

@@ -11,7 +11,6 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
@@ -62,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(os.path.abspath(options.folder))
     root = Path(os.path.abspath(options.root)) if options.root else folder.parent
     name = re.sub(r"[^\w.-]+", "_", folder.name)
-    files, choose = find_speech(folder), lambda held_out: held_out
+    files = find_speech(folder)
     if not files and kaldi_folder(str(folder)):
         raise ValueError(
             f"{folder} is a Kaldi folder, which is a list as it is: data.train_lists=[{folder}]."
@@ -72,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     rule = options.speaker_from
     if rule is None and all(map(VOXCELEB.search, files)):
         print("read as VoxCeleb: the folders named by ids are the speakers")
-        rule, files, choose = VOXCELEB.pattern, training_part(files), one_of_a_video
+        rule, files = VOXCELEB.pattern, training_part(files)
         if not files:
             raise ValueError("Nothing is left; --speaker-from '(id\\d+)' lists test speakers all the same.")
     rule = rule or one_reading(files, folder)
@@ -83,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if rule == "none" and options.held_out_speakers:
         raise ValueError("--held-out-speakers needs speakers: choose another --speaker-from than none.")
     num_held_out = 0 if rule == "none" else options.held_out_speakers
-    lists = write_lists(manifest, root, name, num_held_out, options.seed, choose)
+    lists = write_lists(manifest, root, name, num_held_out, options.seed)
     print(f"train on it: {training_command(root, name, lists)}")
     return 0
 
@@ -152,10 +151,14 @@ def training_part(files: list[str]) -> list[str]:
     return list(kept.values())
 
 
-def one_of_a_video(manifest: Manifest) -> Manifest:
-    """Return an utterance of each video: two of one share room and noise, too easy for a target trial."""
+def one_of_a_session(manifest: Manifest) -> Manifest:
+    """Return an utterance of each folder, if half of the speakers or more have several.
+
+    Two of one folder often share room and noise, as VoxCeleb's of one video: too easy for a target trial.
+    """
     _, rows = np.unique([os.path.dirname(path) for path in manifest.paths], return_index=True)
-    return manifest if np.bincount(manifest.speakers[rows]).max() < 2 else manifest.of_utterances(rows)
+    has_several = np.bincount(manifest.speakers[rows]) >= 2
+    return manifest.of_utterances(rows) if has_several.mean() >= 0.5 else manifest
 
 
 def one_reading(files: list[str], folder: Path) -> str:
@@ -239,14 +242,12 @@ def write_lists(
     name: str,
     num_held_out: int | None,
     seed: int,
-    choose: Callable[[Manifest], Manifest] = lambda held_out: held_out,
 ) -> dict[str, int]:
     """Write ROOT/NAME_train_list and, of held-out speakers, ROOT/NAME_validation_trials.
 
     Returns the number of lines of each, by its name.
 
-    `num_held_out` None: a twentieth of the speakers, 10 to 100, of few a fourth; 0 of too few. `choose` picks
-    the utterances of the held-out speakers that trials are drawn from.
+    `num_held_out` None: a twentieth of the speakers, 10 to 100, of few a fourth; 0 of too few.
     """
     if num_held_out is None:
         has_pairs = np.count_nonzero(np.bincount(manifest.speakers) >= 2) >= 2 and manifest.num_speakers >= 4
@@ -257,7 +258,7 @@ def write_lists(
     lists = {}
     if num_held_out:  # drawn before anything is written: no train list without trials
         manifest, held_out = hold_out_speakers(manifest, num_held_out, seed)
-        trials = make_trials(choose(held_out), seed)
+        trials = make_trials(one_of_a_session(held_out), seed)
         pairs = zip(trials.targets, trials.enrol, trials.test, strict=True)
         lines = [trial_line(target, trials.paths[i], trials.paths[j]) for target, i, j in pairs]
         lists[f"{name}_validation_trials"] = lines

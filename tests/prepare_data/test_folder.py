@@ -41,7 +41,9 @@ def test_folder__held_out_speakers_are_in_the_trials_and_not_in_the_train_list(f
     trials = read_trials(root, "calls_validation_trials")
     heard = {path.split("/")[1] for path in trials.paths}
     assert len(heard) == 2 and not heard & {path.split("/")[1] for path in manifest.paths}
-    assert trials.targets.sum() == (~trials.targets).sum() == 6
+    assert trials.targets.sum() == 2 and (~trials.targets).sum() == 2  # one recording of each session
+    for i, j in zip(trials.enrol[trials.targets], trials.test[trials.targets], strict=True):
+        assert os.path.dirname(trials.paths[i]) != os.path.dirname(trials.paths[j])
 
 
 def test_folder__without_speakers_every_recording_is_its_own(folder: Path, tmp_path: Path) -> None:
