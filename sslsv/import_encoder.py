@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     folder.write("config.yml", text.encode())
     count = sum(parameter.numel() for parameter in model.encoder.parameters())
     size = f"{count:,} parameters, {model.embedding_dim}-d embeddings, labels {labels}"
-    heard: Any = config.encoder.features  # type: ignore[attr-defined]
+    heard: Any = config.encoder.features
     print(f"{config.encoder.name}, {size}: {folder.location}")
     print(
         f"features: {heard.num_mels} bands of {heard.kind}, window {heard.window}, normalisation "
