@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from sslsv import __version__
@@ -18,11 +18,8 @@ def describe_environment() -> dict[str, str]:
 
     result = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
     result["sslsv"] = __version__
-    for package in ("torch", "torchaudio", "ray", "numpy", "scipy", "soundfile"):
-        try:
-            result[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    packages = ("torch", "torchaudio", "ray", "numpy", "scipy", "soundfile")
+    result |= {package: version(package) for package in packages}
     cpus = Path("/proc/cpuinfo")  # of Linux
     names = re.findall(r"model name\s*: (.*)", cpus.read_text()) if cpus.is_file() else []
     result["cpu"] = ", ".join([f"{os.cpu_count()} cores", *names[:1]])

@@ -12,12 +12,11 @@ never part of a URI, because places stand in settings, logs and reports; the sto
 
 import contextlib
 import json
-import math
 import os
 import posixpath
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +72,12 @@ def open_filesystem(place: str) -> tuple[Any, str]:
 
 def json_text(value: Any) -> str:
     """Return indented JSON; NaN and infinity become null, and values that JSON lacks become text."""
-    return json.dumps(finite_values(value), indent=2, default=str, allow_nan=False)
+    return json.dumps(finite_values(value), indent=2)
 
 
 def finite_values(value: Any) -> Any:
-    """Return nested values with None for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite_values(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_values(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Return nested values as JSON has them: None for NaN and infinity, text for what JSON lacks."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
 
 
 class RunFolder:
@@ -161,13 +156,18 @@ class RunFolder:
         """Write a JSON file, as `json_text` makes it."""
         self.write(name, (json_text(value) + "\n").encode())
 
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """Return a file's JSON lines, none without it; a last line cut short by a crash is left out."""
+        lines = self.read(name).splitlines(keepends=True) if self.has(name) else []
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
     def metrics(self) -> list[dict[str, Any]]:
-        """Return all records of metrics.jsonl; a line cut short by a crash is left out."""
-        records = []
-        for line in self.read("metrics.jsonl").splitlines() if self.has("metrics.jsonl") else []:
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-        return records
+        """Return all records of metrics.jsonl."""
+        return self.records("metrics.jsonl")
+
+    def write_records(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write a whole file of JSON lines."""
+        self.write(name, "".join(json.dumps(record) + "\n" for record in records).encode())
 
     def set_aside(self) -> str:
         """Rename the whole run folder to `<name>.old-<date>` and return the new name; nothing is lost."""

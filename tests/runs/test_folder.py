@@ -7,13 +7,6 @@ import sys
 import pytest
 
 from sslsv.config import load_config
-from sslsv.runs.checkpoint import (
-    Checkpoint,
-    list_checkpoints,
-    newest_sound_checkpoint,
-    prune_checkpoints,
-    write_checkpoint,
-)
 from sslsv.runs.folder import RunFolder, absolute, only_command_on, open_filesystem
 from sslsv.settings import ConfigError, check_place
 from tests.conftest import REPOSITORY
@@ -58,14 +51,6 @@ def test_write_json__has_null_for_what_json_has_no_number_for(tmp_path):
     assert found == {"a": [1.5, None, [None]], "b": {"threshold": None}, "c": str(tmp_path)}
 
 
-def test_set_aside__keeps_everything_under_another_name(tmp_path):
-    folder = RunFolder(str(tmp_path), "run")
-    folder.write("checkpoints/a", b"weights")
-    new_name = folder.set_aside()
-    assert not folder.has("checkpoints/a")
-    assert RunFolder(str(tmp_path), new_name).read("checkpoints/a") == b"weights"
-
-
 @pytest.fixture
 def stored(object_storage):
     return RunFolder(object_storage.folder(), "run")
@@ -95,17 +80,6 @@ def test_object_storage__a_write_that_fails_leaves_the_old_object(stored, object
     finally:
         object_storage.refuses = lambda _: False
     assert stored.read("checkpoints/a") == b"old" and stored.names("checkpoints") == ["a"]
-
-
-def test_object_storage__checkpoints_are_pruned_and_a_damaged_one_passed_over(stored):
-    for step in (1, 2, 3, 4):
-        last = write_checkpoint(stored, Checkpoint(step=step, config="", model={}))
-    prune_checkpoints(stored, last, keep=1, best_step=2)
-    (_, best), _ = list_checkpoints(stored)
-    assert [step for step, _ in list_checkpoints(stored)] == [2, 4]
-    stored.write(f"checkpoints/{last}", b"damaged")
-    with pytest.warns(UserWarning, match="passing over damaged"):
-        assert newest_sound_checkpoint(stored) == best
 
 
 def test_object_storage__set_aside_copies_and_then_deletes_everything(stored, object_storage):
