@@ -27,6 +27,7 @@ from sslsv.settings import (
 LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
 HigherIsBetter = Literal["label_free/lidar", "label_free/rankme"]
 Criterion = Literal[LowerIsBetter, HigherIsBetter]
+CRITERIA = get_args(Criterion)
 
 
 @section
@@ -208,7 +209,7 @@ class ResourcesConfig:
     gpu: Annotated[bool | None, Field(description="null = one per worker if the cluster has any")] = None
     threads_per_worker: Annotated[int | None, Field(ge=1, description="null = an even share")] = None
     cpus_per_worker: Annotated[float, Field(gt=0, description="logical CPUs reserved for each")] = 0.5
-    data_tasks: Annotated[int | None, Field(ge=1, description="data processes of all workers")] = None
+    data_tasks: Annotated[int | None, Field(ge=1, description="data processes, at least one a worker")] = None
     cpus_per_data_task: Annotated[float, Field(gt=0, description="logical CPUs reserved for each")] = 0.5
     # Fewer utterances a block take less memory and more overhead of Ray.
     utterances_per_block: Annotated[int, Field(ge=1, description="made by one data task")] = 1024
@@ -218,14 +219,9 @@ class ResourcesConfig:
     hang_minutes: Annotated[float, Field(gt=0, description="silence of a worker before a restart")] = 10.0
 
     @property
-    def fewest_workers(self) -> int:
-        """Return the number of workers, or the lower end of its range."""
-        return self.workers if isinstance(self.workers, int) else self.workers[0]
-
-    @property
-    def most_workers(self) -> int:
-        """Return the number of workers, or the upper end of its range."""
-        return self.workers if isinstance(self.workers, int) else self.workers[1]
+    def worker_range(self) -> tuple[int, int]:
+        """Return the fewest workers and the most: twice the same where one number is set."""
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
 
 
 @section
@@ -245,9 +241,9 @@ class Config:
 
     def __post_init__(self) -> None:
         train, evaluation, schedule = self.train, self.evaluation, self.optimizer.schedule
-        workers, ends = self.resources.workers, {self.resources.fewest_workers, self.resources.most_workers}
+        workers = self.resources.workers
         refuse_if(
-            not ends <= set(usable_counts(self.resources, train)),
+            not set(self.resources.worker_range) <= set(usable_counts(self.resources, train)),
             f"resources.workers is {workers}, which cannot share train.batch_size ({train.batch_size}) "
             "equally; give divisors, the fewest first",
         )
@@ -301,11 +297,11 @@ class Config:
 
 def usable_counts(resources: ResourcesConfig, train: TrainConfig) -> list[int]:
     """Return the numbers of workers, rising, that share a batch equally."""
-    counts = range(resources.fewest_workers, resources.most_workers + 1)
-    return [n for n in counts if train.batch_size % n == 0]
+    fewest, most = resources.worker_range
+    return [n for n in range(fewest, most + 1) if train.batch_size % n == 0]
 
 
-def is_better(criterion: Criterion, value: float, than: float) -> bool:
+def is_better(criterion: str, value: float, than: float) -> bool:
     """Return whether a value of the criterion is strictly better than another."""
     return value < than if criterion in get_args(LowerIsBetter) else value > than
 

@@ -110,8 +110,7 @@ def run(options: argparse.Namespace) -> int:
             check_folder(folder, request, mode)
             stack.enter_context(only_command_on(folder))
         with live_line("starting Ray"):
-            from sslsv.cluster.capacity import total_of
-            from sslsv.cluster.connect import connection, look
+            from sslsv.cluster.connect import connection, look, total_of
             from sslsv.cluster.fit import WORKER_ENVIRONMENT
             from sslsv.search.executor import find_slots
 

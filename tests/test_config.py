@@ -105,7 +105,7 @@ def test_config__says_what_chooses_the_best_checkpoint(overrides: list[str], cri
 
 def test_workers__a_range_has_the_counts_that_share_the_batch() -> None:
     config = apply_overrides(Config(), ["train.batch_size=48", "resources.workers=[1, 8]"])
-    assert (config.resources.fewest_workers, config.resources.most_workers) == (1, 8)
+    assert config.resources.worker_range == (1, 8)
     assert tree.usable_counts(config.resources, config.train) == [1, 2, 3, 4, 6, 8]
 
 

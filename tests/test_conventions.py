@@ -21,7 +21,7 @@ FLOORS = [
     {"__init__", "sslsv", "settings", "registry", "ops", "runs"},
     {"models", "encoders", "data"},
     {"config", "build"},
-    {"cluster.connect", "cluster.capacity", "cluster.neighbours"},
+    {"cluster.connect", "cluster.neighbours"},
     {"evaluation"},
     {"training"},
     {"cluster.worker", "cluster.fit"},

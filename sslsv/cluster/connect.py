@@ -1,4 +1,4 @@
-"""Join or start Ray, look at the machines of the cluster and ask its autoscaler for more."""
+"""Join or start Ray, look at the machines of the cluster, work out what fits, ask its autoscaler for more."""
 
 import contextlib
 import logging
@@ -7,8 +7,8 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import AuthenticationError, RayError, RpcError
 
-from sslsv.cluster.capacity import CapacityError, Machine, bundles_of, room_for, total_of, with_device
 from sslsv.config import ResourcesConfig
 
 GROWTH_SECONDS = 12.0  # until a request is refused; an autoscaler reads requests every 5 s
@@ -25,6 +24,12 @@ SETTLING_SECONDS = 10.0  # until the resources of ended workers are free again
 PAUSE_SECONDS = 0.5  # between two looks at the cluster
 MAX_SOCKET = 107  # characters of the path of a Unix socket
 SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # what Ray adds to its folder
+
+Machine = dict[str, float]  # its resources, such as {"CPU": 8.0, "GPU": 1.0}
+
+
+class CapacityError(ValueError):
+    """The machine or cluster can't hold what is asked for."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,40 @@ def _answers(node: dict[str, Any]) -> bool:
     return False
 
 
+def with_device(resources: ResourcesConfig, machines: Iterable[Machine]) -> ResourcesConfig:
+    """Return the request with `gpu` decided: as set, else whether the machines have one."""
+    has_gpu = total_of(machines, "GPU") >= 1 if resources.gpu is None else resources.gpu
+    return replace(resources, gpu=has_gpu)
+
+
+def room_for(resources: ResourcesConfig, machines: Sequence[Machine], more_cpus: float = 0.0) -> int:
+    """Return how many workers fit, each on one machine, with CPUs for a data process on any machine.
+
+    `more_cpus` are further CPUs for data processes, beside those of `machines`.
+    """
+    own = worker_bundle(resources)
+    slots = sum(min(int(each.get(kind, 0.0) / own[kind] + 1e-6) for kind in own) for each in machines)
+    cpus = total_of(machines, "CPU") + more_cpus
+    return min(slots, int(cpus / (resources.cpus_per_worker + resources.cpus_per_data_task) + 1e-6))
+
+
+def worker_bundle(resources: ResourcesConfig) -> Machine:
+    """Return what one training worker reserves."""
+    return {"CPU": resources.cpus_per_worker} | ({"GPU": 1.0} if resources.gpu else {})
+
+
+def bundles_of(resources: ResourcesConfig, workers: int) -> list[Machine]:
+    """Return the request to an autoscaler: workers with a data process each, then further data processes."""
+    cpus = resources.cpus_per_data_task
+    together = worker_bundle(resources) | {"CPU": resources.cpus_per_worker + cpus}
+    return [together] * workers + [{"CPU": cpus}] * ((resources.data_tasks or 0) - workers)
+
+
+def total_of(machines: Iterable[Machine], kind: str) -> float:
+    """Return the sum of one resource, such as "CPU", over the machines."""
+    return sum(machine.get(kind, 0.0) for machine in machines)
+
+
 @contextlib.contextmanager
 def connection(
     resources: ResourcesConfig, environment: dict[str, str] | None = None, *, only_looks: bool = False
@@ -91,7 +130,7 @@ def connection(
         if not only_looks:
             # Ray does not publish the limits of a cluster; only the machines being started can be seen.
             patience = GROWTH_SECONDS if cluster.has_autoscaler else 0.0
-            counts = [resources.fewest_workers]
+            counts = [resources.worker_range[0]]
             _, cluster = wait_for_room(resources, counts, patience, lambda text: print(text, file=sys.stderr))
         yield with_device(resources, cluster.machines.values())
     except RpcError as error:

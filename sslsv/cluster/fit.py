@@ -21,8 +21,7 @@ from ray.train import BackendConfig, TrainingFailedError
 from ray.train.backend import Backend
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from sslsv.cluster.capacity import CapacityError, worker_bundle
-from sslsv.cluster.connect import ask_for, look, wait_for_room
+from sslsv.cluster.connect import CapacityError, ask_for, look, wait_for_room, worker_bundle
 from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
 from sslsv.data.audio import AudioError
 from sslsv.runs.display import LiveLine

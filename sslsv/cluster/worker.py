@@ -22,8 +22,7 @@ from ray.exceptions import RayError
 from ray.train.collective import broadcast_from_rank_zero
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from sslsv.cluster.capacity import bundles_of, room_for, total_of
-from sslsv.cluster.connect import Cluster, ask_for, look
+from sslsv.cluster.connect import Cluster, ask_for, bundles_of, look, room_for, total_of
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed

@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 from ray import tune
 from ray.tune.search import Searcher as TuneSearcher
 
-from sslsv.cluster.capacity import Machine, room_for, total_of
+from sslsv.cluster.connect import Machine, room_for, total_of
 from sslsv.cluster.fit import free_what_is_held
 from sslsv.config import ResourcesConfig
 from sslsv.runs.environment import usable_cpus
@@ -46,7 +46,7 @@ class Slots:
         own = self.resources
         device = f"{self.gpus:g} GPU" if self.gpus else f"{own.threads_per_worker} thread(s)"
         return (
-            f"{self.at_once} trials at once, each {own.most_workers} worker(s) with {device} and "
+            f"{self.at_once} trials at once, each {own.workers} worker(s) with {device} and "
             f"{own.cpus_per_worker:g} CPUs, {own.data_tasks} data process(es) with {own.cpus_per_data_task:g}"
         )
 
@@ -65,7 +65,7 @@ def find_slots(
     `nodes` all resources of each machine.  Raises ValueError if too few fit: Ray would let trials wait for
     ever, or data tasks starve beside trials that hold every CPU.
     """
-    workers, cpus = resources.most_workers, free.get("CPU", 0.0)
+    workers, cpus = resources.worker_range[1], free.get("CPU", 0.0)
     refuse_if(
         workers > 1 and 0 < gpus < 1,
         f"gpus_per_trial is {gpus} and resources.workers {workers}; only trials of one worker share a GPU",
