@@ -20,8 +20,8 @@ from sslsv import registry
 from sslsv.config import Config, load_config, to_dict
 from sslsv.data.stream import Plan
 from sslsv.evaluation.trials import open_trial_sets
+from sslsv.reports.sweep import LABEL_FREE, rank_criteria
 from sslsv.runs.environment import describe_environment
-from sslsv.search.criteria import LABEL_FREE, rank_criteria
 
 ROUNDS = 5
 VALIDATIONS = 5  # in a run, the last one at its end; each takes as long as some 15 steps
@@ -268,8 +268,8 @@ def ranking(lines: list[dict[str, Any]]) -> str:
     ends = [line["validations"][-1] for line in lines]
     rows = ["| criterion | runs | tau | regret, % EER |", "|---|---|---|---|"]
     for each in rank_criteria({0: ends}):
-        tau = "" if each.tau is None else f"{each.tau:.2f}"
-        rows.append(f"| {each.criterion} | {each.trials} | {tau} | {each.regret:.1f} |")
+        tau = "" if each["tau"] is None else f"{each['tau']:.2f}"
+        rows.append(f"| {each['criterion']} | {each['trials']} | {tau} | {each['regret']:.1f} |")
     return "\n".join(rows)
 
 

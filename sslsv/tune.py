@@ -12,7 +12,7 @@ import contextlib
 import shlex
 import sys
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,21 @@ NUM_PAGES = 3  # best trials that get a page; `sslsv report` writes those of oth
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = parse_arguments(arguments)
+    parser = argparse.ArgumentParser(prog=typed("tune"), description="Search hyperparameters.")
+    add = parser.add_argument
+    add("space", nargs="?", type=Path, help="a Python file, such as tune_spaces/vicreg.py")
+    add("overrides", nargs="*", metavar="key=value", help="settings of all trials, such as train.epochs=20")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on with the unfinished sweep of this name")
+    how.add_argument("--fresh", action="store_true", help="start anew; a sweep that is there is renamed")
+    how.add_argument("--plan", action="store_true", help="say what would run, and start nothing")
+    add("--trials", type=int, help="how many configurations to try, instead of the space's number")
+    add("--confirm", type=int, metavar="K", help="then train the K best and the base anew and test them")
+    add("--seeds", type=int, default=3, metavar="N", help="trainings of each that is confirmed (%(default)s)")
+    add("--concurrent", type=int, help="trials at once; else as many as fit")
+    add("--storage", default="tune", help="folder or URI of all sweeps")
+    add("--name", help="name of the sweep's folder; else that of the space file")
+    options = parser.parse_intermixed_args(arguments)
     given = sys.argv[1:] if arguments is None else arguments
     options.command = f"{typed('tune')} {shlex.join(given)}"
     from sslsv.search.space import sentence_of
@@ -47,25 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the arguments of the command line."""
-    parser = argparse.ArgumentParser(prog=typed("tune"), description="Search hyperparameters.")
-    add = parser.add_argument
-    add("space", nargs="?", type=Path, help="a Python file, such as tune_spaces/vicreg.py")
-    add("overrides", nargs="*", metavar="key=value", help="settings of all trials, such as train.epochs=20")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--resume", action="store_true", help="go on with the unfinished sweep of this name")
-    how.add_argument("--fresh", action="store_true", help="start anew; a sweep that is there is renamed")
-    how.add_argument("--plan", action="store_true", help="say what would run, and start nothing")
-    add("--trials", type=int, help="how many configurations to try, instead of the space's number")
-    add("--confirm", type=int, metavar="K", help="then train the K best and the base anew and test them")
-    add("--seeds", type=int, default=3, metavar="N", help="trainings of each that is confirmed (%(default)s)")
-    add("--concurrent", type=int, help="trials at once; else as many as fit")
-    add("--storage", default="tune", help="folder or URI of all sweeps")
-    add("--name", help="name of the sweep's folder; else that of the space file")
-    return parser.parse_intermixed_args(arguments)
-
-
 def run(options: argparse.Namespace) -> int:
     """Search as the command line says; returns the exit code.
 
@@ -77,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.runs.display import live_line
     from sslsv.runs.folder import RunFolder, absolute, only_command_on
     from sslsv.search.confirmation import check_confirmation
-    from sslsv.search.schedulers import forecast
+    from sslsv.search.schedulers import Asha
     from sslsv.search.searchers import Searcher
     from sslsv.search.space import load_space
     from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
@@ -124,9 +119,12 @@ def run(options: argparse.Namespace) -> int:
         print(f"{trials} trials of {space.base} by {space.searcher}, chosen by {metric_title(space.metric)}")
         print(slots.describe())
         if options.plan:
-            counts, epochs = forecast(space.decider, trials, rungs, space.seed)
+            counts = [max(trials // space.decider.reduction**rung, 1) for rung in range(len(rungs))]
             ladder = ", ".join(f"{n} to epoch {epoch}" for n, epoch in zip(counts, rungs, strict=True))
-            print(f"about {ladder}: {epochs} epochs instead of {trials * rungs[-1]}")
+            spans = [epoch - before for before, epoch in zip((0, *rungs[:-1]), rungs, strict=True)]
+            epochs = sum(count * span for count, span in zip(counts, spans, strict=True))
+            bound = "at least" if isinstance(space.scheduler, Asha) else "about"  # Asha promotes some early
+            print(f"{bound} {ladder}: {epochs} epochs instead of {trials * rungs[-1]}")
             if options.confirm:
                 trainings = (options.confirm + 1) * options.seeds
                 print(f"then, to confirm, {trainings} trainings of {rungs[-1]} epochs")
@@ -182,7 +180,7 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> in
     from sslsv.reports.sweep import write_sweep_report
     from sslsv.runs.display import live_line
     from sslsv.runs.folder import below, here
-    from sslsv.search.confirmation import Confirmation
+    from sslsv.search.confirmation import Confirmation, sentence
     from sslsv.search.executor import run_sweep
 
     confirmation = Confirmation(sweep, num_best, num_seeds)
@@ -191,11 +189,10 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> in
     with live_line(f"training to confirm, {slots.at_once} at once"):
         run_sweep(confirmation, slots, f"{sweep.folder.name}-confirm")
     found, incomparable = confirmation.comparisons()
-    comparisons = [asdict(comparison) for comparison in found]
-    sweep.folder.write_json("confirmation.json", {"comparisons": comparisons})
+    sweep.folder.write_json("confirmation.json", {"comparisons": found})
     write_sweep_report(sweep.folder)
     print(f"report: {below(here(sweep.folder.location), 'report.html')}")
-    print("on test trials:", *[comparison.sentence() for comparison in found], *incomparable, sep="\n  ")
+    print("on test trials:", *map(sentence, found), *incomparable, sep="\n  ")
     if not found:
         print("error: nothing is confirmed: too few trainings came to the end", file=sys.stderr)
     return 0 if found else 1

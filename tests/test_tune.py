@@ -1,6 +1,5 @@
 """The whole command: mistakes in a sentence, a small sweep, and the same sweep killed again and again."""
 
-import json
 import os
 import random
 import sys
@@ -10,20 +9,13 @@ import pytest
 import torch
 
 from sslsv.cluster import connect
+from sslsv.config import to_yaml
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder, only_command_on
+from sslsv.settings import apply_overrides
 from sslsv.tune import main
 from tests.training_command import Command, kill, title
 
-SETTINGS = """
-data: {{root: {root}, train_lists: [voxceleb2_train_list]}}
-encoder: {{name: thin_resnet34, width: 2, embedding_dim: 16}}
-model: {{name: simclr, crop_seconds: 0.3}}
-optimizer: {{schedule: {{name: cosine}}}}
-train: {{epochs: 4, batch_size: 10}}
-evaluation: {{held_out_speakers: 3, label_free: {{utterances: 0}}, test: [trials]}}
-run: {{wandb: disabled}}
-"""
 SPACE = """
 from ray import tune
 from sslsv.search import Asha, Halving, Space
@@ -41,8 +33,9 @@ SPACE = Space(
 """
 
 
-def write_space(folder, corpus, trials=4, scheduler="Halving(reduction=2)"):
-    (folder / "base.yml").write_text(SETTINGS.format(root=corpus))
+def write_space(folder, config, trials=4, scheduler="Halving(reduction=2)"):
+    changes = ["train.batch_size=10", "evaluation.test=[trials]", "run.wandb=disabled"]
+    (folder / "base.yml").write_text(to_yaml(apply_overrides(config, changes)))
     text = SPACE.format(base=str(folder / "base.yml"), trials=trials, scheduler=scheduler)
     (folder / "space.py").write_text(text)
     return folder / "space.py"
@@ -58,9 +51,7 @@ class Tuning(Command):
         super().__init__(*command, *options)
 
     def lines(self, name):
-        if not self.folder.has(f"{name}.jsonl"):
-            return []
-        return [json.loads(line) for line in self.folder.read(f"{name}.jsonl").decode().splitlines()]
+        return self.folder.records(f"{name}.jsonl")
 
     def validations(self):
         trials = [RunFolder(self.folder.path("trials"), f"{index:04d}") for index in range(9)]
@@ -89,8 +80,8 @@ def assert_same_sweep(a, b, in_order=False):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, demo_corpus):
-    space = write_space(tmp_path_factory.mktemp("tune"), demo_corpus)
+def whole(tmp_path_factory, small_config):
+    space = write_space(tmp_path_factory.mktemp("tune"), small_config)
     tuning = Tuning(space, "whole")
     code, output = tuning.wait()
     assert code == 0, output
@@ -130,10 +121,10 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
 
 
 def test_main__a_sweep_that_another_command_holds_is_refused_before_ray_starts(
-    tmp_path, demo_corpus, monkeypatch, capsys
+    tmp_path, small_config, monkeypatch, capsys
 ):
     monkeypatch.setattr(connect, "connection", lambda resources: pytest.fail("Ray was started"))
-    space = write_space(tmp_path, demo_corpus)
+    space = write_space(tmp_path, small_config)
     with only_command_on(RunFolder(str(tmp_path / "tune"), "held")):
         assert main([str(space), "--storage", str(tmp_path / "tune"), "--name", "held"]) == 2
     assert f"tune/held is in use by process {os.getpid()}" in capsys.readouterr().err
@@ -150,16 +141,12 @@ def test_main__without_a_space_those_that_there_are_are_named(capsys):
     ("options", "sentence"),
     [
         (["--resume"], "holds no sweep to go on with"),
-        (["model.temprature=0.1"], "did you mean model.temperature"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
-        (["train.epochs=1"], "a rung is after epoch 1, but trials are compared below train.epochs = 1"),
-        (["evaluation.held_out_speakers=0"], "nothing gives it values"),
-        (["--confirm", "2", "--seeds", "1"], "one training does not tell the noise"),
         (["--trials", "0"], "trials is 0; it should be greater than or equal to 1"),
     ],
 )
-def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_path, demo_corpus, capsys):
-    space = write_space(tmp_path, demo_corpus)
+def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_path, small_config, capsys):
+    space = write_space(tmp_path, small_config)
     assert main([str(space), "--storage", str(tmp_path / "tune"), *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and sentence in error and "Traceback" not in error
@@ -167,9 +154,9 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_
 
 
 def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
-    tmp_path, demo_corpus, capsys, ray_session
+    tmp_path, small_config, capsys, ray_session
 ):
-    space = write_space(tmp_path, demo_corpus)
+    space = write_space(tmp_path, small_config)
     options = [str(space), "--storage", str(tmp_path / "tune")]
     assert main([*options, "resources.workers=5"]) == 2
     assert "have room for 4" in capsys.readouterr().err
@@ -179,17 +166,19 @@ def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(
 
 
 def test_main__plan_says_what_would_run_and_starts_nothing(
-    tmp_path, demo_corpus, capsys, ray_session, monkeypatch
+    tmp_path, small_config, capsys, ray_session, monkeypatch
 ):
     asked = []
     monkeypatch.setattr("sslsv.cluster.connect.ask_for", asked.append)
-    space = write_space(tmp_path, demo_corpus)
+    space = write_space(tmp_path, small_config)
     options = ["--storage", str(tmp_path / "tune"), "--plan", "--concurrent", "2", "--confirm", "1"]
     assert main([str(space), *options]) == 0
     printed = capsys.readouterr().out
     assert "2 trials at once" in printed and "about 4 to epoch 1, 2 to epoch 2, 1 to epoch 4" in printed
     assert "then, to confirm, 6 trainings of 4 epochs" in printed
     assert "8 epochs instead of 16" in printed
+    main([str(write_space(tmp_path, small_config, scheduler="Asha(reduction=2)")), *options])
+    assert "at least 4 to epoch 1, 2 to epoch 2, 1 to epoch 4: 8 epochs" in capsys.readouterr().out
     assert not (tmp_path / "tune").exists() and not asked  # an autoscaler would start machines
 
 
@@ -200,9 +189,9 @@ def test_main__plan_says_what_would_run_and_starts_nothing(
     ids=["halving", "asha, one at a time"],
 )
 def test_tune__killed_at_three_random_moments_it_makes_the_same_decisions(
-    scheduler, options, tmp_path, demo_corpus
+    scheduler, options, tmp_path, small_config
 ):
-    space = write_space(tmp_path, demo_corpus, trials=6, scheduler=scheduler)
+    space = write_space(tmp_path, small_config, trials=6, scheduler=scheduler)
     undisturbed = Tuning(space, "undisturbed", *options)
     code, output = undisturbed.wait()
     assert code == 0, output
@@ -222,7 +211,7 @@ def test_tune__killed_at_three_random_moments_it_makes_the_same_decisions(
 
 
 @pytest.mark.slow
-def test_tune__a_killed_trial_is_started_again_within_the_same_command(whole, demo_corpus):
+def test_tune__a_killed_trial_is_started_again_within_the_same_command(whole, small_config):
     space, undisturbed, _ = whole
     tuning = Tuning(space, "one_killed")
     tuning.kill_trial()
@@ -232,8 +221,8 @@ def test_tune__a_killed_trial_is_started_again_within_the_same_command(whole, de
 
 
 @pytest.mark.slow
-def test_tune__a_killed_trial_of_two_workers_gives_back_what_it_had_reserved(tmp_path, demo_corpus):
-    space = write_space(tmp_path, demo_corpus, trials=2)
+def test_tune__a_killed_trial_of_two_workers_gives_back_what_it_had_reserved(tmp_path, small_config):
+    space = write_space(tmp_path, small_config, trials=2)
     two_workers = ("resources.workers=2", "resources.cpus_per_worker=0.5")
     two_workers += ("resources.cpus_per_data_task=0.5", "resources.data_tasks=1")
     tuning = Tuning(space, "one_killed", *two_workers, "--concurrent", "1")

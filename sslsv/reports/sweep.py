@@ -4,7 +4,7 @@ It reads sweep.json, results.csv, confirmation.json and the metrics.jsonl of the
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -12,17 +12,19 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from sslsv.config import CRITERIA, is_better
 from sslsv.reports.page import Link, Record, Section, duration, metric_text, metric_title, render, shown
 from sslsv.reports.plots import Curve, line_chart
 from sslsv.reports.training import NAMED
 from sslsv.runs.folder import RunFolder, below, here
-from sslsv.search.criteria import rank_criteria
 from sslsv.settings import parse_yaml, typed
 
 MAX_ROWS = 50  # results.csv has all trials
 NUM_NAMED = 3  # best trials with a curve in colour
 LOST = ("collapsed", "failed")
 FEWEST = 8  # With fewer trials the importance of settings is chance.
+FEWEST_RANKED = 3  # The order of two trials says nothing.
+LABEL_FREE = [criterion for criterion in CRITERIA if criterion.startswith("label_free/")]
 
 
 def write_sweep_report(folder: RunFolder) -> None:
@@ -53,9 +55,9 @@ def write_sweep_report(folder: RunFolder) -> None:
     ]
     first = [at_rungs[rungs[0]].get(row["trial"], {}).get(metric) for row in good]
     ranked = rank_criteria({epoch: list(found.values()) for epoch, found in at_rungs.items()})
+    rankings = [{**row, "criterion": metric_title(row["criterion"])} for row in ranked]
     has_confirmed = folder.has("confirmation.json")
     confirmed = folder.read_json("confirmation.json")["comparisons"] if has_confirmed else []
-    rankings = [vars(ranking) | {"criterion": metric_title(ranking.criterion)} for ranking in ranked]
     learning = [line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
     sections = [
         Section("Trials", tables={"": table}),
@@ -109,6 +111,31 @@ def read_results(folder: RunFolder) -> list[Record]:
     return list(csv.read_csv(pa.BufferReader(text), convert_options=options).to_pylist())
 
 
+def rank_criteria(at_rungs: Mapping[int, Sequence[Record]]) -> Iterator[Record]:
+    """Compare the order of each label-free criterion with the EER's: epoch -> records of the trials there.
+
+    `tau` is Kendall's tau-b, -1 to 1: 1 where both order alike, None where one is constant. `regret` is what
+    the criterion's choice loses against the best trial, in percent of EER, of equally best ones the mean.
+    """
+    from scipy.stats import kendalltau  # It takes half a second.
+
+    for epoch, records in at_rungs.items():
+        for criterion in LABEL_FREE:
+            pairs = [(record.get(criterion), record.get("eer")) for record in records]
+            known = np.array(pairs, dtype=np.float64).reshape(-1, 2)  # None becomes NaN
+            values, eers = known[np.isfinite(known).all(axis=1)].T
+            if len(values) >= FEWEST_RANKED:
+                costs = values if is_better(criterion, 0.0, than=1.0) else -values
+                tau = kendalltau(costs, eers).statistic
+                yield {
+                    "criterion": criterion,
+                    "epoch": epoch,
+                    "trials": len(eers),
+                    "tau": None if np.isnan(tau) else float(tau),
+                    "regret": float(eers[costs == costs.min()].mean() - eers.min()),
+                }
+
+
 def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> list[tuple[str, str]]:
     """Draw the metric of finished trials over each searched number, a line for each set of other settings."""
     title, finished, figures = metric_title(metric), [row for row in rows if row["state"] == "finished"], []
@@ -134,7 +161,8 @@ def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | No
     A random forest tells (fANOVA: Hutter et al., ICML 2014); settings that some trials lack are left out.
     """
     there = [i for i, value in enumerate(values) if value is not None]
-    if len(there) < FEWEST:
+    # Where all values are the same, Optuna raises an error.
+    if len(there) < FEWEST or len({values[i] for i in there}) == 1:
         return {}
     import optuna  # It takes a second.
 

@@ -5,7 +5,8 @@ chose nothing, give unbiased values.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -19,37 +20,18 @@ LEVEL = 0.95  # confidence of all intervals together
 FEWEST_SEEDS = 2
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Compare a trial with the base on one list of test trials: EER in percent, over the same seeds."""
-
-    trial: int
-    test_list: str
-    seeds: int  # seeds with which both came to the end
-    lost: int  # seeds with which one of them did not
-    verdict: str
-    mean: float
-    sd: float
-    base_mean: float
-    base_sd: float
-    difference: float  # trial - base: below 0 the trial is better
-    low: float  # interval of the difference
-    high: float
-
-    def sentence(self) -> str:
-        """Put what was found into one sentence."""
-        lost = f" ({self.lost} more lost)" if self.lost else ""
-        return (
-            f"trial {self.trial} on {self.test_list}, {self.seeds} seeds{lost}: EER {self.mean:.2f} % (sd "
-            f"{self.sd:.2f}), base {self.base_mean:.2f} % (sd {self.base_sd:.2f}), difference "
-            f"{self.difference:+.2f} ({self.low:+.2f} to {self.high:+.2f}), {self.verdict}"
-        )
+# A trial against the base on one list of test trials: EER in percent, over the same seeds; `difference` is
+# trial - base, with its interval, so below 0 the trial is better.
+Comparison = dict[str, Any]
 
 
 def compare(
     trial: int, test_list: str, values: Sequence[float], base: Sequence[float], level: float, lost: int = 0
 ) -> Comparison:
-    """Compare EERs (N,) with the base's (N,) by mean, deviation and a paired interval (Student's t)."""
+    """Compare EERs (N,) with the base's (N,) by mean, deviation and a paired interval (Student's t).
+
+    They are of the seeds with which both came to the end; with `lost` others one of them did not.
+    """
     from scipy.stats import ttest_rel  # takes half a second, and refusals do not need it
 
     ours, theirs = np.asarray(values, dtype=np.float64), np.asarray(base, dtype=np.float64)
@@ -64,8 +46,19 @@ def compare(
             # Never `better` if some seeds were lost: only survivors are compared.
             better = "better" if not lost else "but other seeds were lost"
             verdict = f"beyond the noise of the seeds: {'worse' if low > 0 else better}"
-    numbers = ours.mean(), ours.std(ddof=1), theirs.mean(), theirs.std(ddof=1), np.mean(differences)
-    return Comparison(trial, test_list, len(ours), lost, verdict, *map(float, (*numbers, low, high)))
+    found = {"trial": trial, "test_list": test_list, "seeds": len(ours), "lost": lost, "verdict": verdict}
+    found |= {"mean": float(ours.mean()), "sd": float(ours.std(ddof=1))}
+    found |= {"base_mean": float(theirs.mean()), "base_sd": float(theirs.std(ddof=1))}
+    return found | {"difference": float(differences.mean()), "low": float(low), "high": float(high)}
+
+
+def sentence(found: Comparison) -> str:
+    """Put a comparison into one sentence."""
+    lost = f" ({found['lost']} more lost)" if found["lost"] else ""
+    return (
+        "trial {trial} on {test_list}, {seeds} seeds{}: EER {mean:.2f} % (sd {sd:.2f}), base {base_mean:.2f} "
+        "% (sd {base_sd:.2f}), difference {difference:+.2f} ({low:+.2f} to {high:+.2f}), {verdict}"
+    ).format(lost, **found)
 
 
 class Confirmation(Sweep):
@@ -81,6 +74,7 @@ class Confirmation(Sweep):
         space = replace(sweep.space, scheduler=None, rung_epochs=())
         folder = RunFolder.at(below(sweep.folder.location, "confirm"))
         super().__init__(space, sweep.base, sweep.rungs[-1:], folder, sweep.resources)
+        self.num_trials = len(self.contestants) * num_seeds
         # The seeds differ from that of the sweep; the test lists are scored at the end.
         lists = list(self.base.evaluation.test)
         planned = [
@@ -97,11 +91,6 @@ class Confirmation(Sweep):
         )
         for index in range(len(known), len(planned)):
             self.add_configuration(index, planned[index])
-
-    @property
-    def num_trials(self) -> int:
-        """Count the trainings."""
-        return len(self.contestants) * self.num_seeds
 
     def comparisons(self) -> tuple[list[Comparison], list[str]]:
         """Compare every trial with the base on every list, over the seeds with which both came to the end.

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from sslsv.settings import refuse_if
 
 
@@ -49,10 +47,6 @@ class History:
         """Return the segments without an outcome: running, waiting for resources, or interrupted."""
         ended = {(outcome.index, outcome.rung) for outcome in self.outcomes}
         return [decision for decision in self.decisions if (decision.index, decision.rung) not in ended]
-
-    def num_started(self) -> int:
-        """Count the trials that were started."""
-        return len({decision.index for decision in self.decisions})
 
     def at_rung(self, rung: int) -> list[Outcome]:
         """Return the outcomes at a rung."""
@@ -125,7 +119,8 @@ class Asha(Halving):
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
         """Return at most one promotion or one start; see `Halving.decide`."""
-        num_open, num_started = len(history.open_segments()), history.num_started()
+        num_open = len(history.open_segments())
+        num_started = len({decision.index for decision in history.decisions})
         if num_open >= at_once:
             return []
         for rung in reversed(range(rungs - 1)):
@@ -149,18 +144,3 @@ def _train_the_furthest(history: History, rungs: int) -> list[Decision]:
         return []
     (best,) = next(filter(None, waiting))
     return [Decision(best.index, best.rung + 1)]
-
-
-def forecast(scheduler: Halving, trials: int, rungs: Sequence[int], seed: int) -> tuple[list[int], int]:
-    """Return how many segments end at each rung, and the epochs of all trials, if none fails.
-
-    The scheduler decides about trials of random, lasting quality, one segment at a time.
-    """
-    quality = np.random.default_rng(seed).random(trials).tolist()
-    history = History()
-    while decisions := scheduler.decide(history, trials, len(rungs), at_once=1):
-        history.decisions += decisions
-        for segment in history.open_segments():
-            history.outcomes.append(Outcome(segment.index, segment.rung, "reached", quality[segment.index]))
-    counts = [len(history.at_rung(rung)) for rung in range(len(rungs))]
-    return counts, sum(rungs[outcome.rung] for outcome in history.last_outcomes().values())

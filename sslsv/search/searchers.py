@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sslsv.search.schedulers import History
 from sslsv.search.space import Space, plain
-from sslsv.settings import refuse_if
 
 Configuration = dict[str, Any]
 
@@ -34,11 +33,7 @@ class Searcher:
             keys = [dimension.key for dimension in self.dimensions]
             combinations = product(*(dimension.ends for dimension in self.dimensions))
             self.grid = [dict(zip(keys, each, strict=True)) for each in combinations]
-
-    @property
-    def num_trials(self) -> int:
-        """Count the trials of the sweep."""
-        return self.space.trials or len(self.grid)
+        self.num_trials = space.trials or len(self.grid)
 
     def choose(self, index: int, earlier: Mapping[int, Configuration], history: History) -> Configuration:
         """Return the configuration of trial `index`; TPE learns from the `earlier` ones and the history."""
@@ -63,12 +58,14 @@ class Searcher:
         """Return the base's values of the searched settings; raises ValueError for one outside the space."""
         found = {}
         for dimension in self.dimensions:
-            value = plain(value_at(self.base, dimension.key))
-            refuse_if(
-                not dimension.holds(value),
-                f"tries_base_first is true, but {dimension.key} is {value!r} in the base, outside the space",
-            )
-            found[dimension.key] = value
+            key = dimension.key
+            value = found[key] = plain(value_at(self.base, key))
+            try:
+                dimension.encode(value)
+            except ValueError as error:
+                raise ValueError(
+                    f"tries_base_first is true, but {key} is {value!r} in the base, outside the space"
+                ) from error
         return found
 
     def corners(self) -> Iterator[tuple[str, Configuration]]:

@@ -16,8 +16,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import create_trial
 from pydantic import ConfigDict, Field, InstanceOf, ValidationError
 
+from sslsv.config import CRITERIA
 from sslsv.registry import nearest
-from sslsv.search.criteria import CRITERIA
 from sslsv.search.schedulers import Asha, Halving
 from sslsv.settings import leaves_of, locate, refuse_if
 
@@ -28,10 +28,7 @@ FIXED = (
     *("data.augment.noise.folder", "data.augment.reverb.folder"),
     *("train.epochs", "train.patience", "train.collapse", "evaluation", "run", "resources"),
 )
-
-
 ALTERNATIVE = "alternative"  # key of the dimension whose values are names of alternatives
-
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
@@ -55,14 +52,6 @@ class Dimension:
     def keys(self) -> set[str]:
         """Return the keys that the dimension sets: its own, and those in the sections it chooses among."""
         return {self.key, *(leaf for value in self.ends for leaf, _ in leaves_of({self.key: value}))}
-
-    def holds(self, value: Any) -> bool:
-        """Tell whether a value is among those of the dimension."""
-        try:
-            self.encode(value)
-        except ValueError:
-            return False
-        return True
 
     def encode(self, value: Any) -> Any:
         """Return a value in Optuna's form; raises ValueError if the dimension does not hold it."""

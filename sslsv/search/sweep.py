@@ -24,10 +24,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sslsv.config import Config, ResourcesConfig, read_config, to_dict, to_yaml
+from sslsv.config import CRITERIA, Config, ResourcesConfig, is_better, read_config, to_dict, to_yaml
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder, below
-from sslsv.search.criteria import CRITERIA, is_lower_better
 from sslsv.search.schedulers import Decision, History, Outcome, standing
 from sslsv.search.searchers import Configuration, Searcher
 from sslsv.search.space import Space
@@ -53,21 +52,18 @@ class Sweep:
         self.space, self.base, self.rungs, self.folder = space, base, tuple(rungs), folder
         self.resources, self.metric = resources, space.metric
         self.searcher = Searcher(space, to_dict(base))
+        self.num_trials = self.searcher.num_trials
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
         self.halted: str | None = None  # why no more segments start, though some are left
         self._faults = 0  # in a row
         self._start = time.monotonic()
-        self._sign = 1.0 if is_lower_better(space.metric) else -1.0
+        self._sign = 1.0 if is_better(space.metric, 0.0, than=1.0) else -1.0
         self.configurations: dict[int, Configuration] = {
-            line["index"]: line["settings"] for line in self._read("configurations")
+            line["index"]: line["settings"] for line in folder.records("configurations.jsonl")
         }
-        decisions = [Decision(**line) for line in self._read("decisions")]
-        self.history = History(decisions, [self._outcome(**line) for line in self._read("outcomes")])
-
-    @property
-    def num_trials(self) -> int:
-        """Count the trials of the sweep when it is complete."""
-        return self.searcher.num_trials
+        decisions = [Decision(**line) for line in folder.records("decisions.jsonl")]
+        outcomes = [self._outcome(**line) for line in folder.records("outcomes.jsonl")]
+        self.history = History(decisions, outcomes)
 
     @property
     def is_over(self) -> bool:
@@ -118,7 +114,7 @@ class Sweep:
             | {"value": self.value(o), "why": o.why}
             for o in self.history.outcomes
         ]
-        self._write("outcomes", lines)
+        self.folder.write_records("outcomes.jsonl", lines)
         self.running.discard((segment.index, segment.rung))
         self._faults = 0
         minutes = (time.monotonic() - self._start) / 60
@@ -157,7 +153,8 @@ class Sweep:
     def add_configuration(self, index: int, configuration: Configuration) -> None:
         """Write down what a trial tries."""
         self.configurations[index] = configuration
-        self._write("configurations", [{"index": i, "settings": c} for i, c in self.configurations.items()])
+        lines = [{"index": i, "settings": settings} for i, settings in self.configurations.items()]
+        self.folder.write_records("configurations.jsonl", lines)
 
     def write_results(self) -> Outcome | None:
         """Write results.csv and best.yml; returns the best trial's outcome.
@@ -214,19 +211,11 @@ class Sweep:
                 self.add_configuration(index, self.searcher.choose(index, self.configurations, self.history))
         if decisions:
             self.history.decisions.extend(decisions)
-            self._write("decisions", [asdict(decision) for decision in self.history.decisions])
+            self.folder.write_records("decisions.jsonl", [asdict(each) for each in self.history.decisions])
 
     def _outcome(self, index: int, rung: int, state: Any, value: Any, why: str, epoch: int = 0) -> Outcome:
         is_finite = value is not None and math.isfinite(value)
         return Outcome(index, rung, state, self._sign * value if is_finite else None, why)
-
-    def _read(self, name: str) -> list[dict[str, Any]]:
-        text = self.folder.read(f"{name}.jsonl").decode() if self.folder.has(f"{name}.jsonl") else ""
-        return [json.loads(line) for line in text.splitlines()]
-
-    def _write(self, name: str, lines: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        self.folder.write(f"{name}.jsonl", text.encode())
 
 
 def describe_request(space: Space, base: Config, space_file: str, rungs: Sequence[int]) -> dict[str, Any]:
@@ -261,7 +250,8 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
             changes.append(f"{line} (with train.sync_batchnorm false, batch statistics depend on it)")
         elif not line.startswith(("resources.", "run.", "evaluation.test:")):
             changes.append(line)
-    has_more = request["takes_more_trials"] and request["trials"] > earlier["trials"]
+    is_counted = earlier["trials"] is not None  # a grid has no number
+    has_more = is_counted and request["takes_more_trials"] and request["trials"] > earlier["trials"]
     if earlier["trials"] != request["trials"] and not has_more:
         changes.append(f"trials: {earlier['trials']} -> {request['trials']}")
     if earlier.get("lists") != request.get("lists"):

@@ -51,20 +51,15 @@ def run_segment(
         if isinstance(error, TrainingError | ValueError):
             return {"state": "failed", "why": why}
         raise
-    finally:
-        give_memory_back()
+    finally:  # This process will train further segments: their memory goes back to the system.
+        gc.collect()  # a training is full of cycles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        with contextlib.suppress(OSError, AttributeError):  # another C library than Linux's
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
     if last.get("has_collapsed"):
         return {"state": "collapsed", "why": str(last["notice"])}
     return {"state": "reached", "why": ""}
-
-
-def give_memory_back() -> None:
-    """Return the segment's memory to the system, because its process trains further segments."""
-    gc.collect()  # a training is full of cycles
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):  # another C library than Linux's
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def train_until(training: Training, until_epoch: int) -> dict[str, Any]:

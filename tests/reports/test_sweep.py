@@ -6,7 +6,7 @@ import re
 import pytest
 
 from sslsv.config import Config, to_yaml
-from sslsv.reports.sweep import grid_charts, importance, write_sweep_report
+from sslsv.reports.sweep import grid_charts, importance, rank_criteria, write_sweep_report
 from sslsv.runs.folder import RunFolder
 
 KEYS = ["model.temperature", "optimizer.name", "optimizer.momentum"]
@@ -124,3 +124,33 @@ def test_importance__finds_the_one_setting_that_matters():
     shares = importance(columns, [2.0 * i for i in range(11)] + [None])
     assert next(iter(shares)) == "a" and set(shares) == {"a", "b"} and int(shares["a"].rstrip("%")) > 80
     assert importance(columns, [1.0] * 7 + [None] * 5) == {}
+    assert importance(columns, [1.0] * 12) == {}  # min_dcf is 1 for all at an early rung
+
+
+PSEUDO, RANKME = "label_free/pseudo_eer", "label_free/rankme"
+
+
+@pytest.mark.parametrize(
+    ("criterion", "values", "eers", "tau", "regret"),
+    [
+        (PSEUDO, [1, 2, 3, 4, 5, 6], [10, 11, 20, 30, 40, 41], 1.0, 0.0),
+        (RANKME, [6, 5, 4, 3, 2, 1], [10, 11, 20, 30, 40, 41], 1.0, 0.0),  # higher ranks are better
+        # Order by criterion: trials 2, 0, 1, 3; by EER: 0, 1, 2, 3.  Of six pairs two disagree: (6 - 4) / 6.
+        (PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], 1 / 3, 5.0),
+        (PSEUDO, [4, 3, 2, 1], [10, 20, 30, 40], -1.0, 30.0),
+        (PSEUDO, [1, 1, 2], [10, 14, 20], 2 / 6**0.5, 2.0),  # equally best ones share their regret
+        (PSEUDO, [1, 1, 1], [10, 14, 21], None, 5.0),  # a constant has no order
+    ],
+)
+def test_rank_criteria__by_hand(criterion, values, eers, tau, regret):
+    records = [{criterion: value, "eer": eer} for value, eer in zip(values, eers, strict=True)]
+    (found,) = rank_criteria({3: records})
+    numbers = {"trials": len(eers), "tau": tau and pytest.approx(tau), "regret": regret}
+    assert found == {"criterion": criterion, "epoch": 3, **numbers}
+
+
+def test_rank_criteria__compares_at_the_same_epoch_and_leaves_out_what_is_not_there():
+    records = [{"eer": 10.0 + i, PSEUDO: 1.0 + i, RANKME: None} for i in range(4)]
+    found = list(rank_criteria({4: records, 12: records[:2], 36: [*records[:3], {"eer": 1.0}]}))
+    assert [(r["criterion"], r["epoch"], r["trials"]) for r in found] == [(PSEUDO, 4, 4), (PSEUDO, 36, 3)]
+    assert all(r["tau"] == pytest.approx(1.0) for r in found)

@@ -274,3 +274,6 @@ def test_prepare_folder__more_trials_where_the_scheduler_takes_them(tmp_path):
     assert folder.read_json("sweep.json")["trials"] == 18
     with pytest.raises(ValueError, match="trials: 18 -> 12"):
         check_folder(folder, asked | {"takes_more_trials": True}, "resume")
+    folder.write_json("sweep.json", asked | {"trials": None})  # of a grid
+    with pytest.raises(ValueError, match="trials: None -> 12"):
+        check_folder(folder, asked | {"takes_more_trials": True}, "resume")

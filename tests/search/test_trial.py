@@ -5,7 +5,7 @@ import torch
 
 from sslsv.config import to_yaml
 from sslsv.evaluation.verification import Verification
-from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
+from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.search.trial import run_segment
 from sslsv.settings import apply_overrides
@@ -67,8 +67,10 @@ def test_run_segment__a_collapsed_trial_says_so(tmp_path, config, monkeypatch):
 
 def test_run_segment__a_mistake_that_would_come_again_is_a_failed_trial(tmp_path, config):
     wild = apply_overrides(config, ["optimizer={name: sgd, learning_rate: 1e30}"])
-    ended = run_segment(trial(tmp_path, wild), 4, "disabled", {})
+    folder = trial(tmp_path, wild)
+    ended = run_segment(folder, 4, "disabled", {})
     assert ended["state"] == "failed" and "learning_rate" in ended["why"] and "\n" not in ended["why"]
+    assert not list_checkpoints(folder)
 
 
 def test_run_segment__a_crash_is_raised_and_leaves_its_traceback(tmp_path, config, monkeypatch):
