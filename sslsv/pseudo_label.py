@@ -57,16 +57,10 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
 
     folder = RunFolder(config.run.storage, str(config.run.name))
     with only_command_on(folder):
-        if not is_fresh:
-            check_folder(folder, config)
         check_request(config)
         lists = digest_of_lists(config)
-        is_there = folder.has("lists.json") and not is_fresh
-        if is_there and folder.read_json("lists.json")["sha256"] != lists:
-            raise ValueError(
-                f"{folder.location} holds a loop on train lists of other contents; use another run.name, or "
-                "--fresh to start anew (what is there is kept under another name)"
-            )
+        if not is_fresh:
+            check_folder(folder, config, lists)
 
         from sslsv import train
         from sslsv.cluster.connect import connection
@@ -95,8 +89,8 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
     return 0
 
 
-def check_folder(folder: "RunFolder", config: PseudoLabelConfig) -> None:
-    """Raise ValueError if the folder holds a run, a finished loop, or one of other settings."""
+def check_folder(folder: "RunFolder", config: PseudoLabelConfig, lists: str) -> None:
+    """Raise ValueError if the folder holds a run, a finished loop, or one of other settings or lists."""
     problem = "holds a training run" if folder.has("config.yml") else ""
     if folder.has("loop.yml"):
         problem = "holds a finished loop of the same settings" if folder.has("summary.json") else ""
@@ -108,6 +102,8 @@ def check_folder(folder: "RunFolder", config: PseudoLabelConfig) -> None:
             places = ("run.", "resources.")
             changed = [line for line in differences(there, config) if not line.startswith(places)]
             problem = f"holds a loop with other settings ({'; '.join(changed)})" if changed else problem
+    if not problem and folder.has("lists.json") and folder.read_json("lists.json")["sha256"] != lists:
+        problem = "holds a loop on train lists of other contents"
     if problem:
         raise ValueError(
             f"{folder.location} {problem}; use another run.name, or --fresh to start anew (what is there is "

@@ -1,7 +1,5 @@
 """Write the page of a loop of pseudo-labels, which may still be going on, from its folder."""
 
-import json
-
 from sslsv.reports.page import Figure, Record, Section, duration, metric_text, metric_title, render
 from sslsv.reports.plots import Curve, line_chart
 from sslsv.reports.training import doubts, list_and_metric, with_interval
@@ -20,8 +18,7 @@ PARTS = ("embedding", "clustering", "training")
 
 def write_rounds_report(folder: RunFolder) -> None:
     """Write report.html from what else is in the folder of the loop."""
-    lines = folder.read("rounds.jsonl").splitlines() if folder.has("rounds.jsonl") else []
-    records: list[Record] = [json.loads(line) for line in lines]
+    records = folder.records("rounds.jsonl")
     summary = folder.read_json("summary.json") if folder.has("summary.json") else {}
     settings = folder.read("loop.yml").decode()
     notes = list(doubts(settings))

@@ -6,7 +6,7 @@ Rows (N, D) are unit vectors, best float16: 1.1 GB for 1.09 million of 512 value
 
 import importlib.util
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor
 
 from sslsv.models.clustering import BLOCK_SCORES, spherical_kmeans
@@ -25,17 +26,11 @@ Weights = npt.NDArray[np.float32]
 ROWS_AT_ONCE = 1024  # whose neighbours are looked for together, among 16,384 others at a time
 
 
-class Clustering(NamedTuple):
-    """Hold the cluster of each row, (N,), -1 for none, and the silhouette of each number that was tried."""
-
-    labels: Labels
-    silhouettes: dict[int, float]
-
-
-def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> Clustering:
+def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> tuple[Labels, dict[int, float]]:
     """Cluster as the settings say: of several candidates the one with the highest silhouette; see `settled`.
 
-    The same rows and seed give the same clusters. Raises ValueError where there are too few rows, or none of
+    Returns the cluster of each row (N,), -1 for none, and the silhouette of each number that was tried. The
+    same rows and seed give the same clusters. Raises ValueError where there are too few rows, or none of
     the clusters is large enough.
     """
     best: tuple[float, Labels] | None = None
@@ -47,7 +42,7 @@ def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> Clustering:
         if best is None or value > best[0]:
             best = value, labels
     assert best is not None
-    return Clustering(settled(best[1], config.min_members), silhouettes)
+    return settled(best[1], config.min_members), silhouettes
 
 
 def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
@@ -175,7 +170,5 @@ def purity(labels: Labels, truth: Labels) -> float | None:
     is_both = (labels >= 0) & (truth >= 0)
     if not is_both.any():
         return None
-    pairs, counts = np.unique(np.stack([labels[is_both], truth[is_both]]), axis=1, return_counts=True)
-    best = np.zeros(int(labels.max()) + 1, dtype=np.int64)
-    np.maximum.at(best, pairs[0], counts)
-    return float(best.sum() / is_both.sum())
+    counts = contingency_matrix(truth[is_both], labels[is_both], sparse=True)  # (speakers, clusters)
+    return float(counts.max(axis=0).sum() / is_both.sum())

@@ -2,9 +2,17 @@
 
 The classifier is a multinomial logistic regression on embeddings of whole recordings, each dimension brought
 to mean 0 and deviation 1 over the training list. Labels are names: ages must be given as groups.
+
+A line of a list is `label path` or `label path speaker`, with blanks between the fields; where a label or a
+path holds blanks, tabs. Tables whose first line names these columns are read too. The speaker is a column and
+not read from the folders: in a corpus of languages or emotions the folder often is the label, and such folds
+would part the classes instead of the voices.
 """
 
 import warnings
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,16 +25,41 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, Stratifi
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sslsv.data.list_forms import LABELS, Rows
+from sslsv.data.lists import spelling
+from sslsv.data.recordings import open_recordings
 from sslsv.evaluation.embedding import EmbeddingStore
 from sslsv.evaluation.intervals import Interval
-from sslsv.evaluation.trials import source_of
+from sslsv.evaluation.trials import MAX_NAMED, find_list, source_of
 from sslsv.settings import section
-from sslsv.tasks.labels import LabelList, check_lists, read_label_list
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 MAX_ITERATIONS = 2000
 FEW_UNITS = 10  # Intervals over draws of so few speakers are too narrow.
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelList:
+    """Hold labelled recordings, in the order of the list."""
+
+    file: str  # path or URI
+    root: str  # folder that the recordings are below
+    lines: list[int]  # where each recording stands, from 1
+    labels: list[str]
+    paths: list[str]
+    speakers: list[str]  # empty if the list does not tell them
+    notes: tuple[str, ...] = ()  # as what the list was read
+
+    def named(self, rows: Collection[int]) -> str:
+        """Name the first of some recordings, each with the line where it stands."""
+        named = [f"{self.paths[i]} (line {self.lines[i]})" for i in sorted(rows)[:MAX_NAMED]]
+        return ", ".join([*named, *["..."] * (len(rows) > MAX_NAMED)])
+
+    def counts(self) -> dict[str, int]:
+        """Count recordings, labels and, where they are told, speakers."""
+        counts = {"recordings": len(self.paths), "labels": len(set(self.labels))}
+        return counts | ({"speakers": len(set(self.speakers))} if self.speakers else {})
 
 
 class Probe:
@@ -150,11 +183,78 @@ class Probe:
         return found
 
 
+def read_label_list(root: str, name: str) -> LabelList:
+    """Read a list given by its name below `root`, or by a path.
+
+    Raises ValueError for a malformed line and a path listed twice, FileNotFoundError for a missing list and
+    where none of its recordings exists.
+    """
+    file = find_list(root, name)
+    rows: dict[str, tuple[int, str, str]] = {}  # by path: line, label, speaker
+    listed = Rows(root, file, LABELS)
+    for line, label, path, speaker in listed:
+        if path in rows:
+            raise ValueError(
+                f"{file}, line {line}: {path} is listed twice, first in line {rows[path][0]}; remove one of "
+                "the lines."
+            )
+        rows[path] = line, label, speaker
+        *_, first_speaker = next(iter(rows.values()))
+        if bool(speaker) != bool(first_speaker):
+            raise ValueError(
+                f"{file}, line {line}: this line {'names' if speaker else 'lacks'} a speaker, unlike those "
+                "above it; name the speaker in every line, or in none."
+            )
+    lines, labels, speakers = map(list, zip(*rows.values(), strict=True))
+    return LabelList(
+        file=file,
+        root=root,
+        lines=lines,
+        labels=labels,
+        paths=list(map(spelling(root, file, list(rows)), rows)),
+        speakers=[speaker for speaker in speakers if speaker],
+        notes=listed.note(f"{len(rows):,} recordings"),
+    )
+
+
+def check_lists(train: LabelList, test: LabelList) -> None:
+    """Raise ValueError where nothing can be learnt from `train`, or `test` can't tell whether it was."""
+    units: dict[str, set[str]] = defaultdict(set)  # label: its speakers, or else its recordings
+    for label, unit in zip(train.labels, train.speakers or train.paths, strict=True):
+        units[label].add(unit)
+    if len(units) < 2:
+        raise ValueError(
+            f"{train.file} has {len(units)} label(s) ({', '.join(units)}), and a classifier needs two: add "
+            "recordings of another one"
+        )
+    if few := sorted(label for label, found in units.items() if len(found) < 2):
+        unit = "speaker" if train.speakers else "recording"
+        raise ValueError(
+            f"{len(few)} of the {len(units)} labels of {train.file} have a single {unit}: "
+            f"{', '.join(few[:MAX_NAMED])}; some are held out to choose the regularisation, so give every "
+            f"label two {unit}s or more (or name no speakers if they are the labels)"
+        )
+    if unknown := [i for i, label in enumerate(test.labels) if label not in units]:
+        names = sorted({test.labels[i] for i in unknown})
+        raise ValueError(
+            f"{len(unknown)} recordings of {test.file} have labels that {train.file} has not: "
+            f"{', '.join(names[:MAX_NAMED])}; first: {test.named(unknown[:1])}; correct the labels (case "
+            "counts), or leave these recordings out"
+        )
+    locate = open_recordings(train.root).location
+    known = set(map(locate, train.paths))
+    if shared := [i for i, path in enumerate(test.paths) if locate(path) in known]:
+        raise ValueError(
+            f"{len(shared)} recordings of {test.file} are in {train.file} too: {test.named(shared)}; "
+            "what was learnt from can't test, so remove them from one of the lists"
+        )
+
+
 def _embedded(item: LabelList, store: EmbeddingStore) -> Floats:
     embeddings, bad = store.get(item.paths, item.root)
     if bad:
         raise ValueError(
-            f"{len(bad)} of {len(item.rows)} recordings of {item.file} cannot be read "
+            f"{len(bad)} of {len(item.paths)} recordings of {item.file} cannot be read "
             f"({next(iter(bad.values()))}): {item.named(bad)}; correct the list (paths with blanks need tabs "
             "between the fields), or give the right --root"
         )

@@ -14,7 +14,6 @@ it follows from is there, so a stage that was interrupted is taken again from wh
 """
 
 import io
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,8 +59,7 @@ class Loop:
     def __init__(self, config: PseudoLabelConfig, folder: RunFolder, train: Train) -> None:
         self.config, self.folder, self.train = config, folder, train
         self.manifest, _ = open_training_side(config)
-        lines = folder.read("rounds.jsonl").splitlines() if folder.has("rounds.jsonl") else []
-        self.records: list[Record] = [json.loads(line) for line in lines]
+        self.records: list[Record] = folder.records("rounds.jsonl")
 
     def run(self, notice: Callable[[Record], None] = lambda record: None) -> Record:
         """Take what is left of the rounds and the last stage; return the summary; `notice` gets each record.
@@ -97,7 +95,7 @@ class Loop:
     def note(self, record: Record, notice: Callable[[Record], None]) -> None:
         """Write down that a stage has ended."""
         self.records.append(record)
-        self.folder.write("rounds.jsonl", "".join(json.dumps(r) + "\n" for r in self.records).encode())
+        self.folder.write_records("rounds.jsonl", self.records)
         notice(record)
 
     def take_round(self, number: int) -> Record:
