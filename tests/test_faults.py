@@ -29,23 +29,15 @@ ALONE = ("resources.threads_per_worker=1",)
 TWO = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
 # On machines of 3 CPUs: one worker and a data process on each.
 SPREAD = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=2", "resources.cpus_per_data_task=1")
-# What each keeps from step to step: teacher and centre, queue of keys, queue and prototypes, memory of the corpus,
-# statistics of the gate, bank of references, and random directions or groups that a step draws.
+# What these keep between epochs: memory of the corpus, statistics of the gate, bank of references. What any method
+# keeps from step to step is tested in tests/models/test_base.py.
 METHODS = {
-    "DINO": "model={name: dino, long_seconds: 0.8, short_seconds: 0.5, num_short: 2, head_dims: [32, 16], "
-    "num_prototypes: 64, frozen_epochs: 2}",
-    "MoCo": "model={name: moco, crop_seconds: 0.6, queue_length: 32}",
-    "SwAV": "model={name: swav, crop_seconds: 0.6, projector_dims: [32, 16], num_prototypes: 16, "
-    "queue_length: 32, queue_start_epoch: 2}",
     "DeepCluster v2": "model={name: deepcluster, crop_seconds: 0.6, projector_dims: [32, 16], "
     "num_prototypes: 8, num_heads: 2}",
     "supervised, gate and correction": "model={name: supervised, crop_seconds: 0.6, "
     "gate: {name: mixture, start_epoch: 4}, correction: {start_epoch: 6}}",
     "SimCLR, SSPS": "model={name: simclr, crop_seconds: 0.6, positives: {name: ssps, start_epoch: 4, "
     "num_clusters: 8, queue_length: 16, reference_seconds: 0.6}}",
-    "LeJEPA": "model={name: lejepa, long_seconds: 0.8, short_seconds: 0.5, num_short: 2, "
-    "projector_dims: [32, 16], num_directions: 16}",
-    "W-MSE": "model={name: wmse, crop_seconds: 0.6, projector_dims: [32, 2], group_size: 4}",
 }
 
 
@@ -156,7 +148,9 @@ def test_train__the_driver_is_killed(rng, undisturbed, tmp_path, demo_corpus):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_train__everything_is_killed_whatever_the_method_keeps(method, rng, tmp_path, demo_corpus):
+def test_train__everything_is_killed_whatever_the_method_does_between_epochs(
+    method, rng, tmp_path, demo_corpus
+):
     options = (*ALONE, METHODS[method])
     (tmp_path / "undisturbed").mkdir()
     training = Recorded(tmp_path / "undisturbed", demo_corpus, "whole", *options, epochs=EPOCHS)
