@@ -104,6 +104,8 @@ def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Ove
     """Compare the recordings of trials, below `root`, with what was trained on: speakers, paths, contents."""
     paths, columns = trials.paths, speaker_columns(trials)
     speakers, known = set[str]().union(*columns.values()), bool(sources)
+    # Of a speaker with one session two parts of the paths may tell, that of the session too.
+    num_speakers = max(map(len, columns.values()), default=0)
     same_speaker, same_path, same_content = set[str](), set[int](), dict[int, str]()
     compared = set(range(len(paths) if sources else 0))
     for source in sources:
@@ -120,7 +122,7 @@ def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Ove
         return {**counts, "examples": [printable(name) for name in names[:NUM_NAMED]]}
 
     return {
-        "speakers": part(sorted(same_speaker), len(speakers) * known, len(speakers))
+        "speakers": part(sorted(same_speaker)[:num_speakers], num_speakers * known, num_speakers)
         | {"one_corpus": is_one_corpus},
         "paths": part([paths[i] for i in sorted(same_path)], len(paths) * known, len(paths)),
         "contents": part(copies, len(compared), len(paths)),

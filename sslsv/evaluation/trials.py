@@ -204,7 +204,8 @@ def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
     whose recordings meet in few trials falls apart into several.
     """
     recordings = np.arange(len(trials.paths))
-    for place in speaker_columns(trials):
+    columns = speaker_columns(trials)
+    for place in sorted(columns, key=lambda place: len(columns[place])):  # of a session there may be one too
         names = [path_parts(path)[-place] for path in trials.paths]
         _, first, codes = np.unique(names, return_index=True, return_inverse=True)
         links = (trials.enrol, recordings), (trials.test, first[codes]), (trials.targets, recordings >= 0)
