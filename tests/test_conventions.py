@@ -33,9 +33,9 @@ RAY = {"cluster", "data.pipeline", "evaluation.embedding", "prepare_data.convert
 RAY |= {"search.executor", "search.trial"}
 # Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.
 BUDGETS = {
-    "": 2265, "ops": 380, "models": 1650, "encoders": 810, "data": 2770, "runs": 730, "training": 1080,
-    "cluster": 785, "evaluation": 2520, "reports": 920, "search": 1455, "prepare_data": 1855,
-    "tasks": 890,
+    "": 2230, "ops": 360, "models": 1520, "encoders": 680, "data": 2740, "runs": 730, "training": 1040,
+    "cluster": 770, "evaluation": 2510, "reports": 920, "search": 1330, "prepare_data": 1820,
+    "tasks": 850,
 }  # fmt: skip
 # Of data, 450 read lists in the forms that people have, and 120 any codec; of tasks, 650 are the loop of
 # pseudo-labels; of evaluation, 170 compare test lists with what was trained on; of cluster, 95 keep threads
