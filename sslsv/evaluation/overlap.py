@@ -104,7 +104,7 @@ def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Ove
     """Compare the recordings of trials, below `root`, with what was trained on: speakers, paths, contents."""
     paths, columns = trials.paths, speaker_columns(trials)
     speakers, known = set[str]().union(*columns.values()), bool(sources)
-    # Of a speaker with one session two parts of the paths may tell, that of the session too.
+    # Where every speaker has one session, its folder tells speakers too: the same ones, by other names.
     num_speakers = max(map(len, columns.values()), default=0)
     same_speaker, same_path, same_content = set[str](), set[int](), dict[int, str]()
     compared = set(range(len(paths) if sources else 0))
