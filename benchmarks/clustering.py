@@ -4,7 +4,6 @@ Each part runs once on random rows of 512 values, on all cores of this machine (
 multiplied for VoxCeleb2: by N x K for k-means and silhouette, N x N for neighbours, K x K for Ward's method.
 """
 
-import argparse
 import os
 import resource
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.command import parser_of
 from sslsv.models.clustering import half_unit_rows, spherical_kmeans
 from sslsv.tasks.clustering import cluster, neighbors, silhouette
 from sslsv.tasks.pseudo_labels import ClusteringConfig
@@ -26,9 +26,7 @@ def seconds_of(part: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("clustering", __doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--clusters", type=int, default=2500)
     parser.add_argument("--ward-rows", type=int, default=5000)

@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any
+
+from typing_extensions import Self
 
 from sslsv.cluster.fit import WORKER_ENVIRONMENT
 
@@ -19,23 +20,43 @@ MACHINE_THREADS = os.cpu_count() or 1
 
 
 class Contestant:
-    """`processes` copies of one kind of work (see `benchmarks.contestant`), started and warmed up."""
+    """`processes` copies of one kind of work (see `benchmarks.contestant`), started and warmed up.
 
-    def __init__(self, kind: str, processes: int, environment: dict[str, str], **job: Any) -> None:
-        self._children = []
+    `with` ends them; `has_trainer_environment` is that of our training workers.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        processes: int = 1,
+        threads: int = MACHINE_THREADS,
+        has_trainer_environment: bool = True,
+        **job: Any,
+    ) -> None:
+        self._children: list[subprocess.Popen[str]] = []
+        self._folder = tempfile.TemporaryDirectory()
         self.facts: dict[str, float] = {}  # what the work of the first process says of itself
+        own = WORKER_ENVIRONMENT if has_trainer_environment else {}
+        shared = {"kind": kind, "world_size": processes, "threads": threads, "folder": self._folder.name}
         for rank in range(processes):
-            given = {"kind": kind, "rank": rank, "world_size": processes, **job}
+            given = json.dumps({**shared, "rank": rank, **job})
             self._children.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "benchmarks.contestant", json.dumps(given)],
+                    [sys.executable, "-m", "benchmarks.contestant", given],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    env={**os.environ, **environment},
+                    env={**os.environ, **own, "OMP_NUM_THREADS": str(threads)},
                 )
             )
         self._answers()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def run(self, rounds: int) -> float:
         """Do so many rounds; returns the seconds that the slowest process took."""
@@ -53,6 +74,7 @@ class Contestant:
                 child.stdin.close()
         for child in self._children:
             child.wait()
+        self._folder.cleanup()
 
     def _answers(self) -> list[float]:
         answers: list[dict[str, float]] = []
@@ -66,30 +88,3 @@ class Contestant:
             answers.append(json.loads(line))
         self.facts = answers[0]
         return [answer["seconds"] for answer in answers]
-
-
-@contextlib.contextmanager
-def contestant(
-    kind: str,
-    *,
-    processes: int = 1,
-    threads: int = MACHINE_THREADS,
-    has_trainer_environment: bool = True,
-    environment: dict[str, str] | None = None,
-    **job: Any,
-) -> Iterator[Contestant]:
-    """A contestant, closed in the end; `has_trainer_environment` is that of our training workers."""
-    own = dict(WORKER_ENVIRONMENT) if has_trainer_environment else {}
-    with tempfile.TemporaryDirectory() as folder:
-        started = Contestant(
-            kind,
-            processes,
-            {**own, **(environment or {}), "OMP_NUM_THREADS": str(threads)},
-            threads=threads,
-            folder=folder,
-            **job,
-        )
-        try:
-            yield started
-        finally:
-            started.close()

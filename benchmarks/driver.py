@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.command import in_own_process
 from benchmarks.known_check import peak_mb
 from benchmarks.row import Row, Settings, in_turns, time_row
 from sslsv.config import Config, load_config
@@ -32,16 +32,12 @@ def rows(settings: Settings) -> Iterator[Row]:
     count = 20_000 if settings.is_quick else 1_092_009
     with tempfile.TemporaryDirectory() as folder:
         write_list(Path(folder), count)
-        command = [sys.executable, "-m", "benchmarks.driver", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = in_own_process("driver", folder)
         name = f"{count:,} utterances"
         yield Row(f"{name}: memory of the driver", "", found["peak_mb"], 0, "MB", most=1000)
         yield Row(f"{name}: planning an epoch", "", found["plan_seconds"], 0, "s", most=2)
         yield Row(f"{name}: reading and checking the list", "", found["read_seconds"], 0, "s")
-        command = [sys.executable, "-m", "benchmarks.known_check", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = in_own_process("known_check", folder)
         yield Row(f"{name}: memory of `check`, all measured", "", found["peak_mb"], 0, "MB", most=1000)
         yield Row(f"{name}: `check`, all measured", "", found["seconds"], 0, "s")
         yield _checkpoint(settings, Path(folder))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import torchaudio.compliance.kaldi as kaldi
 from torch import Tensor, nn
 
-from benchmarks.contestants import contestant
+from benchmarks.contestants import Contestant
 from benchmarks.row import PRECISION, Row, Settings, speed_row
 from sslsv.build import build_model
 from sslsv.config import load_config
@@ -45,8 +45,8 @@ def rows(settings: Settings) -> Iterator[Row]:
             job["warm_up_rounds"] = 2
             ours = "method_step" if kind == "step" else "embedding"
             with (
-                contestant(ours, **job) as mine,
-                contestant(f"peer_{kind}", has_trainer_environment=False, **job) as theirs,
+                Contestant(ours, **job) as mine,
+                Contestant(f"peer_{kind}", has_trainer_environment=False, **job) as theirs,
             ):
                 times = [(mine.run(1), theirs.run(1)) for _ in range(settings.pairs)]
             what = "train step, 2 s" if kind == "step" else "whole utterances"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.contestants import contestant
+from benchmarks.contestants import Contestant
 from benchmarks.corpus import write_corpus
 from benchmarks.row import PRECISION, Row, Settings, speed_row
 from benchmarks.training import overrides
@@ -45,7 +45,7 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
     maker = ViewMaker(manifest, (("views", 2, 2.0, False),), config.data, config.seed)
     connect(num_cpus=PROCESSES)
     try:
-        with contestant("batches", processes=PROCESSES, threads=1, config=PUBLISHED, overrides=given) as bare:
+        with Contestant("batches", processes=PROCESSES, threads=1, config=PUBLISHED, overrides=given) as bare:
             reference = ray.put(maker)
             in_block = 4 if settings.is_quick else max(1, config.resources.utterances_per_block // size)
             steps = blocks * in_block
@@ -101,7 +101,7 @@ def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
     rounds = 2 if settings.is_quick else 10
     first_steps: list[float] = []
     times = []
-    with contestant("training_step", config=SMALL, overrides=given) as bare:
+    with Contestant("training_step", config=SMALL, overrides=given) as bare:
         before = bare.run(rounds) / rounds
         for run in range(runs):
             speed, start = _train([*given, f"train.epochs={epochs}", f"run.name=run{run}"], folder, run)

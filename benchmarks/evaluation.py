@@ -9,7 +9,7 @@ import soundfile
 import torch
 from sklearn.metrics import roc_curve
 
-from benchmarks.contestants import contestant
+from benchmarks.contestants import Contestant
 from benchmarks.row import Row, Settings, in_turns, speed_row, time_row
 from sslsv.build import build_model
 from sslsv.config import load_config
@@ -105,7 +105,7 @@ def _embeddings(settings: Settings) -> Row:
         few = max(1, count // 6)
         paths = [str(Path(folder) / name) for name in names]
         with (
-            contestant("naive_embedding", has_trainer_environment=False, paths=paths[:few]) as naive,
+            Contestant("naive_embedding", has_trainer_environment=False, paths=paths[:few]) as naive,
             embedding_by(encoder, len(paths), threads, None) as embed,
         ):
             pairs = in_turns(lambda: embed(names, folder), lambda: naive.run(few), settings.pairs)

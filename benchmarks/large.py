@@ -6,7 +6,6 @@ Each way runs in a process of its own (`python -m benchmarks.large NAME WAY` pri
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from benchmarks.command import in_own_process
 from benchmarks.row import Row, Settings
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores, normalise_scores
@@ -30,10 +29,9 @@ Work = Callable[[], object]
 
 def rows(settings: Settings) -> Iterator[Row]:
     """One for each part; the first way is ours."""
-    for name, (title, target, ways) in PARTS.items():
-        runs = {
-            way: [measured(name, way, settings) for _ in range(1 if settings.is_quick else 3)] for way in ways
-        }
+    repeats, quick = (1, ["--quick"]) if settings.is_quick else (3, [])
+    for name, (_, title, target, ways) in PARTS.items():
+        runs = {way: [in_own_process("large", name, way, *quick) for _ in range(repeats)] for way in ways}
         ours, *references = ways
         for way in references or [""]:
             seconds = [[run["seconds"] for run in runs[each]] for each in (ours, way) if each]
@@ -43,17 +41,9 @@ def rows(settings: Settings) -> Iterator[Row]:
             yield Row(title, way, medians[0], medians[-1], "s", ratios, target if way else None, limit=memory)
 
 
-def measured(name: str, way: str, settings: Settings) -> dict[str, float]:
-    """Seconds and MB of one way, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.large", name, way, *["--quick"] * settings.is_quick]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
-    return found
-
-
 def nt_xent(way: str, is_quick: bool) -> Work:
     """Loss and gradient of 8,192 pairs of 512 values."""
-    z_a, z_b = (random(64 if is_quick else 8192, 512).requires_grad_() for _ in range(2))
+    z_a, z_b = (torch.randn(64 if is_quick else 8192, 512).requires_grad_() for _ in range(2))
     if way == "ours":
         return lambda: contrast.nt_xent(z_a, z_b, 0.03)[0].backward()
     return lambda: contrast.contrastive_loss(*contrast.nt_xent_logits(z_a, z_b, 0.03)).backward()
@@ -62,9 +52,9 @@ def nt_xent(way: str, is_quick: bool) -> Work:
 def dino_head(way: str, is_quick: bool) -> Work:
     """Loss and gradient of six views of 64 rows against 65,536 prototypes of 256 values."""
     count, batch = (256, 8) if is_quick else (65_536, 64)
-    views, prototypes = (F.normalize(random(*size), dim=-1) for size in ((6, batch, 256), (count, 256)))
+    views, prototypes = (F.normalize(torch.randn(*size), dim=-1) for size in ((6, batch, 256), (count, 256)))
     views.requires_grad_(), prototypes.requires_grad_()
-    targets = random(2, batch, count).softmax(2)
+    targets = torch.randn(2, batch, count).softmax(2)
 
     def plain() -> None:
         logits = (views @ prototypes.T / 0.1).log_softmax(2)
@@ -77,7 +67,7 @@ def dino_head(way: str, is_quick: bool) -> Work:
 def kmeans(way: str, is_quick: bool) -> Work:
     """Five iterations of k-means, from chosen rows, and the last assignment."""
     count, clusters = (2000, 50) if is_quick else (100_000, 2500)
-    given = F.normalize(random(count, 512), dim=1)
+    given = F.normalize(torch.randn(count, 512), dim=1)
     if way == "ours":
         generator = torch.Generator().manual_seed(0)
         return lambda: spherical_kmeans(given, clusters, ITERATIONS, generator)
@@ -102,7 +92,7 @@ def kmeans(way: str, is_quick: bool) -> Work:
 def as_norm(way: str, is_quick: bool) -> Work:
     """A million trials of 5,000 recordings, normalised by the 300 nearest of 20,000 others."""
     count, recordings, cohort = (1000, 100, 400) if is_quick else (1_000_000, 5000, 20_000)
-    embeddings, others = random(recordings, 512).numpy(), random(cohort, 512).numpy()
+    embeddings, others = torch.randn(recordings, 512).numpy(), torch.randn(cohort, 512).numpy()
     enrol, test = np.random.default_rng(0).integers(recordings, size=(2, count))
     scores = cosine_scores(embeddings, enrol, test)
     return lambda: normalise_scores("as", scores, embeddings, enrol, test, others, 300)
@@ -111,7 +101,7 @@ def as_norm(way: str, is_quick: bool) -> Work:
 def trials(way: str, is_quick: bool) -> Work:
     """The size of VoxCeleb1-E: 579,818 trials of 145,160 recordings, scores, EER and minDCF."""
     count, recordings = (1000, 100) if is_quick else (579_818, 145_160)
-    embeddings, rng = random(recordings, 512).numpy(), np.random.default_rng(0)
+    embeddings, rng = torch.randn(recordings, 512).numpy(), np.random.default_rng(0)
     (enrol, test), targets = rng.integers(recordings, size=(2, count)), rng.random(count) < 0.5
 
     def evaluate() -> None:
@@ -121,25 +111,18 @@ def trials(way: str, is_quick: bool) -> Work:
     return evaluate
 
 
-def random(*size: int) -> Tensor:
-    """Normally distributed values."""
-    return torch.randn(*size)
-
-
-# Name: what the row is called, the ratio to reach, the ways.
-PARTS: dict[str, tuple[str, float | None, list[str]]] = {
-    "nt_xent": ("NT-Xent of 8,192 pairs, with gradient", 1.0, ["ours", "autograd, all logits"]),
-    "dino_head": ("DINO's loss, 65,536 prototypes, with gradient", 0.75, ["ours", "autograd, all logits"]),
-    "kmeans": ("k-means, 100,000 x 512 into 2,500", 1.0, ["ours", "faiss", "scikit-learn"]),
-    "as_norm": ("AS-norm, 1 M trials, cohort of 20,000", None, ["ours"]),
-    "trials": ("VoxCeleb1-E's size: 579,818 trials", None, ["ours"]),
-}
-WORK: dict[str, Callable[[str, bool], Work]] = {
-    "nt_xent": nt_xent,
-    "dino_head": dino_head,
-    "kmeans": kmeans,
-    "as_norm": as_norm,
-    "trials": trials,
+# Name: the work, what the row is called, the ratio to reach, the ways.
+PARTS: dict[str, tuple[Callable[[str, bool], Work], str, float | None, list[str]]] = {
+    "nt_xent": (nt_xent, "NT-Xent of 8,192 pairs, with gradient", 1.0, ["ours", "autograd, all logits"]),
+    "dino_head": (
+        dino_head,
+        "DINO's loss, 65,536 prototypes, with gradient",
+        0.75,
+        ["ours", "autograd, all logits"],
+    ),
+    "kmeans": (kmeans, "k-means, 100,000 x 512 into 2,500", 1.0, ["ours", "faiss", "scikit-learn"]),
+    "as_norm": (as_norm, "AS-norm, 1 M trials, cohort of 20,000", None, ["ours"]),
+    "trials": (trials, "VoxCeleb1-E's size: 579,818 trials", None, ["ours"]),
 }
 
 
@@ -151,7 +134,7 @@ def resident_mb() -> float:
 def main() -> None:
     name, way, *quick = sys.argv[1:]
     torch.manual_seed(0)
-    work, before = WORK[name](way, bool(quick)), resident_mb()
+    work, before = PARTS[name][0](way, bool(quick)), resident_mb()
     started = time.perf_counter()
     work()
     seconds = time.perf_counter() - started

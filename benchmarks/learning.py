@@ -15,26 +15,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import Contestant, contestant
+from benchmarks.command import parser_of
+from benchmarks.contestants import Contestant
 from sslsv import registry
 from sslsv.config import Config, load_config, to_dict
 from sslsv.data.stream import Plan
 from sslsv.evaluation.trials import open_trial_sets
 from sslsv.reports.sweep import LABEL_FREE, rank_criteria
 from sslsv.runs.environment import describe_environment
+from sslsv.settings import leaves_of
 
 ROUNDS = 5
 VALIDATIONS = 5  # in a run, the last one at its end; each takes as long as some 15 steps
-EPOCHS_OF = ("model", "optimizer.schedule")  # Settings in epochs there keep their share of the run.
+EPOCHS_OF = ("model.", "optimizer.schedule.")  # Settings in epochs there keep their share of the run.
 
 
 def main() -> int:
     """Measure, train and evaluate what FILE does not hold yet; print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.learning",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("learning", __doc__)
     add = parser.add_argument
     add("overrides", nargs="*", metavar="key=value", help="settings of all trainings")
     add("--corpus", type=Path, required=True, metavar="DIR", help="data.root of all trainings")
@@ -89,24 +87,11 @@ class RunPlan:
     def scaled(self, epochs: int) -> list[str]:
         """Overrides for a run of so many epochs: settings in epochs (above 1) keep their share of it."""
         factor, found = epochs / self.config.train.epochs, [f"train.epochs={epochs}"]
-        for place in EPOCHS_OF:
-            section: Any = to_dict(self.config)
-            for key in place.split("."):
-                section = section[key]
-            for key, value in in_epochs(place, section):
+        for key, value in leaves_of(to_dict(self.config)):
+            counts_epochs = key.startswith(EPOCHS_OF) and key.endswith(("_epoch", "_epochs"))
+            if counts_epochs and isinstance(value, int | float) and value > 1:
                 found.append(f"{key}={type(value)(max(1, round(value * factor)))}")
         return [*found, f"evaluation.every_epochs={max(1, epochs // VALIDATIONS)}"]
-
-
-def in_epochs(place: str, section: dict[str, Any]) -> list[tuple[str, float]]:
-    """Keys and values of the settings below a section that count epochs, and more than one."""
-    found: list[tuple[str, float]] = []
-    for key, value in section.items():
-        if isinstance(value, dict):
-            found += in_epochs(f"{place}.{key}", value)
-        elif key.endswith(("_epoch", "_epochs")) and isinstance(value, int | float) and value > 1:
-            found.append((f"{place}.{key}", value))
-    return found
 
 
 def plan_of(path: Path, given: argparse.Namespace) -> RunPlan:
@@ -154,9 +139,9 @@ def step_times(
     return times
 
 
-def stepper(path: Path, plan: RunPlan, given: argparse.Namespace, *more: str) -> Any:
+def stepper(path: Path, plan: RunPlan, given: argparse.Namespace, *more: str) -> Contestant:
     """A contestant that takes this config's steps."""
-    return contestant(
+    return Contestant(
         "method_step",
         threads=given.threads,
         config=str(path),

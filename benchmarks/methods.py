@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contestants import contestant
+from benchmarks.contestants import Contestant
 from benchmarks.row import Row, Settings
+from benchmarks.world_size import noise_batch
 from sslsv import registry
 from sslsv.config import Config, load_config
 from sslsv.encoders.features import SAMPLE_RATE, Spectrogram
@@ -41,11 +42,11 @@ SIZE = CorpusSize(num_utterances=8192, num_speakers=5994)
 def rows(settings: Settings) -> Iterator[Row]:
     """One method after the other, each in a process of its own, in turns with SimCLR's."""
     size = 128  # a group of W-MSE
-    with contestant("method_step", **job_of(REFERENCE, size)) as reference:
+    with Contestant("method_step", **job_of(REFERENCE, size)) as reference:
         for name in registry.names("models"):
             for variant in ["", *VARIANTS.get(name, [])]:
                 case = f"{name}, {variant}" if variant else name
-                with contestant("method_step", **job_of(name, size, *MORE.get(variant, []))) as ours:
+                with Contestant("method_step", **job_of(name, size, *MORE.get(variant, []))) as ours:
                     pairs = [(ours.run(1), reference.run(1)) for _ in range(min(3, settings.pairs))]
                     mine, theirs = ours.facts, reference.facts
                 audio = mine["audio_seconds"] / theirs["audio_seconds"]
@@ -82,14 +83,18 @@ class MethodStep:
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.config: Config = load_config(job["config"], job["overrides"])
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        on_gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda" if on_gpu else "cpu")
         size = CorpusSize(job.get("num_utterances", SIZE.num_utterances), SIZE.num_speakers)
         self.state = build_state(self.config, size, self.device)
         self.network = wrap_model(self.state.model, self.config, self.device)
-        self.batch = noise(self.state.model, self.config.train.batch_size, size)
+        generator = torch.Generator().manual_seed(3)
+        batch = noise_batch(self.state.model, generator, self.config.train.batch_size, size)
+        # As in training, a GPU copies it out of pinned memory.
+        self.batch = {name: column.pin_memory() for name, column in batch.items()} if on_gpu else batch
         self.corpus, self.audio_seconds = NoiseCorpus(size), 0.0
         for module in self.state.model.modules():
-            if isinstance(module, Spectrogram):
+            if isinstance(module, Spectrogram) and not self.config.train.compile:  # it would be compiled too
                 module.register_forward_pre_hook(self._count)
 
     def _count(self, module: object, inputs: tuple[Tensor]) -> None:
@@ -97,7 +102,13 @@ class MethodStep:
         self.audio_seconds += passes * inputs[0].numel() / SAMPLE_RATE
 
     def __call__(self) -> None:
-        """Take the step."""
+        """Take the step, and wait until the GPU has done it."""
+        self.take()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def take(self) -> None:
+        """Take the step, without a wait for the GPU."""
         self.audio_seconds = 0.0
         take_step(
             self.state,
@@ -117,33 +128,17 @@ class MethodStep:
             with torch.no_grad(), torch.autocast(self.device.type, dtype, dtype != torch.float32):
                 self.state.model.embed(crops)
             self.state.model.train()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
     @property
     def facts(self) -> dict[str, float]:
-        """Peak memory of the process (of the GPU, where there is one), and seconds of audio of a step."""
+        """Peak memory of the process (of the GPU, where there is one), and seconds of audio of a step.
+
+        Steps that are compiled do not count their audio.
+        """
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated()
         return {"peak_mb": peak / 1e6, "audio_seconds": self.audio_seconds}
-
-
-def noise(model: Model, rows: int, size: CorpusSize) -> dict[str, Tensor]:
-    """A batch of a method: views whose noise is in part that of the utterance."""
-    generator = torch.Generator().manual_seed(3)
-    longest = max(round(SAMPLE_RATE * group.seconds) for group in model.views)
-    own = torch.randn(rows, 1, longest, generator=generator)
-    batch: dict[str, Tensor] = {}
-    for group in model.views:
-        samples = round(SAMPLE_RATE * group.seconds)
-        other = torch.randn(rows, group.count, samples, generator=generator)
-        batch[group.name] = (2000 * (own[..., :samples] + 0.5 * other)).to(torch.int16)
-    batch["sample"] = torch.arange(rows)
-    batch["utterance"] = torch.randperm(size.num_utterances, generator=generator)[:rows]
-    if model.needs_labels:
-        batch["speaker"] = batch["utterance"] % size.num_speakers
-    return batch
 
 
 class NoiseCorpus:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.contestants import MACHINE_THREADS, Contestant, contestant
+from benchmarks.contestants import MACHINE_THREADS, Contestant
 from benchmarks.corpus import write_corpus
 from benchmarks.row import Row, Settings, speed_row
 from benchmarks.training import CONFIG, overrides
@@ -38,8 +38,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
         def trainer(**job: bool) -> Contestant:
             given = overrides(root, size, "train.precision=fp32", "train.channels_last=true")
-            started = contestant("training_step", config=CONFIG, overrides=given, **job)
-            return trainers.enter_context(started)
+            return trainers.enter_context(Contestant("training_step", config=CONFIG, overrides=given, **job))
 
         first, spinning = trainer(), trainer(watches_neighbours=False)
         steps = 1 if settings.is_quick else max(1, round(SECONDS / first.run(4) * 4))

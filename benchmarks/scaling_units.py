@@ -1,8 +1,6 @@
 """What one unit of everything costs here: a pair, a block, a batch, a checkpoint, a plan, a loss."""
 
-import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.command import in_own_process
 from benchmarks.data_path import BOTH, RECIPES, batches
 from benchmarks.driver import state_after_a_step, write_list
 from benchmarks.extrapolation import Cluster, Units
@@ -115,10 +114,7 @@ def _lists(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     folder = root / "list"
     folder.mkdir()
     write_list(folder, 20_000 if is_quick else 1_092_009)
-    command = [sys.executable, "-m", "benchmarks.driver", str(folder)]
-    command += [str(cluster.batch_size), str(cluster.gpus)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    found = in_own_process("driver", str(folder), str(cluster.batch_size), str(cluster.gpus))
     names = ("utterances", "plan_seconds", "span_seconds", "span_peak_bytes", "span_epochs", "maker_bytes")
     return {name: found[name] for name in (*names, "validation_recordings")}
 

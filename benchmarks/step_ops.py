@@ -9,7 +9,6 @@ each operation itself, in a process of its own for each step, with a training's 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.command import in_own_process, parser_of
 from benchmarks.contestant import WARM_UP_ROUNDS, naive_step, training_step
 from benchmarks.corpus import write_corpus
 from benchmarks.training import CONFIG, overrides
@@ -55,8 +55,7 @@ OTHER = "all else"
 
 
 def main() -> int:
-    description = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_ops", description=description)
+    parser = parser_of("step_ops", __doc__)
     parser.add_argument("--batch", type=int, default=64, help="utterances, of two crops of 2 s each")
     parser.add_argument("--steps", type=int, default=3, help="that are profiled")
     parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)  # in a process of its own
@@ -64,24 +63,17 @@ def main() -> int:
     if given.only:
         print(json.dumps(milliseconds(given.only, given.batch, given.steps)))
         return 0
-    found = {name: _in_own_process(name, given.batch, given.steps) for name in STEPS}
+    sizes = ["--batch", str(given.batch), "--steps", str(given.steps)]
+    found = {}
+    for name, setting in STEPS.items():
+        environment = {} if setting is None else WORKER_ENVIRONMENT
+        found[name] = in_own_process("step_ops", "--only", name, *sizes, environment=environment)
     table = Table("ms of a step", *STEPS)
     for kind in (*KINDS, OTHER):
         table.add_row(kind, *[f"{of[kind]:.0f} ({of[kind] / sum(of.values()):.0%})" for of in found.values()])
     table.add_row("together", *[f"{sum(of.values()):.0f}" for of in found.values()])
     Console().print(table)
     return 0
-
-
-def _in_own_process(name: str, batch: int, steps: int) -> dict[str, float]:
-    environment = {} if STEPS[name] is None else WORKER_ENVIRONMENT
-    command = [sys.executable, "-m", "benchmarks.step_ops", "--only", name]
-    command += ["--batch", str(batch), "--steps", str(steps)]
-    output = subprocess.run(
-        command, env={**os.environ, **environment}, check=True, capture_output=True, text=True
-    ).stdout
-    found: dict[str, float] = json.loads(output.splitlines()[-1])
-    return found
 
 
 def milliseconds(name: str, batch: int, steps: int) -> dict[str, float]:

@@ -6,13 +6,13 @@ without `start`, the seconds until the first trial was decided on.
 A sweep that hangs is killed, and ends the benchmark.
 """
 
-import argparse
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+from benchmarks.command import parser_of
 from benchmarks.sweep_restarts import Sweep, read_lines
 
 
@@ -25,7 +25,7 @@ def trained_seconds(folder: Path) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = parser_of("sweep_overhead", __doc__)
     parser.add_argument("space")
     parser.add_argument("overrides", nargs="*", help="settings of all trials")
     parser.add_argument("--repeats", type=int, default=10, help="sweeps in a row (%(default)s)")

@@ -7,7 +7,6 @@ at which it was stopped, and its metric there.  Exit code 1 where they differ.
 An asynchronous scheduler depends on the order in which trials arrive: give it `--concurrent 1`.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -20,6 +19,8 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any
+
+from benchmarks.command import parser_of
 
 
 class Sweep:
@@ -115,7 +116,7 @@ def draw_moments(seed: int, kills: int, beginning: float, seconds: float) -> lis
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = parser_of("sweep_restarts", __doc__)
     parser.add_argument("space")
     parser.add_argument("overrides", nargs="*", help="settings of all trials")
     parser.add_argument("--kills", type=int, default=3, help="how many (%(default)s)")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contestants import Contestant, contestant
+from benchmarks.contestants import Contestant
 from benchmarks.corpus import LIST, write_corpus
 from benchmarks.row import Row, Settings, speed_row
 
 CONFIG = "configs/simclr.yml"
+OPERATIONS_PER_CROP = 2.679e9  # of two seconds through its encoder, forward and backward
 
 
 def overrides(root: Path, batch_size: int, *more: str) -> list[str]:
@@ -39,18 +40,19 @@ def rows(settings: Settings) -> Iterator[Row]:
         root = Path(folder)
         write_corpus(root, ".wav", size)
 
-        def trainer(*more: str):  # type: ignore[no-untyped-def]
-            return contestant("training_step", config=CONFIG, overrides=overrides(root, size, *more))
+        def trainer(*more: str) -> Contestant:
+            return Contestant("training_step", config=CONFIG, overrides=overrides(root, size, *more))
 
-        peak = f"matrix products alone {crops / (2.679e9 * crops / matrix_peak()):.0f}"
+        most = matrix_peak(2048, torch.device("cpu")) / OPERATIONS_PER_CROP
+        peak = f"matrix products alone {most:.0f}"
         with trainer() as bf16:
-            with contestant("naive_step", has_trainer_environment=False, batch_size=size) as naive:
+            with Contestant("naive_step", has_trainer_environment=False, batch_size=size) as naive:
                 against = "naive, fp32 contiguous"
                 yield step_row("train step, bf16", against, bf16, naive, pairs, crops, 2.5, peak)
                 with trainer("train.precision=fp32") as fp32:
                     yield step_row("train step, fp32", against, fp32, naive, pairs, crops, 1.4)
             given = overrides(root, size)
-            with contestant("batches", processes=2, threads=1, config=CONFIG, overrides=given) as data:
+            with Contestant("batches", processes=2, threads=1, config=CONFIG, overrides=given) as data:
                 yield beside_row(bf16, data, pairs, crops)
 
 
@@ -90,11 +92,17 @@ def beside_row(trainer: Contestant, data: Contestant, pairs: int, crops: int) ->
     )
 
 
-def matrix_peak() -> float:
-    """Operations per second of products of bf16 matrices on all cores."""
-    square = torch.randn(2048, 2048, dtype=torch.bfloat16)
-    square @ square
-    started = time.perf_counter()
-    for _ in range(4):
-        square @ square
-    return float(4 * 2 * 2048**3 / (time.perf_counter() - started))
+def matrix_peak(size: int, device: torch.device) -> float:
+    """Operations per second of products of square bf16 matrices, on all cores or on the GPU."""
+    square = torch.randn(size, size, dtype=torch.bfloat16, device=device)
+
+    def multiply(rounds: int) -> float:
+        started = time.perf_counter()
+        for _ in range(rounds):
+            square @ square
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    multiply(1)
+    return float(4 * 2 * size**3 / multiply(4))

@@ -7,7 +7,6 @@ the worst of all steps, and at the end the state: weights, running statistics, q
 Small networks on noise: about exactness, not speed.
 """
 
-import argparse
 import dataclasses
 import functools
 import tempfile
@@ -19,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from benchmarks.command import parser_of
 from sslsv import registry
 from sslsv.config import OptimizerConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
@@ -146,19 +146,21 @@ class NoiseCorpus:
         return embeddings
 
 
-def noise_batch(model: Model, generator: torch.Generator) -> dict[str, Tensor]:
+def noise_batch(
+    model: Model, generator: torch.Generator, rows: int = GLOBAL_BATCH, size: CorpusSize = SIZE
+) -> dict[str, Tensor]:
     """Make a global batch whose views of a sample share a noise and have a fainter one each."""
     longest = max(int(group.seconds * 16000) for group in model.views)
-    shared = torch.randn(GLOBAL_BATCH, 1, longest, generator=generator)
+    shared = torch.randn(rows, 1, longest, generator=generator)
     batch: dict[str, Tensor] = {}
     for group in model.views:
         count, samples = group.count, int(group.seconds * 16000)
-        own = torch.randn(GLOBAL_BATCH, count, samples, generator=generator)
+        own = torch.randn(rows, count, samples, generator=generator)
         batch[group.name] = ((shared[..., :samples] + 0.5 * own) * 3000).to(torch.int16)
-    batch["sample"] = torch.arange(GLOBAL_BATCH)
-    batch["utterance"] = torch.randperm(SIZE.num_utterances, generator=generator)[:GLOBAL_BATCH]
+    batch["sample"] = torch.arange(rows)
+    batch["utterance"] = torch.randperm(size.num_utterances, generator=generator)[:rows]
     if model.needs_labels:
-        batch["speaker"] = batch["utterance"] % SIZE.num_speakers
+        batch["speaker"] = batch["utterance"] % size.num_speakers
     return batch
 
 
@@ -255,9 +257,7 @@ def measure(world_size: int, cases: tuple[str, ...] = CASES) -> dict[str, dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("world_size", __doc__)
     parser.add_argument(
         "--ranks", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes; default 1 2 4"
     )
