@@ -6,18 +6,21 @@ recordings are when one set of weights is read in both precisions (cosine). Take
 trainings; `--seeds` repeats it, which shows how far apart two runs of one precision are.
 """
 
-import argparse
 import dataclasses
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from benchmarks.command import parser_of
 from sslsv.config import Config, load_config
-from sslsv.data.stream import Plan
+from sslsv.data.lists import Manifest
+from sslsv.data.stream import InOrder, Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.trials import TrialSet, open_trial_sets
 from sslsv.evaluation.verification import Embedder, verify
-from sslsv.models.base import CorpusSize
+from sslsv.models.base import CorpusSize, Model
+from sslsv.training.corpus import BLOCK_CROPS
 from sslsv.training.state import TrainingState, build_state
 from sslsv.training.step import take_step
 from tests.data.batches import plain_batches
@@ -26,17 +29,39 @@ PRECISIONS = ("fp32", "bf16")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def train_both(config: Config, steps: int | None) -> tuple[dict[str, TrainingState], list[TrialSet]]:
+class PlainCorpus:
+    """Embeds all training utterances in this process; see `models.base.Corpus`."""
+
+    def __init__(self, manifest: Manifest, config: Config) -> None:
+        self.manifest, self.config = manifest, config
+        self.size = CorpusSize(len(manifest), manifest.num_speakers * config.data.classes_per_speaker)
+
+    def embed(self, model: Model, *, seconds: float = 4.0, clean: bool = True) -> Tensor:
+        """Embeddings of one crop of each utterance, (N, D)."""
+        data, evaluation = self.config.data, self.config.evaluation
+        if clean:
+            data = dataclasses.replace(data, speeds=(1.0,), speeds_are_classes=False)
+        maker = ViewMaker(self.manifest, [("crop", 1, seconds, clean)], data, self.config.seed)
+        plan = InOrder(self.size.num_utterances, BLOCK_CROPS)
+        embedder = Embedder(model, DEVICE, self.config.train.precision, evaluation.batch_seconds)
+        batches = plain_batches(plan, maker, 0, plan.steps_per_epoch)
+        rows = torch.cat([embedder.embed(batch["crop"][:, 0].numpy()) for batch in batches])
+        return rows[: self.size.num_utterances]
+
+
+def train_both(
+    variants: dict[str, Config], steps: int | None
+) -> tuple[dict[str, TrainingState], list[TrialSet]]:
     """Models of both precisions after the same batches, by precision, and the trials to measure them on."""
+    config = variants["fp32"]
     manifest, validation, tests = open_trial_sets(config)
     plan = Plan(len(manifest), config.train.batch_size, config.seed)
-    last = min(
-        steps or plan.steps_per_epoch * config.train.epochs, plan.steps_per_epoch * config.train.epochs
-    )
-    variants = {name: with_precision(config, name) for name in PRECISIONS}
-    states = {name: build_state(variant, CorpusSize(), DEVICE) for name, variant in variants.items()}
-    maker = ViewMaker(manifest, states["fp32"].model.views, config.data, config.seed)
-    for batch in plain_batches(plan, maker, 0, last):
+    total = plan.steps_per_epoch * config.train.epochs
+    corpora = {name: PlainCorpus(manifest, variant) for name, variant in variants.items()}
+    states = {name: build_state(variants[name], corpora[name].size, DEVICE) for name in variants}
+    model = states["fp32"].model
+    maker = ViewMaker(manifest, model.views, config.data, config.seed, model.needs_labels)
+    for batch in plain_batches(plan, maker, 0, min(steps or total, total)):
         for name, state in states.items():
             take_step(
                 state,
@@ -45,15 +70,9 @@ def train_both(config: Config, steps: int | None) -> tuple[dict[str, TrainingSta
                 config=variants[name],
                 steps_per_epoch=plan.steps_per_epoch,
                 device=DEVICE,
-                corpus=None,
+                corpus=corpora[name],
             )
     return states, [trials for trials in (validation, *tests) if trials is not None]
-
-
-def with_precision(config: Config, precision: str) -> Config:
-    """The same config in another precision; without compilation, which is not the question."""
-    train = dataclasses.replace(config.train, precision=precision, compile=False)  # type: ignore[arg-type]
-    return dataclasses.replace(config, train=train)
 
 
 def cosines(state: TrainingState, trials: TrialSet, config: Config) -> np.ndarray:
@@ -67,9 +86,7 @@ def cosines(state: TrainingState, trials: TrialSet, config: Config) -> np.ndarra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("precision", __doc__)
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--steps", type=int, help="stop after so many; default: the config's epochs")
@@ -78,13 +95,16 @@ def main() -> None:
     base = load_config(given.config, given.overrides)
     print("  seed trials               precision    EER %  minDCF  cosine: least    median")
     for seed in given.seeds or [base.seed]:
-        config = dataclasses.replace(base, seed=seed)
-        states, trial_sets = train_both(config, given.steps)
+        same = [*given.overrides, f"seed={seed}", "train.compile=false"]  # compiling is not the question
+        variants = {
+            name: load_config(given.config, [*same, f"train.precision={name}"]) for name in PRECISIONS
+        }
+        states, trial_sets = train_both(variants, given.steps)
         for trials in trial_sets:
             for name, state in states.items():
-                embedder = Embedder(state.model, DEVICE, name, config.evaluation.batch_seconds)
+                embedder = Embedder(state.model, DEVICE, name, base.evaluation.batch_seconds)
                 metrics = verify(embedder, trials).metrics
-                near = cosines(state, trials, config)
+                near = cosines(state, trials, base)
                 print(
                     f"{seed:6} {trials.name:20} {name:10} {metrics['eer']:7.2f} {metrics['min_dcf']:7.4f} "
                     f"{near.min():14.6f} {np.median(near):9.6f}",

@@ -1,6 +1,5 @@
 """What only a GPU can show; skipped where there is none."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -8,10 +7,11 @@ import sys
 import pytest
 import torch
 
+from benchmarks.methods import NoiseCorpus
+from benchmarks.world_size import SIZE, noise_batch, small_settings
 from sslsv import registry
 from sslsv.config import Config, TrainConfig
 from sslsv.encoders.thin_resnet34 import ThinResNet34
-from sslsv.models.base import CorpusSize
 from sslsv.runs.folder import RunFolder
 from sslsv.training.state import build_state, wrap_model
 from sslsv.training.step import move, take_step
@@ -24,28 +24,33 @@ FP32 = TrainConfig(batch_size=16)
 def config_of(model: str, train: TrainConfig) -> Config:
     return Config(
         encoder=ThinResNet34.Config(width=8, embedding_dim=64),
-        model=dataclasses.replace(registry.find("models", model).Config(), crop_seconds=0.6),
+        model=small_settings(model),
         train=train,
     )
 
 
-def make_batch(count: int = 16) -> dict[str, torch.Tensor]:
+def tones(count: int = 16) -> dict[str, torch.Tensor]:
+    """Two views of each utterance, for a method of that kind: easy to tell apart."""
     generator = torch.Generator().manual_seed(5)
     pitch = torch.linspace(200, 3000, count)[:, None, None]  # each utterance has its own
-    tones = torch.sin(2 * torch.pi * pitch * torch.arange(9600) / 16000)
-    samples = 5000 * tones + 500 * torch.randn(count, 2, 9600, generator=generator)
+    tone = torch.sin(2 * torch.pi * pitch * torch.arange(9600) / 16000)
+    samples = 5000 * tone + 500 * torch.randn(count, 2, 9600, generator=generator)
     return {"views": samples.to(torch.int16), "sample": torch.arange(count)}
 
 
-def steps_on(device: torch.device, config: Config, count: int) -> list[dict[str, torch.Tensor]]:
+def pinned(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.pin_memory() for name, tensor in batch.items()}
+
+
+def steps_on(
+    device: torch.device, config: Config, count: int, batch: dict[str, torch.Tensor] | None = None
+) -> list[dict[str, torch.Tensor]]:
     torch.manual_seed(1)
-    state = build_state(config, CorpusSize(64, 8), device)
+    state = build_state(config, SIZE, device)
     network = wrap_model(state.model, config, device)
-    batch = {name: tensor.pin_memory() for name, tensor in make_batch().items()}
-    return [
-        take_step(state, network, batch, config=config, steps_per_epoch=100, device=device, corpus=None)
-        for _ in range(count)
-    ]
+    batch = pinned(batch or noise_batch(state.model, torch.Generator().manual_seed(5)))
+    given = {"config": config, "steps_per_epoch": 100, "device": device, "corpus": NoiseCorpus(SIZE)}
+    return [take_step(state, network, batch, **given) for _ in range(count)]
 
 
 @pytest.mark.parametrize("model", sorted(registry.names("models")))
@@ -61,12 +66,13 @@ def test_take_step__a_gpu_computes_what_the_cpu_does(model, monkeypatch):
 @pytest.mark.parametrize("model", sorted(registry.names("models")))
 def test_take_step__never_waits_for_the_gpu(model, precision):
     config = config_of(model, TrainConfig(batch_size=16, precision=precision, channels_last=True))
-    state = build_state(config, CorpusSize(64, 8), GPU)
-    batch = {name: tensor.pin_memory() for name, tensor in make_batch().items()}
+    state = build_state(config, SIZE, GPU)
+    batch = pinned(noise_batch(state.model, torch.Generator().manual_seed(5)))
+    given = {"config": config, "steps_per_epoch": 100, "device": GPU, "corpus": NoiseCorpus(SIZE)}
     for step in range(4):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step fills caches
         try:
-            take_step(state, state.model, batch, config=config, steps_per_epoch=100, device=GPU, corpus=None)
+            take_step(state, state.model, batch, **given)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -82,7 +88,7 @@ def test_take_step__never_waits_for_the_gpu(model, precision):
     ids=lambda settings: "_".join(map(str, settings)),
 )
 def test_take_step__every_precision_learns_a_batch(settings):
-    steps = steps_on(GPU, config_of("simclr", TrainConfig(batch_size=16, **settings)), 30)
+    steps = steps_on(GPU, config_of("simclr", TrainConfig(batch_size=16, **settings)), 30, tones())
     losses = torch.stack([step["loss"] for step in steps])
     assert losses.isfinite().all() and losses[-1] < 0.7 * losses[0]
 
