@@ -33,7 +33,9 @@ class Noise(Augmentation):
         music_snr_db: Annotated[Range, Field(description="speech to music, dB")] = (5.0, 15.0)
         speech_snr_db: Annotated[Range, Field(description="speech to babble, dB")] = (13.0, 20.0)
         # Babble is a sum of recordings of other people at equal levels; (3, 7) is usual.
-        speech_files: Annotated[tuple[PositiveInt, PositiveInt], Rising, Field(description="summed")] = (1, 1)
+        speech_files: Annotated[
+            tuple[PositiveInt, PositiveInt], Rising, Field(description="recordings summed for babble")
+        ] = (1, 1)
         folder: Annotated[str, Field(description="below data.root; a folder for each kind")] = NOISE_FOLDER
 
     def __init__(self, config: Config, bank: Bank) -> None:
