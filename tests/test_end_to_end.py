@@ -62,6 +62,7 @@ def test_train__killed_and_started_again_ends_with_the_same_weights(undisturbed,
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_train__extended_where_its_data_is_now_it_goes_on_and_without_validation_the_last_one_is_used(
     tmp_path, demo_corpus, capsys
 ):
