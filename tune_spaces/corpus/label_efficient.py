@@ -6,7 +6,7 @@ Data      that of configs/corpus/label_efficient.yml; measured on held-out train
           trials, whom RUN has heard without their names unless it has the seed of the sweep
 Hardware  two CPU cores, a trial on each
 Report    the metric over data.fraction, a line for each of the three ways
-Result    with train.epochs=20 train.precision=fp32, without the frozen way, three seeds at commit 437df7f, two
+Result    with train.epochs=20 train.precision=fp32, without the frozen way, three seeds, commit 437df7f, two
           trials at a time, 15 minutes each sweep: fine-tuned 19.0 to 16.8 % in validation, from scratch 45.5
           to 31.4
 """
