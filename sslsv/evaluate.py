@@ -121,6 +121,9 @@ def run(options: argparse.Namespace) -> int:
         told.append((overlap.describe("validation", shared)[0], []))
     warnings = [sentence for sentences, _ in told for sentence in sentences]
     notes = [*scorer.notes(encoder, scoring, lists, validation), *unknown]
+    notes += [
+        scorer.UNNAMED.format(name) for name, shared in overlaps.items() if not shared["speakers"]["all"]
+    ]
     notes += [sentence for _, sentences in told for sentence in sentences]
     count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:

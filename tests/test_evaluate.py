@@ -223,7 +223,8 @@ def test_evaluate__own_lists_have_their_own_root_and_faulty_test_lists_are_not_a
     options = ["--norm", "s", "--cohort-size", "8"]
     shutil.copytree(small_run, tmp_path / "as_it_was")
     evaluate(tmp_path / "as_it_was", "--checkpoint", "last", *options)
-    evaluate(run, "--trials", "mine", "--root", str(own), *options)
+    found = evaluate(run, "--trials", "mine", "--root", str(own), *options)
+    assert any(note.startswith("No part of the paths of mine tells who speaks") for note in found["notes"])
     expected = written_scores(tmp_path / "as_it_was", "trials")
     assert written_scores(run, "mine") == pytest.approx(expected, abs=1e-3)
     arguments = [str(run), "--trials", "mine", "--root", str(own), "--train-root", str(tmp_path / "moved")]

@@ -30,7 +30,6 @@ from sslsv.evaluation.trials import (
     listed_trials,
     open_training_side,
     source_of,
-    speaker_columns,
     speakers_of,
 )
 from sslsv.runs.display import live_line
@@ -40,6 +39,11 @@ Floats = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 
 P_TARGETS = (0.01, 0.05)
+# Said of a list whose paths do not name speakers.
+UNNAMED = (
+    "No part of the paths of {} tells who speaks: for intervals, speakers are the groups of recordings that "
+    "target trials join. If a speaker's recordings are in several groups, intervals are too narrow."
+)
 CALIBRATED = "_calibrated"  # ends the name of a scoring whose ratios a calibration has made
 # PLDA gains little from more, which take hours to embed: of VoxCeleb2's speakers these are 17 each.
 MAX_PLDA_UTTERANCES = 100_000
@@ -157,13 +161,6 @@ def notes(
         if name is not None:
             with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
                 chosen_on.append((root, listed_trials(root, name).trials))
-    for item in lists:
-        if not speaker_columns(item.trials):
-            found.append(
-                f"No part of the paths of {item.name} tells who speaks: for intervals, speakers are the "
-                f"{speakers_of(item.trials).max() + 1:,} groups of recordings that target trials join. If a "
-                "speaker's recordings are in several groups, intervals are too narrow."
-            )
     if validation is not None:
         chosen_on.append((encoder.config.data.root, validation.trials))
         found.append(

@@ -80,14 +80,18 @@ class Supervised(Model):
         ] = 0.2
         margin_schedule: MarginSchedule = field(default_factory=MarginSchedule)
         num_subcenters: Annotated[int, Field(ge=1, description="centres of a class; the nearest counts")] = 1
-        num_hard_negatives: Annotated[int, Field(ge=0, description="nearest others with a margin too")] = 0
+        num_hard_negatives: Annotated[
+            int, Field(ge=0, description="nearest other classes that get a margin too (inter-top-k)")
+        ] = 0
         hard_margin: Annotated[float, Field(ge=0, lt=math.pi / 2, description="their margin, radians")] = 0.06
         keeps_classes: Annotated[
             bool,
             Field(description="with encoder.init: start from that run's classes too (large margin)"),
         ] = False
         gate: GateConfig = field(default_factory=GateConfig)
-        correction: Annotated[CorrectionConfig | None, Field(description="of utterances left out")] = None
+        correction: Annotated[
+            CorrectionConfig | None, Field(description="what becomes of utterances left out; null = nothing")
+        ] = None
 
         def __post_init__(self) -> None:
             is_gated = self.gate.name != "none"

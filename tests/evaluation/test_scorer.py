@@ -117,15 +117,3 @@ def test_notes__say_which_training_used_the_labels_that_plda_did(methods, senten
     encoder = SimpleNamespace(notes=(), parts=parts)
     (note,) = notes(encoder, Scoring(is_plda=True), [], None)
     assert note.startswith("Labels were used: PLDA") and sentence in note
-
-
-def test_notes__say_where_no_path_tells_who_speaks():
-    trials = Trials(
-        paths=["a", "b", "c", "d"],
-        enrol=np.array([0, 0, 1]),
-        test=np.array([1, 2, 3]),
-        targets=np.array([True, False, False]),
-    )
-    encoder = SimpleNamespace(notes=(), parts=[])
-    (note,) = notes(encoder, Scoring(), [TrialList("list", "list", "", trials, {})], None)
-    assert note.startswith("No part of the paths of list tells who speaks") and "3 groups" in note
