@@ -7,8 +7,8 @@ Data      that of configs/corpus/label_efficient.yml; measured on held-out train
 Hardware  two CPU cores, a trial on each
 Report    the metric over data.fraction, a line for each of the three ways
 Result    with train.epochs=20 train.precision=fp32, without the frozen way, three seeds, commit 437df7f, two
-          trials at a time, 15 minutes each sweep: fine-tuned 19.0 to 16.8 % in validation, from scratch 45.5
-          to 31.4
+          trials at a time, 15 to 28 minutes a sweep: fine-tuned 19.0 to 16.8 % in validation, from scratch
+          45.5 to 31.4
 """
 
 from ray import tune
