@@ -26,6 +26,7 @@ from sslsv.runs.environment import describe_environment
 from sslsv.settings import leaves_of
 
 ROUNDS = 5
+PANELS_IN_A_ROW = 5
 VALIDATIONS = 5  # in a run, the last one at its end; each takes as long as some 15 steps
 EPOCHS_OF = ("model.", "optimizer.schedule.")  # Settings in epochs there keep their share of the run.
 
@@ -43,6 +44,7 @@ def main() -> int:
     add("--threads", type=int, default=1, help="of the training process (%(default)s)")
     add("--step-ms", type=float, help="a step of the first config, if it is known (else measured)")
     add("--storage", default="runs/learning", help="folder of the runs (%(default)s)")
+    add("--curves", type=Path, metavar="FILE.svg", help="also draw validation EER over minutes there")
     given = parser.parse_intermixed_args()
     configs = given.configs or sorted(Path("configs/corpus").glob("*.yml"))
     configs.sort(key=lambda path: path.stem != "simclr")  # stable: the others stay in their order
@@ -64,6 +66,8 @@ def main() -> int:
     lines = [line for line in known if "tests" in line and Path(line["config"]) in plans]
     blind = [line for line in lines if not plans[Path(line["config"])].needs_labels]
     print(table(lines), ranking(blind), sep="\n\n")
+    if given.curves:
+        draw_curves(lines, given.curves)
     return 0
 
 
@@ -256,6 +260,33 @@ def ranking(lines: list[dict[str, Any]]) -> str:
         tau = "" if each["tau"] is None else f"{each['tau']:.2f}"
         rows.append(f"| {each['criterion']} | {each['trials']} | {tau} | {each['regret']:.1f} |")
     return "\n".join(rows)
+
+
+def draw_curves(lines: list[dict[str, Any]], file: Path) -> None:
+    """Draw a panel for each config, worst last: a curve for each seed, on those of the first config."""
+    from matplotlib.figure import Figure
+
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault(Path(line["config"]).stem, []).append(line)
+    first, *_ = groups.values()
+    names = sorted(groups, key=lambda name: mean([run["validation"] for run in groups[name]], "value"))
+    num_rows = -(-len(names) // PANELS_IN_A_ROW)
+    canvas = Figure(figsize=(2.1 * PANELS_IN_A_ROW, 1.5 * num_rows), layout="constrained")
+    panels = canvas.subplots(num_rows, PANELS_IN_A_ROW, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel, name in zip(panels, names, strict=False):
+        for runs, color in ((first, "0.75"), (groups[name], "tab:blue")):
+            for run in runs:
+                minutes = [each["step"] * run["step_ms"] / 60_000 for each in run["validations"]]
+                panel.plot(minutes, [each["eer"] for each in run["validations"]], color=color)
+        panel.set_title(name, fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.grid(alpha=0.3)
+    for panel in panels[len(names) :]:
+        panel.set_axis_off()
+    canvas.supxlabel("minutes of training on one thread", fontsize=8)
+    canvas.supylabel("validation EER, %", fontsize=8)
+    canvas.savefig(file, metadata={"Date": None})
 
 
 def mean(runs: list[dict[str, Any]], key: str) -> float:

@@ -28,6 +28,21 @@ def test_embed__a_list_becomes_npz_with_speakers(small_run, demo_corpus, tmp_pat
     assert re.fullmatch(rf"wrote {out}: 3 embeddings of 16 dimensions, \d\.\d MB, in \d+\.\d s\n", printed)
 
 
+def test_embed__fused_runs_give_the_mean_of_their_cosines(small_run, demo_corpus, tmp_path):
+    paths = read_trials(demo_corpus, "trials").paths[:2]
+    (tmp_path / "list").write_text("\n".join(paths))
+    out = tmp_path / "x.npz"
+    request = [small_run, str(tmp_path / "list"), "--root", str(demo_corpus), "--out", str(out)]
+    cosines = []
+    last = max(RunFolder.at(small_run).names("checkpoints"))
+    for options in ([], ["--checkpoint", "last"], ["--with", f"{small_run}/checkpoints/{last}"]):
+        assert main([*request, *options]) == 0
+        one, other = np.load(out)["embeddings"].astype(np.float64)
+        cosines.append(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+    assert cosines[2] == pytest.approx((cosines[0] + cosines[1]) / 2, abs=1e-6)
+    assert abs(cosines[0] - cosines[1]) > 1e-5
+
+
 def test_embed__a_folder_becomes_parquet_and_the_unreadable_are_named(
     small_run, demo_corpus, tmp_path, capsys
 ):

@@ -28,6 +28,20 @@ def test_main__best_checkpoint_becomes_a_file_with_the_same_embeddings(small_run
     assert (facts["model"], facts["step"], facts["sample_rate"]) == ("simclr", "2", "16000")
 
 
+@pytest.mark.slow
+def test_main__onnx_gives_the_same_embeddings_without_this_package(small_run, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="in requirements-dev.txt")
+    out = tmp_path / "encoder.onnx"
+    assert main([small_run, "--format", "onnx", "--out", str(out)]) == 0
+    trained = SpeakerEncoder.load(small_run, device="cpu")
+    waveforms = torch.randn(2, 17_000, generator=torch.Generator().manual_seed(2)) / 10
+    session = onnxruntime.InferenceSession(out)
+    (found,) = session.run(None, {session.get_inputs()[0].name: waveforms.numpy()})
+    with torch.no_grad():
+        expected = trained.model.encoder(waveforms)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_main__without_out_the_file_is_named_after_run_and_step(small_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([small_run, "--checkpoint", "last"]) == 0
