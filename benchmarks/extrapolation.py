@@ -73,17 +73,17 @@ class Cluster:
 
     @property
     def pairs_per_batch(self) -> float:
-        """Of one GPU."""
+        """Return the pairs in one GPU's part of a batch."""
         return self.batch_size / self.gpus
 
     @property
     def pairs_per_block(self) -> float:
-        """Made by one data task."""
+        """Return the pairs that one data task makes."""
         return self.pairs_per_batch * max(1, self.utterances_per_block // self.pairs_per_batch)
 
     @property
     def ring(self) -> float:
-        """Times its size that an all-reduce brings into each GPU, by rings."""
+        """Return the bytes that a ring all-reduce sends into each GPU, per byte of the tensor."""
         return 2 * (self.gpus - 1) / self.gpus
 
 
@@ -177,7 +177,7 @@ def fastest_rate(units: Units, cluster: Cluster) -> tuple[float, Demand]:
 
 
 def gathered_bytes(cluster: Cluster) -> float:
-    """Into each GPU in a step: both views' float32 projections of all others; their gradients stay."""
+    """Return the bytes gathered into each GPU per step: float32 projections of two views of the others."""
     return 8 * cluster.batch_size * cluster.projection_dims * (cluster.gpus - 1) / cluster.gpus
 
 
@@ -191,21 +191,21 @@ def driver_share(units: Units, cluster: Cluster, rate: float) -> float:
 
 
 def store_least_bytes(units: Units, cluster: Cluster) -> float:
-    """Blocks that must be there at once on a GPU node: one in the making per core, two in use per GPU.
+    """Return the least object store of a GPU node: a block in production per core, two in use per GPU.
 
-    With them the plan's owner of every worker of the node: its list of paths.
+    The makers, each with its list of paths, are added.
     """
     block = cluster.pairs_per_block * units.store_per_pair_bytes
     return (cluster.cores_per_node + 2 * cluster.gpus_per_node) * block + cluster.gpus * units.maker_bytes
 
 
 def collectives_per_step(units: Units) -> int:
-    """Of synchronised batch norm, forward and backward, the gather, and one for DDP."""
+    """Count the collectives of a step: two per synchronised batch norm, the gather, and DDP's all-reduce."""
     return 2 * units.batch_norms + 2
 
 
 def epoch_seconds(units: Units, cluster: Cluster, rate: float) -> float:
-    """Of training alone."""
+    """Return the training time of an epoch, without validation and checkpoints."""
     return units.utterances / (cluster.gpus * rate)
 
 

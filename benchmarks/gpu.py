@@ -151,7 +151,7 @@ def measure(
 
 
 def wait() -> None:
-    """Until the GPU has done what it was asked for."""
+    """Wait until the GPU has finished all queued work."""
     if HAS_GPU:
         torch.cuda.synchronize()
 

@@ -46,7 +46,7 @@ class Row:
 
     @property
     def is_reached(self) -> bool | None:
-        """Whether the row reaches what it has to; None where nothing is asked or measured."""
+        """Return whether the row meets its target; None if it has none or was skipped."""
         if self.skipped or (self.target is None and self.most is None):
             return None
         enough = self.target is None or (self.ratio is not None and self.ratio >= self.target)

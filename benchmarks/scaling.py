@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def wrong(cluster: Cluster) -> str:
-    """What keeps a cluster from being reckoned with, or nothing."""
+    """Return what is wrong with the cluster's settings, or an empty string."""
     for field in dataclasses.fields(Cluster):
         value, least = getattr(cluster, field.name), 0 if field.name == "data_cores" else 1
         if field.type is int and value < least:

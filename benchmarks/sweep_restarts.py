@@ -39,7 +39,7 @@ class Sweep:
         )
 
     def wait(self) -> float:
-        """Until it ends; returns the seconds until its first leg could begin.
+        """Wait until the sweep ends; return the seconds until its first decision was written.
 
         Raises SystemExit where it fails.  Interrupted, it leaves no process behind.
         """

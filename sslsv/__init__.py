@@ -17,7 +17,7 @@ for _name, _value in {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster that a command starts listens on 127.0.0.1 alone
     "RAY_worker_niceness": "0",  # Ray would nice trainers and data processes alike; ours nice themselves
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Two processes that nobody uses, because ours have an environment of their own, would be started first.
+    # Ray would prestart two workers that stay unused, because ours need other environment variables.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more; the first training worker looks itself
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a report waits for one such interval
@@ -27,5 +27,5 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-# Not left to the environment: an actor that anybody in the cluster may ask would show the job, W&B's key too.
+# Always off: its actor would show the job, with the W&B key, to anyone in the cluster.
 os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"

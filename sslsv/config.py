@@ -32,7 +32,7 @@ CRITERIA = get_args(Criterion)
 
 @section
 class ScheduleConfig:
-    """Move the learning rate over a run; each setting counts only for the schedules it names."""
+    """Set how the learning rate changes over a run; a setting applies to the schedules it names."""
 
     name: Literal["constant", "step", "cosine", "warmup_cosine", "warmup_exponential"] = "step"
     warmup_epochs: Annotated[float, Field(ge=0, description="warmup_*: epochs of linear rise")] = 10.0
@@ -77,11 +77,11 @@ class OptimizerConfig:
 
 @section
 class CollapseConfig:
-    """Say when embeddings count as alike, and what happens then."""
+    """Define when embeddings count as collapsed, and what happens then."""
 
-    # Embeddings spread evenly have 1, equal ones 0, those of new weights 0.03 to 0.1.
-    min_feature_std: Annotated[float, Field(ge=0, description="spread below which they are alike")] = 0.01
-    # In a search, stopping saves the rest of a dead trial.
+    # The spread is 1 for isotropic embeddings, 0 for equal ones, 0.03 to 0.1 for a new encoder.
+    min_feature_std: Annotated[float, Field(ge=0, description="spread that counts as collapse")] = 0.01
+    # A search always sets "stop".
     action: Literal["warn", "stop", "ignore"] = "warn"
 
 
@@ -94,8 +94,8 @@ class TrainConfig:
     # The precision is that of encoder and projector; losses are always fp32.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: Annotated[bool, Field(description="layout of convolutions; faster with bf16")] = False
-    compile: Annotated[bool, Field(description="minutes at the start, faster steps on GPUs")] = False
-    # Statistics over all workers make the run the same whatever their number.
+    compile: Annotated[bool, Field(description="torch.compile: slow start, faster GPU steps")] = False
+    # With this, the result does not depend on the number of workers.
     sync_batchnorm: Annotated[bool, Field(description="batch statistics over all workers")] = True
     # For a small GPU, try this first: the same run in a third of the memory, 1.4 times the time (H200).
     recompute: Annotated[bool, Field(description="compute activations again for the gradients")] = False
@@ -113,10 +113,10 @@ class TrainConfig:
 
 @section
 class LabelFreeConfig:
-    """Probe the encoder at every validation with training utterances, heard without their labels."""
+    """Measure the encoder at every validation without labels, on views of training utterances."""
 
-    # RankMe and LiDAR compare only at the same number. Views of 4096 utterances take 1 GB.
-    utterances: Annotated[int, Field(ge=0, le=4096, description="drawn once; 0 = no values")] = 256
+    # RankMe and LiDAR are comparable only for equal numbers. Views of 4096 utterances take 1 GB.
+    utterances: Annotated[int, Field(ge=0, le=4096, description="size of the sample; 0 = off")] = 256
     views: Annotated[int, Field(ge=2, description="views of each utterance, each augmented anew")] = 4
     crop_seconds: Annotated[float, Field(ge=0.1, description="length of a view")] = 2.0
 
@@ -130,10 +130,10 @@ class EvaluationConfig:
 
     every_epochs: Annotated[int, Field(ge=1, description="epochs between two validations")] = 1
     held_out_speakers: Annotated[int, Field(ge=0, description="training speakers kept for validation")] = 0
-    held_out_is_shifted: Annotated[bool, Field(description="heard with noise, room and level")] = False
+    held_out_is_shifted: Annotated[bool, Field(description="simulate rooms, noises, levels")] = False
     validation: Annotated[Place | None, Field(description="list of `1|0 enrolment test` lines")] = None
     label_free: LabelFreeConfig = field(default_factory=LabelFreeConfig)
-    # If it is null, eer chooses where there are validation trials; else no checkpoint is the best.
+    # null means eer if there are validation trials; otherwise no best checkpoint is chosen.
     criterion: Annotated[Criterion | None, Field(description="chooses the best checkpoint")] = None
     test: Annotated[tuple[Place, ...], Field(description="lists of trials that never choose anything")] = ()
     test_every_epochs: Annotated[int, Field(ge=0, description="between tests; 0 = at the end only")] = 0
@@ -169,7 +169,7 @@ class EvaluationConfig:
 
     @property
     def chosen_by(self) -> Criterion | None:
-        """Return what chooses the best checkpoint; None if there is no best one, only a last one."""
+        """Return the criterion that selects the best checkpoint; None if nothing is validated."""
         return self.criterion or ("eer" if self.has_validation_trials else None)
 
 
@@ -193,7 +193,7 @@ class RunConfig:
     wandb_project: str = "sslsv"
     tensorboard: bool = True
     progress: Annotated[bool, Field(description="progress bar in the terminal")] = True
-    # Only crashes without a new checkpoint between them count; -1 is without end.
+    # Counts only the crashes since the last new checkpoint; -1 means no limit.
     max_failures: Annotated[int, Field(ge=-1, description="restarts after crashes")] = 3
 
 
@@ -213,7 +213,7 @@ class ResourcesConfig:
     cpus_per_data_task: Annotated[float, Field(gt=0, description="logical CPUs reserved for each")] = 0.5
     # Fewer utterances a block take less memory and more overhead of Ray.
     utterances_per_block: Annotated[int, Field(ge=1, description="made by one data task")] = 1024
-    resize_minutes: Annotated[float, Field(gt=0, description="between looks whether more workers fit")] = 1.0
+    resize_minutes: Annotated[float, Field(gt=0, description="minutes between tries to add workers")] = 1.0
     # The wait is longer while an autoscaler is starting machines.
     wait_minutes: Annotated[float, Field(gt=0, description="wait for machines that were lost")] = 10.0
     hang_minutes: Annotated[float, Field(gt=0, description="silence of a worker before a restart")] = 10.0

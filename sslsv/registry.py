@@ -32,10 +32,10 @@ def find(package: str, name: str) -> Any:
 def settings_class(package: str, name: str) -> Any:
     """Return the class of the settings of a name, `find(package, name).Config`.
 
-    Importing PyTorch takes 1.5 s, and a command with a mistake in its settings should not wait for it. So as
-    long as the file is not imported, its `Config` statement is run by itself, with the imports that it uses.
-    Other names of the file are therefore out of its reach. A later import of the file takes over the class
-    that is there, see `settings.section`. ValueError as for `find`.
+    Importing PyTorch takes 1.5 s, and a command with a mistake in its settings should not wait for it. So if
+    the file is not imported yet, only its `Config` class is executed, with the imports that it uses; it can't
+    use other names of the file. When the file is imported later, `settings.section` gives it the same class.
+    Raises ValueError as `find` does.
     """
     _check(package, name)
     full = f"sslsv.{package}.{name}"

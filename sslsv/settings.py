@@ -49,10 +49,10 @@ def section(kind: type[Section]) -> type[Section]:
 
 
 class choice:
-    """Type a field as the settings of a file that its key `name` names, found by the registry.
+    """Annotate a field that holds the settings of one component, such as a method, chosen by its key `name`.
 
-    Written `model: Annotated[Any, choice("models")]`; a list of choices is a tuple of that type. The bare
-    name of a file stands for its defaults.
+    Written `model: Annotated[Any, choice("models")]`; a list of choices is a tuple of that type. In a yaml
+    the bare name of a component stands for its default settings.
     """
 
     def __init__(self, package: str, default: str = "") -> None:
@@ -303,17 +303,17 @@ def _yaml() -> YAML:
 
 
 def locate(path: str | Path) -> Path:
-    """Return a path as it is, or that of the project's own file if it is relative and only there.
+    """Return a path as it is, or, if only that exists, the file of this name in the package or checkout.
 
-    So `configs/demo.yml` can be named in any folder; that it is not of this folder is said once, on standard
-    error.
+    So `configs/demo.yml` can be named in any folder. A line on standard error, printed once, tells the user
+    that the file is not in the working directory.
     """
     given, own = Path(path), FOLDER / path
     if own.exists() and not given.exists():
         _tell_once(f"{path} is not in this folder; taken from the installed sslsv: {own}")
         return own
     is_here = given.exists() or given.parent.is_dir() or not own.parent.is_dir()
-    return given if is_here else own  # what is in neither is told beside the right names
+    return given if is_here else own  # if neither exists, the error lists the files of this folder
 
 
 @cache
@@ -322,13 +322,13 @@ def _tell_once(sentence: str) -> None:
 
 
 def typed(command: str) -> str:
-    """Return how whoever started this process types a command: `sslsv train`, or `python -m sslsv.train`."""
+    """Return a command as this user types it, for messages: `sslsv train` or `python -m sslsv.train`."""
     is_module = PACKAGE in Path(sys.argv[0]).resolve().parents
     return f"python -m sslsv.{command}" if is_module else f"sslsv {command}"
 
 
 def named(given: Path | None, what: str, example: str) -> Path:
-    """Return the file that a command line names; ConfigError, with those that there are, if it names none.
+    """Return the file given on the command line; if none was, raise ConfigError that lists those there are.
 
     `example` is one of them, such as configs/demo.yml.
     """

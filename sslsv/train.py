@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     how = parser.add_mutually_exclusive_group()
     fresh_help = "start anew; a run folder that is there is renamed, not lost"
     how.add_argument("--fresh", action="store_true", help=fresh_help)
-    extend_help = "go on with a run, finished or not, that is to have more train.epochs than before"
+    extend_help = "continue a run, finished or not, with more train.epochs than before"
     how.add_argument("--extend", action="store_true", help=extend_help)
     options = parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
     options.command = f"{typed('train')} {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
@@ -145,7 +145,7 @@ def check_data(config: Config) -> "Manifest":
 
 
 def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_bad_share: float) -> None:
-    """Raise ValueError if no recording of a list can be read, or far more are unreadable than may be skipped.
+    """Open a sample of a list's recordings; raise ValueError if none, or far too few, can be read.
 
     Prints a warning about unreadable recordings and about slow codecs.
     """
@@ -253,8 +253,8 @@ def prepare_folder(
             print(f"its data has moved from {old.data.root} to {config.data.root}", file=sys.stderr)
         if old.train.epochs != config.train.epochs:
             print(
-                f"train.epochs is now {config.train.epochs} instead of {old.train.epochs}, from here on with "
-                "the schedule of a run of so many: the learning rate may rise at once",
+                f"train.epochs is now {config.train.epochs} instead of {old.train.epochs}; from here on the "
+                "learning-rate schedule is that of the longer run, so the rate may jump up",
                 file=sys.stderr,
             )
         if folder.has("summary.json"):

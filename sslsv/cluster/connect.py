@@ -147,8 +147,8 @@ def wait_for_room(
 ) -> tuple[int, Cluster]:
     """Return how many workers, of the numbers `counts`, fit into what is free, and the cluster.
 
-    If the whole machines would hold more, it first waits `SETTLING_SECONDS` for the places of ended workers.
-    Prints once what it waits for.  Raises CapacityError after `patience_seconds` without room and without a
+    If empty machines would hold more, waits up to `SETTLING_SECONDS` for ended workers to free theirs. Tells
+    `notice` once what it waits for.  Raises CapacityError after `patience_seconds` without room and without a
     machine being started; Ray itself would wait silently and for ever.
     """
     start, is_told = time.monotonic(), False

@@ -66,7 +66,7 @@ def fit(
         "task": task,
         "arguments": arguments,
         "counts": usable_counts(resources, config.train),
-        "futile": None,  # machines on which no more workers than now were found to fit
+        "futile": None,  # machines that allowed no more workers at the last restart: never retried on these
         "mark": uuid.uuid4().hex,
         "wandb_mode": wandb_mode(config.run.wandb),
         "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
@@ -140,7 +140,7 @@ class GpusOfAll(Backend):
 
 
 class WorkersMeet(BackendConfig):
-    """Leave the process group to the workers: Ray's own backend makes its controller import PyTorch."""
+    """Set up no process group: workers do (`join_others`), so Ray's controller needs no PyTorch."""
 
     backend = "as the workers choose"  # TorchTrainer requires a name
 

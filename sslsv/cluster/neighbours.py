@@ -21,8 +21,8 @@ LOOK_SECONDS = 2.0
 # Share of the time in which threads that could run had no core: 0.01 alone, up to 0.14 beside the training's
 # own data processes, 0.3 to 0.8 beside a busy process.
 CROWDED = 0.2
-# Seconds of passive waiting before the next try without: how crowded it still is shows only then. They double
-# while the tries fail, as a try beside a busy process costs nearly its whole time.
+# Seconds of passive waiting before threads spin again: only then can it be seen whether others still want the
+# cores. The pause doubles each time they do, because spinning beside a busy process wastes most of the time.
 FIRST_PAUSE, LAST_PAUSE = 8.0, 128.0
 
 
@@ -52,7 +52,7 @@ def waiting_share(seconds: float) -> float:
     """Return the share of the next seconds in which threads of this process waited for a core."""
     before = thread_nanoseconds()
     time.sleep(seconds)
-    # A thread that has ended meanwhile would take its past out of a sum over all.
+    # Differences are taken per thread: a total over all threads falls when one of them ends.
     after = thread_nanoseconds()
     ran, waited = (sum(t[k] - before.get(i, (0, 0))[k] for i, t in after.items()) for k in (0, 1))
     return waited / max(waited + ran, 1)

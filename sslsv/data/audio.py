@@ -1,9 +1,9 @@
 """Recordings as the package hears them: 16 kHz, mono, 16 bits, from any file that libsndfile or FFmpeg reads.
 
 A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives its very samples. Any other is averaged over channels,
-converted to 16 kHz and rounded to 16 bits, full scale for full scale. A crop has the samples that the whole
-has at its place, of mp3 within rounding. What libsndfile can't read (AAC, WMA, AMR ...) FFmpeg decodes as a
-whole, however short the crop.
+converted to 16 kHz and rounded to 16 bits, full scale for full scale. A crop equals the
+same part of the whole recording (mp3: up to rounding). Files that libsndfile can't read (AAC, WMA, AMR ...)
+are decoded by FFmpeg, as a whole for every crop.
 """
 
 import contextlib

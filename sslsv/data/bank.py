@@ -117,7 +117,7 @@ class Bank:
 
 
 def find_noises(recordings: Recordings, folder: str) -> tuple[str, list[str]]:
-    """Return the folder that is there, the one named or what an archive unpacks, and the names in it."""
+    """Return the folder to read, as named or as its archive unpacks (`ORIGINAL_FOLDERS`), and its files."""
     kind, slash, below = folder.partition("/")
     original = f"{ORIGINAL_FOLDERS.get(kind, kind)}{slash}{below}"
     for place in (folder, original):

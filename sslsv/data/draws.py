@@ -76,7 +76,7 @@ def disjoint_starts(
 ) -> list[int]:
     """Return starts of crops that do not overlap, or overlap as little as possible in a short utterance.
 
-    Two crops: the gap is uniform, then the place of the pair is; `order` in [0, 1) below a half swaps them.
+    Two crops: the gap is uniform, then the place of the pair is; `order` in [0.5, 1) swaps them.
     More crops: uniform over all arrangements without overlap, rotated by `order`.
     """
     num_crops = len(fractions)

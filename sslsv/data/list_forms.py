@@ -21,16 +21,16 @@ from sslsv.data.recordings import segment_name
 from sslsv.ops import SAMPLE_RATE
 from sslsv.runs.folder import below
 
-Values = Sequence[str] | None  # of a row, by `Kind.columns`; empty: left out; None: it has another form
-ValuesOf = Callable[[str], Values]  # of a line
+Values = Sequence[str] | None  # a row, ordered as `Kind.columns`; empty: skip it; None: another form
+ValuesOf = Callable[[str], Values]  # parses a line
 
 
 class Kind(NamedTuple):
     """Describe what a list is read for."""
 
     form: str  # for messages
-    orders: tuple[str, ...]  # of the fields of plain lines; the usual one, which a row has too, is first
-    optional: str = ""  # a column that a list may lack; it is "" then
+    orders: tuple[str, ...]  # accepted orders of fields in a plain line; the first is also that of a row
+    optional: str = ""  # a column that may be missing; its value is then ""
 
     @property
     def columns(self) -> list[str]:
@@ -94,7 +94,7 @@ class Rows:
         return self._rows
 
     def note(self, counts: str) -> tuple[str, ...]:
-        """Return a sentence that says as what the list was read, or none for plain lines."""
+        """Return a message that names the form the list was read in; empty for plain lines."""
         left_out = f"; {self.num_left_out:,} rows are left out" if self.num_left_out else ""
         return (f"{self.name} is read as {self.form}: {counts}{left_out}",) if self.form else ()
 
@@ -122,7 +122,7 @@ class Rows:
                 yield from self._checked(number, values)
 
     def _columns(self, text: str) -> list[list[str]] | None:
-        """Return the columns of usual lines, many times as fast as one by one; None where any may be odd."""
+        """Split a block of plain lines into columns at once, which is fast; None if a line may be unusual."""
         if not (self._is_usual and text.isascii() and ".." not in text and " ./" not in text):
             return None
         fields, width = text.split(), len(self.kind.columns)
@@ -164,7 +164,7 @@ class Rows:
             yield from self._checked(number, (speaker, utterance) if is_kept else ())
 
     def _recognised(self, lines: list[str], number: int) -> tuple[ValuesOf, bool]:
-        """Return how a line gives values, and whether the first one names the columns."""
+        """Detect the form of a list; return its line parser, and whether line 1 names the columns."""
         try:
             if lines[0].lstrip().startswith("{"):
                 keys = list(json.loads(lines[0]))
@@ -183,7 +183,7 @@ class Rows:
             raise self._error(number, str(error)) from error
 
     def _table(self, form: str, names: list[str], split: Callable[[str], list[str]]) -> ValuesOf:
-        """Return how a line of a table gives values, by the names of its columns."""
+        """Return a parser of a table's lines, given the names of its columns."""
         found = {role: [i for i, name in enumerate(names) if role in _roles(name)] for role in _NAMES}
         if self.kind is TRAIN and not found["speaker"]:
             found["speaker"] = found["label"]
@@ -212,7 +212,7 @@ class Rows:
         return values
 
     def _plain(self, lines: list[str]) -> ValuesOf:
-        """Return how a line without names gives values, in the order of fields that fits the first lines."""
+        """Return a parser of plain lines, with the order of fields that fits the first lines."""
         usual, is_trial = self.kind.orders[0], self.kind is TRIALS
         readers = {order: self._in_order(order, lines[0]) for order in self.kind.orders}
         rows = {order: read(lines[0]) for order, read in readers.items()}
@@ -232,7 +232,7 @@ class Rows:
         return readers[fitting[0]]
 
     def _in_order(self, order: str, first: str) -> ValuesOf:
-        """Return how a line without names gives values if its fields have this order."""
+        """Return a parser of plain lines whose fields have this order."""
         roles, is_trial = order.split(), self.kind is TRIALS
         num_blanks = 1 if order == TRAIN.orders[0] else -1  # its path is the rest of the line
         split = _splitter(first, num_tabs=2 if is_trial else 1, num_blanks=num_blanks)

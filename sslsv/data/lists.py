@@ -126,9 +126,9 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
 def read_trials(root: Root, file: str) -> Trials:
     """Read pairs and whether they are of one speaker; the file and its paths are relative to `root`.
 
-    VoxCeleb's own lists leave out the folders before the speakers: these are added when the first recording
-    that is there is only found so. Raises ValueError for a malformed line, FileNotFoundError for a missing
-    list and where none of its recordings is there.
+    VoxCeleb's own lists leave out the folders above the speakers: if the first recording that can be found
+    needs one of `_PREFIXES`, all paths get it. Raises ValueError for a malformed line, FileNotFoundError for
+    a missing list or if none of its recordings can be found.
     """
     index: dict[str, int] = {}
     columns = [("lines", np.int64), ("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]
@@ -202,10 +202,10 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
 
 
 def keep_fraction(manifest: Manifest, fraction: float, seed: int, of_each_speaker: bool) -> Manifest:
-    """Return a share of the utterances, up to 1, or of each speaker's, of whom one stays at least.
+    """Return a share (up to 1) of all utterances, or of each speaker's, then at least one per speaker.
 
-    With one seed, a smaller share is part of a larger one. Speakers of whom nothing is left are none any
-    more: the classes of a classifier are those that are left. Raises ValueError where no utterance is.
+    With the same seed, a smaller share is a subset of a larger one. Speakers without utterances are dropped,
+    so a classifier has fewer classes. Raises ValueError if no utterance is left.
     """
     order = np.random.default_rng([seed, 0xF4AC]).permutation(len(manifest))
     if of_each_speaker:
@@ -224,9 +224,9 @@ def keep_fraction(manifest: Manifest, fraction: float, seed: int, of_each_speake
 def make_trials(manifest: Manifest, seed: int, versions: int = 1) -> Trials:
     """Draw up to 5,000 target trials and as many nontarget ones, every speaker about equally often.
 
-    With `versions` above 1 each utterance is in that many versions; a speaker's two sides are different
-    utterances, or two versions of the only one. Raises ValueError when there are fewer than two speakers or
-    no target pair.
+    With `versions` above 1 each utterance occurs in that many versions (simulated channels). A target trial
+    pairs two utterances of a speaker, or two versions of the only one. Raises ValueError when there are fewer
+    than two speakers or no target pair.
     """
     rng = np.random.default_rng([seed, 0x781A15])
     utterances = np.repeat(np.arange(len(manifest), dtype=np.int64), versions)
@@ -278,10 +278,10 @@ def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indi
 def spelling(
     root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)
 ) -> Callable[[str], str]:
-    """Return what makes names of the paths of a list, told by the first recording that exists.
+    """Return a function from a list's paths to names of recordings, by the first path that can be found.
 
-    Perhaps a folder is missing before them, perhaps Windows has written them. Raises FileNotFoundError where
-    none exists.
+    It may prepend one of `prefixes`, or replace the backslashes of Windows. Raises FileNotFoundError if none
+    of `paths` can be found.
     """
     recordings = open_recordings(root)
     for path, prefix in product(paths, prefixes):

@@ -102,9 +102,9 @@ def train_batches(
 
 
 def _earliest(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]:
-    # Yields batches made in this process until Ray Data delivers its first one, then goes on with those of
-    # `stream`. If both went on making the same ones, a trainer that waits for data would keep both busy for
-    # ever. Closing it early closes the stream, which stops the tasks.
+    # Yields batches of `own`, made in this process, until Ray Data (`stream`) delivers its first batch, then
+    # those of `stream`. `own` stops there: a trainer that waits for data would otherwise have both make the
+    # same batches for ever. Closing this generator early closes the stream, which stops the tasks.
     later, has_begun = Future[tuple[int, Any]](), threading.Event()
     count, is_closing = 0, False  # batches of `own` that were yielded
 

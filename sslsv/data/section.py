@@ -15,7 +15,7 @@ from sslsv.settings import Place, build, choice, refuse_if, section
 NOISE_FOLDER, RIR_FOLDER = BANK_FOLDERS = ("musan_split", "simulated_rirs")
 NoiseKind = Literal["noise", "music", "speech"]
 
-# Where those folders are not there, what the archives of MUSAN and of the rooms unpack is read.
+# The folders that the archives unpack to, read where the folders above are missing.
 ORIGINAL_FOLDERS = {NOISE_FOLDER: "musan", RIR_FOLDER: "RIRS_NOISES/simulated_rirs"}
 NO_SPEECH = frozenset({*BANK_FOLDERS, "musan", "RIRS_NOISES"})  # folders that hold no training speech
 
@@ -90,9 +90,9 @@ class DataConfig:
     ] = "utterances"
     # Each sample draws one speed for all its views, because a resampled voice is another voice.
     speeds: Annotated[tuple[Speed, ...], Field(min_length=1, description="n/d with d up to 20")] = (1.0,)
-    speeds_are_classes: Annotated[bool, Field(description="labels tell a speaker's speeds apart")] = False
-    # At 0 nothing is sped up, but the classes of all speeds are there, as when large margins fine-tune.
-    speed_probability: Annotated[Share, Field(description="share that draws a speed, else the first")] = 1.0
+    speeds_are_classes: Annotated[bool, Field(description="each speed of a speaker is a class")] = False
+    # Others have the first speed. At 0 all have it, but all classes stay, as large-margin fine-tuning needs.
+    speed_probability: Annotated[Share, Field(description="share of samples that draw a speed")] = 1.0
     max_bad_share: Annotated[Share, Field(description="unreadable share above which the run stops")] = 0.01
     # Each augmentation has random numbers of its own. Without any, crops stay as they are.
     augment: Annotated[Augmentations, Field(description="what each view passes through in turn")] = field(

@@ -28,8 +28,8 @@ _TRIES = 20  # replacements of an unreadable utterance before the run stops
 class ViewMaker:
     """Make the views of samples; the maker holds the list, the bank and the settings, and is cheap to send.
 
-    `view_groups` are (name, count, seconds, is_clean); the views of a clean group are crops as they are, the
-    same ones as those of an augmented group of as many views of that length, if there is one.
+    `view_groups` are (name, count, seconds, is_clean). Views of a clean group are not augmented. If there is
+    an augmented group of the same count and length, both are made from the same crops.
     `needs_labels` adds the speakers, or the classes that `data.speeds_are_classes` makes of them, to the
     batches. With `are_disjoint`, the crops of an utterance overlap only where it is too short. Raises
     ValueError and FileNotFoundError.
@@ -55,7 +55,7 @@ class ViewMaker:
         augmented = {
             (len(views), size): views for _, views, size, is_clean in self.view_groups if not is_clean
         }
-        # For each group: the views whose places its crops have, and the samples of a crop.
+        # For each group: the views whose random crop positions it uses, and the length of a crop.
         self._places = [
             (augmented.get((len(views), size), views) if is_clean else views, size)
             for _, views, size, is_clean in self.view_groups
@@ -76,11 +76,11 @@ class ViewMaker:
     def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
         """Return the batch of rows of a Plan: int16 {group: (B, count, T)} and columns (B,) of int64.
 
-        `sample` is the row's, `utterance` the one that is heard: an unreadable utterance is replaced by
-        another, drawn for this sample from all of them. `speaker`, if labels are needed, is who speaks in it;
-        where speeds are classes, speaker s at speed number i is s + i * number of speakers. `bad_utterance`
-        is the row's where it was replaced, `bad_bank_file` the first unreadable noise or room, else -1: see
-        `explain`. Raises AudioError after 20 replacements in a row.
+        `sample` is copied from the rows. `utterance` is the one used: an unreadable utterance is replaced by
+        a random one. `speaker`, if labels are needed, is its speaker s, or, if speeds are classes,
+        s + i * number of speakers for speed number i. `bad_utterance` is the utterance that was replaced,
+        `bad_bank_file` the first unreadable noise or room, -1 if there is none: see `explain`. Raises
+        AudioError after 20 replacements in a row.
         """
         sources = list(zip(rows["epoch"].tolist(), rows["utterance"].tolist(), strict=True))
         crops, heard = zip(*(self._read_crops(*source) for source in sources), strict=True)
@@ -113,7 +113,7 @@ class ViewMaker:
             with self._recordings.open(name) as recording:
                 recording.read_whole()
                 if kind == "bank_files":
-                    recording.read_rir()  # Silence is no fault of a noise, for which this is never asked.
+                    recording.read_rir()  # Silence is an error in a room, not in a noise.
         except AudioError as error:
             return path, str(error)
         return path, f"{path} could not be read during training, but can be now."
@@ -122,11 +122,11 @@ class ViewMaker:
         return os.fsdecode(bytes(self._names[utterance]))
 
     def _read_crops(self, epoch: int, utterance: int) -> tuple[list[Samples], int]:
-        # Returns the crop of each view of a sample, and the utterance that they are of.
-        # Purposes of a sample contain a blank, so they can't equal the name of an augmentation.
+        # Returns the crop of each view of a sample, and the number of the utterance that was read.
+        # These stream names contain a blank, so they can't equal the name of an augmentation.
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[self._speed_number(epoch, utterance)]
-        # All fractions are drawn, even if few are used, so that the place of a view depends on nothing else.
+        # One position per view is drawn, even where a clean view reuses another's, so that none shifts.
         places, replacements = draws("sample crops"), draws("sample replacement")
         order, *fractions = [places.fraction() for _ in range(1 + self._num_views)]
         chosen, reasons = utterance, list[str]()

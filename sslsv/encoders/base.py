@@ -1,4 +1,4 @@
-"""What a model asks of an encoder: frames of waveforms, and their pooling to one embedding each."""
+"""Define the interface of an encoder: waveforms to frame-level features, pooled to one embedding."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -46,11 +46,11 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         raise KeyError
 
     def through(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
-        """Return what blocks make of x, one after the other, with `recomputes_activations` if that is set."""
+        """Apply blocks to x, one after the other, recomputing activations if `recomputes_activations`."""
         is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
         for block in blocks:
             x = recomputed(block, x) if is_recomputed else block(x)

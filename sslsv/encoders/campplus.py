@@ -115,7 +115,7 @@ class CAMPlusPlus(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         num_mels = weights["blocks.0.0.weight"].shape[1] // _MAP_CHANNELS * 8
         return [{"features": {"num_mels": num_mels}, "embedding_dim": len(weights["head.0.weight"])}]
 

@@ -1,8 +1,8 @@
 """Statistics of cepstra over an utterance, then two linear layers: a small encoder, for the mean spectrum.
 
-Other encoders are given features of mean 0 in each band, so that a channel does not speak for a speaker. But
-the mean spectrum is a large part of a voice as well, and a loss whose views have different rooms and noises
-finds which part. So this encoder knows what the others don't: fused, both make fewer errors than either.
+The other encoders get features normalised to mean 0 in each band, to remove the channel. That also removes
+the mean spectrum of the voice, which this encoder keeps; views with different rooms and noises teach it to
+ignore the channel. Fused with another encoder it made fewer errors on test lists than either alone.
 
 193,792 parameters with the default settings.
 """
@@ -77,8 +77,8 @@ class CepstralStatistics(SpectrogramEncoder):
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, 2 * num_cepstra + 1, L), outside autocast.
 
-        Between them are the means of cepstra but of the first, which is the level, their deviations, and the
-        mean squares of slopes, as roots, standardised by the moments of batches.
+        The head gets means of all cepstra but the first (the level), standard deviations of all cepstra, and
+        root mean squares of slopes.
         """
         with torch.autocast(frames.device.type, enabled=False):
             weights = frames[:, -1:] / frames[:, -1:].sum(2, keepdim=True)

@@ -66,9 +66,9 @@ class TDNNBlock(nn.Module):
 
 
 class Res2Block(nn.Module):
-    """Cut the channels into 8 parts; each but one is convolved, with what the part before it became added.
+    """Split the channels into 8 parts; all but one are convolved, after adding the output of the part before.
 
-    The one that is passed on is the first; in wespeaker's form the last.
+    The part that is not convolved is the first, in wespeaker's form the last.
     """
 
     def __init__(self, channels: int, dilation: int, form: str) -> None:
@@ -160,7 +160,7 @@ class ECAPATDNN(SpectrogramEncoder):
         form: Annotated[
             Literal["speechbrain", "wespeaker"],
             Field(
-                description="which network: SpeechBrain's, also 3D-Speaker's and the first sslsv's, or not"
+                description="variant: SpeechBrain's (also of 3D-Speaker and the first sslsv) or wespeaker's"
             ),
         ] = "speechbrain"
         has_global_context: Annotated[bool, Field(description="wespeaker: attention sees statistics")] = True
@@ -202,7 +202,7 @@ class ECAPATDNN(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         channels, num_mels, _ = weights["stem.0.conv.weight"].shape
         wide = len(weights["aggregation.conv.weight"])
         attention = weights.get("pooling.hidden.weight")

@@ -123,7 +123,7 @@ class ERes2NetV2(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         width, part = len(weights["stem.0.weight"]), len(weights["stages.0.0.convs.0.weight"])
         expansion = len(weights["stages.0.0.conv_out.weight"]) // width
         found = {

@@ -147,9 +147,9 @@ class ContextAttention(nn.Module):
 
 
 def with_context(layer: nn.Conv1d, x: Tensor, context: Tensor | None) -> Tensor:
-    """Return a 1 x 1 convolution of frames (B, C, L) beside a context (B, D, 1) that all frames have.
+    """Return the 1 x 1 convolution of frames (B, C, L) concatenated with one context (B, D, 1) for all.
 
-    The context is multiplied once, where a concatenation would be multiplied, and kept, at every frame.
+    The context is multiplied once instead of at every frame, and the concatenation is never built.
     """
     if context is None:
         return layer(x)  # type: ignore[no-any-return]

@@ -248,7 +248,7 @@ class ReDimNet(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         channels, (embedding_dim, statistics) = len(weights["stem.0.weight"]), weights["head.weight"].shape
         num_mels = statistics // 2 // channels
         # The first stages of two sizes may be alike, but not their number of tensors.

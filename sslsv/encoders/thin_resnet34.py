@@ -179,7 +179,7 @@ class ThinResNet34(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return the settings that may have made weights with these shapes; KeyError for other weights."""
+        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         width, (dim, pooled) = len(weights["stem.0.weight"]), weights["head.weight"].shape
         is_attentive = "pooling.score" in weights
         # Attention is over the mean of all bands: it does not tell how many there were.

@@ -31,10 +31,10 @@ def bayes_threshold(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1
 def act_dcf(
     llrs: ArrayLike, targets: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> float:
-    """Return the detection cost of decisions at `bayes_threshold`, normalised as the minimum, never below it.
+    """Return the actual detection cost, of decisions at `bayes_threshold`, normalised like `min_dcf`.
 
-    `llrs` (N,) are natural log-likelihood ratios, infinite ones included; raw cosines are none. Above 1 the
-    decisions are worse than accepting or rejecting all.
+    `llrs` (N,) are natural log-likelihood ratios, infinite ones included; calibrate cosines first. It is
+    never below `min_dcf`; above 1 the decisions are worse than accepting or rejecting all.
     """
     values, is_target = checked_trials(llrs, targets, is_infinite_allowed=True)
     is_accepted = values >= bayes_threshold(p_target, c_miss, c_fa)

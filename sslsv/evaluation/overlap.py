@@ -1,9 +1,9 @@
-"""What a run trained on, and what of it stands in a test list: speakers, paths, contents.
+"""Find training data in test lists, by speakers, paths and contents.
 
 A run keeps its training utterances in `trained_on.parquet`, with the size of each file; test lists are
 compared with it when training begins and in every evaluation. Contents are compared by the size of files and
-pieces of them: a copy in another format is not found so. Those of packed folders are compared with one
-another, by their samples, and not with files.
+pieces of them: a copy in another format is not found. Recordings of packed folders are compared by their
+samples, but only with those of other packed folders.
 """
 
 import os
@@ -159,8 +159,8 @@ def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
 
 
 def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
-    # Returns the speakers that the lists name, and the parts of paths that may name some: those at the place
-    # that tells speakers in the trials, and anywhere those that are no mere numbers, which mean anything.
+    # Returns the speakers named by the train lists, and components of training paths that may name speakers:
+    # at the positions that name speakers in the trials (`columns`), and equal names anywhere, except numbers.
     found = set(source.speakers)
     words = {name for names in columns.values() for name in names if not name.isdigit()}
     # Folders and names of files hold few different ones each, together a million.
@@ -185,8 +185,8 @@ def _same_paths(root: str, paths: Sequence[str], source: TrainedOn) -> set[int]:
 
 
 def _same_contents(root: str, paths: Sequence[str], source: TrainedOn) -> tuple[dict[int, str], set[int]]:
-    # Returns the training recording of the same content, by the number of the recording, and the numbers of
-    # those that could be compared. Sizes that few training files have come first, up to MAX_READ files.
+    # Returns {index of a test recording: training recording of the same content}, and the indices that could
+    # be compared. Files are read in order of how rare their size is in training, up to MAX_READ files.
     try:
         listed, trained = open_recordings(root), open_recordings(source.root)
     except (ValueError, OSError):  # object storage that is gone

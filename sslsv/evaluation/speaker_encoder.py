@@ -37,7 +37,7 @@ Recording = str | os.PathLike[str] | Floats
 
 NUM_AVERAGED = 10  # newest checkpoints in an average
 CALIBRATION_FILE = "calibration.json"
-# These files and folders turn a file into embeddings: other code makes other embeddings.
+# Code that turns a file into embeddings. `identity` digests it, so that changes invalidate cached embeddings.
 FRONT_END = (
     *("data/audio.py", "data/recordings.py", "encoders", "ops", "models/base.py"),
     *("evaluation/verification.py", "evaluation/embedding.py"),
@@ -134,7 +134,7 @@ class SpeakerEncoder:
 
     @property
     def is_calibratable(self) -> bool:
-        """Tell whether no part has trained on the first one's validation trials: all have the same ones."""
+        """Tell whether all fused encoders have equal validation trials, so that none was trained on them."""
         has_trials = self.config.evaluation.has_validation_trials
         return not has_trials or len({_validated_on(each.config) for each in self.parts}) == 1
 

@@ -177,9 +177,9 @@ def digest_of_lists(config: Config) -> str:
 
 
 def speaker_columns(trials: Trials) -> dict[int, set[str]]:
-    """Return the parts of the paths that tell speakers, by their place from the end (1: the file's name).
+    """Return {position of a path component, from the end (1: file name): its values} where it names speakers.
 
-    Such a part is the same in target trials and another in nontarget trials.
+    Such a component is equal in target trials and differs in nontarget trials (`AGREEMENT`).
     """
     parts = [path_parts(path) for path in trials.paths]
     found: dict[int, set[str]] = {}
@@ -198,10 +198,10 @@ def path_parts(path: str) -> list[str]:
 
 
 def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
-    """Number the speakers of the recordings (R,): those that target trials join, or whose paths name one.
+    """Number the speakers of the recordings (R,), by their paths and by target trials, which join recordings.
 
-    Where no part of the paths tells speakers, a recording in no target trial is a speaker of its own, and one
-    whose recordings meet in few trials falls apart into several.
+    If the paths name no speakers, a recording in no target trial is a speaker of its own, and a speaker whose
+    recordings are not all connected by target trials counts as several.
     """
     recordings = np.arange(len(trials.paths))
     columns = speaker_columns(trials)

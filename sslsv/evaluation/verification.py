@@ -120,7 +120,7 @@ class Verification:
 def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Verification:
     """Compare the recordings of every trial by cosine and count the errors.
 
-    With `replicates`, metrics have the ends of 95 % intervals too, by that many draws of speakers. Raises
+    With `replicates` > 0, also computes 95 % intervals by that many bootstrap draws of speakers. Raises
     ValueError, the same on every worker, when no target or no nontarget trial can be scored or an embedding
     is not finite.
     """

@@ -1,4 +1,4 @@
-"""What the trainer asks of a method."""
+"""Define the interface of a method: `Model`, and what the trainer passes to it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -118,14 +118,14 @@ class Model(nn.Module, ABC):
         """
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return embeddings (V*B, D) of all views, view by view; those of one length pass together."""
+        """Return embeddings (V*B, D) of all views, view by view; each view group is one forward pass."""
         return torch.cat([self.encoder(by_view(batch[group.name])) for group in self.views])
 
     def regularized(self, output: StepOutput, embeddings: Tensor, progress: Progress) -> StepOutput:
-        """Add the regularizers to the loss, and `batch_feature_std` to the metrics if it is not there.
+        """Add the regularizers to the loss, and `batch_feature_std` to the metrics unless they have it.
 
-        `embeddings` (B, V, D) are this worker's; the metric is their spread. The settings' `regularizers`
-        see the embeddings of the global batch, and are means over the V views.
+        `embeddings` (B, V, D) are this worker's. The metric is the spread of these; the regularizers are
+        computed on the global batch, one view at a time, and averaged over the V views.
         """
         weights = {each.name: each.weight for each in self.config.regularizers}
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -176,7 +176,7 @@ class Model(nn.Module, ABC):
         return rows, {"coverage": coverage}
 
     def start_from(self, encoder: nn.Module, model: "Model | None") -> None:
-        """Load a trained encoder's weights, and what else the method needs of the model around it."""
+        """Load a trained encoder's weights; a method may also take parts of `model`, which trained it."""
         self.encoder.load_state_dict(encoder.state_dict())
 
     def before_step(self, progress: Progress) -> None:
@@ -214,7 +214,7 @@ def by_view(views: Tensor) -> Tensor:
 
 
 def by_sample(rows: Tensor, num_views: int = 2) -> Tensor:
-    """Return (B, V, D) of such rows (V * B, D), at least float32."""
+    """Undo `by_view`: return rows (V * B, D) as (B, V, D), at least float32."""
     return torch.stack(full_precision(rows).chunk(num_views), 1)
 
 

@@ -1,4 +1,4 @@
-"""DINO: tell from any crop what a teacher makes of long ones. Caron et al., ICCV 2021, arXiv 2104.14294.
+"""DINO: predict a teacher's output for long crops from any crop. Caron et al., ICCV 2021, arXiv 2104.14294.
 
 With `regularizer_weight` it is RDINO (Chen et al., ICASSP 2023, arXiv 2211.04168).
 """
@@ -59,7 +59,7 @@ def warmed_up(first: float, last: float, num_epochs: int, epoch: int) -> float:
 
 
 class DINO(PrototypeModel):
-    """Teach a student of all crops what a centred, sharpened teacher makes of the long ones.
+    """Train a student on all crops to predict the centred, sharpened output of a teacher for long crops.
 
     Batch norms of encoder and head see the long views together and the short views together (as the code of
     the published speaker results; DINO's authors pass all crops through the head at once). The embedding is

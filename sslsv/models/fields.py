@@ -125,7 +125,7 @@ class GateConfig:
 
 @section
 class CorrectionConfig:
-    """Give utterances that the gate leaves out the class that their crop has without augmentation."""
+    """Relabel utterances that the gate leaves out with the class predicted for their clean crop."""
 
     start_epoch: Annotated[int, Field(ge=0, description="first epoch that corrects labels")] = 8
     threshold: Annotated[float, Field(gt=0, le=1, description="probability to exceed; 1 = never")] = 0.5

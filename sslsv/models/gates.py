@@ -82,8 +82,8 @@ def crossing(mixture: Mixture) -> float | None:
 class Gate(nn.Module):
     """Keep utterances whose loss does not exceed a threshold; remember each one's last loss and outcome.
 
-    What it remembers lies by utterance and is equal on all workers, so that restarts and their number change
-    nothing.
+    These buffers are indexed by utterance and equal on all workers, so neither restarts nor the number of
+    workers change the result.
     """
 
     losses: Tensor
@@ -98,9 +98,9 @@ class Gate(nn.Module):
         self.register_buffer("threshold", torch.tensor(config.threshold if config.name == "fixed" else 0.0))
 
     def start_epoch(self, progress: Progress) -> None:
-        """Find the threshold of this epoch by the losses so far; where there is no clear one, it stays.
+        """Set the threshold of this epoch where the two Gaussians of the log losses cross, if they do.
 
-        The first worker finds it for all.
+        Otherwise the old one stays. At least `min_kept` are kept. The first worker computes it for all.
         """
         if self.config.name != "mixture" or progress.epoch < self.config.start_epoch:
             return

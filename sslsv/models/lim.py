@@ -23,11 +23,11 @@ def draw_others(count: int, generator: torch.Generator) -> Tensor:
 
 
 def lim_loss(objective: str, positives: Tensor, negatives: Tensor) -> Tensor:
-    """Return an objective of the scores (B,) of both kinds of pairs; of scores of 0: 2 ln 2, 0, ln(B + 1).
+    """Return the objective for scores (B,) of positive pairs and scores (B,) of negative pairs.
 
-    bce: the binary cross entropy; cosines have no temperature, so it can't fall below 2 ln(1 + 1/e), or 0.63.
-    mine: the negative Donsker-Varadhan bound. nce: the mean of -log of each positive's share among itself and
-    all negatives of the batch. The same added to all scores changes nothing but bce.
+    bce: binary cross entropy; cosines have no temperature, so it can't fall below 2 ln(1 + 1/e), or 0.63.
+    mine: the negative Donsker-Varadhan bound. nce: InfoNCE of each positive against all negatives. A constant
+    added to all scores changes bce only. If all scores are 0 the values are 2 ln 2, 0 and ln(B + 1).
     """
     if objective == "bce":
         return F.softplus(-positives).mean() + F.softplus(negatives).mean()

@@ -9,14 +9,14 @@ from sslsv.models.queue import Queue
 
 
 class PositiveSampler(nn.Module):
-    """Replace positives by past ones of other utterances, which may have been recorded elsewhere.
+    """Replace positives by past positives of other utterances, which may have been recorded elsewhere.
 
-    A view of the same utterance teaches the recording's channel too. So before each epoch, from one on, all
-    utterances are clustered by embeddings of a clean crop each, `cluster`. In a step an anchor draws one of
-    the `num_neighbors` clusters nearest to its own (0: its own), then one of that cluster's utterances whose
-    positive is still in the queue, and takes the newest there is of it. An anchor without any keeps its own
-    positive, as all do before the first `cluster`. The queue then gets the batch's own positives, whatever
-    replaced them.
+    Two views of one utterance share the recording's channel, which the encoder would learn as well. So from
+    `start_epoch` on, `cluster` groups all utterances before each epoch, by embeddings of clean crops. In a
+    step an anchor draws one of the `num_neighbors` clusters nearest to its own (0: its own), then one of the
+    utterances of that cluster that are in the queue, and uses its newest positive. If there is none, or
+    before the first `cluster`, it keeps its own positive. Then the batch's own positives, not their
+    replacements, enter the queue.
 
     With `sampling: nearest` there are no clusters: the anchor draws one of the `num_neighbors` other
     utterances in the queue whose clean crops are most like its own. Their embeddings are kept, 1.1 GB as

@@ -150,8 +150,8 @@ class Supervised(Model):
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's rows; `accuracy` is without the margin.
 
-        With a gate it is this worker's part of the mean over all rows that are kept, times the workers, so
-        that the mean over workers is that mean. Once labels are corrected, it is the sum over all rows.
+        With a gate, rows are weighted so that averaging over workers gives the mean over all kept rows. Once
+        labels are corrected, it gives the sum over kept and corrected rows divided by the global batch size.
         """
         config, labels = self.config, batch["speaker"]
         embeddings = self.encoder(batch["views"][:, 0])

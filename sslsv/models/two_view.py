@@ -13,9 +13,9 @@ from sslsv.ops.layers import projector
 
 
 class ProjectedViews(Model):
-    """Hold an encoder and a projector, and a predictor where the settings have `predictor_dims`.
+    """Hold an encoder and a projector, and a predictor if the settings have `predictor_dims`.
 
-    Without view groups there are two equal views; groups of no view are left out.
+    `groups` default to one group of two views; groups with a count of 0 are dropped.
     """
 
     projector_ends_in_norm = False
@@ -49,7 +49,7 @@ class TwoViewModel(ProjectedViews):
         with torch.autocast(projections.device.type, enabled=False):
             pairs = distributed.gather(projections, loss_is_whole=True)  # (W*B, 2, P)
             positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
-            # Restacked, the memory layout, and thus the order of sums, is the same as without SSPS.
+            # Stacking again gives the memory layout, and so the order of summation, of a run without SSPS.
             z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)
             loss, metrics = self.loss_at(z_a, z_b, progress)
         return self.regularized(StepOutput(loss, metrics | sampling), embeddings, progress)
@@ -60,7 +60,7 @@ class TwoViewModel(ProjectedViews):
         return by_sample(embeddings), by_sample(self.projector(embeddings))
 
     def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
-        """Return `loss`; a method whose loss draws, or changes over the run, overrides this instead."""
+        """Return `loss`. Override this instead if the loss draws random numbers or depends on `progress`."""
         return self.loss(z_a, z_b)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
@@ -92,8 +92,7 @@ class TeacherModel(Model):
     def teacher_momentum(self, progress: Progress) -> float:
         """Return the share of its own weights that the teacher keeps in this step, 0 to 1.
 
-        It rises from the settings' `teacher_momentum` to 1 by half a cosine (BYOL), unless a subclass has it
-        otherwise.
+        By default it rises from the setting `teacher_momentum` to 1 along half a cosine, as in BYOL.
         """
         first, share = self.config.teacher_momentum, progress.fraction
         return float(1.0 - (1.0 - first) * (math.cos(math.pi * share) + 1.0) / 2.0)

@@ -72,15 +72,15 @@ class _AllReduceSum(torch.autograd.Function):
 def gather(x: Tensor, *, loss_is_whole: bool = False) -> Tensor:
     """Concatenate the rows of all ranks: (B, ...) -> (W*B, ...), rank 0 first.
 
-    Every rank must hold the same number of rows. Differentiable: a row's gradient is summed over all ranks,
-    so a loss of the gathered batch that every rank computes in full keeps the contract above. Such a loss has
-    the same gradient on every rank: with `loss_is_whole` it is multiplied instead, and none is sent.
+    Every rank must hold the same number of rows. The backward pass sums a row's gradient over all ranks, as
+    the contract above requires. Set `loss_is_whole` if every rank computes the same loss of all rows: the
+    gradients are then equal, so each rank multiplies its own by the number of ranks and sends nothing.
     """
     return _Gather.apply(x, loss_is_whole) if world_size() > 1 else x
 
 
 def own_rows(x: Tensor) -> Tensor:
-    """Return this rank's rows of what `gather` gave."""
+    """Return this rank's rows (B, ...) of a gathered tensor (W*B, ...)."""
     return x.chunk(world_size())[rank()]
 
 
@@ -113,10 +113,10 @@ def gather_objects(value: T) -> list[T]:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Give every rank the buffers of rank 0, those that a checkpoint holds.
+    """Broadcast the buffers of rank 0, which the checkpoint stores, to every rank.
 
-    With batch norms of each rank's own batch the running statistics differ; DDP shares them only before the
-    next forward pass of training.
+    Without synchronised batch norm the running statistics differ between ranks, and DDP is told not to
+    broadcast them (`average_gradients`).
     """
     if world_size() > 1:
         for buffer in module.buffers():

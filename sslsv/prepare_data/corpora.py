@@ -72,10 +72,10 @@ def prepare_trials(options: argparse.Namespace) -> int:
 
 
 def places_of_voxceleb1(root: Path) -> dict[str, str]:
-    """Return where recordings are below `root`, by SPEAKER/VIDEO/NUMBER.wav, if they are in several folders.
+    """Return {SPEAKER/VIDEO/NUMBER.wav: path below `root`} if the recordings have different parent folders.
 
-    That is so where the archives were unpacked apart, into dev/wav/ and test/wav/. One folder in front of all
-    is found when a list is read.
+    That is the case if the archives were unpacked into dev/wav/ and test/wav/. A single parent folder needs
+    no mapping: it is found when a list is read (`lists.spelling`).
     """
     folder = root / "voxceleb1"
     files = [os.path.relpath(file, root) for file in (find_files(folder) if folder.is_dir() else ())]

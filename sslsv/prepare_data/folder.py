@@ -162,10 +162,10 @@ def one_of_a_session(manifest: Manifest) -> Manifest:
 
 
 def one_reading(files: list[str], folder: Path) -> str:
-    """Return the level of folders that means the speakers; ValueError shows several readings.
+    """Return the level of folders that names the speakers; ValueError if several levels could.
 
-    A level may do where all files have it and it has two names or more; levels that part the files alike are
-    one reading.
+    A level qualifies if all files have it and it has two names or more; levels that group the files in the
+    same way count as one.
     """
     folders = [file.split(os.sep)[:-1] for file in files]
     depth = min(map(len, folders))

@@ -172,8 +172,8 @@ def average(states: list[dict[str, Any]]) -> dict[str, Any]:
 def prune_checkpoints(folder: RunFolder, newest: str, keep: int, best_step: int | None) -> None:
     """Delete all checkpoints but `newest`, the `keep - 1` before it, and the best one.
 
-    So files of later steps go, which were damaged and passed over, and what killed writers left.  What can't
-    be deleted stays.
+    This also deletes damaged checkpoints of later steps, which were passed over, and partial files of killed
+    writers.  Errors of deletion are ignored.
     """
     steps = {name: step for step, name in list_checkpoints(folder)}
     names = list(steps)

@@ -47,7 +47,7 @@ class LiveLine:
         self.console.print(sentence)
 
     def stage(self, name: str, then: tuple[str, str] = ("", "")) -> None:
-        """Say what begins now; `then` holds a file of the run and the stage that begins when it is there."""
+        """Set the stage that is shown; `then` is (file of the run, stage to show once that file exists)."""
         self._record: dict[str, Any] = {}
         self._name, self._since, self._then = name, time.monotonic(), then
 

@@ -25,7 +25,7 @@ from pyarrow import fs
 
 from sslsv.settings import check_place
 
-# While a run trains: a mark by which a machine knows its folder, and the reservation of its workers.
+# Files of a run in training: MARK proves that a machine sees the folder, HELD names the placement group.
 MARK, HELD = "ray/mark", "ray/held"
 
 

@@ -42,7 +42,7 @@ class RunLog:
     def write(self, record: dict[str, Any], *, is_urgent: bool = True) -> None:
         """Append one record everywhere; NaN and infinity become null, so that JSON readers accept it.
 
-        Object storage, where all records are written again, gets one that is not urgent within seconds.
+        In object storage the whole file is rewritten: at once if `is_urgent`, else every 10 s at most.
         """
         if self.notice:
             record["notice"] = f"{self.notice} {record.get('notice', '')}".strip()

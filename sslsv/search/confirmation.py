@@ -30,7 +30,7 @@ def compare(
 ) -> Comparison:
     """Compare EERs (N,) with the base's (N,) by mean, deviation and a paired interval (Student's t).
 
-    They are of the seeds with which both came to the end; with `lost` others one of them did not.
+    Row i of both is of one seed. `lost` counts the seeds with which the trial or the base did not finish.
     """
     from scipy.stats import ttest_rel  # takes half a second, and refusals do not need it
 

@@ -9,8 +9,8 @@ round_1/              the supervised run on that list, complete: checkpoints, me
 large_margin/         the last stage                    rounds.jsonl  a record per stage that has ended
 summary.json, report.html come at the end; embeddings/ is there while a round clusters
 
-These files are the truth: a loop goes on from them alone.  Each is written as a whole, and only when all that
-it follows from is there, so a stage that was interrupted is taken again from what it had finished.
+A loop resumes from these files alone.  Each is written atomically, and only after the files that it depends
+on, so an interrupted stage continues from its last complete file.
 """
 
 import io
@@ -99,7 +99,7 @@ class Loop:
         notice(record)
 
     def take_round(self, number: int) -> Record:
-        """Embed, cluster, train; return what there is to say of it."""
+        """Embed, cluster and train; return the record of the round."""
         config, stage, first = self.config, f"round_{number}", self.first_source()
         source = self.place(f"round_{number - 1}") if number > 1 else first
         train_list = f"lists/{stage}"

@@ -62,8 +62,8 @@ class TrainingCorpus:
     def embed(self, model: Model, *, seconds: float = 4.0, clean: bool = True) -> Tensor:
         """Return `model.embed` of one crop of each utterance, (N, D) float32 on the CPU, the same everywhere.
 
-        A crop is at its place whatever the epoch. Workers embed whole blocks of `BLOCK_CROPS` utterances, the
-        same blocks whatever their number, so the rows are the same bit for bit on CPUs. `clean` crops are
+        An utterance's crop is the same in every epoch. Workers embed whole blocks of `BLOCK_CROPS` crops,
+        the same blocks for any number of workers, so rows are the same bit for bit on CPUs. `clean` crops are
         neither augmented nor sped up.
         """
         data, key = self.config.data, (seconds, clean)

@@ -83,8 +83,8 @@ def _pretrained_encoder(config: Config) -> Any:
 def read_weights(path: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, or of dictionaries that `torch.save` wrote, on the CPU.
 
-    Those of nested ones are named as `model.encoder.conv.weight`. Nothing in a file is executed. ValueError,
-    the rest of a sentence that begins with the file, for anything else.
+    Names of nested dictionaries are joined: `model.encoder.conv.weight`. Nothing in a file is executed. Other
+    files raise a ValueError whose message continues a sentence that begins with the file's name.
     """
     try:
         is_plain = path.endswith(".safetensors")

@@ -81,9 +81,9 @@ class Training:
             folder.write_json("trained.json", self.describe())
 
     def open(self) -> None:
-        """Open the corpus, plan the order of everything, and build the model.
+        """Open the lists, plan the order of the samples, and build the model.
 
-        Raises ValueError if the method needs more utterances or longer crops, or lacks a setting.
+        Raises ValueError if the corpus is too small, crops are too short, or a setting is not supported.
         """
         config = self.config
         self.manifest, self.validation, self.tests = open_trial_sets(config)
@@ -198,7 +198,7 @@ class Training:
                 self.report(record)
 
     def merge_skipped(self) -> None:
-        """Tell every worker which files any of them could not read; too many utterances stop the run."""
+        """Exchange the lists of unreadable files between workers; stop if too many utterances are bad."""
         for kind in ("utterances", "bank_files"):
             known, found = self.state.skipped[kind], distributed.gather_objects(self.unreadable[kind])
             self.unreadable[kind] = set()

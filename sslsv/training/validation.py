@@ -49,7 +49,7 @@ def validate(
 ) -> dict[str, Any]:
     """Return EER, minDCF and spread of embeddings on validation trials, and the probe's values.
 
-    Notes in `state` whether the criterion has got better.
+    Updates `state`: the best value and step, or the number of validations without gain.
     """
     record: dict[str, Any] = {}
     if validation is not None:

@@ -53,7 +53,7 @@ class Reverb(Augmentation):
         return [wet[row] for row in range(len(crops))]
 
     def sort_key(self, drawn: Rir) -> tuple[int, ...]:
-        """Bring views of the same FFT length and room together."""
+        """Return (length, file) of the impulse response, to process equal ones together."""
         return (drawn.num_samples, drawn.file)
 
     def _spectra(self, rirs: Sequence[Rir], length: int) -> list[Spectrum]:
@@ -98,8 +98,8 @@ def reverberate(
 
 
 def _block(rows: Sequence[npt.NDArray[np.generic]], length: int) -> Waveform:
-    # An FFT of four rows takes half the time of four of one row. The last bits may depend on the number of
-    # rows, as wide instructions work on several, but not on a row's place: there are always four.
+    # One FFT of four rows takes half the time of four FFTs of one row. There are always four, zeros included,
+    # because the number of rows, unlike a row's position, may change the last bits of the result.
     block = np.zeros((ROWS_AT_ONCE, length), dtype=np.float32)
     for place, row in zip(block, rows, strict=False):
         place[: len(row)] = row
