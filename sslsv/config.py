@@ -168,7 +168,7 @@ class EvaluationConfig:
         return self.validation is not None or self.held_out_speakers > 0
 
     @property
-    def chosen_by(self) -> Criterion | None:
+    def selection_criterion(self) -> Criterion | None:
         """Return the criterion that selects the best checkpoint; None if nothing is validated."""
         return self.criterion or ("eer" if self.has_validation_trials else None)
 
@@ -269,7 +269,7 @@ class Config:
         if hasattr(self.model, "check_batch_size"):  # a method that cuts the global batch into groups has it
             self.model.check_batch_size(train.batch_size)
         refuse_if(
-            train.patience is not None and evaluation.chosen_by is None,
+            train.patience is not None and evaluation.selection_criterion is None,
             f"train.patience is {train.patience} but nothing is validated; set train.patience=null, "
             "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion",
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command, same_encoder
-from sslsv.settings import typed
+from sslsv.settings import command_name
 
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
@@ -158,9 +158,9 @@ def run(options: argparse.Namespace) -> int:
     if calibration is not None:
         try:
             scorer.keep_calibration(encoder, calibration)
-            print(f"next: {typed('verify')} {same_encoder(options)} ENROLMENT.wav TEST.wav")
+            print(f"next: {command_name('verify')} {same_encoder(options)} ENROLMENT.wav TEST.wav")
         except OSError as error:
-            print(f"the calibration is not kept for `{typed('verify')}`: {error}", file=sys.stderr)
+            print(f"the calibration is not kept for `{command_name('verify')}`: {error}", file=sys.stderr)
     return 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sslsv import registry
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import typed
+from sslsv.settings import command_name
 
 PROJECTS = ("speechbrain", "wespeaker", "3dspeaker", "upstream")
 SIZE = (0, 2)  # of a corpus that there is not: a classifier needs two speakers
@@ -24,7 +24,7 @@ SIZE = (0, 2)  # of a corpus that there is not: a classifier needs two speakers
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog=typed("import_encoder"), description="Make a run of another project's encoder."
+        prog=command_name("import_encoder"), description="Make a run of another project's encoder."
     )
     add = parser.add_argument
     add("file", help="a checkpoint with the encoder's weights; nothing in it is executed")

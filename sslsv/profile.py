@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv.config import Config, load_config
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import named, typed
+from sslsv.settings import command_name, given_file
 
 if TYPE_CHECKING:
     from sslsv.training.loop import Training
@@ -29,7 +29,9 @@ MAX_OPERATORS = 20  # rows of the table
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(prog=typed("profile"), description=(__doc__ or "").partition(":")[0])
+    parser = argparse.ArgumentParser(
+        prog=command_name("profile"), description=(__doc__ or "").partition(":")[0]
+    )
     parser.add_argument("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")
@@ -43,7 +45,7 @@ def profile(options: argparse.Namespace) -> int:
         raise ValueError(f"--steps is {options.steps}; give at least 1")
     if not options.trace.parent.is_dir():
         raise ValueError(f"--trace is {options.trace}, in a folder that does not exist")
-    config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
+    config = load_config(given_file(options.config, "config", "configs/demo.yml"), options.overrides)
     found = run(config, options.steps)
     if "error" in found:
         print(f"error: {found['error']}", file=sys.stderr)

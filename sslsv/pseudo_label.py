@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv.config import to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, build, differences, named, parse_yaml, typed
+from sslsv.settings import ConfigError, build, command_name, differences, given_file, parse_yaml
 from sslsv.tasks.pseudo_labels import (
     PseudoLabelConfig,
     first_config,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds: functions import what needs it, once
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog=typed("pseudo_label"), description="Train a verifier without labels."
+        prog=command_name("pseudo_label"), description="Train a verifier without labels."
     )
     add = parser.add_argument
     add("config", nargs="?", type=Path, help="a yaml file, such as configs/pseudo_label/dlg_lc.yml")
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def loop(options: argparse.Namespace) -> int:
     """Run the loop that the command line names; returns the exit code."""
-    file = named(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
+    file = given_file(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
     return run(load_loop(file, options.overrides), is_fresh=options.fresh)
 
 

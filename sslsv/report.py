@@ -8,12 +8,12 @@ import sys
 
 from sslsv.evaluation.arguments import Parser, run_command
 from sslsv.runs.folder import RunFolder, below, here
-from sslsv.settings import typed
+from sslsv.settings import command_name
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = Parser(prog=typed("report"), description="Write the report of a run, sweep or loop.")
+    parser = Parser(prog=command_name("report"), description="Write the report of a run, sweep or loop.")
     parser.add_argument("run", help="the folder, such as runs/simclr or tune/vicreg; it may be in use")
     return run_command(run, parser.parse_args(arguments))
 

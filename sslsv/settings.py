@@ -137,7 +137,7 @@ def check_place(name: str, place: str) -> str:
 Place = Annotated[str, AfterValidator(partial(check_place, "it"))]  # a path or a URI
 
 
-def shown(value: Any) -> str:
+def short_text(value: Any) -> str:
     """Return a value as it may stand in a sentence: short, on one line."""
     if isinstance(value, Mapping):
         return "a section"
@@ -183,7 +183,7 @@ def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
     if kind == "string_type":
         quoted = f""": '{given}' in quotes (on the command line {path}="'{given}'")"""
         mistake = f"it should be text{quoted if is_plain else ''}"
-    return f"{path or 'the config'} is {shown(given)}; {mistake}"
+    return f"{path or 'the config'} is {short_text(given)}; {mistake}"
 
 
 def _unknown_key(path: str, chosen: str, root: type) -> str:
@@ -237,7 +237,7 @@ def differences(old: Any, new: Any) -> list[str]:
     A setting that only one of them has, by its choices, is `(none)` in the other.
     """
     trees = [dict(_flat("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new)]
-    before, after = ({key: shown(value) for key, value in tree.items()} for tree in trees)
+    before, after = ({key: short_text(value) for key, value in tree.items()} for tree in trees)
     return [
         f"{key}: {before.get(key, '(none)')} -> {after.get(key, '(none)')}"
         for key in before | after
@@ -321,13 +321,13 @@ def _tell_once(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
-def typed(command: str) -> str:
+def command_name(command: str) -> str:
     """Return a command as this user types it, for messages: `sslsv train` or `python -m sslsv.train`."""
     is_module = PACKAGE in Path(sys.argv[0]).resolve().parents
     return f"python -m sslsv.{command}" if is_module else f"sslsv {command}"
 
 
-def named(given: Path | None, what: str, example: str) -> Path:
+def given_file(given: Path | None, what: str, example: str) -> Path:
     """Return the file given on the command line; if none was, raise ConfigError that lists those there are.
 
     `example` is one of them, such as configs/demo.yml.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from sslsv import registry
 from sslsv.config import Config, load_config, read_config, to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, differences, named, typed
+from sslsv.settings import ConfigError, command_name, differences, given_file
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     models = f"Models: {', '.join(registry.names('models'))}."
-    parser = argparse.ArgumentParser(prog=typed("train"), description="Train a model.", epilog=models)
+    parser = argparse.ArgumentParser(prog=command_name("train"), description="Train a model.", epilog=models)
     add = parser.add_argument
     add("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
@@ -47,13 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
     extend_help = "continue a run, finished or not, with more train.epochs than before"
     how.add_argument("--extend", action="store_true", help=extend_help)
     options = parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
-    options.command = f"{typed('train')} {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
+    options.command = (
+        f"{command_name('train')} {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
+    )
     return run_command(train, options, "the same command goes on from the last checkpoint")
 
 
 def train(options: argparse.Namespace) -> int:
     """Train as the command line says and print the result; returns the exit code."""
-    config = load_config(named(options.config, "config", "configs/demo.yml"), options.overrides)
+    config = load_config(given_file(options.config, "config", "configs/demo.yml"), options.overrides)
     summary = run(config, is_fresh=options.fresh, extends=options.extend, command=options.command)
     if "error" in summary:
         print(f"error: {summary['error']}", file=sys.stderr)
@@ -67,7 +69,7 @@ def train(options: argparse.Namespace) -> int:
         print(f"skipped: {sentence}")
     print("\n".join(summary_lines(folder)))
     print(f"run folder: {location}\nreport: {below(location, 'report.html')}")
-    print(f"next: {typed('evaluate')} {shlex.quote(location)}")
+    print(f"next: {command_name('evaluate')} {shlex.quote(location)}")
     return 0
 
 
@@ -166,14 +168,14 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
     if len(bad) == len(chosen) or (len(bad) > 1 and len(bad) > (max_bad_share + 0.1) * len(chosen)):
         raise ValueError(
             f"{sentence} Correct data.root or the list, or repair the files: "
-            f"`{typed('prepare_data')} check LIST` names them all"
+            f"`{command_name('prepare_data')} check LIST` names them all"
         )
     if bad:
         print(f"warning: {sentence}", file=sys.stderr)
     if slow:
         print(
             f"{len(slow)} {tried} ({slow[0]} ...) have a codec that costs speed, "
-            f"ten times as much as FLAC: `{typed('prepare_data')} convert FOLDER --out COPY` mends that",
+            f"ten times as much as FLAC: `{command_name('prepare_data')} convert FOLDER --out COPY` helps",
             file=sys.stderr,
         )
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sslsv.settings import named, typed
+from sslsv.settings import command_name, given_file
 
 if TYPE_CHECKING:  # Ray, torch and Optuna take seconds: they are imported after the arguments are read
     from sslsv.search.executor import Slots
@@ -27,7 +27,7 @@ NUM_PAGES = 3  # best trials that get a page; `sslsv report` writes those of oth
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=typed("tune"), description="Search hyperparameters.")
+    parser = argparse.ArgumentParser(prog=command_name("tune"), description="Search hyperparameters.")
     add = parser.add_argument
     add("space", nargs="?", type=Path, help="a Python file, such as tune_spaces/vicreg.py")
     add("overrides", nargs="*", metavar="key=value", help="settings of all trials, such as train.epochs=20")
@@ -43,12 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--name", help="name of the sweep's folder; else that of the space file")
     options = parser.parse_intermixed_args(arguments)
     given = sys.argv[1:] if arguments is None else arguments
-    options.command = f"{typed('tune')} {shlex.join(given)}"
+    options.command = f"{command_name('tune')} {shlex.join(given)}"
     from sslsv.search.space import sentence_of
     from sslsv.search.sweep import ExecutionError
 
     try:
-        options.space = named(options.space, "space", "tune_spaces/demo.py")
+        options.space = given_file(options.space, "space", "tune_spaces/demo.py")
         return run(options)
     except (ValueError, OSError) as error:  # mistakes in the request; storage or a cluster that is not there
         print(f"error: {sentence_of(error)}", file=sys.stderr)
@@ -105,13 +105,13 @@ def run(options: argparse.Namespace) -> int:
             check_folder(folder, request, mode)
             stack.enter_context(only_command_on(folder))
         with live_line("starting Ray"):
-            from sslsv.cluster.connect import connection, look, total_of
+            from sslsv.cluster.connect import cluster_state, connection, total_of
             from sslsv.cluster.fit import WORKER_ENVIRONMENT
             from sslsv.search.executor import find_slots
 
             connected = connection(base.resources, WORKER_ENVIRONMENT, only_looks=options.plan)
             resources = stack.enter_context(connected)
-            cluster = look()
+            cluster = cluster_state()
         nodes = list(cluster.machines.values())
         free = {kind: total_of(cluster.free.values(), kind) for kind in ("CPU", "GPU")}
         gpus = space.gpus_per_trial if resources.gpu else 0.0
@@ -168,7 +168,7 @@ def search(sweep: "Sweep", slots: "Slots") -> int:
         return 1
     print(f"best: {sweep.describe(best)}")
     copied = "" if sweep.folder.is_local else "a copy of "
-    print(f"next: {typed('train')} {copied}{shlex.quote(below(place, 'best.yml'))}")
+    print(f"next: {command_name('train')} {copied}{shlex.quote(below(place, 'best.yml'))}")
     return 0
 
 

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
-from sslsv.settings import typed
+from sslsv.settings import command_name
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +79,7 @@ def in_words(result: dict[str, Any]) -> str:
     if "llr" not in result:
         lines.append(
             "No calibration is known for these weights, so there is no decision: "
-            f"`{typed('evaluate')} RUN` makes one from the run's validation trials."
+            f"`{command_name('evaluate')} RUN` makes one from the run's validation trials."
         )
         return "\n".join(lines)
     point, equal = result["operating_point"], result["at_equal_prior"]

@@ -100,7 +100,7 @@ def test_config__takes_what_just_fits() -> None:
     ],
 )
 def test_config__says_what_chooses_the_best_checkpoint(overrides: list[str], criterion: str | None) -> None:
-    assert apply_overrides(Config(), overrides).evaluation.chosen_by == criterion
+    assert apply_overrides(Config(), overrides).evaluation.selection_criterion == criterion
 
 
 def test_workers__a_range_has_the_counts_that_share_the_batch() -> None:

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from deploy.spot_watch import is_spot, main, seconds_left
-from sslsv.cluster.connect import look
+from sslsv.cluster.connect import cluster_state
 from tests.conftest import REPOSITORY
 from tests.local_cluster import local_cluster
 
@@ -84,11 +84,11 @@ def test_main__has_ray_leave_the_machine_after_a_notice(service):
             worker = Worker.remote()  # a machine without work would leave at once
             assert ray.get(worker.answer.remote())
             time.sleep(6)  # longer than between two questions
-            assert process.poll() is None and not look().leaving
+            assert process.poll() is None and not cluster_state().leaving
             service.entries["spot/instance-action"] = notice(90)
             assert process.wait(60) == 0
             time.sleep(2)
-            assert look().leaving
+            assert cluster_state().leaving
         finally:
             process.kill()
             ray.shutdown()

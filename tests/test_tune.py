@@ -169,7 +169,7 @@ def test_main__plan_says_what_would_run_and_starts_nothing(
     tmp_path, small_config, capsys, ray_session, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr("sslsv.cluster.connect.ask_for", asked.append)
+    monkeypatch.setattr("sslsv.cluster.connect.request_machines", asked.append)
     space = write_space(tmp_path, small_config)
     options = ["--storage", str(tmp_path / "tune"), "--plan", "--concurrent", "2", "--confirm", "1"]
     assert main([str(space), *options]) == 0

@@ -43,7 +43,7 @@ class Cluster:
     has_autoscaler: bool
 
 
-def look() -> Cluster:
+def cluster_state() -> Cluster:
     """Look at the connected cluster; raises RayError when it has not answered for half a minute."""
     address = ray.get_runtime_context().gcs_address
     try:
@@ -126,7 +126,7 @@ def connection(
         check_address(os.environ.get("RAY_ADDRESS", ""))
         connect(environment)
     try:
-        cluster = look()
+        cluster = cluster_state()
         if not only_looks:
             # Ray does not publish the limits of a cluster; only the machines being started can be seen.
             patience = GROWTH_SECONDS if cluster.has_autoscaler else 0.0
@@ -137,7 +137,7 @@ def connection(
         raise CapacityError(f"the Ray cluster does not answer any more: {error}; see `ray status`") from error
     finally:
         if not only_looks:
-            ask_for([])  # the request would outlive the command and keep its machines
+            request_machines([])  # the request would outlive the command and keep its machines
         if not was_connected:
             ray.shutdown()
 
@@ -154,10 +154,10 @@ def wait_for_room(
     start, is_told = time.monotonic(), False
     deadline = start + patience_seconds
     while True:
-        cluster, now = look(), time.monotonic()
+        cluster, now = cluster_state(), time.monotonic()
         machines, free = list(cluster.machines.values()), list(cluster.free.values())
         request = with_device(resources, machines)
-        ask_for(bundles_of(request, counts[-1]))
+        request_machines(bundles_of(request, counts[-1]))
         room, room_alone = room_for(request, free), room_for(request, machines)
         count, most = (max((n for n in counts if n <= each), default=0) for each in (room, room_alone))
         if count and (count == most or now - start >= SETTLING_SECONDS):
@@ -183,7 +183,7 @@ def wait_for_room(
         time.sleep(PAUSE_SECONDS)
 
 
-def ask_for(bundles: list[Machine]) -> None:
+def request_machines(bundles: list[Machine]) -> None:
     """Ask an autoscaler, if there is one, for room for `bundles`, each on one machine, and nothing else."""
     with contextlib.suppress(RayError):  # a lost cluster holds no request
         request_resources(bundles=bundles)
@@ -192,7 +192,7 @@ def ask_for(bundles: list[Machine]) -> None:
 def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
     """Join the cluster that `ray.init` finds, or start one for this machine alone, without a dashboard.
 
-    Worker processes have `environment`, and lower their priority by `stand_back`. A new cluster listens on
+    Worker processes have `environment` and a lower priority (`lower_priority`). A new cluster listens on
     127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says otherwise. Raises
     CapacityError when the cluster does not let this process in.
     """
@@ -202,11 +202,11 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
             options["address"] = "local"
     keep_token_private()
 
-    def stand_back() -> None:  # It runs before sys.path contains this package.
+    def lower_priority() -> None:  # It runs before sys.path contains this package.
         os.nice({"trainer": 0, "data": 19}.get(os.environ.get("SSLSV_ROLE", ""), 10))
 
     options |= {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-    start = {"env_vars": environment or {}, "worker_process_setup_hook": stand_back}
+    start = {"env_vars": environment or {}, "worker_process_setup_hook": lower_priority}
     try:
         ray.init(runtime_env=start, **options)
     except (ConnectionError, AuthenticationError) as error:

@@ -21,7 +21,7 @@ from ray.train import BackendConfig, TrainingFailedError
 from ray.train.backend import Backend
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from sslsv.cluster.connect import CapacityError, ask_for, look, wait_for_room, worker_bundle
+from sslsv.cluster.connect import CapacityError, cluster_state, request_machines, wait_for_room, worker_bundle
 from sslsv.config import Config, ResourcesConfig, to_yaml, usable_counts
 from sslsv.data.audio import AudioError
 from sslsv.runs.display import LiveLine
@@ -61,12 +61,12 @@ def fit(
     """
     resources = config.resources
     job = {
-        "config": to_yaml(anywhere(config)),
+        "config": to_yaml(with_absolute_paths(config)),
         "location": folder.location,
         "task": task,
         "arguments": arguments,
         "counts": usable_counts(resources, config.train),
-        "futile": None,  # machines that allowed no more workers at the last restart: never retried on these
+        "full_machines": None,  # the machines at the last restart if it found no more room: no retry
         "mark": uuid.uuid4().hex,
         "wandb_mode": wandb_mode(config.run.wandb),
         "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
@@ -76,17 +76,17 @@ def fit(
     try:
         return fit_until_done(job, config, folder, line)
     except CapacityError as error:
-        return {"error": f"training stopped: {error}; {what_now(folder)}", "is_of_system": True}
+        return {"error": f"training stopped: {error}; {resume_hint(folder)}", "is_of_system": True}
     except (TrainingFailedError, RayError) as error:
         return describe_failure(error, folder)
     finally:
-        ask_for([])
+        request_machines([])
         with contextlib.suppress(RayError, OSError):  # what can't be deleted is only litter
-            free_what_is_held(folder)
+            release_reservation(folder)
             folder.delete_folder("ray")
 
 
-def anywhere(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
     """Return the settings with absolute paths: workers run in another folder."""
     given = {key: getattr(config.encoder, key, None) for key in ("init", "weights")}
     places = {key: absolute(place) for key, place in given.items() if place is not None}
@@ -98,11 +98,11 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
     """Start as many workers as fit, repeatedly, until they return a result."""
     resources, failures, furthest, last = config.resources, 0, -1, 0
     while True:
-        free_what_is_held(folder)
+        release_reservation(folder)
         count, cluster = wait_for_room(resources, job["counts"], 60 * resources.wait_minutes, line.say)
         machines = sorted(cluster.machines)
         if count <= last:  # the restart brought no more workers
-            job["futile"] = machines
+            job["full_machines"] = machines
         last = 0
         workers = f"{count} training worker{'s' * (count > 1)}"
         line.stage(f"starting {workers}", then=(HELD, "opening the corpus, making the first batch"))
@@ -115,7 +115,7 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
             # Ray does not export the class of this error.
             failure = getattr(error, "controller_failure", None)
             if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
-                job["futile"] = machines
+                job["full_machines"] = machines
                 continue
             interrupted = next((c for c in causes_of(error) if isinstance(c, Interrupted)), None)
             if interrupted is not None:
@@ -124,7 +124,7 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
             elif any(isinstance(cause, AudioError) for cause in causes_of(error)):
                 raise  # The next try would read the same files.
             # A preempted machine may disappear before its workers report that they saved.
-            elif not look().leaving & set(machines):
+            elif not cluster_state().leaving & set(machines):
                 # Only failures in a row, without a newer checkpoint between them, end the run.
                 step = newest_step(folder)
                 failures = 1 if step > furthest else failures + 1
@@ -139,8 +139,8 @@ class GpusOfAll(Backend):
     share_cuda_visible_devices = True
 
 
-class WorkersMeet(BackendConfig):
-    """Set up no process group: workers do (`join_others`), so Ray's controller needs no PyTorch."""
+class NoProcessGroup(BackendConfig):
+    """Set up no process group: workers do (`join_process_group`), so Ray's controller needs no PyTorch."""
 
     backend = "as the workers choose"  # TorchTrainer requires a name
 
@@ -166,7 +166,7 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     trainer = TorchTrainer(
         start_worker,  # type: ignore[arg-type]  # Its result comes back as return_value.
         train_loop_config=job,
-        torch_config=WorkersMeet(),  # type: ignore[arg-type]  # any BackendConfig will do
+        torch_config=NoProcessGroup(),  # type: ignore[arg-type]  # any BackendConfig will do
         scaling_config=ray.train.ScalingConfig(
             num_workers=count, use_gpu=bool(resources.gpu), resources_per_worker=worker_bundle(resources)
         ),
@@ -216,7 +216,7 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
     place = below(folder.location, "failure.txt")
     is_of_system = isinstance(error, RayError) or any(isinstance(c, OSError) for c in causes_of(error))
     condition = "" if is_of_system else " once that is mended"
-    sentence = f"{who} failed: {lines[-1].strip()} (details in {place}); {what_now(folder)}{condition}"
+    sentence = f"{who} failed: {lines[-1].strip()} (details in {place}); {resume_hint(folder)}{condition}"
     return {"error": sentence, "is_of_system": is_of_system}
 
 
@@ -229,13 +229,13 @@ def newest_step(folder: RunFolder) -> int:
     return -1
 
 
-def what_now(folder: RunFolder) -> str:
+def resume_hint(folder: RunFolder) -> str:
     """Say what the same command does after a failure."""
     step = newest_step(folder)
     return f"the same command goes on from step {step}" if step >= 0 else "the same command begins anew"
 
 
-def free_what_is_held(folder: RunFolder) -> None:
+def release_reservation(folder: RunFolder) -> None:
     """Release the resources that earlier workers of this run still reserve because their driver was killed.
 
     Ray itself keeps such a reservation until the whole job ends, such as a sweep of many trials.

@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from ray.train.collective import broadcast_from_rank_zero
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from sslsv.cluster.connect import Cluster, ask_for, bundles_of, look, room_for, total_of
+from sslsv.cluster.connect import Cluster, bundles_of, cluster_state, request_machines, room_for, total_of
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig, read_config
 from sslsv.ops import distributed
@@ -68,7 +68,7 @@ def open_training(job: dict[str, Any]) -> Training:
         watch_neighbours()
     else:
         torch.cuda.set_device(device)  # collectives of Python objects go through the current device
-    join_others(resources)
+    join_process_group(resources)
     folder = RunFolder.at(job["location"])
     start_together(lambda: check_sees_run(folder, job["mark"]))
     group = ray.util.get_current_placement_group()
@@ -86,7 +86,7 @@ def open_training(job: dict[str, Any]) -> Training:
     )
 
 
-def join_others(resources: ResourcesConfig) -> None:
+def join_process_group(resources: ResourcesConfig) -> None:
     """Form PyTorch's process group of all workers: rank 0 opens a port and sends it to the others."""
     context = ray.train.get_context()
     rank, count = context.get_world_rank(), context.get_world_size()
@@ -133,9 +133,9 @@ class Watch:
         while self.reason is None:
             time.sleep(LOOK_SECONDS)
             # Repeated: other commands, and Ray itself for its running workers, replace the cluster's request.
-            ask_for(bundles_of(self.resources, most))
+            request_machines(bundles_of(self.resources, most))
             with contextlib.suppress(RayError):  # a cluster too busy to answer is asked again
-                cluster = look()
+                cluster = cluster_state()
                 going = len(cluster.leaving & set(self.nodes))
                 if going:
                     self.reason = f"{going} machine(s) will be taken away"
@@ -151,6 +151,6 @@ class Watch:
         of_data = min(of_data, used - count * resources.cpus_per_worker)
         room = count + room_for(resources, free, of_data - count * resources.cpus_per_data_task)
         most = max((n for n in self.job["counts"] if n <= room), default=0)
-        if most <= count or sorted(cluster.machines) == self.job["futile"]:
+        if most <= count or sorted(cluster.machines) == self.job["full_machines"]:
             return None
         return f"there is room for {most} training workers instead of {count}"

@@ -22,7 +22,7 @@ from sslsv.ops import SAMPLE_RATE
 from sslsv.runs.folder import below
 
 Values = Sequence[str] | None  # a row, ordered as `Kind.columns`; empty: skip it; None: another form
-ValuesOf = Callable[[str], Values]  # parses a line
+LineParser = Callable[[str], Values]  # parses a line
 
 
 class Kind(NamedTuple):
@@ -85,7 +85,7 @@ class Rows:
         blocks = list_blocks(root, place)
         top = next(blocks)
         lines = list(islice(filled_lines(*top), _NUM_LOOKED_AT))
-        values_of, is_named = self._recognised([line for _, line in lines], lines[0][0])
+        values_of, is_named = self._detect_form([line for _, line in lines], lines[0][0])
         if kind is TRIALS and (folder := kaldi_folder(posixpath.dirname(place))):
             self._name_of, self._is_usual = Kaldi(folder).name_of, False
         self._rows = self._file_rows(chain([top], blocks), values_of, lines[0][0] if is_named else 0)
@@ -102,7 +102,7 @@ class Rows:
         return ValueError(f"{self.name}, line {number}: {what}")
 
     def _file_rows(
-        self, blocks: Iterator[tuple[int, str]], values_of: ValuesOf, line_of_names: int
+        self, blocks: Iterator[tuple[int, str]], values_of: LineParser, line_of_names: int
     ) -> Iterator[tuple[Any, ...]]:
         for first, text in blocks:
             if columns := self._columns(text):
@@ -163,7 +163,7 @@ class Rows:
             is_kept = speaker or self.kind is RECORDINGS
             yield from self._checked(number, (speaker, utterance) if is_kept else ())
 
-    def _recognised(self, lines: list[str], number: int) -> tuple[ValuesOf, bool]:
+    def _detect_form(self, lines: list[str], number: int) -> tuple[LineParser, bool]:
         """Detect the form of a list; return its line parser, and whether line 1 names the columns."""
         try:
             if lines[0].lstrip().startswith("{"):
@@ -182,7 +182,7 @@ class Rows:
         except ValueError as error:
             raise self._error(number, str(error)) from error
 
-    def _table(self, form: str, names: list[str], split: Callable[[str], list[str]]) -> ValuesOf:
+    def _table(self, form: str, names: list[str], split: Callable[[str], list[str]]) -> LineParser:
         """Return a parser of a table's lines, given the names of its columns."""
         found = {role: [i for i, name in enumerate(names) if role in _roles(name)] for role in _NAMES}
         if self.kind is TRAIN and not found["speaker"]:
@@ -211,7 +211,7 @@ class Rows:
 
         return values
 
-    def _plain(self, lines: list[str]) -> ValuesOf:
+    def _plain(self, lines: list[str]) -> LineParser:
         """Return a parser of plain lines, with the order of fields that fits the first lines."""
         usual, is_trial = self.kind.orders[0], self.kind is TRIALS
         readers = {order: self._in_order(order, lines[0]) for order in self.kind.orders}
@@ -231,7 +231,7 @@ class Rows:
             raise ValueError(f"{what}: call them {' and '.join(self.kind.columns)}.")
         return readers[fitting[0]]
 
-    def _in_order(self, order: str, first: str) -> ValuesOf:
+    def _in_order(self, order: str, first: str) -> LineParser:
         """Return a parser of plain lines whose fields have this order."""
         roles, is_trial = order.split(), self.kind is TRIALS
         num_blanks = 1 if order == TRAIN.orders[0] else -1  # its path is the rest of the line

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pyarrow import fs
 
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
-from sslsv.settings import typed
+from sslsv.settings import command_name
 
 Root = str | os.PathLike[str]
 
@@ -41,7 +41,7 @@ def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
         if kind == fs.FileType.Directory:
             raise ValueError(
                 f"The list {place} is a folder, and no Kaldi folder, which has a wav.scp: "
-                f"`{typed('prepare_data')} folder` makes lists of a folder of recordings."
+                f"`{command_name('prepare_data')} folder` makes lists of a folder of recordings."
             ) from error
         if kind != fs.FileType.NotFound:
             raise
@@ -49,7 +49,7 @@ def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
         folder = root if is_folder else f"{root}, which is not a folder"
         raise FileNotFoundError(
             f"The list {place} does not exist. Lists are looked up below data.root ({folder}). "
-            f"`{typed('prepare_data')}` makes them: of VoxCeleb, of your recordings, or, with "
+            f"`{command_name('prepare_data')}` makes them: of VoxCeleb, of your recordings, or, with "
             "`demo data/demo`, of made-up voices for configs/demo.yml"
         ) from error
     raw = io.BufferedReader(file, 2**16)

@@ -138,7 +138,7 @@ def read_trials(root: Root, file: str) -> Trials:
         for line, target, *pair in rows
     )
     table = np.fromiter(numbered, dtype=columns)
-    paths = list(map(spelling(root, file, list(index), _PREFIXES), index))
+    paths = list(map(path_resolver(root, file, list(index), _PREFIXES), index))
     values = {name: np.ascontiguousarray(table[name]) for name, _ in columns}
     return Trials(paths=paths, notes=rows.note(f"{len(table):,} trials"), **values)
 
@@ -176,7 +176,7 @@ def _spelt(root: Root, name: str, rows: Rows) -> Iterator[tuple[int, str, str]]:
     remaining = iter(rows)
     if not (first := list(islice(remaining, _NUM_PROBED))):
         raise ValueError(f"{name} lists nothing to train on; does a column of sets not say `train`?")
-    spelt = spelling(root, name, [path for _, _, path in first])
+    spelt = path_resolver(root, name, [path for _, _, path in first])
     for number, speaker, path in chain(first, remaining):
         yield number, speaker, spelt(path)
 
@@ -275,7 +275,7 @@ def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indi
     return pairs[pairs[:, 0] < pairs[:, 1]]
 
 
-def spelling(
+def path_resolver(
     root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)
 ) -> Callable[[str], str]:
     """Return a function from a list's paths to names of recordings, by the first path that can be found.

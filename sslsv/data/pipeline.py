@@ -96,12 +96,12 @@ def train_batches(
             yield collate(maker.make_batch({name: rows[name][first : first + size] for name in rows}))
 
     try:
-        yield from _earliest(iter(made), own())
+        yield from _local_until_ready(iter(made), own())
     except ray.exceptions.RayError as error:
         raise _cause_of(error) from None
 
 
-def _earliest(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]:
+def _local_until_ready(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]:
     # Yields batches of `own`, made in this process, until Ray Data (`stream`) delivers its first batch, then
     # those of `stream`. `own` stops there: a trainer that waits for data would otherwise have both make the
     # same batches for ever. Closing this generator early closes the stream, which stops the tasks.

@@ -32,7 +32,7 @@ from pyarrow import fs, parquet
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording, Samples, Waveform, open_audio
 from sslsv.data.audio_files import find_audio_files
 from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
-from sslsv.settings import typed
+from sslsv.settings import command_name
 
 INDEX = "index.parquet"
 FORMAT = 1  # of a packed folder
@@ -154,7 +154,7 @@ class Packed(Recordings):
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{root} is no packed folder: it has no {INDEX}. Only packed folders are read from object "
-                f"storage: `{typed('prepare_data')} pack FOLDER --out PACKED`, then copy PACKED there."
+                f"storage: `{command_name('prepare_data')} pack FOLDER --out PACKED`, then copy PACKED there."
             ) from error
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise ValueError(f"{root}/{INDEX} cannot be read: {error}. Copy the folder again.") from error

@@ -49,7 +49,7 @@ class Encoder(nn.Module, ABC):
         """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         raise KeyError
 
-    def through(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+    def apply_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
         """Apply blocks to x, one after the other, recomputing activations if `recomputes_activations`."""
         is_recomputed = self.recomputes_activations and torch.is_grad_enabled()
         for block in blocks:

@@ -122,7 +122,7 @@ class CAMPlusPlus(SpectrogramEncoder):
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, 512, L) of waveforms (B, T), every 20 ms."""
         x = in_format_of(self.maps, self.features(waveforms)[:, None])
-        return self.through(self.blocks, self.through(self.maps, x).flatten(1, 2))
+        return self.apply_blocks(self.blocks, self.apply_blocks(self.maps, x).flatten(1, 2))
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, 512, L)."""

@@ -222,7 +222,7 @@ class ECAPATDNN(SpectrogramEncoder):
         x = self.stem(self.features(waveforms))
         outputs = []
         for block in self.blocks:
-            x = self.through([block], x)
+            x = self.apply_blocks([block], x)
             outputs.append(x)
         return self.aggregation(torch.cat(outputs, 1))  # type: ignore[no-any-return]
 

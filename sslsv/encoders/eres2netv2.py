@@ -142,6 +142,6 @@ class ERes2NetV2(SpectrogramEncoder):
         """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""
         x = self.stem(in_format_of(self.stages, self.features(waveforms)[:, None]))
         *first, last = self.stages.children()
-        third = self.through((block for stage in first for block in stage.children()), x)
-        fused: Tensor = self.fusion(self.through(last.children(), third), self.third_stage_halved(third))
+        third = self.apply_blocks((block for stage in first for block in stage.children()), x)
+        fused: Tensor = self.fusion(self.apply_blocks(last.children(), third), self.third_stage_halved(third))
         return fused.flatten(1, 2)

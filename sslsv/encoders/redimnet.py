@@ -264,7 +264,7 @@ class ReDimNet(SpectrogramEncoder):
         outputs = [x]
         for stage, channels, weights in zip(self.stages, self.map_channels, self.input_weights, strict=True):
             maps = torch.unflatten(x, 1, (-1, channels)).transpose(1, 2)
-            outputs.append(self.through([stage], maps))
+            outputs.append(self.apply_blocks([stage], maps))
             shares = weights.softmax(0)
             x = shares[0] * outputs[0]
             for share, output in zip(shares[1:], outputs[1:], strict=True):

@@ -82,4 +82,4 @@ class ResNet(SpectrogramEncoder):
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""
         x = in_format_of(self.blocks, self.features(waveforms)[:, None])
-        return self.through((self.stem, *self.blocks), x).flatten(1, 2)
+        return self.apply_blocks((self.stem, *self.blocks), x).flatten(1, 2)

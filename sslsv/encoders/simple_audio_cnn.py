@@ -43,7 +43,7 @@ class SimpleAudioCNN(Encoder):
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, channels, L) of waveforms (B, T), L = 1 + (T - 465) // 160."""
-        return self.through(self.blocks, self.features(waveforms))
+        return self.apply_blocks(self.blocks, self.features(waveforms))
 
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, channels), the mean of frames (B, channels, L), float32 or float64."""

@@ -68,4 +68,4 @@ class TDNN(SpectrogramEncoder):
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return (B, 1500, L) of waveforms (B, T), every 10 ms."""
-        return self.through(self.blocks, self.features(waveforms))
+        return self.apply_blocks(self.blocks, self.features(waveforms))

@@ -202,7 +202,7 @@ class ThinResNet34(SpectrogramEncoder):
 
     def _map(self, waveforms: Tensor) -> Tensor:
         x = in_format_of(self.blocks, self.features(waveforms)[:, None])
-        return self.through((self.stem, *self.blocks), x)
+        return self.apply_blocks((self.stem, *self.blocks), x)
 
     def _embed(self, feature_map: Tensor) -> Tensor:
         return self.head_norm(self.head(self.pooling(feature_map)))  # type: ignore[no-any-return]

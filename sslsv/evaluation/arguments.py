@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from sslsv.settings import typed
+from sslsv.settings import command_name
 
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
@@ -34,7 +34,7 @@ def encoder_parser(
 
     Unless the command `is_for_one` encoder, it knows runs to fuse, too.
     """
-    parser = Parser(prog=typed(command), description=description)
+    parser = Parser(prog=command_name(command), description=description)
     parser.set_defaults(others=[])
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslsv import registry
 from sslsv.encoders.features import HOP_LENGTH, SAMPLE_RATE, Spectrogram, Waveform
-from sslsv.settings import build, refuse_if, typed
+from sslsv.settings import build, command_name, refuse_if
 
 FORMAT = "sslsv encoder 1"  # the digit changes when older code can't read the file
 OPSET = 18
@@ -43,7 +43,7 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
     Raises FileNotFoundError, or ValueError when the content is foreign, damaged or of another version.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file {path}; `{typed('export')} RUN` writes one")
+        raise FileNotFoundError(f"there is no file {path}; `{command_name('export')} RUN` writes one")
     facts: dict[str, str] = {}
     try:
         with safe_open(os.fspath(path), framework="pt") as file:

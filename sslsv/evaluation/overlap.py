@@ -21,7 +21,7 @@ from sslsv.config import Config, read_config
 from sslsv.data.audio_files import printable
 from sslsv.data.lists import Manifest, Trials
 from sslsv.data.recordings import open_recordings, split_segment
-from sslsv.evaluation.trials import open_training_side, path_parts, speaker_columns
+from sslsv.evaluation.trials import open_training_side, path_parts, speaker_path_parts
 from sslsv.runs.folder import RunFolder, absolute, below
 
 FILE = "trained_on.parquet"
@@ -102,7 +102,7 @@ def trained_on(config: Config, folder: RunFolder) -> tuple[list[TrainedOn], list
 
 def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Overlap:
     """Compare the recordings of trials, below `root`, with what was trained on: speakers, paths, contents."""
-    paths, columns = trials.paths, speaker_columns(trials)
+    paths, columns = trials.paths, speaker_path_parts(trials)
     speakers, known = set[str]().union(*columns.values()), bool(sources)
     # Where every speaker has one session, its folder tells speakers too: the same ones, by other names.
     num_speakers = max(map(len, columns.values()), default=0)

@@ -176,7 +176,7 @@ def digest_of_lists(config: Config) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
-def speaker_columns(trials: Trials) -> dict[int, set[str]]:
+def speaker_path_parts(trials: Trials) -> dict[int, set[str]]:
     """Return {position of a path component, from the end (1: file name): its values} where it names speakers.
 
     Such a component is equal in target trials and differs in nontarget trials (`AGREEMENT`).
@@ -204,7 +204,7 @@ def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
     recordings are not all connected by target trials counts as several.
     """
     recordings = np.arange(len(trials.paths))
-    columns = speaker_columns(trials)
+    columns = speaker_path_parts(trials)
     for place in sorted(columns, key=lambda place: len(columns[place])):  # of a session there may be one too
         names = [path_parts(path)[-place] for path in trials.paths]
         _, first, codes = np.unique(names, return_index=True, return_inverse=True)

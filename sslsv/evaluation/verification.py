@@ -42,7 +42,7 @@ class Embedder:
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode(), self.arithmetic():
+            with torch.inference_mode(), self.autocast():
                 return self.model.embed(batch).float().cpu()
         except torch.OutOfMemoryError as error:
             seconds = batch.shape[1] / SAMPLE_RATE
@@ -53,7 +53,7 @@ class Embedder:
         finally:
             self.model.train(was_training)
 
-    def arithmetic(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """Return the autocast context; keep it open over several calls, so that weights are cast once."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
@@ -67,7 +67,7 @@ class Embedder:
         mine = range(distributed.rank(), count, distributed.world_size())
         embeddings = torch.zeros(count, self.model.embedding_dim)
         bad: dict[int, str] = {}
-        with self.arithmetic():
+        with self.autocast():
             for indices, waveforms in self._equal_lengths(read, mine, bad):
                 embeddings[torch.tensor(indices)] = self.embed(waveforms)
         everywhere = {index: why for part in distributed.gather_objects(bad) for index, why in part.items()}

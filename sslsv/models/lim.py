@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sslsv.models.base import Progress, StepOutput
 from sslsv.models.fields import TwoViewConfig
-from sslsv.models.terms import moved
+from sslsv.models.terms import on_device
 from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import section
 
@@ -54,7 +54,7 @@ class LIM(TwoViewModel):
         Scores are cosines, as in the recipe for VoxCeleb; the paper's discriminator is a network. The
         negatives of a step are the same on all workers, and those of NCE are all of the global batch.
         """
-        others = moved(draw_others(len(z_a), progress.generator()), z_a.device)
+        others = on_device(draw_others(len(z_a), progress.generator()), z_a.device)
         positives, negatives = F.cosine_similarity(z_a, z_b), F.cosine_similarity(z_a, z_b[others])
         loss = lim_loss(self.config.objective, positives, negatives)
         return StepOutput(loss, {"accuracy": (positives > negatives).to(loss.dtype).mean()})

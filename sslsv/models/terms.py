@@ -166,7 +166,7 @@ def sigreg(rows: Tensor, generator: torch.Generator, num_directions: int) -> Ten
     2511.08544), the Epps-Pulley statistic.
     """
     directions = torch.randn(rows.shape[-1], num_directions, generator=generator)
-    directions = moved(F.normalize(directions, dim=0), rows.device).to(rows.dtype)
+    directions = on_device(F.normalize(directions, dim=0), rows.device).to(rows.dtype)
     t = torch.arange(17, dtype=rows.dtype, device=rows.device) * (3 / 16)
     normal = (-t.square() / 2).exp()
     widths = torch.full_like(t, 2 * 3 / 16)
@@ -194,6 +194,6 @@ def regularizer_terms(names: Sequence[str], views: Tensor, generator: torch.Gene
     return {name: terms[name] for name in names}
 
 
-def moved(draws: Tensor, device: torch.device) -> Tensor:
+def on_device(draws: Tensor, device: torch.device) -> Tensor:
     """Copy random numbers drawn on the CPU to the device, without waiting for a GPU."""
     return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)

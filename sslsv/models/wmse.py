@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sslsv.models.base import Progress, StepOutput
 from sslsv.models.fields import LayerDims, TwoViewConfig
-from sslsv.models.terms import feature_std, moved
+from sslsv.models.terms import feature_std, on_device
 from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import refuse_if, section
 
@@ -92,7 +92,7 @@ class WMSE(TwoViewModel):
         )
         losses = [
             wmse_loss(z_a, z_b, order, self.config.group_size, self.config.shrinkage)
-            for order in moved(orders, z_a.device)
+            for order in on_device(orders, z_a.device)
         ]
         spread = feature_std(torch.cat([z_a, z_b]).detach())
         return StepOutput(torch.stack(losses).mean().to(z_a.dtype), {"projection_feature_std": spread})

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from sslsv.prepare_data.disk import sentence_of
-from sslsv.settings import typed
+from sslsv.settings import command_name
 
 # Each command is the module of its name, with `add_arguments(parser)` and `run(options)`, the exit status.
 COMMANDS = {
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     if not given or given[0] in ("-h", "--help"):
         commands = "\n".join(f"  {name:<8} {purpose}" for name, purpose in COMMANDS.items())
-        print(f"usage: {typed('prepare_data')} [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")
+        print(f"usage: {command_name('prepare_data')} [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")
         return 0 if given else 2
     try:
         command, rest = (given[0], given[1:]) if given[0] in COMMANDS else ("all", given)
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'?")
         module = importlib.import_module(f"sslsv.prepare_data.{command}")
         parser = argparse.ArgumentParser(
-            f"{typed('prepare_data')} {command}",
+            f"{command_name('prepare_data')} {command}",
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

@@ -19,7 +19,7 @@ from sslsv.data.audio import AudioError, decode, open_audio
 from sslsv.data.audio_files import SEEKABLE_SUFFIXES, find_audio_files
 from sslsv.prepare_data.archives import DAMAGED
 from sslsv.prepare_data.disk import check_space, progress, write_audio, write_whole
-from sslsv.settings import typed
+from sslsv.settings import command_name
 
 Item = tuple[str | zipfile.ZipInfo, str]  # a file, or a member of an archive; and where its samples go
 Work = TypeVar("Work")
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{folder} holds no audio files.")
     items = [(source, place) for place, source in places.items()]
     is_whole = convert(items, out, str(folder), options.cpus)
-    print(f"lists of the copy: {typed('prepare_data')} folder {out}")
+    print(f"lists of the copy: {command_name('prepare_data')} folder {out}")
     return int(not is_whole)
 
 

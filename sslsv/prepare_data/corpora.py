@@ -75,7 +75,7 @@ def places_of_voxceleb1(root: Path) -> dict[str, str]:
     """Return {SPEAKER/VIDEO/NUMBER.wav: path below `root`} if the recordings have different parent folders.
 
     That is the case if the archives were unpacked into dev/wav/ and test/wav/. A single parent folder needs
-    no mapping: it is found when a list is read (`lists.spelling`).
+    no mapping: it is found when a list is read (`lists.path_resolver`).
     """
     folder = root / "voxceleb1"
     files = [os.path.relpath(file, root) for file in (find_files(folder) if folder.is_dir() else ())]

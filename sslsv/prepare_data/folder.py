@@ -30,7 +30,7 @@ from sslsv.data.kaldi import kaldi_folder
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials
 from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, ORIGINAL_FOLDERS, RIR_FOLDER, NoiseKind
 from sslsv.prepare_data.disk import write_list
-from sslsv.settings import parse_yaml, typed
+from sslsv.settings import command_name, parse_yaml
 
 _FEW = 512  # utterances; with fewer, a recipe's batch is too large
 # A recording as VoxCeleb's archives name it: SPEAKER/VIDEO/NUMBER, at whatever depth.
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         rule, files = VOXCELEB.pattern, training_part(files)
         if not files:
             raise ValueError("Nothing is left; --speaker-from '(id\\d+)' lists test speakers all the same.")
-    rule = rule or one_reading(files, folder)
+    rule = rule or speaker_level(files, folder)
     manifest = list_files(files, folder, root, None if rule == "none" else pattern_of(rule))
     names = manifest.speaker_names
     examples = f"{len(names)} speakers ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
@@ -100,7 +100,7 @@ def training_command(root: Path, name: str, lists: dict[str, int]) -> str:
     overrides += ["evaluation.test=[]", *augmentation_overrides(root)]
     if num_utterances < _FEW:  # The recipes' batches are for VoxCeleb.
         overrides.append(f"train.batch_size={max(2, 2 ** int(math.log2(num_utterances / 2)))}")
-    return f"{typed('train')} {shlex.join(['configs/simclr.yml', *overrides])}"
+    return f"{command_name('train')} {shlex.join(['configs/simclr.yml', *overrides])}"
 
 
 def augmentation_overrides(root: Path) -> list[str]:
@@ -161,7 +161,7 @@ def one_of_a_session(manifest: Manifest) -> Manifest:
     return manifest.of_utterances(rows) if has_several.mean() >= 0.5 else manifest
 
 
-def one_reading(files: list[str], folder: Path) -> str:
+def speaker_level(files: list[str], folder: Path) -> str:
     """Return the level of folders that names the speakers; ValueError if several levels could.
 
     A level qualifies if all files have it and it has two names or more; levels that group the files in the

@@ -17,7 +17,7 @@ from sslsv.reports.page import Link, Record, Section, duration, metric_text, met
 from sslsv.reports.plots import Curve, line_chart
 from sslsv.reports.training import NAMED
 from sslsv.runs.folder import RunFolder, below, here
-from sslsv.settings import parse_yaml, typed
+from sslsv.settings import command_name, parse_yaml
 
 MAX_ROWS = 50  # results.csv has all trials
 NUM_NAMED = 3  # best trials with a curve in colour
@@ -83,7 +83,7 @@ def write_sweep_report(folder: RunFolder) -> None:
     head |= {"chosen by": f"{title} in validation", "command": request.get("command", "")}
     if good:
         head["best"] = ", ".join(f"{key} {shown(good[0][key])}" for key in keys if good[0][key] is not None)
-        head["train it anew"] = f"{typed('train')} {here(below(folder.location, 'best.yml'))}"
+        head["train it anew"] = f"{command_name('train')} {here(below(folder.location, 'best.yml'))}"
     parts = {"sentences": [told], "facts": facts, "head": head}
     folder.write("report.html", render(f"Sweep {folder.name}", sections, **parts))
 

@@ -22,7 +22,7 @@ from ray import tune
 from ray.tune.search import Searcher as TuneSearcher
 
 from sslsv.cluster.connect import Machine, room_for, total_of
-from sslsv.cluster.fit import free_what_is_held
+from sslsv.cluster.fit import release_reservation
 from sslsv.config import ResourcesConfig
 from sslsv.runs.environment import usable_cpus
 from sslsv.runs.folder import RunFolder, below
@@ -120,7 +120,7 @@ class Segments(TuneSearcher):
         with self._halting():
             if error or result is None:
                 folder = self.sweep.trial_folder(segment.index)
-                free_what_is_held(folder)
+                release_reservation(folder)
                 self.sweep.end_segment(segment, "failed", _last_words(folder))
             elif result["state"] == "interrupted":
                 self.sweep.put_back(segment, result["why"])

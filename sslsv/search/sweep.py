@@ -73,9 +73,9 @@ class Sweep:
     def config_of(self, index: int) -> Config:
         """Return all settings of a trial; raises ConfigError if they are incompatible."""
         base = replace(self.base, resources=self.resources)
-        from sslsv.cluster.fit import anywhere  # with Ray, which takes a second to import
+        from sslsv.cluster.fit import with_absolute_paths  # with Ray, which takes a second to import
 
-        return anywhere(trial_config(base, self.space, self.configurations[index]))
+        return with_absolute_paths(trial_config(base, self.space, self.configurations[index]))
 
     def trial_folder(self, index: int) -> RunFolder:
         """Return the run folder of a trial."""

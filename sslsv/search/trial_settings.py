@@ -8,7 +8,7 @@ from sslsv.config import Config, load_config, to_dict
 from sslsv.data.section import channel_of
 from sslsv.search.searchers import Searcher
 from sslsv.search.space import Space
-from sslsv.settings import ConfigError, apply_overrides, leaves_of, refuse_if, shown
+from sslsv.settings import ConfigError, apply_overrides, leaves_of, refuse_if, short_text
 
 
 def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
@@ -40,7 +40,8 @@ def base_config(space: Space) -> Config:
     for key, value in leaves_of(space.settings):
         needed = fixed.get(key, value)
         refuse_if(
-            value != needed, f"{key} is {shown(value)}, but a sweep sets it to {shown(needed)}; leave it out"
+            value != needed,
+            f"{key} is {short_text(value)}, but a sweep sets it to {short_text(needed)}; leave it out",
         )
     base = apply_overrides(load_config(space.base), space.settings)
     refuse_if(

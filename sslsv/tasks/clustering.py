@@ -27,11 +27,11 @@ ROWS_AT_ONCE = 1024  # whose neighbours are looked for together, among 16,384 ot
 
 
 def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> tuple[Labels, dict[int, float]]:
-    """Cluster as the settings say: of several candidates the one with the highest silhouette; see `settled`.
+    """Cluster as the settings say: of several candidates the one with the highest silhouette.
 
-    Returns the cluster of each row (N,), -1 for none, and the silhouette of each number that was tried. The
-    same rows and seed give the same clusters. Raises ValueError where there are too few rows, or none of
-    the clusters is large enough.
+    Returns the cluster of each row (N,), -1 for none (see `drop_small_clusters`), and the silhouette of each
+    number that was tried. The same rows and seed give the same clusters. Raises ValueError if there are too
+    few rows, or none of the clusters is large enough.
     """
     best: tuple[float, Labels] | None = None
     silhouettes: dict[int, float] = {}
@@ -42,7 +42,7 @@ def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> tuple[Labels, 
         if best is None or value > best[0]:
             best = value, labels
     assert best is not None
-    return settled(best[1], config.min_members), silhouettes
+    return drop_small_clusters(best[1], config.min_members), silhouettes
 
 
 def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
@@ -148,7 +148,7 @@ def silhouette(rows: Tensor, labels: Labels) -> float:
     return total / len(rows)
 
 
-def settled(labels: Labels, min_members: int) -> Labels:
+def drop_small_clusters(labels: Labels, min_members: int) -> Labels:
     """Drop small clusters: their rows get -1. Raises ValueError where none is left."""
     is_large = np.bincount(labels) >= min_members
     if not is_large.any():

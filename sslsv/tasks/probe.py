@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sslsv.data.list_forms import LABELS, Rows
-from sslsv.data.lists import spelling
+from sslsv.data.lists import path_resolver
 from sslsv.data.recordings import open_recordings
 from sslsv.evaluation.embedding import EmbeddingStore
 from sslsv.evaluation.intervals import Interval
@@ -211,7 +211,7 @@ def read_label_list(root: str, name: str) -> LabelList:
         root=root,
         lines=lines,
         labels=labels,
-        paths=list(map(spelling(root, file, list(rows)), rows)),
+        paths=list(map(path_resolver(root, file, list(rows)), rows)),
         speakers=[speaker for speaker in speakers if speaker],
         notes=listed.note(f"{len(rows):,} recordings"),
     )

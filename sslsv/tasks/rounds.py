@@ -108,7 +108,7 @@ class Loop:
         init = {"nothing": None, "first": first, "last": source}[config.encoders_start_from]
         settings = round_config(config, self.folder.location, stage, self.place(train_list), init)
         settings = apply_overrides(settings, changes_of_round(config, number))
-        return {"stage": stage, "source": source, **found, **self.trained(settings, train_list)}
+        return {"stage": stage, "source": source, **found, **self.train_run(settings, train_list)}
 
     def take_large_margin(self, settings: Record) -> Record:
         """Train the best round's run further, with its list and its classes."""
@@ -118,16 +118,16 @@ class Loop:
         changes = changes_of_round(self.config, self.rounds.index(best) + 1)
         for each in (changes, {"model.keeps_classes": True}, settings):
             config = apply_overrides(config, each)
-        return {"stage": LARGE_MARGIN, "source": source, **self.trained(config, train_list)}
+        return {"stage": LARGE_MARGIN, "source": source, **self.train_run(config, train_list)}
 
     def first_source(self) -> str:
         """Return the run that embeds first, trained if `init` describes it."""
         if not is_config_file(self.config.init):
             return absolute(self.config.init)
-        self.trained(first_config(self.config, self.folder.location))
+        self.train_run(first_config(self.config, self.folder.location))
         return self.place("round_0")
 
-    def trained(self, config: Config, train_list: str | None = None) -> Record:
+    def train_run(self, config: Config, train_list: str | None = None) -> Record:
         """Train a run, unless it is finished, and return its results; raises StageError."""
         folder = RunFolder(self.folder.location, str(config.run.name))
         summary = folder.read_json("summary.json") if folder.has("summary.json") else self.train(config)

@@ -61,7 +61,7 @@ def validate(
         state.skipped["trial_recordings"].update(probe.bad_recordings)
     # Machines of different kinds differ in last bits, and all workers must choose alike.
     record = distributed.broadcast_object(record)
-    if criterion := config.evaluation.chosen_by:
+    if criterion := config.evaluation.selection_criterion:
         note_best(record, criterion, state, config)
         record |= {"criterion": criterion, "best_value": state.best_value}
     return record
@@ -127,8 +127,8 @@ def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config)
         return None
     best = "none yet" if state.best_value is None else f"the best is {state.best_value:.4g}"
     return (
-        f"Stopped early at step {state.step}: {config.evaluation.chosen_by} has not got better in {patience} "
-        f"validations (train.patience); {best}."
+        f"Stopped early at step {state.step}: {config.evaluation.selection_criterion} has not got better in "
+        f"{patience} validations (train.patience); {best}."
     )
 
 
@@ -187,7 +187,7 @@ def summarize(
     last = test(embedder, tests, state, REPLICATES)
     best: dict[str, Any] = {}
     if state.best_step is not None:
-        criterion = config.evaluation.chosen_by
+        criterion = config.evaluation.selection_criterion
         best = {"step": state.best_step, "criterion": criterion, "value": state.best_value}
         if state.best_step == state.step:
             best |= last

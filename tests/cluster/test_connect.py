@@ -172,7 +172,7 @@ def waiting(monkeypatch):
 
     def wait(*looks, patience=0.0):
         left = list(looks)
-        monkeypatch.setattr(connect, "look", lambda: left.pop(0) if len(left) > 1 else left[0])
+        monkeypatch.setattr(connect, "cluster_state", lambda: left.pop(0) if len(left) > 1 else left[0])
         count, cluster = connect.wait_for_room(resources, [1, 2], patience, said.append)
         return count, sorted(cluster.machines)
 

@@ -12,7 +12,7 @@ from ray.util.placement_group import placement_group
 
 from sslsv.cluster import fit
 from sslsv.cluster.connect import Cluster
-from sslsv.cluster.fit import anywhere, describe_failure, free_what_is_held
+from sslsv.cluster.fit import describe_failure, release_reservation, with_absolute_paths
 from sslsv.cluster.worker import Watch, check_sees_run
 from sslsv.config import Config, ResourcesConfig, RunConfig
 from sslsv.data.audio import AudioError
@@ -27,16 +27,18 @@ CONFIG = Config(
         workers=(1, 2), cpus_per_worker=2, cpus_per_data_task=1, data_tasks=1, gpu=False
     )
 )
-JOB = {"counts": [1, 2], "futile": None}
+JOB = {"counts": [1, 2], "full_machines": None}
 
 
 def test_anywhere__weights_of_a_relative_path_are_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     transformer = {"encoder.name": "speech_transformer", "encoder.weights": "w.pt"}
-    config = anywhere(apply_overrides(CONFIG, transformer))
+    config = with_absolute_paths(apply_overrides(CONFIG, transformer))
     assert config.encoder.weights == str(tmp_path / "w.pt") and config.encoder.init is None
     assert config.data.root == str(tmp_path / CONFIG.data.root)
-    assert anywhere(apply_overrides(CONFIG, {"encoder.init": "a"})).encoder.init == str(tmp_path / "a")
+    assert with_absolute_paths(apply_overrides(CONFIG, {"encoder.init": "a"})).encoder.init == str(
+        tmp_path / "a"
+    )
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cluster", "futile", "reason"),
+    ("cluster", "full_machines", "reason"),
     [
         (cluster_of(0.5, 3), None, "there is room for 2 training workers instead of 1"),
         (cluster_of(0.5, 3), ["0", "1"], None),
@@ -54,10 +56,10 @@ def folder(tmp_path):
         (cluster_of(1, 2), None, "there is room for 2 training workers instead of 1"),
     ],
 )
-def test_watch__more_workers_fit_where_the_machines_are_not_known_to_be_futile(cluster, futile, reason):
+def test_watch__more_workers_fit_where_the_machines_are_not_known_to_be_full(cluster, full_machines, reason):
     watch = Watch.__new__(Watch)
     watch.resources, watch.nodes = CONFIG.resources, ["0"]
-    watch.job = JOB | {"futile": futile}
+    watch.job = JOB | {"full_machines": full_machines}
     assert watch.reason_to_grow(cluster) == reason
 
 
@@ -77,11 +79,11 @@ def attempts(folder, monkeypatch):
             return outcome
 
         monkeypatch.setattr(fit, "wait_for_room", lambda *arguments: (2, cluster_of(3)))
-        monkeypatch.setattr(fit, "look", lambda: Cluster({}, {}, leaving, 0, has_autoscaler=False))
+        monkeypatch.setattr(fit, "cluster_state", lambda: Cluster({}, {}, leaving, 0, has_autoscaler=False))
         monkeypatch.setattr(fit, "fit_once", once)
         job, config = dict(JOB), dataclasses.replace(CONFIG, run=RunConfig(max_failures=max_failures))
         line = SimpleNamespace(say=lambda text: None, stage=lambda *what, **then: None)
-        return fit.fit_until_done(job, config, folder, line), job["futile"]
+        return fit.fit_until_done(job, config, folder, line), job["full_machines"]
 
     return run
 
@@ -107,8 +109,8 @@ def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_lost_a_machine_h
         """As Ray calls it."""
 
     asked = WorkerGroupError("", {0: ActorDiedError(), 1: Interrupted("step 4: more fit")})
-    result, futile = attempts(*[(None, asked)] * 5, (None, DONE), max_failures=0)
-    assert result == DONE and futile == ["0"]  # two had been running before too
+    result, full_machines = attempts(*[(None, asked)] * 5, (None, DONE), max_failures=0)
+    assert result == DONE and full_machines == ["0"]  # two had been running before too
     timeout = ControllerError(WorkerGroupStartupTimeoutError())
     assert attempts(*[(None, CRASH)] * 5, (None, DONE), max_failures=0, leaving={"0"})[0] == DONE
     assert attempts(*[(None, timeout)] * 5, (None, DONE), max_failures=0)[0] == DONE
@@ -140,7 +142,7 @@ def test_free_what_is_held__gives_back_the_reservation_of_a_killed_trainer(ray_s
     ray.get([group.ready(), other.ready()])
     folder.write(HELD, group.id.hex().encode())
     for _ in range(2):  # the second time there is nothing to do
-        free_what_is_held(folder)
+        release_reservation(folder)
     deadline = time.monotonic() + 20  # Ray tells some moments late what is free
     while ray.available_resources().get("CPU") != everything - 1 and time.monotonic() < deadline:
         time.sleep(0.1)

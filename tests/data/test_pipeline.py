@@ -9,7 +9,7 @@ import torch
 
 from sslsv.data.audio import AudioError
 from sslsv.data.lists import read_train_lists
-from sslsv.data.pipeline import _earliest, train_batches
+from sslsv.data.pipeline import _local_until_ready, train_batches
 from sslsv.data.section import DataConfig
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
@@ -51,11 +51,11 @@ def stream_and_own(total: int, meet: int):
 
 def test_earliest__own_batches_come_until_the_stream_has_caught_up_and_none_twice() -> None:
     stream, own, closed = stream_and_own(total=6, meet=2)
-    batches = list(_earliest(stream, own))
+    batches = list(_local_until_ready(stream, own))
     assert batches == [(maker, number) for number, maker in enumerate(3 * ["own"] + 3 * ["stream"])]
     assert closed == ["own", "stream"]
     stream, own, closed = stream_and_own(total=3, meet=2)  # all are made here
-    assert [number for _, number in _earliest(stream, own)] == [0, 1, 2] and "stream" in closed
+    assert [number for _, number in _local_until_ready(stream, own)] == [0, 1, 2] and "stream" in closed
 
 
 def test_earliest__nothing_is_made_here_from_the_first_batch_of_the_stream_on() -> None:
@@ -74,13 +74,13 @@ def test_earliest__nothing_is_made_here_from_the_first_batch_of_the_stream_on() 
                 has_begun.set(), time.sleep(0.02)
             yield number
 
-    assert list(_earliest(stream(), own())) == [0, 1, 2, 3, 4, 5]
+    assert list(_local_until_ready(stream(), own())) == [0, 1, 2, 3, 4, 5]
     assert made == [0, 1, 2, 3]
 
 
 def test_earliest__closed_early_it_closes_a_stream_that_has_not_been_asked_for() -> None:
     stream, own, closed = stream_and_own(total=6, meet=0)
-    batches = _earliest(stream, own)
+    batches = _local_until_ready(stream, own)
     next(batches)
     batches.close()
     assert "stream" in closed
@@ -92,7 +92,7 @@ def test_earliest__an_error_of_the_stream_is_raised() -> None:
         yield
 
     with pytest.raises(AudioError, match="no such file"):
-        for _ in _earliest(stream(), (time.sleep(0.05) for _ in range(100))):
+        for _ in _local_until_ready(stream(), (time.sleep(0.05) for _ in range(100))):
             pass
 
 

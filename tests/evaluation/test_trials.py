@@ -9,7 +9,7 @@ from sslsv.evaluation.trials import (
     count_shared,
     listed_trials,
     open_list,
-    speaker_columns,
+    speaker_path_parts,
     speakers_of,
 )
 from tests.evaluation.test_verification import some_trials
@@ -126,7 +126,7 @@ SPARSE = [(ANNA[0], ANNA[1]), (ANNA[2], ANNA[3]), (BERT[0], BERT[1]), (ANNA[1], 
 )
 def test_speakers_of__are_those_of_the_paths_where_target_trials_leave_gaps(form, place):
     trials = trials_between(form, SPARSE)
-    assert speaker_columns(trials) == {place: {"anna", "bert"}}
+    assert speaker_path_parts(trials) == {place: {"anna", "bert"}}
     names = np.array(["anna" in path for path in trials.paths])
     found = speakers_of(trials)
     assert len(set(found[names])) == len(set(found[~names])) == 1 and found.max() == 1

@@ -4,7 +4,15 @@ import torch
 import torch.nn.functional as F
 
 from sslsv.tasks import clustering
-from sslsv.tasks.clustering import agreement, check_packages, cluster, neighbors, purity, settled, silhouette
+from sslsv.tasks.clustering import (
+    agreement,
+    check_packages,
+    cluster,
+    drop_small_clusters,
+    neighbors,
+    purity,
+    silhouette,
+)
 from sslsv.tasks.pseudo_labels import ClusteringConfig
 
 NUM_SPEAKERS, EACH = 6, 8
@@ -75,13 +83,13 @@ def test_neighbors__are_the_nearest_in_however_many_parts(monkeypatch):
     assert np.allclose(whole[2].reshape(48, 4), nearest.values)
 
 
-def test_settled__small_clusters_are_dropped():
+def test_drop_small_clusters__small_clusters_are_dropped():
     labels = TRUTH.copy()
     labels[:2] = 6  # two of the first voice
-    dropped = settled(labels, 3)
+    dropped = drop_small_clusters(labels, 3)
     assert dropped[:2].tolist() == [-1, -1] and dropped.max() == 5
     with pytest.raises(ValueError, match="none of the 6 clusters has 9 utterances"):
-        settled(TRUTH, 9)
+        drop_small_clusters(TRUTH, 9)
 
 
 def test_purity__counts_the_most_frequent_speaker_of_each_cluster():
