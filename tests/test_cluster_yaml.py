@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.scripts import symmetric_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,7 +59,7 @@ def test_slurm__is_a_shell_script_that_makes_a_token_once_which_only_its_user_ca
     script = ROOT / "deploy" / "slurm.sbatch"
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text(encoding="utf-8")
-    assert text.index("export RAY_AUTH_MODE=token") < text.index("srun ray")
+    assert text.index("export RAY_AUTH_MODE=token") < text.index("srun --")
     command = next(line for line in text.splitlines() if "get-auth-token" in line)
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": search_path, "RAY_AUTH_MODE": "token"}
@@ -69,3 +70,22 @@ def test_slurm__is_a_shell_script_that_makes_a_token_once_which_only_its_user_ca
         assert contents[0].encode() not in said
     assert contents[0] == contents[1] and len(contents[0]) > 30
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_slurm__every_node_gets_its_cpus_and_waits_ten_minutes_for_the_others(tmp_path):
+    (tmp_path / ".ray").mkdir()
+    for name, line in {
+        ".ray/auth_token": "known",
+        "scontrol": "printf 'n1\\nn2\\n'",
+        "srun": 'echo "$RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT" "$@"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7"}
+    environment |= {"SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32"}
+    command = ["bash", ROOT / "deploy" / "slurm.sbatch", "a.yml"]
+    seconds, told = subprocess.check_output(command, env=environment, text=True).strip().split(" ", 1)
+    node = "--cpus-per-task=32 ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus 32 --"
+    assert told == f"{node} python -m sslsv.train a.yml resources.workers=8" and seconds == "600"
+    assert '"RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"' in Path(symmetric_run.__file__).read_text("utf-8")
