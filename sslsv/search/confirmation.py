@@ -6,6 +6,7 @@ chose nothing, give unbiased values.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sslsv.config import Config
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.schedulers import standing
 from sslsv.search.sweep import Sweep
+from sslsv.search.trial_settings import trial_config
 from sslsv.settings import refuse_if
 
 LEVEL = 0.95  # confidence of all intervals together
@@ -68,7 +70,17 @@ class Confirmation(Sweep):
     """
 
     def __init__(self, sweep: Sweep, num_best: int, num_seeds: int) -> None:
-        best = [outcome.index for outcome in standing(sweep.history) if outcome.can_win][:num_best]
+        able = [outcome.index for outcome in standing(sweep.history) if outcome.can_win]
+        base, settings = trial_config(sweep.base, sweep.space, {}), sweep.configurations
+        # A trial may be the base itself, as with `tries_base_first`.
+        others = (i for i in able if trial_config(sweep.base, sweep.space, settings[i]) != base)
+        best = list(islice(others, num_best))
+        refuse_if(not best, "nothing can be confirmed: no trial but the base itself can win")
+        self.notes = [
+            f"trial {index}, the best of the search, has the settings of the base, so it is not compared"
+            for index in able[:1]
+            if index not in best
+        ]
         self.contestants: list[int | None] = [None, *best]  # trials; None: the base
         self.num_seeds = num_seeds
         space = replace(sweep.space, scheduler=None, rung_epochs=())
@@ -95,11 +107,12 @@ class Confirmation(Sweep):
     def comparisons(self) -> tuple[list[Comparison], list[str]]:
         """Compare every trial with the base on every list, over the seeds with which both came to the end.
 
-        Also returns a sentence for every trial of which fewer than two such seeds are left.
+        Also returns sentences: of every trial of which fewer than two such seeds are left, and of the best of
+        the search where that is the base.
         """
         tests = [self._tests(index) for index in range(self.num_trials)]
         lists = list(dict.fromkeys(name for test in tests for name in test))
-        width, found, sentences = len(self.contestants), [], []
+        width, found, sentences = len(self.contestants), list[Comparison](), [*self.notes]
         level = 1 - (1 - LEVEL) / max((width - 1) * len(lists), 1)  # Bonferroni
         for place, trial in enumerate(self.contestants):
             pairs = list(zip(tests[place::width], tests[::width], strict=True))

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from ray import tune
 
 from sslsv.config import ResourcesConfig
 from sslsv.search.confirmation import Confirmation, check_confirmation, compare, sentence
@@ -64,6 +65,27 @@ def test_confirmation__trains_base_and_best_with_the_same_new_seeds_and_tests_th
     assert [c.model.temperature for c in configs] == [BASE.model.temperature, *temperatures] * 2
     assert all(config.evaluation.test == ("trials",) and config.train.epochs == 9 for config in configs)
     assert sweep.config_of(0).evaluation.test == ()
+
+
+@pytest.mark.parametrize("trials", [1, 3])
+def test_confirmation__a_trial_with_the_settings_of_the_base_is_not_compared_with_it(tmp_path, trials):
+    at_the_end = {"model.temperature": tune.uniform(BASE.model.temperature, 1.0)}  # low ones are best
+    changes = {"parameters": at_the_end, "tries_base_first": True, "trials": trials}
+    sweep = open_sweep(tmp_path, scheduler=None, rung_epochs=(), **changes)
+    while not sweep.is_over:
+        train(sweep, sweep.next_segment(at_once=1))
+    first, *others = (outcome.index for outcome in standing(sweep.history))
+    assert first == 0
+    if not others:
+        with pytest.raises(ValueError, match="no trial but the base itself can win"):
+            Confirmation(sweep, num_best=1, num_seeds=2)
+        return
+    confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
+    assert confirmation.contestants == [None, others[0]]
+    end(confirmation, 20.0, 21.0, 20.5, 21.9)
+    ((found,), said) = confirmation.comparisons()
+    assert found["trial"] == others[0] and found["low"] == pytest.approx(1.2 - 0.2 * 12.7062, abs=1e-4)
+    assert said == ["trial 0, the best of the search, has the settings of the base, so it is not compared"]
 
 
 def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
