@@ -281,7 +281,14 @@ class Config:
             "test trials makes results look better than they are; use held_out_speakers, or set "
             "allow_validation_on_test=true to do it anyway",
         )
-        if positives := getattr(self.model, "positives", None):
+        positives = getattr(self.model, "positives", None)
+        refuse_if(
+            self.data.draws_speeds and (positives or self.model.groups_utterances),
+            f"data.speeds is {list(self.data.speeds)}, which makes an utterance another voice in each epoch, "
+            f"but {'model.positives' if positives else self.model.name} clusters utterances over epochs; set "
+            "data.speeds to [1.0]",
+        )
+        if positives:
             refuse_if(
                 positives.start_epoch >= train.epochs,
                 f"model.positives.start_epoch is {positives.start_epoch}, but the last epoch is "

@@ -1,4 +1,4 @@
-"""All methods at once: which one does best as its own settings are; the space of each method tunes those.
+"""Several methods: which one does best with its default settings; the space of each method tunes those.
 
 Command   sslsv tune tune_spaces/all_models.py --plan   says what would run; then without --plan
 Data      VoxCeleb2 dev without labels; chosen on held-out training speakers, never on the test trials

@@ -12,9 +12,9 @@ from sslsv.search import Asha, Space
 
 SPACE = Space(
     base="configs/dino.yml",
+    settings={"model.temperature_warmup_epochs": 16},  # from 0.04
     parameters={
         "model.teacher_temperature": tune.choice([0.04, 0.05, 0.07]),
-        "model.temperature_warmup_epochs": tune.choice([0, 16]),
         "model.teacher_momentum": tune.choice([0.99, 0.996, 0.999]),
         "model.centre_momentum": tune.choice([0.9, 0.99]),
         "model.num_prototypes": tune.choice([8192, 65536]),

@@ -15,7 +15,6 @@ SPACE = Space(
     parameters={
         "model.projector_dims": tune.choice([[2048, 2048], [2048, 2048, 2048]]),
         "model.predictor_dims": tune.choice([[256, 2048], [512, 2048], [1024, 2048]]),
-        "optimizer.name": tune.choice(["adam", "sgd"]),
         "optimizer.weight_decay": tune.loguniform(1e-6, 1e-3),
         "optimizer.learning_rate": tune.loguniform(1e-4, 5e-3),
         "data.augment.noise.snr_db": tune.choice([[0.0, 15.0], [5.0, 15.0], [5.0, 20.0]]),

@@ -1,6 +1,6 @@
 """DeepCluster v2: predict the cluster of a memory's rows. Caron et al., arXiv 1807.05520 and 2006.09882."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,7 @@ class DeepCluster(ProjectedViews):
         """Hold the settings of DeepCluster; the defaults are those published for VoxCeleb."""
 
         name: Literal["deepcluster"] = "deepcluster"
+        groups_utterances: ClassVar[bool] = True
         num_prototypes: Annotated[int, Field(ge=2, description="clusters of each head")] = 3000
         num_heads: Annotated[int, Field(ge=1, le=16, description="clusterings, of the two views in turn")] = 3
         temperature: Temperature = 0.1

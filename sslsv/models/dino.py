@@ -73,7 +73,7 @@ class DINO(PrototypeModel):
         """Hold the settings of DINO; the defaults are those with the best published results on VoxCeleb."""
 
         name: Literal["dino"] = "dino"
-        first_teacher_temperature: Annotated[float, Field(gt=0, description="that of epoch 0")] = 0.04
+        first_teacher_temperature: Annotated[float, Field(gt=0, description="the one in epoch 0")] = 0.04
         temperature_warmup_epochs: Annotated[int, Field(ge=0, description="epochs it takes to change")] = 0
         centre_momentum: Annotated[float, Field(ge=0, le=1, description="share kept in a step")] = 0.9
         frozen_epochs: Annotated[int, Field(ge=0, description="first epochs with fixed prototypes")] = 1

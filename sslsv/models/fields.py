@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -64,6 +64,11 @@ class MarginSchedule:
         refuse_if(
             not 0 <= start < end,
             f"rise_epochs is {[start, end]}; give the beginning, 0 or later, and then a later end",
+        )
+        refuse_if(
+            self.name == "constant" and (start, end) != (0.0, 50.0),
+            f"rise_epochs is {[start, end]}, but nothing rises: name is constant; set it to linear, cosine "
+            "or exponential, or leave rise_epochs out",
         )
 
 
@@ -156,6 +161,7 @@ class MethodConfig:
         AfterValidator(_named_once),
         Field(description="terms on the embeddings, each a name and a weight"),
     ] = ()
+    groups_utterances: ClassVar[bool] = False  # True: clusters utterances over epochs, whatever their speed
 
 
 @section
