@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
 from sslsv.config import Config, load_config, read_config, to_yaml
-from sslsv.evaluation.arguments import run_command
+from sslsv.evaluation.arguments import kind_of, run_command
 from sslsv.settings import ConfigError, command_name, differences, given_file
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
@@ -181,13 +181,15 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
 
 
 def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", extends: bool = False) -> None:
-    """Raise ValueError if the run's folder holds a finished run, or one of other settings or lists.
+    """Raise ValueError for the folder of a sweep or loop, a finished run, or one of other settings or lists.
 
     Lists and recordings may move as long as the contents of the lists are unchanged. With `extends`, more
     epochs are allowed. A run that was stopped before its first checkpoint is not checked.
     """
     from sslsv.evaluation.overlap import TrainedOn
 
+    if (kind := kind_of(folder)) not in ("", "run"):
+        raise ValueError(f"{folder.location} holds a {kind}; use another run.name, or --fresh to rename it")
     if not folder.has("config.yml") or not is_begun(folder):
         if extends:
             raise ValueError(f"{folder.location} holds no run that --extend could go on with; leave it out")
@@ -263,8 +265,8 @@ def prepare_folder(
             folder.delete("summary.json")  # before the new settings: without it, this command can be repeated
         warnings = folder.read_json("run.json").get("warnings", []) if folder.has("run.json") else []
     else:
-        if is_begun(folder) or (has_config and is_fresh):
-            print(f"the run that was there is now {folder.set_aside()}", file=sys.stderr)
+        if is_begun(folder) or (is_fresh and kind_of(folder)):
+            print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
         TrainedOn.of(config.data.root, manifest).write(folder)
         warnings = find_leaks(config, folder)
         # The identity comes before config.yml, which makes the folder a run.

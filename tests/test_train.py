@@ -93,8 +93,16 @@ def test_check_folder__a_finished_run_and_one_of_another_version_are_refused(con
         check_folder(folder, config, manifest)
 
 
+@pytest.mark.parametrize(("file", "kind"), [("sweep.json", "sweep"), ("loop.yml", "loop")])
+def test_check_folder__of_a_sweep_or_loop_is_refused(file, kind, config, manifest, folder):
+    folder.write(file, b"{}")
+    with pytest.raises(ValueError, match=f"a holds a {kind}; use another run.name"):
+        check_folder(folder, config, manifest)
+
+
 @pytest.mark.parametrize(
-    ("is_fresh", "left"), [(True, "config.yml"), (False, "checkpoints"), (False, "summary.json")]
+    ("is_fresh", "left"),
+    [(True, "config.yml"), (True, "sweep.json"), (False, "checkpoints"), (False, "summary.json")],
 )
 def test_prepare_folder__fresh_or_without_settings_what_was_there_is_set_aside(
     is_fresh, left, config, manifest, folder, tmp_path, capsys
@@ -104,7 +112,7 @@ def test_prepare_folder__fresh_or_without_settings_what_was_there_is_set_aside(
     else:
         folder.write(left, b"{}")
     prepare_folder(folder, config, manifest, is_fresh)
-    assert "the run that was there is now a.old-" in capsys.readouterr().err
+    assert "what was there is now a.old-" in capsys.readouterr().err
     assert not list_checkpoints(folder) and not folder.has("summary.json") and folder.has("run.json")
     (old,) = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
     assert (old / left).exists()

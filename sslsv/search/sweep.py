@@ -25,6 +25,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from sslsv.config import CRITERIA, Config, ResourcesConfig, is_better, read_config, to_dict, to_yaml
+from sslsv.evaluation.arguments import kind_of
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.schedulers import Decision, History, Outcome, standing
@@ -233,7 +234,11 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
 
 def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     """Raise ValueError unless the folder is new, to be set aside ("fresh"), or fit to be resumed."""
-    is_there, where = folder.has("sweep.json"), folder.location
+    is_there, where, kind = folder.has("sweep.json"), folder.location, kind_of(folder)
+    refuse_if(
+        mode != "fresh" and kind not in ("", "sweep"),
+        f"{where} holds a {kind}; --name gives the sweep another folder, --fresh renames the {kind}",
+    )
     refuse_if(mode == "resume" and not is_there, f"{where} holds no sweep to go on with; leave out --resume")
     refuse_if(
         mode == "new" and is_there,
@@ -271,8 +276,8 @@ def prepare_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> Non
     Raises ValueError as `check_folder` does, because another command may have written to it since.
     """
     check_folder(folder, request, mode)
-    if mode == "fresh" and folder.has("sweep.json"):
-        print(f"the sweep that was there is now {folder.set_aside()}", file=sys.stderr)
+    if mode == "fresh" and kind_of(folder):
+        print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
     if mode == "resume":
         print(f"going on with the sweep in {folder.location}", file=sys.stderr)
         request = folder.read_json("sweep.json") | {"trials": request["trials"]}

@@ -256,6 +256,18 @@ def test_check_folder__another_space_or_base_is_refused(tmp_path):
         check_resume(tmp_path, request(alone), request(alone, "resources.workers=2"))
 
 
+@pytest.mark.parametrize(("file", "kind"), [("config.yml", "run"), ("loop.yml", "loop")])
+def test_check_folder__of_a_run_or_loop_is_refused_and_fresh_keeps_it(tmp_path, file, kind):
+    folder = RunFolder(str(tmp_path), "a")
+    folder.write(file, b"")
+    for mode in ("new", "resume"):
+        with pytest.raises(ValueError, match=f"a holds a {kind}; --name .* --fresh "):
+            check_folder(folder, {"base": ""}, mode)
+    prepare_folder(folder, {"base": ""}, "fresh")
+    (old,) = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
+    assert (old / file).exists() and folder.has("sweep.json") and not folder.has(file)
+
+
 def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path):
     folder = RunFolder(str(tmp_path), "a")
     prepare_folder(folder, {"base": "seed: 1\n"}, "new")
