@@ -1,6 +1,7 @@
 """The codecs and containers that recordings come in, written by libsndfile or FFmpeg."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -19,6 +20,7 @@ BY_LIBSNDFILE = {
     "mulaw.wav": ("WAV", "ULAW"),
     "alaw.wav": ("WAV", "ALAW"),
     "adpcm.wav": ("WAV", "IMA_ADPCM"),
+    "gsm.wav": ("WAV", "GSM610"),
     "extensible.wav": ("WAVEX", "PCM_16"),
     "extensible24.wav": ("WAVEX", "PCM_24"),
     "a.rf64": ("RF64", "PCM_16"),
@@ -46,9 +48,12 @@ BY_FFMPEG = {
     "a.wma": ("asf", "wmav2", RATE),
     "mp3.wav": ("wav", "libmp3lame", RATE),
     "other.mp3": ("mp3", "libmp3lame", RATE),
+    "piped.mp3": ("mp3", "libmp3lame", RATE),
+    "piped.flac": ("flac", "flac", RATE),
 }
 CODECS = [*BY_LIBSNDFILE, *BY_FFMPEG]
-WHOLE = [name for name in BY_FFMPEG if name != "other.mp3"]  # what libsndfile can't read, or not right
+# What libsndfile can't read, or not right.
+WHOLE = [name for name in (*BY_FFMPEG, "gsm.wav") if name != "other.mp3"]
 
 
 def speech(seconds: float = 2.0) -> np.ndarray:
@@ -60,7 +65,7 @@ def speech(seconds: float = 2.0) -> np.ndarray:
 
 
 def write_codec(folder: Path, name: str, waveform: np.ndarray) -> Path:
-    """Write a mono waveform under one of the names of CODECS."""
+    """Write a mono waveform under one of the names of CODECS; in piped ones the length is unknown."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.name in BY_LIBSNDFILE:
@@ -68,7 +73,9 @@ def write_codec(folder: Path, name: str, waveform: np.ndarray) -> Path:
         soundfile.write(path, waveform, RATE, format=form, subtype=subtype)
         return path
     form, codec, rate = BY_FFMPEG[path.name]
-    with av.open(str(path), "w", format=form) as container:
+    file = path.open("wb")
+    target = SimpleNamespace(write=file.write) if path.name.startswith("piped") else file
+    with file, av.open(target, "w", format=form) as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")
         if codec == "wmav2":
             stream.bit_rate = 32_000

@@ -1,19 +1,22 @@
 """Recordings as the package hears them: 16 kHz, mono, 16 bits, from any file that libsndfile or FFmpeg reads.
 
 A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives its very samples. Any other is averaged over channels,
-converted to 16 kHz and rounded to 16 bits, full scale for full scale. A crop equals the
-same part of the whole recording (mp3: up to rounding). Files that libsndfile can't read (AAC, WMA, AMR ...)
-are decoded by FFmpeg, as a whole for every crop.
+converted to 16 kHz and rounded to 16 bits, full scale for full scale. A crop equals the same part of the
+whole recording (mp3: up to rounding, Opus: up to a thousandth of full scale). Files that libsndfile can't
+read, or not right (AAC, WMA, AMR, GSM, mp3 that doesn't tell its length ...), are decoded by FFmpeg, as a
+whole for every crop.
 """
 
 import contextlib
 import io
 import math
 import os
+import re
 import struct
 from abc import abstractmethod
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -34,7 +37,11 @@ _LOUDEST = 10.0  # Files of floats with such a peak are damaged or in another un
 _HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
 # Decoders of these need what came before a crop: without it the first samples are wrong, up to full scale.
 _LOSSY, _LEAD_FRAMES = ("MP3", "OGG"), 4096
-_GUESSED_LENGTH = ("aac", "amr", "amrnb", "amrwb", "ac3", "mpegts")  # FFmpeg guesses it from the bit rate
+# Places in the last page of Ogg Vorbis are missed by some hundred frames: it begins before these at the end.
+_LAST_FRAMES = 2**18
+_MP3_LENGTHS = (b"Xing", b"Info", b"VBRI")  # in the first frame of an mp3 that tells its length
+# FFmpeg guesses the length of these from the bit rate, of mp3 where libsndfile would too.
+_GUESSED_LENGTH = ("aac", "amr", "amrnb", "amrwb", "ac3", "mpegts", "mp3")
 _MISSING_SECONDS = 0.2  # what a complete recording may lack: an AAC frame is 64 ms at 16 kHz
 # FFmpeg also reads playlists, which name other files and addresses: it must not open these.
 _FFMPEG_FORMATS = "aac,ac3,aiff,amr,amrnb,amrwb,asf,au,avi,caf,flac,matroska,mov,mp3,mpegts,ogg,w64,wav"
@@ -94,23 +101,32 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
     """Open an audio file.
 
     Raises AudioError, here and when it is read, for a file that is missing, empty, no audio, truncated, not
-    finite, or in floats that are far above full scale.
+    finite, or in floats that are far above full scale. That a file is truncated is told by WAV, FLAC, SPH,
+    mp3 with a length in it, and the containers of FFmpeg; of any other the rest is a shorter recording.
     """
-    name = os.fspath(path)
+    name, header = os.fspath(path), b""
     with contextlib.suppress(OSError):  # the decoder says why a file can't be opened
         file = open(name, "rb", buffering=0)  # noqa: SIM115
-        is_plain, first_byte, num_bytes = _find_samples(os.pread(file.fileno(), _HEADER_BYTES, 0))
+        header = os.pread(file.fileno(), _HEADER_BYTES, 0)
+        is_plain, first_byte, num_bytes = _find_samples(header)
         missing = first_byte + num_bytes - os.fstat(file.fileno()).st_size
         if is_plain and num_bytes >= 2 and missing <= 0:
             return _PlainWav(name, file, first_byte, num_bytes // 2)
+        if header[:3] == b"ID3":  # a tag, perhaps with pictures: its size has 7 bits in each of four bytes
+            size = sum(byte << 7 * (3 - i) for i, byte in enumerate(header[6:10]))
+            header = os.pread(file.fileno(), _HEADER_BYTES, 10 + size)
         file.close()
         # libsndfile would not tell. Programs that write into a pipe can't know the size: they promise 2 GB.
         if missing > 0 and num_bytes < 2**31 - 2**16:
             raise AudioError(f"{name} is cut off: {missing} bytes are missing of what its header promises.")
     try:
         decoded = soundfile.SoundFile(name)
-        if decoded.format == "WAV" and decoded.subtype.startswith("MPEG"):
-            raise ValueError("libsndfile takes the delay of an mp3 in a WAV file for sound.")
+        # libsndfile takes the delay of an mp3 in a WAV file for sound, guesses the length of an mp3 that does
+        # not tell it, does not know that of a FLAC from a pipe, and can't go to a place in GSM 6.10 or G.721.
+        is_odd = decoded.format == "WAV" and decoded.subtype.startswith("MPEG")
+        is_odd |= decoded.format == "MP3" and not any(mark in header for mark in _MP3_LENGTHS)
+        if is_odd or decoded.frames >= 2**62 or not decoded.seekable():
+            return _WholeFile(name, "")
         return _DecodedFile(name, decoded)
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
         return _WholeFile(name, getattr(error, "error_string", str(error)))
@@ -153,6 +169,7 @@ class _DecodedFile(Recording):
         self._is_16_bit = self._file.subtype == "PCM_16"
         self.is_slow = self._file.subtype == "OPUS"
         self._lead_frames = _LEAD_FRAMES if self._file.format in _LOSSY else 0
+        self._last_place = self._file.frames - _LAST_FRAMES * (self._file.subtype == "VORBIS")
         self._is_plain = self._is_16_bit and ratio == 1 and self._file.channels == 1
 
     def close(self) -> None:
@@ -200,7 +217,7 @@ class _DecodedFile(Recording):
 
     def _decode(self, start: int, count: int) -> npt.NDArray[Any]:
         # int16 is half the time of float32 in libsndfile, and exact for 16-bit files.
-        lead = min(self._lead_frames, start)
+        lead = min(start, max(self._lead_frames, start - self._last_place))
         dtype = "int16" if self._is_16_bit else "float32"
         try:
             self._file.seek(start - lead)
@@ -216,7 +233,7 @@ class _DecodedFile(Recording):
 
 
 class _WholeFile(Recording):
-    # A file that libsndfile can't read, for the reason given: FFmpeg decodes all of it.
+    # A file that libsndfile can't read, for the reason given, or not right (""): FFmpeg decodes all of it.
 
     is_slow = True
 
@@ -231,8 +248,8 @@ class _WholeFile(Recording):
         except OSError as error:
             raise AudioError(f"{path} cannot be read: {error.strerror or error}.") from error
         except AudioError as error:
-            is_compressed = path.lower().endswith(COMPRESSED_SUFFIXES)
-            cause = f"cannot be read: {error}." if is_compressed and content else f"is not audio: {reason}"
+            is_audio = not reason or (path.lower().endswith(COMPRESSED_SUFFIXES) and content)
+            cause = f"cannot be read: {error}." if is_audio else f"is not audio: {reason}"
             raise AudioError(f"{path} ({len(content)} bytes) {cause}") from error
         self.num_samples = len(self._samples)
 
@@ -265,7 +282,7 @@ def decode(content: bytes) -> tuple[Samples, int]:
                 # Matroska tells the length of the whole alone, and beside a picture the sound may be shorter.
                 expected_seconds = (container.duration or 0) / av.time_base
             to_mono = av.AudioResampler("s16", "mono", SAMPLE_RATE)
-            for frame in (*container.decode(stream), None):
+            for frame in chain(container.decode(stream), (None,)):
                 pieces += [out.to_ndarray()[0] for out in to_mono.resample(frame)]
     except (av.FFmpegError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -308,7 +325,11 @@ def round_to_int16(waveform: Waveform, samples: Samples) -> None:
 
 
 def _find_samples(header: bytes) -> tuple[bool, int, int]:
-    # Returns whether a WAV file is plain, and first byte and number of bytes of its samples; else zeros.
+    # Returns whether it is a plain WAV file, and first byte and number of bytes of samples, of WAV and SPH.
+    if (sph := re.match(rb"NIST_1A\s+(\d+)\s", header)) and b"shorten" not in header:
+        facts = dict(re.findall(rb"(\w+) -i (\d+)", header))
+        counts = (int(facts.get(fact, 1)) for fact in (b"sample_count", b"sample_n_bytes", b"channel_count"))
+        return False, int(sph[1]), math.prod(counts)
     is_wav = header[:4] == b"RIFF" and header[8:12] == b"WAVE"
     place, is_plain = 12, False
     while is_wav and place + 8 <= len(header):
