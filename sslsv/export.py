@@ -8,9 +8,9 @@ Exit codes: 0 written, 2 the request can't be met.
 import argparse
 import dataclasses
 import json
+import posixpath
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 from sslsv import __version__
 from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = encoder_parser("export", "Write a trained encoder as one file.", is_for_one=True)
     add = parser.add_argument
     add("--format", choices=("safetensors", "onnx"), default="safetensors", help="default: safetensors")
-    add("--out", type=Path, metavar="FILE", help="default: <run>-step_<step>.<format> in this folder")
+    add("--out", metavar="FILE", help="also a URI; default: <run>-step_<step>.<format> in this folder")
     parser.set_defaults(device="cpu", precision="fp32")
     return run_command(export, parser.parse_args(arguments))
 
@@ -31,15 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write the file; raises ValueError or OSError, with a sentence, before anything is written."""
     out, form = options.out, options.format
-    if out is not None and out.suffix in {".onnx", ".safetensors"} - {f".{form}"}:
-        raise ValueError(f"--out is {out}, but the format is {form}; set --format {out.suffix[1:]}")
+    suffix = posixpath.splitext(out or "")[1]
+    if suffix in {".onnx", ".safetensors"} - {f".{form}"}:
+        raise ValueError(f"--out is {out}, but the format is {form}; set --format {suffix[1:]}")
     if form == "onnx" and (missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
         raise ValueError(
             f"ONNX needs {' and '.join(missing)}: pip install {' '.join(ONNX_PACKAGES)}, or take safetensors"
         )
     trained = load_encoder(options)
     from sslsv.evaluation.export import pack_encoder, pack_onnx
-    from sslsv.runs.folder import RunFolder
+    from sslsv.runs.folder import RunFolder, is_uri
 
     facts = {
         "model": trained.config.model.name,
@@ -50,12 +51,13 @@ def export(options: argparse.Namespace) -> int:
         "method": json.dumps(dataclasses.asdict(trained.config.model)),
     }
     name = trained.config.run.name or trained.config.model.name
-    out = out or Path(f"{name}-step_{trained.steps[-1]:08d}.{form}")
+    out = out or f"{name}-step_{trained.steps[-1]:08d}.{form}"
     network = trained.model.get_submodule(trained.model.embedder)
     content = (pack_onnx if form == "onnx" else pack_encoder)(network, facts)
-    RunFolder.at(str(out.parent)).write(out.name, content)
+    folder, file = posixpath.split(out)
+    RunFolder.at(folder or ".").write(file, content)
     print(f"wrote {out} ({len(content) / 1e6:.1f} MB) from {facts['checkpoint']}")
-    if form == "safetensors":
+    if form == "safetensors" and not is_uri(out):  # which a training reads from a disk only
         print(f"next: encoder.init={out} starts a training from it")
     return 0
 

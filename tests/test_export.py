@@ -18,7 +18,7 @@ def test_main__best_checkpoint_becomes_a_file_with_the_same_embeddings(small_run
     out = tmp_path / "encoder.safetensors"
     assert main([small_run, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "from step_00000002-" in printed
+    assert "from step_00000002-" in printed and f"next: encoder.init={out} starts" in printed
     trained = SpeakerEncoder.load(small_run, device="cpu")
     waveforms = torch.randn(2, 7000, generator=torch.Generator().manual_seed(2)) / 10
     with torch.no_grad():
@@ -40,6 +40,15 @@ def test_main__onnx_gives_the_same_embeddings_without_this_package(small_run, tm
     with torch.no_grad():
         expected = trained.model.encoder(waveforms)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_main__out_may_be_in_object_storage(small_run, tmp_path, monkeypatch, object_storage, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = object_storage.folder()
+    assert main([small_run, "--out", f"{folder}/x.safetensors"]) == 0
+    assert object_storage.names(folder) == ["x.safetensors"] and not list(tmp_path.iterdir())
+    printed = capsys.readouterr().out
+    assert f"wrote {folder}/x.safetensors (" in printed and "next:" not in printed
 
 
 def test_main__without_out_the_file_is_named_after_run_and_step(small_run, tmp_path, monkeypatch):
