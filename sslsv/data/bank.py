@@ -1,5 +1,7 @@
 """The bank: noises and room impulse responses (rirs), drawn at random."""
 
+import functools
+import resource
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +18,7 @@ Drawn = TypeVar("Drawn")
 
 _MAX_RIR_SECONDS = 2.5  # the tail after it is inaudible and costs FFT length
 _WHOLE_NOISE_SECONDS = 30.0  # encoded files up to this are kept decoded; of longer ones a crop is decoded
-_MAX_MAPPED = 20_000  # files; Linux allows a process 65,530 maps
+_MAX_MAPPED = 20_000  # files, each of which stays open; Linux allows a process 65,530 maps
 _TRIES = 20  # draws of another file before unreadable ones stop the run
 
 
@@ -96,7 +98,7 @@ class Bank:
             with self.recordings.open(self.files[file]) as noise:
                 length, whole = noise.num_samples, noise.mapped()
                 if whole is not None:
-                    if len(self._mapped) < _MAX_MAPPED:
+                    if len(self._mapped) < _max_mapped():
                         self._mapped[file] = whole
                 elif length > _WHOLE_NOISE_SECONDS * SAMPLE_RATE and length >= count:
                     return noise.read_int16(int(place * (length - count + 1)), count)
@@ -114,6 +116,16 @@ class Bank:
             used = min(len(samples), delay + int(_MAX_RIR_SECONDS * SAMPLE_RATE))
             self._rirs[file] = Rir(file, delay, used)
         return self._rirs[file]
+
+
+@functools.cache
+def _max_mapped() -> int:
+    # Many systems let a process open 1,024 files unless it asks for more, up to the hard limit.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 2 * _MAX_MAPPED if hard == resource.RLIM_INFINITY else min(hard, 2 * _MAX_MAPPED)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most // 2
 
 
 def find_noises(recordings: Recordings, folder: str) -> tuple[str, list[str]]:

@@ -50,8 +50,10 @@ class Kaldi:
         blocks = list_blocks(self.folder, name)
         for number, line in chain.from_iterable(starmap(filled_lines, blocks)):
             key, *value = line.split(maxsplit=1)
-            if not value:
-                raise ValueError(f"{self.folder}/{name}, line {number}: expected two fields, got {key!r}.")
+            if not value or key in pairs:
+                twice = f"{key} is listed twice; remove one of the lines"
+                what = twice if value else f"expected two fields, got {key!r}"
+                raise ValueError(f"{self.folder}/{name}, line {number}: {what}.")
             pairs[key] = value[0].strip()
         return pairs
 

@@ -62,7 +62,8 @@ class Recordings:
         with contextlib.suppress(AudioError):
             return open_audio(path)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not os.path.exists(path) and not (os.path.isdir(self.root) and os.listdir(self.root)):
+        is_below = path.startswith(os.path.join(self.root, ""))  # an absolute path leads elsewhere
+        while is_below and not (os.path.exists(path) or (os.path.isdir(self.root) and os.listdir(self.root))):
             if time.monotonic() > deadline:
                 raise FileNotFoundError(
                     f"data.root, {self.root}, has been gone for {PATIENCE_SECONDS / 60:.0f} minutes; mount it"

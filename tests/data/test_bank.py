@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import soundfile
 
 from sslsv.data.audio import AudioError
-from sslsv.data.bank import Bank
+from sslsv.data.bank import Bank, _max_mapped
 from sslsv.data.draws import Draws, RandomStreams
 from sslsv.data.recordings import open_recordings
 
@@ -60,6 +61,36 @@ def test_bank__cache_is_bounded_and_changes_nothing(tmp_path: Path) -> None:
         assert np.array_equal(drawn[0], drawn[1]) and np.array_equal(drawn[0], drawn[2])
         assert some.cache.num_bytes <= 2**20 and none.cache.num_bytes == 0
     assert some.cache.num_bytes > 2**19 and all_of_it.cache.num_bytes > 2**20
+
+
+@pytest.mark.parametrize(
+    ("limits", "most", "asked"),
+    [
+        ((1024, 9000), 4500, (9000, 9000)),
+        ((1024, 10**6), 20_000, (40_000, 10**6)),
+        ((1024, -1), 20_000, (40_000, -1)),
+        ((10**6, 10**6), 20_000, None),
+    ],
+)
+def test_bank__maps_half_as_many_noises_as_files_may_be_open(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], most: int, asked: tuple[int, int] | None
+) -> None:
+    raised = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, both: raised.append(both))
+    assert _max_mapped.__wrapped__() == most and raised == ([asked] if asked else [])
+
+
+def test_bank__noises_beyond_what_may_be_mapped_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / NOISES).mkdir(parents=True)
+    for i in range(3):
+        soundfile.write(tmp_path / f"{NOISES}/{i}.wav", np.full(9, i, np.int16), 16000)
+    monkeypatch.setattr("sslsv.data.bank._max_mapped", lambda: 1)
+    bank = bank_of(tmp_path)
+    drawn = {int(bank.draw_noise(draws_of(number), NOISES, 9)[0]) for number in range(20)}
+    assert drawn == {0, 1, 2} and len(bank._mapped) == 1
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])

@@ -171,9 +171,12 @@ def test_folder__that_is_gone_is_waited_for_and_no_bad_recording(tmp_path, demo_
     threading.Timer(0.7, (tmp_path / "elsewhere").rename, [tmp_path / "corpus"]).start()
     assert (folder.read_whole(name) == whole).all()
     assert time.monotonic() - start > 0.6
+    (tmp_path / "corpus").unlink()
     monkeypatch.setattr(recordings, "PATIENCE_SECONDS", 0.1)
-    with pytest.raises(FileNotFoundError, match="data.root, .*nowhere, has been gone"):
-        Recordings(tmp_path / "nowhere").open("a.wav")
+    with pytest.raises(FileNotFoundError, match="data.root, .*corpus, has been gone"):
+        folder.open(name)
+    with pytest.raises(AudioError, match="gone.wav does not exist"):  # as paths of Kaldi are, below no root
+        folder.open("/gone.wav")
 
 
 @pytest.mark.parametrize(
