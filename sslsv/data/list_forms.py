@@ -316,6 +316,9 @@ def _seconds(start: str, stop: str, duration: str) -> tuple[float, float]:
     for unit in (1, SAMPLE_RATE):
         if abs((end - begin) / unit - length) < 0.02 * length + 0.01:
             return begin / unit, end / unit
+    # SpeechBrain's chunks, in samples, have the duration of the whole file.
+    if (start + stop).isdigit() and end / SAMPLE_RATE <= length + 0.02 < end:
+        return begin / SAMPLE_RATE, end / SAMPLE_RATE
     if not duration and "." in start + stop:
         return begin, end
     how = "add a column duration, in seconds, which they agree with"

@@ -7,6 +7,7 @@ tabs between the fields. Lists of other tools are read too, see list_forms.py.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product
@@ -104,12 +105,14 @@ def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple
 def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest:
     """Read lists of speakers and recordings, and join them; a speaker named in two lists is one speaker.
 
+    Where their recordings lie in different folders, as of two corpora that count from 1, a note says so.
     Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
     malformed line or a path that is listed twice, FileNotFoundError for a missing list or recordings.
     """
     speaker_of: dict[str, int] = {}  # by path
     ids: dict[str, int] = {}
     notes: list[str] = []
+    known: dict[str, tuple[str, str]] = {}  # of a speaker: the first list, and the folder above the speaker's
     for name in lists:
         num_before = len(speaker_of)
         rows = Rows(root, name, TRAIN)
@@ -117,8 +120,17 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
             if path in speaker_of:
                 raise ValueError(f"{name}, line {number}: {path} is listed twice; remove one of the lines.")
             speaker_of[path] = ids.setdefault(speaker, len(ids))
-        num_speakers = len(set(islice(speaker_of.values(), num_before, None)))
-        notes += rows.note(f"{num_speakers:,} speakers, {len(speaker_of) - num_before:,} recordings")
+        named, num_read = list(ids), len(speaker_of) - num_before
+        firsts = {named[i]: path for path, i in islice(reversed(speaker_of.items()), num_read)}
+        notes += rows.note(f"{len(firsts):,} speakers, {num_read:,} recordings")
+        found = {s: (name, f"/{os.path.dirname(path)}/".split(f"/{s}/")[0]) for s, path in firsts.items()}
+        again = Counter(known[s][0] for s in found if s in known and known[s][1] != found[s][1])
+        notes += [
+            f"{count:,} speakers are named in both {other} and {name} and taken as the same people: if they "
+            "are not, give the ids of one list a prefix"
+            for other, count in again.items()
+        ]
+        known = found | known
     numbers = np.fromiter(speaker_of.values(), dtype=np.int64)
     return Manifest(paths=list(speaker_of), speakers=numbers, speaker_names=list(ids), notes=tuple(notes))
 

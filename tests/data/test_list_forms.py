@@ -165,6 +165,7 @@ WRONG = {
     ),
     "broken JSON": (TRAIN, '{"wav": "a/1.wav",\n"spk": "ann"}\n', "line 1: "),
     "start of what": (TRAIN, "file,spk,start,stop\na/1.wav,ann,0,48000\n", "line 2: .* seconds or samples"),
+    "no such part": (TRAIN, "wav,spk,start,stop,dur\na/1.wav,ann,0,48000,2\n", "2: .* seconds or samples"),
     "bad label": (TRIALS, "1 a/1.wav a/2.wav\n2 a/1.wav a/2.wav\n", "line 2: expected `1.0 enrolment test`"),
     "label or score": (
         TRIALS,
@@ -198,12 +199,13 @@ def test_list_blocks__a_folder_that_is_no_list_says_what_makes_one(tmp_path: Pat
     ("row", "name"),
     [
         ("ID,duration,wav,start,stop,spk_id\nx,3.0,a/1.wav,16000,64000,ann\n", "a/1.wav#t=1,4"),
+        ("ID,duration,wav,start,stop,spk_id\nx,9.6,a/1.wav,48000,96000,ann\n", "a/1.wav#t=3,6"),
         ("ID,dur,path,start,stop,spk\nx,2.5,a/1.wav,1.25,3.75,ann\n", "a/1.wav#t=1.25,3.75"),
         ("file,spk,begin,end\na/1.wav,ann,0.5,2\n", "a/1.wav#t=0.5,2"),
         ('{"audio_filepath": "a/1.wav", "offset": 3, "duration": 2.5, "label": "ann"}\n', "a/1.wav#t=3,5.5"),
         ('{"audio_filepath": "a/1.wav", "offset": null, "duration": 2.5, "label": "ann"}\n', "a/1.wav"),
     ],
-    ids=["SpeechBrain, samples", "3D-Speaker, seconds", "fractions", "NeMo", "no start"],
+    ids=["SpeechBrain, samples", "its chunks", "3D-Speaker, seconds", "fractions", "NeMo", "no start"],
 )
 def test_rows__parts_of_recordings_are_named_by_their_seconds(tmp_path: Path, row: str, name: str) -> None:
     assert rows_of(tmp_path, TRAIN, row)[1] == [("ann", name)]

@@ -76,6 +76,29 @@ def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> N
     assert manifest.paths == [*voxceleb, "c/1.wav", "c/2.wav"]
     assert manifest.speakers.tolist() == [0, 0, 1, 2, 1]
     assert manifest.speaker_names == ["a", "b", "c"]
+    (note,) = manifest.notes
+    assert note.startswith(f"1 speakers are named in both one and {root}/two and taken as the same people:")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_noted"),
+    [
+        ("voxceleb1/a/1.wav", "voxceleb1/a/2.wav", False),
+        ("a/1.wav", "a/2.wav", False),
+        ("clips/1.wav", "clips/2.wav", False),
+        ("x/a/1.wav", "y/a/1.wav", True),
+        ("x/a/1.wav", "x/wav/a/1.wav", True),
+        ("{}/x/a/1.wav", "{}/y/a/1.wav", True),
+    ],
+)
+def test_read_train_lists__equal_names_in_different_folders_are_noted(
+    tmp_path: Path, first: str, second: str, is_noted: bool
+) -> None:
+    for name, path in {"one": first.format(tmp_path), "two": second.format(tmp_path)}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+        (tmp_path / name).write_text(f"a {path}\n")
+    assert bool(read_train_lists(tmp_path, ["one", "two"]).notes) is is_noted
 
 
 READERS = {"train": read_train_lists, "trials": lambda root, names: read_trials(root, *names)}
