@@ -9,6 +9,7 @@ import functools
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig
 from sslsv.data.audio import AudioError
+from sslsv.data.audio_files import COMPRESSED_SUFFIXES
 from sslsv.data.recordings import Packed, Recordings, open_recordings, split_segment, stamp
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.display import live_line
@@ -180,10 +182,14 @@ def longest_first(recordings: Recordings, paths: Sequence[str]) -> list[int]:
     """Order recordings by falling length, so that equal ones are neighbours and can be embedded together.
 
     The longest come first so that processes side by side end at about the same time; unreadable ones, last.
+    Files that FFmpeg decodes are ordered by their size instead, because only decoding tells their length.
     """
     lengths = np.zeros(len(paths), dtype=np.int64)
+    is_slow = [split_segment(path)[0].lower().endswith(COMPRESSED_SUFFIXES) for path in paths]
+    lengths[is_slow] = np.abs(recordings.sizes([*compress(paths, is_slow)]))
     for i, path in enumerate(paths):
-        with contextlib.suppress(AudioError), recordings.open(path) as recording:
-            lengths[i] = recording.num_samples
+        if not is_slow[i]:
+            with contextlib.suppress(AudioError), recordings.open(path) as recording:
+                lengths[i] = recording.num_samples
     order: list[int] = np.argsort(-lengths, kind="stable").tolist()
     return order
