@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
-from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command, same_encoder
+from sslsv.evaluation.arguments import encoder_parser, kind_of, load_encoder, run_command, same_encoder
 from sslsv.settings import command_name
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     Raises ValueError or OSError with a sentence; mistakes in lists are found before anything is embedded.
     """
     started, is_plda, is_calibrated = time.monotonic(), options.scoring == "plda", not options.no_calibration
+    check_numbers(options)
     if options.train or options.test:
         raise ValueError("--train and --test are lists of a task: add --task probe, or name --trials")
     if is_plda and (options.norm or options.centre):
@@ -72,6 +73,13 @@ def run(options: argparse.Namespace) -> int:
             f"two lists of --trials have the file name {' and '.join(map(repr, twice))}, under which their "
             "results are kept: rename one, or name it once"
         )
+    from sslsv.runs.folder import RunFolder, below, here
+
+    if options.out and (kind := kind_of(RunFolder.at(options.out))):
+        raise ValueError(
+            f"--out {options.out} is the folder of a {kind}, whose report an evaluation would replace: name "
+            "another one, or leave it out"
+        )
     encoder = load_encoder(options)
     if is_calibrated and not encoder.is_calibratable:
         raise ValueError(
@@ -80,13 +88,12 @@ def run(options: argparse.Namespace) -> int:
         )
     # These import PyTorch, for which the mistakes found so far need not wait.
     from sslsv.evaluation import overlap, scorer
-    from sslsv.evaluation.calibration import TOO_SURE
+    from sslsv.evaluation.calibration import TELLS_NOTHING, TOO_SURE
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.evaluation.plda import check_speakers
     from sslsv.evaluation.trials import open_list
     from sslsv.reports.evaluation import evaluation_page, terminal_lines
     from sslsv.reports.training import of_run, update_report
-    from sslsv.runs.folder import RunFolder, below, here
 
     scoring = scorer.Scoring(
         norm=options.norm,
@@ -129,9 +136,12 @@ def run(options: argparse.Namespace) -> int:
     with embedding_by(encoder, count, options.workers, options.device) as embed:
         store = EmbeddingStore(encoder, folder, embed)
         fitted = scorer.Scorer.fit(scoring, store, manifest, config.data.root)
-        scored, calibration = scorer.evaluate(
+        scored, calibrations = scorer.evaluate(
             encoder, store, fitted, lists, validation, is_lenient=is_lenient
         )
+    useless = [name for name, each in calibrations.items() if each.scale == 0]
+    warnings += [TELLS_NOTHING.format(fitted.in_words(name)) for name in useless]
+    calibration = None if "cosine" in useless else calibrations.get("cosine")
     if calibration is not None and calibration.is_too_sure:
         warnings.append(TOO_SURE)
     evaluation = {
@@ -164,9 +174,17 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def check_numbers(options: argparse.Namespace) -> None:
+    """Raise ValueError for a number that is too small."""
+    for name, least in (("cohort_size", 2), ("top", 2), ("replicates", 0)):
+        if (given := getattr(options, name)) is not None and given < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {given}; give {least} or more")
+
+
 def run_task(options: argparse.Namespace) -> int:
     """Do the task asked for, write its results and print them; returns the exit code, raises as `run`."""
     started, name = time.monotonic(), options.task
+    check_numbers(options)
     if not options.train or not options.test:
         raise ValueError(f"--task {name} needs both lists: --train LIST --test LIST")
     of_trials = ["trials", "allow_missing", "norm", "centre", "cohort_size", "top", "lda_dim"]

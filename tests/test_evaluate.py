@@ -10,6 +10,8 @@ import soundfile
 from sslsv import verify
 from sslsv.data.lists import read_trials
 from sslsv.evaluate import main
+from sslsv.evaluation.calibration import Calibration
+from sslsv.evaluation.embedding import EmbeddingStore
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
@@ -59,6 +61,18 @@ def test_evaluate__leaves_scores_report_and_calibration_and_pages_that_link_to_e
     printed = capsys.readouterr().out
     assert re.search(r"\n    EER +\d+\.\d\d % \(\d+\.\d\d to ", printed) and "report:" in printed
     assert f"next: sslsv verify {run_folder} ENROLMENT.wav TEST.wav" in printed
+
+
+def test_evaluate__scores_that_tell_no_speakers_apart_are_not_calibrated(run_folder, monkeypatch, capsys):
+    monkeypatch.setattr("sslsv.evaluation.scorer.fit_calibration", lambda *_: Calibration(0.0, 0.0))
+    found = evaluate(run_folder, "--norm", "s", "--cohort-size", "12")
+    assert list(found["lists"]["trials"]["scorings"]) == ["cosine_s_norm", "cosine"]
+    first, second = found["warnings"]
+    assert first.startswith("Scores by cosine, S-norm (12 training utterances) are no higher for the same")
+    assert second.startswith("Scores by cosine are no higher") and "they are not calibrated" in second
+    printed = capsys.readouterr().out
+    assert f"warning: {second}" in printed and "next:" not in printed
+    assert not RunFolder.at(str(run_folder)).has(CALIBRATION_FILE)
 
 
 def test_evaluate__normalised_scores_come_first_and_say_their_cohort(run_folder):
@@ -128,10 +142,21 @@ def test_evaluate__a_bad_recording_is_named_or_counted(run_folder, demo_corpus, 
             "--train-root is for trials",
         ),
         (["--with", "nothing"], "nothing has no checkpoints"),
+        (["--norm", "as", "--cohort-size", "1"], "--cohort-size is 1; give 2 or more"),
+        (["--norm", "as", "--top", "0"], "--top is 0; give 2 or more"),
+        (["--replicates", "-1"], "--replicates is -1; give 0 or more"),
+        (
+            ["--task", "probe", "--train", "x", "--test", "y", "--replicates", "-1"],
+            "--replicates is -1; give",
+        ),
+        (["--out", "RUN"], "is the folder of a run, whose report an evaluation would replace"),
     ],
 )
-def test_evaluate__mistakes_are_one_sentence_and_exit_code_2(small_run, capsys, arguments, sentence):
-    assert main([small_run, *arguments]) == 2
+def test_evaluate__mistakes_are_one_sentence_and_exit_code_2(
+    small_run, monkeypatch, capsys, arguments, sentence
+):
+    monkeypatch.setattr(EmbeddingStore, "get", lambda *_: pytest.fail("it embedded"))
+    assert main([small_run, *(small_run if word == "RUN" else word for word in arguments)]) == 2
     assert sentence in capsys.readouterr().err
 
 
@@ -296,7 +321,7 @@ def test_evaluate__plda_comes_first_and_says_that_labels_were_used(small_run, tm
     run_folder = run_with(small_run, tmp_path, "held_out_speakers: 3", "held_out_speakers: 2")
     found = evaluate(run_folder, "--scoring", "plda", "--lda-dim", "4")
     scorings = found["lists"]["trials"]["scorings"]
-    assert list(scorings) == ["plda", "cosine", "plda_calibrated", "cosine_calibrated"]
+    assert list(scorings)[:2] == ["plda", "cosine"]
     assert found["labels_were_used"] == {"training": False, "scoring": True, "calibration": True}
     assert "Labels were used: PLDA was fitted" in " ".join(found["notes"])
     assert "no self-supervised results" in capsys.readouterr().out

@@ -20,6 +20,10 @@ TOO_SURE = (
     "The validation trials are told apart without error, so ratios and decisions are far too sure: validate "
     "on more speakers."
 )
+TELLS_NOTHING = (
+    "Scores by {} are no higher for the same speaker than for different ones, in the validation trials: so "
+    "they are not calibrated."
+)
 
 
 @dataclass(frozen=True)

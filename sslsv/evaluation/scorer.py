@@ -195,8 +195,8 @@ def evaluate(
     validation: TrialSet | None,
     *,
     is_lenient: bool,
-) -> tuple[list[TrialList], Calibration | None]:
-    """Score and measure every list; the calibration of cosines is returned too.
+) -> tuple[list[TrialList], dict[str, Calibration]]:
+    """Score and measure every list; the calibrations, by the name of the scoring, are returned too.
 
     If `is_lenient`, lists lose the recordings that can't be read. Raises ValueError for such recordings
     otherwise, and in validation trials.
@@ -228,17 +228,22 @@ def evaluate(
             f"measuring {item.name}, intervals by {scorer.scoring.replicates:,} draws of speakers"
         ):
             scored.append(measure(item, scorer, calibrations, embeddings))
-    return scored, calibrations.get("cosine")
+    return scored, calibrations
 
 
 def measure(
     item: TrialList, scorer: Scorer, calibrations: Mapping[str, Calibration], embeddings: Floats
 ) -> TrialList:
-    """Measure the scores of a list, and the ratios that calibrations, by scoring, make of them."""
+    """Measure the scores of a list, and the ratios that calibrations, by scoring, make of them.
+
+    A calibration of scale 0 says nothing, and is left out.
+    """
     trials, targets, replicates = item.trials, item.trials.targets, scorer.scoring.replicates
     speakers = speakers_of(trials)
     scores = scorer.scores(embeddings, trials)
-    ratios = {f"{name}{CALIBRATED}": each.apply(scores[name]) for name, each in calibrations.items()}
+    ratios = {
+        f"{name}{CALIBRATED}": each.apply(scores[name]) for name, each in calibrations.items() if each.scale
+    }
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for name, values in (scores | ratios).items():
         table = tables[name] = _metrics_of(values, targets, is_ratio=name in ratios)
