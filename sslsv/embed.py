@@ -12,6 +12,7 @@ import io
 import os
 import posixpath
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -36,15 +37,23 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
     from sslsv.data.audio_files import find_files, left_out
     from sslsv.data.lists import find_recordings
+    from sslsv.runs.folder import RunFolder
 
     rows, notes = find_recordings(options.path, options.root)
     if os.path.isdir(options.path):
         print(left_out(find_files(options.path), options.path), end="", file=sys.stderr)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    target = RunFolder.at(folder or ".")
+    try:  # before what may take hours
+        if target.is_local:
+            os.makedirs(target.root, exist_ok=True)
+            tempfile.TemporaryFile(dir=target.root).close()
+    except OSError as error:
+        why = f"no file can be made in its folder ({error.strerror})"
+        raise ValueError(f"--out is {options.out}; {why}: name another place") from error
     encoder = load_encoder(options)
     from sslsv.evaluation.embedding import embedding_by
-    from sslsv.runs.folder import RunFolder
 
     with embedding_by(encoder, len(rows), options.workers, options.device) as embed:
         embeddings, bad = embed([path for _, path in rows], options.root)
@@ -52,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     if not kept:
         raise ValueError(f"none of the {len(rows)} recordings can be read; the first: {bad[0]}")
     content = encoded(name, [rows[i] for i in kept], embeddings[kept])
-    RunFolder.at(folder or ".").write(name, content)
+    target.write(name, content)
     for sentence in bad.values():
         print(f"skipped: {sentence}", file=sys.stderr)
     if bad:

@@ -105,6 +105,13 @@ def test_embed__a_name_that_is_not_utf8_is_refused_first(tmp_path, capsys, name)
     assert r"Andr\xe9.wav' has a name that is not UTF-8" in capsys.readouterr().err
 
 
+def test_embed__a_place_that_cannot_be_written_is_refused_first(tmp_path, capsys):
+    (tmp_path / "a.wav").touch()
+    out = f"{tmp_path}/a.wav/x.npz"
+    assert main(["no run is looked for", str(tmp_path / "a.wav"), "--out", out]) == 2
+    assert f"--out is {out}; no file can be made in its folder" in capsys.readouterr().err
+
+
 def test_embed__writes_into_object_storage(small_run, demo_corpus, object_storage, capsys):
     path = str(demo_corpus / read_trials(demo_corpus, "trials").paths[0])
     bucket = object_storage.folder()
