@@ -19,7 +19,7 @@ from sslsv.reports.training import NAMED
 from sslsv.runs.folder import RunFolder, below, here
 from sslsv.settings import command_name, parse_yaml
 
-MAX_ROWS = 50  # results.csv has all trials
+MAX_ROWS = 50
 NUM_NAMED = 3  # best trials with a curve in colour
 LOST = ("collapsed", "failed")
 FEWEST = 8  # With fewer trials the importance of settings is chance.
@@ -51,8 +51,10 @@ def write_sweep_report(folder: RunFolder) -> None:
         {"trial": page_of(folder, row["trial"]), "state": row["state"], "epoch": row["epoch"]}
         | {title: None if row[metric] is None else metric_text(metric, row[metric])}
         | {key: row.get(key) for key in keys}
+        | ({"why": row["why"]} if row["why"] else {})
         for row in rows[:MAX_ROWS]
     ]
+    cut = f"The best {MAX_ROWS} of {len(rows):,} trials; results.csv has all." if rows[MAX_ROWS:] else ""
     first = [at_rungs[rungs[0]].get(row["trial"], {}).get(metric) for row in good]
     ranked = rank_criteria({epoch: list(found.values()) for epoch, found in at_rungs.items()})
     rankings = [{**row, "criterion": metric_title(row["criterion"])} for row in ranked]
@@ -60,7 +62,7 @@ def write_sweep_report(folder: RunFolder) -> None:
     confirmed = folder.read_json("confirmation.json")["comparisons"] if has_confirmed else []
     learning = [line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
     sections = [
-        Section("Trials", tables={"": table}),
+        Section("Trials", cut, {"": table}),
         Section("Learning curves", figures=learning),
         Section("Over the grid", figures=charts),
         Section("Importance of settings", pairs=importance(tried, first)),

@@ -27,7 +27,8 @@ def sweep_folder(tmp_path, num_trials=18):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         folder.write(f"trials/{trial:04d}/metrics.jsonl", text.encode())
         state = "collapsed" if trial == 7 else "finished" if last == 9 else "stopped"
-        measured = {"eer": lines[-1]["eer"], "seconds": 2.0 * last, "why": ""}
+        measured = {"eer": lines[-1]["eer"], "seconds": 2.0 * last}
+        measured["why"] = "its embeddings are alike" if trial == 7 else ""
         rows.append({"trial": trial, "state": state, "epoch": last, **measured, **settings})
     rows.sort(key=lambda row: (row["state"] == "collapsed", -row["epoch"], row["eer"]))
     table = io.StringIO()
@@ -80,6 +81,14 @@ def test_write_sweep_report__says_what_was_searched_and_links_to_the_trials_that
     assert f"sslsv train {folder.location}/best.yml" in text
     name = f"trials/{rows[0]['trial']:04d}/report.html"
     assert re.findall('<a href="(.*?)">(.*?)</a>', text) == [(name, str(rows[0]["trial"]))]
+
+
+@pytest.mark.parametrize("num_trials", [18, 57])
+def test_write_sweep_report__says_why_trials_were_lost_and_how_many_it_shows(tmp_path, num_trials):
+    text = report_of(sweep_folder(tmp_path, num_trials)[0])
+    is_whole = num_trials == 18
+    assert ("<th>why</th>" in text) == ("<td>its embeddings are alike</td>" in text) == is_whole
+    assert ("The best 50 of 57 trials; results.csv has all." in text) == (not is_whole)
 
 
 def test_write_sweep_report__counts_what_early_stopping_saved(tmp_path):
