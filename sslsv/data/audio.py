@@ -102,7 +102,7 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
 
     Raises AudioError, here and when it is read, for a file that is missing, empty, no audio, truncated, not
     finite, or in floats that are far above full scale. That a file is truncated is told by WAV, FLAC, SPH,
-    mp3 with a length in it, and the containers of FFmpeg; of any other the rest is a shorter recording.
+    mp3 with a length in it, m4a, mp4, webm and wma; of any other file the rest is a shorter recording.
     """
     name, header = os.fspath(path), b""
     with contextlib.suppress(OSError):  # the decoder says why a file can't be opened

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from sslsv.prepare_data.disk import sentence_of
+from sslsv.runs.folder import is_uri
 from sslsv.settings import command_name
 
 # Each command is the module of its name, with `add_arguments(parser)` and `run(options)`, the exit status.
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         near = difflib.get_close_matches(given[0], COMMANDS, n=1)
         if given[0] not in COMMANDS and near and not Path(given[0]).exists():
             raise ValueError(f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'?")
+        if far := next(filter(is_uri, rest), None):
+            raise ValueError(f"{far} is no folder of this machine: give one, and copy it there when done.")
         module = importlib.import_module(f"sslsv.prepare_data.{command}")
         parser = argparse.ArgumentParser(
             f"{command_name('prepare_data')} {command}",

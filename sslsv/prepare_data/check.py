@@ -1,8 +1,11 @@
-"""Read every file of a folder or list and report the bad ones: unreadable, short, silent, clipped, doubled.
+"""Read every file of a folder or list and report the bad ones: unreadable, short, silent, clipped, doubled,
+cut off (before the end of a segment in the list).
 
 Interrupted, the same command goes on; later only new and changed files are read.  What is measured is what
 training hears: 16 kHz, mono.  The report, files.parquet, has a row for each file, with what is wrong as
-`fault`.  Noises and rooms (musan, RIRS_NOISES ...) need only be readable.
+`fault`.  Noises and rooms (musan, RIRS_NOISES ...) need only be readable.  What is missing at the end of a
+file is noticed in WAV, FLAC, SPH, mp3 with a length in it, m4a, mp4, webm and wma; other files, such as AIFF
+and Ogg, are just shorter then.
 
 Exit status: 0 all is good, 1 there are bad files, 2 the check could not be made.
 """
@@ -29,6 +32,7 @@ from sslsv.prepare_data.disk import progress, write_whole
 SILENCE_DB = -60.0  # a frame below it is silent; full scale is 0 dB
 _FRAME = SAMPLE_RATE // 50  # 20 ms
 _BLOCK = 60 * SAMPLE_RATE  # read at a time, whatever the length of a recording; a multiple of the frame
+_ROUNDED_SECONDS = 0.1  # by which lists let a segment end too late
 _NAMED = 5  # bad files of a kind that are printed
 
 # error: why a file can't be read, then all behind it is missing; sample_rate is the file's; the shares and
@@ -58,8 +62,12 @@ def run(options: argparse.Namespace) -> int:
     rows, notes = find_recordings(target if os.path.exists(target) else os.path.join(root, target), root)
     for note in notes:
         print(f"note: {note}")
-    paths = (split_segment(os.path.join(root, path))[0] for _, path in rows)
-    files = list(dict.fromkeys(map(os.path.normpath, paths)))
+    ends: dict[str, float] = {}  # of the segments of each file, in seconds
+    for _, path in rows:
+        place, times = split_segment(os.path.join(root, path))
+        place = os.path.normpath(place)
+        ends[place] = max(ends.get(place, 0.0), (times[1] or times[0]) if times else 0.0)
+    files = list(ends)
     report = options.report or Path("checks", os.path.basename(os.path.abspath(target)))
     measured = measure(files, report / "measurements.jsonl", options.cpus)
     seconds = measured["seconds"].drop_null().to_numpy()
@@ -67,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     if len(seconds):
         print(f"seconds: {seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}")
     kinds = np.full(len(measured), None, dtype=object)
-    for kind, found in find_faults(measured, files, options).items():
+    for kind, found in find_faults(measured, ends, options).items():
         kinds[list(found)] = kind
         if found:
             print(f"{len(found)} {kind}:", *list(found.values())[:_NAMED], sep="\n  ")
@@ -154,14 +162,15 @@ def inspect(path: str) -> dict[str, Any]:
 
 
 def find_faults(
-    measured: pa.Table, files: list[str], options: argparse.Namespace
+    measured: pa.Table, ends: dict[str, float], options: argparse.Namespace
 ) -> dict[str, dict[int, str]]:
     """Return the faulty recordings of each kind: row and sentence, the gravest kind last.
 
-    Of recordings with the same samples the first is no fault. Noises and rirs only have to be readable.
+    `ends` says where the last segment of each file ends, 0 without any. Of recordings with the same samples
+    the first is no fault. Noises and rirs only have to be readable.
     """
     base = os.path.abspath(options.root or os.path.dirname(os.path.abspath(options.target)))
-    below = (os.path.relpath(path, base).split(os.sep) for path in files)
+    below = (os.path.relpath(path, base).split(os.sep) for path in ends)
     is_speech = np.array([NO_SPEECH.isdisjoint(folders) for folders in below])
     paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
     faults: dict[str, dict[int, str]] = {}
@@ -178,6 +187,12 @@ def find_faults(
         i: f"{paths[i]}: the same samples as {paths[first[digest]]}"
         for i, digest in enumerate(digests)
         if digest is not None and is_speech[i] and first.setdefault(digest, i) != i
+    }
+    seconds = measured["seconds"].to_numpy()
+    faults["cut off"] = {
+        i: f"{path}: ends after {seconds[i]:.2f} s, its last segment at {end:.2f} s"
+        for i, (path, end) in enumerate(ends.items())
+        if end > seconds[i] + _ROUNDED_SECONDS
     }
     errors = measured["error"].to_pylist()
     faults["unreadable"] = {i: errors[i] for i, digest in enumerate(digests) if digest is None}

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from sslsv.data.audio import AudioError, decode, open_audio
 from sslsv.data.audio_files import SEEKABLE_SUFFIXES, find_audio_files
 from sslsv.prepare_data.archives import DAMAGED
-from sslsv.prepare_data.disk import check_space, progress, write_audio, write_whole
+from sslsv.prepare_data.disk import check_space, progress, sample_bytes, write_audio, write_whole
 from sslsv.settings import command_name
 
 Item = tuple[str | zipfile.ZipInfo, str]  # a file, or a member of an archive; and where its samples go
@@ -26,8 +26,8 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 _BLOCK_FILES = 100  # some 8 s of work: starting a task costs milliseconds
-_GROWTH = {"wav": 3.5, "flac": 2.0}  # bytes for one of VoxCeleb2's AAC
-_LOSSLESS = (".wav", ".flac", ".aif", ".aiff", ".sph")  # sources that hardly grow
+_AAC_GROWTH = 3.5  # bytes of samples for one of VoxCeleb2's AAC
+_FLAC_SHARE = 0.6  # of the bytes of samples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,14 +74,11 @@ def convert(
     found = find_audio_files(out, SEEKABLE_SUFFIXES)
     present = {os.path.splitext(os.path.relpath(path, out))[0] for path in found}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
-    growth = _GROWTH[items[0][1].rpartition(".")[2]]
-    num_bytes = sum(
-        os.path.getsize(source) * (1 if source.lower().endswith(_LOSSLESS) else growth)
-        if isinstance(source, str)
-        else source.compress_size * growth
-        for source, _ in missing
-    )
-    check_space(out, num_bytes, f"Converting {title}")
+    sizes = {source: os.path.getsize(source) for source, _ in missing if isinstance(source, str)}
+    in_archive = sum(source.compress_size for source, _ in missing if not isinstance(source, str))
+    num_bytes = sample_bytes(sizes, open_audio) + _AAC_GROWTH * in_archive
+    is_flac = items[0][1].endswith(".flac")
+    check_space(out, num_bytes * (_FLAC_SHARE if is_flac else 1), f"Converting {title}")
 
     def load(item: Item) -> tuple[str | bytes, Path]:
         source, place = item

@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 import soundfile
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from sslsv.data.audio import SAMPLE_RATE
+from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording
 
 _MARGIN_BYTES = 64 * 2**20  # for the file system itself
+_NUM_PROBED = 8  # files by which the size of a copy is estimated; compressed ones are decoded for it
 # The disk or a quota is used up, or a file has reached the largest size that is allowed.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -31,6 +32,15 @@ def progress(title: str, total: int | None, unit: str = "files", done: int = 0) 
 def readable_bytes(count: float) -> str:
     """Return a number of bytes with three digits and its unit."""
     return str(tqdm.format_sizeof(count, "B"))
+
+
+def sample_bytes(sizes: dict[str, int], open_file: Callable[[str], Recording]) -> float:
+    """Return about how many bytes the samples of files (name: bytes) take, by what a few of them hold."""
+    num_read = num_made = 0
+    for name in list(sizes)[:: len(sizes) // _NUM_PROBED + 1]:
+        with contextlib.suppress(AudioError), open_file(name) as recording:
+            num_read, num_made = num_read + sizes[name], num_made + 2 * recording.num_samples
+    return sum(sizes.values()) * (num_made / num_read if num_read else 1)
 
 
 def check_space(folder: Path, needed_bytes: float, purpose: str) -> None:

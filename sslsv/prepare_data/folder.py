@@ -271,5 +271,6 @@ def write_lists(
 
 
 def trial_line(is_target: bool, enrolment: str, test: str) -> str:
-    """Return a line of a trial list; tabs stand between the fields where paths hold blanks."""
-    return ("\t" if " " in enrolment + test else " ").join([str(int(is_target)), enrolment, test])
+    """Return a line of a trial list; tabs stand between the fields where paths hold blanks of any kind."""
+    has_blanks = re.search(r"\s", enrolment + test)
+    return ("\t" if has_blanks else " ").join([str(int(is_target)), enrolment, test])

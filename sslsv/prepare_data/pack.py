@@ -1,8 +1,9 @@
 """Pack a corpus into a few large files, with its noises, rooms and lists: training reads it without opening
 a million files, and gets the very same samples (`data.root=PACKED`).
 
-The recordings are those of the lists; unreadable ones are packed as such, with the reason.  An interrupted
-pack goes on when the command is repeated.
+The recordings are those of the lists, and noises and rooms those of musan_split and simulated_rirs, or as
+their archives unpack; noises in other folders are left out.  Unreadable recordings are packed as such, with
+the reason.  An interrupted pack goes on when the command is repeated.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from sslsv.data.list_text import list_location
 from sslsv.data.lists import find_lists, find_recordings
 from sslsv.data.recordings import FORMAT, INDEX, METADATA_KEY, Packed, Recordings, split_segment, stamp
 from sslsv.data.section import BANK_FOLDERS, ORIGINAL_FOLDERS, RIR_FOLDER
-from sslsv.prepare_data.disk import check_space, progress, readable_bytes, write_whole
+from sslsv.prepare_data.disk import check_space, progress, readable_bytes, sample_bytes, write_whole
 from sslsv.runs.environment import usable_cpus
 
 Lengths = list[tuple[int, str]]  # of the recordings of a shard; see `_write_shard`
@@ -94,8 +95,8 @@ def pack(
             )
         return False
     there = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
-    # About as much as the files take: 16 bits a sample, as most of them have.
-    check_space(out, sum(stamps[name][0] for name in names) - there, f"Packing {root}")
+    needed = sample_bytes({name: stamps[name][0] for name in names}, recordings.open)
+    check_space(out, needed - there, f"Packing {root}")
     _begin(out, {"source": source, "shard_mb": shard_mb})
     parts, part_bytes = [list[str]()], 0
     for name in names:

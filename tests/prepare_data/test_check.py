@@ -48,10 +48,13 @@ def test_check__every_kind_of_bad_file_is_found_and_named_in_the_report(
     soundfile.write(paths[4], np.ones(32_000) * np.resize([1, -1], 32_000), 16_000)
     soundfile.write(paths[5], tone(0.5), 16_000)
     Path(paths[6]).unlink()
-    assert check(str(corpus / "voxceleb2_train_list"), "--report", "report") == 1
+    listed = corpus / "voxceleb2_train_list"
+    listed.write_text(f"{listed.read_text().rstrip()}#t=0.5,99\n")
+    assert check(str(listed), "--report", "report") == 1
     table = pyarrow.parquet.read_table("report/files.parquet").to_pydict()
     assert table["path"] == paths
-    assert table["fault"] == ["silent", "unreadable", None, "doubled", "clipped", "short", "unreadable", None]
+    found = ["silent", "unreadable", None, "doubled", "clipped", "short", "unreadable", "cut off"]
+    assert table["fault"] == found
     assert "is cut off" in table["error"][1] and "does not exist" in table["error"][6]
     assert f"the same samples as {paths[2]}" in capsys.readouterr().out
 

@@ -76,15 +76,17 @@ def test_convert__a_folder_names_what_is_no_audio_and_is_copied_by_name(
     assert np.array_equal(samples, to_int16(read_whole(folder / "a/a.mp4")))
 
 
-def test_convert__asks_for_no_more_room_than_lossless_sources_take(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("suffix", "num_bytes"), [("wav", 32_000), ("flac", 19_200)])
+def test_convert__asks_for_the_room_that_the_samples_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, num_bytes: int
 ) -> None:
-    asked = []
-    monkeypatch.setattr("sslsv.prepare_data.convert.check_space", lambda out, size, what: asked.append(size))
-    for name in ("a.wav", "b.m4a"):
-        (tmp_path / name).write_bytes(bytes(1000))
-        convert([(str(tmp_path / name), "a.wav")], tmp_path / "out", "test", 1)
-    assert asked == [1000, 3500]
+    def refuse(out: Path, size: float, what: str) -> None:
+        raise OSError(round(size))
+
+    monkeypatch.setattr("sslsv.prepare_data.convert.check_space", refuse)
+    soundfile.write(tmp_path / "a.wav", np.zeros((48_000, 2)), 48_000, subtype="PCM_24")
+    with pytest.raises(OSError, match=f"^{num_bytes}$"):
+        convert([(str(tmp_path / "a.wav"), f"a.{suffix}")], tmp_path / "out", "test", 1)
 
 
 def die_of_two(number: int) -> int:
@@ -117,6 +119,10 @@ def test_convert__requests_that_would_mix_things_up_are_refused(
     (tmp_path / "a").mkdir()
     for name in ("1.wav", "1.mp3"):
         (tmp_path / "a" / name).touch()
-    for out, words in (("a/copy", "choose a place outside"), ("copy", "would both become")):
-        assert main(["convert", str(tmp_path / "a"), "--out", str(tmp_path / out)]) == 2
+    for out, words in (
+        (f"{tmp_path}/a/copy", "choose a place outside"),
+        (f"{tmp_path}/copy", "would both become"),
+        ("s3://bucket/copy", "s3://bucket/copy is no folder of this machine"),
+    ):
+        assert main(["convert", str(tmp_path / "a"), "--out", out]) == 2
         assert words in capsys.readouterr().err

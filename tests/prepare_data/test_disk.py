@@ -4,9 +4,12 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
-from sslsv.prepare_data.disk import check_space, sentence_of, write_list, write_whole
+from sslsv.data.audio import open_audio
+from sslsv.prepare_data.disk import check_space, sample_bytes, sentence_of, write_list, write_whole
 
 
 @contextlib.contextmanager
@@ -46,6 +49,18 @@ def test_write_list__keeps_every_earlier_version(tmp_path: Path, capsys: pytest.
     ]
     kept = {file.name: file.read_text() for file in tmp_path.iterdir()}
     assert kept == {"list": "c\n", "list.old": "a\n", "list.old2": "b\n"}
+
+
+@pytest.mark.parametrize(("rate", "channels", "subtype"), [(48000, 2, "PCM_24"), (8000, 1, "PCM_U8")])
+def test_sample_bytes__are_those_of_the_copy_however_large_the_files(
+    tmp_path: Path, rate: int, channels: int, subtype: str
+) -> None:
+    for i in range(20):
+        soundfile.write(tmp_path / f"{i}.wav", np.zeros((rate, channels)), rate, subtype=subtype)
+    (tmp_path / "0.wav").write_text("no audio")
+    sizes = {str(file): file.stat().st_size for file in tmp_path.iterdir()}
+    assert sample_bytes(sizes, open_audio) == pytest.approx(19 * 32_000, rel=0.01)
+    assert sample_bytes({str(tmp_path / "0.wav"): 8}, open_audio) == 8 and sample_bytes({}, open_audio) == 0
 
 
 def test_check_space__says_how_much_is_needed_and_free(tmp_path: Path) -> None:

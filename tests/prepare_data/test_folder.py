@@ -9,8 +9,10 @@ import pytest
 import soundfile
 
 from sslsv.config import load_config
+from sslsv.data.list_forms import TRIALS, Rows
 from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
+from sslsv.prepare_data.folder import trial_line
 from sslsv.train import check_data
 
 
@@ -238,6 +240,12 @@ def test_folder__of_voxceleb_says_what_is_left_out_and_pairs_videos(
     trials = read_trials(tmp_path, "v_validation_trials")
     for i, j in zip(trials.enrol[trials.targets], trials.test[trials.targets], strict=True):
         assert trials.paths[i].split("/")[3] != trials.paths[j].split("/")[3]
+
+
+@pytest.mark.parametrize("path", ["a/1.wav", "my a/1.wav", "a\u00a0b/1.wav", "a/\u30001.wav"])
+def test_trial_line__is_read_back_whatever_blanks_its_paths_hold(tmp_path: Path, path: str) -> None:
+    (tmp_path / "trials").write_text(trial_line(True, path, "b/2.wav"))
+    assert list(Rows(tmp_path, "trials", TRIALS)) == [(1, "1", path, "b/2.wav")]
 
 
 @pytest.mark.parametrize("name", ["My Voices", "a: b #c", "2024", "it's [1, 2]", "-x", "é"])
