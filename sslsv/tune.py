@@ -185,7 +185,7 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> in
 
     confirmation = Confirmation(sweep, num_best, num_seeds)
     if (possible := len(confirmation.contestants) - 1) < num_best:
-        print(f"{possible} of the {num_best} trials asked for can be confirmed: no other one can win")
+        print(f"{possible} instead of {num_best} trials are confirmed: no other can win and is not the base")
     with live_line(f"training to confirm, {slots.at_once} at once"):
         run_sweep(confirmation, slots, f"{sweep.folder.name}-confirm")
     found, incomparable = confirmation.comparisons()

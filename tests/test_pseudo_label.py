@@ -110,7 +110,7 @@ def test_pseudo_label__a_finished_loop_another_one_and_a_run_are_refused(tmp_pat
     folder.write("summary.json", b"{}")
     assert "holds a finished loop of the same settings" in refusal(capsys, yaml)
     RunFolder(str(tmp_path / "runs"), "run").write("config.yml", b"")
-    assert "holds a training run" in refusal(capsys, yaml, "run.name=run")
+    assert "holds a run" in refusal(capsys, yaml, "run.name=run")
 
 
 def test_pseudo_label__a_loop_on_lists_of_other_contents_is_refused(tmp_path, yaml, capsys):

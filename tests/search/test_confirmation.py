@@ -128,7 +128,7 @@ def test_confirm__says_how_many_there_are_and_fails_where_nothing_is_comparable(
     slots = Slots(at_once=1, gpus=0.0, resources=ResourcesConfig())
     assert confirm(sweep, slots, num_best=3, num_seeds=2) == code
     printed = capsys.readouterr()
-    assert "1 of the 3 trials asked for can be confirmed" in printed.out
+    assert "1 instead of 3 trials are confirmed" in printed.out
     assert ("nothing is confirmed" in printed.err) == (code == 1)
 
 
