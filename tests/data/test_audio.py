@@ -98,7 +98,8 @@ def test_read_whole__of_any_codec_gives_what_was_written_at_its_place(tmp_path: 
         return
     found, written = found[late:], written[early:]
     length = min(len(written), len(found))
-    assert np.corrcoef(found[:length], written[:length])[0, 1] > 0.96
+    least = 0.96 if name == "gsm.wav" else 0.97  # GSM has 13 kbit/s
+    assert np.corrcoef(found[:length], written[:length])[0, 1] > least
 
 
 def test_open_audio__a_playlist_opens_no_other_file(tmp_path: Path) -> None:
