@@ -63,7 +63,13 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    lines = [line for line in known if "tests" in line and Path(line["config"]) in plans]
+    lines = [  # the first config's first, and those of these minutes alone
+        line
+        for path, plan in plans.items()
+        for line in known
+        if "tests" in line and line["config"] == str(path)
+        if line["epochs"] == plan.epochs_in(given.minutes, times[path])
+    ]
     blind = [line for line in lines if not plans[Path(line["config"])].needs_labels]
     print(table(lines), ranking(blind), sep="\n\n")
     if given.curves:

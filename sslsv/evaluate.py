@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
-from sslsv.evaluation.arguments import encoder_parser, kind_of, load_encoder, run_command, same_encoder
+from sslsv.evaluation.arguments import encoder_parser, load_encoder, run_command, same_encoder
 from sslsv.settings import command_name
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         )
     from sslsv.runs.folder import RunFolder, below, here
 
-    if options.out and (kind := kind_of(RunFolder.at(options.out))):
+    if options.out and (kind := RunFolder.at(options.out).kind()):
         raise ValueError(
             f"--out {options.out} is the folder of a {kind}, whose report an evaluation would replace: name "
             "another one, or leave it out"

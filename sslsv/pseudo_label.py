@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsv.config import to_yaml
-from sslsv.evaluation.arguments import kind_of, run_command
+from sslsv.evaluation.arguments import run_command
 from sslsv.settings import ConfigError, build, command_name, differences, given_file, parse_yaml
 from sslsv.tasks.pseudo_labels import (
     PseudoLabelConfig,
@@ -73,7 +73,7 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
                 write_rounds_report(folder)
 
         with connection(config.resources):
-            if is_fresh and kind_of(folder):
+            if is_fresh and folder.kind():
                 print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
             elif folder.has("loop.yml"):
                 print(f"going on with the unfinished loop in {folder.location}", file=sys.stderr)
@@ -91,7 +91,7 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
 
 def check_folder(folder: "RunFolder", config: PseudoLabelConfig, lists: str) -> None:
     """Raise ValueError if the folder holds anything but an unfinished loop of these settings and lists."""
-    kind = kind_of(folder)
+    kind = folder.kind()
     problem = f"holds a {kind}" if kind else ""
     if folder.has("loop.yml"):
         problem = "holds a finished loop of the same settings" if folder.has("summary.json") else ""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
 from sslsv.config import Config, load_config, read_config, to_yaml
-from sslsv.evaluation.arguments import kind_of, run_command
+from sslsv.evaluation.arguments import run_command
 from sslsv.settings import ConfigError, command_name, differences, given_file
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
@@ -188,7 +188,7 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
     """
     from sslsv.evaluation.overlap import TrainedOn
 
-    if (kind := kind_of(folder)) not in ("", "run"):
+    if (kind := folder.kind()) not in ("", "run"):
         raise ValueError(f"{folder.location} holds a {kind}; use another run.name, or --fresh to rename it")
     if not folder.has("config.yml") or not is_begun(folder):
         if extends:
@@ -265,7 +265,7 @@ def prepare_folder(
             folder.delete("summary.json")  # before the new settings: without it, this command can be repeated
         warnings = folder.read_json("run.json").get("warnings", []) if folder.has("run.json") else []
     else:
-        if is_begun(folder) or (is_fresh and kind_of(folder)):
+        if is_begun(folder) or (is_fresh and folder.kind()):
             print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
         TrainedOn.of(config.data.root, manifest).write(folder)
         warnings = find_leaks(config, folder)

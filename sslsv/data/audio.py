@@ -2,9 +2,9 @@
 
 A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives its very samples. Any other is averaged over channels,
 converted to 16 kHz and rounded to 16 bits, full scale for full scale. A crop equals the same part of the
-whole recording (mp3: up to rounding, Opus: up to a thousandth of full scale). Files that libsndfile can't
-read, or not right (AAC, WMA, AMR, GSM, mp3 that doesn't tell its length ...), are decoded by FFmpeg, as a
-whole for every crop.
+whole recording (mp3: up to rounding, Opus: up to a thousandth of full scale). FFmpeg decodes
+files that libsndfile can't read, or reads wrongly (AAC, WMA, AMR, GSM, mp3 without its length in the header
+...), as a whole for every crop.
 """
 
 import contextlib
@@ -37,10 +37,11 @@ _LOUDEST = 10.0  # Files of floats with such a peak are damaged or in another un
 _HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
 # Decoders of these need what came before a crop: without it the first samples are wrong, up to full scale.
 _LOSSY, _LEAD_FRAMES = ("MP3", "OGG"), 4096
-# Places in the last page of Ogg Vorbis are missed by some hundred frames: it begins before these at the end.
-_LAST_FRAMES = 2**18
+# libsndfile misses places in the last page of an Ogg Vorbis file by some hundred frames. That page is shorter
+# than this, so crops near the end are decoded from a place before it.
+_VORBIS_END_FRAMES = 2**18
 _MP3_LENGTHS = (b"Xing", b"Info", b"VBRI")  # in the first frame of an mp3 that tells its length
-# FFmpeg guesses the length of these from the bit rate, of mp3 where libsndfile would too.
+# FFmpeg guesses the length of these from the bit rate: it says nothing about whether a file is complete.
 _GUESSED_LENGTH = ("aac", "amr", "amrnb", "amrwb", "ac3", "mpegts", "mp3")
 _MISSING_SECONDS = 0.2  # what a complete recording may lack: an AAC frame is 64 ms at 16 kHz
 # FFmpeg also reads playlists, which name other files and addresses: it must not open these.
@@ -169,7 +170,8 @@ class _DecodedFile(Recording):
         self._is_16_bit = self._file.subtype == "PCM_16"
         self.is_slow = self._file.subtype == "OPUS"
         self._lead_frames = _LEAD_FRAMES if self._file.format in _LOSSY else 0
-        self._last_place = self._file.frames - _LAST_FRAMES * (self._file.subtype == "VORBIS")
+        is_vorbis = self._file.subtype == "VORBIS"
+        self._last_exact_seek = self._file.frames - (_VORBIS_END_FRAMES if is_vorbis else 0)
         self._is_plain = self._is_16_bit and ratio == 1 and self._file.channels == 1
 
     def close(self) -> None:
@@ -217,7 +219,7 @@ class _DecodedFile(Recording):
 
     def _decode(self, start: int, count: int) -> npt.NDArray[Any]:
         # int16 is half the time of float32 in libsndfile, and exact for 16-bit files.
-        lead = min(start, max(self._lead_frames, start - self._last_place))
+        lead = min(start, max(self._lead_frames, start - self._last_exact_seek))
         dtype = "int16" if self._is_16_bit else "float32"
         try:
             self._file.seek(start - lead)
@@ -233,7 +235,7 @@ class _DecodedFile(Recording):
 
 
 class _WholeFile(Recording):
-    # A file that libsndfile can't read, for the reason given, or not right (""): FFmpeg decodes all of it.
+    # A file that FFmpeg decodes whole. `reason` says why libsndfile can't read it, "" if it reads it wrongly.
 
     is_slow = True
 

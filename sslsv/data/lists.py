@@ -126,8 +126,8 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
         found = {s: (name, f"/{os.path.dirname(path)}/".split(f"/{s}/")[0]) for s, path in firsts.items()}
         again = Counter(known[s][0] for s in found if s in known and known[s][1] != found[s][1])
         notes += [
-            f"{count:,} speakers are named in both {other} and {name} and taken as the same people: if they "
-            "are not, give the ids of one list a prefix"
+            f"{count:,} speaker(s) are named in both {other} and {name} and taken as the same people: if "
+            "they are not, give the ids of one list a prefix"
             for other, count in again.items()
         ]
         known = found | known

@@ -11,9 +11,6 @@ from sslsv.settings import command_name
 
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
-    from sslsv.runs.folder import RunFolder
-
-MADE_BY = {"sweep.json": "sweep", "loop.yml": "loop", "config.yml": "run"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,11 +25,6 @@ def known_runs() -> str:
     """Say in a sentence which runs with checkpoints there are below runs/."""
     found = sorted({str(file.parent.parent) for file in Path("runs").glob("*/checkpoints/*.pt")})
     return f"Runs here: {', '.join(found)}." if found else "There is no run below runs/ yet."
-
-
-def kind_of(folder: "RunFolder") -> str:
-    """Tell a folder that holds a sweep, a loop or a run; empty for all others."""
-    return next((kind for name, kind in MADE_BY.items() if folder.has(name)), "")
 
 
 def encoder_parser(

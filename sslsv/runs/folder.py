@@ -25,6 +25,7 @@ from pyarrow import fs
 
 from sslsv.settings import check_place
 
+KINDS = {"sweep.json": "sweep", "loop.yml": "loop", "config.yml": "run"}  # by the file that each begins with
 # Files of a run in training: MARK proves that a machine sees the folder, HELD names the placement group.
 MARK, HELD = "ray/mark", "ray/held"
 
@@ -114,6 +115,10 @@ class RunFolder:
     def has(self, name: str) -> bool:
         """Tell whether the run has this file (a folder does not count)."""
         return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
+
+    def kind(self) -> str:
+        """Return what the folder holds, by the file that begins it: sweep, loop or run; empty if none."""
+        return next((kind for name, kind in KINDS.items() if self.has(name)), "")
 
     def read(self, name: str) -> bytes:
         """Return the content of a file; raises FileNotFoundError."""

@@ -25,7 +25,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from sslsv.config import CRITERIA, Config, ResourcesConfig, is_better, read_config, to_dict, to_yaml
-from sslsv.evaluation.arguments import kind_of
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.schedulers import Decision, History, Outcome, standing
@@ -234,7 +233,7 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
 
 def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     """Raise ValueError unless the folder is new, to be set aside ("fresh"), or fit to be resumed."""
-    is_there, where, kind = folder.has("sweep.json"), folder.location, kind_of(folder)
+    is_there, where, kind = folder.has("sweep.json"), folder.location, folder.kind()
     refuse_if(
         mode != "fresh" and kind not in ("", "sweep"),
         f"{where} holds a {kind}; --name gives the sweep another folder, --fresh renames the {kind}",
@@ -276,7 +275,7 @@ def prepare_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> Non
     Raises ValueError as `check_folder` does, because another command may have written to it since.
     """
     check_folder(folder, request, mode)
-    if mode == "fresh" and kind_of(folder):
+    if mode == "fresh" and folder.kind():
         print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
     if mode == "resume":
         print(f"going on with the sweep in {folder.location}", file=sys.stderr)

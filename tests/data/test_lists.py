@@ -77,7 +77,7 @@ def test_read_train_lists__lists_are_joined_and_speakers_shared(root: Path) -> N
     assert manifest.speakers.tolist() == [0, 0, 1, 2, 1]
     assert manifest.speaker_names == ["a", "b", "c"]
     (note,) = manifest.notes
-    assert note.startswith(f"1 speakers are named in both one and {root}/two and taken as the same people:")
+    assert note.startswith(f"1 speaker(s) are named in both one and {root}/two and taken as the same people:")
 
 
 @pytest.mark.parametrize(
