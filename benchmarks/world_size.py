@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "simclr, ssps nearest": {"positives": WITH_SSPS["positives"] | {"sampling": "nearest"}},
     "swav, multi-crop": {"num_short": 2},
     "dino, rdino": {"regularizer_weight": 0.2},
+    "dino, balanced": {"balance_iterations": 3},
     "supervised, gated": {
         "gate": {"name": "fixed", "start_epoch": 0, "threshold": 6.0},
         "correction": {"start_epoch": 1, "threshold": 0.21},
@@ -78,6 +79,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     **{f"{name}, ssps": WITH_SSPS for name in ("vicreg", "vibcreg", "barlow_twins")},
     "swav, multi-crop ssps": WITH_SSPS | {"num_short": 2},
     "dino, rdino ssps": WITH_SSPS | {"regularizer_weight": 0.2},
+    "dino, balanced ssps": WITH_SSPS | {"balance_iterations": 3},
     "supervised, sphereface2": {"loss": "sphereface2", "num_subcenters": 2, "margin_schedule": RISING},
     "supervised, hard negatives": {"num_subcenters": 2, "num_hard_negatives": 2},
     "supervised, mixture corrected": {

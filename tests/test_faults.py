@@ -147,6 +147,19 @@ def test_train__the_driver_is_killed(rng, undisturbed, tmp_path, demo_corpus):
     check_recovery(again, moment, "kill -9 of the command, started again", undisturbed[1])
 
 
+def test_train__ctrl_c_ends_it_and_the_same_command_goes_on(rng, undisturbed, tmp_path, demo_corpus):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignored"
+    stopped = start(tmp_path, demo_corpus, *ALONE)
+    moment = reach(stopped, rng, undisturbed[1].step)
+    for pid in [stopped.process.pid, *stopped.workers()]:  # a terminal signals all processes of the command
+        os.kill(pid, signal.SIGINT)
+    code, output = stopped.wait(timeout=60)
+    assert code == 130, output
+    assert not stopped.pids()
+    again = start(tmp_path, demo_corpus, *ALONE)
+    check_recovery(again, moment, "Ctrl-C, started again", undisturbed[1])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_train__everything_is_killed_whatever_the_method_does_between_epochs(
     method, rng, tmp_path, demo_corpus

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sslsv.cluster import connect
-from sslsv.config import to_yaml
+from sslsv.config import load_config, to_yaml
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder, only_command_on
 from sslsv.settings import apply_overrides
@@ -233,3 +233,22 @@ def test_tune__a_killed_trial_of_two_workers_gives_back_what_it_had_reserved(tmp
     assert all(outcome["state"] == "reached" for outcome in tuning.lines("outcomes"))
     winner = next(o["index"] for o in tuning.lines("outcomes") if o["epoch"] == 4)
     assert RunFolder(tuning.folder.path("trials"), f"{winner:04d}").read_json("summary.json")["workers"] == 2
+
+
+@pytest.mark.slow
+def test_tune__confirm_trains_the_base_and_the_best_anew_and_says_how_they_compare(tmp_path, small_config):
+    tuning = Tuning(write_space(tmp_path, small_config, trials=2), "sweep", "--confirm", "1", "--seeds", "2")
+    code, output = tuning.wait(timeout=900)
+    assert code == 0, output
+    assert "on test trials:" in output
+    (found,) = tuning.folder.read_json("confirmation.json")["comparisons"]
+    assert (found["test_list"], found["seeds"], found["lost"]) == ("trials", 2, 0)
+    folders = [RunFolder(tuning.folder.path("confirm/trials"), f"{index:04d}") for index in range(4)]
+    base, best, more_base, more_best = (load_config(folder.path("config.yml")) for folder in folders)
+    assert base.seed == best.seed and more_base.seed == more_best.seed == base.seed + 1
+    assert base.optimizer == more_base.optimizer and best.optimizer == more_best.optimizer != base.optimizer
+    ends = [folder.read_json("summary.json")["best"]["test/trials/eer"] for folder in folders]
+    assert (found["base_mean"], found["mean"]) == (
+        pytest.approx(sum(ends[::2]) / 2),
+        pytest.approx(sum(ends[1::2]) / 2),
+    )

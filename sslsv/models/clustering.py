@@ -19,14 +19,21 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 
     exp(scores / epsilon), scaled in turns so that all prototypes get the same share of the rows, then so that
     each row sums to 1; after a few iterations the first holds only nearly. The N rows must be those of all
-    workers, and of a queue if there is one. Computed as logarithms, so nothing overflows, however small
-    epsilon is. Source: Cuturi, NeurIPS 2013 (arXiv 1306.0895), as in SwAV (arXiv 2006.09882), section 3.1.
+    workers, and of a queue if there is one. Nothing overflows, however small epsilon is. Source: Cuturi,
+    NeurIPS 2013 (arXiv 1306.0895), as in SwAV (arXiv 2006.09882), section 3.1.
     """
-    logs = full_precision(scores) / epsilon
-    for _ in range(iterations):
-        logs = logs - logs.logsumexp(0, keepdim=True)
-        logs = logs - logs.logsumexp(1, keepdim=True)
-    return logs.exp()
+    codes = full_precision(scores) / epsilon
+    # Logarithms take five times as long. After one iteration no sum of a column is below 1 / K (a row's sum
+    # was at most K before it was scaled), so the others do without.
+    for dim in (0, 1) if iterations else ():
+        codes -= codes.logsumexp(dim, keepdim=True)
+    codes.exp_()
+    num_rows, num_prototypes = codes.shape
+    of_rows, of_prototypes = codes.new_ones(num_rows), codes.new_ones(num_prototypes)
+    for _ in range(iterations - 1):
+        of_prototypes = num_rows / num_prototypes / (of_rows @ codes)
+        of_rows = 1 / (codes @ of_prototypes)
+    return codes.mul_(of_prototypes).mul_(of_rows[:, None])
 
 
 class Clusters(NamedTuple):

@@ -1,6 +1,7 @@
 """DINO: predict a teacher's output for long crops from any crop. Caron et al., ICCV 2021, arXiv 2104.14294.
 
-With `regularizer_weight` it is RDINO (Chen et al., ICASSP 2023, arXiv 2211.04168).
+With `regularizer_weight` it is RDINO (Chen et al., ICASSP 2023, arXiv 2211.04168), with
+`balance_iterations` its targets are those of DINOv2 (Oquab et al., TMLR 2024, arXiv 2304.07193).
 """
 
 from typing import Annotated, Literal
@@ -10,12 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, by_view, freeze
-from sslsv.models.fields import Positives, PrototypeConfig, Weight
+from sslsv.models.clustering import sinkhorn
+from sslsv.models.fields import BalanceIterations, Positives, PrototypeConfig, Weight
 from sslsv.models.heads import PrototypeModel, log_sum_exp
 from sslsv.models.terms import feature_std, variance_and_covariance
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
-from sslsv.settings import section
+from sslsv.settings import refuse_if, section
 
 _NUM_LONG = 2
 
@@ -59,7 +61,9 @@ def warmed_up(first: float, last: float, num_epochs: int, epoch: int) -> float:
 
 
 class DINO(PrototypeModel):
-    """Train a student on all crops to predict the centred, sharpened output of a teacher for long crops.
+    """Train a student on all crops to predict the output of a teacher for long crops.
+
+    Those outputs are centred by a running mean, or balanced over the global batch, and sharpened.
 
     Batch norms of encoder and head see the long views together and the short views together (as the code of
     the published speaker results; DINO's authors pass all crops through the head at once). The embedding is
@@ -76,6 +80,8 @@ class DINO(PrototypeModel):
         first_teacher_temperature: Annotated[float, Field(gt=0, description="the one in epoch 0")] = 0.04
         temperature_warmup_epochs: Annotated[int, Field(ge=0, description="epochs it takes to change")] = 0
         centre_momentum: Annotated[float, Field(ge=0, le=1, description="share kept in a step")] = 0.9
+        # Above 0 in place of centring: as in DINOv2, and better where batches or corpora are small.
+        balance_iterations: BalanceIterations = 0
         frozen_epochs: Annotated[int, Field(ge=0, description="first epochs with fixed prototypes")] = 1
         # 0 is plain DINO. RDINO's weight is 0.2, to which it rises from 0.05 in 10 epochs.
         regularizer_weight: Weight = 0.0
@@ -83,6 +89,14 @@ class DINO(PrototypeModel):
         regularizer_warmup_epochs: Annotated[int, Field(ge=0, description="epochs of its rise")] = 10
         regularizer_dim: Annotated[int, Field(ge=2, description="units that are regularised")] = 8192
         positives: Positives = None
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            refuse_if(
+                self.balance_iterations > 0 and self.centre_momentum != 0.9,
+                f"centre_momentum is {self.centre_momentum}, but balanced targets have no centre; leave it "
+                "out, or set balance_iterations to 0",
+            )
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         wide_dim = config.regularizer_dim if config.regularizer_weight else 0
@@ -108,8 +122,9 @@ class DINO(PrototypeModel):
             own = torch.unflatten(teacher_rows, 0, (-1, num_rows))
             everywhere = distributed.gather(own.transpose(0, 1))  # (W*B, G, P)
             positives, sampling = self.sample_positives(everywhere, batch, progress)
-            targets = self.targets(distributed.own_rows(positives).transpose(0, 1), progress)
-            self.move_centre(own)
+            targets = self.targets(positives, progress)
+            if not config.balance_iterations:
+                self.move_centre(own)
             rows = torch.unflatten(rows, 0, (-1, num_rows))
             loss = dino_loss(rows, self.prototypes(), targets, config.student_temperature)
             entropy = torch.special.entr(targets).sum(2).mean()
@@ -127,7 +142,7 @@ class DINO(PrototypeModel):
 
     @torch.no_grad()
     def targets(self, rows: Tensor, progress: Progress) -> Tensor:
-        """Return the targets (G, B, K) of the teacher's unit rows (G, B, P)."""
+        """Return this worker's targets (G, B, K) of the teacher's unit rows (W*B, G, P) of all workers."""
         config, prototypes = self.config, self.teacher["prototypes"]()
         temperature = warmed_up(
             config.first_teacher_temperature,
@@ -135,7 +150,12 @@ class DINO(PrototypeModel):
             config.temperature_warmup_epochs,
             progress.epoch,
         )
-        return dino_targets(rows, prototypes, self.centre, temperature)
+        if config.balance_iterations:
+            # Both long views count as rows of one batch, as in DINOv2's code.
+            codes = sinkhorn(rows.flatten(0, 1) @ prototypes.T, temperature, config.balance_iterations)
+            return distributed.own_rows(torch.unflatten(codes, 0, (-1, rows.shape[1]))).transpose(0, 1)
+        own = distributed.own_rows(rows).transpose(0, 1)
+        return dino_targets(own, prototypes, self.centre, temperature)
 
     @torch.no_grad()
     def move_centre(self, rows: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, by_view, decay_groups
 from sslsv.models.clustering import sinkhorn
-from sslsv.models.fields import NumPrototypes, PrototypeConfig, Temperature, Weight
+from sslsv.models.fields import BalanceIterations, NumPrototypes, PrototypeConfig, Temperature, Weight
 from sslsv.models.heads import PrototypeModel
 from sslsv.models.terms import correlation_penalty, koleo
 from sslsv.ops import distributed
@@ -51,7 +51,7 @@ class SDPN(PrototypeModel):
         name: Literal["sdpn"] = "sdpn"
         num_prototypes: NumPrototypes = 1024
         teacher_temperature: Temperature = 0.025
-        balance_iterations: Annotated[int, Field(ge=0, description="rounds of Sinkhorn on targets")] = 3
+        balance_iterations: BalanceIterations = 3
         memax_weight: Weight = 1.0
         koleo_weight: Weight = 0.1
         # The second paper (arXiv 2505.13826) has this instead of koleo; its code and weight are not public.

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sslsv.models.base import Progress
+from sslsv.models.clustering import sinkhorn
 from sslsv.models.dino import DINO, dino_loss, dino_targets, rdino_regularizer, warmed_up
 from tests.encoders.peers import lightly_loss
 from tests.models.networks import LATER, PROGRESS, batch, small, unit
@@ -22,7 +23,7 @@ def test_dino_loss__value_gradient_and_centre_are_those_of_lightly_over_three_st
         teacher, a = unit(2, 3, 5, seed=10 + step).float(), unit(6, 3, 5, seed=20 + step).float()
         b = a.clone().requires_grad_()
         a.requires_grad_()
-        loss = dino_loss(a, prototypes, ours.targets(teacher, PROGRESS), 0.1)
+        loss = dino_loss(a, prototypes, ours.targets(teacher.transpose(0, 1), PROGRESS), 0.1)
         ours.move_centre(teacher)
         expected = theirs(list(teacher @ prototypes.T), list(b @ prototypes.T))
         loss.backward()
@@ -73,10 +74,28 @@ def test_dino__the_centre_moves_after_the_loss_to_the_mean_cosines_of_both_long_
 ) -> None:
     dino, rows = model(centre_momentum=momentum), unit(2, 4, 6, seed=1).float()
     cosines = rows @ dino.teacher["prototypes"]().T
-    targets = dino.targets(rows, PROGRESS)
+    targets = dino.targets(rows.transpose(0, 1), PROGRESS)
     dino.move_centre(rows)
     assert torch.allclose(targets, torch.softmax(cosines / 0.04, 2), atol=1e-6)
     assert torch.allclose(dino.centre, share * cosines.mean((0, 1)), atol=1e-7)
+
+
+def test_dino__balanced_targets_use_all_prototypes_alike_over_both_long_views() -> None:
+    dino, rows = model(balance_iterations=1000), unit(8, 2, 6, seed=1).float()
+    targets = dino.targets(rows, PROGRESS)
+    cosines = rows.flatten(0, 1) @ dino.teacher["prototypes"]().T
+    expected = sinkhorn(cosines, 0.04, 1000).unflatten(0, (8, 2)).transpose(0, 1)
+    assert torch.equal(targets, expected)
+    assert torch.allclose(targets.sum((0, 1)), torch.full((10,), 1.6), atol=1e-3)
+    assert torch.allclose(targets.sum(2), torch.ones(2, 8))
+
+
+def test_dino__balanced_targets_leave_the_centre_alone_and_refuse_its_momentum() -> None:
+    dino = model(balance_iterations=3)
+    dino(batch(dino), PROGRESS)
+    assert not dino.centre.any()
+    with pytest.raises(ValueError, match="centre_momentum is 0.5, but balanced targets have no centre"):
+        model(balance_iterations=3, centre_momentum=0.5)
 
 
 def test_dino__prototypes_stand_still_in_the_first_epoch_and_each_gradient_is_clipped() -> None:
