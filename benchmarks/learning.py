@@ -1,10 +1,11 @@
 """What does each config learn in the same time?  python -m benchmarks.learning --corpus DIR --out FILE.jsonl
 
-Trains configs (default: all of configs/corpus) for `--minutes` each, evaluates them, and prints two tables in
-Markdown: what they learn, and how criteria without labels would have ordered them. The minutes are steps: so
-many as a step's time allows, which is measured first, as CPU time and in turns with the first config's, so
-that a noisy machine changes little, and the length of a run not at all. What is in FILE is not done again:
-the same command goes on where it was stopped.
+Trains configs (default: those of configs/corpus that start from no other run) for `--minutes` each, evaluates
+them, and prints two tables in Markdown: what they learn, and how criteria without labels would have ordered
+them. The minutes are steps: so many as a step's time allows, which is measured first, as CPU time and in
+turns with the first config's, so that a noisy machine changes little, the length of a run not at all. What is
+in FILE, which is of one corpus, is not done again with the same threads and overrides: the same command goes
+on where it was stopped.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from sslsv.data.stream import Plan
 from sslsv.evaluation.trials import open_trial_sets
 from sslsv.reports.sweep import LABEL_FREE, rank_criteria
 from sslsv.runs.environment import describe_environment
-from sslsv.settings import leaves_of
+from sslsv.settings import leaves_of, parse_yaml
 
 ROUNDS = 5
 PANELS_IN_A_ROW = 5
@@ -38,7 +40,7 @@ def main() -> int:
     add("overrides", nargs="*", metavar="key=value", help="settings of all trainings")
     add("--corpus", type=Path, required=True, metavar="DIR", help="data.root of all trainings")
     add("--out", type=Path, required=True, metavar="FILE.jsonl", help="results, a line each; appended")
-    add("--configs", type=Path, nargs="+", metavar="FILE.yml", help="default: configs/corpus/*.yml")
+    add("--configs", type=Path, nargs="+", metavar="FILE.yml", help="default: those of configs/corpus")
     add("--minutes", type=float, default=15.0, help="of training, without validations (%(default)s)")
     add("--seeds", type=int, nargs="+", default=[1717], help="a run for each (%(default)s)")
     add("--threads", type=int, default=1, help="of the training process (%(default)s)")
@@ -46,16 +48,21 @@ def main() -> int:
     add("--storage", default="runs/learning", help="folder of the runs (%(default)s)")
     add("--curves", type=Path, metavar="FILE.svg", help="also draw validation EER over minutes there")
     given = parser.parse_intermixed_args()
-    configs = given.configs or sorted(Path("configs/corpus").glob("*.yml"))
+    configs = given.configs or plain_configs(Path("configs/corpus"))
     configs.sort(key=lambda path: path.stem != "simclr")  # stable: the others stay in their order
-    known = read(given.out)
-    plans = {path: plan_of(path, given) for path in configs}
+    same = {"threads": given.threads, "overrides": given.overrides}
+    known = [line for line in read(given.out) if same.items() <= line.items()]
+    try:
+        plans = {path: plan_of(path, given) for path in configs}
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         times = step_times(plans, known, given)
         for seed in given.seeds:  # all with the first seed before any with the second
             for path, plan in plans.items():
                 epochs = plan.epochs_in(given.minutes, times[path])
-                wanted = {"config": str(path), "seed": seed, "epochs": epochs, "threads": given.threads}
+                wanted = {"config": str(path), "seed": seed, "epochs": epochs, **same}
                 if not any(wanted.items() <= line.items() and "tests" in line for line in known):
                     found = {**wanted, "step_ms": times[path], **trained(path, plan, wanted, given)}
                     known.append(found)
@@ -75,6 +82,12 @@ def main() -> int:
     if given.curves:
         draw_curves(lines, given.curves)
     return 0
+
+
+def plain_configs(folder: Path) -> list[Path]:
+    """The configs in a folder, without loops of pseudo-labels and runs that start from another's encoder."""
+    files = {path: parse_yaml(path.read_text()) for path in sorted(folder.glob("*.yml"))}
+    return [path for path, raw in files.items() if "init" not in raw and "init" not in raw["encoder"]]
 
 
 class RunPlan:
@@ -125,11 +138,7 @@ def step_times(
     plans: dict[Path, RunPlan], known: list[dict[str, Any]], given: argparse.Namespace
 ) -> dict[Path, float]:
     """Milliseconds of a step of each config: those in the file, else the first config's times a ratio."""
-    times = {
-        Path(line["config"]): line["measured_ms"]
-        for line in known
-        if "measured_ms" in line and line["threads"] == given.threads
-    }
+    times = {Path(line["config"]): line["measured_ms"] for line in known if "measured_ms" in line}
     first, *_ = plans
     if all(path in times for path in plans):
         return times
@@ -177,13 +186,16 @@ def cpu_seconds(stepper: Contestant) -> float:
 def note(path: Path, step_ms: float, times: dict[Path, float], given: argparse.Namespace) -> None:
     """Keep a measured time."""
     times[path] = step_ms
-    append(given.out, {"config": str(path), "measured_ms": step_ms, "threads": given.threads})
+    found = {"config": str(path), "measured_ms": step_ms}
+    append(given.out, {**found, "threads": given.threads, "overrides": given.overrides})
 
 
 def trained(path: Path, plan: RunPlan, wanted: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one run as a user would; returns its numbers, or the error."""
     epochs, seed = wanted["epochs"], wanted["seed"]
-    name = f"{path.parent.name}-{path.stem}-{epochs}x{plan.steps_per_epoch}-seed{seed}"
+    # With other settings it is another run, which must not be taken for this one.
+    digest = f"{zlib.crc32(' '.join(plan.overrides).encode()):08x}"
+    name = f"{path.parent.name}-{path.stem}-{epochs}x{plan.steps_per_epoch}-seed{seed}-{digest}"
     folder = Path(given.storage) / name
     settings = [
         *plan.overrides,
@@ -290,7 +302,7 @@ def draw_curves(lines: list[dict[str, Any]], file: Path) -> None:
         panel.grid(alpha=0.3)
     for panel in panels[len(names) :]:
         panel.set_axis_off()
-    canvas.supxlabel("minutes of training on one thread", fontsize=8)
+    canvas.supxlabel(f"minutes of training, threads: {lines[0]['threads']}", fontsize=8)
     canvas.supylabel("validation EER, %", fontsize=8)
     canvas.savefig(file, metadata={"Date": None})
 
