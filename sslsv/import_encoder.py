@@ -9,13 +9,12 @@ Exit codes: 0 imported, 2 the request can't be met.
 
 import argparse
 import os
-import posixpath
 import sys
 from typing import Any
 
 from sslsv import registry
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import command_name
+from sslsv.settings import apply_overrides, build, command_name, leaves_of
 
 PROJECTS = ("speechbrain", "wespeaker", "3dspeaker", "upstream")
 SIZE = (0, 2)  # of a corpus that there is not: a classifier needs two speakers
@@ -43,6 +42,9 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.runs.folder import RunFolder
     from sslsv.training.initial import read_weights
 
+    fixed = [key for key, _ in leaves_of(options.overrides) if key.startswith(("model", "encoder.init"))]
+    if fixed:
+        raise ValueError(f"{fixed[0]} is given, but FILE has weights and --labels says the method; omit it")
     folder = RunFolder.at(options.out)
     if folder.has("config.yml") or folder.names(FOLDER):
         raise ValueError(f"--out is {folder.location}, which holds a run; name another folder")
@@ -76,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.config import to_yaml
     from sslsv.runs.environment import describe_environment
 
-    source = {"imported_from": options.project, "file": posixpath.basename(options.file)}
+    source = {"imported_from": options.project, "file": os.path.basename(options.file)}
     text, environment = to_yaml(config), describe_environment()
     write_checkpoint(folder, Checkpoint(0, text, model.state_dict(), SIZE, environment=environment))
     folder.write_json("run.json", environment | source)
@@ -97,7 +99,6 @@ def built(found: Any, is_labelled: bool, name: str, overrides: list[str]) -> tup
     from sslsv.build import build_model
     from sslsv.config import Config
     from sslsv.models.base import CorpusSize
-    from sslsv.settings import apply_overrides, build
 
     # The method only says whether labels were used; its classifier, if it has one, is empty of meaning.
     method = {"name": "supervised"} if is_labelled else {"name": "simclr", "projector_dims": []}
@@ -107,9 +108,7 @@ def built(found: Any, is_labelled: bool, name: str, overrides: list[str]) -> tup
     try:
         model.encoder.load_state_dict(found.weights)
     except RuntimeError as error:
-        raise ValueError(
-            f"the settings given make another encoder: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise ValueError(f"the settings given make another encoder: {str(error)[:200]}") from error
     return config, model
 
 

@@ -83,6 +83,9 @@ def test_main__a_teacher_of_3d_speaker_has_the_features_of_its_training_and_used
         ("twice", ["--part", "pupil"], "--part is pupil, and the encoders"),
         ("once", ["encoder.channels=64"], "the settings given make another encoder"),
         ("once", ["encoder.size=b2"], "encoder.size"),
+        ("once", ["--labels", "unused", "model.name=dino"], "model.name is given, but FILE has weights"),
+        ("once", ["model=vicreg"], "model is given, but FILE has weights and --labels says the method"),
+        ("once", ["encoder.init=nowhere"], "encoder.init is given, but FILE has weights"),
     ],
 )
 def test_main__what_can_not_be_imported_is_a_sentence(
