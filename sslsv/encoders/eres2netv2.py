@@ -21,7 +21,7 @@ from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.residual import conv_norm_relu, plan, shortcut
 from sslsv.ops.layers import in_format_of
-from sslsv.settings import section
+from sslsv.settings import refuse_if, section
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
 _FUSION_REDUCTION = 4
@@ -101,6 +101,13 @@ class ERes2NetV2(SpectrogramEncoder):
         scale: Annotated[int, Field(ge=1, description="parts of a block")] = 2
         expansion: Annotated[int, Field(ge=1, description="channels that leave a block, for each plane")] = 2
         embedding_dim: EmbeddingDim = 192
+
+        def __post_init__(self) -> None:
+            refuse_if(
+                self.width * self.base_width < 64,
+                f"width is {self.width} and base_width {self.base_width}, which leave no channel in a part "
+                "of stage 1; raise one, until their product is 64 or more",
+            )
 
     peer_names: ClassVar = {"3dspeaker": _3D_SPEAKER_NAMES}
     deviation_eps = 1e-8

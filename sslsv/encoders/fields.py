@@ -45,6 +45,10 @@ class Features:
             f"low_hz is {self.low_hz:g} and high_hz {self.high_hz:g}: the bands lie between, so give a lower "
             "low_hz",
         )
+        refuse_if(
+            self.kind == "kaldi" and self.num_mels < 4,
+            f"num_mels is {self.num_mels}, but kind kaldi has at least 4; raise it, or take another kind",
+        )
 
 
 @section
@@ -78,4 +82,9 @@ class EncoderConfig:
 
         Raises ValueError where weights would stay as they are that nothing has trained.
         """
+        refuse_if(
+            self.frozen and self.init is None,
+            "encoder.frozen is true, but random weights would stay as they are, because encoder.init is not "
+            "given; give it, or set encoder.frozen to false",
+        )
         return self.init

@@ -102,11 +102,11 @@ def _possible(kind: Any, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
 
 
 def _fitted(weights: Mapping[str, Tensor], kind: Any, settings: dict[str, Any]) -> dict[str, Tensor]:
-    config = build(kind.Config, settings)
+    name = settings["name"]
     try:
-        expected, name = kind(config).state_dict(), config.name
+        expected = kind(build(kind.Config, settings)).state_dict()
     except ValueError as error:
-        raise NoEncoderError(f"of {config.name} it has no size that can be built ({error})") from error
+        raise NoEncoderError(f"of {name} it has no size that can be built ({error})") from error
     known = [key for key in expected if key in weights]
     missing = [key for key in expected if key not in weights and not key.endswith(_COUNTER)]
     if missing:

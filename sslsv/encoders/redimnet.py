@@ -15,7 +15,6 @@ VoxCeleb1-O in percent, supervised, after large-margin fine-tuning:
 wespeaker counts one more: the constant weight of the first stage's only input.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -192,6 +191,15 @@ class ReDimNet(SpectrogramEncoder):
         ] = "b2"
         embedding_dim: EmbeddingDim = 192
 
+        def __post_init__(self) -> None:
+            # So many the strides divide, with channels left for four heads; SIZES is not known here.
+            divisor = {"b0": 12, "b3": 8, "b6": 12}.get(self.size, 24)
+            refuse_if(
+                self.features.num_mels % divisor > 0,
+                f"features.num_mels is {self.features.num_mels}, which the stages of ReDimNet {self.size} "
+                f"cannot divide; give a multiple of {divisor}, such as 72",
+            )
+
     peer_names: ClassVar = {"wespeaker": _WESPEAKER_NAMES}
     pooling_modules = ("pooling", "head")
     min_samples = 560  # two frames, because one has no deviation
@@ -200,13 +208,6 @@ class ReDimNet(SpectrogramEncoder):
         super().__init__(config)
         size, num_mels = SIZES[config.size], config.features.num_mels
         self.frame_dim = dim = size.channels * num_mels
-        strides = math.prod(stride for stride, *_ in size.stages)
-        hidden = [dim // reduction for *_, reduction in size.stages if reduction]
-        refuse_if(
-            num_mels % strides > 0 or any(each % _NUM_HEADS for each in hidden),
-            f"encoder.features.num_mels is {num_mels}, which the stages of ReDimNet {config.size} cannot "
-            f"divide; give {60 if config.size == 'b0' else 72}",
-        )
         # A stage weighs the stem and the stages before it, each channel by itself; a softmax makes shares.
         self.input_weights = nn.ParameterList(
             torch.zeros(1 + i, dim, 1) for i in range(1, len(size.stages) + 1)

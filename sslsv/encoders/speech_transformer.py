@@ -245,8 +245,8 @@ class SpeechTransformer(Encoder):
         def source(self) -> str | None:
             """Return the run or file that the weights come from; ValueError for fixed random ones."""
             found = self.init or self.weights
-            for key, off in (("trunk_frozen", "false"), ("front_frozen", "false"), ("lora_rank", "0")):
-                given = getattr(self, key)
+            for key in ("frozen", "trunk_frozen", "front_frozen", "lora_rank"):
+                given, off = getattr(self, key), "0" if key == "lora_rank" else "false"
                 refuse_if(
                     found is None and bool(given),
                     f"encoder.{key} is {str(given).lower()}, but random weights would stay as they are, "

@@ -52,6 +52,14 @@ def test_encoder__embeds_the_shortest_waveform_that_it_states(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_source__random_weights_are_not_frozen(name: str) -> None:
+    kind = registry.settings_class("encoders", name)
+    with pytest.raises(ValueError, match="encoder.frozen is true, but random weights would stay as they are"):
+        build(kind, {"frozen": True}).source()
+    assert build(kind, {"frozen": True, "init": "runs/a"}).source() == "runs/a"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_encoder__pooling_modules_are_what_frames_do_not_need(name: str) -> None:
     encoder = small(name)
     for part in encoder.pooling_modules:

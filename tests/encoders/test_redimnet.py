@@ -1,6 +1,11 @@
+import contextlib
+import math
+
 import pytest
 
+from sslsv.encoders import redimnet
 from sslsv.encoders.redimnet import ReDimNet
+from sslsv.settings import ConfigError, build
 from tests.encoders.peers import count_parameters
 
 SIZES = {
@@ -15,7 +20,15 @@ def test_redimnet__has_the_published_number_of_parameters_but_a_constant(size: s
     assert count_parameters(ReDimNet, size=size, features=features) == parameters - 1
 
 
-def test_redimnet__bands_that_the_stages_cannot_divide_are_refused() -> None:
-    sentence = "num_mels is 80, which the stages of ReDimNet b2 cannot divide; give 72"
-    with pytest.raises(ValueError, match=sentence):
-        count_parameters(ReDimNet, features={"num_mels": 80})
+@pytest.mark.parametrize("size", SIZES)
+def test_config__bands_that_the_stages_cannot_divide_are_refused(size: str) -> None:
+    made = redimnet.SIZES[size]
+    product = math.prod(stride for stride, *_ in made.stages)
+    for num_mels in range(1, 150):
+        hidden = [made.channels * num_mels // divisor for *_, divisor in made.stages if divisor]
+        fits = num_mels % product == 0 and not any(each % 4 for each in hidden)  # four heads
+        sentence = (
+            f"features.num_mels is {num_mels}, which the stages of ReDimNet {size} cannot divide; give a"
+        )
+        with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match=sentence):
+            build(ReDimNet.Config, {"features": {"num_mels": num_mels, "kind": "log_mel"}, "size": size})
