@@ -10,19 +10,14 @@ import argparse
 import contextlib
 import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsv.config import to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, build, command_name, differences, given_file, parse_yaml
-from sslsv.tasks.pseudo_labels import (
-    PseudoLabelConfig,
-    first_config,
-    is_config_file,
-    load_loop,
-    training_settings,
-)
+from sslsv.settings import ConfigError, build, command_name, differences, given_file, parse_yaml, refuse_if
+from sslsv.tasks.pseudo_labels import PseudoLabelConfig, first_config, is_config_file, load_loop, stages_of
 
 if TYPE_CHECKING:  # PyTorch takes seconds: functions import what needs it, once the settings are checked
     from sslsv.runs.folder import RunFolder
@@ -38,20 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as init=runs/dino")
     add("--fresh", action="store_true", help="start anew; a loop that is there is renamed, not lost")
     options = parser.parse_intermixed_args(arguments)
-    return run_command(loop, options, "the same command goes on")
+    return run_command(run, options, "the same command goes on")
 
 
-def loop(options: argparse.Namespace) -> int:
-    """Run the loop that the command line names; returns the exit code."""
-    file = given_file(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
-    return run(load_loop(file, options.overrides), is_fresh=options.fresh)
-
-
-def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
+def run(options: argparse.Namespace) -> int:
     """Take the stages that are left, say what each came to, return the exit code.
 
     Raises ValueError or OSError, with a sentence, before anything is started.
     """
+    file = given_file(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
+    config = load_loop(file, options.overrides)
     from sslsv.evaluation.trials import digest_of_lists
     from sslsv.runs.folder import RunFolder, only_command_on
 
@@ -59,7 +50,7 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
     with only_command_on(folder):
         check_request(config)
         lists = digest_of_lists(config)
-        if not is_fresh:
+        if not options.fresh:
             check_folder(folder, config, lists)
 
         from sslsv import train
@@ -73,7 +64,7 @@ def run(config: PseudoLabelConfig, *, is_fresh: bool = False) -> int:
                 write_rounds_report(folder)
 
         with connection(config.resources):
-            if is_fresh and folder.kind():
+            if options.fresh and folder.kind():
                 print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
             elif folder.has("loop.yml"):
                 print(f"going on with the unfinished loop in {folder.location}", file=sys.stderr)
@@ -114,28 +105,41 @@ def check_folder(folder: "RunFolder", config: PseudoLabelConfig, lists: str) -> 
 
 def check_request(config: PseudoLabelConfig) -> None:
     """Check lists, settings of every stage, and what embeds first; raises ValueError or OSError."""
-    from sslsv.evaluation.trials import find_list, open_training_side, source_of
+    from sslsv.data.lists import read_train_lists
+    from sslsv.evaluation.speaker_encoder import SpeakerEncoder
+    from sslsv.evaluation.trials import find_list
     from sslsv.runs.folder import absolute
     from sslsv.tasks.clustering import check_packages
     from sslsv.train import check_data
+    from sslsv.training.initial import check_same_encoder
 
     check_packages(config.clustering)
-    if config.labels is not None:
-        source_of(find_list(config.data.root, config.labels))
-    base = training_settings(config)
+    stages, starts = list(chain(*stages_of(config))), config.encoders_start_from
     if is_config_file(config.init):
-        check_data(first_config(config, "."))
-    elif config.encoders_start_from != "nothing":
-        base = replace(base, encoder=replace(base.encoder, init=absolute(config.init)))
+        first = first_config(config, ".")
+        given = f"encoders_start_from is {starts!r} and init {config.init}"
+        for stage in stages if starts != "nothing" else ():
+            check_same_encoder(given, first.encoder, stage.encoder)
+        check_data(first)
+    elif starts != "nothing":
+        init = absolute(config.init)
+        stages = [replace(each, encoder=replace(each.encoder, init=init)) for each in stages]
     else:
-        from sslsv.evaluation.speaker_encoder import SpeakerEncoder
-
         SpeakerEncoder.load(config.init, device="cpu")
-    check_data(base)
-    count, most = len(open_training_side(base)[0]), max(config.clustering.num_clusters)
+    # Of stages that differ in nothing that is checked, one is.
+    checked = {repr((s.data, s.encoder, s.evaluation, s.train.batch_size)): s for s in stages}
+    manifest, *_ = [check_data(stage) for stage in checked.values()]
+    count, most = len(manifest), max(config.clustering.num_clusters)
     if config.clustering.name.startswith("kmeans") and count < most:
         raise ValueError(
             f"clustering.num_clusters is {most}, but there are only {count} utterances to cluster: lower it"
+        )
+    if config.labels is not None:
+        labelled = read_train_lists(config.data.root, [find_list(config.data.root, config.labels)])
+        refuse_if(
+            set(manifest.paths).isdisjoint(labelled.paths),
+            f"labels is {config.labels}, which names no utterance of data.train_lists as they spell it, "
+            f"such as {manifest.paths[0]}: give a list with the same paths",
         )
 
 

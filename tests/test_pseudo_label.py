@@ -46,6 +46,12 @@ def test_first_config__trains_on_the_utterances_of_the_loop(yaml):
         assert getattr(first.data, key) == getattr(loop.data, key), key
 
 
+def test_first_config__patience_without_validation_is_told_in_a_sentence(tmp_path, yaml, capsys):
+    (tmp_path / "first.yml").write_text("{train: {patience: 2}, evaluation: {held_out_speakers: 3}}")
+    error = refusal(capsys, yaml, f"init={tmp_path}/first.yml", "evaluation.held_out_speakers=0")
+    assert "first.yml, but with the loop's data and validation train.patience is 2 but nothing is" in error
+
+
 @pytest.mark.slow
 def test_pseudo_label__killed_again_and_again_ends_as_if_nothing_had_been(tmp_path, yaml):
     """After clustering, in a round's training, between rounds and in the last stage, each kill -9 of everything."""
@@ -91,6 +97,22 @@ def refusal(capsys, *arguments):
         ("init=runs/nothing", "runs/nothing"),
         ("large_margin={train.epoch: 3}", "did you mean train.epochs?"),
         ("labels=no_list", "no_list"),
+        (
+            "labels=voxceleb1_train_list",
+            "labels is voxceleb1_train_list, which names no utterance of data.train",
+        ),
+        ("round_settings=[{train.batch_size: 512}]", "512"),
+        ("large_margin={data.augment: [{name: reverb, folder: nowhere}]}", "nowhere"),
+        ("round_settings=[{seed: 5}]", "settings of a stage change seed: 1717 -> 5, in which all must agree"),
+        (
+            "init=configs/simclr.yml",
+            "encoders_start_from is 'first' and init configs/simclr.yml, an encoder with",
+        ),
+        ("large_margin={evaluation: {held_out_speakers: 4}}", "change evaluation.held_out_speakers: 3 -> 4"),
+        (
+            "round_settings=[{}, {data.fraction: 0.5, run.name: x}]",
+            "change data.fraction: 1.0 -> 0.5; run.name",
+        ),
         ("clustering.name=ward", "clustering.name is 'ward'"),
     ],
 )
@@ -124,3 +146,8 @@ def test_pseudo_label__stages_that_validate_in_other_rooms_are_refused(yaml, cap
     shifted = "evaluation.held_out_is_shifted=true"
     error = refusal(capsys, yaml, shifted, "round_settings=[{data.augment: []}]")
     assert "data.augment of a stage has other rooms or noises" in error
+
+
+def test_pseudo_label__patience_of_rounds_without_validation_is_refused(yaml, capsys):
+    error = refusal(capsys, yaml, "round_patience=2", "evaluation.held_out_speakers=0")
+    assert "round_patience is 2 but nothing is validated" in error

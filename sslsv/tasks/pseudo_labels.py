@@ -1,8 +1,9 @@
 """Settings of a loop of pseudo-labels: those of its supervised runs, and of the rounds around them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,13 +11,16 @@ from pydantic import Field
 
 from sslsv.config import Config, load_config
 from sslsv.data.section import channel_of
-from sslsv.settings import Place, apply_overrides, load, locate, refuse_if, section
+from sslsv.settings import ConfigError, Place, apply_overrides, differences, load, locate, refuse_if, section
 
 # Ward's method holds the distances of all pairs: 1.6 GB for so many rows, twice while it works.
 MAX_WARD_ROWS = 20_000
 
 # Settings of data that say which utterances there are.
 _CORPUS = ("root", "train_lists", "held_out_lists", "fraction", "fraction_of")
+# What makes the stages one loop, whose runs are found and compared.
+_OF_LOOP = ("seed:", "run.", "model.name:", *(f"data.{key}:" for key in _CORPUS))
+_OF_LOOP += ("evaluation.held_out_", "evaluation.validation:", "evaluation.criterion:")
 
 Settings = Annotated[dict[str, Any], Field(description="settings that differ, such as model.margin: 0.5")]
 
@@ -87,9 +91,18 @@ class PseudoLabelConfig(Config):
             f"model.name is {self.model.name!r}; what learns clusters is 'supervised': take a config of "
             "configs/pseudo_label, and give another method's run by init=RUN",
         )
+        refuse_if(
+            self.round_patience is not None and self.evaluation.selection_criterion is None,
+            f"round_patience is {self.round_patience} but nothing is validated; set round_patience=null, "
+            "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion",
+        )
         is_shifted, heard = self.evaluation.held_out_is_shifted, channel_of(self.data.augment)
-        for settings in (*self.round_settings, self.large_margin or {}):
-            stage = apply_overrides(training_settings(self), settings)
+        for stage in chain(*stages_of(self)):
+            changes = [d for d in differences(training_settings(self), stage) if d.startswith(_OF_LOOP)]
+            refuse_if(
+                bool(changes),
+                f"settings of a stage change {'; '.join(changes)}, in which all must agree: leave it out",
+            )
             refuse_if(
                 is_shifted and channel_of(stage.data.augment) != heard,
                 "data.augment of a stage has other rooms or noises, which held-out recordings are heard in "
@@ -103,6 +116,16 @@ def training_settings(loop: PseudoLabelConfig) -> Config:
     return Config(**{each.name: getattr(loop, each.name) for each in dataclasses.fields(Config)})
 
 
+def stages_of(loop: PseudoLabelConfig) -> list[tuple[Config, Config]]:
+    """Return the settings of each round and of a last stage from its run, lists and weights left open."""
+    base, given, stages = training_settings(loop), loop.round_settings or ({},), []
+    for i in range(max(loop.num_rounds, len(given))):
+        of_round = apply_overrides(base, given[min(i, len(given) - 1)])
+        last = apply_overrides(of_round, {"model.keeps_classes": True})
+        stages.append((of_round, apply_overrides(last, loop.large_margin or {})))
+    return stages
+
+
 def load_loop(path: str | Path, overrides: Sequence[str] = ()) -> PseudoLabelConfig:
     """Return settings from a yaml file and overrides, as `config.load_config` does for a run."""
     path = locate(path)
@@ -112,41 +135,35 @@ def load_loop(path: str | Path, overrides: Sequence[str] = ()) -> PseudoLabelCon
 
 def first_config(loop: PseudoLabelConfig, storage: str) -> Config:
     """Return the settings of the run `round_0` that `init` describes, on the loop's data and validation."""
-    first, ours = load_config(loop.init), loop.data
     keys = ("held_out_speakers", "held_out_is_shifted", "validation", "test")
-    evaluation = {key: getattr(loop.evaluation, key) for key in keys}
-    return replace(
-        first,
-        seed=loop.seed,
-        data=replace(first.data, **{key: getattr(ours, key) for key in _CORPUS}),
-        evaluation=replace(first.evaluation, **evaluation),
-        run=replace(loop.run, storage=storage, name="round_0"),
-        resources=loop.resources,
-    )
+    changes = {
+        "seed": loop.seed,
+        "data": {key: getattr(loop.data, key) for key in _CORPUS},
+        "evaluation": {key: getattr(loop.evaluation, key) for key in keys},
+        "run": asdict(replace(loop.run, storage=storage, name="round_0")),
+        "resources": asdict(loop.resources),
+    }
+    try:
+        return apply_overrides(load_config(loop.init), changes)
+    except ConfigError as error:
+        raise ConfigError(f"init is {loop.init}, but with the loop's data and validation {error}") from error
 
 
-def round_config(
-    loop: PseudoLabelConfig, storage: str, name: str, train_list: str, init: str | None
-) -> Config:
+def stage_config(stage: Config, storage: str, name: str, train_list: str, init: str | None) -> Config:
     """Return the settings of a stage's run in `storage`, on a list of clusters, from the encoder of `init`.
 
     Validation keeps to the speakers that it has had: they are held out of the loop's own lists.
     """
-    base, data = training_settings(loop), loop.data
-    own = (data.held_out_lists or data.train_lists) if loop.evaluation.held_out_speakers else ()
+    data = stage.data
+    own = (data.held_out_lists or data.train_lists) if stage.evaluation.held_out_speakers else ()
     return replace(
-        base,
+        stage,
         data=replace(data, train_lists=(train_list,), held_out_lists=own, fraction=1.0),
-        encoder=replace(base.encoder, init=init or base.encoder.init),
-        run=replace(loop.run, storage=storage, name=name),
+        encoder=replace(stage.encoder, init=init or stage.encoder.init),
+        run=replace(stage.run, storage=storage, name=name),
     )
 
 
 def is_config_file(init: str) -> bool:
     """Tell a file of settings from a run."""
     return init.endswith((".yml", ".yaml"))
-
-
-def changes_of_round(loop: PseudoLabelConfig, number: int) -> Mapping[str, Any]:
-    """Return the settings that differ in a round, from 1."""
-    return loop.round_settings[min(number, len(loop.round_settings)) - 1] if loop.round_settings else {}

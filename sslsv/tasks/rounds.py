@@ -31,15 +31,8 @@ from sslsv.models.clustering import half_unit_rows
 from sslsv.models.gates import CORRECTED, KEPT
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder, absolute, below
-from sslsv.settings import apply_overrides
 from sslsv.tasks.clustering import Labels, agreement, cluster, purity
-from sslsv.tasks.pseudo_labels import (
-    PseudoLabelConfig,
-    changes_of_round,
-    first_config,
-    is_config_file,
-    round_config,
-)
+from sslsv.tasks.pseudo_labels import PseudoLabelConfig, first_config, is_config_file, stage_config, stages_of
 
 Record = dict[str, Any]
 # The entry point of training: it returns the summary of a run, or `{"error": sentence}`.
@@ -70,7 +63,7 @@ class Loop:
         while len(self.rounds) < config.num_rounds and not self.has_stopped:
             self.note(self.take_round(len(self.rounds) + 1), notice)
         if config.large_margin is not None and len(self.records) == len(self.rounds):
-            self.note(self.take_large_margin(config.large_margin), notice)
+            self.note(self.take_large_margin(), notice)
         self.folder.delete_folder("embeddings")
         best = best_of(self.records)
         summary = {"is_finished": True, "run": self.place(best["stage"]), "best": best}
@@ -106,19 +99,17 @@ class Loop:
         found = self.cluster(number, train_list, source)
         torch.cuda.empty_cache()  # which this process would keep from the training
         init = {"nothing": None, "first": first, "last": source}[config.encoders_start_from]
-        settings = round_config(config, self.folder.location, stage, self.place(train_list), init)
-        settings = apply_overrides(settings, changes_of_round(config, number))
-        return {"stage": stage, "source": source, **found, **self.train_run(settings, train_list)}
+        settings, _ = stages_of(config)[number - 1]
+        run = stage_config(settings, self.folder.location, stage, self.place(train_list), init)
+        return {"stage": stage, "source": source, **found, **self.train_run(run, train_list)}
 
-    def take_large_margin(self, settings: Record) -> Record:
+    def take_large_margin(self) -> Record:
         """Train the best round's run further, with its list and its classes."""
         best = best_of(self.rounds)
         source, train_list = self.place(best["stage"]), best["list"]
-        config = round_config(self.config, self.folder.location, LARGE_MARGIN, self.place(train_list), source)
-        changes = changes_of_round(self.config, self.rounds.index(best) + 1)
-        for each in (changes, {"model.keeps_classes": True}, settings):
-            config = apply_overrides(config, each)
-        return {"stage": LARGE_MARGIN, "source": source, **self.train_run(config, train_list)}
+        _, settings = stages_of(self.config)[self.rounds.index(best)]
+        run = stage_config(settings, self.folder.location, LARGE_MARGIN, self.place(train_list), source)
+        return {"stage": LARGE_MARGIN, "source": source, **self.train_run(run, train_list)}
 
     def first_source(self) -> str:
         """Return the run that embeds first, trained if `init` describes it."""
@@ -130,7 +121,10 @@ class Loop:
     def train_run(self, config: Config, train_list: str | None = None) -> Record:
         """Train a run, unless it is finished, and return its results; raises StageError."""
         folder = RunFolder(self.folder.location, str(config.run.name))
-        summary = folder.read_json("summary.json") if folder.has("summary.json") else self.train(config)
+        try:
+            summary = folder.read_json("summary.json") if folder.has("summary.json") else self.train(config)
+        except (ValueError, OSError) as error:
+            raise StageError(f"{config.run.name}: {error}") from error
         if "error" in summary:
             raise StageError(summary["error"])
         chosen = summary["best"] or summary["last"]
@@ -193,7 +187,8 @@ class Loop:
 
         What an interrupted command has written is taken as it is.
         """
-        paths, encoder = self.manifest.paths, SpeakerEncoder.load(source)
+        device = "cpu" if self.config.resources.gpu is False else None
+        paths, encoder = self.manifest.paths, SpeakerEncoder.load(source, device=device)
         start = f"embeddings/{number}_{encoder.identity}"  # parts of an encoder that was replaced are others
         parts = {f"{start}_{i:09d}.npz": i for i in range(0, len(paths), PART_UTTERANCES)}
         if missing := [name for name in parts if not self.folder.has(name)]:
@@ -205,11 +200,10 @@ class Loop:
                     buffer = io.BytesIO()
                     np.savez(buffer, rows=rows, bad=list(bad), why=np.array(list(bad.values()), dtype=str))
                     self.folder.write(name, buffer.getvalue())
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         halves, unreadable = list[Tensor](), dict[int, str]()
         for name, first in parts.items():
             with np.load(io.BytesIO(self.folder.read(name))) as saved:
-                halves.append(half_unit_rows(torch.from_numpy(saved["rows"]), device))
+                halves.append(half_unit_rows(torch.from_numpy(saved["rows"]), encoder.device))
                 places = (first + saved["bad"].astype(int)).tolist()
                 unreadable |= dict(zip(places, saved["why"].tolist(), strict=True))
         return torch.cat(halves), unreadable

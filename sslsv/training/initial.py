@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sslsv import registry
 from sslsv.build import build_encoder
 from sslsv.config import Config
 from sslsv.evaluation.export import load_encoder
@@ -50,14 +51,20 @@ def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
         network = model.get_submodule(model.embedder)
     encoder: Any = getattr(network, "encoder", network)  # a method may put a network of its own around it
     encoder.merge()
-    theirs, ours = dataclasses.asdict(encoder.config), dataclasses.asdict(config.encoder)
-    for key in dict.fromkeys([*ours, *theirs]):
-        if key not in encoder.training_settings and theirs.get(key) != ours.get(key):
-            raise ValueError(
-                f"encoder.init is {place}, an encoder with {key} {theirs.get(key)!r}, but this run's has "
-                f"{ours.get(key)!r}; give both the same settings, or another encoder.init"
-            )
+    check_same_encoder(f"encoder.init is {place}", encoder.config, config.encoder)
     return encoder, model
+
+
+def check_same_encoder(source: str, theirs: Any, ours: Any) -> None:
+    """Raise ValueError, which begins with `source`, unless settings of training alone differ."""
+    old, new = dataclasses.asdict(theirs), dataclasses.asdict(ours)
+    free = registry.find("encoders", theirs.name).training_settings
+    for key in dict.fromkeys([*new, *old]):
+        if key not in free and old.get(key) != new.get(key):
+            raise ValueError(
+                f"{source}, an encoder with {key} {old.get(key)!r}, but this run's has {new.get(key)!r}; "
+                "give both the same settings, or start from another"
+            )
 
 
 def _pretrained_encoder(config: Config) -> Any:

@@ -234,6 +234,25 @@ def test_loop__a_training_that_fails_is_told_and_leaves_the_rest(folder, setting
     assert folder.has("lists/round_1") and not folder.has("rounds.jsonl")
 
 
+def test_loop__a_training_that_refuses_its_settings_is_a_stage_that_failed(folder, settings):
+    def refuse(config):
+        raise ValueError("no such folder")
+
+    with pytest.raises(StageError, match="round_1: no such folder"):
+        Loop(settings(), folder, refuse).run()
+
+
+def test_loop__without_a_gpu_by_its_settings_embeds_on_the_cpu(folder, settings, small_run, monkeypatch):
+    given = []
+    load = rounds.SpeakerEncoder.load
+    monkeypatch.setattr(
+        rounds.SpeakerEncoder, "load", lambda run, device: given.append(device) or load(run, device="cpu")
+    )
+    for resources in ({}, {"gpu": False}):
+        Loop(settings(resources=resources), folder, Trainer()).embed(1, small_run)
+    assert given == [None, "cpu"]
+
+
 def test_loop__clusters_that_are_all_too_small_are_told(folder, settings):
     config = settings(clustering={"name": "kmeans", "num_clusters": [4], "min_members": 50})
     with pytest.raises(StageError, match="round 1: none of the 4 clusters has 50 utterances"):
