@@ -26,6 +26,9 @@ from sslsv.evaluation.arguments import run_command
 from sslsv.settings import ConfigError, command_name, differences, given_file
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
+# Settings that a run may go on with changed: they decide where and how it is computed, not what.
+FREE = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:", "evaluation.batch_seconds:")
+FREE += ("train.log_every_steps:", "train.recompute:")
 
 # Run folders, PyTorch and Ray take seconds to import: functions import them after settings are checked.
 if TYPE_CHECKING:
@@ -42,15 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
     add("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
     how = parser.add_mutually_exclusive_group()
-    fresh_help = "start anew; a run folder that is there is renamed, not lost"
-    how.add_argument("--fresh", action="store_true", help=fresh_help)
-    extend_help = "continue a run, finished or not, with more train.epochs than before"
-    how.add_argument("--extend", action="store_true", help=extend_help)
+    how.add_argument("--fresh", action="store_true", help="start anew; a run that is there is renamed")
+    how.add_argument("--extend", action="store_true", help="go on, finished or not, with more train.epochs")
     options = parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
-    options.command = (
-        f"{command_name('train')} {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
-    )
-    return run_command(train, options, "the same command goes on from the last checkpoint")
+    given = sys.argv[1:] if arguments is None else arguments
+    options.command = f"{command_name('train')} {shlex.join(given)}"
+    same = "the same command without --fresh" if options.fresh else "the same command"
+    return run_command(train, options, f"{same} goes on from the last checkpoint")
 
 
 def train(options: argparse.Namespace) -> int:
@@ -85,8 +86,8 @@ def run(
     with live_line("reading the lists", config.run.progress) as line:
         from sslsv.runs.folder import RunFolder, only_command_on
 
-        manifest = check_data(config)
         folder = RunFolder(config.run.storage, str(config.run.name))
+        manifest = check_data(config, goes_on=not is_fresh and is_begun(folder))
         with only_command_on(folder):
             if not is_fresh:
                 check_folder(folder, config, manifest, extends)
@@ -117,10 +118,10 @@ def run(
                         write_report(folder)
 
 
-def check_data(config: Config) -> "Manifest":
+def check_data(config: Config, goes_on: bool = False) -> "Manifest":
     """Read every list, some recordings and the initial weights, to report mistakes before Ray starts.
 
-    Returns the training utterances.
+    Returns the training utterances. A run that `goes_on` has its weights in its checkpoints.
     """
     from sslsv.data.augmentations.base import Augmenter
     from sslsv.data.bank import Bank
@@ -130,7 +131,7 @@ def check_data(config: Config) -> "Manifest":
 
     manifest, validation, tests = open_trial_sets(config)
     trial_sets = [each for each in (validation, *tests) if each]
-    if config.encoder.source() is not None:
+    if config.encoder.source() is not None and not goes_on:
         from sslsv.training.initial import load_source  # it takes PyTorch
 
         load_source(config)
@@ -187,10 +188,11 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
     epochs are allowed. A run that was stopped before its first checkpoint is not checked.
     """
     from sslsv.evaluation.overlap import TrainedOn
+    from sslsv.evaluation.trials import digest_of_lists
 
     if (kind := folder.kind()) not in ("", "run"):
         raise ValueError(f"{folder.location} holds a {kind}; use another run.name, or --fresh to rename it")
-    if not folder.has("config.yml") or not is_begun(folder):
+    if not is_begun(folder):
         if extends:
             raise ValueError(f"{folder.location} holds no run that --extend could go on with; leave it out")
         return
@@ -201,8 +203,8 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
         problem = f"holds a run whose config.yml this version can't read ({error})"
     else:
         kept = TrainedOn.read(folder, config.data.root)
-        # Resources may change, except the number of workers without train.sync_batchnorm.
-        free = ("run.", "resources.", *(("data.root:", "data.train_lists:") if kept is not None else ()))
+        lists = folder.read_json("run.json").get("lists") if folder.has("run.json") else None
+        free = FREE + (("data.root:", "data.train_lists:") if kept is not None else ())
         changed = [line for line in differences(old, config) if not line.startswith(free)]
         before, now = old.resources.workers, config.resources.workers
         if not config.train.sync_batchnorm and before != now:
@@ -215,6 +217,8 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
                 f"holds a run whose train lists were others: {len(kept.paths):,} utterances then, "
                 f"{len(manifest):,} now, or in another order, or of other speakers"
             )
+        elif lists not in (None, digest_of_lists(config)):
+            problem = "holds a run whose validation or train lists were others"
         elif summary and is_longer and summary.get("stop_reason"):
             why = summary["stop_reason"]
             problem = f"holds a run that ended early, so --extend can't go on with it: {why}"
@@ -229,8 +233,8 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
 
 
 def is_begun(folder: "RunFolder") -> bool:
-    """Return whether the folder holds a checkpoint or a summary."""
-    return folder.has("summary.json") or bool(folder.names("checkpoints"))
+    """Return whether the folder holds a run with a checkpoint or a summary."""
+    return folder.has("config.yml") and (folder.has("summary.json") or bool(folder.names("checkpoints")))
 
 
 def prepare_folder(
@@ -242,11 +246,12 @@ def prepare_folder(
     new run would otherwise resume.
     """
     from sslsv.evaluation.overlap import TrainedOn
+    from sslsv.evaluation.trials import digest_of_lists
     from sslsv.runs.checkpoint import list_checkpoints, newest_sound_checkpoint
     from sslsv.runs.environment import describe_environment
 
-    settings, has_config = to_yaml(config).encode(), folder.has("config.yml")
-    if has_config and not is_fresh and (is_begun(folder) or folder.read("config.yml") == settings):
+    settings = to_yaml(config).encode()
+    if is_begun(folder) and not is_fresh:
         newest = newest_sound_checkpoint(folder)
         steps = [step for step, name in list_checkpoints(folder) if name == newest]
         where = f"step {steps[0]}" if steps else "the beginning (it has no sound checkpoint)"
@@ -265,14 +270,16 @@ def prepare_folder(
             folder.delete("summary.json")  # before the new settings: without it, this command can be repeated
         warnings = folder.read_json("run.json").get("warnings", []) if folder.has("run.json") else []
     else:
-        if is_begun(folder) or (is_fresh and folder.kind()):
+        if folder.has("summary.json") or folder.names("checkpoints") or (is_fresh and folder.kind()):
             print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
+        is_same = folder.has("config.yml") and folder.read("config.yml") == settings  # it had no checkpoint
         TrainedOn.of(config.data.root, manifest).write(folder)
         warnings = find_leaks(config, folder)
         # The identity comes before config.yml, which makes the folder a run.
-        identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
-        about = describe_environment() | {"command": command, "warnings": warnings}
-        folder.write_json("run.json", identity | about)
+        wandb_id = folder.read_json("run.json")["wandb_id"] if is_same else uuid.uuid4().hex[:12]
+        identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": wandb_id}
+        about = {"command": command, "warnings": warnings, "lists": digest_of_lists(config)}
+        folder.write_json("run.json", identity | describe_environment() | about)
     for sentence in warnings:
         print(f"warning: {sentence}", file=sys.stderr)
     folder.write("config.yml", settings)

@@ -10,6 +10,7 @@ import pytest
 from sslsv import train
 from sslsv.config import Config, EvaluationConfig, ResourcesConfig, RunConfig, TrainConfig
 from sslsv.data.section import DataConfig
+from sslsv.evaluation.overlap import TrainedOn
 from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.train import check_data, check_folder, find_leaks, main, prepare_folder
@@ -43,6 +44,7 @@ def test_prepare_folder__a_new_run_gets_settings_and_an_identity_with_which_it_g
     prepare_folder(folder, config, manifest, is_fresh=False)
     identity = folder.read_json("run.json")
     assert folder.has("config.yml") and len(identity["wandb_id"]) == 12
+    write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
     prepare_folder(folder, config, manifest, is_fresh=False)
     assert "going on with the unfinished run" in capsys.readouterr().err
     assert folder.read_json("run.json") == identity  # so wandb goes on in the same run
@@ -58,6 +60,8 @@ TWO = ResourcesConfig(workers=2, hang_minutes=3)
         ({}, {"resources": TWO}, None),
         ({"train": LOCAL}, {"train": LOCAL, "resources": TWO}, "resources.workers: 1 -> 2"),
         ({}, {"train": TrainConfig(batch_size=16)}, "train.batch_size: 8 -> 16"),
+        ({}, {"train": replace(TRAIN, recompute=True, log_every_steps=1)}, None),
+        ({}, {"evaluation": EvaluationConfig(batch_seconds=1)}, None),
     ],
 )
 def test_check_folder__settings_that_change_what_is_computed_are_refused(
@@ -81,6 +85,36 @@ def test_prepare_folder__a_run_stopped_before_its_first_checkpoint_gives_its_nam
     assert folder.read_json("run.json")["wandb_id"] != identity["wandb_id"]
     assert folder.read_json("run.json")["command"] == "python -m sslsv.train b.yml"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]  # There was nothing to set aside.
+
+
+def test_prepare_folder__a_run_stopped_before_its_first_checkpoint_begins_anew_with_the_lists_of_now(
+    config, manifest, folder, tmp_path, demo_corpus
+):
+    root = shutil.copytree(demo_corpus, tmp_path / "corpus")
+    config = replace(config, data=replace(config.data, root=str(root)))
+    prepare_folder(folder, config, manifest, is_fresh=False)
+    identity, lines = folder.read_json("run.json"), (root / "voxceleb2_train_list").read_text().splitlines()
+    (root / "voxceleb2_train_list").write_text("\n".join(lines[1:]))
+    prepare_folder(folder, config, check_data(config), is_fresh=False)
+    assert TrainedOn.read(folder, str(root)).is_of(check_data(config))
+    assert folder.read_json("run.json")["wandb_id"] == identity["wandb_id"]
+    write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
+    check_folder(folder, config, check_data(config))
+
+
+def test_check_folder__another_validation_list_of_the_same_name_is_refused(
+    config, manifest, folder, tmp_path, demo_corpus
+):
+    trials = tmp_path / "chosen"
+    lines = (demo_corpus / "trials").read_text().splitlines()
+    config = replace(config, evaluation=EvaluationConfig(validation=str(trials)))
+    for kept, sentence in ((lines, None), (lines[1:], "a holds a run whose validation or train lists were")):
+        trials.write_text("\n".join(kept))
+        if sentence is None:
+            prepare_folder(folder, config, manifest, is_fresh=False)
+            write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
+        with pytest.raises(ValueError, match=sentence) if sentence else contextlib.nullcontext():
+            check_folder(folder, config, manifest)
 
 
 def test_check_folder__a_finished_run_and_one_of_another_version_are_refused(config, manifest, folder):
@@ -128,8 +162,10 @@ def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(
     with pytest.warns(UserWarning, match=f"damaged checkpoint .*{damaged}"):
         prepare_folder(folder, config, manifest, is_fresh=False)
     assert "from step 10" in capsys.readouterr().err
-    folder.delete_folder("checkpoints")
-    prepare_folder(folder, config, manifest, is_fresh=False)
+    for name in folder.names("checkpoints"):
+        folder.write(f"checkpoints/{name}", b"cut")
+    with pytest.warns(UserWarning, match="damaged checkpoint"):
+        prepare_folder(folder, config, manifest, is_fresh=False)
     assert "from the beginning" in capsys.readouterr().err
 
 
@@ -215,6 +251,7 @@ def test_prepare_folder__what_test_lists_share_with_the_training_is_said_and_kep
     assert "warning: 3 of 3 speakers of trials were in training: " in printed
     assert "warning: 10 of 12 paths of recordings of trials were in training: voxceleb1/" in printed
     assert len(folder.read_json("run.json")["warnings"]) == 2
+    write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
     prepare_folder(folder, config, check_data(config), is_fresh=False)
     assert "speakers of trials were in training" in capsys.readouterr().err
 
@@ -275,6 +312,13 @@ def test_check_data__a_codec_that_costs_speed_is_said_once(config, tmp_path, dem
         assert printed.count("prepare_data convert FOLDER") == is_slow
 
 
+def test_check_data__a_run_that_goes_on_does_not_need_the_encoder_that_it_started_from(config):
+    config = replace(config, encoder=replace(config.encoder, init="/deleted"))
+    check_data(config, goes_on=True)
+    with pytest.raises((ValueError, OSError), match="/deleted"):
+        check_data(config)
+
+
 def test_check_data__says_as_what_lists_are_read(config, tmp_path, capsys):
     lines = (tmp_path / config.data.root / "trials").read_text().splitlines()
     turned = [" ".join([*line.split()[1:], line[0]]) for line in lines]
@@ -324,6 +368,8 @@ def test_main__what_the_system_refuses_is_one_sentence_too(
     (tmp_path / "a.yml").touch()
     assert main([str(tmp_path / "a.yml")]) == code
     assert capsys.readouterr().err == sentence
+    assert main([str(tmp_path / "a.yml"), "--fresh"]) == code  # which would begin anew each time
+    assert capsys.readouterr().err == sentence.replace("same command", "same command without --fresh")
 
 
 @pytest.mark.parametrize("arguments", [["--fresh"], ["train.epochs=2"]])
