@@ -203,20 +203,23 @@ def causes_of(error: Exception) -> list[Any]:
 def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
     """Return `error`, one sentence, and `is_of_system`: True if Ray, storage or network failed.
 
-    The traceback goes to `failure.txt` in the run folder.
+    The traceback of the worker, or what Ray tells, goes to `failure.txt` in the run folder.
     """
     failures = getattr(error, "worker_failures", None) or {}
     rank = min(failures, default=None)
     who = "Ray's controller of the training" if rank is None else f"training worker {rank}"
     cause = failures.get(rank) or getattr(error, "controller_failure", None) or error
     with contextlib.suppress(OSError):
-        folder.write("failure.txt", str(cause).encode())
+        folder.write("failure.txt", "\n".join(getattr(cause, "__notes__", [str(error)])).encode())
     original = getattr(cause, "cause", None) or cause
-    lines = [line for line in str(original).splitlines() if line.strip()] or [type(original).__name__]
+    lines = [line.strip() for line in str(original).splitlines() if line.strip()]
+    # Ray's errors end with what went wrong, after a traceback; others need their class to be understood.
+    is_rays = bool(lines) and isinstance(original, RayError)
+    what = lines[-1] if is_rays else ": ".join([type(original).__name__, *lines[:1]])
     place = below(folder.location, "failure.txt")
     is_of_system = isinstance(error, RayError) or any(isinstance(c, OSError) for c in causes_of(error))
     condition = "" if is_of_system else " once that is mended"
-    sentence = f"{who} failed: {lines[-1].strip()} (details in {place}); {resume_hint(folder)}{condition}"
+    sentence = f"{who} failed: {what} (details in {place}); {resume_hint(folder)}{condition}"
     return {"error": sentence, "is_of_system": is_of_system}
 
 
@@ -232,7 +235,8 @@ def newest_step(folder: RunFolder) -> int:
 def resume_hint(folder: RunFolder) -> str:
     """Say what the same command does after a failure."""
     step = newest_step(folder)
-    return f"the same command goes on from step {step}" if step >= 0 else "the same command begins anew"
+    goes_on = f"the same command (without --fresh) goes on from step {step}"
+    return goes_on if step >= 0 else "the same command begins anew"
 
 
 def release_reservation(folder: RunFolder) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import threading
 import time
+import traceback
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -42,6 +43,10 @@ def run_worker(job: dict[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = task(open_training(job), **job["arguments"])
     except TrainingError as error:  # It is no crash, so no restart.
         return {"error": str(error), "is_of_system": is_io_error(error)}
+    except Exception as error:
+        # Ray's own message has the first and last 500 characters of the traceback.
+        error.__notes__ = [traceback.format_exc()]  # type: ignore[attr-defined]  # Python 3.10 has no add_note
+        raise
     return result
 
 

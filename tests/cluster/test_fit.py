@@ -1,6 +1,7 @@
 """The command's loop: how many workers, when again, and the sentences at its end; whole runs are in test_faults.py."""
 
 import dataclasses
+import pickle
 import time
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, WorkerGroupError
 from ray.util.placement_group import placement_group
 
-from sslsv.cluster import fit
+from sslsv.cluster import fit, worker
 from sslsv.cluster.connect import Cluster
 from sslsv.cluster.fit import describe_failure, release_reservation, with_absolute_paths
 from sslsv.cluster.worker import Watch, check_sees_run
@@ -119,9 +120,19 @@ def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_lost_a_machine_h
 @pytest.mark.parametrize(
     ("error", "sentence", "is_of_system"),
     [
-        (WorkerGroupError("", {3: ValueError("a\nno data")}), "training worker 3 failed: no data (", False),
-        (WorkerGroupError("", {0: OSError("no disk")}), "training worker 0 failed: no disk (", True),
-        (ControllerError(OSError("no disk")), "Ray's controller of the training failed: no disk (det", False),
+        (
+            WorkerGroupError("", {3: ValueError("\nno!\na")}),
+            "training worker 3 failed: ValueError: no!",
+            False,
+        ),
+        (
+            WorkerGroupError("", {1: KeyError("view_c")}),
+            "training worker 1 failed: KeyError: 'view_c'",
+            False,
+        ),
+        (WorkerGroupError("", {1: AssertionError()}), "training worker 1 failed: AssertionError (", False),
+        (WorkerGroupError("", {0: OSError("no disk")}), "training worker 0 failed: OSError: no disk (", True),
+        (ControllerError(OSError("no")), "Ray's controller of the training failed: OSError: no (", False),
         (ActorDiedError(), "Ray's controller of the training failed: The actor died unexpectedly", True),
     ],
 )
@@ -129,11 +140,21 @@ def test_describe_failure__says_who_failed_and_what_the_same_command_does(
     error, sentence, is_of_system, folder
 ):
     condition = "" if is_of_system else " once that is mended"
-    for now in ("begins anew", "goes on from step 7"):
+    for now in ("begins anew", "(without --fresh) goes on from step 7"):
         described = describe_failure(error, folder)
         assert described["error"].startswith(sentence) and described["is_of_system"] == is_of_system
         assert described["error"].endswith(f"; the same command {now}{condition}")
         write_checkpoint(folder, Checkpoint(step=7, config="", model={}))
+
+
+def test_describe_failure__keeps_the_traceback_of_the_worker(folder, monkeypatch):
+    monkeypatch.setattr(worker, "open_training", lambda job: {}["view_c"])
+    with pytest.raises(KeyError) as caught:
+        worker.run_worker({"task": None})
+    arrived = pickle.loads(pickle.dumps(caught.value))
+    for cause, kept in ((arrived, "in run_worker"), (ActorDiedError(), "Ray's words")):
+        describe_failure(WorkerGroupError("Ray's words", {0: cause}), folder)
+        assert kept in folder.read("failure.txt").decode()
 
 
 def test_free_what_is_held__gives_back_the_reservation_of_a_killed_trainer(ray_session, folder):
