@@ -1,5 +1,6 @@
 """Speaker verification of an encoder: embed whole recordings, compare them in trials, count the errors."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,12 +63,13 @@ class Embedder:
     ) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
         """Return embeddings (count, D) of recordings 0 .. count - 1, and why some of them can't be read.
 
-        Each worker makes a share, and all get the whole. The row of an unreadable recording is 0.
+        Each worker makes a share, and all get the whole. The row of an unreadable recording is 0. If one
+        worker lacks memory (see `embed`), all raise its ValueError.
         """
         mine = range(distributed.rank(), count, distributed.world_size())
         embeddings = torch.zeros(count, self.model.embedding_dim)
         bad: dict[int, str] = {}
-        with self.autocast():
+        with failing_together(), self.autocast():
             for indices, waveforms in self._equal_lengths(read, mine, bad):
                 embeddings[torch.tensor(indices)] = self.embed(waveforms)
         everywhere = {index: why for part in distributed.gather_objects(bad) for index, why in part.items()}
@@ -105,6 +107,18 @@ class Embedder:
                     yield waiting.pop(max(waiting, key=lambda length: length * len(waiting[length][0])))
         for length in sorted(waiting):
             yield waiting.pop(length)
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """Raise a ValueError of any worker on all of them: they would wait in vain for the one that failed."""
+    problem = None
+    try:
+        yield
+    except ValueError as error:
+        problem = error
+    for sentence in filter(None, distributed.gather_objects(problem and str(problem))):
+        raise ValueError(sentence) from problem
 
 
 @dataclass(frozen=True)

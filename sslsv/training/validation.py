@@ -22,6 +22,7 @@ from sslsv.training.meter import Meter
 from sslsv.training.state import TrainingState
 
 REPLICATES = 1000  # draws of speakers for the intervals of the last tests, as in an evaluation
+ANOTHER_RUN = "need another run.name; encoder.init=RUN, with this run's folder, starts it from this encoder"
 
 
 class TrainingError(RuntimeError):
@@ -152,7 +153,7 @@ def check_finite(record: dict[str, Any], model: nn.Module, config: Config) -> No
             f"{what} by step {record['step']} (loss {record['loss']:.3g}, gradient norm "
             f"{record['gradient_norm']:.3g}, learning rate {record['learning_rate']:.3g}, precision "
             f"{config.train.precision}). Lower optimizer.learning_rate, set optimizer.clip_norm, or use "
-            "train.precision=fp32; the last checkpoint is from before."
+            f"train.precision=fp32; the last checkpoint is from before. Other settings {ANOTHER_RUN}."
         )
 
 
@@ -164,8 +165,8 @@ def check_bad_share(bad_utterances: dict[str, str], seen: int, config: Config) -
         listed = "\n  ".join(bad_utterances.values())
         raise TrainingError(
             f"{len(bad_utterances)} of the {seen} utterances seen so far ({share:.1%}) can't be read, more "
-            f"than data.max_bad_share ({config.data.max_bad_share:.1%}) allows. Repair them, take them off "
-            f"the list, or raise the share:\n  {listed}"
+            f"than data.max_bad_share ({config.data.max_bad_share:.1%}) allows. Repair them, or raise the "
+            f"share, to go on. Lists without them {ANOTHER_RUN}:\n  {listed}"
         )
 
 

@@ -13,6 +13,7 @@ from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.trials import TrialSet, open_trial_sets
 from sslsv.evaluation.verification import Embedder, verify
 from sslsv.models.simclr import SimCLR
+from sslsv.ops import distributed
 
 
 def small_model():
@@ -67,6 +68,14 @@ def test_embed__what_the_memory_does_not_hold_is_a_sentence(monkeypatch):
     monkeypatch.setattr(model := Recorder(), "embed", embed)
     with pytest.raises(ValueError, match=r"1 recording\(s\) of 300 s need more memory than cpu has"):
         embedder_of(model).embed(np.zeros((1, 300 * 16000), dtype=np.int16))
+
+
+def test_embed_recordings__what_one_worker_cannot_hold_ends_all(monkeypatch):
+    monkeypatch.setattr(
+        distributed, "gather_objects", lambda value: [value, value or "1 recording(s) of 9 s"]
+    )
+    with pytest.raises(ValueError, match="of 9 s"):  # it is another worker's
+        embedder_of(Recorder()).embed_recordings(lambda i: np.zeros(400, dtype=np.float32), 2)
 
 
 def test_verify__with_replicates_gives_the_ends_that_an_evaluation_has():
