@@ -194,7 +194,7 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
 
     Worker processes have `environment` and a lower priority (`lower_priority`). A new cluster listens on
     127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says otherwise. Raises
-    CapacityError when the cluster does not let this process in.
+    CapacityError when the cluster does not let this process in, or has another version.
     """
     if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
         choose_folder()
@@ -214,6 +214,11 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
             f"the Ray cluster at {os.environ.get('RAY_ADDRESS') or 'this machine'} does not answer, or does "
             "not let this process in; if it asks for a token, set RAY_AUTH_MODE=token and put its token into "
             "~/.ray/auth_token; or set RAY_ADDRESS=local to run on this machine alone"
+        ) from error
+    except RuntimeError as error:  # The cluster has another version of Python or Ray.
+        raise CapacityError(
+            f"the Ray cluster can't be joined: {' '.join(str(error).split())}; install the same Python and "
+            "Ray on all machines, or set RAY_ADDRESS=local to run on this machine alone"
         ) from error
     except Exception as error:
         if type(error) is not Exception:  # Ray raises a plain one after it has waited for half a minute

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -213,12 +214,18 @@ def test_wait_for_room__is_patient_and_longer_so_while_machines_are_started(
     assert len(said) == times_said and all("waiting for machines: 1 training" in text for text in said)
 
 
-def test_connect__a_machine_too_busy_to_start_ray_is_a_sentence(token_file, monkeypatch):
-    def init(**options):
-        raise Exception("The current node timed out during startup.")
-
-    monkeypatch.setattr(connect.ray, "init", init)
-    with pytest.raises(CapacityError, match="have not started within half a minute: this machine is too"):
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (Exception("timed out"), "have not started within half a minute: this machine is too"),
+        (RuntimeError("Version mismatch:\n Ray: 2"), "joined: Version mismatch: Ray: 2; install the same"),
+    ],
+)
+def test_connect__a_machine_too_busy_and_a_cluster_of_another_version_are_sentences(
+    error, sentence, token_file, monkeypatch
+):
+    monkeypatch.setattr(connect.ray, "init", mock.Mock(side_effect=error))
+    with pytest.raises(CapacityError, match=sentence):
         connect.connect()
 
 
