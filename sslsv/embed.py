@@ -35,13 +35,10 @@ def run(options: argparse.Namespace) -> int:
     folder, name = posixpath.split(options.out)
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
         raise ValueError(f"--out is {options.out}; its name must end in .npz or .parquet")
-    from sslsv.data.audio_files import find_files, left_out
     from sslsv.data.lists import find_recordings
     from sslsv.runs.folder import RunFolder
 
     rows, notes = find_recordings(options.path, options.root)
-    if os.path.isdir(options.path):
-        print(left_out(find_files(options.path), options.path), end="", file=sys.stderr)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     target = RunFolder.at(folder or ".")

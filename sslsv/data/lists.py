@@ -15,10 +15,10 @@ from itertools import chain, islice, product
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio_files import check_names, find_audio_files, is_audio
+from sslsv.data.audio_files import check_names, find_files, is_audio, left_out
 from sslsv.data.kaldi import kaldi_folder
 from sslsv.data.list_forms import IS_TARGET, RECORDINGS, TRAIN, TRIALS, Rows, is_trial_list
-from sslsv.data.list_text import Root
+from sslsv.data.list_text import Root, list_location
 from sslsv.data.recordings import open_recordings
 from sslsv.data.section import DataConfig
 from sslsv.runs.folder import absolute
@@ -158,21 +158,24 @@ def read_trials(root: Root, file: str) -> Trials:
 def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
     """Return (speaker or "", path) of a file, the files of a folder or the recordings of any list, and notes.
 
-    Paths are absolute, or for a list as it has them, below `root`. Raises ValueError and FileNotFoundError.
+    A target that does not exist is looked for below `root`. Paths are absolute, or for a list as it has
+    them. Raises ValueError and FileNotFoundError.
     """
-    place = absolute(target)
+    place = absolute(target) if os.path.exists(target) else list_location(root, target)
     if os.path.isfile(place) and is_audio(place):
         check_names([place])
         return [("", place)], ()
     if os.path.isdir(place):
-        files, is_kaldi = find_audio_files(place), bool(kaldi_folder(place))
+        every, is_kaldi = find_files(place), bool(kaldi_folder(place))
+        files = [file for file in every if is_audio(file)]
+        check_names(files)
         if files and is_kaldi:
             raise ValueError(
                 f"{target} can be read in two ways, as a Kaldi folder and as {len(files):,} recordings: "
                 f"give {target}/wav.scp for the first, and move wav.scp elsewhere for the second."
             )
         if files:
-            return [("", file) for file in files], ()
+            return [("", file) for file in files], tuple(left_out(every, place).splitlines())
         if not is_kaldi:
             raise ValueError(f"{target} holds no audio files, nor a Kaldi folder's wav.scp.")
     if is_trial_list(root, place):
@@ -316,4 +319,4 @@ def describe_lines(trials: Trials, is_odd: npt.NDArray[np.bool_]) -> str:
 def find_lists(root: Root) -> list[str]:
     """Return the names of the lists directly in a folder: `*train_list`, `*trials*`, `*_test_*`, sorted."""
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
-    return [name for name in names if re.search(r"train_list$|trials|_test_", name) and "." not in name]
+    return [name for name in names if re.search(r"train_list$|(trials|_test_)[^.]*$", name)]  # not trials.old

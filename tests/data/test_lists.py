@@ -21,8 +21,15 @@ from sslsv.data.section import DataConfig
 
 
 def test_find_lists__are_those_with_the_usual_names(tmp_path: Path) -> None:
-    lists = ["trials", "vox_test_O", "x_train_list", "x_trials"]
-    for name in (*lists, "x_train_list.checked", "readme", "x_trials.csv"):
+    lists = [
+        "cv-17.0_train_list",
+        "cv-17.0_validation_trials",
+        "trials",
+        "vox_test_O",
+        "x_train_list",
+        "x_trials",
+    ]
+    for name in (*lists, "x_train_list.old", "readme", "x_trials.csv", "cv-17.0_validation_trials.old2"):
         (tmp_path / name).touch()
     assert find_lists(tmp_path) == lists
 
@@ -253,6 +260,12 @@ def test_find_recordings__of_a_file_a_folder_or_any_list(root: Path) -> None:
     named |= {"c": [("", str(root / "c/1.wav"))], "c/1.wav": [("", str(root / "c/1.wav"))]}
     for target, rows in named.items():
         assert find_recordings(str(root / target), root) == (rows, ())
+    (root / "c/notes.txt").touch()
+    _, (note,) = find_recordings(
+        "c", root
+    )  # what is not in the working directory is looked for below the root
+    assert note == "1 files are left out: their names are not of audio files (notes.txt)"
+    assert find_recordings("one", root) == (named["one"], ())
     (root / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no audio files, nor a Kaldi folder"):
         find_recordings(str(root / "empty"), root)
