@@ -31,9 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write the file; raises ValueError or OSError, with a sentence, before anything is written."""
     out, form = options.out, options.format
-    suffix = posixpath.splitext(out or "")[1]
-    if suffix in {".onnx", ".safetensors"} - {f".{form}"}:
-        raise ValueError(f"--out is {out}, but the format is {form}; set --format {suffix[1:]}")
+    if out and not out.endswith(f".{form}"):
+        raise ValueError(f"--out is {out}, which does not end in .{form}: add that, or set --format")
     if form == "onnx" and (missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
         raise ValueError(
             f"ONNX needs {' and '.join(missing)}: pip install {' '.join(ONNX_PACKAGES)}, or take safetensors"

@@ -28,6 +28,13 @@ def test_main__best_checkpoint_becomes_a_file_with_the_same_embeddings(small_run
     assert (facts["model"], facts["step"], facts["sample_rate"]) == ("simclr", "2", "16000")
 
 
+def test_main__arithmetic_and_device_which_change_no_file_are_no_options(small_run, capsys):
+    for option in (["--precision", "bf16"], ["--device", "cuda"]):
+        with pytest.raises(SystemExit):
+            main([small_run, *option])
+        assert f"unrecognized arguments: {option[0]}" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_main__onnx_gives_the_same_embeddings_without_this_package(small_run, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="in requirements-dev.txt")
@@ -62,10 +69,12 @@ def test_main__without_out_the_file_is_named_after_run_and_step(small_run, tmp_p
     "arguments, sentence",
     [
         (["--checkpoint", "step_9"], "there are: last, best, step_00000001-"),
-        (["--out", "encoder.onnx"], "but the format is safetensors; set --format onnx"),
+        (["--out", "encoder.onnx"], "which does not end in .safetensors: add that, or set --format"),
+        (["--out", "folder/"], "--out is folder/, which does not end in .safetensors"),
+        (["--out", "enc.bin", "--format", "onnx"], "--out is enc.bin, which does not end in .onnx"),
         (["--format", "onnx", "--out", "e.onnx"], "ONNX needs onnxscript: pip install onnx onnxscript"),
     ],
-    ids=["checkpoint", "suffix", "packages"],
+    ids=["checkpoint", "suffix", "folder", "no suffix", "packages"],
 )
 def test_main__impossible_requests_are_refused_before_anything_is_written(
     small_run, tmp_path, monkeypatch, capsys, arguments, sentence

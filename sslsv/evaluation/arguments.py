@@ -30,9 +30,10 @@ def known_runs() -> str:
 def encoder_parser(
     command: str, description: str, *, has_workers: bool = False, is_for_one: bool = False
 ) -> argparse.ArgumentParser:
-    """Return a parser of `sslsv <command>` that knows run, checkpoint, device and precision.
+    """Return a parser of `sslsv <command>` that knows run and checkpoint.
 
-    Unless the command `is_for_one` encoder, it knows runs to fuse, too.
+    Unless the command `is_for_one` encoder, which it does not apply, it knows runs to fuse, precision and
+    device, too.
     """
     parser = Parser(prog=command_name(command), description=description)
     parser.set_defaults(others=[])
@@ -41,9 +42,9 @@ def encoder_parser(
     if not is_for_one:
         told = "a further run, whose cosines are averaged with those of the first; may be repeated"
         add("--with", dest="others", action="append", metavar="RUN", help=told)
+        add("--precision", choices=["fp32", "bf16", "fp16"], help="arithmetic (default: as trained)")
+        add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     add("--checkpoint", default="best", help="best (default), last, average, or the name of one")
-    add("--precision", choices=["fp32", "bf16", "fp16"], help="arithmetic (default: as trained)")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     if has_workers:
         told = "processes that embed (default: one; for many files one per GPU or CPU of the cluster)"
         add("--workers", type=int, help=told)
