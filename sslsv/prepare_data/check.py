@@ -24,7 +24,7 @@ import pyarrow.parquet
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, open_audio
 from sslsv.data.lists import find_recordings
-from sslsv.data.recordings import split_segment, stamp
+from sslsv.data.recordings import INDEX, Packed, open_recordings, split_segment, stamp
 from sslsv.data.section import NO_SPEECH
 from sslsv.prepare_data.convert import map_files
 from sslsv.prepare_data.disk import progress, write_whole
@@ -59,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check, write files.parquet, print what is bad; returns 1 if anything is."""
     target, root = options.target, os.path.abspath(options.root or os.path.dirname(options.target))
-    rows, notes = find_recordings(target if os.path.exists(target) else os.path.join(root, target), root)
+    if isinstance(open_recordings(root), Packed):
+        raise ValueError(
+            f"{root} is packed, which leaves no files to check: check before packing; `error` in "
+            f"{root}/{INDEX} says what was unreadable then."
+        )
+    rows, notes = find_recordings(target, root)
     for note in notes:
         print(f"note: {note}")
     ends: dict[str, float] = {}  # of the segments of each file, in seconds

@@ -72,16 +72,17 @@ def prepare_trials(options: argparse.Namespace) -> int:
 
 
 def places_of_voxceleb1(root: Path) -> dict[str, str]:
-    """Return {SPEAKER/VIDEO/NUMBER.wav: path below `root`} if the recordings have different parent folders.
+    """Return {SPEAKER/VIDEO/NUMBER.wav: path below `root`} if the recordings need it.
 
-    That is the case if the archives were unpacked into dev/wav/ and test/wav/. A single parent folder needs
-    no mapping: it is found when a list is read (`lists.path_resolver`).
+    They do in different parent folders, as when the archives were unpacked into dev/wav/ and test/wav/, and
+    in another format. One parent folder is found when a list is read (`lists.path_resolver`).
     """
     folder = root / "voxceleb1"
     files = [os.path.relpath(file, root) for file in (find_files(folder) if folder.is_dir() else ())]
     found = [(file, place) for file in files if (place := voxceleb_place(file))]
     fronts = {file.partition(place)[0] for file, place in found}
-    return {f"{place}.wav": file for file, place in found} if len(fronts) > 1 else {}
+    is_other = len(fronts) > 1 or not all(file.endswith(".wav") for file, _ in found)
+    return {f"{place}.wav": file for file, place in found} if is_other else {}
 
 
 def prepare_lists(options: argparse.Namespace) -> int:

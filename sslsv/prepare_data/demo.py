@@ -39,10 +39,12 @@ class DemoOptions:
     seed: int = 1717
 
     def __post_init__(self) -> None:
-        if min(self.speakers, self.eval_speakers, self.recordings) < 2 or self.utterances < 1:
+        fewest = min(self.speakers, self.eval_speakers, self.recordings)
+        if fewest < 2 or min(self.utterances, self.bank_files) < 1 or self.speakers >= 1080:
             raise ValueError(
-                "A demo corpus needs 2 speakers or more for training and 2 for trials, 2 recordings of each "
-                f"and an utterance in each, for target and nontarget trials: got {asdict(self)}."
+                "A demo corpus needs 2 to 1079 speakers for training (a quarter as many others then have ids "
+                "below those of the trials) and 2 or more for trials, 2 recordings of each and an utterance "
+                f"in each, for target and nontarget trials, and a bank file: got {asdict(self)}."
             )
 
 

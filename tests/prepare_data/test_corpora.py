@@ -121,10 +121,11 @@ def test_install__what_the_user_has_linked_is_taken_as_it_is(
 RECORDINGS = [("id10270", "test", 1), ("id10270", "test", 2), ("id10271", "dev", 1)]  # of the test lists
 
 
-def test_trials__name_recordings_where_they_are_when_archives_were_unpacked_apart(
-    prepare: Prepare, tmp_path: Path
+@pytest.mark.parametrize("pattern", ["{part}/wav/{who}/v/0000{n}.wav", "{who}/v/0000{n}.flac"])
+def test_trials__name_recordings_where_they_are_when_unpacked_apart_or_in_another_format(
+    prepare: Prepare, tmp_path: Path, pattern: str
 ) -> None:
-    places = [f"{part}/wav/{who}/v/0000{n}.wav" for who, part, n in RECORDINGS]
+    places = [pattern.format(part=part, who=who, n=n) for who, part, n in RECORDINGS]
     root = put(tmp_path / "data", {f"voxceleb1/{place}": b"" for place in places})
     assert prepare("--only", "trials") == 0
     assert sorted(read_trials(root, "trials").paths) == sorted(f"voxceleb1/{place}" for place in places)
