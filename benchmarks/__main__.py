@@ -51,6 +51,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    if given.corpus and given.only and "end-to-end" not in given.only:
+        print("error: --corpus is for end-to-end alone; leave it out, or add it to --only", file=sys.stderr)
+        return 2
     settings = Settings(given.corpus and given.corpus.resolve(), given.quick)
     started = time.time()
     rows = measured(settings, given.only or list(GROUPS))

@@ -1,11 +1,13 @@
-"""How a benchmark is called: its own command line, and others in processes of their own."""
+"""How a benchmark is called: its own command line, and others in processes of their own; their memory."""
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -29,3 +31,14 @@ def in_own_process(name: str, *arguments: str, environment: Mapping[str, str] = 
     )
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return found
+
+
+def memory_bytes(line: str = "VmHWM") -> int:
+    """Largest memory of this process so far (VmHWM), or its memory now (VmRSS; Linux only).
+
+    Linux gives a new process its parent's largest in `ru_maxrss`.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(status.read_text().partition(f"{line}:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command import in_own_process
-from benchmarks.known_check import peak_mb
+from benchmarks.command import in_own_process, memory_bytes
 from benchmarks.row import Row, Settings, in_turns, time_row
 from sslsv.config import Config, load_config
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials, read_train_lists
@@ -121,7 +120,8 @@ def main() -> None:
     plan.rows(plan.steps_per_epoch - 1, plan.steps_per_epoch)
     planned = time.perf_counter()
     pickle.dumps(kept, protocol=5)
-    found = {"peak_mb": peak_mb(), "plan_seconds": planned - held_out, "read_seconds": read - started}
+    found = {"peak_mb": memory_bytes() / 2**20}
+    found |= {"plan_seconds": planned - held_out, "read_seconds": read - started}
     if len(sys.argv) > 2:
         found |= span_of_a_worker(kept, held, int(sys.argv[2]), int(sys.argv[3]))
     print(json.dumps(found))

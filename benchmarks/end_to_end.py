@@ -25,7 +25,7 @@ PROCESSES = 2
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """The row through Ray Data, then that of the run."""
+    """Those of the run, then the one through Ray Data."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "corpus"
         write_corpus(root, ".wav", 32 if settings.is_quick else 256)

@@ -2,9 +2,9 @@
 
 Every way of taking the step on the same batch of noise, which comes out of pinned host memory as in
 training, after steps that are not counted; `naive` is SimCLR's step as it is usually written (fp32,
-contiguous, the loss read at every step), whatever the method of CONFIG.  Then the matrix products that the
-GPU does when it does nothing else: a limit; and SimCLR and DINO with either encoder, compiled and not, with
-the share of the time in which kernels run.
+contiguous, the loss read at every step), whatever the method of CONFIG, on floats that the GPU has already.
+Then the matrix products that the GPU does when it does nothing else: a limit; and SimCLR and DINO with either
+encoder, compiled and not, with the share of the time in which kernels run.
 Without a GPU, `--quick` tries all of it on the CPU at a size that measures nothing.
 """
 

@@ -1,11 +1,11 @@
 """`prepare_data check` of a list that is measured already: time and memory, in a process without torch."""
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.command import memory_bytes
 from sslsv.data.list_forms import TRAIN, Rows
 from sslsv.prepare_data.__main__ import main as prepare_data
 from sslsv.prepare_data.check import facts_of
@@ -22,16 +22,7 @@ def check_again(root: Path) -> dict[str, float]:
     started = time.perf_counter()
     if prepare_data(["check", str(root / "list"), "--report", str(root / "report"), "--cpus", "1"]):
         raise SystemExit("The check found bad recordings where there is none.")
-    return {"peak_mb": peak_mb(), "seconds": time.perf_counter() - started}
-
-
-def peak_mb() -> float:
-    """Largest memory of this process so far; Linux gives a new process its parent's in `ru_maxrss`."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes
+    return {"peak_mb": memory_bytes() / 2**20, "seconds": time.perf_counter() - started}
 
 
 if __name__ == "__main__":

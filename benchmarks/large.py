@@ -4,18 +4,16 @@ Each way runs in a process of its own (`python -m benchmarks.large NAME WAY` pri
 """
 
 import json
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.command import in_own_process
+from benchmarks.command import in_own_process, memory_bytes
 from benchmarks.row import Row, Settings
 from sslsv.evaluation.metrics import ErrorCurve
 from sslsv.evaluation.scoring import cosine_scores, normalise_scores
@@ -126,20 +124,14 @@ PARTS: dict[str, tuple[Callable[[str, bool], Work], str, float | None, list[str]
 }
 
 
-def resident_mb() -> float:
-    """Memory of this process now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
-
-
 def main() -> None:
     name, way, *quick = sys.argv[1:]
     torch.manual_seed(0)
-    work, before = PARTS[name][0](way, bool(quick)), resident_mb()
+    work, before = PARTS[name][0](way, bool(quick)), memory_bytes("VmRSS")
     started = time.perf_counter()
     work()
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(json.dumps({"seconds": seconds, "mb": max(peak - before, 0.0)}))
+    print(json.dumps({"seconds": seconds, "mb": max(memory_bytes() - before, 0) / 1e6}))
 
 
 if __name__ == "__main__":

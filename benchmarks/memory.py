@@ -9,8 +9,7 @@ import multiprocessing
 
 import torch
 
-from benchmarks.command import parser_of
-from benchmarks.large import resident_mb
+from benchmarks.command import memory_bytes, parser_of
 from benchmarks.methods import MethodStep
 from sslsv.config import load_config
 
@@ -21,10 +20,10 @@ def peak_mb(config: str, overrides: list[str]) -> float:
     """Peak memory of two steps beyond what weights, batch and libraries hold before the first."""
     torch.set_num_threads(1)
     step = MethodStep({"config": config, "overrides": overrides})
-    before = torch.cuda.memory_allocated() / 1e6 if torch.cuda.is_available() else resident_mb()
+    before = torch.cuda.memory_allocated() if torch.cuda.is_available() else memory_bytes("VmRSS")
     for _ in range(2):
         step()
-    return step.facts["peak_mb"] - before
+    return step.facts["peak_mb"] - before / 1e6
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ them, as in a teacher, once. Each has its published settings; what begins in a l
 """
 
 import json
-import resource
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.command import memory_bytes
 from benchmarks.contestants import Contestant
 from benchmarks.row import Row, Settings
 from benchmarks.world_size import noise_batch
@@ -137,9 +137,7 @@ class MethodStep:
 
         Steps that are compiled do not count their audio.
         """
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated()
+        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else memory_bytes()
         return {"peak_mb": peak / 1e6, "audio_seconds": self.audio_seconds}
 
 

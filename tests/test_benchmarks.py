@@ -1,12 +1,21 @@
 """What benchmarks refuse, and what they take for measured; nothing is measured here."""
 
+import importlib
+import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ray
 
-from benchmarks import learning
+from benchmarks import __main__ as every
+from benchmarks import clustering, encoders, learning, ray_units
+from benchmarks.command import memory_bytes
+from benchmarks.row import Settings
+from sslsv.config import load_config
+from sslsv.data import pipeline
 
 CONFIGS = Path(__file__).parent.parent / "configs/corpus"
 
@@ -55,3 +64,71 @@ def test_learning__a_result_of_other_settings_is_none_of_these(
     assert ("error" in lines[-1]) != is_done
     assert capsys.readouterr().out.startswith("1 lines" if is_done else "0 lines")
     assert {key: lines[-1][key] for key in same} == same
+
+
+def test_main__a_corpus_that_nothing_would_read_is_refused(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "data", "--corpus", str(tmp_path)])
+    monkeypatch.setattr(every, "measured", lambda settings, groups: [])
+    assert every.main() == 2
+    assert capsys.readouterr().err.startswith("error: --corpus is for end-to-end alone")
+
+
+class Ready:
+    """A contestant that takes no time."""
+
+    jobs: list[dict] = []
+
+    def __init__(self, kind: str, **job) -> None:
+        self.jobs.append(job)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def run(self, rounds: int) -> float:
+        return 1.0
+
+
+def test_encoders__both_sides_are_classifiers_by_sgd_and_a_missing_peer_is_skipped(monkeypatch) -> None:
+    monkeypatch.setattr(encoders, "Contestant", Ready)
+    monkeypatch.setattr(encoders, "find_spec", lambda name: None if name == "speakerlab" else name)
+    rows = list(encoders.rows(Settings(None, is_quick=True)))
+    assert [row.name for row in rows if row.skipped] == ["CAM++"] and len(rows) == 7
+    for job in Ready.jobs:
+        config = load_config(job["config"], job["overrides"])
+        assert (config.optimizer.name, config.model.margin) == ("sgd", 0)
+
+
+def test_encoders__contestants_need_no_pytest(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    monkeypatch.delitem(sys.modules, "tests.encoders.peers", raising=False)
+    importlib.reload(encoders)
+
+
+def test_memory_bytes__is_not_that_of_the_parent() -> None:
+    held = bytearray(b"1") * 2**28
+    code = "from benchmarks.command import memory_bytes; print(memory_bytes())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(child.stdout) < len(held) < memory_bytes()
+
+
+def test_seconds_of_iteration__leaves_out_the_first_and_what_all_have(monkeypatch) -> None:
+    times = iter([9.0, 4.0, 7.0, 2.0, 8.0, 2.0])
+    monkeypatch.setattr(clustering, "seconds_of", lambda part: (part(), next(times))[1])
+    counts: list[int] = []
+    assert clustering.seconds_of_iteration(counts.append) == 1.0
+    assert counts == [1, 6, 1, 6, 1, 6, 1]
+
+
+def test_feed__batches_are_rays_from_the_first_on(monkeypatch) -> None:
+    seen = []
+
+    def train_batches(*given, **settings):
+        yield from map(seen.append, pipeline._local_until_ready(itertools.repeat("ray", 20), "own"))
+
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray_units, "train_batches", train_batches)
+    _, done, *_ = ray_units._feed([0] * 8, None, size=4, blocks=11, batches_per_block=1)
+    assert done == 11 and seen == ["ray"] * 20
