@@ -25,9 +25,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds: functions import what needs it, once
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog=command_name("pseudo_label"), description="Train a verifier without labels."
-    )
+    parser = argparse.ArgumentParser(prog=command_name("pseudo_label"), description="Train without labels.")
     add = parser.add_argument
     add("config", nargs="?", type=Path, help="a yaml file, such as configs/pseudo_label/dlg_lc.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as init=runs/dino")
@@ -126,8 +124,9 @@ def check_request(config: PseudoLabelConfig) -> None:
         stages = [replace(each, encoder=replace(each.encoder, init=init)) for each in stages]
     else:
         SpeakerEncoder.load(config.init, device="cpu")
-    # Of stages that differ in nothing that is checked, one is.
-    checked = {repr((s.data, s.encoder, s.evaluation, s.train.batch_size)): s for s in stages}
+    # Of stages that differ in nothing else that is checked, the one with the largest batch stands for all.
+    stages.sort(key=lambda stage: stage.train.batch_size)
+    checked = {repr((stage.data, stage.encoder, stage.evaluation)): stage for stage in stages}
     manifest, *_ = [check_data(stage) for stage in checked.values()]
     count, most = len(manifest), max(config.clustering.num_clusters)
     if config.clustering.name.startswith("kmeans") and count < most:
