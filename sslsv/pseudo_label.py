@@ -120,11 +120,10 @@ def check_request(config: PseudoLabelConfig) -> None:
             check_same_encoder(given, first.encoder, stage.encoder)
         check_data(first)
     elif starts != "nothing":
-        init = absolute(config.init)
-        stages = [replace(each, encoder=replace(each.encoder, init=init)) for each in stages]
+        stages = [replace(s, encoder=replace(s.encoder, init=absolute(config.init))) for s in stages]
     else:
         SpeakerEncoder.load(config.init, device="cpu")
-    # Of stages that differ in nothing else that is checked, the one with the largest batch stands for all.
+    # The stage with the largest batch stands for those that differ from it in nothing else that is checked.
     stages.sort(key=lambda stage: stage.train.batch_size)
     checked = {repr((stage.data, stage.encoder, stage.evaluation)): stage for stage in stages}
     manifest, *_ = [check_data(stage) for stage in checked.values()]
