@@ -28,6 +28,7 @@ LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
 HigherIsBetter = Literal["label_free/lidar", "label_free/rankme"]
 Criterion = Literal[LowerIsBetter, HigherIsBetter]
 CRITERIA = get_args(Criterion)
+Count = Annotated[int, Field(ge=1)]
 
 
 @section
@@ -105,10 +106,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         # A compiled step chooses by itself what it keeps.
-        refuse_if(
-            self.compile and self.recompute,
-            "compile and recompute are both true; set one of them to false",
-        )
+        both = self.compile and self.recompute
+        refuse_if(both, "compile and recompute are both true; set one of them to false")
 
 
 @section
@@ -184,7 +183,9 @@ class RunConfig:
         str | None,
         Field(pattern=r"^[^/\\]*[^/\\. ][^/\\]*$", description="null = the file name without .yml"),
     ] = None
-    checkpoint_every_minutes: Annotated[float, Field(gt=0, description="besides those of validations")] = 10.0
+    checkpoint_every_minutes: Annotated[
+        float, Field(gt=0, description="besides those of validations; looked at every train.log_every_steps")
+    ] = 10.0
     keep_checkpoints: Annotated[int, Field(ge=1, description="newest ones kept, besides the best")] = 2
     wandb: Annotated[
         Literal["auto", "online", "offline", "disabled"],
@@ -195,9 +196,6 @@ class RunConfig:
     progress: Annotated[bool, Field(description="progress bar in the terminal")] = True
     # Counts only the crashes since the last new checkpoint; -1 means no limit.
     max_failures: Annotated[int, Field(ge=-1, description="restarts after crashes")] = 3
-
-
-Count = Annotated[int, Field(ge=1)]
 
 
 @section
@@ -261,11 +259,23 @@ class Config:
         def place(name: str) -> str:
             return os.path.abspath(os.path.join(self.data.root, name))
 
-        refuse_if(
-            schedule.name.startswith("warmup_") and schedule.warmup_epochs > train.epochs,
-            f"optimizer.schedule.warmup_epochs is {schedule.warmup_epochs}, longer than the run "
-            f"(train.epochs = {train.epochs}); lower the first or raise the second",
-        )
+        warmup = schedule.warmup_epochs if schedule.name.startswith("warmup_") else 0.0
+        ends = {"optimizer.schedule.warmup_epochs": warmup}
+        for name, part in vars(self.model).items():
+            start, rise = getattr(part, "start_epoch", 0), getattr(part, "schedule", part)
+            refuse_if(
+                start >= train.epochs and getattr(part, "name", None) != "none",
+                f"model.{name}.start_epoch is {start}, after the last epoch (train.epochs = {train.epochs}); "
+                f"lower the first, raise the second, or leave model.{name} out",
+            )
+            if hasattr(rise, "rise_epochs") and rise.name != "constant":
+                ends[f"model.{name}{'.schedule' * (rise is not part)}.rise_epochs[1]"] = rise.rise_epochs[1]
+        for name, end in ends.items():
+            refuse_if(
+                end > train.epochs,
+                f"{name} is {end}, longer than the run (train.epochs = {train.epochs}); lower the first or "
+                "raise the second",
+            )
         if hasattr(self.model, "check_batch_size"):  # a method that cuts the global batch into groups has it
             self.model.check_batch_size(train.batch_size)
         refuse_if(
@@ -288,18 +298,11 @@ class Config:
             f"but {'model.positives' if positives else self.model.name} clusters utterances over epochs; set "
             "data.speeds to [1.0]",
         )
-        if positives:
-            refuse_if(
-                positives.start_epoch >= train.epochs,
-                f"model.positives.start_epoch is {positives.start_epoch}, but the last epoch is "
-                f"{train.epochs - 1} (train.epochs = {train.epochs}); lower the first, raise the second, or "
-                "set model.positives to null",
-            )
-            refuse_if(
-                positives.queue_length == 0,
-                "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set "
-                "model.positives to null",
-            )
+        refuse_if(
+            positives is not None and positives.queue_length == 0,
+            "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set "
+            "model.positives to null",
+        )
 
 
 def usable_counts(resources: ResourcesConfig, train: TrainConfig) -> list[int]:

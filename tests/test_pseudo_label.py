@@ -15,7 +15,7 @@ SETTINGS = """
 init: {init}
 num_rounds: 2
 clustering: {{name: kmeans_agglomerative, num_clusters: [4, 6], min_members: 2}}
-large_margin: {{model.margin: 0.4, train.epochs: 2}}
+large_margin: {{model.margin: 0.4, train.epochs: 2, model.gate.start_epoch: 1, model.correction.start_epoch: 1}}
 data: {{root: {root}, train_lists: [voxceleb2_train_list], augment: [{{name: noise, probability: 0.5}}]}}
 encoder: {{name: thin_resnet34, width: 2, embedding_dim: 16}}
 model: {{name: supervised, crop_seconds: 0.6, gate: {{name: mixture, start_epoch: 2}}, correction: {{start_epoch: 3}}}}

@@ -24,7 +24,7 @@ def settings(demo_corpus, small_run):
             "init": small_run,
             "num_rounds": 2,
             "clustering": {"name": "kmeans_agglomerative", "num_clusters": [4, 6], "min_members": 2},
-            "large_margin": {"model.margin": 0.4, "train.epochs": 1},
+            "large_margin": {"model.margin": 0.4, "train.epochs": 3},
             "round_settings": [{"model.margin": 0.1}, {"model.margin": 0.2}],
             "data": {"root": str(demo_corpus), "train_lists": ["voxceleb2_train_list"], "augment": []},
             "encoder": {"name": "thin_resnet34", "width": 2, "embedding_dim": 16},
@@ -123,7 +123,7 @@ def test_loop__stages_have_their_settings_and_encoders(whole, small_run):
     assert [config.model.margin for config in configs] == [0.1, 0.2, 0.4]
     assert [config.encoder.init for config in configs] == [small_run, small_run, f"{folder.location}/{best}"]
     assert [config.model.keeps_classes for config in configs] == [False, False, True]
-    assert configs[2].train.epochs == 1
+    assert configs[2].train.epochs == 3
 
 
 def test_loop__the_best_stage_is_that_of_validation(whole):
