@@ -1,7 +1,7 @@
 """Say where a training step's time goes: `sslsv profile CONFIG [key=value ...]`.
 
-Takes real steps in a folder that is deleted afterwards, prints the parts of a step and the costliest
-operators, and writes a trace for PyTorch's profiler.  Exit codes: those of `sslsv train`.
+Takes real steps in a folder below run.storage, deleted unless they fail; prints the parts of a step and the
+costliest operators, and writes a trace for PyTorch's profiler.  Exit codes: those of `sslsv train`.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import contextlib
 import sys
 import tempfile
 import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,7 @@ MAX_OPERATORS = 20  # rows of the table
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog=command_name("profile"), description=(__doc__ or "").partition(":")[0]
-    )
+    parser = argparse.ArgumentParser(prog=command_name("profile"), description="Time the parts of a step.")
     parser.add_argument("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")
@@ -43,15 +42,16 @@ def profile(options: argparse.Namespace) -> int:
     """Profile as asked, print the report, write the trace; raises ValueError or OSError with a sentence."""
     if options.steps < 1:
         raise ValueError(f"--steps is {options.steps}; give at least 1")
-    if not options.trace.parent.is_dir():
-        raise ValueError(f"--trace is {options.trace}, in a folder that does not exist")
+    if options.trace.is_dir() or not options.trace.parent.is_dir():
+        raise ValueError(f"--trace is {options.trace}, which is a folder, or in one that does not exist")
     config = load_config(given_file(options.config, "config", "configs/demo.yml"), options.overrides)
     found = run(config, options.steps)
     if "error" in found:
         print(f"error: {found['error']}", file=sys.stderr)
         return 1
+    print(found["report"])
     options.trace.write_bytes(found["trace"])
-    print(f"{found['report']}\ntrace: {options.trace}; open it at https://ui.perfetto.dev")
+    print(f"trace: {options.trace}; open it at https://ui.perfetto.dev")
     return 0
 
 
@@ -65,16 +65,18 @@ def run(config: Config, steps: int) -> dict[str, Any]:
     from sslsv.runs.folder import RunFolder
 
     open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
-    with (
-        live_line("starting Ray") as line,
-        tempfile.TemporaryDirectory() as storage,
-        connection(config.resources) as resources,
-    ):
-        settings = replace(config.run, storage=storage, name="profile", max_failures=0)
-        settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
-        train = replace(config.train, epochs=ENDLESS_EPOCHS)
+    settings = replace(config.run, name=f"profile-{uuid.uuid4().hex[:8]}", max_failures=0)
+    settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
+    train = replace(config.train, epochs=ENDLESS_EPOCHS)
+    folder, found = RunFolder(settings.storage, str(settings.name)), dict[str, Any]()
+    with live_line("starting Ray") as line, connection(config.resources) as resources:
         config = replace(config, run=settings, train=train, resources=resources)
-        return fit(config, RunFolder(storage, "profile"), line, profile_steps, steps=steps)
+        try:
+            found = fit(config, folder, line, profile_steps, steps=steps)
+        finally:
+            if "error" not in found:
+                folder.delete_folder("")
+    return found
 
 
 def profile_steps(training: "Training", steps: int) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The command as a user gives it."""
 
+import contextlib
 import gzip
 import json
 
 import pytest
 
-from sslsv.profile import main
+from sslsv.config import load_config
+from sslsv.profile import main, run
 
 TINY = ["encoder.width=2", "encoder.embedding_dim=16", "train.batch_size=8", "model.crop_seconds=0.5"]
 
@@ -14,10 +16,26 @@ def test_main__refuses_what_cannot_be_profiled_in_a_sentence(capsys):
     for wrong, culprit in (
         (["--steps", "0"], "--steps is 0"),
         (["--trace", "/nowhere/trace.json.gz"], "/nowhere/trace.json.gz"),
+        (["--trace", "."], "--trace is ., which is a folder"),
         (["data.root=/nowhere"], "/nowhere"),
     ):
         assert main(["configs/demo.yml", *wrong]) == 2
         assert culprit in capsys.readouterr().err
+
+
+def test_run__its_folder_is_in_the_storage_of_runs_and_stays_only_where_it_failed(
+    demo_corpus, tmp_path, monkeypatch
+):
+    def fit(config, folder, *arguments, **more):
+        folder.write("failure.txt", b"")
+        return found
+
+    monkeypatch.setattr("sslsv.cluster.fit.fit", fit)
+    monkeypatch.setattr("sslsv.cluster.connect.connection", contextlib.nullcontext)
+    config = load_config("configs/demo.yml", [*TINY, f"data.root={demo_corpus}", f"run.storage={tmp_path}"])
+    for found, left in (({}, 0), ({"error": "it failed"}, 1)):
+        assert run(config, 1) is found
+        assert len(list(tmp_path.glob("profile-*/failure.txt"))) == len(list(tmp_path.iterdir())) == left
 
 
 @pytest.mark.slow
