@@ -160,6 +160,8 @@ _MISTAKES = {
 def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
     """Say what is wrong first; unknown keys before all else, because they are the cause of the rest."""
     error = min(errors, key=lambda each: (each["type"] != "unexpected_keyword_argument", -len(each["loc"])))
+    if error["type"] == "int_type" and isinstance(error["input"], list):  # A list is allowed, too.
+        error = errors[-1]
     kind, path, parent = error["type"], "", None
     for part in error["loc"]:  # Words of pydantic's own stand between keys.
         if isinstance(part, int):
@@ -189,23 +191,23 @@ def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
 def _unknown_key(path: str, chosen: str, root: type) -> str:
     """Say what a key is spelt like, or which keys there are; `chosen` is the name of its section."""
     section, _, key = path.rpartition(".")
-    known = [*_key_paths(root)]
-    home = re.sub(r"\[\d+\]", "", section)
-    own = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == home]
-    if key in own:
+    known, home = [*_key_paths(root)], re.sub(r"\[\d+\]", "", section)
+    there = [(other.rpartition(".")[2], of) for other, of in known if other.rpartition(".")[0] == home]
+    own = [other for other, of in there if of == chosen] or [other for other, _ in there]
+    if key in dict(there):
         return f"{path} is not a setting here: {chosen} has no {key!r}"
     # Several keys may have one name: the first of those that lie least deep is kept.
-    by_depth = sorted(reversed(known), key=lambda other: -other.count("."))
+    by_depth = sorted((other for other, _ in reversed(known)), key=lambda other: -other.count("."))
     everywhere = {other.rpartition(".")[2]: other for other in by_depth}
     close = [f"{section}.{other}".lstrip(".") for other in difflib.get_close_matches(key, own, n=1)]
     close += [everywhere[other] for other in difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)]
-    there = f"{section or 'the config'} has {', '.join(dict.fromkeys(own))}"
-    return f"{path} is not a setting; {f'did you mean {close[0]}?' if close else there}"
+    keys = f"{section or 'the config'} has {', '.join(dict.fromkeys(own))}"
+    return f"{path} is not a setting; {f'did you mean {close[0]}?' if close else keys}"
 
 
-def _key_paths(kind: type, prefix: str = "") -> Iterator[str]:
+def _key_paths(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, annotation in annotations_of(kind).items():
-        yield prefix + key
+        yield prefix + key, getattr(kind, "name", "")  # of a choice, which one has it
         for each in sections_of(annotation):
             if each is not kind:  # a choice may be among its own choices
                 yield from _key_paths(each, f"{prefix}{key}.")

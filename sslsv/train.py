@@ -101,7 +101,6 @@ def run(
                 from sslsv.cluster.fit import fit
                 from sslsv.runs.environment import computes_bf16
 
-                on_device = replace(config, resources=resources)
                 prepare_folder(folder, config, manifest, is_fresh, command)
                 if config.train.precision == "bf16" and not resources.gpu and not computes_bf16():
                     line.say(
@@ -109,7 +108,7 @@ def run(
                         "train.precision=fp32 may train twice as fast"
                     )
                 try:
-                    return fit(on_device, folder, line)
+                    return fit(replace(config, resources=resources), folder, line)
                 finally:
                     line.stage("writing the report")
                     from sslsv.reports.training import write_report
@@ -174,11 +173,8 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
     if bad:
         print(f"warning: {sentence}", file=sys.stderr)
     if slow:
-        print(
-            f"{len(slow)} {tried} ({slow[0]} ...) have a codec that costs speed, "
-            f"ten times as much as FLAC: `{command_name('prepare_data')} convert FOLDER --out COPY` helps",
-            file=sys.stderr,
-        )
+        helps = f"`{command_name('prepare_data')} convert FOLDER --out COPY` helps"
+        print(f"{len(slow)} {tried} ({slow[0]} ...) take ten times as long as FLAC: {helps}", file=sys.stderr)
 
 
 def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", extends: bool = False) -> None:
@@ -213,15 +209,12 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
         if changed and not (is_longer and extends):
             problem = f"holds a run with other settings ({'; '.join(changed)})"
         elif kept is not None and not kept.is_of(manifest):
-            problem = (
-                f"holds a run whose train lists were others: {len(kept.paths):,} utterances then, "
-                f"{len(manifest):,} now, or in another order, or of other speakers"
-            )
+            counts = f"{len(kept.paths):,} utterances then, {len(manifest):,} now"
+            problem = f"holds a run whose train lists had other utterances, order or speakers: {counts}"
         elif lists not in (None, digest_of_lists(config)):
             problem = "holds a run whose validation or train lists were others"
         elif summary and is_longer and summary.get("stop_reason"):
-            why = summary["stop_reason"]
-            problem = f"holds a run that ended early, so --extend can't go on with it: {why}"
+            problem = f"holds a run that ended early, so --extend can't go on: {summary['stop_reason']}"
         elif summary is not None and not is_longer:
             problem = "holds a finished run of the same settings"
     if problem:
@@ -261,11 +254,8 @@ def prepare_folder(
         if old.data.root != config.data.root:
             print(f"its data has moved from {old.data.root} to {config.data.root}", file=sys.stderr)
         if old.train.epochs != config.train.epochs:
-            print(
-                f"train.epochs is now {config.train.epochs} instead of {old.train.epochs}; from here on the "
-                "learning-rate schedule is that of the longer run, so the rate may jump up",
-                file=sys.stderr,
-            )
+            longer = f"train.epochs is now {config.train.epochs} instead of {old.train.epochs}"
+            print(f"{longer}: the learning rate follows the longer schedule and may jump up", file=sys.stderr)
         if folder.has("summary.json"):
             folder.delete("summary.json")  # before the new settings: without it, this command can be repeated
         warnings = folder.read_json("run.json").get("warnings", []) if folder.has("run.json") else []

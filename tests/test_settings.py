@@ -128,6 +128,8 @@ NO_SECTION = "it is a section of settings: write keys and values below it"
         ("inner: {rate: 0}", "inner.rate is 0; it should be greater than 0"),
         ("inner: {size: 9}", "inner.size is too large; lower it"),
         ("workers: many", "workers is 'many'; it should be a whole number"),
+        ("workers: [1, 2, 4]", "workers is [1, 2, 4]; it has too many values"),
+        ("model: {name: lim, zzzzz: 1}", "model.zzzzz is not a setting; model has name, regularizers, crop_seconds, projector_dims, objective"),
         ("workers: [0, 2]", "workers[0] is 0; it should be greater than or equal to 1"),
         ("inner: 3", f"inner is 3; {NO_SECTION}"),
         ("seed: &a [*a]", "the settings hold something that is no plain value: Circular reference detected"),
