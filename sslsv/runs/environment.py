@@ -25,7 +25,9 @@ def describe_environment() -> dict[str, str]:
     result["cpu"] = ", ".join([f"{os.cpu_count()} cores", *names[:1]])
     if torch.cuda.is_available():
         result["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    if commit := _git("rev-parse", "--short=12", "HEAD"):
+    # Installed below another project, this package lies in that one's checkout.
+    is_own = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    if is_own and (commit := _git("rev-parse", "--short=12", "HEAD")):
         has_changes = bool(_git("status", "--porcelain", "--untracked-files=no"))
         result["commit"] = f"{commit}+changes" if has_changes else commit
     return result
