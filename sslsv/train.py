@@ -27,8 +27,8 @@ from sslsv.settings import ConfigError, command_name, differences, given_file
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
 # Settings that a run may go on with changed: they decide where and how it is computed, not what.
-FREE = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:", "evaluation.batch_seconds:")
-FREE += ("train.log_every_steps:", "train.recompute:")
+FREE: tuple[str, ...] = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:")
+FREE += ("evaluation.batch_seconds:", "train.log_every_steps:", "train.recompute:")
 
 # Run folders, PyTorch and Ray take seconds to import: functions import them after settings are checked.
 if TYPE_CHECKING:
