@@ -70,12 +70,12 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    lines = [  # the first config's first, and those of these minutes alone
+    lines = [  # the first config's first, and those of these minutes and seeds alone
         line
         for path, plan in plans.items()
         for line in known
         if "tests" in line and line["config"] == str(path)
-        if line["epochs"] == plan.epochs_in(given.minutes, times[path])
+        if line["epochs"] == plan.epochs_in(given.minutes, times[path]) and line["seed"] in given.seeds
     ]
     blind = [line for line in lines if not plans[Path(line["config"])].needs_labels]
     print(table(lines), ranking(blind), sep="\n\n")
@@ -271,12 +271,18 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def ranking(lines: list[dict[str, Any]]) -> str:
-    """A table of how criteria without labels order the runs at their ends, against their validation EER."""
-    ends = [line["validations"][-1] for line in lines]
-    rows = ["| criterion | runs | tau | regret, % EER |", "|---|---|---|---|"]
-    for each in rank_criteria({0: ends}):
+    """A table of how criteria without labels order the runs at their ends, against their validation EER.
+
+    Each seed holds out other speakers, so runs are compared within it.
+    """
+    ends: dict[int, list[dict[str, Any]]] = {}
+    for line in lines:
+        ends.setdefault(line["seed"], []).append(line["validations"][-1])
+    rows = ["| seed | criterion | runs | tau | regret, % EER |", "|---|---|---|---|---|"]
+    for each in rank_criteria(ends):
         tau = "" if each["tau"] is None else f"{each['tau']:.2f}"
-        rows.append(f"| {each['criterion']} | {each['trials']} | {tau} | {each['regret']:.1f} |")
+        found = f"{each['criterion']} | {each['trials']} | {tau} | {each['regret']:.1f} |"
+        rows.append(f"| {each['epoch']} | {found}")
     return "\n".join(rows)
 
 
