@@ -23,8 +23,8 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     NeurIPS 2013 (arXiv 1306.0895), as in SwAV (arXiv 2006.09882), section 3.1.
     """
     codes = full_precision(scores) / epsilon
-    # Logarithms take several times as long. After one iteration no sum of a column is below 1 / K (a row's sum
-    # was at most K before it was scaled), so the others do without.
+    # Logarithms are slow. After one iteration no sum of a column is below 1 / K (a row's sum was at most K
+    # before it was scaled), so the others do without.
     for dim in (0, 1) if iterations else ():
         codes -= codes.logsumexp(dim, keepdim=True)
     codes.exp_()
