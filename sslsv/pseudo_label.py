@@ -88,9 +88,10 @@ def check_folder(folder: "RunFolder", config: PseudoLabelConfig, lists: str) -> 
             there = build(PseudoLabelConfig, parse_yaml(folder.read("loop.yml").decode()))
         except ConfigError as error:
             problem = f"holds a loop whose loop.yml this version can't read ({error})"
-        else:  # where a loop computes is free
-            places = ("run.", "resources.")
-            changed = [line for line in differences(there, config) if not line.startswith(places)]
+        else:
+            from sslsv.train import FREE
+
+            changed = [line for line in differences(there, config) if not line.startswith(FREE)]
             problem = f"holds a loop with other settings ({'; '.join(changed)})" if changed else problem
     if not problem and folder.has("lists.json") and folder.read_json("lists.json")["sha256"] != lists:
         problem = "holds a loop on train lists of other contents"

@@ -130,7 +130,8 @@ def test_pseudo_label__a_finished_loop_another_one_and_a_run_are_refused(tmp_pat
     other = refusal(capsys, yaml, "round_settings=[{model.margin: 0.1}]")
     assert "a loop with other settings (round_settings: () -> ({'model.margin': 0.1},))" in other
     folder.write("summary.json", b"{}")
-    assert "holds a finished loop of the same settings" in refusal(capsys, yaml)
+    free = "data.max_bad_share=0.5"  # as for a run
+    assert "holds a finished loop of the same settings" in refusal(capsys, yaml, free)
     RunFolder(str(tmp_path / "runs"), "run").write("config.yml", b"")
     assert "holds a run" in refusal(capsys, yaml, "run.name=run")
 
