@@ -87,7 +87,7 @@ def main() -> int:
 def plain_configs(folder: Path) -> list[Path]:
     """The configs in a folder, without loops of pseudo-labels and runs that start from another's encoder."""
     files = {path: parse_yaml(path.read_text()) for path in sorted(folder.glob("*.yml"))}
-    return [path for path, raw in files.items() if "init" not in raw and "init" not in raw["encoder"]]
+    return [path for path, raw in files.items() if "init" not in raw and "init" not in raw.get("encoder", {})]
 
 
 class RunPlan:

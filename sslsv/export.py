@@ -20,7 +20,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = encoder_parser("export", "Write a trained encoder as one file.", is_for_one=True)
+    parser = encoder_parser("export", "Write a trained encoder as one file.", embeds=False)
     add = parser.add_argument
     add("--format", choices=("safetensors", "onnx"), default="safetensors", help="default: safetensors")
     add("--out", metavar="FILE", help="also a URI; default: <run>-step_<step>.<format> in this folder")

@@ -192,7 +192,8 @@ class ReDimNet(SpectrogramEncoder):
         embedding_dim: EmbeddingDim = 192
 
         def __post_init__(self) -> None:
-            # So many the strides divide, with channels left for four heads; SIZES is not known here.
+            # What all strides of SIZES divide, with channels left for four heads: settings are read without
+            # the values of this module (a test compares them).
             divisor = {"b0": 12, "b3": 8, "b6": 12}.get(self.size, 24)
             refuse_if(
                 self.features.num_mels % divisor > 0,

@@ -28,18 +28,17 @@ def known_runs() -> str:
 
 
 def encoder_parser(
-    command: str, description: str, *, has_workers: bool = False, is_for_one: bool = False
+    command: str, description: str, *, has_workers: bool = False, embeds: bool = True
 ) -> argparse.ArgumentParser:
     """Return a parser of `sslsv <command>` that knows run and checkpoint.
 
-    Unless the command `is_for_one` encoder, which it does not apply, it knows runs to fuse, precision and
-    device, too.
+    If the command `embeds`, it knows runs to fuse, precision and device, too.
     """
     parser = Parser(prog=command_name(command), description=description)
     parser.set_defaults(others=[])
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
-    if not is_for_one:
+    if embeds:
         told = "a further run, whose cosines are averaged with those of the first; may be repeated"
         add("--with", dest="others", action="append", metavar="RUN", help=told)
         add("--precision", choices=["fp32", "bf16", "fp16"], help="arithmetic (default: as trained)")

@@ -63,7 +63,7 @@ def warmed_up(first: float, last: float, num_epochs: int, epoch: int) -> float:
 class DINO(PrototypeModel):
     """Train a student on all crops to predict the output of a teacher for long crops.
 
-    Those outputs are centred by a running mean, or balanced over the global batch, and sharpened.
+    These outputs are centred by a running mean, or balanced over the global batch, and sharpened.
 
     Batch norms of encoder and head see the long views together and the short views together (as the code of
     the published speaker results; DINO's authors pass all crops through the head at once). The embedding is
@@ -80,7 +80,7 @@ class DINO(PrototypeModel):
         first_teacher_temperature: Annotated[float, Field(gt=0, description="the one in epoch 0")] = 0.04
         temperature_warmup_epochs: Annotated[int, Field(ge=0, description="epochs it takes to change")] = 0
         centre_momentum: Annotated[float, Field(ge=0, le=1, description="share kept in a step")] = 0.9
-        # Above 0 in place of centring: as in DINOv2, and better where batches or corpora are small.
+        # Above 0 in place of centring, as in DINOv2: targets of few prototypes do not become uniform.
         balance_iterations: BalanceIterations = 0
         frozen_epochs: Annotated[int, Field(ge=0, description="first epochs with fixed prototypes")] = 1
         # 0 is plain DINO. RDINO's weight is 0.2, to which it rises from 0.05 in 10 epochs.
@@ -106,7 +106,7 @@ class DINO(PrototypeModel):
         self.add_positives(config.positives, size, _NUM_LONG * config.head_dims[-1])
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean loss of this worker's rows, given the old centre, and move the centre.
+        """Return the mean loss of this worker's rows, given the old centre; move the centre, if it is in use.
 
         The regulariser is that of the global batch. `teacher_entropy`, in nats, is ln K where the targets are
         uniform.
