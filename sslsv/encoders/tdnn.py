@@ -3,10 +3,13 @@
 Parameters with 512-d embeddings:
 
     num_mels  has_second_layer  parameters
-    40        True               4,516,244   the first sslsv's
+    40        True               4,516,244
     80        True               4,618,644
     40        False              4,252,564   SpeechBrain's
     80        False              4,354,964
+
+With a second layer it has the sizes of the first sslsv's, which pads nothing (14 frames fewer) and whose head
+has a ReLU in place of the leaky one.
 """
 
 from collections.abc import Mapping

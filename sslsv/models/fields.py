@@ -16,7 +16,7 @@ Temperature = Annotated[float, Field(gt=0, description="divisor of the cosines; 
 Momentum = Annotated[float, Field(ge=0, le=1, description="share that the teacher keeps in a step")]
 ShortSeconds = Annotated[float, Field(ge=0.1, description="length of a short view, seconds")]
 BalanceIterations = Annotated[int, Field(ge=0, description="rounds of Sinkhorn on targets; 0 = none")]
-NumPrototypes = Annotated[int, Field(ge=1, description="prototypes that embeddings are compared with")]
+NumPrototypes = Annotated[int, Field(ge=2, description="prototypes that embeddings are compared with")]
 
 
 @section

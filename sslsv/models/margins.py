@@ -183,7 +183,8 @@ class Margin(nn.Module):
             return add_by_quality(cosines, margin, scores.clamp(-1, 1).detach()[:, None])
         if config.name == "magface":  # arXiv 2103.06627: the longer the anchor, the larger its margin
             low, high = self.norm_range.unbind()
-            place = (anchors.norm(dim=1, keepdim=True).clamp(low, high) - low) / (high - low).clamp(min=1e-6)
+            norms = anchors.norm(dim=1, keepdim=True)
+            place = (norms.clamp(low, high) - low) / (high - low).clamp(min=0.01 * high)
             margin = self.share * (config.lowest_value + (config.value - config.lowest_value) * place)
         return add_angle(cosines, margin)
 

@@ -40,7 +40,7 @@ class MoCo(TwoViewTeacherModel):
         name: Literal["moco"] = "moco"
         projector_dims: LayerDims = ()  # none is best for speakers
         temperature: Temperature = 0.03
-        queue_length: Annotated[int, Field(ge=0, description="past keys of a view, as negatives")] = 32768
+        queue_length: Annotated[int, Field(ge=1, description="past keys of a view, as negatives")] = 32768
         teacher_momentum: Momentum = 0.999
         positives: Positives = None
         margin: MarginConfig = field(default_factory=MarginConfig)

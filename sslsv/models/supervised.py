@@ -140,6 +140,9 @@ class Supervised(Model):
             )
         with torch.no_grad():
             self.classes.copy_(classes)
+            bias = getattr(model, "bias", None)
+            if self.bias is not None and bias is not None:
+                self.bias.copy_(bias)
 
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
         """Let the gate find its threshold."""

@@ -98,6 +98,11 @@ def test_dino__balanced_targets_leave_the_centre_alone_and_refuse_its_momentum()
         model(balance_iterations=3, centre_momentum=0.5)
 
 
+def test_dino__a_sole_prototype_which_teaches_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="should be greater than or equal to 2"):
+        model(num_prototypes=1)
+
+
 def test_dino__prototypes_stand_still_in_the_first_epoch_and_each_gradient_is_clipped() -> None:
     for progress, is_frozen in ((PROGRESS, True), (LATER, False)):
         dino = model(tensor_clip_norm=1e-3)

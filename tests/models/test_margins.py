@@ -136,6 +136,14 @@ def test_magface__a_null_range_is_that_of_the_batch_and_the_penalty_asks_for_lon
     assert Margin(MarginConfig(name="am"), 1.0).penalty(anchors) == 0
 
 
+def test_magface__norms_that_are_nearly_alike_give_a_bounded_gradient() -> None:
+    margin = Margin(MarginConfig(name="magface", norm_range=None), 1.0)
+    anchors = torch.linspace(1.0, 1.0001, 9)[:, None].requires_grad_()
+    margin.observe(torch.zeros(9), anchors)
+    margin(torch.full((9, 2), 0.5), torch.zeros(9, 1, dtype=torch.int64), anchors)[:, 0].sum().backward()
+    assert 0 < anchors.grad.abs().max() <= 0.09 / 0.01  # margins' difference over the least range of norms
+
+
 @pytest.mark.parametrize("name", ["curricularface", "adaface"])
 def test_margin__averages_move_once_a_step_and_not_in_evaluation(name: str) -> None:
     model, pair = simclr(name), rows()

@@ -24,11 +24,13 @@ def test_moco_loss__is_that_of_lightly_with_the_same_queue() -> None:
     assert moco_loss(Q, K, QUEUE, 0.2).item() == pytest.approx(theirs, rel=1e-5)
 
 
-def test_moco_loss__an_empty_queue_gives_nothing_to_learn() -> None:
+def test_moco__an_empty_queue_gives_nothing_to_learn_and_is_refused() -> None:
     q = Q.clone().requires_grad_()
     loss = moco_loss(q, K, QUEUE[:0], 0.03)
     loss.backward()
     assert loss.item() == 0 and q.grad.abs().max() == 0
+    with pytest.raises(ValueError, match="should be greater than or equal to 1"):
+        small(MoCo, queue_length=0)
 
 
 def test_moco__queues_hold_the_newest_keys_after_each_step_and_not_before_its_end() -> None:

@@ -90,13 +90,15 @@ def test_harder_negatives__the_target_is_never_one() -> None:
 
 
 def test_start_from__keeps_the_classes_only_if_asked_and_if_they_fit() -> None:
-    source = small()
+    source = small(loss="sphereface2")
     for keeps in (False, True):
-        model = small(keeps_classes=keeps)
+        model = small(loss="sphereface2", keeps_classes=keeps)
         with torch.no_grad():
             model.classes.zero_()
+            source.bias.fill_(-9.0)
         model.start_from(source.encoder, source)
         assert torch.equal(model.classes, source.classes) is keeps
+        assert torch.equal(model.bias, source.bias) is keeps
     with pytest.raises(ValueError, match="of the 21 classes that this run needs, encoder.init has 7"):
         small(num_subcenters=3, keeps_classes=True).start_from(source.encoder, source)
     with pytest.raises(ValueError, match="encoder.init has none"):
