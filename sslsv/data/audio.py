@@ -268,7 +268,7 @@ def decode(content: bytes) -> tuple[Samples, int]:
 
     if not content:
         raise AudioError("it is empty, or damaged in its archive")
-    pieces = [np.zeros(0, dtype=np.int16)]
+    pieces: list[npt.NDArray[Any]] = []  # (channels, T)
     try:
         with av.open(io.BytesIO(content), options={"format_whitelist": _FFMPEG_FORMATS}) as container:
             if not container.streams.audio:
@@ -283,16 +283,17 @@ def decode(content: bytes) -> tuple[Samples, int]:
             elif not expected_seconds and len(container.streams) == 1:
                 # Matroska tells the length of the whole alone, and beside a picture the sound may be shorter.
                 expected_seconds = (container.duration or 0) / av.time_base
-            to_mono = av.AudioResampler("s16", "mono", SAMPLE_RATE)
+            to_16_khz = av.AudioResampler("s16p", None, SAMPLE_RATE)  # to mono it would weight channels
             for frame in chain(container.decode(stream), (None,)):
-                pieces += [out.to_ndarray()[0] for out in to_mono.resample(frame)]
+                pieces += [out.to_ndarray() for out in to_16_khz.resample(frame)]
     except (av.FFmpegError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise AudioError(f"it can't be decoded ({reason})") from error
-    samples = np.concatenate(pieces)
-    seconds = len(samples) / SAMPLE_RATE
-    if not seconds:
+    if not pieces:
         raise AudioError("it holds no samples")
+    channels = np.concatenate(pieces, axis=1)
+    samples = channels[0] if len(channels) == 1 else np.rint(channels.mean(0, np.float32)).astype(np.int16)
+    seconds = len(samples) / SAMPLE_RATE
     if seconds < expected_seconds - _MISSING_SECONDS:
         raise AudioError(f"it ends after {seconds:.2f} of {expected_seconds:.2f} s")
     return samples, rate

@@ -32,8 +32,9 @@ class Kaldi:
         if utterance not in self.utterances:
             return utterance
         recording, *times = self._segments.get(utterance, utterance).split()
-        if len(times) < 2 and self._segments:
-            raise ValueError(f"{self.folder}/segments has no start and end for {utterance}: give both.")
+        if self._segments and not re.fullmatch(r"[\d.e+-]+ [\d.e+-]+", " ".join(times)):
+            what = "where only start and end, in seconds, are read: give each channel a file of its own"
+            raise ValueError(f"{self.folder}/segments has {' '.join(times)!r} for {utterance}, {what}.")
         file = self._files.get(recording, "")
         if not file or file.endswith("|") or re.search(r"\.ark:\d+$", file):
             what = "a command, which is not run" if file.endswith("|") else "an archive, which is not read"
@@ -41,7 +42,7 @@ class Kaldi:
                 f"{self.folder}/wav.scp has no file for {recording}, but {what if file else 'nothing'}"
                 f"{file and f' ({file[:120]})'}: write the samples into a file, and its path into wav.scp."
             )
-        return segment_name(file, *map(float, times[:2])) if times else file
+        return segment_name(file, *map(float, times)) if times else file
 
     def _pairs(self, name: str) -> dict[str, str]:
         if not _exists(below(self.folder, name)):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sslsv.data.audio_files import is_audio, why_unlistable
 from sslsv.data.kaldi import Kaldi, kaldi_folder
 from sslsv.data.list_text import Root, filled_lines, list_blocks, list_location
-from sslsv.data.recordings import segment_name
+from sslsv.data.recordings import open_recordings, segment_name
 from sslsv.ops import SAMPLE_RATE
 from sslsv.runs.folder import below
 
@@ -60,6 +60,7 @@ _NAMES = {
     "duration": "duration dur",
     "set": "set split subset",
 }
+_NAME_COLUMNS = "name the columns in a first line, such as `path`, `speaker path` or `speaker,path`."
 _NUM_LOOKED_AT = 100  # lines by which a form is told where the first leaves it open
 
 
@@ -71,7 +72,7 @@ class Rows:
     """
 
     def __init__(self, root: Root, name: str, kind: Kind) -> None:
-        self.name, self.kind, self.form = name, kind, ""
+        self.root, self.name, self.kind, self.form = root, name, kind, ""
         self.num_left_out = 0  # rows, once all are read
         self._paths = [i for i, each in enumerate(kind.columns) if each in ("path", "enrolment", "test")]
         self._name_of: Callable[[str], str] = str  # in a Kaldi folder: what an utterance stands for
@@ -128,10 +129,8 @@ class Rows:
         fields, width = text.split(), len(self.kind.columns)
         columns = [fields[i::width] for i in range(width)]
         first = set(columns[0])
-        if self.kind is TRIALS:
-            is_usual = first <= IS_TARGET.keys()
-        else:
-            is_usual = not any("." in each for each in first)  # else a path may stand first
+        # Where there is a dot, a path may stand first.
+        is_usual = first <= IS_TARGET.keys() if self.kind is TRIALS else "." not in "".join(first)
         # Joined again, they are the same text only if every line has just these fields.
         lines = map(" ".join, zip(*columns, strict=False))
         return columns if is_usual and "\n".join(lines) == text.removesuffix("\n") else None
@@ -169,14 +168,13 @@ class Rows:
             if lines[0].lstrip().startswith("{"):
                 keys = list(json.loads(lines[0]))
                 return self._table("JSON lines", keys, lambda line: _of_json(line, keys)), False
-            for separator in (",", "\t", ";", None):
-                if separator and separator not in lines[0]:
-                    continue
+            for separator in [*filter(lines[0].__contains__, ",\t;"), None]:
                 split = partial(_split, separator=separator)
                 names = split(lines[0].lstrip("# "))
                 known = {role for name in names for role in _roles(name)}
                 is_named = known >= ({"enrolment", "test"} if self.kind is TRIALS else {"path"})
                 if is_named and (separator or lines[0].startswith("#") or all(map(_roles, names))):
+                    split = split if names[1:] else partial(_split, separator="\n")  # blanks are the path's
                     return self._table("a table", names, split), True
             return self._plain(lines), False
         except ValueError as error:
@@ -214,7 +212,9 @@ class Rows:
     def _plain(self, lines: list[str]) -> LineParser:
         """Return a parser of plain lines, with the order of fields that fits the first lines."""
         usual, is_trial = self.kind.orders[0], self.kind is TRIALS
-        readers = {order: self._in_order(order, lines[0]) for order in self.kind.orders}
+        are_paths = self.kind is RECORDINGS and self._are_paths(list(map(str.strip, lines)))
+        readers: dict[str, LineParser] = {usual: lambda line: ("", line.strip())}
+        readers |= {order: self._in_order(order, lines[0]) for order in self.kind.orders if not are_paths}
         rows = {order: read(lines[0]) for order, read in readers.items()}
         fitting = [order for order, row in rows.items() if row and (is_trial or is_audio(row[1]))]
         fitting = [usual] if rows[usual] or not fitting else fitting
@@ -224,12 +224,22 @@ class Rows:
             raise ValueError(f"`{'` or `'.join(fitting)}`? Name the columns in a first line.")
         if fitting != [usual]:
             self.form = f"`{fitting[0]}` lines"
-        self._is_usual = not self.form and self.kind is not LABELS and "," not in lines[0]
+        self._is_usual = not (self.form or are_paths or self.kind is LABELS or "," in lines[0])
         top, second = map(readers[fitting[0]], (lines[0], lines[:2][-1]))
         if not is_trial and top and second and is_audio(second[1]) and not is_audio(top[1]):
             what = f"{lines[0].strip()[:120]!r} is no recording, and names no columns that are known"
             raise ValueError(f"{what}: call them {' and '.join(self.kind.columns)}.")
         return readers[fitting[0]]
+
+    def _are_paths(self, lines: list[str]) -> bool:
+        """Tell whether lines are paths as a whole: one can't be split, or is the path of a recording."""
+        if any(re.fullmatch(r"[^\s,]+", line) for line in lines):
+            return True
+        has = open_recordings(self.root).has
+        found = [line for line in lines if has(line)]
+        if both := [line for line in found if has(re.split(r"[\s,]+", line, maxsplit=1)[-1])]:
+            raise ValueError(f"{both[0]!r} and what follows its first blank exist: {_NAME_COLUMNS}")
+        return bool(found)
 
     def _in_order(self, order: str, first: str) -> LineParser:
         """Return a parser of plain lines whose fields have this order."""
@@ -239,8 +249,6 @@ class Rows:
 
         def values(line: str) -> Values:
             fields = split(line)
-            if self.kind is RECORDINGS and len(fields) == 1:
-                return "", fields[0]
             row = dict(zip(roles, fields, strict=False))
             if is_trial:
                 scores = [row.get("score", "0"), *fields[len(roles) :]]
@@ -290,13 +298,16 @@ def _splitter(first: str, num_tabs: int, num_blanks: int) -> Callable[[str], lis
     # many in a line, or blanks.
     if "," in first and len(first.replace(", ", ",").split()) == 1:
         return partial(_split, separator=",")
+    if num_tabs == 1 and "," in first.split()[0] and "\t" not in first and len(_split(first, ",")) == 2:
+        raise ValueError(f"{first.strip()!r} can be split at its comma and its blank: {_NAME_COLUMNS}")
     return lambda line: (
         _split(line, "\t") if line.count("\t") >= num_tabs else line.strip().split(maxsplit=num_blanks)
     )
 
 
 def _of_json(line: str, keys: list[str]) -> list[str]:
-    values = json.loads(line)
+    if not isinstance(values := json.loads(line), dict):
+        raise ValueError(f"{line.strip()[:120]!r} is no JSON object in braces, as the first line is")
     if late := [key for key in values.keys() - set(keys) if _roles(key)]:
         raise ValueError(f"{late[0]!r} is not in the first line: give it there too, as null if it has none")
     return ["" if values.get(key) is None else str(values[key]) for key in keys]

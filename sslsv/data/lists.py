@@ -317,6 +317,6 @@ def describe_lines(trials: Trials, is_odd: npt.NDArray[np.bool_]) -> str:
 
 
 def find_lists(root: Root) -> list[str]:
-    """Return the names of the lists directly in a folder: `*train_list`, `*trials*`, `*_test_*`, sorted."""
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
-    return [name for name in names if re.search(r"train_list$|(trials|_test_)[^.]*$", name)]  # not trials.old
+    """Return the lists in a folder itself, sorted: `*train_list`, `*trials*`, `*_test_*`; not trials.old."""
+    is_list = re.compile(r"(train_list|(trials|_test_)[^.]*)(\.(txt|lst|csv|tsv|jsonl))?$").search
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_file() and is_list(entry.name))

@@ -165,7 +165,7 @@ def notes(
         chosen_on.append((encoder.config.data.root, validation.trials))
         found.append(
             f"Calibrated on {len(validation.trials)} validation trials of {len(validation.trials.paths)} "
-            "recordings: their labels were used for two numbers, scale and offset."
+            "recordings, less those skipped: their labels were used for two numbers, scale and offset."
         )
     if scoring.is_plda:
         methods = {each.config.model.name: each.model.needs_labels for each in encoder.parts}
@@ -198,21 +198,28 @@ def evaluate(
 ) -> tuple[list[TrialList], dict[str, Calibration]]:
     """Score and measure every list; the calibrations, by the name of the scoring, are returned too.
 
-    If `is_lenient`, lists lose the recordings that can't be read. Raises ValueError for such recordings
-    otherwise, and in validation trials.
+    If `is_lenient`, lists and validation trials lose the recordings that can't be read, counted in
+    `left_out`. Raises ValueError for such recordings otherwise.
     """
-    calibrations: dict[str, Calibration] = {}
+    calibrations, left_out = dict[str, Calibration](), dict[str, int]()
     if validation is not None:
         trials = validation.trials
         if validation.is_simulated:
             embeddings, bad = encoder.embedder().embed_recordings(validation.read, len(trials.paths))
         else:
             embeddings, bad = store.get(trials.paths, encoder.config.data.root)
-        if bad:
+        is_kept = ~np.isin([trials.enrol, trials.test], list(bad)).any(axis=0)
+        if bad and not (is_lenient and len(np.unique(trials.targets[is_kept])) == 2):
             raise ValueError(
                 f"{len(bad)} recordings of the validation trials cannot be read, the first: "
-                f"{next(iter(bad.values()))} Repair them, or give --no-calibration"
+                f"{next(iter(bad.values()))} Repair them, leave their trials out with --allow-missing, "
+                "where others are left, or give --no-calibration"
             )
+        if bad:
+            enrol, test = trials.enrol[is_kept], trials.test[is_kept]
+            trials = replace(trials, enrol=enrol, test=test, targets=trials.targets[is_kept])
+            left_out["unreadable_validation_recordings"] = len(bad)
+            left_out["skipped_validation_trials"] = int((~is_kept).sum())
         scores = scorer.scores(embeddings, trials)
         calibrations = {name: fit_calibration(values, trials.targets) for name, values in scores.items()}
     scored = []
@@ -227,6 +234,7 @@ def evaluate(
         with live_line(
             f"measuring {item.name}, intervals by {scorer.scoring.replicates:,} draws of speakers"
         ):
+            item = replace(item, left_out=item.left_out | left_out)
             scored.append(measure(item, scorer, calibrations, embeddings))
     return scored, calibrations
 

@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
         except (ValueError, OSError) as error:
             print(f"error: {name}: {sentence_of(error)}", file=sys.stderr)
             status = 2
-    state = ("is complete", "lacks the files named above", "is not complete: see the errors above")[status]
+    done = "is complete" if set(options.only) == set(STEPS) else f"has these steps: {', '.join(options.only)}"
+    state = (done, "lacks the files named above", "is not complete: see the errors above")[status]
     print(f"{options.folder} {state}.")
     return status

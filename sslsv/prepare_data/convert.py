@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from sslsv.data.audio import AudioError, decode, open_audio
 from sslsv.data.audio_files import SEEKABLE_SUFFIXES, find_audio_files
+from sslsv.data.recordings import stamp
 from sslsv.prepare_data.archives import DAMAGED
 from sslsv.prepare_data.disk import check_space, progress, sample_bytes, write_audio, write_whole
 from sslsv.settings import command_name
@@ -74,7 +75,7 @@ def convert(
     found = find_audio_files(out, SEEKABLE_SUFFIXES)
     present = {os.path.splitext(os.path.relpath(path, out))[0] for path in found}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
-    sizes = {source: os.path.getsize(source) for source, _ in missing if isinstance(source, str)}
+    sizes = {source: stamp(source)[0] for source, _ in missing if isinstance(source, str)}
     in_archive = sum(source.compress_size for source, _ in missing if not isinstance(source, str))
     num_bytes = sample_bytes(sizes, open_audio) + _AAC_GROWTH * in_archive
     is_flac = items[0][1].endswith(".flac")

@@ -100,8 +100,7 @@ def prepare_lists(options: argparse.Namespace) -> int:
         if not len(utterances):
             print(f"{folder} has no training recordings yet: no list of it is written.")
             continue
-        held_out, seed = options.held_out_speakers, options.seed
-        write_lists(utterances, options.folder, corpus, held_out, seed)
+        write_lists(utterances, options.folder, corpus, options.held_out_speakers, options.seed)
     return 0
 
 

@@ -82,7 +82,11 @@ def run(options: argparse.Namespace) -> int:
     if rule == "none" and options.held_out_speakers:
         raise ValueError("--held-out-speakers needs speakers: choose another --speaker-from than none.")
     num_held_out = 0 if rule == "none" else options.held_out_speakers
-    lists = write_lists(manifest, root, name, num_held_out, options.seed)
+    try:
+        lists = write_lists(manifest, root, name, num_held_out, options.seed)
+    except OSError as error:
+        what = f"no lists can be made in {root} ({error.strerror}): name another folder with --root"
+        raise ValueError(f"{what}; the paths in them are then absolute.") from error
     print(f"train on it: {training_command(root, name, lists)}")
     return 0
 
@@ -220,6 +224,7 @@ def list_files(files: list[str], folder: Path, root: Path, regex: str | None) ->
         )
     prefix = folder.relative_to(root) if folder.is_relative_to(root) else folder
     ids: dict[str, int] = {}
+    spelt: dict[str, str] = {}  # by id
     paths, speakers = [], []
     for file in files:
         path = os.path.join(prefix, file)
@@ -230,31 +235,29 @@ def list_files(files: list[str], folder: Path, root: Path, regex: str | None) ->
             raise ValueError(
                 f"{regex!r} finds no speaker in {file}: give each a folder, or choose another --speaker-from."
             )
-        speaker = match[1] if regex and match else quote(path)
+        name = match[1] if regex and match else quote(path)
+        speaker = "_".join(name.split())
+        if spelt.setdefault(speaker, name) != name:
+            raise ValueError(f"{spelt[speaker]!r} and {name!r} would be one speaker, {speaker}: rename one.")
         paths.append(path)
-        speakers.append(ids.setdefault("_".join(speaker.split()), len(ids)))
+        speakers.append(ids.setdefault(speaker, len(ids)))
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
 
 
 def write_lists(
-    manifest: Manifest,
-    root: Path,
-    name: str,
-    num_held_out: int | None,
-    seed: int,
+    manifest: Manifest, root: Path, name: str, num_held_out: int | None, seed: int
 ) -> dict[str, int]:
     """Write ROOT/NAME_train_list and, of held-out speakers, ROOT/NAME_validation_trials.
 
-    Returns the number of lines of each, by its name.
-
-    `num_held_out` None: a twentieth of the speakers, 10 to 100, of few a fourth; 0 of too few.
+    Returns the number of lines of each, by its name.  `num_held_out` None holds out a twentieth of the
+    speakers, 10 to 100, of few a fourth; 0 of too few.
     """
     if num_held_out is None:
         has_pairs = np.count_nonzero(np.bincount(manifest.speakers) >= 2) >= 2 and manifest.num_speakers >= 4
         few = max(2, min(10, manifest.num_speakers // 4))  # trials of fewer speakers choose by chance
         num_held_out = min(100, max(few, manifest.num_speakers // 20)) if has_pairs else 0
         if not num_held_out:
-            print("no validation trials: too few speakers have two recordings")
+            print("no validation trials: too few speakers have two recordings, or all are fewer than 4")
     lists = {}
     if num_held_out:  # drawn before anything is written: no train list without trials
         manifest, held_out = hold_out_speakers(manifest, num_held_out, seed)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `prepare_data pack` takes."""
     add = parser.add_argument
     add("root", type=Path, metavar="DATA_ROOT", help="folder of the lists and recordings")
-    lists = "train and trial lists (*train_list, *trials*, *_test_* in DATA_ROOT)"
+    lists = "train and trial lists (*train_list, *trials*, *_test_* in DATA_ROOT, also .txt, .csv ...)"
     add("--lists", nargs="+", metavar="LIST", help=lists)
     add("--out", type=Path, help="where to write (DATA_ROOT/packed)")
     add("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
@@ -83,6 +83,7 @@ def pack(
         if not found:
             print(f"{root / name} holds no audio: packed without it.")
     names = sorted({*_names_in(root, lists), *in_banks[0], *in_banks[1]}, key=os.fsencode)
+    print(f"Lists: {', '.join(lists)}")
     texts = [os.path.relpath(file, root) for name in lists for file in list_files(list_location(root, name))]
     stamps = {name: _stamp(recordings.location(name)) for name in [*names, *texts]}
     source = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()

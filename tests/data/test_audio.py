@@ -131,10 +131,10 @@ def test_open_audio__channels_of_compressed_files_are_averaged_and_one_without_s
                 container.mux(packet)
         return tmp_path / name
 
-    channels = np.stack([tone(500, 44100, level=0.6), tone(500, 44100, level=0.2)]).astype(np.float32)
-    sound = av.AudioFrame.from_ndarray(channels, format="fltp", layout="stereo")
+    channels = np.stack([tone(500, 44100, level=x) for x in (0.9, 0.5, 0.2, 0, 0.6, 0.2)]).astype(np.float32)
+    sound = av.AudioFrame.from_ndarray(channels, format="fltp", layout="5.1")
     sound.sample_rate, sound.pts = 44100, 0
-    waveform = read_whole(write("a.m4a", "aac", sound, rate=44100, layout="stereo"))
+    waveform = read_whole(write("a.m4a", "aac", sound, rate=44100, layout="5.1"))
     assert measure_tone(waveform) == (pytest.approx(500, abs=1), pytest.approx(0.4, rel=0.02))
     picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
     path = write("b.mp4", "mpeg4", picture, rate=25, width=16, height=16, pix_fmt="yuv420p")

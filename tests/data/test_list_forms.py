@@ -1,6 +1,7 @@
 """The table of docs/data.md: every form of a list, and what is read of it or said about it."""
 
 import codecs
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,9 @@ def test_rows__trials_are_read_in_every_form(tmp_path: Path, content: str, form:
 
 
 OTHER_FORMS = {
-    "paths": (RECORDINGS, "a/1.wav\nb/my 1.wav\n", [("", "a/1.wav"), ("b/my", "1.wav")]),
+    "paths": (RECORDINGS, "a/1.wav\nb/my 1.wav\n", [("", "a/1.wav"), ("", "b/my 1.wav")]),
     "paths below a name": (RECORDINGS, "path\na/1.wav\nb/1.wav\n", [("", "a/1.wav"), ("", "b/1.wav")]),
+    "paths with blanks below a name": (RECORDINGS, "path\nmy a/1.wav\n", [("", "my a/1.wav")]),
     "speakers named by paths": (TRAIN, "a/1.wav a/1.wav\n", [("a/1.wav", "a/1.wav")]),
     "speaker last": (RECORDINGS, "a/1.wav ann\n", [("ann", "a/1.wav")]),
     "labels": (LABELS, "loud a/1.wav\nlow b/1.wav\n", [("loud", "a/1.wav", ""), ("low", "b/1.wav", "")]),
@@ -114,6 +116,24 @@ def test_rows__recordings_and_labels_are_read_too(
 ) -> None:
     assert rows_of(tmp_path, kind, content)[1] == rows
     assert not is_trial_list(tmp_path, "list")
+
+
+@pytest.mark.parametrize(
+    ("there", "rows"),
+    [
+        (["a/1.wav"], [("my", "a/1.wav"), ("my", "a/2.wav")]),
+        (["my a/1.wav"], [("", "my a/1.wav"), ("", "my a/2.wav")]),
+        (["a/1.wav", "my a/1.wav"], None),
+    ],
+)
+def test_rows__a_line_with_a_blank_is_a_path_only_where_that_exists(
+    tmp_path: Path, there: list[str], rows: list | None
+) -> None:
+    for path in there:
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).touch()
+    with contextlib.nullcontext() if rows else pytest.raises(ValueError, match="line 1: 'my a/1.wav' and "):
+        assert rows_of(tmp_path, RECORDINGS, "my a/1.wav\nmy a/2.wav\n")[1] == rows
 
 
 TEXT = "jürg a/é.wav\n"
@@ -163,6 +183,8 @@ WRONG = {
         '{"wav": "a/1.wav", "spk": "ann"}\n{"wav": "a/1.wav", "spk": "ann", "offset": 3, "duration": 2}\n',
         "line 2: .*is not in the first line: give it there too",
     ),
+    "a later array": (TRAIN, '{"wav": "a/1.wav", "spk": "ann"}\n["b"]\n', "line 2: .* is no JSON object"),
+    "comma and blank": (TRAIN, "ann,my a/1.wav\n", "line 1: 'ann,my a/1.wav' can be split at its comma and"),
     "broken JSON": (TRAIN, '{"wav": "a/1.wav",\n"spk": "ann"}\n', "line 1: "),
     "start of what": (TRAIN, "file,spk,start,stop\na/1.wav,ann,0,48000\n", "line 2: .* seconds or samples"),
     "no such part": (TRAIN, "wav,spk,start,stop,dur\na/1.wav,ann,0,48000,2\n", "2: .* seconds or samples"),

@@ -8,9 +8,9 @@ from sslsv.data.lists import Trials
 from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.metrics import ErrorCurve, bayes_threshold
 from sslsv.evaluation.plda import fit_plda
-from sslsv.evaluation.scorer import Scorer, Scoring, measure, notes
+from sslsv.evaluation.scorer import Scorer, Scoring, evaluate, measure, notes
 from sslsv.evaluation.scoring import cosine_scores, normalise_scores
-from sslsv.evaluation.trials import TrialList
+from sslsv.evaluation.trials import TrialList, TrialSet
 from sslsv.settings import build
 
 SPEAKERS = np.repeat(np.arange(30), 6)
@@ -96,6 +96,25 @@ def test_measure__a_calibration_that_says_nothing_is_not_measured(tmp_path):
     assert raw["eer"]["value"] < 20
     for metric in raw.values():
         assert metric["low"] <= metric["value"] <= metric["high"]
+
+
+def test_evaluate__unreadable_validation_recordings_are_refused_or_left_out_and_counted(tmp_path):
+    (tmp_path / "mine").write_text("the list")
+    item, validation = TrialList("mine", str(tmp_path / "mine"), "", TRIALS, {}), TrialSet("v", TRIALS, None)
+    rows, bad = embeddings_of(1), {0: "0.wav is damaged."}
+    rows[0] = 0
+    store = SimpleNamespace(get=lambda _, root: (rows, bad) if root == "train" else (embeddings_of(1), {}))
+    encoder = SimpleNamespace(config=build(Config, {"data": {"root": "train"}}))
+    given = encoder, store, Scorer(Scoring(norm="s", replicates=0), embeddings_of(2)), [item], validation
+    with pytest.raises(ValueError, match=r"1 recordings of .* 0\.wav is damaged\. .*--allow-missing"):
+        evaluate(*given, is_lenient=False)
+    (found,), calibrations = evaluate(*given, is_lenient=True)
+    is_kept = ENROL != 0  # the first of a pair is the lower one
+    scores = cosine_scores(rows, ENROL, TEST)[is_kept]
+    wanted = fit_calibration(scores, TRIALS.targets[is_kept])
+    assert calibrations["cosine"].scale == pytest.approx(wanted.scale, rel=1e-5)
+    counts = found.summary["counts"]
+    assert (counts["unreadable_validation_recordings"], counts["skipped_validation_trials"]) == (1, 179)
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,10 @@ def test_convert__a_folder_names_what_is_no_audio_and_is_copied_by_name(
     write_codec(folder / "a", "a.mp4", speech(1))
     (folder / "a/b.wav").write_text("no audio")
     (folder / "a/c.m4a").mkdir()
+    (folder / "a/d.wav").symlink_to("gone.wav")
     assert main(["convert", str(folder), "--out", str(out)]) == 1
     printed = capsys.readouterr().out
-    assert "1 of 2 recordings are there" in printed and "b.wav (8 bytes) is not audio" in printed
+    assert "1 of 3 recordings are there" in printed and "b.wav (8 bytes) is not audio" in printed
     samples, _ = soundfile.read(out / "a/a.wav", dtype="int16")
     assert np.array_equal(samples, to_int16(read_whole(folder / "a/a.mp4")))
 

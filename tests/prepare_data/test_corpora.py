@@ -114,6 +114,7 @@ def test_install__what_the_user_has_linked_is_taken_as_it_is(
     assert prepare("--only", "voxceleb1", "voxceleb2", "musan", "rirs") == 0
     assert capsys.readouterr().out.count("your own, as linked") == 4
     assert prepare("--only", "lists", "--held-out-speakers", "0") == 0
+    assert "data has these steps: lists." in capsys.readouterr().out  # it may lack what was not looked at
     assert len(read_train_lists(root, ("voxceleb1_train_list",))) == 24
     assert not server.requests and tree(mine) == before
 

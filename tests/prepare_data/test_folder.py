@@ -140,6 +140,8 @@ def test_folder__the_overrides_that_are_printed_go_with_every_config(
         ("x/1.wav", "--speaker-from none --held-out-speakers 2", "needs speakers"),
         ("x/1.wav", "--speaker-from 1 --held-out-speakers 12", "12 speakers cannot be held out of 7"),
         ("x/1.wav", "--speaker-from 1 --held-out-speakers -1", "-1 speakers cannot be held out"),
+        ("x/1.wav", "--speaker-from 1 --root /dev/null", "name another folder with --root"),
+        ("Fay_Ray/1.wav", "--speaker-from 1", "'Fay Ray' and 'Fay_Ray' would be one speaker"),
         ("bob/bob_0/1.wav b.wav", "--speaker-from 1", "has a blank after"),
         ("x\ny/1.wav", "--speaker-from 1", "line break"),
         ("loose.wav", "--speaker-from 1", "finds no speaker in loose.wav"),

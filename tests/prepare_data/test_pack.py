@@ -34,7 +34,8 @@ def test_pack__takes_lists_trials_and_banks(corpus: Path, capsys: pytest.Capture
     assert found == {*lists, "index.parquet", "shard-00000.int16"}
     for name in lists:
         assert (corpus / "packed" / name).read_bytes() == (corpus / name).read_bytes()
-    assert f"data.root={corpus / 'packed'}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"data.root={corpus / 'packed'}" in printed and f"Lists: {', '.join(sorted(lists))}" in printed
 
 
 def test_pack__again_is_nothing_and_a_shard_that_is_cut_off_is_named(
