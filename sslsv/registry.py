@@ -33,32 +33,32 @@ def settings_class(package: str, name: str) -> Any:
     """Return the class of the settings of a name, `find(package, name).Config`.
 
     Importing PyTorch takes 1.5 s, and a command with a mistake in its settings should not wait for it. So if
-    the file is not imported yet, only its `Config` class is executed, with the imports that it uses; it can't
-    use other names of the file. When the file is imported later, `settings.section` gives it the same class.
-    Raises ValueError as `find` does.
+    the file is not imported yet, only its `Config` class is executed, with the imports that it uses. When the
+    file is imported later, `settings.section` gives it the same class. Raises ValueError as `find` does, and
+    for a `Config` that uses other names of its file.
     """
     _check(package, name)
     full = f"sslsv.{package}.{name}"
     if full in sys.modules:
         return _component(sys.modules[full]).Config
     file = _folder(package) / f"{name}.py"
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    owners = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     statement, owner = next(
-        (inner, outer)
-        for outer in tree.body
-        if isinstance(outer, ast.ClassDef)
-        for inner in outer.body
-        if isinstance(inner, ast.ClassDef) and inner.name == "Config"
+        (node, owner) for owner in owners for node in owner.body if getattr(node, "name", "") == "Config"
     )
     used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-    imports: list[ast.stmt] = []
-    for line in tree.body:
-        if isinstance(line, ast.Import | ast.ImportFrom):
-            line.names = [alias for alias in line.names if (alias.asname or alias.name).split(".")[0] in used]
-            imports += [line] if line.names else []
+    imports = [line for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom)]
+    for line in imports:
+        line.names = [alias for alias in line.names if (alias.asname or alias.name).split(".")[0] in used]
+    body: list[ast.stmt] = [*(line for line in imports if line.names), owner]
     module = ModuleType(full)
     owner.body, owner.bases, owner.keywords, owner.decorator_list = [statement], [], [], []
-    exec(compile(ast.Module([*imports, owner], []), str(file), "exec"), module.__dict__)
+    try:
+        exec(compile(ast.Module(body, []), str(file), "exec"), module.__dict__)
+    except NameError as error:
+        why = f"the Config in {file} uses {error.name!r}; it may only use names that the file imports"
+        raise ValueError(f"name is {name!r}, but {why}") from error
     return getattr(module, owner.name).Config
 
 

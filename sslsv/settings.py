@@ -1,5 +1,6 @@
 """Read yaml and `key.path=value` into frozen, checked sections; a mistake becomes one sentence."""
 
+import contextlib
 import dataclasses
 import difflib
 import io
@@ -27,6 +28,7 @@ Section = TypeVar("Section")
 PACKAGE = Path(__file__).resolve().parent
 FOLDER = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent
 _SECTIONS: dict[tuple[str, str], Any] = {}  # by module and qualified name
+_adapter = cache(TypeAdapter[Any])
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -92,11 +94,6 @@ def build(kind: type[Section], raw: Any) -> Section:
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
-@cache
 def annotations_of(kind: type) -> dict[str, Any]:
     """Return field name -> annotation of a section, in its order."""
     hints = get_type_hints(kind, include_extras=True)
@@ -106,8 +103,11 @@ def annotations_of(kind: type) -> dict[str, Any]:
 def sections_of(annotation: Any) -> list[type]:
     """Return the sections that an annotation allows: none for a plain value, all of them for a choice."""
     if isinstance(annotation, choice):
-        package = annotation.package
-        return [registry.settings_class(package, name) for name in registry.names(package)]
+        found = []
+        for name in registry.names(annotation.package):
+            with contextlib.suppress(Exception):  # A file that is not finished must not stop the others.
+                found.append(registry.settings_class(annotation.package, name))
+        return found
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return [annotation]
     return [inner for part in get_args(annotation) for inner in sections_of(part)]

@@ -35,13 +35,13 @@ RAY |= {"search.executor", "search.trial"}
 BUDGETS = {
     "": 2230, "ops": 360, "models": 1520, "encoders": 680, "data": 2740, "runs": 730, "training": 1040,
     "cluster": 770, "evaluation": 2510, "reports": 920, "search": 1330, "prepare_data": 1820,
-    "tasks": 850,
+    "tasks": 0,
 }  # fmt: skip
 # Of data, 450 read lists in the forms that people have, and 120 any codec; of tasks, 650 are the loop of
 # pseudo-labels; of evaluation, 170 compare test lists with what was trained on; of cluster, 95 keep threads
 # from spinning beside other processes.
-# These come on top, for each method and encoder; what several of them share is in the numbers above.
-LINES_OF_A_METHOD, LINES_OF_AN_ENCODER = 90, 160
+# These come on top, for each file of a kind that anybody may add; what several share is in the numbers above.
+LINES_OF_ONE = {"models": 90, "encoders": 160, "data.augmentations": 70, "tasks": 213}
 
 
 def module_name(file: Path) -> str:
@@ -212,10 +212,9 @@ def test_package__keeps_its_budget_of_lines(package: str) -> None:
     folder = ROOT / "sslsv" / package
     files = sorted(folder.glob("*.py") if package == "" else folder.rglob("*.py"))
     budget = BUDGETS[package]
-    if package == "models":
-        budget += LINES_OF_A_METHOD * len(registry.names("models"))
-    if package == "encoders":
-        budget += LINES_OF_AN_ENCODER * len(registry.names("encoders"))
+    for kind, lines in LINES_OF_ONE.items():
+        if kind.split(".")[0] == package:  # tasks are no names of settings: every file is one
+            budget += lines * (len(files) - 1 if kind == "tasks" else len(registry.names(kind)))
     assert lines_of(files) <= 1.05 * budget, (
         f"sslsv/{package} has {lines_of(files)} lines, {budget} are planned"
     )

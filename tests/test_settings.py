@@ -246,6 +246,17 @@ def test_section__is_one_class_before_and_after_its_file_is_imported() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=FOLDER, check=True)
 
 
+def test_choice__an_unfinished_file_is_told_of_only_where_it_is_chosen(tmp_path, monkeypatch):
+    text = 'from typing import Literal\nLIMIT = 2\nclass A:\n class Config:\n  name: Literal["{}"] = "{}"\n  '
+    text += "limit: int = {}\n"
+    for name, limit in (("done", "2"), ("uses_others", "LIMIT"), ("half_written", "(")):
+        (tmp_path / f"{name}.py").write_text(text.format(name, name, limit))
+    monkeypatch.setattr(registry, "_folder", lambda package: tmp_path)
+    assert [kind.name for kind in sections_of(choice("drafts"))] == ["done"]
+    with pytest.raises(ValueError, match="^name is 'uses_others', but the Config in .* uses 'LIMIT'; it"):
+        registry.settings_class("drafts", "uses_others")
+
+
 @pytest.mark.parametrize("package", ["models", "encoders", "data.augmentations"])
 def test_choice__every_one_is_a_strict_section(package: str) -> None:
     for kind in sections_of(choice(package)):

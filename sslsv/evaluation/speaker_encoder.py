@@ -23,17 +23,17 @@ from torch import Tensor, nn
 import sslsv
 from sslsv.build import build_model
 from sslsv.config import Config, read_config
-from sslsv.data.audio import read_whole
+from sslsv.data.audio import read_whole, to_waveform
 from sslsv.evaluation.calibration import Calibration, posterior
-from sslsv.evaluation.verification import Embedder
+from sslsv.evaluation.verification import PRECISIONS, Embedder
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput
 from sslsv.runs import checkpoint
 from sslsv.runs.checkpoint import Checkpoint
 from sslsv.runs.folder import RunFolder, absolute
-from sslsv.settings import ConfigError
+from sslsv.settings import ConfigError, refuse_if
 
 Floats = npt.NDArray[np.float32]
-Recording = str | os.PathLike[str] | Floats
+Recording = str | os.PathLike[str] | Floats | npt.NDArray[np.int16]
 
 NUM_AVERAGED = 10  # newest checkpoints in an average
 CALIBRATION_FILE = "calibration.json"
@@ -97,6 +97,8 @@ class SpeakerEncoder:
             ) from error
         steps = tuple(each.step for each in saved)
         precision = precision or config.train.precision
+        known = ", ".join(PRECISIONS)
+        refuse_if(precision not in PRECISIONS, f"precision is {precision!r}; choose one of {known}")
         if precision == "fp16" and target.type == "cpu":  # a CPU has no fp16 arithmetic
             precision = "fp32"
         # This memory format is a fifth faster on CPUs, in fp32 too.
@@ -160,16 +162,19 @@ class SpeakerEncoder:
         return Embedder(self.model, self.device, self.precision, self.config.evaluation.batch_seconds)
 
     def embed(self, recording: Recording) -> Floats:
-        """Embed an audio file, or a waveform (T,), float32 of full scale 1 at 16 kHz, to (D,).
+        """Embed an audio file, or a waveform (T,) at 16 kHz, int16 or floats of full scale 1, to (D,).
 
         Raises AudioError for a file that can't be read, ValueError for an array that is no waveform.
         """
         is_file = isinstance(recording, str | os.PathLike)
-        waveform = read_whole(recording) if is_file else np.asarray(recording, dtype=np.float32)  # type: ignore[arg-type]
-        if waveform.ndim != 1 or not waveform.size or not np.isfinite(waveform).all():
+        samples = read_whole(recording) if is_file else np.asarray(recording)  # type: ignore[arg-type]
+        is_int16 = samples.dtype == np.int16
+        waveform = to_waveform(samples) if is_int16 else samples.astype(np.float32)
+        is_audio = (is_int16 or samples.dtype.kind == "f") and waveform.ndim == 1 and waveform.size
+        if not is_audio or not np.isfinite(waveform).all():
             raise ValueError(
-                f"an array of shape {waveform.shape} is no waveform; it must be (T,), mono at 16 kHz, "
-                "with at least one sample and none that is not finite"
+                f"an array of {samples.dtype} of shape {samples.shape} is no waveform; it must be (T,), mono "
+                "at 16 kHz, int16 or floats of full scale 1, with at least one sample and all of them finite"
             )
         return self.embedder().embed_recordings(lambda _: waveform, 1)[0][0]  # type: ignore[no-any-return]
 

@@ -40,7 +40,7 @@ class Embedder:
         square of the length.
         """
         batch = torch.from_numpy(np.asarray(waveforms)).to(self.device)
-        was_training = self.model.training
+        in_training = [part for part in self.model.modules() if part.training]
         self.model.eval()
         try:
             with torch.inference_mode(), self.autocast():
@@ -52,7 +52,8 @@ class Embedder:
                 "lower evaluation.batch_seconds, or list parts of long recordings, such as a.wav#t=0,60"
             ) from error
         finally:
-            self.model.train(was_training)
+            for part in in_training:  # `train` would set all parts alike.
+                part.training = True
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context; keep it open over several calls, so that weights are cast once."""

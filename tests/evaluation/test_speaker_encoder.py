@@ -48,13 +48,14 @@ def test_load__a_copied_checkpoint_file_is_enough_and_a_renamed_one_is_refused(s
         SpeakerEncoder.load(tmp_path / "mine.pt")
 
 
-def test_embed__a_file_and_its_waveform_agree(small_run, tmp_path, waveforms):
+def test_embed__a_file_its_int16_samples_and_its_waveform_agree(small_run, tmp_path, waveforms):
     import soundfile
 
     encoder = SpeakerEncoder.load(small_run)
     pcm = np.round(waveforms[0] * 32768).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", pcm, 16000)
-    assert np.array_equal(encoder.embed(tmp_path / "a.wav"), encoder.embed(pcm / np.float32(32768)))
+    for samples in (pcm, pcm / np.float32(32768)):
+        assert np.array_equal(encoder.embed(tmp_path / "a.wav"), encoder.embed(samples))
     with pytest.raises(AudioError, match=r"b\.wav does not exist"):
         encoder.embed(tmp_path / "b.wav")
 
@@ -83,9 +84,17 @@ def test_load__a_device_that_is_not_there_is_said(small_run, device):
         SpeakerEncoder.load(small_run, device=device)
 
 
-@pytest.mark.parametrize("waveform", [np.zeros((2, 16000)), np.zeros(0), np.array([0.1, np.nan] * 999)])
+def test_load__a_precision_that_is_not_known_is_refused(small_run):
+    with pytest.raises(ValueError, match="precision is 'float16'; choose one of fp32, bf16, fp16"):
+        SpeakerEncoder.load(small_run, precision="float16")
+
+
+NO_WAVEFORMS = (np.zeros((2, 16000)), np.zeros(0), np.array([0.1, np.nan] * 999), np.zeros(999, np.int32))
+
+
+@pytest.mark.parametrize("waveform", NO_WAVEFORMS)
 def test_embed__what_is_no_waveform_is_refused(small_run, waveform):
-    with pytest.raises(ValueError, match=r"an array of shape \(.*\) is no waveform"):
+    with pytest.raises(ValueError, match=r"an array of .* of shape \(.*\) is no waveform"):
         SpeakerEncoder.load(small_run).embed(waveform)
 
 

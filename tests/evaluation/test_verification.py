@@ -48,12 +48,13 @@ def test_embed_recordings__batches_only_equal_lengths_bounds_the_audio_and_repea
     assert sorted(model.shapes) == [(1, 400), (1, 4000), (2, 8000), (2, 16000), (2, 16000)]
 
 
-def test_embed_recordings__equal_to_one_at_a_time_and_leaves_the_model_training():
-    model = small_model().train()
+def test_embed_recordings__equal_to_one_at_a_time_and_leaves_each_part_in_its_mode():
+    model = small_model().eval()
+    modes = [part.training for part in model.encoder.train().modules()]
     rng = np.random.default_rng(0)
     waveforms = [rng.standard_normal(n).astype(np.float32) * 0.1 for n in (8000, 9000, 8000, 10000)]
     together, _ = embedder_of(model, 10.0).embed_recordings(waveforms.__getitem__, 4)
-    assert model.training
+    assert [part.training for part in model.encoder.modules()] == modes and not model.training
     model.eval()
     for i, waveform in enumerate(waveforms):
         with torch.no_grad():
