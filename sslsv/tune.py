@@ -42,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--storage", default="tune", help="folder or URI of all sweeps")
     add("--name", help="name of the sweep's folder; else that of the space file")
     options = parser.parse_intermixed_args(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    options.command = f"{command_name('tune')} {shlex.join(given)}"
+    options.command = f"{command_name('tune')} {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
     from sslsv.search.space import sentence_of
     from sslsv.search.sweep import ExecutionError
 
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ExecutionError as error:
         print(f"error: {error}; the same command with --resume goes on", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the second
         print("stopped; the same command with --resume goes on", file=sys.stderr)
         return 130
 
@@ -77,32 +76,37 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.search.space import load_space
     from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
     from sslsv.search.trial_settings import base_config, check_trials, rungs_of, trial_config, with_overrides
-    from sslsv.train import check_data, find_leaks
+    from sslsv.train import FREE, check_data, find_leaks
 
     space = with_overrides(load_space(options.space), options.overrides)
+    folder = RunFolder(options.storage, options.name or options.space.stem)
+    # A sweep that is confirmed has most often ended.
+    is_resumed = options.resume or (options.confirm and not options.fresh and folder.has("sweep.json"))
+    mode = "fresh" if options.fresh else "resume" if is_resumed else "new"
+    if options.trials is None and space.trials and mode == "resume" and folder.has("sweep.json"):
+        options.trials = folder.read_json("sweep.json")["trials"]  # an earlier --trials holds
     if options.trials is not None:
         space = replace(space, trials=options.trials)
     base = base_config(space)
     base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
     searcher, rungs = Searcher(space, to_dict(base)), rungs_of(space, base)
     check_trials(space, base, searcher)
-    first = next(searcher.corners())[1]
     if options.confirm is not None:
         check_confirmation(base, options.confirm, options.seeds)
-        first["evaluation.test"] = list(base.evaluation.test)
-    check_data(trial_config(base, space, first))
-    folder = RunFolder(options.storage, options.name or options.space.stem)
-    for sentence in find_leaks(trial_config(base, space, first), folder):
+    tests = list(base.evaluation.test) if options.confirm is not None else []
+    corners = [trial_config(base, space, {**at, "evaluation.test": tests}) for _, at in searcher.corners()]
+    # The one with the fewest batches stands for all that have the same initial weights.
+    by_batches = sorted(corners, key=lambda each: -each.data.fraction / each.train.batch_size)
+    for config in {each.encoder.source(): each for each in by_batches}.values():
+        check_data(config)
+    for sentence in find_leaks(corners[0], folder):
         print(f"warning: {sentence}", file=sys.stderr)
     request = describe_request(space, base, str(options.space), rungs)
     request |= {"command": options.command, "lists": digest_of_lists(base)}
-    # A sweep that is confirmed has most often ended.
-    is_resumed = options.resume or (options.confirm and not options.fresh and folder.has("sweep.json"))
-    mode = "fresh" if options.fresh else "resume" if is_resumed else "new"
     trials = searcher.num_trials
     with contextlib.ExitStack() as stack:
         if not options.plan:
-            check_folder(folder, request, mode)
+            check_folder(folder, request, mode, FREE)
             stack.enter_context(only_command_on(folder))
         with live_line("starting Ray"):
             from sslsv.cluster.connect import cluster_state, connection, total_of
@@ -111,30 +115,26 @@ def run(options: argparse.Namespace) -> int:
 
             connected = connection(base.resources, WORKER_ENVIRONMENT, only_looks=options.plan)
             resources = stack.enter_context(connected)
-            cluster = cluster_state()
-        nodes = list(cluster.machines.values())
-        free = {kind: total_of(cluster.free.values(), kind) for kind in ("CPU", "GPU")}
+            state = cluster_state()
+        free = {kind: total_of(state.free.values(), kind) for kind in ("CPU", "GPU")}
         gpus = space.gpus_per_trial if resources.gpu else 0.0
-        slots = find_slots(base.resources, gpus, free, nodes, trials, options.concurrent)
+        slots = find_slots(base.resources, gpus, free, [*state.machines.values()], trials, options.concurrent)
         print(f"{trials} trials of {space.base} by {space.searcher}, chosen by {metric_title(space.metric)}")
         print(slots.describe())
         if options.plan:
             counts = [max(trials // space.decider.reduction**rung, 1) for rung in range(len(rungs))]
             ladder = ", ".join(f"{n} to epoch {epoch}" for n, epoch in zip(counts, rungs, strict=True))
-            spans = [epoch - before for before, epoch in zip((0, *rungs[:-1]), rungs, strict=True)]
-            epochs = sum(count * span for count, span in zip(counts, spans, strict=True))
+            epochs = sum(n * (end - start) for n, start, end in zip(counts, (0, *rungs), rungs, strict=False))
             bound = "at least" if isinstance(space.scheduler, Asha) else "about"  # Asha promotes some early
             print(f"{bound} {ladder}: {epochs} epochs instead of {trials * rungs[-1]}")
             if options.confirm:
                 trainings = (options.confirm + 1) * options.seeds
                 print(f"then, to confirm, {trainings} trainings of {rungs[-1]} epochs")
             return 0
-        prepare_folder(folder, request, mode)
+        prepare_folder(folder, request, mode, FREE)
         sweep = Sweep(space, base, rungs, folder, slots.resources)
         code = search(sweep, slots)
-        if code == 0 and options.confirm:
-            return confirm(sweep, slots, options.confirm, options.seeds)
-        return code
+        return code or (confirm(sweep, slots, options.confirm, options.seeds) if options.confirm else 0)
 
 
 def search(sweep: "Sweep", slots: "Slots") -> int:
@@ -151,7 +151,6 @@ def search(sweep: "Sweep", slots: "Slots") -> int:
             run_sweep(sweep, slots, sweep.folder.name)
     except BaseException:  # Ctrl-C, too: what there is so far can be looked at
         with contextlib.suppress(OSError):
-            sweep.write_results()
             write_sweep_report(sweep.folder)
         raise
     best, place = sweep.write_results(), here(sweep.folder.location)

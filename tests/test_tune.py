@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import time
+from unittest import mock
 
 import pytest
 import torch
@@ -151,6 +152,41 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(options, sentence, tmp_
     error = capsys.readouterr().err
     assert error.startswith("error: ") and sentence in error and "Traceback" not in error
     assert not (tmp_path / "tune").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "choices", "sentence"),
+    [
+        ("train.batch_size", [10, 100_000, 20], "train.batch_size is 100000, but there are only"),
+        ("encoder.init", [None, "runs/missing"], "runs/missing"),
+    ],
+)
+def test_main__what_data_or_weights_rule_out_is_refused_wherever_in_the_space_it_is(
+    key, choices, sentence, tmp_path, small_config, capsys
+):
+    space = write_space(tmp_path, small_config)
+    searched = space.read_text().replace(
+        'model.temperature": tune.loguniform(0.02, 1.0)', f'{key}": tune.choice({choices})'
+    )
+    space.write_text(searched)
+    assert main([str(space), "--storage", str(tmp_path / "tune")]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_main__without_trials_a_sweep_that_goes_on_keeps_its_number(
+    tmp_path, small_config, capsys, ray_session
+):
+    RunFolder(str(tmp_path / "tune"), "space").write_json("sweep.json", {"trials": 6})
+    options = ["--storage", str(tmp_path / "tune"), "--plan", "--confirm", "1"]
+    assert main([str(write_space(tmp_path, small_config)), *options]) == 0
+    assert "6 trials of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit], ids=["Ctrl-C", "SIGTERM, as Ray raises it"])
+def test_main__stopped_by_a_signal_it_says_how_to_go_on(stop, monkeypatch, capsys):
+    monkeypatch.setattr("sslsv.tune.run", mock.Mock(side_effect=stop))
+    assert main(["tune_spaces/demo.py"]) == 130
+    assert capsys.readouterr().err == "stopped; the same command with --resume goes on\n"
 
 
 def test_main__what_the_machine_cannot_hold_is_refused_before_anything_starts(

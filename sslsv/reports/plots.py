@@ -21,8 +21,8 @@ Axes = Any  # Matplotlib takes half a second to import, so only drawing imports 
 STYLE = Path(__file__).with_name("page.mplstyle")
 INK = "#010203"  # It stands for the page's colour of text, as in the style.
 PALE = {"color": INK, "alpha": 0.2, "label": None}
-SMALL, TALL, LARGE = (4.6, 2.6), (4.6, 3.2), (5.2, 4.4)  # inches
-MAX_POINTS = 300  # More points of a curve cannot be told apart.
+SMALL, LARGE = (4.6, 2.6), (5.2, 4.4)  # inches
+MAX_POINTS, MAX_CURVES = 300, 24  # More points of a curve, or colours and dashes, cannot be told apart.
 MAX_WRITTEN, MAX_NAMES = 12, 40  # labels of a confusion matrix with numbers in it, and with all names
 RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent
 
@@ -57,18 +57,21 @@ def line_chart(
 ) -> Figure:
     """Draw curves, those without a label in the background, and a dotted line at each of the marks.
 
-    A curve of too many points is shown as the means of consecutive ones, on a band from the lowest to the
-    highest of them. `is_log` makes the axis of x logarithmic.
+    Labels beyond `MAX_CURVES` are left out. A curve of too many points is shown as the means of consecutive
+    ones, on a band from the lowest to the highest of them. `is_log` makes the axis of x logarithmic.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    num_labels = sum(bool(label) for label, _, _ in curves)
+    named = [label for label, _, _ in curves if label][:MAX_CURVES]
+    wrapped = {label: textwrap.fill(label, 52) for label in named}
+    is_long = max(map(len, named), default=0) > 23
+    is_below = len(named) > (1 if is_long else 3)  # Inside, so much would lie on the curves.
 
     def paint(axes: Axes) -> None:
         for label, *points in curves:
             x, y = (np.array_split(values, min(len(values), MAX_POINTS)) for values in points)
             means = [[part.mean() for part in parts] for parts in (x, y)]
-            look = {"label": label} if label else PALE
+            look = {"label": wrapped[label]} if label in wrapped else PALE
             (line,) = axes.plot(*means, marker="o" if len(x) <= 40 else "", **look)
             if len(points[0]) > MAX_POINTS:
                 ends = [part.min() for part in y], [part.max() for part in y]
@@ -87,13 +90,14 @@ def line_chart(
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}")
         axes.set_xlabel(xlabel)
-        if num_labels > 3:  # Inside, so many would lie on the curves.
-            axes.figure.legend(loc="outside lower center", ncols=2)
-        elif num_labels > 1:
+        if is_below:
+            axes.figure.legend(loc="outside lower center", ncols=1 if is_long else 2)
+        elif len(named) > 1:
             axes.legend()
 
-    title = f"{caption}: {', '.join(label for label, _, _ in curves if label)}"
-    return caption, drawing(paint, title, TALL if num_labels > 3 else SMALL)
+    num_rows = len("\n".join(wrapped.values()).splitlines()) / (1 if is_long else 2)
+    size = (SMALL[0], SMALL[1] + 0.2 + 0.19 * num_rows) if is_below else SMALL  # inches
+    return caption, drawing(paint, f"{caption}: {', '.join(named)}", size)
 
 
 def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[str, list[int]]) -> Figure:

@@ -32,6 +32,7 @@ def write_sweep_report(folder: RunFolder) -> None:
     request, rows = folder.read_json("sweep.json"), read_results(folder)
     columns, rungs = [*rows[0]] if rows else ["epoch", "", "why"], request["rungs"]
     metric = columns[columns.index("epoch") + 1]  # The metric that decides comes first.
+    measured = [key for key in columns if key in CRITERIA]
     good = [row for row in rows if row["state"] not in LOST and row.get(metric) is not None]
     settings = columns[columns.index("why") + 1 :]
     keys = [key for key in settings if any(row.get(key) is not None for row in good)]
@@ -49,7 +50,7 @@ def write_sweep_report(folder: RunFolder) -> None:
     title, tried = metric_title(metric), {key: [row[key] for row in good] for key in keys}
     table = [
         {"trial": page_of(folder, row["trial"]), "state": row["state"], "epoch": row["epoch"]}
-        | {title: None if row[metric] is None else metric_text(metric, row[metric])}
+        | {metric_title(m): None if row[m] is None else metric_text(m, row[m]) for m in measured}
         | {key: row.get(key) for key in keys}
         | ({"why": row["why"]} if row["why"] else {})
         for row in rows[:MAX_ROWS]
@@ -82,7 +83,7 @@ def write_sweep_report(folder: RunFolder) -> None:
     base = parse_yaml(request.get("base", "")) or {}
     head = {name: base[key]["name"] for name, key in NAMED.items() if key in base}
     head |= {"space": request["space_file"], "searched": ", ".join(keys)}
-    head |= {"chosen by": f"{title} in validation", "command": request.get("command", "")}
+    head |= {"chosen by": title and f"{title} in validation", "command": request.get("command", "")}
     if good:
         head["best"] = ", ".join(f"{key} {shown(good[0][key])}" for key in keys if good[0][key] is not None)
         head["train it anew"] = f"{command_name('train')} {here(below(folder.location, 'best.yml'))}"
@@ -160,7 +161,7 @@ def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> lis
 def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | None]) -> dict[str, str]:
     """Return the share of the variance of values, by trial, that each setting explains, largest first.
 
-    A random forest tells (fANOVA: Hutter et al., ICML 2014); settings that some trials lack are left out.
+    A random forest tells (fANOVA: Hutter et al., ICML 2014); what some trials lack or all share is left out.
     """
     there = [i for i, value in enumerate(values) if value is not None]
     # Where all values are the same, Optuna raises an error.
@@ -171,10 +172,10 @@ def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | No
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Numbers and words alike are told by their places in order, from 0 to 1.
     known = {key: [column[i] for i in there] for key, column in columns.items() if None not in column}
-    ranks = {key: np.unique(column, return_inverse=True)[1] for key, column in known.items()}
+    ranks = {k: np.unique(cells, return_inverse=True)[1] for k, cells in known.items() if len({*cells}) > 1}
     study, ends = optuna.create_study(), {k: optuna.distributions.FloatDistribution(0, 1) for k in ranks}
     for place, i in enumerate(there):
-        settings = {key: float(rank[place] / max(rank.max(), 1)) for key, rank in ranks.items()}
+        settings = {key: float(rank[place] / rank.max()) for key, rank in ranks.items()}
         study.add_trial(optuna.create_trial(params=settings, distributions={**ends}, value=values[i]))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)

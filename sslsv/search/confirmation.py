@@ -104,6 +104,9 @@ class Confirmation(Sweep):
         for index in range(len(known), len(planned)):
             self.add_configuration(index, planned[index])
 
+    def write_results(self) -> None:
+        """Write nothing: validation chooses none of these trainings."""
+
     def comparisons(self) -> tuple[list[Comparison], list[str]]:
         """Compare every trial with the base on every list, over the seeds with which both came to the end.
 

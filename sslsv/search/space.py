@@ -116,11 +116,12 @@ class Space:
             self.tries_base_first and bool(self.alternatives),
             "tries_base_first is true, but the base is none of the alternatives; set it to false",
         )
-        by_name = {leaf for settings in self.alternatives.values() for leaf, _ in leaves_of(settings)}
+        given = {leaf for settings in self.alternatives.values() for leaf, _ in leaves_of(settings)}
         for dimension in self.dimensions:
-            both = sorted(by_name & dimension.keys)
-            refuse_if(bool(both), f"{', '.join(both)} is searched and set by an alternative; leave one out")
-            for leaf in dimension.keys | by_name:
+            both = ", ".join(sorted(given & dimension.keys))
+            refuse_if(bool(both), f"{both} is searched twice, or also set by an alternative; leave one out")
+            given |= dimension.keys
+            for leaf in given:
                 is_fixed = any(f"{leaf}.".startswith(f"{name}.") for name in FIXED)
                 refuse_if(is_fixed, f"{leaf} can't be searched, because all trials share it; set it for all")
             is_range = not isinstance(dimension.distribution, CategoricalDistribution)

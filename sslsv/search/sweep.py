@@ -2,12 +2,12 @@
 
 A sweep leaves a folder behind, on a disk or in object storage: `<storage>/<name>/`.
 
-sweep.json            what was asked for: space file, overrides, rungs ...    base.yml   the other settings
+sweep.json            what was asked for: space file, overrides, rungs ..., and the other settings
 configurations.jsonl  index and settings of each trial, written before it starts
 decisions.jsonl       index, rung: a trial may train up to a rung; in the order they were made
 outcomes.jsonl        index, rung, epoch, state (reached, collapsed, failed), value, why: in order of arrival
 trials/0003/          the run folder of a trial, complete: checkpoints, metrics.jsonl ...
-results.csv, best.yml, report.html, confirmation.json and confirm/ come at the end
+results.csv, best.yml  after each segment; report.html, confirmation.json and confirm/ come at the end
 
 A sweep is resumed from the .jsonl files alone.  They are written as whole files, and each line before the
 work that depends on it, so that no crash leaves half a line or an unrecorded trial.
@@ -56,6 +56,7 @@ class Sweep:
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
         self.halted: str | None = None  # why no more segments start, though some are left
         self._faults = 0  # in a row
+        self._last: dict[int, dict[str, Any]] = {}  # newest record of each trial, read once per segment
         self._start = time.monotonic()
         self._sign = 1.0 if is_better(space.metric, 0.0, than=1.0) else -1.0
         self.configurations: dict[int, Configuration] = {
@@ -118,9 +119,11 @@ class Sweep:
         self.running.discard((segment.index, segment.rung))
         self._faults = 0
         minutes = (time.monotonic() - self._start) / 60
-        best = "  (best so far)" if standing(self.history)[0] is outcome else ""
-        line = f"{minutes:6.1f} min  epoch {epoch:4d}  {state}  {self.describe(outcome)}{best}"
-        print(line, file=sys.stderr, flush=True)
+        is_best = outcome.can_win and standing(self.history)[0] is outcome
+        line = f"{minutes:6.1f} min  epoch {epoch:4d}  {state}  {self.describe(outcome)}"
+        print(line + "  (best so far)" * is_best, file=sys.stderr, flush=True)
+        self._last.pop(segment.index, None)
+        self.write_results()
 
     def put_back(self, segment: Decision, why: str) -> None:
         """Requeue a segment that an error of storage or network interrupted; see `MAX_FAULTS`."""
@@ -175,6 +178,8 @@ class Sweep:
             config = apply_configuration(self.base, self.space, self.configurations[best.index], fixed)
             head = f"# Best: {self.describe(best)}; epoch {self.rungs[best.rung]}.\n"
             self.folder.write("best.yml", (head + to_yaml(config)).encode())
+        elif self.folder.has("best.yml"):  # the best so far has collapsed since
+            self.folder.delete("best.yml")
         return best
 
     def state_of(self, outcome: Outcome) -> str:
@@ -186,7 +191,9 @@ class Sweep:
         return "stopped" if self.is_over else "unfinished"
 
     def _row(self, place: int, outcome: Outcome) -> dict[str, Any]:
-        last = (self.records_of(outcome.index) or [{}])[-1]
+        if outcome.index not in self._last:
+            self._last[outcome.index] = (self.records_of(outcome.index) or [{}])[-1]
+        last = self._last[outcome.index]
         settings = {
             key: json.dumps(value) if isinstance(value, list | dict | bool) else value
             for key, value in self.configurations[outcome.index].items()
@@ -231,7 +238,7 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
     }
 
 
-def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
+def check_folder(folder: RunFolder, request: dict[str, Any], mode: str, free: tuple[str, ...] = ()) -> None:
     """Raise ValueError unless the folder is new, to be set aside ("fresh"), or fit to be resumed."""
     is_there, where, kind = folder.has("sweep.json"), folder.location, folder.kind()
     refuse_if(
@@ -249,10 +256,10 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     earlier, changes = folder.read_json("sweep.json"), []
     there, now = read_config(earlier["base"]), read_config(request["base"])
     for line in differences(there, now):
-        # Where a sweep runs may change, and trials never see the test lists; a confirmation checks its own.
+        # What is `free` may change; trials never see the test lists, and a confirmation checks its own.
         if line.startswith("resources.workers:") and not now.train.sync_batchnorm:
             changes.append(f"{line} (with train.sync_batchnorm false, batch statistics depend on it)")
-        elif not line.startswith(("resources.", "run.", "evaluation.test:")):
+        elif not line.startswith((*free, "evaluation.test:")):
             changes.append(line)
     is_counted = earlier["trials"] is not None  # a grid has no number
     has_more = is_counted and request["takes_more_trials"] and request["trials"] > earlier["trials"]
@@ -269,17 +276,15 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     )
 
 
-def prepare_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
+def prepare_folder(folder: RunFolder, request: dict[str, Any], mode: str, free: tuple[str, ...] = ()) -> None:
     """Make the sweep's folder, or go on with the one there; the caller keeps other commands out.
 
     Raises ValueError as `check_folder` does, because another command may have written to it since.
     """
-    check_folder(folder, request, mode)
+    check_folder(folder, request, mode, free)
     if mode == "fresh" and folder.kind():
         print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
     if mode == "resume":
         print(f"going on with the sweep in {folder.location}", file=sys.stderr)
         request = folder.read_json("sweep.json") | {"trials": request["trials"]}
-    else:
-        folder.write("base.yml", request["base"].encode())
     folder.write_json("sweep.json", request)

@@ -57,3 +57,13 @@ def test_line_chart__more_curves_than_colours_differ_in_their_lines():
     _, svg = line_chart("EER", [(f"curve {i}", [1, 2], [i, i]) for i in range(10)])
     looks = re.findall(r'style="fill: none; (stroke-dasharray: [^;]*; )?[^"]*stroke: (#\w+)', svg)
     assert len({look for look in looks if look[1] != "#b0b0b0"}) >= 10
+
+
+def test_line_chart__grows_with_its_labels_so_that_the_curves_keep_their_room():
+    heights = []
+    for name, count in (("a", 3), ("a", 30), ("a" * 60, 3), ("a" * 60, 30)):
+        _, svg = line_chart("EER", [(f"{i}{name}", [1, 2], [i, i]) for i in range(count)])
+        heights.append(float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[1]))
+        assert len(re.findall(r">\d+a+</text>", svg)) == min(count, 24)  # as many as differ in their looks
+    few, many, long, many_long = heights
+    assert few < long < many < many_long

@@ -27,12 +27,12 @@ def sweep_folder(tmp_path, num_trials=18):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         folder.write(f"trials/{trial:04d}/metrics.jsonl", text.encode())
         state = "collapsed" if trial == 7 else "finished" if last == 9 else "stopped"
-        measured = {"eer": lines[-1]["eer"], "seconds": 2.0 * last}
+        measured = {"eer": lines[-1]["eer"], "min_dcf": 0.25, "seconds": 2.0 * last}
         measured["why"] = "its embeddings are alike" if trial == 7 else ""
         rows.append({"trial": trial, "state": state, "epoch": last, **measured, **settings})
     rows.sort(key=lambda row: (row["state"] == "collapsed", -row["epoch"], row["eer"]))
     table = io.StringIO()
-    writer = csv.DictWriter(table, ["trial", "state", "epoch", "eer", "seconds", "why", *KEYS])
+    writer = csv.DictWriter(table, ["trial", "state", "epoch", "eer", "min_dcf", "seconds", "why", *KEYS])
     writer.writeheader()
     writer.writerows(rows)
     folder.write("results.csv", table.getvalue().encode())
@@ -56,7 +56,8 @@ def test_write_sweep_report__has_every_section_and_picture(tmp_path):
     assert text.count("<svg") == 1 and "<script" not in text and "http" not in text and "&lt;1&gt;" in text
     best = rows[0]
     assert f"<b>{best['eer']:.2f} %</b><small>trial {best['trial']}</small>" in text
-    assert f"<td>{best['trial']}</td><td>finished</td><td>9</td>" in text
+    found = f"<td>{best['eer']:.2f} %</td><td>0.2500</td>"
+    assert f"<td>{best['trial']}</td><td>finished</td><td>9</td>{found}" in text
     assert "<td>pseudo EER</td><td>1</td><td>17</td><td>1</td><td>0</td>" in text
     confirmed = "<td>3</td><td>voxceleb1_o</td><td>2</td><td>0</td><td>9.50 ± 0.25</td><td>10.30 ± 0.30</td>"
     assert f"{confirmed}<td>-0.80\n-1.20 to -0.40</td><td>better</td>" in text
@@ -133,6 +134,7 @@ def test_importance__finds_the_one_setting_that_matters():
     shares = importance(columns, [2.0 * i for i in range(11)] + [None])
     assert next(iter(shares)) == "a" and set(shares) == {"a", "b"} and int(shares["a"].rstrip("%")) > 80
     assert importance(columns, [1.0] * 7 + [None] * 5) == {}
+    assert importance({"a": [1] * 12}, columns["a"]) == {}  # nothing was varied
     assert importance(columns, [1.0] * 12) == {}  # min_dcf is 1 for all at an early rung
 
 

@@ -96,7 +96,7 @@ def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
     assert again.next_segment(at_once=1) == lost and again.comparisons()[0] == []
     again.running.clear()
     end(again, 22.0, 20.5, 21.0, 18.9)
-    assert again.is_over
+    assert again.is_over and not again.folder.has("results.csv")
     ((found,), _) = again.comparisons()
     assert found["seeds"] == 3 and found["base_mean"] == 21.0
     assert found["mean"] == pytest.approx(19.1333, abs=1e-4)

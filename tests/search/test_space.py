@@ -11,6 +11,7 @@ from sslsv.search import Asha, Halving, Space
 from sslsv.search.space import Dimension, load_space, sentence_of, to_distribution
 
 TEMPERATURE = {"model.temperature": tune.loguniform(0.01, 1.0)}
+SECTION = {"model": tune.choice([{"name": "simclr", "temperature": 0.7}])}
 
 
 def space(**changes):
@@ -84,8 +85,9 @@ def test_dimension__knows_its_values():
         ({"alternatives": {"a": {"seed": 3}}}, "seed can't be searched, because all trials share it"),
         (
             {"alternatives": {"a": {"model": {"temperature": 1.0}}}},
-            "model.temperature is searched and set by",
+            "model.temperature is searched twice, or also set by an alternative",
         ),
+        ({"parameters": TEMPERATURE | SECTION}, "model.temperature is searched twice"),
         ({"alternatives": {"a": {}}, "tries_base_first": True}, "the base is none of the alternatives"),
         ({"alternatives": ["a"]}, "should be a valid dictionary"),
         ({"scheduler": Asha()}, "give both or none"),

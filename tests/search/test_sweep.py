@@ -25,6 +25,7 @@ from sslsv.search.space import load_space
 from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
 from sslsv.search.trial_settings import base_config, with_overrides
 from sslsv.settings import FOLDER
+from sslsv.train import FREE
 
 BASE = Config(train=TrainConfig(epochs=9), evaluation=EvaluationConfig(held_out_speakers=4, test=("trials",)))
 
@@ -154,6 +155,7 @@ def test_write_results__when_all_collapse_nothing_is_best(tmp_path):
     sweep = open_sweep(tmp_path, **TO_THE_END, trials=2)
     while not sweep.is_over:
         train(sweep, sweep.next_segment(at_once=1), "collapsed")
+    sweep.folder.write("best.yml", b"")  # of a trial that had not collapsed yet
     assert sweep.write_results() is None
     assert not sweep.folder.has("best.yml") and sweep.folder.has("results.csv")
 
@@ -197,6 +199,13 @@ def test_end_segment__tells_what_came_of_it_and_which_is_best(tmp_path, capsys):
     assert [line.endswith("(best so far)") for line in lines] == is_best
     assert "epoch    1  reached  trial 0, EER " in lines[0] and "temperature=" in lines[0]
     assert [sweep.state_of(outcome) for outcome in standing(sweep.history)] == ["unfinished"] * 3
+    assert sweep.folder.read("results.csv").count(b"\n") == 4  # whatever ends the command, they are there
+
+
+def test_end_segment__what_cannot_win_is_never_the_best_so_far(tmp_path, capsys):
+    sweep = open_sweep(tmp_path)
+    train(sweep, sweep.next_segment(at_once=1), "collapsed")
+    assert "collapsed" in (line := capsys.readouterr().err) and "best so far" not in line
 
 
 def test_alternatives__trials_and_the_best_settings_have_what_their_names_stand_for(tmp_path):
@@ -229,7 +238,7 @@ def request(*overrides, space_file="tune_spaces/simclr.py"):
 def check_resume(tmp_path, before, now):
     folder = RunFolder(str(tmp_path), "sweep")
     folder.write_json("sweep.json", before)
-    check_folder(folder, now, "resume")
+    check_folder(folder, now, "resume", FREE)
 
 
 def test_describe_request__a_space_of_the_project_is_found_from_any_folder(tmp_path, monkeypatch):
@@ -241,7 +250,8 @@ def test_describe_request__a_space_of_the_project_is_found_from_any_folder(tmp_p
 
 def test_check_folder__where_it_runs_and_what_it_is_tested_on_may_change(tmp_path):
     changed = ("resources.workers=2", "run.max_failures=2", "evaluation.test=[others]")
-    check_resume(tmp_path, request(), request(*changed))
+    out_of_memory = ("train.recompute=true", "evaluation.batch_seconds=60")
+    check_resume(tmp_path, request(), request(*changed, *out_of_memory))
 
 
 def test_check_folder__another_space_or_base_is_refused(tmp_path):
@@ -273,7 +283,8 @@ def test_prepare_folder__fresh_keeps_the_old_sweep(tmp_path):
     prepare_folder(folder, {"base": "seed: 1\n"}, "new")
     prepare_folder(folder, {"base": "seed: 2\n"}, "fresh")
     old = next(path for path in tmp_path.iterdir() if path.name.startswith("a.old-"))
-    assert (old / "base.yml").read_text() == "seed: 1\n" and folder.read("base.yml") == b"seed: 2\n"
+    assert json.loads((old / "sweep.json").read_text())["base"] == "seed: 1\n"
+    assert folder.read_json("sweep.json")["base"] == "seed: 2\n"
 
 
 def test_prepare_folder__more_trials_where_the_scheduler_takes_them(tmp_path):
