@@ -292,8 +292,9 @@ class Config:
             "allow_validation_on_test=true to do it anyway",
         )
         positives = getattr(self.model, "positives", None)
+        voices_change = len(self.data.speeds) > 1 and self.data.speed_probability > 0
         refuse_if(
-            self.data.draws_speeds and (positives or self.model.groups_utterances),
+            voices_change and (positives or self.model.groups_utterances),
             f"data.speeds is {list(self.data.speeds)}, which makes an utterance another voice in each epoch, "
             f"but {'model.positives' if positives else self.model.name} clusters utterances over epochs; set "
             "data.speeds to [1.0]",

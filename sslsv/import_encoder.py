@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
 
     source = {"imported_from": options.project, "file": os.path.basename(options.file)}
     text, environment = to_yaml(config), describe_environment()
-    write_checkpoint(folder, Checkpoint(0, text, model.state_dict(), SIZE, environment=environment))
+    weights = Checkpoint(config=text, model=model.state_dict(), corpus_size=SIZE, environment=environment)
+    write_checkpoint(folder, weights)
     folder.write_json("run.json", environment | source)
     folder.write("config.yml", text.encode())
     count = sum(parameter.numel() for parameter in model.encoder.parameters())

@@ -61,7 +61,7 @@ def run(config: Config, steps: int) -> dict[str, Any]:
     from sslsv.cluster.connect import connection
     from sslsv.cluster.fit import fit
     from sslsv.evaluation.trials import open_trial_sets
-    from sslsv.runs.display import live_line
+    from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import RunFolder
 
     open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
@@ -69,7 +69,7 @@ def run(config: Config, steps: int) -> dict[str, Any]:
     settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
     train = replace(config.train, epochs=ENDLESS_EPOCHS)
     folder, found = RunFolder(settings.storage, str(settings.name)), dict[str, Any]()
-    with live_line("starting Ray") as line, connection(config.resources) as resources:
+    with LiveLine("starting Ray") as line, connection(config.resources) as resources:
         config = replace(config, run=settings, train=train, resources=resources)
         try:
             found = fit(config, folder, line, profile_steps, steps=steps)

@@ -81,9 +81,9 @@ def run(
 
     The report names `command`. Raises ValueError or OSError, with a sentence, before anything is started.
     """
-    from sslsv.runs.display import live_line
+    from sslsv.runs.display import LiveLine
 
-    with live_line("reading the lists", config.run.progress) as line:
+    with LiveLine("reading the lists", config.run.progress) as line:
         from sslsv.runs.folder import RunFolder, only_command_on
 
         folder = RunFolder(config.run.storage, str(config.run.name))

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.config import to_dict
     from sslsv.evaluation.trials import digest_of_lists
     from sslsv.reports.page import metric_title
-    from sslsv.runs.display import live_line
+    from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import RunFolder, absolute, only_command_on
     from sslsv.search.confirmation import check_confirmation
     from sslsv.search.schedulers import Asha
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         if not options.plan:
             check_folder(folder, request, mode, FREE)
             stack.enter_context(only_command_on(folder))
-        with live_line("starting Ray"):
+        with LiveLine("starting Ray"):
             from sslsv.cluster.connect import cluster_state, connection, total_of
             from sslsv.cluster.fit import WORKER_ENVIRONMENT
             from sslsv.search.executor import find_slots
@@ -141,20 +141,20 @@ def search(sweep: "Sweep", slots: "Slots") -> int:
     """Run what is left of a sweep, say what it came to, return the exit code."""
     from sslsv.reports.sweep import write_sweep_report
     from sslsv.reports.training import write_report
-    from sslsv.runs.display import live_line
+    from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import below, here
     from sslsv.search.executor import run_sweep
     from sslsv.search.schedulers import standing
 
     try:
-        with live_line(f"training, {slots.at_once} trial(s) at once"):
+        with LiveLine(f"training, {slots.at_once} trial(s) at once"):
             run_sweep(sweep, slots, sweep.folder.name)
     except BaseException:  # Ctrl-C, too: what there is so far can be looked at
         with contextlib.suppress(OSError):
             write_sweep_report(sweep.folder)
         raise
     best, place = sweep.write_results(), here(sweep.folder.location)
-    with live_line("writing the reports"):
+    with LiveLine("writing the reports"):
         for outcome in standing(sweep.history)[:NUM_PAGES]:
             write_report(sweep.trial_folder(outcome.index))
         write_sweep_report(sweep.folder)
@@ -177,7 +177,7 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> in
     Returns the exit code: 1 where nothing can be compared.
     """
     from sslsv.reports.sweep import write_sweep_report
-    from sslsv.runs.display import live_line
+    from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import below, here
     from sslsv.search.confirmation import Confirmation, sentence
     from sslsv.search.executor import run_sweep
@@ -185,7 +185,7 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> in
     confirmation = Confirmation(sweep, num_best, num_seeds)
     if (possible := len(confirmation.contestants) - 1) < num_best:
         print(f"{possible} instead of {num_best} trials are confirmed: no other can win and is not the base")
-    with live_line(f"training to confirm, {slots.at_once} at once"):
+    with LiveLine(f"training to confirm, {slots.at_once} at once"):
         run_sweep(confirmation, slots, f"{sweep.folder.name}-confirm")
     found, incomparable = confirmation.comparisons()
     sweep.folder.write_json("confirmation.json", {"comparisons": found})

@@ -33,7 +33,7 @@ RAY = {"cluster", "data.pipeline", "evaluation.embedding", "prepare_data.convert
 RAY |= {"search.executor", "search.trial"}
 # Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.
 BUDGETS = {
-    "": 2230, "ops": 360, "models": 1520, "encoders": 680, "data": 2740, "runs": 730, "training": 1040,
+    "": 2230, "ops": 360, "models": 1520, "encoders": 660, "data": 2500, "runs": 730, "training": 1040,
     "cluster": 770, "evaluation": 2510, "reports": 920, "search": 1330, "prepare_data": 1820,
     "tasks": 0,
 }  # fmt: skip
@@ -41,7 +41,7 @@ BUDGETS = {
 # pseudo-labels; of evaluation, 170 compare test lists with what was trained on; of cluster, 95 keep threads
 # from spinning beside other processes.
 # These come on top, for each file of a kind that anybody may add; what several share is in the numbers above.
-LINES_OF_ONE = {"models": 90, "encoders": 160, "data.augmentations": 70, "tasks": 213}
+LINES_OF_ONE = {"models": 90, "encoders": 155, "data.augmentations": 65, "tasks": 213}
 
 
 def module_name(file: Path) -> str:
@@ -195,7 +195,7 @@ def test_settings_class__is_read_without_the_rest_of_the_file_and_equals_it(pack
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").rglob("*.yml")), ids=lambda file: file.stem)
 def test_configs__load_and_say_how_to_run_them(file: Path) -> None:
     relative = file.relative_to(ROOT).as_posix()
-    is_loop = "pseudo_label" in relative
+    is_loop = "\ninit: " in file.read_text(encoding="utf-8")
     config = load_loop(file) if is_loop else load_config(file)
     command = "pseudo_label" if is_loop else "train"
     assert f"sslsv {command} {relative}" in file.read_text(encoding="utf-8")

@@ -36,7 +36,7 @@ def test_train__leaves_a_complete_run_folder(undisturbed):
     assert re.search(r"Best: step \d+, by EER in validation \(\d+\.\d\d %\)\.", output)
     assert re.search(r"trials: EER(, best)? \d+\.\d\d %, \d+\.\d\d to \d+\.\d\d; ", output)
     assert f"next: python -m sslsv.evaluate {folder.location}\n" in output
-    stages = ["starting Ray", "starting 1 training worker", "making the first batch", "step "]
+    stages = ["starting Ray", "starting 1 training worker, opening the corpus", "step "]
     places = [output.find(stage) for stage in stages]
     assert -1 not in places and places == sorted(places) and "None" not in output
     trained = folder.read_json("trained.json")

@@ -104,8 +104,7 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
         if count <= last:  # the restart brought no more workers
             job["full_machines"] = machines
         last = 0
-        workers = f"{count} training worker{'s' * (count > 1)}"
-        line.stage(f"starting {workers}", then=(HELD, "opening the corpus, making the first batch"))
+        line.stage(f"starting {count} training worker{'s' * (count > 1)}, opening the corpus")
         try:
             return fit_once(job, resources, folder, count)
         except (TrainingFailedError, RayError) as error:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from itertools import filterfalse
 
 SEEKABLE_SUFFIXES = (
     *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
@@ -33,15 +34,20 @@ def is_audio(name: str) -> bool:
     return name.lower().endswith(AUDIO_SUFFIXES)
 
 
-def find_audio_files(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[str]:
-    """Return the paths of all recordings below a folder, sorted; hidden files and folders are left out.
+def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], str]:
+    """Return the paths of all recordings below a folder, sorted, and a line that names other files, or "".
 
-    Links are followed, but every folder is entered once: a loop of links ends. Raises FileNotFoundError if
-    the folder does not exist, OSError for one that can't be read, ValueError for a name that is not UTF-8.
+    Hidden files and folders are left out. Links are followed, but every folder is entered once: a loop of
+    links ends. Raises FileNotFoundError if the folder does not exist, OSError for one that can't be read,
+    ValueError for a name that is not UTF-8.
     """
-    found = [path for path in find_files(folder) if path.lower().endswith(suffixes)]
+    files = find_files(folder)
+    found, others = [*filter(is_audio, files)], [*filterfalse(is_audio, files)]
     check_names(found)
-    return found
+    named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
+    named += ", ..." if others[3:] else ""
+    left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"
+    return found, left if others else ""
 
 
 def find_files(folder: str | os.PathLike[str]) -> list[str]:
@@ -71,15 +77,6 @@ def check_names(paths: Iterable[str]) -> None:
             f"{os.fsencode(odd)!r} has a name that is not UTF-8, which lists, tables and reports can't hold: "
             "rename it, for a whole folder by `convmv -f LATIN1 -t UTF-8 -r --notest FOLDER`."
         )
-
-
-def left_out(files: Iterable[str], folder: str | os.PathLike[str]) -> str:
-    """Return a line that counts and names those of a folder's files that are no audio files, or nothing."""
-    others = [path for path in files if not is_audio(path)]
-    named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
-    named += ", ..." if others[3:] else ""
-    left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"
-    return left if others else ""
 
 
 def printable(name: str) -> str:

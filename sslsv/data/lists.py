@@ -15,7 +15,7 @@ from itertools import chain, islice, product
 import numpy as np
 import numpy.typing as npt
 
-from sslsv.data.audio_files import check_names, find_files, is_audio, left_out
+from sslsv.data.audio_files import check_names, find_audio_files, is_audio
 from sslsv.data.kaldi import kaldi_folder
 from sslsv.data.list_forms import IS_TARGET, RECORDINGS, TRAIN, TRIALS, Rows, is_trial_list
 from sslsv.data.list_text import Root, list_location
@@ -27,7 +27,6 @@ Indices = npt.NDArray[np.int64]
 
 _MAX_TARGETS = 5000  # trials that are drawn of each kind
 _NUM_PROBED = 10  # recordings of a train list that are looked for: looking for a million takes minutes
-_NUM_NAMED = 3  # lines that a sentence names
 # Folders that VoxCeleb's own lists leave out, in front of their paths.
 _PREFIXES = ("", "voxceleb1/", "voxceleb1/wav/", "wav/")
 
@@ -166,16 +165,14 @@ def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tup
         check_names([place])
         return [("", place)], ()
     if os.path.isdir(place):
-        every, is_kaldi = find_files(place), bool(kaldi_folder(place))
-        files = [file for file in every if is_audio(file)]
-        check_names(files)
+        (files, others), is_kaldi = find_audio_files(place), bool(kaldi_folder(place))
         if files and is_kaldi:
             raise ValueError(
                 f"{target} can be read in two ways, as a Kaldi folder and as {len(files):,} recordings: "
                 f"give {target}/wav.scp for the first, and move wav.scp elsewhere for the second."
             )
         if files:
-            return [("", file) for file in files], tuple(left_out(every, place).splitlines())
+            return [("", file) for file in files], tuple(others.splitlines())
         if not is_kaldi:
             raise ValueError(f"{target} holds no audio files, nor a Kaldi folder's wav.scp.")
     if is_trial_list(root, place):
@@ -308,12 +305,6 @@ def path_resolver(
         f"None of the first {len(paths)} recordings of {name} exists; first: "
         f"{recordings.location(paths[0])}. Paths in lists are relative to data.root ({root})."
     )
-
-
-def describe_lines(trials: Trials, is_odd: npt.NDArray[np.bool_]) -> str:
-    """Name the first lines of the list in which odd trials (J,) stand."""
-    lines = trials.lines[is_odd].tolist()
-    return f"line {', '.join(map(str, lines[:_NUM_NAMED]))}{', ...' if lines[_NUM_NAMED:] else ''}"
 
 
 def find_lists(root: Root) -> list[str]:

@@ -79,7 +79,7 @@ class Recordings:
     def find(self, folder: str) -> list[str]:
         """Return the names of all recordings below a folder, in the order of their bytes; perhaps none."""
         place = self.location(folder)
-        found = find_audio_files(place) if os.path.isdir(place) else []
+        found = find_audio_files(place)[0] if os.path.isdir(place) else []
         names = [os.path.join(folder, os.path.relpath(path, place)) for path in found]
         return sorted(names, key=os.fsencode)
 
@@ -210,7 +210,6 @@ class Packed(Recordings):
         return [os.fsdecode(name) for name in self._names[is_below].tolist()]
 
     def has(self, name: str) -> bool:
-        """Tell whether a recording of this name was packed, readable or not."""
         return self._row(name) is not None
 
     def _row(self, name: str) -> int | None:
@@ -242,11 +241,9 @@ class Segment(Recording):
             raise AudioError(f"{self.path} ends before its segment begins, at {start:g} s.")
 
     def close(self) -> None:
-        """Close the whole recording."""
         self._whole.close()
 
     def mapped(self) -> Samples | None:
-        """Return the part's samples where the whole is mapped into memory."""
         whole = self._whole.mapped()
         return None if whole is None else whole[self._first : self._first + self.num_samples]
 

@@ -114,11 +114,6 @@ class DataConfig:
         )
 
     @property
-    def draws_speeds(self) -> bool:
-        """Return whether an utterance may have another speed in each epoch."""
-        return len(self.speeds) > 1 and self.speed_probability > 0
-
-    @property
     def classes_per_speaker(self) -> int:
         """Return how many classes the labels make of one speaker."""
         return len(self.speeds) if self.speeds_are_classes else 1

@@ -27,7 +27,6 @@ class SpedUp(Recording):
         self.num_samples = -(-recording.num_samples * self._up // self._down)
 
     def close(self) -> None:
-        """Close the recording."""
         self._recording.close()
 
     def _read(self, start: int, count: int) -> Samples:

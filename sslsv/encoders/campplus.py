@@ -57,7 +57,6 @@ class DenseLayer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, inputs + 32, L) of (B, inputs, L)."""
         y = self.bottleneck(x)
         segments = F.avg_pool1d(y, _SEGMENT_FRAMES, _SEGMENT_FRAMES, ceil_mode=True)
         # A mask is the same for a whole segment, so it is computed once for each.
@@ -115,7 +114,6 @@ class CAMPlusPlus(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         num_mels = weights["blocks.0.0.weight"].shape[1] // _MAP_CHANNELS * 8
         return [{"features": {"num_mels": num_mels}, "embedding_dim": len(weights["head.0.weight"])}]
 
@@ -125,5 +123,4 @@ class CAMPlusPlus(SpectrogramEncoder):
         return self.apply_blocks(self.blocks, self.apply_blocks(self.maps, x).flatten(1, 2))
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_dim) of frames (B, 512, L)."""
         return self.head(mean_and_deviation(frames, 1e-14)[:, :, None])[:, :, 0]  # type: ignore[no-any-return]

@@ -26,17 +26,16 @@ from torch import Tensor, nn
 
 from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, WideFeatures
-from sslsv.encoders.pooling import ContextAttention, with_context
-from sslsv.ops.layers import full_precision
+from sslsv.encoders.pooling import ContextAttention
 from sslsv.settings import refuse_if, section
 
 _SCALE = 8  # parts of a Res2Net block
-_GATE_DIM = _ATTENTION_DIM = 128
+_GATE_DIM = 128
 _SPEECHBRAIN_NAMES = """
     ^features_extractor= ^instance_norm= ^projection= conv.conv=conv norm.norm=norm ^blocks.0=stem.0
     ^blocks.*=blocks.#.layers tdnn1=0 res2net_block=1 tdnn2=2 se_block.conv1.conv=3.squeeze
     se_block.conv2.conv=3.excite ^mfa=aggregation ^asp_bn.norm=pooling_norm ^asp_bn=pooling_norm
-    ^asp.conv=pooling.score ^asp=pooling ^fc.conv=head
+    ^asp.conv=pooling.score ^asp.tdnn.conv=pooling.hidden ^asp.tdnn.norm=pooling.norm ^fc.conv=head
 """
 _WESPEAKER_NAMES = """
     ^projection= ^layer1=stem.0 ^layer*.se_res2block=blocks.#.layers convs.*=blocks.*.conv bns.*=blocks.*.norm
@@ -61,7 +60,6 @@ class TDNNBlock(nn.Module):
         self.norm: nn.Module = nn.BatchNorm1d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, outputs, L)."""
         return self.norm(F.relu(self.conv(x), inplace=True))  # type: ignore[no-any-return]
 
 
@@ -81,7 +79,6 @@ class Res2Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, L)."""
         parts = list(torch.chunk(x, _SCALE, dim=1))
         first = 1 if self.passes_first else 0
         for i, block in enumerate(self.blocks, first):
@@ -98,7 +95,6 @@ class ChannelGates(nn.Module):
         self.excite = nn.Conv1d(_GATE_DIM, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, L)."""
         gates = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(2, keepdim=True)))))
         return x * gates
 
@@ -116,33 +112,7 @@ class SERes2Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, L)."""
         return x + self.layers(x)  # type: ignore[no-any-return]
-
-
-class AttentiveStatistics(nn.Module):
-    """Average frames with weights for each channel: (B, C, L) -> means and standard deviations (B, 2C).
-
-    The attention also sees each channel's mean and deviation over the utterance. It runs in float32 or
-    float64.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.tdnn = TDNNBlock(3 * channels, _ATTENTION_DIM)
-        self.score = nn.Conv1d(_ATTENTION_DIM, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, 2C)."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = full_precision(x)
-            variance, mean = torch.var_mean(x, 2, correction=0, keepdim=True)
-            context = torch.cat([mean, variance.clamp(min=1e-12).sqrt()], 1)
-            hidden = self.tdnn.norm(F.relu(with_context(self.tdnn.conv, x, context), inplace=True))
-            weights = torch.softmax(self.score(torch.tanh(hidden)), 2)
-            mean = (x * weights).sum(2)
-            variance = ((x - mean[:, :, None]).square() * weights).sum(2)
-            return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], 1)
 
 
 class ECAPATDNN(SpectrogramEncoder):
@@ -191,10 +161,9 @@ class ECAPATDNN(SpectrogramEncoder):
         self.stem = nn.Sequential(TDNNBlock(config.features.num_mels, channels, 5, padding_mode=padding))
         self.blocks = nn.ModuleList([SERes2Block(channels, dilation, config.form) for dilation in (2, 3, 4)])
         self.aggregation = TDNNBlock(3 * channels, wide)
-        self.pooling: nn.Module = AttentiveStatistics(wide)
         if is_wespeaker:
             self.aggregation.norm = nn.Identity()
-            self.pooling = ContextAttention(wide, config.has_global_context)
+        self.pooling = ContextAttention(wide, config.has_global_context, is_speechbrains=not is_wespeaker)
         self.pooling_norm = nn.BatchNorm1d(2 * wide)
         self.head = nn.Conv1d(2 * wide, config.embedding_dim, 1)
         dim = config.embedding_dim
@@ -202,23 +171,21 @@ class ECAPATDNN(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         channels, num_mels, _ = weights["stem.0.conv.weight"].shape
         wide = len(weights["aggregation.conv.weight"])
-        attention = weights.get("pooling.hidden.weight")
+        attention = weights["pooling.hidden.weight"]
         found = {
             "features": {"num_mels": num_mels},
             "channels": channels,
             "aggregation_channels": wide,
             "embedding_dim": len(weights["head.weight"]),
-            "form": "speechbrain" if attention is None else "wespeaker",
-            "has_global_context": attention is None or attention.shape[1] > wide,
+            "form": "speechbrain" if "pooling.norm.weight" in weights else "wespeaker",
+            "has_global_context": attention.shape[1] > wide,
             "embedding_batchnorm": "head_norm.weight" in weights,
         }
         return [found]
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return (B, aggregation_channels, L) of waveforms (B, T)."""
         x = self.stem(self.features(waveforms))
         outputs = []
         for block in self.blocks:
@@ -227,6 +194,5 @@ class ECAPATDNN(SpectrogramEncoder):
         return self.aggregation(torch.cat(outputs, 1))  # type: ignore[no-any-return]
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_dim) of frames (B, aggregation_channels, L)."""
         statistics = self.pooling_norm(self.pooling(frames))
         return self.head_norm(self.head(statistics[:, :, None])[:, :, 0])  # type: ignore[no-any-return]

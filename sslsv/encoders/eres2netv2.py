@@ -21,7 +21,7 @@ from sslsv.encoders.base import SpectrogramEncoder
 from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.residual import conv_norm_relu, plan, shortcut
 from sslsv.ops.layers import in_format_of
-from sslsv.settings import refuse_if, section
+from sslsv.settings import section
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
 _FUSION_REDUCTION = 4
@@ -51,7 +51,6 @@ class Fusion(nn.Module):
         )
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return (B, C, F, L) of two such maps."""
         # x + y + a (x - y): one product in place of two.
         return torch.addcmul(x + y, self.attention(torch.cat([x, y], 1)), x - y)
 
@@ -76,7 +75,6 @@ class Block(nn.Module):
         self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, outputs, F / stride, L / stride) of (B, inputs, F, L)."""
         y = _clipped_relu(self.norm_in(self.conv_in(x)))
         outputs: list[Tensor] = []
         for i, part in enumerate(torch.split(y, self.width, 1)):
@@ -96,18 +94,11 @@ class ERes2NetV2(SpectrogramEncoder):
 
         name: Literal["eres2netv2"] = "eres2netv2"
         features: KaldiFeatures = KaldiFeatures(full_scale=1.0, window="povey")
-        width: Annotated[int, Field(ge=1, description="planes of stage 1; others have 2, 4, 8 times")] = 64
-        base_width: Annotated[int, Field(ge=1, description="channels of a part, for 64 planes")] = 26
+        width: Annotated[int, Field(ge=8, description="planes of stage 1; others have 2, 4, 8 times")] = 64
+        base_width: Annotated[int, Field(ge=8, description="channels of a part, for 64 planes")] = 26
         scale: Annotated[int, Field(ge=1, description="parts of a block")] = 2
         expansion: Annotated[int, Field(ge=1, description="channels that leave a block, for each plane")] = 2
         embedding_dim: EmbeddingDim = 192
-
-        def __post_init__(self) -> None:
-            refuse_if(
-                self.width * self.base_width < 64,
-                f"width is {self.width} and base_width {self.base_width}, which leave no channel in a part "
-                "of stage 1; raise one, until their product is 64 or more",
-            )
 
     peer_names: ClassVar = {"3dspeaker": _3D_SPEAKER_NAMES}
     deviation_eps = 1e-8
@@ -130,7 +121,6 @@ class ERes2NetV2(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         width, part = len(weights["stem.0.weight"]), len(weights["stages.0.0.convs.0.weight"])
         expansion = len(weights["stages.0.0.conv_out.weight"]) // width
         found = {

@@ -45,10 +45,6 @@ class Features:
             f"low_hz is {self.low_hz:g} and high_hz {self.high_hz:g}: the bands lie between, so give a lower "
             "low_hz",
         )
-        refuse_if(
-            self.kind == "kaldi" and self.num_mels < 4,
-            f"num_mels is {self.num_mels}, but kind kaldi has at least 4; raise it, or take another kind",
-        )
 
 
 @section

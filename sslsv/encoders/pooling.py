@@ -4,7 +4,6 @@ All of it in float32 (or float64) even under autocast: softmax over hundreds of 
 digits.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
@@ -15,35 +14,24 @@ from torch import Tensor, nn
 from sslsv.ops.layers import full_precision
 
 
-class Pooling(nn.Module, ABC):
-    """Pool the map of an utterance to one vector of `output_dim` values; the base of all poolings."""
+class MeanPooling(nn.Module):
+    """Take the mean over frequency and time of an utterance's map: C values; the base of all poolings."""
 
-    def __init__(self, output_dim: int) -> None:
+    def __init__(self, channels: int, num_bins: int, output_dim: int | None = None) -> None:
         super().__init__()
-        self.output_dim = output_dim
+        self.output_dim = output_dim or channels
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Pool (B, C, F, L) to (B, output_dim), outside autocast."""
+        """Pool (B, C, F, L) of any precision to (B, output_dim), float32 or float64, outside autocast."""
         with torch.autocast(frames.device.type, enabled=False):
             return self.pool(frames)
 
-    @abstractmethod
     def pool(self, frames: Tensor) -> Tensor:
-        """Return vectors (B, output_dim), float32 or float64, of frames (B, C, F, L) of any precision."""
-
-
-class MeanPooling(Pooling):
-    """Take the mean over frequency and time: C values."""
-
-    def __init__(self, channels: int, num_bins: int) -> None:
-        super().__init__(channels)
-
-    def pool(self, frames: Tensor) -> Tensor:
-        """Return (B, C) of (B, C, F, L)."""
+        """Return (B, output_dim) of (B, C, F, L); subclasses override this."""
         return full_precision(frames).mean((2, 3))
 
 
-class StatisticsPooling(Pooling):
+class StatisticsPooling(MeanPooling):
     """Take mean and biased standard deviation over time of each channel and frequency: 2 * C * F values.
 
     Source: Snyder et al., Interspeech 2017 (x-vector). Variances are at least 1e-5, for a gradient that
@@ -51,22 +39,21 @@ class StatisticsPooling(Pooling):
     """
 
     def __init__(self, channels: int, num_bins: int) -> None:
-        super().__init__(2 * channels * num_bins)
+        super().__init__(channels, num_bins, 2 * channels * num_bins)
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return (B, 2CF) of (B, C, F, L)."""
         variance, mean = torch.var_mean(full_precision(frames).flatten(1, 2), 2, correction=0)
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
 
 
-class SelfAttentivePooling(Pooling):
+class SelfAttentivePooling(MeanPooling):
     """Take the mean over frequency, then one over time weighted by a learned score of each frame: C values.
 
     score_t = v . tanh(W x_t + b), softmax over time. Source: Cai et al., Odyssey 2018 (arXiv 1804.05160).
     """
 
     def __init__(self, channels: int, num_bins: int) -> None:
-        super().__init__(channels)
+        super().__init__(channels, num_bins)
         self.hidden = nn.Linear(channels, channels)
         self.score = nn.Parameter(torch.empty(channels, 1))
         nn.init.xavier_normal_(self.score)
@@ -80,7 +67,7 @@ class SelfAttentivePooling(Pooling):
         return (frames * weights).sum(1)
 
 
-class ChannelAttentivePooling(Pooling):
+class ChannelAttentivePooling(MeanPooling):
     """Weigh frames for each channel and frequency by itself: mean over time, and deviation if `has_std`.
 
     C * F values, or 2 * C * F. Source: Okabe et al., Interspeech 2018 (arXiv 1803.10963), attention per
@@ -89,7 +76,7 @@ class ChannelAttentivePooling(Pooling):
 
     def __init__(self, channels: int, num_bins: int, has_std: bool, attention_dim: int = 128) -> None:
         width = channels * num_bins
-        super().__init__(2 * width if has_std else width)
+        super().__init__(channels, num_bins, 2 * width if has_std else width)
         self.has_std = has_std
         self.attention = nn.Sequential(
             nn.Conv1d(width, attention_dim, 1),
@@ -100,7 +87,6 @@ class ChannelAttentivePooling(Pooling):
         )
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return (B, CF) or (B, 2CF) of (B, C, F, L)."""
         frames = full_precision(frames).flatten(1, 2)
         weights = self.attention(frames)
         mean: Tensor = (frames * weights).sum(2)
@@ -125,25 +111,29 @@ class ContextAttention(nn.Module):
     """Average frames with weights for each channel: (B, C, L) -> means and deviations (B, 2C).
 
     The weights see a frame and, with `has_context`, the utterance's mean and deviation. In full precision;
-    this is how wespeaker's ECAPA-TDNN and ReDimNet pool.
+    this is how ECAPA-TDNN and ReDimNet pool. SpeechBrain's form has ReLU and batch norm in the attention,
+    and biased deviations.
     """
 
-    def __init__(self, channels: int, has_context: bool = True, attention_dim: int = 128) -> None:
+    def __init__(self, channels: int, has_context: bool = True, *, is_speechbrains: bool = False) -> None:
         super().__init__()
-        self.hidden = nn.Conv1d(3 * channels if has_context else channels, attention_dim, 1)
-        self.score = nn.Conv1d(attention_dim, channels, 1)
+        self.hidden = nn.Conv1d(3 * channels if has_context else channels, 128, 1)
+        self.norm = nn.BatchNorm1d(128) if is_speechbrains else None
+        self.score = nn.Conv1d(128, channels, 1)
+        self.correction, self.eps = (0, 1e-12) if is_speechbrains else (1, 1e-7)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return weighted means and deviations."""
         with torch.autocast(x.device.type, enabled=False):
             x = full_precision(x)
-            variance, mean = torch.var_mean(x, 2, keepdim=True)
-            context = torch.cat([mean, (variance + 1e-7).sqrt()], 1)
+            variance, mean = torch.var_mean(x, 2, correction=self.correction, keepdim=True)
+            context = torch.cat([mean, (variance + self.eps).sqrt()], 1)
             hidden = with_context(self.hidden, x, context if self.hidden.in_channels > x.shape[1] else None)
+            if self.norm is not None:
+                hidden = self.norm(F.relu(hidden, inplace=True))
             weights = self.score(torch.tanh(hidden)).softmax(2)
             mean = (weights * x).sum(2)
             variance = (weights * (x - mean[:, :, None]).square()).sum(2)
-            return torch.cat([mean, variance.clamp(min=1e-7).sqrt()], 1)
+            return torch.cat([mean, variance.clamp(min=self.eps).sqrt()], 1)
 
 
 def with_context(layer: nn.Conv1d, x: Tensor, context: Tensor | None) -> Tensor:
@@ -157,7 +147,7 @@ def with_context(layer: nn.Conv1d, x: Tensor, context: Tensor | None) -> Tensor:
     return F.conv1d(x, of_frames) + F.conv1d(context, of_context, layer.bias)
 
 
-POOLINGS: dict[str, Callable[[int, int], Pooling]] = {
+POOLINGS: dict[str, Callable[[int, int], MeanPooling]] = {
     "mean": MeanPooling,
     "stats": StatisticsPooling,
     "sap": SelfAttentivePooling,

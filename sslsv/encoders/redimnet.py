@@ -76,7 +76,6 @@ class ChannelNorm(nn.LayerNorm):
     """Normalise over the channels of (B, C, ...), at every place by itself."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape."""
         return super().forward(x.transpose(1, -1)).transpose(1, -1)
 
 
@@ -88,7 +87,6 @@ class ConvNext(nn.Module):
         self.layers = nn.Sequential(convolution, norm, nn.GELU(), mix)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape."""
         return x + self.layers(x)  # type: ignore[no-any-return]
 
 
@@ -114,7 +112,6 @@ class Residual(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a map of the same shape, (B, C, F, L)."""
         y = self.layers(x)
         if self.gates is not None:
             y = y * self.gates(y.mean((1, 3)))[:, None, :, None]
@@ -133,7 +130,6 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, dim, L) of (B, dim, L)."""
         x = x.mT
         queries, keys, values = (
             torch.unflatten(layer(x), 2, (_NUM_HEADS, -1)).transpose(1, 2)
@@ -164,7 +160,6 @@ class TimeLayers(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, channels, L) of the same."""
         return x + self.layers(x)  # type: ignore[no-any-return]
 
 
@@ -172,7 +167,6 @@ class Flattened(nn.Module):
     """Make sequences (B, F * C, L) of maps (B, C, F, L); the channels of a band lie together."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (B, F * C, L)."""
         return maps.transpose(1, 2).flatten(1, 2)
 
 
@@ -250,7 +244,6 @@ class ReDimNet(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         channels, (embedding_dim, statistics) = len(weights["stem.0.weight"]), weights["head.weight"].shape
         num_mels = statistics // 2 // channels
         # The first stages of two sizes may be alike, but not their number of tensors.
@@ -274,5 +267,4 @@ class ReDimNet(SpectrogramEncoder):
         return x
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_dim) of frames (B, C * F, L)."""
         return self.head(self.pooling(frames))  # type: ignore[no-any-return]

@@ -42,7 +42,6 @@ class Block(nn.Module):
         self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, outputs, F / stride, L / stride) of (B, inputs, F, L)."""
         return F.relu(self.layers(x).add_(self.shortcut(x)), inplace=True)
 
 

@@ -67,7 +67,6 @@ class ResNet(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         width, (dim, statistics) = len(weights["stem.0.weight"]), weights["head.weight"].shape
         num_blocks = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
         is_bottleneck = "blocks.0.layers.6.weight" in weights

@@ -46,5 +46,4 @@ class SimpleAudioCNN(Encoder):
         return self.apply_blocks(self.blocks, self.features(waveforms))
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, channels), the mean of frames (B, channels, L), float32 or float64."""
         return full_precision(frames).mean(2)

@@ -120,7 +120,6 @@ class Adapter(nn.Module):
         self.up = nn.Parameter(torch.zeros(parts, inputs, rank))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the adapted matrix."""
         return weight + _LORA_SCALE * (self.up @ self.down).flatten(0, 1)
 
 
@@ -151,7 +150,6 @@ class MeanOverTime(nn.Module):
         self.head = nn.Linear(channels, embedding_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Return (B, embedding_dim) of frames (B, C, L)."""
         return self.head(frames.mean(2))  # type: ignore[no-any-return]
 
 
@@ -309,7 +307,6 @@ class SpeechTransformer(Encoder):
         return self
 
     def rate_scale(self, parameter: str) -> float:
-        """Return the factor of the learning rate for a parameter, by its name in the encoder."""
         scale = super().rate_scale(parameter)
         if not parameter.startswith("trunk."):
             return scale
@@ -345,6 +342,5 @@ class SpeechTransformer(Encoder):
         return torch.cat(mixtures, 2).mT
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_dim) of frames (B, frame_dim, L), outside autocast."""
         with torch.autocast(frames.device.type, enabled=False):
             return self.pooling(full_precision(frames))  # type: ignore[no-any-return]

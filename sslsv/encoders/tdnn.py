@@ -64,7 +64,6 @@ class TDNN(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         features = {"num_mels": weights["blocks.0.0.weight"].shape[1]}
         dim = len(weights["head.0.weight"])
         return [{"features": features, "embedding_dim": dim, "has_second_layer": False}]

@@ -46,7 +46,6 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the gates alone, (B, C, 1, 1); the caller multiplies."""
         gates = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
         return gates[:, :, None, None]
 
@@ -115,7 +114,6 @@ class Block(nn.Module):
         self.shortcut = shortcut(inputs, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, channels, F / stride, L / stride) of (B, inputs, F, L)."""
         # In place where autograd allows: on a CPU a third of a step is memory traffic of such operations.
         y = self.norm1(F.relu(self.conv1(x), inplace=True))
         y = self.norm2(self.conv2(y))
@@ -179,7 +177,6 @@ class ThinResNet34(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
         width, (dim, pooled) = len(weights["stem.0.weight"]), weights["head.weight"].shape
         is_attentive = "pooling.score" in weights
         # Attention is over the mean of all bands: it does not tell how many there were.
@@ -197,7 +194,6 @@ class ThinResNet34(SpectrogramEncoder):
         return self._map(waveforms).flatten(1, 2)
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, D) of frames (B, C * F, L)."""
         return self._embed(frames.view(len(frames), *self.map_shape, -1))
 
     def _map(self, waveforms: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
 
     Raises ValueError or FileNotFoundError with a sentence.
     """
-    from sslsv.runs.display import live_line
+    from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import RunFolder
 
     # Checked before PyTorch is imported, which takes more than a second.
@@ -93,7 +93,7 @@ def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
             place = RunFolder.at(run).location
             why = "no training began there, or it ended before the first"
             raise ValueError(f"{place} has no checkpoints: {why}. {known_runs()}")
-    with live_line("loading the encoder", sys.stderr.isatty()):
+    with LiveLine("loading the encoder", sys.stderr.isatty()):
         from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
         given = {"device": options.device, "precision": options.precision}

@@ -9,7 +9,6 @@ import functools
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig
-from sslsv.data.audio import AudioError
-from sslsv.data.audio_files import COMPRESSED_SUFFIXES
 from sslsv.data.recordings import Packed, Recordings, open_recordings, split_segment, stamp
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
-from sslsv.runs.display import live_line
+from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder, absolute
-from sslsv.settings import refuse_if
 
 Floats = npt.NDArray[np.float32]
 # Embeddings (N, D) of recordings, and why some can't be read: their rows are 0.
@@ -111,20 +107,14 @@ def embedding_by(
 
     These start when it is first called: where a cache holds all embeddings, none do. `workers` None starts
     one per GPU of the machine or cluster that is free when the first process has started, or per CPU where
-    the encoder is on a CPU. The call raises CapacityError when there is no room. Raises ValueError where
-    `device` names one GPU, which several processes can't share.
+    the encoder is on a CPU. The call raises CapacityError when there is no room.
     """
     is_one_gpu = device is not None and ":" in device
-    refuse_if(
-        workers is not None and is_one_gpu,
-        f"the device {device} is one GPU, while each of {workers} processes takes one of its own: leave out "
-        "--workers, or name no GPU and choose with CUDA_VISIBLE_DEVICES",
-    )
     if workers is None and (count <= MANY_RECORDINGS or is_one_gpu):
 
         def embed_here(paths: list[str], root: str) -> Embedded:
             watch_neighbours()
-            with live_line(f"embedding {len(paths):,} recordings"):
+            with LiveLine(f"embedding {len(paths):,} recordings"):
                 return embed_files(encoder, paths, root)
 
         yield embed_here
@@ -179,17 +169,10 @@ def _processes(encoder: SpeakerEncoder, workers: int | None) -> Iterator[Any]:
 
 
 def longest_first(recordings: Recordings, paths: Sequence[str]) -> list[int]:
-    """Order recordings by falling length, so that equal ones are neighbours and can be embedded together.
+    """Order recordings by falling size, so that equal lengths are neighbours and can be embedded together.
 
-    The longest come first so that processes side by side end at about the same time; unreadable ones, last.
-    Files that FFmpeg decodes are ordered by their size instead, because only decoding tells their length.
+    The longest come first so that processes side by side end at about the same time. Sizes stand for lengths,
+    so that no file is opened.
     """
-    lengths = np.zeros(len(paths), dtype=np.int64)
-    is_slow = [split_segment(path)[0].lower().endswith(COMPRESSED_SUFFIXES) for path in paths]
-    lengths[is_slow] = np.abs(recordings.sizes([*compress(paths, is_slow)]))
-    for i, path in enumerate(paths):
-        if not is_slow[i]:
-            with contextlib.suppress(AudioError), recordings.open(path) as recording:
-                lengths[i] = recording.num_samples
-    order: list[int] = np.argsort(-lengths, kind="stable").tolist()
+    order: list[int] = np.argsort(-np.abs(recordings.sizes(paths)), kind="stable").tolist()
     return order

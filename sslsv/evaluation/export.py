@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslsv import registry
-from sslsv.encoders.features import HOP_LENGTH, SAMPLE_RATE, Spectrogram, Waveform
+from sslsv.encoders.features import HOP_LENGTH, SAMPLE_RATE, Spectrogram
 from sslsv.settings import build, command_name, refuse_if
 
 FORMAT = "sslsv encoder 1"  # the digit changes when older code can't read the file
@@ -104,22 +104,16 @@ class ConvolutionalSpectrogram(nn.Module):
 
 
 def traceable(encoder: nn.Module) -> nn.Module:
-    """Return a copy of an encoder with `features` that ONNX can hold; ValueError if it has others."""
-    features = _innermost(encoder).features
+    """Return a copy of an encoder with `features` that ONNX can hold; ValueError for a recurrent part."""
     refuse_if(
         any(isinstance(part, nn.RNNBase) for part in encoder.modules()),
         f"{type(encoder).__name__} has a recurrent part, and PyTorch's exporter can't bring it into ONNX for "
         "waveforms of any length; use safetensors",
     )
-    refuse_if(
-        not isinstance(features, Spectrogram | Waveform),
-        f"the features of {type(encoder).__name__} are {type(features).__name__}, which has no form for "
-        "ONNX; use safetensors",
-    )
     copied = copy.deepcopy(encoder).cpu().to(memory_format=torch.contiguous_format).eval()
     inner: Any = _innermost(copied)
     inner.merge()
-    if isinstance(features, Spectrogram):
+    if isinstance(inner.features, Spectrogram):
         inner.features = ConvolutionalSpectrogram(inner.features)
     return copied
 

@@ -32,7 +32,7 @@ from sslsv.evaluation.trials import (
     source_of,
     speakers_of,
 )
-from sslsv.runs.display import live_line
+from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder
 
 Floats = npt.NDArray[np.float32]
@@ -231,9 +231,7 @@ def evaluate(
             row_of = {path: i for i, path in enumerate(item.trials.paths)}
             item = item.without(bad, "unreadable_recordings")
             embeddings = embeddings[[row_of[path] for path in item.trials.paths]]
-        with live_line(
-            f"measuring {item.name}, intervals by {scorer.scoring.replicates:,} draws of speakers"
-        ):
+        with LiveLine(f"measuring {item.name}, intervals by {scorer.scoring.replicates:,} draws of speakers"):
             item = replace(item, left_out=item.left_out | left_out)
             scored.append(measure(item, scorer, calibrations, embeddings))
     return scored, calibrations

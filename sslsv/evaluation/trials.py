@@ -18,7 +18,7 @@ from sslsv.config import Config
 from sslsv.data.audio import Waveform
 from sslsv.data.kaldi import list_files
 from sslsv.data.list_text import list_location
-from sslsv.data.lists import Manifest, Trials, describe_lines, make_trials, open_corpus, read_trials
+from sslsv.data.lists import Manifest, Trials, make_trials, open_corpus, read_trials
 from sslsv.data.recordings import open_recordings
 from sslsv.data.views import ChannelSimulator
 from sslsv.evaluation.intervals import speakers_from_trials
@@ -240,7 +240,7 @@ def _read(root: str, file: str) -> Trials:
         raise ValueError(
             f"{is_wrong.sum()} nontarget trials of {file} compare a recording with itself, or two that "
             "target trials, perhaps through others, say are one speaker's "
-            f"({describe_lines(trials, is_wrong)}: {first}); correct the labels"
+            f"(line {trials.lines[is_wrong][0]}: {first}); correct the labels"
         )
     return trials
 

@@ -62,7 +62,7 @@ class DeepCluster(ProjectedViews):
                 f"model.num_prototypes is {config.num_prototypes}, but the training lists have only "
                 f"{size.num_utterances} utterance(s) to cluster: lower it."
             )
-        super().__init__(config, encoder)
+        super().__init__(config, encoder, size)
         dim, num_rows = self.projection_dim, size.num_utterances
         self.register_buffer("memory", torch.zeros(2, num_rows, dim, dtype=torch.float16))
         self.register_buffer("prototypes", torch.zeros(config.num_heads, config.num_prototypes, dim))

@@ -44,7 +44,7 @@ class LeJEPA(ProjectedViews):
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         long = ViewGroup("long", config.num_long, config.long_seconds)
         short = ViewGroup("short", config.num_short, config.short_seconds)
-        super().__init__(config, encoder, long, short)
+        super().__init__(config, encoder, size, long, short)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, by_sample, decay_groups
+from sslsv.models.base import Progress, StepOutput, by_sample, decay_groups
 from sslsv.models.fields import LayerDims, PredictorConfig
 from sslsv.models.terms import feature_std
 from sslsv.models.two_view import ProjectedViews
@@ -31,6 +31,8 @@ class SimSiam(ProjectedViews):
     together, so batch norms see them as one batch; the authors' code passes them one by one.
     """
 
+    projector_ends_in_norm = True
+
     @section
     class Config(PredictorConfig):
         """Hold the settings of SimSiam; the defaults are the authors'."""
@@ -38,12 +40,6 @@ class SimSiam(ProjectedViews):
         name: Literal["simsiam"] = "simsiam"
         projector_dims: LayerDims = (2048, 2048, 2048)
         predictor_dims: LayerDims = (512, 2048)
-
-    def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
-        super().__init__(config, encoder)
-        # The batch norm that follows would cancel the last layer's bias, so it is not trained.
-        self.projector[-1].bias.requires_grad_(False)
-        self.projector.append(nn.BatchNorm1d(config.projector_dims[-1], affine=False))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups in which the predictor stays at the highest rate while that of the rest falls."""

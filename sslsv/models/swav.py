@@ -56,7 +56,7 @@ class SwAV(ProjectedViews):
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         short = ViewGroup("short", config.num_short, config.short_seconds)
-        super().__init__(config, encoder, ViewGroup("views", 2, config.crop_seconds), short)
+        super().__init__(config, encoder, size, ViewGroup("views", 2, config.crop_seconds), short)
         dim = self.projection_dim
         self.prototypes = nn.Parameter(torch.empty(config.num_prototypes, dim).uniform_(-1, 1) / dim**0.5)
         self.queues = nn.ModuleList([Queue(config.queue_length, dim) for _ in range(2)])

@@ -20,7 +20,7 @@ class ProjectedViews(Model):
 
     projector_ends_in_norm = False
 
-    def __init__(self, config: Any, encoder: nn.Module, *groups: ViewGroup) -> None:
+    def __init__(self, config: Any, encoder: nn.Module, _: CorpusSize, *groups: ViewGroup) -> None:
         super().__init__()
         self.config: Any = config  # subclasses may state the type, `config: Config`
         groups = groups or (ViewGroup("views", 2, config.crop_seconds),)
@@ -40,7 +40,7 @@ class TwoViewModel(ProjectedViews):
     """
 
     def __init__(self, config: Any, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
-        super().__init__(config, encoder)
+        super().__init__(config, encoder, size)
         self.add_positives(getattr(config, "positives", None), size, self.projection_dim)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
@@ -110,7 +110,7 @@ class TwoViewTeacherModel(ProjectedViews, TeacherModel):
     """Keep a teacher of encoder and projector, which see two equal views as the student does."""
 
     def __init__(self, config: Any, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
-        super().__init__(config, encoder)
+        super().__init__(config, encoder, size)
         self.add_teacher("encoder", "projector")
 
     def project(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -69,16 +69,12 @@ class GlobalBatchNorm(_BatchNorm):
     def normalize_globally(self, x: Tensor) -> Tensor:
         """Normalise by the global batch, and move the running statistics towards its moments."""
         y, mean, variance, total = _Normalize.apply(x, self.weight, self.bias, self.eps)
-        if self.running_mean is not None and self.running_var is not None:
-            with torch.no_grad():
-                if self.num_batches_tracked is not None:
-                    self.num_batches_tracked.add_(1)
-                momentum = self.momentum
-                if momentum is None:  # a cumulative average
-                    momentum = 1.0 / float(self.num_batches_tracked or 1)
-                unbiased = variance * (total / (total - 1).clamp_min(1))
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        own: Any = self  # No encoder's batch norm lacks running statistics or a momentum.
+        with torch.no_grad():
+            own.num_batches_tracked.add_(1)
+            unbiased = variance * (total / (total - 1).clamp_min(1))
+            own.running_mean.lerp_(mean.to(own.running_mean.dtype), own.momentum)
+            own.running_var.lerp_(unbiased.to(own.running_var.dtype), own.momentum)
         return y  # type: ignore[no-any-return]
 
 

@@ -49,9 +49,7 @@ class _Gather(torch.autograd.Function):
         own = slice(rank() * ctx.rows, (rank() + 1) * ctx.rows)
         if ctx.loss_is_whole:
             return gradient[own] * world_size(), None
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient[own], None
+        return all_reduce_sum(gradient)[own], None
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -61,12 +59,7 @@ class _AllReduceSum(torch.autograd.Function):
         dist.all_reduce(total)
         return total
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient
+    backward = staticmethod(once_differentiable(forward))  # type: ignore[assignment]  # is summed likewise
 
 
 def gather(x: Tensor, *, loss_is_whole: bool = False) -> Tensor:

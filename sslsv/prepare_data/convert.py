@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--out {out} lies in {folder}, which is to be copied: choose a place outside.")
     places: dict[str, str] = {}  # in the copy -> source
-    for source in find_audio_files(folder):
+    for source in find_audio_files(folder)[0]:
         place = f"{os.path.splitext(os.path.relpath(source, folder))[0]}.{options.format}"
         if places.setdefault(place, source) != source:
             raise ValueError(f"{places[place]} and {source} would both become {place}: rename or move one.")
@@ -72,7 +72,7 @@ def convert(
     """
     out.mkdir(parents=True, exist_ok=True)
     # In whichever format: a recording that is there in another one is not needed twice.
-    found = find_audio_files(out, SEEKABLE_SUFFIXES)
+    found = [path for path in find_audio_files(out)[0] if path.lower().endswith(SEEKABLE_SUFFIXES)]
     present = {os.path.splitext(os.path.relpath(path, out))[0] for path in found}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
     sizes = {source: stamp(source)[0] for source, _ in missing if isinstance(source, str)}

@@ -17,15 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sslsv.data.audio_files import (
-    AUDIO_SUFFIXES,
-    COMPRESSED_SUFFIXES,
-    check_names,
-    find_files,
-    is_audio,
-    left_out,
-    why_unlistable,
-)
+from sslsv.data.audio_files import AUDIO_SUFFIXES, COMPRESSED_SUFFIXES, find_audio_files, why_unlistable
 from sslsv.data.kaldi import kaldi_folder
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials
 from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, ORIGINAL_FOLDERS, RIR_FOLDER, NoiseKind
@@ -123,14 +115,13 @@ def augmentation_overrides(root: Path) -> list[str]:
 
 def find_speech(folder: Path) -> list[str]:
     """Return the recordings' paths below a folder, without noises and rooms; says what is left out."""
-    files = find_files(folder)
-    found = [os.path.relpath(file, folder) for file in files if is_audio(file)]
-    check_names(found)
+    files, others = find_audio_files(folder)
+    found = [os.path.relpath(file, folder) for file in files]
     kept = [file for file in found if NO_SPEECH.isdisjoint(file.split(os.sep))]
     if len(kept) < len(found):
         places = " and ".join(sorted(NO_SPEECH.intersection(os.sep.join(found).split(os.sep))))
         print(f"{len(found) - len(kept)} noises and rooms below {places} are left out")
-    print(left_out(files, folder), end="")
+    print(others, end="")
     return kept
 
 

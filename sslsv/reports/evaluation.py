@@ -77,15 +77,15 @@ def list_section(item: TrialList) -> Section:
     return Section(
         item.name,
         f"{counts_text(item.summary['counts'])}. {shown}",
-        {"": metric_rows(item)},
+        {
+            "": metric_rows(item),
+            "Hardest target trials: one speaker, low score": hardest(trials.targets, scores),
+            "Hardest nontarget trials: two speakers, high score": hardest(~trials.targets, -scores),
+        },
         [
             det_chart(f"DET, {item.name}", rates, marks),
             score_chart(f"scores, {item.name}", scores, trials.targets, thresholds),
         ],
-        {
-            "Hardest target trials: one speaker, low score": hardest(trials.targets, scores),
-            "Hardest nontarget trials: two speakers, high score": hardest(~trials.targets, -scores),
-        },
         {"list": here(item.summary["file"]), "SHA-256 of the list": item.summary["sha256"]},
     )
 

@@ -37,14 +37,13 @@ class Link(NamedTuple):
 class Section:
     """Hold what stands below a heading, in the order of the fields; without any of it nothing is shown.
 
-    Tables and details are title (which may be empty) -> rows of column -> cell.
+    Tables are title (which may be empty) -> rows of column -> cell.
     """
 
     heading: str
     sentence: str = ""
     tables: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
-    details: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     pairs: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
 

@@ -22,29 +22,33 @@ import torch
 from sslsv.runs.folder import RunFolder
 
 FOLDER = "checkpoints"
+SKIPPED_KINDS = ("utterances", "trial_recordings", "bank_files")  # trial recordings: of validation and test
 NAME = re.compile(r"step_(\d{8,})-([0-9a-f]{16})\.pt")
 
 
-@dataclass
-class Checkpoint:
-    """Hold all that the next step depends on, and what a reader of the file needs to rebuild the model.
+@dataclass(kw_only=True)
+class Position:
+    """Hold where a training is; the stream's position is `step` itself, which also seeds random draws."""
 
-    The stream's position is `step` itself, and random generators are seeded from (seed, step, rank).
-    """
-
-    step: int  # optimizer steps taken; the next batch is global batch number `step`
-    config: str  # the resolved settings as yaml
-    model: dict[str, Any]
-    corpus_size: tuple[int, int] = (0, 0)  # utterances and speakers of the training corpus
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scaler: dict[str, Any] = field(default_factory=dict)  # fp16 loss scale; empty otherwise
+    step: int = 0  # optimizer steps taken; the next batch is global batch number `step`
     best_value: float | None = None  # best value of evaluation.criterion so far
     best_step: int | None = None
     stop_reason: str | None = None  # why the run ended here before its last step, if it did
     validations_without_gain: int = 0  # for early stopping
     seconds: float = 0.0  # training time so far, restarts included
     # Files that could not be read: kind (utterances, trial_recordings, bank_files) -> path -> reason.
-    skipped: dict[str, dict[str, str]] = field(default_factory=dict)
+    skipped: dict[str, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in SKIPPED_KINDS})
+
+
+@dataclass(kw_only=True)
+class Checkpoint(Position):
+    """Hold all that the next step depends on, and what a reader of the file needs to rebuild the model."""
+
+    config: str  # the resolved settings as yaml
+    model: dict[str, Any]
+    corpus_size: tuple[int, int] = (0, 0)  # utterances and speakers of the training corpus
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)  # fp16 loss scale; empty otherwise
     environment: dict[str, str] = field(default_factory=dict)  # library versions, git commit
 
 

@@ -5,7 +5,6 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -28,12 +27,12 @@ FORMS = {
 
 
 class LiveLine:
-    """Say what goes on until `close`: a bar on a terminal, elsewhere a line for each stage, and now and then.
+    """Say what goes on inside a `with`: a bar on a terminal, elsewhere a line a stage and now and then.
 
     `is_shown` False leaves out all but `say` and the notices of a run.
     """
 
-    def __init__(self, stage: str, is_shown: bool) -> None:
+    def __init__(self, stage: str, is_shown: bool = True) -> None:
         self.console = Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.is_shown, self.start = is_shown, time.monotonic()
         self.stage(stage)
@@ -46,17 +45,19 @@ class LiveLine:
         """Print a sentence above the bar."""
         self.console.print(sentence)
 
-    def stage(self, name: str, then: tuple[str, str] = ("", "")) -> None:
-        """Set the stage that is shown; `then` is (file of the run, stage to show once that file exists)."""
+    def stage(self, name: str) -> None:
+        """Set the stage that is shown."""
         self._record: dict[str, Any] = {}
-        self._name, self._since, self._then = name, time.monotonic(), then
+        self._name, self._since = name, time.monotonic()
 
     def follow(self, run: RunFolder) -> None:
         """Draw the records that come from now on, and print the notices in them."""
         self._seen, self._run = set(_tail(run)), run
 
-    def close(self) -> None:
-        """Draw what is new, and stop."""
+    def __enter__(self) -> "LiveLine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
 
@@ -88,9 +89,6 @@ class LiveLine:
         """Read what the run has written since the last look."""
         if self._run is None:
             return
-        with contextlib.suppress(OSError):  # a storage that does not answer is asked again
-            if self._then[0] and self._run.has(self._then[0]):
-                self.stage(self._then[1])
         lines = _tail(self._run)
         num_seen = max((i for i, line in enumerate(lines, 1) if line in self._seen), default=0)
         for text in lines[num_seen:]:
@@ -99,16 +97,6 @@ class LiveLine:
                 if "notice" in self._record:
                     self.say(self._record["notice"])
         self._seen = set(lines)
-
-
-@contextlib.contextmanager
-def live_line(stage: str, is_shown: bool = True) -> Iterator[LiveLine]:
-    """Show a live line, at first of a stage, until the block ends."""
-    line = LiveLine(stage, is_shown)
-    try:
-        yield line
-    finally:
-        line.close()
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -86,7 +86,6 @@ class Halving:
     reduction: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse reductions that keep everything."""
         refuse_if(self.reduction < 2, f"reduction is {self.reduction}; one trial in 2, 3 or 4 should go on")
 
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:

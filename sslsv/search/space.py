@@ -89,7 +89,6 @@ class Space:
     seed: Annotated[int, Field(ge=0)] = 1717  # draws configurations; the seed of training is a setting
 
     def __post_init__(self) -> None:
-        """Refuse incompatible fields; keys are checked with the base, in trial_settings.py."""
         metric, is_grid = self.metric, self.searcher == "grid"
         refuse_if(
             not self.parameters and not self.alternatives,
@@ -215,8 +214,7 @@ def sentence_of(error: Exception) -> str:
     """Put an error into a sentence: of the mistakes that pydantic finds in a Space, the first."""
     if not isinstance(error, ValidationError):
         return str(error).strip() or type(error).__name__
-    found = error.errors(include_url=False)
-    first = min(found, key=lambda mistake: mistake["type"] != "unexpected_keyword_argument")
+    first = min(error.errors(), key=lambda mistake: mistake["type"] != "unexpected_keyword_argument")
     if first["type"] == "unexpected_keyword_argument":
         name = str(first["loc"][0])
         return f"{name} is no part of a Space{nearest(name, list(Space.__dataclass_fields__))}"

@@ -13,8 +13,8 @@ import torch
 from sslsv.cluster.fit import fit
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.cluster.worker import is_io_error
-from sslsv.config import Config, read_config
-from sslsv.runs.display import live_line
+from sslsv.config import read_config
+from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import WandbMode
 from sslsv.training.loop import Training
@@ -38,8 +38,21 @@ def run_segment(
         config = read_config(folder.read("config.yml").decode())
         if folder.has("failure.txt"):
             folder.delete("failure.txt")  # an earlier try left it
-        train = _train_alone if config.resources.workers == 1 else _train_together
-        train(config, folder, until_epoch, wandb_mode)
+        if config.resources.workers == 1:  # in this process, with the device and threads of the settings
+            device = torch.device("cuda" if config.resources.gpu else "cpu")
+            if device.type == "cpu":
+                torch.set_num_threads(config.resources.threads_per_worker or 1)
+                watch_neighbours()
+            train_until(Training(config, folder, device=device, wandb_mode=wandb_mode), until_epoch)
+        else:
+            # The mode was found in the user's own process; this one runs in another folder.
+            config = replace(config, run=replace(config.run, wandb=wandb_mode))
+            with LiveLine("", is_shown=False) as line:
+                result = fit(config, folder, line, train_until, until_epoch=until_epoch)
+            if "error" in result:
+                # The advice at its end is for the command that trains one run.
+                told = result["error"].partition("; the same command")[0]
+                raise TrainingError(told) from (OSError(told) if result["is_of_system"] else None)
         last = folder.metrics()[-1]
     except Exception as error:  # recorded in any case, because Ray shows only its last line
         if not isinstance(error, TrainingError) or error.__cause__ is not None:  # else its sentence says all
@@ -82,25 +95,3 @@ def train_until(training: Training, until_epoch: int) -> dict[str, Any]:
     with contextlib.suppress(RungReached):
         training.run()
     return {}
-
-
-def _train_alone(config: Config, folder: RunFolder, until_epoch: int, wandb_mode: WandbMode) -> None:
-    """Train in this process, with the device and the number of threads in the settings of the trial."""
-    has_gpu = bool(config.resources.gpu)
-    if not has_gpu:
-        torch.set_num_threads(config.resources.threads_per_worker or 1)
-        watch_neighbours()
-    device = torch.device("cuda" if has_gpu else "cpu")
-    train_until(Training(config, folder, device=device, wandb_mode=wandb_mode), until_epoch)
-
-
-def _train_together(config: Config, folder: RunFolder, until_epoch: int, wandb_mode: WandbMode) -> None:
-    """Train in several workers, by Ray Train."""
-    # The mode was found in the user's own process; this one runs in another folder.
-    config = replace(config, run=replace(config.run, wandb=wandb_mode))
-    with live_line("", is_shown=False) as line:
-        result = fit(config, folder, line, train_until, until_epoch=until_epoch)
-    if "error" in result:
-        # The advice at its end is for the command that trains one run.
-        sentence = result["error"].partition("; the same command")[0]
-        raise TrainingError(sentence) from (OSError(sentence) if result["is_of_system"] else None)

@@ -85,7 +85,6 @@ class Probe:
         check_lists(*self.lists)
 
     def __len__(self) -> int:
-        """Return the number of recordings to embed."""
         return sum(len(each.paths) for each in self.lists)
 
     def run(self, store: EmbeddingStore) -> dict[str, Any]:

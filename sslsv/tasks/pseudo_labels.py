@@ -48,7 +48,6 @@ class ClusteringConfig:
     min_members: Annotated[int, Field(ge=1, description="utterances below which a cluster is left out")] = 4
 
     def __post_init__(self) -> None:
-        """Refuse merging into more clusters than are merged."""
         refuse_if(
             self.name == "kmeans_agglomerative" and max(self.num_clusters) > self.num_centroids,
             f"num_clusters is {list(self.num_clusters)}, more than the {self.num_centroids} centroids "
@@ -84,7 +83,6 @@ class PseudoLabelConfig(Config):
     ] = None
 
     def __post_init__(self) -> None:
-        """Refuse another model, and settings that a stage can't have."""
         super().__post_init__()
         refuse_if(
             self.model.name != "supervised",

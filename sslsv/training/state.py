@@ -1,7 +1,7 @@
 """Build the state of a training, save it to a checkpoint, restore it from one."""
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
@@ -12,33 +12,21 @@ from sslsv.config import Config, to_yaml
 from sslsv.models.base import CorpusSize, Model
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
-from sslsv.runs.checkpoint import Checkpoint, newest_sound_checkpoint, read_checkpoint
+from sslsv.runs.checkpoint import Checkpoint, Position, newest_sound_checkpoint, read_checkpoint
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
 from sslsv.training.initial import start_from_source
 from sslsv.training.optim import build_optimizer, encoder_rates
 
-# Plain values that a checkpoint keeps as they are.
-KEPT = ("step", "best_value", "best_step", "stop_reason", "validations_without_gain", "seconds")
-SKIPPED_KINDS = ("utterances", "trial_recordings", "bank_files")  # trial recordings: of validation and test
 
-
-@dataclass
-class TrainingState:
+@dataclass(kw_only=True)
+class TrainingState(Position):
     """Hold what changes during training, the same on every worker (`seconds` on the first one only)."""
 
     model: Model
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     size: CorpusSize
-    step: int = 0  # optimizer steps taken
-    best_value: float | None = None  # of `evaluation.criterion`, so far
-    best_step: int | None = None
-    stop_reason: str | None = None  # why training ended before its last step, if it did
-    validations_without_gain: int = 0
-    seconds: float = 0.0
-    # Files that could not be read: kind -> path -> reason.
-    skipped: dict[str, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in SKIPPED_KINDS})
 
 
 def build_state(config: Config, size: CorpusSize, device: torch.device) -> TrainingState:
@@ -99,8 +87,7 @@ def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
         model=state.model.state_dict(),
         optimizer=state.optimizer.state_dict(),
         scaler=state.scaler.state_dict(),
-        **{key: getattr(state, key) for key in KEPT},
-        skipped={kind: dict(found) for kind, found in state.skipped.items()},
+        **{each.name: getattr(state, each.name) for each in fields(Position)},
         environment=describe_environment(),
     )
 
@@ -119,7 +106,5 @@ def restore_state(state: TrainingState, folder: RunFolder, config: Config) -> No
     state.optimizer.load_state_dict(checkpoint.optimizer)
     if checkpoint.scaler and state.scaler.is_enabled():
         state.scaler.load_state_dict(checkpoint.scaler)
-    for key in KEPT:
-        setattr(state, key, getattr(checkpoint, key))
-    for kind, found in checkpoint.skipped.items():
-        state.skipped[kind].update(found)
+    for each in fields(Position):
+        setattr(state, each.name, getattr(checkpoint, each.name))

@@ -43,7 +43,8 @@ def take_step(
         batch = {key: move(value, device) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
     state.optimizer.zero_grad(set_to_none=True)
-    seed_draws(config.seed, state.step, distributed.rank())
+    # Draws depend on seed, step and rank alone: a resumed run draws the same.
+    torch.manual_seed(((config.seed * 1_000_003 + state.step) * 65_537 + distributed.rank()) % 2**63)
     with record_function("forward"), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output = network(batch, progress)
     with record_function("backward"):
@@ -75,8 +76,3 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
 @functools.cache
 def _copies(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def seed_draws(seed: int, step: int, rank: int) -> None:
-    """Seed PyTorch's draws by (seed, step, rank) alone, so that a resumed run draws the same."""
-    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)

@@ -83,7 +83,7 @@ def attempts(folder, monkeypatch):
         monkeypatch.setattr(fit, "cluster_state", lambda: Cluster({}, {}, leaving, 0, has_autoscaler=False))
         monkeypatch.setattr(fit, "fit_once", once)
         job, config = dict(JOB), dataclasses.replace(CONFIG, run=RunConfig(max_failures=max_failures))
-        line = SimpleNamespace(say=lambda text: None, stage=lambda *what, **then: None)
+        line = SimpleNamespace(say=lambda text: None, stage=lambda text: None)
         return fit.fit_until_done(job, config, folder, line), job["full_machines"]
 
     return run

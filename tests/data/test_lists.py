@@ -7,7 +7,6 @@ import pytest
 
 from sslsv.data.lists import (
     Manifest,
-    describe_lines,
     find_lists,
     find_recordings,
     hold_out_speakers,
@@ -222,16 +221,6 @@ def test_make_trials__speakers_with_very_many_utterances_cost_no_memory_for_all_
     assert not (trials.enrol == trials.test).any()
     speaker = np.array([path.split("/")[0] for path in trials.paths])
     assert (trials.targets == (speaker[trials.enrol] == speaker[trials.test])).all()
-
-
-def test_describe_lines__names_the_first_of_the_file(tmp_path: Path) -> None:
-    for name in "abc":
-        (tmp_path / name).touch()
-    (tmp_path / "trials").write_text("1 a b\n\n0 b c\n1 b a\n1 c c\n1 c b\n1 a b\n")
-    trials = read_trials(tmp_path, "trials")
-    assert trials.lines.tolist() == [1, 3, 4, 5, 6, 7]
-    assert describe_lines(trials, np.isin(trials.lines, [4, 7])) == "line 4, 7"
-    assert describe_lines(trials, trials.targets) == "line 1, 4, 5, ..."
 
 
 @pytest.mark.parametrize(

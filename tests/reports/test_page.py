@@ -4,7 +4,7 @@ from sslsv.reports.page import Link, Section, breakable, duration, metric_text, 
 
 
 def test_render__leaves_out_sections_of_nothing_and_escapes_the_rest():
-    parts = {"tables": {"t<i>": []}, "details": {"": []}}
+    parts = {"tables": {"t<i>": []}}
     row = {"<b>": "<i>", "c": 1234567}
     sections = [
         Section("empty", **parts),

@@ -25,11 +25,9 @@ class Gain(Augmentation):
         level_db: Annotated[Range, Field(description="change in dB")] = (-20.0, 5.0)
 
     def draw(self, rng: Draws) -> float:
-        """Draw the factor of a view."""
         return float(10.0 ** (rng.between(*self.config.level_db) / 20.0))
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[float]) -> list[Waveform]:
-        """Multiply each crop by its factor."""
         levelled = [crop.astype(np.float32, copy=False) for crop in crops]
         for waveform, factor in zip(levelled, draws, strict=True):
             waveform *= np.float32(factor)

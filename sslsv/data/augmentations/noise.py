@@ -46,14 +46,12 @@ class Noise(Augmentation):
             bank.add(folder)
 
     def draw(self, rng: Draws) -> NoiseDraw:
-        """Draw kind, number of files and ratio."""
         folder, is_babble, snr_db = self._kinds[rng.below(len(self._kinds))]
         low, high = self.config.speech_files
         num_files = low + rng.below(high - low + 1) if is_babble else 1
         return folder, num_files, rng.between(*snr_db), rng
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[NoiseDraw]) -> list[Waveform]:
-        """Add its noise to each crop."""
         noisy = []
         for crop, (folder, num_files, snr_db, rng) in zip(crops, draws, strict=True):
             noisy.append(crop.astype(np.float32, copy=False))

@@ -33,13 +33,11 @@ class OneOf(Augmentation):
         self._choices = [make_augmentation(choice, bank) for choice in config.choices]
 
     def draw(self, rng: Draws) -> tuple[int, Any] | None:
-        """Draw a choice, then what the choice draws."""
         number = rng.below(len(self._choices))
         drawn = self._choices[number].draw_or_skip(rng)
         return None if drawn is None else (number, drawn)
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[tuple[int, Any]]) -> list[Waveform]:
-        """Apply to each crop its choice."""
         changed: dict[int, Waveform] = {}
         for number, choice in enumerate(self._choices):
             rows = [row for row, (chosen, _) in enumerate(draws) if chosen == number]

@@ -36,7 +36,6 @@ class Reverb(Augmentation):
         bank.add(config.folder)
 
     def draw(self, rng: Draws) -> Rir:
-        """Draw a room that can be read."""
         return self.bank.draw_rir(rng, self.config.folder)
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[Rir]) -> list[Waveform]:
@@ -53,7 +52,6 @@ class Reverb(Augmentation):
         return [wet[row] for row in range(len(crops))]
 
     def sort_key(self, drawn: Rir) -> tuple[int, ...]:
-        """Return (length, file) of the impulse response, to process equal ones together."""
         return (drawn.num_samples, drawn.file)
 
     def _spectra(self, rirs: Sequence[Rir], length: int) -> list[Spectrum]:
