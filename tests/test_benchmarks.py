@@ -7,22 +7,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 
 from benchmarks import __main__ as every
-from benchmarks import clustering, encoders, learning, ray_units
+from benchmarks import clustering, encoders, gates, learning, ray_units
 from benchmarks.command import memory_bytes
 from benchmarks.row import Settings
 from sslsv.config import load_config
 from sslsv.data import pipeline
+from sslsv.data.lists import Manifest
 
 CONFIGS = Path(__file__).parent.parent / "configs/corpus"
 
 
 def test_plain_configs__loops_and_runs_of_another_encoder_are_left_out() -> None:
     names = {path.stem for path in learning.plain_configs(CONFIGS)}
-    assert names == {path.stem for path in CONFIGS.glob("*.yml")} - {"pseudo_label", "label_efficient"}
+    assert names == {path.stem for path in CONFIGS.glob("*.yml")} - {
+        "pseudo_label",
+        "best",
+        "label_efficient",
+    }
 
 
 def test_learning__a_mistake_in_a_config_is_a_sentence(monkeypatch, tmp_path, capsys) -> None:
@@ -31,6 +37,14 @@ def test_learning__a_mistake_in_a_config_is_a_sentence(monkeypatch, tmp_path, ca
     monkeypatch.setattr(sys, "argv", ["learning", *arguments])
     assert learning.main() == 2
     assert capsys.readouterr().err == f"error: {loop}: init is not a setting; did you mean encoder.init?\n"
+
+
+def test_with_wrong_labels__gives_the_share_another_label_and_the_rest_their_own() -> None:
+    speakers = np.arange(100) % 7
+    manifest = Manifest(paths=[""] * 100, speakers=speakers, speaker_names=list("abcdefg"))
+    is_wrong, labels = gates.with_wrong_labels(manifest, share=0.2, seed=1)
+    assert is_wrong.sum() == 20
+    assert np.array_equal(labels != speakers, is_wrong)
 
 
 class OneEpoch:
