@@ -295,9 +295,8 @@ class Config:
         voices_change = len(self.data.speeds) > 1 and self.data.speed_probability > 0
         refuse_if(
             voices_change and (positives or self.model.groups_utterances),
-            f"data.speeds is {list(self.data.speeds)}, which makes an utterance another voice in each epoch, "
-            f"but {'model.positives' if positives else self.model.name} clusters utterances over epochs; set "
-            "data.speeds to [1.0]",
+            f"data.speeds is {list(self.data.speeds)}, so an utterance is another voice in each epoch, but "
+            f"{'model.positives' if positives else self.model.name} clusters utterances; set it to [1.0]",
         )
         refuse_if(
             positives is not None and positives.queue_length == 0,

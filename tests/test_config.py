@@ -60,8 +60,8 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["model={name: supervised, margin_schedule: {name: cosine, rise_epochs: [0, 9]}}", "train.epochs=8"], "model.margin_schedule.rise_epochs[1] is 9.0, longer than the run (train.epochs = 8); lower the first or raise the second"),
         (["model.positives={name: ssps, start_epoch: 3, queue_length: 0}"], "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set model.positives to null"),
         (["model.positives={num_clusters: 4, num_neighbors: 4}"], "model.positives.num_neighbors is 4, but each of the 4 clusters (num_clusters) has only 3 other(s); lower the first or raise the second"),
-        (["model.name=deepcluster", "data.speeds=[0.9, 1.0]"], "data.speeds is [0.9, 1.0], which makes an utterance another voice in each epoch, but deepcluster clusters utterances over epochs; set data.speeds to [1.0]"),
-        (["model.positives.name=ssps", "model.positives.start_epoch=3", "data.speeds=[0.9, 1.0]"], "data.speeds is [0.9, 1.0], which makes an utterance another voice in each epoch, but model.positives clusters utterances over epochs; set data.speeds to [1.0]"),
+        (["model.name=deepcluster", "data.speeds=[0.9, 1.0]"], "data.speeds is [0.9, 1.0], so an utterance is another voice in each epoch, but deepcluster clusters utterances; set it to [1.0]"),
+        (["model.positives.name=ssps", "model.positives.start_epoch=3", "data.speeds=[0.9, 1.0]"], "data.speeds is [0.9, 1.0], so an utterance is another voice in each epoch, but model.positives clusters utterances; set it to [1.0]"),
         (["evaluation.criterion=loss"], "evaluation.criterion is 'loss'; it should be 'eer', 'min_dcf', 'label_free/pseudo_eer', 'label_free/lidar' or 'label_free/rankme'"),
     ],
 )  # fmt: skip
