@@ -31,7 +31,7 @@ _BANDWIDTHS_HZ = np.array([60.0, 90.0, 140.0, 200.0])
 class DemoOptions:
     """The size of a demo corpus; the same options give the same files, bit for bit."""
 
-    speakers: int = 40  # below 1080, in voxceleb2_train_list; a quarter as many in voxceleb1_train_list
+    speakers: int = 40  # in voxceleb2_train_list; a quarter as many others in voxceleb1_train_list
     eval_speakers: int = 10  # in the trials, never in the train lists
     recordings: int = 3  # for each speaker, each with its own room, noise floor and level
     utterances: int = 2  # in each recording
@@ -58,8 +58,11 @@ def run(options: argparse.Namespace) -> int:
 def make_demo_corpus(root: Path, options: DemoOptions) -> bool:
     """Write a demo corpus; returns False when it is there already, with the same options.
 
-    Raises FileExistsError for a folder that holds something else, or a demo corpus with other options.
+    Raises FileExistsError for a folder that holds something else, or a demo corpus with other options;
+    ValueError for more speakers than there are ids.
     """
+    if options.speakers >= 1080:  # a quarter as many others have ids below those of the trials
+        raise ValueError(f"--speakers is {options.speakers}, but ids are there for 1079: give fewer.")
     marker, facts = root / "demo_corpus.json", {"layout_version": _LAYOUT_VERSION, **asdict(options)}
     found = json.loads(marker.read_text()) if marker.is_file() else {}
     if found == {**facts, "is_complete": True}:
