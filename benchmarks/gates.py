@@ -40,7 +40,11 @@ def main() -> int:
     add("overrides", nargs="*", metavar="key=value", help="settings of configs/corpus/pseudo_label.yml")
     given = parser.parse_args()
     for way, changes in WAYS.items():
-        line = measured(given, way, changes)
+        try:
+            line = measured(given, way, changes)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         print(json.dumps(line), flush=True)
         if given.out:
             with given.out.open("a") as file:

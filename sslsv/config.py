@@ -28,6 +28,9 @@ LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
 HigherIsBetter = Literal["label_free/lidar", "label_free/rankme"]
 Criterion = Literal[LowerIsBetter, HigherIsBetter]
 CRITERIA = get_args(Criterion)
+# Settings that a run may go on with changed: they decide where and how it is computed, not what.
+FREE: tuple[str, ...] = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:")
+FREE += ("evaluation.batch_seconds:", "train.log_every_steps:", "train.recompute:")
 Count = Annotated[int, Field(ge=1)]
 
 

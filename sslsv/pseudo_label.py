@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslsv.config import to_yaml
+from sslsv.config import FREE, to_yaml
 from sslsv.evaluation.arguments import run_command
 from sslsv.settings import ConfigError, build, command_name, differences, given_file, parse_yaml, refuse_if
 from sslsv.tasks.pseudo_labels import PseudoLabelConfig, first_config, is_config_file, load_loop, stages_of
@@ -89,8 +89,6 @@ def check_folder(folder: "RunFolder", config: PseudoLabelConfig, lists: str) -> 
         except ConfigError as error:
             problem = f"holds a loop whose loop.yml this version can't read ({error})"
         else:
-            from sslsv.train import FREE
-
             changed = [line for line in differences(there, config) if not line.startswith(FREE)]
             problem = f"holds a loop with other settings ({'; '.join(changed)})" if changed else problem
     if not problem and folder.has("lists.json") and folder.read_json("lists.json")["sha256"] != lists:

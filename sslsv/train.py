@@ -21,14 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
-from sslsv.config import Config, load_config, read_config, to_yaml
+from sslsv.config import FREE, Config, load_config, read_config, to_yaml
 from sslsv.evaluation.arguments import run_command
 from sslsv.settings import ConfigError, command_name, differences, given_file
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
-# Settings that a run may go on with changed: they decide where and how it is computed, not what.
-FREE: tuple[str, ...] = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:")
-FREE += ("evaluation.batch_seconds:", "train.log_every_steps:", "train.recompute:")
 
 # Run folders, PyTorch and Ray take seconds to import: functions import them after settings are checked.
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.search.space import load_space
     from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
     from sslsv.search.trial_settings import base_config, check_trials, rungs_of, trial_config, with_overrides
-    from sslsv.train import FREE, check_data, find_leaks
+    from sslsv.train import check_data, find_leaks
 
     space = with_overrides(load_space(options.space), options.overrides)
     folder = RunFolder(options.storage, options.name or options.space.stem)
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     trials = searcher.num_trials
     with contextlib.ExitStack() as stack:
         if not options.plan:
-            check_folder(folder, request, mode, FREE)
+            check_folder(folder, request, mode)
             stack.enter_context(only_command_on(folder))
         with LiveLine("starting Ray"):
             from sslsv.cluster.connect import cluster_state, connection, total_of
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
                 trainings = (options.confirm + 1) * options.seeds
                 print(f"then, to confirm, {trainings} trainings of {rungs[-1]} epochs")
             return 0
-        prepare_folder(folder, request, mode, FREE)
+        prepare_folder(folder, request, mode)
         sweep = Sweep(space, base, rungs, folder, slots.resources)
         code = search(sweep, slots)
         return code or (confirm(sweep, slots, options.confirm, options.seeds) if options.confirm else 0)

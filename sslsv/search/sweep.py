@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sslsv.config import CRITERIA, Config, ResourcesConfig, is_better, read_config, to_dict, to_yaml
+from sslsv.config import CRITERIA, FREE, Config, ResourcesConfig, is_better, read_config, to_dict, to_yaml
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.schedulers import Decision, History, Outcome, standing
@@ -238,7 +238,7 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
     }
 
 
-def check_folder(folder: RunFolder, request: dict[str, Any], mode: str, free: tuple[str, ...] = ()) -> None:
+def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     """Raise ValueError unless the folder is new, to be set aside ("fresh"), or fit to be resumed."""
     is_there, where, kind = folder.has("sweep.json"), folder.location, folder.kind()
     refuse_if(
@@ -256,10 +256,10 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str, free: tu
     earlier, changes = folder.read_json("sweep.json"), []
     there, now = read_config(earlier["base"]), read_config(request["base"])
     for line in differences(there, now):
-        # What is `free` may change; trials never see the test lists, and a confirmation checks its own.
+        # What is FREE may change; trials never see the test lists, and a confirmation checks its own.
         if line.startswith("resources.workers:") and not now.train.sync_batchnorm:
             changes.append(f"{line} (with train.sync_batchnorm false, batch statistics depend on it)")
-        elif not line.startswith((*free, "evaluation.test:")):
+        elif not line.startswith((*FREE, "evaluation.test:")):
             changes.append(line)
     is_counted = earlier["trials"] is not None  # a grid has no number
     has_more = is_counted and request["takes_more_trials"] and request["trials"] > earlier["trials"]
@@ -276,12 +276,12 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str, free: tu
     )
 
 
-def prepare_folder(folder: RunFolder, request: dict[str, Any], mode: str, free: tuple[str, ...] = ()) -> None:
+def prepare_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     """Make the sweep's folder, or go on with the one there; the caller keeps other commands out.
 
     Raises ValueError as `check_folder` does, because another command may have written to it since.
     """
-    check_folder(folder, request, mode, free)
+    check_folder(folder, request, mode)
     if mode == "fresh" and folder.kind():
         print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
     if mode == "resume":

@@ -25,7 +25,6 @@ from sslsv.search.space import load_space
 from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
 from sslsv.search.trial_settings import base_config, with_overrides
 from sslsv.settings import FOLDER
-from sslsv.train import FREE
 
 BASE = Config(train=TrainConfig(epochs=9), evaluation=EvaluationConfig(held_out_speakers=4, test=("trials",)))
 
@@ -238,7 +237,7 @@ def request(*overrides, space_file="tune_spaces/simclr.py"):
 def check_resume(tmp_path, before, now):
     folder = RunFolder(str(tmp_path), "sweep")
     folder.write_json("sweep.json", before)
-    check_folder(folder, now, "resume", FREE)
+    check_folder(folder, now, "resume")
 
 
 def test_describe_request__a_space_of_the_project_is_found_from_any_folder(tmp_path, monkeypatch):
