@@ -1,8 +1,14 @@
-"""Augmentation of other libraries, given crops that were read before; ours reads as well."""
+"""Data paths of other toolkits, from WAV files to augmented crops, by their own modules.
 
+Each gets the files, rooms, noises and SNRs of ours. (wespeaker's package has no data path; upstream's and
+voxceleb_trainer's is the naive reference.)
+"""
+
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import soundfile
@@ -11,29 +17,33 @@ import torch
 from benchmarks.naive_augmentation import CROP, SNR_DB, NaiveAugmentation
 from benchmarks.row import Row, in_turns, speed_row
 
-Augment = Callable[[np.ndarray], object]
+MakeCrops = Callable[[list[str]], object]
 
 
 def rows(
     recipe: str, ours: Callable[[], object], count: int, naive: NaiveAugmentation, pairs: int, *, is_one: bool
 ) -> Iterator[Row]:
-    """Ours against each library, with a room and a noise on every crop, or one of five kinds."""
-    crops = np.stack([soundfile.read(path, frames=CROP, dtype="float32")[0] for path in naive.paths])
-    few = crops[: min(len(crops), count)]
-    for library, build in (("SpeechBrain", speechbrain), ("audiomentations", audiomentations)):
-        name, against = f"{recipe}, from WAV", f"{library}, ready crops"
+    """Ours against each toolkit, with a room and a noise on every crop, or one of five kinds."""
+    few = naive.paths[: min(len(naive.paths), count)]
+    for toolkit, build in (
+        ("SpeechBrain", speechbrain),
+        ("3D-Speaker", speakerlab),
+        ("audiomentations", audiomentations),
+    ):
+        name, against = f"{recipe}, from WAV", f"{toolkit}, from WAV"
         try:
-            augment = build(naive, is_one)
+            make_crops = build(naive, is_one)
         except (ImportError, AttributeError, OSError) as error:
             yield Row(name, against, 0, 0, "", skipped=f"{type(error).__name__}: {error}")
             continue
-        times = in_turns(ours, lambda a=augment: a(few), pairs, time.process_time)
+        times = in_turns(ours, lambda m=make_crops: m(few), pairs, time.process_time)
         yield speed_row(name, against, times, count, "crops/core-s", reference_amount=len(few), target=1.0)
 
 
-def speechbrain(naive: NaiveAugmentation, is_one: bool) -> Augment:
-    """AddReverb (one room for a batch, as it does it) and AddNoise, a batch at a time."""
+def speechbrain(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
+    """`read_audio` of a segment, as its VoxCeleb recipe reads; then AddReverb and AddNoise on the batch."""
     from speechbrain.augment.time_domain import AddNoise, AddReverb
+    from speechbrain.dataio.dataio import read_audio
 
     rooms = _speechbrain_list(naive.rooms)
     reverb = AddReverb(csv_file=rooms, reverb_sample_rate=16_000, clean_sample_rate=16_000)
@@ -46,26 +56,56 @@ def speechbrain(naive: NaiveAugmentation, is_one: bool) -> Augment:
         # It adds one recording, so babble costs it less than ours.
         return noises[kind](batch, torch.ones(len(batch)))  # type: ignore[no-any-return]
 
-    def augment(crops: np.ndarray) -> object:
-        batch = torch.from_numpy(crops)
-        if not is_one:
+    def make_crops(paths: list[str]) -> object:
+        starts = [_start(path) for path in paths]
+        crops = [
+            read_audio({"file": path, "start": start, "stop": start + CROP})
+            for path, start in zip(paths, starts, strict=True)
+        ]
+        batch = torch.stack(crops)
+        if not is_one:  # one room for the whole batch, as AddReverb does it
             return noisy(reverb(batch), str(naive.rng.choice(list(SNR_DB))))
         none, in_room, *rest = batch.chunk(5)
         return [none, reverb(in_room), *[noisy(part, k) for part, k in zip(rest, SNR_DB, strict=True)]]
 
-    return augment
+    return make_crops
 
 
-def _speechbrain_list(paths: list[str]) -> str:
-    folder = Path(paths[0]).parent
-    file = folder.with_name(f"{folder.name}.csv")
-    lines = [f"{i},{soundfile.info(path).duration},{path},wav,\n" for i, path in enumerate(paths)]
-    file.write_text("ID,duration,wav,wav_format,wav_opts\n" + "".join(lines))
-    return str(file)
+def speakerlab(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
+    """WavReader, then NoiseReverbCorrupter, a crop at a time.
+
+    Files are read by soundfile: torchaudio's `load`, which it calls, needs one more package now, and took
+    twenty times as long with it.
+    """
+    from speakerlab.process import augmentation, processor
+
+    read = SimpleNamespace(load=_load)
+    augmentation.torchaudio = processor.torchaudio = read
+    reader = processor.WavReader(duration=CROP / 16_000)
+    corrupter = augmentation.NoiseReverbCorrupter
+    reverb = corrupter(reverb_prob=1.0, reverb_file=_kaldi_list(naive.rooms))
+    noises = [
+        corrupter(
+            noise_prob=1.0,
+            noise_file=_kaldi_list(files),
+            noise_snr_low=SNR_DB[kind][0],
+            noise_snr_high=SNR_DB[kind][1],
+        )
+        for kind, files in naive.noises.items()
+    ]
+
+    def make_crop(path: str) -> object:
+        crop, _ = reader(path)
+        if not is_one:
+            return random.choice(noises)(reverb(crop))
+        corrupt = random.choice([None, reverb, *noises])
+        return crop if corrupt is None else corrupt(crop)
+
+    return lambda paths: [make_crop(path) for path in paths]
 
 
-def audiomentations(naive: NaiveAugmentation, is_one: bool) -> Augment:
-    """ApplyImpulseResponse and AddBackgroundNoise, a crop at a time, as it is used."""
+def audiomentations(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
+    """soundfile's reading of a segment; ApplyImpulseResponse and AddBackgroundNoise, a crop at a time."""
     from audiomentations import AddBackgroundNoise, ApplyImpulseResponse, Compose, OneOf
 
     room = ApplyImpulseResponse(naive.rooms, p=1.0)
@@ -74,4 +114,34 @@ def audiomentations(naive: NaiveAugmentation, is_one: bool) -> Augment:
         for kind, files in naive.noises.items()
     ]
     transform = OneOf([room, *noises], p=0.8) if is_one else Compose([room, OneOf(noises, p=1.0)])
-    return lambda crops: [transform(samples=crop, sample_rate=16_000) for crop in crops]
+
+    def make_crop(path: str) -> object:
+        crop, _ = soundfile.read(path, start=_start(path), frames=CROP, dtype="float32")
+        return transform(samples=crop, sample_rate=16_000)
+
+    return lambda paths: [make_crop(path) for path in paths]
+
+
+def _start(path: str) -> int:
+    return random.randint(0, soundfile.info(path).frames - CROP)
+
+
+def _load(path: str) -> tuple[torch.Tensor, int]:
+    audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return torch.from_numpy(np.ascontiguousarray(audio.T)), rate
+
+
+def _speechbrain_list(paths: list[str]) -> str:
+    lines = [f"{i},{soundfile.info(path).duration},{path},wav,\n" for i, path in enumerate(paths)]
+    return _write(paths, ".csv", ["ID,duration,wav,wav_format,wav_opts\n", *lines])
+
+
+def _kaldi_list(paths: list[str]) -> str:
+    return _write(paths, ".scp", [f"{i} {path}\n" for i, path in enumerate(paths)])
+
+
+def _write(paths: list[str], suffix: str, lines: list[str]) -> str:
+    folder = Path(paths[0]).parent
+    file = folder.with_name(f"{folder.name}{suffix}")
+    file.write_text("".join(lines))
+    return str(file)

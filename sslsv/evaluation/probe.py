@@ -20,7 +20,7 @@ from sslsv.data.recordings import Recordings, open_recordings
 from sslsv.data.section import channel_of
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.diagnostics import label_free_report
-from sslsv.evaluation.verification import Embedder
+from sslsv.evaluation.verification import Embedder, failing_together
 from sslsv.ops import distributed
 
 # No training gets to this epoch, so the probe draws other crops and rooms than any training does.
@@ -105,7 +105,8 @@ class Probe:
         size = max(1, int(embedder.batch_seconds / self.crop_seconds))
         # Ranks count small directions, which bf16 fills with rounding errors: LiDAR would be up to doubled.
         exact = Embedder(embedder.model, embedder.device, "fp32", embedder.batch_seconds)
-        mine = [exact.embed(flat[i : i + size]) for i in range(0, len(flat), size)]
+        with failing_together():
+            mine = [exact.embed(flat[i : i + size]) for i in range(0, len(flat), size)]
         embeddings = torch.zeros(len(self.utterances), self.num_views, dim)
         if mine:
             embeddings[self._share()] = torch.cat(mine).view(-1, self.num_views, dim)

@@ -153,10 +153,18 @@ def _two_ranks(rank: int, folder: str, root: str, expected: dict[str, float]) ->
     values = probe.measure(embedder_of(config))
     assert values == pytest.approx(expected, rel=1e-5)
     assert len(probe.bad_recordings) == 2
+
+    def lacks_memory_on_one(waveforms):
+        if rank == 1:
+            raise torch.OutOfMemoryError
+        return torch.randn(len(waveforms), 16)
+
+    with pytest.raises(ValueError, match="more memory than cpu has"):
+        probe.measure(Embedder(Listener(lacks_memory_on_one, 16), torch.device("cpu"), "fp32", 2.0))
     torch.distributed.destroy_process_group()
 
 
-def test_measure__two_ranks_share_the_work_and_get_the_values_of_one(damaged, tmp_path):
+def test_measure__two_ranks_share_the_work_get_the_values_of_one_and_fail_together(damaged, tmp_path):
     root, manifest = damaged
     config = config_of(root, utterances=100)
     expected = Probe(manifest, config).measure(embedder_of(config))
