@@ -118,8 +118,8 @@ def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config)
         record["notice"] = (
             f"The embeddings have collapsed at step {state.step}: their spread is {_spread(record):.3f}, "
             f"below train.collapse.min_feature_std ({collapse.min_feature_std}), so all recordings sound "
-            "alike to the model. Lower the learning rate, or raise what keeps embeddings apart (temperature, "
-            "variance weight)."
+            "alike to the model. Lower the learning rate, try another temperature, or raise the variance "
+            "weight."
         )
         if collapse.action == "stop":
             return str(record["notice"])
