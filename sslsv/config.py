@@ -15,6 +15,7 @@ from sslsv.settings import (
     apply_overrides,
     build,
     choice,
+    differences,
     dump_yaml,
     load,
     locate,
@@ -28,7 +29,7 @@ LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
 HigherIsBetter = Literal["label_free/lidar", "label_free/rankme"]
 Criterion = Literal[LowerIsBetter, HigherIsBetter]
 CRITERIA = get_args(Criterion)
-# Settings that a run may go on with changed: they decide where and how it is computed, not what.
+# Settings that a run may go on with changed: they decide where and how it is computed or given up, not what.
 FREE: tuple[str, ...] = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:")
 FREE += ("evaluation.batch_seconds:", "train.log_every_steps:", "train.recompute:")
 Count = Annotated[int, Field(ge=1)]
@@ -53,7 +54,7 @@ class OptimizerConfig:
 
     name: Literal["adam", "adamw", "sgd", "lars"] = "adam"
     # The rate belongs to the global batch and is never rescaled.
-    learning_rate: Annotated[float, Field(gt=0, description="highest rate of the run")] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, description="rate after any warm-up")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="decay of matrices; vectors never decay")] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="used by sgd and lars")] = 0.9
     nesterov: Annotated[bool, Field(description="sgd: Nesterov's momentum")] = False
@@ -301,11 +302,6 @@ class Config:
             f"data.speeds is {list(self.data.speeds)}, so an utterance is another voice in each epoch, but "
             f"{'model.positives' if positives else self.model.name} clusters utterances; set it to [1.0]",
         )
-        refuse_if(
-            positives is not None and positives.queue_length == 0,
-            "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set "
-            "model.positives to null",
-        )
 
 
 def usable_counts(resources: ResourcesConfig, train: TrainConfig) -> list[int]:
@@ -317,6 +313,15 @@ def usable_counts(resources: ResourcesConfig, train: TrainConfig) -> list[int]:
 def is_better(criterion: str, value: float, than: float) -> bool:
     """Return whether a value of the criterion is strictly better than another."""
     return value < than if criterion in get_args(LowerIsBetter) else value > than
+
+
+def changes_of(old: Config, new: Config, *free: str) -> list[str]:
+    """Return the differences with which no run goes on, but for those that begin with one of `free`."""
+    found = [line for line in differences(old, new) if not line.startswith((*FREE, *free))]
+    before, now = old.resources.workers, new.resources.workers
+    if before != now and not new.train.sync_batchnorm:
+        found.append(f"resources.workers: {before} -> {now} (batch statistics depend on it)")
+    return found
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
     if fixed:
         raise ValueError(f"{fixed[0]} is given, but FILE has weights and --labels says the method; omit it")
     folder = RunFolder.at(options.out)
-    if folder.has("config.yml") or folder.names(FOLDER):
-        raise ValueError(f"--out is {folder.location}, which holds a run; name another folder")
+    if (kind := folder.kind()) or folder.names(FOLDER):
+        raise ValueError(f"--out is {folder.location}, which holds a {kind or 'run'}; name another folder")
     if not os.path.isfile(options.file):
         raise FileNotFoundError(f"{options.file} is no file")
     try:

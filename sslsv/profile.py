@@ -75,7 +75,8 @@ def run(config: Config, steps: int) -> dict[str, Any]:
             found = fit(config, folder, line, profile_steps, steps=steps)
         finally:
             if "error" not in found:
-                folder.delete_folder("")
+                with contextlib.suppress(OSError):  # after Ctrl-C its workers may still write
+                    folder.delete_folder("")
     return found
 
 

@@ -9,14 +9,13 @@ Exit codes: 0 finished, 1 a stage failed, 2 the request can't be met, 130 interr
 import argparse
 import contextlib
 import sys
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslsv.config import FREE, to_yaml
+from sslsv.config import changes_of, to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, build, command_name, differences, given_file, parse_yaml, refuse_if
+from sslsv.settings import ConfigError, apply_overrides, build, command_name, given_file, parse_yaml
 from sslsv.tasks.pseudo_labels import PseudoLabelConfig, first_config, is_config_file, load_loop, stages_of
 
 if TYPE_CHECKING:  # PyTorch takes seconds: functions import what needs it, once the settings are checked
@@ -89,7 +88,7 @@ def check_folder(folder: "RunFolder", config: PseudoLabelConfig, lists: str) -> 
         except ConfigError as error:
             problem = f"holds a loop whose loop.yml this version can't read ({error})"
         else:
-            changed = [line for line in differences(there, config) if not line.startswith(FREE)]
+            changed = changes_of(there, config)
             problem = f"holds a loop with other settings ({'; '.join(changed)})" if changed else problem
     if not problem and folder.has("lists.json") and folder.read_json("lists.json")["sha256"] != lists:
         problem = "holds a loop on train lists of other contents"
@@ -118,14 +117,15 @@ def check_request(config: PseudoLabelConfig) -> None:
         for stage in stages if starts != "nothing" else ():
             check_same_encoder(given, first.encoder, stage.encoder)
         check_data(first)
-    elif starts != "nothing":
-        stages = [replace(s, encoder=replace(s.encoder, init=absolute(config.init))) for s in stages]
-    else:
+    elif starts == "nothing":
         SpeakerEncoder.load(config.init, device="cpu")
+    if starts != "nothing":  # a stage that can't start from another encoder is told now
+        stages = [apply_overrides(each, {"encoder.init": absolute(config.init)}) for each in stages]
     # The stage with the largest batch stands for those that differ from it in nothing else that is checked.
     stages.sort(key=lambda stage: stage.train.batch_size)
     checked = {repr((stage.data, stage.encoder, stage.evaluation)): stage for stage in stages}
-    manifest, *_ = [check_data(stage) for stage in checked.values()]
+    is_to_come = is_config_file(config.init) and starts != "nothing"  # the run of `init` has no weights yet
+    manifest, *_ = [check_data(stage, goes_on=is_to_come) for stage in checked.values()]
     count, most = len(manifest), max(config.clustering.num_clusters)
     if config.clustering.name.startswith("kmeans") and count < most:
         raise ValueError(
@@ -133,11 +133,11 @@ def check_request(config: PseudoLabelConfig) -> None:
         )
     if config.labels is not None:
         labelled = read_train_lists(config.data.root, [find_list(config.data.root, config.labels)])
-        refuse_if(
-            set(manifest.paths).isdisjoint(labelled.paths),
-            f"labels is {config.labels}, which names no utterance of data.train_lists as they spell it, "
-            f"such as {manifest.paths[0]}: give a list with the same paths",
-        )
+        if set(manifest.paths).isdisjoint(labelled.paths):
+            raise ValueError(
+                f"labels is {config.labels}, which names no utterance of data.train_lists as they spell it, "
+                f"such as {manifest.paths[0]}: give a list with the same paths"
+            )
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsv import registry
-from sslsv.config import FREE, Config, load_config, read_config, to_yaml
+from sslsv.config import Config, changes_of, load_config, read_config, to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, command_name, differences, given_file
+from sslsv.settings import ConfigError, command_name, given_file
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
 
@@ -197,11 +197,7 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
     else:
         kept = TrainedOn.read(folder, config.data.root)
         lists = folder.read_json("run.json").get("lists") if folder.has("run.json") else None
-        free = FREE + (("data.root:", "data.train_lists:") if kept is not None else ())
-        changed = [line for line in differences(old, config) if not line.startswith(free)]
-        before, now = old.resources.workers, config.resources.workers
-        if not config.train.sync_batchnorm and before != now:
-            changed.append(f"resources.workers: {before} -> {now}")
+        changed = changes_of(old, config, *(("data.root:", "data.train_lists:") if kept is not None else ()))
         is_longer = len(changed) == 1 and config.train.epochs > old.train.epochs
         if changed and not (is_longer and extends):
             problem = f"holds a run with other settings ({'; '.join(changed)})"
@@ -280,9 +276,8 @@ def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
     root, sentences = config.data.root, list[str]()
     names = dict.fromkeys(filter(None, [config.evaluation.validation, *config.evaluation.test]))
     found = [listed_trials(root, name) for name in names]
-    validation = open_training_side(config)[1] if config.encoder.init else None
-    if validation and not config.evaluation.validation:  # another seed may have held out other speakers
-        found.append(validation)
+    if config.encoder.init and not config.evaluation.validation:  # another seed may have held out others
+        found += filter(None, [open_training_side(config)[1]])
     sources, _ = overlap.trained_on(config, folder) if found else ([], [])
     for trials in found:
         sentences += overlap.describe(trials.name, overlap.find_overlap(trials.trials, root, sources))[0]

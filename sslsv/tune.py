@@ -97,9 +97,10 @@ def run(options: argparse.Namespace) -> int:
     corners = [trial_config(base, space, {**at, "evaluation.test": tests}) for _, at in searcher.corners()]
     # The one with the fewest batches stands for all that have the same initial weights.
     by_batches = sorted(corners, key=lambda each: -each.data.fraction / each.train.batch_size)
-    for config in {each.encoder.source(): each for each in by_batches}.values():
+    starts = {each.encoder.source(): each for each in by_batches}.values()
+    for config in starts:
         check_data(config)
-    for sentence in find_leaks(corners[0], folder):
+    for sentence in dict.fromkeys(each for config in starts for each in find_leaks(config, folder)):
         print(f"warning: {sentence}", file=sys.stderr)
     request = describe_request(space, base, str(options.space), rungs)
     request |= {"command": options.command, "lists": digest_of_lists(base)}

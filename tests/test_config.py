@@ -58,7 +58,7 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["model={name: supervised, gate: {name: mixture}, correction: {start_epoch: 8}}", "train.epochs=8"], "model.correction.start_epoch is 8, after the last epoch (train.epochs = 8); lower the first, raise the second, or leave model.correction out"),
         (["model.margin={name: am, schedule: {name: linear}}", "train.epochs=30"], "model.margin.schedule.rise_epochs[1] is 50.0, longer than the run (train.epochs = 30); lower the first or raise the second"),
         (["model={name: supervised, margin_schedule: {name: cosine, rise_epochs: [0, 9]}}", "train.epochs=8"], "model.margin_schedule.rise_epochs[1] is 9.0, longer than the run (train.epochs = 8); lower the first or raise the second"),
-        (["model.positives={name: ssps, start_epoch: 3, queue_length: 0}"], "model.positives.queue_length is 0, so there is nothing to sample; raise it, or set model.positives to null"),
+        (["model.positives={name: ssps, start_epoch: 3, queue_length: 0}"], "model.positives.queue_length is 0; it should be greater than or equal to 1"),
         (["model.positives={num_clusters: 4, num_neighbors: 4}"], "model.positives.num_neighbors is 4, but each of the 4 clusters (num_clusters) has only 3 other(s); lower the first or raise the second"),
         (["model.name=deepcluster", "data.speeds=[0.9, 1.0]"], "data.speeds is [0.9, 1.0], so an utterance is another voice in each epoch, but deepcluster clusters utterances; set it to [1.0]"),
         (["model.positives.name=ssps", "model.positives.start_epoch=3", "data.speeds=[0.9, 1.0]"], "data.speeds is [0.9, 1.0], so an utterance is another voice in each epoch, but model.positives clusters utterances; set it to [1.0]"),

@@ -10,6 +10,7 @@ from sslsv.config import Config
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.import_encoder import main
 from sslsv.models.base import CorpusSize
+from sslsv.runs.folder import RunFolder
 from sslsv.settings import build
 from sslsv.training.initial import start_from_source
 from tests.encoders.peers import peer_module
@@ -106,3 +107,6 @@ def test_main__a_run_is_not_overwritten(file, tmp_path, capsys):
     arguments = [file, "--from", "speechbrain", "--out", str(tmp_path / "run")]
     assert (main(arguments), main(arguments)) == (0, 2)
     assert "which holds a run; name another folder" in capsys.readouterr().err
+    RunFolder(str(tmp_path), "sweep").write_json("sweep.json", {})
+    assert main([file, "--from", "speechbrain", "--out", str(tmp_path / "sweep")]) == 2
+    assert "which holds a sweep; name another folder" in capsys.readouterr().err

@@ -52,6 +52,13 @@ def test_first_config__patience_without_validation_is_told_in_a_sentence(tmp_pat
     assert "first.yml, but with the loop's data and validation train.patience is 2 but nothing is" in error
 
 
+def test_check_request__a_stage_with_a_frozen_encoder_may_start_from_a_run_that_is_to_come(tmp_path, yaml):
+    first = tmp_path / "first.yml"
+    first.write_text("{encoder: {name: thin_resnet34, width: 2, embedding_dim: 16}, train: {batch_size: 8}}")
+    loop = pseudo_label.load_loop(yaml, [f"init={first}", "large_margin={encoder.frozen: true}"])
+    pseudo_label.check_request(loop)
+
+
 @pytest.mark.slow
 def test_pseudo_label__killed_again_and_again_ends_as_if_nothing_had_been(tmp_path, yaml):
     """After clustering, in a round's training, between rounds and in the last stage, each kill -9 of everything."""
@@ -132,6 +139,8 @@ def test_pseudo_label__a_finished_loop_another_one_and_a_run_are_refused(tmp_pat
     folder.write("summary.json", b"{}")
     free = "data.max_bad_share=0.5"  # as for a run
     assert "holds a finished loop of the same settings" in refusal(capsys, yaml, free)
+    other_statistics = refusal(capsys, yaml, "train.sync_batchnorm=false", "resources.workers=2")
+    assert "resources.workers: 1 -> 2 (batch statistics depend on it)" in other_statistics
     RunFolder(str(tmp_path / "runs"), "run").write("config.yml", b"")
     assert "holds a run" in refusal(capsys, yaml, "run.name=run")
 

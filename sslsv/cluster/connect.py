@@ -215,11 +215,11 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
             "not let this process in; if it asks for a token, set RAY_AUTH_MODE=token and put its token into "
             "~/.ray/auth_token; or set RAY_ADDRESS=local to run on this machine alone"
         ) from error
-    except RuntimeError as error:  # The cluster has another version of Python or Ray.
-        raise CapacityError(
-            f"the Ray cluster can't be joined: {' '.join(str(error).split())}; install the same Python and "
-            "Ray on all machines, or set RAY_ADDRESS=local to run on this machine alone"
-        ) from error
+    except RuntimeError as error:
+        cure = "end what else runs, or make room in memory and on the disk of RAY_TMPDIR (else /tmp)"
+        if "Version mismatch" in str(error):
+            cure = "install the same Python and Ray on all machines, or set RAY_ADDRESS=local"
+        raise CapacityError(f"Ray can't be used: {' '.join(str(error).split())}; {cure}") from error
     except Exception as error:
         if type(error) is not Exception:  # Ray raises a plain one after it has waited for half a minute
             raise

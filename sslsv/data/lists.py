@@ -310,4 +310,5 @@ def path_resolver(
 def find_lists(root: Root) -> list[str]:
     """Return the lists in a folder itself, sorted: `*train_list`, `*trials*`, `*_test_*`; not trials.old."""
     is_list = re.compile(r"(train_list|(trials|_test_)[^.]*)(\.(txt|lst|csv|tsv|jsonl))?$").search
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_file() and is_list(entry.name))
+    names = (entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
+    return sorted(filter(is_list, names))

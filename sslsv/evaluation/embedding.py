@@ -22,6 +22,7 @@ from sslsv.data.recordings import Packed, Recordings, open_recordings, split_seg
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder, absolute
+from sslsv.settings import refuse_if
 
 Floats = npt.NDArray[np.float32]
 # Embeddings (N, D) of recordings, and why some can't be read: their rows are 0.
@@ -107,9 +108,15 @@ def embedding_by(
 
     These start when it is first called: where a cache holds all embeddings, none do. `workers` None starts
     one per GPU of the machine or cluster that is free when the first process has started, or per CPU where
-    the encoder is on a CPU. The call raises CapacityError when there is no room.
+    the encoder is on a CPU. The call raises CapacityError when there is no room. Raises ValueError for
+    several processes on one GPU that is named.
     """
     is_one_gpu = device is not None and ":" in device
+    refuse_if(
+        workers is not None and is_one_gpu,
+        f"the device {device} is one GPU, while each of {workers} processes takes one of its own: leave out "
+        "--workers, or name no GPU and choose with CUDA_VISIBLE_DEVICES",
+    )
     if workers is None and (count <= MANY_RECORDINGS or is_one_gpu):
 
         def embed_here(paths: list[str], root: str) -> Embedded:

@@ -99,7 +99,7 @@ class TrialList:
     file: str  # path or URI
     root: str  # folder that the recordings are below
     trials: Trials
-    left_out: dict[str, int]  # "missing_recordings", "unreadable_recordings", "skipped_trials": those above 0
+    left_out: dict[str, int]  # such as "missing_recordings", "skipped_trials": those above 0
     # Scores (J,) by the name of the scoring, higher = more alike; the first scoring is the principal one.
     scores: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)  # the list's part of evaluation.json

@@ -34,7 +34,7 @@ class SSPS:
         int,
         Field(ge=0, description="other clusters (0 = the own one), or utterances, to sample from"),
     ] = 1
-    queue_length: Annotated[int, Field(ge=0, description="past positives that may be sampled")] = 25000
+    queue_length: Annotated[int, Field(ge=1, description="past positives that may be sampled")] = 25000
     kmeans_iterations: Annotated[int, Field(ge=1, description="rounds in each epoch")] = 10
     reference_seconds: Annotated[float, Field(ge=0.1, description="clean crop that is clustered")] = 4.0
 

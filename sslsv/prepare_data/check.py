@@ -59,11 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check, write files.parquet, print what is bad; returns 1 if anything is."""
     target, root = options.target, os.path.abspath(options.root or os.path.dirname(options.target))
-    if isinstance(open_recordings(root), Packed):
-        raise ValueError(
-            f"{root} is packed, which leaves no files to check: check before packing; `error` in "
-            f"{root}/{INDEX} says what was unreadable then."
-        )
+    for place in (target, root):
+        if isinstance(open_recordings(place), Packed):
+            raise ValueError(
+                f"{place} is packed, which leaves no files to check: check before packing; `error` in "
+                f"{place}/{INDEX} says what was unreadable then."
+            )
     rows, notes = find_recordings(target, root)
     for note in notes:
         print(f"note: {note}")

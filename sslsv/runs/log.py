@@ -1,5 +1,6 @@
 """Write the numbers of a run to metrics.jsonl, TensorBoard and wandb; only the first worker does."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -70,7 +71,8 @@ class RunLog:
     def close(self) -> None:
         """Finish what is open."""
         if not self.folder.is_local:
-            self._write_lines()
+            with contextlib.suppress(OSError):  # what checkpoints rely on is there already
+                self._write_lines()
         if self.tensorboard is not None:
             self.tensorboard.close()
         if self.wandb is not None:

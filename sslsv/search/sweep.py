@@ -24,14 +24,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sslsv.config import CRITERIA, FREE, Config, ResourcesConfig, is_better, read_config, to_dict, to_yaml
+from sslsv.config import (
+    CRITERIA,
+    Config,
+    ResourcesConfig,
+    changes_of,
+    is_better,
+    read_config,
+    to_dict,
+    to_yaml,
+)
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.schedulers import Decision, History, Outcome, standing
 from sslsv.search.searchers import Configuration, Searcher
 from sslsv.search.space import Space
 from sslsv.search.trial_settings import apply_configuration, trial_config
-from sslsv.settings import ConfigError, differences, locate, refuse_if
+from sslsv.settings import ConfigError, locate, refuse_if
 
 MAX_FAULTS = 3  # faults of storage or network in a row, over all trials, after which a sweep halts
 
@@ -253,14 +262,9 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     )
     if mode != "resume":
         return
-    earlier, changes = folder.read_json("sweep.json"), []
-    there, now = read_config(earlier["base"]), read_config(request["base"])
-    for line in differences(there, now):
-        # What is FREE may change; trials never see the test lists, and a confirmation checks its own.
-        if line.startswith("resources.workers:") and not now.train.sync_batchnorm:
-            changes.append(f"{line} (with train.sync_batchnorm false, batch statistics depend on it)")
-        elif not line.startswith((*FREE, "evaluation.test:")):
-            changes.append(line)
+    earlier = folder.read_json("sweep.json")
+    # Trials never see the test lists, and a confirmation checks its own.
+    changes = changes_of(read_config(earlier["base"]), read_config(request["base"]), "evaluation.test:")
     is_counted = earlier["trials"] is not None  # a grid has no number
     has_more = is_counted and request["takes_more_trials"] and request["trials"] > earlier["trials"]
     if earlier["trials"] != request["trials"] and not has_more:

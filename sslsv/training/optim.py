@@ -129,8 +129,8 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of optimiser step `step`, which counts from 0 to `total_steps - 1`.
 
-    The cosines reach `min_learning_rate` exactly at the last step, also after a warm-up; the warm-up starts
-    at `base / warmup_steps` (a step of rate 0 would be wasted) and its last step has the base rate.
+    The cosines reach `min_learning_rate` exactly at the last step, also after a warm-up; that of
+    `warmup_cosine` starts at `base / warmup_steps` (a step of rate 0 would be wasted) and ends at the base.
     Steps past the end keep the last rate. It is a pure function: nothing has to be saved or restored.
     """
     match config.name:

@@ -218,7 +218,8 @@ def test_wait_for_room__is_patient_and_longer_so_while_machines_are_started(
     ("error", "sentence"),
     [
         (Exception("timed out"), "have not started within half a minute: this machine is too"),
-        (RuntimeError("Version mismatch:\n Ray: 2"), "joined: Version mismatch: Ray: 2; install the same"),
+        (RuntimeError("Version mismatch:\n Ray: 2"), "used: Version mismatch: Ray: 2; install the same"),
+        (RuntimeError("Failed to start GCS."), "used: Failed to start GCS.; end what else runs"),
     ],
 )
 def test_connect__a_machine_too_busy_and_a_cluster_of_another_version_are_sentences(

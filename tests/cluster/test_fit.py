@@ -157,7 +157,7 @@ def test_describe_failure__keeps_the_traceback_of_the_worker(folder, monkeypatch
         assert kept in folder.read("failure.txt").decode()
 
 
-def test_free_what_is_held__gives_back_the_reservation_of_a_killed_trainer(ray_session, folder):
+def test_release_reservation__gives_back_the_reservation_of_a_killed_trainer(ray_session, folder):
     everything = ray.available_resources()["CPU"]
     group, other = placement_group([{"CPU": 1}]), placement_group([{"CPU": 1}])
     ray.get([group.ready(), other.ready()])

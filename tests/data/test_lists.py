@@ -29,7 +29,14 @@ def test_find_lists__are_those_with_the_usual_names(tmp_path: Path) -> None:
         "x_train_list.jsonl",
         "x_trials.csv",
     ]
-    for name in (*lists, "x_train_list.old", "readme", "x_trials.npz", "cv-17.0_validation_trials.old2"):
+    for name in (
+        *lists,
+        "x_train_list.old",
+        "readme",
+        "x_trials.npz",
+        "._trials",
+        "cv-17.0_validation_trials.old2",
+    ):
         (tmp_path / name).touch()
     assert find_lists(tmp_path) == lists
 

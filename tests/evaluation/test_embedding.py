@@ -76,6 +76,11 @@ def test_longest_first__puts_equal_sizes_together_and_missing_recordings_last(tm
     assert longest_first(open_recordings(tmp_path), names) == [1, 4, 0, 2, 3]
 
 
+def test_embedding_by__one_gpu_is_not_shared(encoder):
+    with pytest.raises(ValueError, match="leave out --workers"), embedding_by(encoder, 9, 2, "cuda:1"):
+        pass
+
+
 def test_embedding_by__few_recordings_are_embedded_here_by_threads_that_watch_their_neighbours(
     encoder, files, monkeypatch
 ):

@@ -69,6 +69,11 @@ def test_find_overlap__speakers_are_told_from_lists_and_paths(
     assert (found["shared"], found["compared"], found["all"]) == (speakers, 3, 3)
 
 
+def test_find_overlap__a_speaker_whose_folder_and_only_session_are_known_counts_once(tmp_path: Path) -> None:
+    root = trials_of(tmp_path, "anna", "bert", "carl", form="{0}/of_{0}/{1}.wav")
+    assert shared(root, source(root, anna__of_anna__9="anna"))["speakers"] == 1
+
+
 @pytest.mark.parametrize(("path", "speakers"), [("84__9__1", 1), ("9__84__1", 0), ("84__1", 0)])
 def test_find_overlap__mere_numbers_are_speakers_only_at_their_place(
     tmp_path: Path, path: str, speakers: int
