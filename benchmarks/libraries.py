@@ -74,8 +74,7 @@ def speechbrain(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
 def speakerlab(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
     """WavReader, then NoiseReverbCorrupter, a crop at a time.
 
-    Files are read by soundfile: torchaudio's `load`, which it calls, needs one more package now, and took
-    twenty times as long with it.
+    Files are read by soundfile: torchaudio's `load`, which it calls, needs one more package now.
     """
     from speakerlab.process import augmentation, processor
 
