@@ -320,7 +320,7 @@ def changes_of(old: Config, new: Config, *free: str) -> list[str]:
     found = [line for line in differences(old, new) if not line.startswith((*FREE, *free))]
     before, now = old.resources.workers, new.resources.workers
     if before != now and not new.train.sync_batchnorm:
-        found.append(f"resources.workers: {before} -> {now} (batch statistics depend on it)")
+        found.append(f"resources.workers: {before} -> {now}, and with it batch statistics")
     return found
 
 

@@ -140,7 +140,7 @@ def test_pseudo_label__a_finished_loop_another_one_and_a_run_are_refused(tmp_pat
     free = "data.max_bad_share=0.5"  # as for a run
     assert "holds a finished loop of the same settings" in refusal(capsys, yaml, free)
     other_statistics = refusal(capsys, yaml, "train.sync_batchnorm=false", "resources.workers=2")
-    assert "resources.workers: 1 -> 2 (batch statistics depend on it)" in other_statistics
+    assert "resources.workers: 1 -> 2, and with it batch statistics" in other_statistics
     RunFolder(str(tmp_path / "runs"), "run").write("config.yml", b"")
     assert "holds a run" in refusal(capsys, yaml, "run.name=run")
 

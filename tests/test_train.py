@@ -58,7 +58,11 @@ TWO = ResourcesConfig(workers=2, hang_minutes=3)
     ("there", "here", "difference"),
     [
         ({}, {"resources": TWO}, None),
-        ({"train": LOCAL}, {"train": LOCAL, "resources": TWO}, "resources.workers: 1 -> 2"),
+        (
+            {"train": LOCAL},
+            {"train": LOCAL, "resources": TWO},
+            "resources.workers: 1 -> 2, and with it batch statistics",
+        ),
         ({}, {"train": TrainConfig(batch_size=16)}, "train.batch_size: 8 -> 16"),
         ({}, {"train": replace(TRAIN, recompute=True, log_every_steps=1)}, None),
         ({}, {"evaluation": EvaluationConfig(batch_seconds=1)}, None),
