@@ -4,6 +4,7 @@ Each gets the files, rooms, noises and SNRs of ours. (wespeaker's package has no
 voxceleb_trainer's is the naive reference.)
 """
 
+import functools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -122,7 +123,12 @@ def audiomentations(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
 
 
 def _start(path: str) -> int:
-    return random.randint(0, soundfile.info(path).frames - CROP)
+    return random.randint(0, _num_samples(path) - CROP)
+
+
+@functools.cache
+def _num_samples(path: str) -> int:
+    return soundfile.info(path).frames  # type: ignore[no-any-return]  # toolkits know it from their lists
 
 
 def _load(path: str) -> tuple[torch.Tensor, int]:

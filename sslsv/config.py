@@ -54,7 +54,7 @@ class OptimizerConfig:
 
     name: Literal["adam", "adamw", "sgd", "lars"] = "adam"
     # The rate belongs to the global batch and is never rescaled.
-    learning_rate: Annotated[float, Field(gt=0, description="rate after any warm-up")] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, description="base rate, which the schedule scales")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="decay of matrices; vectors never decay")] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="used by sgd and lars")] = 0.9
     nesterov: Annotated[bool, Field(description="sgd: Nesterov's momentum")] = False

@@ -64,7 +64,7 @@ def make_demo_corpus(root: Path, options: DemoOptions) -> bool:
     if options.speakers >= 1080:  # a quarter as many others have ids below those of the trials
         raise ValueError(f"--speakers is {options.speakers}, but ids are there for 1079: give fewer.")
     if min(options.speakers, options.eval_speakers, options.recordings) < 2 or options.utterances < 1:
-        raise ValueError("A demo corpus needs two speakers to train on, two in trials, two recordings each.")
+        raise ValueError("--speakers, --eval-speakers and --recordings must be 2 or more, --utterances 1.")
     marker, facts = root / "demo_corpus.json", {"layout_version": _LAYOUT_VERSION, **asdict(options)}
     found = json.loads(marker.read_text()) if marker.is_file() else {}
     if found == {**facts, "is_complete": True}:

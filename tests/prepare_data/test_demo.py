@@ -80,7 +80,7 @@ def test_main__reports_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["demo", str(tmp_path / "x"), "--speakers", "1080"]) == 2
     assert "--speakers is 1080, but ids are there for 1079: give fewer." in capsys.readouterr().err
     assert main(["demo", str(tmp_path / "x"), "--recordings", "1"]) == 2
-    assert "two recordings each" in capsys.readouterr().err
+    assert "--recordings must be 2 or more" in capsys.readouterr().err
     (tmp_path / "mine").write_text("x")
     assert main(["demo", str(tmp_path)]) == 2
     assert "is not empty and is no demo corpus" in capsys.readouterr().err
