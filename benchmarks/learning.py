@@ -14,13 +14,14 @@ import statistics
 import subprocess
 import sys
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.command import parser_of
 from benchmarks.contestants import Contestant
 from sslsv import registry
-from sslsv.config import Config, load_config, to_dict
+from sslsv.config import Config, load_config
 from sslsv.data.stream import Plan
 from sslsv.evaluation.trials import open_trial_sets
 from sslsv.reports.sweep import LABEL_FREE, rank_criteria
@@ -110,7 +111,7 @@ class RunPlan:
     def scaled(self, epochs: int) -> list[str]:
         """Overrides for a run of so many epochs: settings in epochs (above 1) keep their share of it."""
         factor, found = epochs / self.config.train.epochs, [f"train.epochs={epochs}"]
-        for key, value in leaves_of(to_dict(self.config)):
+        for key, value in leaves_of(asdict(self.config)):
             counts_epochs = key.startswith(EPOCHS_OF) and key.endswith(("_epoch", "_epochs"))
             if counts_epochs and isinstance(value, int | float) and value > 1:
                 found.append(f"{key}={type(value)(max(1, round(value * factor)))}")

@@ -8,6 +8,7 @@ them, as in a teacher, once. Each has its published settings; what begins in a l
 import json
 import statistics
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from benchmarks.contestants import Contestant
 from benchmarks.row import Row, Settings
 from benchmarks.world_size import noise_batch
 from sslsv import registry
-from sslsv.config import Config, load_config, to_dict
+from sslsv.config import Config, load_config
 from sslsv.encoders.features import SAMPLE_RATE, Spectrogram
 from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.models.base import CorpusSize, Model
@@ -71,7 +72,7 @@ def job_of(name: str, batch_size: int, *more: str) -> dict[str, Any]:
     begun = [key for key in vars(method) if key.endswith("start_epoch") or key.startswith("frozen_")]
     overrides = [
         f"train.batch_size={batch_size}",
-        f"encoder={json.dumps(to_dict(ThinResNet34.Config(stem_time_stride=2)))}",  # every setting of it
+        f"encoder={json.dumps(asdict(ThinResNet34.Config(stem_time_stride=2)))}",  # every setting of it
         *(f"model.{key}=0" for key in begun),
     ]
     return {"config": path, "overrides": [*overrides, *more], "warm_up_rounds": 3}

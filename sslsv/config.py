@@ -1,9 +1,8 @@
 """Define the settings of a run: every field with its unit and range, and the rules between fields."""
 
-import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -150,7 +149,7 @@ class EvaluationConfig:
             f"validation is {self.validation!r} and held_out_speakers {self.held_out_speakers}; keep one: "
             "held_out_speakers=0 or validation=null",
         )
-        is_label_free = self.criterion is not None and self.criterion.startswith("label_free/")
+        is_label_free = str(self.criterion).startswith("label_free/")
         has_values = self.label_free.utterances > 0 if is_label_free else self.has_validation_trials
         refuse_if(
             self.criterion is not None and not has_values,
@@ -259,10 +258,6 @@ class Config:
             "resources.workers is a range and train.sync_batchnorm false, so batch statistics would change "
             "with the number of workers; set train.sync_batchnorm to true, or give one number",
         )
-
-        def place(name: str) -> str:
-            return os.path.abspath(os.path.join(self.data.root, name))
-
         warmup = schedule.warmup_epochs if schedule.name.startswith("warmup_") else 0.0
         ends = {"optimizer.schedule.warmup_epochs": warmup}
         for name, part in vars(self.model).items():
@@ -287,10 +282,10 @@ class Config:
             f"train.patience is {train.patience} but nothing is validated; set train.patience=null, "
             "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion",
         )
+        given = [evaluation.validation or "", *evaluation.test]
+        validation, *tests = [os.path.abspath(os.path.join(self.data.root, each)) for each in given]
         refuse_if(
-            not evaluation.allow_validation_on_test
-            and evaluation.validation is not None
-            and place(evaluation.validation) in map(place, evaluation.test),
+            bool(evaluation.validation) and validation in tests and not evaluation.allow_validation_on_test,
             f"evaluation.validation and evaluation.test both name {evaluation.validation!r}, and choosing on "
             "test trials makes results look better than they are; use held_out_speakers, or set "
             "allow_validation_on_test=true to do it anyway",
@@ -336,14 +331,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def to_yaml(config: Config) -> str:
     """Return every setting as yaml that `read_config` reads back to an equal config."""
-    return dump_yaml(to_dict(config))
+    return dump_yaml(asdict(config))
 
 
 def read_config(text: str) -> Config:
     """Return the settings that `to_yaml` wrote."""
     return build(Config, parse_yaml(text))
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Return every setting as plain nested values."""
-    return dataclasses.asdict(config)

@@ -12,7 +12,7 @@ import contextlib
 import shlex
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,6 @@ def run(options: argparse.Namespace) -> int:
 
     Raises ValueError or OSError, with a sentence, before anything is started.
     """
-    from sslsv.config import to_dict
     from sslsv.evaluation.trials import digest_of_lists
     from sslsv.reports.page import metric_title
     from sslsv.runs.display import LiveLine
@@ -89,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         space = replace(space, trials=options.trials)
     base = base_config(space)
     base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
-    searcher, rungs = Searcher(space, to_dict(base)), rungs_of(space, base)
+    searcher, rungs = Searcher(space, asdict(base)), rungs_of(space, base)
     check_trials(space, base, searcher)
     if options.confirm is not None:
         check_confirmation(base, options.confirm, options.seeds)

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
     odd = ["run.name='1e-3'", "data.root='null'", "optimizer.weight_decay=1e-20", "resources.workers=[2, 8]"]
     config = apply_overrides(Config(), [f"model.name={name}", *odd])
     assert tree.read_config(tree.to_yaml(config)) == config
-    assert set(tree.to_dict(config)) == {
+    assert set(dataclasses.asdict(config)) == {
         "seed", "data", "encoder", "model", "optimizer", "train", "evaluation", "run", "resources"
     }  # fmt: skip
 

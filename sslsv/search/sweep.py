@@ -24,16 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sslsv.config import (
-    CRITERIA,
-    Config,
-    ResourcesConfig,
-    changes_of,
-    is_better,
-    read_config,
-    to_dict,
-    to_yaml,
-)
+from sslsv.config import CRITERIA, Config, ResourcesConfig, changes_of, is_better, read_config, to_yaml
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder, below
 from sslsv.search.schedulers import Decision, History, Outcome, standing
@@ -60,7 +51,7 @@ class Sweep:
     ) -> None:
         self.space, self.base, self.rungs, self.folder = space, base, tuple(rungs), folder
         self.resources, self.metric = resources, space.metric
-        self.searcher = Searcher(space, to_dict(base))
+        self.searcher = Searcher(space, asdict(base))
         self.num_trials = self.searcher.num_trials
         self.running: set[tuple[int, int]] = set()  # (trial, rung)
         self.halted: str | None = None  # why no more segments start, though some are left

@@ -1,10 +1,10 @@
 """Derive the settings of each trial from a space, and the epochs at which trials are compared."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from sslsv.config import Config, load_config, to_dict
+from sslsv.config import Config, load_config
 from sslsv.data.section import channel_of
 from sslsv.search.searchers import Searcher
 from sslsv.search.space import Space
@@ -83,7 +83,7 @@ def apply_configuration(
     changes = {**searched, **own}
     # Another method starts from its own defaults; it gets the shared settings again, as far as it has them.
     began_anew = tuple(key.removesuffix("name") for key, _ in leaves_of(searched) if key.endswith(".name"))
-    known = dict(leaves_of(to_dict(apply_overrides(base, changes))))
+    known = dict(leaves_of(asdict(apply_overrides(base, changes))))
     shared = {
         key: value
         for key, value in leaves_of(space.settings)

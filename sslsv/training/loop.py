@@ -1,12 +1,13 @@
 """Train on one worker, top to bottom; `cluster/worker.py` starts it, or a search runs it directly."""
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from sslsv.config import Config, to_dict
+from sslsv.config import Config
 from sslsv.data.pipeline import share
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
@@ -76,7 +77,7 @@ class Training:
         )
         self.log: RunLog | None = None
         if distributed.is_main():
-            settings = to_dict(config)
+            settings = asdict(config)
             self.log = RunLog(folder, first_step=self.state.step, config=settings, wandb_mode=wandb_mode)
             folder.write_json("trained.json", self.describe())
 

@@ -7,7 +7,7 @@ import pytest
 from ray import tune
 
 from sslsv import registry
-from sslsv.config import Config, DataConfig, EvaluationConfig, TrainConfig, to_dict, to_yaml
+from sslsv.config import Config, DataConfig, EvaluationConfig, TrainConfig, to_yaml
 from sslsv.search import Asha, Space
 from sslsv.search.schedulers import History
 from sslsv.search.searchers import Searcher
@@ -32,7 +32,7 @@ def space(**changes):
 
 
 def check(searched, base=BASE):
-    check_trials(searched, base, Searcher(searched, to_dict(base)))
+    check_trials(searched, base, Searcher(searched, dataclasses.asdict(base)))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_spaces_of_the_project__fit_their_base_and_draw_valid_trials(file, monke
     monkeypatch.chdir(ROOT)
     searched = load_space(file)
     base = base_config(searched)
-    searcher = Searcher(searched, to_dict(base))
+    searcher = Searcher(searched, dataclasses.asdict(base))
     check_trials(searched, base, searcher)
     assert rungs_of(searched, base)[-1] == base.train.epochs
     for index in range(min(searcher.num_trials, 20)):
