@@ -1,8 +1,6 @@
 """Export a trained encoder: `sslsv export RUN [--format safetensors|onnx]`.
 
 Writes one file that works without the training code.
-
-Exit codes: 0 written, 2 the request can't be met.
 """
 
 import argparse

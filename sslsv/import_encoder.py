@@ -3,8 +3,6 @@
 FILE is a checkpoint of SpeechBrain, wespeaker, 3D-Speaker or the first sslsv (`upstream`). RUN becomes a run
 folder that evaluate, verify, embed, export and `encoder.init` take. Settings that a file does not show may be
 given, such as encoder.features.window=hann, or data.root=DATA evaluation.validation=LIST to calibrate on.
-
-Exit codes: 0 imported, 2 the request can't be met.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Say where a training step's time goes: `sslsv profile CONFIG [key=value ...]`.
 
 Takes real steps in a folder below run.storage, deleted unless they fail; prints the parts of a step and the
-costliest operators, and writes a trace for PyTorch's profiler.  Exit codes: those of `sslsv train`.
+costliest operators, and writes a trace for PyTorch's profiler.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv.config import Config, load_config
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import command_name, given_file
+from sslsv.settings import apply_overrides, command_name, given_file
 
 if TYPE_CHECKING:
     from sslsv.training.loop import Training
@@ -65,14 +65,13 @@ def run(config: Config, steps: int) -> dict[str, Any]:
     from sslsv.runs.folder import RunFolder
 
     open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
-    settings = replace(config.run, name=f"profile-{uuid.uuid4().hex[:8]}", max_failures=0)
-    settings = replace(settings, tensorboard=False, wandb="disabled", progress=False)
-    train = replace(config.train, epochs=ENDLESS_EPOCHS)
-    folder, found = RunFolder(settings.storage, str(settings.name)), dict[str, Any]()
+    name = f"profile-{uuid.uuid4().hex[:8]}"
+    alone = {"name": name, "max_failures": 0, "tensorboard": False, "wandb": "disabled", "progress": False}
+    config = apply_overrides(config, {"run": alone, "train.epochs": ENDLESS_EPOCHS})
+    folder, found = RunFolder(config.run.storage, name), dict[str, Any]()
     with LiveLine("starting Ray") as line, connection(config.resources) as resources:
-        config = replace(config, run=settings, train=train, resources=resources)
         try:
-            found = fit(config, folder, line, profile_steps, steps=steps)
+            found = fit(replace(config, resources=resources), folder, line, profile_steps, steps=steps)
         finally:
             if "error" not in found:
                 with contextlib.suppress(OSError):  # after Ctrl-C its workers may still write
@@ -87,17 +86,16 @@ def profile_steps(training: "Training", steps: int) -> dict[str, Any]:
     gzipped file in Chrome's format.
     """
     import torch
-    from torch.profiler import ProfilerActivity, profile, record_function, schedule
+    from torch.profiler import profile, record_function, schedule
 
     has_gpu = training.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * has_gpu]
     cycle = schedule(wait=WARM_UP_STEPS - 2, warmup=2, active=steps, repeat=1)
     starts, end = [], 0.0
     with (
         contextlib.closing(training.batches()) as batches,
         # Kernels that another thread starts in the backward pass would belong to no part.
         torch.autograd.set_multithreading_enabled(False),
-        profile(activities=activities, schedule=cycle) as profiler,
+        profile(schedule=cycle) as profiler,
     ):
         for _ in range(WARM_UP_STEPS + steps):
             starts.append(time.perf_counter())

@@ -2,8 +2,6 @@
 
 In each round all training utterances are embedded and clustered, and a supervised run learns the clusters;
 its embeddings make the next round's clusters. The same command goes on where an earlier one was ended.
-
-Exit codes: 0 finished, 1 a stage failed, 2 the request can't be met, 130 interrupted.
 """
 
 import argparse

@@ -7,7 +7,6 @@ name. Nothing is registered anywhere: a new method, encoder or augmentation is a
 import ast
 import difflib
 import importlib
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,22 +24,21 @@ def names(package: str) -> list[str]:
 def find(package: str, name: str) -> Any:
     """Import the file of a name and return its class; ValueError for a name that `names` does not have."""
     _check(package, name)
-    return _component(importlib.import_module(f"sslsv.{package}.{name}"))
+    module = importlib.import_module(f"sslsv.{package}.{name}")
+    kinds = [value for value in vars(module).values() if isinstance(value, type)]
+    return next(kind for kind in kinds if kind.__module__ == module.__name__ and "Config" in vars(kind))
 
 
 @cache
 def settings_class(package: str, name: str) -> Any:
     """Return the class of the settings of a name, `find(package, name).Config`.
 
-    Importing PyTorch takes 1.5 s, and a command with a mistake in its settings should not wait for it. So if
-    the file is not imported yet, only its `Config` class is executed, with the imports that it uses. When the
-    file is imported later, `settings.section` gives it the same class. Raises ValueError as `find` does, and
-    for a `Config` that uses other names of its file.
+    Importing PyTorch takes 1.5 s, and a command with a mistake in its settings should not wait for it. So
+    only the `Config` class is executed, with the imports that it uses; `settings.section` makes it the class
+    that the imported file has. Raises ValueError as `find` does, and for a `Config` that uses other names of
+    its file.
     """
     _check(package, name)
-    full = f"sslsv.{package}.{name}"
-    if full in sys.modules:
-        return _component(sys.modules[full]).Config
     file = _folder(package) / f"{name}.py"
     tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     owners = [node for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -52,7 +50,7 @@ def settings_class(package: str, name: str) -> Any:
     for line in imports:
         line.names = [alias for alias in line.names if (alias.asname or alias.name).split(".")[0] in used]
     body: list[ast.stmt] = [*(line for line in imports if line.names), owner]
-    module = ModuleType(full)
+    module = ModuleType(f"sslsv.{package}.{name}")
     owner.body, owner.bases, owner.keywords, owner.decorator_list = [statement], [], [], []
     try:
         exec(compile(ast.Module(body, []), str(file), "exec"), module.__dict__)
@@ -75,11 +73,3 @@ def nearest(given: str, choices: Sequence[str]) -> str:
     """Return `; did you mean 'x'?` with the most similar choice, else `; choose one of ...`."""
     close = difflib.get_close_matches(given, choices, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, choices))}"
-
-
-def _component(module: ModuleType) -> Any:
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and value.__module__ == module.__name__ and "Config" in vars(value)
-    )

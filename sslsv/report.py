@@ -1,7 +1,4 @@
-"""Write the report of a run, sweep or loop that still goes on or was stopped: `sslsv report RUN`.
-
-Exit codes: 0 written, 2 the folder is no run or can't be read or written.
-"""
+"""Write the report of a run, sweep or loop that still goes on or was stopped: `sslsv report RUN`."""
 
 import argparse
 import sys

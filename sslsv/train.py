@@ -2,8 +2,6 @@
 
 Reads the settings, checks the lists and the run folder of an earlier command, trains under Ray and shows the
 progress.
-
-Exit codes: 0 trained, 1 training failed, 2 the request can't be met, 130 interrupted.
 """
 
 import argparse

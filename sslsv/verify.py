@@ -2,8 +2,6 @@
 
 Prints the cosine and, where an evaluation has left a calibration, the log-likelihood ratio, and probability
 and decision twice: as if both answers were equally likely before, and at a stated operating point.
-
-Exit codes: 0 compared, 2 the request can't be met.
 """
 
 import argparse
