@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv.config import Config, load_config
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import apply_overrides, command_name, given_file
+from sslsv.settings import Failed, apply_overrides, command_name, given_file
 
 if TYPE_CHECKING:
     from sslsv.training.loop import Training
@@ -47,8 +47,7 @@ def profile(options: argparse.Namespace) -> int:
     config = load_config(given_file(options.config, "config", "configs/demo.yml"), options.overrides)
     found = run(config, options.steps)
     if "error" in found:
-        print(f"error: {found['error']}", file=sys.stderr)
-        return 1
+        raise Failed(found["error"])
     print(found["report"])
     options.trace.write_bytes(found["trace"])
     print(f"trace: {options.trace}; open it at https://ui.perfetto.dev")

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         from sslsv import train
         from sslsv.cluster.connect import connection
         from sslsv.reports.rounds import round_line, write_rounds_report
-        from sslsv.tasks.rounds import Loop, StageError
+        from sslsv.tasks.rounds import Loop
 
         def tell(record: dict[str, Any]) -> None:
             print(round_line(record), flush=True)
@@ -65,11 +65,7 @@ def run(options: argparse.Namespace) -> int:
                 print(f"going on with the unfinished loop in {folder.location}", file=sys.stderr)
             folder.write_json("lists.json", {"sha256": lists})
             folder.write("loop.yml", to_yaml(config).encode())
-            try:
-                summary = Loop(config, folder, train.run).run(tell)
-            except StageError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 1
+            summary = Loop(config, folder, train.run).run(tell)
             write_rounds_report(folder)
     print(f"best: {summary['run']}\nreport: {folder.location}/report.html")
     return 0

@@ -36,6 +36,10 @@ class ConfigError(ValueError):
     """Say in one sentence which setting can't be used: what was given, what is wrong, what to do."""
 
 
+class Failed(RuntimeError):
+    """Say in one sentence why what has begun can't go on; the command ends with exit code 1."""
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, Field))
 def section(kind: type[Section]) -> type[Section]:
     """Make a class a section of settings: a frozen dataclass that pydantic checks whenever one is made.

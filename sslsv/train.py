@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sslsv import registry
 from sslsv.config import Config, changes_of, load_config, read_config, to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, command_name, given_file
+from sslsv.settings import ConfigError, Failed, command_name, given_file
 
 NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
 
@@ -54,8 +54,7 @@ def train(options: argparse.Namespace) -> int:
     config = load_config(given_file(options.config, "config", "configs/demo.yml"), options.overrides)
     summary = run(config, is_fresh=options.fresh, extends=options.extend, command=options.command)
     if "error" in summary:
-        print(f"error: {summary['error']}", file=sys.stderr)
-        return 1
+        raise Failed(summary["error"])
     from sslsv.reports.training import summary_lines
     from sslsv.runs.folder import RunFolder, below, here
 

@@ -16,6 +16,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
+from sslsv.evaluation.arguments import run_command
 from sslsv.settings import command_name, given_file
 
 if TYPE_CHECKING:  # Ray, torch and Optuna take seconds: they are imported after the arguments are read
@@ -43,28 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
     add("--name", help="name of the sweep's folder; else that of the space file")
     options = parser.parse_intermixed_args(arguments)
     options.command = f"{command_name('tune')} {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
-    from sslsv.search.space import sentence_of
-    from sslsv.search.sweep import ExecutionError
-
-    try:
-        options.space = given_file(options.space, "space", "tune_spaces/demo.py")
-        return run(options)
-    except (ValueError, OSError) as error:  # mistakes in the request; storage or a cluster that is not there
-        print(f"error: {sentence_of(error)}", file=sys.stderr)
-        return 2
-    except ExecutionError as error:
-        print(f"error: {error}; the same command with --resume goes on", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the second
-        print("stopped; the same command with --resume goes on", file=sys.stderr)
-        return 130
+    return run_command(run, options, "the same command with --resume goes on")
 
 
 def run(options: argparse.Namespace) -> int:
     """Search as the command line says; returns the exit code.
 
-    Raises ValueError or OSError, with a sentence, before anything is started.
+    Raises ValueError or OSError, with a sentence, before anything is started, and `Failed` afterwards.
     """
+    options.space = given_file(options.space, "space", "tune_spaces/demo.py")
     from sslsv.evaluation.trials import digest_of_lists
     from sslsv.reports.page import metric_title
     from sslsv.runs.display import LiveLine
@@ -72,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.search.confirmation import check_confirmation
     from sslsv.search.schedulers import Asha
     from sslsv.search.searchers import Searcher
-    from sslsv.search.space import load_space
+    from sslsv.search.space import load_space, sentence_of
     from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
     from sslsv.search.trial_settings import base_config, check_trials, rungs_of, trial_config, with_overrides
     from sslsv.train import check_data, find_leaks
@@ -85,7 +75,10 @@ def run(options: argparse.Namespace) -> int:
     if options.trials is None and space.trials and mode == "resume" and folder.has("sweep.json"):
         options.trials = folder.read_json("sweep.json")["trials"]  # an earlier --trials holds
     if options.trials is not None:
-        space = replace(space, trials=options.trials)
+        try:
+            space = replace(space, trials=options.trials)
+        except ValidationError as error:
+            raise ValueError(sentence_of(error)) from error
     base = base_config(space)
     base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
     searcher, rungs = Searcher(space, asdict(base)), rungs_of(space, base)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from sslsv.settings import command_name
+from sslsv.settings import Failed, command_name
 
 if TYPE_CHECKING:
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
@@ -53,16 +53,16 @@ def encoder_parser(
 def run_command(
     command: Callable[[argparse.Namespace], int], options: argparse.Namespace, after_interrupt: str = ""
 ) -> int:
-    """Return the exit code of a command, 2 after printing what it raised about its input.
+    """Return the exit code of a command, after printing what it raised: 1 if it `Failed`, 2 for its input.
 
     After a Ctrl-C it is 130; `after_interrupt` says what the same command does next time.
     """
     try:
         return command(options)
-    except (ValueError, OSError) as error:
+    except (Failed, ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return 1 if isinstance(error, Failed) else 2
+    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the second
         print(f"stopped; {after_interrupt}" if after_interrupt else "stopped", file=sys.stderr)
         return 130
 

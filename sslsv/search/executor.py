@@ -28,9 +28,9 @@ from sslsv.runs.environment import usable_cpus
 from sslsv.runs.folder import RunFolder, below
 from sslsv.runs.log import wandb_environment, wandb_mode
 from sslsv.search.schedulers import Decision
-from sslsv.search.sweep import ExecutionError, Sweep
+from sslsv.search.sweep import Sweep
 from sslsv.search.trial import run_segment
-from sslsv.settings import refuse_if
+from sslsv.settings import Failed, refuse_if
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Segments(TuneSearcher):
 def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
     """Run all segments that are left; `group` names the sweep in wandb.
 
-    Raises ExecutionError if all ended at once, or several in a row failed by storage or network.
+    Raises Failed if all ended at once, or several in a row failed by storage or network.
     """
     if sweep.is_over:
         return
@@ -187,12 +187,12 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
     except (RuntimeError, tune.TuneError) as error:  # as when the machine, out of memory, kills all processes
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         is_traceback = lines[0].startswith("Traceback")  # whose last line says what it was
-        raise ExecutionError(f"Ray ended all trials: {lines[-1 if is_traceback else 0].strip()}") from error
+        sweep.halted = f"Ray ended all trials: {lines[-1 if is_traceback else 0].strip()}"
     finally:
         with contextlib.suppress(OSError):  # Tune's notes: what can't be deleted is only litter
             folder.delete_folder("ray")
     if sweep.halted is not None:
-        raise ExecutionError(sweep.halted)
+        raise Failed(f"{sweep.halted}; the same command with --resume goes on")
 
 
 def _last_words(folder: RunFolder) -> str:

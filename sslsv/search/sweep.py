@@ -36,10 +36,6 @@ from sslsv.settings import ConfigError, locate, refuse_if
 MAX_FAULTS = 3  # faults of storage or network in a row, over all trials, after which a sweep halts
 
 
-class ExecutionError(RuntimeError):
-    """Halt the sweep for the reason in the message; it can be resumed from its files."""
-
-
 class Sweep:
     """Hand out segments; `history` and `configurations` are what the files hold.
 

@@ -31,6 +31,7 @@ from sslsv.models.clustering import half_unit_rows
 from sslsv.models.gates import CORRECTED, KEPT
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder, absolute, below
+from sslsv.settings import Failed
 from sslsv.tasks.clustering import Labels, agreement, cluster, purity
 from sslsv.tasks.pseudo_labels import PseudoLabelConfig, first_config, is_config_file, stage_config, stages_of
 
@@ -40,10 +41,6 @@ Train = Callable[[Config], Record]
 
 PART_UTTERANCES = 2**16  # embedded, and written, at a time: 134 MB of 512 values
 LARGE_MARGIN = "large_margin"
-
-
-class StageError(RuntimeError):
-    """Say why a stage can't go on."""
 
 
 class Loop:
@@ -57,7 +54,7 @@ class Loop:
     def run(self, notice: Callable[[Record], None] = lambda record: None) -> Record:
         """Take what is left of the rounds and the last stage; return the summary; `notice` gets each record.
 
-        Raises StageError for a training that failed, and where utterances can't be clustered.
+        Raises Failed for a training that failed, and where utterances can't be clustered.
         """
         config = self.config
         while len(self.rounds) < config.num_rounds and not self.has_stopped:
@@ -119,14 +116,14 @@ class Loop:
         return self.place("round_0")
 
     def train_run(self, config: Config, train_list: str | None = None) -> Record:
-        """Train a run, unless it is finished, and return its results; raises StageError."""
+        """Train a run, unless it is finished, and return its results; raises Failed."""
         folder = RunFolder(self.folder.location, str(config.run.name))
         try:
             summary = folder.read_json("summary.json") if folder.has("summary.json") else self.train(config)
         except (ValueError, OSError) as error:
-            raise StageError(f"{config.run.name}: {error}") from error
+            raise Failed(f"{config.run.name}: {error}") from error
         if "error" in summary:
-            raise StageError(summary["error"])
+            raise Failed(summary["error"])
         chosen = summary["best"] or summary["last"]
         at_step = [r for r in folder.metrics() if r["step"] == chosen["step"] and r.get("eer") is not None]
         record = {
@@ -167,7 +164,7 @@ class Loop:
             try:
                 labels[readable], silhouettes = cluster(rows, self.config.clustering, self.config.seed)
             except ValueError as error:
-                raise StageError(f"round {number}: {error}") from error
+                raise Failed(f"round {number}: {error}") from error
             found = self.describe(labels, number) | {
                 "silhouettes": silhouettes,
                 "unreadable": {self.manifest.paths[i]: why for i, why in unreadable.items()},

@@ -8,10 +8,10 @@ from sslsv.data.lists import read_train_lists
 from sslsv.evaluation.trials import open_training_side
 from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
 from sslsv.runs.folder import RunFolder
-from sslsv.settings import build
+from sslsv.settings import Failed, build
 from sslsv.tasks import rounds
 from sslsv.tasks.pseudo_labels import PseudoLabelConfig
-from sslsv.tasks.rounds import Loop, StageError, best_of
+from sslsv.tasks.rounds import Loop, best_of
 from sslsv.training.loop import Training
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -229,7 +229,7 @@ def test_best_of__goes_by_the_direction_of_the_criterion():
 
 
 def test_loop__a_training_that_fails_is_told_and_leaves_the_rest(folder, settings):
-    with pytest.raises(StageError, match="no room"):
+    with pytest.raises(Failed, match="no room"):
         Loop(settings(), folder, lambda config: {"error": "no room"}).run()
     assert folder.has("lists/round_1") and not folder.has("rounds.jsonl")
 
@@ -238,7 +238,7 @@ def test_loop__a_training_that_refuses_its_settings_is_a_stage_that_failed(folde
     def refuse(config):
         raise ValueError("no such folder")
 
-    with pytest.raises(StageError, match="round_1: no such folder"):
+    with pytest.raises(Failed, match="round_1: no such folder"):
         Loop(settings(), folder, refuse).run()
 
 
@@ -255,5 +255,5 @@ def test_loop__without_a_gpu_by_its_settings_embeds_on_the_cpu(folder, settings,
 
 def test_loop__clusters_that_are_all_too_small_are_told(folder, settings):
     config = settings(clustering={"name": "kmeans", "num_clusters": [4], "min_members": 50})
-    with pytest.raises(StageError, match="round 1: none of the 4 clusters has 50 utterances"):
+    with pytest.raises(Failed, match="round 1: none of the 4 clusters has 50 utterances"):
         Loop(config, folder, Trainer()).run()
