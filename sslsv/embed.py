@@ -61,8 +61,6 @@ def run(options: argparse.Namespace) -> int:
     target.write(name, content)
     for sentence in bad.values():
         print(f"skipped: {sentence}", file=sys.stderr)
-    if bad:
-        print(f"{len(bad)} of {len(rows)} recordings are left out: they can't be read", file=sys.stderr)
     size = f"{embeddings.shape[1]} dimensions, {len(content) / 1e6:.1f} MB"
     took = f"{time.monotonic() - started:.1f} s{f'; {len(bad):,} skipped' if bad else ''}"
     print(f"wrote {options.out}: {len(kept):,} embeddings of {size}, in {took}")

@@ -34,8 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--train-root", help=train_root_help)
     add("--out", help="folder for the results (default: RUN/evaluation)")
     add("--allow-missing", action="store_true", help="leave out and count trials that can't be scored")
-    scoring_help = "plda: log-likelihood ratios, fitted to the training lists' speakers (uses labels)"
-    add("--scoring", choices=["cosine", "plda"], default="cosine", help=scoring_help)
+    scoring_help = "plda, not cosine: log-likelihood ratios, fitted to the training lists' speakers (labels)"
+    add("--scoring", choices=["cosine", "plda"], help=scoring_help)
     add("--lda-dim", type=int, help="dimensions that plda keeps (default: all that speakers differ in)")
     add("--norm", choices=["z", "t", "s", "as"], help="normalise scores by those against a cohort")
     add("--centre", action="store_true", help="subtract the cohort's mean embedding")
@@ -114,11 +114,8 @@ def run(options: argparse.Namespace) -> int:
     manifest, validation = scorer.training_side(config, scoring, is_calibrated=is_calibrated)
     if is_plda and manifest is not None:
         check_speakers(manifest.speakers, encoder.model.embedding_dim, options.lda_dim)
-    sources, unknown = list[overlap.TrainedOn](), list[str]()
-    for part in encoder.parts:
-        found, gaps = overlap.trained_on(part.config, RunFolder.at(part.run))
-        sources += found
-        unknown += gaps
+    known = [overlap.trained_on(part.config, RunFolder.at(part.run)) for part in encoder.parts]
+    sources = [source for found, _ in known for source in found]
     overlaps = {item.name: overlap.find_overlap(item.trials, item.root, sources) for item in lists}
     told = [overlap.describe(name, shared) for name, shared in overlaps.items()]
     starts = [part.config.encoder.init for part in encoder.parts]
@@ -127,10 +124,9 @@ def run(options: argparse.Namespace) -> int:
         shared = overlap.find_overlap(validation.trials, config.data.root, sources)
         told.append((overlap.describe("validation", shared)[0], []))
     warnings = [sentence for sentences, _ in told for sentence in sentences]
-    notes = [*scorer.notes(encoder, scoring, lists, validation), *unknown]
-    notes += [
-        scorer.UNNAMED.format(name) for name, shared in overlaps.items() if not shared["speakers"]["all"]
-    ]
+    notes = [*scorer.notes(encoder, scoring, lists, validation), *(gap for _, gaps in known for gap in gaps)]
+    unnamed = [name for name, shared in overlaps.items() if not shared["speakers"]["all"]]
+    notes += [*map(scorer.UNNAMED.format, unnamed)]
     notes += [sentence for _, sentences in told for sentence in sentences]
     count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:
@@ -187,11 +183,10 @@ def run_task(options: argparse.Namespace) -> int:
     check_numbers(options)
     if not options.train or not options.test:
         raise ValueError(f"--task {name} needs both lists: --train LIST --test LIST")
-    of_trials = ["trials", "allow_missing", "norm", "centre", "cohort_size", "top", "lda_dim"]
+    of_trials = ["trials", "allow_missing", "norm", "centre", "cohort_size", "top", "lda_dim", "scoring"]
     of_trials += ["train_root", "no_calibration"]
-    given = [f"--{key.replace('_', '-')}" for key in of_trials if getattr(options, key)]
-    if given or options.scoring != "cosine":
-        raise ValueError(f"{(given or ['--scoring'])[0]} is for trials, and --task {name} scores none")
+    if given := [f"--{key.replace('_', '-')}" for key in of_trials if getattr(options, key)]:
+        raise ValueError(f"{given[0]} is for trials, and --task {name} scores none")
     encoder = load_encoder(options)
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.reports.task import task_lines, task_page

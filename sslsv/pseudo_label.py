@@ -32,10 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Take the stages that are left, say what each came to, return the exit code.
-
-    Raises ValueError or OSError, with a sentence, before anything is started.
-    """
+    """Take the stages that are left, print each; raises ValueError or OSError before any, `Failed` later."""
     file = given_file(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
     config = load_loop(file, options.overrides)
     from sslsv.evaluation.trials import digest_of_lists

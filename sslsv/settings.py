@@ -238,10 +238,7 @@ def leaves_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, A
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """Return `key.path: old -> new` for every setting in which two sections differ.
-
-    A setting that only one of them has, by its choices, is `(none)` in the other.
-    """
+    """Return `key.path: old -> new` for all in which two sections differ; `(none)` where one lacks it."""
     trees = [dict(_flat("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new)]
     before, after = ({key: short_text(value) for key, value in tree.items()} for tree in trees)
     return [
@@ -311,8 +308,7 @@ def _yaml() -> YAML:
 def locate(path: str | Path) -> Path:
     """Return a path as it is, or, if only that exists, the file of this name in the package or checkout.
 
-    So `configs/demo.yml` can be named in any folder. A line on standard error, printed once, tells the user
-    that the file is not in the working directory.
+    So `configs/demo.yml` can be named in any folder.
     """
     given, own = Path(path), FOLDER / path
     if own.exists() and not given.exists():
@@ -334,10 +330,7 @@ def command_name(command: str) -> str:
 
 
 def given_file(given: Path | None, what: str, example: str) -> Path:
-    """Return the file given on the command line; if none was, raise ConfigError that lists those there are.
-
-    `example` is one of them, such as configs/demo.yml.
-    """
+    """Return the file given on the command line; if none was, raise ConfigError with those like `example`."""
     if given is not None and ("=" not in given.name or given.exists()):
         return given
     folder, suffix = Path(example).parent, Path(example).suffix

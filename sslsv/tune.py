@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import command_name, given_file
+from sslsv.settings import Failed, command_name, given_file
 
 if TYPE_CHECKING:  # Ray, torch and Optuna take seconds: they are imported after the arguments are read
     from sslsv.search.executor import Slots
@@ -50,10 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Search as the command line says; returns the exit code.
-
-    Raises ValueError or OSError, with a sentence, before anything is started, and `Failed` afterwards.
-    """
+    """Search as asked; raises ValueError or OSError before anything is started, `Failed` afterwards."""
     options.space = given_file(options.space, "space", "tune_spaces/demo.py")
     from sslsv.evaluation.trials import digest_of_lists
     from sslsv.reports.page import metric_title
@@ -126,12 +123,14 @@ def run(options: argparse.Namespace) -> int:
             return 0
         prepare_folder(folder, request, mode)
         sweep = Sweep(space, base, rungs, folder, slots.resources)
-        code = search(sweep, slots)
-        return code or (confirm(sweep, slots, options.confirm, options.seeds) if options.confirm else 0)
+        search(sweep, slots)
+        if options.confirm:
+            confirm(sweep, slots, options.confirm, options.seeds)
+        return 0
 
 
-def search(sweep: "Sweep", slots: "Slots") -> int:
-    """Run what is left of a sweep, say what it came to, return the exit code."""
+def search(sweep: "Sweep", slots: "Slots") -> None:
+    """Run what is left of a sweep and say what it came to; raises `Failed` if no trial can win."""
     from sslsv.reports.sweep import write_sweep_report
     from sslsv.reports.training import write_report
     from sslsv.runs.display import LiveLine
@@ -156,18 +155,16 @@ def search(sweep: "Sweep", slots: "Slots") -> int:
     print(f"{', '.join(f'{count} {state}' for state, count in states.items())}; all in {table}")
     print(f"report: {below(place, 'report.html')}")
     if best is None:
-        print(f"error: no trial can win; {table} says why each ended", file=sys.stderr)
-        return 1
+        raise Failed(f"no trial can win; {table} says why each ended")
     print(f"best: {sweep.describe(best)}")
     copied = "" if sweep.folder.is_local else "a copy of "
     print(f"next: {command_name('train')} {copied}{shlex.quote(below(place, 'best.yml'))}")
-    return 0
 
 
-def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> int:
+def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> None:
     """Train the best trials and the base anew, as far as that is not done; say and write how they compare.
 
-    Returns the exit code: 1 where nothing can be compared.
+    Raises `Failed` if nothing can be compared.
     """
     from sslsv.reports.sweep import write_sweep_report
     from sslsv.runs.display import LiveLine
@@ -186,8 +183,7 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> in
     print(f"report: {below(here(sweep.folder.location), 'report.html')}")
     print("on test trials:", *map(sentence, found), *incomparable, sep="\n  ")
     if not found:
-        print("error: nothing is confirmed: too few trainings came to the end", file=sys.stderr)
-    return 0 if found else 1
+        raise Failed("nothing is confirmed: too few trainings came to the end")
 
 
 if __name__ == "__main__":

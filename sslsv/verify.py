@@ -17,8 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = encoder_parser("verify", "Are these recordings of one speaker?")
     add = parser.add_argument
-    recordings_help = "enrolment recordings of one speaker, then the test one"
-    add("recordings", nargs="+", metavar="FILE", help=recordings_help)
+    add("recordings", nargs="+", metavar="FILE", help="enrolment of one speaker, then the test recording")
     add("--p-target", type=float, default=0.01, help="prior probability of the same speaker (default 0.01)")
     add("--c-miss", type=float, default=1.0, help="cost of rejecting the same speaker (default 1)")
     add("--c-fa", type=float, default=1.0, help="cost of accepting another speaker (default 1)")
@@ -27,10 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare the last recording with the others and print the result.
-
-    Raises ValueError or OSError with a sentence.
-    """
+    """Compare the last recording with the others, print the result; raises ValueError or OSError."""
     *enrolment, test = options.recordings
     if not enrolment:
         raise ValueError(f"only {test} is given; name at least one enrolment recording before it")

@@ -45,11 +45,7 @@ class Cluster:
 
 def cluster_state() -> Cluster:
     """Look at the connected cluster; raises RayError when it has not answered for half a minute."""
-    address = ray.get_runtime_context().gcs_address
-    try:
-        status = get_cluster_status(address)
-    except RpcError:  # too busy
-        status = get_cluster_status(address, timeout=20)
+    status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=30)  # it may be busy
     nodes = {node.node_id: node for node in [*status.active_nodes, *status.idle_nodes] if node.node_id}
     leaving = {name for name, node in nodes.items() if node.node_status == "DRAINING"}
     there = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}  # type: ignore[no-untyped-call]

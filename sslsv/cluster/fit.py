@@ -184,13 +184,12 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     )
     handler = signal.getsignal(signal.SIGINT)
     try:
-        summary: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]  # as above
+        return dict(trainer.fit().return_value)  # type: ignore[attr-defined]  # as above
     except SystemExit as error:  # Ray Train turns Ctrl-C into this
         raise KeyboardInterrupt from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)  # Ray Train's handler would call an ended controller
-    return summary
 
 
 def causes_of(error: Exception) -> list[Any]:

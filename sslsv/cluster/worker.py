@@ -122,13 +122,10 @@ def check_sees_run(folder: RunFolder, mark: str, patience_seconds: float = STORA
 
 
 class Watch:
-    """Watch, in a thread of the first worker, for a `reason` to stop all workers early; None if none.
-
-    `nodes` is the machine of each worker.
-    """
+    """Watch, in a thread of the first worker, for a `reason` to stop all workers early; None if none."""
 
     def __init__(self, resources: ResourcesConfig, job: dict[str, Any], nodes: list[str]) -> None:
-        self.resources, self.job, self.nodes = resources, job, nodes
+        self.resources, self.job, self.nodes = resources, job, nodes  # nodes: the machine of each worker
         self.reason: str | None = None
         if distributed.is_main():
             threading.Thread(target=self._watch, daemon=True).start()
