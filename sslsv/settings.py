@@ -306,10 +306,7 @@ def _yaml() -> YAML:
 
 
 def locate(path: str | Path) -> Path:
-    """Return a path as it is, or, if only that exists, the file of this name in the package or checkout.
-
-    So `configs/demo.yml` can be named in any folder.
-    """
+    """Return a path or, if only that exists, the file of this name in the package or checkout."""
     given, own = Path(path), FOLDER / path
     if own.exists() and not given.exists():
         _tell_once(f"{path} is not in this folder; taken from the installed sslsv: {own}")

@@ -162,10 +162,7 @@ def search(sweep: "Sweep", slots: "Slots") -> None:
 
 
 def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> None:
-    """Train the best trials and the base anew, as far as that is not done; say and write how they compare.
-
-    Raises `Failed` if nothing can be compared.
-    """
+    """Train the best trials and the base anew where that is left; compare them, or raise `Failed`."""
     from sslsv.reports.sweep import write_sweep_report
     from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import below, here

@@ -69,25 +69,24 @@ def run(options: argparse.Namespace) -> int:
 
 def in_words(result: dict[str, Any]) -> str:
     """Write the result for a person."""
-    lines = [f"cosine                 {result['cosine']:.4f}"]
+    cosine = f"cosine                 {result['cosine']:.4f}"
     if "llr" not in result:
-        lines.append(
-            "No calibration is known for these weights, so there is no decision: "
+        return (
+            f"{cosine}\nNo calibration is known for these weights, so there is no decision: "
             f"`{command_name('evaluate')} RUN` makes one from the run's validation trials."
         )
-        return "\n".join(lines)
     point, equal = result["operating_point"], result["at_equal_prior"]
     costs = f"p_target {point['p_target']:g}, c_miss {point['c_miss']:g}, c_fa {point['c_fa']:g}"
     decisions = [
         ("half of such pairs are of one speaker", equal, "0: as likely as not"),
         (f"{point['p_target']:.4g} of such pairs are", result, f"{point['llr_threshold']:.3f}: {costs}"),
     ]
-    lines.append(f"log-likelihood ratio   {result['llr']:.3f}  (natural logarithm; above 0 for one speaker)")
+    ratio = f"log-likelihood ratio   {result['llr']:.3f}  (natural logarithm; above 0 for one speaker)"
+    lines = [cosine, ratio]
     for prior, said, threshold in decisions:
         verdict = "same speaker" if said["is_same_speaker"] else "different speakers"
-        lines.append(f"if {prior}")
-        lines.append(f"  probability          {said['probability']:.4f}")
-        lines.append(f"  decision             {verdict}  (threshold {threshold})")
+        lines += [f"if {prior}", f"  probability          {said['probability']:.4f}"]
+        lines += [f"  decision             {verdict}  (threshold {threshold})"]
     return "\n".join([*lines, *([f"note                   {result['note']}"] if "note" in result else [])])
 
 

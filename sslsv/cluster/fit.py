@@ -142,11 +142,7 @@ class NoProcessGroup(BackendConfig):
     """Set up no process group: workers do (`join_process_group`), so Ray's controller needs no PyTorch."""
 
     backend = "as the workers choose"  # TorchTrainer requires a name
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """Return the hooks that Ray runs before the workers start."""
-        return GpusOfAll
+    backend_cls = GpusOfAll  # what Ray runs before the workers start
 
 
 def start_worker(job: Job) -> dict[str, Any]:
