@@ -32,9 +32,7 @@ def export(options: argparse.Namespace) -> int:
     if out and not out.endswith(f".{form}"):
         raise ValueError(f"--out is {out}, which does not end in .{form}: add that, or set --format")
     if form == "onnx" and (missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
-        raise ValueError(
-            f"ONNX needs {' and '.join(missing)}: pip install {' '.join(ONNX_PACKAGES)}, or take safetensors"
-        )
+        raise ValueError(f"ONNX needs {' and '.join(missing)}: pip install {' '.join(ONNX_PACKAGES)}")
     trained = load_encoder(options)
     from sslsv.evaluation.export import pack_encoder, pack_onnx
     from sslsv.runs.folder import RunFolder, is_uri

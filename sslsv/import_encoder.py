@@ -61,9 +61,8 @@ def run(options: argparse.Namespace) -> int:
         found = find_encoders(tensors, options.project, kinds)
     except NoEncoderError as error:
         names = ", ".join(kind.Config().name for kind in kinds)
-        raise ValueError(
-            f"{options.file} holds no encoder of {options.project} that is known here ({names}): {error}"
-        ) from error
+        sentence = f"{options.file} holds no encoder of {options.project} known here ({names}): {error}"
+        raise ValueError(sentence) from error
     prefix = f"{options.part}." if options.part else next(iter(found))
     if prefix not in found or (len(found) > 1 and not options.part):
         parts = ", ".join(name.removesuffix(".") or "the whole" for name in found)

@@ -117,11 +117,9 @@ def check_request(config: PseudoLabelConfig) -> None:
     checked = {repr((stage.data, stage.encoder, stage.evaluation)): stage for stage in stages}
     is_to_come = is_config_file(config.init) and starts != "nothing"  # the run of `init` has no weights yet
     manifest, *_ = [check_data(stage, goes_on=is_to_come) for stage in checked.values()]
-    count, most = len(manifest), max(config.clustering.num_clusters)
-    if config.clustering.name.startswith("kmeans") and count < most:
-        raise ValueError(
-            f"clustering.num_clusters is {most}, but there are only {count} utterances to cluster: lower it"
-        )
+    size, most = len(manifest), max(config.clustering.num_clusters)
+    if config.clustering.name.startswith("kmeans") and size < most:
+        raise ValueError(f"clustering.num_clusters is {most}, but there are only {size} utterances: lower it")
     if config.labels is not None:
         labelled = read_train_lists(config.data.root, [find_list(config.data.root, config.labels)])
         if set(manifest.paths).isdisjoint(labelled.paths):

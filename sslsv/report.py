@@ -25,10 +25,7 @@ def run(options: argparse.Namespace) -> int:
     elif folder.has("config.yml"):
         from sslsv.reports.training import write_report as write
     else:
-        raise ValueError(
-            f"{folder.location} is no run, sweep or loop: it has no config.yml, sweep.json or loop.yml; give "
-            "the folder that the command named, such as runs/simclr"
-        )
+        raise ValueError(f"{folder.location} is no run, sweep or loop; give a folder such as runs/simclr")
     write(folder)
     print(f"report: {below(here(folder.location), 'report.html')}")
     return 0

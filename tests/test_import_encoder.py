@@ -79,7 +79,7 @@ def test_main__a_teacher_of_3d_speaker_has_the_features_of_its_training_and_used
     [
         (None, [], "weights.pt is no file"),
         ({"a": object()}, [], "other objects can run code, so save its state dict anew"),
-        ({"a": torch.zeros(2)}, [], "of speechbrain that is known here (ecapa_tdnn, tdnn): no tensor"),
+        ({"a": torch.zeros(2)}, [], "of speechbrain known here (ecapa_tdnn, tdnn): no tensor"),
         ("twice", [], "the encoders in weights.pt are: student, teacher; name one"),
         ("twice", ["--part", "pupil"], "--part is pupil, and the encoders"),
         ("once", ["encoder.channels=64"], "the settings given make another encoder"),

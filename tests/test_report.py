@@ -20,4 +20,4 @@ def test_main__writes_the_report_of_what_is_there_and_says_where(tmp_path, capsy
 
 def test_main__a_folder_that_is_none_is_refused(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
-    assert "no config.yml, sweep.json or loop.yml" in capsys.readouterr().err
+    assert "is no run, sweep or loop; give a folder such as" in capsys.readouterr().err

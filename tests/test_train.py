@@ -363,6 +363,7 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tm
         (PermissionError(13, "Permission denied", "/x"), 2, "error: [Errno 13] Permission denied: '/x'\n"),
         (TimeoutError(), 2, "error: TimeoutError\n"),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on from the last checkpoint\n"),
+        (SystemExit(15), 130, "stopped; the same command goes on from the last checkpoint\n"),  # SIGTERM
     ],
 )
 def test_main__what_the_system_refuses_is_one_sentence_too(
