@@ -13,6 +13,7 @@ from sslsv.data.section import DataConfig
 from sslsv.evaluation.overlap import TrainedOn
 from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.runs.folder import RunFolder
+from sslsv.settings import Failed
 from sslsv.train import check_data, check_folder, find_leaks, main, prepare_folder
 from tests.codecs import speech, write_codec
 
@@ -362,6 +363,7 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tm
     [
         (PermissionError(13, "Permission denied", "/x"), 2, "error: [Errno 13] Permission denied: '/x'\n"),
         (TimeoutError(), 2, "error: TimeoutError\n"),
+        (Failed("worker 0 failed: no memory"), 1, "error: worker 0 failed: no memory\n"),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on from the last checkpoint\n"),
         (SystemExit(15), 130, "stopped; the same command goes on from the last checkpoint\n"),  # SIGTERM
     ],
