@@ -52,7 +52,7 @@ def fit(
     task: Callable[..., dict[str, Any]] | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Run `task(training, **arguments)` in every training process; without a task, the whole training.
+    """Run `task(training, **arguments)` in every training process; without a task, `Training.run`.
 
     `config.resources` is the request that `connection` yields; `line` shows the progress.  Returns rank 0's
     result (a summary).  On failure, returns `error`, one sentence, and `is_of_system`: True if the cause is

@@ -6,7 +6,6 @@ import gc
 import os
 import traceback
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -19,10 +18,6 @@ from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import WandbMode
 from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError
-
-
-class RungReached(Exception):
-    """End a segment on all workers, raised by the report of a validation once its checkpoint is written."""
 
 
 def run_segment(
@@ -43,12 +38,12 @@ def run_segment(
             if device.type == "cpu":
                 torch.set_num_threads(config.resources.threads_per_worker or 1)
                 watch_neighbours()
-            train_until(Training(config, folder, device=device, wandb_mode=wandb_mode), until_epoch)
+            Training(config, folder, device=device, wandb_mode=wandb_mode).run(until_epoch)
         else:
             # The mode was found in the user's own process; this one runs in another folder.
             config = replace(config, run=replace(config.run, wandb=wandb_mode))
             with LiveLine("", is_shown=False) as line:
-                result = fit(config, folder, line, train_until, until_epoch=until_epoch)
+                result = fit(config, folder, line, until_epoch=until_epoch)
             if "error" in result:
                 # The advice at its end is for the command that trains one run.
                 told = result["error"].partition("; the same command")[0]
@@ -73,25 +68,3 @@ def run_segment(
     if last.get("has_collapsed"):
         return {"state": "collapsed", "why": str(last["notice"])}
     return {"state": "reached", "why": ""}
-
-
-def train_until(training: Training, until_epoch: int) -> dict[str, Any]:
-    """Train up to an epoch with a validation; if it is the last one, to the end of training."""
-    last_step = until_epoch * training.plan.steps_per_epoch
-    is_end = until_epoch >= training.config.train.epochs
-    if training.state.step >= last_step and not is_end:  # the sweep was killed before it recorded the end
-        if training.log is not None:
-            training.log.close()
-        return {}
-    report = training.report
-
-    def report_and_leave(record: dict[str, Any]) -> None:
-        training.checkpoints.wait()  # the sweep may end this process as soon as it is told
-        report(record)
-        if record["step"] >= last_step and not is_end and training.state.stop_reason is None:
-            raise RungReached
-
-    training.report = report_and_leave
-    with contextlib.suppress(RungReached):
-        training.run()
-    return {}

@@ -65,13 +65,7 @@ class Training:
         self.model = wrap_model(self.state.model, config, device)
         precision, batch_seconds = config.train.precision, config.evaluation.batch_seconds
         self.embedder = Embedder(self.state.model, device, precision, batch_seconds)
-        self.meter = Meter(
-            batch_size=config.train.batch_size,
-            total_steps=self.total_steps,
-            steps_per_epoch=self.plan.steps_per_epoch,
-            first_step=self.state.step,
-            seconds=self.state.seconds,
-        )
+        self.meter = Meter(self.plan, self.total_steps, self.state)
         self.checkpoints = CheckpointWriter(
             folder, keep=config.run.keep_checkpoints, every_minutes=config.run.checkpoint_every_minutes
         )
@@ -108,21 +102,27 @@ class Training:
             "environment": describe_environment(),
         }
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end and return the summary (what `summary.json` holds)."""
+    def run(self, until_epoch: int | None = None) -> dict[str, Any]:
+        """Train to the end and return the summary (what `summary.json` holds).
+
+        With an epoch before the end, which must be one with a validation, train up to it and return nothing.
+        """
         state, folder, steps_per_epoch = self.state, self.folder, self.plan.steps_per_epoch
+        last_step = min((until_epoch or self.config.train.epochs) * steps_per_epoch, self.total_steps)
         batches = self.batches()
         try:
-            while state.step < self.total_steps and state.stop_reason is None:
+            while state.step < last_step and state.stop_reason is None:
                 self.meter.add(self.take_step(self.next_batch(batches)))
                 is_epoch_end = state.step % steps_per_epoch == 0
                 is_asked = is_any_asked(self.asked_to_stop() is not None, state.step, self.device)
-                is_leaving = is_asked and state.step < self.total_steps
+                is_leaving = is_asked and state.step < last_step
                 if is_epoch_end or is_leaving or state.step % self.config.train.log_every_steps == 0:
                     self.finish_interval(is_epoch_end, is_leaving)
                 if is_leaving and state.stop_reason is None:
                     self.leave()
             self.checkpoints.wait()
+            if last_step < self.total_steps and state.stop_reason is None:
+                return {}
             trials = (self.validation, self.tests, self.probe)
             summary = validation.summarize(state, folder, self.embedder, *trials, self.meter, self.config)
             if self.log is not None:

@@ -8,18 +8,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sslsv.data.stream import Plan
 from sslsv.ops import distributed
+from sslsv.runs.checkpoint import Position
 
 
 class Meter:
     """Average the numbers of steps; tensors are read only in `record`, because reading stalls a GPU."""
 
-    def __init__(
-        self, *, batch_size: int, total_steps: int, steps_per_epoch: int, first_step: int, seconds: float
-    ) -> None:
-        self.batch_size, self.total_steps, self.steps_per_epoch = batch_size, total_steps, steps_per_epoch
-        self.step = self.first_step = first_step
-        self.seconds_before = seconds  # before the last restart
+    def __init__(self, plan: Plan, total_steps: int, position: Position) -> None:
+        self.plan, self.total_steps = plan, total_steps
+        self.step = self.first_step = position.step
+        self.seconds_before = position.seconds  # before the last restart
         self.start = time.monotonic()
         self._clear()
 
@@ -62,9 +62,9 @@ class Meter:
         per_step = (time.monotonic() - self.start) / (self.step - self.first_step)
         record = {
             "step": self.step,
-            "epoch": self.step / self.steps_per_epoch,
+            "epoch": self.step / self.plan.steps_per_epoch,
             **dict(zip(keys, means, strict=True)),
-            "samples_per_second": self.steps * self.batch_size / elapsed,
+            "samples_per_second": self.steps * self.plan.batch_size / elapsed,
             "data_wait_share": min(self.seconds_of["waiting"] / elapsed, 1.0),
             "seconds": self.seconds,
             "total_steps": self.total_steps,

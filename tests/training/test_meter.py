@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from sslsv.data.stream import Plan
+from sslsv.runs.checkpoint import Position
 from sslsv.training import meter as meter_module
 from sslsv.training.meter import Meter
 from tests.clock import Clock
@@ -13,10 +15,8 @@ def clock(monkeypatch):
     return clock
 
 
-def meter(**values):
-    return Meter(
-        **{"batch_size": 8, "total_steps": 10, "steps_per_epoch": 5, "first_step": 0, "seconds": 0.0} | values
-    )
+def meter(**position):
+    return Meter(Plan(num_utterances=40, batch_size=8, seed=0), 10, Position(**position))
 
 
 def test_record__averages_the_steps_since_the_last_record():
@@ -43,4 +43,4 @@ def test_record__waiting_counts_as_waiting_and_pauses_as_nothing(clock):
 
 
 def test_seconds__go_on_after_a_restart():
-    assert meter(first_step=4, seconds=100.0).seconds == pytest.approx(100.0, abs=1.0)
+    assert meter(step=4, seconds=100.0).seconds == pytest.approx(100.0, abs=1.0)
