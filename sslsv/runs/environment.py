@@ -1,5 +1,6 @@
 """Describe what a result was made with: versions, machine, commit.  No user names, paths or secrets."""
 
+import contextlib
 import functools
 import os
 import platform
@@ -17,9 +18,8 @@ def describe_environment() -> dict[str, str]:
     import torch  # It takes a second: command lines that only refuse must not wait for it.
 
     result = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
-    result["sslsv"] = __version__
     packages = ("torch", "torchaudio", "ray", "numpy", "scipy", "soundfile")
-    result |= {package: version(package) for package in packages}
+    result |= {"sslsv": __version__, **{package: version(package) for package in packages}}
     cpus = Path("/proc/cpuinfo")  # of Linux
     names = re.findall(r"model name\s*: (.*)", cpus.read_text()) if cpus.is_file() else []
     result["cpu"] = ", ".join([f"{os.cpu_count()} cores", *names[:1]])
@@ -46,8 +46,6 @@ def computes_bf16(cpus: Path = Path("/proc/cpuinfo")) -> bool:
 def _git(*arguments: str) -> str:
     """Return the output of a git command in this package's folder; empty outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10).strip()
+    return ""

@@ -208,16 +208,13 @@ def only_command_on(folder: RunFolder) -> Iterator[None]:
         return
     file = Path(folder.root).parent / f".{folder.name}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file)
     try:
-        lock.acquire(blocking=False)
+        lock = FileLock(file).acquire(blocking=False)
     except Timeout as error:
         raise ValueError(
             f"{folder.location} is in use by {file.read_text() or 'another command'}: wait for it, end it, "
             "or use another name (run.name; of a sweep --name)"
         ) from error
-    try:
+    with lock:
         file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
-    finally:
-        lock.release()

@@ -1,7 +1,7 @@
 """Describe a search: a short Python file whose `SPACE` names the searched settings and their base."""
 
-import importlib.util
 import json
+import runpy
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -191,18 +191,14 @@ def load_space(path: str | Path) -> Space:
     path = locate(path)
     if not path.is_file() or path.suffix != ".py":
         raise FileNotFoundError(f"{path} is no space file; give a Python file such as tune_spaces/demo.py")
-    spec = importlib.util.spec_from_file_location(f"sslsv_space_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        space = runpy.run_path(str(path.absolute())).get("SPACE")
     except Exception as error:  # a user's code may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{path}, line {line}: {kind}{' '.join(sentence_of(error).split())}") from error
-    space = getattr(module, "SPACE", None)
     if not isinstance(space, Space):
         raise ValueError(
             f"{path} has no SPACE = Space(...), which says what is searched; see tune_spaces/demo.py"

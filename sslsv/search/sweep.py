@@ -49,7 +49,7 @@ class Sweep:
         self.resources, self.metric = resources, space.metric
         self.searcher = Searcher(space, asdict(base))
         self.num_trials = self.searcher.num_trials
-        self.running: set[tuple[int, int]] = set()  # (trial, rung)
+        self.running: set[Decision] = set()
         self.halted: str | None = None  # why no more segments start, though some are left
         self._faults = 0  # in a row
         self._last: dict[int, dict[str, Any]] = {}  # newest record of each trial, read once per segment
@@ -76,7 +76,7 @@ class Sweep:
 
     def trial_folder(self, index: int) -> RunFolder:
         """Return the run folder of a trial."""
-        return RunFolder.at(below(below(self.folder.location, "trials"), f"{index:04d}"))
+        return RunFolder.at(below(self.folder.location, f"trials/{index:04d}"))
 
     def next_segment(self, at_once: int) -> Decision | None:
         """Return the next segment, marked as running; None if none can start now."""
@@ -96,13 +96,14 @@ class Sweep:
             identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:12]}
             folder.write_json("run.json", identity | describe_environment())
         folder.write("config.yml", to_yaml(config).encode())
-        self.running.add((segment.index, segment.rung))
+        self.running.add(segment)
         return segment
 
     def end_segment(self, segment: Decision, state: str, why: str = "") -> None:
         """Read the result of a segment and record its outcome."""
-        epoch = self.rungs[segment.rung]
-        at_rung = [r for r in self.records_of(segment.index) if round(r["epoch"]) == epoch]
+        epoch, records = self.rungs[segment.rung], self.records_of(segment.index)
+        self._last[segment.index] = (records or [{}])[-1]
+        at_rung = [record for record in records if round(record["epoch"]) == epoch]
         value = at_rung[-1].get(self.metric) if at_rung and state == "reached" else None
         outcome = self._outcome(segment.index, segment.rung, state, value, why)
         self.history.outcomes.append(outcome)
@@ -112,22 +113,21 @@ class Sweep:
             for o in self.history.outcomes
         ]
         self.folder.write_records("outcomes.jsonl", lines)
-        self.running.discard((segment.index, segment.rung))
+        self.running.discard(segment)
         self._faults = 0
         minutes = (time.monotonic() - self._start) / 60
         is_best = outcome.can_win and standing(self.history)[0] is outcome
         line = f"{minutes:6.1f} min  epoch {epoch:4d}  {state}  {self.describe(outcome)}"
         print(line + "  (best so far)" * is_best, file=sys.stderr, flush=True)
-        self._last.pop(segment.index, None)
         self.write_results()
 
     def put_back(self, segment: Decision, why: str) -> None:
         """Requeue a segment that an error of storage or network interrupted; see `MAX_FAULTS`."""
-        self.running.discard((segment.index, segment.rung))
+        self.running.discard(segment)
         self._faults += 1
         if self._faults >= MAX_FAULTS:
-            place = f"last in trial {segment.index}"
-            self.halted = f"training broke off {MAX_FAULTS} times in a row, {place}: {why}"
+            times = f"{MAX_FAULTS} times in a row, last in trial {segment.index}"
+            self.halted = f"training broke off {times}: {why}"
 
     def records_of(self, index: int) -> list[dict[str, Any]]:
         """Read the validation records of a trial, in the order of epochs."""
@@ -200,8 +200,7 @@ class Sweep:
         return {**found, "seconds": last.get("seconds"), "why": outcome.why, **settings}
 
     def _waiting_segment(self) -> Decision | None:
-        segments = self.history.open_segments()
-        return next((s for s in segments if (s.index, s.rung) not in self.running), None)
+        return next((s for s in self.history.open_segments() if s not in self.running), None)
 
     def _decisions(self, at_once: int) -> list[Decision]:
         return self.space.decider.decide(self.history, self.num_trials, len(self.rungs), at_once)
