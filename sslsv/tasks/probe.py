@@ -35,6 +35,8 @@ from sslsv.settings import section
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of the data against the penalty (C), to choose from
+NUM_FOLDS = 5  # parts of the training list, for the choice
 MAX_ITERATIONS = 2000
 FEW_UNITS = 10  # Intervals over draws of so few speakers are too narrow.
 
@@ -70,13 +72,7 @@ class Probe:
         """Hold the settings of a probe."""
 
         name: Literal["probe"] = "probe"
-        strengths: Annotated[
-            tuple[float, ...],
-            Field(min_length=1, description="weights of the data against the penalty (C) to choose from"),
-        ] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-        num_folds: Annotated[int, Field(ge=2, description="parts of the training list, for the choice")] = 5
         replicates: Annotated[int, Field(ge=0, description="draws for the intervals; 0 = none")] = 1000
-        seed: int = 0
 
     def __init__(self, config: Config, root: str, train: str, test: str) -> None:
         """Read and check both lists; raises ValueError or FileNotFoundError with a sentence."""
@@ -96,17 +92,16 @@ class Probe:
         rows, test_rows = (_embedded(each, store) for each in self.lists)
         names, truth = np.unique(train.labels, return_inverse=True)
         expected = np.searchsorted(names, test.labels)
-        strengths = sorted(self.config.strengths)  # Of equals the first is chosen, the simplest model.
         search = GridSearchCV(
             make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS)),
-            {"logisticregression__C": strengths},
+            {"logisticregression__C": STRENGTHS},  # Of equals the first is chosen, the simplest model.
             scoring="f1_macro",
             cv=self._folds(truth, train.speakers),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # A note tells of it.
             search.fit(rows, truth)
-        strength, values = strengths[search.best_index_], search.cv_results_["mean_test_score"].tolist()
+        strength, values = STRENGTHS[search.best_index_], search.cv_results_["mean_test_score"].tolist()
         is_converged = search.best_estimator_[-1].n_iter_.max() < MAX_ITERATIONS
         predicted, count = search.predict(test_rows), len(names)
         metrics: dict[str, dict[str, float]] = {
@@ -115,7 +110,7 @@ class Probe:
         }
         units = np.unique(test.speakers or test.paths, return_inverse=True)[1]
         if self.config.replicates and units.max() > 0:
-            found = bootstrap(expected, predicted, units, count, self.config.replicates, self.config.seed)
+            found = bootstrap(expected, predicted, units, count, self.config.replicates)
             for name, ends in found.items():
                 metrics[name] |= ends._asdict()
         most_frequent = np.bincount(truth).argmax()
@@ -127,7 +122,7 @@ class Probe:
             "metrics": metrics,
             "baseline_accuracy": float((expected == most_frequent).mean()),
             "strength": strength,
-            "macro_f1_of_strengths": dict(zip(map("{:g}".format, strengths), values, strict=True)),
+            "macro_f1_of_strengths": dict(zip(map("{:g}".format, STRENGTHS), values, strict=True)),
             "labels": names.tolist(),
             "confusion": confusion_matrix(expected, predicted, labels=np.arange(count)).tolist(),
             "notes": self._notes(train, test, strength, is_converged),
@@ -140,7 +135,7 @@ class Probe:
         count = int(truth.max()) + 1
         fewest = min(len(np.unique(units[truth == label])) for label in range(count))
         kind = StratifiedGroupKFold if speakers else StratifiedKFold
-        splitter = kind(min(self.config.num_folds, fewest), shuffle=True, random_state=self.config.seed)
+        splitter = kind(min(NUM_FOLDS, fewest), shuffle=True, random_state=0)
         # Speakers with several labels can't always be divided so that each part has all labels.
         folds = [
             (kept, held)
@@ -171,8 +166,7 @@ class Probe:
             found.append(f"{len(shared)} speakers are in both lists: the probe may know labels by voices.")
         if not is_converged:
             found.append(f"The fit had not converged after {MAX_ITERATIONS} iterations.")
-        ends = min(self.config.strengths), max(self.config.strengths)
-        if strength in ends and len(self.config.strengths) > 1:
+        if strength in (STRENGTHS[0], STRENGTHS[-1]):
             found.append(f"The strength chosen, {strength:g}, is an end of the range tried.")
         count = len(set(test.speakers or test.paths))
         drawn = f"{count} test {'speakers' if test.speakers else 'recordings'}"
@@ -183,11 +177,7 @@ class Probe:
 
 
 def read_label_list(root: str, name: str) -> LabelList:
-    """Read a list given by its name below `root`, or by a path.
-
-    Raises ValueError for a malformed line and a path listed twice, FileNotFoundError for a missing list and
-    where none of its recordings exists.
-    """
+    """Read a list given by its name below `root`, or by a path; raises ValueError or FileNotFoundError."""
     file = find_list(root, name)
     rows: dict[str, tuple[int, str, str]] = {}  # by path: line, label, speaker
     listed = Rows(root, file, LABELS)
@@ -277,13 +267,13 @@ def accuracy_and_f1(truth: Indices, predicted: Indices, weights: Floats, num_lab
 
 
 def bootstrap(
-    truth: Indices, predicted: Indices, units: Indices, num_labels: int, replicates: int, seed: int
+    truth: Indices, predicted: Indices, units: Indices, num_labels: int, replicates: int
 ) -> dict[str, Interval]:
     """Return 95 % percentile intervals of `accuracy_and_f1`, over draws of units with replacement.
 
     `units` (N,) says whose each recording is, 0 to U - 1: what a speaker says succeeds and fails together.
     """
-    generator, count = np.random.default_rng(seed), int(units.max()) + 1
+    generator, count = np.random.default_rng(0), int(units.max()) + 1
     found = []
     for _ in range(replicates):
         drawn = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from sslsv.tasks import probe as tasks_probe
 from sslsv.tasks.probe import Probe, accuracy_and_f1, bootstrap, check_lists, read_label_list
 
 DIM = 4
@@ -38,9 +39,13 @@ def corpus(root, offsets, *, speakers=8, recordings=6, has_speakers=True, seed=0
     return rows
 
 
-def probe(root, **settings):
-    config = Probe.Config(**{"replicates": 50, "strengths": (1.0, 0.01), **settings})
-    return Probe(config, str(root), "train", "test")
+@pytest.fixture(autouse=True)
+def two_strengths(monkeypatch):
+    monkeypatch.setattr(tasks_probe, "STRENGTHS", (0.01, 1.0))
+
+
+def probe(root):
+    return Probe(Probe.Config(replicates=50), str(root), "train", "test")
 
 
 @pytest.mark.parametrize("has_speakers", [True, False])
@@ -124,21 +129,22 @@ def test_bootstrap__speakers_who_fail_as_a_whole_make_wide_intervals():
     speakers = np.repeat(np.arange(20), 10)
     truth = np.zeros(200, dtype=np.int64)
     predicted = (speakers < 4).astype(np.int64)  # 4 of 20 speakers are wrong throughout
-    by_speaker = bootstrap(truth, predicted, speakers, 2, 2000, 0)["accuracy"]
-    by_recording = bootstrap(truth, predicted, np.arange(200), 2, 2000, 0)["accuracy"]
+    by_speaker = bootstrap(truth, predicted, speakers, 2, 2000)["accuracy"]
+    by_recording = bootstrap(truth, predicted, np.arange(200), 2, 2000)["accuracy"]
     # Of binomial draws: 0.8 +- 1.96 sqrt(0.16 / units)
     assert by_speaker.high - by_speaker.low == pytest.approx(0.351, abs=0.06)
     assert by_recording.high - by_recording.low == pytest.approx(0.111, abs=0.02)
 
 
-def test_run__speakers_that_cannot_be_divided_are_told(tmp_path):
+def test_run__speakers_that_cannot_be_divided_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks_probe, "NUM_FOLDS", 2)
     # Every two of four speakers share a label, so one is lost with each half of the speakers.
     rows = corpus(tmp_path, np.eye(6, DIM), speakers=6, recordings=2)
     lines, pairs = (tmp_path / "train").read_text().splitlines(), np.stack(np.triu_indices(4, 1), 1).ravel()
     lines = [f"{line.rpartition(' ')[0]} {who}\n" for line, who in zip(lines, pairs, strict=True)]
     (tmp_path / "train").write_text("".join(lines))
     with pytest.raises(ValueError, match="can't be divided"):
-        probe(tmp_path, num_folds=2).run(Store(rows))
+        probe(tmp_path).run(Store(rows))
 
 
 NAMES = [f"{letter}{i}.wav" for letter in "abc" for i in range(4)]
