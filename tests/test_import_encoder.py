@@ -12,7 +12,7 @@ from sslsv.import_encoder import main
 from sslsv.models.base import CorpusSize
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import build
-from sslsv.training.initial import start_from_source
+from sslsv.training.initial import load_source
 from tests.encoders.peers import peer_module
 
 torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def test_main__a_new_run_starts_from_it(peer, file, tmp_path):
     settings = dataclasses.asdict(source.config.encoder) | {"init": str(run)}
     config = build(Config, {"encoder": settings})
     model = build_model(config, CorpusSize(4, 2))
-    start_from_source(model, config)
+    model.start_from(*load_source(config))
     assert torch.equal(model.encoder.head.weight, peer.state_dict()["fc.conv.weight"])
 
 

@@ -29,14 +29,6 @@ def load_source(config: Config) -> tuple[Any, Model | None] | None:
     return _trained_encoder(config) if config.encoder.init else (_pretrained_encoder(config), None)
 
 
-def start_from_source(model: Model, config: Config) -> None:
-    """Load the encoder of `load_source`, if there is one, into the model of a new run."""
-    source = load_source(config)
-    if source is not None:
-        with torch.no_grad():
-            model.start_from(*source)
-
-
 def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
     # The encoder is the one that gives the run's embeddings, such as a teacher's, by the checkpoint that
     # validation chose.

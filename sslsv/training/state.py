@@ -15,7 +15,7 @@ from sslsv.ops.batchnorm import synchronize_batchnorm
 from sslsv.runs.checkpoint import Checkpoint, Position, newest_sound_checkpoint, read_checkpoint
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
-from sslsv.training.initial import start_from_source
+from sslsv.training.initial import load_source
 from sslsv.training.optim import build_optimizer, encoder_rates
 
 
@@ -30,10 +30,7 @@ class TrainingState(Position):
 
 
 def build_state(config: Config, size: CorpusSize, device: torch.device) -> TrainingState:
-    """Build model, optimizer and loss scaler as they are before the first step, the same on every worker.
-
-    Raises ValueError if the method does not support a setting.
-    """
+    """Build the state before the first step, equal on all workers; ValueError for an unsupported setting."""
     model = build_model(config, size).to(device)
     if config.data.speeds_are_classes and not model.needs_labels:
         raise ValueError(
@@ -99,7 +96,9 @@ def restore_state(state: TrainingState, folder: RunFolder, config: Config) -> No
     """
     name = distributed.broadcast_object(newest_sound_checkpoint(folder) if distributed.is_main() else None)
     if name is None:
-        start_from_source(state.model, config)
+        if (source := load_source(config)) is not None:
+            with torch.no_grad():
+                state.model.start_from(*source)
         return
     checkpoint = read_checkpoint(folder, name)
     state.model.load_state_dict(checkpoint.model)

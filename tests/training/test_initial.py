@@ -11,7 +11,7 @@ from sslsv.models.base import CorpusSize
 from sslsv.runs.checkpoint import write_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import apply_overrides
-from sslsv.training.initial import load_source, start_from_source
+from sslsv.training.initial import load_source
 from sslsv.training.state import build_state, checkpoint_of
 
 SIZE = CorpusSize(20, 5)
@@ -34,13 +34,13 @@ def run(tmp_path):
     return folder, state.model
 
 
-def test_start_from_source__a_run_gives_the_encoder_of_its_embeddings_to_student_and_teacher(run):
+def test_start_from__a_run_gives_the_encoder_of_its_embeddings_to_student_and_teacher(run):
     folder, source = run
     settings = config(
         f"encoder.init={folder.location}", "model=moco", "model.queue_length=8", "encoder.frozen=true"
     )
     model = build_model(settings, SIZE)
-    start_from_source(model, settings)
+    model.start_from(*load_source(settings))
     for name, weights in source.encoder.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], weights)
         assert torch.equal(model.teacher["encoder"].state_dict()[name], weights)
@@ -52,13 +52,13 @@ def test_load_source__says_which_weights_of_a_run_without_a_best_checkpoint_are_
     assert "encoder.init: nothing chose a best checkpoint" in capsys.readouterr().err
 
 
-def test_start_from_source__an_exported_file_will_do(run, tmp_path):
+def test_start_from__an_exported_file_will_do(run, tmp_path):
     _, source = run
     file = tmp_path / "encoder.safetensors"
     file.write_bytes(pack_encoder(source.encoder, {}))
     settings = config(f"encoder.init={file}")
     model = build_model(settings, SIZE)
-    start_from_source(model, settings)
+    model.start_from(*load_source(settings))
     assert torch.equal(model.encoder.head.weight, source.encoder.head.weight)
 
 
@@ -102,12 +102,12 @@ def trunk():
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-def test_start_from_source__weights_of_a_trunk_go_to_student_and_teacher(trunk, tmp_path, name):
+def test_start_from__weights_of_a_trunk_go_to_student_and_teacher(trunk, tmp_path, name):
     (torch.save if name == "w.pt" else save_file)(trunk, tmp_path / name)
     settings = transformer("model=moco", "model.queue_length=8", f"encoder.weights={tmp_path / name}")
     model = build_model(settings, SIZE)
     pooling = model.encoder.pooling.head.weight.clone()
-    start_from_source(model, settings)
+    model.start_from(*load_source(settings))
     for encoder in (model.encoder, model.teacher["encoder"]):
         assert all(torch.equal(encoder.trunk.state_dict()[key], value) for key, value in trunk.items())
         assert torch.equal(encoder.pooling.head.weight, pooling)
