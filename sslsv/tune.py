@@ -12,7 +12,7 @@ import contextlib
 import shlex
 import sys
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(sentence_of(error)) from error
     base = base_config(space)
     base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
-    searcher, rungs = Searcher(space, asdict(base)), rungs_of(space, base)
+    searcher, rungs = Searcher(space, base), rungs_of(space, base)
     check_trials(space, base, searcher)
     if options.confirm is not None:
         check_confirmation(base, options.confirm, options.seeds)

@@ -74,14 +74,14 @@ class Confirmation(Sweep):
         base, settings = trial_config(sweep.base, sweep.space, {}), sweep.configurations
         # A trial may be the base itself, as with `tries_base_first`.
         others = (i for i in able if trial_config(sweep.base, sweep.space, settings[i]) != base)
-        best = list(islice(others, num_best))
-        refuse_if(not best, "nothing can be confirmed: no trial but the base itself can win")
+        self.best = list(islice(others, num_best))
+        refuse_if(not self.best, "nothing can be confirmed: no trial but the base itself can win")
         self.notes = [
             f"trial {index}, the best of the search, has the settings of the base, so it is not compared"
             for index in able[:1]
-            if index not in best
+            if index not in self.best
         ]
-        self.contestants: list[int | None] = [None, *best]  # trials; None: the base
+        self.contestants = [None, *self.best]  # trials; None: the base
         self.num_seeds = num_seeds
         space = replace(sweep.space, scheduler=None, rung_epochs=())
         folder = RunFolder.at(below(sweep.folder.location, "confirm"))
@@ -117,19 +117,19 @@ class Confirmation(Sweep):
         lists = list(dict.fromkeys(name for test in tests for name in test))
         width, found, sentences = len(self.contestants), list[Comparison](), [*self.notes]
         level = 1 - (1 - LEVEL) / max((width - 1) * len(lists), 1)  # Bonferroni
-        for place, trial in enumerate(self.contestants):
+        for place, trial in enumerate(self.best, 1):
             pairs = list(zip(tests[place::width], tests[::width], strict=True))
             both = [(ours, base) for ours, base in pairs if ours and base]
-            if trial is not None and len(both) < FEWEST_SEEDS:
+            if len(both) < FEWEST_SEEDS:
                 ended, base_ended = (sum(map(bool, side)) for side in zip(*pairs, strict=True))
                 sentences.append(
                     f"trial {trial} can't be compared: of {self.num_seeds} seeds it ended with {ended}, the "
                     f"base with {base_ended}, and it takes {FEWEST_SEEDS} with which both did"
                 )
-            elif trial is not None:
-                for name in lists:
-                    values, theirs = ([side[name] for side in sides] for sides in zip(*both, strict=True))
-                    found.append(compare(trial, name, values, theirs, level, len(pairs) - len(both)))
+                continue
+            for name in lists:
+                values, theirs = ([side[name] for side in sides] for sides in zip(*both, strict=True))
+                found.append(compare(trial, name, values, theirs, level, len(pairs) - len(both)))
         return found, sentences
 
     def _tests(self, index: int) -> dict[str, float]:

@@ -140,13 +140,7 @@ class Segments(TuneSearcher):
             self.sweep.halted = f"the files of the sweep can't be read or written: {reason}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher for its own kind of restart
-
-    def save(self, checkpoint_path: str) -> None:
-        """Save nothing: a restart reads the sweep's own files."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing: a restart reads the sweep's own files."""
+        return {}  # Tune pickles its searcher for its own kind of restart; ours reads the sweep's files
 
 
 def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:

@@ -138,8 +138,7 @@ def _train_the_furthest(history: History, rungs: int) -> list[Decision]:
 
     If every promoted trial fails, this continues the best one left, so that one can still finish.
     """
-    waiting = [history.waiting(rung)[:1] for rung in reversed(range(rungs - 1))]
-    if any(outcome.can_win for outcome in history.at_rung(rungs - 1)) or not any(waiting):
+    waiting = [outcome for rung in reversed(range(rungs - 1)) for outcome in history.waiting(rung)]
+    if any(outcome.can_win for outcome in history.at_rung(rungs - 1)):
         return []
-    (best,) = next(filter(None, waiting))
-    return [Decision(best.index, best.rung + 1)]
+    return [Decision(best.index, best.rung + 1) for best in waiting[:1]]

@@ -15,6 +15,7 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sslsv.config import Config, to_dict
 from sslsv.search.schedulers import History
 from sslsv.search.space import Space, plain
 
@@ -24,10 +25,10 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class Searcher:
-    """Choose configurations in a space; `base` holds the other settings, as nested plain values."""
+    """Choose configurations in a space; `base` holds the other settings."""
 
-    def __init__(self, space: Space, base: Mapping[str, Any]) -> None:
-        self.space, self.base, self.dimensions = space, base, space.dimensions
+    def __init__(self, space: Space, base: Config) -> None:
+        self.space, self.base, self.dimensions = space, to_dict(base), space.dimensions
         self.grid: list[Configuration] = []
         if space.searcher == "grid":  # every combination of the choices, the last dimension changing fastest
             keys = [dimension.key for dimension in self.dimensions]

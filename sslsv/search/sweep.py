@@ -47,7 +47,7 @@ class Sweep:
     ) -> None:
         self.space, self.base, self.rungs, self.folder = space, base, tuple(rungs), folder
         self.resources, self.metric = resources, space.metric
-        self.searcher = Searcher(space, asdict(base))
+        self.searcher = Searcher(space, base)
         self.num_trials = self.searcher.num_trials
         self.running: set[Decision] = set()
         self.halted: str | None = None  # why no more segments start, though some are left
@@ -156,10 +156,7 @@ class Sweep:
         self.folder.write_records("configurations.jsonl", lines)
 
     def write_results(self) -> Outcome | None:
-        """Write results.csv and best.yml; returns the best trial's outcome.
-
-        Returns None, and writes no best.yml, when no trial can win: all have collapsed or failed.
-        """
+        """Write results.csv and best.yml; returns the best outcome. If none can win: no best.yml, None."""
         best_first = standing(self.history)
         rows = [self._row(place, outcome) for place, outcome in enumerate(best_first, 1)]
         text, columns = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
@@ -235,14 +232,14 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
 
 def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     """Raise ValueError unless the folder is new, to be set aside ("fresh"), or fit to be resumed."""
-    is_there, where, kind = folder.has("sweep.json"), folder.location, folder.kind()
+    where, kind = folder.location, folder.kind()
     refuse_if(
         mode != "fresh" and kind not in ("", "sweep"),
         f"{where} holds a {kind}; --name gives the sweep another folder, --fresh renames the {kind}",
     )
-    refuse_if(mode == "resume" and not is_there, f"{where} holds no sweep to go on with; leave out --resume")
+    refuse_if(mode == "resume" and not kind, f"{where} holds no sweep to go on with; leave out --resume")
     refuse_if(
-        mode == "new" and is_there,
+        mode == "new" and kind == "sweep",
         f"{where} holds a sweep; --resume goes on with it, --fresh starts anew (the old one is kept under "
         "another name), --name gives this one another folder",
     )

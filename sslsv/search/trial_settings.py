@@ -12,10 +12,7 @@ from sslsv.settings import ConfigError, apply_overrides, leaves_of, refuse_if, s
 
 
 def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
-    """Return the space with the settings of the command line, which all trials share.
-
-    Raises ValueError for what the space searches.
-    """
+    """Return the space with settings of the command line; ValueError for those that the space searches."""
     leaves = dict(leaves_of(overrides))
     by_name = [dict(leaves_of(settings)) for settings in space.alternatives.values()]
     for key in leaves:
@@ -120,10 +117,7 @@ def _heard_in_validation(config: Config, metric: str) -> tuple[Any, ...]:
 
 
 def rungs_of(space: Space, base: Config) -> tuple[int, ...]:
-    """Return the epochs at which trials are compared, rising; the last one is the end of training.
-
-    Raises ValueError for rungs without a validation or after the end.
-    """
+    """Return the epochs of the rungs and of the end; ValueError for a rung that no validation is at."""
     total, every = base.train.epochs, base.evaluation.every_epochs
     for epoch in space.rung_epochs:
         refuse_if(

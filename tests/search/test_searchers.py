@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from ray import tune
 
+from sslsv.config import Config
 from sslsv.search import Space
 from sslsv.search.schedulers import Decision, History, Outcome
 from sslsv.search.searchers import Searcher, rung_to_learn_from
+from sslsv.settings import apply_overrides
 
 PARAMETERS = {
     "model.temperature": tune.loguniform(0.01, 1.0),
@@ -17,7 +19,7 @@ PARAMETERS = {
 
 def make_searcher(parameters=PARAMETERS, base=None, **changes):
     space = Space(**{"base": "a.yml", "parameters": parameters, "trials": 20} | changes)
-    return Searcher(space, base or {"model": {"name": "simclr"}})
+    return Searcher(space, base or Config())
 
 
 def test_random__is_a_function_of_seed_and_index_within_the_space():
@@ -37,9 +39,9 @@ def test_random__another_parameter_leaves_the_values_of_the_first_as_they_are():
 
 @pytest.mark.parametrize("searcher", ["random", "tpe"])
 def test_choose__the_base_first_when_asked(searcher):
-    base = {"model": {"name": "vicreg", "temperature": 0.5, "projector_dims": (8, 8)}}
+    base = apply_overrides(Config(), ["model.temperature=0.5", "model.projector_dims=[8, 8]"])
     searched = make_searcher(base=base, searcher=searcher, tries_base_first=True)
-    first = {"model.temperature": 0.5, "model.name": "vicreg", "model.projector_dims": [8, 8]}
+    first = {"model.temperature": 0.5, "model.name": "simclr", "model.projector_dims": [8, 8]}
     assert searched.choose(0, {}, History()) == first
     if searcher == "random":
         assert searched.choose(1, {}, History()) == make_searcher(base=base).choose(1, {}, History())

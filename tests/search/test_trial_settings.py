@@ -32,7 +32,7 @@ def space(**changes):
 
 
 def check(searched, base=BASE):
-    check_trials(searched, base, Searcher(searched, dataclasses.asdict(base)))
+    check_trials(searched, base, Searcher(searched, base))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_spaces_of_the_project__fit_their_base_and_draw_valid_trials(file, monke
     monkeypatch.chdir(ROOT)
     searched = load_space(file)
     base = base_config(searched)
-    searcher = Searcher(searched, dataclasses.asdict(base))
+    searcher = Searcher(searched, base)
     check_trials(searched, base, searcher)
     assert rungs_of(searched, base)[-1] == base.train.epochs
     for index in range(min(searcher.num_trials, 20)):
