@@ -123,10 +123,7 @@ def newest_sound_checkpoint(folder: RunFolder) -> str | None:
 
 
 def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
-    """Return the names of the newest `count` sound checkpoints among the newest `kept`, oldest first.
-
-    Raises ValueError when fewer than two are asked for or left: there is nothing to average.
-    """
+    """Return the newest `count` sound names among the newest `kept`, oldest first; ValueError below two."""
     names = list(_sound(folder, [name for _, name in list_checkpoints(folder)[-kept:]]))
     if min(count, len(names)) < 2:
         raise ValueError(
@@ -137,10 +134,7 @@ def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
 
 
 def find_checkpoint(folder: RunFolder, which: str) -> str:
-    """Return the file name of the `best` (by evaluation.criterion), the `last`, or a named checkpoint.
-
-    Raises ValueError with what there is.
-    """
+    """Return the file name of the `best`, the `last` or a named checkpoint; ValueError says what there is."""
     steps = {name: step for step, name in list_checkpoints(folder)}
     if which in steps:
         return which

@@ -54,10 +54,7 @@ def below(place: str, name: str) -> str:
 
 
 def open_filesystem(place: str) -> tuple[Any, str]:
-    """Return the file system that holds an `absolute` place, and the place's path in it.
-
-    Raises ValueError for a URI that names no storage that pyarrow knows, or holds credentials.
-    """
+    """Return the file system that holds an `absolute` place, and its path there; ValueError for a bad URI."""
     if not is_uri(place):
         return fs.LocalFileSystem(), place
     check_place("the storage", place)

@@ -27,9 +27,9 @@ class RunLog:
         self, folder: RunFolder, *, first_step: int, config: dict[str, Any], wandb_mode: WandbMode
     ) -> None:
         self.folder = folder
-        kept = [record for record in folder.metrics() if record["step"] <= first_step]
-        # Steps after the checkpoint are done again: their records go, or they would be there twice.
-        self._lines = [json.dumps(record) for record in kept]  # of object storage all, of a disk none later
+        # Steps after the checkpoint are done again: their records go, or they would be there twice. Lines of
+        # object storage are added here, those of a disk to the file alone.
+        self._lines = [json.dumps(record) for record in folder.metrics() if record["step"] <= first_step]
         self._write_lines()
         self.notice = ""  # goes into the next record
         self.tensorboard = self.wandb = None

@@ -39,10 +39,7 @@ class ClusteringConfig:
     ] = (7500,)
     iterations: Annotated[int, Field(ge=1, description="rounds of k-means")] = 20
     num_centroids: Annotated[
-        int,
-        Field(
-            ge=2, le=MAX_WARD_ROWS, description="kmeans_agglomerative: clusters of k-means that are merged"
-        ),
+        int, Field(ge=2, le=MAX_WARD_ROWS, description="kmeans_agglomerative: k-means clusters to merge")
     ] = MAX_WARD_ROWS
     num_neighbors: Annotated[int, Field(ge=1, description="infomap: edges of each utterance")] = 30
     min_members: Annotated[int, Field(ge=1, description="utterances below which a cluster is left out")] = 4

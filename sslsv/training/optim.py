@@ -1,11 +1,12 @@
 """Build the optimiser, LARS among them, say its learning rate at each step, and clip gradients."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from sslsv.config import OptimizerConfig, ScheduleConfig
 
@@ -20,40 +21,33 @@ class LARS(torch.optim.Optimizer):
     eq. 6, in the form that SSL papers use (the decayed gradient is what gets normalised).
     """
 
-    def __init__(
-        self,
-        params: Iterable[dict[str, Any]] | Iterable[Tensor],
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-    ) -> None:
-        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, adapts=True)
-        super().__init__(params, defaults)
+    def __init__(self, params: ParamsT, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, adapts=True))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; nothing is read back from the device."""
         for group in self.param_groups:
-            gradients = {p: p.grad for p in group["params"] if p.grad is not None}
-            if gradients:
-                self._update(list(gradients), list(gradients.values()), group)
-
-    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        updates = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
-        if group["adapts"]:
-            weight_norms = torch.stack(torch._foreach_norm(weights))
-            update_norms = torch.stack(torch._foreach_norm(updates))
-            ratios = TRUST_COEFFICIENT * weight_norms / update_norms
-            # A tensor of zeros has no scale to keep: it takes a plain step.
-            ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios))
-            torch._foreach_mul_(updates, list(ratios.unbind()))
-        for weight in weights:
-            if "momentum_buffer" not in self.state[weight]:
-                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, updates)
-        torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            updates = list(
+                torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"])
+            )
+            if group["adapts"]:
+                weight_norms = torch.stack(torch._foreach_norm(weights))
+                update_norms = torch.stack(torch._foreach_norm(updates))
+                ratios = TRUST_COEFFICIENT * weight_norms / update_norms
+                # A tensor of zeros has no scale to keep: it takes a plain step.
+                ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios))
+                torch._foreach_mul_(updates, list(ratios.unbind()))
+            for weight in weights:
+                if "momentum_buffer" not in self.state[weight]:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            torch._foreach_add_(weights, buffers, alpha=-group["lr"])
 
 
 def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
