@@ -1,5 +1,6 @@
 """Train on one worker, top to bottom; `cluster/worker.py` starts it, or a search runs it directly."""
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -12,10 +13,10 @@ from sslsv.data.pipeline import share
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.probe import Probe
-from sslsv.evaluation.trials import open_trial_sets
+from sslsv.evaluation.trials import count_trials, open_trial_sets
 from sslsv.evaluation.verification import Embedder
 from sslsv.ops import distributed
-from sslsv.runs.checkpoint import CheckpointWriter
+from sslsv.runs.checkpoint import CheckpointWriter, find_checkpoint, read_checkpoint
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
 from sslsv.runs.log import RunLog, WandbMode
@@ -28,6 +29,8 @@ from sslsv.training.step import take_step
 # Target size of one execution of Ray Data (at least an epoch): each start costs 0.25 s, but every worker
 # keeps the sample order of the whole execution in memory.
 MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
+
+REPLICATES = 1000  # draws of speakers for the intervals of the last tests, as in an evaluation
 
 # Steps between two agreements on whether to stop: on GPUs each one waits for all queued work.
 ASK_EVERY_STEPS = {"cpu": 1, "cuda": 8}
@@ -76,10 +79,7 @@ class Training:
             folder.write_json("trained.json", self.describe())
 
     def open(self) -> None:
-        """Open the lists, plan the order of the samples, and build the model.
-
-        Raises ValueError if the corpus is too small, crops are too short, or a setting is not supported.
-        """
+        """Open lists, order and model; ValueError for too few or short samples, or a setting they refuse."""
         config = self.config
         self.manifest, self.validation, self.tests = open_trial_sets(config)
         self.corpus = TrainingCorpus(self.manifest, config, self.device)
@@ -107,7 +107,7 @@ class Training:
 
         With an epoch before the end, which must be one with a validation, train up to it and return nothing.
         """
-        state, folder, steps_per_epoch = self.state, self.folder, self.plan.steps_per_epoch
+        state, steps_per_epoch = self.state, self.plan.steps_per_epoch
         last_step = min((until_epoch or self.config.train.epochs) * steps_per_epoch, self.total_steps)
         batches = self.batches()
         try:
@@ -123,10 +123,9 @@ class Training:
             self.checkpoints.wait()
             if last_step < self.total_steps and state.stop_reason is None:
                 return {}
-            trials = (self.validation, self.tests, self.probe)
-            summary = validation.summarize(state, folder, self.embedder, *trials, self.meter, self.config)
+            summary = self.summarize()
             if self.log is not None:
-                folder.write_json("summary.json", summary)
+                self.folder.write_json("summary.json", summary)
         finally:
             batches.close()
             self.checkpoints.close()
@@ -208,6 +207,41 @@ class Training:
                 known.setdefault(path, reason)
         seen = min(self.state.step * self.config.train.batch_size, len(self.manifest))
         validation.check_bad_share(self.state.skipped["utterances"], seen, self.config)
+
+    def summarize(self) -> dict[str, Any]:
+        """Return test metrics of the last and the best checkpoint, counts, time and environment.
+
+        With test lists, the best weights are in `state.model` afterwards.
+        """
+        state, seconds = self.state, self.meter.seconds  # before the tests
+        last = validation.test(self.embedder, self.tests, state, REPLICATES)
+        best: dict[str, Any] = {}
+        if state.best_step is not None:
+            criterion = self.config.evaluation.selection_criterion
+            best = {"step": state.best_step, "criterion": criterion, "value": state.best_value}
+            if state.best_step == state.step:
+                best |= last
+            elif self.tests:
+                name = None  # stays so where the file is damaged or gone
+                if distributed.is_main():
+                    with contextlib.suppress(ValueError):
+                        name = find_checkpoint(self.folder, "best")
+                if name := distributed.broadcast_object(name):
+                    state.model.load_state_dict(read_checkpoint(self.folder, name).model)
+                    best |= validation.test(self.embedder, self.tests, state, REPLICATES)
+        sets = [each for each in (self.validation, *self.tests) if each is not None]
+        counts = {each.name: count_trials(each.trials) for each in sets}
+        return {
+            "is_finished": True,
+            "stop_reason": state.stop_reason,
+            "last": {"step": state.step, **last},
+            "best": best,
+            "trial_sets": counts | ({"label-free probe": self.probe.describe()} if self.probe else {}),
+            "skipped": state.skipped,
+            "seconds": seconds,
+            "workers": distributed.world_size(),
+            "environment": describe_environment(),
+        }
 
 
 def is_any_asked(is_asked: bool, step: int, device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""Validate a training run, test it, decide whether it goes on, and sum it up."""
+"""Validate a training run, test it, and decide whether it goes on."""
 
 import contextlib
 import math
@@ -12,16 +12,11 @@ from torch import nn
 from sslsv.config import Config, Criterion, is_better
 from sslsv.evaluation.diagnostics import collapse_report
 from sslsv.evaluation.probe import Probe
-from sslsv.evaluation.trials import TrialSet, count_trials
+from sslsv.evaluation.trials import TrialSet
 from sslsv.evaluation.verification import Embedder, Verification, verify
 from sslsv.ops import distributed
-from sslsv.runs.checkpoint import find_checkpoint, read_checkpoint
-from sslsv.runs.environment import describe_environment
-from sslsv.runs.folder import RunFolder
-from sslsv.training.meter import Meter
 from sslsv.training.state import TrainingState
 
-REPLICATES = 1000  # draws of speakers for the intervals of the last tests, as in an evaluation
 ANOTHER_RUN = "need another run.name; encoder.init=RUN, with this run's folder, starts it from this encoder"
 
 
@@ -168,49 +163,3 @@ def check_bad_share(bad_utterances: dict[str, str], seen: int, config: Config) -
             f"than data.max_bad_share ({config.data.max_bad_share:.1%}) allows. Repair them, or raise the "
             f"share, to go on. Lists without them {ANOTHER_RUN}:\n  {listed}"
         )
-
-
-def summarize(
-    state: TrainingState,
-    folder: RunFolder,
-    embedder: Embedder,
-    validation: TrialSet | None,
-    tests: list[TrialSet],
-    probe: Probe | None,
-    meter: Meter,
-    config: Config,
-) -> dict[str, Any]:
-    """Return test metrics of the last and the best checkpoint, counts, time and environment.
-
-    With test lists, the best weights are in `state.model` afterwards.
-    """
-    seconds = meter.seconds  # before the tests
-    last = test(embedder, tests, state, REPLICATES)
-    best: dict[str, Any] = {}
-    if state.best_step is not None:
-        criterion = config.evaluation.selection_criterion
-        best = {"step": state.best_step, "criterion": criterion, "value": state.best_value}
-        if state.best_step == state.step:
-            best |= last
-        elif tests:
-            name = None  # stays so where the file is damaged or gone
-            if distributed.is_main():
-                with contextlib.suppress(ValueError):
-                    name = find_checkpoint(folder, "best")
-            if name := distributed.broadcast_object(name):
-                state.model.load_state_dict(read_checkpoint(folder, name).model)
-                best |= test(embedder, tests, state, REPLICATES)
-    return {
-        "is_finished": True,
-        "stop_reason": state.stop_reason,
-        "last": {"step": state.step, **last},
-        "best": best,
-        "trial_sets": {
-            **{t.name: count_trials(t.trials) for t in [validation, *tests] if t is not None},
-            **({"label-free probe": probe.describe()} if probe is not None else {}),
-        },
-        "skipped": state.skipped,
-        "seconds": seconds,
-        "workers": distributed.world_size(),
-        "environment": describe_environment(),
-    }

@@ -139,7 +139,7 @@ def test_training__a_run_that_stopped_early_stays_stopped_and_says_so(config, tm
     monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, t, replicates: hopeless)
     impatient = apply_overrides(config, ["train={epochs: 50, patience: 1}"])
     with monkeypatch.context() as patch:  # killed after the decision, before the summary
-        patch.setattr("sslsv.training.validation.summarize", mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(Training, "summarize", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             training(impatient, tmp_path).run()
     summary = training(impatient, tmp_path).run()
