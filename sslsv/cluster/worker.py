@@ -86,7 +86,6 @@ def open_training(job: dict[str, Any]) -> Training:
         folder,
         device=device,
         wandb_mode=job["wandb_mode"],
-        report=ray.train.report,
         asked_to_stop=lambda: watch.reason,
     )
 

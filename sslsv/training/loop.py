@@ -43,9 +43,8 @@ class Interrupted(RuntimeError):
 class Training:
     """Train one run to its end, from the newest sound checkpoint in its folder, if there is one.
 
-    `report` gets the record of every validation, on every worker; the record's checkpoint is complete once
-    `checkpoints.wait()` returns.  `asked_to_stop` returns why this worker should stop early, or None.  If any
-    worker should, all save and raise Interrupted after the same step.
+    `asked_to_stop` returns why this worker should stop early, or None.  If any worker should, all save and
+    raise Interrupted after the same step.
     """
 
     def __init__(
@@ -55,11 +54,9 @@ class Training:
         *,
         device: torch.device,
         wandb_mode: WandbMode = "disabled",
-        report: Callable[[dict[str, Any]], None] = lambda record: None,
         asked_to_stop: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.config, self.folder, self.device, self.report = config, folder, device, report
-        self.asked_to_stop = asked_to_stop
+        self.config, self.folder, self.device, self.asked_to_stop = config, folder, device, asked_to_stop
         # Numbers of the files that this worker could not read since the last record.
         self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
         validation.start_together(self.open)
@@ -194,8 +191,6 @@ class Training:
                 if is_saving:
                     state.seconds = self.meter.seconds
                     self.checkpoints.save(checkpoint_of(state, config))
-            if is_validated:
-                self.report(record)
 
     def merge_skipped(self) -> None:
         """Exchange the lists of unreadable files between workers; stop if too many utterances are bad."""
