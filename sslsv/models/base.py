@@ -34,10 +34,7 @@ class Progress:
         return self.step / max(self.total_steps, 1)
 
     def generator(self, purpose: int = 0) -> torch.Generator:
-        """Return a generator of random numbers (CPU) that is the same on all workers, new in each step.
-
-        Its draws depend on (seed, step, purpose) only: the same after a restart and with more workers.
-        """
+        """Return a CPU generator, a function of (seed, step, purpose) alone: the same on all workers."""
         return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.step) * 31 + purpose) % 2**63)
 
     def draws(self, ids: Tensor, count: int, purpose: int = 0) -> Tensor:
@@ -86,8 +83,7 @@ class Corpus(Protocol):
     def embed(self, model: "Model", *, seconds: float = 4.0, clean: bool = True) -> Tensor:
         """Return `model.embed` of one crop of each utterance, (N, D) float32 on the CPU.
 
-        Row i is utterance i. The model runs in evaluation mode. All workers must call this together; all get
-        the same rows, for any number of workers.
+        Row i is utterance i, by the model in evaluation mode. All workers call this together, for the same.
         """
 
 
@@ -105,8 +101,9 @@ class Model(nn.Module, ABC):
     encoder: nn.Module
     views: tuple[ViewGroup, ...]
 
-    def __init__(self) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
+        self.config = config
         self.positives: PositiveSampler | None = None
 
     @abstractmethod

@@ -35,7 +35,7 @@ class BYOL(TwoViewTeacherModel):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's rows; averaged over workers, that of the global batch."""
-        embeddings, projections, targets = self.project(batch["views"])
+        embeddings, projections, targets = self.project_both(batch["views"])
         predictions = self.predictor(projections)
         with torch.autocast(predictions.device.type, enabled=False):
             loss = byol_loss(by_sample(predictions), targets)

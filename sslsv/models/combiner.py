@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sslsv.models.base import StepOutput, by_sample, by_view
+from sslsv.models.base import StepOutput, by_sample
 from sslsv.models.contrast import info_nce_loss, nt_xent
 from sslsv.models.fields import Temperature, TwoViewConfig, Weight
 from sslsv.models.terms import barlow_twins_loss, vicreg_loss
@@ -52,12 +52,9 @@ class Combiner(TwoViewModel):
 
     config: Config
 
-    def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, 2, D), and side by side those and their projections, (B, 2, D + P).
-
-        What the losses do not use is left out of the second.
-        """
-        embeddings = self.encoder(by_view(views))
+    def project(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, 2, D); then, side by side, those and projections, if losses use them."""
+        embeddings = self.encode(batch)
         parts = [by_sample(embeddings)] if self.config.embedding_terms else []
         if self.config.projection_terms:
             parts.append(by_sample(self.projector(embeddings)))

@@ -1,7 +1,6 @@
 """Contrast anchors with keys: each anchor's positives among all keys of the batch, the others its negatives.
 
-Logits are cosines over temperature, (anchors, keys); `positives` (anchors, R) are the columns of each
-anchor's R positives.
+Logits are cosines over temperature, (anchors, keys); `positives` (anchors, R) are columns, R of each anchor.
 """
 
 from typing import Any

@@ -65,8 +65,7 @@ class CPC(Model):
         ] = "same_view"
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.views = (ViewGroup("views", 1 if config.target == "same_view" else 2, config.crop_seconds),)
         for name in encoder.pooling_modules:  # type: ignore[union-attr]
             encoder.get_submodule(name).requires_grad_(False)  # Frames do not need it: no gradient.

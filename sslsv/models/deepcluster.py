@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import Corpus, CorpusSize, Progress, StepOutput, by_sample
+from sslsv.models.base import Corpus, CorpusSize, Progress, StepOutput
 from sslsv.models.clustering import spherical_kmeans
 from sslsv.models.fields import Temperature, TwoViewConfig
 from sslsv.models.two_view import ProjectedViews
@@ -72,15 +72,10 @@ class DeepCluster(ProjectedViews):
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
         """Fill the memory before the first epoch, and cluster it for this one."""
         if progress.epoch == 0:
-            embeddings = corpus.embed(self, seconds=self.config.crop_seconds, clean=False)
-            self._remember(embeddings)
+            self._remember(corpus.embed(self, seconds=self.config.crop_seconds, clean=False))
+        count, iterations = self.config.num_prototypes, self.config.kmeans_iterations
         for head in range(self.config.num_heads):
-            clusters = spherical_kmeans(
-                self.memory[head % 2],
-                self.config.num_prototypes,
-                self.config.kmeans_iterations,
-                progress.generator(head),
-            )
+            clusters = spherical_kmeans(self.memory[head % 2], count, iterations, progress.generator(head))
             self.prototypes[head], self.labels[head] = clusters
 
     def _remember(self, embeddings: Tensor) -> None:
@@ -91,18 +86,14 @@ class DeepCluster(ProjectedViews):
             self.memory[:, start : start + 4096] = F.normalize(rows, dim=1).to(self.memory.dtype)
         self.projector.train(self.training)
 
-    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss of the global batch; `accuracy` is that of the first head."""
-        embeddings = self.encode(batch)
-        projections = self.projector(embeddings)
-        with torch.autocast(projections.device.type, enabled=False):
-            rows = distributed.gather(by_sample(projections), loss_is_whole=True)
-            z = F.normalize(rows, dim=2).transpose(0, 1)  # (2, W*B, P)
-            utterances = distributed.gather(batch["utterance"])
-            labels = self.labels[:, utterances]
-            loss = deepcluster_loss(z, self.prototypes, labels, self.config.temperature)
-            with torch.no_grad():
-                self.memory[:, utterances] = z.to(self.memory.dtype)
-                best = (z @ self.prototypes[0].T).argmax(2)
-                accuracy = (best == labels[0]).to(loss.dtype).mean()
-        return self.regularized(StepOutput(loss, {"accuracy": accuracy}), by_sample(embeddings), progress)
+    def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss, and write the rows into the memory; `accuracy` is that of the first head."""
+        z = F.normalize(rows, dim=2).transpose(0, 1)  # (2, W*B, P)
+        utterances = distributed.gather(batch["utterance"])
+        labels = self.labels[:, utterances]
+        loss = deepcluster_loss(z, self.prototypes, labels, self.config.temperature)
+        with torch.no_grad():
+            self.memory[:, utterances] = z.to(self.memory.dtype)
+            best = (z @ self.prototypes[0].T).argmax(2)
+            accuracy = (best == labels[0]).to(loss.dtype).mean()
+        return StepOutput(loss, {"accuracy": accuracy})

@@ -108,8 +108,7 @@ class DINO(PrototypeModel):
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's rows, given the old centre; move the centre, if it is in use.
 
-        The regulariser is that of the global batch. `teacher_entropy`, in nats, is ln K where the targets are
-        uniform.
+        The regulariser is the global batch's. `teacher_entropy`, in nats, is ln K for uniform targets.
         """
         config, num_rows = self.config, len(batch["long"])
         long, short = by_view(batch["long"]), by_view(batch["short"])
@@ -144,12 +143,8 @@ class DINO(PrototypeModel):
     def targets(self, rows: Tensor, progress: Progress) -> Tensor:
         """Return this worker's targets (G, B, K) of the teacher's unit rows (W*B, G, P) of all workers."""
         config, prototypes = self.config, self.teacher["prototypes"]()
-        temperature = warmed_up(
-            config.first_teacher_temperature,
-            config.teacher_temperature,
-            config.temperature_warmup_epochs,
-            progress.epoch,
-        )
+        first, last = config.first_teacher_temperature, config.teacher_temperature
+        temperature = warmed_up(first, last, config.temperature_warmup_epochs, progress.epoch)
         if config.balance_iterations:
             # Both long views count as rows of one batch, as in DINOv2's code.
             codes = sinkhorn(rows.flatten(0, 1) @ prototypes.T, temperature, config.balance_iterations)

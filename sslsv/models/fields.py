@@ -31,8 +31,7 @@ class SSPS:
         Field(description="of utterances in the queue: a cluster's, or those most similar to the anchor"),
     ] = "clusters"
     num_neighbors: Annotated[
-        int,
-        Field(ge=0, description="other clusters (0 = the own one), or utterances, to sample from"),
+        int, Field(ge=0, description="other clusters (0 = the own one), or utterances, to sample from")
     ] = 1
     queue_length: Annotated[int, Field(ge=1, description="past positives that may be sampled")] = 25000
     kmeans_iterations: Annotated[int, Field(ge=1, description="rounds in each epoch")] = 10

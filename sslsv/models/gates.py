@@ -30,8 +30,7 @@ class Mixture(NamedTuple):
 def fit_mixture(values: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Mixture:
     """Fit two Gaussians to values (N,), two or more, by expectation maximisation.
 
-    It begins with the best division into two intervals (k-means in one dimension, exact). The order of the
-    values changes no bit.
+    It begins with the best division into two intervals (exact k-means). Their order changes no bit.
     """
     values = values.double().cpu().sort().values
     values = values[:: -(-len(values) // 2**20)]
@@ -82,8 +81,7 @@ def crossing(mixture: Mixture) -> float | None:
 class Gate(nn.Module):
     """Keep utterances whose loss does not exceed a threshold; remember each one's last loss and outcome.
 
-    These buffers are indexed by utterance and equal on all workers, so neither restarts nor the number of
-    workers change the result.
+    These buffers, by utterance, are equal on all workers: neither restarts nor their number change a result.
     """
 
     losses: Tensor
@@ -121,10 +119,7 @@ class Gate(nn.Module):
         return torch.where((losses <= self.threshold) | is_open, KEPT, LEFT_OUT)
 
     def remember(self, utterances: Tensor, losses: Tensor, outcomes: Tensor) -> Tensor:
-        """Keep the losses and outcomes of this step's rows (B,); return the outcomes of all workers, (W*B,).
-
-        In evaluation mode nothing is kept.
-        """
+        """Keep losses and outcomes of this step's rows (B,), in training; return all outcomes, (W*B,)."""
         # One collective for the three: float64 holds the number of any utterance.
         rows = distributed.gather(torch.stack([t.double() for t in (utterances, losses, outcomes)], 1))
         places = rows[:, 0].long()

@@ -51,8 +51,7 @@ class BottleneckHead(nn.Module):
 class Prototypes(nn.Module):
     """Hold `count` directions: calling it gives unit rows (count, dim), at least float32.
 
-    That is a weight-normalised linear layer without bias whose gains are fixed at 1; its products with unit
-    vectors are cosines.
+    That is a weight-normalised linear layer with gains of 1; its products with unit vectors are cosines.
     """
 
     def __init__(self, count: int, dim: int) -> None:
@@ -66,16 +65,12 @@ class Prototypes(nn.Module):
 
 
 class PrototypeModel(TeacherModel):
-    """Hold an encoder, a head and prototypes, for long and short views; embed with the teacher.
-
-    The gradient of each tensor is clipped by itself.
-    """
+    """Hold an encoder, a head and prototypes, for long and short views; embed with the teacher."""
 
     embedder = "teacher.encoder"
 
     def __init__(self, config: Any, encoder: nn.Module, long: ViewGroup, wide_dim: int = 0) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.views = (long, ViewGroup("short", config.num_short, config.short_seconds))
         self.encoder = encoder
         self.head = BottleneckHead(int(encoder.embedding_dim), config.head_dims, wide_dim)  # type: ignore[arg-type]
@@ -113,7 +108,6 @@ class _LogSumExp(torch.autograd.Function):
 def log_sum_exp(rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
     """Return log sum over k of exp(row . prototype_k / temperature): (V, B, P), (K, P) -> (V, B).
 
-    Only the (B, K) logits of one view are there at any time, also in the backward pass, which makes them
-    again: four matrix products in place of three.
+    The (B, K) logits of one view are there at a time; the backward pass makes them again (4 products, not 3).
     """
     return _LogSumExp.apply(rows, prototypes, temperature)  # type: ignore[no-any-return]

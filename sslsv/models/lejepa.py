@@ -2,15 +2,13 @@
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup
 from sslsv.models.fields import LayerDims, MethodConfig, ShortSeconds
 from sslsv.models.terms import sigreg
 from sslsv.models.two_view import ProjectedViews
-from sslsv.ops import distributed
 from sslsv.settings import refuse_if, section
 
 
@@ -18,8 +16,7 @@ class LeJEPA(ProjectedViews):
     """Pull views together and keep them normally distributed: no teacher, predictor or negatives, one weight.
 
     The loss is sigreg_weight * SIGReg + (1 - sigreg_weight) * distance, the mean over all entries of the
-    squared distance of views to the mean of the long ones; projections are not normalised. Views pass through
-    the encoder by length, then all of them together through the projector.
+    squared distance of views to the mean of the long ones; projections are not normalised.
     """
 
     @section
@@ -46,18 +43,11 @@ class LeJEPA(ProjectedViews):
         short = ViewGroup("short", config.num_short, config.short_seconds)
         super().__init__(config, encoder, size, long, short)
 
-    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
-        embeddings = self.encode(batch)
-        projections = self.projector(embeddings)
-        num_views = self.config.num_long + self.config.num_short
-        with torch.autocast(projections.device.type, enabled=False):
-            # Samples come first, so that the rows of all workers, one after the other, are the global batch.
-            rows = distributed.gather(by_sample(projections, num_views), loss_is_whole=True)  # (W*B, V, P)
-            projections = rows.transpose(0, 1)
-            normality = sigreg(projections, progress.generator(), self.config.num_directions)
-            # Long views come first; the gradient passes through both sides.
-            distance = (projections - projections[: self.config.num_long].mean(0)).square().mean()
-            loss = self.config.sigreg_weight * normality + (1 - self.config.sigreg_weight) * distance
-        metrics = {"sigreg": normality.detach(), "distance": distance.detach()}
-        return self.regularized(StepOutput(loss, metrics), by_sample(embeddings, num_views), progress)
+    def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the weighted sum of SIGReg and distance; the metrics are the unweighted ones."""
+        projections = rows.transpose(0, 1)  # (V, W*B, P)
+        normality = sigreg(projections, progress.generator(), self.config.num_directions)
+        # Long views come first; the gradient passes through both sides.
+        distance = (projections - projections[: self.config.num_long].mean(0)).square().mean()
+        loss = self.config.sigreg_weight * normality + (1 - self.config.sigreg_weight) * distance
+        return StepOutput(loss, {"sigreg": normality.detach(), "distance": distance.detach()})

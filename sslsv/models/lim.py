@@ -15,10 +15,7 @@ from sslsv.settings import section
 
 
 def draw_others(count: int, generator: torch.Generator) -> Tensor:
-    """Return for each of `count` rows another one, uniform over all but itself: (count,) on the CPU.
-
-    Needs at least two rows.
-    """
+    """Return for each of `count` rows, two or more, another one, uniform over these: (count,) on the CPU."""
     return (torch.arange(count) + torch.randint(1, count, (count,), generator=generator)) % count
 
 

@@ -29,8 +29,7 @@ def moco_logits(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float
 class MoCo(TwoViewTeacherModel):
     """Contrast each view, as a query, with the other view's key and queue of past keys (momentum contrast).
 
-    With `positives`, another utterance's key may take the place of the own one; it stays in the queue, as a
-    negative.
+    With `positives`, another utterance's key may be used for the own one, and stays in the queue, a negative.
     """
 
     @section
@@ -60,7 +59,7 @@ class MoCo(TwoViewTeacherModel):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the mean loss of this worker's queries against the queues, which are the same everywhere."""
-        embeddings, projections, targets = self.project(batch["views"])
+        embeddings, projections, targets = self.project_both(batch["views"])
         with torch.autocast(targets.device.type, enabled=False):
             anchors = by_sample(projections)
             queries = F.normalize(anchors, dim=2)

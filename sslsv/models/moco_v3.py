@@ -45,7 +45,7 @@ class MoCoV3(TwoViewTeacherModel):
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss of all workers' batches; `accuracy` is the share of queries nearest their key."""
-        embeddings, projections, targets = self.project(batch["views"])
+        embeddings, projections, targets = self.project_both(batch["views"])
         predictions = self.predictor(projections)
         with torch.autocast(targets.device.type, enabled=False):
             queries = distributed.gather(by_sample(predictions), loss_is_whole=True)

@@ -71,8 +71,7 @@ class PositiveSampler(nn.Module):
     def forward(self, rows: Tensor, utterances: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows (B, ...) of the global batch in which some are replaced, and their share; then push.
 
-        `utterances` (B,) are the rows' own; `draws` (B, 2) uniform numbers in [0, 1). A replaced row has no
-        gradient.
+        `utterances` (B,) are the rows' own, `draws` (B, 2) uniform in [0, 1). Replaced rows have no gradient.
         """
         own = rows.flatten(1)
         places = self.sample(utterances, draws)

@@ -43,10 +43,7 @@ class SDPN(PrototypeModel):
 
     @section
     class Config(PrototypeConfig):
-        """Hold the settings of SDPN; the defaults are those published for VoxCeleb.
-
-        The long view is one, clean, for the teacher.
-        """
+        """Hold the settings of SDPN, as published for VoxCeleb; the teacher has one long view, clean."""
 
         name: Literal["sdpn"] = "sdpn"
         num_prototypes: NumPrototypes = 1024

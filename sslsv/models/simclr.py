@@ -7,12 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, by_view
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_view
 from sslsv.models.contrast import accuracy, contrastive_loss, nt_xent, nt_xent_logits, view_logits
 from sslsv.models.fields import LayerDims, MarginConfig, Positives, Temperature, TwoViewConfig
 from sslsv.models.margins import Margin
 from sslsv.models.two_view import TwoViewModel
-from sslsv.ops import distributed
 from sslsv.settings import refuse_if, section
 
 _LONG, _SHORT = 2, 4  # views of an utterance in the form `multi_view`
@@ -56,19 +55,12 @@ class SimCLR(TwoViewModel):
                 ViewGroup("short", _SHORT, config.crop_seconds),
             )
 
-    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss of all workers' batches; long views pass the encoder before short ones."""
+    def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Contrast short views with long ones, which come first, or leave two views to `loss`."""
         if self.config.form != "multi_view":
-            return super().forward(batch, progress)
-        embeddings = self.encode(batch)
-        projections = self.projector(embeddings)
-        with torch.autocast(projections.device.type, enabled=False):
-            rows = by_sample(projections, _LONG + _SHORT)
-            rows = distributed.gather(rows, loss_is_whole=True)  # (W*B, views, P)
-            keys, anchors = rows[:, :_LONG], rows[:, _LONG:]
-            loss, metrics = self._contrast(*view_logits(anchors, keys, self.config.temperature), anchors)
-        embeddings = by_sample(embeddings, _LONG + _SHORT)
-        return self.regularized(StepOutput(loss, metrics), embeddings, progress)
+            return super().loss_of(rows, batch, progress)
+        keys, anchors = rows[:, :_LONG], rows[:, _LONG:]
+        return self._contrast(*view_logits(anchors, keys, self.config.temperature), anchors)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return NT-Xent or InfoNCE; `accuracy` is the share of anchors whose positive is nearest."""

@@ -22,6 +22,8 @@ from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
 
+_POSITIVE_WEIGHT = 0.7  # of SphereFace2
+
 
 def aam_logits(cosines: Tensor, labels: Tensor, margin: Tensor | float, scale: float) -> Tensor:
     """Return scale * cosines (B, K) in which the target's angle is larger by `margin`, see `add_angle`."""
@@ -39,23 +41,18 @@ def harder_negatives(cosines: Tensor, labels: Tensor, count: int, margin: Tensor
 
 
 def sphereface2_loss(
-    cosines: Tensor,
-    labels: Tensor,
-    margin: Tensor | float,
-    scale: float,
-    bias: Tensor,
-    positive_weight: float = 0.7,
+    cosines: Tensor, labels: Tensor, margin: Tensor | float, scale: float, bias: Tensor
 ) -> Tensor:
     """Return the sum over classes of a binary loss each (SphereFace2, type C), mean over the rows (B, K).
 
     g(z) = 2 ((z + 1) / 2)^3 - 1 spreads the cosines; the target costs softplus(-scale (g - margin) - bias),
-    and any other class softplus(scale (g + margin) + bias).
+    and any other class softplus(scale (g + margin) + bias), weighted by 0.7 and 0.3.
     """
     spread = 2 * ((cosines + 1) / 2).pow(3) - 1
     own = labels[:, None]
     positives = F.softplus(-scale * (spread.gather(1, own) - margin) - bias).sum(1)
     negatives = F.softplus(scale * (spread + margin) + bias).scatter(1, own, 0.0).sum(1)
-    return (positive_weight * positives + (1 - positive_weight) * negatives).mean()
+    return (_POSITIVE_WEIGHT * positives + (1 - _POSITIVE_WEIGHT) * negatives).mean()
 
 
 class Supervised(Model):
@@ -85,8 +82,7 @@ class Supervised(Model):
         ] = 0
         hard_margin: Annotated[float, Field(ge=0, lt=math.pi / 2, description="their margin, radians")] = 0.06
         keeps_classes: Annotated[
-            bool,
-            Field(description="with encoder.init: start from that run's classes too (large margin)"),
+            bool, Field(description="with encoder.init: start from that run's classes too (large margin)")
         ] = False
         gate: GateConfig = field(default_factory=GateConfig)
         correction: Annotated[
@@ -107,13 +103,12 @@ class Supervised(Model):
             )
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize) -> None:
-        super().__init__()
+        super().__init__(config)
         if size.num_speakers < 2:
             raise ValueError(
                 f"The training utterances have {size.num_speakers} speaker(s), and a classifier needs two: "
                 "give lists with two or more, or a larger data.fraction."
             )
-        self.config = config
         self.views = (ViewGroup("views", 1, config.crop_seconds),)
         if config.correction is not None:
             self.views += (ViewGroup("clean", 1, config.crop_seconds, is_clean=True),)
@@ -196,8 +191,7 @@ class Supervised(Model):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return labels (B,), some corrected, weights of the rows' losses (B,), and what the gate did.
 
-        Only rows that are left out are heard again, in evaluation mode, so that a clean crop changes no
-        running statistics.
+        Rows left out are heard again, in evaluation mode: a clean crop changes no running statistics.
         """
         labels, correction = batch["speaker"], self.config.correction
         losses = self._losses(cosines, labels, share)

@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, freeze
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, freeze
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import Positives, ShortSeconds, Temperature, TwoViewConfig
 from sslsv.models.queue import Queue
 from sslsv.models.two_view import ProjectedViews
-from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import section
 
@@ -63,32 +62,31 @@ class SwAV(ProjectedViews):
         self._new_rows: Tensor | None = None
         self.add_positives(config.positives, size, dim)
 
-    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss of the global batch.
+    def project(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return embeddings of the two long views alone, and projections of all."""
+        embeddings, projections = super().project(batch)
+        return embeddings[:, :2], projections
 
-        The encoder takes views of a length together, the projector all. Metrics are of the two long views.
+    def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss; metrics are of the two long views.
+
         `accuracy` is the share of rows whose best prototype is that of the other view's code;
         `used_prototypes` counts prototypes that win some row, relative to the most that could: near 0 is
         collapse.
         """
-        embeddings, num_views = self.encode(batch), 2 + self.config.num_short
-        projections = self.projector(embeddings)
-        with torch.autocast(projections.device.type, enabled=False):
-            rows = distributed.gather(by_sample(projections, num_views), loss_is_whole=True)
-            z = F.normalize(rows, dim=2).transpose(0, 1)  # (V, W*B, P)
-            self._new_rows = z[:2].detach()
-            z_b, sampling = self.sample_positives(z[1], batch, progress)
-            z = torch.cat([torch.stack([z[0], z_b]), z[2:]])
-            prototypes = F.normalize(full_precision(self.prototypes), dim=1)
-            scores = z @ prototypes.T
-            codes = torch.stack([self.codes(i, scores[i].detach(), prototypes, progress) for i in (0, 1)])
-            loss = swav_loss(scores, codes, self.config.temperature)
-            best = scores[:2].detach().argmax(2)
-            used = loss.new_zeros(len(prototypes)).index_fill_(0, best.flatten(), 1.0).sum()
-            used = used.detach() / min(len(prototypes), best.numel())
-            accuracy = (best == codes.flip(0).argmax(2)).to(loss.dtype).mean()
-        output = StepOutput(loss, {"accuracy": accuracy, "used_prototypes": used} | sampling)
-        return self.regularized(output, by_sample(embeddings, num_views)[:, :2], progress)
+        z = F.normalize(rows, dim=2).transpose(0, 1)  # (V, W*B, P)
+        self._new_rows = z[:2].detach()
+        z_b, sampling = self.sample_positives(z[1], batch, progress)
+        z = torch.cat([torch.stack([z[0], z_b]), z[2:]])
+        prototypes = F.normalize(full_precision(self.prototypes), dim=1)
+        scores = z @ prototypes.T
+        codes = torch.stack([self.codes(i, scores[i].detach(), prototypes, progress) for i in (0, 1)])
+        loss = swav_loss(scores, codes, self.config.temperature)
+        best = scores[:2].detach().argmax(2)
+        used = loss.new_zeros(len(prototypes)).index_fill_(0, best.flatten(), 1.0).sum()
+        used = used.detach() / min(len(prototypes), best.numel())
+        accuracy = (best == codes.flip(0).argmax(2)).to(loss.dtype).mean()
+        return StepOutput(loss, {"accuracy": accuracy, "used_prototypes": used} | sampling)
 
     @torch.no_grad()
     def codes(self, view: int, scores: Tensor, prototypes: Tensor, progress: Progress) -> Tensor:

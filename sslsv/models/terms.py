@@ -29,8 +29,7 @@ def _hinge(variance: Tensor, target_std: float, eps: float) -> Tensor:
 class _GramProducts(torch.autograd.Function):
     """Compute off-diagonal energy and diagonal of z_a^T z_b (z_a^T z_a for None) from the Gram matrices.
 
-    The gradient is written out: autograd does not use that Gram matrices are symmetric and takes twice the
-    matrix products.
+    The gradient is written out: autograd, blind to the symmetry of Gram matrices, takes twice the products.
     """
 
     @staticmethod
@@ -73,8 +72,7 @@ def cross_products(z_a: Tensor, z_b: Tensor | None = None) -> tuple[Tensor, Tens
 def variance_and_covariance(z: Tensor, target_std: float = 1.0, eps: float = 1e-4) -> tuple[Tensor, Tensor]:
     """Return `variance_hinge`, and the sum of the squared off-diagonal entries of the covariance over P.
 
-    Both come from one centred copy of `z` (B, P); the covariance is unbiased. Source: VICReg (arXiv
-    2105.04906), equations 1, 3 and 4.
+    Unbiased, from one centred copy of `z` (B, P). Source: VICReg (arXiv 2105.04906), equations 1, 3 and 4.
     """
     rows, dims = z.shape
     energy, squares = cross_products(z - z.mean(0))

@@ -21,8 +21,7 @@ class ProjectedViews(Model):
     projector_ends_in_norm = False
 
     def __init__(self, config: Any, encoder: nn.Module, _: CorpusSize, *groups: ViewGroup) -> None:
-        super().__init__()
-        self.config: Any = config  # subclasses may state the type, `config: Config`
+        super().__init__(config)
         groups = groups or (ViewGroup("views", 2, config.crop_seconds),)
         self.views = tuple(group for group in groups if group.count)
         self.encoder = encoder
@@ -31,6 +30,23 @@ class ProjectedViews(Model):
         self.projection_dim = (dim, *config.projector_dims)[-1]
         if hasattr(config, "predictor_dims"):
             self.predictor = projector(self.projection_dim, config.predictor_dims)
+
+    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
+        embeddings, projections = self.project(batch)
+        with torch.autocast(projections.device.type, enabled=False):
+            rows = distributed.gather(projections, loss_is_whole=True)
+            output = self.loss_of(rows, batch, progress)
+        return self.regularized(output, embeddings, progress)
+
+    def project(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, V, D) and projections (B, V, P); the projector takes all views together."""
+        embeddings, num_views = self.encode(batch), sum(group.count for group in self.views)
+        return by_sample(embeddings, num_views), by_sample(self.projector(embeddings), num_views)
+
+    def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss of the projections (W*B, V, P) of the global batch; `batch` is this worker's."""
+        raise NotImplementedError(f"{type(self).__name__} has neither `loss_of` nor `forward`.")
 
 
 class TwoViewModel(ProjectedViews):
@@ -43,21 +59,13 @@ class TwoViewModel(ProjectedViews):
         super().__init__(config, encoder, size)
         self.add_positives(getattr(config, "positives", None), size, self.projection_dim)
 
-    def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
-        embeddings, projections = self.project(batch["views"])
-        with torch.autocast(projections.device.type, enabled=False):
-            pairs = distributed.gather(projections, loss_is_whole=True)  # (W*B, 2, P)
-            positives, sampling = self.sample_positives(pairs[:, 1], batch, progress)
-            # Stacking again gives the memory layout, and so the order of summation, of a run without SSPS.
-            z_a, z_b = torch.stack([pairs[:, 0], positives], 1).unbind(1)
-            loss, metrics = self.loss_at(z_a, z_b, progress)
-        return self.regularized(StepOutput(loss, metrics | sampling), embeddings, progress)
-
-    def project(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embeddings and projections of this worker's views, (B, 2, D) and (B, 2, P), of (B, 2, T)."""
-        embeddings = self.encoder(by_view(views))
-        return by_sample(embeddings), by_sample(self.projector(embeddings))
+    def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
+        """Return the loss of both views; with SSPS some rows of view b are other utterances'."""
+        positives, sampling = self.sample_positives(rows[:, 1], batch, progress)
+        # Stacking again gives the memory layout, and so the order of summation, of a run without SSPS.
+        z_a, z_b = torch.stack([rows[:, 0], positives], 1).unbind(1)
+        loss, metrics = self.loss_at(z_a, z_b, progress)
+        return StepOutput(loss, metrics | sampling)
 
     def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
         """Return `loss`. Override this instead if the loss draws random numbers or depends on `progress`."""
@@ -113,11 +121,10 @@ class TwoViewTeacherModel(ProjectedViews, TeacherModel):
         super().__init__(config, encoder, size)
         self.add_teacher("encoder", "projector")
 
-    def project(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project_both(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the student's embeddings (2B, D) and projections (2B, P), and the teacher's (B, 2, P).
 
-        Views are (B, 2, T); rows of 2B hold all of view a before all of view b. No gradient reaches the
-        teacher.
+        Views are (B, 2, T); rows of 2B hold view a, then view b. No gradient reaches the teacher.
         """
         waveforms = by_view(views)
         embeddings = self.encoder(waveforms)

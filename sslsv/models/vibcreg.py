@@ -62,6 +62,5 @@ class VIbCReg(TwoViewModel):
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
         """Return the weighted sum of the three terms; the metrics are the unweighted ones."""
         c = self.config
-        return StepOutput(
-            *vibcreg_loss(z_a, z_b, c.invariance_weight, c.variance_weight, c.covariance_weight)
-        )
+        weights = c.invariance_weight, c.variance_weight, c.covariance_weight
+        return StepOutput(*vibcreg_loss(z_a, z_b, *weights))

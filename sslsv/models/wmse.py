@@ -86,13 +86,11 @@ class WMSE(TwoViewModel):
         `projection_feature_std` shows a collapse, which the loss does not: it is 0 for equal projections. A
         collapse so complete that it can't be whitened gives NaN.
         """
-        generator = progress.generator()
-        orders = torch.stack(
-            [torch.randperm(len(z_a), generator=generator) for _ in range(self.config.num_partitions)]
-        )
+        config, generator = self.config, progress.generator()
+        orders = [torch.randperm(len(z_a), generator=generator) for _ in range(config.num_partitions)]
         losses = [
-            wmse_loss(z_a, z_b, order, self.config.group_size, self.config.shrinkage)
-            for order in on_device(orders, z_a.device)
+            wmse_loss(z_a, z_b, order, config.group_size, config.shrinkage)
+            for order in on_device(torch.stack(orders), z_a.device)
         ]
         spread = feature_std(torch.cat([z_a, z_b]).detach())
         return StepOutput(torch.stack(losses).mean().to(z_a.dtype), {"projection_feature_std": spread})

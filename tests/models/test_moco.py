@@ -59,7 +59,7 @@ def test_moco__norms_of_anchors_are_those_before_normalisation() -> None:
     model = small(MoCo, queue_length=10, margin=MarginConfig(name="adaface"))
     model(batch(model), PROGRESS)
     model.after_step(PROGRESS)
-    _, projections, _ = small(MoCo, queue_length=10).project(batch(model)["views"])
+    _, projections, _ = small(MoCo, queue_length=10).project_both(batch(model)["views"])
     norms = projections.norm(dim=1)
     expected = [0.99 * 20 + 0.01 * norms.mean().item(), 0.99 * 100 + 0.01 * norms.std().item()]
     assert model.margin.averages.tolist() == pytest.approx(expected)

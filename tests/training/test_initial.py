@@ -75,7 +75,7 @@ def test_encoder__frozen_has_no_gradient_and_keeps_its_statistics():
     before = {name: value.clone() for name, value in state.model.encoder.state_dict().items()}
     state.model.train()
     views = torch.randint(-9000, 9000, (4, 2, 4800)).to(torch.int16)
-    state.model.project(views)[1].square().sum().backward()
+    state.model.project({"views": views})[1].square().sum().backward()
     assert all(p.grad is None for p in state.model.encoder.parameters())
     assert all(torch.equal(before[name], value) for name, value in state.model.encoder.state_dict().items())
 
