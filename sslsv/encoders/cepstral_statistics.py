@@ -23,8 +23,7 @@ from sslsv.settings import refuse_if, section
 class CepstralStatistics(SpectrogramEncoder):
     """Embed by means and deviations of cepstra over the louder 70 % of frames, and one hidden layer.
 
-    Cepstra are the cosine transform of log-mel energies (Davis and Mermelstein, 1980), slopes their
-    regression over 5 frames.
+    Cepstra are the cosine transform of log-mel energies (Davis and Mermelstein, 1980); see also `slopes`.
     """
 
     @section
@@ -77,8 +76,7 @@ class CepstralStatistics(SpectrogramEncoder):
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, 2 * num_cepstra + 1, L), outside autocast.
 
-        The head gets means of all cepstra but the first (the level), standard deviations of all cepstra, and
-        root mean squares of slopes.
+        The head gets means of cepstra but the first (the level), deviations of all, rms values of slopes.
         """
         with torch.autocast(frames.device.type, enabled=False):
             weights = frames[:, -1:] / frames[:, -1:].sum(2, keepdim=True)
@@ -93,8 +91,7 @@ class CepstralStatistics(SpectrogramEncoder):
 def slopes(series: Tensor) -> Tensor:
     """Return the slopes of least squares over 5 frames, (B, C, L) of (B, C, L): torchaudio's compute_deltas.
 
-    That has a group of its convolution for each row of the batch, which no export for any batch size can
-    hold.
+    Its convolution has a group for each row of a batch, which no export for any batch size can hold.
     """
     padded = F.pad(series, (2, 2), mode="replicate")
     return (2 * (padded[..., 4:] - padded[..., :-4]) + padded[..., 3:-1] - padded[..., 1:-3]) / 10

@@ -54,9 +54,7 @@ class TDNNBlock(nn.Module):
     ) -> None:
         super().__init__()
         padding = dilation * (kernel - 1) // 2
-        self.conv = nn.Conv1d(
-            inputs, outputs, kernel, dilation=dilation, padding=padding, padding_mode=padding_mode
-        )
+        self.conv = nn.Conv1d(inputs, outputs, kernel, 1, padding, dilation, padding_mode=padding_mode)
         self.norm: nn.Module = nn.BatchNorm1d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,10 +62,7 @@ class TDNNBlock(nn.Module):
 
 
 class Res2Block(nn.Module):
-    """Split the channels into 8 parts; all but one are convolved, after adding the output of the part before.
-
-    The part that is not convolved is the first, in wespeaker's form the last.
-    """
+    """Convolve 8 parts of the channels but the first (wespeaker: last), the output before added to each."""
 
     def __init__(self, channels: int, dilation: int, form: str) -> None:
         super().__init__()
@@ -129,9 +124,7 @@ class ECAPATDNN(SpectrogramEncoder):
         embedding_dim: EmbeddingDim = 512
         form: Annotated[
             Literal["speechbrain", "wespeaker"],
-            Field(
-                description="variant: SpeechBrain's (also of 3D-Speaker and the first sslsv) or wespeaker's"
-            ),
+            Field(description="SpeechBrain's (also that of 3D-Speaker and the first sslsv) or wespeaker's"),
         ] = "speechbrain"
         has_global_context: Annotated[bool, Field(description="wespeaker: attention sees statistics")] = True
         embedding_batchnorm: Annotated[bool, Field(description="wespeaker: batch norm at the end")] = False

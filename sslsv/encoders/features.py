@@ -124,28 +124,17 @@ class Spectrogram(nn.Module):
 
 def _filters(features: Features) -> Tensor:
     # Returns (257, num_mels), (201, num_mels) of SpeechBrain's.
+    low, high, num_mels = features.low_hz, features.high_hz, features.num_mels
     if features.kind == "speechbrain":  # a filter is as wide below its centre as above, so they overlap
-        ends = [2595 * math.log10(1 + hz / 700) for hz in (features.low_hz, features.high_hz)]
-        hz = 700 * (10 ** (torch.linspace(ends[0], ends[1], features.num_mels + 2) / 2595) - 1)
+        ends = [2595 * math.log10(1 + hz / 700) for hz in (low, high)]
+        hz = 700 * (10 ** (torch.linspace(ends[0], ends[1], num_mels + 2) / 2595) - 1)
         slopes = (torch.linspace(0, SAMPLE_RATE // 2, 201)[:, None] - hz[1:-1]) / (hz[1:] - hz[:-1])[:-1]
         return (1 - slopes.abs()).clamp(min=0)
-    bins = 257
-    if features.kind == "log_mel":
-        filters: Tensor = torchaudio.functional.melscale_fbanks(
-            bins,
-            features.low_hz,
-            features.high_hz,
-            features.num_mels,
-            SAMPLE_RATE,
-            norm=None,
-            mel_scale="htk",
-        )
-        return filters
-    filters, _ = torchaudio.compliance.kaldi.get_mel_banks(
-        features.num_mels, 512, SAMPLE_RATE, features.low_hz, features.high_hz, 100.0, -500.0, 1.0
-    )
-    padded: Tensor = F.pad(filters.T, (0, 0, 0, 1))  # Kaldi leaves the last bin out.
-    return padded
+    if features.kind == "log_mel":  # torchaudio's own defaults: HTK's scale, filters of height 1
+        return torchaudio.functional.melscale_fbanks(257, low, high, num_mels, SAMPLE_RATE)  # type: ignore[no-any-return]
+    mel_banks = torchaudio.compliance.kaldi.get_mel_banks
+    filters, _ = mel_banks(num_mels, 512, SAMPLE_RATE, low, high, 100.0, -500.0, 1.0)
+    return F.pad(filters.T, (0, 0, 0, 1))  # Kaldi leaves the last bin out.
 
 
 class Waveform(nn.Module):

@@ -1,7 +1,6 @@
 """From a map of frames (B, C, F, L) to one vector per utterance (B, output_dim): over frequency and time.
 
-All of it in float32 (or float64) even under autocast: softmax over hundreds of frames and variances need the
-digits.
+All of it in float32 (or float64) even under autocast: softmax over many frames and variances need the digits.
 """
 
 from collections.abc import Callable
@@ -34,8 +33,7 @@ class MeanPooling(nn.Module):
 class StatisticsPooling(MeanPooling):
     """Take mean and biased standard deviation over time of each channel and frequency: 2 * C * F values.
 
-    Source: Snyder et al., Interspeech 2017 (x-vector). Variances are at least 1e-5, for a gradient that
-    exists.
+    Source: Snyder et al., Interspeech 2017 (x-vector). Variances are at least 1e-5: so a gradient exists.
     """
 
     def __init__(self, channels: int, num_bins: int) -> None:
@@ -70,8 +68,7 @@ class SelfAttentivePooling(MeanPooling):
 class ChannelAttentivePooling(MeanPooling):
     """Weigh frames for each channel and frequency by itself: mean over time, and deviation if `has_std`.
 
-    C * F values, or 2 * C * F. Source: Okabe et al., Interspeech 2018 (arXiv 1803.10963), attention per
-    channel.
+    C * F values, or 2 * C * F. Source: Okabe et al., Interspeech 2018 (arXiv 1803.10963), per channel.
     """
 
     def __init__(self, channels: int, num_bins: int, has_std: bool, attention_dim: int = 128) -> None:
@@ -98,10 +95,7 @@ class ChannelAttentivePooling(MeanPooling):
 
 
 def mean_and_deviation(frames: Tensor, eps: float) -> Tensor:
-    """Return mean and unbiased standard deviation, sqrt(variance + eps), over time: (B, C, L) -> (B, 2C).
-
-    This is how wespeaker and 3D-Speaker pool; in float32 or float64.
-    """
+    """Return mean and unbiased deviation, sqrt(variance + eps), as wespeaker: (B, C, L) -> (B, 2C)."""
     with torch.autocast(frames.device.type, enabled=False):
         variance, mean = torch.var_mean(full_precision(frames), 2)
         return torch.cat([mean, (variance + eps).sqrt()], 1)

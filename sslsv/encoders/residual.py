@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Stride = int | tuple[int, int]
 
-def conv_norm_relu(
-    inputs: int, outputs: int, kernel: int = 3, stride: int | tuple[int, int] = 1
-) -> nn.Sequential:
+
+def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, stride: Stride = 1) -> nn.Sequential:
     """Return a convolution that keeps the map's size but for its stride, batch norm and ReLU."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-def shortcut(inputs: int, outputs: int, stride: int | tuple[int, int]) -> nn.Module:
+def shortcut(inputs: int, outputs: int, stride: Stride) -> nn.Module:
     """Return the identity, or a 1 x 1 convolution and batch norm where the block changes the map's shape."""
     if stride in (1, (1, 1)) and inputs == outputs:
         return nn.Identity()
@@ -24,9 +24,7 @@ def shortcut(inputs: int, outputs: int, stride: int | tuple[int, int]) -> nn.Mod
 class Block(nn.Module):
     """Add a shortcut to two 3 x 3 convolutions, or to 1 x 1, 3 x 3, 1 x 1 ones that end 4 times as wide."""
 
-    def __init__(
-        self, inputs: int, width: int, stride: int | tuple[int, int], is_bottleneck: bool = False
-    ) -> None:
+    def __init__(self, inputs: int, width: int, stride: Stride, is_bottleneck: bool = False) -> None:
         super().__init__()
         outputs = 4 * width if is_bottleneck else width
         kernels = (1, 3, 1) if is_bottleneck else (3, 3)
@@ -34,10 +32,7 @@ class Block(nn.Module):
         strided = 1 if is_bottleneck else 0
         layers: list[nn.Module] = []
         for i, kernel in enumerate(kernels):
-            step = stride if i == strided else 1
-            layers.append(nn.Conv2d(widths[i], widths[i + 1], kernel, step, kernel // 2, bias=False))
-            layers.append(nn.BatchNorm2d(widths[i + 1]))
-            layers.append(nn.ReLU(inplace=True))
+            layers += conv_norm_relu(widths[i], widths[i + 1], kernel, stride if i == strided else 1)
         self.layers = nn.Sequential(*layers[:-1])  # The last ReLU comes after the shortcut.
         self.shortcut = shortcut(inputs, outputs, stride)
 

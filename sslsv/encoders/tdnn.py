@@ -50,9 +50,7 @@ class TDNN(SpectrogramEncoder):
         blocks = []
         for width, kernel, dilation in _LAYERS:
             padding = dilation * (kernel - 1) // 2
-            convolution = nn.Conv1d(
-                inputs, width, kernel, dilation=dilation, padding=padding, padding_mode="reflect"
-            )
+            convolution = nn.Conv1d(inputs, width, kernel, 1, padding, dilation, padding_mode="reflect")
             blocks.append(nn.Sequential(convolution, nn.LeakyReLU(inplace=True), nn.BatchNorm1d(width)))
             inputs = width
         self.blocks = nn.Sequential(*blocks)

@@ -168,9 +168,8 @@ class ThinResNet34(SpectrogramEncoder):
         self.frame_dim = channels * num_bins
         self.pooling = POOLINGS[config.pooling](channels, num_bins)
         self.head = nn.Linear(self.pooling.output_dim, config.embedding_dim)
-        self.head_norm: nn.Module = nn.Identity()
-        if config.embedding_batchnorm:
-            self.head_norm = nn.BatchNorm1d(config.embedding_dim, affine=False)
+        dim, has_norm = config.embedding_dim, config.embedding_batchnorm
+        self.head_norm = nn.BatchNorm1d(dim, affine=False) if has_norm else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

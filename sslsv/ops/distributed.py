@@ -108,8 +108,7 @@ def gather_objects(value: T) -> list[T]:
 def share_buffers(module: nn.Module) -> None:
     """Broadcast the buffers of rank 0, which the checkpoint stores, to every rank.
 
-    Without synchronised batch norm the running statistics differ between ranks, and DDP is told not to
-    broadcast them (`average_gradients`).
+    Without synchronised batch norm they differ, and DDP is told not to broadcast them (`average_gradients`).
     """
     if world_size() > 1:
         for buffer in module.buffers():

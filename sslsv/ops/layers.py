@@ -26,19 +26,16 @@ def in_format_of(network: nn.Module, x: Tensor) -> Tensor:
 def projector(input_dim: int, dims: Sequence[int], ends_in_norm: bool = False) -> nn.Sequential:
     """Build Linear-BN-ReLU for each of `dims`, the last one linear only: (B, input_dim) -> (B, dims[-1]).
 
-    No dims give the identity: the loss then sees the embeddings themselves. With `ends_in_norm` a batch norm
-    without weights follows the last layer.
+    Without dims it is the identity. With `ends_in_norm` a batch norm without weights follows the last layer.
     """
     layers: list[nn.Module] = []
-    for i, dim in enumerate(dims):
-        is_last = i == len(dims) - 1
-        has_bias = is_last and not ends_in_norm  # A batch norm would cancel a bias.
-        layers.append(nn.Linear(input_dim, dim, bias=has_bias))
-        if not is_last:
-            layers += [nn.BatchNorm1d(dim), nn.ReLU(inplace=True)]
-        elif ends_in_norm:
-            layers.append(nn.BatchNorm1d(dim, affine=False))
+    for dim in dims[:-1]:  # A batch norm would cancel a bias.
+        layers += [nn.Linear(input_dim, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(inplace=True)]
         input_dim = dim
+    if dims:
+        layers.append(nn.Linear(input_dim, dims[-1], bias=not ends_in_norm))
+    if dims and ends_in_norm:
+        layers.append(nn.BatchNorm1d(dims[-1], affine=False))
     return nn.Sequential(*layers)
 
 
