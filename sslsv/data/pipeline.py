@@ -105,35 +105,24 @@ def _local_until_ready(stream: Any, own: Generator[Batch, None, None]) -> Iterat
     # Yields batches of `own`, made in this process, until Ray Data (`stream`) delivers its first batch, then
     # those of `stream`. `own` stops there: a trainer that waits for data would otherwise have both make the
     # same batches for ever. Closing this generator early closes the stream, which stops the tasks.
-    later, has_begun = Future[tuple[int, Any]](), threading.Event()
-    count, is_closing = 0, False  # batches of `own` that were yielded
+    first = Future[Any]()
 
-    def catch_up() -> None:
+    def fetch() -> None:
         try:
-            for place, batch in enumerate(stream):
-                has_begun.set()
-                if place >= count or is_closing:
-                    later.set_result((place, batch))
-                    return
-            later.set_result((count - 1, None))  # all were made here
+            first.set_result(next(stream))
         except BaseException as error:  # Whatever it is, it is raised where the batch is wanted.
-            later.set_exception(error)
-        finally:
-            has_begun.set()
+            first.set_exception(error)
 
-    threading.Thread(target=catch_up, daemon=True).start()
+    threading.Thread(target=fetch, daemon=True).start()
     try:
-        for batch in own:
+        for count, batch in enumerate(own, start=1):
             yield batch
-            count += 1
-            if has_begun.is_set():
+            if first.done():
                 own.close()  # frees what it has decoded
-                place, first = later.result()
-                yield from itertools.islice(itertools.chain([first], stream), count - place, None)
+                yield from itertools.islice(itertools.chain([first.result()], stream), count, None)
     finally:
-        is_closing = True
         with contextlib.suppress(Exception):
-            later.result(timeout=30)  # a stream that is still starting can't be closed
+            first.result(timeout=30)  # a stream that is still starting can't be closed
             stream.close()
 
 

@@ -26,13 +26,13 @@ def plan_and_maker(root: Path) -> tuple[Plan, ViewMaker]:
 
 def stream_and_own(total: int, meet: int):
     """A stream that begins when `own` is at batch `meet`, and `own`, which then waits for it; what was closed."""
-    begun, caught_up, closed = threading.Event(), threading.Event(), []
+    begun, delivers, closed = threading.Event(), threading.Event(), []
 
     def stream():
         try:
             begun.wait(10)
             for number in range(total):
-                caught_up.set() if number == meet else None
+                delivers.set()
                 yield "stream", number
         finally:
             closed.append("stream")
@@ -41,7 +41,7 @@ def stream_and_own(total: int, meet: int):
         try:
             for number in range(total):
                 if number == meet:
-                    begun.set(), caught_up.wait(10), time.sleep(0.2)
+                    begun.set(), delivers.wait(10), time.sleep(0.2)
                 yield "own", number
         finally:
             closed.append("own")
@@ -49,7 +49,7 @@ def stream_and_own(total: int, meet: int):
     return stream(), own(), closed
 
 
-def test_earliest__own_batches_come_until_the_stream_has_caught_up_and_none_twice() -> None:
+def test_earliest__own_batches_come_until_the_stream_delivers_and_none_twice() -> None:
     stream, own, closed = stream_and_own(total=6, meet=2)
     batches = list(_local_until_ready(stream, own))
     assert batches == [(maker, number) for number, maker in enumerate(3 * ["own"] + 3 * ["stream"])]
