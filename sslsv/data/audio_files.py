@@ -41,33 +41,27 @@ def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], str]:
     links ends. Raises FileNotFoundError if the folder does not exist, OSError for one that can't be read,
     ValueError for a name that is not UTF-8.
     """
-    files = find_files(folder)
-    found, others = [*filter(is_audio, files)], [*filterfalse(is_audio, files)]
-    check_names(found)
-    named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
-    named += ", ..." if others[3:] else ""
-    left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"
-    return found, left if others else ""
-
-
-def find_files(folder: str | os.PathLike[str]) -> list[str]:
-    """Return the paths of all files below a folder, as `find_audio_files` does, whatever their names."""
 
     def refuse(error: OSError) -> None:
         raise error
 
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder} is not a folder: give the folder that holds the recordings.")
-    found: list[str] = []
+    files: list[str] = []
     entered: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         if (target := os.path.realpath(place)) in entered:
             folders.clear()
             continue
         entered.add(target)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(place, name) for name in files if not name.startswith(".")]
-    return sorted(found)
+        files += [os.path.join(place, name) for name in names if not name.startswith(".")]
+    found, others = sorted(filter(is_audio, files)), sorted(filterfalse(is_audio, files))
+    check_names(found)
+    named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
+    named += ", ..." if others[3:] else ""
+    left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"
+    return found, left if others else ""
 
 
 def check_names(paths: Iterable[str]) -> None:

@@ -71,7 +71,7 @@ class ViewMaker:
         self._streams = RandomStreams(seed)
         self._recordings = open_recordings(data.root)
         self._bank = Bank(self._recordings, data.bank_cache_mb)
-        self._augmenter, self._no_augmenter = Augmenter(data.augment, self._bank), Augmenter((), self._bank)
+        self._augmenter = Augmenter(data.augment, self._bank)
 
     def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
         """Return the batch of rows of a Plan: int16 {group: (B, count, T)} and columns (B,) of int64.
@@ -89,17 +89,14 @@ class ViewMaker:
         bad_files = np.full(len(sources), -1, dtype=np.int64)
         for name, group, num_samples, is_clean in self.view_groups:
             of_group = [of_sample[view] for of_sample in crops for view in group]
-            views = np.empty((len(of_group), num_samples), dtype=np.int16)
-            streams = [
-                partial(self._streams.draws, epoch, utterance, view=view)
-                for epoch, utterance in sources
-                for view in group
-            ]
-            augmenter = self._no_augmenter if is_clean else self._augmenter
-            for i, file in enumerate(augmenter.augment(of_group, streams, views)):
+            views = np.array(of_group, dtype=np.int16).reshape(-1, num_samples)
+            batch[name] = views.reshape(len(sources), len(group), num_samples)
+            if is_clean:
+                continue
+            streams = [partial(self._streams.draws, *source, view=view) for source in sources for view in group]
+            for i, file in enumerate(self._augmenter.augment(views, streams)):
                 if file >= 0 and bad_files[i // len(group)] < 0:
                     bad_files[i // len(group)] = file
-            batch[name] = views.reshape(len(sources), len(group), num_samples)
         if self.needs_labels:
             numbers = [self._speed_number(epoch, utterance) for epoch, utterance in sources]
             batch["speaker"] = self._speakers[batch["utterance"]] + self._class_step * np.array(numbers)
@@ -141,8 +138,6 @@ class ViewMaker:
         raise AudioError(f"{len(reasons)} recordings in a row cannot be read; the first: {reasons[0]}")
 
     def _speed_number(self, epoch: int, utterance: int) -> int:
-        if len(self.speeds) == 1:
-            return 0
         draws = self._streams.draws(epoch, utterance, "sample speed")
         number = draws.below(len(self.speeds))
         return number if draws.fraction() < self.speed_probability else 0
@@ -173,8 +168,7 @@ class ChannelSimulator:
     def read(self, name: str, version: int) -> Waveform:
         """Return a whole recording (T,), full scale 1; raises AudioError."""
         with self._recordings.open(name) as recording:
-            samples = recording.read_int16(0, recording.num_samples)
+            views = np.array([recording.read_int16(0, recording.num_samples)])
         draws = partial(self._streams.draws, version, name_key(os.fsencode(name), 8))
-        views = np.empty((1, len(samples)), dtype=np.int16)
-        self._augmenter.augment([samples], [draws], views)
+        self._augmenter.augment(views, [draws])
         return to_waveform(views[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import soundfile
 
-from sslsv.data.audio_files import find_files
+from sslsv.data.audio_files import find_audio_files
 from sslsv.data.list_forms import IS_TARGET, TRIALS, Rows
 from sslsv.prepare_data.archives import extract, open_zip, read_tar
 from sslsv.prepare_data.convert import convert
@@ -78,7 +78,7 @@ def places_of_voxceleb1(root: Path) -> dict[str, str]:
     in another format. One parent folder is found when a list is read (`lists.path_resolver`).
     """
     folder = root / "voxceleb1"
-    files = [os.path.relpath(file, root) for file in (find_files(folder) if folder.is_dir() else ())]
+    files = [os.path.relpath(file, root) for file in find_audio_files(folder)[0]] if folder.is_dir() else []
     found = [(file, place) for file in files if (place := voxceleb_place(file))]
     fronts = {file.partition(place)[0] for file, place in found}
     is_other = len(fronts) > 1 or not all(file.endswith(".wav") for file, _ in found)

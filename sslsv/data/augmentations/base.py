@@ -64,10 +64,8 @@ class Augmenter:
     def __init__(self, settings: Sequence[Any], bank: Bank) -> None:
         self.augmentations = [make_augmentation(each, bank) for each in settings]
 
-    def augment(
-        self, crops: Sequence[Samples], streams: Sequence[Callable[[str], Draws]], views: Samples
-    ) -> list[int]:
-        """Make views (N, T) of N crops (T,); a view depends on its crop and its streams alone.
+    def augment(self, views: Samples, streams: Sequence[Callable[[str], Draws]]) -> list[int]:
+        """Change N crops (N, T) into views, in place; a view depends on its crop and its streams alone.
 
         `streams[i](name)` gives the random numbers of an augmentation for crop i. A view that would exceed
         full scale is made quieter, not clipped. Returns the first unreadable file of the bank that was drawn
@@ -78,21 +76,19 @@ class Augmenter:
             (each, [each.draw_or_skip(rng) for rng in row])
             for each, row in zip(self.augmentations, rngs, strict=True)
         ]
-        order = list(range(len(crops)))
+        order = list(range(len(views)))
         for each, draws in steps:
             keys = [() if drawn is None else each.sort_key(drawn) for drawn in draws]
             order.sort(key=keys.__getitem__)
         for first in range(0, len(order), ROWS_AT_ONCE):
             rows = order[first : first + ROWS_AT_ONCE]
-            changed: dict[int, Any] = {row: crops[row] for row in rows}
+            changed: dict[int, Any] = {row: views[row] for row in rows}
             for each, draws in steps:
                 chosen = [row for row in rows if draws[row] is not None]
                 results = each.apply([changed[row] for row in chosen], [draws[row] for row in chosen])
                 changed.update(zip(chosen, results, strict=True))
             for row, crop in changed.items():
-                if crop.dtype == np.int16:
-                    views[row] = crop
-                else:
+                if crop.dtype != np.int16:
                     round_to_int16(crop, views[row])
         of_crops = zip(*rngs, strict=True)
         return [next((rng.bad_files[0] for rng in of_crop if rng.bad_files), -1) for of_crop in of_crops]

@@ -16,9 +16,9 @@ CROP = np.random.default_rng(0).normal(0.0, 3000.0, 32000).astype(np.int16)
 
 
 def views_of(root: Path, augment: list[Any], numbers: list[int]) -> np.ndarray:
-    views = np.empty((len(numbers), len(CROP)), dtype=np.int16)
+    views = np.tile(CROP, (len(numbers), 1))
     streams = [partial(RandomStreams(3).draws, 0, number) for number in numbers]
-    Augmenter(augment, Bank(open_recordings(root), 16)).augment([CROP] * len(numbers), streams, views)
+    Augmenter(augment, Bank(open_recordings(root), 16)).augment(views, streams)
     return views
 
 
