@@ -101,9 +101,8 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
 def open_audio(path: str | os.PathLike[str]) -> Recording:
     """Open an audio file.
 
-    Raises AudioError, here and when it is read, for a file that is missing, empty, no audio, truncated, not
-    finite, or in floats that are far above full scale. That a file is truncated is told by WAV, FLAC, SPH,
-    mp3 with a length in it, m4a, mp4, webm and wma; of any other file the rest is a shorter recording.
+    Raises AudioError, here and when it is read, for a file that is missing, empty, no audio, not finite, far
+    above full scale, or truncated: WAV, FLAC, SPH, mp3 with a length in it, m4a, mp4, webm and wma tell that.
     """
     name, header = os.fspath(path), b""
     with contextlib.suppress(OSError):  # the decoder says why a file can't be opened
@@ -161,18 +160,16 @@ class _DecodedFile(Recording):
 
     def __init__(self, path: str, file: Any) -> None:
         self.path, self._file, self.file_rate = path, file, file.samplerate
-        if self._file.frames <= 0:
+        if file.frames <= 0:
             self.close()
             raise AudioError(f"{path} has an audio header but no samples.")
-        ratio = Fraction(SAMPLE_RATE, self._file.samplerate)
-        self._up, self._down = ratio.numerator, ratio.denominator
-        self.num_samples = -(-self._file.frames * self._up // self._down)
-        self._is_16_bit = self._file.subtype == "PCM_16"
-        self.is_slow = self._file.subtype == "OPUS"
-        self._lead_frames = _LEAD_FRAMES if self._file.format in _LOSSY else 0
-        is_vorbis = self._file.subtype == "VORBIS"
-        self._last_exact_seek = self._file.frames - (_VORBIS_END_FRAMES if is_vorbis else 0)
-        self._is_plain = self._is_16_bit and ratio == 1 and self._file.channels == 1
+        self._up, self._down = Fraction(SAMPLE_RATE, file.samplerate).as_integer_ratio()
+        self.num_samples = -(-file.frames * self._up // self._down)
+        self._is_16_bit = file.subtype == "PCM_16"
+        self._is_plain = self._is_16_bit and self._up == self._down and file.channels == 1
+        self.is_slow = file.subtype == "OPUS"
+        self._lead_frames = _LEAD_FRAMES if file.format in _LOSSY else 0
+        self._last_exact_seek = file.frames - (_VORBIS_END_FRAMES if file.subtype == "VORBIS" else 0)
 
     def close(self) -> None:
         self._file.close()

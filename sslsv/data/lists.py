@@ -114,14 +114,13 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
     known: dict[str, tuple[str, str]] = {}  # of a speaker: the first list, and the folder above the speaker's
     for name in lists:
         num_before = len(speaker_of)
-        rows = Rows(root, name, TRAIN)
+        rows, firsts = Rows(root, name, TRAIN), dict[str, str]()  # a path of each speaker
         for number, speaker, path in _spelt(root, name, rows):
             if path in speaker_of:
                 raise ValueError(f"{name}, line {number}: {path} is listed twice; remove one of the lines.")
             speaker_of[path] = ids.setdefault(speaker, len(ids))
-        named, num_read = list(ids), len(speaker_of) - num_before
-        firsts = {named[i]: path for path, i in islice(reversed(speaker_of.items()), num_read)}
-        notes += rows.note(f"{len(firsts):,} speakers, {num_read:,} recordings")
+            firsts.setdefault(speaker, path)
+        notes += rows.note(f"{len(firsts):,} speakers, {len(speaker_of) - num_before:,} recordings")
         found = {s: (name, f"/{os.path.dirname(path)}/".split(f"/{s}/")[0]) for s, path in firsts.items()}
         again = Counter(known[s][0] for s in found if s in known and known[s][1] != found[s][1])
         notes += [
@@ -185,11 +184,10 @@ def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tup
 
 def _spelt(root: Root, name: str, rows: Rows) -> Iterator[tuple[int, str, str]]:
     # Yields (line, speaker, path) with the paths as the recordings that are there spell them.
-    remaining = iter(rows)
-    if not (first := list(islice(remaining, _NUM_PROBED))):
+    if not (first := list(islice(rows, _NUM_PROBED))):
         raise ValueError(f"{name} lists nothing to train on; does a column of sets not say `train`?")
     spelt = path_resolver(root, name, [path for _, _, path in first])
-    for number, speaker, path in chain(first, remaining):
+    for number, speaker, path in chain(first, rows):
         yield number, speaker, spelt(path)
 
 

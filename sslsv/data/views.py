@@ -93,7 +93,9 @@ class ViewMaker:
             batch[name] = views.reshape(len(sources), len(group), num_samples)
             if is_clean:
                 continue
-            streams = [partial(self._streams.draws, *source, view=view) for source in sources for view in group]
+            streams = [
+                partial(self._streams.draws, *source, view=view) for source in sources for view in group
+            ]
             for i, file in enumerate(self._augmenter.augment(views, streams)):
                 if file >= 0 and bad_files[i // len(group)] < 0:
                     bad_files[i // len(group)] = file

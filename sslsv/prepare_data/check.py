@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check, write files.parquet, print what is bad; returns 1 if anything is."""
-    target, root = options.target, os.path.abspath(options.root or os.path.dirname(options.target))
+    target = options.target
+    root = os.path.abspath(options.root or os.path.dirname(os.path.abspath(target)))
     for place in (target, root):
         if isinstance(open_recordings(place), Packed):
             raise ValueError(
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if len(seconds):
         print(f"seconds: {seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}")
     kinds = np.full(len(measured), None, dtype=object)
-    for kind, found in find_faults(measured, ends, options).items():
+    for kind, found in find_faults(measured, ends, root, options).items():
         kinds[list(found)] = kind
         if found:
             print(f"{len(found)} {kind}:", *list(found.values())[:_NAMED], sep="\n  ")
@@ -107,8 +108,8 @@ def measure(files: list[str], record: Path, cpus: int | None = None) -> pa.Table
     with progress("reading", len(files), done=len(files) - len(todo)) as bar, record.open("a") as lines:
         for i, row in map_files(inspect, [files[i] for i in todo], cpus):
             why = "ended the process that read it: its decoder crashes, or there is too little memory"
-            lost = facts_of(files[todo[i]])
-            lines.write(json.dumps(row or {**lost, "error": f"{lost['path']} {why}"}) + "\n")
+            path = files[todo[i]]
+            lines.write(json.dumps(row or {**facts_of(path), "error": f"{path} {why}"}) + "\n")
             lines.flush()
             bar.update()
     return _known(files, record)[1]
@@ -159,24 +160,22 @@ def inspect(path: str) -> dict[str, Any]:
                 is_silent = powers - means**2 < 10.0 ** (SILENCE_DB / 10)  # a constant offset is silence
                 silent += int(lengths[is_silent].sum())
                 digest.update(samples.astype("<i2").tobytes())
-            seconds, rate = file.num_samples / SAMPLE_RATE, file.file_rate
     except AudioError as error:
         return {**facts_of(path), "error": str(error)}
     shares = {"silent_share": silent / file.num_samples, "clipped_share": clipped / file.num_samples}
-    form = {"seconds": seconds, "sample_rate": rate, "digest": digest.hexdigest()}
-    return {**facts_of(path), **form, **shares}
+    form = {"seconds": file.num_samples / SAMPLE_RATE, "sample_rate": file.file_rate}
+    return {**facts_of(path), **form, **shares, "digest": digest.hexdigest()}
 
 
 def find_faults(
-    measured: pa.Table, ends: dict[str, float], options: argparse.Namespace
+    measured: pa.Table, ends: dict[str, float], root: str, options: argparse.Namespace
 ) -> dict[str, dict[int, str]]:
     """Return the faulty recordings of each kind: row and sentence, the gravest kind last.
 
     `ends` says where the last segment of each file ends, 0 without any. Of recordings with the same samples
     the first is no fault. Noises and rirs only have to be readable.
     """
-    base = os.path.abspath(options.root or os.path.dirname(os.path.abspath(options.target)))
-    below = (os.path.relpath(path, base).split(os.sep) for path in ends)
+    below = (os.path.relpath(path, root).split(os.sep) for path in ends)
     is_speech = np.array([NO_SPEECH.isdisjoint(folders) for folders in below])
     paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
     faults: dict[str, dict[int, str]] = {}

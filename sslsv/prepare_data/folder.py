@@ -18,9 +18,11 @@ from urllib.parse import quote
 import numpy as np
 
 from sslsv.data.audio_files import AUDIO_SUFFIXES, COMPRESSED_SUFFIXES, find_audio_files, why_unlistable
+from sslsv.data.bank import find_noises
 from sslsv.data.kaldi import kaldi_folder
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials
-from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, ORIGINAL_FOLDERS, RIR_FOLDER, NoiseKind
+from sslsv.data.recordings import Recordings
+from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, RIR_FOLDER, NoiseKind
 from sslsv.prepare_data.disk import write_list
 from sslsv.settings import command_name, parse_yaml
 
@@ -101,14 +103,11 @@ def training_command(root: Path, name: str, lists: dict[str, int]) -> str:
 
 def augmentation_overrides(root: Path) -> list[str]:
     """Return the override without which a config that augments would look in vain for noises or rirs."""
-    rirs, noises = (
-        next((root / place for place in (name, ORIGINAL_FOLDERS[name]) if (root / place).is_dir()), None)
-        for name in (RIR_FOLDER, NOISE_FOLDER)
-    )
-    kinds = [kind for kind in get_args(NoiseKind) if noises and (noises / kind).is_dir()]
-    if rirs and len(kinds) == len(get_args(NoiseKind)):
+    recordings, all_kinds = Recordings(root), get_args(NoiseKind)
+    there = ["{name: reverb}"] if find_noises(recordings, RIR_FOLDER)[1] else []
+    kinds = [kind for kind in all_kinds if find_noises(recordings, f"{NOISE_FOLDER}/{kind}")[1]]
+    if there and len(kinds) == len(all_kinds):
         return []
-    there = [*(["{name: reverb}"] if rirs else [])]
     there += [f"{{name: noise, kinds: [{', '.join(kinds)}]}}"] if kinds else []
     return [f"data.augment=[{', '.join(there)}]"]
 
@@ -166,26 +165,22 @@ def speaker_level(files: list[str], folder: Path) -> str:
     depth = min(map(len, folders))
     names_of = {str(i + 1): [each[i] for each in folders] for i in range(depth)}
     names_of |= {"parent": [each[-1] for each in folders]} if depth else {}
-    readings: dict[str, list[str]] = {}
+    readings: dict[
+        tuple[int, ...], tuple[str, str]
+    ] = {}  # the number of each file's group: rule, what it reads
     for rule, names in names_of.items():
-        count = len(set(names))
-        is_new = all(
-            len(set(zip(names, each, strict=True))) > min(count, len(set(each))) for each in readings.values()
-        )
-        if count > 1 and is_new:
-            readings[rule] = names
-    if len(readings) < 2:
-        return next(iter(readings), "parent")
-    called = {
-        rule: "the last folders" if rule == "parent" else f"folders of level {rule}" for rule in readings
-    }
-    shown = (
-        f"{len(set(names))} speakers, {called[rule]} ({', '.join(sorted(set(names))[:3])} ...)"
-        for rule, names in readings.items()
-    )
+        numbers: dict[str, int] = {}
+        grouping = tuple(numbers.setdefault(name, len(numbers)) for name in names)
+        called = "the last folders" if rule == "parent" else f"folders of level {rule}"
+        if len(numbers) > 1:
+            examples = ", ".join(sorted(numbers)[:3])
+            readings.setdefault(grouping, (rule, f"{len(numbers)} speakers, {called} ({examples} ...)"))
+    rules, shown = [rule for rule, _ in readings.values()], [each for _, each in readings.values()]
+    if len(rules) < 2:
+        return rules[0] if rules else "parent"
     raise ValueError(
-        f"{folder} can be read in {len(readings)} ways: {', or '.join(shown)}. Sessions taken for speakers "
-        f"spoil validation, so say which: --speaker-from {' or '.join(readings)} (or none, or a regular "
+        f"{folder} can be read in {len(rules)} ways: {', or '.join(shown)}. Sessions taken for speakers "
+        f"spoil validation, so say which: --speaker-from {' or '.join(rules)} (or none, or a regular "
         "expression)."
     )
 

@@ -78,11 +78,12 @@ def pack(
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
     recordings = Recordings(root)
     lists = find_lists(root) if lists is None else lists
-    in_banks = [find_noises(recordings, name)[1] for name in BANK_FOLDERS]
-    for name, found in zip(BANK_FOLDERS, in_banks, strict=True):
-        if not found:
-            print(f"{root / name} holds no audio: packed without it.")
-    names = sorted({*_names_in(root, lists), *in_banks[0], *in_banks[1]}, key=os.fsencode)
+    chosen = _names_in(root, lists)
+    for folder in BANK_FOLDERS:
+        if not (found := find_noises(recordings, folder)[1]):
+            print(f"{root / folder} holds no audio: packed without it.")
+        chosen.update(found)
+    names = sorted(chosen, key=os.fsencode)
     print(f"Lists: {', '.join(lists)}")
     texts = [os.path.relpath(file, root) for name in lists for file in list_files(list_location(root, name))]
     stamps = {name: _stamp(recordings.location(name)) for name in [*names, *texts]}
