@@ -61,6 +61,7 @@ _NAMES = {
     "set": "set split subset",
 }
 _NAME_COLUMNS = "name the columns in a first line, such as `path`, `speaker path` or `speaker,path`."
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf", re.IGNORECASE)
 _NUM_LOOKED_AT = 100  # lines by which a form is told where the first leaves it open
 
 
@@ -252,7 +253,7 @@ class Rows:
             row = dict(zip(roles, fields, strict=False))
             if is_trial:
                 scores = [row.get("score", "0"), *fields[len(roles) :]]
-                return self._whole(row) if all(map(_is_number, scores)) else None
+                return self._whole(row) if all(map(_NUMBER.fullmatch, scores)) else None
             who, path = row.get(self.kind.columns[0], ""), row.get("path", "")
             # A speaker may be named by a path; a number behind a path is a length rather than a speaker.
             is_length = order == TRAIN.orders[1] and re.fullmatch(r"\d*\.\d+", who)
@@ -311,13 +312,6 @@ def _of_json(line: str, keys: list[str]) -> list[str]:
     if late := [key for key in values.keys() - set(keys) if _roles(key)]:
         raise ValueError(f"{late[0]!r} is not in the first line: give it there too, as null if it has none")
     return ["" if values.get(key) is None else str(values[key]) for key in keys]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return float(text) == float(text)
-    except ValueError:
-        return False
 
 
 def _seconds(start: str, stop: str, duration: str) -> tuple[float, float]:

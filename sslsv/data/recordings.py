@@ -243,10 +243,6 @@ class Segment(Recording):
     def close(self) -> None:
         self._whole.close()
 
-    def mapped(self) -> Samples | None:
-        whole = self._whole.mapped()
-        return None if whole is None else whole[self._first : self._first + self.num_samples]
-
     def _read(self, start: int, count: int) -> Samples:
         return self._whole.read_int16(self._first + start, count)
 

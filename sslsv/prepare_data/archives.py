@@ -22,10 +22,6 @@ from sslsv.prepare_data.disk import check_space, progress, write_whole
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
 
 
-class ArchiveError(ValueError):
-    """An archive that is damaged, incomplete, or not to be trusted."""
-
-
 class _JoinedParts(io.RawIOBase):
     """Several files as one, for reading and seeking."""
 
@@ -73,7 +69,7 @@ def open_zip(
 ) -> Iterator[tuple[zipfile.ZipFile, list[tuple[zipfile.ZipInfo, str]]]]:
     """Open a zip and list the files that `place_of` gives a path to, in the archive's order, with that path.
 
-    Raises ArchiveError for a zip that is damaged or incomplete, holds what is refused, or nothing of ours.
+    Raises ValueError for a zip that is damaged or incomplete, holds what is refused, or nothing of ours.
     """
     label = _label(paths)
     with open_parts(paths) as file:
@@ -84,7 +80,7 @@ def open_zip(
             if infos and min(info.header_offset for info in infos) != 0:
                 raise zipfile.BadZipFile("the first file is not at its beginning")
         except DAMAGED as error:
-            raise ArchiveError(
+            raise ValueError(
                 f"{label} is no complete zip ({error}): a part is missing, cut off or in the wrong order; "
                 "compare the sizes with those at its source."
             ) from error
@@ -95,15 +91,12 @@ def open_zip(
             if not info.is_dir() and (place := place_of(info.filename)):
                 found.append((info, place))
         if not found:
-            raise ArchiveError(f"{label} holds none of the files that are looked for: it is another archive.")
+            raise ValueError(f"{label} holds none of the files that are looked for: it is another archive.")
         yield archive, found
 
 
 def extract(paths: Sequence[Path], place_of: Callable[[str], str | None], folder: Path, title: str) -> bool:
-    """Write the files of a zip that are not below a folder yet; returns whether all are there now.
-
-    Raises OSError when there is no space for all of them, and as `open_zip` does.
-    """
+    """Write the files of a zip that are not below a folder yet; returns whether all are there now."""
     damaged = []
     with open_zip(paths, place_of) as (archive, entries):
         missing = [(info, place) for info, place in entries if not (folder / place).exists()]
@@ -121,7 +114,7 @@ def extract(paths: Sequence[Path], place_of: Callable[[str], str | None], folder
 
 
 def read_tar(paths: Sequence[Path], suffix: str) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each file of a tar.gz with this suffix, in one pass; raises ArchiveError."""
+    """Yield name and content of each file of a tar.gz with this suffix, in one pass; raises ValueError."""
     label = _label(paths)
     try:
         with open_parts(paths) as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
@@ -131,13 +124,13 @@ def read_tar(paths: Sequence[Path], suffix: str) -> Iterator[tuple[str, bytes]]:
                 if content is not None:
                     yield member.name, content.read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ArchiveError(f"{label} is damaged or cut off ({error}): compare its size.") from error
+        raise ValueError(f"{label} is damaged or cut off ({error}): compare its size.") from error
 
 
 def _check_member(label: str, name: str, is_odd: bool) -> None:
     if is_odd or name.startswith("/") or ".." in name.split("/"):
         fault = "it is a link, a device or encrypted" if is_odd else "it leads out of the folder"
-        raise ArchiveError(f"{label} holds {name!r}, which is refused: {fault}. It is another archive.")
+        raise ValueError(f"{label} holds {name!r}, which is refused: {fault}. It is another archive.")
 
 
 def _label(paths: Sequence[Path]) -> str:

@@ -32,10 +32,6 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 Archives = dict[str, list[Path]]  # name of an archive -> its files, one or the parts
 
 
-class DownloadError(OSError):
-    """A file that can't be had; the message says why and how to go on."""
-
-
 class _BrokenOff(Exception):
     """A transfer that stopped; what has arrived is good, and another try may bring the rest."""
 
@@ -83,11 +79,7 @@ def install(
 
 
 def obtain(set_name: str, options: argparse.Namespace) -> Archives:
-    """Return the files of each archive of a set, by the archive's name.
-
-    What is neither in a folder of --from nor among the downloads is downloaded. Raises DownloadError, or
-    OSError when there is no space.
-    """
+    """Return the files of each archive of a set, by its name: what no folder of --from has is downloaded."""
     for folder in options.given:
         if not folder.is_dir():
             raise FileNotFoundError(f"--from {folder} is not a folder.")
@@ -130,8 +122,8 @@ def download(remote: Remote, folder: Path) -> Path:
     """Bring a file into a folder and return its path.
 
     A connection that breaks is taken up again, up to six times without a byte between, with pauses that
-    double. Raises DownloadError when the server refuses or the md5 is another, OSError when the disk is full:
-    whatever has arrived stays, and the next call goes on from it.
+    double. Raises OSError when the server refuses, the md5 is another or the disk is full: whatever has
+    arrived stays, and the next call goes on from it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{remote.name}.part"
@@ -140,11 +132,11 @@ def download(remote: Remote, folder: Path) -> Path:
             _receive_all(remote, part)
     except filelock.Timeout:
         message = f"Another process is downloading into {folder}; wait for it, or end it."
-        raise DownloadError(message) from None
+        raise OSError(message) from None
     if remote.md5 is not None and (found := _md5(part)) != remote.md5:
         bad = part.with_suffix(".bad")
         part.replace(bad)
-        raise DownloadError(
+        raise OSError(
             f"{remote.name} has the md5 {found}, expected {remote.md5}: damaged on the way, or the server "
             f"has another version. It is kept as {bad}; the same command downloads it anew."
         )
@@ -162,7 +154,7 @@ def _receive_all(remote: Remote, part: Path) -> None:
             if tries >= _TRIES:
                 cause = str(error) if isinstance(error, _BrokenOff) else "no connection, or no answer in time"
                 # The error is cut off: it may hold the address, with a secret in it.
-                raise DownloadError(
+                raise OSError(
                     f"{remote.name} broke off {_TRIES} times ({cause} at {_server(remote)}); the "
                     f"{readable_bytes(_size(part))} that came are kept: the same command goes on. "
                     f"{_way_on(remote)}"
@@ -185,9 +177,9 @@ def _receive(remote: Remote, part: Path) -> None:
             raise _BrokenOff(f"answer {status}")
         if status not in (200, 206, 416):
             meaning = f"refuses {remote.name}: {status} {answer.reason}"
-            raise DownloadError(f"{_server(remote)} {meaning}. {_way_on(remote)}")
+            raise OSError(f"{_server(remote)} {meaning}. {_way_on(remote)}")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise DownloadError(f"{_server(remote)} sent a web page for {remote.name}. {_way_on(remote)}")
+            raise OSError(f"{_server(remote)} sent a web page for {remote.name}. {_way_on(remote)}")
         span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         if status == 416 and total == str(size):
             return  # an earlier run stopped after the last byte

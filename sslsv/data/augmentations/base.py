@@ -52,17 +52,13 @@ class Augmentation(ABC):
         return ()
 
 
-def make_augmentation(settings: Any, bank: Bank) -> Augmentation:
-    """Make the augmentation that settings name; FileNotFoundError if it has no files."""
-    augmentation: Augmentation = find("data.augmentations", settings.name)(settings, bank)
-    return augmentation
-
-
 class Augmenter:
-    """Apply a list of augmentations, one after the other."""
+    """Apply a list of augmentations, one after the other; FileNotFoundError if one of them has no files."""
+
+    augmentations: list[Augmentation]
 
     def __init__(self, settings: Sequence[Any], bank: Bank) -> None:
-        self.augmentations = [make_augmentation(each, bank) for each in settings]
+        self.augmentations = [find("data.augmentations", each.name)(each, bank) for each in settings]
 
     def augment(self, views: Samples, streams: Sequence[Callable[[str], Draws]]) -> list[int]:
         """Change N crops (N, T) into views, in place; a view depends on its crop and its streams alone.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sslsv.data.audio import Waveform
-from sslsv.data.augmentations.base import Augmentation, Crop, make_augmentation
+from sslsv.data.augmentations.base import Augmentation, Augmenter, Crop
 from sslsv.data.bank import Bank
 from sslsv.data.draws import Draws
 from sslsv.data.section import Augmentations, Probability, room_and_noise
@@ -30,7 +30,7 @@ class OneOf(Augmentation):
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
-        self._choices = [make_augmentation(choice, bank) for choice in config.choices]
+        self._choices = Augmenter(config.choices, bank).augmentations
 
     def draw(self, rng: Draws) -> tuple[int, Any] | None:
         number = rng.below(len(self._choices))
