@@ -225,8 +225,7 @@ class _DecodedFile(Recording):
             raise AudioError(f"{self.path} cannot be decoded at frame {start}: {error}") from error
         if len(frames) < count:
             raise AudioError(
-                f"{self.path} is truncated: its header promises {self._file.frames} frames, "
-                f"the data ends at {start + len(frames)}."
+                f"{self.path} is truncated: {self._file.frames} frames promised, {start + len(frames)} there."
             )
         return frames
 

@@ -37,9 +37,8 @@ def is_audio(name: str) -> bool:
 def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], str]:
     """Return the paths of all recordings below a folder, sorted, and a line that names other files, or "".
 
-    Hidden files and folders are left out. Links are followed, but every folder is entered once: a loop of
-    links ends. Raises FileNotFoundError if the folder does not exist, OSError for one that can't be read,
-    ValueError for a name that is not UTF-8.
+    Hidden files and folders are left out. Links are followed, each folder once: a loop of them ends. Raises
+    OSError for a folder that is missing or can't be read, ValueError for a name that is not UTF-8.
     """
 
     def refuse(error: OSError) -> None:

@@ -56,9 +56,7 @@ def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
     top, number, is_empty = raw.peek(2**10), 1, True
     encoding = next((codec for mark, codec in _MARKS.items() if top.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in top:
-        raise ValueError(
-            f"The list {place} is no text, or UTF-16 without a byte order mark: `iconv -f UTF-16LE -t UTF-8`."
-        )
+        raise ValueError(f"{place} is no text, or UTF-16 without a byte order mark (iconv -f UTF-16LE).")
     with io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape") as lines:
         while text := lines.read(_BLOCK_CHARACTERS) + lines.readline():
             try:

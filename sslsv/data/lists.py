@@ -84,8 +84,7 @@ def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple
     """Return what a run trains on, and the utterances of speakers held out for validation, if any.
 
     Utterance i of the first manifest has the id i wherever the run speaks of it. `data.fraction` counts
-    without the held-out speakers, who are the same for all fractions. Raises ValueError and FileNotFoundError
-    with a sentence.
+    without the held-out speakers, who are the same for all fractions. Raises ValueError, FileNotFoundError.
     """
     manifest, held_out = read_train_lists(section.root, section.train_lists), None
     if held_out_speakers and section.held_out_lists:
@@ -105,8 +104,7 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
     """Read lists of speakers and recordings, and join them; a speaker named in two lists is one speaker.
 
     Where their recordings lie in different folders, as of two corpora that count from 1, a note says so.
-    Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
-    malformed line or a path that is listed twice, FileNotFoundError for a missing list or recordings.
+    Raises ValueError for a malformed line or a path listed twice, FileNotFoundError for what is missing.
     """
     speaker_of: dict[str, int] = {}  # by path
     ids: dict[str, int] = {}
@@ -136,9 +134,8 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
 def read_trials(root: Root, file: str) -> Trials:
     """Read pairs and whether they are of one speaker; the file and its paths are relative to `root`.
 
-    VoxCeleb's own lists leave out the folders above the speakers: if the first recording that can be found
-    needs one of `_PREFIXES`, all paths get it. Raises ValueError for a malformed line, FileNotFoundError for
-    a missing list or if none of its recordings can be found.
+    If the first recording that can be found needs one of `_PREFIXES`, all paths get it. Raises ValueError for
+    a malformed line, FileNotFoundError for a missing list or if none of its recordings can be found.
     """
     index: dict[str, int] = {}
     columns = [("lines", np.int64), ("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]
@@ -225,18 +222,15 @@ def keep_fraction(manifest: Manifest, fraction: float, seed: int, of_each_speake
     else:
         kept = order[: round(fraction * len(manifest))]
     if not len(kept):
-        raise ValueError(
-            f"data.fraction is {fraction:g}, which leaves no utterance of {len(manifest)}: give a larger one."
-        )
+        raise ValueError(f"data.fraction={fraction:g} leaves none of {len(manifest)} utterances: raise it.")
     return manifest.of_utterances(np.sort(kept))
 
 
 def make_trials(manifest: Manifest, seed: int, versions: int = 1) -> Trials:
     """Draw up to 5,000 target trials and as many nontarget ones, every speaker about equally often.
 
-    With `versions` above 1 each utterance occurs in that many versions (simulated channels). A target trial
-    pairs two utterances of a speaker, or two versions of the only one. Raises ValueError when there are fewer
-    than two speakers or no target pair.
+    Each utterance occurs in `versions` versions (simulated channels). A target trial pairs two utterances of
+    a speaker, or two versions of the only one. Raises ValueError for one speaker or no target pair.
     """
     rng = np.random.default_rng([seed, 0x781A15])
     utterances = np.repeat(np.arange(len(manifest), dtype=np.int64), versions)

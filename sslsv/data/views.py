@@ -31,8 +31,7 @@ class ViewMaker:
     `view_groups` are (name, count, seconds, is_clean). Views of a clean group are not augmented. If there is
     an augmented group of the same count and length, both are made from the same crops.
     `needs_labels` adds the speakers, or the classes that `data.speeds_are_classes` makes of them, to the
-    batches. With `are_disjoint`, the crops of an utterance overlap only where it is too short. Raises
-    ValueError and FileNotFoundError.
+    batches. With `are_disjoint`, the crops of an utterance overlap only where it is too short.
     """
 
     def __init__(

@@ -114,9 +114,9 @@ def map_files(
 ) -> Iterator[tuple[int, Result | None]]:
     """Yield (place in `items`, result) in any order; None for an item that killed its process.
 
-    Ray tasks on this machine do the work; they get what `load` makes of an item here, just before.
-    A block whose process dies (a decoder that crashes, no memory left) is done again file by file, so that
-    only the file that kills its process is lost. What `work` raises ends everything, as OSError.
+    Ray tasks on this machine do the work, of what `load` makes of an item here, just before. A block whose
+    process dies (a decoder crashes, no memory is left) is done again file by file, so that only the file that
+    kills its process is lost. What `work` raises ends everything, as OSError.
     """
     if cpus is not None and cpus < 1:
         raise ValueError(f"--cpus is {cpus}: it must be 1 or more.")

@@ -19,14 +19,7 @@ from sslsv.prepare_data.archives import extract, open_zip, read_tar
 from sslsv.prepare_data.convert import convert
 from sslsv.prepare_data.disk import progress, write_audio, write_list
 from sslsv.prepare_data.download import Archives, obtain
-from sslsv.prepare_data.folder import (
-    VOXCELEB,
-    find_speech,
-    list_files,
-    training_part,
-    trial_line,
-    write_lists,
-)
+from sslsv.prepare_data.folder import VOXCELEB, find_speech, manifest_of, train_files, trial_line, write_lists
 
 TRIAL_LISTS = {
     "veri_test2.txt": ("voxceleb1_test_O", "trials"),
@@ -87,20 +80,17 @@ def places_of_voxceleb1(root: Path) -> dict[str, str]:
 
 def prepare_lists(options: argparse.Namespace) -> int:
     """Write train lists and validation trials of the corpora that are there; returns 0."""
-    corpora = [corpus for corpus in ("voxceleb1", "voxceleb2") if (options.folder / corpus).is_dir()]
-    if not corpora:
-        raise ValueError(
-            f"{options.folder} has neither voxceleb1/ nor voxceleb2/; for other corpora: prepare_data folder."
-        )
-    for corpus in corpora:
-        folder = options.folder / corpus
-        # Speakers are the folders named by an id (id10001), at whatever depth the archives put them.
-        files = training_part(find_speech(folder))
-        utterances = list_files(files, folder, options.folder, VOXCELEB.pattern)
-        if not len(utterances):
+    root = options.folder
+    folders = [root / corpus for corpus in ("voxceleb1", "voxceleb2") if (root / corpus).is_dir()]
+    if not folders:
+        raise ValueError(f"{root} has neither voxceleb1/ nor voxceleb2/; for others: prepare_data folder.")
+    for folder in folders:
+        if files := train_files(find_speech(folder)):
+            # Speakers are the folders named by an id (id10001), at whatever depth the archives put them.
+            utterances = manifest_of(files, folder, root, VOXCELEB.pattern)
+            write_lists(utterances, root, folder.name, options.held_out_speakers, options.seed)
+        else:
             print(f"{folder} has no training recordings yet: no list of it is written.")
-            continue
-        write_lists(utterances, options.folder, corpus, options.held_out_speakers, options.seed)
     return 0
 
 

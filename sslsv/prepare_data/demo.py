@@ -56,11 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def make_demo_corpus(root: Path, options: DemoOptions) -> bool:
-    """Write a demo corpus; returns False when it is there already, with the same options.
-
-    Raises FileExistsError for a folder that holds something else, or a demo corpus with other options;
-    ValueError for more speakers than there are ids.
-    """
+    """Write a demo corpus; False if it is there already. Raises FileExistsError where anything else is."""
     if options.speakers >= 1080:  # a quarter as many others have ids below those of the trials
         raise ValueError(f"--speakers is {options.speakers}, but ids are there for 1079: give fewer.")
     if min(options.speakers, options.eval_speakers, options.recordings) < 2 or options.utterances < 1:
@@ -194,12 +190,9 @@ def _voice_source(voice: Voice, total: int, rng: np.random.Generator) -> np.ndar
 def _resonators(formants_hz: np.ndarray) -> np.ndarray:
     radius = np.exp(-np.pi * _BANDWIDTHS_HZ / SAMPLE_RATE)
     angle = 2 * np.pi * np.minimum(formants_hz, 7000.0) / SAMPLE_RATE
-    sections = np.zeros((4, 6))
-    sections[:, 3] = 1.0
-    sections[:, 4] = -2.0 * radius * np.cos(angle)
-    sections[:, 5] = radius**2
-    sections[:, 0] = 1.0 + sections[:, 4] + sections[:, 5]  # gain 1 at 0 Hz
-    return sections
+    a1, a2, zeros = -2.0 * radius * np.cos(angle), radius**2, np.zeros(4)
+    gains = 1.0 + a1 + a2  # 1 at 0 Hz
+    return np.stack([gains, zeros, zeros, zeros + 1.0, a1, a2], axis=1)
 
 
 def draw_room(rng: np.random.Generator, decay_seconds: float) -> Waveform:

@@ -57,19 +57,17 @@ def run(options: argparse.Namespace) -> int:
     name = re.sub(r"[^\w.-]+", "_", folder.name)
     files = find_speech(folder)
     if not files and kaldi_folder(str(folder)):
-        raise ValueError(
-            f"{folder} is a Kaldi folder, which is a list as it is: data.train_lists=[{folder}]."
-        )
+        raise ValueError(f"{folder} is a Kaldi folder, a list as it is: data.train_lists=[{folder}].")
     if not files:
         raise ValueError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
     rule = options.speaker_from
     if rule is None and all(map(VOXCELEB.search, files)):
         print("read as VoxCeleb: the folders named by ids are the speakers")
-        rule, files = VOXCELEB.pattern, training_part(files)
+        rule, files = VOXCELEB.pattern, train_files(files)
         if not files:
             raise ValueError("Nothing is left; --speaker-from '(id\\d+)' lists test speakers all the same.")
     rule = rule or speaker_level(files, folder)
-    manifest = list_files(files, folder, root, None if rule == "none" else pattern_of(rule))
+    manifest = manifest_of(files, folder, root, None if rule == "none" else pattern_of(rule))
     names = manifest.speaker_names
     examples = f"{len(names)} speakers ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     print(f"{len(manifest)} recordings of {'unknown speakers' if rule == 'none' else examples}")
@@ -124,7 +122,7 @@ def find_speech(folder: Path) -> list[str]:
     return kept
 
 
-def training_part(files: list[str]) -> list[str]:
+def train_files(files: list[str]) -> list[str]:
     """Return VoxCeleb's training recordings, given by paths below a folder, each once; says what is left out.
 
     Test recordings are those of VoxCeleb1's test speakers and what lies in a folder `test` of an archive.
@@ -180,8 +178,7 @@ def speaker_level(files: list[str], folder: Path) -> str:
         return rules[0] if rules else "parent"
     raise ValueError(
         f"{folder} can be read in {len(rules)} ways: {', or '.join(shown)}. Sessions taken for speakers "
-        f"spoil validation, so say which: --speaker-from {' or '.join(rules)} (or none, or a regular "
-        "expression)."
+        f"spoil validation, so say which: --speaker-from {' or '.join(rules)} (or none, or a REGEX)."
     )
 
 
@@ -192,7 +189,7 @@ def pattern_of(rule: str) -> str:
     return r"([^/]+)/[^/]+$" if rule == "parent" else rule
 
 
-def list_files(files: list[str], folder: Path, root: Path, regex: str | None) -> Manifest:
+def manifest_of(files: list[str], folder: Path, root: Path, regex: str | None) -> Manifest:
     """Return recordings, given by paths below `folder`, by paths relative to `root`, or absolute outside.
 
     The first group of `regex` is the speaker; a blank in it becomes `_`.  Without one each recording is a
@@ -233,10 +230,9 @@ def list_files(files: list[str], folder: Path, root: Path, regex: str | None) ->
 def write_lists(
     manifest: Manifest, root: Path, name: str, num_held_out: int | None, seed: int
 ) -> dict[str, int]:
-    """Write ROOT/NAME_train_list and, of held-out speakers, ROOT/NAME_validation_trials.
+    """Write ROOT/NAME_train_list and, of held-out speakers, ROOT/NAME_validation_trials; return lengths.
 
-    Returns the number of lines of each, by its name.  `num_held_out` None holds out a twentieth of the
-    speakers, 10 to 100, of few a fourth; 0 of too few.
+    `num_held_out` None holds out a twentieth of the speakers, 10 to 100, of few a fourth; 0 of too few.
     """
     if num_held_out is None:
         has_pairs = np.count_nonzero(np.bincount(manifest.speakers) >= 2) >= 2 and manifest.num_speakers >= 4

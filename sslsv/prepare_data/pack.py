@@ -69,11 +69,7 @@ def run(options: argparse.Namespace) -> int:
 def pack(
     root: Path, out: Path, lists: list[str] | None = None, *, shard_mb: int = 1024, jobs: int | None = None
 ) -> bool:
-    """Pack `root` into `out`; returns False if it was packed already.
-
-    Raises FileExistsError for an `out` that holds anything else, ValueError for one that lacks a file, or
-    when there is nothing to pack.
-    """
+    """Pack `root` into `out`; False if that was done. Raises FileExistsError if `out` holds anything else."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
     recordings = Recordings(root)
@@ -92,8 +88,7 @@ def pack(
         facts = Packed(os.path.abspath(out)).facts
         if facts["source"] != source:
             raise FileExistsError(
-                f"{out} is packed from other lists or recordings, or they changed since: choose another "
-                "--out, or delete it."
+                f"{out} is a pack of other or older lists or recordings: choose another --out, or delete it."
             )
         return False
     there = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
@@ -155,10 +150,9 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
 def _write_shard(
     file: Path, names: list[str], pool: Executor, read: Callable[[str], tuple[Samples, str]], bar: Any
 ) -> Lengths:
-    """Write recordings, one after the other, to a file that appears when it is complete.
+    """Write recordings to a file that appears when it is complete, unless an earlier call did.
 
-    Returns the number of samples of each and "", or 0 and why it is unreadable.  What an earlier call wrote
-    is kept.
+    Returns the number of samples of each and "", or 0 and why it is unreadable.
     """
     notes, partial = file.with_suffix(".json"), file.with_suffix(".partial")
     if notes.exists() and file.exists():

@@ -188,7 +188,7 @@ def test_keep_fraction__counts_utterances_or_those_of_each_speaker() -> None:
     assert len(keep_fraction(manifest, 0.05, 7, of_each_speaker=False)) == 10
     of_each = keep_fraction(manifest, 0.1, 7, of_each_speaker=True)
     assert np.bincount(of_each.speakers).tolist() == [1, 4, 1, 15]
-    with pytest.raises(ValueError, match="data.fraction is 0.001, which leaves no utterance of 200"):
+    with pytest.raises(ValueError, match="data.fraction=0.001 leaves none of 200"):
         keep_fraction(manifest, 0.001, 7, of_each_speaker=False)
 
 

@@ -196,7 +196,7 @@ SPEAKERS = {  # files, and the speakers that are read from their folders, or the
         ["id00012"],
     ),
     "VoxCeleb's test speakers": (["id10270/x/1.wav", "id10271/x/1.wav"], "--speaker-from '(id"),
-    "Kaldi": (["wav.scp"], "is a Kaldi folder, which is a list as it is: data.train_lists=["),
+    "Kaldi": (["wav.scp"], "is a Kaldi folder, a list as it is: data.train_lists=["),
     "nothing": (["readme.txt"], "holds no recordings"),
     "a chosen level": (
         ["dev/ann/1/1.wav", "dev/bob/2/1.wav", "train/cid/4/1.wav"],

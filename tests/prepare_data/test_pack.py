@@ -58,7 +58,7 @@ def test_pack__never_overwrites(corpus: Path, tmp_path: Path, capsys: pytest.Cap
     before = files_of(out)
     soundfile.write(next((corpus / "voxceleb2").rglob("*.wav")), np.zeros(20000), 16000)
     assert main(["pack", str(corpus), "--out", str(out)]) == 2
-    assert "packed from other lists or recordings" in capsys.readouterr().err
+    assert "is a pack of other or older lists or recordings" in capsys.readouterr().err
     assert files_of(out) == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full/precious").write_text("mine")

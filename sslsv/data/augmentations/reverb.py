@@ -46,9 +46,8 @@ class Reverb(Augmentation):
             rows = [row for row, each in enumerate(lengths) if each == length]
             rirs = [draws[row] for row in rows]
             spectra, delays = self._spectra(rirs, length), [rir.delay for rir in rirs]
-            wet.update(
-                zip(rows, reverberate([crops[row] for row in rows], spectra, delays, length), strict=True)
-            )
+            reverberated = reverberate([crops[row] for row in rows], spectra, delays, length)
+            wet.update(zip(rows, reverberated, strict=True))
         return [wet[row] for row in range(len(crops))]
 
     def sort_key(self, drawn: Rir) -> tuple[int, ...]:
