@@ -12,21 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sslsv.cluster.neighbours import watch_neighbours
 from sslsv.config import ResourcesConfig
-from sslsv.data.recordings import Packed, Recordings, open_recordings, split_segment, stamp
+from sslsv.data.recordings import Packed, open_recordings, split_segment, stamp
+from sslsv.evaluation.scoring import Rows
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder, absolute
 from sslsv.settings import refuse_if
 
-Floats = npt.NDArray[np.float32]
 # Embeddings (N, D) of recordings, and why some can't be read: their rows are 0.
-Embedded = tuple[Floats, dict[int, str]]
+Embedded = tuple[Rows, dict[int, str]]
 Embed = Callable[[list[str], str], Embedded]  # of paths below a folder
 
 MANY_RECORDINGS = 1000  # More recordings than these are worth the start of other processes.
@@ -41,15 +40,12 @@ def embed_files(encoder: SpeakerEncoder, paths: Sequence[str], root: str) -> Emb
 
 
 class EmbeddingStore:
-    """Keep embeddings by one encoder in the run folder; `embed` makes those that are not there.
-
-    A folder that can't be written to is no error: a line says that they are made again the next time.
-    """
+    """Keep embeddings by one encoder in the run folder; `embed` makes those that are not there."""
 
     def __init__(self, encoder: SpeakerEncoder, folder: RunFolder, embed: Embed) -> None:
         self.folder, self.embed, self.dim = folder, embed, encoder.model.embedding_dim
         self.file = f"embeddings/{encoder.identity}.npz"
-        self.known: dict[str, tuple[tuple[int, int], Floats]] = {}  # path: its stamp, embedding (D,)
+        self.known: dict[str, tuple[tuple[int, int], Rows]] = {}  # path: its stamp, embedding (D,)
         if folder.has(self.file):
             with np.load(io.BytesIO(folder.read(self.file)), allow_pickle=False) as saved:
                 values = zip(map(tuple, saved["stamps"].tolist()), saved["embeddings"], strict=True)
@@ -68,22 +64,20 @@ class EmbeddingStore:
         if missing:
             made, unreadable = self.embed([paths[i] for i in missing], root)
             bad = {missing[i]: why for i, why in unreadable.items()}
-            rows = zip(missing, made, strict=True)
-            self.known |= {places[i]: (stamps[i], row) for i, row in rows if i not in bad}
+            new = zip(missing, made, strict=True)
+            self.known |= {places[i]: (stamps[i], row) for i, row in new if i not in bad}
             self._write()
-        found = np.zeros((len(paths), self.dim), dtype=np.float32)
-        for i, place in enumerate(places):
-            if i not in bad:
-                found[i] = self.known[place][1]
-        return found, bad
+        nothing = np.zeros(self.dim, dtype=np.float32)
+        rows = [nothing if i in bad else self.known[place][1] for i, place in enumerate(places)]
+        return np.reshape(rows, (len(paths), self.dim)), bad
 
     def _write(self) -> None:
-        buffer, stamps = io.BytesIO(), [each for each, _ in self.known.values()]
-        rows = np.array([row for _, row in self.known.values()], dtype=np.float32)
-        np.savez(buffer, paths=np.array(list(self.known)), stamps=np.array(stamps), embeddings=rows)
+        buffer, known = io.BytesIO(), self.known.values()
+        stamps, rows = [each for each, _ in known], [row for _, row in known]
+        np.savez(buffer, paths=list(self.known), stamps=stamps, embeddings=rows)
         try:
             self.folder.write(self.file, buffer.getvalue())
-        except OSError as error:
+        except OSError as error:  # A run may lie where it can only be read.
             print(f"embeddings are not kept for the next time: {error}", file=sys.stderr)
 
 
@@ -96,7 +90,7 @@ class EmbeddingProcess:
         self.encoder = encoder
 
     def embed(self, number: int, paths: list[str], root: str) -> tuple[int, Embedded]:
-        """Embed the files of a part below a folder; returns its number too."""
+        """Embed the files of a part below a folder, which is known by its number."""
         return number, embed_files(self.encoder, paths, root)
 
 
@@ -130,17 +124,16 @@ def embedding_by(
         pool = functools.cache(lambda: stack.enter_context(_processes(encoder, workers)))
 
         def embed(paths: list[str], root: str) -> Embedded:
-            order, place = longest_first(open_recordings(root), paths), absolute(root)
+            # By falling size, which stands for the length, so that no file is opened: equal lengths are
+            # neighbours and embedded together, and the processes end at about the same time.
+            order = np.argsort(-np.abs(open_recordings(root).sizes(paths)), kind="stable").tolist()
             parts = [order[i : i + PART_RECORDINGS] for i in range(0, len(order), PART_RECORDINGS)]
             rows, bad = np.zeros((len(paths), encoder.model.embedding_dim), np.float32), dict[int, str]()
+            place, jobs = absolute(root), [(i, [paths[j] for j in part]) for i, part in enumerate(parts)]
             # Unordered: else a process would wait for the slowest one before it gets another part.
-            results = pool().map_unordered(
-                lambda actor, i: actor.embed.remote(i, [paths[j] for j in parts[i]], place), range(len(parts))
-            )
-            # `disable` None shows the bar on a terminal alone.
-            for number, (found, unreadable) in tqdm(
-                results, total=len(parts), desc="embedding", disable=None
-            ):
+            results = pool().map_unordered(lambda actor, job: actor.embed.remote(*job, place), jobs)
+            bar = tqdm(results, total=len(parts), desc="embedding", disable=None)  # on a terminal alone
+            for number, (found, unreadable) in bar:
                 rows[parts[number]] = found
                 bad |= {parts[number][i]: why for i, why in unreadable.items()}
             return rows, dict(sorted(bad.items()))
@@ -155,14 +148,12 @@ def _processes(encoder: SpeakerEncoder, workers: int | None) -> Iterator[Any]:
 
     from sslsv.cluster.connect import connection
 
-    kind, most = encoder.device.type, workers or 1
+    kind, most, cpus = encoder.device.type, workers or 1, CPUS_PER_PROCESS
     has_gpu = kind == "cuda"
-    request = ResourcesConfig(
-        workers=most, gpu=has_gpu, cpus_per_worker=CPUS_PER_PROCESS, cpus_per_data_task=0.01
-    )
+    request = ResourcesConfig(workers=most, gpu=has_gpu, cpus_per_worker=cpus, cpus_per_data_task=0.01)
     with connection(request):
         shared = ray.put(encoder)
-        remote = ray.remote(num_cpus=CPUS_PER_PROCESS, num_gpus=int(has_gpu))(EmbeddingProcess)
+        remote = ray.remote(num_cpus=cpus, num_gpus=int(has_gpu))(EmbeddingProcess)
         actors: list[Any] = [remote.remote(shared, kind) for _ in range(most)]
         if workers is None:
             ray.get(actors[0].__ray_ready__.remote())  # an autoscaler may have to add its machine first
@@ -173,13 +164,3 @@ def _processes(encoder: SpeakerEncoder, workers: int | None) -> Iterator[Any]:
         finally:
             for actor in actors:
                 ray.kill(actor)
-
-
-def longest_first(recordings: Recordings, paths: Sequence[str]) -> list[int]:
-    """Order recordings by falling size, so that equal lengths are neighbours and can be embedded together.
-
-    The longest come first so that processes side by side end at about the same time. Sizes stand for lengths,
-    so that no file is opened.
-    """
-    order: list[int] = np.argsort(-np.abs(recordings.sizes(paths)), kind="stable").tolist()
-    return order

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sslsv.data.recordings import open_recordings
-from sslsv.evaluation.embedding import EmbeddingStore, embed_files, embedding_by, longest_first
+from sslsv.evaluation.embedding import EmbeddingStore, embed_files, embedding_by
 from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 from sslsv.runs.folder import RunFolder
 
@@ -67,13 +66,6 @@ def test_store__unreadable_files_are_named_and_tried_again(encoder, folder, file
     assert list(bad) == [1] and "1.wav" in bad[1] and not rows[1].any()
     store.get(files, "/")
     assert asked == [["0.wav", "1.wav", "2.wav"], ["1.wav"]]
-
-
-def test_longest_first__puts_equal_sizes_together_and_missing_recordings_last(tmp_path):
-    for name, samples in {"a": 500, "b": 900, "c": 500, "d": 700}.items():
-        soundfile.write(tmp_path / f"{name}.wav", np.zeros(samples), 16_000, subtype="PCM_16")
-    names = ["a.wav", "b.wav", "c.wav", "missing.wav", "d.wav"]
-    assert longest_first(open_recordings(tmp_path), names) == [1, 4, 0, 2, 3]
 
 
 def test_embedding_by__one_gpu_is_not_shared(encoder):
