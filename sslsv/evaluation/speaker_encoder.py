@@ -25,6 +25,7 @@ from sslsv.build import build_model
 from sslsv.config import Config, read_config
 from sslsv.data.audio import read_whole, to_waveform
 from sslsv.evaluation.calibration import Calibration, posterior
+from sslsv.evaluation.scoring import unit_rows
 from sslsv.evaluation.verification import PRECISIONS, Embedder
 from sslsv.models.base import CorpusSize, Model, Progress, StepOutput
 from sslsv.runs import checkpoint
@@ -62,7 +63,6 @@ class SpeakerEncoder:
     checkpoints: tuple[str, ...]  # file names; several if their weights are averaged
     steps: tuple[int, ...]  # optimizer steps of each
     precision: str  # "fp32", "bf16" or "fp16"
-    calibration: Calibration | None = None  # from cosines; an evaluation fits and writes it
     run: str = ""  # location of the folder that the weights were found in
     notes: tuple[str, ...] = ()  # sentences that a user should read, such as "the last one is used"
     fused: tuple["SpeakerEncoder", ...] = ()  # encoders that this one joins; its settings are the first's
@@ -103,16 +103,13 @@ class SpeakerEncoder:
             precision = "fp32"
         # This memory format is a fifth faster on CPUs, in fp32 too.
         model = model.to(memory_format=torch.channels_last).to(target).eval()
-        encoder = cls(model, config, tuple(found), steps, precision, run=folder.location, notes=notes)
-        return replace(encoder, calibration=_known_calibration(encoder))
+        return cls(model, config, tuple(found), steps, precision, folder.location, notes)
 
     def fuse(self, others: Sequence["SpeakerEncoder"]) -> "SpeakerEncoder":
         """Join this encoder, whose settings stay, and others: cosines are the means of theirs."""
         encoders = (self, *others)
-        joined = _Joined([each.model for each in encoders])
         notes = tuple(dict.fromkeys(note for each in encoders for note in each.notes))
-        encoder = replace(self, model=joined, fused=encoders, notes=notes, calibration=None)
-        return replace(encoder, calibration=_known_calibration(encoder))
+        return replace(self, model=_Joined([each.model for each in encoders]), fused=encoders, notes=notes)
 
     @property
     def parts(self) -> tuple["SpeakerEncoder", ...]:
@@ -133,6 +130,13 @@ class SpeakerEncoder:
             "identity": self.identity,
             "precision": self.precision,
         } | ({"fused_with": others} if others else {})
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Return the calibration of cosines that an evaluation has fitted and written, if any."""
+        folder = RunFolder.at(self.run)
+        known = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
+        return Calibration(**known[self.identity]["calibration"]) if self.identity in known else None
 
     @property
     def is_calibratable(self) -> bool:
@@ -184,11 +188,11 @@ class SpeakerEncoder:
             raise ValueError("one enrolment recording is given by itself; put it into a list: [recording]")
         if not len(enrolment):
             raise ValueError("no enrolment recordings are given; a speaker needs at least one")
-        speaker = _unit(np.mean([_unit(self.embed(recording)) for recording in enrolment], axis=0))
-        cosine = float(np.clip(speaker @ _unit(self.embed(test)), -1, 1))
+        *voices, heard = unit_rows([self.embed(recording) for recording in (*enrolment, test)])
+        cosine = float(np.clip(unit_rows([np.mean(voices, axis=0)]) @ heard, -1, 1)[0])
         if self.calibration is None:
             return Comparison(cosine)
-        llr = float(self.calibration.apply(np.array([cosine]))[0])
+        llr = float(self.calibration.apply(cosine))
         return Comparison(cosine, llr, float(posterior(llr, p_target)))
 
 
@@ -197,8 +201,7 @@ class _Joined(Model):
 
     def __init__(self, models: Sequence[Model]) -> None:
         super().__init__()
-        self.models = nn.ModuleList(models)  # what moves them to a device
-        self.parts = list(models)
+        self.parts: Any = nn.ModuleList(models)
         self.needs_labels = any(model.needs_labels for model in models)
 
     @property
@@ -207,7 +210,7 @@ class _Joined(Model):
 
     @property
     def min_samples(self) -> int:
-        return max(model.min_samples for model in self.parts)
+        return int(max(model.min_samples for model in self.parts))
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         raise NotImplementedError("joined encoders embed; they do not train")
@@ -224,13 +227,6 @@ def _validated_on(config: Config) -> tuple[Any, ...]:
     if evaluation.held_out_speakers:
         return data.held_out_lists or data.train_lists, evaluation.held_out_speakers, config.seed
     return (evaluation.validation,)
-
-
-def _known_calibration(encoder: SpeakerEncoder) -> Calibration | None:
-    folder = RunFolder.at(encoder.run)
-    known = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
-    saved = known.get(encoder.identity)
-    return None if saved is None else Calibration(**saved["calibration"])
 
 
 def _read(location: str, which: str) -> tuple[RunFolder, dict[str, Checkpoint], tuple[str, ...]]:
@@ -280,7 +276,3 @@ def _device(name: str | None) -> torch.device:
             f"the device {name} can't be used here ({str(error).splitlines()[0]}); give cpu, or leave it out"
         ) from error
     return device
-
-
-def _unit(row: Floats) -> Floats:
-    return np.asarray(row / max(float(np.linalg.norm(row)), 1e-12), dtype=np.float32)
