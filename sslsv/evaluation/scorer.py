@@ -5,22 +5,20 @@ trials are only counted.
 """
 
 import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sslsv.config import Config
 from sslsv.data.lists import Manifest, Trials
 from sslsv.evaluation.calibration import Calibration, fit_calibration
 from sslsv.evaluation.embedding import EmbeddingStore
 from sslsv.evaluation.intervals import speaker_bootstrap
-from sslsv.evaluation.metrics import ErrorCurve, act_dcf, cllr, dcf_key
+from sslsv.evaluation.metrics import ErrorCurve, Labels, act_dcf, cllr, dcf_key
 from sslsv.evaluation.plda import Plda, fit_plda
-from sslsv.evaluation.scoring import Kind, cosine_scores, normalise_scores, unit_rows
+from sslsv.evaluation.scoring import Floats, Indices, Kind, Rows, cosine_scores, normalise_scores, unit_rows
 from sslsv.evaluation.speaker_encoder import CALIBRATION_FILE, SpeakerEncoder
 from sslsv.evaluation.trials import (
     TrialList,
@@ -34,9 +32,6 @@ from sslsv.evaluation.trials import (
 )
 from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder
-
-Floats = npt.NDArray[np.float32]
-Scores = npt.NDArray[np.float64]
 
 P_TARGETS = (0.01, 0.05)
 # Said of a list whose paths do not name speakers.
@@ -77,7 +72,7 @@ class Scorer:
     """Score trials, given what a scoring learns from training utterances."""
 
     scoring: Scoring
-    cohort: Floats | None = None  # embeddings (C, D)
+    cohort: Rows | None = None  # embeddings (C, D)
     plda: Plda | None = None
 
     @classmethod
@@ -99,12 +94,9 @@ class Scorer:
         speakers = np.delete(manifest.speakers[chosen], list(bad))
         return cls(scoring, cohort, fit_plda(cohort, speakers, scoring.lda_dim))
 
-    def scores(self, embeddings: Floats, trials: Trials) -> dict[str, Scores]:
-        """Return scores (J,) by the name of the scoring, the principal one first.
-
-        `embeddings` (R, D) are of the trials' recordings.
-        """
-        name, pairs, cohort = "cosine", (trials.enrol, trials.test), self.cohort
+    def scores(self, embeddings: Rows, enrol: Indices, test: Indices) -> dict[str, Floats]:
+        """Return scores (T,) of pairs of rows of embeddings (R, D) by scoring, the principal one first."""
+        name, pairs, cohort = "cosine", (enrol, test), self.cohort
         if self.scoring.is_centred and cohort is not None:
             cohort = unit_rows(cohort)
             mean = cohort.mean(axis=0, keepdims=True)
@@ -121,14 +113,14 @@ class Scorer:
     def in_words(self, name: str) -> str:
         """Return a scoring's name for readers: `cosine, AS-norm (598 training utterances, top 300)`."""
         base, norm = name.removesuffix(CALIBRATED), self.scoring.norm
-        words = ["centred cosine" if self.scoring.is_centred else "cosine"]
+        words = "centred cosine" if self.scoring.is_centred else "cosine"
         if base == "plda" and self.plda is not None:
-            words = [f"PLDA ({len(self.plda.between)} dimensions)"]
+            words = f"PLDA ({len(self.plda.between)} dimensions)"
         elif base.endswith("_norm") and norm is not None and self.cohort is not None:
             size = len(self.cohort)
             top = f", top {min(self.scoring.top, size):,}" if norm == "as" else ""
-            words.append(f"{norm.upper() if 's' in norm else norm}-norm ({size:,} training utterances{top})")
-        return ", ".join([*words, *["calibrated"] * (base != name)])
+            words += f", {norm.upper() if 's' in norm else norm}-norm ({size:,} training utterances{top})"
+        return words + ", calibrated" * (base != name)
 
 
 def training_side(
@@ -198,8 +190,7 @@ def evaluate(
 ) -> tuple[list[TrialList], dict[str, Calibration]]:
     """Score and measure every list; the calibrations, by the name of the scoring, are returned too.
 
-    If `is_lenient`, lists and validation trials lose the recordings that can't be read, counted in
-    `left_out`. Raises ValueError for such recordings otherwise.
+    Recordings that can't be read raise ValueError, or are left out and counted if `is_lenient`.
     """
     calibrations, left_out = dict[str, Calibration](), dict[str, int]()
     if validation is not None:
@@ -216,21 +207,19 @@ def evaluate(
                 "where others are left, or give --no-calibration"
             )
         if bad:
-            enrol, test = trials.enrol[is_kept], trials.test[is_kept]
-            trials = replace(trials, enrol=enrol, test=test, targets=trials.targets[is_kept])
             left_out["unreadable_validation_recordings"] = len(bad)
             left_out["skipped_validation_trials"] = int((~is_kept).sum())
-        scores = scorer.scores(embeddings, trials)
-        calibrations = {name: fit_calibration(values, trials.targets) for name, values in scores.items()}
+        scores = scorer.scores(embeddings, trials.enrol[is_kept], trials.test[is_kept])
+        targets = trials.targets[is_kept]
+        calibrations = {name: fit_calibration(values, targets) for name, values in scores.items()}
     scored = []
     for item in lists:
         embeddings, bad = store.get(item.trials.paths, item.root)
         if bad and not is_lenient:
             raise item.refusal(bad, f"cannot be read ({next(iter(bad.values()))})")
         if bad:
-            row_of = {path: i for i, path in enumerate(item.trials.paths)}
             item = item.without(bad, "unreadable_recordings")
-            embeddings = embeddings[[row_of[path] for path in item.trials.paths]]
+            embeddings, _ = store.get(item.trials.paths, item.root)
         with LiveLine(f"measuring {item.name}, intervals by {scorer.scoring.replicates:,} draws of speakers"):
             item = replace(item, left_out=item.left_out | left_out)
             scored.append(measure(item, scorer, calibrations, embeddings))
@@ -238,15 +227,11 @@ def evaluate(
 
 
 def measure(
-    item: TrialList, scorer: Scorer, calibrations: Mapping[str, Calibration], embeddings: Floats
+    item: TrialList, scorer: Scorer, calibrations: Mapping[str, Calibration], embeddings: Rows
 ) -> TrialList:
-    """Measure the scores of a list, and the ratios that calibrations, by scoring, make of them.
-
-    A calibration of scale 0 says nothing, and is left out.
-    """
+    """Measure the scores of a list, and the ratios that calibrations (not those of scale 0) make of them."""
     trials, targets, replicates = item.trials, item.trials.targets, scorer.scoring.replicates
-    speakers = speakers_of(trials)
-    scores = scorer.scores(embeddings, trials)
+    speakers, scores = speakers_of(trials), scorer.scores(embeddings, trials.enrol, trials.test)
     ratios = {
         f"{name}{CALIBRATED}": each.apply(scores[name]) for name, each in calibrations.items() if each.scale
     }
@@ -259,14 +244,12 @@ def measure(
             for metric in table:
                 table[metric] |= found[metric]._asdict()
     counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.left_out
-    summary = {**source_of(item.file), "counts": counts, "scorings": tables}
-    summary["titles"] = {name: scorer.in_words(name) for name in scores | ratios}
+    titles = {name: scorer.in_words(name) for name in tables}
+    summary = {**source_of(item.file), "counts": counts, "scorings": tables, "titles": titles}
     return replace(item, scores=scores | ratios, summary=summary)
 
 
-def _metrics_of(
-    scores: Scores, targets: npt.NDArray[np.bool_], *, is_ratio: bool
-) -> dict[str, dict[str, float]]:
+def _metrics_of(scores: Floats, targets: Labels, *, is_ratio: bool) -> dict[str, dict[str, float]]:
     # The Cllr of scores that are no ratios yet is there for comparison.
     curve = ErrorCurve.of(scores, targets)
     table = {
@@ -284,19 +267,17 @@ def _metrics_of(
 def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[TrialList]) -> None:
     """Write evaluation.json and scores into the folder `out`, in place of an earlier evaluation.
 
-    A file of scores is the list again, `1|0 enrol test` between tabs, with a column per scoring; the first
-    line names them, so that it can be read as a list.
+    A file of scores can be read as a list: `1|0 enrol test` and a column per scoring, named in line 1.
     """
     if out.has("evaluation.json"):  # Without it the folder may be anyone's, and nothing in it is deleted.
         out.delete_folder("scores")
     for item in lists:
-        trials, text = item.trials, io.StringIO()
-        text.write("\t".join(["#target", "enrolment", "test", *item.scores]) + "\n")
-        for j, target in enumerate(trials.targets.tolist()):
-            numbers = "\t".join(f"{values[j]:.6f}" for values in item.scores.values())
-            pair = f"{trials.paths[trials.enrol[j]]}\t{trials.paths[trials.test[j]]}"
-            text.write(f"{int(target)}\t{pair}\t{numbers}\n")
-        out.write(f"scores/{item.name}.txt", text.getvalue().encode())
+        trials, rows = item.trials, [["#target", "enrolment", "test", *item.scores]]
+        columns = trials.targets.astype(int), trials.enrol, trials.test, *item.scores.values()
+        for target, enrol, test, *scores in zip(*columns, strict=True):
+            numbers = [f"{score:.6f}" for score in scores]
+            rows.append([str(target), trials.paths[enrol], trials.paths[test], *numbers])
+        out.write(f"scores/{item.name}.txt", "".join("\t".join(row) + "\n" for row in rows).encode())
     out.write_json("evaluation.json", evaluation)
 
 

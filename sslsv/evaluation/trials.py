@@ -105,20 +105,22 @@ class TrialList:
     summary: dict[str, Any] = field(default_factory=dict)  # the list's part of evaluation.json
 
     def without(self, bad: Collection[int], reason: str) -> "TrialList":
-        """Leave out the trials of the recordings `bad`, and count these recordings under the name `reason`.
-
-        Raises ValueError when no target or no nontarget trial is left.
-        """
-        is_bad = np.isin(self.trials.enrol, list(bad)) | np.isin(self.trials.test, list(bad))
-        trials = _kept(self.trials, ~is_bad)
-        if trials.targets.all() or not trials.targets.any():
-            targets = int(trials.targets.sum())
+        """Leave out the recordings `bad`, counted as `reason`; ValueError when one kind of trial is gone."""
+        old, pairs = self.trials, np.stack([self.trials.enrol, self.trials.test])
+        is_kept = ~np.isin(pairs, list(bad)).any(axis=0)
+        targets = old.targets[is_kept]
+        if targets.all() or not targets.any():
             raise ValueError(
-                f"{self.name}: of {len(self.trials)} trials {targets} target and {len(trials) - targets} "
-                "nontarget trials can be scored, and both kinds are needed; is --root the folder that its "
-                "paths are relative to?"
+                f"{self.name}: of {len(old)} trials {targets.sum()} target and {(~targets).sum()} nontarget "
+                "trials can be scored, and both kinds are needed; is --root the folder that its paths are "
+                "relative to?"
             )
-        skipped = self.left_out.get("skipped_trials", 0) + int(is_bad.sum())
+        # Recordings that are in no trial any more are left out too.
+        used, places = np.unique(pairs[:, is_kept], return_inverse=True)
+        enrol, test = places.reshape(2, -1).astype(np.int64)
+        trials = replace(old, paths=[old.paths[i] for i in used], versions=old.versions[used])
+        trials = replace(trials, enrol=enrol, test=test, targets=targets, lines=old.lines[is_kept])
+        skipped = self.left_out.get("skipped_trials", 0) + int((~is_kept).sum())
         left_out = self.left_out | {reason: len(bad), "skipped_trials": skipped}
         return replace(self, trials=trials, left_out=left_out)
 
@@ -137,9 +139,8 @@ class TrialList:
 def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     """Read a list given by its name below `root`, or by a path, with every recording looked for.
 
-    Unless `is_lenient`, recordings that are not there are an error that names lines; else their trials are
-    left out and counted. A pair listed twice, and a recording against itself, are scored as listed. Raises
-    ValueError or FileNotFoundError.
+    Recordings that are not there raise ValueError, or are left out and counted if `is_lenient`; a missing
+    list raises FileNotFoundError. A pair listed twice, and a recording against itself, are scored as listed.
     """
     file = find_list(root, name)
     found = TrialList(posixpath.basename(file), file, root, _read(root, file), {})
@@ -216,10 +217,7 @@ def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
 
 
 def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:
-    """Count the trials that compare two recordings that others compare too, either way round.
-
-    Recordings are the same where their paths below the two folders are.
-    """
+    """Count trials of recordings (paths below a folder) that others compare too, either way round."""
 
     def pairs(of: Trials, folder: str) -> list[frozenset[str]]:
         prefix = f"{absolute(folder).rstrip('/')}/"
@@ -243,12 +241,3 @@ def _read(root: str, file: str) -> Trials:
             f"(line {trials.lines[is_wrong][0]}: {first}); correct the labels"
         )
     return trials
-
-
-def _kept(trials: Trials, is_kept: npt.NDArray[np.bool_]) -> Trials:
-    # Recordings that are in no trial any more are left out too.
-    used, places = np.unique(np.stack([trials.enrol[is_kept], trials.test[is_kept]]), return_inverse=True)
-    enrol, test = places.reshape(2, -1).astype(np.int64)
-    trials = replace(trials, paths=[trials.paths[i] for i in used], versions=trials.versions[used])
-    targets, lines = trials.targets[is_kept], trials.lines[is_kept]
-    return replace(trials, enrol=enrol, test=test, targets=targets, lines=lines)

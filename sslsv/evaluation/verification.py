@@ -34,18 +34,14 @@ class Embedder:
         self.dtype = PRECISIONS[precision]
 
     def embed(self, waveforms: list[Waveform] | npt.NDArray[np.int16]) -> Tensor:
-        """Return embeddings (N, D), float32 on the CPU, of equally long waveforms, floats or int16.
-
-        Raises ValueError when they need more memory than a GPU has: that of self-attention rises with the
-        square of the length.
-        """
+        """Return embeddings (N, D), float32 on the CPU, of equally long waveforms; or raises ValueError."""
         batch = torch.from_numpy(np.asarray(waveforms)).to(self.device)
         in_training = [part for part in self.model.modules() if part.training]
         self.model.eval()
         try:
             with torch.inference_mode(), self.autocast():
                 return self.model.embed(batch).float().cpu()
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError as error:  # That of self-attention rises with the squared length.
             seconds = batch.shape[1] / SAMPLE_RATE
             raise ValueError(
                 f"{len(batch)} recording(s) of {seconds:.0f} s need more memory than {self.device} has: "
@@ -141,9 +137,7 @@ def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Veri
     """
     trials = trial_set.trials
     embeddings, bad = embedder.embed_recordings(trial_set.read, len(trials.paths))
-    is_read = np.ones(len(trials.paths), dtype=bool)
-    is_read[list(bad)] = False
-    is_scored = is_read[trials.enrol] & is_read[trials.test]
+    is_scored = ~np.isin([trials.enrol, trials.test], list(bad)).any(axis=0)
     targets = trials.targets[is_scored]
     reasons = {trials.paths[index]: why for index, why in sorted(bad.items())}
     if targets.all() or not targets.any():
@@ -163,4 +157,4 @@ def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Veri
             metrics |= {f"{name}_{end}": value for end, value in interval._asdict().items()}
     if bad:
         metrics["skipped_trials"] = float((~is_scored).sum())
-    return Verification(metrics, embeddings[is_read], reasons)
+    return Verification(metrics, np.delete(embeddings, list(bad), axis=0), reasons)

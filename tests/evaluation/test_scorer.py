@@ -35,14 +35,14 @@ def test_scores__centring_takes_a_constant_offset_away(norm):
     scoring, found = Scoring(norm=norm, top=20, is_centred=True), []
     for length in (0, 1000):  # ten times the embeddings' own
         rows, cohort = (embeddings_of(seed) + np.float32(length / np.sqrt(32)) for seed in (1, 2))
-        found.append(next(iter(Scorer(scoring, cohort).scores(rows, TRIALS).values())))
+        found.append(next(iter(Scorer(scoring, cohort).scores(rows, ENROL, TEST).values())))
     assert np.corrcoef(found)[0, 1] > 0.97  # lengths differ where there is an offset, so it is not quite 1
     assert found[1].std() == pytest.approx(found[0].std(), rel=0.05)
 
 
 def test_scores__without_centring_take_embeddings_and_cohort_as_they_are():
     rows, cohort = embeddings_of(1), embeddings_of(2)
-    found = Scorer(Scoring(norm="as", top=20), cohort).scores(rows, TRIALS)
+    found = Scorer(Scoring(norm="as", top=20), cohort).scores(rows, ENROL, TEST)
     plain = cosine_scores(rows, ENROL, TEST)
     assert list(found) == ["cosine_as_norm", "cosine"]
     assert np.array_equal(
