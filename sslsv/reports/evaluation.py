@@ -5,75 +5,65 @@ from posixpath import basename
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sslsv.evaluation.metrics import ErrorCurve
+from sslsv.evaluation.metrics import ErrorCurve, Floats, Labels
 from sslsv.evaluation.scorer import CALIBRATED
 from sslsv.evaluation.trials import TrialList
-from sslsv.reports.page import Link, Record, Section, duration, interval, metric_text, metric_title, render
-from sslsv.reports.plots import Floats, det_chart, score_chart
+from sslsv.reports.page import Record, Section, duration, interval, metric_text, metric_title, render
+from sslsv.reports.plots import det_chart, score_chart
 from sslsv.runs.folder import here
 
 WORST = 10  # trials of each kind
-P_TARGET = 0.01  # The figures mark the lowest detection cost at this prior.
 
 
 def evaluation_page(evaluation: Mapping[str, Any], lists: Sequence[TrialList], **of_run: Any) -> bytes:
-    """Return the HTML of an evaluation: the content of evaluation.json, and the lists it was made of.
-
-    `of_run` says what was trained, as `reports.training.of_run` tells it.
-    """
+    """Return the HTML of evaluation.json and its lists; `of_run` is what `training.of_run` returns."""
     eers = {item.name: item.summary["scorings"][next(iter(item.scores))]["eer"] for item in lists}
     facts = [(f"EER, {name}", metric_text("eer", m["value"]), interval("eer", m)) for name, m in eers.items()]
     notes = [*evaluation["warnings"]]
     notes += ["Labels were used to score these trials."] * evaluation["labels_were_used"]["scoring"]
-    parts = of_encoder(evaluation, [list_section(item) for item in lists], **of_run)
-    run = basename(evaluation["run"].rstrip("/"))
-    return render(f"Evaluation of {run}", notes=notes, facts=facts, **parts)
+    sections = [list_section(item) for item in lists]
+    return encoder_page("Evaluation", evaluation, sections, facts=facts, notes=notes, **of_run)
 
 
-def of_encoder(
+def encoder_page(
+    kind: str,
     result: Mapping[str, Any],
     sections: Sequence[Section],
     trained: Mapping[str, Any] | None = None,
-    links: Sequence[Link] = (),
-) -> dict[str, Any]:
-    """Return parts of a page that all results of a trained encoder share, around their own sections."""
+    **parts: Any,
+) -> bytes:
+    """Return the HTML of a result of a trained encoder: its own sections and parts, and what all share."""
     which, of = here(result["run"]), result["checkpoint"]
-    closing = [
-        Section("Settings", text=result["settings"]),
-        Section("Environment", pairs=result["environment"]),
-    ]
-    return {
-        "head": {"run": which, "checkpoint": of["files"], "step": of["steps"], **(trained or {})},
-        "links": links,
-        "sentences": [*result["notes"], f"It took {duration(result['seconds'])}."],
-        "sections": [*sections, *closing],
-    }
+    settings = Section("Settings", text=result["settings"])
+    environment = Section("Environment", pairs=result["environment"])
+    return render(
+        f"{kind} of {basename(result['run'].rstrip('/'))}",
+        [*sections, settings, environment],
+        head={"run": which, "checkpoint": of["files"], "step": of["steps"], **(trained or {})},
+        sentences=[*result["notes"], f"It took {duration(result['seconds'])}."],
+        **parts,
+    )
 
 
 def list_section(item: TrialList) -> Section:
     """Return all that is known of one list; errors are those of its first scoring."""
-    trials, paths, (first, scores) = item.trials, item.trials.paths, next(iter(item.scores.items()))
-    rates: dict[str, tuple[Floats, Floats]] = {}
-    marks: dict[str, list[int]] = {}
-    thresholds: list[float] = []
-    for name, values in item.scores.items():
-        if not name.endswith(CALIBRATED):  # Calibration keeps the order, and with it the curve.
-            curve, title = ErrorCurve.of(values, trials.targets), item.summary["titles"][name]
-            costs = P_TARGET * curve.p_miss + (1 - P_TARGET) * curve.p_fa
-            rates[title] = curve.p_fa, curve.p_miss
-            marks[title] = [int(np.abs(curve.p_fa - curve.p_miss).argmin()), int(costs.argmin())]
-            thresholds = thresholds or curve.thresholds[marks[title]].tolist()
+    trials, paths, titles = item.trials, item.trials.paths, item.summary["titles"]
+    first, scores = next(iter(item.scores.items()))
+    curves = {
+        titles[name]: ErrorCurve.of(values, trials.targets)
+        for name, values in item.scores.items()
+        if not name.endswith(CALIBRATED)  # Calibration keeps the order, and with it the curve.
+    }
 
-    def hardest(kind: NDArray[np.bool_], order: Floats) -> list[Record]:
+    def hardest(kind: Labels, order: Floats) -> list[Record]:
         rows = np.flatnonzero(kind)
         return [
             {"score": f"{scores[j]:.4f}", "enrolment": paths[trials.enrol[j]], "test": paths[trials.test[j]]}
             for j in rows[np.argsort(order[rows], kind="stable")[:WORST]]
         ]
 
-    shown = f"Scores and trials below are those of {item.summary['titles'][first]}."
+    shown = f"Scores and trials below are those of {titles[first]}."
     return Section(
         item.name,
         f"{counts_text(item.summary['counts'])}. {shown}",
@@ -83,8 +73,8 @@ def list_section(item: TrialList) -> Section:
             "Hardest nontarget trials: two speakers, high score": hardest(~trials.targets, -scores),
         },
         [
-            det_chart(f"DET, {item.name}", rates, marks),
-            score_chart(f"scores, {item.name}", scores, trials.targets, thresholds),
+            det_chart(f"DET, {item.name}", curves),
+            score_chart(f"scores, {item.name}", scores, trials.targets),
         ],
         {"list": here(item.summary["file"]), "SHA-256 of the list": item.summary["sha256"]},
     )

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sslsv.evaluation.metrics import ErrorCurve, Floats, Labels
 from sslsv.reports.page import Figure
 
-Floats = NDArray[np.float64]
 Curve = tuple[str, Sequence[float], Sequence[float]]  # label, x (N,), y (N,)
 Axes = Any  # Matplotlib takes half a second to import, so only drawing imports it.
 
@@ -24,6 +23,7 @@ PALE = {"color": INK, "alpha": 0.2, "label": None}
 SMALL, LARGE = (4.6, 2.6), (5.2, 4.4)  # inches
 MAX_POINTS, MAX_CURVES = 300, 24  # More points of a curve, or colours and dashes, cannot be told apart.
 MAX_WRITTEN, MAX_NAMES = 12, 40  # labels of a confusion matrix with numbers in it, and with all names
+P_TARGET = 0.01  # The figures mark the lowest detection cost at this prior.
 RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent
 
 
@@ -100,22 +100,21 @@ def line_chart(
     return caption, drawing(paint, f"{caption}: {', '.join(named)}", size)
 
 
-def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[str, list[int]]) -> Figure:
-    """Draw miss over false-alarm rates, from 0 to 1, on axes where Gaussian scores give straight lines.
-
-    `rates` holds false alarms and misses (K,) of each scoring, and `marks` the indices of operating points.
-    """
+def det_chart(title: str, curves: Mapping[str, ErrorCurve]) -> Figure:
+    """Draw miss over false-alarm rates by scoring, on axes where Gaussian scores give straight lines."""
     from scipy.special import ndtri
 
     def paint(axes: Axes) -> None:
         ends = [*ndtri([0.1, 0.3])]
-        for label, both in rates.items():
+        for label, curve in curves.items():
+            both = curve.p_fa, curve.p_miss
             halves = [rate[rate > 0].min() / 2 for rate in both]  # A rate of 0 is drawn as half a trial.
             x, y = (ndtri(np.clip(rate, half, 1 - half)) for rate, half in zip(both, halves, strict=True))
             along = np.searchsorted(y - x, np.linspace(y[0] - x[0], y[-1] - x[-1], MAX_POINTS))
             kept = np.unique(np.minimum(along, len(x) - 1))
             (line,) = axes.plot(x[kept], y[kept], label=textwrap.fill(label, 34))
-            for marker, place in zip("oD", marks[label], strict=True):
+            for marker, point in (("o", curve.eer_threshold()), ("D", curve.min_dcf_threshold(P_TARGET))):
+                place = np.searchsorted(curve.thresholds, point)
                 axes.plot(x[place], y[place], marker, color=line.get_color(), markersize=5)
                 ends += [x[place] - 0.2, y[place] + 0.1]
         ends = [min(ends), max(ends)]
@@ -129,8 +128,10 @@ def det_chart(title: str, rates: Mapping[str, Sequence[Floats]], marks: Mapping[
     return "Error trade-off (DET)", drawing(paint, title, LARGE)
 
 
-def score_chart(title: str, scores: Floats, targets: NDArray[np.bool_], thresholds: list[float]) -> Figure:
+def score_chart(title: str, scores: Floats, targets: Labels) -> Figure:
     """Draw the densities of target and nontarget scores (J,), and the thresholds of EER and minDCF."""
+    curve = ErrorCurve.of(scores, targets)
+    thresholds = curve.eer_threshold(), curve.min_dcf_threshold(P_TARGET)
     edges = np.histogram_bin_edges(scores, bins=int(np.clip(np.sqrt(len(scores)) / 2, 20, 80)))
 
     def paint(axes: Axes) -> None:

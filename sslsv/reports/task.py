@@ -1,20 +1,18 @@
 """Write the page of a task such as a probe: how well labels are told, and which are taken for which."""
 
 from collections.abc import Iterator, Mapping
-from posixpath import basename
 from typing import Any
 
 import numpy as np
 
-from sslsv.reports.evaluation import counts_text, of_encoder
-from sslsv.reports.page import Record, Section, interval, metric_text, metric_title, render
+from sslsv.reports.evaluation import counts_text, encoder_page
+from sslsv.reports.page import Record, Section, interval, metric_text, metric_title
 from sslsv.reports.plots import confusion_chart
 from sslsv.runs.folder import here
 
 
 def task_page(result: Mapping[str, Any], **of_run: Any) -> bytes:
     """Return the HTML of a task's result, which is the content of its json; see `evaluation_page`."""
-    task, run, labels = result["task"].capitalize(), basename(result["run"].rstrip("/")), result["labels"]
     facts = [
         (metric_title(k), metric_text(k, m["value"]), interval(k, m)) for k, m in result["metrics"].items()
     ]
@@ -23,14 +21,14 @@ def task_page(result: Mapping[str, Any], **of_run: Any) -> bytes:
         {"list": role, **each["counts"], "file": here(each["file"]), "SHA-256": each["sha256"][:12]}
         for role, each in result["lists"].items()
     ]
-    chart = confusion_chart(f"confusion of labels, {run}", labels, result["confusion"])
+    chart = confusion_chart("confusion of labels", result["labels"], result["confusion"])
     chosen = f"Macro F1 on held-out parts of the training list; {result['strength']:g} was chosen."
     sections = [
         Section("Labels", tables={"": label_rows(result)}, figures=[chart]),
         Section("Lists", tables={"": lists}),
         Section("Regularisation", chosen, pairs=result["macro_f1_of_strengths"]),
     ]
-    return render(f"{task} of {run}", facts=facts, **of_encoder(result, sections, **of_run))
+    return encoder_page(result["task"].capitalize(), result, sections, facts=facts, **of_run)
 
 
 def label_rows(result: Mapping[str, Any]) -> list[Record]:

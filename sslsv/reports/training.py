@@ -213,11 +213,8 @@ def place_of(key: str) -> tuple[str, str, str]:
 
 
 def list_and_metric(key: str) -> tuple[str, str] | None:
-    """Return trial list and metric of a key such as `eer` (of validation) or `test/<list>/eer`.
-
-    The ends of an interval, such as `test/<list>/eer_low`, are no metrics.
-    """
+    """Return trial list and metric of a key such as `eer` (of validation) or `test/<list>/eer`."""
     if key in ("eer", "min_dcf"):
         return "validation", key
-    is_metric = key.startswith("test/") and not key.endswith(("_low", "_high"))
+    is_metric = key.startswith("test/") and not key.endswith(("_low", "_high"))  # the ends of an interval
     return (key.split("/")[1], key.split("/", 2)[2]) if is_metric else None

@@ -48,9 +48,8 @@ def test_charts__of_perfect_useless_inverted_and_constant_scores_are_drawn(offse
     if offset is not None:
         scores = np.random.default_rng(0).normal(size=200) + offset * targets
     curve = ErrorCurve.of(scores, targets)
-    ends = [0, len(curve.thresholds) - 1]
-    assert "<svg" in det_chart("trials", {"cosine": (curve.p_fa, curve.p_miss)}, {"cosine": ends})[1]
-    assert "<svg" in score_chart("trials", scores, targets, curve.thresholds[ends].tolist())[1]
+    assert "<svg" in det_chart("trials", {"cosine": curve})[1]
+    assert "<svg" in score_chart("trials", scores, targets)[1]
 
 
 def test_line_chart__more_curves_than_colours_differ_in_their_lines():
