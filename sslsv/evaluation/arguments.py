@@ -27,14 +27,9 @@ def known_runs() -> str:
     return f"Runs here: {', '.join(found)}." if found else "There is no run below runs/ yet."
 
 
-def encoder_parser(
-    command: str, description: str, *, has_workers: bool = False, embeds: bool = True
-) -> argparse.ArgumentParser:
-    """Return a parser of `sslsv <command>` that knows run and checkpoint.
-
-    If the command `embeds`, it knows runs to fuse, precision and device, too.
-    """
-    parser = Parser(prog=command_name(command), description=description)
+def encoder_parser(command: str, about: str, *, has_workers: bool = False, embeds: bool = True) -> Parser:
+    """Return a parser of `sslsv <command>`; if it `embeds`, it knows runs to fuse, precision and device."""
+    parser = Parser(prog=command_name(command), description=about)
     parser.set_defaults(others=[])
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
@@ -79,20 +74,17 @@ def same_encoder(options: argparse.Namespace) -> str:
 
 
 def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
-    """Load the checkpoint that the options name, and print what a user should know of it.
-
-    Raises ValueError or FileNotFoundError with a sentence.
-    """
+    """Load what the options name, and print its notes; raises ValueError or FileNotFoundError."""
     from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import RunFolder
 
     # Checked before PyTorch is imported, which takes more than a second.
-    runs = [options.run, *options.others]
-    for run in runs:
+    for run in (runs := [options.run, *options.others]):
         if not run.endswith(".pt") and not RunFolder.at(run).names("checkpoints"):
-            place = RunFolder.at(run).location
-            why = "no training began there, or it ended before the first"
-            raise ValueError(f"{place} has no checkpoints: {why}. {known_runs()}")
+            raise ValueError(
+                f"{RunFolder.at(run).location} has no checkpoints: no training began there, or it ended "
+                f"before the first. {known_runs()}"
+            )
     with LiveLine("loading the encoder", sys.stderr.isatty()):
         from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 

@@ -1,8 +1,7 @@
 """Health of embeddings, without labels: have they collapsed, how much of the space do they use?
 
 Rows are embeddings (N, D), in float32 or float64, of different utterances unless said otherwise; views are
-embeddings (N, Q, D) of Q views of each of N utterances. Results are 0-d tensors on the rows' device: nothing
-waits for an accelerator until a value is read.
+embeddings (N, Q, D) of Q views of each of N utterances.
 """
 
 import itertools
@@ -69,7 +68,7 @@ def uniformity(embeddings: Tensor, t: float = 2.0) -> Tensor:
     return torch.logsumexp(exponents.flatten(), 0) - math.log(count * (count - 1))
 
 
-def pseudo_trial_eer(views: Tensor) -> Tensor:
+def pseudo_trial_eer(views: Tensor) -> float:
     """Return the EER in percent of trials made without labels, scored by cosine: 0 is best, 50 chance.
 
     Targets are all pairs of views of one utterance, which therefore should not overlap and be in different
@@ -83,7 +82,7 @@ def pseudo_trial_eer(views: Tensor) -> Tensor:
     nontargets = (rows[:, 0] @ rows[:, 1].T)[is_other]
     # Rounded, equal cosines are ties, in whatever order their products were summed: collapsed must be 50.
     scores = torch.cat([targets, nontargets]).float().cpu().numpy()
-    return views.new_tensor(ErrorCurve.of(scores, np.arange(len(scores)) < len(targets)).eer())
+    return ErrorCurve.of(scores, np.arange(len(scores)) < len(targets)).eer()
 
 
 def label_free_report(views: Tensor) -> dict[str, float]:
@@ -94,15 +93,14 @@ def label_free_report(views: Tensor) -> dict[str, float]:
     """
     views = views.double()
     rows, pairs = views.flatten(0, 1), itertools.combinations(views.unbind(1), 2)
-    values = {
-        "rankme": effective_rank(rows),
-        "lidar": lidar(views),
-        "alignment": torch.stack([alignment(a, b) for a, b in pairs]).mean(),
-        "uniformity": uniformity(views[:, 0]),
-        "feature_std": feature_std(rows),
+    return {
+        "rankme": effective_rank(rows).item(),
+        "lidar": lidar(views).item(),
+        "alignment": torch.stack([alignment(a, b) for a, b in pairs]).mean().item(),
+        "uniformity": uniformity(views[:, 0]).item(),
+        "feature_std": feature_std(rows).item(),
         "pseudo_eer": pseudo_trial_eer(views),
     }
-    return {name: float(value) for name, value in values.items()}
 
 
 def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float]:
@@ -111,12 +109,11 @@ def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float
     Pairwise and spectral values use at most `max_rows` rows, evenly spaced, so that any N is affordable.
     """
     some = embeddings[:: -(-len(embeddings) // max_rows)]
-    values = {
-        "feature_std": feature_std(embeddings),
-        "effective_rank": effective_rank(some),
-        "uniformity": uniformity(some),
+    return {
+        "feature_std": feature_std(embeddings).item(),
+        "effective_rank": effective_rank(some).item(),
+        "uniformity": uniformity(some).item(),
     }
-    return {name: float(value) for name, value in values.items()}
 
 
 def _exp_of_entropy(values: Tensor, eps: float) -> Tensor:

@@ -32,16 +32,13 @@ def pack_encoder(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     A method that puts a network of its own around the encoder (CPC) is rebuilt from the fact `method`, JSON.
     """
     encoder = copy.deepcopy(encoder)
-    _innermost(encoder).merge()  # type: ignore[operator]
+    _innermost(encoder).merge()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     return save(weights, facts | _described(encoder))
 
 
 def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
-    """Return the encoder in a file, on the CPU, in eval mode.
-
-    Raises FileNotFoundError, or ValueError when the content is foreign, damaged or of another version.
-    """
+    """Return the encoder in a file, on the CPU, in eval mode; raises FileNotFoundError or ValueError."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}; `{command_name('export')} RUN` writes one")
     facts: dict[str, str] = {}
@@ -111,7 +108,7 @@ def traceable(encoder: nn.Module) -> nn.Module:
         "waveforms of any length; use safetensors",
     )
     copied = copy.deepcopy(encoder).cpu().to(memory_format=torch.contiguous_format).eval()
-    inner: Any = _innermost(copied)
+    inner = _innermost(copied)
     inner.merge()
     if isinstance(inner.features, Spectrogram):
         inner.features = ConvolutionalSpectrogram(inner.features)
@@ -127,7 +124,7 @@ def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     # The exporter warns of every optional library that is not there.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exported = traceable(encoder)
-    min_samples: Any = _innermost(encoder).min_samples
+    min_samples = _innermost(encoder).min_samples
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=min_samples)
     # The layout of what fused attention returns has no form in ONNX.
     with sdpa_kernel(SDPBackend.MATH):
@@ -146,19 +143,17 @@ def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
     return program.model_proto.SerializeToString()  # type: ignore[no-any-return]
 
 
-def _innermost(network: nn.Module) -> nn.Module:
+def _innermost(network: nn.Module) -> Any:
     # A method may put a network of its own around the encoder.
     return getattr(network, "encoder", network)
 
 
 def _described(encoder: nn.Module) -> dict[str, str]:
     # The place that training started from stays out: it is a path of the machine that trained.
-    innermost: Any = _innermost(encoder)
-    paths = {key: None for key in ("init", "weights") if hasattr(innermost.config, key)}
-    settings = dataclasses.replace(innermost.config, **paths)
+    settings = dataclasses.asdict(_innermost(encoder).config)
     return {
         "format": FORMAT,
-        "encoder": json.dumps(dataclasses.asdict(settings)),
+        "encoder": json.dumps(settings | {key: None for key in ("init", "weights") if key in settings}),
         "sample_rate": str(SAMPLE_RATE),
         "embedding_dim": str(encoder.embedding_dim),
     }

@@ -102,20 +102,17 @@ def trained_on(config: Config, folder: RunFolder) -> tuple[list[TrainedOn], list
 
 def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Overlap:
     """Compare the recordings of trials, below `root`, with what was trained on: speakers, paths, contents."""
-    paths, columns = trials.paths, speaker_path_parts(trials)
-    # Where every speaker has one session, its folder tells speakers too: the same ones, by other names.
-    same_speaker, known = {place: set[str]() for place in columns}, bool(sources)
+    paths, columns, known = trials.paths, speaker_path_parts(trials), bool(sources)
     num_speakers = max(map(len, columns.values()), default=0)
-    same_path, same_content = set[int](), dict[int, str]()
+    speakers, same_path, same_content = set[str](), set[int](), dict[int, str]()
     compared = set(range(len(paths) if sources else 0))
     for source in sources:
-        there = _speakers_of(source, columns)
-        for place, names in columns.items():
-            same_speaker[place] |= names & there
+        speakers |= _speakers_of(source, columns)
         same_path |= _same_paths(root, paths, source)
         found, able = _same_contents(root, paths, source)
         same_content, compared = found | same_content, compared & able
-    shared = sorted(max(same_speaker.values(), key=len, default=()))
+    # Where every speaker has one session, its folder tells speakers too: the same ones, by other names.
+    shared = sorted(max((names & speakers for names in columns.values()), key=len, default=()))
     copies = [f"{paths[i]} ({same_content[i]})" for i in sorted(same_content.keys() - same_path)]
     # Corpora of other people often use the same names, such as id00800 or 001.
     is_one_corpus = bool(same_path or same_content) or absolute(root) in {absolute(s.root) for s in sources}

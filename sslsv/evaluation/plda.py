@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import eigh
+from scipy.sparse import coo_array
 
 from sslsv.evaluation.scoring import Floats, Indices, unit_rows
 from sslsv.settings import refuse_if
@@ -123,10 +124,8 @@ def _diagonal(between: Floats, within: Floats) -> tuple[Floats, Floats]:
 
 def _statistics(rows: Floats, labels: Indices) -> tuple[Floats, Floats, Floats]:
     # Returns each speaker's count (S,) and mean (S, P), and the scatter (P, P) of recordings around them.
-    order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels).astype(np.float64)
-    starts = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.int64)
-    means = np.add.reduceat(rows[order], starts, axis=0) / counts[:, None]
+    means = coo_array((np.ones(len(rows)), (labels, np.arange(len(rows))))) @ rows / counts[:, None]
     around = rows - means[labels]
     return counts, means, around.T @ around
 

@@ -6,6 +6,7 @@ own: what they share is the voice, and the recording's own channel as far as the
 
 import os
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,6 @@ class Probe:
             num_samples = probe.views * round(probe.crop_seconds * SAMPLE_RATE)
             sample = choose(recordings, manifest.paths, order, probe.utterances, num_samples)
         self.utterances, self.bad_recordings = sample  # of the other workers, at the first measurement
-        self._views: npt.NDArray[np.int16] | None = None  # (N of this worker, Q, T)
 
     def measure(self, embedder: Embedder) -> dict[str, float]:
         """Return `label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
@@ -66,7 +66,7 @@ class Probe:
         Raises ValueError, the same on every worker, when fewer than two utterances can be read or an
         embedding is not finite.
         """
-        views = self._embed(embedder, self._draw() if self._views is None else self._views)
+        views = self._embed(embedder)
         if len(views) < 2:
             raise ValueError(
                 f"Label-free values need 2 utterances or more, and {len(views)} of the training utterances "
@@ -85,23 +85,24 @@ class Probe:
         """Count utterances and views, for the report."""
         return {"utterances": len(self.utterances), "views": self.num_views}
 
-    def _draw(self) -> npt.NDArray[np.int16]:
+    @cached_property
+    def _views(self) -> npt.NDArray[np.int16]:
+        # (N of this worker, Q, T), of utterances that the main worker has chosen for all.
         chosen = self.utterances, self.bad_recordings
         self.utterances, self.bad_recordings = distributed.broadcast_object(chosen)
         mine = np.array(self.utterances, dtype=np.int64)[self._share()]
         rows = {"sample": mine, "epoch": np.full_like(mine, PROBE_EPOCH), "utterance": mine}
         batch = self.maker.make_batch(rows)
-        bad = {int(utterance) for utterance in batch["bad_utterance"] if utterance >= 0}
-        reasons = {utterance: self.maker.explain("utterances", utterance) for utterance in sorted(bad)}
+        bad = sorted({int(utterance) for utterance in batch["bad_utterance"] if utterance >= 0})
+        reasons = {utterance: self.maker.explain("utterances", utterance) for utterance in bad}
         found = {u: why for part in distributed.gather_objects(reasons) for u, why in part.items()}
         self.bad_recordings.update(found.values())
         self._is_read = torch.from_numpy(~np.isin(self.utterances, list(found)))
-        self._views = np.asarray(batch["views"], dtype=np.int16)
-        return self._views
+        return np.asarray(batch["views"], dtype=np.int16)
 
-    def _embed(self, embedder: Embedder, views: npt.NDArray[np.int16]) -> Tensor:
+    def _embed(self, embedder: Embedder) -> Tensor:
         """Return embeddings (N, Q, D) of all readable utterances, on the CPU of every worker."""
-        flat, dim = views.reshape(-1, views.shape[-1]), embedder.model.embedding_dim
+        flat, dim = self._views.reshape(-1, self._views.shape[-1]), embedder.model.embedding_dim
         size = max(1, int(embedder.batch_seconds / self.crop_seconds))
         # Ranks count small directions, which bf16 fills with rounding errors: LiDAR would be up to doubled.
         exact = Embedder(embedder.model, embedder.device, "fp32", embedder.batch_seconds)

@@ -129,7 +129,7 @@ def test_measure__leaves_out_and_names_what_cannot_be_read(damaged):
     assert {probe.maker.explain("utterances", u)[0] for u in (2, 5)} == set(probe.bad_recordings)
     assert all(path in why for path, why in probe.bad_recordings.items())
     # The cut recording gave no row: the values are those of a list without the two.
-    assert probe._embed(embedder_of(config), probe._draw()).shape[0] == len(manifest) - 2
+    assert probe._embed(embedder_of(config)).shape[0] == len(manifest) - 2
     assert np.isfinite(list(values.values())).all()
 
 
