@@ -33,15 +33,15 @@ RAY = {"cluster", "data.pipeline", "evaluation.embedding", "prepare_data.convert
 RAY |= {"search.executor", "search.trial"}
 # Lines of each package as it stands; none may grow by more than a twentieth without a reason written here.
 BUDGETS = {
-    "": 2230, "ops": 360, "models": 1520, "encoders": 660, "data": 2500, "runs": 730, "training": 1040,
-    "cluster": 770, "evaluation": 2510, "reports": 920, "search": 1330, "prepare_data": 1820,
+    "": 2190, "ops": 350, "models": 1490, "encoders": 640, "data": 2450, "runs": 715, "training": 1000,
+    "cluster": 765, "evaluation": 2440, "reports": 915, "search": 1280, "prepare_data": 1790,
     "tasks": 0,
 }  # fmt: skip
 # Of data, 450 read lists in the forms that people have, and 120 any codec; of tasks, 650 are the loop of
 # pseudo-labels; of evaluation, 170 compare test lists with what was trained on; of cluster, 95 keep threads
 # from spinning beside other processes.
 # These come on top, for each file of a kind that anybody may add; what several share is in the numbers above.
-LINES_OF_ONE = {"models": 90, "encoders": 155, "data.augmentations": 65, "tasks": 213}
+LINES_OF_ONE = {"models": 90, "encoders": 155, "data.augmentations": 65, "tasks": 210}
 
 
 def module_name(file: Path) -> str:

@@ -200,7 +200,7 @@ class _Joined(Model):
     # Embeds by several models; the parts have equal lengths, so that their cosines are averaged.
 
     def __init__(self, models: Sequence[Model]) -> None:
-        super().__init__()
+        super().__init__(None)
         self.parts: Any = nn.ModuleList(models)
         self.needs_labels = any(model.needs_labels for model in models)
 

@@ -163,9 +163,7 @@ def speaker_level(files: list[str], folder: Path) -> str:
     depth = min(map(len, folders))
     names_of = {str(i + 1): [each[i] for each in folders] for i in range(depth)}
     names_of |= {"parent": [each[-1] for each in folders]} if depth else {}
-    readings: dict[
-        tuple[int, ...], tuple[str, str]
-    ] = {}  # the number of each file's group: rule, what it reads
+    readings: dict[tuple[int, ...], tuple[str, str]] = {}  # each file's speaker, as a number: rule, in words
     for rule, names in names_of.items():
         numbers: dict[str, int] = {}
         grouping = tuple(numbers.setdefault(name, len(numbers)) for name in names)

@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -15,7 +16,7 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sslsv.config import Config, to_dict
+from sslsv.config import Config
 from sslsv.search.schedulers import History
 from sslsv.search.space import Space, plain
 
@@ -28,7 +29,7 @@ class Searcher:
     """Choose configurations in a space; `base` holds the other settings."""
 
     def __init__(self, space: Space, base: Config) -> None:
-        self.space, self.base, self.dimensions = space, to_dict(base), space.dimensions
+        self.space, self.base, self.dimensions = space, asdict(base), space.dimensions
         self.grid: list[Configuration] = []
         if space.searcher == "grid":  # every combination of the choices, the last dimension changing fastest
             keys = [dimension.key for dimension in self.dimensions]
