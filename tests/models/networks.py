@@ -48,6 +48,24 @@ def batch(model: Any, seed: int = 1, rows: int = 4) -> dict[str, torch.Tensor]:
     }
 
 
+def each_view(model: Any, data: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Waveforms (rows, samples) of every view, in the order of the groups."""
+    return [view for group in model.views for view in data[group.name].unbind(1)]
+
+
+def shake(module: nn.Module) -> None:
+    """Change all weights at random, so that a teacher is no copy of its student."""
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for weights in module.parameters():
+            weights.add_(0.1 * torch.randn(weights.shape, generator=generator))
+
+
+def shift_positives(model: Any, shift: int) -> None:
+    """Give each sample another one's positive, as SSPS would; with 0 its own."""
+    model.sample_positives = lambda rows, *_: (rows.roll(shift, 0), {})
+
+
 class PlainEncoder(nn.Module):
     """Embed without statistics of the batch."""
 

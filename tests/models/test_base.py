@@ -10,7 +10,7 @@ from sslsv.models import terms, vibcreg
 from sslsv.models.base import REGULARIZERS, Model, Progress, StepOutput, clip_each
 from sslsv.models.contrast import info_nce_loss, nt_xent
 from sslsv.models.two_view import TeacherModel, TwoViewModel
-from tests.models.networks import LATER
+from tests.models.networks import LATER, shift_positives
 
 PROGRESS = Progress(step=0, total_steps=10, epoch=0, total_epochs=2)
 METHODS = registry.names("models")
@@ -92,11 +92,12 @@ def test_parameter_groups__hold_every_trained_parameter_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TWO_VIEW_METHODS)
-def test_two_view_model__loss_is_the_pure_function_of_the_two_views_projections(name: str) -> None:
+def test_two_view_model__loss_is_the_pure_function_of_two_projections_the_second_maybe_sampled(name) -> None:
     model = small(name).eval()  # no batch statistics: each view may be projected alone
-    data = batch(model)
+    data, shift = batch(model), int(hasattr(model.config, "positives"))
+    shift_positives(model, shift)
     y_a, y_b = (model.encoder(data["views"][:, i]) for i in (0, 1))
-    z_a, z_b = model.projector(y_a), model.projector(y_b)
+    z_a, z_b = model.projector(y_a), model.projector(y_b).roll(shift, 0)
     pure = {
         "simclr": lambda: nt_xent(z_a, z_b, 0.03)[0],
         "vicreg": lambda: terms.vicreg_loss(z_a, z_b, 1.0, 1.0, 0.1)[0],
@@ -138,10 +139,25 @@ def test_teacher__momentum_0_copies_the_student_and_1_leaves_the_teacher(
         assert torch.equal(teacher, student if momentum == 0 else old)
 
 
-def test_teacher__its_momentum_rises_to_one() -> None:
-    model = small("moco_v3")  # from 0.99
-    values = [model.teacher_momentum(Progress(step, 10, 0, 1)) for step in (0, 5, 10)]
-    assert values == pytest.approx([0.99, 0.995, 1.0])
+@pytest.mark.parametrize("name", WITH_TEACHER)
+def test_teacher__its_running_statistics_are_no_average(name: str) -> None:
+    model = small(name)
+    model(batch(model), PROGRESS)
+    before = {key: value.clone() for key, value in model.teacher.named_buffers()}
+    for part in model.teacher:
+        for buffer in getattr(model, part).buffers():
+            buffer.add_(1)
+    model.after_step(PROGRESS)
+    assert all(torch.equal(value, before[key]) for key, value in model.teacher.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("moco_v3", [0.99, 0.9914645, 0.995, 1.0]), ("moco", [0.999] * 4)]
+)
+def test_teacher__its_momentum_rises_to_one_by_half_a_cosine_but_for_moco(name, expected) -> None:
+    model = small(name)
+    values = [model.teacher_momentum(Progress(step, 20, 0, 1)) for step in (0, 5, 10, 20)]
+    assert values == pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", WITH_TEACHER)

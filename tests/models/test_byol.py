@@ -15,6 +15,11 @@ def test_byol_loss__is_that_of_lightly() -> None:
     assert byol_loss(P, Z).item() == pytest.approx(theirs.item(), rel=1e-9)
 
 
+def test_byol_loss__of_orthogonal_rows_is_4() -> None:
+    p, z = torch.eye(2)[:, None, None].expand(-1, 3, 2, -1)
+    assert byol_loss(p, z).item() == 4
+
+
 def test_byol__equal_views_and_no_predictor_cost_nothing() -> None:
     model = small(BYOL, **DIMS)
     model.predictor = torch.nn.Sequential()

@@ -22,6 +22,13 @@ def test_sinkhorn__equal_scores_give_equal_codes_and_a_constant_changes_nothing(
     assert torch.allclose(sinkhorn(scores() + 0.7, 0.05, 3), sinkhorn(scores(), 0.05, 3))
 
 
+@pytest.mark.parametrize(("iterations", "is_alike"), [(3, False), (1000, True)])
+def test_sinkhorn__an_offset_of_each_row_changes_codes_until_they_are_balanced(iterations, is_alike) -> None:
+    offsets = scores(12, 1)
+    codes = [sinkhorn(each, 0.2, iterations) for each in (scores(), scores() + offsets)]
+    assert torch.allclose(*codes, atol=1e-6) == is_alike
+
+
 def test_sinkhorn__as_many_far_apart_rows_as_prototypes_get_one_each() -> None:
     assert torch.allclose(sinkhorn(torch.eye(5)[[2, 0, 1, 4, 3]], 0.01, 3), torch.eye(5)[[2, 0, 1, 4, 3]])
 

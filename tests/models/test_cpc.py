@@ -34,6 +34,23 @@ def test_cpc__is_the_cross_entropy_over_the_batch_in_loops(target: str, views: i
     assert cpc(data, PROGRESS).loss.item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_cpc__another_order_of_the_batch_changes_nothing() -> None:
+    cpc, order = model().double(), [2, 0, 3, 1]
+    views = batch(cpc)["views"]
+    losses = [cpc({"views": each}, PROGRESS).loss.item() for each in (views, views[order])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_cpc__a_long_context_in_the_direction_of_its_targets_costs_nothing() -> None:
+    cpc = model()
+    dim = cpc.predictors[0].out_features
+    cpc.context.frames = lambda waveforms: torch.eye(len(waveforms), dim)[:, None].expand(-1, 6, -1)
+    cpc.context.context = lambda frames: 100 * frames[:, -1]
+    for predictor in cpc.predictors:
+        predictor.weight = torch.nn.Parameter(torch.eye(dim))
+    assert cpc(batch(cpc), PROGRESS).loss.item() == pytest.approx(0, abs=1e-6)
+
+
 def test_cpc__embedding_is_the_context_of_the_whole_utterance() -> None:
     cpc = model().eval()
     waveforms = batch(cpc)["views"][:, 0]

@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from benchmarks.world_size import SIZE, NoiseCorpus, noise_batch
 from sslsv.models.base import CorpusSize, Progress
+from sslsv.models.clustering import spherical_kmeans
 from sslsv.models.deepcluster import DeepCluster, deepcluster_loss
 from tests.models import networks
 from tests.models.networks import unit
@@ -65,3 +68,23 @@ def test_deepcluster__the_memory_holds_an_utterances_last_projections() -> None:
 def test_deepcluster__more_clusters_than_utterances_are_refused() -> None:
     with pytest.raises(ValueError, match=r"model.num_prototypes is 3000, but .* only 0 utterance"):
         DeepCluster(DeepCluster.Config(), torch.nn.Identity(), CorpusSize())
+
+
+def test_deepcluster_loss__of_equal_prototypes_is_ln_k() -> None:
+    prototypes, labels = unit(1, 4).expand(3, 7, -1), torch.zeros(3, 5, dtype=torch.int64)
+    assert deepcluster_loss(unit(2, 5, 4), prototypes, labels, 0.1).item() == pytest.approx(math.log(7))
+
+
+def test_deepcluster__rows_are_classified_into_their_utterances_clusters_in_views_0_1_0() -> None:
+    model = small().eval()
+    model.memory.copy_(unit(2, SIZE.num_utterances, 8))
+    model.start_epoch(SECOND, NoiseCorpus())
+    data = noise_batch(model, torch.Generator().manual_seed(1))
+    z = [F.normalize(model.projector(model.encoder(view)), dim=1) for view in data["views"].unbind(1)]
+    losses = []
+    for head, view in enumerate((0, 1, 0)):
+        clusters = spherical_kmeans(model.memory[view], 6, 10, SECOND.generator(head))
+        labels = clusters.assignments[data["utterance"]]
+        losses += [F.cross_entropy(rows @ clusters.centroids.T / 0.1, labels) for rows in z]
+    expected = torch.stack(losses).mean().item()
+    assert model(data, SECOND).loss.item() == pytest.approx(expected, rel=1e-5)

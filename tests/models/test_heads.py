@@ -2,7 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslsv.models.heads import BottleneckHead, Prototypes, log_sum_exp
+from sslsv.models.dino import DINO
+from sslsv.models.heads import BottleneckHead, PrototypeModel, Prototypes, log_sum_exp
+from sslsv.models.sdpn import SDPN
+from tests.models.networks import LATER, batch, small
 
 
 def count(module: torch.nn.Module) -> int:
@@ -44,3 +47,16 @@ def test_log_sum_exp__equals_the_plain_one_and_its_gradients() -> None:
     plain = (rows @ prototypes.T / 0.1).logsumexp(2)
     assert torch.allclose(log_sum_exp(rows, prototypes, 0.1), plain, rtol=1e-12)
     assert torch.autograd.gradcheck(lambda a, b: log_sum_exp(a, b, 0.1), (rows, prototypes))
+
+
+@pytest.mark.parametrize("kind", [DINO, SDPN])
+def test_prototype_model__each_tensors_gradient_is_clipped_by_itself(kind: type[PrototypeModel]) -> None:
+    model = small(kind, head_dims=(12, 6), num_prototypes=10, tensor_clip_norm=0.02)
+    model(batch(model), LATER).loss.backward()
+    before = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.before_step(LATER)
+    norms = [gradient.norm() for gradient in before.values()]
+    assert min(norms) < 0.02 < max(norms)
+    for name, gradient in before.items():
+        expected = gradient * min(1.0, 0.02 / (gradient.norm().item() + 1e-6))
+        assert torch.allclose(model.get_parameter(name).grad, expected, rtol=1e-5)

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sslsv.models.base import Progress
 from sslsv.models.contrast import contrastive_loss, nt_xent_logits
@@ -40,6 +41,43 @@ def loss_and_gradient(model: SimCLR, z_a: torch.Tensor, z_b: torch.Tensor) -> tu
     leaves = [z.clone().requires_grad_() for z in (z_a, z_b)]
     loss = model.loss(*leaves).loss
     return loss.detach(), *torch.autograd.grad(loss, leaves)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_margin__half_risen_it_is_in_the_loss_as_its_paper_has_it(name: str) -> None:
+    rises = {"schedule": MarginSchedule(name="linear", rise_epochs=(0, 1)), "concentration": 0.5}
+    model = (
+        simclr(name, 2.0 if name == "sphereface" else 0.3, norm_range=(40.0, 60.0), **rises).double().eval()
+    )
+    model.after_step(PROGRESS)
+    if name in ("curricularface", "adaface"):
+        averages = {"curricularface": [0.3], "adaface": [45.0, 8.0]}[name]
+        model.margin.averages.copy_(torch.tensor(averages))
+    z = torch.cat(rows()).double()
+    cosines = F.normalize(z, dim=1) @ F.normalize(z, dim=1).T
+    own, norms = torch.arange(12).roll(6)[:, None], z.norm(dim=1)
+    cosine = cosines.gather(1, own)[:, 0]
+    quality = ((norms - 45) / (8 + 1e-3) * 0.5).clamp(-1, 1)
+    # Half of the full margin: of 0.3, and of the range 0.01 to 0.3 in which MagFace's grows with the norm.
+    longer = 0.5 * (0.01 + 0.29 * ((norms - 40) / 20).clamp(0, 1))
+    positives = {
+        "am": cosine - 0.15,
+        "aam": (cosine.acos() + 0.15).cos(),
+        "sphereface": (1.5 * cosine.acos()).cos(),
+        "curricularface": (cosine.acos() + 0.15).cos(),
+        "magface": (cosine.acos() + longer).cos(),
+        "adaface": (cosine.acos() - 0.15 * quality).cos() - 0.15 * (1 + quality),
+    }[name]
+    if name == "curricularface":
+        cosines = torch.where(cosines > positives[:, None], cosines * (0.3 + cosines), cosines)
+    logits = cosines.scatter(1, own, positives[:, None]).fill_diagonal_(-math.inf) / 0.03
+    expected = F.cross_entropy(logits, own[:, 0])
+    assert model.loss(*z.chunk(2)).loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_curricularface__a_margin_of_0_is_not_the_loss_without_one() -> None:
+    without = contrastive_loss(*nt_xent_logits(*rows(), 0.03)).item()
+    assert simclr("curricularface", 0.0).loss(*rows()).loss.item() < without - 0.01
 
 
 @pytest.mark.parametrize("noise", [0.5, 0.0])
@@ -117,15 +155,6 @@ def test_curricularface__hard_negatives_are_weighed_by_the_mean_cosine_of_positi
     assert found[1, 1:].tolist() == pytest.approx([0.2, -0.3])
 
 
-def test_magface__longer_anchors_have_larger_margins_within_the_range() -> None:
-    margin = Margin(MarginConfig(name="magface", value=0.5, lowest_value=0.1, norm_range=(10, 30)), 1.0)
-    anchors = torch.tensor([[5.0], [10.0], [20.0], [30.0], [99.0]])
-    found = margin(torch.full((5, 2), 0.5), torch.zeros(5, 1, dtype=torch.int64), anchors)
-    expected = [math.cos(math.pi / 3 + size) for size in (0.1, 0.1, 0.3, 0.5, 0.5)]
-    assert found[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
-    assert torch.equal(found[:, 1], torch.full((5,), 0.5))
-
-
 def test_magface__a_null_range_is_that_of_the_batch_and_the_penalty_asks_for_long_anchors() -> None:
     margin = Margin(MarginConfig(name="magface", norm_range=None, norm_weight=2.0), 1.0)
     anchors = torch.arange(1.0, 102.0)[:, None]
@@ -174,11 +203,14 @@ def test_margin__a_resumed_step_is_the_same_bit_for_bit(name: str) -> None:
     assert restored.margin.metrics()["margin"].item() == pytest.approx((value + no_margin(name)) / 2)
 
 
-@pytest.mark.parametrize(("name", "half"), [("linear", 0.5), ("cosine", 0.5), ("exponential", 0.96838)])
-def test_rising_share__begins_and_ends_where_it_should(name: str, half: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "quarter", "half"),
+    [("linear", 0.25, 0.5), ("cosine", 0.14645, 0.5), ("exponential", 0.82217, 0.96838)],
+)
+def test_rising_share__is_the_formula_between_beginning_and_end(name, quarter, half) -> None:
     schedule = MarginSchedule(name=name, rise_epochs=(20, 40))
-    shares = [rising_share(schedule, epochs) for epochs in (0, 20, 30, 40, 90)]
-    assert shares == pytest.approx([0.0, 0.0, half, 1.0, 1.0], abs=1e-5)
+    shares = [rising_share(schedule, epochs) for epochs in (0, 20, 25, 30, 40, 90)]
+    assert shares == pytest.approx([0.0, 0.0, quarter, half, 1.0, 1.0], abs=1e-5)
     assert rising_share(MarginSchedule(), 0) == 1.0
 
 

@@ -2,10 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sslsv.models.contrast import info_nce_loss
 from sslsv.models.fields import MarginConfig
 from sslsv.models.moco import MoCo, moco_logits
 from tests.encoders.peers import lightly_loss
-from tests.models.networks import PROGRESS, batch, small, unit
+from tests.models.networks import PROGRESS, batch, each_view, shake, shift_positives, small, unit
 
 Q, K, QUEUE = unit(5, 4, seed=1), unit(5, 4, seed=2), unit(7, 4, seed=3)
 
@@ -22,6 +23,40 @@ def test_moco_loss__is_that_of_lightly_with_the_same_queue() -> None:
     loss.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.int64)
     theirs = loss(Q.float().requires_grad_(), K.float()).item()
     assert moco_loss(Q, K, QUEUE, 0.2).item() == pytest.approx(theirs, rel=1e-5)
+
+
+def test_moco_loss__with_the_other_rows_keys_as_queue_is_info_nce() -> None:
+    losses = [moco_loss(Q[[i]], K[[i]], K[torch.arange(5) != i], 0.2) for i in range(5)]
+    assert torch.stack(losses).mean().item() == pytest.approx(info_nce_loss(Q, K, 0.2).item(), rel=1e-12)
+
+
+def test_moco_loss__another_order_of_the_queue_changes_neither_value_nor_gradient() -> None:
+    leaves = [Q.clone().requires_grad_() for _ in range(2)]
+    losses = [
+        moco_loss(q, K, QUEUE[order], 0.2)
+        for q, order in zip(leaves, (slice(None), [3, 0, 6, 2, 5, 1, 4]), strict=True)
+    ]
+    gradients = [torch.autograd.grad(loss, q)[0] for loss, q in zip(losses, leaves, strict=True)]
+    assert torch.allclose(*losses, rtol=1e-12) and torch.allclose(*gradients, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_moco__queries_meet_the_teachers_key_and_queue_of_the_other_view_and_own_keys_are_queued(
+    shift,
+) -> None:
+    model = small(MoCo, queue_length=10).eval()  # no batch statistics: each view may be embedded alone
+    shake(model.teacher)
+    shift_positives(model, shift)
+    data = batch(model)
+    q, k = (
+        [F.normalize(encoder(view), dim=1) for view in each_view(model, data)]
+        for encoder in (model.encoder, model.teacher["encoder"])
+    )
+    losses = [moco_loss(q[i], k[1 - i].roll(shift, 0), model.queues[1 - i].rows, 0.03) for i in (0, 1)]
+    assert model(data, PROGRESS).loss.item() == pytest.approx(sum(losses).item() / 2, rel=1e-5)
+    model.after_step(PROGRESS)
+    for queue, keys in zip(model.queues, k, strict=True):
+        assert torch.allclose(queue.rows[:4], keys, atol=1e-6)
 
 
 def test_moco__an_empty_queue_gives_nothing_to_learn_and_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from unittest import mock
 
 import pytest
 import torch
@@ -73,6 +74,14 @@ def test_positives__a_resumed_run_goes_on_bit_for_bit(name: str, settings: SSPS)
     steps(model, 0, 3)  # into the middle of an epoch
     resumed.load_state_dict(model.state_dict())
     assert steps(model, 3, 6)[0] == steps(resumed, 3, 6)[0]
+
+
+def test_start_epoch__from_the_set_one_on_it_clusters_clean_crops_of_the_set_length() -> None:
+    settings = SSPS(start_epoch=2, num_clusters=6, queue_length=24, reference_seconds=0.7)
+    model, corpus = small("simclr", settings), mock.Mock(wraps=NoiseCorpus())
+    for epoch in (1, 2):
+        model.start_epoch(Progress(2 * epoch, 8, epoch, 4), corpus)
+        assert corpus.embed.mock_calls == [mock.call(model, seconds=0.7, clean=True)] * (epoch - 1)
 
 
 NUM, DIM = 30, 4

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from sslsv.models.sdpn import SDPN, memax, sdpn_targets
 from sslsv.models.terms import correlation_penalty, koleo
-from tests.encoders.peers import lightly_loss
+from tests.encoders.peers import lightly_loss, peer_module
 from tests.models.networks import PROGRESS, batch, small, unit
 
 
@@ -22,14 +22,24 @@ def model(**settings: object) -> SDPN:
     return small(SDPN, head_dims=(12, 6), num_prototypes=10, **settings)
 
 
-def test_sdpn_loss__cross_entropy_and_memax_and_their_gradients_are_those_of_lightly() -> None:
+def authors_loss(rows: torch.Tensor, teacher: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    loss = peer_module("speakerlab.loss.sdpn_loss").SDPNLoss(tau=0.1)
+    return sum(loss(rows, teacher, prototypes, torch.eye(len(prototypes)).double(), T=0.25)[:2])
+
+
+def loss_of_lightly(rows: torch.Tensor, teacher: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    return lightly_loss("msn_loss", "MSNLoss")(temperature=0.1)(rows, teacher, prototypes, 0.25)
+
+
+@pytest.mark.parametrize("peer", [authors_loss, loss_of_lightly])
+def test_sdpn_loss__cross_entropy_and_memax_and_their_gradients_are_those_of(peer) -> None:
     prototypes, teacher = unit(7, 5, seed=1), unit(6, 5, seed=2)
     ours = unit(4, 6, 5, seed=3).requires_grad_()
     theirs = ours.detach().clone().flatten(0, 1).requires_grad_()
     predicted = logs(F.normalize(ours, dim=2), prototypes)
     loss = cross_entropy(predicted, sdpn_targets(teacher, prototypes, 0.025, 3))
     loss = loss + memax(predicted.exp().mean((0, 1)))
-    expected = lightly_loss("msn_loss", "MSNLoss")(temperature=0.1)(theirs, teacher, prototypes, 0.25)
+    expected = peer(theirs, teacher, prototypes)
     loss.backward()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
@@ -40,6 +50,12 @@ def test_sdpn_loss__one_prototype_leaves_nothing_to_learn() -> None:
     rows, prototypes = unit(4, 6, 5, seed=3), unit(1, 5, seed=1)
     targets = sdpn_targets(unit(6, 5, seed=2), prototypes, 0.025, 3)
     assert cross_entropy(logs(rows, prototypes), targets).item() == 0
+
+
+def test_sdpn__equal_prototypes_cost_ln_k() -> None:
+    sdpn = model(koleo_weight=0.0)
+    torch.nn.init.ones_(sdpn.prototypes.weight)
+    assert sdpn(batch(sdpn), PROGRESS).loss.item() == pytest.approx(math.log(10), rel=1e-6)
 
 
 def test_sdpn_loss__a_rotation_of_everything_changes_nothing() -> None:

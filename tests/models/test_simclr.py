@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,10 @@ def test_nt_xent__equals_lightly(temperature: float) -> None:
     z_a, z_b = (z.float() for z in pair(16, 32))
     expected = lightly_loss("ntx_ent_loss", "NTXentLoss")(temperature=temperature)(z_a, z_b)
     assert nt_xent(z_a, z_b, temperature)[0].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_nt_xent__at_a_high_temperature_is_chance() -> None:
+    assert nt_xent(*pair(256, 8), 1e9)[0].item() == pytest.approx(math.log(511))
 
 
 @pytest.mark.parametrize("block_scores", [2**26, 4 * 16, 1])

@@ -17,6 +17,11 @@ def test_simsiam_loss__is_byols_but_for_scale_and_offset() -> None:
     assert 4 + 4 * simsiam_loss(P, Z).item() == pytest.approx(byol_loss(P, Z).item(), rel=1e-12)
 
 
+def test_simsiam_loss__of_orthogonal_rows_is_0() -> None:
+    p, z = torch.eye(2)[:, None, None].expand(-1, 3, 2, -1)
+    assert simsiam_loss(p, z).item() == 0
+
+
 def test_simsiam_loss__no_gradient_passes_through_the_projections() -> None:
     p, z = P.clone().requires_grad_(), Z.clone().requires_grad_()
     simsiam_loss(p, z).backward()

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,19 +31,6 @@ def test_swav_loss__of_many_views_with_a_queue_is_that_of_lightly() -> None:
     assert swav_loss(scores, codes, 0.1).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_swav__short_views_predict_codes_but_have_none() -> None:
-    model = small(num_short=2)
-    views = networks.batch(model)
-    assert [(group.name, group.count) for group in model.views] == [("views", 2), ("short", 2)]
-    output = model(views, LATE)
-    output.loss.backward()
-    model.after_step(LATE)
-    other = small(num_short=2)
-    changed = other(views | {"short": views["short"].flip(0)}, LATE)
-    assert changed.loss != output.loss
-    assert [len(queue.rows) for queue in model.queues] == [10, 10]
-
-
 def test_swav_loss__is_the_same_with_the_views_swapped() -> None:
     scores = both_scores(8)
     codes = torch.stack([sinkhorn(each, 0.05, 3) for each in scores])
@@ -58,17 +47,28 @@ def test_swav__codes_carry_no_gradient_and_prototypes_have_one() -> None:
     assert along.abs().max() < 1e-6 and not any(queue.rows.requires_grad for queue in model.queues)
 
 
-def test_swav__the_queue_is_filled_from_the_start_and_used_from_its_epoch() -> None:
-    model, other, kept = small(), small(), []
-    for queue in other.queues:
-        queue.rows.copy_(F.normalize(torch.ones_like(queue.rows), dim=1))
-    assert (
-        model(networks.batch(model, 0), EARLY).loss.item()
-        == other(networks.batch(model, 0), EARLY).loss.item()
-    )
-    assert (
-        model(networks.batch(model, 0), LATE).loss.item() != other(networks.batch(model, 0), LATE).loss.item()
-    )
+@pytest.mark.parametrize(("shift", "progress"), [(0, EARLY), (0, LATE), (1, LATE)])
+def test_swav__every_view_predicts_the_codes_of_the_other_long_ones_balanced_with_their_own_queue(
+    shift: int, progress: Progress
+) -> None:
+    model = small(num_short=1, sinkhorn_epsilon=0.1, sinkhorn_iterations=2).eval()
+    networks.shift_positives(model, shift)
+    data = networks.batch(model)
+    own = [F.normalize(model.projector(model.encoder(v)), dim=1) for v in networks.each_view(model, data)]
+    prototypes = F.normalize(model.prototypes, dim=1).T
+    z = [own[0], own[1].roll(shift, 0), own[2]]
+    queued = [queue.rows if progress is LATE else queue.rows[:0] for queue in model.queues]
+    codes = [sinkhorn(torch.cat([z[i], queued[i]]) @ prototypes, 0.1, 2)[:4] for i in (0, 1)]
+    pairs = [(z[v] @ prototypes / 0.1, codes[i]) for i in (0, 1) for v in range(3) if v != i]
+    expected = sum(F.cross_entropy(*each) for each in pairs) / 4
+    assert model(data, progress).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    model.after_step(progress)
+    for queue, rows in zip(model.queues, own, strict=False):
+        assert torch.allclose(queue.rows[:4], rows, atol=1e-6)
+
+
+def test_swav__queues_hold_the_newest_rows_from_the_first_step_on() -> None:
+    model, kept = small(), []
     for step in range(3):
         model(networks.batch(model, step), EARLY)
         kept.append(model._new_rows)
@@ -86,3 +86,9 @@ def test_swav__prototypes_are_frozen_in_the_first_epoch(epoch: int, moves: bool)
     model.before_step(progress)
     optimizer.step()
     assert torch.equal(model.prototypes, before) != moves
+
+
+def test_swav_loss__of_equal_scores_is_ln_k() -> None:
+    scores = torch.full((3, 8, 6), 0.4)
+    codes = torch.stack([sinkhorn(each, 0.05, 3) for each in scores[:2]])
+    assert swav_loss(scores, codes, 0.1).item() == pytest.approx(math.log(6), rel=1e-6)

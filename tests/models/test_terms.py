@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from sslsv.models import terms as losses
-from tests.encoders.peers import lightly_loss
+from tests.encoders.peers import lightly_loss, peer_module
 from tests.models.networks import normal
 
 
@@ -78,14 +80,34 @@ def test_sigreg__is_that_of_lightly_with_the_same_directions(monkeypatch) -> Non
     assert value.item() == pytest.approx(theirs(rows).item(), rel=1e-6)  # their knots are in float32
 
 
-def test_koleo__value_and_gradient_are_those_of_lightly() -> None:
+@pytest.mark.parametrize(("samples", "dims"), [(20, 4), (80, 16)])
+def test_sigreg__of_normal_rows_is_1_05_on_average_and_of_zeros_0_40205_a_row(samples, dims) -> None:
+    generator = torch.Generator().manual_seed(2)
+    value = losses.sigreg(normal(400, samples, dims), generator, 8).item()
+    assert value == pytest.approx(1.0525, abs=0.03)
+    zeros = losses.sigreg(torch.zeros(samples, dims), generator, 16).item()
+    assert zeros == pytest.approx(0.40205 * samples, rel=1e-4)
+
+
+KOLEO_PEERS = {
+    "lightly": lambda: lightly_loss("koleo_loss", "KoLeoLoss"),
+    "speakerlab": lambda: peer_module("speakerlab.loss.keleo_loss").KoLeoLoss,
+}
+
+
+@pytest.mark.parametrize("peer", KOLEO_PEERS)
+def test_koleo__value_and_gradient_are_those_of(peer: str) -> None:
     ours = torch.randn(9, 5, generator=torch.Generator().manual_seed(4)).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
-    values = losses.koleo(ours), lightly_loss("koleo_loss", "KoLeoLoss")()(theirs)
+    values = losses.koleo(ours), KOLEO_PEERS[peer]()()(theirs)
     for value in values:
         value.backward()
     assert values[0].item() == pytest.approx(values[1].item(), rel=1e-6)
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+
+
+def test_koleo__two_orthogonal_rows_of_any_length_give_minus_half_ln_2() -> None:
+    assert losses.koleo(torch.tensor([[3.0, 0.0], [0.0, 0.2]])).item() == pytest.approx(-math.log(2) / 2)
 
 
 def test_koleo__equal_rows_get_no_gradient() -> None:
