@@ -63,6 +63,9 @@ def test_to_yaml__is_complete_and_reads_back_equal(name: str) -> None:
         (["model.positives={num_clusters: 4, num_neighbors: 4}"], "model.positives.num_neighbors is 4, but each of the 4 clusters (num_clusters) has only 3 other(s); lower the first or raise the second"),
         (["model.name=deepcluster", "data.speeds=[0.9, 1.0]"], "data.speeds is [0.9, 1.0], so an utterance is another voice in each epoch, but deepcluster clusters utterances; set it to [1.0]"),
         (["model.positives.name=ssps", "model.positives.start_epoch=3", "data.speeds=[0.9, 1.0]"], "data.speeds is [0.9, 1.0], so an utterance is another voice in each epoch, but model.positives clusters utterances; set it to [1.0]"),
+        (["model.form=multi_view", "model.positives.name=ssps", "model.positives.start_epoch=3"], "model.form is 'multi_view' and positives are sampled, but only two views can have them; set positives to null, or form to 'symmetric'"),
+        (["model={name: sdpn, teacher_temperature: 0.2}"], "model.teacher_temperature is 0.2, above student_temperature (0.1), so the teacher would be the less certain of the two; lower it"),
+        (["model={name: dino, first_teacher_temperature: 0.2}"], "model.first_teacher_temperature is 0.2, above student_temperature (0.1), so the teacher would be the less certain of the two; lower it"),
         (["evaluation.criterion=loss"], "evaluation.criterion is 'loss'; it should be 'eer', 'min_dcf', 'label_free/pseudo_eer', 'label_free/lidar' or 'label_free/rankme'"),
     ],
 )  # fmt: skip

@@ -28,9 +28,10 @@ def embed(root: Path, **settings) -> tuple[torch.Tensor, TrainingCorpus]:
     data = DataConfig(root=str(root), train_lists=LISTS, speeds=(0.9, 1.1))
     config = Config(data=data, encoder=ThinResNet34.Config(width=2, embedding_dim=8, stem_time_stride=2))
     corpus = TrainingCorpus(read_train_lists(root, LISTS), config, torch.device("cpu"))
-    model = build_model(config, corpus.size)
+    model, modes = build_model(config, corpus.size), set()
+    model.encoder.register_forward_hook(lambda encoder, *_: modes.add(encoder.training))
     rows = corpus.embed(model, seconds=0.5, **settings)
-    assert model.training and not rows.requires_grad
+    assert modes == {False} and model.training and not rows.requires_grad
     return rows, corpus
 
 

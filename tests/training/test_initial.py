@@ -13,6 +13,7 @@ from sslsv.runs.folder import RunFolder
 from sslsv.settings import apply_overrides
 from sslsv.training.initial import load_source
 from sslsv.training.state import build_state, checkpoint_of
+from tests.models.networks import shake
 
 SIZE = CorpusSize(20, 5)
 DEVICE = torch.device("cpu")
@@ -25,9 +26,10 @@ def config(*overrides: str) -> Config:
 
 @pytest.fixture
 def run(tmp_path):
-    """Return the folder of a BYOL run whose teacher differs from its student."""
-    settings = config("model=byol", "model.projector_dims=[8, 8]", "model.predictor_dims=[8, 8]", "seed=5")
+    """Return the folder of a DINO run whose teacher, which embeds, differs from its student."""
+    settings = config("model=dino", "model.head_dims=[8, 4]", "model.num_prototypes=6", "seed=5")
     state = build_state(settings, SIZE, DEVICE)
+    shake(state.model.teacher)
     folder = RunFolder(str(tmp_path), "source")
     folder.write("config.yml", to_yaml(settings).encode())
     write_checkpoint(folder, checkpoint_of(state, settings))
@@ -41,7 +43,7 @@ def test_start_from__a_run_gives_the_encoder_of_its_embeddings_to_student_and_te
     )
     model = build_model(settings, SIZE)
     model.start_from(*load_source(settings))
-    for name, weights in source.encoder.state_dict().items():
+    for name, weights in source.teacher["encoder"].state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], weights)
         assert torch.equal(model.teacher["encoder"].state_dict()[name], weights)
 

@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from sslsv.evaluation.verification import Verification
+from sslsv.models.base import CorpusSize, Model, StepOutput
 from sslsv.ops import distributed
 from sslsv.runs.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from sslsv.runs.folder import RunFolder
 from sslsv.settings import apply_overrides
 from sslsv.train import check_data, prepare_folder
 from sslsv.training.loop import Interrupted, Training, is_any_asked
+from sslsv.training.optim import build_optimizer
+from sslsv.training.state import TrainingState
+from sslsv.training.step import take_step
 from sslsv.training.validation import TrainingError
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -185,6 +189,53 @@ def test_training__what_a_method_cannot_do_ends_it_with_a_sentence(config, tmp_p
     folder, config = RunFolder(str(tmp_path), "run"), apply_overrides(config, settings)
     with pytest.raises(TrainingError, match=sentence):  # another error would be a crash that is tried again
         Training(config, folder, device=torch.device("cpu"))
+
+
+class Slopes(Model):
+    """Three weights of gradient 3 in groups of other rates; the hooks note the first weight and its gradient."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.encoder, self.notes = torch.nn.ParameterList(torch.ones(3).split(1)), []
+
+    def forward(self, batch, progress):
+        return StepOutput(3 * sum(each.sum() for each in self.encoder), {})
+
+    def parameter_groups(self):
+        keys = {}, {"rate_scale": 0.5}, {"follows_schedule": False}
+        return [{"params": [each], **key} for each, key in zip(self.encoder, keys, strict=True)]
+
+    def before_step(self, progress):
+        self.notes.append((self.encoder[0].item(), self.encoder[0].grad.item()))
+
+    after_step = before_step
+
+
+def step_of_slopes(config, clip_norm="null"):
+    """The model after the second of three steps, whose rate is half the highest; losses are scaled as in fp16."""
+    changes = "{name: sgd, momentum: 0, learning_rate: 0.2, clip_norm: %s, schedule: {name: cosine, min_learning_rate: 0}}"
+    config = apply_overrides(config, [f"optimizer={changes % clip_norm}", "train.epochs=3"])
+    model = Slopes()
+    optimizer = build_optimizer(model.parameter_groups(), config.optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    state = TrainingState(model=model, optimizer=optimizer, scaler=scaler, size=CorpusSize(), step=1)
+    take_step(state, model, {}, config=config, steps_per_epoch=1, device=torch.device("cpu"), corpus=None)
+    return model
+
+
+def test_take_step__hooks_see_unscaled_gradients_first_and_moved_weights_last(small_config):
+    before, after = step_of_slopes(small_config).notes
+    assert before == pytest.approx((1.0, 3.0)) and after == pytest.approx((1.0 - 0.1 * 3.0, 3.0))
+
+
+def test_take_step__clips_all_gradients_after_the_hook_of_the_method(small_config):
+    before, after = step_of_slopes(small_config, clip_norm="1.0").notes
+    assert before[1] == pytest.approx(3.0) and after[1] == pytest.approx(1 / math.sqrt(3), rel=1e-5)
+
+
+def test_take_step__a_group_has_the_rate_of_its_factor_or_the_highest(small_config):
+    moved = [1 - weight.item() for weight in step_of_slopes(small_config).encoder]
+    assert moved == pytest.approx([0.1 * 3, 0.05 * 3, 0.2 * 3], rel=1e-5)
 
 
 @pytest.mark.parametrize(("every", "step", "is_stopped"), [(1, 1, True), (8, 7, False), (8, 8, True)])
