@@ -124,8 +124,8 @@ def embedding_by(
         pool = functools.cache(lambda: stack.enter_context(_processes(encoder, workers)))
 
         def embed(paths: list[str], root: str) -> Embedded:
-            # By falling size, which stands for the length, so that no file is opened: equal lengths are
-            # neighbours and embedded together, and the processes end at about the same time.
+            # The size stands for the length, so that no file is opened. Equal lengths are neighbours and
+            # embedded together, the longest first, so the processes end at about the same time.
             order = np.argsort(-np.abs(open_recordings(root).sizes(paths)), kind="stable").tolist()
             parts = [order[i : i + PART_RECORDINGS] for i in range(0, len(order), PART_RECORDINGS)]
             rows, bad = np.zeros((len(paths), encoder.model.embedding_dim), np.float32), dict[int, str]()
