@@ -123,6 +123,46 @@ def test_dino__balanced_targets_leave_the_centre_alone_and_refuse_its_momentum()
         model(balance_iterations=3, centre_momentum=0.5)
 
 
+class Affine(torch.nn.Linear):
+    """An encoder of 8 numbers."""
+
+    embedding_dim = 8
+
+
+@pytest.mark.parametrize(
+    ("temperature", "momentum", "entropy"),
+    [(0.001, 1.0, 0.0), (0.1, 0.5, math.log(8))],
+    ids=["sharp without centre: one prototype", "centred but not sharp: uniform"],
+)
+def test_dino__either_half_of_centring_and_sharpening_collapses(
+    temperature: float, momentum: float, entropy: float
+) -> None:
+    torch.manual_seed(1)
+    kept = {"first_teacher_temperature": temperature, "teacher_temperature": temperature}
+    config = DINO.Config(
+        **kept,
+        head_dims=(16, 4),
+        num_prototypes=8,
+        num_short=1,
+        centre_momentum=momentum,
+        teacher_momentum=0.5,
+    )
+    dino, size = DINO(config, Affine(8, 8)), (64, 2, 8)
+    optimizer = torch.optim.Adam([each for each in dino.parameters() if each.requires_grad], lr=1e-2)
+    for _ in range(100):
+        shared = torch.randn(64, 1, 8)
+        data = {"long": shared + torch.randn(size), "short": shared + torch.randn(64, 1, 8)}
+        optimizer.zero_grad()
+        dino(data, PROGRESS).loss.backward()
+        optimizer.step()
+        dino.after_step(PROGRESS)
+    with torch.no_grad():
+        rows = dino.teacher["head"](dino.teacher["encoder"](data["long"].flatten(0, 1))).unflatten(0, (64, 2))
+        targets = dino.targets(rows, PROGRESS)
+    assert torch.special.entr(targets).sum(2).mean() == pytest.approx(entropy, abs=0.05)
+    assert torch.special.entr(targets.mean((0, 1))).sum() == pytest.approx(entropy, abs=0.05)
+
+
 def test_dino__a_sole_prototype_which_teaches_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="should be greater than or equal to 2"):
         model(num_prototypes=1)
