@@ -216,7 +216,7 @@ def checkpoint_share(units: Units, cluster: Cluster, rate: float) -> float:
     return copy / (min(validated, 60 * cluster.checkpoint_every_minutes) + copy)
 
 
-def serial_validation_share(units: Units, cluster: Cluster, rate: float, report_seconds: float) -> float:
-    """Share of the time that all GPUs wait for one worker's label-free report, and for Ray's."""
-    alone = units.label_free_seconds + report_seconds
+def serial_validation_share(units: Units, cluster: Cluster, rate: float) -> float:
+    """Share of the time that all GPUs wait for one worker's label-free report."""
+    alone = units.label_free_seconds
     return alone / (epoch_seconds(units, cluster, rate) * cluster.validate_every_epochs + alone)

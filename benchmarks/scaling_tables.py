@@ -6,9 +6,6 @@ from collections.abc import Callable, Sequence
 from benchmarks import extrapolation
 from benchmarks.extrapolation import Cluster, Units
 
-# A validation's report waits for a health check of Ray Train, whose interval `sslsv/__init__.py` sets.
-REPORT_SECONDS = 1.0
-
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown."""
@@ -104,8 +101,8 @@ def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
             "`evaluation.every_epochs` up, then `checkpoint_every_minutes`",
         ),
         row(
-            "all wait for one worker's label-free report, and Ray's",
-            lambda r: f"{extrapolation.serial_validation_share(u, c, r, REPORT_SECONDS):.0%}",
+            "all wait for one worker's label-free report",
+            lambda r: f"{extrapolation.serial_validation_share(u, c, r):.0%}",
             "`evaluation.every_epochs` up; `label_free.utterances` down",
         ),
         row(

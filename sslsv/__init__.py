@@ -20,7 +20,7 @@ for _name, _value in {
     # Ray would prestart two workers that stay unused, because ours need other environment variables.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more; the first training worker looks itself
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a report waits for one such interval
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a worker that has ended is noticed so soon
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # until a number of workers that fits is sought again
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns that this will be the default
