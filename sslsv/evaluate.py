@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
     warnings = [sentence for sentences, _ in told for sentence in sentences]
     notes = [*scorer.notes(encoder, scoring, lists, validation), *(gap for _, gaps in known for gap in gaps)]
     unnamed = [name for name, shared in overlaps.items() if not shared["speakers"]["all"]]
-    notes += [*map(scorer.UNNAMED.format, unnamed)]
+    notes += map(scorer.UNNAMED.format, unnamed)
     notes += [sentence for _, sentences in told for sentence in sentences]
     count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:

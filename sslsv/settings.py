@@ -306,7 +306,10 @@ def _yaml() -> YAML:
 
 
 def locate(path: str | Path) -> Path:
-    """Return a path or, if only that exists, the file of this name in the package or checkout."""
+    """Return a path or, if only that exists, the file of this name in the package or checkout; tells so once.
+
+    So `configs/demo.yml` can be named in any folder.
+    """
     given, own = Path(path), FOLDER / path
     if own.exists() and not given.exists():
         _tell_once(f"{path} is not in this folder; taken from the installed sslsv: {own}")

@@ -141,7 +141,7 @@ def check_data(config: Config, goes_on: bool = False) -> "Manifest":
 
 
 def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_bad_share: float) -> None:
-    """Open a sample of a list's recordings; warn of bad and slow ones; raise ValueError at too many bad."""
+    """Open a sample of a list's recordings; warn of bad and slow ones; ValueError if too many are bad."""
     from sslsv.data.audio import SAMPLE_RATE, AudioError
 
     chosen = paths[:: -(-len(paths) // NUM_TRIED)]

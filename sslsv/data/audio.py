@@ -102,7 +102,8 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
     """Open an audio file.
 
     Raises AudioError, here and when it is read, for a file that is missing, empty, no audio, not finite, far
-    above full scale, or truncated: WAV, FLAC, SPH, mp3 with a length in it, m4a, mp4, webm and wma tell that.
+    above full scale, or truncated. WAV, FLAC, SPH, mp3 with a length in it, m4a, mp4, webm and wma tell that
+    they are truncated; of any other file the rest is a shorter recording.
     """
     name, header = os.fspath(path), b""
     with contextlib.suppress(OSError):  # the decoder says why a file can't be opened

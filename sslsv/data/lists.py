@@ -104,7 +104,8 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
     """Read lists of speakers and recordings, and join them; a speaker named in two lists is one speaker.
 
     Where their recordings lie in different folders, as of two corpora that count from 1, a note says so.
-    Raises ValueError for a malformed line or a path listed twice, FileNotFoundError for what is missing.
+    Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
+    malformed line or a path listed twice, FileNotFoundError for what is missing.
     """
     speaker_of: dict[str, int] = {}  # by path
     ids: dict[str, int] = {}
@@ -134,8 +135,9 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
 def read_trials(root: Root, file: str) -> Trials:
     """Read pairs and whether they are of one speaker; the file and its paths are relative to `root`.
 
-    If the first recording that can be found needs one of `_PREFIXES`, all paths get it. Raises ValueError for
-    a malformed line, FileNotFoundError for a missing list or if none of its recordings can be found.
+    VoxCeleb's own lists leave out the folders above the speakers: if the first recording that can be found
+    needs one of `_PREFIXES`, all paths get it. Raises ValueError for a malformed line, FileNotFoundError for
+    a missing list or if none of its recordings can be found.
     """
     index: dict[str, int] = {}
     columns = [("lines", np.int64), ("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]

@@ -139,6 +139,8 @@ class ViewMaker:
         raise AudioError(f"{len(reasons)} recordings in a row cannot be read; the first: {reasons[0]}")
 
     def _speed_number(self, epoch: int, utterance: int) -> int:
+        if len(self.speeds) == 1:
+            return 0
         draws = self._streams.draws(epoch, utterance, "sample speed")
         number = draws.below(len(self.speeds))
         return number if draws.fraction() < self.speed_probability else 0

@@ -76,7 +76,8 @@ class CepstralStatistics(SpectrogramEncoder):
     def pool(self, frames: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of frames (B, 2 * num_cepstra + 1, L), outside autocast.
 
-        The head gets means of cepstra but the first (the level), deviations of all, rms values of slopes.
+        The head gets means of all cepstra but the first (the level), standard deviations of all, and root
+        mean squares of slopes.
         """
         with torch.autocast(frames.device.type, enabled=False):
             weights = frames[:, -1:] / frames[:, -1:].sum(2, keepdim=True)
@@ -91,7 +92,7 @@ class CepstralStatistics(SpectrogramEncoder):
 def slopes(series: Tensor) -> Tensor:
     """Return the slopes of least squares over 5 frames, (B, C, L) of (B, C, L): torchaudio's compute_deltas.
 
-    Its convolution has a group for each row of a batch, which no export for any batch size can hold.
+    torchaudio's convolution has a group for each row of a batch, which no export for any batch size can hold.
     """
     padded = F.pad(series, (2, 2), mode="replicate")
     return (2 * (padded[..., 4:] - padded[..., :-4]) + padded[..., 3:-1] - padded[..., 1:-3]) / 10

@@ -62,7 +62,10 @@ class TDNNBlock(nn.Module):
 
 
 class Res2Block(nn.Module):
-    """Convolve 8 parts of the channels but the first (wespeaker: last), the output before added to each."""
+    """Split the channels into 8 parts; all but one are convolved, after adding the output of the part before.
+
+    The part that is not convolved is the first, in wespeaker's form the last.
+    """
 
     def __init__(self, channels: int, dilation: int, form: str) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ class EncoderConfig:
     rate_scale: Annotated[float, Field(gt=0, description="factor of the learning rate for the encoder")] = 1.0
 
     def source(self) -> str | None:
-        """Return the run or file that the weights come from; ValueError for fixed random ones."""
+        """Return the run or file that weights start from, or None; ValueError if random ones are frozen."""
         refuse_if(
             self.frozen and self.init is None,
             "encoder.frozen is true, but random weights would stay as they are, because encoder.init is not "

@@ -95,7 +95,10 @@ class ChannelAttentivePooling(MeanPooling):
 
 
 def mean_and_deviation(frames: Tensor, eps: float) -> Tensor:
-    """Return mean and unbiased deviation, sqrt(variance + eps), as wespeaker: (B, C, L) -> (B, 2C)."""
+    """Return mean and unbiased deviation, sqrt(variance + eps), over time: (B, C, L) -> (B, 2C).
+
+    This is how wespeaker and 3D-Speaker pool.
+    """
     with torch.autocast(frames.device.type, enabled=False):
         variance, mean = torch.var_mean(full_precision(frames), 2)
         return torch.cat([mean, (variance + eps).sqrt()], 1)

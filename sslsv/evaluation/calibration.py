@@ -48,8 +48,9 @@ def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.0
     nor the share of target trials changes the ratios.
 
     The scale is never negative: for scores that never change, or are higher for different speakers, it is 0,
-    and so is every ratio. Where a threshold separates the two kinds without error, only a tiny ridge keeps it
-    finite, and the ratios are far too sure. Raises ValueError for scores not finite and trials of one kind.
+    and so is every ratio. Where a threshold separates the two kinds without error the best scale is infinite;
+    a tiny ridge makes it finite, and the ratios are far too sure. Raises ValueError for scores that are not
+    finite and trials of one kind.
     """
     from sklearn.linear_model import LogisticRegression  # takes a second, and applying one does not need it
 

@@ -38,7 +38,10 @@ def pack_encoder(encoder: nn.Module, facts: dict[str, str]) -> bytes:
 
 
 def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
-    """Return the encoder in a file, on the CPU, in eval mode; raises FileNotFoundError or ValueError."""
+    """Return the encoder in a file, on the CPU, in eval mode.
+
+    Raises FileNotFoundError, or ValueError when the content is foreign, damaged or of another version.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}; `{command_name('export')} RUN` writes one")
     facts: dict[str, str] = {}

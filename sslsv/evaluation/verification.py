@@ -34,7 +34,10 @@ class Embedder:
         self.dtype = PRECISIONS[precision]
 
     def embed(self, waveforms: list[Waveform] | npt.NDArray[np.int16]) -> Tensor:
-        """Return embeddings (N, D), float32 on the CPU, of equally long waveforms; or raises ValueError."""
+        """Return embeddings (N, D), float32 on the CPU, of equally long waveforms, floats or int16 (N, T).
+
+        Raises ValueError when they need more memory than a GPU has.
+        """
         batch = torch.from_numpy(np.asarray(waveforms)).to(self.device)
         in_training = [part for part in self.model.modules() if part.training]
         self.model.eval()

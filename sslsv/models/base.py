@@ -34,7 +34,7 @@ class Progress:
         return self.step / max(self.total_steps, 1)
 
     def generator(self, purpose: int = 0) -> torch.Generator:
-        """Return a CPU generator, a function of (seed, step, purpose) alone: the same on all workers."""
+        """Return a CPU generator that depends on (seed, step, purpose) alone: equal on all workers."""
         return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.step) * 31 + purpose) % 2**63)
 
     def draws(self, ids: Tensor, count: int, purpose: int = 0) -> Tensor:
@@ -83,7 +83,8 @@ class Corpus(Protocol):
     def embed(self, model: "Model", *, seconds: float = 4.0, clean: bool = True) -> Tensor:
         """Return `model.embed` of one crop of each utterance, (N, D) float32 on the CPU.
 
-        Row i is utterance i, by the model in evaluation mode. All workers call this together, for the same.
+        Row i is utterance i. The model runs in evaluation mode. All workers must call this together; all get
+        the same rows, for any number of workers.
         """
 
 

@@ -1,6 +1,7 @@
 """Contrast anchors with keys: each anchor's positives among all keys of the batch, the others its negatives.
 
-Logits are cosines over temperature, (anchors, keys); `positives` (anchors, R) are columns, R of each anchor.
+Logits are cosines over temperature, (anchors, keys); `positives` (anchors, R) holds the columns of each
+anchor's R positives.
 """
 
 from typing import Any

@@ -30,7 +30,8 @@ class Mixture(NamedTuple):
 def fit_mixture(values: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Mixture:
     """Fit two Gaussians to values (N,), two or more, by expectation maximisation.
 
-    It begins with the best division into two intervals (exact k-means). Their order changes no bit.
+    It begins with the best division into two intervals (exact k-means). The order of the
+    values changes no bit.
     """
     values = values.double().cpu().sort().values
     values = values[:: -(-len(values) // 2**20)]
@@ -81,7 +82,8 @@ def crossing(mixture: Mixture) -> float | None:
 class Gate(nn.Module):
     """Keep utterances whose loss does not exceed a threshold; remember each one's last loss and outcome.
 
-    These buffers, by utterance, are equal on all workers: neither restarts nor their number change a result.
+    These buffers are indexed by utterance and equal on all workers, so neither restarts nor the number of
+    workers change the result.
     """
 
     losses: Tensor

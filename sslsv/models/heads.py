@@ -108,6 +108,7 @@ class _LogSumExp(torch.autograd.Function):
 def log_sum_exp(rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
     """Return log sum over k of exp(row . prototype_k / temperature): (V, B, P), (K, P) -> (V, B).
 
-    The (B, K) logits of one view are there at a time; the backward pass makes them again (4 products, not 3).
+    Only the (B, K) logits of one view are there at any time. The backward pass makes them again: four matrix
+    products in place of three.
     """
     return _LogSumExp.apply(rows, prototypes, temperature)  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from sslsv.settings import section
 
 
 def draw_others(count: int, generator: torch.Generator) -> Tensor:
-    """Return for each of `count` rows, two or more, another one, uniform over these: (count,) on the CPU."""
+    """Return for each of `count` rows (2 or more) another one, uniform over the others: (count,), CPU."""
     return (torch.arange(count) + torch.randint(1, count, (count,), generator=generator)) % count
 
 

@@ -29,7 +29,8 @@ def moco_logits(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float
 class MoCo(TwoViewTeacherModel):
     """Contrast each view, as a query, with the other view's key and queue of past keys (momentum contrast).
 
-    With `positives`, another utterance's key may be used for the own one, and stays in the queue, a negative.
+    With `positives`, another utterance's key may take the place of the own one; in the queue it stays a
+    negative.
     """
 
     @section

@@ -191,7 +191,8 @@ class Supervised(Model):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return labels (B,), some corrected, weights of the rows' losses (B,), and what the gate did.
 
-        Rows left out are heard again, in evaluation mode: a clean crop changes no running statistics.
+        Only rows that are left out are heard again, in evaluation mode, so that a clean crop changes no
+        running statistics.
         """
         labels, correction = batch["speaker"], self.config.correction
         losses = self._losses(cosines, labels, share)

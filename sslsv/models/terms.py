@@ -29,7 +29,8 @@ def _hinge(variance: Tensor, target_std: float, eps: float) -> Tensor:
 class _GramProducts(torch.autograd.Function):
     """Compute off-diagonal energy and diagonal of z_a^T z_b (z_a^T z_a for None) from the Gram matrices.
 
-    The gradient is written out: autograd, blind to the symmetry of Gram matrices, takes twice the products.
+    The gradient is written out, because autograd does not use the symmetry of Gram matrices and takes twice
+    the matrix products.
     """
 
     @staticmethod

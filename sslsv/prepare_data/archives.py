@@ -96,7 +96,10 @@ def open_zip(
 
 
 def extract(paths: Sequence[Path], place_of: Callable[[str], str | None], folder: Path, title: str) -> bool:
-    """Write the files of a zip that are not below a folder yet; returns whether all are there now."""
+    """Write the files of a zip that are not below a folder yet; returns whether all are there now.
+
+    Raises OSError when there is no space for all of them, and as `open_zip` does.
+    """
     damaged = []
     with open_zip(paths, place_of) as (archive, entries):
         missing = [(info, place) for info, place in entries if not (folder / place).exists()]

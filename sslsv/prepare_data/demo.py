@@ -56,7 +56,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def make_demo_corpus(root: Path, options: DemoOptions) -> bool:
-    """Write a demo corpus; False if it is there already. Raises FileExistsError where anything else is."""
+    """Write a demo corpus; returns False if it is there already, with the same options.
+
+    Raises FileExistsError for a folder that holds anything else, ValueError for numbers that can't be met.
+    """
     if options.speakers >= 1080:  # a quarter as many others have ids below those of the trials
         raise ValueError(f"--speakers is {options.speakers}, but ids are there for 1079: give fewer.")
     if min(options.speakers, options.eval_speakers, options.recordings) < 2 or options.utterances < 1:

@@ -79,7 +79,10 @@ def install(
 
 
 def obtain(set_name: str, options: argparse.Namespace) -> Archives:
-    """Return the files of each archive of a set, by its name: what no folder of --from has is downloaded."""
+    """Return the files of each archive of a set, by the archive's name.
+
+    What no folder of --from has is downloaded. Raises OSError where that fails or there is no space.
+    """
     for folder in options.given:
         if not folder.is_dir():
             raise FileNotFoundError(f"--from {folder} is not a folder.")

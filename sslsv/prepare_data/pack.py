@@ -69,7 +69,10 @@ def run(options: argparse.Namespace) -> int:
 def pack(
     root: Path, out: Path, lists: list[str] | None = None, *, shard_mb: int = 1024, jobs: int | None = None
 ) -> bool:
-    """Pack `root` into `out`; False if that was done. Raises FileExistsError if `out` holds anything else."""
+    """Pack `root` into `out`; returns False if it was packed already.
+
+    Raises FileExistsError for an `out` that holds anything else, ValueError when there is nothing to pack.
+    """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
     recordings = Recordings(root)

@@ -123,7 +123,10 @@ def newest_sound_checkpoint(folder: RunFolder) -> str | None:
 
 
 def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
-    """Return the newest `count` sound names among the newest `kept`, oldest first; ValueError below two."""
+    """Return the names of the newest `count` sound checkpoints of the newest `kept`, oldest first.
+
+    Raises ValueError when fewer than two are asked for or left: there is nothing to average.
+    """
     names = list(_sound(folder, [name for _, name in list_checkpoints(folder)[-kept:]]))
     if min(count, len(names)) < 2:
         raise ValueError(

@@ -54,7 +54,10 @@ def below(place: str, name: str) -> str:
 
 
 def open_filesystem(place: str) -> tuple[Any, str]:
-    """Return the file system that holds an `absolute` place, and its path there; ValueError for a bad URI."""
+    """Return the file system that holds an `absolute` place, and the path in it.
+
+    Raises ValueError for a URI of a storage that pyarrow does not know, or with credentials in it.
+    """
     if not is_uri(place):
         return fs.LocalFileSystem(), place
     check_place("the storage", place)

@@ -184,7 +184,10 @@ def plain(value: Any) -> Any:
 
 
 def load_space(path: str | Path) -> Space:
-    """Run a space file and return its `SPACE`; ValueError, with the line, for whatever goes wrong inside."""
+    """Run a space file and return its `SPACE`.
+
+    Raises FileNotFoundError, and ValueError with the line for whatever goes wrong inside.
+    """
     path = locate(path)
     if not path.is_file() or path.suffix != ".py":
         raise FileNotFoundError(f"{path} is no space file; give a Python file such as tune_spaces/demo.py")

@@ -117,7 +117,10 @@ def _heard_in_validation(config: Config, metric: str) -> tuple[Any, ...]:
 
 
 def rungs_of(space: Space, base: Config) -> tuple[int, ...]:
-    """Return the epochs of the rungs and of the end; ValueError for a rung that no validation is at."""
+    """Return the epochs at which trials are compared, rising; the last one is the end of training.
+
+    Raises ValueError for rungs without a validation or after the end.
+    """
     total, every = base.train.epochs, base.evaluation.every_epochs
     for epoch in space.rung_epochs:
         refuse_if(

@@ -177,7 +177,10 @@ class Probe:
 
 
 def read_label_list(root: str, name: str) -> LabelList:
-    """Read a list given by its name below `root`, or by a path; raises ValueError or FileNotFoundError."""
+    """Read a list given by its name below `root`, or by a path.
+
+    Raises ValueError for a malformed line or a path listed twice, FileNotFoundError for what is missing.
+    """
     file = find_list(root, name)
     rows: dict[str, tuple[int, str, str]] = {}  # by path: line, label, speaker
     listed = Rows(root, file, LABELS)

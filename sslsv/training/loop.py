@@ -76,7 +76,10 @@ class Training:
             folder.write_json("trained.json", self.describe())
 
     def open(self) -> None:
-        """Open lists, order and model; ValueError for too few or short samples, or a setting they refuse."""
+        """Open the lists, plan the order of the samples, and build the model.
+
+        Raises ValueError if the corpus is too small, crops are too short, or a setting is not supported.
+        """
         config = self.config
         self.manifest, self.validation, self.tests = open_trial_sets(config)
         self.corpus = TrainingCorpus(self.manifest, config, self.device)
