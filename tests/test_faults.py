@@ -29,9 +29,12 @@ ALONE = ("resources.threads_per_worker=1",)
 TWO = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
 # On machines of 3 CPUs: one worker and a data process on each.
 SPREAD = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=2", "resources.cpus_per_data_task=1")
-# What these keep between epochs: memory of the corpus, statistics of the gate, bank of references. What any method
-# keeps from step to step is tested in tests/models/test_base.py.
+# One of each family, and those that keep something between epochs: memory of the corpus, statistics of the gate,
+# bank of references. What any method keeps from step to step is tested in tests/models/test_base.py.
 METHODS = {
+    "VICReg": "model={name: vicreg, crop_seconds: 0.6, projector_dims: [32, 32, 32]}",
+    "DINO": "model={name: dino, long_seconds: 0.6, short_seconds: 0.4, projector_dims: [32, 32, 16], "
+    "num_prototypes: 16}",
     "DeepCluster v2": "model={name: deepcluster, crop_seconds: 0.6, projector_dims: [32, 16], "
     "num_prototypes: 8, num_heads: 2}",
     "supervised, gate and correction": "model={name: supervised, crop_seconds: 0.6, "

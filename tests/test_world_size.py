@@ -21,6 +21,16 @@ def test_models__any_number_of_processes_learns_the_same(ranks: int, cases: tupl
         assert control["gradient"] > 1e-2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_models__in_float32_too(ranks: int) -> None:
+    torch.set_num_threads(1)
+    errors = world_size.measure(ranks, world_size.ALL_CASES, torch.float32)
+    assert errors.pop(world_size.CONTROL)["gradient"] > 1e-2
+    for case, values in errors.items():
+        assert max(values.values()) <= 1e-5, (case, values)
+
+
 def test_relative_error__is_of_the_worst_tensor() -> None:
     expected = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([10.0])}
     assert world_size.relative_error(expected, expected) == 0

@@ -25,6 +25,9 @@ LOST = ("collapsed", "failed")
 FEWEST = 8  # With fewer trials the importance of settings is chance.
 FEWEST_RANKED = 3  # The order of two trials says nothing.
 LABEL_FREE = [criterion for criterion in CRITERIA if criterion.startswith("label_free/")]
+# A sum of ranks, those of one criterion twice. The EER of pseudo-trials can't order good runs, RankMe takes
+# any spread for information; together they chose well among the runs of docs/results.md, where it was found.
+COMBINED = "pseudo-trial EER twice + RankMe, ranks"
 
 
 def write_sweep_report(folder: RunFolder) -> None:
@@ -120,22 +123,27 @@ def rank_criteria(at_rungs: Mapping[int, Sequence[Record]]) -> Iterator[Record]:
     `tau` is Kendall's tau-b, -1 to 1: 1 where both order alike, None where one is constant. `regret` is what
     the criterion's choice loses against the best trial, in percent of EER, of equally best ones the mean.
     """
-    from scipy.stats import kendalltau  # It takes half a second.
+    from scipy.stats import kendalltau, rankdata  # They take half a second.
 
     for epoch, records in at_rungs.items():
+        known = [record for record in records if record.get("eer") is not None]
+        eers = np.array([record["eer"] for record in known])
+        costs = {}
         for criterion in LABEL_FREE:
-            pairs = [(record.get(criterion), record.get("eer")) for record in records]
-            known = np.array(pairs, dtype=np.float64).reshape(-1, 2)  # None becomes NaN
-            values, eers = known[np.isfinite(known).all(axis=1)].T
-            if len(values) >= FEWEST_RANKED:
-                costs = values if is_better(criterion, 0.0, than=1.0) else -values
-                tau = kendalltau(costs, eers).statistic
+            values = np.array([record.get(criterion) for record in known], np.float64)  # None becomes NaN
+            costs[criterion] = values if is_better(criterion, 0.0, than=1.0) else -values
+        ranks = {name: rankdata(values, nan_policy="omit") for name, values in costs.items()}
+        costs[COMBINED] = 2 * ranks["label_free/pseudo_eer"] + ranks["label_free/rankme"]
+        for criterion, values in costs.items():
+            found, theirs = values[np.isfinite(values)], eers[np.isfinite(values)]
+            if len(found) >= FEWEST_RANKED:
+                tau = kendalltau(found, theirs).statistic
                 yield {
                     "criterion": criterion,
                     "epoch": epoch,
-                    "trials": len(eers),
+                    "trials": len(found),
                     "tau": None if np.isnan(tau) else float(tau),
-                    "regret": float(eers[costs == costs.min()].mean() - eers.min()),
+                    "regret": float(theirs[found == found.min()].mean() - theirs.min()),
                 }
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from sslsv.config import Config, to_yaml
-from sslsv.reports.sweep import grid_charts, importance, rank_criteria, write_sweep_report
+from sslsv.reports.sweep import COMBINED, grid_charts, importance, rank_criteria, write_sweep_report
 from sslsv.runs.folder import RunFolder
 
 KEYS = ["model.temperature", "optimizer.name", "optimizer.momentum"]
@@ -158,6 +158,16 @@ def test_rank_criteria__by_hand(criterion, values, eers, tau, regret):
     (found,) = rank_criteria({3: records})
     numbers = {"trials": len(eers), "tau": tau and pytest.approx(tau), "regret": regret}
     assert found == {"criterion": criterion, "epoch": 3, **numbers}
+
+
+def test_rank_criteria__combines_the_ranks_of_two():
+    # Ranks by pseudo-trial EER 1, 2, 3, 4, by RankMe 3, 4, 2, 1: sums 5, 8, 8, 9.
+    pairs = [(30.0, 9.0), (31.0, 8.0), (35.0, 20.0), (40.0, 30.0)]
+    records = [{PSEUDO: p, RANKME: r, "eer": 10.0 + i} for i, (p, r) in enumerate(pairs)]
+    *single, combined = rank_criteria({3: [*records, {PSEUDO: 1.0, RANKME: 50.0, "eer": None}]})
+    assert [each["criterion"] for each in single] == [PSEUDO, RANKME]
+    assert combined["criterion"] == COMBINED and (combined["trials"], combined["regret"]) == (4, 0.0)
+    assert combined["tau"] == pytest.approx(5 / 30**0.5)  # five pairs agree, one is tied
 
 
 def test_rank_criteria__compares_at_the_same_epoch_and_leaves_out_what_is_not_there():
