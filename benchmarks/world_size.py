@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dino, balanced": {"balance_iterations": 3},
     "supervised, gated": {
         "gate": {"name": "fixed", "start_epoch": 0, "threshold": 6.0},
-        "correction": {"start_epoch": 1, "threshold": 0.21},
+        "correction": {"start_epoch": 1, "threshold": 0.8},
     },
     "supervised, gated by a mixture": {"gate": {"name": "mixture", "start_epoch": 1}},
     "simclr, regularized": {
@@ -86,7 +86,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "supervised, hard negatives": {"num_subcenters": 2, "num_hard_negatives": 2},
     "supervised, mixture corrected": {
         "gate": {"name": "mixture", "start_epoch": 1},
-        "correction": {"start_epoch": 1, "threshold": 0.21},
+        "correction": {"start_epoch": 1, "threshold": 0.8},
     },
     "sdpn, correlation": {"koleo_weight": 0.0, "correlation_weight": 0.3},
     "cpc, other view": {"target": "other_view"},
