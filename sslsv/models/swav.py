@@ -47,7 +47,7 @@ class SwAV(ProjectedViews):
         sinkhorn_epsilon: Annotated[float, Field(gt=0, description="a lower one makes sharper codes")] = 0.05
         sinkhorn_iterations: Annotated[int, Field(ge=1, description="rounds of balancing")] = 3
         queue_length: Annotated[int, Field(ge=0, description="past rows balanced with a batch")] = 3840
-        queue_start_epoch: Annotated[int, Field(ge=0, description="first epoch that uses the queue")] = 15
+        queue_start_epoch: Annotated[int, Field(ge=1, description="first epoch that uses the queue")] = 15
         frozen_prototype_epochs: Annotated[int, Field(ge=0, description="first epochs, prototypes fixed")] = 1
         positives: Positives = None
 
