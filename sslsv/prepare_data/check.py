@@ -74,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
         place, times = split_segment(os.path.join(root, path))
         place = os.path.normpath(place)
         ends[place] = max(ends.get(place, 0.0), (times[1] or times[0]) if times else 0.0)
+    del rows  # of a list of VoxCeleb2's size 200 MB
     files = list(ends)
     report = options.report or Path("checks", os.path.basename(os.path.abspath(target)))
     measured = measure(files, report / "measurements.jsonl", options.cpus)
@@ -172,12 +173,12 @@ def find_faults(
 ) -> dict[str, dict[int, str]]:
     """Return the faulty recordings of each kind: row and sentence, the gravest kind last.
 
-    `ends` says where the last segment of each file ends, 0 without any. Of recordings with the same samples
-    the first is no fault. Noises and rirs only have to be readable.
+    `ends` says, by the path of each row, where the last segment ends, 0 without any. Of recordings with the
+    same samples the first is no fault. Noises and rirs only have to be readable.
     """
     below = (os.path.relpath(path, root).split(os.sep) for path in ends)
     is_speech = np.array([NO_SPEECH.isdisjoint(folders) for folders in below])
-    paths, digests = measured["path"].to_pylist(), measured["digest"].to_pylist()
+    paths, digests = list(ends), measured["digest"].to_pylist()
     faults: dict[str, dict[int, str]] = {}
     for kind, column, sign, limit in (
         ("short", "seconds", -1, options.min_seconds),
