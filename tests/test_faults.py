@@ -33,7 +33,7 @@ SPREAD = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=2", "resourc
 # bank of references. What any method keeps from step to step is tested in tests/models/test_base.py.
 METHODS = {
     "VICReg": "model={name: vicreg, crop_seconds: 0.6, projector_dims: [32, 32, 32]}",
-    "DINO": "model={name: dino, long_seconds: 0.6, short_seconds: 0.4, projector_dims: [32, 32, 16], "
+    "DINO": "model={name: dino, long_seconds: 0.6, short_seconds: 0.4, head_dims: [32, 32, 16], "
     "num_prototypes: 16}",
     "DeepCluster v2": "model={name: deepcluster, crop_seconds: 0.6, projector_dims: [32, 16], "
     "num_prototypes: 8, num_heads: 2}",
