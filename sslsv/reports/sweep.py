@@ -127,7 +127,7 @@ def rank_criteria(at_rungs: Mapping[int, Sequence[Record]]) -> Iterator[Record]:
 
     for epoch, records in at_rungs.items():
         known = [record for record in records if record.get("eer") is not None]
-        eers = np.array([record["eer"] for record in known])
+        eers = np.array([record["eer"] for record in known], np.float64)
         costs = {}
         for criterion in LABEL_FREE:
             values = np.array([record.get(criterion) for record in known], np.float64)  # None becomes NaN
@@ -135,7 +135,8 @@ def rank_criteria(at_rungs: Mapping[int, Sequence[Record]]) -> Iterator[Record]:
         ranks = {name: rankdata(values, nan_policy="omit") for name, values in costs.items()}
         costs[COMBINED] = 2 * ranks["label_free/pseudo_eer"] + ranks["label_free/rankme"]
         for criterion, values in costs.items():
-            found, theirs = values[np.isfinite(values)], eers[np.isfinite(values)]
+            is_known = np.isfinite(values) & np.isfinite(eers)
+            found, theirs = values[is_known], eers[is_known]
             if len(found) >= FEWEST_RANKED:
                 tau = kendalltau(found, theirs).statistic
                 yield {
